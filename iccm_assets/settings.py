@@ -1,0 +1,262 @@
+"""Every number of the platform in one typed tree (S3).
+
+Values come from, strongest first: arguments, environment (``ICCM_<GROUP>__<FIELD>`` and the short
+names of the top-level fields, e.g. ``ICCM_HOME``), the profile's file, the defaults below, which are
+the production numbers. An unknown ``ICCM_*`` variable or an impossible value is a ``SettingsError``.
+
+The profile is ``local`` (``profiles/local.toml``: what the tiny reference model needs, X5) when no
+``ICCM_BASE_MODEL`` is named, else ``production``; ``ICCM_PROFILE`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from iccm_assets.errors import SettingsError
+
+PACKAGE = Path(__file__).parent
+REFERENCE_MODEL = PACKAGE / "reference" / "data" / "base_model"
+REFERENCE_REHEARSAL = PACKAGE / "reference" / "data" / "rehearsal.jsonl.gz"
+REFERENCE_CANARY_SET = PACKAGE / "reference" / "data" / "canary_set.jsonl.gz"
+
+Share = Field(ge=0.0, le=1.0)
+
+
+class Group(BaseModel):
+    """A group of settings: immutable, and no field it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Capture(Group):
+    """What happens to conversations before they are stored (C4)."""
+
+    redact: bool = Field(True, description="Replace secrets and personal data by typed placeholders.")
+
+
+class Curation(Group):
+    """Which conversations may teach the model (F1-F4, P1-P3)."""
+
+    min_test_pass_rate: float = Field(0.75, ge=0, le=1, description="Kept only above this test pass rate.")
+    max_implementation_variance: float = Field(
+        0.04, ge=0, le=1, description="Kept only below this variance over the orchestra."
+    )
+    variance_weight: float = Field(
+        0.5, ge=0, description="quality_score = test_pass_rate - weight x implementation_variance."
+    )
+    duplicate_similarity: float = Field(
+        0.9, gt=0, le=1, description="Cosine at or above which two requirements texts are duplicates."
+    )
+    held_out_share: float = Field(0.15, ge=0, lt=1, description="Share of sessions never trained on (F3).")
+    holdout_days: int = Field(28, ge=1, description="Age in days up to which a held-out session is evaluated.")
+    late_days: int = Field(7, ge=1, description="Days the daily job looks back for changed inputs (P6).")
+
+
+class Triggers(Group):
+    """When a retraining starts (T1-T6)."""
+
+    weekly_min_examples: int = Field(50, ge=1, description="Selectable examples the weekly trigger asks for.")
+    threshold_min_examples: int = Field(100, ge=1, description="Selectable examples the daily trigger asks for.")
+    floor_examples: int = Field(20, ge=1, description="Below this nothing trains, whatever the trigger (T5).")
+    degradation_drop: float = Field(0.05, gt=0, le=1, description="Fall of production that is an emergency.")
+    max_attempts: int = Field(3, ge=1, description="Attempts one training run may take (T6).")
+
+
+class Selection(Group):
+    """Which pool rows a retraining learns from (T7)."""
+
+    window_days: int = Field(7, ge=1, description="Age of the examples taken, in days.")
+    max_window_days: int = Field(30, ge=1, description="The window reaches back to the last training, at most so far.")
+    max_examples: int = Field(100, ge=1, description="New examples at most.")
+    emergency_max_examples: int = Field(200, ge=1, description="The same in an emergency.")
+    max_per_user: int = Field(10, ge=1, description="Examples of one user at most.")
+    max_user_share: float = Field(0.10, gt=0, le=1, description="Share of the selection one user may have.")
+
+
+class Training(Group):
+    """How the candidate is trained (L1-L5)."""
+
+    method: Literal["full", "lora"] = Field("full", description="Train all weights, or low-rank adapters merged at the end.")
+    learning_rate: float = Field(1e-6, gt=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in optimiser steps.")
+    max_warmup_share: float = Field(0.2, ge=0, le=1, description="Warm-up is at most this share of the steps.")
+    batch_size: int = Field(2, ge=1, description="Examples per forward pass.")
+    gradient_accumulation_steps: int = Field(4, ge=1)
+    max_grad_norm: float = Field(0.5, gt=0)
+    epochs: int = Field(5, ge=1)
+    emergency_epochs: int = Field(3, ge=1)
+    early_stopping_patience: int = Field(2, ge=1, description="Epochs without a better validation loss.")
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    rehearsal_fraction: float = Field(0.5, ge=0, lt=1, description="Share of the examples that is rehearsal (L3).")
+    interpolation: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Weight of the trained weights when averaged with production's (1 = no averaging).",
+    )
+    max_source_tokens: int = Field(2048, ge=8)
+    max_target_tokens: int = Field(1024, ge=8)
+    seed: int = Field(17, ge=0)
+    threads: int = Field(2, ge=1, description="torch threads; part of the manifest, since sums depend on it (L5).")
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    max_runtime_seconds: int = Field(12 * 3600, ge=60, description="A retrain run is stopped after this.")
+
+
+class Evaluation(Group):
+    """The quality gate (E3) and how answers are generated for it."""
+
+    confidence: float = Field(0.90, gt=0.5, lt=1, description="One-sided paired confidence a verdict needs.")
+    emergency_bound: float = Field(-0.02, ge=-1, le=0, description="Smallest improvement in an emergency.")
+    max_pass_rate_drop: float = Field(0.02, ge=0, le=1)
+    max_variance_ratio: float = Field(1.5, ge=1)
+    variance_floor: float = Field(0.005, ge=0)
+    max_latency_ratio: float = Field(1.2, ge=1, description="p95 latency per output token, candidate : production.")
+    slice_min_items: int = Field(20, ge=2)
+    max_slice_drop: float = Field(0.05, ge=0, le=1)
+    latency_items: int = Field(40, ge=5, description="Items on which latency is measured at batch 1.")
+    batch_size: int = Field(32, ge=1, description="Prompts generated together.")
+    max_new_tokens: int = Field(512, ge=8)
+
+
+class Judge(Group):
+    """Limits of one sandboxed implementation (J3)."""
+
+    wall_seconds: float = Field(10.0, gt=0)
+    cpu_seconds: int = Field(5, ge=1)
+    memory_mib: int = Field(512, ge=32, description="All processes of one implementation together.")
+    processes: int = Field(64, ge=1)
+    output_mib: float = Field(1.0, gt=0)
+    workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="Implementations judged at a time.")
+
+
+class Settings(BaseSettings):
+    """The platform's settings; ``iccm config show`` prints them with where each came from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ICCM_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    profile: Literal["local", "production"] = Field("production", description="Which profile's overrides hold (X5).")
+    home: Path = Field(Path("~/.iccm"), description="Where the platform keeps its files.")
+    database_url: str | None = Field(None, description="PostgreSQL >= 15 with pgvector; unset: the embedded server.")
+    dagster_database_url: str | None = Field(
+        None, description="Dagster's own database; unset: `<database>_dagster` on the same server."
+    )
+    base_model: str = Field(str(REFERENCE_MODEL), description="Hugging Face hub id or path of the first model.")
+    rehearsal: str = Field(
+        str(REFERENCE_REHEARSAL), description="JSON lines (optionally .gz) with the base model's own training sample."
+    )
+    canary_set: str = Field(str(REFERENCE_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set.")
+    embedder: str = Field("sentence-transformers/all-MiniLM-L6-v2", description="Hub id or path of the text embedder.")
+    orchestra: str = Field("builtin", description="Reconstructors, comma separated: `builtin` or `openai:URL#model`.")
+    orchestra_quorum: int = Field(2, ge=1, description="Fewer answers than this make a score inconclusive.")
+    sandbox: Literal["strict", "unsafe"] = Field("strict", description="`unsafe` runs untrusted code without isolation.")
+    alert_urls: str = Field("", description="apprise URLs, comma separated.")
+    compute: Literal["local", "ray", "k8s"] = Field("local", description="Where workers run.")
+
+    capture: Capture = Capture()
+    curation: Curation = Curation()
+    triggers: Triggers = Triggers()
+    selection: Selection = Selection()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    judge: Judge = Judge()
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database_url", "dagster_database_url", mode="after")
+    @classmethod
+    def _postgresql_only(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @model_validator(mode="after")
+    def _own_rehearsal(self) -> Settings:
+        """The packaged rehearsal sample belongs to the packaged model only (L3)."""
+        if self.base_model != str(REFERENCE_MODEL) and self.rehearsal == str(REFERENCE_REHEARSAL):
+            object.__setattr__(self, "rehearsal", "")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, _ProfileSource(settings_cls))
+
+
+class _ProfileSource(PydanticBaseSettingsSource):
+    """The overrides of the profile in force, weaker than the environment."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        chosen = self.current_state.get("profile") or default_profile()
+        return {**profile_overrides(chosen), "profile": chosen}
+
+
+def default_profile() -> str:
+    """``local`` while the packaged reference model is the base model, else ``production``."""
+    return "production" if os.environ.get("ICCM_BASE_MODEL") else "local"
+
+
+def profile_overrides(name: str) -> dict[str, Any]:
+    """What a profile's file sets; the production profile sets nothing."""
+    path = PACKAGE / "profiles" / f"{name}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def known_variables() -> dict[str, str]:
+    """Every environment variable the platform reads, with its description."""
+    names: dict[str, str] = {}
+    for name, field in Settings.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Group):
+            for inner, inner_field in annotation.model_fields.items():
+                names[f"ICCM_{name}__{inner}".upper()] = inner_field.description or ""
+        else:
+            names[f"ICCM_{name}".upper()] = field.description or ""
+    return names
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raises ``SettingsError`` naming each unknown variable or impossible value."""
+    known = known_variables()
+    unknown = sorted(name for name in os.environ if name.upper().startswith("ICCM_") and name.upper() not in known)
+    if unknown:
+        raise SettingsError(
+            f"unknown variable {', '.join(unknown)}", hint="`iccm config show` lists the names there are."
+        )
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"ICCM_{'__'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in error.errors()
+        )
+        raise SettingsError(problems) from None
+    except ValueError as error:  # pydantic-settings: a group variable that is not JSON
+        raise SettingsError(str(error).splitlines()[0]) from None
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
