@@ -142,7 +142,12 @@ class Settings(BaseSettings):
     """The platform's settings; ``iccm config show`` prints them with where each came from."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ICCM_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+        env_prefix="ICCM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        env_ignore_empty=True,
     )
 
     profile: Literal["local", "production"] = Field("production", description="Which profile's overrides hold (X5).")

@@ -1,0 +1,51 @@
+"""The `iccm` command: one Typer app per command group, and one place that turns errors into a line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+import typer
+
+from iccm_assets.errors import IccmError
+
+app = typer.Typer(
+    name="iccm",
+    help="ICCM Phase 4: keeps CET-D learning from its own production traffic.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+# Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
+GROUPS = ("judge", "dedup", "db", "config")
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    if not app.registered_commands and not app.registered_groups:
+        for name in GROUPS:
+            importlib.import_module(f"iccm_assets.cli.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line; an ``IccmError`` becomes one line on stderr and exit code 1."""
+    try:
+        build()(standalone_mode=False)
+    except IccmError as error:
+        sys.exit(_complain(str(error)))
+    except click.exceptions.Abort:
+        sys.exit(_complain("interrupted", code=130))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _complain(message: str, code: int = 1) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return code
