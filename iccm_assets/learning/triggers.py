@@ -1,0 +1,122 @@
+"""When a retraining starts: one pure decision per trigger (T1-T5).
+
+A decision is ``Fire`` with the key that makes its cause unique, or ``Skip``; both say why, with numbers. Who
+asks writes the row (``training_runs.request``), whose unique key keeps one cause from firing twice, whatever
+the number of daemons that asked.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from statistics import NormalDist
+from typing import Literal
+
+from iccm_assets.settings import Triggers
+
+Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
+
+DATA_THRESHOLD_FROM = time(3, 0, tzinfo=UTC)
+"""The daily data trigger looks at or after this time of the UTC day (T3)."""
+
+
+@dataclass(frozen=True)
+class Fire:
+    """A retraining is due. ``key`` is the same for the same cause, and different for any other."""
+
+    trigger: Trigger
+    key: str
+    reason: str
+    emergency: bool = False
+
+
+@dataclass(frozen=True)
+class Skip:
+    """No retraining is due; nothing is written."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of ``quality_measurements``: production's quality on one set.
+
+    ``standard_error`` is that of the fall ``baseline_mean - mean`` (of paired differences where the set is
+    the same, as on the canary set); ``None`` where it, or the baseline, could not be measured.
+    """
+
+    id: int
+    version: str
+    set: str
+    n: int
+    mean: float | None
+    standard_error: float | None
+    baseline_mean: float | None
+
+
+def weekly(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
+    """T1: enough new examples for this ISO week."""
+    if selectable < triggers.weekly_min_examples:
+        return Skip(f"{selectable} of {triggers.weekly_min_examples} new examples")
+    year, week, _ = now.astimezone(UTC).isocalendar()
+    key = f"weekly:{year}-W{week:02d}"
+    return Fire("weekly", key, f"{selectable} new examples, {triggers.weekly_min_examples} asked for")
+
+
+def data_threshold(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
+    """T3: many new examples, once per UTC day, from 03:00 on."""
+    utc = now.astimezone(UTC)
+    if utc.timetz() < DATA_THRESHOLD_FROM:
+        return Skip(f"{utc:%H:%M} UTC, looks from {DATA_THRESHOLD_FROM:%H:%M} on")
+    if selectable < triggers.threshold_min_examples:
+        return Skip(f"{selectable} of {triggers.threshold_min_examples} new examples")
+    reason = f"{selectable} new examples, {triggers.threshold_min_examples} asked for"
+    return Fire("data_threshold", f"data_threshold:{utc:%Y-%m-%d}", reason)
+
+
+def degradation(measurement: Measurement, triggers: Triggers, confidence: float = 0.90) -> Fire | Skip:
+    """T2: production fell by more than the allowed drop, and not by chance: an emergency.
+
+    The evidence asked for is one-sided and for the fall being *larger than the allowed drop*, not merely
+    larger than zero: four looks a day would otherwise find noise within weeks. A measurement without an
+    error, without a baseline or with one item is no evidence either way.
+    """
+    what = f"{measurement.version} on {measurement.set}"
+    mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
+    numbers = (mean, error, baseline)
+    if (
+        mean is None
+        or error is None
+        or baseline is None
+        or not all(math.isfinite(x) for x in numbers if x is not None)
+    ):
+        return Skip(
+            f"{what}: could not be compared (mean {mean}, standard error {error}, baseline {baseline})"
+        )
+    if measurement.n < 2:
+        return Skip(f"{what}: {measurement.n} items are no evidence")
+    fall = round(baseline - mean, 9)
+    # A sample cannot know its mean better than one item's worth, even when all its items agree.
+    error = max(error, 1 / measurement.n)
+    sure = NormalDist().cdf((fall - triggers.degradation_drop) / error)
+    story = f"{what}: {mean:.3f}, {fall:.3f} below its baseline {baseline:.3f} (n {measurement.n}"
+    story += f", confidence {sure:.3f} that the fall exceeds {triggers.degradation_drop:g})"
+    if fall <= triggers.degradation_drop or sure < confidence:
+        return Skip(story)
+    return Fire("degradation", f"degradation:{measurement.id}", story, emergency=True)
+
+
+def manual(key: str | None = None, reason: str = "", emergency: bool = False) -> Fire:
+    """T4: a person asked. Without a key every request is its own cause."""
+    return Fire("manual", f"manual:{key or uuid.uuid4().hex}", reason or "asked for by hand", emergency)
+
+
+def below_floor(selected: int, triggers: Triggers) -> Skip | None:
+    """T5: the reason not to train on so few examples, or ``None`` when there are enough."""
+    if selected < triggers.floor_examples:
+        return Skip(
+            f"{selected} selectable new examples, {triggers.floor_examples} are the least to train on"
+        )
+    return None
