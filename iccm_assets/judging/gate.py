@@ -24,6 +24,7 @@ from iccm_assets.settings import Evaluation
 _LATENCY_QUANTILE = 0.95
 _FEWEST_LATENCIES = 20
 _NAMED = 5
+_STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False
         _forgetting(evidence, settings),
     )
     outcomes = {rule.outcome for rule in rules}
-    status: Outcome = (
-        "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
-    )
+    status = next(outcome for outcome in _STRONGEST_FIRST if outcome in outcomes)
     improvement = statistics.mean(measured.differences) if measured.pairs else None
     return Verdict(status, improvement, emergency, rules)
 
@@ -141,9 +140,8 @@ def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
         return RuleResult("forgetting", "inconclusive", "no slice was measured", numbers)
     worst = min(numbers, key=lambda name: (numbers[name], name))
     reason = f"no slice of {len(results)} fell by more than {settings.max_slice_drop:g} with confidence"
-    return RuleResult(
-        "forgetting", "pass", f"{reason}{skipped}; worst: {worst} {numbers[worst]:+.4f}", numbers
-    )
+    reason += f"{skipped}; worst: {worst} {numbers[worst]:+.4f}"
+    return RuleResult("forgetting", "pass", reason, numbers)
 
 
 def _drop(name: str, what: str, measured: _Measured, allowed: float, settings: Evaluation) -> RuleResult:
@@ -163,7 +161,7 @@ def _drop(name: str, what: str, measured: _Measured, allowed: float, settings: E
 
 
 def _variance(measured: _Measured, settings: Evaluation) -> RuleResult:
-    """The orchestra does not disagree much more about the candidate's requirements than about production's."""
+    """The orchestra does not disagree much more about the candidate's texts than about production's."""
     name = "variance_spike"
     pairs = [
         (pair.candidate_variance, pair.production_variance)

@@ -89,8 +89,9 @@ class GateEvidence:
         try:
             data = dict(json.loads(value) if isinstance(value, str) else value)
             items = tuple(ItemEvidence(**item) for item in data.pop("items"))
-            listed = ("candidate_latency", "production_latency", "missing_layers")
-            return cls(items=items, **{k: tuple(v) if k in listed else v for k, v in data.items()})
+            for name in ("candidate_latency", "production_latency", "missing_layers"):
+                data[name] = tuple(data.get(name, ()))
+            return cls(items=items, **data)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"stored gate evidence: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What a retraining started now would learn from: the rows ``selection`` chooses among, read from the pool."""
+"""What a retraining started now would learn from: the pool rows ``selection`` chooses among."""
 
 from __future__ import annotations
 

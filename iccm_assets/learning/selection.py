@@ -60,9 +60,8 @@ class Selection:
         left = ", ".join(f"{self.counts[name]} {name}" for name in REASONS[1:] if self.counts[name])
         days = (self.window.end - self.window.start).total_seconds() / 86400
         total = sum(self.counts.values())
-        return f"{len(self.chosen)} of {total} new pool rows of {days:.1f} days" + (
-            f" ({left})" if left else ""
-        )
+        story = f"{len(self.chosen)} of {total} new pool rows of {days:.1f} days"
+        return f"{story} ({left})" if left else story
 
 
 def window(now: datetime, last_training_at: datetime | None, settings: SelectionSettings) -> Window:

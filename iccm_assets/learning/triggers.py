@@ -85,16 +85,8 @@ def degradation(measurement: Measurement, triggers: Triggers, confidence: float 
     """
     what = f"{measurement.version} on {measurement.set}"
     mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
-    numbers = (mean, error, baseline)
-    if (
-        mean is None
-        or error is None
-        or baseline is None
-        or not all(math.isfinite(x) for x in numbers if x is not None)
-    ):
-        return Skip(
-            f"{what}: could not be compared (mean {mean}, standard error {error}, baseline {baseline})"
-        )
+    if mean is None or error is None or baseline is None or not math.isfinite(mean + error + baseline):
+        return Skip(f"{what}: not comparable (mean {mean}, standard error {error}, baseline {baseline})")
     if measurement.n < 2:
         return Skip(f"{what}: {measurement.n} items are no evidence")
     fall = round(baseline - mean, 9)
