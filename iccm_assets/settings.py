@@ -109,6 +109,7 @@ class Training(Group):
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     max_runtime_seconds: int = Field(12 * 3600, ge=60, description="A retrain run is stopped after this.")
+    heartbeat_timeout_seconds: int = Field(900, ge=10, description="A running attempt silent for this long is dead (T6).")
 
 
 class Evaluation(Group):

@@ -112,3 +112,20 @@ def below_floor(selected: int, triggers: Triggers) -> Skip | None:
             f"{selected} selectable new examples, {triggers.floor_examples} are the least to train on"
         )
     return None
+
+
+def must_wait(
+    emergency: bool, running: int | None, live_rollout: int | None, emergency_ahead: int | None
+) -> str | None:
+    """T6: why a requested run may not start yet, or ``None`` when the way is free.
+
+    ``running`` and ``live_rollout`` are the ids of what is under way, ``emergency_ahead`` that of an
+    emergency which has not started; only another emergency does not wait for it.
+    """
+    if running is not None:
+        return f"training run {running} is running"
+    if live_rollout is not None:
+        return f"rollout {live_rollout} is live"
+    if emergency_ahead is not None and not emergency:
+        return f"the emergency of training run {emergency_ahead} goes first"
+    return None

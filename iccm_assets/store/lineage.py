@@ -1,0 +1,318 @@
+"""Lineage both ways (V1): what a version came from, and where a conversation went.
+
+A version has learned from a conversation when its own run, or the run of a version it descends from, had it
+as a ``new`` or ``validation`` example (or rehearsed it, which names a conversation learned earlier).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from iccm_assets.errors import InputError
+
+PRODUCTION_LINE = """
+    line (version, parent_version) AS (
+        SELECT version, parent_version FROM iccm.model_versions WHERE status = 'production'
+        UNION
+        SELECT m.version, m.parent_version
+        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
+    )
+"""
+"""A recursive CTE: production and every version it descends from."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A version in a line of descent, ``generations`` steps from where the line starts (0)."""
+
+    version: str
+    status: str
+    generations: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A conversation a version's own run used, and as what."""
+
+    conversation_id: int
+    session_id: str
+    role: str
+    day: date | None
+    quality_score: float | None
+    erased: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """The training run a version came from."""
+
+    id: int
+    trigger: str
+    trigger_key: str
+    status: str
+    base_version: str | None
+    dataset_digest: str | None
+    improvement: float | None
+    training_timestamp: datetime | None
+    notes: str | None
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """A stored verdict on a version, with its reasons."""
+
+    id: int
+    status: str
+    improvement: float | None
+    production_version: str
+    canary_set_digest: str
+    verdict: dict[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class TrafficDecision:
+    """A deployment event that concerns a version."""
+
+    timestamp: datetime
+    event_type: str
+    version: str | None
+    weight: float | None
+    from_state: str | None
+    to_state: str | None
+    actor: str
+    notes: str | None
+
+
+@dataclass(frozen=True)
+class VersionLineage:
+    """Where a version came from and what was decided about it. ``line`` starts with the version itself."""
+
+    version: str
+    status: str
+    digest: str
+    path: str
+    parent_version: str | None
+    created_at: datetime
+    deployed_at: datetime | None
+    run: Run | None
+    line: tuple[Ancestor, ...]
+    conversations: tuple[Taught, ...]
+    verdicts: tuple[GateDecision, ...]
+    traffic: tuple[TrafficDecision, ...]
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """How many conversations the version's own run used, by role."""
+        counts: dict[str, int] = {}
+        for one in self.conversations:
+            counts[one.role] = counts.get(one.role, 0) + 1
+        return counts
+
+
+@dataclass(frozen=True)
+class Left:
+    """Why a conversation was left out at one stage."""
+
+    stage: str
+    reason: str
+    detail: str | None
+    duplicate_of: int | None
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Use:
+    """A training run that used a conversation."""
+
+    training_run_id: int
+    role: str
+    status: str
+    candidate_version: str | None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A version that learned from a conversation: in its own run (0 generations) or by descent."""
+
+    version: str
+    status: str
+    generations: int
+
+
+@dataclass(frozen=True)
+class ConversationLineage:
+    """Where one conversation went."""
+
+    conversation_id: int
+    session_id: str
+    timestamp: datetime
+    origin: str
+    erased_at: datetime | None
+    test_pass_rate: float | None
+    implementation_variance: float | None
+    filtered: bool
+    quality_score: float | None
+    in_pool: bool
+    pinned: bool
+    left_out: tuple[Left, ...]
+    uses: tuple[Use, ...]
+    versions: tuple[Learner, ...]
+
+
+_VERSION = text(
+    """
+    SELECT version, status, digest, path, parent_version, created_at, deployed_at
+    FROM iccm.model_versions WHERE version = :version
+    """
+)
+_MATCHING = text(
+    """
+    SELECT version FROM iccm.model_versions
+    WHERE version = :given OR starts_with(version, :given) OR starts_with(digest, :given)
+    ORDER BY version = :given DESC, version LIMIT 2
+    """
+)
+_RUN = text(
+    """
+    SELECT id, trigger, trigger_key, status, base_version, dataset_digest, improvement, training_timestamp,
+           notes
+    FROM iccm.phase4_training_runs WHERE candidate_version = :version ORDER BY id DESC LIMIT 1
+    """
+)
+_LINE = text(
+    """
+    WITH RECURSIVE line (version, status, parent_version, generations) AS (
+        SELECT version, status, parent_version, 0 FROM iccm.model_versions WHERE version = :version
+        UNION ALL
+        SELECT m.version, m.status, m.parent_version, line.generations + 1
+        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
+    )
+    SELECT version, status, generations,
+           (SELECT count(*) FROM iccm.training_run_examples e
+            JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
+            WHERE r.candidate_version = line.version AND e.role IN ('new', 'validation')) AS examples
+    FROM line ORDER BY generations
+    """
+)
+_TAUGHT = text(
+    """
+    SELECT e.conversation_id, c.session_id, e.role, t.day, t.quality_score, c.erased_at IS NOT NULL AS erased
+    FROM iccm.training_run_examples e
+    JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
+    JOIN iccm.conversations c ON c.id = e.conversation_id
+    LEFT JOIN iccm.phase4_training_data t ON t.conversation_id = e.conversation_id
+    WHERE r.candidate_version = :version
+    ORDER BY e.role, e.conversation_id
+    """
+)
+_VERDICTS = text(
+    """
+    SELECT id, status, improvement, production_version, canary_set_digest, verdict, created_at
+    FROM iccm.gate_verdicts WHERE version = :version ORDER BY id
+    """
+)
+_TRAFFIC = text(
+    """
+    SELECT d."timestamp", d.event_type, d.version, d.weight, d.from_state, d.to_state, d.actor, d.notes
+    FROM iccm.deployment_events d LEFT JOIN iccm.rollouts o ON o.id = d.rollout_id
+    WHERE d.version = :version OR o.candidate = :version
+    ORDER BY d."timestamp", d.id
+    """
+)
+_CONVERSATION = text(
+    """
+    SELECT c.id AS conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
+           a.test_pass_rate, a.implementation_variance,
+           f.conversation_id IS NOT NULL AS filtered, coalesce(t.quality_score, f.quality_score) AS quality_score,
+           t.conversation_id IS NOT NULL AS in_pool, coalesce(t.pinned, false) AS pinned
+    FROM iccm.conversations c
+    LEFT JOIN iccm.filtered_conversations f ON f.conversation_id = c.id
+    LEFT JOIN iccm.phase4_training_data t ON t.conversation_id = c.id
+    LEFT JOIN LATERAL (
+        SELECT r.test_pass_rate, r.implementation_variance FROM iccm.requirements r
+        WHERE r.conversation_id = c.id AND r.kind = 'accepted' ORDER BY r.id DESC LIMIT 1) a ON true
+    WHERE c.id = :id
+    """
+)
+_LEFT = text(
+    """
+    SELECT stage, reason, detail, duplicate_of, similarity
+    FROM iccm.phase4_rejections WHERE conversation_id = :id ORDER BY stage
+    """
+)
+_USES = text(
+    """
+    SELECT e.training_run_id, e.role, r.status, r.candidate_version
+    FROM iccm.training_run_examples e JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
+    WHERE e.conversation_id = :id ORDER BY e.training_run_id
+    """
+)
+_LEARNERS = text(
+    """
+    WITH RECURSIVE learners (version, status, generations) AS (
+        SELECT m.version, m.status, 0
+        FROM iccm.training_run_examples e
+        JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
+        JOIN iccm.model_versions m ON m.version = r.candidate_version
+        WHERE e.conversation_id = :id
+        UNION
+        SELECT m.version, m.status, l.generations + 1
+        FROM iccm.model_versions m JOIN learners l ON m.parent_version = l.version
+    )
+    SELECT version, status, min(generations) FROM learners
+    GROUP BY version, status ORDER BY min(generations), version
+    """
+)
+
+
+def version_lineage(conn: Connection, given: str) -> VersionLineage:
+    """The lineage of a version, named in full, by an unambiguous beginning, or by ``production``.
+
+    Raises ``InputError`` when no version, or more than one, is meant.
+    """
+    version = _resolve(conn, given)
+    of_version = {"version": version}
+    run = conn.execute(_RUN, of_version).mappings().one_or_none()
+    return VersionLineage(
+        **conn.execute(_VERSION, of_version).mappings().one(),
+        run=None if run is None else Run(**run),
+        line=tuple(Ancestor(*row) for row in conn.execute(_LINE, of_version)),
+        conversations=tuple(Taught(*row) for row in conn.execute(_TAUGHT, of_version)),
+        verdicts=tuple(GateDecision(*row) for row in conn.execute(_VERDICTS, of_version)),
+        traffic=tuple(TrafficDecision(*row) for row in conn.execute(_TRAFFIC, of_version)),
+    )
+
+
+def conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
+    """Where a conversation went, up to the versions that learned from it; ``InputError`` when unknown."""
+    of_one = {"id": conversation_id}
+    found = conn.execute(_CONVERSATION, of_one).mappings().one_or_none()
+    if found is None:
+        raise InputError(f"there is no conversation {conversation_id}")
+    return ConversationLineage(
+        **found,
+        left_out=tuple(Left(*row) for row in conn.execute(_LEFT, of_one)),
+        uses=tuple(Use(*row) for row in conn.execute(_USES, of_one)),
+        versions=tuple(Learner(*row) for row in conn.execute(_LEARNERS, of_one)),
+    )
+
+
+def _resolve(conn: Connection, given: str) -> str:
+    if given == "production":
+        found = conn.execute(
+            text("SELECT version FROM iccm.model_versions WHERE status = 'production'")
+        ).scalars()
+        matches = list(found)
+    else:
+        matches = list(conn.execute(_MATCHING, {"given": given}).scalars())
+    if not matches:
+        raise InputError(f"there is no version {given!r}", hint="`iccm status` lists the versions.")
+    if len(matches) > 1 and matches[0] != given:
+        raise InputError(f"{given!r} could be {' or '.join(matches)}")
+    return matches[0]
