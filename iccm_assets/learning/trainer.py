@@ -1,0 +1,307 @@
+"""The trainer: one process, one candidate (L1-L7).
+
+``python -m iccm_assets.learning.trainer`` under Dagster Pipes takes a ``TrainingJob`` from the extra
+``job`` and answers with a custom message that ``job.read_reply`` understands; with a file name it takes
+the job from that file and writes the reply to stdout. ``train`` is the same without a process around it.
+
+Nothing is published before the weights are finite, have moved, and the fence still holds; a trainer that
+dies leaves a staging directory, which the next attempt removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iccm_assets.errors import IccmError, NothingLearned, StaleFence, TrainingError
+from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, reply_of
+
+if TYPE_CHECKING:
+    from iccm_assets.learning.dataset import Dataset
+    from iccm_assets.learning.finetune import Trained
+    from iccm_assets.models.manifest import Manifest
+    from iccm_assets.models.seq import LoadedModel
+
+HISTORY = "training_history.json"
+HEARTBEAT_SECONDS = 5.0
+DISK_FACTOR = 3  # best and last checkpoint of the Trainer, and the candidate
+# Written anew for every candidate, or not part of a model.
+_NOT_INHERITED = ("config.json", "generation_config.json", "README.md", "MANIFEST.json", HISTORY)
+
+
+def train(
+    job: TrainingJob,
+    *,
+    progress: Callable[[LossPoint], None] = lambda point: None,
+    still_current: Callable[[], bool] = lambda: True,
+) -> TrainingOutcome:
+    """Fine-tune the base on the dataset and publish the candidate in the model store.
+
+    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every
+    few seconds, and once before publishing; false means another attempt has taken over.
+    Raises ``ModelNotFound``, ``DamagedCheckpoint``, ``InputError`` for the inputs, ``NothingLearned``,
+    ``TrainingDiverged``, ``StaleFence``, else ``TrainingError``; nothing is published then.
+    """
+    from iccm_assets.learning.dataset import read_dataset
+    from iccm_assets.learning.directories import remove_tree
+    from iccm_assets.learning.finetune import fine_tune
+    from iccm_assets.learning.model_store import ModelStore
+    from iccm_assets.models.seq import load_model
+
+    started = time.perf_counter()
+    dataset = read_dataset(Path(job.dataset))
+    store = ModelStore(Path(job.home))
+    with _named_failures():
+        loaded = load_model(job.base)
+        _preflight(loaded, store.free_bytes())
+        staging = store.open_staging(job.run_id, job.attempt, job.fence)
+        loaded_at = time.perf_counter()
+        try:
+            trained = fine_tune(
+                loaded,
+                dataset,
+                job.config,
+                epochs=job.epochs,
+                scratch=staging / "scratch",
+                on_point=_watched(progress, still_current),
+            )
+            if trained.movement.changed_share == 0.0:
+                raise NothingLearned(
+                    f"learning rate {job.config.learning_rate:g}, {len(trained.history)} records"
+                )
+            trained_at = time.perf_counter()
+            remove_tree(staging / "scratch")
+            manifest = _write_candidate(job, loaded, dataset, trained, staging)
+            published = store.publish(staging, manifest, still_current)
+        finally:
+            remove_tree(staging)
+    seconds = {
+        "load": round(loaded_at - started, 3),
+        "train": round(trained_at - loaded_at, 3),
+        "publish": round(time.perf_counter() - trained_at, 3),
+    }
+    return _outcome(published.manifest, published.path, loaded, dataset, trained, seconds)
+
+
+def _outcome(
+    manifest: Manifest,
+    path: Path,
+    loaded: LoadedModel,
+    dataset: Dataset,
+    trained: Trained,
+    seconds: dict[str, float],
+) -> TrainingOutcome:
+    evaluations = {p.step: p for p in trained.history if p.validation_loss is not None}
+    best, first = evaluations[trained.best_step], evaluations[min(evaluations)]
+    return TrainingOutcome(
+        digest=manifest.digest,
+        path=str(path),
+        weights_digest=manifest.weights_digest,
+        parent_digest=loaded.digest,
+        dataset_digest=dataset.digest,
+        counts=dataset.counts,
+        history=trained.history,
+        best_epoch=best.epoch,
+        best_validation_loss=float(best.validation_loss or 0.0),
+        initial_validation_loss=float(first.validation_loss or 0.0),
+        stopped_early=trained.stopped_early,
+        movement=trained.movement,
+        parameters=trained.parameters,
+        device=manifest.device or "",
+        seconds=seconds,
+    )
+
+
+def _write_candidate(
+    job: TrainingJob, parent: LoadedModel, dataset: Dataset, trained: Trained, staging: Path
+) -> Manifest:
+    """Everything of the candidate but its manifest file; nothing here may depend on time or place."""
+    from iccm_assets.learning.card import CARD, model_card
+    from iccm_assets.learning.model_store import training_provenance
+    from iccm_assets.models.manifest import Manifest, read_manifest
+    from iccm_assets.models.resolve import is_published
+
+    trained.loaded.model.save_pretrained(staging)
+    _inherit_tokenizer(parent.path, staging)
+    base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
+    config = {**job.config.model_dump(mode="json"), "epochs": job.epochs}
+    history = [
+        {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
+    ]
+    (staging / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    card = model_card(
+        base=base,
+        parent_digest=parent.digest,
+        dataset_digest=dataset.digest,
+        counts=dataset.counts,
+        config=config,
+        history=trained.history,
+        movement=trained.movement,
+        best_step=trained.best_step,
+    )
+    (staging / CARD).write_text(card, encoding="utf-8")
+    return Manifest(
+        kind="fine-tuned",
+        base=base,
+        files={},
+        parent_digest=parent.digest,
+        dataset_digest=dataset.digest,
+        config=config,
+        seed=job.config.seed,
+        threads=job.config.threads,
+        device=_device_class(trained.loaded.model.device),
+        code=training_provenance(),
+    )
+
+
+def _inherit_tokenizer(parent: Path, staging: Path) -> None:
+    """Copy the parent's tokenizer files unchanged: saving them anew could alter them or name local paths."""
+    from iccm_assets.learning.model_store import FOREIGN
+
+    for path in sorted(parent.iterdir()):
+        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if path.is_file() and not weights and path.name not in _NOT_INHERITED and path.suffix not in FOREIGN:
+            shutil.copyfile(path, staging / path.name)
+            (staging / path.name).chmod(0o644)
+
+
+def _device_class(device: Any) -> str:
+    import torch
+
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def _preflight(loaded: LoadedModel, free: int) -> None:
+    needed = DISK_FACTOR * 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    if free < needed:
+        raise TrainingError(
+            f"{free / 1e9:.2f} GB are free and {needed / 1e9:.2f} GB are needed (three times the model)",
+            hint="Free space below $ICCM_HOME.",
+        )
+
+
+def _watched(
+    progress: Callable[[LossPoint], None], still_current: Callable[[], bool]
+) -> Callable[[LossPoint], None]:
+    """Report each point, and ask now and then whether the run is still ours."""
+    last = time.monotonic()
+
+    def on_point(point: LossPoint) -> None:
+        nonlocal last
+        progress(point)
+        if time.monotonic() - last >= HEARTBEAT_SECONDS:
+            last = time.monotonic()
+            if not still_current():
+                raise StaleFence(f"noticed at step {point.step}")
+
+    return on_point
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Turn what torch and the system throw into the platform's errors, keeping the cause (L4)."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except IccmError:
+        raise
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        hint = "Free space below $ICCM_HOME and launch the run again." if full else ""
+        raise TrainingError("no space left on the device" if full else str(error), hint=hint) from error
+    except MemoryError as error:
+        raise TrainingError(
+            "out of memory", hint="Use ICCM_TRAINING__METHOD=lora or a smaller batch."
+        ) from error
+    except RuntimeError as error:  # torch's own errors, CUDA out of memory among them
+        raise TrainingError(str(error).strip().splitlines()[0]) from error
+
+
+def _fence(training_run_id: int | None, fence: int) -> Callable[[], bool]:
+    """The heartbeat of a run's row: writes the time and says whether the fence is still ours."""
+    if training_run_id is None:
+        return lambda: True
+    import sqlalchemy as sa
+
+    from iccm_assets.store.database import connect
+
+    engine = connect()
+    beat = sa.text(
+        "update iccm.phase4_training_runs set heartbeat_at = iccm.now() where id = :id and fence = :fence"
+    ).bindparams(id=training_run_id, fence=fence)
+
+    def still_current() -> bool:
+        with engine.begin() as conn:
+            return bool(conn.execute(beat).rowcount == 1)
+
+    return still_current
+
+
+def prepare_process() -> None:
+    """Environment of a trainer process, set before torch is imported: repeatable sums, no telemetry."""
+    for name, value in {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "OMP_DYNAMIC": "FALSE",
+        "MKL_DYNAMIC": "FALSE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _under_dagster() -> None:
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        try:
+            job = TrainingJob.from_dict(pipes.get_extra("job"))
+            outcome: TrainingOutcome | IccmError = train(
+                job,
+                progress=lambda point: pipes.log.info(point.line()),
+                still_current=_fence(job.training_run_id, job.fence),
+            )
+        except IccmError as error:
+            pipes.log.error(str(error))
+            outcome = error
+        pipes.report_custom_message(reply_of(outcome))
+
+
+def _from_file(path: Path) -> int:
+    log = logging.getLogger("iccm.trainer")
+    try:
+        job = TrainingJob.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        outcome: TrainingOutcome | IccmError = train(
+            job,
+            progress=lambda point: log.info(point.line()),
+            still_current=_fence(job.training_run_id, job.fence),
+        )
+    except IccmError as error:
+        outcome = error
+    sys.stdout.write(json.dumps(reply_of(outcome)) + "\n")
+    return 1 if isinstance(outcome, IccmError) else 0
+
+
+def main() -> int:
+    """Entry of the process; a named failure is an answer, anything else is a crash."""
+    prepare_process()
+    if len(sys.argv) > 1:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        return _from_file(Path(sys.argv[1]))
+    _under_dagster()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
