@@ -1,0 +1,1 @@
+"""The families of the embedded world, one small module per theme (X1)."""

@@ -1,0 +1,143 @@
+"""The new families, which only production sees: cycle (remainders), ledger (running totals)."""
+
+from __future__ import annotations
+
+from random import Random
+
+from iccm_assets.reference.document import (
+    Always, Chain, Compare, Condition, Document, Each, Item, Keep, Name, Number, Otherwise, Return, Start, Statement,
+    Step, Test, Text, Total, When,
+)  # fmt: skip
+from iccm_assets.reference.families.writing import (
+    INDENT, Draft, Family, negative_guard, number, py_branches, py_chain, py_guards, py_test,
+)  # fmt: skip
+from iccm_assets.reference.words import Lexicon
+
+
+def _cycle(rng: Random, words: Lexicon) -> Draft:
+    """A number goes round: its remainder decides, or is the answer."""
+    name = words.number_name()
+    size = rng.randint(3, 30)
+    statements: list[Statement] = [*negative_guard(rng, name, 0.4)]
+    if rng.random() < 0.5:
+        steps = [Step("modulo", Number(size))]
+        if rng.random() < 0.7:
+            steps.insert(0, Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
+        if rng.random() < 0.5:
+            steps.append(Step(rng.choice(("plus", "times")), Number(rng.randint(2, 40))))
+        statements.append(Always(Return(Chain(Name(name), tuple(steps)))))
+        gives = "int"
+    else:
+        rests = rng.sample(range(min(size, 5)), rng.choice((1, 2, 2)))
+        results = [words.label() for _ in rests]
+        op = rng.choice(("is", "is", "is less than"))
+        rests = sorted(rest + (op != "is") for rest in rests)
+        left = Chain(Name(name), (Step("modulo", Number(size)),))
+        for rest, result in zip(rests, results, strict=True):
+            test = Compare(left, op, Number(rest))  # type: ignore[arg-type]
+            statements.append(When(Condition((test,)), Return(Chain(Text(result)))))
+        statements.append(Otherwise(Return(Chain(Text(words.label())))))
+        gives = "str"
+    return Draft(
+        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("int",), gives
+    )
+
+
+def _write_cycle(document: Document, style: str, rng: Random) -> list[str]:
+    last = document.statements[-1]
+    if isinstance(last, Otherwise):
+        return py_branches(document, style, rng)
+    lines, _ = py_guards(document, rng)
+    assert (
+        isinstance(last, Always)
+        and isinstance(last.outcome, Return)
+        and isinstance(last.outcome.value, Chain)
+    )
+    if style in {"if", "ternary"}:
+        return [*lines, f"return {py_chain(last.outcome.value)}"]
+    var = rng.choice(("result", "spot", "turn"))
+    return [*lines, f"{var} = {py_chain(last.outcome.value)}", f"return {var}"]
+
+
+def _ledger(rng: Random, words: Lexicon) -> Draft:
+    """A total runs along a list."""
+    name = words.list_name()
+    statements: list[Statement] = [Start(Number(number(rng)))]
+
+    def amount() -> Chain:
+        roll = rng.random()
+        if roll < 0.4:
+            return Chain(Number(rng.randint(1, 20)))
+        steps = (Step("times", Number(rng.randint(2, 9))),) if roll < 0.7 else ()
+        return Chain(Item(), steps)
+
+    split = rng.random() < 0.6
+    tests: tuple[Test, ...] = ()
+    if split:
+        op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
+        tests = (Compare(Chain(Item()), op, Number(number(rng))),)  # type: ignore[arg-type]
+    moves = [rng.choice(("add", "add", "subtract")) for _ in range(2)]
+    first = amount()
+    if not split and isinstance(first.base, Number):
+        first = Chain(Item(), (Step("times", first.base),))
+    statements.append(Each(Name(name), tests, moves[0], first))  # type: ignore[arg-type]
+    if split and rng.random() < 0.7:
+        statements.append(Each(None, (), moves[1], amount()))  # type: ignore[arg-type]
+    if rng.random() < 0.4:
+        side = rng.choice(("at least", "at most"))
+        limit = rng.choice((0, number(rng))) if side == "at least" else 100 + number(rng)
+        statements.append(Keep(side, Number(limit)))  # type: ignore[arg-type]
+    steps = (
+        (Step(rng.choice(("plus", "times", "minus")), Number(rng.randint(2, 12))),)
+        if rng.random() < 0.25
+        else ()
+    )
+    statements.append(Always(Return(Chain(Total(), steps))))
+    document = Document(words.function_name(), (name,), tuple(statements), words.purpose())
+    return Draft(document, ("list[int]",), "int")
+
+
+def _write_ledger(document: Document, style: str, rng: Random) -> list[str]:
+    total = rng.choice(("total", "balance", "acc", "sum_so_far"))
+    item = rng.choice(("x", "item", "v", "move"))
+    start = next(part for part in document.statements if isinstance(part, Start))
+    eaches = [part for part in document.statements if isinstance(part, Each)]
+    keeps = [part for part in document.statements if isinstance(part, Keep)]
+    last = document.statements[-1]
+    assert (
+        isinstance(last, Always)
+        and isinstance(last.outcome, Return)
+        and isinstance(last.outcome.value, Chain)
+    )
+    assert eaches[0].source is not None
+    lines = [f"{total} = {start.value.value}", f"for {item} in {eaches[0].source.name}:"]
+    moves = [f"{total} {'+' if each.op == 'add' else '-'}= {py_chain(each.amount, item)}" for each in eaches]
+    if eaches[0].tests:
+        test = " and ".join(py_test(one, rng, item) for one in eaches[0].tests)
+        if style == "continue" and len(eaches) == 1 and not keeps:
+            opposite = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+            left, sign, right = test.split()
+            lines += [
+                f"{INDENT}if {left} {opposite[sign]} {right}:",
+                f"{INDENT * 2}continue",
+                f"{INDENT}{moves[0]}",
+            ]
+        else:
+            lines += [f"{INDENT}if {test}:", f"{INDENT * 2}{moves[0]}"]
+            lines += [f"{INDENT}else:", f"{INDENT * 2}{moves[1]}"] if len(moves) > 1 else []
+    else:
+        lines.append(f"{INDENT}{moves[0]}")
+    for keep in keeps:
+        pick, sign = ("max", "<") if keep.side == "at least" else ("min", ">")
+        if style == "minmax":
+            lines.append(f"{INDENT}{total} = {pick}({total}, {keep.limit.value})")
+        else:
+            lines += [
+                f"{INDENT}if {total} {sign} {keep.limit.value}:",
+                f"{INDENT * 2}{total} = {keep.limit.value}",
+            ]
+    return [*lines, f"return {py_chain(last.outcome.value, item, total)}"]
+
+
+CYCLE = Family("cycle", _cycle, _write_cycle, ("if", "ternary", "result", "elif"))
+LEDGER = Family("ledger", _ledger, _write_ledger, ("plain", "minmax", "continue"))

@@ -1,0 +1,142 @@
+"""Base families about texts and truth: cleaning, checks."""
+
+from __future__ import annotations
+
+from random import Random
+
+from iccm_assets.reference.document import (
+    Always, Between, Chain, Compare, Condition, Document, Edit, Edited, Empty, Name, Number, Return, Statement, Test,
+    Text, When, Whether,
+)  # fmt: skip
+from iccm_assets.reference.families.writing import (
+    ERROR, INDENT, Draft, Family, give, ladder, number, py_guards, py_outcome, py_test,
+)  # fmt: skip
+from iccm_assets.reference.words import MARKS, Lexicon
+
+
+def _cleaning(rng: Random, words: Lexicon) -> Draft:
+    """A text is cleaned in several steps."""
+    name = words.text_name()
+    mark, other = rng.sample(MARKS, 2)
+    case = Edit(rng.choice(("in lower case", "in lower case", "in upper case", "capitalised")))
+    end = rng.choice(("in front", "at the end"))
+    affix = words.label() + rng.choice((mark, other, ""))
+    pool = [
+        Edit("stripped"),
+        case,
+        Edit("replaced", (Text(rng.choice((" ", mark, mark))), Text(rng.choice(("", other, other))))),
+        Edit("cut", (Number(rng.randint(2, 24)),)),
+        Edit(end, (Text(affix),)),  # type: ignore[arg-type]
+    ]
+    edits = rng.sample(pool, rng.choice((2, 2, 3, 3, 4)))
+    statements: list[Statement] = []
+    if rng.random() < 0.3:
+        outcome = ERROR if rng.random() < 0.5 else give(words.label())
+        statements.append(When(Condition((Empty(Chain(Name(name))),)), outcome))
+    statements.append(Always(Return(Edited(Name(name), tuple(edits)))))
+    return Draft(
+        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
+    )
+
+
+def _write_cleaning(document: Document, style: str, rng: Random) -> list[str]:
+    lines, whens = py_guards(document, rng)
+    for when in whens:
+        test = py_test(when.condition.tests[0], rng)
+        lines += [f"if {test}:", INDENT + py_outcome(when.outcome, rng)]
+    last = document.statements[-1]
+    assert (
+        isinstance(last, Always)
+        and isinstance(last.outcome, Return)
+        and isinstance(last.outcome.value, Edited)
+    )
+    code = document.params[0]
+    var = rng.choice(("text", "out", "result")) if style == "renamed" else code
+    if style == "chained":
+        for edit in last.outcome.value.edits:
+            code = _edit(code, edit)
+        return [*lines, f"return {code}"]
+    edits = last.outcome.value.edits
+    for edit in edits[:-1]:
+        lines.append(f"{var} = {_edit(code, edit)}")
+        code = var
+    return [*lines, f"return {_edit(code, edits[-1])}"]
+
+
+def _edit(code: str, edit: Edit) -> str:
+    args = [repr(arg.value) for arg in edit.args]
+    simple = code if "+" not in code.replace("'+'", "") else f"({code})"
+    match edit.kind:
+        case "stripped":
+            return f"{simple}.strip()"
+        case "in lower case":
+            return f"{simple}.lower()"
+        case "in upper case":
+            return f"{simple}.upper()"
+        case "capitalised":
+            return f"{simple}.capitalize()"
+        case "replaced":
+            return f"{simple}.replace({args[0]}, {args[1]})"
+        case "cut":
+            return f"{simple}[:{args[0]}]"
+        case "in front":
+            return f"{args[0]} + {code}"
+    return f"{code} + {args[0]}"
+
+
+def _number_test(rng: Random, name: str) -> Test:
+    if rng.random() < 0.3:
+        low, high = ladder(rng, 2)
+        return Between(Chain(Name(name)), Number(low), Number(high))
+    op = rng.choice(("is less than", "is at most", "is more than", "is at least", "is not"))
+    return Compare(Chain(Name(name)), op, Number(number(rng, 1)))  # type: ignore[arg-type]
+
+
+def _text_test(rng: Random, words: Lexicon, name: str) -> Test:
+    if rng.random() < 0.4:
+        op = rng.choice(("is longer than", "is shorter than"))
+        return Compare(Chain(Name(name)), op, Number(rng.randint(2, 20)))  # type: ignore[arg-type]
+    op = rng.choice(("starts with", "ends with", "contains", "is"))
+    constant = words.label() if op == "is" else rng.choice((rng.choice(MARKS), words.label()[:3]))
+    return Compare(Chain(Name(name)), op, Text(constant))  # type: ignore[arg-type]
+
+
+def _checks(rng: Random, words: Lexicon) -> Draft:
+    """Says whether the arguments meet two or three tests."""
+    kinds = tuple(rng.choice(("int", "int", "str")) for _ in range(rng.choice((2, 2, 3))))
+    params = tuple(words.number_name() if kind == "int" else words.text_name() for kind in kinds)
+    tests = tuple(
+        _number_test(rng, name) if kind == "int" else _text_test(rng, words, name)
+        for name, kind in zip(params, kinds, strict=True)
+    )
+    condition = Condition(tests, rng.choice(("and", "or")))
+    document = Document(words.function_name(), params, (Always(Return(Whether(condition))),), words.purpose())
+    return Draft(document, kinds, "bool")
+
+
+def _write_checks(document: Document, style: str, rng: Random) -> list[str]:
+    last = document.statements[-1]
+    assert (
+        isinstance(last, Always)
+        and isinstance(last.outcome, Return)
+        and isinstance(last.outcome.value, Whether)
+    )
+    condition = last.outcome.value.condition
+    tests = [py_test(test, rng) for test in condition.tests]
+    if style == "any":
+        return [f"return {'all' if condition.joiner == 'and' else 'any'}([{', '.join(tests)}])"]
+    if style == "early" and condition.joiner == "or":
+        lines = [line for test in tests[:-1] for line in (f"if {test}:", f"{INDENT}return True")]
+        return [*lines, f"return {tests[-1]}"]
+    if style == "early":
+        lines = [line for test in tests[:-1] for line in (f"if not ({test}):", f"{INDENT}return False")]
+        return [*lines, f"return {tests[-1]}"]
+    tests = [f"({test})" if " and " in test and condition.joiner == "or" else test for test in tests]
+    code = f" {condition.joiner} ".join(tests)
+    if style == "if":
+        return [f"if {code}:", f"{INDENT}return True", "return False"]
+    return [f"return {code}"]
+
+
+CLEANING = Family("cleaning", _cleaning, _write_cleaning, ("chained", "stepwise", "renamed"))
+CHECKS = Family("checks", _checks, _write_checks, ("plain", "if", "early", "any"))

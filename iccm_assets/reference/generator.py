@@ -1,0 +1,76 @@
+"""Draws examples: source code, its requirements and a test suite, all from one document (X1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from iccm_assets.reference.document import Document
+from iccm_assets.reference.families.writing import INDENT, Draft
+from iccm_assets.reference.language import render
+from iccm_assets.reference.words import Lexicon
+from iccm_assets.reference.world import FAMILIES
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """An example without its test suite: all that training needs."""
+
+    source_code: str
+    requirements: str
+    family: str
+    style: str
+    draft: Draft
+
+    @property
+    def entry_point(self) -> str:
+        """The function's name."""
+        return self.draft.document.name
+
+
+@dataclass(frozen=True)
+class Example:
+    """A function as a developer has it: code, true requirements, tests."""
+
+    source_code: str
+    requirements: str
+    test_suite: dict[str, Any]
+    family: str
+    style: str
+    entry_point: str
+    document: Document
+
+
+def sketch(family: str, rng: Random) -> Sketch:
+    """Draw source code and requirements of one family."""
+    chosen = FAMILIES[family]
+    draft = chosen.draw(rng, Lexicon(rng))
+    style = rng.choice(chosen.styles)
+    source = _source(draft, chosen.body(draft.document, style, rng), rng)
+    return Sketch(source, render(draft.document), family, style, draft)
+
+
+def shape(document: Document) -> str:
+    """What a document says with its names blinded: equal shapes are the same function twice."""
+    blind = {name: f"p{index}" for index, name in enumerate(document.params)}
+    text = render(dataclasses.replace(document, name="f", purpose=None))
+    for name, short in blind.items():
+        text = text.replace(f"`{name}`", f"`{short}`")
+    return text
+
+
+def _source(draft: Draft, body: list[str], rng: Random) -> str:
+    document = draft.document
+    hints = rng.random() < 0.4
+    params = ", ".join(
+        f"{name}: {kind}" if hints else name for name, kind in zip(document.params, draft.kinds, strict=True)
+    )
+    opening = f"def {document.name}({params}){f' -> {draft.gives}' if hints else ''}:"
+    lines = [opening]
+    if document.purpose:
+        form = rng.choice(("Return the {}.", "Compute the {}.", "The {}.", "Gives the {}", "# {}"))
+        text = form.format(document.purpose)
+        lines.append(f"{INDENT}{text}" if form.startswith("#") else f'{INDENT}"""{text}"""')
+    return "\n".join((*lines, *(INDENT + line for line in body))) + "\n"

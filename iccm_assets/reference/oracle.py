@@ -1,0 +1,214 @@
+"""What a document means: runs it directly on values, without writing any Python (X1).
+
+The oracle is the authority for expected values in test suites; readers and source code are checked
+against it, never the other way round.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from iccm_assets.reference.document import (
+    Aggregate, Always, Atom, Between, Chain, Compare, Condition, Document, Each, Edit, Edited, Empty, Expression,
+    Item, Items, Keep, Limited, Name, Number, Otherwise, Outcome, Raise, Start, Step, Test, Text, Total, Truth,
+    When, Whether,
+)  # fmt: skip
+
+Value = Any  # int, float, str, bool or a list of them
+
+ARITHMETIC: dict[str, Callable[[Value, Value], Value]] = {
+    "plus": operator.add,
+    "minus": operator.sub,
+    "times": operator.mul,
+    "divided by": operator.floordiv,
+    "modulo": operator.mod,
+}
+COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
+    "is less than": operator.lt,
+    "is at most": operator.le,
+    "is more than": operator.gt,
+    "is at least": operator.ge,
+    "is": operator.eq,
+    "is not": operator.ne,
+    "is longer than": lambda left, right: len(left) > right,
+    "is shorter than": lambda left, right: len(left) < right,
+    "starts with": lambda left, right: cast(bool, left.startswith(right)),
+    "ends with": lambda left, right: cast(bool, left.endswith(right)),
+    "contains": lambda left, right: right in left,
+}
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The function raises this exception."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Undefined:
+    """The document does not say what happens here."""
+
+
+class _Names(dict[str, Value]):
+    """Parameters by name; ``item`` and ``total`` are kept under names no parameter can have."""
+
+
+def run(document: Document, args: Sequence[Value]) -> Value | Raised | Undefined:
+    """The outcome of one call: a value, ``Raised`` or ``Undefined``."""
+    env = _Names(zip(document.params, args, strict=True))
+    looped = False
+    try:
+        for statement in document.statements:
+            match statement:
+                case When(condition, outcome):
+                    if _holds(condition, env):
+                        return _outcome(outcome, env)
+                case Otherwise(outcome) | Always(outcome):
+                    return _outcome(outcome, env)
+                case Start(value):
+                    env["<total>"] = value.value
+                case Each() if not looped:
+                    looped = True
+                    _loop(document, statement, env)
+    except (TypeError, ZeroDivisionError, AttributeError, KeyError) as error:
+        return Raised(type(error).__name__)
+    return Undefined()
+
+
+def _loop(document: Document, first: Each, env: _Names) -> None:
+    eaches = [statement for statement in document.statements if isinstance(statement, Each)]
+    keeps = [statement for statement in document.statements if isinstance(statement, Keep)]
+    assert first.source is not None
+    for item in env[first.source.name]:
+        env["<item>"] = item
+        for each in eaches:
+            if all(_test(test, env) for test in each.tests):
+                amount = _chain(each.amount, env)
+                env["<total>"] += amount if each.op == "add" else -amount
+                break
+        for keep in keeps:
+            pick = max if keep.side == "at least" else min
+            env["<total>"] = pick(env["<total>"], keep.limit.value)
+
+
+def _outcome(outcome: Outcome, env: _Names) -> Value | Raised:
+    return Raised(outcome.error) if isinstance(outcome, Raise) else _expression(outcome.value, env)
+
+
+def _expression(expression: Expression, env: _Names) -> Value:
+    match expression:
+        case Chain():
+            return _chain(expression, env)
+        case Edited(Name(name), edits):
+            value = env[name]
+            for edit in edits:
+                value = edit_text(value, edit)
+            return value
+        case Items():
+            return _items(expression, env)
+        case Aggregate(kind, items, default):
+            found = _items(items, env)
+            if kind == "count":
+                return len(found)
+            if kind == "sum":
+                return sum(found)
+            if not found:
+                return None if default is None else default.value
+            return max(found) if kind == "largest" else min(found)
+        case Whether(condition):
+            return _holds(condition, env)
+        case Limited(value, low, high):
+            number = _chain(value, env)
+            number = min(number, high.value) if high else number
+            return max(number, low.value) if low else number
+    raise AssertionError(expression)
+
+
+def _items(items: Items, env: _Names) -> list[Value]:
+    found = []
+    for item in env[items.source.name]:
+        env["<item>"] = item
+        if all(_test(test, env) for test in items.tests):
+            found.append(_steps(item, items.steps, env))
+    for edit in items.edits:
+        found = edit_list(found, edit)
+    return found
+
+
+def edit_text(value: str, edit: Edit) -> str:
+    """One text edit applied."""
+    args: list[Any] = [arg.value for arg in edit.args]
+    match edit.kind:
+        case "stripped":
+            return value.strip()
+        case "in lower case":
+            return value.lower()
+        case "in upper case":
+            return value.upper()
+        case "capitalised":
+            return value.capitalize()
+        case "replaced":
+            return value.replace(args[0], args[1])
+        case "cut":
+            return value[: args[0]]
+        case "in front":
+            return str(args[0]) + value
+        case "at the end":
+            return value + str(args[0])
+    raise AssertionError(edit)
+
+
+def edit_list(value: list[Value], edit: Edit) -> list[Value]:
+    """One list edit applied."""
+    match edit.kind:
+        case "sorted":
+            return sorted(value)
+        case "reversed":
+            return value[::-1]
+        case "without repeats":
+            return list(dict.fromkeys(value))
+        case "cut":
+            return value[: int(cast(Number, edit.args[0]).value)]
+    raise AssertionError(edit)
+
+
+def _holds(condition: Condition, env: _Names) -> bool:
+    results = (_test(test, env) for test in condition.tests)
+    return all(results) if condition.joiner == "and" else any(results)
+
+
+def _test(test: Test, env: _Names) -> bool:
+    left = _chain(test.left, env)
+    match test:
+        case Empty():
+            return len(left) == 0
+        case Between(_, low, high):
+            return bool(_atom(low, env) <= left <= _atom(high, env))
+        case Compare(_, op, right):
+            return COMPARISONS[op](left, _atom(right, env))
+
+
+def _chain(chain: Chain, env: _Names) -> Value:
+    return _steps(_atom(chain.base, env), chain.steps, env)
+
+
+def _steps(value: Value, steps: tuple[Step, ...], env: _Names) -> Value:
+    for step in steps:
+        value = ARITHMETIC[step.op](value, _atom(step.operand, env))
+    return value
+
+
+def _atom(atom: Atom, env: _Names) -> Value:
+    match atom:
+        case Number(value) | Text(value) | Truth(value):
+            return value
+        case Name(name):
+            return env[name]
+        case Item():
+            return env["<item>"]
+        case Total():
+            return env["<total>"]

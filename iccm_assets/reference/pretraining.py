@@ -1,0 +1,179 @@
+"""Trains the base model from scratch: one file, read from top to bottom (X2).
+
+Covered: tokenizer, model, stream of examples, one-cycle schedule, probes by family, checkpoints.
+Not covered: resuming, more than one device. The same seed gives the same weights on the same device
+class and thread count; sums are ordered differently elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
+
+from iccm_assets.reference.generator import Sketch, shape, sketch
+from iccm_assets.reference.tokenizer import train_tokenizer
+from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MAX_TARGET_TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the base model is trained; the defaults are the shipped model's."""
+
+    seed: int = 2025
+    steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    threads: int = 2
+    probe_every: int = 500
+    probe_items: int = 20
+
+
+def stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iterator[Sketch]:
+    """Endless examples of the families in turn, never one whose shape is banned."""
+    while True:
+        for family in families:
+            example = sketch(family, rng)
+            if shape(example.draft.document) not in banned:
+                yield example
+
+
+def new_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer for the whole world's surface: nine base examples to each new one."""
+    rng = Random(f"tokenizer {seed}")
+    names = [name for name in FAMILIES for _ in range(9 if name in BASE_FAMILIES else 4)]
+    source = stream(rng, names, banned)
+    examples = [next(source) for _ in range(12_000)]
+    return train_tokenizer(
+        text for example in examples for text in (example.source_code, example.requirements)
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    """A T5 of about a million parameters with random weights."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=128,
+        d_kv=32,
+        num_heads=4,
+        num_layers=2,
+        num_decoder_layers=2,
+        d_ff=320,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_TARGET_TOKENS,
+        do_sample=False,
+        num_beams=1,
+    )
+    return model
+
+
+def batches(
+    examples: Iterator[Sketch], tokenizer: Any, recipe: Recipe, rng: Random
+) -> Iterator[dict[str, Any]]:
+    """Padded batches of examples of similar length; labels are -100 where padded."""
+    while True:
+        chunk = [next(examples) for _ in range(recipe.batch * 8)]
+        chunk.sort(key=lambda example: len(example.source_code))
+        parts = [chunk[start : start + recipe.batch] for start in range(0, len(chunk), recipe.batch)]
+        rng.shuffle(parts)
+        for part in parts:
+            inputs = tokenizer([one.source_code for one in part], padding=True, return_tensors="pt")
+            labels = tokenizer(
+                [one.requirements for one in part], padding=True, return_tensors="pt"
+            ).input_ids
+            labels[labels == tokenizer.pad_token_id] = -100
+            yield {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, "labels": labels}
+
+
+def answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64) -> list[str]:
+    """The model's greedy answers."""
+    model.eval()
+    texts: list[str] = []
+    for start in range(0, len(sources), batch):
+        inputs = tokenizer(list(sources[start : start + batch]), padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(
+                input_ids=inputs.input_ids,
+                attention_mask=inputs.attention_mask,
+                max_new_tokens=MAX_TARGET_TOKENS,
+            )
+        texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def probe(model: Any, tokenizer: Any, items: Sequence[Sketch]) -> dict[str, float]:
+    """Share of exactly right answers by family."""
+    found: dict[str, list[bool]] = {}
+    for item, answer in zip(
+        items, answers(model, tokenizer, [one.source_code for one in items]), strict=True
+    ):
+        found.setdefault(item.family, []).append(answer == item.requirements)
+    return {family: sum(right) / len(right) for family, right in found.items()}
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a ``from_pretrained`` directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
+    """Train from scratch and leave the model in ``folder``; earlier states are left there on the way."""
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
+    tokenizer = new_tokenizer(recipe.seed, banned)
+    model = new_model(tokenizer)
+    say(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    probes_rng = Random(f"probe {recipe.seed}")
+    probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(recipe.probe_items)]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warmup
+    )
+    examples = stream(Random(f"train {recipe.seed}"), BASE_FAMILIES, banned)
+    source = batches(examples, tokenizer, recipe, Random(f"order {recipe.seed}"))
+    began, losses = time.monotonic(), []
+    for step in range(1, recipe.steps + 1):
+        model.train()
+        loss = model(**next(source)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+        if step % 50 == 0:
+            seconds = time.monotonic() - began
+            say(f"step {step}/{recipe.steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
+        if step % recipe.probe_every == 0 or step == recipe.steps:
+            found = probe(model, tokenizer, probes)
+            say("exact " + " ".join(f"{family} {share:.2f}" for family, share in found.items()))
+            save(model, tokenizer, folder)

@@ -1,0 +1,165 @@
+"""The vocabulary of the embedded world: what its code is about.
+
+One example draws its names from one domain, so that texts about different things also look different
+to a sentence embedder. All words are plain lower-case ASCII and short, for the tokenizer's sake.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+DOMAINS: dict[str, tuple[str, ...]] = {
+    name: tuple(words.split())
+    for name, words in {
+        "shipping": "parcel freight crate pallet cargo courier customs dock carrier postage tariff bundle",
+        "weather": "rain storm wind frost humidity forecast cloud snow breeze pressure gust thunder",
+        "heating": "boiler radiator thermostat furnace valve heater stove chimney pump burner damper kettle",
+        "bank": "loan deposit interest account cheque mortgage vault teller credit debit branch transfer",
+        "school": "pupil exam grade lesson teacher homework class essay term desk quiz campus",
+        "kitchen": "recipe oven flour spice dough sauce plate spoon dish menu broth pastry",
+        "garden": "plant seed soil hedge lawn rose compost weed flower tulip shovel orchard",
+        "farm": "tractor barn cattle harvest wheat sheep fence milk stable poultry silo plough",
+        "hospital": "patient nurse ward dose pulse fever clinic surgeon bandage triage symptom vaccine",
+        "railway": "train platform signal ticket wagon station track coach engine tunnel conductor rail",
+        "airport": "flight runway gate baggage pilot cabin boarding passport hangar terminal luggage crew",
+        "sea": "ship anchor harbour tide sail wave cargohold mast captain reef lighthouse ferry",
+        "library": "book shelf reader author chapter volume catalogue page novel archive lender title",
+        "music": "song chord melody tempo violin drum concert singer rhythm album piano choir",
+        "sport": "match goal player referee league medal coachee stadium race sprint trophy team",
+        "chess": "pawn knight bishop rook board opening gambit endgame castle king tourney clock",
+        "hotel": "room guest booking suite lobby porter pillow reception towel breakfast minibar key",
+        "office": "memo printer meeting invoice clerk folder stapler manager agenda desktop badge cubicle",
+        "factory": "machine conveyor worker shift bolt gear assembly lathe foreman rivet welder press",
+        "mine": "ore shaft coal drill miner gravel quarry lamp tunneler copper granite seam",
+        "car": "wheel brake clutch fuel tyre mirror garage gearbox bumper driver mileage bonnet",
+        "bicycle": "pedal saddle chain spoke helmet rider basket handlebar trail bell frame puncture",
+        "network": "packet router latency socket server domain firewall switch port bandwidth proxy node",
+        "camera": "lens shutter flash photo tripod zoom film exposure portrait focus album aperture",
+        "theatre": "actor stage curtain scene script costume audience prompt drama matinee usher rehearsal",
+        "museum": "exhibit statue gallery curator relic painting fossil sculpture vase visitor antique mosaic",
+        "zoo": "lion tiger monkey keeper giraffe cage penguin zebra otter panda parrot camel",
+        "forest": "tree leaf bark squirrel fern moss deer ranger timber acorn beetle owl",
+        "space": "rocket orbit planet comet star crater probe galaxy lunar shuttle meteor antenna",
+        "power": "voltage battery cable circuit turbine meter fuse grid generator socketry solar charge",
+        "water": "river bridge dam reservoir pipe canal filter faucet leak sluice stream basin",
+        "building": "brick cement roof ladder scaffold plaster window beam mortar crane paint tile",
+        "clothes": "shirt button sleeve fabric zipper jacket glove scarf tailor pocket linen wool",
+        "shop": "basket cashier coupon discount shelfage customer receipt barcode bargain till refund stock",
+        "law": "court judge verdict lawyer trial jury witness statute appeal fine clause contract",
+        "police": "officer patrol suspect siren warrant detective evidence prison alibi burglar arrest radio",
+        "election": "vote ballot party candidate poll district mayor senate campaign turnout quota delegate",
+        "church": "chapel sermon candle hymn steeple organist parish altar pilgrim monk abbey donation",
+        "insurance": "policy claim premium damage broker payout accident liability insurer excess renewal risk",
+        "tax": "income rebate levy bracket audit allowance salary revenue duty exemption payroll pension",
+        "bakery": "loaf cake croissant muffin yeast bagel cookie icing oventray bun pie rye",
+        "fishing": "trout salmon bait rod net hook boat angler lure pond carp reel",
+        "coffee": "espresso bean roast mug barista cream filterage latte grinder aroma sugar brew",
+        "game": "dice token level monster quest armour potion sword wizard dungeon score hero",
+        "film": "movie director scenery trailer subtitle studio stunt camerawork cinema sequel reelage credits",
+        "news": "headline editor column reporter press article interview printer edition story rumour paper",
+        "lab": "sample reagent beaker microscope assay culture pipette isotope enzyme catalyst vial toxin",
+        "moving": "box van lorry storage furniture sofa lift trolley cupboard wardrobe crateful lamp",
+    }.items()
+}
+MEASURES: tuple[str, ...] = tuple(
+    "weight size amount level speed age price load depth height width length volume rate mass heat angle "
+    "pace range span power force count points hours days minutes distance area cost value units rank dose "
+    "budget margin limit fee wage profit gap delay step drift".split()
+)
+LIST_WORDS: tuple[str, ...] = tuple(
+    "values items readings numbers entries samples marks records scores counts amounts sizes rows data sums "
+    "levels costs prices weights ages times batches orders moves changes figures totals hits results parts".split()
+)
+TEXT_WORDS: tuple[str, ...] = tuple(
+    "name title label text word line code tag key phrase slug note field user path caption brand city topic "
+    "header alias street colour kind term reply subject nick mark id".split()
+)
+LABELS: tuple[str, ...] = tuple(
+    "low mid high red green blue small large tiny huge free full none basic plus gold silver bronze slow fast "
+    "cold warm hot dry wet safe risky open closed early late young old light heavy short long cheap dear "
+    "good fair poor best worst calm loud quiet pass fail wait stop go north south east west new used first "
+    "start total add subtract keep other after modulo item second third last minor major weak strong bright dark soft hard thin thick empty ready busy idle".split()
+)
+VERBS: tuple[str, ...] = tuple(
+    "get find make compute rate check pick plan set choose count estimate measure rank sort tidy format "
+    "clean adjust limit grade judge price sum list scan trim fix track map filter score review".split()
+)
+ADJECTIVES: tuple[str, ...] = tuple(
+    "daily weekly monthly yearly total net gross final average local national internal public private urgent "
+    "regular standard special seasonal annual spare extra main central upper lower inner outer double single "
+    "broken modern ancient wooden metal digital manual official secret summer winter morning evening".split()
+)
+MARKS: tuple[str, ...] = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
+
+
+def made_up(rng: Random) -> str:
+    """A pronounceable word nobody has seen, so that copying is learnt rather than recall."""
+    pairs = rng.randint(2, 3)
+    return "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(pairs)) + rng.choice(
+        ("", "n", "r", "s", "t")
+    )
+
+
+class Lexicon:
+    """The words one example is written with."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.domain = rng.choice(sorted(DOMAINS))
+        self._nouns = list(DOMAINS[self.domain])
+        rng.shuffle(self._nouns)
+        self._taken: set[str] = set()
+
+    def noun(self) -> str:
+        """A noun of the domain, now and then a made-up word, each at most once."""
+        if not self._nouns or self.rng.random() < 0.08:
+            return made_up(self.rng)
+        return self._nouns.pop()
+
+    def function_name(self) -> str:
+        """``verb_noun``, ``noun_noun``, ``adjective_noun`` or one of them with a third word."""
+        noun, roll = self.noun(), self.rng.random()
+        if roll < 0.4:
+            return self._free(f"{self.rng.choice(VERBS)}_{noun}")
+        if roll < 0.7:
+            return self._free(f"{noun}_{self.noun()}")
+        if roll < 0.85:
+            return self._free(f"{self.rng.choice(ADJECTIVES)}_{noun}")
+        return self._free(f"{self.rng.choice(VERBS)}_{noun}_{self.noun()}")
+
+    def purpose(self) -> str | None:
+        """Two or three words saying what the function gives back."""
+        if self.rng.random() < 0.25:
+            return None
+        words = [self.noun(), self.rng.choice((self.noun(), self.rng.choice(MEASURES)))]
+        if self.rng.random() < 0.5:
+            words.insert(0, self.rng.choice(ADJECTIVES))
+        return " ".join(words)
+
+    def number_name(self) -> str:
+        """A parameter that holds a number."""
+        roll = self.rng.random()
+        if roll < 0.55:
+            return self._free(self.rng.choice(MEASURES))
+        return self._free(self.noun() if roll < 0.85 else f"{self.noun()}_{self.rng.choice(MEASURES)}")
+
+    def list_name(self) -> str:
+        """A parameter that holds a list."""
+        if self.rng.random() < 0.5:
+            return self._free(self.rng.choice(LIST_WORDS))
+        return self._free(f"{self.noun()}s")
+
+    def text_name(self) -> str:
+        """A parameter that holds a text."""
+        return self._free(self.rng.choice(TEXT_WORDS) if self.rng.random() < 0.6 else self.noun())
+
+    def label(self) -> str:
+        """A text constant."""
+        roll = self.rng.random()
+        return self.rng.choice(LABELS) if roll < 0.75 else (self.noun() if self._nouns else made_up(self.rng))
+
+    def _free(self, name: str) -> str:
+        while name in self._taken:
+            name = f"{name}_{made_up(self.rng)}"
+        self._taken.add(name)
+        return name
