@@ -1,0 +1,175 @@
+"""The one way to the database: a URL, a migrated engine, and Dagster's own database beside it.
+
+Importing this module loads no driver; `connect` does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from iccm_assets.errors import DatabaseError, DatabaseUnreachable
+from iccm_assets.settings import Settings, get_settings
+from iccm_assets.store.embedded import EmbeddedServer
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MINIMUM_VERSION = 15
+CONNECT_SECONDS = 10
+
+# Advisory lock keys, arbitrary but ours: one migration, one CREATE DATABASE at a time.
+_MIGRATION_LOCK = 0x1CC4_0001
+_CREATION_LOCK = 0x1CC4_0002
+
+_UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
+
+
+def database_url(settings: Settings | None = None) -> str:
+    """`postgresql://…` of the platform's database; starts the embedded server when no URL is set."""
+    settings = settings or get_settings()
+    if settings.database_url is not None:
+        return _plain(settings.database_url)
+    return EmbeddedServer(settings.home).ensure()
+
+
+def dagster_url(settings: Settings | None = None) -> str:
+    """`postgresql://…` of Dagster's own database.
+
+    Unless it is set, it is `<database>_dagster` on the platform's server, created when absent.
+    """
+    settings = settings or get_settings()
+    if settings.dagster_database_url is not None:
+        return _plain(settings.dagster_database_url)
+    url = sa.make_url(database_url(settings))
+    name = f"{url.database or url.username}_dagster"
+    _create_database(url, name)
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
+def connect(settings: Settings | None = None) -> sa.Engine:
+    """An engine (psycopg 3, UTC) on the platform's database, migrated to head.
+
+    Raises `DatabaseUnreachable` naming host, port and database, never the password.
+    """
+    engine = engine_for(database_url(settings))
+    if current_revision(engine) != head_revision():
+        upgrade(engine)
+    return engine
+
+
+def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
+    """An engine on any of our databases, without looking at its schema."""
+    parsed = sa.make_url(_plain(url)).set(drivername="postgresql+psycopg")
+    options = parsed.query.get("options", "")
+    options = options if isinstance(options, str) else " ".join(options)
+    return sa.create_engine(
+        parsed.difference_update_query(["options"]),
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": os.environ.get("PGAPPNAME", application_name),
+            "options": f"{options} -c TimeZone=UTC".strip(),
+            "keepalives_idle": 30,
+        },
+    )
+
+
+def head_revision() -> str:
+    """The newest revision the package brings; revisions are numbered as their files are."""
+    return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def current_revision(engine: sa.Engine) -> str | None:
+    """The revision the database is at, None when it has no schema yet: one query."""
+    try:
+        with engine.connect() as conn:
+            return conn.execute(sa.text("select version_num from iccm.alembic_version")).scalar_one_or_none()
+    except sa.exc.ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
+            return None
+        raise
+    except sa.exc.OperationalError as error:
+        raise _unreachable(engine.url, error) from None
+
+
+def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
+    """Migrate to head under a lock, in one transaction; returns the revisions before and after.
+
+    Raises `DatabaseError` when the server is too old, has no pgvector, or has a newer schema than this
+    package knows.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as conn:
+        _check_server(conn)
+        conn.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        before = _revision_inside(conn)
+        if before is not None and before > head_revision():
+            raise DatabaseError(
+                f"its schema is at revision {before}, this package knows {head_revision()}",
+                hint="Install the newer package.",
+            )
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+    return before, head_revision()
+
+
+def _revision_inside(conn: sa.Connection) -> str | None:
+    if conn.execute(sa.text("select to_regclass('iccm.alembic_version')")).scalar_one() is None:
+        return None
+    return conn.execute(sa.text("select version_num from iccm.alembic_version")).scalar_one_or_none()
+
+
+def _check_server(conn: sa.Connection) -> None:
+    version = int(conn.execute(sa.text("show server_version_num")).scalar_one()) // 10_000
+    if version < MINIMUM_VERSION:
+        raise DatabaseError(f"it is version {version}, the platform needs {MINIMUM_VERSION} or newer")
+    available = sa.text("select exists (select from pg_available_extensions where name = 'vector')")
+    if not conn.execute(available).scalar_one():
+        raise DatabaseError(
+            "the extension pgvector is not installed on the server",
+            hint="Install it there (Debian: postgresql-NN-pgvector).",
+        )
+
+
+def _create_database(url: sa.URL, name: str) -> None:
+    engine = engine_for(url.render_as_string(hide_password=False))
+    present = sa.text("select exists (select from pg_database where datname = :name)")
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            if conn.execute(present, {"name": name}).scalar_one():
+                return
+            # Held until the connection closes: CREATE DATABASE takes no part in transactions.
+            conn.execute(sa.text("select pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
+            if not conn.execute(present, {"name": name}).scalar_one():
+                quoted = engine.dialect.identifier_preparer.quote_identifier(name)
+                conn.execute(sa.text(f"create database {quoted}"))
+    except sa.exc.OperationalError as error:
+        raise _unreachable(url, error) from None
+    except sa.exc.ProgrammingError as error:
+        raise DatabaseError(
+            f"the database {name} for Dagster cannot be created: {_first_line(error)}",
+            hint="Create it, or set ICCM_DAGSTER_DATABASE_URL.",
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _plain(url: str) -> str:
+    return url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url
+
+
+def _unreachable(url: sa.URL, error: sa.exc.DBAPIError) -> DatabaseUnreachable:
+    where = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database or ''}"
+    return DatabaseUnreachable(
+        f"{where}: {_first_line(error)}", hint="Check ICCM_DATABASE_URL and that the server runs."
+    )
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
+    return lines[0] if lines else type(error.orig).__name__

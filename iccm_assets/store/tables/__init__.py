@@ -1,0 +1,65 @@
+"""Every table of SPEC section 2, by its name, as SQLAlchemy Core tables in the schema `iccm`.
+
+The schema is made by the migrations; these definitions are what queries are written with, and a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+from iccm_assets.store.tables.base import EMBEDDING_DIMENSIONS, SCHEMA, metadata
+from iccm_assets.store.tables.capture import conversations, feedback, reconstructions, requests, requirements
+from iccm_assets.store.tables.curation import (
+    embeddings,
+    filtered_conversations,
+    filtered_days,
+    phase4_rejections,
+    phase4_training_data,
+    pool_days,
+)
+from iccm_assets.store.tables.learning import (
+    canary_results,
+    gate_verdicts,
+    model_versions,
+    phase4_training_runs,
+    quality_measurements,
+    training_run_examples,
+)
+from iccm_assets.store.tables.rollout import (
+    LIVE_STATES,
+    alerts,
+    deployment_events,
+    gateway_replicas,
+    platform,
+    rollback_events,
+    rollouts,
+)
+
+__all__ = [
+    "EMBEDDING_DIMENSIONS",
+    "LIVE_STATES",
+    "SCHEMA",
+    "alerts",
+    "canary_results",
+    "conversations",
+    "deployment_events",
+    "embeddings",
+    "feedback",
+    "filtered_conversations",
+    "filtered_days",
+    "gate_verdicts",
+    "gateway_replicas",
+    "metadata",
+    "model_versions",
+    "phase4_rejections",
+    "phase4_training_data",
+    "phase4_training_runs",
+    "platform",
+    "pool_days",
+    "quality_measurements",
+    "reconstructions",
+    "requests",
+    "requirements",
+    "rollback_events",
+    "rollouts",
+    "training_run_examples",
+]

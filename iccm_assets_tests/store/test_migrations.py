@@ -1,0 +1,124 @@
+"""The migrations and the table definitions say the same, and every way up and down works."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from iccm_assets.errors import DatabaseError
+from iccm_assets.store.database import MIGRATIONS, current_revision, engine_for, head_revision, upgrade
+from iccm_assets.store.tables import metadata
+
+_CATALOGUE = {
+    "columns": """
+        select table_name, column_name, ordinal_position, data_type, udt_name, is_nullable, column_default,
+               is_identity
+        from information_schema.columns where table_schema = 'iccm' and table_name <> 'alembic_version'
+        order by table_name, ordinal_position
+    """,
+    "constraints": """
+        select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
+        where connamespace = 'iccm'::regnamespace and contype <> 'n' and conname not like 'alembic%'
+        order by 1, 2
+    """,
+    "indexes": """
+        select tablename, indexname, indexdef from pg_indexes
+        where schemaname = 'iccm' and tablename <> 'alembic_version' order by 1, 2
+    """,
+    "comments": """
+        select relname, obj_description(oid) from pg_class
+        where relnamespace = 'iccm'::regnamespace and relkind = 'r' and relname <> 'alembic_version' order by 1
+    """,
+}
+
+
+def catalogue(engine: sa.Engine) -> dict[str, list[tuple]]:
+    with engine.connect() as conn:
+        return {name: [tuple(row) for row in conn.execute(sa.text(sql))] for name, sql in _CATALOGUE.items()}
+
+
+def config_for(conn: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = conn
+    return config
+
+
+def test_alembic_sees_no_difference_between_migrations_and_tables(engine):
+    with engine.connect() as conn:
+        options = {
+            "include_schemas": True,
+            "version_table_schema": "iccm",
+            "compare_type": True,
+            "compare_server_default": True,
+            "include_name": lambda name, kind, parents: kind != "schema" or name == "iccm",
+        }
+        assert compare_metadata(MigrationContext.configure(conn, opts=options), metadata) == []
+
+
+def test_the_catalogue_after_migrating_equals_the_catalogue_the_tables_make(engine, new_database):
+    """Also checks, defaults and partial indexes, which Alembic's comparison does not look at."""
+    other = engine_for(new_database(empty=True))
+    with other.begin() as conn:
+        conn.execute(sa.text("create extension vector"))
+        conn.execute(sa.text("create schema iccm"))
+        conn.execute(
+            sa.text("create function iccm.now() returns timestamptz language sql stable as 'select now()'")
+        )
+        metadata.create_all(conn)
+    expected, migrated = catalogue(other), catalogue(engine)
+    other.dispose()
+    for name, rows in expected.items():
+        assert migrated[name] == rows
+
+
+def test_the_head_read_from_file_names_is_alembics_head():
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [head_revision()]
+
+
+def test_up_down_up_leaves_the_same_schema(engine):
+    before = catalogue(engine)
+    with engine.begin() as conn:
+        command.downgrade(config_for(conn), "base")
+    assert current_revision(engine) is None
+    assert catalogue(engine)["columns"] == []
+    assert upgrade(engine) == (None, head_revision())
+    assert catalogue(engine) == before
+
+
+def test_four_migrations_at_once_make_one_schema(new_database):
+    url = new_database(empty=True)
+    outcomes: list[object] = []
+
+    def migrate() -> None:
+        engine = engine_for(url)
+        try:
+            outcomes.append(upgrade(engine))
+        except Exception as error:
+            outcomes.append(error)
+        finally:
+            engine.dispose()
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    head = head_revision()
+    assert sorted(map(str, outcomes)) == sorted(map(str, [(None, head)] + [(head, head)] * 3))
+
+
+def test_a_schema_newer_than_the_package_is_refused_by_name(engine):
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.alembic_version set version_num = '9999'"))
+    with pytest.raises(DatabaseError, match="revision 9999"):
+        upgrade(engine)
