@@ -24,6 +24,8 @@ the particulars: ``raise SuiteError("case 3: 'expect' and 'raises' exclude each 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class IccmError(Exception):
     """The platform could not do what was asked."""
@@ -39,6 +41,16 @@ class IccmError(Exception):
         sentence = " ".join((type(self).__doc__ or "").split())
         parts = [sentence.rstrip(".") + (f": {self.detail}" if self.detail else "."), self.hint]
         return " ".join(part for part in parts if part)
+
+    def to_dict(self) -> dict[str, str]:
+        """The error as JSON values, for crossing a process boundary; `from_dict` is the inverse."""
+        return {"name": type(self).__name__, "detail": self.detail, "hint": self.hint}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, str]) -> IccmError:
+        """The error of this name, or an ``IccmError`` where the name is not known."""
+        kind = globals().get(values["name"], IccmError)
+        return kind(values["detail"], hint=values["hint"])  # type: ignore[no-any-return]
 
 
 class SettingsError(IccmError):

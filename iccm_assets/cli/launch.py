@@ -1,0 +1,139 @@
+"""Running the platform's Dagster jobs from the command line, with their log as a progress bar.
+
+The runs go to the same instance the UI shows. A message holding "N of M" moves the bar, so whatever a
+person would read in the run's log is what they see here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from iccm_assets.cli.env import environment
+from iccm_assets.settings import get_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+COUNTED = re.compile(r"(\d+)(?: of |/)(\d+)")
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+POLL_SECONDS = 0.5
+TRAINING_RUN_TAG = "iccm/training_run_id"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A finished Dagster run: its id, whether it succeeded, and the error of its first failed step."""
+
+    run_id: str
+    success: bool
+    error: str = ""
+
+
+def dagster_instance() -> dg.DagsterInstance:
+    """The platform's Dagster instance; sets the environment Dagster itself reads."""
+    import dagster as dg
+
+    os.environ.update(environment(get_settings()))
+    return dg.DagsterInstance.get()
+
+
+def run_job(
+    name: str,
+    *,
+    title: str,
+    tags: Mapping[str, str] | None = None,
+    run_config: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Launched:
+    """Run a job of the code location in this process, to its end, and follow its log."""
+    from dagster._core.utils import make_new_run_id
+
+    from iccm_assets.definitions import defs
+
+    instance = dagster_instance()
+    job = defs().resolve_job_def(name)
+    run_id = make_new_run_id()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(
+            job.execute_in_process,
+            instance=instance,
+            run_id=run_id,
+            tags=dict(tags or {}),
+            run_config={**QUIET, **(run_config or {})},
+            raise_on_error=False,
+        )
+        _follow(instance, run_id, future, title, console or Console(stderr=True))
+    result = future.result()
+    failures = [event for event in result.all_events if event.is_step_failure]
+    return Launched(run_id, result.success, _innermost(failures[0]) if failures else "")
+
+
+def run_days(first: date, last: date, *, title: str, console: Console | None = None) -> Launched:
+    """Materialize the daily data assets for a range of days in one run."""
+    tags = {
+        "dagster/asset_partition_range_start": first.isoformat(),
+        "dagster/asset_partition_range_end": last.isoformat(),
+    }
+    return run_job("daily_data_job", title=title, tags=tags, console=console)
+
+
+def run_retrain(training_run_id: int, *, console: Console | None = None) -> Launched:
+    """Carry a requested training run through training, evaluation and deployment."""
+    return run_job(
+        "retrain_job",
+        title=f"retrain {training_run_id}",
+        tags={TRAINING_RUN_TAG: str(training_run_id)},
+        console=console,
+    )
+
+
+def _follow(
+    instance: dg.DagsterInstance, run_id: str, future: Future[Any], title: str, console: Console
+) -> None:
+    """Show the run's newest message, and a bar while messages count."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[message]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(title, total=None, message="starting")
+        cursor: str | None = None
+        while not future.done():
+            cursor = _show_new(instance, run_id, cursor, bar, task)
+            time.sleep(POLL_SECONDS)
+        _show_new(instance, run_id, cursor, bar, task)
+        bar.update(task, total=1, completed=1, message="")
+
+
+def _show_new(instance: dg.DagsterInstance, run_id: str, cursor: str | None, bar: Progress, task: Any) -> str | None:
+    batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
+    for record in batch.records:
+        entry = record.event_log_entry
+        if entry.is_dagster_event:
+            continue
+        message = entry.user_message.splitlines()[0][:90] if entry.user_message else ""
+        counted = COUNTED.search(message)
+        done, total = (int(counted[1]), int(counted[2])) if counted else (None, None)
+        bar.update(task, message=message, completed=done, total=total)
+    return batch.cursor
+
+
+def _innermost(event: Any) -> str:
+    """The message of the error a failed step was caused by."""
+    error = event.step_failure_data.error
+    while error.cause is not None:
+        error = error.cause
+    return str(error.message).strip()

@@ -1,0 +1,66 @@
+"""When the platform acts by itself; every skip says why, with its numbers."""
+
+from datetime import UTC, date, timedelta
+
+import dagster as dg
+
+from iccm_assets.defs.automation.jobs import daily_data_job, retrain_job
+from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+from iccm_assets.defs.resources import Platform
+
+
+@dg.schedule(
+    job=daily_data_job,
+    cron_schedule="0 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Yesterday, and the days of the last week whose inputs changed since (P6).",
+)
+def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
+    from iccm_assets.curation.pool import changed_days
+
+    yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
+    days = changed_days(platform.engine, yesterday, platform.settings.curation.late_days)
+    return [_run_of(first, last) for first, last in _ranges(sorted({*days, yesterday}))]
+
+
+@dg.schedule(
+    job=retrain_job,
+    cron_schedule="0 2 * * 0",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Sunday 02:00 UTC, when there are enough selectable new examples (T1).",
+)
+def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
+    from iccm_assets.learning import proposal, training_runs, triggers
+
+    at, settings = context.scheduled_execution_time.astimezone(UTC), platform.settings
+    with platform.engine.begin() as conn:
+        selection = proposal.propose(conn, at, settings.selection)
+        decision = triggers.weekly(at, selection.selectable, settings.triggers)
+        if isinstance(decision, triggers.Skip):
+            return dg.SkipReason(decision.reason)
+        row = training_runs.request(conn, decision)
+    if row is None:
+        return dg.SkipReason(f"{decision.key} has its retraining already")
+    return dg.RunRequest(run_key=decision.key, tags={TRAINING_RUN_TAG: str(row.id)})
+
+
+def _ranges(days: list[date]) -> list[tuple[date, date]]:
+    """Sorted days as runs of consecutive ones."""
+    ranges: list[tuple[date, date]] = []
+    for day in days:
+        if ranges and day - ranges[-1][1] == timedelta(days=1):
+            ranges[-1] = (ranges[-1][0], day)
+        else:
+            ranges.append((day, day))
+    return ranges
+
+
+def _run_of(first: date, last: date) -> dg.RunRequest:
+    return dg.RunRequest(
+        tags={
+            "dagster/asset_partition_range_start": first.isoformat(),
+            "dagster/asset_partition_range_end": last.isoformat(),
+        }
+    )

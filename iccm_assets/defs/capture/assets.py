@@ -1,0 +1,20 @@
+"""Where the data comes from: conversations the gateway and the importers write."""
+
+import dagster as dg
+
+CONVERSATIONS = dg.AssetSpec(
+    "conversations",
+    group_name="capture",
+    kinds={"postgres"},
+    owners=["team:ml-platform"],
+    description=(
+        "Conversations between developers and CET-D, one row per session, written by the gateway and the "
+        "importers as they happen (C1, C2). Not made here: the platform only reads them."
+    ),
+    metadata={"dagster/table_name": "iccm.conversations"},
+)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.Definitions(assets=[CONVERSATIONS])

@@ -1,0 +1,225 @@
+"""The evaluation worker: answers with both models, has them judged, lets the gate decide, stores it all.
+
+Run by the asset `canary_evaluation` as ``python -m iccm_assets.judging.evaluator`` under Dagster Pipes, and by
+`iccm evaluate` as a function. One process loads both models, so both meet the same machine (E1).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from iccm_assets.errors import IccmError
+from iccm_assets.judging import evaluation, gate, report
+from iccm_assets.judging.evaluation import EvaluationSet, Latency, Measured, Subject
+from iccm_assets.judging.judge import JUDGE_VERSION
+from iccm_assets.judging.orchestra import Orchestra, load_orchestra
+from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Verdict
+from iccm_assets.learning import versions
+from iccm_assets.learning.versions import ModelVersion
+from iccm_assets.models.seq import Answer, generate, load_model, set_threads
+from iccm_assets.settings import Settings, load_settings
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now
+
+Log = Callable[[str], None]
+
+# What a verdict makes of a candidate that is not settled yet (E4).
+STATUS_OF_VERDICT = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What to evaluate: a candidate against the version in production now."""
+
+    candidate: str
+    emergency: bool = False
+    training_run_id: int | None = None
+    dagster_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """Everything measured, and what the gate made of it."""
+
+    candidate: ModelVersion
+    production: ModelVersion
+    canary: tuple[Measured, Measured]
+    holdout: tuple[Measured, Measured]
+    latency: tuple[Latency, Latency]
+    slices: dict[str, str]
+    verdict: Verdict
+
+
+def evaluate(
+    engine: sa.Engine, job: EvaluationJob, settings: Settings, log: Log = lambda message: None
+) -> EvaluationOutcome:
+    """Measure the candidate and production on the canary set and the production holdout, and judge.
+
+    Raises ``ModelNotFound`` and ``DamagedCheckpoint`` for what cannot be loaded; nothing is stored then.
+    """
+    with engine.connect() as conn:
+        candidate = versions.get(conn, job.candidate)
+        production = versions.production(conn)
+    if production is None:
+        raise IccmError("there is no production version to compare with", hint="Materialize base_model first.")
+    orchestra = load_orchestra(settings.orchestra, settings.orchestra_quorum)
+    subjects = (_subject(candidate, settings), _subject(production, settings))
+    canary_set = evaluation.canary_items(settings)
+    holdout_set = evaluation.holdout_items(engine, settings)
+    canary = _measure_both(engine, subjects, canary_set, orchestra, settings, log)
+    holdout = _measure_both(engine, subjects, holdout_set, orchestra, settings, log)
+    log(f"measuring latency on {settings.evaluation.latency_items} items at batch 1")
+    latency = evaluation.measure_latency(subjects, canary_set.items, settings.evaluation.latency_items)
+    evidence = gate_evidence(canary, canary_set, (latency[0], latency[1]))
+    verdict = gate.decide(evidence, settings.evaluation, emergency=job.emergency)
+    outcome = EvaluationOutcome(
+        candidate,
+        production,
+        canary,
+        holdout,
+        (latency[0], latency[1]),
+        {item.item: item.slice for item in canary_set.items},
+        verdict,
+    )
+    _store(engine, job, outcome, evidence, canary_set.digest, orchestra, settings)
+    log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
+    return outcome
+
+
+def gate_evidence(
+    canary: tuple[Measured, Measured], chosen: EvaluationSet, latency: tuple[Latency, Latency]
+) -> GateEvidence:
+    """What the gate is given: one pair per item, and the latencies per output token."""
+    mine, theirs = canary
+    items = []
+    for item in chosen.items:
+        a, b = mine.scores[item.item], theirs.scores[item.item]
+        suspects = [one.reconstructor for one in (*a.members, *b.members) if one.status == "suspect"]
+        items.append(
+            ItemEvidence(
+                item=item.item,
+                slice=item.slice,
+                candidate=a.test_pass_rate,
+                production=b.test_pass_rate,
+                candidate_variance=a.implementation_variance,
+                production_variance=b.implementation_variance,
+                doubt=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
+            )
+        )
+    return GateEvidence(
+        candidate_version=mine.version,
+        production_version=theirs.version,
+        items=tuple(items),
+        expected_items=len(chosen.items),
+        candidate_latency=tuple(latency[0].per_token),
+        production_latency=tuple(latency[1].per_token),
+    )
+
+
+def _subject(version: ModelVersion, settings: Settings) -> Subject:
+    set_threads(settings.training.threads)
+    loaded = load_model(version.path)
+
+    def answer(sources: Sequence[str], batch_size: int) -> list[Answer]:
+        return generate(
+            loaded, sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
+        )
+
+    return Subject(version, answer)
+
+
+def _measure_both(
+    engine: sa.Engine,
+    subjects: tuple[Subject, Subject],
+    chosen: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+    log: Log,
+) -> tuple[Measured, Measured]:
+    total, done = 2 * len(chosen.items), 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        log(f"{chosen.name}: {done} of {total} answers scored")
+
+    first = evaluation.measure(engine, subjects[0], chosen, orchestra, settings, progress)
+    second = evaluation.measure(engine, subjects[1], chosen, orchestra, settings, progress)
+    return first, second
+
+
+def _store(
+    engine: sa.Engine,
+    job: EvaluationJob,
+    outcome: EvaluationOutcome,
+    evidence: GateEvidence,
+    canary_set_digest: str,
+    orchestra: Orchestra,
+    settings: Settings,
+) -> None:
+    """The verdict with its evidence; the candidate's status and metrics follow it, production's never do."""
+    verdict = outcome.verdict
+    summary = report.summary(outcome)
+    with engine.begin() as conn:
+        conn.execute(
+            t.gate_verdicts.insert().values(
+                version=outcome.candidate.version,
+                production_version=outcome.production.version,
+                training_run_id=job.training_run_id,
+                status=verdict.status,
+                improvement=verdict.improvement,
+                verdict=json.loads(verdict.to_json()),
+                evidence=json.loads(evidence.to_json()),
+                gate=settings.evaluation.model_dump(mode="json"),
+                canary_set_digest=canary_set_digest,
+                orchestra=orchestra.digest,
+                judge_version=JUDGE_VERSION,
+                dagster_run_id=job.dagster_run_id,
+                created_at=now(conn),
+            )
+        )
+        mv = t.model_versions
+        for version, metrics in (
+            (outcome.candidate.version, summary["candidate"]),
+            (outcome.production.version, summary["production"]),
+        ):
+            conn.execute(
+                mv.update()
+                .where(mv.c.version == version)
+                .values(metrics=mv.c.metrics.op("||")(sa.cast({"evaluation": metrics}, sa.dialects.postgresql.JSONB)))
+            )
+        conn.execute(
+            mv.update()
+            .where(
+                mv.c.version == outcome.candidate.version,
+                mv.c.status.in_(["candidate", "inconclusive", "gate_failed"]),
+            )
+            .values(status=STATUS_OF_VERDICT[verdict.status])
+        )
+
+
+def main() -> int:
+    """Under Dagster Pipes: evaluate what the extras name and answer with `metadata` or a named `error`."""
+    from dagster_pipes import open_dagster_pipes
+
+    from iccm_assets.store.database import connect
+
+    with open_dagster_pipes() as pipes:
+        try:
+            settings = load_settings()
+            job = EvaluationJob(**pipes.extras)
+            outcome = evaluate(connect(settings), job, settings, log=pipes.log.info)
+        except IccmError as error:
+            pipes.report_custom_message({"error": error.to_dict()})
+        else:
+            pipes.report_custom_message({"metadata": report.metadata(outcome)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The registry of model versions: rows of `model_versions`, the only truth about a model's status.
+
+The weights lie in the content-addressed model store; a row says what they are for. Changing which
+version serves is `rollout.deployment`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from iccm_assets.errors import ModelNotFound
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One row of `model_versions`."""
+
+    version: str
+    parent_version: str | None
+    status: str
+    digest: str
+    path: str
+    metrics: dict[str, Any]
+    created_at: datetime
+    deployed_at: datetime | None
+
+
+_COLUMNS = [
+    t.model_versions.c[name]
+    for name in (
+        "version",
+        "parent_version",
+        "status",
+        "digest",
+        "path",
+        "metrics",
+        "created_at",
+        "deployed_at",
+    )
+]
+
+
+def get(conn: sa.Connection, version: str) -> ModelVersion:
+    """The version of this name, or of the one digest that starts so; raises ``ModelNotFound``."""
+    mv = t.model_versions.c
+    rows = conn.execute(
+        sa.select(*_COLUMNS)
+        .where(sa.or_(mv.version == version, mv.digest.startswith(version, autoescape=True)))
+        .order_by(sa.case((mv.version == version, 0), else_=1))
+        .limit(2)
+    ).all()
+    if not version or not rows or (len(rows) > 1 and rows[0].version != version):
+        known = conn.execute(sa.select(mv.version).order_by(mv.created_at.desc()).limit(5)).scalars().all()
+        raise ModelNotFound(version, hint=f"Newest versions: {', '.join(known) or 'none yet'}.")
+    return ModelVersion(*rows[0])
+
+
+def production(conn: sa.Connection) -> ModelVersion | None:
+    """The version in production; None before the platform is bootstrapped."""
+    row = conn.execute(sa.select(*_COLUMNS).where(t.model_versions.c.status == "production")).one_or_none()
+    return ModelVersion(*row) if row else None
+
+
+def register(
+    conn: sa.Connection,
+    *,
+    digest: str,
+    path: str,
+    parent: str | None,
+    status: str,
+    metrics: dict[str, Any] | None = None,
+) -> ModelVersion:
+    """Give a published model its version row; the same digest under the same parent keeps its name.
+
+    Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
+    """
+    mv = t.model_versions
+    conn.execute(sa.text("select pg_advisory_xact_lock(hashtext('iccm.model_versions'))"))
+    known = conn.execute(
+        sa.select(mv.c.version).where(mv.c.digest == digest, mv.c.parent_version.is_not_distinct_from(parent))
+    ).scalar_one_or_none()
+    if known is None:
+        number = conn.execute(sa.select(sa.func.count()).select_from(mv)).scalar_one() + 1
+        known = f"v{number}-{digest[:8]}"
+        conn.execute(
+            mv.insert().values(
+                version=known,
+                parent_version=parent,
+                status=status,
+                digest=digest,
+                path=path,
+                metrics=metrics or {},
+                created_at=now(conn),
+                deployed_at=None,
+            )
+        )
+    return get(conn, known)
+
+
+def newest_candidate(conn: sa.Connection) -> ModelVersion | None:
+    """The version registered last that is not settled yet (candidate or inconclusive)."""
+    row = conn.execute(
+        sa.select(*_COLUMNS)
+        .where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))
+        .order_by(t.model_versions.c.created_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return ModelVersion(*row) if row else None
