@@ -39,6 +39,7 @@ class Capture(Group):
     """What happens to conversations before they are stored (C4)."""
 
     redact: bool = Field(True, description="Replace secrets and personal data by typed placeholders.")
+    max_conversation_mib: float = Field(4.0, gt=0, description="A larger conversation is refused.")
 
 
 class Curation(Group):

@@ -1,0 +1,86 @@
+"""What PostgreSQL and JSON cannot hold is replaced before a conversation is stored, and counted.
+
+Text: NUL and lone surrogates become U+FFFD. Numbers: NaN and infinity become strings, in test suites
+the judge's ``{"$float": "nan"}``; there, floats that jsonb would give back as integers (from 1e16 up) are
+written the same way, since the judge tells ``1e16`` from ``10**16`` (J1).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from iccm_assets.errors import InputError
+
+_NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
+_DEPTH = 100
+
+
+class Cleaner:
+    """Cleans the parts of one conversation; ``counts`` says how often something was replaced, by kind.
+
+    ``redact`` is applied to every text after that (C4).
+    """
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self.counts: Counter[str] = Counter()
+        self._redact = redact
+
+    def text(self, value: str) -> str:
+        """A text PostgreSQL accepts."""
+        return self._redact(_NUL_OR_SURROGATE.sub(self._replacement, value))
+
+    def optional(self, value: str | None) -> str | None:
+        """The same for a text that may be missing."""
+        return None if value is None else self.text(value)
+
+    def document(self, value: object, what: str) -> Any:
+        """A JSON value that jsonb accepts. Raises ``InputError`` for what is not JSON at all."""
+        return self._tree(value, self._number, 0, what)
+
+    def suite(self, value: object) -> Any:
+        """The same for a test suite (J1), whose numbers keep their type."""
+        return self._tree(value, self._typed_number, 0, "test suite")
+
+    def _tree(self, value: object, number: Callable[[float], Any], depth: int, what: str) -> Any:
+        if depth > _DEPTH:
+            raise InputError(f"the {what} is nested deeper than {_DEPTH} levels")
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, float):
+            return number(value)
+        if value is None or isinstance(value, (bool, int)):
+            return value
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(key)): self._tree(one, number, depth + 1, what) for key, one in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self._tree(one, number, depth + 1, what) for one in value]
+        raise InputError(f"the {what} holds a {type(value).__name__}, which is not JSON")
+
+    def _number(self, value: float) -> Any:
+        if math.isfinite(value):
+            return value
+        self.counts["not_finite"] += 1
+        return str(value)
+
+    def _typed_number(self, value: float) -> Any:
+        text = repr(value)
+        return {"$float": text} if not math.isfinite(value) or "e+" in text else value
+
+    def _replacement(self, match: re.Match[str]) -> str:
+        self.counts["nul" if match[0] == "\x00" else "lone_surrogate"] += 1
+        return "\ufffd"
+
+
+def dump(value: object, what: str) -> str:
+    """A cleaned value as JSON text. Raises ``InputError`` for integers too long to write out."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise InputError(f"the {what} is not JSON ({error})") from None

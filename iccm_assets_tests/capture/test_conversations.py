@@ -1,0 +1,242 @@
+import copy
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.capture.conversations import Answer, Conversation, record
+from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.store import tables as t
+
+SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
+BASE = Conversation(
+    session_id="s1",
+    user_id="u1",
+    timestamp=datetime(2026, 3, 1, 12, tzinfo=UTC),
+    messages=[
+        {"role": "user", "content": "```python\ndef f(x):\n    return x + 1\n```"},
+        {"role": "assistant", "content": "f shall return x."},
+        {"role": "user", "content": "plus one"},
+        {"role": "assistant", "content": "f shall return x plus one."},
+    ],
+    origin="simulated",
+    test_suite=SUITE,
+    answers=(
+        Answer("r1", "f shall return x.", "v1", "production", rating=-1),
+        Answer("r2", "f shall return x plus one.", "v1"),
+    ),
+    rating=1,
+)
+
+
+def put(engine, conversation, **kwargs):
+    with engine.begin() as conn:
+        return record(conn, conversation, **kwargs)
+
+
+def rows(engine, table, *columns):
+    with engine.connect() as conn:
+        chosen = [table.c[name] for name in columns] or [table]
+        key = table.c.id
+        return [tuple(row) for row in conn.execute(sa.select(*chosen).order_by(key))]
+
+
+def everything(engine):
+    return [rows(engine, table) for table in (t.conversations, t.requirements, t.reconstructions, t.feedback)]
+
+
+def score(engine):
+    with engine.begin() as conn:
+        conn.execute(
+            t.requirements.update().values(
+                test_pass_rate=0.9, implementation_variance=0.01, scored_at=sa.func.now()
+            )
+        )
+        conn.execute(
+            sa.text(
+                "insert into iccm.reconstructions (requirement_id, reconstructor, status) select id, 'x', 'scored' from iccm.requirements"
+            )
+        )
+
+
+def test_a_session_becomes_one_row_with_its_answers_and_what_was_accepted(engine):
+    conversation_id = put(engine, BASE)
+    assert rows(engine, t.conversations, "id", "session_id", "user_id", "timestamp", "origin") == [
+        (conversation_id, "s1", "u1", BASE.timestamp, "simulated")
+    ]
+    found = rows(engine, t.requirements, "kind", "text", "request_id", "model_version", "arm", "test_suite")
+    assert sorted(found) == [
+        ("accepted", "f shall return x plus one.", None, None, None, SUITE),
+        ("model", "f shall return x plus one.", "r2", "v1", None, SUITE),
+        ("model", "f shall return x.", "r1", "v1", "production", SUITE),
+    ]
+    assert len(set(rows(engine, t.requirements, "source_sha256"))) == 1
+    assert sorted(rows(engine, t.feedback, "request_id", "rating"), key=str) == [("r1", -1), (None, 1)]
+
+
+def test_posting_the_same_again_changes_nothing_at_all(engine):
+    put(engine, BASE)
+    score(engine)
+    before = everything(engine)
+    assert put(engine, copy.deepcopy(BASE)) == before[0][0][0]
+    assert put(engine, replace(BASE, timestamp=None, user_id=None)) == before[0][0][0]
+    assert everything(engine) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"requirements": "f shall do something else."},
+        {"source_code": "def f(x): return 1 + x"},
+        {"test_suite": {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2.0}]}},
+        {"test_suite": None},
+    ],
+)
+def test_a_changed_text_source_or_suite_clears_the_scores_that_rested_on_it(engine, change):
+    first = put(engine, BASE)
+    score(engine)
+    before = rows(engine, t.conversations, "updated_at")
+    assert put(engine, replace(BASE, **change)) == first
+    scores = dict(rows(engine, t.requirements, "request_id", "test_pass_rate"))
+    assert scores[None] is None
+    assert scores["r1"] == (0.9 if "requirements" in change else None)
+    assert len(rows(engine, t.reconstructions)) == sum(value is not None for value in scores.values())
+    assert rows(engine, t.conversations, "updated_at") > before
+
+
+def test_replacing_without_requirements_takes_the_accepted_row_away_and_keeps_the_answers(engine):
+    put(engine, BASE)
+    score(engine)
+    put(engine, replace(BASE, messages=[{"role": "user", "content": "never mind"}], answers=()))
+    assert sorted(rows(engine, t.requirements, "request_id")) == [("r1",), ("r2",)]
+
+
+def test_a_later_rating_replaces_the_earlier_one(engine):
+    put(engine, BASE)
+    put(engine, replace(BASE, rating=-1, comment="no"))
+    put(engine, replace(BASE, rating=None))
+    assert ("s1", None, -1, "no") in rows(engine, t.feedback, "session_id", "request_id", "rating", "comment")
+    assert len(rows(engine, t.feedback)) == 2
+
+
+@pytest.mark.parametrize(
+    "messages", [None, 7, "text", {}, [1, None, {"role": 3}], [{"content": "x"}], [[[]]]]
+)
+def test_content_that_is_no_conversation_is_stored_all_the_same(engine, messages):
+    put(engine, Conversation("s1", messages))
+    assert rows(engine, t.conversations, "content") == [(messages,)]
+    assert rows(engine, t.requirements) == []
+
+
+def test_what_postgresql_cannot_hold_is_replaced_and_noted(engine):
+    bad = Conversation(
+        "s1",
+        [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall\x00."}],
+        metadata={"k\x00": float("nan"), "n": 3},
+        answers=(Answer("r1", "x\udfff"),),
+        comment="\x00",
+        rating=1,
+    )
+    put(engine, bad)
+    assert rows(engine, t.conversations, "content")[0][0][0]["content"] == "a\ufffdb\ufffd"
+    metadata = rows(engine, t.conversations, "metadata")[0][0]
+    assert metadata == {"k\ufffd": "nan", "n": 3, "cleaned": {"nul": 4, "lone_surrogate": 2, "not_finite": 1}}
+    assert ("accepted", "it shall\ufffd.") in rows(engine, t.requirements, "kind", "text")
+    before = everything(engine)
+    put(engine, bad)
+    assert everything(engine) == before
+
+
+def test_numbers_in_a_test_suite_keep_their_type(engine):
+    cases = {"cases": [1, 1.0, 1e16, 1e-7, float("inf"), True, 10**30]}
+    put(engine, replace(BASE, test_suite=cases))
+    stored = rows(engine, t.requirements, "test_suite")[0][0]["cases"]
+    assert stored == [1, 1.0, {"$float": "1e+16"}, 1e-7, {"$float": "inf"}, True, 10**30]
+    assert [type(one) for one in stored] == [int, float, dict, float, dict, bool, int]
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"session_id": ""}, "session_id"),
+        ({"session_id": "a\x00"}, "session_id"),
+        ({"session_id": "x" * 513}, "session_id"),
+        ({"session_id": 3}, "session_id"),
+        ({"user_id": "\n"}, "user_id"),
+        ({"timestamp": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
+        ({"rating": 2}, "rating"),
+        ({"rating": True}, "rating"),
+        ({"origin": "elsewhere"}, "origin"),
+        ({"metadata": [1]}, "metadata"),
+        ({"messages": deep(200)}, "deeper"),
+        ({"messages": [{"role": object()}]}, "not JSON"),
+        ({"messages": [10**5000]}, "not JSON"),
+        ({"messages": ["x" * (5 * 2**20)]}, "MiB"),
+        ({"answers": (Answer("r1", "x", arm="left"),)}, "arm"),
+        ({"answers": (Answer("", "x"),)}, "request_id"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_in_one_line(engine, change, said):
+    with pytest.raises(InputError, match=said) as caught:
+        put(engine, replace(BASE, **change))
+    assert "\n" not in str(caught.value)
+    assert rows(engine, t.conversations) == []
+
+
+def test_a_request_of_another_session_is_not_taken_over(engine):
+    put(engine, BASE)
+    with pytest.raises(InputError, match="belongs to another session"):
+        put(engine, replace(BASE, session_id="s2"))
+    assert len(rows(engine, t.conversations)) == 1
+
+
+def test_an_erased_session_does_not_come_back(engine):
+    put(engine, BASE)
+    with engine.begin() as conn:
+        conn.execute(t.conversations.update().values(erased_at=sa.func.now(), content=[], metadata={}))
+    with pytest.raises(NotAllowed, match="erased"):
+        put(engine, BASE)
+    assert rows(engine, t.conversations, "content") == [([],)]
+
+
+def test_two_posts_of_one_session_at_once_leave_one_row(engine):
+    failures = []
+
+    def post(n):
+        try:
+            put(engine, replace(BASE, requirements=f"It shall be {n % 2}."))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=post, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(rows(engine, t.conversations)) == 1
+    assert len(rows(engine, t.requirements)) == 3
+
+
+def test_redaction_reaches_every_text(engine):
+    secret = replace(
+        BASE,
+        requirements="It shall hide SECRET.",
+        source_code="key = 'SECRET'",
+        metadata={"SECRET": ["SECRET"]},
+        messages=[{"role": "user", "content": "SECRET"}],
+        test_suite={"cases": ["SECRET"]},
+        answers=(Answer("r1", "SECRET", rating=1, comment="SECRET"),),
+        comment="SECRET",
+    )
+    put(engine, secret, redact=lambda text: text.replace("SECRET", "<HIDDEN>"))
+    assert "SECRET" not in str(everything(engine)) and str(everything(engine)).count("<HIDDEN>") >= 9
