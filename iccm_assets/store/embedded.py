@@ -34,7 +34,8 @@ import psutil
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes, unprivileged
 
-USER = "iccm"
+# Not "iccm": a role named like the schema finds it on its search path, and tools then leave its name out.
+USER = "postgres"
 DATABASE = "iccm"
 
 # Below the range Linux takes outgoing ports from, so that a restart finds its port free again.
@@ -270,7 +271,7 @@ class EmbeddedServer:
     # -- finding and stopping ----------------------------------------------------------------------
 
     def _probe(self, port: int) -> State:
-        """Ask whoever listens there: ready (ours, and it answers), busy (a server not yet or no more ready), absent."""
+        """Ask who listens there: ready (ours, it answers), busy (a server coming or going) or absent."""
         import psycopg
 
         try:
@@ -327,7 +328,7 @@ class EmbeddedServer:
 
     @cached_property
     def _account(self) -> tuple[int, int] | None:
-        """Whom the server runs as when root starts it: the cluster's owner, else an account without rights."""
+        """Whom root starts the server as: the cluster's owner, else an account without rights."""
         if os.geteuid() != 0:
             return None
         if self.data.is_dir() and self.data.stat().st_uid != 0:

@@ -92,7 +92,7 @@ def enter_namespace(package: Path, home: Path, uid: int, gid: int) -> tuple[Path
 
 
 def _copied(stage: Path, package: Path, libraries: str) -> Path:
-    """The programs with modes that let anyone read them, in memory: the install was made under a tight umask."""
+    """The programs copied into memory, for anyone to read: they were installed under a tight umask."""
     target = stage / "copy" / package.parent.name / package.name
     shutil.copytree(package, target)
     if (stage / libraries).is_dir():

@@ -34,7 +34,8 @@ _CATALOGUE = {
     """,
     "comments": """
         select relname, obj_description(oid) from pg_class
-        where relnamespace = 'iccm'::regnamespace and relkind = 'r' and relname <> 'alembic_version' order by 1
+        where relnamespace = 'iccm'::regnamespace and relkind = 'r' and relname <> 'alembic_version'
+        order by 1
     """,
 }
 
