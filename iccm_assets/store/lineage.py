@@ -171,13 +171,6 @@ _VERSION = text(
     FROM iccm.model_versions WHERE version = :version
     """
 )
-_MATCHING = text(
-    """
-    SELECT version FROM iccm.model_versions
-    WHERE version = :given OR starts_with(version, :given) OR starts_with(digest, :given)
-    ORDER BY version = :given DESC, version LIMIT 2
-    """
-)
 _RUN = text(
     """
     SELECT id, trigger, trigger_key, status, base_version, dataset_digest, improvement, training_timestamp,
@@ -229,8 +222,8 @@ _CONVERSATION = text(
     """
     SELECT c.id AS conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
            a.test_pass_rate, a.implementation_variance,
-           f.conversation_id IS NOT NULL AS filtered, coalesce(t.quality_score, f.quality_score) AS quality_score,
-           t.conversation_id IS NOT NULL AS in_pool, coalesce(t.pinned, false) AS pinned
+           f.conversation_id IS NOT NULL AS filtered, t.conversation_id IS NOT NULL AS in_pool,
+           coalesce(t.quality_score, f.quality_score) AS quality_score, coalesce(t.pinned, false) AS pinned
     FROM iccm.conversations c
     LEFT JOIN iccm.filtered_conversations f ON f.conversation_id = c.id
     LEFT JOIN iccm.phase4_training_data t ON t.conversation_id = c.id
@@ -271,16 +264,15 @@ _LEARNERS = text(
 )
 
 
-def version_lineage(conn: Connection, given: str) -> VersionLineage:
-    """The lineage of a version, named in full, by an unambiguous beginning, or by ``production``.
-
-    Raises ``InputError`` when no version, or more than one, is meant.
-    """
-    version = _resolve(conn, given)
+def version_lineage(conn: Connection, version: str) -> VersionLineage:
+    """Where a version came from and what was decided about it; ``InputError`` when there is none."""
     of_version = {"version": version}
+    found = conn.execute(_VERSION, of_version).mappings().one_or_none()
+    if found is None:
+        raise InputError(f"there is no version {version}")
     run = conn.execute(_RUN, of_version).mappings().one_or_none()
     return VersionLineage(
-        **conn.execute(_VERSION, of_version).mappings().one(),
+        **found,
         run=None if run is None else Run(**run),
         line=tuple(Ancestor(*row) for row in conn.execute(_LINE, of_version)),
         conversations=tuple(Taught(*row) for row in conn.execute(_TAUGHT, of_version)),
@@ -301,18 +293,3 @@ def conversation_lineage(conn: Connection, conversation_id: int) -> Conversation
         uses=tuple(Use(*row) for row in conn.execute(_USES, of_one)),
         versions=tuple(Learner(*row) for row in conn.execute(_LEARNERS, of_one)),
     )
-
-
-def _resolve(conn: Connection, given: str) -> str:
-    if given == "production":
-        found = conn.execute(
-            text("SELECT version FROM iccm.model_versions WHERE status = 'production'")
-        ).scalars()
-        matches = list(found)
-    else:
-        matches = list(conn.execute(_MATCHING, {"given": given}).scalars())
-    if not matches:
-        raise InputError(f"there is no version {given!r}", hint="`iccm status` lists the versions.")
-    if len(matches) > 1 and matches[0] != given:
-        raise InputError(f"{given!r} could be {' or '.join(matches)}")
-    return matches[0]

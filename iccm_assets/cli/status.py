@@ -1,0 +1,65 @@
+"""`iccm status`: what is in production, what was learned lately, what came in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from iccm_assets.cli.console import AsJson, echo_json, out, table
+from iccm_assets.settings import get_settings
+from iccm_assets.store.overview import Overview
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("status")(status)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show the production version, the last retrains, the live rollout and the days' funnels."""
+    from iccm_assets.learning.proposal import propose
+    from iccm_assets.store.database import connect
+    from iccm_assets.store.overview import overview
+
+    settings = get_settings()
+    with connect(settings).connect() as conn:
+        found = overview(conn)
+        proposal = propose(conn, found.now, settings.selection)
+    asked = settings.triggers.weekly_min_examples
+    if as_json:
+        selectable = {"examples": proposal.selectable, "asked": asked, "reason": proposal.reason}
+        echo_json({**asdict(found), "selectable": selectable})
+        return
+    _show(found)
+    out.print(f"{proposal.selectable} of {asked} new examples for the weekly retrain: {proposal.reason}")
+
+
+def _show(found: Overview) -> None:
+    serving = found.production
+    if serving is None:
+        out.print("[bold]No version in production yet.[/] The first retrain starts from the base model.")
+    else:
+        since = f" since {serving.deployed_at:%Y-%m-%d %H:%M} UTC" if serving.deployed_at else ""
+        out.print(f"[bold]{serving.version}[/] is in production{since}")
+    live = found.rollout
+    if live is not None:
+        weight = f"{live.weight:.0%} of traffic to {live.candidate}, the rest to {live.production}"
+        out.print(f"rollout {live.id} {live.state}, stage {live.stage}: {weight}")
+    else:
+        out.print("No rollout is live.")
+    if found.versions:
+        out.print(table("Versions", [asdict(one) for one in found.versions]))
+    if found.retrains:
+        out.print(table("Retrains", [_short(asdict(one)) for one in found.retrains]))
+    if found.days:
+        out.print(table("Conversations by day (UTC)", [asdict(one) for one in found.days]))
+    out.print(table("Rows", [{"table": name, "rows": count} for name, count in found.rows.items()]))
+    if found.undelivered_alerts:
+        out.print(f"{found.undelivered_alerts} alerts are not delivered yet.")
+
+
+def _short(row: dict[str, object]) -> dict[str, object]:
+    """The row with only the last line of its notes: the newest reason."""
+    notes = str(row["notes"] or "").strip().splitlines()
+    return {**row, "notes": notes[-1] if notes else None}
