@@ -69,3 +69,8 @@ def training_pool(context: dg.AssetExecutionContext, platform: Platform) -> dg.M
     days = [date.fromisoformat(day) for day in sorted(context.partition_keys)]
     report = fold_days(platform.engine, days, platform.settings, Embedder.load(platform.settings))
     return dg.MaterializeResult(metadata=report.metadata())
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.Definitions(assets=[filtered_conversations, training_pool])
