@@ -1,0 +1,67 @@
+"""`iccm env`: what Dagster's own commands need to find this platform (section 1).
+
+eval "$(iccm env)"
+dagster dev
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import typer
+
+from iccm_assets.cli.console import AsJson, echo_json
+from iccm_assets.errors import InputError
+from iccm_assets.settings import PACKAGE, Settings, get_settings
+
+INSTANCE = PACKAGE / "profiles" / "dagster.yaml"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("env")(env)
+
+
+def env(as_json: AsJson = False) -> None:
+    """Print the variables Dagster needs, for `eval "$(iccm env)"`; starts the database if need be."""
+    variables = environment(get_settings())
+    if as_json:
+        echo_json(variables)
+        return
+    for name, value in variables.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """`ICCM_HOME`, `DAGSTER_HOME` (made, with dagster.yaml) and `DAGSTER_PG_URL` (its database exists)."""
+    from iccm_assets.store.database import dagster_url
+
+    return {
+        "ICCM_HOME": str(settings.home),
+        "DAGSTER_HOME": str(dagster_home(settings)),
+        "DAGSTER_PG_URL": dagster_url(settings),
+    }
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The instance's directory with the package's dagster.yaml; set DAGSTER_HOME yourself to use another."""
+    home = settings.home / "dagster"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _write_if_changed(home / "dagster.yaml", INSTANCE.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: {error.strerror}", hint="Set ICCM_HOME to a directory of yours."
+        ) from None
+    return home
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    """Replace in one step: a Dagster process may be reading it."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_bytes(content)
+    staged.replace(path)
