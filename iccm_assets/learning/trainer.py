@@ -18,11 +18,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iccm_assets.errors import IccmError, NothingLearned, StaleFence, TrainingError
+from iccm_assets.errors import (
+    DatabaseError,
+    DatabaseUnreachable,
+    IccmError,
+    NothingLearned,
+    StaleFence,
+    TrainingError,
+)
 from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, reply_of
 
 if TYPE_CHECKING:
@@ -33,7 +40,10 @@ if TYPE_CHECKING:
 
 HISTORY = "training_history.json"
 HEARTBEAT_SECONDS = 5.0
+PUBLISH_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 DISK_FACTOR = 3  # best and last checkpoint of the Trainer, and the candidate
+# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
+OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
 # Written anew for every candidate, or not part of a model.
 _NOT_INHERITED = ("config.json", "generation_config.json", "README.md", "MANIFEST.json", HISTORY)
 
@@ -81,7 +91,7 @@ def train(
             trained_at = time.perf_counter()
             remove_tree(staging / "scratch")
             manifest = _write_candidate(job, loaded, dataset, trained, staging)
-            published = store.publish(staging, manifest, still_current)
+            published = store.publish(staging, manifest, _patient(still_current))
         finally:
             remove_tree(staging)
     seconds = {
@@ -133,7 +143,7 @@ def _write_candidate(
     trained.loaded.model.save_pretrained(staging)
     _inherit_tokenizer(parent.path, staging)
     base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
-    config = {**job.config.model_dump(mode="json"), "epochs": job.epochs}
+    config = {**job.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": job.epochs}
     history = [
         {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
     ]
@@ -200,10 +210,27 @@ def _watched(
         progress(point)
         if time.monotonic() - last >= HEARTBEAT_SECONDS:
             last = time.monotonic()
-            if not still_current():
-                raise StaleFence(f"noticed at step {point.step}")
+            # A database that is away for a moment is no reason to throw hours of training away: the
+            # fence is asked again before anything is published.
+            with suppress(DatabaseError):
+                if not still_current():
+                    raise StaleFence(f"noticed at step {point.step}")
 
     return on_point
+
+
+def _patient(still_current: Callable[[], bool]) -> Callable[[], bool]:
+    """Ask for the fence again while the database is away; the last refusal is raised."""
+
+    def ask() -> bool:
+        for pause in PUBLISH_RETRY_SECONDS:
+            try:
+                return still_current()
+            except DatabaseError:
+                time.sleep(pause)
+        return still_current()
+
+    return ask
 
 
 @contextmanager
@@ -233,16 +260,20 @@ def _fence(training_run_id: int | None, fence: int) -> Callable[[], bool]:
         return lambda: True
     import sqlalchemy as sa
 
+    from iccm_assets.learning.training_runs import heartbeat
     from iccm_assets.store.database import connect
 
-    engine = connect()
-    beat = sa.text(
-        "update iccm.phase4_training_runs set heartbeat_at = iccm.now() where id = :id and fence = :fence"
-    ).bindparams(id=training_run_id, fence=fence)
+    run_id, engine = training_run_id, connect()
 
     def still_current() -> bool:
-        with engine.begin() as conn:
-            return bool(conn.execute(beat).rowcount == 1)
+        try:
+            with engine.begin() as conn:
+                heartbeat(conn, run_id, fence)
+        except StaleFence:
+            return False
+        except sa.exc.SQLAlchemyError as error:
+            raise DatabaseUnreachable(str(error).splitlines()[0]) from error
+        return True
 
     return still_current
 

@@ -31,9 +31,9 @@ def resolve(name: str) -> Path:
     there is downloaded, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFound``.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path.absolute()
-    if not name or looks_local(name):
+    if looks_local(name):
         raise ModelNotFound(name or "(empty name)", hint="Give an existing directory or a hub id.")
     return _from_hub(name)
 

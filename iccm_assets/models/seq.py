@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -29,6 +30,17 @@ from iccm_assets.models.resolve import check_loadable, is_published, resolve
 MAX_SOURCE_TOKENS = 2048
 # Families whose config may name a number of positions, but that read any length.
 RELATIVE_POSITIONS = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
+# What transformers and safetensors throw at files they cannot make sense of.
+_UNLOADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         end_token(tokenizer)
         model = _load_weights(directory, kind, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except _UNLOADABLE as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{directory} cannot be loaded ({first})") from error
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, kind, digest, directory)
