@@ -12,9 +12,36 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from iccm_assets.reference.document import (
-    Aggregate, Always, Atom, Between, Chain, Compare, Condition, Document, Each, Edit, Edited, Empty, Expression,
-    Item, Items, Keep, Limited, Name, Number, Otherwise, Outcome, Raise, Start, Step, Test, Text, Total, Truth,
-    When, Whether,
+    Aggregate,
+    Always,
+    Atom,
+    Between,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Each,
+    Edit,
+    Edited,
+    Empty,
+    Expression,
+    Item,
+    Items,
+    Keep,
+    Limited,
+    Name,
+    Number,
+    Otherwise,
+    Outcome,
+    Raise,
+    Start,
+    Step,
+    Test,
+    Text,
+    Total,
+    Truth,
+    When,
+    Whether,
 )  # fmt: skip
 
 Value = Any  # int, float, str, bool or a list of them
@@ -71,19 +98,18 @@ def run(document: Document, args: Sequence[Value]) -> Value | Raised | Undefined
                     return _outcome(outcome, env)
                 case Start(value):
                     env["<total>"] = value.value
-                case Each() if not looped:
+                case Each(Name(name)) if not looped:
                     looped = True
-                    _loop(document, statement, env)
+                    _loop(document, env[name], env)
     except (TypeError, ZeroDivisionError, AttributeError, KeyError) as error:
         return Raised(type(error).__name__)
     return Undefined()
 
 
-def _loop(document: Document, first: Each, env: _Names) -> None:
+def _loop(document: Document, items: Sequence[Value], env: _Names) -> None:
     eaches = [statement for statement in document.statements if isinstance(statement, Each)]
     keeps = [statement for statement in document.statements if isinstance(statement, Keep)]
-    assert first.source is not None
-    for item in env[first.source.name]:
+    for item in items:
         env["<item>"] = item
         for each in eaches:
             if all(_test(test, env) for test in each.tests):

@@ -52,6 +52,11 @@ def stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iter
                 yield example
 
 
+def training_stream(seed: int, banned: frozenset[str]) -> Iterator[Sketch]:
+    """What the base model is trained on, in order."""
+    return stream(Random(f"train {seed}"), BASE_FAMILIES, banned)
+
+
 def new_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
     """A tokenizer for the whole world's surface: nine base examples to each new one."""
     rng = Random(f"tokenizer {seed}")
@@ -158,7 +163,7 @@ def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warmup
     )
-    examples = stream(Random(f"train {recipe.seed}"), BASE_FAMILIES, banned)
+    examples = training_stream(recipe.seed, banned)
     source = batches(examples, tokenizer, recipe, Random(f"order {recipe.seed}"))
     began, losses = time.monotonic(), []
     for step in range(1, recipe.steps + 1):

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from random import Random
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 DOMAINS: dict[str, tuple[str, ...]] = {
-    name: tuple(words.split())
+    name: _words(words)
     for name, words in {
         "shipping": "parcel freight crate pallet cargo courier customs dock carrier postage tariff bundle",
         "weather": "rain storm wind frost humidity forecast cloud snow breeze pressure gust thunder",
@@ -61,33 +66,33 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "moving": "box van lorry storage furniture sofa lift trolley cupboard wardrobe crateful lamp",
     }.items()
 }
-MEASURES: tuple[str, ...] = tuple(
+MEASURES: tuple[str, ...] = _words(
     "weight size amount level speed age price load depth height width length volume rate mass heat angle "
     "pace range span power force count points hours days minutes distance area cost value units rank dose "
-    "budget margin limit fee wage profit gap delay step drift".split()
+    "budget margin limit fee wage profit gap delay step drift"
 )
-LIST_WORDS: tuple[str, ...] = tuple(
+LIST_WORDS: tuple[str, ...] = _words(
     "values items readings numbers entries samples marks records scores counts amounts sizes rows data sums "
-    "levels costs prices weights ages times batches orders moves changes figures totals hits results parts".split()
+    "levels costs prices weights ages times batches orders moves changes figures totals hits results parts"
 )
-TEXT_WORDS: tuple[str, ...] = tuple(
+TEXT_WORDS: tuple[str, ...] = _words(
     "name title label text word line code tag key phrase slug note field user path caption brand city topic "
-    "header alias street colour kind term reply subject nick mark id".split()
+    "header alias street colour kind term reply subject nick mark id"
 )
-LABELS: tuple[str, ...] = tuple(
+LABELS: tuple[str, ...] = _words(
     "low mid high red green blue small large tiny huge free full none basic plus gold silver bronze slow fast "
     "cold warm hot dry wet safe risky open closed early late young old light heavy short long cheap dear "
     "good fair poor best worst calm loud quiet pass fail wait stop go north south east west new used first "
-    "start total add subtract keep other after modulo item second third last minor major weak strong bright dark soft hard thin thick empty ready busy idle".split()
+    "start total add subtract keep other after modulo item second third last minor major weak strong bright dark soft hard thin thick empty ready busy idle"
 )
-VERBS: tuple[str, ...] = tuple(
+VERBS: tuple[str, ...] = _words(
     "get find make compute rate check pick plan set choose count estimate measure rank sort tidy format "
-    "clean adjust limit grade judge price sum list scan trim fix track map filter score review".split()
+    "clean adjust limit grade judge price sum list scan trim fix track map filter score review"
 )
-ADJECTIVES: tuple[str, ...] = tuple(
+ADJECTIVES: tuple[str, ...] = _words(
     "daily weekly monthly yearly total net gross final average local national internal public private urgent "
     "regular standard special seasonal annual spare extra main central upper lower inner outer double single "
-    "broken modern ancient wooden metal digital manual official secret summer winter morning evening".split()
+    "broken modern ancient wooden metal digital manual official secret summer winter morning evening"
 )
 MARKS: tuple[str, ...] = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
 

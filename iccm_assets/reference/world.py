@@ -1,4 +1,4 @@
-"""Which families there are: base ones the shipped model was trained on, new ones only production sees (X1)."""
+"""Which families there are: the shipped model knows the base ones, only production sees the new (X1)."""
 
 from __future__ import annotations
 

@@ -5,11 +5,36 @@ from __future__ import annotations
 from random import Random
 
 from iccm_assets.reference.document import (
-    Always, Chain, Compare, Condition, Document, Each, Item, Keep, Name, Number, Otherwise, Return, Start, Statement,
-    Step, Test, Text, Total, When,
+    Always,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Each,
+    Item,
+    Keep,
+    Name,
+    Number,
+    Otherwise,
+    Return,
+    Start,
+    Statement,
+    Step,
+    Test,
+    Text,
+    Total,
+    When,
 )  # fmt: skip
 from iccm_assets.reference.families.writing import (
-    INDENT, Draft, Family, negative_guard, number, py_branches, py_chain, py_guards, py_test,
+    INDENT,
+    Draft,
+    Family,
+    negative_guard,
+    number,
+    py_branches,
+    py_chain,
+    py_guards,
+    py_test,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 

@@ -5,11 +5,36 @@ from __future__ import annotations
 from random import Random
 
 from iccm_assets.reference.document import (
-    Aggregate, Always, Chain, Compare, Condition, Document, Edit, Empty, Item, Items, Name, Number, Return, Statement,
-    Step, Test, Text, When,
+    Aggregate,
+    Always,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Edit,
+    Empty,
+    Item,
+    Items,
+    Name,
+    Number,
+    Return,
+    Statement,
+    Step,
+    Test,
+    Text,
+    When,
 )  # fmt: skip
 from iccm_assets.reference.families.writing import (
-    ERROR, INDENT, Draft, Family, compare, give, number, py_outcome, py_steps, py_test,
+    ERROR,
+    INDENT,
+    Draft,
+    Family,
+    compare,
+    give,
+    number,
+    py_outcome,
+    py_steps,
+    py_test,
 )  # fmt: skip
 from iccm_assets.reference.words import MARKS, Lexicon
 

@@ -5,10 +5,31 @@ from __future__ import annotations
 from random import Random
 
 from iccm_assets.reference.document import (
-    Always, Chain, Document, Limited, Name, Number, Otherwise, Return, Statement, Step, When,
+    Always,
+    Chain,
+    Document,
+    Limited,
+    Name,
+    Number,
+    Otherwise,
+    Return,
+    Statement,
+    Step,
+    When,
 )  # fmt: skip
 from iccm_assets.reference.families.writing import (
-    ERROR, INDENT, Draft, Family, compare, distinct, give, ladder, negative_guard, number, py_branches, py_chain,
+    ERROR,
+    INDENT,
+    Draft,
+    Family,
+    compare,
+    distinct,
+    give,
+    ladder,
+    negative_guard,
+    number,
+    py_branches,
+    py_chain,
     py_guards,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon

@@ -5,11 +5,35 @@ from __future__ import annotations
 from random import Random
 
 from iccm_assets.reference.document import (
-    Always, Between, Chain, Compare, Condition, Document, Edit, Edited, Empty, Name, Number, Return, Statement, Test,
-    Text, When, Whether,
+    Always,
+    Between,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Edit,
+    Edited,
+    Empty,
+    Name,
+    Number,
+    Return,
+    Statement,
+    Test,
+    Text,
+    When,
+    Whether,
 )  # fmt: skip
 from iccm_assets.reference.families.writing import (
-    ERROR, INDENT, Draft, Family, give, ladder, number, py_guards, py_outcome, py_test,
+    ERROR,
+    INDENT,
+    Draft,
+    Family,
+    give,
+    ladder,
+    number,
+    py_guards,
+    py_outcome,
+    py_test,
 )  # fmt: skip
 from iccm_assets.reference.words import MARKS, Lexicon
 

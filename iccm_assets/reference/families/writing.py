@@ -10,8 +10,26 @@ from dataclasses import dataclass, field
 from random import Random
 
 from iccm_assets.reference.document import (
-    Atom, Between, Chain, Compare, Condition, Document, Empty, Item, Name, Number, Otherwise, Outcome, Raise, Return,
-    Step, Test, Text, Total, Truth, When,
+    Atom,
+    Between,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Empty,
+    Item,
+    Name,
+    Number,
+    Otherwise,
+    Outcome,
+    Raise,
+    Return,
+    Step,
+    Test,
+    Text,
+    Total,
+    Truth,
+    When,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 

@@ -1,0 +1,157 @@
+"""Rebuilds everything under ``reference/data`` (X2, X3).
+
+    python -m iccm_assets.reference.build canary-set     # seconds
+    python -m iccm_assets.reference.build rehearsal      # seconds
+    python -m iccm_assets.reference.build base-model     # about an hour on 2 cores
+    python -m iccm_assets.reference.build all
+    python -m iccm_assets.reference.build score          # the base model on the canary set
+
+The same seed gives the same canary set and rehearsal sample, byte for byte, anywhere; and the same
+base model on the same device class and thread count (torch sums in another order elsewhere).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import typer
+
+from iccm_assets.reference.canary import CANARY_SEED, reserved, reserved_shapes
+from iccm_assets.reference.language import RequirementsError, parse
+from iccm_assets.reference.suites import suite
+from iccm_assets.reference.trial import score
+from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
+from iccm_assets.settings import REFERENCE_CANARY_SET, REFERENCE_MODEL, REFERENCE_REHEARSAL
+
+BASE_ITEMS, NEW_ITEMS = 30, 40
+REHEARSAL_EXAMPLES = 960
+STEPS = 6000
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Seed = Annotated[int, typer.Option(help="Everything is drawn from this number.")]
+
+
+def canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
+    """The canary set: by family the first reserved functions, with their suites."""
+    rows = []
+    for family, items in reserved(seed).items():
+        for number, item in enumerate(items[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS]):
+            rng = Random(f"canary suite {seed} {family} {number}")
+            rows.append(
+                {
+                    "item": f"{family}-{number:02d}",
+                    "slice": family,
+                    "source_code": item.source_code,
+                    "requirements": item.requirements,
+                    "test_suite": suite(item.draft.document, item.draft.kinds, rng),
+                }
+            )
+    return rows
+
+
+def rehearsal_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
+    """The first examples the base model is trained on."""
+    from iccm_assets.reference.pretraining import training_stream
+
+    examples = islice(training_stream(seed, reserved_shapes()), REHEARSAL_EXAMPLES)
+    return [
+        {"source_code": one.source_code, "requirements": one.requirements, "slice": one.family}
+        for one in examples
+    ]
+
+
+def encode(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON lines, gzipped without a time stamp: equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    return buffer.getvalue()
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(rows))
+    typer.echo(f"{path.name}: {len(rows)} rows, {path.stat().st_size:,} bytes")
+
+
+@app.command()
+def canary_set(seed: Seed = CANARY_SEED) -> None:
+    """Write the canary set."""
+    _write(REFERENCE_CANARY_SET, canary_rows(seed))
+
+
+@app.command()
+def rehearsal(seed: Seed = CANARY_SEED) -> None:
+    """Write the rehearsal sample."""
+    _write(REFERENCE_REHEARSAL, rehearsal_rows(seed))
+
+
+@app.command()
+def base_model(
+    seed: Seed = CANARY_SEED,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = STEPS,
+    folder: Annotated[Path, typer.Option(help="Where the model is written.")] = REFERENCE_MODEL,
+) -> None:
+    """Train the base model from scratch."""
+    from iccm_assets.reference.pretraining import Recipe, pretrain
+
+    pretrain(Recipe(seed=seed, steps=steps), reserved_shapes(seed), folder, typer.echo)
+
+
+@app.command(name="all")
+def everything(seed: Seed = CANARY_SEED, steps: int = STEPS) -> None:
+    """Write the canary set, the rehearsal sample and the base model."""
+    canary_set(seed)
+    rehearsal(seed)
+    base_model(seed, steps)
+
+
+@app.command(name="score")
+def score_model(folder: Annotated[Path, typer.Option(help="The model to score.")] = REFERENCE_MODEL) -> None:
+    """Score a model on the canary set, in process: only reader-written code is run."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from iccm_assets.reference.pretraining import answers
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = canary_rows()
+    texts = answers(model, tokenizer, [row["source_code"] for row in rows])
+    for line in score_table(rows, texts):
+        typer.echo(line)
+
+
+def score_table(rows: list[dict[str, Any]], texts: list[str]) -> list[str]:
+    """Lines of a table: per slice items, exact answers, readable answers, pass rate and variance."""
+    lines = [f"{'slice':10} items exact readable pass_rate variance"]
+    for name in (*BASE_FAMILIES, *NEW_FAMILIES, ""):
+        part = [(row, text) for row, text in zip(rows, texts, strict=True) if name in {row["slice"], ""}]
+        exact = sum(row["requirements"] == text for row, text in part) / len(part)
+        readable = sum(_readable(text) for _, text in part) / len(part)
+        scores = [score(text, row["test_suite"]) for row, text in part]
+        rate = sum(one for one, _ in scores) / len(part)
+        spread = sum(one for _, one in scores) / len(part)
+        lines.append(
+            f"{name or 'all':10} {len(part):5} {exact:5.2f} {readable:8.2f} {rate:9.4f} {spread:8.4f}"
+        )
+    return lines
+
+
+def _readable(text: str) -> bool:
+    try:
+        parse(text)
+    except RequirementsError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    app()

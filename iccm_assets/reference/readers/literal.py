@@ -1,0 +1,234 @@
+"""The literal reader: takes each sentence at its word, alone, and leaves out what it cannot read.
+
+It writes data-flow code: a list of (condition, result) thunks tried in order. Where a constant is
+missing it takes 0; where no rule speaks, the function returns None.
+"""
+
+from __future__ import annotations
+
+import re
+
+from iccm_assets.reference.document import (
+    Aggregate,
+    Always,
+    Atom,
+    Between,
+    Chain,
+    Compare,
+    Condition,
+    Each,
+    Edit,
+    Edited,
+    Empty,
+    Expression,
+    Item,
+    Items,
+    Keep,
+    Limited,
+    Name,
+    Number,
+    Otherwise,
+    Outcome,
+    Raise,
+    Start,
+    Statement,
+    Step,
+    Test,
+    Text,
+    Total,
+    Truth,
+    When,
+    Whether,
+)  # fmt: skip
+from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
+from iccm_assets.reference.readers.opening import Opening, ReaderError, checked, find_opening
+
+_NO_CONSTANT = re.compile(
+    r"\b(less than|at most|more than|at least|is not|longer than|shorter than|plus|minus|times|modulo|return)"
+    r" (?![`'\d-]|true|false|the item|the total|the count|the sum|the largest|the smallest|each item|whether)"
+    r"[^,.`']*"
+)
+_INFIX = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%", "is less than": "<"} | {
+    "is at most": "<=", "is more than": ">", "is at least": ">=", "is": "==", "is not": "!=",
+}  # fmt: skip
+_METHODS = {
+    "stripped": "strip",
+    "in lower case": "lower",
+    "in upper case": "upper",
+    "capitalised": "capitalize",
+}
+
+
+def read(text: str) -> str:
+    """Python from the sentences that can be read; ``ReaderError`` when the text names no function."""
+    opening = find_opening(text)
+    params: tuple[str, ...] | None = None
+    statements: list[Statement] = []
+    for sentence in sentences(text):
+        part = _parse(sentence)
+        if isinstance(part, Signature):
+            params = part.params if params is None and len(set(part.params)) == len(part.params) else params
+        elif part is not None:
+            statements.append(part)
+    if not statements:
+        raise ReaderError("no sentence of the text can be read")
+    known = Opening(opening.name, opening.params if params is None else params)
+    return checked(_Writer(known).function(statements))
+
+
+def _parse(sentence: str) -> Signature | Statement | None:
+    for attempt in (sentence, _NO_CONSTANT.sub(r"\1 0", sentence)):
+        try:
+            return parse_sentence(attempt)
+        except RequirementsError:
+            continue
+    return None
+
+
+class _Writer:
+    """Writes one function."""
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+
+    def function(self, statements: list[Statement]) -> str:
+        lines = [f"def {self.opening.name}({', '.join(self.opening.params)}):"]
+        lines += [f"    {line}" for line in self._total(statements)]
+        lines.append("    rules = [")
+        for statement in statements:
+            if isinstance(statement, When):
+                lines.append(
+                    f"        (lambda: {self._condition(statement.condition)}, {self._result(statement.outcome)}),"
+                )
+            elif isinstance(statement, Otherwise | Always):
+                lines.append(f"        (lambda: True, {self._result(statement.outcome)}),")
+        lines += ["    ]", "    for applies, result in rules:", "        if applies():"]
+        lines += ["            value = result()", "            if isinstance(value, type):"]
+        lines += ["                raise value", "            return value", "    return None"]
+        return "\n".join(lines) + "\n"
+
+    def _total(self, statements: list[Statement]) -> list[str]:
+        starts = [part for part in statements if isinstance(part, Start)]
+        eaches = [part for part in statements if isinstance(part, Each)]
+        keeps = [part for part in statements if isinstance(part, Keep)]
+        source = next((each.source for each in eaches if each.source), None)
+        lines = [f"total = {starts[0].value.value if starts else 0!r}"]
+        if source is None:
+            return lines if starts else ["total = 0"]
+        gains = " else ".join(f"{self._gain(each)} if {self._tests(each.tests) or 'True'}" for each in eaches)
+        after = "total + gain"
+        for keep in keeps:
+            after = f"{'max' if keep.side == 'at least' else 'min'}({after}, {keep.limit.value!r})"
+        walk = [f"for it in {self._atom(source)}:", f"    gain = {gains} else 0", f"    total = {after}"]
+        return [*lines, *walk]
+
+    def _gain(self, each: Each) -> str:
+        amount = self._chain(each.amount)
+        return amount if each.op == "add" else f"-({amount})"
+
+    def _result(self, outcome: Outcome) -> str:
+        return f"lambda: {outcome.error if isinstance(outcome, Raise) else self._expression(outcome.value)}"
+
+    def _expression(self, expression: Expression) -> str:
+        match expression:
+            case Chain():
+                return self._chain(expression)
+            case Edited(name, edits):
+                return self._edited(self._atom(name), edits)
+            case Items(source, tests, steps, edits):
+                where = f" if {self._tests(tests)}" if tests else ""
+                return self._listed(
+                    f"[{self._steps('it', steps)} for it in {self._atom(source)}{where}]", edits
+                )
+            case Aggregate(kind, items, default):
+                found = self._expression(items)
+                if kind == "count":
+                    return f"sum(1 for _ in {found})"
+                if kind == "sum":
+                    return f"sum({found})"
+                last = None if default is None else default.value
+                return f"(sorted({found}) or [{last!r}])[{-1 if kind == 'largest' else 0}]"
+            case Whether(condition):
+                return self._condition(condition)
+            case Limited(value, low, high):
+                ends = [repr(end.value) for end in (low, high) if end is not None]
+                code = self._chain(value)
+                if low and high:
+                    return f"max({ends[0]}, min({ends[1]}, {code}))"
+                return f"{'max' if low else 'min'}({ends[0]}, {code})"
+
+    def _edited(self, code: str, edits: tuple[Edit, ...]) -> str:
+        for edit in edits:
+            args = [repr(arg.value) for arg in edit.args]
+            if edit.kind in _METHODS:
+                code = f"{code}.{_METHODS[edit.kind]}()"
+            elif edit.kind == "replaced":
+                code = f"{code}.replace({', '.join(args)})"
+            elif edit.kind == "cut":
+                code = f"{code}[:{args[0]}]"
+            else:
+                code = (
+                    f"''.join([{f'{args[0]}, {code}' if edit.kind == 'in front' else f'{code}, {args[0]}'}])"
+                )
+        return code
+
+    def _listed(self, code: str, edits: tuple[Edit, ...]) -> str:
+        for edit in edits:
+            match edit.kind:
+                case "sorted":
+                    code = f"sorted({code})"
+                case "reversed":
+                    code = f"list(reversed({code}))"
+                case "without repeats":
+                    code = f"[*dict.fromkeys({code})]"
+                case _:
+                    code = f"{code}[:{edit.args[0].value!r}]"
+        return code
+
+    def _condition(self, condition: Condition) -> str:
+        tests = [self._test(test) for test in condition.tests]
+        return (
+            tests[0]
+            if len(tests) == 1
+            else f"{'all' if condition.joiner == 'and' else 'any'}([{', '.join(tests)}])"
+        )
+
+    def _tests(self, tests: tuple[Test, ...]) -> str:
+        return " and ".join(self._test(test) for test in tests)
+
+    def _test(self, test: Test) -> str:
+        left = self._chain(test.left)
+        match test:
+            case Empty():
+                return f"(len({left}) < 1)"
+            case Between(_, low, high):
+                return f"({left} >= {self._atom(low)} and {left} <= {self._atom(high)})"
+            case Compare(_, op, right):
+                value = self._atom(right)
+                if op in _INFIX:
+                    return f"({left} {_INFIX[op]} {value})"
+                if op in {"is longer than", "is shorter than"}:
+                    return f"(len({left}) {'>' if op == 'is longer than' else '<'} {value})"
+                if op == "contains":
+                    return f"({value} in {left})"
+                return f"{left}.{'startswith' if op == 'starts with' else 'endswith'}({value})"
+
+    def _chain(self, chain: Chain) -> str:
+        return self._steps(self._atom(chain.base), chain.steps)
+
+    def _steps(self, code: str, steps: tuple[Step, ...]) -> str:
+        for number, step in enumerate(steps):
+            code = f"({code})" if number else code
+            code = f"{code} {_INFIX[step.op]} {self._atom(step.operand)}"
+        return f"({code})" if steps else code
+
+    def _atom(self, atom: Atom) -> str:
+        match atom:
+            case Name(name):
+                return name if name in self.opening.params else "None"
+            case Item():
+                return "it"
+            case Total():
+                return "total"
+            case Number(value) | Text(value) | Truth(value):
+                return f"({value!r})"

@@ -1,0 +1,46 @@
+"""What every reader must find before it can write anything: which function is meant."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+from dataclasses import dataclass
+
+from iccm_assets.errors import InputError
+
+_NAME = re.compile(r"[Ff]unction\s+`([A-Za-z_]\w*)`")
+_TICKED = re.compile(r"`([A-Za-z_]\w*)`")
+
+
+class ReaderError(InputError):
+    """The requirements text cannot be turned into code; no implementation was written."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A function's name and parameters, as far as the text gives them."""
+
+    name: str
+    params: tuple[str, ...]
+
+
+def find_opening(text: str) -> Opening:
+    """Name and parameters from anywhere in the text; raises ``ReaderError`` when no function is named."""
+    found = _NAME.search(text)
+    if found is None or keyword.iskeyword(found[1]):
+        raise ReaderError("the text names no function")
+    after = text[found.end() :]
+    end = after.find(".")
+    listed = _TICKED.findall(after[:end] if end >= 0 else after)
+    params = tuple(dict.fromkeys(name for name in listed if not keyword.iskeyword(name)))
+    return Opening(found[1], params)
+
+
+def checked(code: str) -> str:
+    """The code itself; raises ``ReaderError`` when it is not Python."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ReaderError(f"what was written is not Python ({error})") from error
+    return code

@@ -1,0 +1,187 @@
+"""The strict reader: writes statement by statement, and nothing at all from a text it cannot read whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from iccm_assets.reference.document import (
+    Aggregate,
+    Always,
+    Atom,
+    Between,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Each,
+    Edit,
+    Edited,
+    Empty,
+    Expression,
+    Item,
+    Items,
+    Keep,
+    Limited,
+    Name,
+    Number,
+    Otherwise,
+    Outcome,
+    Raise,
+    Start,
+    Step,
+    Test,
+    Text,
+    Total,
+    Truth,
+    When,
+    Whether,
+)  # fmt: skip
+from iccm_assets.reference.language import RequirementsError, parse
+from iccm_assets.reference.readers.opening import checked, find_opening
+
+_SIGNS = {
+    "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})", "divided by": "({} // {})", "modulo": "({} % {})",
+    "is less than": "{} < {}", "is at most": "{} <= {}", "is more than": "{} > {}", "is at least": "{} >= {}",
+    "is": "{} == {}", "is not": "{} != {}", "is longer than": "len({}) > {}", "is shorter than": "len({}) < {}",
+    "starts with": "{}.startswith({})", "ends with": "{}.endswith({})", "contains": "{1} in {0}",
+}  # fmt: skip
+_EDITS = {
+    "stripped": "{0}.strip()", "in lower case": "{0}.lower()", "in upper case": "{0}.upper()",
+    "capitalised": "{0}.capitalize()", "replaced": "{0}.replace({1}, {2})", "cut": "{0}[:{1}]",
+    "in front": "({1} + {0})", "at the end": "({0} + {1})", "sorted": "sorted({0})", "reversed": "{0}[::-1]",
+    "without repeats": "list(dict.fromkeys({0}))",
+}  # fmt: skip
+
+
+class _Refused(Exception):
+    """Something the text uses has not been introduced."""
+
+
+def read(text: str) -> str:
+    """Python for the text; every call raises NotImplementedError when a sentence cannot be read."""
+    opening = find_opening(text)
+    try:
+        document = parse(text)
+        body = list(_body(document))
+        name, params = document.name, document.params
+    except (RequirementsError, _Refused):
+        name, params = opening.name, ("*args", "**kwargs")
+        body = ["raise NotImplementedError"]
+    return checked("\n    ".join([f"def {name}({', '.join(params)}):", *body]) + "\n")
+
+
+def _body(document: Document) -> Iterator[str]:
+    known = set(document.params)
+    looped = False
+    for statement in document.statements:
+        match statement:
+            case When(condition, outcome):
+                yield f"if {_condition(condition, known)}:"
+                yield f"    {_outcome(outcome, known)}"
+            case Otherwise(outcome) | Always(outcome):
+                yield _outcome(outcome, known)
+            case Start(value):
+                known.add("<total>")
+                yield f"_total = {value.value!r}"
+            case Each() if not looped:
+                looped = True
+                yield from _loop(document, known)
+    yield "raise NotImplementedError"
+
+
+def _loop(document: Document, known: set[str]) -> Iterator[str]:
+    eaches = [part for part in document.statements if isinstance(part, Each)]
+    source = eaches[0].source
+    if source is None or any(each.source not in {None, source} for each in eaches):
+        raise _Refused
+    yield f"for _item in {_atom(source, known)}:"
+    inner = known | {"<item>"}
+    word = "if"
+    for each in eaches:
+        tests = " and ".join(_test(test, inner) for test in each.tests) or "True"
+        yield f"    {word} {tests}:"
+        yield f"        {_atom(Total(), known)} {'+' if each.op == 'add' else '-'}= {_chain(each.amount, inner)}"
+        word = "elif"
+    for keep in document.statements:
+        if isinstance(keep, Keep):
+            pick = "max" if keep.side == "at least" else "min"
+            yield f"    _total = {pick}(_total, {keep.limit.value!r})"
+
+
+def _outcome(outcome: Outcome, known: set[str]) -> str:
+    return (
+        f"raise {outcome.error}"
+        if isinstance(outcome, Raise)
+        else f"return {_expression(outcome.value, known)}"
+    )
+
+
+def _expression(expression: Expression, known: set[str]) -> str:
+    match expression:
+        case Chain():
+            return _chain(expression, known)
+        case Edited(name, edits):
+            return _edits(_atom(name, known), edits)
+        case Items(source, tests, steps, edits):
+            inner = known | {"<item>"}
+            value = _steps("_item", steps, inner)
+            kept = "".join(f" if {_test(test, inner)}" for test in tests)
+            return _edits(f"[{value} for _item in {_atom(source, known)}{kept}]", edits)
+        case Aggregate(kind, items, default):
+            found = _expression(items, known)
+            if kind in {"count", "sum"}:
+                return f"{'len' if kind == 'count' else 'sum'}({found})"
+            last = "None" if default is None else repr(default.value)
+            return f"{'max' if kind == 'largest' else 'min'}({found}, default={last})"
+        case Whether(condition):
+            return f"bool({_condition(condition, known)})"
+        case Limited(value, low, high):
+            code = _chain(value, known)
+            code = f"min({code}, {high.value!r})" if high else code
+            return f"max({code}, {low.value!r})" if low else code
+
+
+def _edits(code: str, edits: tuple[Edit, ...]) -> str:
+    for edit in edits:
+        code = _EDITS[edit.kind].format(code, *(repr(arg.value) for arg in edit.args))
+    return code
+
+
+def _condition(condition: Condition, known: set[str]) -> str:
+    return f" {condition.joiner} ".join(_test(test, known) for test in condition.tests)
+
+
+def _test(test: Test, known: set[str]) -> str:
+    left = _chain(test.left, known)
+    match test:
+        case Empty():
+            return f"len({left}) == 0"
+        case Between(_, low, high):
+            return f"({_atom(low, known)} <= {left} <= {_atom(high, known)})"
+        case Compare(_, op, right):
+            return _SIGNS[op].format(left, _atom(right, known))
+
+
+def _chain(chain: Chain, known: set[str]) -> str:
+    return _steps(_atom(chain.base, known), chain.steps, known)
+
+
+def _steps(code: str, steps: tuple[Step, ...], known: set[str]) -> str:
+    for step in steps:
+        code = _SIGNS[step.op].format(code, _atom(step.operand, known))
+    return code
+
+
+def _atom(atom: Atom, known: set[str]) -> str:
+    match atom:
+        case Number(value) | Text(value) | Truth(value):
+            return f"({value!r})" if isinstance(atom, Number) and value < 0 else repr(value)
+        case Name(name):
+            wanted, code = name, name
+        case Item():
+            wanted, code = "<item>", "_item"
+        case Total():
+            wanted, code = "<total>", "_total"
+    if wanted not in known:
+        raise _Refused
+    return code

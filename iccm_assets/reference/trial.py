@@ -1,0 +1,47 @@
+"""Scores requirements in this process, for building and testing the embedded world only.
+
+It runs code that the built-in readers wrote and nothing else, so it needs no sandbox; the platform's
+own scores come from ``judging``.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from iccm_assets.reference.readers import READERS, ReaderError
+
+
+def pass_rate(code: str, suite: Mapping[str, Any]) -> float:
+    """Share of a suite's cases that reader-written code passes."""
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)  # code written by READERS, see above
+    cases = suite["cases"]
+    return sum(_passes(namespace, case) for case in cases) / len(cases)
+
+
+def _passes(namespace: dict[str, Any], case: Mapping[str, Any]) -> bool:
+    function = namespace.get(case["call"])
+    if not callable(function):
+        return False
+    try:
+        value = function(*copy.deepcopy(case["args"]))
+    except Exception as error:  # any exception is an outcome here
+        return type(error).__name__ == case.get("raises")
+    return "expect" in case and type(value) is type(case["expect"]) and bool(value == case["expect"])
+
+
+def score(requirements: str, suite: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean and population variance of the pass rates over the builtin readers.
+
+    A reader that can write nothing counts 0, as content that cannot be scored does (R11).
+    """
+    rates = []
+    for reader in READERS.values():
+        try:
+            rates.append(pass_rate(reader(requirements), suite))
+        except ReaderError:
+            rates.append(0.0)
+    return statistics.fmean(rates), statistics.pvariance(rates)
