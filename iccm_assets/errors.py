@@ -39,7 +39,8 @@ class IccmError(Exception):
     def message(self) -> str:
         """The class's sentence, the particulars, and what to do next, in one line."""
         sentence = " ".join((type(self).__doc__ or "").split())
-        parts = [sentence.rstrip(".") + (f": {self.detail}" if self.detail else "."), self.hint]
+        told = sentence.rstrip(".") + (f": {self.detail}" if self.detail else ".")
+        parts = [told if not self.hint or told.endswith((".", "!", "?")) else f"{told}.", self.hint]
         return " ".join(part for part in parts if part)
 
     def to_dict(self) -> dict[str, str]:
