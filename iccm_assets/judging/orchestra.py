@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Literal, Protocol
 
-from iccm_assets.errors import OrchestraError
+from iccm_assets.errors import InputError, OrchestraError
 
 ENTRY_POINT_GROUP = "iccm.reconstructors"
 ENDPOINT = re.compile(r"openai:(?P<url>https?://[^#\s]+)#(?P<model>\S+)")
@@ -60,7 +60,7 @@ class Reader:
     def reconstruct(self, requirements: str) -> Reconstruction:
         try:
             return Reconstruction(self.name, "answered", self.read(requirements))
-        except ValueError as error:
+        except (ValueError, InputError) as error:
             return Reconstruction(self.name, "unreadable", detail=str(error)[:500])
 
 
