@@ -108,9 +108,7 @@ def manual(key: str | None = None, reason: str = "", emergency: bool = False) ->
 def below_floor(selected: int, triggers: Triggers) -> Skip | None:
     """T5: the reason not to train on so few examples, or ``None`` when there are enough."""
     if selected < triggers.floor_examples:
-        return Skip(
-            f"{selected} selectable new examples, {triggers.floor_examples} are the least to train on"
-        )
+        return Skip(f"{selected} of {triggers.floor_examples} new examples, too few to train on")
     return None
 
 
