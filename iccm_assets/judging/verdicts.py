@@ -1,0 +1,232 @@
+"""From how a case ended to its verdict and its name (J2). Pure: no process is touched here."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from iccm_assets.judging.sandbox import Reply
+from iccm_assets.judging.suites import Case, Expectation
+from iccm_assets.judging.values import ValueProblem, check_tree, difference
+from iccm_assets.settings import Judge
+
+VERDICTS = (
+    "passed",
+    "failed",
+    "error",
+    "crashed",
+    "exited",
+    "timeout",
+    "out_of_memory",
+    "output_limit",
+    "forbidden",
+    "not_run",
+)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The verdict on one planned case; ``detail`` is for people."""
+
+    case: int
+    verdict: str
+    detail: str
+
+
+def verdict_of(case: Case, reply: Reply, limits: Judge) -> CaseResult:
+    """The verdict on ``case``; whatever it answered, a case that did something forbidden is ``forbidden``."""
+    if reply.notices:
+        return CaseResult(case.index, "forbidden", reply.notices[0])
+    if reply.kind == "answered":
+        verdict, detail = _answered(case, reply.answer)
+    else:
+        verdict, detail = _ended(reply, limits)
+    return CaseResult(case.index, verdict, detail)
+
+
+def repeats_in_every_case(reply: Reply) -> bool:
+    """Whether running further cases is pointless: the import itself used up a limit of the whole."""
+    return not reply.imported and reply.kind in ("wall", "cpu", "memory", "output", "processes", "files")
+
+
+# ---- a case that did not answer ------------------------------------------------------------------
+
+
+def _ended(reply: Reply, limits: Judge) -> tuple[str, str]:
+    phase = "during the call" if reply.imported else "while being imported"
+    if reply.kind == "exited":
+        return "exited", f"the process exited with code {reply.code} {phase}, before it answered"
+    if reply.kind == "signal":
+        return _signalled(reply.code, phase)
+    words = {
+        "wall": ("timeout", f"not done after {limits.wall_seconds:g} s, {phase}"),
+        "cpu": ("timeout", f"used more than {limits.cpu_seconds} s of CPU time, {phase}"),
+        "memory": ("out_of_memory", f"used more than {limits.memory_mib} MiB, {phase}"),
+        "files": ("out_of_memory", f"filled the scratch space with files, {phase}"),
+        "processes": ("forbidden", f"started more than {limits.processes} processes, {phase}"),
+        "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
+        "forged": ("forbidden", f"wrote to the judge's answer channel, {phase}"),
+    }
+    return words[reply.kind]
+
+
+def _signalled(number: int, phase: str) -> tuple[str, str]:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGSYS:
+        return "forbidden", f"made a forbidden system call {phase}"
+    if number == signal.SIGXCPU:
+        return "timeout", f"used up its CPU time {phase}"
+    return "crashed", f"killed by {name} {phase}"
+
+
+# ---- a case that answered ------------------------------------------------------------------------
+
+
+def _answered(case: Case, answer: bytes) -> tuple[str, str]:
+    """Compare an answer, which may hold anything, with what was expected."""
+    try:
+        outcome = json.loads(answer)
+        kind, content = outcome[0], outcome[1:]
+        return _OUTCOMES[kind](case, content)
+    except (ValueProblem, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
+        return "forbidden", "sent the judge something that is not an answer"
+
+
+def _import_error(case: Case, content: list[Any]) -> tuple[str, str]:
+    verdict, detail = _raised(content[0][1:])
+    return verdict, f"while being imported: {detail}"
+
+
+def _missing(case: Case, content: list[Any]) -> tuple[str, str]:
+    return "error", f"the implementation defines no {str(content[0])!r}"
+
+
+def _too_large(case: Case, content: list[Any]) -> tuple[str, str]:
+    return "output_limit", "the answer is too large"
+
+
+def _too_deep(case: Case, content: list[Any]) -> tuple[str, str]:
+    return "failed", "the answer is nested too deep, or contains itself"
+
+
+def _function_outcome(case: Case, outcome: list[Any]) -> tuple[str, str]:
+    if case.steps is not None:
+        raise ValueProblem("not an answer")
+    return _met(case.expected, outcome)
+
+
+def _object_outcome(case: Case, content: list[Any]) -> tuple[str, str]:
+    """A constructor's outcome and one per step; the first that is not as expected decides."""
+    made, outcomes = content
+    if case.steps is None:
+        raise ValueProblem("not an answer")
+    if made is not None:
+        verdict, detail = _met(case.expected, made)
+        return verdict, detail and f"{case.call.name}(): {detail}"
+    if case.expected.raises:
+        return "failed", f"expected {case.expected.raises}, but an object was made"
+    if len(outcomes) != len(case.steps):
+        raise ValueProblem("not an answer")
+    for number, ((call, expected), outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
+        verdict, detail = _met(expected, outcome)
+        if verdict != "passed":
+            return verdict, f"step {number}, {call.name}(): {detail}"
+    return "passed", ""
+
+
+_OUTCOMES: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
+    "e": _import_error,
+    "m": _missing,
+    "v": lambda case, content: _function_outcome(case, ["v", *content]),
+    "r": lambda case, content: _function_outcome(case, ["r", *content]),
+    "o": _object_outcome,
+    "large": _too_large,
+    "deep": _too_deep,
+}
+
+
+def _met(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+    """Whether one call did what it had to."""
+    if outcome[0] == "m":
+        return "error", f"there is no {str(outcome[1])!r}"
+    if outcome[0] == "r":
+        if expected.raises and _is_raised(expected.raises, outcome[1]):
+            return "passed", ""
+        verdict, detail = _raised(outcome[1:])
+        if expected.raises and verdict == "error":
+            return "failed", f"expected {expected.raises}, raised {detail}"
+        return verdict, detail
+    if outcome[0] != "v":
+        raise ValueProblem("not an answer")
+    actual = check_tree(outcome[1])
+    if expected.raises:
+        return "failed", f"expected {expected.raises}, but it returned"
+    if expected.value is None:
+        return "passed", ""
+    found = difference(expected.value, actual)
+    return ("failed", found) if found else ("passed", "")
+
+
+def _is_raised(wanted: str, classes: list[Any]) -> bool:
+    """By identity for Python's own exceptions and their subclasses, by class name for others."""
+    return any(name == wanted and (own or not _is_builtin(wanted)) for name, own in classes)
+
+
+def _is_builtin(name: str) -> bool:
+    import builtins
+
+    return isinstance(getattr(builtins, name, None), type)
+
+
+def _raised(content: list[Any]) -> tuple[str, str]:
+    """The verdict on an exception nobody asked for."""
+    classes, message, line = content
+    names = [str(name) for name, _ in classes]
+    detail = f"{names[0]}: {str(message)[:200]}" if message else names[0]
+    if isinstance(line, int) and line > 0:
+        detail += f" (line {line})"
+    if "SystemExit" in names:
+        return "exited", detail
+    if "MemoryError" in names:
+        return "out_of_memory", detail
+    return "error", detail
+
+
+# ---- suspicion -----------------------------------------------------------------------------------
+
+# Signs in the source that only give a failure its name: an implementation that passes every case is not
+# suspected for them, because honest code may use each.
+_SIGNS = (
+    (r"\batexit\b", "registers an exit hook"),
+    (
+        r"\bf_(?:locals|globals|back)\b|\b_getframe\b|\btb_frame\b|\binspect\.(?:stack|currentframe)\b",
+        "looks into its callers' frames",
+    ),
+    (r"\bgc\.get_|\bget_objects\b|\bget_referrers\b", "searches the heap"),
+    (r"\bos\.environ|\bgetenv\b|\benviron\b", "reads the environment"),
+    (r"['\"]/(?:etc|root|home|proc|var|run|sys)\b", "names files of the host"),
+    (r"\bjson\.(?:dumps|loads|dump|load)\s*=|setattr\(\s*json\b", "replaces functions of json"),
+    (r"\bbuiltins\.\w+\s*=|__builtins__\s*\[", "replaces builtins"),
+    (r"def __eq__\([^)]*\)[^:]*:\s*return True", "defines an object equal to everything"),
+    (r"\bos\.write\(|\bos\.fdopen\(|\bos\.dup2?\(", "writes to raw descriptors"),
+    (r"\bos\._exit\b", "ends its process"),
+    (r"\bctypes\b", "calls the C library"),
+    (r"\bos\.fork\b", "forks"),
+    (r"\bsocket\b|\burllib\.request\b|\bhttp\.client\b", "uses the network"),
+)
+
+
+def suspicions_of(source: str, results: Iterable[CaseResult], notices: Iterable[str]) -> tuple[str, ...]:
+    """What the implementation is suspected of: all it was caught at, and signs that explain a failure."""
+    verdicts = {result.verdict for result in results}
+    found = dict.fromkeys(notices)
+    details = [result.detail for result in results if result.verdict == "forbidden"]
+    found.update(dict.fromkeys(details))
+    found.update(dict.fromkeys(result.detail for result in results if "its own equality" in result.detail))
+    if verdicts != {"passed"}:
+        found.update(dict.fromkeys(words for pattern, words in _SIGNS if re.search(pattern, source)))
+    return tuple(found)
