@@ -128,11 +128,11 @@ class _Kept(Generic[Id]):
         bound = self.threshold - self.slack
         close = np.asarray(quick @ self.quick[:before].T >= bound)
         close_inside = np.asarray(quick @ quick.T >= bound)
-        any_close = close.any(axis=1)
+        with_close = set(np.flatnonzero(close.any(axis=1)).tolist())
         position_in_kept: dict[int, int] = {}
         decisions: list[tuple[Id, float] | None] = []
         for index, id_ in enumerate(ids):
-            candidates = np.flatnonzero(close[index]) if any_close[index] else np.empty(0, dtype=np.intp)
+            candidates = np.flatnonzero(close[index]) if index in with_close else np.empty(0, dtype=np.intp)
             earlier = np.flatnonzero(close_inside[index, :index]).tolist()
             inside = [position_in_kept[one] for one in earlier if one in position_in_kept]
             duplicate = self._duplicate(

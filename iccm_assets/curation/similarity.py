@@ -77,7 +77,7 @@ def margin(dimensions: int) -> float:
 
 
 def nearest(rows: Float64, others: Float64, at_least: float) -> list[Nearest | None]:
-    """For each unit row the most similar of ``others`` at ``at_least`` or above (ties: the first), or None."""
+    """For each row the most similar of ``others`` at ``at_least`` or above (ties: the first), or None."""
     found: list[Nearest | None] = [None] * len(rows)
     if len(others) == 0:
         return found
