@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable
+from iccm_assets.errors import DatabaseError, DatabaseUnreachable, SettingsError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.embedded import EmbeddedServer
 
@@ -41,7 +41,7 @@ def dagster_url(settings: Settings | None = None) -> str:
     settings = settings or get_settings()
     if settings.dagster_database_url is not None:
         return _plain(settings.dagster_database_url)
-    url = sa.make_url(database_url(settings))
+    url = _parsed(database_url(settings))
     name = f"{url.database or url.username}_dagster"
     _create_database(url, name)
     return url.set(database=name).render_as_string(hide_password=False)
@@ -60,7 +60,7 @@ def connect(settings: Settings | None = None) -> sa.Engine:
 
 def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
     """An engine on any of our databases, without looking at its schema."""
-    parsed = sa.make_url(_plain(url)).set(drivername="postgresql+psycopg")
+    parsed = _parsed(url).set(drivername="postgresql+psycopg")
     options = parsed.query.get("options", "")
     options = options if isinstance(options, str) else " ".join(options)
     return sa.create_engine(
@@ -85,12 +85,10 @@ def current_revision(engine: sa.Engine) -> str | None:
     try:
         with engine.connect() as conn:
             return conn.execute(sa.text("select version_num from iccm.alembic_version")).scalar_one_or_none()
-    except sa.exc.ProgrammingError as error:
+    except sa.exc.DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
             return None
-        raise
-    except sa.exc.OperationalError as error:
-        raise _unreachable(engine.url, error) from None
+        raise _explained(engine.url, error) from None
 
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
@@ -104,24 +102,29 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as conn:
-        _check_server(conn)
-        conn.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        before = _revision_inside(conn)
-        if before is not None and before > head_revision():
-            raise DatabaseError(
-                f"its schema is at revision {before}, this package knows {head_revision()}",
-                hint="Install the newer package.",
-            )
-        config.attributes["connection"] = conn
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as conn:
+            _check_server(conn)
+            conn.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            before = _revision_inside(conn)
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+    except sa.exc.DBAPIError as error:
+        raise _explained(engine.url, error) from None
     return before, head_revision()
 
 
 def _revision_inside(conn: sa.Connection) -> str | None:
+    """The revision under the lock; a newer one than ours is refused."""
     if conn.execute(sa.text("select to_regclass('iccm.alembic_version')")).scalar_one() is None:
         return None
-    return conn.execute(sa.text("select version_num from iccm.alembic_version")).scalar_one_or_none()
+    revision = conn.execute(sa.text("select version_num from iccm.alembic_version")).scalar_one_or_none()
+    if revision is not None and revision > head_revision():
+        raise DatabaseError(
+            f"its schema is at revision {revision}, this package knows {head_revision()}",
+            hint="Install the newer package.",
+        )
+    return revision
 
 
 def _check_server(conn: sa.Connection) -> None:
@@ -139,6 +142,7 @@ def _check_server(conn: sa.Connection) -> None:
 def _create_database(url: sa.URL, name: str) -> None:
     engine = engine_for(url.render_as_string(hide_password=False))
     present = sa.text("select exists (select from pg_database where datname = :name)")
+    quoted = engine.dialect.identifier_preparer.quote_identifier(name)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             if conn.execute(present, {"name": name}).scalar_one():
@@ -146,11 +150,10 @@ def _create_database(url: sa.URL, name: str) -> None:
             # Held until the connection closes: CREATE DATABASE takes no part in transactions.
             conn.execute(sa.text("select pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
             if not conn.execute(present, {"name": name}).scalar_one():
-                quoted = engine.dialect.identifier_preparer.quote_identifier(name)
                 conn.execute(sa.text(f"create database {quoted}"))
-    except sa.exc.OperationalError as error:
-        raise _unreachable(url, error) from None
-    except sa.exc.ProgrammingError as error:
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) is None:
+            raise _explained(url, error) from None
         raise DatabaseError(
             f"the database {name} for Dagster cannot be created: {_first_line(error)}",
             hint="Create it, or set ICCM_DAGSTER_DATABASE_URL.",
@@ -159,15 +162,29 @@ def _create_database(url: sa.URL, name: str) -> None:
         engine.dispose()
 
 
+def _parsed(url: str) -> sa.URL:
+    plain = "postgresql://" + url.split("://", 1)[1] if url.startswith("postgres://") else url
+    try:
+        return sa.make_url(plain).set(drivername="postgresql")
+    except (sa.exc.ArgumentError, ValueError):
+        # The reason given may quote the URL, and with it the password.
+        raise SettingsError(
+            "the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/name."
+        ) from None
+
+
 def _plain(url: str) -> str:
-    return url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url
+    return _parsed(url).render_as_string(hide_password=False)
 
 
-def _unreachable(url: sa.URL, error: sa.exc.DBAPIError) -> DatabaseUnreachable:
+def _explained(url: sa.URL, error: sa.exc.DBAPIError) -> DatabaseError:
+    """An answer of the server is a `DatabaseError`; no answer is a `DatabaseUnreachable`."""
     where = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database or ''}"
-    return DatabaseUnreachable(
-        f"{where}: {_first_line(error)}", hint="Check ICCM_DATABASE_URL and that the server runs."
-    )
+    if getattr(error.orig, "sqlstate", None) is None:
+        return DatabaseUnreachable(
+            f"{where}: {_first_line(error)}", hint="Check ICCM_DATABASE_URL and that the server runs."
+        )
+    return DatabaseError(f"{where}: {_first_line(error)}")
 
 
 def _first_line(error: sa.exc.DBAPIError) -> str:

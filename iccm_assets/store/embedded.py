@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 import psutil
@@ -46,7 +46,7 @@ _MAX_LOG_BYTES = 10 << 20
 # Accounts that own nothing of value; the first there is runs the server when root starts it.
 _ACCOUNTS = ("daemon", "nobody")
 
-State = Literal["ready", "busy", "absent"]
+_LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def programs() -> Path:
 
 
 class EmbeddedServer:
-    """One cluster in one home. `durable=False` gives up crash safety for speed (throw-away tests only)."""
+    """One cluster in one home. `durable=False` survives a kill, not a power cut (for throw-away tests)."""
 
     def __init__(self, home: Path, *, durable: bool = True) -> None:
         self.root = home / "postgres"
@@ -83,6 +83,7 @@ class EmbeddedServer:
         self.log = self.root / "server.log"
         self.durable = durable
         self._password_file = self.root / "password"
+        self._log_start: int | None = None  # where the log of our latest start begins
 
     # -- what callers ask for ----------------------------------------------------------------------
 
@@ -99,7 +100,8 @@ class EmbeddedServer:
         """The URL if our server answers now, else None; starts nothing and takes no lock."""
         try:
             port = processes.recorded_port(self.data)
-            if port is not None and self._probe(port) == "ready":
+            # A command killed in its first seconds may have left the server without our database.
+            if port is not None and self._answers(port, DATABASE):
                 return self._url(port)
         except PermissionError as error:
             raise self._not_ours(error) from None
@@ -142,7 +144,7 @@ class EmbeddedServer:
         child: subprocess.Popen[bytes] | None = None
         while time.monotonic() < deadline:
             port = processes.recorded_port(self.data)
-            if port is not None and self._probe(port) == "ready":
+            if port is not None and self._answers(port, "postgres"):
                 self._create_database(port)
                 return self._url(port)
             if child is not None and child.poll() is None:
@@ -153,7 +155,7 @@ class EmbeddedServer:
                 continue
             if attempts == _START_ATTEMPTS or (child is not None and child.returncode == unprivileged.CANNOT):
                 raise self._failure("it does not start")
-            child = self._launch(fresh_port=attempts > 0)
+            child = self._launch(fresh_port="could not bind" in self._said())
             attempts += 1
         raise self._failure("it did not answer in time")
 
@@ -161,11 +163,10 @@ class EmbeddedServer:
         processes.end_orphans(self.data)
         if processes.names_a_stranger(self.data):
             (self.data / "postmaster.pid").unlink(missing_ok=True)
-        device, inode = processes.identity(self.data)
         options = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "iccm.identity": f"{device}:{inode}",
+            "iccm.identity": self._identity(),
             "timezone": "UTC",
             "log_timezone": "UTC",
             "lc_messages": "C",
@@ -174,11 +175,12 @@ class EmbeddedServer:
             "log_line_prefix": "%m [%p] %a ",
         }
         if not self.durable:
-            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            options |= {"fsync": "off", "full_page_writes": "off"}
         command = ["{package}/bin/postgres", "-D", "{home}/data", "-p", str(self._port(fresh=fresh_port))]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self._rotate_log()
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             # A session of its own: no terminal, no signal of the command that happened to start it.
             return subprocess.Popen(
                 self._as_server_user(command),
@@ -270,16 +272,19 @@ class EmbeddedServer:
 
     # -- finding and stopping ----------------------------------------------------------------------
 
-    def _probe(self, port: int) -> State:
-        """Ask who listens there: ready (ours, it answers), busy (a server coming or going) or absent."""
+    def _answers(self, port: int, database: str) -> bool:
+        """Whether a server answers there, and is ours: copies of a home have its password and its port."""
         import psycopg
 
         try:
-            with psycopg.connect(self._url(port, "postgres"), connect_timeout=5) as conn:
+            with psycopg.connect(self._url(port, database), connect_timeout=5) as conn:
                 row = conn.execute("select current_setting('iccm.identity', true)").fetchone()
-        except psycopg.OperationalError as error:
-            return "busy" if "database system" in str(error) or "too many clients" in str(error) else "absent"
-        return "ready" if row and row[0] == "{}:{}".format(*processes.identity(self.data)) else "absent"
+        except psycopg.OperationalError:
+            return False
+        return row is not None and row[0] == self._identity()
+
+    def _identity(self) -> str:
+        return "{}:{}".format(*processes.identity(self.data))
 
     def _stopped(self, timeout: float) -> bool:
         postmaster = processes.postmaster_of(self.data)
@@ -363,20 +368,25 @@ class EmbeddedServer:
                 self.log.replace(self.log.with_suffix(".log.1"))
 
     def _failure(self, what: str, said: str | None = None) -> EmbeddedServerError:
-        if said is None:
-            with suppress(OSError):
-                said = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
-        lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
-        last = next(
-            (one for one in reversed(lines) if "FATAL" in one or "cannot" in one), lines[-1] if lines else ""
-        )
+        told = self._said() if said is None else said
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in told.splitlines() if line.strip()]
+        # The line before the last often names the cause ("invalid value for parameter …").
+        last = "; ".join(lines[-2:])
         hint = f"The log is {self.log}."
         if "mount namespace" in last:
             hint = (
-                "Set ICCM_HOME to a directory whose parents others may enter, such as /var/lib/iccm, "
-                "or run iccm as an ordinary user."
+                "PostgreSQL does not run as root: install iccm where others may read it, such as a virtual "
+                "environment under /opt, or run it as an ordinary user."
             )
         return EmbeddedServerError(f"{what}: {last}" if last else what, hint=hint)
+
+    def _said(self) -> str:
+        """What the server has logged since this object last started it; nothing if it never did."""
+        if self._log_start is None:
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", "replace")
 
     def _not_ours(self, error: OSError) -> EmbeddedServerError:
         return EmbeddedServerError(
@@ -393,6 +403,8 @@ def _environment() -> dict[str, str]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
+        # As PostgreSQL does: connections that have just ended do not hold a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -92,26 +93,24 @@ def _pid_file(directory: Path) -> list[str]:
         return []
 
 
-def end_orphans(directory: Path, patience: float = 10.0) -> list[int]:
+def end_orphans(directory: Path, patience: float = 3.0) -> list[int]:
     """End what a killed postmaster left behind; returns the pids that had to be killed.
 
     Children of a dead postmaster exit by themselves once they notice; those that do not hold the shared
-    memory that keeps a new server from starting. Call it only when no postmaster lives.
+    memory that keeps a new server from starting, and have nothing left to save: the next start recovers
+    from the log. Call it only when no postmaster lives.
     """
-    orphans = servers_of(directory)
-    killed: list[int] = []
-    for send, wait in ((None, patience / 2), ("terminate", patience / 2), ("kill", patience)):
-        if send is not None:
-            for one in orphans:
-                killed.append(one.pid)
-                try:
-                    getattr(one, send)()
-                except psutil.NoSuchProcess:
-                    continue
-        deadline = time.monotonic() + wait
-        while orphans and time.monotonic() < deadline:
-            orphans = servers_of(directory)
-            time.sleep(0.05 if orphans else 0)
-        if not orphans:
-            break
-    return sorted(set(killed))
+    orphans = _left_after(directory, patience)
+    for one in orphans:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    if orphans:
+        _left_after(directory, patience)
+    return [one.pid for one in orphans]
+
+
+def _left_after(directory: Path, patience: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + patience
+    while (left := servers_of(directory)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left

@@ -1,10 +1,14 @@
 """Runs one PostgreSQL program as an unprivileged user; started by root in a process of its own (S2).
 
 `python -I unprivileged.py SPEC` with SPEC a JSON object `{"uid", "gid", "package", "home", "args"}`; in
-`args`, `{package}` and `{home}` stand for the two directories. When the user cannot reach them (a closed
-parent such as /root), both are bound into a private mount namespace, which ends with the processes in
-it: outside of it no mode, owner or mount changes. Standard library only, because nothing else of the
-package may be importable here.
+`args`, `{package}` and `{home}` stand for the two directories. Neither need be reachable for that user
+(a closed parent such as /root is enough to hide them), and no mode, owner or mount changes for it:
+
+- the home is handed over as an open directory, `/proc/self/fd/N`, which leads into it past its parents;
+- the programs look for themselves by their real path, so hidden ones are bound into a private mount
+  namespace, which ends with the processes in it.
+
+Standard library only, because nothing else of the package may be importable here.
 """
 
 from __future__ import annotations
@@ -26,6 +30,29 @@ _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _STAGES = ("/mnt", "/media", "/srv", "/run")
 
 
+def main() -> int:
+    """Drop to the user and become the program; returns only when that is impossible."""
+    spec = json.loads(sys.argv[1])
+    uid, gid, package, home = spec["uid"], spec["gid"], Path(spec["package"]), _handed_over(spec["home"])
+    closed = obstacle(uid, gid, package, home)
+    if closed is not None and closed.is_relative_to(package):
+        try:
+            package = reachable_copy(package, uid, gid)
+        except OSError as error:
+            sys.stderr.write(
+                f"uid {uid} cannot reach {closed}, and a mount namespace cannot be had: {error}\n"
+            )
+            return CANNOT
+        closed = obstacle(uid, gid, package, home)
+    if closed is not None:
+        sys.stderr.write(f"uid {uid} cannot reach {closed}\n")
+        return CANNOT
+    drop(uid, gid)
+    os.chdir("/")
+    args = [str(one).replace("{package}", str(package)).replace("{home}", str(home)) for one in spec["args"]]
+    os.execve(args[0], args, dict(os.environ))
+
+
 def drop(uid: int, gid: int) -> None:
     """Become this user for good."""
     os.setgroups([])
@@ -33,22 +60,58 @@ def drop(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def obstacle(uid: int, gid: int, package: Path, home: Path) -> str | None:
+def obstacle(uid: int, gid: int, package: Path, home: Path) -> Path | None:
     """What keeps the user from running the programs on this home, found by trying it as that user."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         drop(uid, gid)
-        os.write(writing, (_first_closed(package, home) or "").encode())
+        os.write(writing, str(_first_closed(package, home) or "").encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         found = pipe.read().decode()
     os.waitpid(child, 0)
-    return found or None
+    return Path(found) if found else None
 
 
-def _first_closed(package: Path, home: Path) -> str | None:
+def reachable_copy(package: Path, uid: int, gid: int) -> Path:
+    """The programs where the user can reach them, in a mount namespace of this process and its children.
+
+    Raises `OSError` where root may not mount, as in a container without CAP_SYS_ADMIN.
+    """
+    _call("unshare", _libc().unshare(_CLONE_NEWNS))
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    # The wheel's libraries lie beside its package and are found relative to the programs.
+    wheel = package.parent
+    sources = [path for path in (wheel, wheel.with_name(f"{wheel.name}.libs")) if path.is_dir()]
+    # Opened before the stage is covered: the install may lie below it.
+    handles = {path.name: os.open(path, os.O_PATH) for path in sources}
+    stage = Path(next(place for place in _STAGES if os.path.isdir(place) and not os.path.islink(place)))
+    _mount("tmpfs", str(stage), "tmpfs", 0, "mode=0755")
+    for name, handle in handles.items():
+        (stage / name).mkdir(mode=0o755)
+        _mount(f"/proc/self/fd/{handle}", str(stage / name), None, _MS_BIND)
+        os.close(handle)
+    bound = stage / wheel.name / package.name
+    closed = obstacle(uid, gid, bound, Path("/"))
+    return bound if closed is None else _opened_up(stage, bound, list(handles))
+
+
+def _opened_up(stage: Path, bound: Path, names: list[str]) -> Path:
+    """The programs copied into memory, for anyone to read: they were installed under a tight umask."""
+    for name in names:
+        source = bound if name == bound.parent.name else stage / name
+        shutil.copytree(source, stage / "copy" / source.relative_to(stage))
+    for root, _, files in os.walk(stage / "copy"):
+        os.chmod(root, 0o755)
+        for name in files:
+            path = Path(root) / name
+            path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+    return stage / "copy" / bound.relative_to(stage)
+
+
+def _first_closed(package: Path, home: Path) -> Path | None:
     for path, mode in (
         (package / "bin" / "postgres", os.R_OK | os.X_OK),
         (package / "share" / "postgresql" / "postgres.bki", os.R_OK),
@@ -56,79 +119,32 @@ def _first_closed(package: Path, home: Path) -> str | None:
         (home, os.X_OK),
     ):
         if not os.access(path, mode):
-            return str(path)
+            return path
     return None
 
 
-def enter_namespace(package: Path, home: Path, uid: int, gid: int) -> tuple[Path, Path]:
-    """Bind both directories where the user can reach them, in a mount namespace of this process alone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(what: str, result: int) -> None:
-        if result != 0:
-            raise OSError(ctypes.get_errno(), what)
-
-    def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-        encoded = [None if text is None else text.encode() for text in (source, target, kind, data)]
-        call(f"mount {target}", libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]))
-
-    call("unshare", libc.unshare(_CLONE_NEWNS))
-    mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    # The wheel's libraries lie beside its package and are found relative to the programs.
-    wheel, libraries = package.parent, package.parent.with_name(package.parent.name + ".libs")
-    sources = {"home": home, wheel.name: wheel, libraries.name: libraries}
-    # Opened before the stage is covered: the home may lie below it.
-    handles = {name: os.open(path, os.O_PATH) for name, path in sources.items() if path.is_dir()}
-    stage = Path(next(place for place in _STAGES if os.path.isdir(place) and not os.path.islink(place)))
-    mount("tmpfs", str(stage), "tmpfs", 0, "mode=0755")
-    for name, handle in handles.items():
-        (stage / name).mkdir(mode=0o755)
-        mount(f"/proc/self/fd/{handle}", str(stage / name), None, _MS_BIND)
-        os.close(handle)
-    inside = stage / wheel.name / package.name
-    if obstacle(uid, gid, inside, stage / "home"):
-        inside = _copied(stage, inside, libraries.name)
-    return inside, stage / "home"
+def _handed_over(home: str) -> Path:
+    """The home as an open directory that programs inherit; its path where there is no /proc."""
+    if not os.path.isdir("/proc/self/fd"):
+        return Path(home)
+    handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    os.set_inheritable(handle, True)
+    return Path(f"/proc/self/fd/{handle}")
 
 
-def _copied(stage: Path, package: Path, libraries: str) -> Path:
-    """The programs copied into memory, for anyone to read: they were installed under a tight umask."""
-    target = stage / "copy" / package.parent.name / package.name
-    shutil.copytree(package, target)
-    if (stage / libraries).is_dir():
-        shutil.copytree(stage / libraries, stage / "copy" / libraries)
-    for root, _, files in os.walk(stage / "copy"):
-        os.chmod(root, 0o755)
-        for name in files:
-            path = Path(root) / name
-            executable = path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if executable else 0o644)
-    return target
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
-def main() -> int:
-    """Drop to the user and become the program; returns only when that is impossible."""
-    spec = json.loads(sys.argv[1])
-    uid, gid = spec["uid"], spec["gid"]
-    package, home = Path(spec["package"]), Path(spec["home"])
-    closed = obstacle(uid, gid, package, home)
-    if closed is not None:
-        try:
-            package, home = enter_namespace(package, home, uid, gid)
-        except OSError as error:
-            reason = f"{error.filename or error.strerror}: {os.strerror(error.errno or 0)}"
-            sys.stderr.write(
-                f"uid {uid} cannot reach {closed}, and no mount namespace can be had ({reason})\n"
-            )
-            return CANNOT
-        closed = obstacle(uid, gid, package, home)
-        if closed is not None:
-            sys.stderr.write(f"uid {uid} cannot reach {closed}, even in a mount namespace\n")
-            return CANNOT
-    drop(uid, gid)
-    os.chdir("/")
-    args = [str(one).replace("{package}", str(package)).replace("{home}", str(home)) for one in spec["args"]]
-    os.execve(args[0], args, dict(os.environ))
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    words = [None if text is None else text.encode() for text in (source, target, kind, data)]
+    _call(f"mount {target}", _libc().mount(*words[:3], ctypes.c_ulong(flags), words[3]))
+
+
+def _call(what: str, result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
 
 
 if __name__ == "__main__":
