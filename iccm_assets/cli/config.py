@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, out, table
+from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.settings import Group, Settings, get_settings, profile_overrides
 
 Source = Literal["default", "profile", "environment"]
@@ -50,8 +50,9 @@ def show(as_json: AsJson = False) -> None:
     if as_json:
         echo_json({"profile": settings.profile, "settings": [asdict(one) for one in found]})
         return
-    rows = [{"variable": one.variable, "value": _shown(one.value), "source": one.source} for one in found]
-    out.print(table(f"Settings (profile {settings.profile})", rows))
+    width = max(len(one.variable) for one in found)
+    for one in found:
+        typer.echo(f"{one.variable:{width}} = {_shown(one.value)}  ({one.source})")
 
 
 def describe(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
@@ -99,4 +100,4 @@ def _setting(
 
 
 def _shown(value: Any) -> str:
-    return "-" if value in (None, "") else str(value)
+    return "-" if value is None or value == "" else str(value)

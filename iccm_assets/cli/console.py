@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -36,7 +37,8 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
-    return "-" if value is None else str(value)
+    # Stored text may hold brackets, which rich would read as markup.
+    return "-" if value is None else escape(str(value))
 
 
 def _plain(value: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from sqlalchemy import Connection
 
 from iccm_assets.cli.console import AsJson, echo_json, out, table
@@ -76,7 +77,9 @@ def _show_version(found: VersionLineage) -> None:
         out.print(table(f"The first {len(rows)} of {len(found.conversations)} (all with --json)", rows))
     for verdict in found.verdicts:
         reasons = "; ".join(verdict.verdict.get("reasons", []))
-        out.print(f"gate   {verdict.created_at:%Y-%m-%d %H:%M} {verdict.status}: {reasons}", soft_wrap=True)
+        out.print(
+            f"gate   {verdict.created_at:%Y-%m-%d %H:%M} {verdict.status}: {escape(reasons)}", soft_wrap=True
+        )
     if found.traffic:
         out.print(table("Traffic decisions", [asdict(one) for one in found.traffic]))
 
@@ -97,7 +100,7 @@ def _show_conversation(found: ConversationLineage) -> None:
     out.print(", ".join(where))
     for left in found.left_out:
         twin = f", duplicate of {left.duplicate_of} ({left.similarity})" if left.duplicate_of else ""
-        out.print(f"left out by {left.stage}: {left.reason}{twin}")
+        out.print(f"left out by {left.stage}: {escape(left.reason)}{twin}")
     if found.uses:
         out.print(table("Training runs that used it", [asdict(one) for one in found.uses]))
     if found.versions:

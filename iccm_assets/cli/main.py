@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 # Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
-GROUPS = ("judge", "dedup", "db", "env", "config")
+GROUPS = ("status", "retrain", "lineage", "judge", "dedup", "db", "env", "config", "doctor")
 
 
 def build() -> typer.Typer:

@@ -76,4 +76,4 @@ def _show(run: TrainingRun) -> None:
     if run.candidate_version:
         out.print(f"candidate {run.candidate_version}, from {run.base_version or 'the base model'}")
     if run.notes:
-        out.print(run.notes, highlight=False, soft_wrap=True)
+        out.print(run.notes, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,92 @@
+"""`iccm config show`: every setting, its source, and no secret."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from iccm_assets.cli.config import masked
+from iccm_assets.errors import SettingsError
+from iccm_assets.settings import known_variables
+from iccm_assets_tests.cli.conftest import Run
+
+
+def shown(run: Run) -> dict[str, dict[str, Any]]:
+    return {one["variable"]: one for one in json.loads(run("config", "show", "--json").stdout)["settings"]}
+
+
+def test_every_variable_there_is_is_shown_with_its_description(run: Run) -> None:
+    found = shown(run)
+    assert set(found) == set(known_variables())
+    assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["value"] == 20
+    assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["name"] == "triggers.floor_examples"
+    assert "nothing trains" in found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["description"]
+
+
+def test_the_source_of_each_value_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICCM_TRAINING__EPOCHS", "7")
+    monkeypatch.setenv("ICCM_ORCHESTRA", "")
+    found = shown(run)
+    assert (found["ICCM_TRAINING__EPOCHS"]["value"], found["ICCM_TRAINING__EPOCHS"]["source"]) == (
+        7,
+        "environment",
+    )
+    assert found["ICCM_TRAINING__LEARNING_RATE"]["source"] == "profile"
+    assert found["ICCM_TRAINING__SEED"]["source"] == "default"
+    assert (found["ICCM_ORCHESTRA"]["value"], found["ICCM_ORCHESTRA"]["source"]) == ("builtin", "default")
+    monkeypatch.setenv("ICCM_PROFILE", "production")
+    assert shown(run)["ICCM_TRAINING__LEARNING_RATE"]["source"] == "default"
+
+
+def test_a_set_value_that_equals_the_profiles_still_comes_from_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "ICCM_TRAINING__LEARNING_RATE", str(shown(run)["ICCM_TRAINING__LEARNING_RATE"]["value"])
+    )
+    assert shown(run)["ICCM_TRAINING__LEARNING_RATE"]["source"] == "environment"
+
+
+def test_no_secret_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "ICCM_DATABASE_URL", "postgresql://app:hunter2@db.example/iccm?password=hunter2&sslmode=require"
+    )
+    monkeypatch.setenv("ICCM_DAGSTER_DATABASE_URL", "postgresql://app:hunter2@db.example/dagster")
+    monkeypatch.setenv("ICCM_ALERT_URLS", "slack://hunter2/B/C,mailto://me:hunter2@example.org")
+    monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:https://key:hunter2@llm.example/v1#big")
+    for arguments in (("config", "show"), ("config", "show", "--json")):
+        printed = run(*arguments).output
+        assert "hunter2" not in printed
+        assert "postgresql://app:***@db.example/iccm" in printed
+        assert "slack://***,mailto://***" in printed
+        assert "llm.example/v1#big" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("tokens", "abc", "***"),
+        ("max_source_tokens", 2048, 2048),
+        ("database_url", "postgresql://db/iccm", "postgresql://db/iccm"),
+        ("database_url", "postgresql://app@db/iccm", "postgresql://app@db/iccm"),
+        ("alert_urls", "", ""),
+        ("tokens", ["a", "b"], ["***", "***"]),
+        ("anything", None, None),
+    ],
+)
+def test_masking_hides_secrets_and_nothing_else(name: str, value: object, expected: object) -> None:
+    assert masked(name, value) == expected
+
+
+def test_the_plain_list_can_be_searched(run: Run) -> None:
+    lines = run("config", "show").stdout.splitlines()
+    assert len(lines) == len(known_variables())
+    assert any(line.split() == ["ICCM_TRIGGERS__FLOOR_EXAMPLES", "=", "20", "(default)"] for line in lines)
+
+
+def test_an_unknown_variable_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICCM_TRIGGERS__FLOR_EXAMPLES", "3")
+    with pytest.raises(SettingsError, match="ICCM_TRIGGERS__FLOR_EXAMPLES"):
+        run("config", "show")

@@ -1,0 +1,108 @@
+"""`iccm doctor`: what is missing is named with its fix, and only the required makes it fail."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from iccm_assets.cli import doctor
+from iccm_assets.settings import Settings, load_settings
+from iccm_assets_tests.cli.conftest import Run
+
+
+def test_every_check_says_what_it_found_and_every_failed_one_how_to_fix_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ICCM_HOME", str(tmp_path))
+    monkeypatch.setenv("ICCM_BASE_MODEL", str(tmp_path / "no-model"))
+    report = json.loads(run("doctor", "--json", exit_code=1).stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert not report["ok"]
+    assert {"python", "settings", "postgresql", "disk", "port", "base model", "embedder", "chromium"} <= set(
+        checks
+    )
+    assert any(name.startswith("sandbox") for name in checks)
+    assert all(check["found"] for check in checks.values())
+    assert all(bool(check["fix"]) != check["ok"] for check in checks.values())
+    assert "no-model" in checks["base model"]["found"]
+    printed = run("doctor", exit_code=1).stdout
+    assert "missing base model" in printed
+    assert "fix: Give an existing directory" in printed
+
+
+def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICCM_TRIGGERS__FLOOR_EXAMPLES", "none")
+    report = json.loads(run("doctor", "--json", exit_code=1).stdout)
+    assert report["checks"][-1]["name"] == "settings"
+    assert "ICCM_TRIGGERS__FLOOR_EXAMPLES" in report["checks"][-1]["found"]
+
+
+def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
+    found = doctor.database(settings)
+    assert found.ok
+    assert "with pgvector, schema revision" in found.found
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"postgresql://app:hunter2@127.0.0.1:{free.getsockname()[1]}/iccm"
+        lost = doctor.database(load_settings(database_url=url))
+    assert not lost.ok and lost.required
+    assert "127.0.0.1" in lost.found
+    assert "ICCM_DATABASE_URL" in lost.fix
+    assert "hunter2" not in lost.found + lost.fix
+
+
+def test_without_a_url_the_embedded_binaries_are_run() -> None:
+    found = doctor.database(load_settings())
+    assert found.ok
+    assert "embedded, postgres (PostgreSQL)" in found.found
+
+
+def test_a_taken_port_is_no_obstacle_but_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        check = doctor.port(taken.getsockname()[1])
+    assert (check.ok, check.required) == (False, False)
+    assert "dagster dev --port" in check.fix
+
+
+def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = doctor.disk(tmp_path / "not" / "there" / "yet")
+    assert check.ok
+    assert str(tmp_path) in check.found
+    monkeypatch.setattr(doctor, "NEEDED_DISK_BYTES", 1 << 60)
+    full = doctor.disk(tmp_path)
+    assert not full.ok
+    assert "ICCM_HOME" in full.fix
+
+
+@pytest.mark.parametrize(
+    ("switch", "value", "fix"),
+    [
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        ("user/max_user_namespaces", "60000", ""),
+    ],
+)
+def test_a_closed_kernel_switch_is_named_with_the_command_that_opens_it(
+    tmp_path: Path, switch: str, value: str, fix: str
+) -> None:
+    (tmp_path / switch).parent.mkdir(parents=True)
+    (tmp_path / switch).write_text(f"{value}\n", encoding="ascii")
+    found, said = doctor.user_namespaces(tmp_path)
+    assert bool(found) == bool(fix)
+    assert fix in said
+
+
+def test_the_unsafe_mode_is_pointed_out() -> None:
+    (check,) = doctor.sandbox(load_settings(sandbox="unsafe"))
+    assert not check.ok
+    assert "Unset ICCM_SANDBOX" in check.fix

@@ -1,0 +1,97 @@
+"""`iccm lineage` and `iccm status`: what is stored, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.errors import InputError, ModelNotFound
+from iccm_assets.settings import Settings
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now
+from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.learning.rows import conversation, training_run, version
+
+
+@pytest.fixture
+def lived(platform: Settings, engine: sa.Engine) -> Settings:
+    """A platform with a base, a production version that learned from 1 to 3, and a refused candidate."""
+    with engine.begin() as conn:
+        today = now(conn)
+        for number in range(1, 6):
+            conversation(conn, number, at=today, user=f"u{number}")
+        version(conn, "v1-base", status="retired")
+        version(conn, "v2-good", "v1-base", status="production")
+        version(conn, "v3-bad", "v2-good", status="gate_failed")
+        training_run(conn, 1, "v2-good", examples={1: "new", 2: "new", 3: "validation"}, improvement=0.031)
+        training_run(
+            conn, 2, "v3-bad", examples={4: "new"}, status="gate_failed", notes="asked\n[gate] fell by 0.1"
+        )
+        values = {
+            "version": "v2-good",
+            "production_version": "v1-base",
+            "status": "pass",
+            "improvement": 0.031,
+        }
+        given = {"canary_set_digest": "c", "orchestra": "o", "judge_version": "j"}
+        verdict = {"reasons": ["improvement: +0.0310 [240 items]"]}
+        conn.execute(t.gate_verdicts.insert().values(**values, **given, verdict=verdict))
+        event = {"event_type": "promoted", "version": "v2-good", "weight": 1.0, "actor": "user:ann"}
+        conn.execute(t.deployment_events.insert().values(**event, to_state="production"))
+    return platform
+
+
+def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> None:
+    for name in ("v2-good", "production", "digest-v2"):
+        found = json.loads(run("lineage", name, "--json").stdout)
+        assert found["version"] == "v2-good"
+    assert [one["conversation_id"] for one in found["conversations"]] == [1, 2, 3]
+    assert found["roles"] == {"new": 2, "validation": 1}
+    assert [one["version"] for one in found["line"]] == ["v2-good", "v1-base"]
+    printed = run("lineage", "production").stdout
+    assert "2 new, 1 validation" in printed
+    assert "improvement: +0.0310 [240 items]" in printed
+    assert "user:ann" in printed
+
+
+def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> None:
+    found = json.loads(run("lineage", "--conversation", "1", "--json").stdout)
+    assert [one["version"] for one in found["versions"]] == ["v2-good", "v3-bad"]
+    assert "in the training pool" in run("lineage", "--conversation", "1").stdout
+    assert "No version has learned from it." in run("lineage", "--conversation", "5").stdout
+
+
+def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
+    with pytest.raises(InputError, match="either a VERSION or --conversation"):
+        run("lineage")
+    with pytest.raises(InputError, match="either a VERSION or --conversation"):
+        run("lineage", "production", "--conversation", "1")
+    with pytest.raises(InputError, match="no conversation 99"):
+        run("lineage", "--conversation", "99")
+    with pytest.raises(ModelNotFound, match="v9"):
+        run("lineage", "v9")
+
+
+def test_status_tells_production_retrains_and_days(run: Run, lived: Settings) -> None:
+    found = json.loads(run("status", "--json").stdout)
+    assert found["production"]["version"] == "v2-good"
+    assert [one["status"] for one in found["retrains"]] == ["gate_failed", "gate_passed"]
+    assert found["rows"]["conversations"] == 5
+    assert (found["days"][0]["captured"], found["days"][0]["filtered"], found["days"][0]["pool"]) == (5, 5, 5)
+    assert len(found["days"]) == 7
+    assert found["selectable"]["examples"] == 0
+    assert found["rollout"] is None
+    printed = run("status").stdout
+    assert "v2-good is in production" in printed
+    assert "[gate] fell by 0.1" in printed
+    assert "0 of 50 new examples for the weekly retrain: 0 of 2 new pool rows" in printed
+
+
+def test_status_of_an_empty_platform_is_not_an_error(run: Run, platform: Settings) -> None:
+    found = json.loads(run("status", "--json").stdout)
+    assert (found["production"], found["days"], found["retrains"]) == (None, [], [])
+    assert "No version in production yet." in run("status").stdout
+    with pytest.raises(InputError, match="no version in production yet"):
+        run("lineage", "production")

@@ -1,0 +1,95 @@
+"""`iccm retrain`: the row is written first, one per key, and its outcome is what is reported."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.cli import launch
+from iccm_assets.cli.launch import Launched
+from iccm_assets.errors import NotAllowed, TrainingError
+from iccm_assets.learning import training_runs
+from iccm_assets.settings import Settings
+from iccm_assets_tests.cli.conftest import Run
+
+
+class Job:
+    """Stands in for the Dagster run: gives each claimed row the outcome it is told."""
+
+    def __init__(self, engine: sa.Engine, settings: Settings) -> None:
+        self.engine, self.settings, self.outcome = engine, settings, "gate_passed"
+        self.runs: list[int] = []
+
+    def __call__(self, run_id: int) -> Launched:
+        self.runs.append(run_id)
+        if self.outcome == "crash":
+            return Launched("run", False, "out of memory")
+        with self.engine.begin() as conn:
+            fence = training_runs.claim(conn, run_id, f"run-{len(self.runs)}", self.settings)
+            if fence is not None:
+                training_runs.finish(conn, run_id, fence, self.outcome, improvement=0.02, notes="[done]")
+        return Launched("run", True)
+
+
+@pytest.fixture
+def job(engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Job:
+    made = Job(engine, platform)
+    monkeypatch.setattr(launch, "run_retrain", made)
+    return made
+
+
+def test_a_retrain_is_requested_run_and_reported(run: Run, job: Job) -> None:
+    found = json.loads(run("retrain", "--reason", "new domain", "--emergency", "--json").stdout)
+    assert (found["status"], found["trigger"], found["emergency"]) == ("gate_passed", "manual", True)
+    assert found["improvement"] == 0.02
+    assert found["notes"] == "new domain\n[done]"
+    printed = run("retrain").stdout
+    assert "gate_passed, improvement +0.0200" in printed
+    assert "[done]" in printed
+    assert len(job.runs) == 2
+
+
+@pytest.mark.parametrize("outcome", ["gate_failed", "inconclusive", "skipped"])
+def test_a_refusal_is_an_answer_not_an_error(run: Run, job: Job, outcome: str) -> None:
+    job.outcome = outcome
+    assert outcome in run("retrain").stdout
+
+
+def test_one_key_is_retrained_once(run: Run, job: Job) -> None:
+    run("retrain", "--key", "release-4")
+    with pytest.raises(NotAllowed, match=r"key release-4 already had its retraining: run \d+, gate_passed"):
+        run("retrain", "--key", "release-4")
+    assert len(job.runs) == 1
+
+
+def test_a_failed_attempt_of_a_key_is_retried_on_its_row_three_times(run: Run, job: Job) -> None:
+    job.outcome = "failed"
+    for _ in range(3):
+        with pytest.raises(TrainingError, match="is failed"):
+            run("retrain", "--key", "release-4")
+    assert len(set(job.runs)) == 1 and len(job.runs) == 3
+    with pytest.raises(NotAllowed, match="already had its retraining"):
+        run("retrain", "--key", "release-4")
+
+
+def test_a_job_that_died_is_an_error_and_its_row_is_kept(run: Run, job: Job, engine: sa.Engine) -> None:
+    job.outcome = "crash"
+    with pytest.raises(TrainingError, match="is requested: out of memory"):
+        run("retrain", "--key", "release-4")
+    with engine.connect() as conn:
+        kept = training_runs.by_key(conn, "manual:release-4")
+    assert kept is not None and kept.status == "requested"
+
+
+def test_a_run_that_has_to_wait_says_for_what(run: Run, job: Job, engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        first = training_runs.request(
+            conn, training_runs.Fire("weekly", "weekly:2026-W09", "60 new examples")
+        )
+        assert first is not None
+        training_runs.claim(conn, first.id, "elsewhere", job.settings)
+    printed = run("retrain").stdout
+    assert "waiting" in printed
+    assert f"waits: training run {first.id} is running" in printed
