@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import date, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,7 +48,7 @@ def demo(
     _headline(2, f"{conversations} conversations over {days} days with simulated developers")
     run_simulation(engine, settings, conversations=conversations, days=days, seed=seed)
     _headline(3, "Reconstruction testing, filter and training pool, by Dagster partitions")
-    last = date.today() - timedelta(days=1)
+    last = datetime.now(UTC).date() - timedelta(days=1)
     _checked(run_days(last - timedelta(days=days - 1), last, title="daily_data_job", console=err))
     _headline(4, "Retrain, measure on the canary set, ask the quality gate, deploy")
     training_run_id = _request(engine)

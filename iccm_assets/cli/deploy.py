@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def deploy(
     engine = connect(get_settings())
     with engine.connect() as conn:
         candidate = versions.get(conn, version)
-    verify(candidate.path)
+    verify(Path(candidate.path))
     promoted, authorisation = deployment.deploy(
         engine, candidate.version, actor=f"user:{getpass.getuser()}", force_reason=reason.strip() if force else None
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 
-import click
 import typer
 
 from iccm_assets.errors import IccmError
@@ -19,8 +18,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# typer brings its own copy of click and does not export this base of its usage errors.
+CLICK_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 # Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
-GROUPS = ("status", "retrain", "lineage", "judge", "dedup", "db", "env", "config", "doctor")
+GROUPS = (
+    "demo",
+    "simulate",
+    "status",
+    "retrain",
+    "evaluate",
+    "deploy",
+    "lineage",
+    "judge",
+    "dedup",
+    "db",
+    "env",
+    "config",
+    "doctor",
+)
 
 
 def build() -> typer.Typer:
@@ -37,9 +53,9 @@ def main() -> None:
         build()(standalone_mode=False)
     except IccmError as error:
         sys.exit(_complain(str(error)))
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(_complain("interrupted", code=130))
-    except click.ClickException as error:
+    except CLICK_ERROR as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:

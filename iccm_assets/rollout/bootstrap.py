@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from iccm_assets.learning import versions
@@ -25,4 +27,4 @@ def ensure_production(engine: sa.Engine, store: ModelStore, settings: Settings) 
             serving = deployment.bootstrap(
                 conn, digest=published.digest, path=str(published.path), base_model=published.manifest.base
             )
-    return serving, verify(serving.path)
+    return serving, verify(Path(serving.path))

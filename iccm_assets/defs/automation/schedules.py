@@ -17,10 +17,12 @@ from iccm_assets.defs.resources import Platform
     description="Yesterday, and the days of the last week whose inputs changed since (P6).",
 )
 def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
-    from iccm_assets.curation.pool import changed_days
+    from iccm_assets.curation.filtering import changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
-    days = changed_days(platform.engine, yesterday, platform.settings.curation.late_days)
+    earliest = yesterday - timedelta(days=platform.settings.curation.late_days - 1)
+    with platform.engine.connect() as conn:
+        days = changed_days(conn, earliest, yesterday)
     return [_run_of(first, last) for first, last in _ranges(sorted({*days, yesterday}))]
 
 

@@ -1,5 +1,7 @@
 """Putting a proven candidate in production (section 7, first form: at once)."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from iccm_assets.defs.resources import Platform
@@ -33,7 +35,7 @@ def deployed_model_version(
 
     candidate = trained_in(platform.engine, context.run_id, config.version)
     with platform.engine.connect() as conn:
-        verify(versions.get(conn, candidate).path)
+        verify(Path(versions.get(conn, candidate).path))
     promoted, authorisation = deployment.deploy(
         platform.engine, candidate, actor=f"dagster run {context.run_id}"
     )
