@@ -10,6 +10,7 @@ from typing import Any
 from iccm_assets.reference.document import Document
 from iccm_assets.reference.families.writing import INDENT, Draft
 from iccm_assets.reference.language import render
+from iccm_assets.reference.suites import suite
 from iccm_assets.reference.words import Lexicon
 from iccm_assets.reference.world import FAMILIES
 
@@ -50,6 +51,33 @@ def sketch(family: str, rng: Random) -> Sketch:
     style = rng.choice(chosen.styles)
     source = _source(draft, chosen.body(draft.document, style, rng), rng)
     return Sketch(source, render(draft.document), family, style, draft)
+
+
+def generate(family: str, rng: Random, *, cases: int = 8) -> Example:
+    """Draw a whole example: source code, requirements and a suite of ``cases`` cases."""
+    return with_suite(sketch(family, rng), rng, cases=cases)
+
+
+def with_suite(item: Sketch, rng: Random, *, cases: int = 8) -> Example:
+    """The sketch with a test suite drawn for it."""
+    document = item.draft.document
+    return Example(
+        source_code=item.source_code,
+        requirements=item.requirements,
+        test_suite=suite(document, item.draft.kinds, rng, cases),
+        family=item.family,
+        style=item.style,
+        entry_point=item.entry_point,
+        document=document,
+    )
+
+
+def rewritten(item: Sketch, rng: Random) -> Sketch:
+    """The same function written again, perhaps in another style."""
+    chosen = FAMILIES[item.family]
+    style = rng.choice(chosen.styles)
+    source = _source(item.draft, chosen.body(item.draft.document, style, rng), rng)
+    return dataclasses.replace(item, source_code=source, style=style)
 
 
 def shape(document: Document) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from iccm_assets.reference.document import Document, Number, Raise, Text
 from iccm_assets.reference.oracle import Raised, Undefined, run
 
-CANDIDATES = 70
+CANDIDATES = 50
 _NEIGHBOURS: dict[str, tuple[str, ...]] = {
     "is less than": ("is at most", "is at least"),
     "is at most": ("is less than", "is more than"),
@@ -65,7 +65,7 @@ def suite(document: Document, kinds: tuple[str, ...], rng: Random, size: int = 8
         if len(inputs) >= CANDIDATES:
             break
     pool = list(inputs.values())
-    chosen = _choose(pool, list(_mutants(document)), size)
+    chosen = _choose(pool, list(mutants(document)), size)
     return {"kind": "cases", "cases": [_case(document.name, *pool[index]) for index in chosen]}
 
 
@@ -74,13 +74,13 @@ def _case(name: str, args: list[Any], outcome: Any) -> dict[str, Any]:
     return {"call": name, "args": args, **end}
 
 
-def _choose(pool: list[tuple[list[Any], Any]], mutants: list[Document], size: int) -> list[int]:
+def _choose(pool: list[tuple[list[Any], Any]], misses: list[Document], size: int) -> list[int]:
     """Indices of the cases, greedily covering every mutant as evenly as possible."""
     kills = [
-        {number for number, mutant in enumerate(mutants) if not _same(run(mutant, args), outcome)}
+        {number for number, mutant in enumerate(misses) if not _same(run(mutant, args), outcome)}
         for args, outcome in pool
     ]
-    killed = [0] * len(mutants)
+    killed = [0] * len(misses)
     chosen: list[int] = []
     while len(chosen) < min(size, len(pool)):
         best = max(
@@ -107,7 +107,8 @@ def _walk(node: Any) -> Iterator[Any]:
             yield from _walk(part)
 
 
-def _mutants(document: Document) -> Iterator[Document]:
+def mutants(document: Document) -> Iterator[Document]:
+    """The document with one thing in it changed, in every way."""
     for statements in _changes(document.statements):
         yield dataclasses.replace(document, statements=statements)
 
@@ -122,22 +123,31 @@ def _changes(node: Any) -> Iterator[Any]:
         case str():
             yield from _NEIGHBOURS.get(node, ())
         case tuple():
-            for index, part in enumerate(node):
-                rest = (*node[:index], *node[index + 1 :])
-                if len(node) > 1:
-                    yield rest
-                if index > 0:
-                    yield (*node[: index - 1], part, node[index - 1], *node[index + 1 :])
-                for changed in _changes(part):
-                    yield (*node[:index], changed, *node[index + 1 :])
+            yield from _tuple_changes(node)
         case _ if dataclasses.is_dataclass(node) and not isinstance(node, type):
-            for field in dataclasses.fields(node):
-                if field.name in {"name", "error"}:
-                    continue
-                value = getattr(node, field.name)
-                for changed in _changes(value):
-                    if field.name != "args" or len(changed) == len(value):
-                        yield dataclasses.replace(node, **{field.name: changed})
+            yield from _field_changes(node)
+
+
+def _tuple_changes(node: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """One part dropped, swapped with the one before it, or changed."""
+    for index, part in enumerate(node):
+        if len(node) > 1:
+            yield (*node[:index], *node[index + 1 :])
+        if index > 0:
+            yield (*node[: index - 1], part, node[index - 1], *node[index + 1 :])
+        for changed in _changes(part):
+            yield (*node[:index], changed, *node[index + 1 :])
+
+
+def _field_changes(node: Any) -> Iterator[Any]:
+    """One field changed; names stay, and an edit keeps its number of constants."""
+    for field in dataclasses.fields(node):
+        if field.name in {"name", "error"}:
+            continue
+        value = getattr(node, field.name)
+        for changed in _changes(value):
+            if field.name != "args" or len(changed) == len(value):
+                yield dataclasses.replace(node, **{field.name: changed})
 
 
 def _value(kind: str, document: Document, rng: Random) -> Any:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 VOCABULARY = 1024
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 _RELATIONS = (
-    r"(?:is less than|is at most|is more than|is at least|is not|is longer than|is shorter than|is between|is empty"
-    r"|starts with|ends with|contains|is)"
+    r"(?:is less than|is at most|is more than|is at least|is not|is longer than|is shorter than"
+    r"|is between|is empty|starts with|ends with|contains|is)"
 )
 _PHRASES = (
     r"The function `",

@@ -20,7 +20,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "weather": "rain storm wind frost humidity forecast cloud snow breeze pressure gust thunder",
         "heating": "boiler radiator thermostat furnace valve heater stove chimney pump burner damper kettle",
         "bank": "loan deposit interest account cheque mortgage vault teller credit debit branch transfer",
-        "school": "pupil exam grade lesson teacher homework class essay term desk quiz campus",
+        "school": "pupil exam grade lesson teacher homework tutor essay term desk quiz campus",
         "kitchen": "recipe oven flour spice dough sauce plate spoon dish menu broth pastry",
         "garden": "plant seed soil hedge lawn rose compost weed flower tulip shovel orchard",
         "farm": "tractor barn cattle harvest wheat sheep fence milk stable poultry silo plough",
@@ -41,7 +41,8 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "network": "packet router latency socket server domain firewall switch port bandwidth proxy node",
         "camera": "lens shutter flash photo tripod zoom film exposure portrait focus album aperture",
         "theatre": "actor stage curtain scene script costume audience prompt drama matinee usher rehearsal",
-        "museum": "exhibit statue gallery curator relic painting fossil sculpture vase visitor antique mosaic",
+        "museum": "exhibit statue gallery curator relic painting "
+        "fossil sculpture vase visitor antique mosaic",
         "zoo": "lion tiger monkey keeper giraffe cage penguin zebra otter panda parrot camel",
         "forest": "tree leaf bark squirrel fern moss deer ranger timber acorn beetle owl",
         "space": "rocket orbit planet comet star crater probe galaxy lunar shuttle meteor antenna",
@@ -54,13 +55,15 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "police": "officer patrol suspect siren warrant detective evidence prison alibi burglar arrest radio",
         "election": "vote ballot party candidate poll district mayor senate campaign turnout quota delegate",
         "church": "chapel sermon candle hymn steeple organist parish altar pilgrim monk abbey donation",
-        "insurance": "policy claim premium damage broker payout accident liability insurer excess renewal risk",
+        "insurance": "policy claim premium damage broker payout "
+        "accident liability insurer excess renewal risk",
         "tax": "income rebate levy bracket audit allowance salary revenue duty exemption payroll pension",
         "bakery": "loaf cake croissant muffin yeast bagel cookie icing oventray bun pie rye",
         "fishing": "trout salmon bait rod net hook boat angler lure pond carp reel",
         "coffee": "espresso bean roast mug barista cream filterage latte grinder aroma sugar brew",
         "game": "dice token level monster quest armour potion sword wizard dungeon score hero",
-        "film": "movie director scenery trailer subtitle studio stunt camerawork cinema sequel reelage credits",
+        "film": "movie director scenery trailer subtitle studio "
+        "stunt camerawork cinema sequel reelage credits",
         "news": "headline editor column reporter press article interview printer edition story rumour paper",
         "lab": "sample reagent beaker microscope assay culture pipette isotope enzyme catalyst vial toxin",
         "moving": "box van lorry storage furniture sofa lift trolley cupboard wardrobe crateful lamp",
@@ -80,10 +83,12 @@ TEXT_WORDS: tuple[str, ...] = _words(
     "header alias street colour kind term reply subject nick mark id"
 )
 LABELS: tuple[str, ...] = _words(
-    "low mid high red green blue small large tiny huge free full none basic plus gold silver bronze slow fast "
+    "low mid high red green blue small large tiny huge free full none basic plus gold silver bronze "
+    "slow fast "
     "cold warm hot dry wet safe risky open closed early late young old light heavy short long cheap dear "
     "good fair poor best worst calm loud quiet pass fail wait stop go north south east west new used first "
-    "start total add subtract keep other after modulo item second third last minor major weak strong bright dark soft hard thin thick empty ready busy idle"
+    "start total add subtract keep other after modulo item second third last minor major weak "
+    "strong bright dark soft hard thin thick empty ready busy idle"
 )
 VERBS: tuple[str, ...] = _words(
     "get find make compute rate check pick plan set choose count estimate measure rank sort tidy format "

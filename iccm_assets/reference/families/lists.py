@@ -47,7 +47,7 @@ def _item_test(rng: Random, words: Lexicon, texts: bool) -> Test:
         op = rng.choice(("is less than", "is at most", "is more than", "is at least", "is not"))
         return Compare(item, op, Number(number(rng)))  # type: ignore[arg-type]
     if rng.random() < 0.4:
-        return Compare(item, rng.choice(("is longer than", "is shorter than")), Number(rng.randint(2, 12)))  # type: ignore[arg-type]
+        return Compare(item, rng.choice(("is longer than", "is shorter than")), Number(rng.randint(2, 12)))
     op = rng.choice(("starts with", "ends with", "contains", "is not"))
     constant = words.label() if op == "is not" else rng.choice((rng.choice(MARKS), words.label()[:3]))
     return Compare(item, op, Text(constant))  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def _sieve(rng: Random, words: Lexicon) -> Draft:
     """Some elements of a list, changed and ordered."""
     name = words.list_name()
     texts = rng.random() < 0.35
-    tests = (_item_test(rng, words, texts),)
+    tests: tuple[Test, ...] = (_item_test(rng, words, texts),)
     if rng.random() < 0.2:
         tests += (_item_test(rng, words, texts),)
     steps: tuple[Step, ...] = ()
@@ -147,7 +147,7 @@ def _tally(rng: Random, words: Lexicon) -> Draft:
     name = words.list_name()
     kind = rng.choice(("count", "count", "sum", "sum", "largest", "smallest"))
     texts = kind == "count" and rng.random() < 0.5
-    tests = (_item_test(rng, words, texts),)
+    tests: tuple[Test, ...] = (_item_test(rng, words, texts),)
     if rng.random() < 0.3:
         tests += (_item_test(rng, words, texts),)
     default = Number(rng.choice((0, 0, number(rng)))) if kind in {"largest", "smallest"} else None

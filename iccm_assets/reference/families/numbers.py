@@ -83,7 +83,7 @@ def _limits(rng: Random, words: Lexicon) -> Draft:
         Number(low) if ends != "high" else None,
         Number(high) if ends != "low" else None,
     )
-    statements = (*negative_guard(rng, name), Always(Return(value)))
+    statements: tuple[Statement, ...] = (*negative_guard(rng, name), Always(Return(value)))
     return Draft(Document(words.function_name(), (name,), statements, words.purpose()), ("int",), "int")
 
 
@@ -163,7 +163,8 @@ def _codes(rng: Random, words: Lexicon) -> Draft:
     keys = _labels(words, count)
     results: list[int | str] = list(distinct(rng, count + 1))
     if rng.random() < 0.25:
-        results = [label for label in _labels(words, 2 * count + 1) if label not in keys][: count + 1]
+        results = []
+        results += [label for label in _labels(words, 2 * count + 1) if label not in keys][: count + 1]
     statements: list[Statement] = [
         When(compare(Name(name), "is", key), give(result)) for key, result in zip(keys, results, strict=False)
     ]

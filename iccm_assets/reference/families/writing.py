@@ -37,7 +37,8 @@ INDENT = "    "
 _PRECEDENCE = {"plus": 1, "minus": 1, "times": 2, "divided by": 2, "modulo": 2}
 _SYMBOLS = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%"}
 _RELATIONS = {
-    "is less than": "<", "is at most": "<=", "is more than": ">", "is at least": ">=", "is": "==", "is not": "!=",
+    "is less than": "<", "is at most": "<=", "is more than": ">", "is at least": ">=",
+    "is": "==", "is not": "!=",
 }  # fmt: skip
 
 

@@ -97,9 +97,8 @@ class _Writer:
         lines.append("    rules = [")
         for statement in statements:
             if isinstance(statement, When):
-                lines.append(
-                    f"        (lambda: {self._condition(statement.condition)}, {self._result(statement.outcome)}),"
-                )
+                condition, result = self._condition(statement.condition), self._result(statement.outcome)
+                lines.append(f"        (lambda: {condition}, {result}),")
             elif isinstance(statement, Otherwise | Always):
                 lines.append(f"        (lambda: True, {self._result(statement.outcome)}),")
         lines += ["    ]", "    for applies, result in rules:", "        if applies():"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import keyword
 import re
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ def find_opening(text: str) -> Opening:
 def checked(code: str) -> str:
     """The code itself; raises ``ReaderError`` when it is not Python."""
     try:
-        ast.parse(code)
+        compile(code, "<requirements>", "exec")  # compiled, not run
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ReaderError(f"what was written is not Python ({error})") from error
     return code

@@ -40,9 +40,11 @@ from iccm_assets.reference.language import RequirementsError, parse
 from iccm_assets.reference.readers.opening import checked, find_opening
 
 _SIGNS = {
-    "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})", "divided by": "({} // {})", "modulo": "({} % {})",
+    "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})",
+    "divided by": "({} // {})", "modulo": "({} % {})",
     "is less than": "{} < {}", "is at most": "{} <= {}", "is more than": "{} > {}", "is at least": "{} >= {}",
-    "is": "{} == {}", "is not": "{} != {}", "is longer than": "len({}) > {}", "is shorter than": "len({}) < {}",
+    "is": "{} == {}", "is not": "{} != {}", "is longer than": "len({}) > {}",
+    "is shorter than": "len({}) < {}",
     "starts with": "{}.startswith({})", "ends with": "{}.endswith({})", "contains": "{1} in {0}",
 }  # fmt: skip
 _EDITS = {
@@ -100,7 +102,8 @@ def _loop(document: Document, known: set[str]) -> Iterator[str]:
     for each in eaches:
         tests = " and ".join(_test(test, inner) for test in each.tests) or "True"
         yield f"    {word} {tests}:"
-        yield f"        {_atom(Total(), known)} {'+' if each.op == 'add' else '-'}= {_chain(each.amount, inner)}"
+        sign = "+" if each.op == "add" else "-"
+        yield f"        {_atom(Total(), known)} {sign}= {_chain(each.amount, inner)}"
         word = "elif"
     for keep in document.statements:
         if isinstance(keep, Keep):
@@ -175,7 +178,7 @@ def _steps(code: str, steps: tuple[Step, ...], known: set[str]) -> str:
 def _atom(atom: Atom, known: set[str]) -> str:
     match atom:
         case Number(value) | Text(value) | Truth(value):
-            return f"({value!r})" if isinstance(atom, Number) and value < 0 else repr(value)
+            return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
         case Name(name):
             wanted, code = name, name
         case Item():

@@ -1,0 +1,87 @@
+"""Every family: source code, oracle and readers tell one story (X1)."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+from random import Random
+
+import pytest
+
+from iccm_assets.reference import words
+from iccm_assets.reference.generator import generate, rewritten, shape, sketch
+from iccm_assets.reference.language import parse, render
+from iccm_assets.reference.readers import READERS
+from iccm_assets.reference.suites import mutants
+from iccm_assets.reference.trial import pass_rate, score
+from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES, NEW_FAMILIES
+
+
+def test_there_are_enough_families_and_none_is_both_base_and_new() -> None:
+    assert len(BASE_FAMILIES) >= 6
+    assert len(NEW_FAMILIES) >= 2
+    assert set(BASE_FAMILIES).isdisjoint(NEW_FAMILIES)
+    assert all(len(family.styles) >= 3 for family in FAMILIES.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_source_oracle_and_all_readers_pass_the_suite(family: str) -> None:
+    rng = Random(f"agree {family}")
+    for _ in range(25):
+        example = generate(family, rng)
+        assert 6 <= len(example.test_suite["cases"]) <= 10
+        assert parse(example.requirements) == example.document
+        assert pass_rate(example.source_code, example.test_suite) == 1.0, example.source_code
+        for name, reader in READERS.items():
+            assert pass_rate(reader(example.requirements), example.test_suite) == 1.0, (
+                name,
+                example.requirements,
+            )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_changed_constant_or_branch_fails_somewhere(family: str) -> None:
+    rng = Random(f"wrong {family}")
+    rates = []
+    for _ in range(8):
+        example = generate(family, rng)
+        others = list(mutants(example.document))
+        rates += [
+            score(render(other), example.test_suite)[0] for other in rng.sample(others, min(8, len(others)))
+        ]
+    caught = sum(rate < 1.0 for rate in rates) / len(rates)
+    assert caught > 0.6, caught  # the rest mean the same: a joiner of one test, a swap that does not matter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_seed_gives_the_same_example_and_another_seed_another(family: str) -> None:
+    assert generate(family, Random(3)) == generate(family, Random(3))
+    assert generate(family, Random(3)) != generate(family, Random(4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_requirements_use_no_name_or_constant_that_the_code_does_not_show(family: str) -> None:
+    rng = Random(f"visible {family}")
+    for _ in range(25):
+        item = sketch(family, rng)
+        shown = re.findall(r"`(\w+)`|'([^']*)'|\b(\d+)\b", item.requirements)
+        assert all(word in item.source_code for found in shown for word in found)
+
+
+def test_rewriting_keeps_the_requirements_and_shapes_ignore_names() -> None:
+    rng = Random(5)
+    item = sketch("tiers", rng)
+    again = rewritten(item, rng)
+    assert again.requirements == item.requirements
+    assert shape(again.draft.document) == shape(item.draft.document)
+    assert item.entry_point not in shape(item.draft.document)
+
+
+def test_no_word_is_a_keyword_or_hides_a_builtin_that_code_calls() -> None:
+    called = set("len max min sum sorted list dict any all bool reversed enumerate".split())
+    assert called <= set(dir(builtins))
+    params = {*words.MEASURES, *words.LIST_WORDS, *words.TEXT_WORDS}
+    params |= {word for nouns in words.DOMAINS.values() for word in nouns}
+    params |= {f"{word}s" for nouns in words.DOMAINS.values() for word in nouns}
+    assert not {word for word in params if keyword.iskeyword(word) or word in called}
