@@ -58,6 +58,7 @@ class _Blind:
         self._tree = tree
         self._numbers: dict[str, str] = {}
         self._own = _bound_names(tree)
+        self._selves = _first_parameters(tree)
 
     def tokens(self) -> Iterator[str]:
         yield from self._node(self._tree)
@@ -89,12 +90,24 @@ class _Blind:
 
     def _name(self, node: ast.AST, field: str, name: str) -> str:
         imported = isinstance(node, ast.alias) and field == "name"
-        attribute = isinstance(node, ast.Attribute) and name in _BUILTIN_ATTRIBUTES
+        attribute = (
+            isinstance(node, ast.Attribute) and name in _BUILTIN_ATTRIBUTES and not self._of_self(node)
+        )
         dunder = name.startswith("__") and name.endswith("__")
         builtin = isinstance(node, ast.Name) and name in _BUILTIN_NAMES and name not in self._own
         if imported or attribute or dunder or builtin:
             return name
         return self._numbers.setdefault(name, f"#{len(self._numbers)}")
+
+    def _of_self(self, node: ast.Attribute) -> bool:
+        return isinstance(node.value, ast.Name) and node.value.id in self._selves
+
+
+def _first_parameters(tree: ast.Module) -> frozenset[str]:
+    """What methods call their object: an attribute of it is the program's own, whatever its name."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    methods = [one for node in classes for one in node.body if isinstance(one, ast.FunctionDef)]
+    return frozenset(one.args.args[0].arg for one in methods if one.args.args)
 
 
 def _bound_names(tree: ast.Module) -> frozenset[str]:

@@ -56,7 +56,8 @@ def score(engine):
         )
         conn.execute(
             sa.text(
-                "insert into iccm.reconstructions (requirement_id, reconstructor, status) select id, 'x', 'scored' from iccm.requirements"
+                "insert into iccm.reconstructions (requirement_id, reconstructor, status) "
+                "select id, 'x', 'scored' from iccm.requirements"
             )
         )
 

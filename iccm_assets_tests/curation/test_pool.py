@@ -25,7 +25,7 @@ DAYS = 30
 
 
 def random_days(rng, days=DAYS, at_most=9):
-    """Filtered rows of some days: (conversation_id, text, quality); some days empty, texts around few words."""
+    """Filtered rows of some days: (conversation_id, text, quality); some days empty, few first words."""
     numbers = iter(range(1, 10_000))
     return {
         n: [
@@ -59,7 +59,8 @@ def the_pool(engine):
         ).all()
         removed = conn.execute(
             sa.text(
-                "select conversation_id, day, duplicate_of, similarity from iccm.phase4_rejections where stage = 'dedup'"
+                "select conversation_id, day, duplicate_of, similarity "
+                "from iccm.phase4_rejections where stage = 'dedup'"
             )
         ).all()
         days = conn.execute(sa.text("select day, kept, removed from iccm.pool_days")).all()

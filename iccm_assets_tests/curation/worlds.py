@@ -18,7 +18,7 @@ def day(number: int) -> date:
 
 
 class HashEmbedder:
-    """A text's vector: the direction of its first word, disturbed by the whole text; counts what it encodes."""
+    """A text's vector: the direction of its first word, disturbed by the whole; notes what it encodes."""
 
     def __init__(self, digest: str = "hash-1", disturbance: float = 0.33) -> None:
         self.digest = digest
@@ -56,7 +56,7 @@ def add_conversation(engine, session_id, on, *, number=None):
 
 
 def add_filtered(engine, on, rows):
-    """Filtered rows of a day: [(conversation_id, requirements, quality_score)]; conversations are made too."""
+    """Filtered rows of a day, [(conversation_id, requirements, quality_score)], and their conversations."""
     for number, text, quality in rows:
         add_conversation(engine, f"s{number}", on, number=number)
         put_filtered(engine, on, number, text, quality)

