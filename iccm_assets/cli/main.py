@@ -50,7 +50,10 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command line; an ``IccmError`` becomes one line on stderr and exit code 1."""
     try:
-        build()(standalone_mode=False)
+        # Without its standalone mode the framework returns the exit status of `typer.Exit`.
+        status = build()(standalone_mode=False)
+        if isinstance(status, int):
+            sys.exit(status)
     except IccmError as error:
         sys.exit(_complain(str(error)))
     except (typer.Abort, KeyboardInterrupt):

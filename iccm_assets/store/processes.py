@@ -89,7 +89,7 @@ def recorded_port(directory: Path) -> int | None:
 def _pid_file(directory: Path) -> list[str]:
     try:
         return (directory / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

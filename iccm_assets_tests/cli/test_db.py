@@ -1,0 +1,137 @@
+"""`iccm db` and `iccm env`, as a person or a shell script uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from iccm_assets.cli.env import dagster_home
+from iccm_assets.settings import load_settings
+from iccm_assets.store.embedded import EmbeddedServer
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "home"
+    EmbeddedServer(tmp_path / "home").stop()
+
+
+@pytest.fixture
+def iccm(home: Path) -> Command:
+    """Runs `iccm …` in a process of its own on an empty home."""
+
+    def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "PG"))}
+        return subprocess.run(
+            [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *args],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=kept | {"ICCM_HOME": str(home)} | variables,
+        )
+
+    return run
+
+
+def test_the_life_of_the_embedded_server(iccm, home):
+    before = iccm("db", "status")
+    assert (before.returncode, before.stdout) == (3, f"not running (data: {home}/postgres/data)\n")
+
+    started = iccm("db", "start")
+    assert started.returncode == 0, started.stderr
+    assert "running at 127.0.0.1:" in started.stdout
+    assert "schema at revision" in started.stdout
+
+    status = json.loads(iccm("db", "status", "--json").stdout)
+    assert status["running"] is True
+    assert status["revision"] == status["newest_revision"]
+    os.kill(status["pid"], 0)
+
+    assert iccm("db", "upgrade").stdout == f"at revision {status['revision']}\n"
+    url = iccm("db", "url").stdout.strip()
+    assert url.endswith(status["address"])
+    told = iccm("db", "shell", "-Atc", "select count(*) from conversations")
+    assert told.stdout == "0\n", told.stderr
+
+    stopped = iccm("db", "stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
+    assert iccm("db", "stop").stdout == "it was not running\n"
+    assert iccm("db", "status").returncode == 3
+
+
+def test_psql_gets_the_password_by_its_environment_only():
+    from iccm_assets.cli.db import _client_environment
+
+    variables = _client_environment("postgresql://me:s3cret@example.org:5433/mine?sslmode=require")
+    assert variables == {
+        "PGUSER": "me",
+        "PGPASSWORD": "s3cret",
+        "PGHOST": "example.org",
+        "PGPORT": "5433",
+        "PGDATABASE": "mine",
+        "PGSSLMODE": "require",
+        "PGOPTIONS": "-c search_path=iccm,public",
+    }
+
+
+def test_somebody_elses_server_is_neither_started_nor_stopped(iccm):
+    for verb in ("start", "stop"):
+        told = iccm("db", verb, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
+        assert told.returncode == 1
+        assert "not ours to start or stop" in told.stderr
+
+
+@pytest.mark.parametrize("words", [("db", "status"), ("db", "upgrade"), ("env",), ("db", "url", "--dagster")])
+def test_an_unreachable_server_is_one_line_and_a_failure(iccm, words):
+    told = iccm(*words, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: PostgreSQL cannot be reached; nothing was changed: 127.0.0.1:1/x: ")
+    assert told.stderr.count("\n") == 1
+    assert "s3cret" not in told.stderr + told.stdout
+
+
+def test_a_home_that_cannot_be_made_is_one_line_and_a_failure(iccm, tmp_path):
+    (tmp_path / "file").touch()
+    told = iccm("db", "start", ICCM_HOME=str(tmp_path / "file"))
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: ")
+    assert told.stderr.count("\n") == 1
+
+
+def test_env_gives_a_shell_what_dagster_needs(iccm, tmp_path, server_url):
+    spaced = tmp_path / "a home with 'quotes'"
+    told = iccm("env", ICCM_HOME=str(spaced), ICCM_DATABASE_URL=server_url)
+    assert told.returncode == 0, told.stderr
+    shown = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'eval "$1"; printf "%s\\n" "$ICCM_HOME" "$DAGSTER_HOME" "$DAGSTER_PG_URL"',
+            "sh",
+            told.stdout,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.splitlines() == [str(spaced), f"{spaced}/dagster", f"{server_url}_dagster"]
+    assert "postgres_url" in (spaced / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
+
+
+def test_dagster_yaml_follows_the_package_and_is_not_touched_without_need(tmp_path):
+    settings = load_settings(home=tmp_path)
+    written = dagster_home(settings) / "dagster.yaml"
+    before = written.stat()
+    dagster_home(settings)
+    assert written.stat().st_mtime_ns == before.st_mtime_ns
+    written.write_text("storage: {}\n", encoding="utf-8")
+    dagster_home(settings)
+    assert "DAGSTER_PG_URL" in written.read_text(encoding="utf-8")
+    assert [path.name for path in written.parent.iterdir()] == ["dagster.yaml"]
