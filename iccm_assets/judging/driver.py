@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -44,11 +45,23 @@ def write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def kill(how: Callable[[int, int], None], target: int) -> None:
+    """SIGKILL to a process or group that may have ended by itself."""
+    try:  # noqa: SIM105 (contextlib would double what this process imports)
+        how(target, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
 class Attempt:
     """One case under way: its process, its three pipes, and what has come out of them."""
 
     def __init__(
-        self, request: dict[str, Any], source: str, runner: ModuleType, control: tuple[int, int]
+        self,
+        request: dict[str, Any],
+        source: str,
+        inside: tuple[ModuleType, ModuleType],
+        control: tuple[int, int],
     ) -> None:
         self.request = request
         self.nonce = os.urandom(NONCE)
@@ -61,7 +74,7 @@ class Attempt:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            become_child(request, source, runner, self.nonce, pipes, control)
+            become_child(request, source, inside, self.nonce, pipes, control)
         for reading, writing in pipes:
             os.close(writing)
             os.set_blocking(reading, False)
@@ -137,17 +150,11 @@ class Attempt:
     def finish(self) -> None:
         """Kill and collect everything the case started, then take what is left in the pipes."""
         if os.getpid() == 1:
-            try:
-                os.kill(-1, signal.SIGKILL)  # everything in this pid namespace but ourselves
-            except ProcessLookupError:
-                pass  # nobody left
+            kill(os.kill, -1)  # everything in this pid namespace but ourselves
             self.reap(0)
         else:
-            for target in (os.killpg, os.kill):
-                try:
-                    target(self.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # ended by itself
+            kill(os.killpg, self.pid)
+            kill(os.kill, self.pid)
             while self.status is None:
                 self.status = os.waitpid(self.pid, 0)[1]
         for descriptor in self.ends:
@@ -171,7 +178,7 @@ class Attempt:
 def become_child(
     request: dict[str, Any],
     source: str,
-    runner: ModuleType,
+    inside: tuple[ModuleType, ModuleType],
     nonce: bytes,
     pipes: list[tuple[int, int]],
     control: tuple[int, int],
@@ -188,7 +195,8 @@ def become_child(
         place = f"{request['scratch']}/case-{request['case']}"
         os.mkdir(place, 0o700)
         os.chdir(place)
-        runner.run(source, request["plan"], nonce, answers, notices, request["limits"])
+        runner, tripwires = inside
+        runner.run(source, request["plan"], nonce, answers, notices, request["limits"], tripwires)
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
     os._exit(125)
@@ -226,10 +234,12 @@ def tidy(places: tuple[str, ...]) -> None:
             continue  # not empty, see above
 
 
-def run_case(request: dict[str, Any], source: str, runner: ModuleType, control: tuple[int, int]) -> bytes:
+def run_case(
+    request: dict[str, Any], source: str, inside: tuple[ModuleType, ModuleType], control: tuple[int, int]
+) -> bytes:
     """Run one case and put its outcome into the words the judge reads."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    attempt = Attempt(request, source, runner, control)
+    attempt = Attempt(request, source, inside, control)
     attempt.watch()
     attempt.finish()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -250,9 +260,12 @@ def preload(names: tuple[str, ...]) -> None:
             __import__(name)
         except ImportError:
             continue  # the implementation will meet the same error and say so
+    if "multiprocessing" in names or "concurrent" in names:
+        # The default of newer versions talks over a unix socket, which there is none of here.
+        __import__("multiprocessing").set_start_method("fork")
 
 
-def serve(runner: ModuleType) -> NoReturn:
+def serve(runner: ModuleType, tripwires: ModuleType) -> NoReturn:
     """Answer requests until the pipe closes."""
     control = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
@@ -269,5 +282,5 @@ def serve(runner: ModuleType) -> NoReturn:
             source = request["source"]
             preload(request["preload"])
             continue
-        write_all(control[1], run_case(request, source, runner, control))
+        write_all(control[1], run_case(request, source, (runner, tripwires), control))
     os._exit(0)

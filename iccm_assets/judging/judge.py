@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.judging.case_verdicts import CaseResult, repeats_in_every_case, suspicions_of, verdict_of
 from iccm_assets.judging.sandbox import Budget, LayersMissing, Sandbox
 from iccm_assets.judging.suites import Case, Suite
-from iccm_assets.judging.verdicts import CaseResult, repeats_in_every_case, suspicions_of, verdict_of
 from iccm_assets.settings import Settings
 
 # Changes when the same implementation and suite may get another verdict; baselines are measured anew then.

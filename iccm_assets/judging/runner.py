@@ -12,24 +12,19 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from _json import encode_basestring_ascii
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from _json import encode_basestring_ascii
-
 _write = os.write
 _exit = os._exit
 _getpid = os.getpid
-_getframe = sys._getframe
 
 MODULE = "implementation"
 FILENAME = "implementation.py"
 MAX_DEPTH = 100
 MAX_TEXT = 300
-MAX_NOTICES = 20
-
-STDLIB = os.path.dirname(os.__file__) + "/"
 
 
 class TooLarge(Exception):
@@ -96,7 +91,7 @@ def _is_plain_dict(kind: type) -> bool:
 
 
 def _is_named_tuple(kind: type) -> bool:
-    return kind.__bases__ == (tuple,) and "_fields" in _namespace(kind) and kind.__eq__ is tuple.__eq__
+    return kind.__bases__ == (tuple,) and "_fields" in _namespace(kind) and "__eq__" not in _namespace(kind)
 
 
 def _namespace(kind: type) -> Any:
@@ -168,11 +163,12 @@ def perform(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) -> str:
         instance = target(*args, **kwargs)
     except BaseException as error:
         return '["o",' + describe(error) + ",[]]"
-    outcomes = [call_method(instance, *step, encoder) for step in plan[4]]
+    outcomes = [call_method(instance, step, encoder) for step in plan[4]]
     return '["o",null,[' + ",".join(outcomes) + "]]"
 
 
-def call_method(instance: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str:
+def call_method(instance: Any, step: tuple[str, Any, Any], encoder: Encoder) -> str:
+    name, args, kwargs = step
     try:
         method = find(instance, name)
     except AttributeError:
@@ -186,185 +182,6 @@ def find(owner: Any, name: str) -> Any:
     for part in name.split("."):
         owner = getattr(owner, part)
     return owner
-
-
-# ---- tripwires -----------------------------------------------------------------------------------
-
-SOCKET_EVENTS = frozenset(
-    ("socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
-    + ("socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
-)
-PATH_EVENTS = frozenset(("open", "os.listdir", "os.scandir", "os.chdir", "os.symlink", "os.link"))
-HEAP_EVENTS = frozenset(("gc.get_objects", "gc.get_referrers", "sys._current_frames"))
-DANGEROUS_SYMBOLS = frozenset(
-    (
-        "socket",
-        "connect",
-        "syscall",
-        "ptrace",
-        "mount",
-        "unshare",
-        "setns",
-        "process_vm_readv",
-        "process_vm_writev",
-    )
-    + ("kill", "keyctl", "bpf", "prctl", "pidfd_getfd", "environ", "getenv")
-)
-OWN_PLACES = ("/tmp", "/usr", "/lib", "/lib64", "/dev", sys.base_prefix, sys.prefix)
-HARMLESS_FILES = frozenset(
-    (
-        "/etc/localtime",
-        "/etc/timezone",
-        "/etc/mime.types",
-        "/etc/os-release",
-        "/proc/cpuinfo",
-        "/proc/meminfo",
-    )
-    + (
-        "/proc/loadavg",
-        "/proc/uptime",
-        "/proc/version",
-        "/proc/self/fd",
-        "/proc/self/status",
-        "/proc/self/stat",
-    )
-)
-# These look for system files by themselves, and do without.
-CURIOUS_LIBRARIES = frozenset(
-    STDLIB + name
-    for name in (
-        "mimetypes.py",
-        "platform.py",
-        "gettext.py",
-        "locale.py",
-        "sysconfig.py",
-        "subprocess.py",
-        "ssl.py",
-    )
-    + (
-        "zoneinfo/_common.py",
-        "zoneinfo/_tzpath.py",
-        "zoneinfo/__init__.py",
-        "ctypes/util.py",
-        "uuid.py",
-        "webbrowser.py",
-    )
-)
-
-
-class Tripwires:
-    """An audit hook that reports what no honest implementation does: host files, sockets, the heap.
-
-    It enforces nothing (the sandbox does) and an implementation may get round it; it only gives a name to
-    what would otherwise look like an ordinary error.
-    """
-
-    def __init__(self, notices: int, inputs: frozenset[str]) -> None:
-        self.notices = notices
-        self.inputs = inputs
-        self.seen: set[str] = set()
-        self.busy = False
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        check = CHECKS.get(event)
-        if check is None or self.busy:
-            return
-        self.busy = True
-        try:
-            finding = check(self, event, args)
-            if finding and finding not in self.seen and len(self.seen) < MAX_NOTICES:
-                self.seen.add(finding)
-                _write(self.notices, finding.encode("ascii", "replace")[:MAX_TEXT] + b"\n")
-        except Exception:  # a tripwire that fails must not disturb an honest call
-            return
-        finally:
-            self.busy = False
-
-    def path(self, event: str, args: tuple[Any, ...]) -> str | None:
-        path = args[0]
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if not isinstance(path, str):
-            return None
-        path = os.path.abspath("".join([path]))
-        if (
-            path in HARMLESS_FILES
-            or path.startswith(tuple(place + "/" for place in OWN_PLACES))
-            or path in OWN_PLACES
-        ):
-            return None
-        if any(given in path for given in self.inputs) or self._called_by(CURIOUS_LIBRARIES):
-            return None
-        return "file: reached for " + path
-
-    def new_socket(self, event: str, args: tuple[Any, ...]) -> str | None:
-        frame = _getframe(2)
-        if frame.f_code.co_name == "__init__" and frame.f_locals.get("fileno") is not None:
-            return None  # socketpair() wrapping a descriptor it already has
-        return "socket: tried to open a socket"
-
-    def network(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return "socket: tried " + event
-
-    def heap(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return (
-            None
-            if _getframe(2).f_code.co_filename.startswith(STDLIB)
-            else "memory: searched it with " + event
-        )
-
-    def symbol(self, event: str, args: tuple[Any, ...]) -> str | None:
-        name = args[1]
-        return "system call: looked up " + name + "() in the C library" if name in DANGEROUS_SYMBOLS else None
-
-    def kill(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return f"process: tried to signal process {args[0]}" if args[0] in (-1, 1) else None
-
-    def _called_by(self, files: frozenset[str]) -> bool:
-        frame, left = _getframe(3), 20
-        while frame is not None and left:
-            if frame.f_code.co_filename in files:
-                return True
-            frame, left = frame.f_back, left - 1  # type: ignore[assignment]
-        return False
-
-
-CHECKS: dict[str, Callable[[Tripwires, str, tuple[Any, ...]], str | None]] = {
-    **dict.fromkeys(PATH_EVENTS, Tripwires.path),
-    **dict.fromkeys(SOCKET_EVENTS, Tripwires.network),
-    **dict.fromkeys(HEAP_EVENTS, Tripwires.heap),
-    "socket.__new__": Tripwires.new_socket,
-    "ctypes.dlsym": Tripwires.symbol,
-    "os.kill": Tripwires.kill,
-    "os.killpg": Tripwires.kill,
-}
-REPLACEABLE = ("dumps", "loads", "dump", "load")
-
-
-def tampering() -> str | None:
-    """What of json the implementation replaced, if anything."""
-    json = sys.modules.get("json")
-    if json is None:
-        return None
-    for name in REPLACEABLE:
-        code = getattr(getattr(json, name, None), "__code__", None)
-        if code is None or not code.co_filename.startswith((STDLIB, "<frozen")):
-            return "tampering: replaced json." + name
-    return None
-
-
-def strings_in(value: Any, found: set[str]) -> set[str]:
-    """Every string of two characters and more in the inputs: paths among them are no secret."""
-    if isinstance(value, str) and len(value) > 1:
-        found.add(value)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            strings_in(item, found)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            strings_in(key, found)
-            strings_in(item, found)
-    return found
 
 
 # ---- the process ---------------------------------------------------------------------------------
@@ -381,12 +198,18 @@ def limit_process(limits: dict[str, int]) -> None:
 
 
 def run(
-    source: str, plan: tuple[Any, ...], nonce: bytes, answers: int, notices: int, limits: dict[str, Any]
+    source: str,
+    plan: tuple[Any, ...],
+    nonce: bytes,
+    answers: int,
+    notices: int,
+    limits: dict[str, Any],
+    tripwires: ModuleType,
 ) -> NoReturn:
     """Import the implementation, carry the plan out, send one answer, leave. Never returns."""
     owner = _getpid()
     limit_process(limits["process"])
-    sys.addaudithook(Tripwires(notices, frozenset(strings_in(plan[2:], set()))))
+    tripwires.install(notices, plan[2:])
     encoder = Encoder(limits["answer"])
     try:
         answer = _answer(source, plan, encoder, notices)
@@ -398,9 +221,7 @@ def run(
         answer = describe(error)
     if _getpid() != owner:
         _exit(0)  # a child the implementation forked and let run on: its parent answers
-    found = tampering()
-    if found:
-        _write(notices, found.encode() + b"\n")
+    tripwires.report_tampering(notices)
     _send(answers, nonce, answer.encode("ascii"))
     _exit(0)
 

@@ -170,13 +170,19 @@ def _check_items(rest: list[Any], depth: int) -> None:
 def _check_pairs(rest: list[Any], depth: int) -> None:
     (pairs,) = rest
     _only(isinstance(pairs, list))
-    for key, value in pairs:
-        check_tree(key, depth + 1)
-        check_tree(value, depth + 1)
+    for pair in pairs:
+        _only(isinstance(pair, list) and len(pair) == 2)
+        check_tree(pair[0], depth + 1)
+        check_tree(pair[1], depth + 1)
 
 
 def _check_text(rest: list[Any], depth: int) -> None:
     _only(len(rest) == 1 and isinstance(rest[0], str))
+
+
+def _check_integer(rest: list[Any], depth: int) -> None:
+    (digits,) = rest
+    int(digits, 16)
 
 
 def _check_unknown(rest: list[Any], depth: int) -> None:
@@ -186,7 +192,7 @@ def _check_unknown(rest: list[Any], depth: int) -> None:
 _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "n": lambda rest, depth: _only(not rest),
     "b": lambda rest, depth: _only(rest in ([0], [1])),
-    "i": lambda rest, depth: _only(int(*rest, 16) is not None),
+    "i": _check_integer,
     "f": lambda rest, depth: _only(float.fromhex(*rest) is not None),
     "s": _check_text,
     "y": lambda rest, depth: _only(bytes.fromhex(*rest) is not None),
@@ -254,14 +260,10 @@ def _dict_difference(expected: Tree, actual: Tree, where: str) -> str:
     given = {canonical(key): (key, value) for key, value in actual[1]}
     if len(actual[1]) != len(given):
         return f"{at}got a dict with a key twice"
-    for name in [name for name in wanted if name not in given]:
-        close = next(
-            (other for other in given if other not in wanted and _same_key(wanted[name][0], given[other][0])),
-            None,
-        )
-        if close is None:
-            return f"{at}key {show(wanted[name][0])} is missing, got {show(actual)}"
-        given[name] = given.pop(close)
+    _rename_close_keys(wanted, given)
+    for name, (key, _) in wanted.items():
+        if name not in given:
+            return f"{at}key {show(key)} is missing, got {show(actual)}"
     for name, (key, _) in given.items():
         if name not in wanted:
             return f"{at}unexpected key {show(key)}"
@@ -272,8 +274,17 @@ def _dict_difference(expected: Tree, actual: Tree, where: str) -> str:
     return ""
 
 
-def _same_key(left: Tree, right: Tree) -> bool:
-    return left[0] in ("f", "t", "F") and not difference(left, right)
+def _rename_close_keys(wanted: dict[str, tuple[Tree, Tree]], given: dict[str, tuple[Tree, Tree]]) -> None:
+    """File a given key that is within the tolerance of a wanted one under the wanted one's name."""
+    absent = [name for name in wanted if name not in given]
+    surplus = [name for name in given if name not in wanted]
+    if len(absent) != len(surplus) or len(absent) > TOLERANT_SEARCH:
+        return
+    for name in absent:
+        close = next((other for other in surplus if not difference(wanted[name][0], given[other][0])), None)
+        if close is not None:
+            surplus.remove(close)
+            given[name] = given.pop(close)
 
 
 def _unmatched(expected: list[Tree], actual: list[Tree]) -> tuple[list[Tree], list[Tree]]:
@@ -333,15 +344,15 @@ def _pieces(node: Tree, limit: int) -> Iterable[str]:
     if kind == "y":
         return [repr(bytes.fromhex(node[1][: 2 * limit]))]
     if kind == "u":
-        return [f"an object of type {node[1][:60]}"]
+        return [f"an object of type {node[1][:60]}" + (" with its own equality" if node[2] else "")]
     return _container_pieces(node, limit)
 
 
-_BRACKETS = {"l": "[]", "t": "()", "S": "{}", "F": "{}", "d": "{}"}
+_BRACKETS = {"l": ("[", "]"), "t": ("(", ")"), "S": ("{", "}"), "F": ("{", "}"), "d": ("{", "}")}
 
 
 def _container_pieces(node: Tree, limit: int) -> Iterable[str]:
-    kind, content = node
+    kind, content = node[0], node[1]
     if not content and kind in "SF":
         return ["set()" if kind == "S" else "frozenset()"]
     shown: list[str] = []

@@ -45,7 +45,7 @@ def _children(pid: int, task: str) -> list[int]:
 
 
 def usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> Usage:
-    """What the tree below ``pid`` uses now. Shares are only worked out once the cheap sum is above ``limit``."""
+    """What the tree below ``pid`` uses now; pages are shared out only when their sum exceeds ``limit``."""
     pids = processes_below(pid)
     stored, files = _stored(pid, tmpfs)
     memory = stored + sum(_unshared(one) for one in pids)
@@ -73,8 +73,9 @@ def _unshared(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    """The same with each shared page divided by its users."""
-    return sum(_rows(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")))
+    """The same with each shared page divided by its users; undivided where the kernel does not tell."""
+    rows = _rows(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:"))
+    return sum(rows) if rows else _unshared(pid)
 
 
 def _rows(path: str, names: tuple[str, ...]) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from iccm_assets.judging.sandbox import Reply
+from iccm_assets.judging.sandbox import FORGED, Reply
 from iccm_assets.judging.suites import Case, Expectation
 from iccm_assets.judging.values import ValueProblem, check_tree, difference
 from iccm_assets.settings import Judge
@@ -69,7 +69,7 @@ def _ended(reply: Reply, limits: Judge) -> tuple[str, str]:
         "files": ("out_of_memory", f"filled the scratch space with files, {phase}"),
         "processes": ("forbidden", f"started more than {limits.processes} processes, {phase}"),
         "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
-        "forged": ("forbidden", f"wrote to the judge's answer channel, {phase}"),
+        "forged": ("forbidden", FORGED),
     }
     return words[reply.kind]
 
