@@ -151,7 +151,9 @@ def _drop(name: str, what: str, measured: _Measured, allowed: float, settings: E
     differences = measured.differences
     change = statistics.mean(differences)
     favourable = [*differences, *[1.0] * measured.missing]
-    sure = statistics.confidence_below(favourable, -allowed, 1.0)
+    # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
+    room = 1.0 if measured.missing else 1.0 - min(pair.rate(of_candidate=False) for pair in measured.pairs)
+    sure = statistics.confidence_of_harm([-one for one in favourable], allowed, -room)
     numbers = {"change": change, "allowed": allowed, "confidence": sure, "items": float(len(differences))}
     story = f"{what} changed by {change:+.4f} on {len(differences)} items"
     if statistics.mean(favourable) < -allowed and sure >= settings.confidence:
@@ -178,8 +180,8 @@ def _variance(measured: _Measured, settings: Evaluation) -> RuleResult:
     over_ratio = [mine - ratio * theirs for mine, theirs in pairs] + [-ratio / 4] * missing
     over_floor = [mine for mine, _ in pairs] + [0.0] * missing
     sure = min(
-        statistics.confidence_above(over_ratio, 0.0, -ratio / 4),
-        statistics.confidence_above(over_floor, settings.variance_floor, 0.0),
+        statistics.confidence_of_harm(over_ratio, 0.0, -ratio / 4),
+        statistics.confidence_of_harm(over_floor, settings.variance_floor, 0.0),
     )
     numbers = {"candidate": candidate, "production": production, "limit": limit, "confidence": sure}
     story = f"implementation variance {candidate:.4f}, production {production:.4f}, limit {limit:.4f}"

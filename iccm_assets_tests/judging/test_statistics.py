@@ -7,12 +7,13 @@ import random
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.judging.statistics import (
     confidence_above,
-    confidence_below,
+    confidence_of_harm,
     mean,
     quantile,
     quantile_ratio_confidence,
@@ -81,12 +82,6 @@ def test_a_better_item_never_lowers_the_confidence(tenths: list[int], where: int
     assert confidence_above(better, 0.0, -1.0) >= confidence_above(values, 0.0, -1.0) - 1e-6
 
 
-@given(st.lists(st.integers(-10, 10), min_size=1, max_size=30))
-def test_below_is_the_mirror_of_above(tenths: list[int]) -> None:
-    values = [one / 10 for one in tenths]
-    assert confidence_below(values, 0.1, 1.0) == confidence_above([-one for one in values], -0.1, -1.0)
-
-
 NULLS = {
     # name: values and probabilities, mean exactly zero
     "few items differ": ([1.0, -1.0, 0.0], [0.02, 0.02, 0.96]),
@@ -107,6 +102,52 @@ def test_equal_models_are_called_better_in_at_most_a_tenth_of_the_cases(null: st
     wrong = sum(confidence_above(list(sample), 0.0, -1.0) >= 0.9 for sample in samples)
     # 10 % allowed; three standard errors of the simulation on top.
     assert wrong / runs <= 0.10 + 3 * math.sqrt(0.09 / runs)
+
+
+def paired(
+    rng: np.random.Generator, n: int, base: float, churn: float, fall: float
+) -> tuple[list[float], float]:
+    """Harms of items production solves with chance ``base``; ``churn`` lost and won, ``fall`` more lost.
+
+    Returned with the lowest harm an item could have: minus what production leaves to gain.
+    """
+    before = rng.random(n) < base
+    lost = rng.random(n) < (churn + fall) / base
+    won = rng.random(n) < (churn / (1 - base) if base < 1 else 0.0)
+    after = np.where(before, ~lost, won)
+    return list(before.astype(float) - after.astype(float)), float(before.min()) - 1.0
+
+
+@pytest.mark.parametrize(("base", "churn"), [(1.0, 0.0), (0.9, 0.05), (0.6, 0.1)])
+@pytest.mark.parametrize("n", [20, 30, 60, 240])
+def test_a_fall_of_just_the_limit_is_called_more_in_about_a_tenth_and_no_fall_hardly_ever(
+    base: float, churn: float, n: int
+) -> None:
+    rng = np.random.default_rng(n)
+    runs = 200
+
+    def alarms(fall: float) -> float:
+        made = (paired(rng, n, base, churn, fall) for _ in range(runs))
+        return sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in made) / runs
+
+    assert alarms(0.05) <= 0.12 + 3 * math.sqrt(0.09 / runs)
+    assert alarms(0.0) <= 0.06
+
+
+def test_a_real_fall_is_seen() -> None:
+    rng = np.random.default_rng(8)
+    made = (paired(rng, 30, 1.0, 0.0, 0.2) for _ in range(100))
+    assert sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in made) >= 80
+
+
+def test_student_is_asked_too_but_only_about_harm() -> None:
+    harms = [1.0] * 4 + [0.0] * 26
+    t = (4 / 30 - 0.05) / (np.std(harms, ddof=1) / math.sqrt(30))
+    assert confidence_of_harm(harms, 0.05, -1.0) == pytest.approx(scipy.stats.t.cdf(t, 29), abs=2e-6)
+    assert confidence_of_harm(harms, 0.05, 0.0) == confidence_above(harms, 0.05, 0.0) > 0.9
+    assert confidence_above(harms, 0.05, -1.0) < 0.8
+    assert confidence_of_harm([0.1] * 30, 0.05, -1.0) == confidence_above([0.1] * 30, 0.05, -1.0)
+    assert confidence_of_harm([], 0.05, -1.0) == 0.0
 
 
 def test_a_real_improvement_is_seen() -> None:
@@ -139,6 +180,12 @@ def test_the_ratio_of_quantiles_agrees_with_resampling() -> None:
     exact = quantile_ratio_confidence(list(mine), list(theirs), 0.95, 1.2)
     assert exact == pytest.approx((a > 1.2 * b).mean(), abs=0.03)
     assert 0.1 < exact < 0.999
+
+
+def test_the_ratio_of_medians_of_three_is_exact() -> None:
+    # The median of a resample of 1, 2, 3 is 1 when two or three of its draws are: 7 in 27.
+    assert quantile_ratio_confidence([1.0, 2.0, 3.0], [1.5], 0.5, 1.0) == pytest.approx(20 / 27, abs=2e-6)
+    assert quantile_ratio_confidence([1.0, 2.0, 3.0], [1.0], 0.5, 2.5) == pytest.approx(7 / 27, abs=2e-6)
 
 
 def test_slower_is_seen_and_equally_fast_is_not() -> None:

@@ -115,6 +115,20 @@ def test_two_claims_at_once_start_one_run(engine: sa.Engine, settings: Settings)
     ]
 
 
+def test_a_claim_waits_for_the_one_that_is_being_made(engine: sa.Engine, settings: Settings) -> None:
+    first, second = requested(engine, "a"), requested(engine, "b")
+    fences: list[int | None] = []
+    other = threading.Thread(target=lambda: fences.append(claimed(engine, settings, second.id, "run-b")))
+    with engine.begin() as conn:
+        assert runs.claim(conn, first.id, "run-a", settings) == 1
+        other.start()
+        other.join(timeout=0.3)
+        assert other.is_alive()
+    other.join()
+    assert fences == [None]
+    assert current(engine, second.id).status == "waiting"
+
+
 def test_a_live_rollout_makes_a_run_wait(engine: sa.Engine, settings: Settings) -> None:
     run = requested(engine, "a")
     with engine.begin() as conn:
