@@ -32,7 +32,7 @@ from iccm_assets.settings import REFERENCE_CANARY_SET, REFERENCE_MODEL, REFERENC
 
 BASE_ITEMS, NEW_ITEMS = 30, 40
 REHEARSAL_EXAMPLES = 960
-STEPS = 6000
+STEPS = 2800
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Seed = Annotated[int, typer.Option(help="Everything is drawn from this number.")]

@@ -1,6 +1,6 @@
 """Trains the base model from scratch: one file, read from top to bottom (X2).
 
-Covered: tokenizer, model, stream of examples, one-cycle schedule, probes by family, checkpoints.
+Covered: tokenizer, model, stream of examples, warm-up, plateau and decay, probes by family, checkpoints.
 Not covered: resuming, more than one device. The same seed gives the same weights on the same device
 class and thread count; sums are ordered differently elsewhere.
 """
@@ -32,10 +32,11 @@ class Recipe:
     """How the base model is trained; the defaults are the shipped model's."""
 
     seed: int = 2025
-    steps: int = 6000
+    steps: int = 2800
     batch: int = 64
     learning_rate: float = 2e-3
-    warmup: float = 0.1
+    warmup_steps: int = 200
+    decay_share: float = 0.3
     clip: float = 1.0
     weight_decay: float = 0.01
     threads: int = 2
@@ -148,6 +149,15 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def rate(step: int, recipe: Recipe) -> float:
+    """Learning rate as a share of the peak: warm-up, a long plateau, a straight way down to zero.
+
+    The plateau does not depend on ``steps``: a longer run begins exactly like a shorter one.
+    """
+    left = (recipe.steps - step) / (recipe.steps * recipe.decay_share)
+    return min((step + 1) / recipe.warmup_steps, 1.0, max(left, 0.0))
+
+
 def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
     """Train from scratch and leave the model in ``folder``; earlier states are left there on the way."""
     torch.manual_seed(recipe.seed)
@@ -160,9 +170,7 @@ def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warmup
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
     examples = training_stream(recipe.seed, banned)
     source = batches(examples, tokenizer, recipe, Random(f"order {recipe.seed}"))
     began, losses = time.monotonic(), []

@@ -79,7 +79,9 @@ def test_rewriting_keeps_the_requirements_and_shapes_ignore_names() -> None:
 
 
 def test_no_word_is_a_keyword_or_hides_a_builtin_that_code_calls() -> None:
-    called = set("len max min sum sorted list dict any all bool reversed enumerate".split())
+    called = set(
+        ["len", "max", "min", "sum", "sorted", "list", "dict", "any", "all", "bool", "reversed", "enumerate"]
+    )
     assert called <= set(dir(builtins))
     params = {*words.MEASURES, *words.LIST_WORDS, *words.TEXT_WORDS}
     params |= {word for nouns in words.DOMAINS.values() for word in nouns}
