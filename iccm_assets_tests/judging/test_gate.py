@@ -187,7 +187,7 @@ def test_a_failure_that_missing_items_cannot_turn_stays_a_failure() -> None:
 
 
 def test_a_slice_is_not_lost_while_missing_items_could_save_it() -> None:
-    fallen = [(0.0, 1.0)] * 3 + [(1.0, 1.0)] * 17
+    fallen = [(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 19
     assert decide(evidence(BETTER, items(fallen, "strings")), GATE).failed_rules == ("forgetting",)
     open_ = decide(evidence(BETTER, items([*fallen, (None, 1.0), (None, 1.0)], "strings")), GATE)
     assert (open_.status, open_.failed_rules) == ("inconclusive", ())
