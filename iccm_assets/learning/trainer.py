@@ -14,13 +14,12 @@ import errno
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iccm_assets.errors import (
     DatabaseError,
@@ -38,14 +37,9 @@ if TYPE_CHECKING:
     from iccm_assets.models.manifest import Manifest
     from iccm_assets.models.seq import LoadedModel
 
-HISTORY = "training_history.json"
 HEARTBEAT_SECONDS = 5.0
 PUBLISH_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 DISK_FACTOR = 3  # best and last checkpoint of the Trainer, and the candidate
-# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
-OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
-# Written anew for every candidate, or not part of a model.
-_NOT_INHERITED = ("config.json", "generation_config.json", "README.md", "MANIFEST.json", HISTORY)
 
 
 def train(
@@ -61,6 +55,7 @@ def train(
     Raises ``ModelNotFound``, ``DamagedCheckpoint``, ``InputError`` for the inputs, ``NothingLearned``,
     ``TrainingDiverged``, ``StaleFence``, else ``TrainingError``; nothing is published then.
     """
+    from iccm_assets.learning.candidate import write_candidate
     from iccm_assets.learning.dataset import read_dataset
     from iccm_assets.learning.directories import remove_tree
     from iccm_assets.learning.finetune import fine_tune
@@ -90,7 +85,7 @@ def train(
                 )
             trained_at = time.perf_counter()
             remove_tree(staging / "scratch")
-            manifest = _write_candidate(job, loaded, dataset, trained, staging)
+            manifest = write_candidate(job, loaded, dataset, trained, staging)
             published = store.publish(staging, manifest, _patient(still_current))
         finally:
             remove_tree(staging)
@@ -129,65 +124,6 @@ def _outcome(
         device=manifest.device or "",
         seconds=seconds,
     )
-
-
-def _write_candidate(
-    job: TrainingJob, parent: LoadedModel, dataset: Dataset, trained: Trained, staging: Path
-) -> Manifest:
-    """Everything of the candidate but its manifest file; nothing here may depend on time or place."""
-    from iccm_assets.learning.card import CARD, model_card
-    from iccm_assets.learning.model_store import training_provenance
-    from iccm_assets.models.manifest import Manifest, read_manifest
-    from iccm_assets.models.resolve import is_published
-
-    trained.loaded.model.save_pretrained(staging)
-    _inherit_tokenizer(parent.path, staging)
-    base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
-    config = {**job.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": job.epochs}
-    history = [
-        {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
-    ]
-    (staging / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
-    card = model_card(
-        base=base,
-        parent_digest=parent.digest,
-        dataset_digest=dataset.digest,
-        counts=dataset.counts,
-        config=config,
-        history=trained.history,
-        movement=trained.movement,
-        best_step=trained.best_step,
-    )
-    (staging / CARD).write_text(card, encoding="utf-8")
-    return Manifest(
-        kind="fine-tuned",
-        base=base,
-        files={},
-        parent_digest=parent.digest,
-        dataset_digest=dataset.digest,
-        config=config,
-        seed=job.config.seed,
-        threads=job.config.threads,
-        device=_device_class(trained.loaded.model.device),
-        code=training_provenance(),
-    )
-
-
-def _inherit_tokenizer(parent: Path, staging: Path) -> None:
-    """Copy the parent's tokenizer files unchanged: saving them anew could alter them or name local paths."""
-    from iccm_assets.learning.model_store import FOREIGN
-
-    for path in sorted(parent.iterdir()):
-        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not weights and path.name not in _NOT_INHERITED and path.suffix not in FOREIGN:
-            shutil.copyfile(path, staging / path.name)
-            (staging / path.name).chmod(0o644)
-
-
-def _device_class(device: Any) -> str:
-    import torch
-
-    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _preflight(loaded: LoadedModel, free: int) -> None:

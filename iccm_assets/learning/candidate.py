@@ -1,0 +1,79 @@
+"""Filling a candidate's staging directory: everything of the model but its manifest file (L6).
+
+Nothing written here may depend on time, place or machine name, or two equal trainings would get two
+digests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from iccm_assets.learning.card import CARD, model_card
+from iccm_assets.learning.dataset import Dataset
+from iccm_assets.learning.finetune import Trained
+from iccm_assets.learning.job import TrainingJob
+from iccm_assets.learning.model_store import FOREIGN, training_provenance
+from iccm_assets.models.manifest import MANIFEST, Manifest, read_manifest
+from iccm_assets.models.resolve import is_published
+from iccm_assets.models.seq import LoadedModel
+
+HISTORY = "training_history.json"
+# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
+OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
+# Written anew for every candidate, or not part of a model.
+_NOT_INHERITED = {"config.json", "generation_config.json", CARD, MANIFEST, HISTORY}
+
+
+def write_candidate(
+    job: TrainingJob, parent: LoadedModel, dataset: Dataset, trained: Trained, staging: Path
+) -> Manifest:
+    """Write weights, configs, tokenizer, history and card; returns the manifest, still without files."""
+    trained.loaded.model.save_pretrained(staging)
+    _inherit_tokenizer(parent.path, staging)
+    base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
+    config = {**job.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": job.epochs}
+    history = [
+        {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
+    ]
+    (staging / HISTORY).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    card = model_card(
+        base=base,
+        parent_digest=parent.digest,
+        dataset_digest=dataset.digest,
+        counts=dataset.counts,
+        config=config,
+        history=trained.history,
+        movement=trained.movement,
+        best_step=trained.best_step,
+    )
+    (staging / CARD).write_text(card, encoding="utf-8")
+    return Manifest(
+        kind="fine-tuned",
+        base=base,
+        files={},
+        parent_digest=parent.digest,
+        dataset_digest=dataset.digest,
+        config=config,
+        seed=job.config.seed,
+        threads=job.config.threads,
+        device=device_class(trained.loaded.model.device),
+        code=training_provenance(),
+    )
+
+
+def device_class(device: torch.device) -> str:
+    """Within one class the same training gives the same bits: ``cpu``, or the GPU's name."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def _inherit_tokenizer(parent: Path, staging: Path) -> None:
+    """Copy the parent's tokenizer files unchanged: saving them anew could alter them or name local paths."""
+    for path in sorted(parent.iterdir()):
+        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if path.is_file() and not weights and path.name not in _NOT_INHERITED and path.suffix not in FOREIGN:
+            shutil.copyfile(path, staging / path.name)
+            (staging / path.name).chmod(0o644)
