@@ -69,6 +69,7 @@ class Attempt:
         self.printed = 0
         self.status: int | None = None
         self.killed = ""
+        self.others = self.leftovers = 0  # processes besides the first: collected, and alive at the end
         pipes = [os.pipe() for _ in range(3)]
         self.ends = dict(zip((end for end, _ in pipes), ("answer", "notices", "output"), strict=True))
         self.started = time.monotonic()
@@ -146,12 +147,17 @@ class Attempt:
                 return True
             if pid == self.pid:
                 self.status = status
+            else:
+                self.others += 1
 
     def finish(self) -> None:
         """Kill and collect everything the case started, then take what is left in the pipes."""
         if os.getpid() == 1:
+            self.reap(os.WNOHANG)
+            ended = self.others
             kill(os.kill, -1)  # everything in this pid namespace but ourselves
             self.reap(0)
+            self.leftovers = self.others - ended
         else:
             kill(os.killpg, self.pid)
             kill(os.kill, self.pid)
@@ -163,8 +169,8 @@ class Attempt:
 
     def kind(self) -> tuple[str, int]:
         """How the case ended, and the exit code or signal number that goes with it."""
-        if self.killed:
-            return self.killed, 0
+        if self.killed or self.leftovers > self.request["processes"]:
+            return self.killed or "processes", 0
         if self.answer:
             body = HEAD + int.from_bytes(self.answer[NONCE:HEAD], "big")
             if self.answer[:NONCE] == self.nonce and len(self.answer) == body:

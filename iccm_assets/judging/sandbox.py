@@ -47,7 +47,7 @@ os pathlib pprint queue random re secrets shlex statistics string struct sys tem
 threading time traceback types typing unicodedata urllib uuid warnings weakref zlib zoneinfo
 """
 _PRELOADABLE = frozenset(_QUICK.split())
-_IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re.MULTILINE)
 _NOTICE = re.compile(r"(?:file|socket|memory|system call|process|tampering): [ -~]+$")
 MAX_NOTICE, MAX_NOTICES = 300, 20
 FORGED = "forgery: wrote to the judge's answer channel"
@@ -122,8 +122,7 @@ class Sandbox:
 
     def load(self, source: str) -> None:
         """Hand the implementation over; it is not run before the first case."""
-        named = tuple(sorted({name for name in _IMPORT.findall(source) if name in _PRELOADABLE}))
-        self._ask({"do": "load", "source": source, "preload": named})
+        self._ask({"do": "load", "source": source, "preload": tuple(sorted(_named(source) & _PRELOADABLE))})
 
     def run_case(self, case: int, plan: tuple[Any, ...], budget: Budget) -> Reply:
         """Run one case in a process of its own and wait for its outcome."""
@@ -138,6 +137,7 @@ class Sandbox:
                 "wall": budget.wall,
                 "output": budget.output,
                 "answer": answer,
+                "processes": limits.processes,
                 "scratch": scratch,
                 "tidy": (scratch,) if self.scratch else (INSIDE, SHARED),
                 "limits": {"answer": answer, "process": _process_limits(self.settings, budget)},
@@ -181,7 +181,7 @@ class Sandbox:
             return "memory"
         if used.files > MAX_FILES:
             return "files"
-        if used.processes - 1 >= limits.processes:
+        if used.processes - 1 > limits.processes:
             return "processes"
         if used.cpu - self._cpu_before > budget.cpu:
             return "cpu"
@@ -220,6 +220,12 @@ class Sandbox:
         )
 
 
+def _named(source: str) -> set[str]:
+    """Top-level modules that the source seems to import; a guess that only saves time."""
+    listed = (one or many for one, many in _IMPORT.findall(source))
+    return {name.split()[0].partition(".")[0] for names in listed for name in names.split(",") if name.strip()}
+
+
 def _notices(data: bytes) -> tuple[bool, tuple[str, ...]]:
     """Whether the import was done, and what the tripwires reported; anything else was written by a forger."""
     lines = dict.fromkeys(data.decode("ascii", "replace").splitlines())
@@ -243,12 +249,13 @@ def _process_limits(settings: Settings, budget: Budget) -> dict[str, int]:
     wanted = {
         "RLIMIT_CPU": max(1, int(budget.cpu) + 1),
         # Writable private memory. Above the limit in all, because thread stacks count whole.
-        "RLIMIT_DATA": memory + (512 << 20),
+        "RLIMIT_DATA": memory + (1 << 30),
         "RLIMIT_FSIZE": 32 << 20,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 1 << 20,
     }
     if settings.sandbox == "strict":
-        wanted["RLIMIT_NPROC"] = limits.processes
+        # The kernel counts threads too, and honest code may have many: processes are counted by the watch.
+        wanted["RLIMIT_NPROC"] = 2 * limits.processes
     return wanted

@@ -231,6 +231,7 @@ def _store(conn: sa.Connection, requirement_id: int, score: Score) -> None:
             "test_pass_rate": member.test_pass_rate,
             "results": list(member.results),
             "status": member.status,
+            "reason": member.detail or None,
             "duration_ms": member.duration_ms,
         }
         statement = insert(t.reconstructions).values(

@@ -315,7 +315,7 @@ import warnings, weakref, xml.etree.ElementTree, zipfile, zlib, zoneinfo, ctypes
 random.seed(4)
 def add(a, b):
     assert uuid.uuid1() != uuid.uuid4()
-    assert pathlib.Path("~").expanduser() or True
+    assert os.path.expanduser("~") and pathlib.Path.cwd().exists()
     assert datetime.datetime.now(zoneinfo.ZoneInfo("Europe/Berlin"))
     assert hashlib.sha256(b"x").hexdigest() and mimetypes.guess_type("a.html")[0]
     database = sqlite3.connect(":memory:")
@@ -332,8 +332,9 @@ def label(n):
 """,
     "four hundred megabytes": """
 def add(a, b):
-    block = bytearray(400 << 20)
-    block[::4096] = b"x" * len(block[::4096])
+    if a == 40:
+        block = bytearray(400 << 20)
+        block[::4096] = b"x" * len(block[::4096])
     return a + b
 def label(n):
     return f"item-{n}"
@@ -561,7 +562,7 @@ HOSTILE: list[Hostile] = [
     ),
     _hostile(
         "a hundred megabytes on every descriptor",
-        "output_limit forbidden",
+        "output_limit forbidden not_run",
         """
         import os
         def add(a, b):
@@ -722,7 +723,7 @@ HOSTILE: list[Hostile] = [
     ),
     _hostile(
         "two gigabytes bit by bit",
-        "out_of_memory",
+        "out_of_memory timeout not_run",
         """
         def add(a, b):
             blocks = []
@@ -734,7 +735,7 @@ HOSTILE: list[Hostile] = [
     _hostile("two gigabytes at import", "out_of_memory", "block = [0] * (1 << 28)\n" + PLAIN),
     _hostile(
         "two gigabytes in children",
-        "out_of_memory",
+        "out_of_memory timeout not_run",
         """
         import os, time
         def add(a, b):
@@ -748,7 +749,7 @@ HOSTILE: list[Hostile] = [
     ),
     _hostile(
         "two gigabytes of shared memory",
-        "out_of_memory crashed",
+        "out_of_memory timeout not_run",
         """
         import mmap
         def add(a, b):
@@ -925,7 +926,13 @@ HOSTILE: list[Hostile] = [
             """,
             "reached for",
         )
-        for path in ("/etc/passwd", "/etc/shadow", "/root/.pgpass", "/work/main/pyproject.toml", "../../etc/hosts")
+        for path in (
+            "/etc/passwd",
+            "/etc/shadow",
+            "/root/.pgpass",
+            "/work/main/pyproject.toml",
+            "../../etc/hosts",
+        )
     ),
     _hostile(
         "a link to a host file",
@@ -940,10 +947,14 @@ HOSTILE: list[Hostile] = [
         """,
         "reached for /etc/passwd",
     ),
-    _hostile("a host program", "error", "import subprocess\ndef add(a, b):\n    return subprocess.check_output(['ps'])\n"),
+    _hostile(
+        "a host program",
+        "error",
+        "import subprocess\ndef add(a, b):\n    return subprocess.check_output(['ps'])\n",
+    ),
     _hostile(
         "writes outside its scratch space",
-        "error",
+        "error forbidden",
         f"""
         import sys
         def add(a, b):

@@ -1,0 +1,48 @@
+"""What must be the same on the host before and after something hostile ran."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PLACES = ("/", "/tmp", "/usr", "/dev", "/dev/shm", "/var/tmp", str(Path.home()))
+FORBIDDEN_NAMES = frozenset(("mine", "label.txt", "server", "0", "case-0", "case-1"))
+
+
+@dataclass(frozen=True)
+class Host:
+    """Processes below this one, its descriptors, its mounts, and files under names the attacks use."""
+
+    processes: frozenset[int]
+    descriptors: int
+    mounts: int
+    files: frozenset[str]
+
+
+def snapshot() -> Host:
+    return Host(
+        frozenset(child.pid for child in psutil.Process().children(recursive=True)),
+        len(os.listdir("/proc/self/fd")),
+        len(Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()),
+        frozenset(f"{place}/{name}" for place in PLACES for name in _names(place) if name in FORBIDDEN_NAMES),
+    )
+
+
+def assert_unchanged(before: Host) -> None:
+    """Fails unless the host is as it was; the kernel gets two seconds to bury the dead."""
+    for _ in range(40):
+        if snapshot() == before:
+            return
+        time.sleep(0.05)
+    assert snapshot() == before
+
+
+def _names(place: str) -> list[str]:
+    try:
+        return os.listdir(place)
+    except OSError:
+        return []

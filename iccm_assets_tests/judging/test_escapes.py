@@ -1,0 +1,39 @@
+"""Hostile implementations: none passes, each is named, and the host stays as it was."""
+
+import pytest
+
+from iccm_assets.judging.judge import judge
+from iccm_assets.judging.suites import load_suite
+from iccm_assets.settings import Judge, load_settings
+from iccm_assets_tests.judging.host import assert_unchanged, snapshot
+from iccm_assets_tests.judging.implementations import HOSTILE, SUITE
+
+ADD_CASES = 3  # the cases in which `add` has to return a number
+
+
+@pytest.fixture(scope="module")
+def settings():
+    limits = Judge().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
+    return load_settings().model_copy(update={"judge": limits})
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+def test_a_hostile_implementation_is_contained_and_named(hostile, settings, monkeypatch):
+    monkeypatch.setenv("PLANTED_SECRET", "s3cret-of-the-host")
+    before = snapshot()
+    result = judge(hostile.source, load_suite(SUITE), settings)
+    assert not result.reason
+    verdicts = [one.verdict for one in result.results[:ADD_CASES]]
+    assert set(verdicts) <= hostile.verdicts, [(one.verdict, one.detail) for one in result.results]
+    assert verdicts[0] != "not_run"
+    if hostile.suspicion:
+        assert result.suspect
+        assert any(hostile.suspicion in suspicion for suspicion in result.suspicions), result.suspicions
+    assert "s3cret" not in repr(result)
+    assert result.duration_ms < (settings.judge.wall_seconds + 3) * 1000
+    assert_unchanged(before)
+
+
+def test_there_are_at_least_thirty_of_them():
+    assert len(HOSTILE) >= 30
+    assert len({hostile.name for hostile in HOSTILE}) == len(HOSTILE)

@@ -1,0 +1,107 @@
+"""Suites: what is accepted, and that a broken one names its case."""
+
+import json
+
+import pytest
+
+from iccm_assets.errors import InputError, SuiteError
+from iccm_assets.judging.suites import load_suite, read_suite
+
+GOOD = {"call": "f", "args": [1], "expect": 2}
+
+
+def suite_of(*cases: object) -> dict:
+    return {"kind": "cases", "cases": list(cases)}
+
+
+def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
+    suite = load_suite(
+        suite_of(
+            {"call": "f", "args": [{"$tuple": [1]}], "kwargs": {"k": 2}, "expect": "secret"},
+            {"call": "f", "raises": "SecretError"},
+            {
+                "new": "Stack",
+                "args": [3],
+                "steps": [{"call": "push", "args": [1]}, {"call": "pop", "expect": "secret"}],
+            },
+        )
+    )
+    plans = [case.plan() for case in suite.cases]
+    assert plans == [
+        ("call", "f", [(1,)], {"k": 2}),
+        ("call", "f", [], {}),
+        ("new", "Stack", [3], {}, [("push", [1], {}), ("pop", [], {})]),
+    ]
+    assert "ecret" not in repr(plans)
+
+
+def test_an_expected_none_is_an_expectation():
+    (case,) = load_suite(suite_of({"call": "f", "expect": None})).cases
+    assert case.expected.value == ["n"]
+
+
+def test_equal_content_has_an_equal_digest_whatever_the_order_of_keys():
+    same = {"expect": 2, "args": [1], "call": "f"}
+    assert load_suite(suite_of(GOOD)).digest == load_suite(suite_of(same)).digest
+    assert load_suite(suite_of(GOOD)).digest != load_suite(suite_of(GOOD, GOOD)).digest
+
+
+@pytest.mark.parametrize(
+    ("suite", "complaint"),
+    [
+        (None, "a suite is an object"),
+        ([], "a suite is an object"),
+        ("{}", "a suite is an object"),
+        ({}, "kind is None"),
+        ({"kind": "unittest"}, "kind is 'unittest'"),
+        ({"kind": "cases"}, "at least one case"),
+        ({"kind": "cases", "cases": []}, "at least one case"),
+        ({"kind": "cases", "cases": {}}, "at least one case"),
+        ({"kind": "cases", "cases": [GOOD], "extra": 1}, "unknown key 'extra'"),
+        (suite_of(*[GOOD] * 1001), "at most 1000"),
+        (suite_of({"call": "f", "args": ["x" * (1 << 20)], "expect": 1}), "larger than 1 MiB"),
+        (suite_of(GOOD, 3), "case 1: a case is an object"),
+        (suite_of(GOOD, {}), "case 1: a case has either 'call' or 'new'"),
+        (suite_of({**GOOD, "new": "A"}), "case 0: a case has either"),
+        (suite_of({"call": "f"}), "case 0: a case has either 'expect' or 'raises'"),
+        (suite_of({**GOOD, "raises": "ValueError"}), "case 0: a case has either 'expect' or 'raises'"),
+        (suite_of({**GOOD, "expected": 1}), "case 0: unknown key 'expected'"),
+        (suite_of({**GOOD, "args": 1}), "case 0: 'args' must be a list"),
+        (suite_of({**GOOD, "args": {"$tuple": [1]}}), "case 0: 'args' must be a list"),
+        (suite_of({**GOOD, "kwargs": [1]}), "case 0: 'kwargs' must be an object"),
+        (suite_of({**GOOD, "kwargs": {"$dict": [[1, 2]]}}), "case 0: 'kwargs' must be an object"),
+        (suite_of({**GOOD, "call": "f()"}), "case 0: 'call' must be a name"),
+        (suite_of({**GOOD, "call": 3}), "case 0: 'call' must be a name"),
+        (suite_of({"call": "f", "raises": "not a name"}), "case 0: 'raises' must be the name"),
+        (suite_of({"call": "f", "raises": "int"}), "case 0: 'raises' must be the name"),
+        (suite_of({**GOOD, "expect": {"$set": [[]]}}), "case 0: expect: .*unhashable"),
+        (suite_of({**GOOD, "args": [{"$nope": 1}]}), "case 0: args: unknown encoding"),
+        (suite_of({"new": "A"}), "case 0: 'new' needs 'steps' or 'raises'"),
+        (suite_of({"new": "A", "steps": []}), "case 0: 'new' needs 'steps' or 'raises'"),
+        (suite_of({"new": "A", "steps": {}}), "case 0: 'steps' must be a list"),
+        (suite_of({"new": "A", "steps": [{"args": []}]}), "case 0: step 0: a step is an object"),
+        (suite_of({"new": "A", "steps": [{"call": "f", "expect": 1, "raises": "E"}]}), "step 0: .* exclude"),
+        (suite_of({"new": "A", "raises": "E", "steps": [{"call": "f"}]}), "case 0: .* has no steps"),
+        (suite_of({"new": "A", "expect": 1, "steps": [{"call": "f"}]}), "case 0: unknown key 'expect'"),
+        (suite_of({**GOOD, "expect": float("nan")}), "case 0: expect: write"),
+        ({"kind": "cases", "cases": [GOOD], 3: 4, "x": object()}, "not JSON data"),
+    ],
+)
+def test_a_broken_suite_says_where_and_what(suite, complaint):
+    with pytest.raises(SuiteError, match=complaint):
+        load_suite(suite)
+
+
+def test_a_suite_nested_beyond_measure_is_refused():
+    text = '{"kind": "cases", "cases": [{"call": "f", "args": ' + "[" * 150 + "]" * 150 + ', "expect": 1}]}'
+    with pytest.raises(SuiteError, match="case 0: args: nested more than 100 deep"):
+        load_suite(json.loads(text))
+
+
+def test_a_missing_or_unreadable_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_suite(tmp_path / "none.json")
+    for content in (b"{", b"\xff\xfe", b"", b"[" * 100_000):
+        (tmp_path / "broken.json").write_bytes(content)
+        with pytest.raises(SuiteError, match="is not JSON"):
+            read_suite(tmp_path / "broken.json")
