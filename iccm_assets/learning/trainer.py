@@ -218,6 +218,7 @@ def prepare_process() -> None:
     """Environment of a trainer process, set before torch is imported: repeatable sums, no telemetry."""
     for name, value in {
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "OMP_WAIT_POLICY": "PASSIVE",  # see models/__init__.py
         "OMP_DYNAMIC": "FALSE",
         "MKL_DYNAMIC": "FALSE",
         "TOKENIZERS_PARALLELISM": "false",
