@@ -63,7 +63,7 @@ def _lines(path: Path) -> list[str]:
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        return text.decode("utf-8").splitlines()
+        return text.decode("utf-8").split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(
             f"the canary set {path}: {error}", hint="Set ICCM_CANARY_SET to a JSON-lines file."
@@ -79,4 +79,5 @@ def _item(line: str, where: str) -> CanaryItem:
         raise InputError(f"{where}: wants the text fields {', '.join(FIELDS)}")
     if not isinstance(row.get("test_suite"), dict):
         raise InputError(f"{where}: wants a test_suite object (SPEC J1)")
-    return CanaryItem(*(row[field] for field in FIELDS), test_suite=row["test_suite"])
+    texts = {field: row[field] for field in FIELDS}
+    return CanaryItem(**texts, test_suite=row["test_suite"])
