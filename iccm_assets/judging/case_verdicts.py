@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,13 +220,20 @@ _SIGNS = (
 )
 
 
-def suspicions_of(source: str, results: Iterable[CaseResult], notices: Iterable[str]) -> tuple[str, ...]:
+LIMIT_REACHED = "reached the limit of processes and threads"
+_NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
+
+
+def suspicions_of(source: str, results: Sequence[CaseResult], notices: Iterable[str]) -> tuple[str, ...]:
     """What the implementation is suspected of: all it was caught at, and signs that explain a failure."""
     verdicts = {result.verdict for result in results}
     found = dict.fromkeys(notices)
     details = [result.detail for result in results if result.verdict == "forbidden"]
     found.update(dict.fromkeys(details))
     found.update(dict.fromkeys(result.detail for result in results if "its own equality" in result.detail))
+    found.update(
+        dict.fromkeys(LIMIT_REACHED for result in results if re.search(_NO_MORE_PROCESSES, result.detail))
+    )
     if verdicts != {"passed"}:
         found.update(dict.fromkeys(words for pattern, words in _SIGNS if re.search(pattern, source)))
     return tuple(found)

@@ -130,7 +130,10 @@ def _strict(bwrap: bubblewrap.Bubblewrap) -> Started:
             raise
     try:
         _greet(process)
-        layers = {"bubblewrap": bwrap.version, **_verify(driver.pid)}
+        try:
+            layers = {"bubblewrap": bwrap.version, **_verify(driver.pid)}
+        except OSError as error:
+            raise SandboxUnavailable(f"its first process cannot be looked at: {error}") from None
         if any(state.startswith("missing") for state in layers.values()):
             raise LayersMissing(layers)
     except BaseException:
@@ -160,16 +163,19 @@ def _launch(
 
     The environment is empty on purpose: bwrap's own would be readable inside.
     """
-    return subprocess.Popen(
-        [*command, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOTSTRAP],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=keep,
-        env=environment,
-        cwd="/",
-        bufsize=0,
-    )
+    try:
+        return subprocess.Popen(
+            [*command, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOTSTRAP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=keep,
+            env=environment,
+            cwd="/",
+            bufsize=0,
+        )
+    except OSError as error:
+        raise SandboxUnavailable(f"{command[0]} cannot be started: {error}") from None
 
 
 def _first_process(process: subprocess.Popen[bytes], info: bytes) -> Handle:
@@ -227,6 +233,7 @@ def _verify(pid: int) -> dict[str, str]:
     first = status["NSpid"].split()[-1] == "1"
     filtered = status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1"
     root = set(os.listdir(f"/proc/{pid}/root"))
+    watched = os.path.exists(f"/proc/{pid}/task/{pid}/children")
     return {
         "namespaces": "missing: shares " + ", ".join(joined) if joined or not first else "ok",
         "seccomp": "ok" if filtered else "missing: no filter is in force",
@@ -234,7 +241,7 @@ def _verify(pid: int) -> dict[str, str]:
         if 0 not in uids and not capabilities
         else "missing: it is privileged",
         "filesystem": "missing: it sees the host's files" if root & HOST_FOLDERS else "ok",
-        "memory": "sampler",
+        "memory": "sampler" if watched else "missing: the kernel does not list a process's children",
         "rlimits": "ok",
     }
 

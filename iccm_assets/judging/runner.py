@@ -13,9 +13,12 @@ import os
 import resource
 import sys
 from _json import encode_basestring_ascii
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # typing takes longer to import than everything else here together
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 _write = os.write
 _exit = os._exit

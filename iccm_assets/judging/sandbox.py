@@ -50,6 +50,8 @@ _PRELOADABLE = frozenset(_QUICK.split())
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re.MULTILINE)
 _NOTICE = re.compile(r"(?:file|socket|memory|system call|process|tampering): [ -~]+$")
 MAX_NOTICE, MAX_NOTICES = 300, 20
+_KINDS = b"answered|forged|exited|signal|wall|output|processes"
+_HEADER = re.compile(rb"(" + _KINDS + rb")" + rb" (\d{1,18})" * 7)
 FORGED = "forgery: wrote to the judge's answer channel"
 
 
@@ -94,7 +96,10 @@ class Sandbox:
 
     @classmethod
     def start(cls, settings: Settings) -> Sandbox:
-        """A sandbox that is ready for an implementation; raises ``SandboxUnavailable``."""
+        """A sandbox that is ready for an implementation; raises ``SandboxUnavailable``.
+
+        It ends with the thread that started it, as it ends with a killed process.
+        """
         if settings.sandbox == "unsafe":
             return cls(settings, launch.unsafe(), Path(tempfile.mkdtemp(prefix="iccm-unsafe-")))
         return cls(settings, launch.strict())
@@ -196,8 +201,11 @@ class Sandbox:
         end = self._buffer.find(b"\n")
         if end < 0:
             return None
-        kind, *numbers = self._buffer[:end].decode("ascii").split()
-        code, cpu, wall, printed, *sizes = map(int, numbers)
+        header = _HEADER.fullmatch(self._buffer[:end])
+        if not header:
+            raise SandboxUnavailable("its first process sent something that is no reply")
+        kind = header[1].decode("ascii")
+        code, cpu, wall, printed, *sizes = map(int, header.groups()[1:])
         if len(self._buffer) < end + 1 + sum(sizes):
             return None
         parts, at = [], end + 1
@@ -223,7 +231,9 @@ class Sandbox:
 def _named(source: str) -> set[str]:
     """Top-level modules that the source seems to import; a guess that only saves time."""
     listed = (one or many for one, many in _IMPORT.findall(source))
-    return {name.split()[0].partition(".")[0] for names in listed for name in names.split(",") if name.strip()}
+    return {
+        name.split()[0].partition(".")[0] for names in listed for name in names.split(",") if name.strip()
+    }
 
 
 def _notices(data: bytes) -> tuple[bool, tuple[str, ...]]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes longer to import than everything else here together
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _write = os.write
 _getframe = sys._getframe
