@@ -105,11 +105,9 @@ class ModelStore:
         check_loadable(source)
         if source.parent == self.root.absolute() and known is not None:
             return Published(known.digest, source, known)
-        base = (
-            path_or_hub_id
-            if not looks_local(path_or_hub_id) and not Path(path_or_hub_id).exists()
-            else source.name
-        )
+        local = looks_local(path_or_hub_id) or Path(path_or_hub_id).exists()
+        # The folder of a hub snapshot is named by its commit.
+        base = source.name if local else f"{path_or_hub_id}@{source.name}"
         staging = self.open_staging(f"import{os.getpid()}", 1, 1)
         try:
             _copy_model(source, staging, known)

@@ -30,9 +30,12 @@ def resolve(name: str) -> Path:
     An existing directory wins over a hub id. Hub ids come from the Hugging Face cache; only what is not
     there is downloaded, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFound``.
     """
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path.absolute()
+    try:
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            return path.absolute()
+    except (OSError, RuntimeError) as error:  # not allowed to look, a name too long, an unknown ~user
+        raise ModelNotFound(f"{name[:200]} ({error})") from error
     if looks_local(name):
         raise ModelNotFound(name or "(empty name)", hint="Give an existing directory or a hub id.")
     return _from_hub(name)

@@ -112,6 +112,19 @@ def test_importing_copies_a_model_and_gives_it_a_manifest(store: ModelStore, tmp
     assert store.import_model(str(imported.path)) == imported
 
 
+def test_an_imported_hub_model_is_named_with_its_commit(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tiny_t5(tmp_path / "snapshots" / "c0ffee")
+    (tmp_path / "blob").write_bytes((snapshot / "model.safetensors").read_bytes())
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(tmp_path / "blob")  # as in the hub's cache
+    monkeypatch.setattr("iccm_assets.learning.model_store.resolve", lambda name: snapshot)
+    imported = store.import_model("org/tiny")
+    assert imported.manifest.base == "org/tiny@c0ffee"
+    assert load_model(imported.path).digest == imported.digest
+
+
 def test_importing_a_published_model_from_another_home_keeps_its_digest(tmp_path: Path) -> None:
     one, two = ModelStore(tmp_path / "one"), ModelStore(tmp_path / "two")
     published = one.publish(filled_staging(one), MADE)

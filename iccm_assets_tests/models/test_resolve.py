@@ -11,7 +11,20 @@ from iccm_assets.models.resolve import check_loadable, looks_local, resolve
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/such/model", "./model", "../model", "~/model", "a/b/c", "C:\\model", "", "with space"]
+    "name",
+    [
+        "/no/such/model",
+        "./model",
+        "../model",
+        "~/model",
+        "a/b/c",
+        "C:\\model",
+        "",
+        "with space",
+        "~nobody-there/x",
+        "/" + "x" * 5000,
+        "a\0b",
+    ],
 )
 def test_a_path_that_does_not_exist_fails_at_once_and_never_asks_the_network(
     name: str, monkeypatch: pytest.MonkeyPatch
