@@ -12,7 +12,16 @@ import pytest
 from iccm_assets.definitions import defs
 
 LOADED = "from iccm_assets.definitions import defs; defs().get_repository_def()"
-HEAVY = ("torch", "transformers", "sentence_transformers", "psycopg", "psycopg2", "asyncpg", "matplotlib", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "psycopg",
+    "psycopg2",
+    "asyncpg",
+    "matplotlib",
+    "pandas",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +33,9 @@ def repository() -> dg.RepositoryDefinition:
 
 def modules_after(code: str) -> set[str]:
     script = f"import sys, json; {code}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -48,7 +59,9 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
         "reconstructions",
         "training_pool",
     ]
-    assert sorted(key.to_user_string() for key in graph.asset_check_keys) == ["canary_evaluation:quality_gate"]
+    assert sorted(key.to_user_string() for key in graph.asset_check_keys) == [
+        "canary_evaluation:quality_gate"
+    ]
     assert sorted(name for name in repository.job_names if not name.startswith("__")) == [
         "daily_data_job",
         "retrain_job",

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("demo")(demo)
@@ -56,7 +54,9 @@ def demo(
     _headline(5, "Report")
     demo_report.show(engine, settings, training_run_id, retrain, time.monotonic() - started, out)
     if not retrain.success and not demo_report.refused(engine, training_run_id):
-        raise IccmError(f"the retrain failed: {retrain.error}", hint=f"Dagster run {retrain.run_id} has its log.")
+        raise IccmError(
+            f"the retrain failed: {retrain.error}", hint=f"Dagster run {retrain.run_id} has its log."
+        )
 
 
 def start_fresh(settings: Settings) -> None:

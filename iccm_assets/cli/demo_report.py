@@ -73,7 +73,8 @@ def _show_funnel(engine: sa.Engine, run: TrainingRun, console: Console) -> None:
         counts = dict(conn.execute(sa.text(_FUNNEL)).mappings().one())
         reasons = conn.execute(sa.text(_REASONS)).mappings().all()
         learned = conn.execute(
-            sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"), {"id": run.id}
+            sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"),
+            {"id": run.id},
         ).scalar_one()
     largest = max(1, counts["captured"])
     drawn = Table(title="Funnel", title_justify="left", show_header=False)
@@ -94,8 +95,12 @@ def _show_training(engine: sa.Engine, version: str, console: Console) -> None:
     validation = [point["validation_loss"] for point in history if "validation_loss" in point]
     facts = candidate.metrics.get("training", {})
     counts = facts.get("counts", {})
-    console.print(f"\n[bold]Training curve[/] of {version} ({', '.join(f'{v} {k}' for k, v in counts.items())})")
-    console.print(f"  training loss    {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({len(losses)} steps)")
+    console.print(
+        f"\n[bold]Training curve[/] of {version} ({', '.join(f'{v} {k}' for k, v in counts.items())})"
+    )
+    console.print(
+        f"  training loss    {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({len(losses)} steps)"
+    )
     console.print(
         f"  validation loss  {validation[0]:.3f} {_sparkline(validation)} {validation[-1]:.3f}"
         f"  (best {facts.get('validation_loss', float('nan')):.3f} in epoch {facts.get('best_epoch', 0):g})"
@@ -122,11 +127,13 @@ def _slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
         if item.reliable:
             by_slice.setdefault(item.slice, []).append(item)
     everything = [item for items in by_slice.values() for item in items]
-    return [_slice_row(name, items) for name, items in [*sorted(by_slice.items()), ("all", everything)] if items]
+    return [
+        _slice_row(name, items) for name, items in [*sorted(by_slice.items()), ("all", everything)] if items
+    ]
 
 
 def _slice_row(name: str, items: list[Any]) -> dict[str, Any]:
-    from iccm_assets.judging.statistics import confidence_above, confidence_below
+    from iccm_assets.judging.statistics import confidence_above
 
     differences = [item.difference for item in items]
     return {
@@ -136,7 +143,7 @@ def _slice_row(name: str, items: list[Any]) -> dict[str, Any]:
         "after": sum(item.candidate for item in items) / len(items),
         "change": sum(differences) / len(items),
         "better": confidence_above(differences, 0.0, -1.0),
-        "worse": confidence_below(differences, 0.0, 1.0),
+        "worse": confidence_above([-one for one in differences], 0.0, -1.0),
     }
 
 
@@ -178,7 +185,9 @@ def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, consol
         console.print(f"[bold green]{name} is in production[/]: {run.notes or ''}", highlight=False)
     else:
         why = run.error or run.notes or retrain.error
-        console.print(f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {why}")
+        console.print(
+            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {why}"
+        )
 
 
 def _show_places(settings: Settings, seconds: float, console: Console) -> None:

@@ -37,7 +37,10 @@ def deploy(
         candidate = versions.get(conn, version)
     verify(Path(candidate.path))
     promoted, authorisation = deployment.deploy(
-        engine, candidate.version, actor=f"user:{getpass.getuser()}", force_reason=reason.strip() if force else None
+        engine,
+        candidate.version,
+        actor=f"user:{getpass.getuser()}",
+        force_reason=reason.strip() if force else None,
     )
     if as_json:
         echo_json({"version": promoted.version, "status": promoted.status, "reason": authorisation.reason})

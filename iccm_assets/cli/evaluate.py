@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    version: Annotated[str | None, typer.Argument(help="Model version; default: the newest candidate.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="Model version; default: the newest candidate.")
+    ] = None,
     emergency: Annotated[bool, typer.Option("--emergency", help="Use the emergency bound of E3.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +39,9 @@ def evaluate(
     if chosen is None:
         raise NotAllowed("there is no candidate to evaluate", hint="Name a VERSION, or run `iccm retrain`.")
     if serving is not None and serving.version == chosen.version:
-        raise NotAllowed(f"{chosen.version} is the version in production: there is nothing to compare it with")
+        raise NotAllowed(
+            f"{chosen.version} is the version in production: there is nothing to compare it with"
+        )
     with Progress(console=err) as bar:
         task = bar.add_task(f"evaluating {chosen.version}", total=None)
 

@@ -6,9 +6,11 @@ person would read in the run's log is what they see here.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,10 +58,15 @@ def run_job(
     console: Console | None = None,
 ) -> Launched:
     """Run a job of the code location in this process, to its end, and follow its log."""
+    import dagster as dg
     from dagster._core.utils import make_new_run_id
 
     from iccm_assets.definitions import defs
 
+    # What Dagster says of its own interfaces is for developers, and the run's log holds its remarks.
+    warnings.simplefilter("ignore", dg.PreviewWarning)
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    logging.getLogger("dagster").setLevel(logging.ERROR)
     instance = dagster_instance()
     job = defs().resolve_job_def(name)
     run_id = make_new_run_id()
@@ -118,7 +125,9 @@ def _follow(
         bar.update(task, total=1, completed=1, message="")
 
 
-def _show_new(instance: dg.DagsterInstance, run_id: str, cursor: str | None, bar: Progress, task: Any) -> str | None:
+def _show_new(
+    instance: dg.DagsterInstance, run_id: str, cursor: str | None, bar: Progress, task: Any
+) -> str | None:
     batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
     for record in batch.records:
         entry = record.event_log_entry

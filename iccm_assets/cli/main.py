@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import typer
 
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 
 # typer brings its own copy of click and does not export this base of its usage errors.
-CLICK_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 # Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
 GROUPS = (

@@ -31,9 +31,14 @@ CANARY_SET = "canary_set"
 class AnswerLike(Protocol):
     """What a model wrote: its text, tokens and time in milliseconds."""
 
-    text: str
-    output_tokens: int
-    latency_ms: float
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def output_tokens(self) -> int: ...
+
+    @property
+    def latency_ms(self) -> float: ...
 
 
 Answering = Callable[[Sequence[str], int], Sequence[AnswerLike]]
@@ -87,9 +92,7 @@ class Subject:
 def canary_items(settings: Settings) -> EvaluationSet:
     """The canary set as items to measure."""
     loaded = load_canary_set(settings.canary_set)
-    items = [
-        Item(one.item, one.slice, one.source_code, load_suite(one.test_suite)) for one in loaded.items
-    ]
+    items = [Item(one.item, one.slice, one.source_code, load_suite(one.test_suite)) for one in loaded.items]
     return EvaluationSet(CANARY_SET, loaded.digest, tuple(items))
 
 
@@ -189,15 +192,13 @@ def _cached(engine: sa.Engine, key: dict[str, Any], orchestra: Orchestra) -> dic
     }
 
 
-def _remember(
-    conn: sa.Connection, key: dict[str, Any], item: Item, answer: AnswerLike, score: Score
-) -> None:
+def _remember(conn: sa.Connection, key: dict[str, Any], item: Item, answer: AnswerLike, score: Score) -> None:
     for member in score.members:
         values = {
             "version": key["version"],
             "set": key["set"],
             "slice": item.slice,
-            "requirements": answer.text,
+            "requirements": answer.text.replace("\x00", "\ufffd"),  # PostgreSQL stores no NUL
             "test_pass_rate": member.test_pass_rate,
             "api_compatibility": member.api_compatibility,
             "output_tokens": answer.output_tokens,
@@ -207,6 +208,4 @@ def _remember(
         statement = insert(t.canary_results).values(
             **key | values, item=item.item, reconstructor=member.reconstructor
         )
-        conn.execute(
-            statement.on_conflict_do_update(constraint="canary_results_once", set_=values)
-        )
+        conn.execute(statement.on_conflict_do_update(constraint="canary_results_once", set_=values))

@@ -66,7 +66,9 @@ def evaluate(
         candidate = versions.get(conn, job.candidate)
         production = versions.production(conn)
     if production is None:
-        raise IccmError("there is no production version to compare with", hint="Materialize base_model first.")
+        raise IccmError(
+            "there is no production version to compare with", hint="Materialize base_model first."
+        )
     orchestra = load_orchestra(settings.orchestra, settings.orchestra_quorum)
     subjects = (_subject(candidate, settings), _subject(production, settings))
     canary_set = evaluation.canary_items(settings)
@@ -191,7 +193,11 @@ def _store(
             conn.execute(
                 mv.update()
                 .where(mv.c.version == version)
-                .values(metrics=mv.c.metrics.op("||")(sa.cast({"evaluation": metrics}, sa.dialects.postgresql.JSONB)))
+                .values(
+                    metrics=mv.c.metrics.op("||")(
+                        sa.cast({"evaluation": metrics}, sa.dialects.postgresql.JSONB)
+                    )
+                )
             )
         conn.execute(
             mv.update()

@@ -55,7 +55,9 @@ def _recent(engine: sa.Engine, settings: Settings) -> list[HoldoutRow]:
     with engine.connect() as conn:
         since = now(conn) - timedelta(days=settings.curation.holdout_days)
         sessions = conn.execute(
-            sa.select(c.id, c.session_id).where(c.timestamp >= since, c.erased_at.is_(None)).order_by(c.id.desc())
+            sa.select(c.id, c.session_id)
+            .where(c.timestamp >= since, c.erased_at.is_(None))
+            .order_by(c.id.desc())
         ).all()
         share = settings.curation.held_out_share
         held_out = [row.id for row in sessions if is_held_out(row.session_id, share)]

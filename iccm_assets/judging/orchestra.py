@@ -43,7 +43,8 @@ class Reconstruction:
 class Reconstructor(Protocol):
     """One member of the orchestra."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def reconstruct(self, requirements: str) -> Reconstruction:
         """Re-implement; never raises for what the text or the endpoint does."""

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def summary(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
     """Per version: means, worst slice, latencies (ms) and how many scores came from the cache."""
-    return {
-        role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))
-    }
+    return {role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))}
 
 
 def slice_means(scores: Measured, slices: Mapping[str, str]) -> dict[str, float]:
@@ -147,5 +145,3 @@ def _verdict_markdown(outcome: EvaluationOutcome) -> str:
     lines = [f"**{outcome.verdict.status}**", ""]
     lines += [f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in outcome.verdict.rules]
     return "\n".join(lines)
-
-

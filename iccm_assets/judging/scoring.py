@@ -7,8 +7,7 @@ have a suite and no score yet, in batches of one transaction each, so that it ca
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from statistics import fmean, pvariance
@@ -20,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from iccm_assets.capture.extraction import source_of
 from iccm_assets.errors import SuiteError
 from iccm_assets.judging.api import api_compatibility
-from iccm_assets.judging.judge import JudgeResult, judge_many
+from iccm_assets.judging.judge import JUDGE_VERSION, JudgeResult, judge_many
 from iccm_assets.judging.orchestra import Orchestra, Reconstruction
 from iccm_assets.judging.suites import Suite, load_suite
 from iccm_assets.settings import Settings
@@ -191,7 +190,7 @@ def _batched(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _pending(days: tuple[date, date] | None) -> sa.Select[Any]:
     r, c = t.requirements, t.conversations
     query = (
-        sa.select(r.c.id, r.c.text, r.c.test_suite, c.c.content, c.c.metadata)
+        sa.select(_row_version(), r.c.id, r.c.text, r.c.test_suite, c.c.content, c.c.metadata)
         .join(c, c.c.id == r.c.conversation_id)
         .where(r.c.scored_at.is_(None), r.c.test_suite.is_not(None), c.c.erased_at.is_(None))
         .order_by(r.c.id)
@@ -203,11 +202,17 @@ def _pending(days: tuple[date, date] | None) -> sa.Select[Any]:
     return query
 
 
+def _row_version() -> sa.Label[str]:
+    """Changes with every update of a requirements row: what was read is what gets the score."""
+    return sa.literal_column("requirements.xmin::text", sa.Text).label("row_version")
+
+
 def _score_batch(
-    engine: sa.Engine, rows: Iterable[Any], orchestra: Orchestra, settings: Settings
+    engine: sa.Engine, rows: Sequence[Any], orchestra: Orchestra, settings: Settings
 ) -> ScoringReport:
     tasks: dict[int, ScoringTask] = {}
     broken: dict[int, str] = {}
+    versions = {row.id: row.row_version for row in rows}
     for row in rows:
         try:
             source = source_of(row.content, row.metadata)
@@ -215,16 +220,34 @@ def _score_batch(
         except SuiteError as error:
             broken[row.id] = str(error)
     scores = dict(zip(tasks, score_texts(list(tasks.values()), orchestra, settings), strict=True))
+    found = {**scores, **{one: Score(None, None, None, (), reason) for one, reason in broken.items()}}
     with engine.begin() as conn:
-        for requirement_id, score in scores.items():
-            _store(conn, requirement_id, score)
-        for requirement_id, reason in broken.items():
-            _store(conn, requirement_id, Score(None, None, None, (), reason))
+        for requirement_id, score in found.items():
+            _store(conn, requirement_id, versions[requirement_id], score, orchestra)
     rates = tuple(score.test_pass_rate for score in scores.values() if score.test_pass_rate is not None)
     return ScoringReport(len(rates), len(scores) - len(rates), len(broken), rates)
 
 
-def _store(conn: sa.Connection, requirement_id: int, score: Score) -> None:
+def _store(
+    conn: sa.Connection, requirement_id: int, row_version: str, score: Score, orchestra: Orchestra
+) -> None:
+    """Write a score, unless the row was changed while it was scored: then it waits for the next pass."""
+    r = t.requirements
+    stored = conn.execute(
+        r.update()
+        .where(r.c.id == requirement_id, _row_version() == row_version)
+        .values(
+            test_pass_rate=score.test_pass_rate,
+            implementation_variance=score.implementation_variance,
+            api_compatibility=score.api_compatibility,
+            judge_version=JUDGE_VERSION,
+            orchestra=orchestra.digest,
+            evidence={"reason": score.reason} if score.reason else None,
+            scored_at=now(conn),
+        )
+    )
+    if stored.rowcount == 0:
+        return
     for member in score.members:
         values = {
             "implementation_code": member.implementation,
@@ -240,18 +263,3 @@ def _store(conn: sa.Connection, requirement_id: int, score: Score) -> None:
         conn.execute(
             statement.on_conflict_do_update(index_elements=["requirement_id", "reconstructor"], set_=values)
         )
-    conn.execute(
-        t.requirements.update()
-        .where(t.requirements.c.id == requirement_id)
-        .values(
-            test_pass_rate=score.test_pass_rate,
-            implementation_variance=score.implementation_variance,
-            api_compatibility=score.api_compatibility,
-            scored_at=now(conn),
-        )
-    )
-
-
-def text_digest(text: str) -> str:
-    """sha256 of a text, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from iccm_assets.curation.pool import lock_pool
 from iccm_assets.errors import IccmError, ModelNotFound
 from iccm_assets.learning import proposal, training_runs, triggers, versions
 from iccm_assets.learning.dataset import Dataset, DatasetStore, Example, compose, load_rehearsal
@@ -68,15 +69,15 @@ def attempt(engine: sa.Engine, run: TrainingRun, dagster_run_id: str) -> Iterato
 
 @contextmanager
 def failing(engine: sa.Engine, claimed: Claimed) -> Iterator[None]:
-    """Mark the attempt failed, with the error's words, when the block raises."""
+    """Keep the attempt's heart beating, and mark it failed, with the error's words, when the block raises."""
     try:
-        yield
+        with training_runs.kept_alive(engine, claimed.run.id, claimed.fence):
+            yield
     except BaseException as error:
         with engine.begin() as conn:
             if training_runs.still_current(conn, claimed.run.id, claimed.fence):
-                training_runs.finish(
-                    conn, claimed.run.id, claimed.fence, "failed", error=f"{type(error).__name__}: {error}"[:2000]
-                )
+                said = f"{type(error).__name__}: {error}"[:2000]
+                training_runs.finish(conn, claimed.run.id, claimed.fence, "failed", error=said)
         raise
 
 
@@ -152,6 +153,7 @@ def register(engine: sa.Engine, claimed: Claimed, plan: Plan, outcome: TrainingO
             metrics=metrics,
         )
         training_runs.record(conn, claimed.run.id, claimed.fence, candidate_version=candidate.version)
+        lock_pool(conn)  # a fold between choosing and pinning could have taken a row out
         pool = t.phase4_training_data
         conn.execute(pool.update().where(pool.c.conversation_id.in_(learned)).values(pinned=True))
     return candidate
@@ -211,17 +213,18 @@ def conclude(engine: sa.Engine, claimed: Claimed, candidate: str) -> TrainingRun
 
 def _pool_examples(conn: sa.Connection, chosen: set[int]) -> tuple[list[Example], list[Example]]:
     """The chosen rows, and the pinned others that still qualify, for rehearsal (P4, L3)."""
-    pool, kept = t.phase4_training_data.c, t.filtered_conversations.c
-    qualifies = sa.exists().where(kept.conversation_id == pool.conversation_id)
+    pool = t.phase4_training_data.c
     rows = conn.execute(
         sa.select(pool.conversation_id, pool.source_code, pool.requirements).where(
-            sa.or_(pool.conversation_id.in_(chosen), sa.and_(pool.pinned, qualifies))
+            sa.or_(pool.conversation_id.in_(chosen), sa.and_(pool.pinned, pool.qualifies))
         )
     ).all()
-    new = [Example(*row, role="new", origin="pool") for row in rows if row.conversation_id in chosen]
-    pinned = [
-        Example(*row, role="rehearsal", origin="pinned") for row in rows if row.conversation_id not in chosen
-    ]
+    new, pinned = [], []
+    for conversation_id, source, requirements in rows:
+        if conversation_id in chosen:
+            new.append(Example(conversation_id, source, requirements, "new", "pool"))
+        else:
+            pinned.append(Example(conversation_id, source, requirements, "rehearsal", "pinned"))
     return new, pinned
 
 

@@ -14,7 +14,9 @@ from iccm_assets.rollout import deployment
 from iccm_assets.settings import Settings
 
 
-def ensure_production(engine: sa.Engine, store: ModelStore, settings: Settings) -> tuple[ModelVersion, Manifest]:
+def ensure_production(
+    engine: sa.Engine, store: ModelStore, settings: Settings
+) -> tuple[ModelVersion, Manifest]:
     """The version in production and its verified manifest; the base model where there is none yet.
 
     Raises ``ModelNotFound`` or ``DamagedCheckpoint``; the database is unchanged then.

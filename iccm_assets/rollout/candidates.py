@@ -20,5 +20,7 @@ def trained_in(engine: sa.Engine, dagster_run_id: str, named: str = "") -> str:
         ).scalar_one_or_none()
         newest = versions.newest_candidate(conn)
     if trained is None and newest is None:
-        raise ModelNotFound("no candidate", hint="Materialize fine_tuned_checkpoint first, or name a version.")
+        raise ModelNotFound(
+            "no candidate", hint="Materialize fine_tuned_checkpoint first, or name a version."
+        )
     return trained or newest.version  # type: ignore[union-attr]

@@ -78,7 +78,11 @@ def test_a_passed_candidate_takes_over_in_one_transaction_with_its_event(
         )
         events = conn.execute(sa.select(t.deployment_events).order_by(t.deployment_events.c.id)).all()
     assert sorted(statuses.values()) == ["production", "retired"]
-    assert [(event.event_type, event.version, event.weight) for event in events][-1] == ("promoted", candidate, 1.0)
+    assert [(event.event_type, event.version, event.weight) for event in events][-1] == (
+        "promoted",
+        candidate,
+        1.0,
+    )
     assert events[-1].evidence["verdict"] == "pass" and events[-1].actor == "test"
 
 

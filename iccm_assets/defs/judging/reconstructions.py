@@ -32,7 +32,9 @@ def reconstructions(context: dg.AssetExecutionContext, platform: Platform) -> dg
         done += count
         context.log.info(f"scored {done} of {total} requirements texts")
 
-    report = score_pending(platform.engine, platform.orchestra, platform.settings, days=days, progress=progress)
+    report = score_pending(
+        platform.engine, platform.orchestra, platform.settings, days=days, progress=progress
+    )
     mean = sum(report.rates) / len(report.rates) if report.rates else None
     return dg.MaterializeResult(
         metadata={
