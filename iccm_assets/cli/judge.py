@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tokenize
 from pathlib import Path
 from typing import Annotated
 
@@ -55,12 +56,14 @@ def as_data(result: JudgeResult) -> dict[str, object]:
 
 
 def _source(path: Path) -> str:
+    """The file's text, in the encoding that it declares as Python source."""
     try:
-        return path.read_text(encoding="utf-8")
+        with tokenize.open(path) as file:
+            return file.read()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+    except (UnicodeDecodeError, SyntaxError):
+        raise InputError(f"{path}: not text in the encoding it declares (UTF-8 if none)") from None
 
 
 def _print(result: JudgeResult) -> None:

@@ -10,6 +10,7 @@ requests are length-prefixed marshal from outside, replies are one header line a
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import marshal
 import os
 import resource
@@ -27,7 +28,7 @@ CHUNK = 1 << 16
 NONCE = 16
 HEAD = NONCE + 4
 KEPT_OUTPUT = 2000
-SIGKILL = 9  # the signal module takes as long to import as all others here
+SIGINT, SIGKILL = 2, 9  # the signal module takes as long to import as all others here
 GRACE = 0.05  # seconds between a complete answer and the process's own exit
 MAX_LEFTOVERS = 2000
 
@@ -210,6 +211,7 @@ def become_child(
         os.mkdir(place, 0o700)
         os.chdir(place)
         runner, tripwires = inside
+        _signal.signal(SIGINT, _signal.default_int_handler)
         runner.run(source, request["plan"], nonce, answers, notices, request["limits"], tripwires)
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
@@ -288,6 +290,8 @@ def serve(runner: ModuleType, tripwires: ModuleType) -> NoReturn:
     os.close(null)
     os.environ.clear()
     sys.argv[:] = ["implementation"]
+    # Python's own handler would let a case interrupt this process; a first process is deaf to the default.
+    _signal.signal(SIGINT, _signal.SIG_DFL)
     source = ""
     write_all(control[1], b"ready\n")
     while size := read_exactly(control[0], 4):

@@ -101,6 +101,19 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
+# Calls about a process, by the position of its number: 0 is oneself, and nobody else is anybody's business.
+# With these, and the same uid, a case could starve the driver that watches it.
+_ONLY_ONESELF: dict[str, tuple[int, int, int]] = {
+    "prlimit64": (302, 261, 0),
+    "setpriority": (141, 140, 1),
+    "sched_setaffinity": (203, 122, 0),
+    "sched_setscheduler": (144, 119, 0),
+    "sched_setparam": (142, 118, 0),
+    "sched_setattr": (314, 274, 0),
+    "ioprio_set": (251, 30, 1),
+    "process_madvise": (440, 440, 0),
+    "process_mrelease": (448, 448, 0),
+}
 _SPECIAL: dict[str, tuple[int, int]] = {
     "clone": (56, 220),
     "socket": (41, 198),
@@ -133,10 +146,14 @@ def program(machine: str | None = None) -> bytes:
         (_DENIED, ERRNO | errno.EPERM),
         (_ABSENT, ERRNO | errno.ENOSYS),
     ):
-        for numbers in group.values():
-            number = numbers[column]
+        for numbered in group.values():
+            number = numbered[column]
             if number is not None:
                 code += [_instruction(_JUMP_EQUAL, number, 0, 1), _instruction(_RETURN, action)]
+    deny, allow = _instruction(_RETURN, ERRNO | errno.EPERM), _instruction(_RETURN, ALLOW)
+    for *numbers, argument in _ONLY_ONESELF.values():
+        body = [_instruction(_LOAD, _ARG0 + 8 * argument), _instruction(_JUMP_EQUAL, 0, 1, 0), deny, allow]
+        code += [_instruction(_JUMP_EQUAL, numbers[column], 0, len(body)), *body]
     for name, body in _special_bodies().items():
         code += [_instruction(_JUMP_EQUAL, _SPECIAL[name][column], 0, len(body)), *body]
     code.append(_instruction(_RETURN, ALLOW))

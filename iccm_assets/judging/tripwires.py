@@ -101,6 +101,9 @@ class Tripwires:
         name = args[1]
         return "system call: looked up " + name + "() in the C library" if name in DANGEROUS_SYMBOLS else None
 
+    def limits(self, event: str, args: tuple[Any, ...]) -> str | None:
+        return "process: tried to limit process 1" if args[0] == 1 else None
+
     def kill(self, event: str, args: tuple[Any, ...]) -> str | None:
         return f"process: tried to signal process {args[0]}" if args[0] in (-1, 1) else None
 
@@ -119,6 +122,7 @@ CHECKS: dict[str, Callable[[Tripwires, str, tuple[Any, ...]], str | None]] = {
     **dict.fromkeys(HEAP_EVENTS, Tripwires.heap),
     "socket.__new__": Tripwires.new_socket,
     "ctypes.dlsym": Tripwires.symbol,
+    "resource.prlimit": Tripwires.limits,
     "os.kill": Tripwires.kill,
     "os.killpg": Tripwires.kill,
 }

@@ -23,7 +23,7 @@ SUITE = {
 
 @dataclass(frozen=True)
 class Hostile:
-    """What it tries, and the verdicts that name it (``add`` cases); ``suspicion``: part of what it is suspected of."""
+    """What it tries, the verdicts that name it, and a part of what it must be suspected of."""
 
     name: str
     source: str
@@ -259,7 +259,8 @@ def label(n):
 import subprocess, sys
 def add(a, b):
     total = a + b
-    asked = subprocess.run([sys.executable, "-c", f"print({total})"], capture_output=True, text=True, check=True)
+    program = [sys.executable, "-c", f"print({total})"]
+    asked = subprocess.run(program, capture_output=True, text=True, check=True)
     return int(asked.stdout)
 def label(n):
     return f"item-{n}"
@@ -307,11 +308,12 @@ def label(n):
     return f"item-{n}"
 """,
     "much of the standard library": """
-import argparse, array, base64, bisect, calendar, collections, contextlib, copy, csv, datetime, decimal, difflib
-import fractions, functools, hashlib, heapq, html, inspect, io, itertools, json, locale, math, mimetypes, numbers
-import operator, os, pathlib, pickle, platform, pprint, queue, random, re, secrets, shutil, socket, sqlite3, ssl
-import statistics, string, struct, sys, textwrap, time, timeit, traceback, types, unicodedata, urllib.parse, uuid
-import warnings, weakref, xml.etree.ElementTree, zipfile, zlib, zoneinfo, ctypes, multiprocessing, gettext, getpass
+import argparse, array, base64, bisect, calendar, collections, contextlib, copy, csv, datetime, decimal
+import difflib, fractions, functools, hashlib, heapq, html, inspect, io, itertools, json, locale, math
+import mimetypes, numbers, operator, os, pathlib, pickle, platform, pprint, queue, random, re, secrets
+import shutil, socket, sqlite3, ssl, statistics, string, struct, sys, textwrap, time, timeit, traceback
+import types, unicodedata, urllib.parse, uuid, warnings, weakref, xml.etree.ElementTree, zipfile, zlib
+import zoneinfo, ctypes, multiprocessing, gettext, getpass
 random.seed(4)
 def add(a, b):
     assert uuid.uuid1() != uuid.uuid4()
@@ -897,6 +899,38 @@ HOSTILE: list[Hostile] = [
         """,
         "signal",
     ),
+    _hostile(
+        "every signal to the first process",
+        "forbidden",
+        """
+        import os
+        def add(a, b):
+            for number in range(1, 65):
+                try: os.kill(1, number)
+                except OSError: pass
+            return a + b
+        """,
+        "signal",
+    ),
+    _hostile(
+        "starves the first process",
+        "forbidden",
+        """
+        import os, resource
+        for limit in (resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_NPROC):
+            try: resource.prlimit(1, limit, (0, 0))
+            except OSError: pass
+        for act in (lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
+                    lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
+                    lambda: os.sched_setaffinity(1, {0})):
+            try: act()
+            except OSError: continue
+            os._exit(1)
+        def add(a, b):
+            return a + b
+        """,
+        "limit process 1",
+    ),
     # ---- the host's secrets and files
     _hostile(
         "the environment",
@@ -955,7 +989,7 @@ HOSTILE: list[Hostile] = [
     _hostile(
         "writes outside its scratch space",
         "error forbidden",
-        f"""
+        """
         import sys
         def add(a, b):
             for folder in ("/", "/usr", "/dev", sys.prefix, sys.base_prefix + "/lib"):

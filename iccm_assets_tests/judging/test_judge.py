@@ -7,7 +7,12 @@ import sys
 from textwrap import dedent
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from iccm_assets.cli.judge import register
+from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.judging import bubblewrap
 from iccm_assets.judging.judge import judge, judge_many
 from iccm_assets.judging.suites import load_suite
 from iccm_assets.settings import load_settings
@@ -174,7 +179,8 @@ class Level(enum.IntEnum):
     HIGH = 3
 VALUES = {
     "counter": Counter("aab"), "ordered": OrderedDict(a=2, b=1), "default": defaultdict(int, a=2, b=1),
-    "point": Point(1, 2), "list": MyList([1]), "dict": MyDict(), "enum": Level.HIGH, "generator": (x for x in "a"),
+    "point": Point(1, 2), "list": MyList([1]), "dict": MyDict(), "enum": Level.HIGH,
+    "generator": (x for x in "a"),
     "object": object(), "class": int, "complex": 1j, "array": bytearray(b"a"), "range": range(3),
 }
 def answer(name): return VALUES[name]
@@ -280,10 +286,7 @@ def test_judging_many_may_be_abandoned_half_way(settings):
 def run_command(tmp_path, implementation, suite, *options, **environment):
     (tmp_path / "implementation.py").write_text(implementation, encoding="utf-8")
     (tmp_path / "suite.json").write_text(suite, encoding="utf-8")
-    program = (
-        "from iccm_assets.cli.judge import register; import typer, sys; from iccm_assets.cli import main as m; "
-        "m.GROUPS = ('judge', 'config'); m.main()"
-    )
+    program = "from iccm_assets.cli.main import main; main()"
     return subprocess.run(
         [
             sys.executable,
@@ -326,6 +329,25 @@ def test_the_command_explains_a_missing_file_in_one_line(tmp_path):
     assert done.returncode == 1
     assert "none.py: No such file" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_reads_source_as_python_does(tmp_path):
+    done = run_command(tmp_path, "\ufeff" + PLAIN, json.dumps(SUITE), "--json")
+    assert json.loads(done.stdout)["test_pass_rate"] == 1.0
+
+
+def test_the_command_without_a_sandbox_has_no_verdict_and_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(bubblewrap, "_wheel", lambda: None)
+    monkeypatch.setattr(bubblewrap.shutil, "which", lambda *args, **kwargs: None)
+    (tmp_path / "implementation.py").write_text(PLAIN, encoding="utf-8")
+    (tmp_path / "suite.json").write_text(json.dumps(SUITE), encoding="utf-8")
+    app = typer.Typer()
+    register(app)
+    app.callback()(lambda: None)
+    files = ["--implementation", str(tmp_path / "implementation.py"), "--suite", str(tmp_path / "suite.json")]
+    done = CliRunner().invoke(app, ["judge", *files, "--json"])
+    assert json.loads(done.stdout)["test_pass_rate"] is None
+    assert isinstance(done.exception, SandboxUnavailable)
 
 
 def test_the_command_prints_a_table_for_people(tmp_path):
