@@ -341,6 +341,42 @@ def add(a, b):
 def label(n):
     return f"item-{n}"
 """,
+    "closes descriptors it did not open": """
+import os, sys
+def add(a, b):
+    total = a + b
+    sys.stdout.close()
+    os.closerange(3, 64)
+    return total
+def label(n):
+    return f"item-{n}"
+""",
+    "a hundred sleeping threads": """
+import threading, time
+def add(a, b):
+    total = a + b
+    threads = [threading.Thread(target=time.sleep, args=(0.05,)) for _ in range(100)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return total
+def label(n):
+    return f"item-{n}"
+""",
+    "looks at its caller": """
+import functools, inspect
+def traced(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        print(inspect.stack()[1].function, "calls", function.__name__)
+        return function(*args, **kwargs)
+    return wrapper
+@traced
+def add(a, b):
+    return a + b
+@traced
+def label(n):
+    return f"item-{n}"
+""",
     "main guard and module name": """
 def add(a, b):
     return a + b
@@ -626,7 +662,7 @@ HOSTILE: list[Hostile] = [
         """
         import os
         def add(a, b):
-            for root in ("/", "/root", "/home", "/work", ".", ".."):
+            for root in ("/", "/root", "/home", "/srv", ".", ".."):
                 for folder, _, files in os.walk(root):
                     for name in files:
                         if name.endswith(".json"):
@@ -964,7 +1000,7 @@ HOSTILE: list[Hostile] = [
             "/etc/passwd",
             "/etc/shadow",
             "/root/.pgpass",
-            "/work/main/pyproject.toml",
+            "/srv/app/pyproject.toml",
             "../../etc/hosts",
         )
     ),
