@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## the whole loop on the reference world, then a report
 	$(BIN)/iccm demo
 
 dev: $(INSTALLED)  ## the Dagster UI and daemon on this home's database
-	eval "$$($(BIN)/iccm env)" && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dg dev
+	eval "$$($(BIN)/iccm env)" && . $(BIN)/activate && dg dev
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
+import threading
 import warnings
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -70,17 +70,15 @@ def run_job(
     instance = dagster_instance()
     job = defs().resolve_job_def(name)
     run_id = make_new_run_id()
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(
-            job.execute_in_process,
+    # The job runs in the main thread, where Dagster can turn Ctrl-C into a cancelled run.
+    with _followed(instance, run_id, title, console or Console(stderr=True)):
+        result = job.execute_in_process(
             instance=instance,
             run_id=run_id,
             tags=dict(tags or {}),
             run_config={**QUIET, **(run_config or {})},
             raise_on_error=False,
         )
-        _follow(instance, run_id, future, title, console or Console(stderr=True))
-    result = future.result()
     failures = [event for event in result.all_events if event.is_step_failure]
     return Launched(run_id, result.success, _innermost(failures[0]) if failures else "")
 
@@ -104,10 +102,9 @@ def run_retrain(training_run_id: int, *, console: Console | None = None) -> Laun
     )
 
 
-def _follow(
-    instance: dg.DagsterInstance, run_id: str, future: Future[Any], title: str, console: Console
-) -> None:
-    """Show the run's newest message, and a bar while messages count."""
+@contextmanager
+def _followed(instance: dg.DagsterInstance, run_id: str, title: str, console: Console) -> Iterator[None]:
+    """Show the run's newest message, and a bar while messages count, as long as the block takes."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -115,14 +112,23 @@ def _follow(
         TimeElapsedColumn(),
         TextColumn("{task.fields[message]}"),
     )
-    with Progress(*columns, console=console, transient=False) as bar:
+    over = threading.Event()
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, message="starting")
-        cursor: str | None = None
-        while not future.done():
-            cursor = _show_new(instance, run_id, cursor, bar, task)
-            time.sleep(POLL_SECONDS)
-        _show_new(instance, run_id, cursor, bar, task)
-        bar.update(task, total=1, completed=1, message="")
+
+        def follow() -> None:
+            cursor: str | None = None
+            while not over.wait(POLL_SECONDS):
+                cursor = _show_new(instance, run_id, cursor, bar, task)
+
+        thread = threading.Thread(target=follow, name="follow-run", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            bar.update(task, total=1, completed=1, message="")
 
 
 def _show_new(

@@ -43,7 +43,7 @@ class PoolReport:
         """The numbers for a materialization."""
         return {
             "filtered": self.rows,
-            "dagster/partition_row_count": self.kept,
+            "kept": self.kept,
             "duplicates_removed": self.removed,
             "newly_embedded": self.embedded,
             "days_refolded": self.refolded_days,

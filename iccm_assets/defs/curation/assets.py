@@ -28,22 +28,19 @@ def filtered_conversations(context: dg.AssetExecutionContext, platform: Platform
     """
     from iccm_assets.curation.filtering import filter_day
 
-    reports = [
-        filter_day(platform.engine, date.fromisoformat(day), platform.settings)
-        for day in sorted(context.partition_keys)
-    ]
-    reasons: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report.rejected.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return dg.MaterializeResult(
-        metadata={
-            "conversations": sum(report.conversations for report in reports),
-            "dagster/row_count": sum(report.kept for report in reports),
-            "rejected": sum(reasons.values()),
-            "reasons": dg.MetadataValue.json(dict(sorted(reasons.items()))),
-        }
-    )
+    for day in sorted(context.partition_keys):
+        report = filter_day(platform.engine, date.fromisoformat(day), platform.settings)
+        context.log.info(f"{day}: {report.kept} of {report.conversations} conversations kept")
+        context.add_asset_metadata(
+            {
+                "conversations": report.conversations,
+                "dagster/partition_row_count": report.kept,
+                "rejected": sum(report.rejected.values()),
+                "reasons": dg.MetadataValue.json(report.rejected),
+            },
+            partition_key=day,
+        )
+    return dg.MaterializeResult()
 
 
 @dg.asset(
