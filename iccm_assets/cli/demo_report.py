@@ -1,4 +1,4 @@
-"""The report a demo ends with: funnel, training curve, before and after by slice, lineage, where things lie."""
+"""The report a demo ends with: funnel, training curve, before and after by slice, lineage, places."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from iccm_assets.cli.console import table
@@ -118,7 +119,7 @@ def _show_gate(engine: sa.Engine, version: str, console: Console) -> None:
     console.print("[dim]better, worse: one-sided paired confidence that the mean changed that way[/]")
     for rule in verdict.rules:
         colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[rule.outcome]
-        console.print(f"  [{colour}]{rule.outcome:12}[/] {rule.name}: {rule.reason}", highlight=False)
+        console.print(f"  [{colour}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
 
 
 def _slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
@@ -182,11 +183,11 @@ def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, consol
     name = serving.version if serving else "nothing"
     console.print()
     if retrain.success and run.status == "gate_passed":
-        console.print(f"[bold green]{name} is in production[/]: {run.notes or ''}", highlight=False)
+        console.print(f"[bold green]{name} is in production[/]: {escape(run.notes or '')}", highlight=False)
     else:
         why = run.error or run.notes or retrain.error
         console.print(
-            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {why}"
+            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {escape(why)}"
         )
 
 

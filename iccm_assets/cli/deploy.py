@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, out
 from iccm_assets.errors import InputError
@@ -45,4 +46,4 @@ def deploy(
     if as_json:
         echo_json({"version": promoted.version, "status": promoted.status, "reason": authorisation.reason})
     else:
-        out.print(f"[bold]{promoted.version}[/] is in production: {authorisation.reason}")
+        out.print(f"[bold]{promoted.version}[/] is in production: {escape(authorisation.reason)}")

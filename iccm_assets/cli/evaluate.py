@@ -1,4 +1,4 @@
-"""`iccm evaluate`: measure a version beside production and let the gate decide, outside of a retrain (E1-E4)."""
+"""`iccm evaluate`: measure a version beside production and let the gate decide (E1-E4)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
 from iccm_assets.cli.console import AsJson, echo_json, err, out, table
@@ -64,4 +65,4 @@ def evaluate(
         )
         return
     out.print(table(f"{chosen.version} beside {outcome.production.version}", report.slice_rows(outcome)))
-    out.print(f"[bold]{outcome.verdict.status}[/]: {'; '.join(outcome.verdict.reasons)}")
+    out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
