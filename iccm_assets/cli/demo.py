@@ -40,6 +40,7 @@ def demo(
     settings = get_settings()
     if settings.base_model != str(REFERENCE_MODEL):
         err.print(f"[dim]base model: {settings.base_model}[/]")
+    check_inputs(settings)
     _headline(1, "A fresh database, and the base model in production")
     start_fresh(settings)
     engine = connect(settings)
@@ -57,6 +58,19 @@ def demo(
         raise IccmError(
             f"the retrain failed: {retrain.error}", hint=f"Dagster run {retrain.run_id} has its log."
         )
+
+
+def check_inputs(settings: Settings) -> None:
+    """Read everything the demo will need before anything is deleted; raises what is wrong with it."""
+    from iccm_assets.curation.canary_set import load_canary_set
+    from iccm_assets.judging.orchestra import load_orchestra
+    from iccm_assets.learning.dataset import load_rehearsal
+    from iccm_assets.models.resolve import check_loadable, resolve
+
+    load_canary_set(settings.canary_set)
+    load_rehearsal(settings.rehearsal)
+    load_orchestra(settings.orchestra, settings.orchestra_quorum)
+    check_loadable(resolve(settings.base_model))
 
 
 def start_fresh(settings: Settings) -> None:

@@ -151,4 +151,5 @@ def _innermost(event: Any) -> str:
     error = event.step_failure_data.error
     while error.cause is not None:
         error = error.cause
-    return str(error.message).strip()
+    said = str(error.message).strip()
+    return said.split(": ", 1)[-1] if said.startswith("iccm_assets.errors.") else said

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from iccm_assets.errors import IccmError
+from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError
 
 app = typer.Typer(
     name="iccm",
@@ -64,6 +64,20 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as error:
+        if said := _of_the_database(error):
+            sys.exit(_complain(said))
+        raise
+
+
+def _of_the_database(error: Exception) -> str | None:
+    """The line for a database that went away or refused in the middle of a command; None for anything else."""
+    sqlalchemy = sys.modules.get("sqlalchemy")
+    if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return None
+    lost = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    first = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
+    return str((DatabaseUnreachable if lost else DatabaseError)(first))
 
 
 def _complain(message: str, code: int = 1) -> int:
