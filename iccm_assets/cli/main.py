@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _of_the_database(error: Exception) -> str | None:
-    """The line for a database that went away or refused in the middle of a command; None for anything else."""
+    """The line for a database that went away or refused midway; None for any other error."""
     sqlalchemy = sys.modules.get("sqlalchemy")
     if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
         return None
