@@ -168,8 +168,9 @@ def _store(
     verdict = outcome.verdict
     summary = report.summary(outcome)
     with engine.begin() as conn:
-        conn.execute(
-            t.gate_verdicts.insert().values(
+        verdict_id = conn.execute(
+            t.gate_verdicts.insert()
+            .values(
                 version=outcome.candidate.version,
                 production_version=outcome.production.version,
                 training_run_id=job.training_run_id,
@@ -184,7 +185,10 @@ def _store(
                 dagster_run_id=job.dagster_run_id,
                 created_at=now(conn),
             )
-        )
+            .returning(t.gate_verdicts.c.id)
+        ).scalar_one()
+        if verdict.status != "pass":
+            conn.execute(t.alerts.insert().values(**_alert(verdict_id, outcome)))
         mv = t.model_versions
         for version, metrics in (
             (outcome.candidate.version, summary["candidate"]),
@@ -207,6 +211,18 @@ def _store(
             )
             .values(status=STATUS_OF_VERDICT[verdict.status])
         )
+
+
+def _alert(verdict_id: int, outcome: EvaluationOutcome) -> dict[str, str]:
+    """The outbox row for a candidate that is not deployed (E4)."""
+    verdict = outcome.verdict
+    return {
+        "key": f"quality_gate:{verdict_id}",
+        "severity": "warning",
+        "title": f"Quality gate: {verdict.status}",
+        "body": f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays in production: "
+        + "; ".join(verdict.reasons),
+    }
 
 
 def main() -> int:

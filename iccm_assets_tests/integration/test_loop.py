@@ -152,6 +152,8 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
     assert platform.production() == serving
     [[status]] = platform.rows("select status from iccm.model_versions where version = :v", v=bad)
     assert status == "gate_failed"
+    [[title]] = platform.rows("select title from iccm.alerts where body like :body", body=f"{bad} is not%")
+    assert title == "Quality gate: fail"
 
 
 def test_a_damaged_checkpoint_is_refused_by_name_even_by_force(platform: Platform, tmp_path: Path) -> None:
