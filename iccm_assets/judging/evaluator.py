@@ -1,7 +1,7 @@
 """The evaluation worker: answers with both models, has them judged, lets the gate decide, stores it all.
 
-Run by the asset `canary_evaluation` as ``python -m iccm_assets.judging.evaluator`` under Dagster Pipes, and by
-`iccm evaluate` as a function. One process loads both models, so both meet the same machine (E1).
+Run by the asset `canary_evaluation` as ``python -m iccm_assets.judging.evaluator`` under Dagster Pipes,
+and by `iccm evaluate` as a function. One process loads both models, so both meet the same machine (E1).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import evaluation, gate, report
@@ -164,53 +165,43 @@ def _store(
     orchestra: Orchestra,
     settings: Settings,
 ) -> None:
-    """The verdict with its evidence; the candidate's status and metrics follow it, production's never do."""
+    """One transaction: the verdict with its evidence, an alert unless it passed, statuses and metrics."""
     verdict = outcome.verdict
-    summary = report.summary(outcome)
     with engine.begin() as conn:
-        verdict_id = conn.execute(
-            t.gate_verdicts.insert()
-            .values(
-                version=outcome.candidate.version,
-                production_version=outcome.production.version,
-                training_run_id=job.training_run_id,
-                status=verdict.status,
-                improvement=verdict.improvement,
-                verdict=json.loads(verdict.to_json()),
-                evidence=json.loads(evidence.to_json()),
-                gate=settings.evaluation.model_dump(mode="json"),
-                canary_set_digest=canary_set_digest,
-                orchestra=orchestra.digest,
-                judge_version=JUDGE_VERSION,
-                dagster_run_id=job.dagster_run_id,
-                created_at=now(conn),
-            )
-            .returning(t.gate_verdicts.c.id)
-        ).scalar_one()
+        stored = t.gate_verdicts.insert().values(
+            version=outcome.candidate.version,
+            production_version=outcome.production.version,
+            training_run_id=job.training_run_id,
+            status=verdict.status,
+            improvement=verdict.improvement,
+            verdict=json.loads(verdict.to_json()),
+            evidence=json.loads(evidence.to_json()),
+            gate=settings.evaluation.model_dump(mode="json"),
+            canary_set_digest=canary_set_digest,
+            orchestra=orchestra.digest,
+            judge_version=JUDGE_VERSION,
+            dagster_run_id=job.dagster_run_id,
+            created_at=now(conn),
+        )
+        verdict_id = conn.execute(stored.returning(t.gate_verdicts.c.id)).scalar_one()
         if verdict.status != "pass":
             conn.execute(t.alerts.insert().values(**_alert(verdict_id, outcome)))
-        mv = t.model_versions
-        for version, metrics in (
-            (outcome.candidate.version, summary["candidate"]),
-            (outcome.production.version, summary["production"]),
-        ):
-            conn.execute(
-                mv.update()
-                .where(mv.c.version == version)
-                .values(
-                    metrics=mv.c.metrics.op("||")(
-                        sa.cast({"evaluation": metrics}, sa.dialects.postgresql.JSONB)
-                    )
-                )
-            )
-        conn.execute(
-            mv.update()
-            .where(
-                mv.c.version == outcome.candidate.version,
-                mv.c.status.in_(["candidate", "inconclusive", "gate_failed"]),
-            )
-            .values(status=STATUS_OF_VERDICT[verdict.status])
-        )
+        _update_versions(conn, outcome)
+
+
+def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
+    """Both versions get their metrics; the status follows the verdict for an unsettled candidate only."""
+    mv = t.model_versions
+    summary = report.summary(outcome)
+    for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):
+        merged = mv.c.metrics.op("||")(sa.cast({"evaluation": summary[role]}, JSONB))
+        conn.execute(mv.update().where(mv.c.version == version.version).values(metrics=merged))
+    unsettled = mv.c.status.in_(["candidate", "inconclusive", "gate_failed"])
+    conn.execute(
+        mv.update()
+        .where(mv.c.version == outcome.candidate.version, unsettled)
+        .values(status=STATUS_OF_VERDICT[outcome.verdict.status])
+    )
 
 
 def _alert(verdict_id: int, outcome: EvaluationOutcome) -> dict[str, str]:
@@ -220,7 +211,7 @@ def _alert(verdict_id: int, outcome: EvaluationOutcome) -> dict[str, str]:
         "key": f"quality_gate:{verdict_id}",
         "severity": "warning",
         "title": f"Quality gate: {verdict.status}",
-        "body": f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays in production: "
+        "body": f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays: "
         + "; ".join(verdict.reasons),
     }
 
