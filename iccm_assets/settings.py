@@ -56,7 +56,9 @@ class Curation(Group):
         0.9, gt=0, le=1, description="Cosine at or above which two requirements texts are duplicates."
     )
     held_out_share: float = Field(0.15, ge=0, lt=1, description="Share of sessions never trained on (F3).")
-    holdout_days: int = Field(28, ge=1, description="Age in days up to which a held-out session is evaluated.")
+    holdout_days: int = Field(
+        28, ge=1, description="Age in days up to which a held-out session is evaluated."
+    )
     late_days: int = Field(7, ge=1, description="Days the daily job looks back for changed inputs (P6).")
 
 
@@ -64,7 +66,9 @@ class Triggers(Group):
     """When a retraining starts (T1-T6)."""
 
     weekly_min_examples: int = Field(50, ge=1, description="Selectable examples the weekly trigger asks for.")
-    threshold_min_examples: int = Field(100, ge=1, description="Selectable examples the daily trigger asks for.")
+    threshold_min_examples: int = Field(
+        100, ge=1, description="Selectable examples the daily trigger asks for."
+    )
     floor_examples: int = Field(20, ge=1, description="Below this nothing trains, whatever the trigger (T5).")
     degradation_drop: float = Field(0.05, gt=0, le=1, description="Fall of production that is an emergency.")
     max_attempts: int = Field(3, ge=1, description="Attempts one training run may take (T6).")
@@ -74,7 +78,9 @@ class Selection(Group):
     """Which pool rows a retraining learns from (T7)."""
 
     window_days: int = Field(7, ge=1, description="Age of the examples taken, in days.")
-    max_window_days: int = Field(30, ge=1, description="The window reaches back to the last training, at most so far.")
+    max_window_days: int = Field(
+        30, ge=1, description="The window reaches back to the last training, at most so far."
+    )
     max_examples: int = Field(100, ge=1, description="New examples at most.")
     emergency_max_examples: int = Field(200, ge=1, description="The same in an emergency.")
     max_per_user: int = Field(10, ge=1, description="Examples of one user at most.")
@@ -84,11 +90,15 @@ class Selection(Group):
 class Training(Group):
     """How the candidate is trained (L1-L5)."""
 
-    method: Literal["full", "lora"] = Field("full", description="Train all weights, or low-rank adapters merged at the end.")
+    method: Literal["full", "lora"] = Field(
+        "full", description="Train all weights, or low-rank adapters merged at the end."
+    )
     learning_rate: float = Field(1e-6, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in optimiser steps.")
-    max_warmup_share: float = Field(0.2, ge=0, le=1, description="Warm-up is at most this share of the steps.")
+    max_warmup_share: float = Field(
+        0.2, ge=0, le=1, description="Warm-up is at most this share of the steps."
+    )
     batch_size: int = Field(2, ge=1, description="Examples per forward pass.")
     gradient_accumulation_steps: int = Field(4, ge=1)
     max_grad_norm: float = Field(0.5, gt=0)
@@ -96,7 +106,9 @@ class Training(Group):
     emergency_epochs: int = Field(3, ge=1)
     early_stopping_patience: int = Field(2, ge=1, description="Epochs without a better validation loss.")
     validation_share: float = Field(0.1, gt=0, lt=1)
-    rehearsal_fraction: float = Field(0.5, ge=0, lt=1, description="Share of the examples that is rehearsal (L3).")
+    rehearsal_fraction: float = Field(
+        0.5, ge=0, lt=1, description="Share of the examples that is rehearsal (L3)."
+    )
     interpolation: float = Field(
         1.0,
         gt=0,
@@ -106,11 +118,15 @@ class Training(Group):
     max_source_tokens: int = Field(2048, ge=8)
     max_target_tokens: int = Field(1024, ge=8)
     seed: int = Field(17, ge=0)
-    threads: int = Field(2, ge=1, description="torch threads; part of the manifest, since sums depend on it (L5).")
+    threads: int = Field(
+        2, ge=1, description="torch threads; part of the manifest, since sums depend on it (L5)."
+    )
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     max_runtime_seconds: int = Field(12 * 3600, ge=60, description="A retrain run is stopped after this.")
-    heartbeat_timeout_seconds: int = Field(900, ge=10, description="A running attempt silent for this long is dead (T6).")
+    heartbeat_timeout_seconds: int = Field(
+        900, ge=10, description="A running attempt silent for this long is dead (T6)."
+    )
 
 
 class Evaluation(Group):
@@ -121,7 +137,9 @@ class Evaluation(Group):
     max_pass_rate_drop: float = Field(0.02, ge=0, le=1)
     max_variance_ratio: float = Field(1.5, ge=1)
     variance_floor: float = Field(0.005, ge=0)
-    max_latency_ratio: float = Field(1.2, ge=1, description="p95 latency per output token, candidate : production.")
+    max_latency_ratio: float = Field(
+        1.2, ge=1, description="p95 latency per output token, candidate : production."
+    )
     slice_min_items: int = Field(20, ge=2)
     max_slice_drop: float = Field(0.05, ge=0, le=1)
     latency_items: int = Field(40, ge=5, description="Items on which latency is measured at batch 1.")
@@ -137,7 +155,11 @@ class Judge(Group):
     memory_mib: int = Field(512, ge=32, description="All processes of one implementation together.")
     processes: int = Field(64, ge=1)
     output_mib: float = Field(1.0, gt=0)
-    workers: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="Implementations judged at a time.")
+    workers: int = Field(
+        default_factory=lambda: max(1, os.cpu_count() or 1),
+        ge=1,
+        description="Implementations judged at a time.",
+    )
 
 
 class Settings(BaseSettings):
@@ -152,21 +174,36 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    profile: Literal["local", "production"] = Field("production", description="Which profile's overrides hold (X5).")
+    profile: Literal["local", "production"] = Field(
+        "production", description="Which profile's overrides hold (X5)."
+    )
     home: Path = Field(Path("~/.iccm"), description="Where the platform keeps its files.")
-    database_url: str | None = Field(None, description="PostgreSQL >= 15 with pgvector; unset: the embedded server.")
+    database_url: str | None = Field(
+        None, description="PostgreSQL >= 15 with pgvector; unset: the embedded server."
+    )
     dagster_database_url: str | None = Field(
         None, description="Dagster's own database; unset: `<database>_dagster` on the same server."
     )
-    base_model: str = Field(str(REFERENCE_MODEL), description="Hugging Face hub id or path of the first model.")
-    rehearsal: str = Field(
-        str(REFERENCE_REHEARSAL), description="JSON lines (optionally .gz) with the base model's own training sample."
+    base_model: str = Field(
+        str(REFERENCE_MODEL), description="Hugging Face hub id or path of the first model."
     )
-    canary_set: str = Field(str(REFERENCE_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set.")
-    embedder: str = Field("sentence-transformers/all-MiniLM-L6-v2", description="Hub id or path of the text embedder.")
-    orchestra: str = Field("builtin", description="Reconstructors, comma separated: `builtin` or `openai:URL#model`.")
+    rehearsal: str = Field(
+        str(REFERENCE_REHEARSAL),
+        description="JSON lines (optionally .gz) with the base model's own training sample.",
+    )
+    canary_set: str = Field(
+        str(REFERENCE_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set."
+    )
+    embedder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="Hub id or path of the text embedder."
+    )
+    orchestra: str = Field(
+        "builtin", description="Reconstructors, comma separated: `builtin` or `openai:URL#model`."
+    )
     orchestra_quorum: int = Field(2, ge=1, description="Fewer answers than this make a score inconclusive.")
-    sandbox: Literal["strict", "unsafe"] = Field("strict", description="`unsafe` runs untrusted code without isolation.")
+    sandbox: Literal["strict", "unsafe"] = Field(
+        "strict", description="`unsafe` runs untrusted code without isolation."
+    )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
     compute: Literal["local", "ray", "k8s"] = Field("local", description="Where workers run.")
 
@@ -247,7 +284,9 @@ def known_variables() -> dict[str, str]:
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; raises ``SettingsError`` naming each unknown variable or impossible value."""
     known = known_variables()
-    unknown = sorted(name for name in os.environ if name.upper().startswith("ICCM_") and name.upper() not in known)
+    unknown = sorted(
+        name for name in os.environ if name.upper().startswith("ICCM_") and name.upper() not in known
+    )
     if unknown:
         raise SettingsError(
             f"unknown variable {', '.join(unknown)}", hint="`iccm config show` lists the names there are."
@@ -256,7 +295,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         problems = "; ".join(
-            f"ICCM_{'__'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in error.errors()
+            f"ICCM_{'__'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
+            for one in error.errors()
         )
         raise SettingsError(problems) from None
     except ValueError as error:  # pydantic-settings: a group variable that is not JSON

@@ -20,6 +20,7 @@ from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.judging.scoring import MemberScore, Score, ScoringTask, aggregate, score_texts
 from iccm_assets.judging.suites import Suite, load_suite
+from iccm_assets.judging.verdict import Verdict
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
@@ -87,6 +88,19 @@ class Subject:
 
     version: ModelVersion
     answer: Answering
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """Everything measured, and what the gate made of it."""
+
+    candidate: ModelVersion
+    production: ModelVersion
+    canary: tuple[Measured, Measured]
+    holdout: tuple[Measured, Measured]
+    latency: tuple[Latency, Latency]
+    slices: dict[str, str]
+    verdict: Verdict
 
 
 def canary_items(settings: Settings) -> EvaluationSet:

@@ -16,10 +16,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import evaluation, gate, report
-from iccm_assets.judging.evaluation import EvaluationSet, Latency, Measured, Subject
+from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, Latency, Measured, Subject
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra, load_orchestra
-from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Verdict
+from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.seq import Answer, generate, load_model, set_threads
@@ -41,19 +41,6 @@ class EvaluationJob:
     emergency: bool = False
     training_run_id: int | None = None
     dagster_run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationOutcome:
-    """Everything measured, and what the gate made of it."""
-
-    candidate: ModelVersion
-    production: ModelVersion
-    canary: tuple[Measured, Measured]
-    holdout: tuple[Measured, Measured]
-    latency: tuple[Latency, Latency]
-    slices: dict[str, str]
-    verdict: Verdict
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What an evaluation looks like to a person: summary, slice table, forgetting matrix, Dagster metadata (E2)."""
+"""What an evaluation looks like to a person: summary, forgetting matrix, Dagster metadata (E2)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from iccm_assets.judging.evaluation import Measured
+from iccm_assets.judging.evaluation import EvaluationOutcome, Measured
 from iccm_assets.judging.statistics import quantile
-
-if TYPE_CHECKING:
-    from iccm_assets.judging.evaluator import EvaluationOutcome
 
 
 def summary(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:

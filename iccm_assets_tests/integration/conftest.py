@@ -65,12 +65,14 @@ def run(command: list[str], environment: dict[str, str], timeout: float) -> subp
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
-    """A demo of 130 conversations against every fourth canary item: the same code, a third of the time."""
+    """A demo of 130 conversations against every fourth canary item."""
     home = Path(tempfile.mkdtemp(prefix="iccm-loop-"))
     canary_set = home / "canary.jsonl"
     lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
     canary_set.write_text("\n".join(lines[::4]) + "\n", encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
+    }
     environment |= {
         "ICCM_HOME": str(home / "iccm"),
         "ICCM_CANARY_SET": str(canary_set),

@@ -20,7 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_gro
 
 def test_the_demo_ends_with_a_report(platform: Platform) -> None:
     assert platform.demo.returncode == 0, platform.demo.stderr[-3000:]
-    for part in ("Funnel", "Training curve", "Before and after", "Lineage", "Where everything lies", "try next"):
+    for part in (
+        "Funnel",
+        "Training curve",
+        "Before and after",
+        "Lineage",
+        "Where everything lies",
+        "try next",
+    ):
         assert part in platform.demo.stdout, platform.demo.stdout
 
 
@@ -42,7 +49,10 @@ def test_the_verdict_is_stored_with_its_evidence_and_production_follows_it(platf
         "select status, improvement, candidate_version, base_version from iccm.phase4_training_runs"
     )
     [[verdict, evidence]] = platform.rows("select verdict, evidence from iccm.gate_verdicts")
-    assert status == {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}[verdict["status"]]
+    assert (
+        status
+        == {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}[verdict["status"]]
+    )
     items = evidence["items"]
     mean = sum(item["candidate"] - item["production"] for item in items) / len(items)
     assert improvement == pytest.approx(mean, abs=1e-8)
@@ -122,7 +132,9 @@ def spoiled(platform: Platform, noise: float, tmp_path: Path) -> str:
         for name, value in weights.items()
     }
     save_file(noisy, staging / "model.safetensors", metadata={"format": "pt"})
-    published = ModelStore(platform.home).publish(staging, Manifest(kind="imported", base="spoiled", files={}))
+    published = ModelStore(platform.home).publish(
+        staging, Manifest(kind="imported", base="spoiled", files={})
+    )
     with engine.begin() as conn:
         made = versions.register(
             conn,
