@@ -32,7 +32,7 @@ class Recipe:
     """How the base model is trained; the defaults are the shipped model's."""
 
     seed: int = 2025
-    steps: int = 2800
+    steps: int = 3600
     batch: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 200
@@ -147,6 +147,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes 0600, which another user's worker could not read
 
 
 def rate(step: int, recipe: Recipe) -> float:
