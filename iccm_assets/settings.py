@@ -229,8 +229,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _own_rehearsal(self) -> Settings:
-        """The packaged rehearsal sample belongs to the packaged model only (L3)."""
-        if self.base_model != str(REFERENCE_MODEL) and self.rehearsal == str(REFERENCE_REHEARSAL):
+        """The packaged rehearsal sample belongs to the packaged model only, unless it is asked for (L3)."""
+        if self.base_model != str(REFERENCE_MODEL) and "rehearsal" not in self.model_fields_set:
             object.__setattr__(self, "rehearsal", "")
         return self
 

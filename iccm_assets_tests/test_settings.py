@@ -1,0 +1,77 @@
+"""Settings: unknown names and impossible values are errors, and the profile follows the base model (S3, X5)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from iccm_assets.errors import SettingsError
+from iccm_assets.settings import REFERENCE_REHEARSAL, known_variables, load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ICCM_")]:
+        monkeypatch.delenv(name)
+
+
+def test_the_packaged_model_brings_the_local_profile_and_its_rehearsal() -> None:
+    settings = load_settings()
+    assert settings.profile == "local"
+    assert settings.training.learning_rate > 1e-5
+    assert settings.rehearsal == str(REFERENCE_REHEARSAL)
+
+
+def test_another_base_model_brings_the_production_numbers_and_no_foreign_rehearsal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ICCM_BASE_MODEL", "org/model")
+    settings = load_settings()
+    assert settings.profile == "production"
+    assert (settings.training.learning_rate, settings.training.epochs) == (1e-6, 5)
+    assert settings.rehearsal == ""
+
+
+def test_a_rehearsal_that_is_asked_for_is_used_with_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICCM_BASE_MODEL", "org/model")
+    monkeypatch.setenv("ICCM_REHEARSAL", str(REFERENCE_REHEARSAL))
+    assert load_settings().rehearsal == str(REFERENCE_REHEARSAL)
+
+
+def test_the_environment_is_stronger_than_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICCM_TRAINING__LEARNING_RATE", "0.25")
+    settings = load_settings()
+    assert settings.training.learning_rate == 0.25
+    assert settings.training.rehearsal_fraction == load_settings(profile="local").training.rehearsal_fraction
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ICCM_NO_SUCH_THING", "1", "ICCM_NO_SUCH_THING"),
+        ("ICCM_TRAINING__NO_SUCH_THING", "1", "ICCM_TRAINING__NO_SUCH_THING"),
+        ("ICCM_TRAINING", "{}", "ICCM_TRAINING"),
+        ("ICCM_TRAINING__EPOCHS", "0", "ICCM_TRAINING__EPOCHS"),
+        ("ICCM_TRAINING__EPOCHS", "many", "ICCM_TRAINING__EPOCHS"),
+        ("ICCM_TRAINING__LEARNING_RATE", "nan", "finite"),
+        ("ICCM_CURATION__HELD_OUT_SHARE", "1", "ICCM_CURATION__HELD_OUT_SHARE"),
+        ("ICCM_DATABASE_URL", "sqlite:///x.db", "postgresql://"),
+        ("ICCM_SANDBOX", "none", "ICCM_SANDBOX"),
+        ("ICCM_PROFILE", "staging", "ICCM_PROFILE"),
+    ],
+)
+def test_an_unknown_variable_or_an_impossible_value_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words):
+        load_settings()
+
+
+def test_every_variable_has_a_name_that_can_be_set_and_an_empty_one_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in known_variables():
+        monkeypatch.setenv(name, "")
+    assert load_settings().training.epochs >= 1
