@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from iccm_assets.cli.launch import Launched, run_days, run_retrain
 from iccm_assets.cli.simulate import run_simulation
 from iccm_assets.errors import IccmError, NotAllowed
 from iccm_assets.settings import REFERENCE_MODEL, Settings, get_settings
+from iccm_assets.store.database import close_engines
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -34,13 +37,18 @@ def demo(
     The database and the models of this ICCM_HOME are made anew, unless they hold conversations that were
     not simulated: then nothing is touched.
     """
-    from iccm_assets.store.database import connect
-
-    started = time.monotonic()
     settings = get_settings()
     if settings.base_model != str(REFERENCE_MODEL):
         err.print(f"[dim]base model: {settings.base_model}[/]")
     check_inputs(settings)
+    with server_of_the_demo(settings):
+        _run(settings, conversations, days, seed)
+
+
+def _run(settings: Settings, conversations: int, days: int, seed: int) -> None:
+    from iccm_assets.store.database import connect
+
+    started = time.monotonic()
     _headline(1, "A fresh database, and the base model in production")
     start_fresh(settings)
     engine = connect(settings)
@@ -58,6 +66,21 @@ def demo(
         raise IccmError(
             f"the retrain failed: {retrain.error}", hint=f"Dagster run {retrain.run_id} has its log."
         )
+
+
+@contextmanager
+def server_of_the_demo(settings: Settings) -> Iterator[None]:
+    """An embedded server that the demo started ends with it, unless somebody else uses it by then (S2)."""
+    from iccm_assets.store.embedded import EmbeddedServer
+
+    server = EmbeddedServer(settings.home)
+    ours = settings.database_url is None and server.running() is None
+    try:
+        yield
+    finally:
+        if ours:
+            close_engines()
+            server.stop_unless_used()
 
 
 def check_inputs(settings: Settings) -> None:

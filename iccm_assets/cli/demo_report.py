@@ -203,7 +203,6 @@ def _show_places(settings: Settings, seconds: float, console: Console) -> None:
         (".venv/bin/iccm status", "what is in production, and why"),
         (".venv/bin/iccm lineage VERSION", "which conversations taught a version"),
         (".venv/bin/iccm simulate", "another week of conversations; then .venv/bin/iccm retrain"),
-        (".venv/bin/iccm db stop", "stop the embedded PostgreSQL server"),
     ):
         console.print(f"  {command:32} {what}", highlight=False)
     console.print(f"\nThe demo took {seconds:.0f} s.")

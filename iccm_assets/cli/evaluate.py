@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,7 +12,10 @@ from rich.progress import Progress
 
 from iccm_assets.cli.console import AsJson, echo_json, err, out, table
 from iccm_assets.errors import NotAllowed
-from iccm_assets.settings import get_settings
+from iccm_assets.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +25,11 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     version: Annotated[
-        str | None, typer.Argument(help="Model version; default: the newest candidate.")
+        str | None,
+        typer.Argument(
+            help="Model version, or a directory with a model trained elsewhere, which becomes a candidate;"
+            " default: the newest candidate."
+        ),
     ] = None,
     emergency: Annotated[bool, typer.Option("--emergency", help="Use the emergency bound of E3.")] = False,
     as_json: AsJson = False,
@@ -34,6 +42,8 @@ def evaluate(
 
     settings = get_settings()
     engine = connect(settings)
+    if version and Path(version).is_dir():
+        version = _adopted(engine, settings, version)
     with engine.connect() as conn:
         chosen = versions.get(conn, version) if version else versions.newest_candidate(conn)
         serving = versions.production(conn)
@@ -66,3 +76,22 @@ def evaluate(
         return
     out.print(table(f"{chosen.version} beside {outcome.production.version}", report.slice_rows(outcome)))
     out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
+
+
+def _adopted(engine: sa.Engine, settings: Settings, directory: str) -> str:
+    """A model trained elsewhere, copied into the store and registered as a candidate of production."""
+    from iccm_assets.learning import versions
+    from iccm_assets.learning.model_store import ModelStore
+
+    published = ModelStore(settings.home).import_model(directory)
+    with engine.begin() as conn:
+        serving = versions.production(conn)
+        registered = versions.register(
+            conn,
+            digest=published.digest,
+            path=str(published.path),
+            parent=serving.version if serving else None,
+            status="candidate",
+            metrics={"imported_from": directory},
+        )
+    return registered.version

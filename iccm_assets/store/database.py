@@ -6,6 +6,7 @@ Importing this module loads no driver; `connect` does.
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -23,6 +24,9 @@ _MIGRATION_LOCK = 0x1CC4_0001
 _CREATION_LOCK = 0x1CC4_0002
 
 _AVAILABLE = sa.text("select exists (select from pg_available_extensions where name = 'vector')")
+# Engines still in use somewhere, so that a process can let go of all its connections.
+_OPENED: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+
 _UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
 
 
@@ -64,7 +68,7 @@ def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
     parsed = _parsed(url).set(drivername="postgresql+psycopg")
     options = parsed.query.get("options", "")
     options = options if isinstance(options, str) else " ".join(options)
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed.difference_update_query(["options"]),
         pool_pre_ping=True,
         connect_args={
@@ -74,6 +78,14 @@ def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
             "keepalives_idle": 30,
         },
     )
+    _OPENED.add(engine)
+    return engine
+
+
+def close_engines() -> None:
+    """Close the idle connections of every engine this process has opened; they reopen when used."""
+    for engine in list(_OPENED):
+        engine.dispose()
 
 
 def head_revision() -> str:

@@ -99,6 +99,20 @@ class EmbeddedServer:
         except PermissionError as error:
             raise self._not_ours(error) from None
 
+    def stop_unless_used(self, timeout: float = 60.0) -> bool:
+        """Stop our server if no other client is connected; False when one is, or none was running (S2)."""
+        url = self.running()
+        if url is None:
+            return False
+        import psycopg
+
+        with psycopg.connect(url, connect_timeout=5) as conn:
+            others = conn.execute(
+                "select count(*) from pg_stat_activity"
+                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+            ).fetchone()
+        return others == (0,) and self.stop(timeout)
+
     def status(self) -> ServerStatus:
         """Whether it answers, and where; changes nothing."""
         url = self.running()
