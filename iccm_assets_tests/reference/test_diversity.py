@@ -20,9 +20,8 @@ def test_most_texts_of_a_week_survive_deduplication_and_none_is_close_to_the_can
 
     embedder = Embedder.load(load_settings())
     plan = [one for one in plan_conversations(5, end=date(2026, 3, 1)) if one.repeats is None][:100]
-    canary = [
-        json.loads(line)["requirements"] for line in gzip.open(REFERENCE_CANARY_SET, "rt", encoding="utf-8")
-    ]
+    lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    canary = [json.loads(line)["requirements"] for line in lines]
     vectors = embedder.encode([one.example.requirements for one in plan])
     kept: list[int] = []
     for index, vector in enumerate(vectors):
