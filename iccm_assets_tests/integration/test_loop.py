@@ -98,7 +98,7 @@ def test_lineage_leads_from_a_conversation_to_the_version_and_back(platform: Pla
 def test_materializing_the_days_again_changes_no_row(platform: Platform) -> None:
     query = """
         select 'pool', conversation_id, day, quality_score::text, xmin::text from iccm.phase4_training_data
-        union all select stage, conversation_id, day, reason, xmin::text from iccm.phase4_rejections
+        union all select stage, conversation_id, day, reason, detail from iccm.phase4_rejections
         order by 1, 2
     """
     before = platform.rows(query)
