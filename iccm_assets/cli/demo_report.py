@@ -183,7 +183,8 @@ def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, consol
     name = serving.version if serving else "nothing"
     console.print()
     if retrain.success and run.status == "gate_passed":
-        console.print(f"[bold green]{name} is in production[/]: {escape(run.notes or '')}", highlight=False)
+        gain = f", improvement {run.improvement:+.4f} on the canary set" if run.improvement else ""
+        console.print(f"[bold green]{name} is in production[/]: the quality gate says pass{gain}.")
     else:
         why = run.error or run.notes or retrain.error
         console.print(
