@@ -1,4 +1,4 @@
-"""Settings: unknown names and impossible values are errors, and the profile follows the base model (S3, X5)."""
+"""Settings: unknown names and impossible values are errors; the profile follows the base model (S3, X5)."""
 
 from __future__ import annotations
 
