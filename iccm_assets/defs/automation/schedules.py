@@ -23,7 +23,8 @@ def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platfor
     earliest = yesterday - timedelta(days=platform.settings.curation.late_days - 1)
     with platform.engine.connect() as conn:
         days = changed_days(conn, earliest, yesterday)
-    return [_run_of(first, last) for first, last in _ranges(sorted({*days, yesterday}))]
+    ranges = _ranges(sorted({*days, yesterday}))
+    return [_run_of(yesterday, first, last) for first, last in ranges]
 
 
 @dg.schedule(
@@ -59,10 +60,11 @@ def _ranges(days: list[date]) -> list[tuple[date, date]]:
     return ranges
 
 
-def _run_of(first: date, last: date) -> dg.RunRequest:
+def _run_of(yesterday: date, first: date, last: date) -> dg.RunRequest:
     return dg.RunRequest(
+        run_key=f"{yesterday}:{first}:{last}",
         tags={
             "dagster/asset_partition_range_start": first.isoformat(),
             "dagster/asset_partition_range_end": last.isoformat(),
-        }
+        },
     )
