@@ -143,6 +143,7 @@ class Evaluation(Group):
     slice_min_items: int = Field(20, ge=2)
     max_slice_drop: float = Field(0.05, ge=0, le=1)
     latency_items: int = Field(40, ge=5, description="Items on which latency is measured at batch 1.")
+    latency_rounds: int = Field(3, ge=1, description="Rounds of which each item's fastest answer counts.")
     batch_size: int = Field(32, ge=1, description="Prompts generated together.")
     max_new_tokens: int = Field(512, ge=8)
 

@@ -63,8 +63,10 @@ def evaluate(
     holdout_set = evaluation.holdout_items(engine, settings)
     canary = _measure_both(engine, subjects, canary_set, orchestra, settings, log)
     holdout = _measure_both(engine, subjects, holdout_set, orchestra, settings, log)
-    log(f"measuring latency on {settings.evaluation.latency_items} items at batch 1")
-    latency = evaluation.measure_latency(subjects, canary_set.items, settings.evaluation.latency_items)
+    timed = canary_set.items[:: max(1, len(canary_set.items) // settings.evaluation.latency_items)]
+    timed = timed[: settings.evaluation.latency_items]
+    log(f"latency at batch 1 on {len(timed)} items, {settings.evaluation.latency_rounds} rounds")
+    latency = evaluation.measure_latency(subjects, timed, settings.evaluation.latency_rounds)
     evidence = gate_evidence(canary, canary_set, (latency[0], latency[1]))
     verdict = gate.decide(evidence, settings.evaluation, emergency=job.emergency)
     outcome = EvaluationOutcome(
