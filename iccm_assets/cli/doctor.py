@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, out
-from iccm_assets.errors import DatabaseError, IccmError, ModelNotFound
+from iccm_assets.errors import DatabaseError, IccmError, InputError, ModelNotFound, OrchestraError
 from iccm_assets.settings import Settings, load_settings
 
 MINIMUM_PYTHON = (3, 11)
@@ -82,6 +82,8 @@ def examine() -> Iterator[Check]:
     yield port(UI_PORT)
     yield _tried("base model", lambda: _base_model(settings), required=True)
     yield _tried("embedder", lambda: _embedder(settings), required=True)
+    yield _tried("canary set", lambda: _canary_set(settings), required=True)
+    yield _tried("orchestra", lambda: _orchestra(settings), required=True)
     yield browser()
 
 
@@ -230,6 +232,28 @@ def _embedder(settings: Settings) -> str:
 
     embedder = Embedder.load(settings)
     return f"{embedder.path}, {embedder.digest[:12]}"
+
+
+def _canary_set(settings: Settings) -> str:
+    from iccm_assets.curation.canary_set import load_canary_set
+
+    try:
+        found = load_canary_set(settings.canary_set)
+    except InputError as error:
+        raise InputError(error.detail, hint=error.hint or "Correct ICCM_CANARY_SET or the file.") from None
+    return f"{len(found.items)} items in {len(found.slices)} slices, {found.digest}"
+
+
+def _orchestra(settings: Settings) -> str:
+    """Who is in it; endpoints are not asked, for that costs money."""
+    from iccm_assets.judging.orchestra import load_orchestra
+
+    try:
+        found = load_orchestra(settings.orchestra, settings.orchestra_quorum)
+    except OrchestraError as error:
+        fix = error.hint or "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
+        raise OrchestraError(error.detail, hint=fix) from None
+    return f"{', '.join(member.name for member in found.members)}; quorum {found.quorum}"
 
 
 def _line(check: Check) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import typer
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError
+from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError, InputError
 
 app = typer.Typer(
     name="iccm",
@@ -50,6 +51,9 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; an ``IccmError`` becomes one line on stderr and exit code 1."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that knows only ASCII, or half a surrogate pair in somebody's data, ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
         status = build()(standalone_mode=False)
@@ -64,6 +68,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(141)
+    except UnicodeEncodeError as error:
+        sys.exit(_complain(str(InputError(f"not text: {error.object[error.start : error.end]!r}"))))
+    except OSError as error:
+        # A full disk, a name too long, a directory without permission: the machine's, not the program's.
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.exit(_complain(f"{where}{error.strerror or error}"))
     except Exception as error:
         if said := _of_the_database(error):
             sys.exit(_complain(said))

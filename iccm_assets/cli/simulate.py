@@ -36,13 +36,13 @@ def simulate(
 
     settings = get_settings()
     last = _day(end)
+    first = _first_day(last, days)
     traffic = run_simulation(
         connect(settings), settings, conversations=conversations, days=days, end=last, seed=seed
     )
     if as_json:
         echo_json(asdict(traffic))
         return
-    first = last - timedelta(days=days - 1)
     out.print(
         f"Captured on the days {first} to {last}: materialize them in Dagster to make examples of them.",
         highlight=False,
@@ -83,6 +83,19 @@ def run_simulation(
         f" {done.thumbs_up} thumbs up, {done.thumbs_down} down"
     )
     return done
+
+
+def _first_day(last: date, days: int) -> date:
+    """The first of the days, all of which must have, or get tonight, a partition to be materialized in."""
+    from iccm_assets.defs.partitions import DAILY
+
+    earliest, today = DAILY.start.date(), datetime.now(UTC).date()
+    if last > today or (last - earliest).days < days - 1:
+        raise InputError(
+            f"{days} days up to {last} are not all in the partitions, {earliest} to {today}",
+            hint="Choose another --end, or fewer --days.",
+        )
+    return last - timedelta(days=days - 1)
 
 
 def _day(text: str) -> date:

@@ -187,15 +187,24 @@ def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
         (["--new", "{good}", "--threshold", "1.01"], "--threshold 1.01"),
         (["--new", "{good}", "--threshold", "nan"], "--threshold nan"),
         (["--new", "{latin}"], "line 1: not UTF-8"),
+        (["--new", "{damaged}"], "damaged: Error -3 while decompressing data"),
     ],
 )
 def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, said):
     (tmp_path / "good").write_text(GOOD, encoding="utf-8")
     (tmp_path / "latin").write_bytes(b'{"id": "\xe9"}')
-    names = {"good": tmp_path / "good", "latin": tmp_path / "latin"}
+    (tmp_path / "damaged").write_bytes(gzip.compress(GOOD.encode())[:10] + b"\xff" * 60)
+    names = {name: tmp_path / name for name in ("good", "latin", "damaged")}
     ran = iccm("dedup", *(one.format(**names) for one in arguments), "--json")
     assert ran.returncode == 1 and ran.stdout == ""
     assert said in ran.stderr and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+
+
+def test_ids_that_no_terminal_can_show_are_shown_escaped(tmp_path):
+    rows = write(tmp_path / "a", [{"id": id_, "embedding": [1.0]} for id_ in ("\ud800", "b", "\udfff")])
+    ran = iccm("dedup", "--new", rows)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 of 3 rows kept" in ran.stdout and "\\ud800" in ran.stdout
 
 
 def test_an_unreachable_database_is_one_line(tmp_path):

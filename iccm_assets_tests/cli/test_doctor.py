@@ -40,6 +40,24 @@ def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: p
     assert "ICCM_TRIGGERS__FLOOR_EXAMPLES" in report["checks"][-1]["found"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "name"),
+    [
+        ("ICCM_CANARY_SET", "/no/such/file", "canary set"),
+        ("ICCM_ORCHESTRA", "nobody", "orchestra"),
+        ("ICCM_ORCHESTRA", "openai:http://host/v1", "orchestra"),
+        ("ICCM_ORCHESTRA_QUORUM", "4", "orchestra"),
+    ],
+)
+def test_what_only_a_later_step_would_stumble_over_is_found_now(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    report = json.loads(run("doctor", "--json", exit_code=1).stdout)
+    (check,) = (check for check in report["checks"] if check["name"] == name)
+    assert check["required"] and not check["ok"] and value in check["found"] and check["fix"]
+
+
 def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
     found = doctor.database(settings)
     assert found.ok

@@ -1,0 +1,50 @@
+"""`iccm`: what the machine or the caller did wrong is one line and a failure, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def iccm(*arguments: str, stdout: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        env={**kept, **environment},
+        check=False,
+    )
+
+
+def test_a_home_whose_name_is_too_long_is_one_line() -> None:
+    ran = iccm("db", "status", ICCM_HOME=f"/tmp/{'x' * 300}")
+    assert ran.returncode == 1
+    assert "File name too long" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("config", "show"), ("config", "show", "--json")])
+def test_a_full_disk_is_one_line(command: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = iccm(*command, stdout=full.fileno())
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: No space left on device") and "Traceback" not in ran.stderr
+
+
+def test_a_version_that_is_not_text_is_one_line(settings) -> None:
+    ran = iccm("lineage", "\udcff", ICCM_HOME=str(settings.home), ICCM_DATABASE_URL=settings.database_url)
+    assert ran.returncode == 1
+    assert "not text" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("end", ["0001-01-01", "2024-12-31", "2025-01-06", "9999-12-31"])
+def test_days_without_a_partition_are_not_simulated(end: str, tmp_path) -> None:
+    ran = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
+    assert ran.returncode == 1
+    assert "are not all in the partitions" in ran.stderr and ran.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
