@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 import signal
@@ -40,12 +41,17 @@ class CaseResult:
 def verdict_of(case: Case, reply: Reply, limits: Judge) -> CaseResult:
     """The verdict on ``case``; whatever it answered, a case that did something forbidden is ``forbidden``."""
     if reply.notices:
-        return CaseResult(case.index, "forbidden", reply.notices[0])
-    if reply.kind == "answered":
+        verdict, detail = "forbidden", reply.notices[0]
+    elif reply.kind == "answered":
         verdict, detail = _answered(case, reply.answer)
     else:
         verdict, detail = _ended(reply, limits)
-    return CaseResult(case.index, verdict, detail)
+    return CaseResult(case.index, verdict, printable(detail))
+
+
+def printable(text: str) -> str:
+    """``text`` without what an implementation could do to a terminal or an encoder with it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def repeats_in_every_case(reply: Reply) -> bool:
@@ -155,6 +161,8 @@ def _met(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
         return "error", f"there is no {str(outcome[1])!r}"
     if outcome[0] == "r":
         if expected.raises and _is_raised(expected.raises, outcome[1]):
+            if _is_of_many_kinds(outcome[1]):
+                return "failed", f"expected {expected.raises}, raised {MANY_KINDS}"
             return "passed", ""
         verdict, detail = _raised(outcome[1:])
         if expected.raises and verdict == "error":
@@ -176,9 +184,18 @@ def _is_raised(wanted: str, classes: list[Any]) -> bool:
     return any(name == wanted and (own or not _is_builtin(wanted)) for name, own in classes)
 
 
-def _is_builtin(name: str) -> bool:
-    import builtins
+MANY_KINDS = "an exception that is of many unrelated kinds at once"
+UNRELATED_KINDS = 2  # honest ones combine two at most: class NotFound(KeyError, ValueError)
 
+
+def _is_of_many_kinds(classes: list[Any]) -> bool:
+    """Whether one class stands for whatever exception is asked for, like an object equal to everything."""
+    kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
+    most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
+    return len(most_special) > UNRELATED_KINDS
+
+
+def _is_builtin(name: str) -> bool:
     return isinstance(getattr(builtins, name, None), type)
 
 
@@ -216,6 +233,9 @@ _SIGNS = (
     (r"\bos\._exit\b", "ends its process"),
     (r"\bctypes\b", "calls the C library"),
     (r"\bos\.fork\b", "forks"),
+    (r"\bpidfd_|\bprocess_vm_", "reaches for other processes"),
+    (r"\bset(?:trace|profile)\b|\bsys\.monitoring\b", "traces the code around it"),
+    (r"\bsys\.(?:meta_path|path_hooks)\b|\bsys\.modules\s*(?:\[|\.clear\b)", "changes what imports give"),
     (r"\bsocket\b|\burllib\.request\b|\bhttp\.client\b", "uses the network"),
 )
 
@@ -227,10 +247,12 @@ _NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|C
 def suspicions_of(source: str, results: Sequence[CaseResult], notices: Iterable[str]) -> tuple[str, ...]:
     """What the implementation is suspected of: all it was caught at, and signs that explain a failure."""
     verdicts = {result.verdict for result in results}
-    found = dict.fromkeys(notices)
+    found = dict.fromkeys(map(printable, notices))
     details = [result.detail for result in results if result.verdict == "forbidden"]
     found.update(dict.fromkeys(details))
     found.update(dict.fromkeys(result.detail for result in results if "its own equality" in result.detail))
+    if any(MANY_KINDS in result.detail for result in results):
+        found["raises " + MANY_KINDS] = None
     found.update(
         dict.fromkeys(LIMIT_REACHED for result in results if re.search(_NO_MORE_PROCESSES, result.detail))
     )

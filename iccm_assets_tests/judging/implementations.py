@@ -467,6 +467,17 @@ HOSTILE: list[Hostile] = [
         """,
         "equal",
     ),
+    _hostile(
+        "an exception that is of every kind",
+        "failed error",
+        """
+        class Any(TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, RuntimeError):
+            pass
+        def add(a, b):
+            raise Any
+        """,
+        "many unrelated kinds",
+    ),
     _hostile("a bool for an int", "failed", "def add(a, b):\n    return bool(a + b)\n"),
     _hostile("a float for an int", "failed", "def add(a, b):\n    return float(a + b)\n"),
     _hostile("nan", "failed", "def add(a, b):\n    return float('nan')\n"),

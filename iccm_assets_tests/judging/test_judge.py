@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from iccm_assets.cli.judge import register
 from iccm_assets.errors import SandboxUnavailable
 from iccm_assets.judging import bubblewrap
+from iccm_assets.judging.case_verdicts import CaseResult, suspicions_of
 from iccm_assets.judging.judge import judge, judge_many
 from iccm_assets.judging.suites import load_suite
 from iccm_assets.settings import load_settings
@@ -355,3 +356,40 @@ def test_the_command_prints_a_table_for_people(tmp_path):
     assert done.returncode == 0
     assert "0.800 (4 of 5)" in done.stdout
     assert "expected 'item-7', got 'thing-7'" in done.stdout
+
+
+def test_what_an_implementation_says_cannot_garble_or_break_the_output(tmp_path):
+    hostile = r"raise ValueError('\ud800 \x1b[31m [/red] \u202e é')"
+    done = run_command(tmp_path, f"def label(n):\n    {hostile}\n", json.dumps(SUITE))
+    assert done.returncode == 0
+    assert "\x1b[31m" not in done.stdout
+    assert r"ValueError: \ud800 \x1b[31m [/red] \u202e é" in done.stdout
+
+
+def test_honest_exceptions_may_combine_two_kinds(settings):
+    source = """
+class NotFound(KeyError, ValueError):
+    pass
+class Every(NotFound, TypeError):
+    pass
+def two():
+    raise NotFound
+def three():
+    raise Every
+"""
+    wanted = ("KeyError", "ValueError", "LookupError", "NotFound")
+    cases = [{"call": call, "raises": name} for call in ("two", "three") for name in wanted]
+    assert verdicts(source, cases, settings) == ["passed"] * 4 + ["failed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys\ndef add(a, b):\n    sys.setprofile(print)\n", "traces the code around it"),
+        ("import sys\nsys.modules['json'] = None\n", "changes what imports give"),
+        ("import os\ndef add(a, b):\n    return os.pidfd_open(1)\n", "reaches for other processes"),
+    ],
+)
+def test_signs_in_the_source_name_a_failure(source, words):
+    assert words in suspicions_of(source, [CaseResult(0, "failed", "")], [])
+    assert suspicions_of(source, [CaseResult(0, "passed", "")], []) == ()

@@ -193,6 +193,7 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
         (X86, (16, 0, 0x5412), KILL),  # ioctl(TIOCSTI)
         (X86, (16, 0, 0xFFFFFFFF00005412), KILL),  # the kernel only looks at the low half
         (X86, (101,), KILL),  # ptrace
+        (X86, (240,), EPERM),  # mq_open
         (X86, (165,), KILL),  # mount
         (X86, (272,), KILL),  # unshare
         (X86, (425,), KILL),  # io_uring_setup
@@ -207,6 +208,7 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
         (ARM, (220, 0x10000011), KILL),
         (ARM, (198, 2, 1), EPERM),
         (ARM, (198, 40, 1), KILL),
+        (ARM, (180,), EPERM),
         (ARM, (117,), KILL),
         (ARM, (40,), KILL),
         (ARM, (29, 0, 0x5412), KILL),
