@@ -27,7 +27,7 @@ dev: $(INSTALLED)  ## the Dagster UI and daemon on this home's database
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(INSTALLED)  ## lint, formatting, types, definitions
+check: $(INSTALLED)  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy iccm_assets

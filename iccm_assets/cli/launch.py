@@ -66,7 +66,9 @@ def run_job(
     # What Dagster says of its own interfaces is for developers, and the run's log holds its remarks.
     warnings.simplefilter("ignore", dg.PreviewWarning)
     warnings.simplefilter("ignore", dg.BetaWarning)
-    logging.getLogger("dagster").setLevel(logging.ERROR)
+    # A run sets the level of "dagster" itself anew; below it, the level stays.
+    for logger in ("dagster", "dagster._core"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     instance = dagster_instance()
     job = defs().resolve_job_def(name)
     run_id = make_new_run_id()

@@ -48,3 +48,13 @@ def test_days_without_a_partition_are_not_simulated(end: str, tmp_path) -> None:
     assert ran.returncode == 1
     assert "are not all in the partitions" in ran.stderr and ran.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_retraining_that_is_skipped_says_so_and_nothing_about_dagster(tmp_path) -> None:
+    try:
+        ran = iccm("retrain", "--key", "k", ICCM_HOME=str(tmp_path))
+    finally:
+        iccm("db", "stop", ICCM_HOME=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    assert "skipped" in ran.stdout and "0 of 20 new examples" in ran.stdout
+    assert "asset check" not in ran.stderr
