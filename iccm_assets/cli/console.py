@@ -37,6 +37,8 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     # Stored text may hold brackets, which rich would read as markup.
     return "-" if value is None else escape(str(value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 
 import typer
@@ -60,6 +61,6 @@ def _show(found: Overview) -> None:
 
 
 def _short(row: dict[str, object]) -> dict[str, object]:
-    """The row with only the last line of its notes: the newest reason."""
+    """The row with only the beginning of its newest note; `--json` has the whole."""
     notes = str(row["notes"] or "").strip().splitlines()
-    return {**row, "notes": notes[-1] if notes else None}
+    return {**row, "notes": textwrap.shorten(notes[-1], 60, placeholder=" …") if notes else None}
