@@ -76,6 +76,9 @@ def platform() -> Iterator[Platform]:
     environment |= {
         "ICCM_HOME": str(home / "iccm"),
         "ICCM_CANARY_SET": str(canary_set),
+        # A spoiled model never stops by itself: one round of few long answers is enough of them.
+        "ICCM_EVALUATION__LATENCY_ITEMS": "20",
+        "ICCM_EVALUATION__LATENCY_ROUNDS": "1",
         "COLUMNS": "160",
     }
     try:
