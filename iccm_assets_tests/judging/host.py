@@ -15,7 +15,10 @@ FORBIDDEN_NAMES = frozenset(("mine", "label.txt", "server", "0", "case-0", "case
 
 @dataclass(frozen=True)
 class Host:
-    """Processes below this one (but for the tests' own PostgreSQL, whose workers come and go), descriptors, mounts, and files under names the attacks use."""
+    """Processes below this one, its descriptors, its mounts, and files under names the attacks use.
+
+    The tests' own PostgreSQL is looked past: its workers come and go.
+    """
 
     processes: frozenset[int]
     descriptors: int
