@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from io import TextIOWrapper
 from typing import Any
@@ -57,6 +58,7 @@ def main() -> None:
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
         status = build()(standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that left or a full disk can still be answered for
         if isinstance(status, int):
             sys.exit(status)
     except IccmError as error:
@@ -67,17 +69,26 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        _abandon_output()
         sys.exit(141)
     except UnicodeEncodeError as error:
         sys.exit(_complain(str(InputError(f"not text: {error.object[error.start : error.end]!r}"))))
     except OSError as error:
         # A full disk, a name too long, a directory without permission: the machine's, not the program's.
+        _abandon_output()
         where = "" if error.filename is None else f"{error.filename}: "
         sys.exit(_complain(f"{where}{error.strerror or error}"))
     except Exception as error:
         if said := _of_the_database(error):
             sys.exit(_complain(said))
         raise
+
+
+def _abandon_output() -> None:
+    """Let what is still buffered for standard output go nowhere, so that leaving does not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _of_the_database(error: Exception) -> str | None:
