@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 COUNTED = re.compile(r"(\d+)(?: of |/)(\d+)")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 POLL_SECONDS = 0.5
-TRAINING_RUN_TAG = "iccm/training_run_id"
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,8 @@ def run_days(first: date, last: date, *, title: str, console: Console | None = N
 
 def run_retrain(training_run_id: int, *, console: Console | None = None) -> Launched:
     """Carry a requested training run through training, evaluation and deployment."""
+    from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+
     return run_job(
         "retrain_job",
         title=f"retrain {training_run_id}",
