@@ -21,8 +21,8 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## the whole loop on the reference world, then a report
 	$(BIN)/iccm demo
 
-dev: $(INSTALLED)  ## the Dagster UI and daemon on this home's database
-	eval "$$($(BIN)/iccm env)" && . $(BIN)/activate && dg dev
+dev: $(INSTALLED)  ## database, gateway, Dagster UI and daemon; Ctrl-C ends them
+	$(BIN)/iccm dev
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ the particulars: ``raise SuiteError("case 3: 'expect' and 'raises' exclude each 
     │   └── SuiteError
     ├── ModelError
     │   ├── ModelNotFound
+    │   │   └── VersionNotFound
     │   └── DamagedCheckpoint
     ├── TrainingError
     │   ├── NothingLearned
@@ -19,6 +20,7 @@ the particulars: ``raise SuiteError("case 3: 'expect' and 'raises' exclude each 
     │   └── StaleFence
     ├── SandboxUnavailable
     ├── OrchestraError
+    ├── GatewayError
     └── NotAllowed             the gate, a lock or a rule forbids what was asked
 """
 
@@ -86,6 +88,10 @@ class ModelNotFound(ModelError):
     """There is no model at this path or hub id."""
 
 
+class VersionNotFound(ModelNotFound):
+    """There is no such model version; nothing was changed."""
+
+
 class DamagedCheckpoint(ModelError):
     """The checkpoint does not match its manifest and is refused."""
 
@@ -112,6 +118,14 @@ class SandboxUnavailable(IccmError):
 
 class OrchestraError(IccmError):
     """The orchestra is misconfigured or could not be asked; no score was given."""
+
+
+class AlertError(IccmError):
+    """An alert did not reach every channel; it is in the outbox and is sent again."""
+
+
+class GatewayError(IccmError):
+    """The gateway did not do what was asked; what it has acknowledged is kept."""
 
 
 class NotAllowed(IccmError):

@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import os
 import tomllib
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from iccm_assets.addresses import parse_orchestra
 from iccm_assets.errors import SettingsError
 
 PACKAGE = Path(__file__).parent
@@ -71,7 +81,17 @@ class Triggers(Group):
     )
     floor_examples: int = Field(20, ge=1, description="Below this nothing trains, whatever the trigger (T5).")
     degradation_drop: float = Field(0.05, gt=0, le=1, description="Fall of production that is an emergency.")
+    degradation_confidence: float = Field(
+        0.99, gt=0.5, lt=1, description="Confidence that the fall exceeds that; a look errs at most so often."
+    )
+    degradation_min_items: int = Field(
+        20, ge=2, description="Fewer items are no evidence that production has fallen."
+    )
     max_attempts: int = Field(3, ge=1, description="Attempts one training run may take (T6).")
+    retry_minutes: float = Field(5.0, ge=0, description="Before a failed attempt is followed by the next.")
+    dispatch_timeout_seconds: int = Field(
+        300, ge=10, description="A Dagster run nobody has heard of for so long is started again (T6)."
+    )
 
 
 class Selection(Group):
@@ -85,6 +105,12 @@ class Selection(Group):
     emergency_max_examples: int = Field(200, ge=1, description="The same in an emergency.")
     max_per_user: int = Field(10, ge=1, description="Examples of one user at most.")
     max_user_share: float = Field(0.10, gt=0, le=1, description="Share of the selection one user may have.")
+
+    def over(self, window_days: int | None) -> Selection:
+        """The same limits on a window asked for by hand, back to the last training or not; None: these."""
+        if window_days is None:
+            return self
+        return self.model_copy(update={"window_days": window_days, "max_window_days": window_days})
 
 
 class Training(Group):
@@ -163,6 +189,175 @@ class Judge(Group):
     )
 
 
+class Scoring(Group):
+    """Scoring of live traffic (U2)."""
+
+    pass_seconds: float = Field(
+        240.0, gt=0, description="After this a pass begins no further text; the next one goes on."
+    )
+
+
+class Endpoints(Group):
+    """How the orchestra's chat endpoints are asked (O1); API keys are no settings (docs/orchestra.md)."""
+
+    timeout_seconds: float = Field(
+        120.0, gt=0, description="One text at one endpoint, from the first byte out to the last byte in."
+    )
+    connect_seconds: float = Field(5.0, gt=0, description="Of these, for getting a connection.")
+    retries: int = Field(2, ge=0, le=20, description="Further requests after one that failed, in that time.")
+    concurrency: int = Field(4, ge=1, le=256, description="Requests to one URL at a time.")
+    requests_per_minute: float = Field(0.0, ge=0, description="To one URL, evenly spaced; 0: no limit.")
+    max_answer_mib: float = Field(4.0, gt=0, le=64, description="A longer reply is cut off and is no answer.")
+    failures_before_pause: int = Field(
+        8, ge=1, description="Failures in a row after which an endpoint is left alone for a while."
+    )
+    pause_seconds: float = Field(300.0, gt=0, description="How long, before one request tries it again.")
+    system_prompt: str = Field("", description="Sent before the requirements; empty: none is sent.")
+    max_tokens: int = Field(4096, ge=16)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = Field(17, ge=0)
+    request: dict[str, JsonValue] = Field(
+        {}, description="JSON merged into each request's body; null takes a field out."
+    )
+
+
+class Rollout(Group):
+    """Progressive deployment (R1-R9); a rollout keeps the numbers it was opened with."""
+
+    evidence: Literal["sequential", "point"] = Field(
+        "sequential", description="What crosses a limit: anytime-valid evidence, or plain means (R5)."
+    )
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="Error shared by all tests of one rollout (R5).")
+    first_stage_hours: float = Field(6.0, gt=0, description="Healthy time at 10 % (R1).")
+    first_stage_sessions: int = Field(30, ge=1, description="Scored canary-arm sessions at 10 % (R1).")
+    second_stage_hours: float = Field(12.0, gt=0, description="Healthy time at 50 % (R2).")
+    second_stage_sessions: int = Field(75, ge=1, description="Scored canary-arm sessions at 50 % (R2).")
+    bake_hours: float = Field(24.0, gt=0, description="Healthy time at 100 %, the old version warm (R3).")
+    min_pass_rate: float = Field(0.73, gt=0, lt=1, description="Floor of the stages at 10 and 50 %.")
+    first_stage_drop: float = Field(0.01, ge=0, lt=1, description="Allowed below production at 10 %.")
+    second_stage_drop: float = Field(0.0, ge=0, lt=1, description="Allowed below production at 50 %.")
+    health_pass_rate: float = Field(0.70, gt=0, lt=1, description="Floor in every live state (R4).")
+    health_variance: float = Field(0.05, gt=0, le=0.25, description="Implementation variance at most (R4).")
+    health_error_rate: float = Field(0.05, gt=0, lt=1, description="Canary-arm error rate at most (R4).")
+    health_sessions: int = Field(10, ge=1, description="Fewer scored sessions carry no verdict on quality.")
+    health_requests: int = Field(20, ge=1, description="Fewer requests carry no verdict on errors or speed.")
+    health_interval_seconds: float = Field(300.0, gt=0, description="Between two looks at health, `point`.")
+    health_window_minutes: float = Field(60.0, gt=0, description="What such a look sees.")
+    max_data_age_minutes: float = Field(60.0, gt=0, description="Scores older than this are stale (R6).")
+    max_hold: float = Field(14.0, gt=0, description="Days a stage may last before it ends undecided (R6).")
+    lease_seconds: float = Field(180.0, gt=0, description="Life of the canary weight after a tick (R7).")
+    tick_seconds: float = Field(30.0, gt=0, description="Between two ticks of the controller.")
+    tick_timeout_seconds: float = Field(5.0, gt=0, description="A tick is given up after this (R7).")
+    ready_minutes: float = Field(10.0, gt=0, description="Replicas may take to load before it is alerted.")
+    replay_below_sessions: int = Field(
+        200, ge=0, description="Scored sessions a day below which holdout sessions are replayed (R11)."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Rollout:
+        """A lease that lives from tick to tick, and stages that can end before they are undecided."""
+        if self.lease_seconds < self.tick_seconds + self.tick_timeout_seconds:
+            raise ValueError("lease_seconds is shorter than a tick and its timeout")
+        longest = max(self.first_stage_hours, self.second_stage_hours, self.bake_hours)
+        if longest >= 24 * self.max_hold:
+            raise ValueError(f"a stage of {longest:g} h cannot end within max_hold of {self.max_hold:g} days")
+        if self.health_pass_rate > self.min_pass_rate:
+            raise ValueError("health_pass_rate is above min_pass_rate")
+        if self.second_stage_drop > self.first_stage_drop:
+            raise ValueError("second_stage_drop is above first_stage_drop")
+        return self
+
+
+class Retention(Group):
+    """How long what nobody needs is kept (V3)."""
+
+    unpromoted_days: int = Field(7, ge=1, description="Checkpoints that were never promoted.")
+    rolled_back_days: int = Field(30, ge=1, description="Checkpoints that were rolled back.")
+    history_days: int = Field(
+        365, ge=30, description="Reconstructions, routing (requests) and canary history."
+    )
+
+    @property
+    def history(self) -> timedelta:
+        """The same as a duration."""
+        return timedelta(days=self.history_days)
+
+
+class Gateway(Group):
+    """The HTTP service that answers with CET-D (G1-G7)."""
+
+    backend: Literal["transformers", "openai"] = Field(
+        "transformers", description="Models in this process, or an OpenAI-compatible server per version (G7)."
+    )
+    openai_urls: dict[str, str] = Field(
+        {},
+        description="JSON: version -> http://host:port/v1#model; the key * serves the others, and {version}"
+        " stands for their name.",
+    )
+    tokens: str = Field(
+        "", description="Bearer tokens, comma separated, 16 characters at least; needed off loopback (G6)."
+    )
+    device: str = Field("", description="torch device of the models; empty: the GPU if there is one.")
+    threads: int = Field(
+        default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="torch threads of one process."
+    )
+    batch_size: int = Field(16, ge=1, le=1024, description="Requests answered together at most (G6).")
+    batch_wait_ms: float = Field(1.0, ge=0, le=1000, description="How long a batch waits for company.")
+    queue_size: int = Field(64, ge=1, description="Requests waiting per model; beyond it 503 (G6).")
+    max_in_flight: int = Field(256, ge=1, description="Requests in one process at a time; beyond it 503.")
+    timeout_seconds: float = Field(30.0, gt=0, description="A request is given up after this (504).")
+    canary_timeout_seconds: float = Field(
+        10.0, gt=0, description="Of these, for the canary arm, before production answers (G3)."
+    )
+    max_body_mib: float = Field(1.0, gt=0, le=64, description="A larger body is refused (413).")
+    max_answer_kib: int = Field(256, ge=1, description="A longer answer of the canary arm is garbage.")
+    poll_seconds: float = Field(1.0, gt=0, le=2.0, description="Between two looks at the routing (G4).")
+    drain_seconds: float = Field(30.0, gt=0, description="Given to requests in flight at shutdown.")
+    spool_max_mib: float = Field(512.0, gt=0, description="Of answers not yet stored; beyond it 503 (G5).")
+    spool_batch: int = Field(200, ge=1, le=10000, description="Records stored in one transaction.")
+    spool_pause_ms: float = Field(250.0, ge=1, description="Between two deliveries from the spool.")
+    figures_seconds: float = Field(
+        15.0, ge=1, description="Between two readings of what `/metrics` tells from the database (A3)."
+    )
+    figures_window_minutes: float = Field(60.0, gt=0, description="The time both arms' figures are about.")
+    keep_former_warm: bool = Field(
+        True, description="Keep the version that served before loaded, so that a rollback is immediate."
+    )
+
+    @field_validator("tokens", mode="after")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        # No message repeats a token.
+        for number, token in enumerate(filter(None, (part.strip() for part in value.split(","))), start=1):
+            if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+                raise ValueError(f"token {number} is shorter than 16 characters, or not plain ASCII")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Gateway:
+        if self.canary_timeout_seconds >= self.timeout_seconds:
+            raise ValueError("canary_timeout_seconds leaves production no time to answer instead")
+        for version, url in self.openai_urls.items():
+            try:
+                parse_orchestra(f"openai:{url.replace('{version}', 'v1')}")
+            except ValueError as error:
+                raise ValueError(f"openai_urls[{version!r}]: {str(error).replace('openai:', '')}") from None
+        if self.backend == "openai" and not self.openai_urls:
+            raise ValueError("backend openai needs openai_urls")
+        return self
+
+
+class Alerts(Group):
+    """How the outbox is delivered to the channels of `alert_urls` (A1)."""
+
+    pass_seconds: float = Field(
+        20.0, gt=0, le=50, description="A pass of the daemon takes so long at most; a hanging channel, too."
+    )
+    retry_seconds: float = Field(30.0, gt=0, description="After a channel's first failure; then doubling.")
+    max_retry_minutes: float = Field(60.0, gt=0, description="Between two attempts at most.")
+    give_up_days: int = Field(7, ge=1, description="An older alert is not sent any more; its row stays.")
+
+
 class Settings(BaseSettings):
     """The platform's settings; ``iccm config show`` prints them with where each came from."""
 
@@ -215,6 +410,12 @@ class Settings(BaseSettings):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     judge: Judge = Judge()
+    scoring: Scoring = Scoring()
+    endpoints: Endpoints = Endpoints()
+    rollout: Rollout = Rollout()
+    gateway: Gateway = Gateway()
+    retention: Retention = Retention()
+    alerts: Alerts = Alerts()
 
     @field_validator("home", mode="after")
     @classmethod
@@ -226,6 +427,12 @@ class Settings(BaseSettings):
     def _postgresql_only(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("orchestra", mode="after")
+    @classmethod
+    def _members(cls, value: str) -> str:
+        parse_orchestra(value)
         return value
 
     @model_validator(mode="after")

@@ -18,7 +18,21 @@ from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store.database import engine_for, upgrade
 from iccm_assets.store.embedded import EmbeddedServer
 
+# A console keeps the width it finds when it is made, which is at the first import of the command line, by
+# whatever test comes first.
+os.environ["COLUMNS"] = "200"
+
 _PREFIX = f"iccm-tests-{os.geteuid()}-"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (``-n``) the tests of a file stay together, and those of a marked group do.
+
+    What a module or a group shares (a gateway, a platform that has lived) is then made once.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

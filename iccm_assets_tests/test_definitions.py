@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+import iccm_assets
 from iccm_assets.definitions import defs
 
 LOADED = "from iccm_assets.definitions import defs; defs().get_repository_def()"
@@ -21,6 +25,7 @@ HEAVY = (
     "asyncpg",
     "matplotlib",
     "pandas",
+    "apprise",
 )
 
 
@@ -44,6 +49,20 @@ def test_the_code_location_loads_without_torch_transformers_or_a_database_driver
     assert modules_after(code).isdisjoint(HEAVY)
 
 
+def test_loading_needs_no_project_file(tmp_path: Path) -> None:
+    """It is not there where the package comes from a wheel, and reading it is slow (U6)."""
+    package = Path(iccm_assets.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    script = f"import iccm_assets; print(iccm_assets.__file__); {LOADED}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(str(tmp_path))
+
+
 def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
     repository: dg.RepositoryDefinition,
 ) -> None:
@@ -56,19 +75,57 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
         "deployed_model_version",
         "filtered_conversations",
         "fine_tuned_checkpoint",
+        "production_quality",
         "reconstructions",
         "training_pool",
     ]
-    assert sorted(key.to_user_string() for key in graph.asset_check_keys) == [
-        "canary_evaluation:quality_gate"
+    checks = [
+        "base_model:production_is_intact",
+        "canary_evaluation:no_missing_items",
+        "canary_evaluation:quality_gate",
+        "canary_set:is_unchanged",
+        "canary_set:not_in_training_pool",
+        "canary_set:slices_are_large_enough",
+        "conversations:arrivals_continue",
+        "conversations:content_is_readable",
+        "conversations:spool_is_delivered",
+        "deployed_model_version:one_production_version",
+        "deployed_model_version:statuses_fit_the_rollout",
+        "deployed_model_version:weight_is_leased",
+        "filtered_conversations:days_are_current",
+        "filtered_conversations:nothing_leaked",
+        "filtered_conversations:yesterday_is_filtered",
+        "fine_tuned_checkpoint:checkpoint_is_intact",
+        "fine_tuned_checkpoint:lineage_is_complete",
+        "fine_tuned_checkpoint:weights_moved",
+        "production_quality:is_measured_and_holds",
+        "reconstructions:few_inconclusive",
+        "reconstructions:no_missing_scores",
+        "training_pool:no_duplicates",
+        "training_pool:rows_add_up",
     ]
+    assert sorted(key.to_user_string() for key in graph.asset_check_keys) == checks
     assert sorted(name for name in repository.job_names if not name.startswith("__")) == [
         "daily_data_job",
+        "live_scoring_job",
+        "maintenance_job",
+        "production_quality_job",
         "retrain_job",
     ]
     assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == {
         "daily_data_schedule": dg.DefaultScheduleStatus.RUNNING,
+        "live_scoring_schedule": dg.DefaultScheduleStatus.RUNNING,
+        "maintenance_schedule": dg.DefaultScheduleStatus.RUNNING,
+        "production_quality_schedule": dg.DefaultScheduleStatus.RUNNING,
         "weekly_retrain_schedule": dg.DefaultScheduleStatus.RUNNING,
+    }
+    assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
+        "alert_delivery_sensor": dg.DefaultSensorStatus.RUNNING,
+        "new_data_threshold_sensor": dg.DefaultSensorStatus.RUNNING,
+        "quality_degradation_sensor": dg.DefaultSensorStatus.RUNNING,
+        "retrain_dispatch_sensor": dg.DefaultSensorStatus.RUNNING,
+        "run_failure_alert_sensor": dg.DefaultSensorStatus.RUNNING,
+        "rollout_controller_sensor": dg.DefaultSensorStatus.RUNNING,
     }
 
 
@@ -77,6 +134,24 @@ def test_every_asset_has_a_description_a_group_and_an_owner(repository: dg.Repos
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description and node.group_name != "default" and node.owners, key
+
+
+def test_loading_warns_of_nothing_and_links_every_asset_to_its_code(
+    repository: dg.RepositoryDefinition, recwarn: pytest.WarningsRecorder
+) -> None:
+    defs().get_repository_def()
+    assert [str(one.message) for one in recwarn if "iccm_assets" in one.filename] == []
+    graph = repository.asset_graph
+    made = [graph.get(key) for key in graph.get_all_asset_keys() if graph.get(key).is_materializable]
+    for node in made:
+        [link] = node.metadata["dagster/code_references"].code_references
+        assert link.file_path.endswith(".py") and "iccm_assets/defs" in link.file_path
+
+
+def test_tables_show_their_columns(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    for key in ("conversations", "reconstructions", "filtered_conversations", "training_pool", "canary_set"):
+        assert graph.get(dg.AssetKey(key)).metadata["dagster/column_schema"].columns
 
 
 def test_the_pool_depends_on_its_own_previous_day(repository: dg.RepositoryDefinition) -> None:

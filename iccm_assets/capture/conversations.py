@@ -6,7 +6,7 @@ Whatever arrives is stored; whether it is good for anything is decided later and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -15,12 +15,14 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.cleaning import Cleaner, dump
 from iccm_assets.capture.extraction import requirements_of, source_of
-from iccm_assets.capture.redaction import redactor
+from iccm_assets.capture.redaction import redact_document, stored_user_id
 from iccm_assets.errors import InputError, NotAllowed
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.tables.capture import ARMS, ORIGINS
 
 MAX_NAME = 512
+# An erased session's row is found again by the hash of its name, which is not kept.
+ERASED = "erased:"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,6 @@ def record(
     conversation: Conversation,
     *,
     settings: Settings | None = None,
-    redact: Callable[[str], str] | None = None,
 ) -> int:
     """Store a conversation and return its id; the caller's transaction decides whether it stays.
 
@@ -75,8 +76,9 @@ def record(
     """
     settings = settings or get_settings()
     _check(conversation)
-    stored = _prepare(conversation, redact or redactor(settings), settings.capture.max_conversation_mib)
+    stored = _prepare(conversation, settings)
     conversation_id, changed = _upsert_conversation(conn, stored)
+    _refuse_erased(conn, stored.session_id)
     changed |= _upsert_accepted(conn, stored, conversation_id)
     for answer in stored.answers:
         changed |= _upsert_answer(conn, stored, conversation_id, answer)
@@ -87,6 +89,18 @@ def record(
             {"id": conversation_id},
         )
     return conversation_id
+
+
+def erased_name(session_id: str) -> str:
+    """What an erased conversation's row has in place of its session id (V2)."""
+    return ERASED + hashlib.sha256(session_id.encode("utf-8")).hexdigest()
+
+
+def _refuse_erased(conn: sa.Connection, session_id: str) -> None:
+    """Looked for after the row was written: an erasure that had held its lock has committed by then."""
+    erased = sa.text("select exists (select from iccm.conversations where session_id = :name)")
+    if conn.execute(erased, {"name": erased_name(session_id)}).scalar_one():
+        raise NotAllowed(f"session {session_id} was erased and is not recorded again")
 
 
 def source_digest(source: str | None) -> str | None:
@@ -113,8 +127,9 @@ class _Stored:
 
 def _check(conversation: Conversation) -> None:
     _check_name("session_id", conversation.session_id)
-    if conversation.user_id is not None:
-        _check_name("user_id", conversation.user_id)
+    if conversation.session_id.startswith(ERASED):
+        raise InputError(f"a session_id may not begin with {ERASED}")
+    check_user(conversation.user_id)
     for answer in conversation.answers:
         _check_name("request_id", answer.request_id)
     if conversation.origin not in ORIGINS:
@@ -131,6 +146,12 @@ def _check(conversation: Conversation) -> None:
             raise InputError(f"a rating is -1 or 1, not {rating!r}")
 
 
+def check_user(user_id: str | None) -> None:
+    """Raises ``InputError`` for what cannot be a user's id."""
+    if user_id is not None:
+        _check_name("user_id", user_id)
+
+
 def _check_name(what: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
         raise InputError(f"{what} must be a text of 1 to {MAX_NAME} characters")
@@ -138,21 +159,20 @@ def _check_name(what: str, value: object) -> None:
         raise InputError(f"{what} holds characters that cannot be printed")
 
 
-def _prepare(conversation: Conversation, redact: Callable[[str], str], limit_mib: float) -> _Stored:
+def _prepare(conversation: Conversation, settings: Settings) -> _Stored:
     """Clean, redact and extract, in this order: what is extracted is what will be found in the row."""
-    cleaner = Cleaner(redact)
-    named = {"source_code": conversation.source_code, "requirements": conversation.requirements}
-    given = {**conversation.metadata, **{key: text for key, text in named.items() if text is not None}}
-    content = cleaner.document(conversation.messages, "conversation")
-    metadata = cleaner.document(given, "metadata")
-    suite = cleaner.suite(conversation.test_suite)
-    answers = tuple(_clean_answer(cleaner, one, conversation.timestamp) for one in conversation.answers)
-    comment = cleaner.optional(conversation.comment)
-    if cleaner.counts:
-        metadata = {**metadata, "cleaned": dict(sorted(cleaner.counts.items()))}
+    cleaner = Cleaner()
+    parts = _clean(cleaner, conversation)
+    counts: dict[str, int] = {}
+    if settings.capture.redact:
+        parts, counts = redact_document(parts)
+    content, metadata, suite = parts["content"], parts["metadata"], parts["test_suite"]
+    for name, counted in (("cleaned", dict(sorted(cleaner.counts.items()))), ("redacted", counts)):
+        if counted:
+            metadata = {**metadata, name: counted}
     stored = _Stored(
         session_id=conversation.session_id,
-        user_id=conversation.user_id,
+        user_id=stored_user_id(conversation.user_id, settings),
         timestamp=conversation.timestamp,
         content=dump(content, "conversation"),
         metadata=dump(metadata, "metadata"),
@@ -160,20 +180,29 @@ def _prepare(conversation: Conversation, redact: Callable[[str], str], limit_mib
         accepted=requirements_of(content, metadata),
         source_sha256=source_digest(source_of(content, metadata)),
         test_suite=None if suite is None else dump(suite, "test suite"),
-        answers=answers,
-        comment=comment,
+        answers=tuple(
+            replace(
+                answer, text=text, comment=comment, created_at=answer.created_at or conversation.timestamp
+            )
+            for answer, (text, comment) in zip(conversation.answers, parts["answers"], strict=True)
+        ),
+        comment=parts["comment"],
     )
-    _check_size(stored, limit_mib)
+    _check_size(stored, settings.capture.max_conversation_mib)
     return stored
 
 
-def _clean_answer(cleaner: Cleaner, answer: Answer, accepted_at: datetime | None) -> Answer:
-    return replace(
-        answer,
-        text=cleaner.text(answer.text),
-        comment=cleaner.optional(answer.comment),
-        created_at=answer.created_at or accepted_at,
-    )
+def _clean(cleaner: Cleaner, conversation: Conversation) -> dict[str, Any]:
+    """All texts of a conversation as one JSON value, clean: they are redacted together."""
+    named = {"source_code": conversation.source_code, "requirements": conversation.requirements}
+    given = {**conversation.metadata, **{key: text for key, text in named.items() if text is not None}}
+    return {
+        "content": cleaner.document(conversation.messages, "conversation"),
+        "metadata": cleaner.document(given, "metadata"),
+        "test_suite": cleaner.suite(conversation.test_suite),
+        "answers": [[cleaner.text(one.text), cleaner.optional(one.comment)] for one in conversation.answers],
+        "comment": cleaner.optional(conversation.comment),
+    }
 
 
 def _check_size(stored: _Stored, limit_mib: float) -> None:

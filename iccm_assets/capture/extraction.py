@@ -10,8 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^`\r\n]*)$")
-_SHALL = re.compile(r"\bshall\b", re.IGNORECASE)
+# What follows the marks is taken whole: a second run of blanks would make hostile lines take quadratic time.
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(?!`)([^\r\n]*)")
+_LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
+# Not "Shall I go on?", "we shall see" or talk about the word "shall".
+_SHALL = re.compile(
+    r"(?<![\"'`“‘])(?<!\bi )(?<!\bwe )(?<!\byou )\bshall\b(?![\"'`”’]|\s{1,8}(?:i|we|you)\b)", re.IGNORECASE
+)
 # A fence of these languages holds prose: requirements may stand in it, source code does not count as them.
 _PROSE = {"", "text", "txt", "plaintext", "md", "markdown", "requirements"}
 
@@ -81,6 +86,11 @@ def requirements_of(messages: object, metadata: object) -> str | None:
     return last
 
 
+def has_statements(text: str) -> bool:
+    """Whether a text holds a "shall" statement, outside of program code."""
+    return _statements(text) is not None
+
+
 def fences(text: str) -> Iterator[Fence]:
     """The fenced code blocks of a markdown text; one that is never closed ends with the text."""
     for fence, _ in _parts(text):
@@ -121,30 +131,59 @@ def _statements(text: str) -> str | None:
     return fenced
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """The line that opened a fence."""
+
+    indentation: int
+    marks: str
+    info: str
+
+
 def _parts(text: str) -> Iterator[tuple[Fence | None, str]]:
     """A markdown text cut into fences ``(fence, "")`` and what lies between them ``(None, text)``."""
     lines: list[str] = []
-    opened: tuple[str, str] | None = None
+    opened: _Opening | None = None
+    in_list = False
     for line in text.split("\n"):
-        mark = _FENCE.match(line.rstrip("\r"))
-        if opened is None and mark:
+        if opened is None and (opened := _opening(line, in_list)):
             yield None, "\n".join(lines)
-            opened, lines = (mark[1], mark[2].strip()), []
-        elif opened is not None and mark and _closes(mark, opened[0]):
-            yield _fence(opened[1], lines), ""
+            lines = []
+        elif opened is not None and _closes(line, opened):
+            yield _fence(opened, lines), ""
             opened, lines = None, []
         else:
             lines.append(line)
+            in_list = in_list or (opened is None and _LIST_ITEM.match(line) is not None)
     if opened is None:
         yield None, "\n".join(lines)
     else:
-        yield _fence(opened[1], lines), ""
+        yield _fence(opened, lines), ""
 
 
-def _closes(mark: re.Match[str], opening: str) -> bool:
-    return mark[1][0] == opening[0] and len(mark[1]) >= len(opening) and not mark[2].strip()
+def _opening(line: str, in_list: bool) -> _Opening | None:
+    """Four blanks before the marks are code by indentation, except under the items of a list."""
+    mark = _FENCE.fullmatch(line.rstrip("\r"))
+    if mark is None or ("`" in mark[2] and "`" in mark[3]):
+        return None
+    indentation = len(mark[1].expandtabs(4))
+    return _Opening(indentation, mark[2], mark[3].strip()) if indentation < 4 or in_list else None
 
 
-def _fence(info: str, lines: list[str]) -> Fence:
-    words = info.split()
-    return Fence(words[0].lower() if words else "", "\n".join(line.rstrip("\r") for line in lines))
+def _closes(line: str, opened: _Opening) -> bool:
+    mark = _FENCE.fullmatch(line.rstrip("\r"))
+    if mark is None or mark[3].strip() or len(mark[1].expandtabs(4)) > opened.indentation + 3:
+        return False
+    return mark[2][0] == opened.marks[0] and len(mark[2]) >= len(opened.marks)
+
+
+def _fence(opened: _Opening, lines: list[str]) -> Fence:
+    """Its lines lose the indentation the fence itself has, where they have it."""
+    words = opened.info.split()
+    inside = (_dedented(line.rstrip("\r"), opened.indentation) for line in lines)
+    return Fence(words[0].lower() if words else "", "\n".join(inside))
+
+
+def _dedented(line: str, indentation: int) -> str:
+    stripped = line.lstrip(" ")
+    return line[min(len(line) - len(stripped), indentation) :]

@@ -1,169 +1,297 @@
 """Secrets and personal data leave a text before it is stored (C4).
 
 Each finding is replaced by a placeholder that names its kind, such as ``<EMAIL>``. What can be checked is
-checked (card numbers by Luhn, addresses by parsing), so that ordinary code stays as it is. Covered: keys
-and tokens of known shape, private keys, assigned passwords and keys, credentials in URLs, e-mail
-addresses, phone numbers, card numbers, public and private IP addresses. Not covered: names, postal
-addresses, secrets without a shape or a telling name.
+checked (card and account numbers by their check digits, addresses by parsing), so that ordinary code stays
+as it is. Covered: keys and tokens of known shape, private keys, words that look like chance, values whose
+name says password, key, token or secret, credentials in URLs, headers, cookies and command lines, e-mail
+addresses, phone, card and account numbers, IP addresses. Not covered: names of people, postal addresses,
+secrets that look like ordinary words and stand alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from iccm_assets.capture.patterns import Found, Rule, replace_spans
+from iccm_assets.capture.personal_data import PERSONAL, is_card
+from iccm_assets.capture.secret_names import is_secret, kind_of, named_secrets
+from iccm_assets.capture.secret_shapes import SHAPES, UNKNOWN, looks_typed_blindly
 from iccm_assets.settings import Settings
 
 _SHORTEST = 6
+# Replacing may bring two halves together; a text settles after one round more, hostile ones after a few.
+_ROUNDS = 6
+_MOST_REMEMBERED = 500
 
-# Detectors of detect-secrets whose findings have a shape of their own; the guessing ones (entropy,
-# keywords) take ordinary code for secrets, and npm's takes quadratic time on hostile text.
+# Detectors of detect-secrets whose findings have a shape of their own, and what a text must hold for them;
+# the guessing ones (entropy, keywords) take ordinary code for secrets, npm's takes quadratic time.
 _DETECTORS = (
-    ("aws", "AWSKeyDetector"),
-    ("azure_storage_key", "AzureStorageKeyDetector"),
-    ("discord", "DiscordBotTokenDetector"),
-    ("github_token", "GitHubTokenDetector"),
-    ("gitlab_token", "GitLabTokenDetector"),
-    ("mailchimp", "MailchimpDetector"),
-    ("openai", "OpenAIDetector"),
-    ("pypi_token", "PypiTokenDetector"),
-    ("sendgrid", "SendGridDetector"),
-    ("slack", "SlackDetector"),
-    ("square_oauth", "SquareOAuthDetector"),
-    ("stripe", "StripeDetector"),
-    ("telegram_token", "TelegramBotTokenDetector"),
-    ("twilio", "TwilioKeyDetector"),
+    ("aws", "AWSKeyDetector", "AWS_ACCESS_KEY", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS")),
+    ("azure_storage_key", "AzureStorageKeyDetector", "AZURE_KEY", ("AccountKey=",)),
+    ("discord", "DiscordBotTokenDetector", "DISCORD_TOKEN", (".",)),
+    ("github_token", "GitHubTokenDetector", "GITHUB_TOKEN", ("gh",)),
+    ("gitlab_token", "GitLabTokenDetector", "GITLAB_TOKEN", ("gl", "GR1348941")),
+    ("mailchimp", "MailchimpDetector", "MAIL_KEY", ("-us",)),
+    ("openai", "OpenAIDetector", "OPENAI_KEY", ("T3BlbkFJ",)),
+    ("pypi_token", "PypiTokenDetector", "PYPI_TOKEN", ("pypi-",)),
+    ("sendgrid", "SendGridDetector", "SENDGRID_KEY", ("SG.",)),
+    ("slack", "SlackDetector", "SLACK_TOKEN", ("xox", "slack")),
+    ("square_oauth", "SquareOAuthDetector", "SQUARE_TOKEN", ("sq0csp-",)),
+    ("stripe", "StripeDetector", "STRIPE_KEY", ("k_live_",)),
+    ("telegram_token", "TelegramBotTokenDetector", "TELEGRAM_TOKEN", (":",)),
+    ("twilio", "TwilioKeyDetector", "TWILIO_KEY", ("AC", "SK")),
 )
 
 
 def redactor(settings: Settings) -> Callable[[str], str]:
-    """What ``record`` applies to every text: ``redact``, or nothing where ``ICCM_CAPTURE__REDACT`` is off."""
+    """What a text that is stored alone goes through: ``redact``, or nothing (``ICCM_CAPTURE__REDACT``)."""
     return redact if settings.capture.redact else str
 
 
 def redact(text: str) -> str:
     """The text with secrets and personal data replaced; redacting it again changes nothing."""
+    return _redact(text, lambda found: None)
+
+
+def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
+    """A JSON value with all its texts redacted, and how many placeholders of each kind it holds now.
+
+    A key tells what its value is (``{"password": "…"}``), and a password that its surroundings gave away
+    in one text is replaced in all of them, so that source, tests and metadata keep agreeing.
+    """
+    remembered: dict[str, str] = {}
+    done = _walk(value, None, _memo(remembered))
+    if remembered:
+        done = _texts(done, _replacer(remembered))
+    counts: Counter[str] = Counter()
+    _texts(done, lambda text: _count(text, counts))
+    return done, dict(sorted(counts.items()))
+
+
+def stored_user_id(user_id: str | None, settings: Settings) -> str | None:
+    """The id a user is stored under: one that holds personal data becomes a pseudonym, always the same.
+
+    Whoever looks a user up by id (erasure, limits) asks by this one.
+    """
+    if user_id is None or redactor(settings)(user_id) == user_id:
+        return user_id
+    return "user-" + hashlib.sha256(b"iccm user " + user_id.encode("utf-8", "replace")).hexdigest()[:20]
+
+
+def _redact(text: str, remember: Found) -> str:
     if len(text) < _SHORTEST:
         return text
-    for rule in _FIRST:
-        text = rule.apply(text)
-    for detector in _detectors():
-        for secret in sorted(_texts(detector.analyze_string(text)), key=len, reverse=True):
-            if len(secret) >= 16:  # shorter ones would be replaced in the middle of other words
-                text = text.replace(secret, "<TOKEN>")
-    for rule in _LAST:
-        text = rule.apply(text)
+    for _ in range(_ROUNDS):
+        before = text
+        text = _once(text, remember)
+        if text == before:
+            break
     return text
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """A pattern; its group ``x`` (else the whole) is replaced where ``holds`` says so."""
+def _once(text: str, remember: Found) -> str:
+    for rule in (*SHAPES, *_IN_PLACE):
+        text = rule.apply(text, remember)
+    for detector, kind, hints in _detectors():
+        if any(hint in text for hint in hints):
+            for secret in sorted(set(detector.analyze_string(text)), key=len, reverse=True):
+                if len(secret) >= 16:  # shorter ones would be replaced in the middle of other words
+                    text = text.replace(secret, f"<{kind}>")
+    named = list(named_secrets(text))
+    for one in named:
+        remember(text[one.start : one.end])
+    text = replace_spans(text, ((one.start, one.end, one.kind) for one in named))
+    for rule in (UNKNOWN, *PERSONAL):
+        text = rule.apply(text, remember)
+    return text
 
-    placeholder: str
-    pattern: re.Pattern[str]
-    holds: Callable[[str], bool] = lambda found: True
 
-    def apply(self, text: str) -> str:
-        return self.pattern.sub(self._replacement, text)
+def _memo(remembered: dict[str, str]) -> Callable[[str, str | None], str]:
+    """Redacts the texts of one document; a text that comes again is looked up."""
+    seen: dict[tuple[str, str | None], str] = {}
 
-    def _replacement(self, match: re.Match[str]) -> str:
-        group = "x" if "x" in self.pattern.groupindex else 0
-        found = match[group]
-        if not self.holds(found):
-            return match[0]
-        start, end = (position - match.start() for position in match.span(group))
-        return match[0][:start] + self.placeholder + match[0][end:]
+    def text_of(text: str, name: str | None) -> str:
+        kind = kind_of(name) if name else None
+        if (text, kind) not in seen:
+            if kind is not None and is_secret(text, kind):
+                _remember(remembered, text, kind)
+                seen[text, kind] = f"<{kind}>"
+            else:
+                found: list[str] = []
+                seen[text, kind] = _redact(text, found.append)
+                for one in found:
+                    _remember(remembered, one, "PASSWORD")
+        return seen[text, kind]
+
+    return text_of
+
+
+def _remember(remembered: dict[str, str], found: str, kind: str) -> None:
+    """Only what is no word may be replaced wherever it stands."""
+    if len(found) >= _SHORTEST and not found.isalpha() and not found.isdecimal() and "<" not in found:
+        remembered.setdefault(found, kind)
+
+
+def _replacer(remembered: Mapping[str, str]) -> Callable[[str], str]:
+    longest = sorted(remembered, key=len, reverse=True)[:_MOST_REMEMBERED]
+    either = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, longest))})(?![^\W_])")
+    return lambda text: either.sub(lambda match: f"<{remembered[match[0]]}>", text)
+
+
+def _walk(value: Any, name: str | None, text_of: Callable[[str, str | None], str]) -> Any:
+    if isinstance(value, str):
+        return text_of(value, name)
+    if isinstance(value, Mapping):
+        told = value.get("name") or value.get("key")
+        named = {"value": told} if isinstance(told, str) else {}
+        pairs = ((text_of(key, None), _walk(one, named.get(key, key), text_of)) for key, one in value.items())
+        return _unique(pairs)
+    if isinstance(value, list):
+        return [_walk(one, name, text_of) for one in value]
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and 10**12 <= value < 10**19
+        and is_card(str(value))
+    ):
+        return "<CARD>"
+    return value
+
+
+def _unique(pairs: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs; keys that became equal are numbered, so that no value is lost."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        name, number = key, 2
+        while name in made:
+            name, number = f"{key} {number}", number + 1
+        made[name] = value
+    return made
+
+
+def _texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return _unique((change(key), _texts(one, change)) for key, one in value.items())
+    if isinstance(value, list):
+        return [_texts(one, change) for one in value]
+    return value
+
+
+def _count(text: str, counts: Counter[str]) -> str:
+    counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
+    return text
 
 
 @lru_cache(maxsize=1)
-def _detectors() -> Sequence[Any]:
+def _detectors() -> Sequence[tuple[Any, str, tuple[str, ...]]]:
     return [
-        getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)()
-        for module, name in _DETECTORS
+        (getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)(), kind, hints)
+        for module, name, kind, hints in _DETECTORS
     ]
 
 
-def _texts(found: Iterable[object]) -> set[str]:
-    return {one for one in found if isinstance(one, str)}
+def _cookie_value(match: re.Match[str]) -> bool:
+    attributes = {"path", "domain", "expires", "max-age", "samesite", "version", "priority"}
+    return match["name"].lower() not in attributes and re.search(r"\d", match["x"]) is not None
 
 
-def _passes_luhn(found: str) -> bool:
-    digits = [int(one) for one in found if one.isdigit()]
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
-
-
-def _is_address(found: str) -> bool:
-    try:
-        address = ipaddress.ip_address(found)
-    except ValueError:
-        return False
-    return not (address.is_loopback or address.is_unspecified)
-
-
-def _is_phone(found: str) -> bool:
-    return 8 <= sum(one.isdigit() for one in found) <= 15
-
-
-def _is_no_placeholder(found: str) -> bool:
-    return not (found.startswith("<") and found.endswith(">"))
-
-
-_FIRST = (
-    _Rule(
-        "<PRIVATE_KEY>",
+# Secrets told by the place they stand in: a URL, a header, a command line.
+_IN_PLACE = (
+    Rule(
+        "PASSWORD",
         re.compile(
-            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-            r".*?(?:-----END [A-Z ]{0,40}KEY(?: BLOCK)?-----|\Z)",
-            re.S,
+            r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@"
         ),
+        ("://",),
+        lambda match: re.match(r"[${%(]", match["x"]) is None,
+        remember=True,
     ),
-    _Rule(
-        "<PASSWORD>",
-        re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"]{1,100}:(?P<x>[^\s@/'\"]{1,200})@"),
-        _is_no_placeholder,
+    Rule(
+        "TOKEN",
+        re.compile(r"(?<![A-Za-z0-9])https?://(?P<x>[A-Za-z0-9_-]{16,200})@"),
+        ("://",),
+        lambda match: re.search(r"\d", match["x"]) is not None,
     ),
-    _Rule("<TOKEN>", re.compile(r"\bBearer\s+(?P<x>[A-Za-z0-9._~+/-]{16,}=*)")),
-    _Rule(
-        "<TOKEN>",
+    Rule("TOKEN", re.compile(r"\b[Bb]earer\s{1,4}(?P<x>(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*)"), ("earer",)),
+    Rule(
+        "TOKEN",
         re.compile(
-            r"\b(?:sk-[A-Za-z0-9_-]{20,}|AIza[0-9A-Za-z_-]{35}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}"
-            r"|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}"
-            r"|npm_[A-Za-z0-9]{36}|eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]{5,}|ya29\.[A-Za-z0-9_-]{30,}|(?:AKIA|ASIA)[0-9A-Z]{16})"
+            r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key|digest|key|negotiate)\s{1,4})?"
+            r"(?:token=)?(?P<x>(?=[\w.~+/:-]{0,200}(?:\d|=))[\w.~+/:-]{8,}+=*+(?![\w(\[]))"
         ),
+        ("uthorization", "UTHORIZATION"),
     ),
-    _Rule(
-        "<PASSWORD>",
+    Rule(
+        "PASSWORD",
         re.compile(
-            r"(?i)(?:passw(?:or)?d|passphrase|pwd|secret|api_?-?key|access_?-?key|auth_?-?token|access_?-?token"
-            r"|private_?-?key|client_?-?secret)[a-z0-9_]{0,20}[\"']?\s{0,5}(?::=|=>|[:=])\s{0,5}"
-            r"(?P<q>[\"'])(?P<x>[^\"'\s]{6,200})(?P=q)"
+            r"\b[Bb]asic\s{1,4}(?P<x>[A-Za-z0-9+/]{12,}={1,2}|(?=[A-Za-z+/]{0,40}\d)[A-Za-z0-9+/]{16,})"
         ),
-        _is_no_placeholder,
+        ("asic ",),
+    ),
+    Rule(
+        "COOKIE",
+        re.compile(
+            r"(?i)(?<=cookie)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?(?P<x>[\w.%-]{1,80}=[^\r\n\"'\\<>]{8,4000})"
+        ),
+        ("ookie", "OOKIE"),
+        lambda match: re.search(r"\d", match["x"]) is not None and "(" not in match["x"],
+    ),
+    Rule(
+        "PASSWORD",
+        re.compile(
+            r"(?<![\w-])(?:-u|--user|--proxy-user)[ =]{1,2}[\"']?[^\s:'\"<>]{1,100}:(?P<x>[^\s'\"<>]{4,200})"
+        ),
+        ("-u", "-user"),
+        lambda match: re.match(r"[${]|\d+$", match["x"]) is None,
+        remember=True,
+    ),
+    Rule(
+        "PASSWORD",
+        re.compile(
+            r"\b(?:sshpass|docker login|mysql\w{0,8}|mariadb|redis-cli|mongo\w{0,8}|ldap\w{1,8}|smbclient"
+            r"|xfreerdp|htpasswd|7z|unzip|zip)\s"
+            r"(?:[^\n]{0,120}?\s)?(?:-p|-a|-w|-P|/p:)\s?(?:[\"']|(?!-))(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])[^\s'\"<>$][^\s'\"<>]{5,100})"
+        ),
+        ("-p", "-a", "-w", "-P", "/p:"),
+        remember=True,
+    ),
+    Rule(
+        "PASSWORD",
+        re.compile(
+            r"\b(?:sshpass|mysql\w{0,8}|mariadb\w{0,8})\s(?:[^\n]{0,120}?\s)?-p\s?[\"']?(?P<x>[A-Za-z]{12,60})(?![\w.])"
+        ),
+        (" -p",),
+        holds=lambda match: looks_typed_blindly(match["x"]),
+        remember=True,
+    ),
+    Rule(
+        "PASSWORD",
+        re.compile(r"(?i)\bidentified\s{1,4}by\s{1,4}\\?[\"'](?P<x>[^\"'\s<>]{4,100})"),
+        ("dentified", "DENTIFIED"),
+        remember=True,
+    ),
+    Rule(
+        "PASSWORD",
+        re.compile(
+            r"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth)\s?[=(]{1,2}\s?\(?\s?[\"'][^\"'\n]{1,80}[\"'],\s?[\"'](?P<x>[^\"'\s<>]{6,100})[\"']"
+        ),
+        ("auth", "Auth", "login", "credentials"),
+        lambda match: is_secret(match["x"], "PASSWORD"),
+        remember=True,
     ),
 )
-_LAST = (
-    _Rule(
-        "<EMAIL>",
-        re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])"),
-    ),
-    _Rule(
-        "<CARD>", re.compile(r"(?<![\w.])(?:[3-6]\d{3})(?:[ -]?\d{4}){2}[ -]?\d{1,7}(?![\w.])"), _passes_luhn
-    ),
-    _Rule("<IP>", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"), _is_address),
-    _Rule(
-        "<IP>", re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:{1,2}){3,7}[0-9A-Fa-f]{1,4}(?![\w:])"), _is_address
-    ),
-    _Rule(
-        "<PHONE>",
-        re.compile(r"(?<![\w+])\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,6}(?!\w)"),
-        _is_phone,
-    ),
-    _Rule("<PHONE>", re.compile(r"(?<![\w.-])(?:\(\d{3}\) ?|\d{3}-)\d{3}-\d{4}(?![\w-])")),
+
+_PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]{1,30})>")
+_KINDS = frozenset(
+    [rule.kind for rule in (*SHAPES, UNKNOWN, *_IN_PLACE, *PERSONAL)]
+    + [kind for _, _, kind, _ in _DETECTORS]
+    + ["PASSWORD", "API_KEY", "TOKEN", "SECRET", "AWS_SECRET_KEY"]
 )

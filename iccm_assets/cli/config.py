@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import typer
 
+from iccm_assets.addresses import alert_urls
 from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.settings import Group, Settings, get_settings, profile_overrides
 
@@ -44,15 +45,21 @@ def register(app: typer.Typer) -> None:
 
 
 def show(as_json: AsJson = False) -> None:
-    """List every setting with its value and its source: default, profile or environment."""
+    """List every setting with its value and its source: default, profile or environment.
+
+    Exits 1 after the list when the orchestra it names cannot be had.
+    """
+    from iccm_assets.judging.orchestra import orchestra_of
+
     settings = get_settings()
     found = list(describe(settings, os.environ))
     if as_json:
         echo_json({"profile": settings.profile, "settings": [asdict(one) for one in found]})
-        return
-    width = max(len(one.variable) for one in found)
-    for one in found:
-        typer.echo(f"{one.variable:{width}} = {_shown(one.value)}  ({one.source})")
+    else:
+        width = max(len(one.variable) for one in found)
+        for one in found:
+            typer.echo(f"{one.variable:{width}} = {_shown(one.value)}  ({one.source})")
+    orchestra_of(settings)
 
 
 def describe(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
@@ -78,7 +85,9 @@ def masked(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name):
         return MASK
     if name == "alert_urls":  # apprise puts tokens anywhere behind the scheme
-        return ",".join(url.split("://")[0].strip() + "://" + MASK for url in value.split(","))
+        return ",".join(
+            url.split("://")[0] + "://" + MASK if "://" in url else MASK for url in alert_urls(value)
+        )
     kept = _USERINFO.sub(lambda found: f"{found[1]}{':' + MASK if found[2] else ''}@", value)
     return _SECRET_QUERY.sub(rf"\g<1>{MASK}", kept)
 

@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 
+# Of the days that were filtered: what came during a rollout is material for later days.
 _FUNNEL = """
+with week as (
+    select c.session_id from iccm.filtered_days d join iccm.conversations c
+    on c."timestamp" >= d.day::timestamp at time zone 'UTC'
+    and c."timestamp" < (d.day + 1)::timestamp at time zone 'UTC'
+), accepted as (
+    select r.test_pass_rate from week join iccm.requirements r
+    on r.session_id = week.session_id and r.kind = 'accepted'
+)
 select
-    (select count(*) from iccm.conversations) as captured,
-    (select count(*) from iccm.requirements where kind = 'accepted') as accepted,
-    (select count(*) from iccm.requirements where kind = 'accepted' and test_pass_rate is not null) as scored,
+    (select count(*) from week) as captured,
+    (select count(*) from accepted) as accepted,
+    (select count(*) from accepted where test_pass_rate is not null) as scored,
     (select count(*) from iccm.filtered_conversations) as filtered,
     (select count(*) from iccm.phase4_training_data) as deduplicated
 """
@@ -36,15 +45,8 @@ group by stage, reason order by stage, count(*) desc
 """
 
 
-def show(
-    engine: sa.Engine,
-    settings: Settings,
-    training_run_id: int,
-    retrain: Launched,
-    seconds: float,
-    console: Console,
-) -> None:
-    """Print the whole report to the console."""
+def show_learning(engine: sa.Engine, training_run_id: int, retrain: Launched, console: Console) -> None:
+    """What was learned from what, whether it is better, and what became of it."""
     from iccm_assets.learning import training_runs
 
     with engine.connect() as conn:
@@ -55,16 +57,6 @@ def show(
         _show_gate(engine, run.candidate_version, console)
         _show_lineage(engine, run, console)
     _show_outcome(engine, run, retrain, console)
-    _show_places(settings, seconds, console)
-
-
-def refused(engine: sa.Engine, training_run_id: int) -> bool:
-    """Whether the retrain ended in an answer other than `pass`: the platform working as it should."""
-    from iccm_assets.learning import training_runs
-
-    with engine.connect() as conn:
-        status = training_runs.get(conn, training_run_id).status
-    return status in ("gate_failed", "inconclusive", "skipped")
 
 
 def _show_funnel(engine: sa.Engine, run: TrainingRun, console: Console) -> None:
@@ -115,14 +107,15 @@ def _show_gate(engine: sa.Engine, version: str, console: Console) -> None:
     verdict, evidence = found
     title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
     console.print()
-    console.print(table(title, _slice_rows(evidence)))
+    console.print(table(title, slice_rows(evidence)))
     console.print("[dim]better, worse: one-sided paired confidence that the mean changed that way[/]")
     for rule in verdict.rules:
         colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[rule.outcome]
         console.print(f"  [{colour}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
 
 
-def _slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
+def slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
+    """Per slice, and for all items: how many, both means, the change, and how sure each direction is."""
     by_slice: dict[str, list[Any]] = {}
     for item in evidence.items:
         if item.reliable:
@@ -184,7 +177,7 @@ def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, consol
     console.print()
     if retrain.success and run.status == "gate_passed":
         gain = f", improvement {run.improvement:+.4f} on the canary set" if run.improvement else ""
-        console.print(f"[bold green]{name} is in production[/]: the quality gate says pass{gain}.")
+        console.print(f"[bold green]The quality gate says pass[/]{gain}; {name} is in production now.")
     else:
         why = run.error or run.notes or retrain.error
         console.print(
@@ -192,7 +185,8 @@ def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, consol
         )
 
 
-def _show_places(settings: Settings, seconds: float, console: Console) -> None:
+def show_places(settings: Settings, seconds: float, console: Console) -> None:
+    """Where the demo left its data, what to look at next, and how long it took."""
     console.print("\n[bold]Where everything lies[/]")
     embedded = f"embedded, {settings.home / 'postgres'}"
     console.print(f"  database  {(settings.database_url or embedded).split('@')[-1]}")

@@ -246,10 +246,10 @@ def _canary_set(settings: Settings) -> str:
 
 def _orchestra(settings: Settings) -> str:
     """Who is in it; endpoints are not asked, for that costs money."""
-    from iccm_assets.judging.orchestra import load_orchestra
+    from iccm_assets.judging.orchestra import orchestra_of
 
     try:
-        found = load_orchestra(settings.orchestra, settings.orchestra_quorum)
+        found = orchestra_of(settings)
     except OrchestraError as error:
         fix = error.hint or "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
         raise OrchestraError(error.detail, hint=fix) from None

@@ -49,6 +49,7 @@ def as_data(result: JudgeResult) -> dict[str, object]:
         ],
         "suspect": result.suspect,
         "suspicions": list(result.suspicions),
+        "evidence": result.evidence,
         "layers": result.layers,
         "reason": result.reason,
         "duration_ms": result.duration_ms,
@@ -78,5 +79,7 @@ def _print(result: JudgeResult) -> None:
     console.print(
         f"test pass rate {rate:.3f} ({passed} of {len(result.results)}), {result.duration_ms:.0f} ms"
     )
+    if result.evidence == "pytest":
+        console.print("evidence: pytest, the weaker kind: tests and implementation shared a process")
     if result.suspect:
         console.print(Text("suspect: " + "; ".join(result.suspicions), style="yellow"))

@@ -93,14 +93,23 @@ def run_days(first: date, last: date, *, title: str, console: Console | None = N
     return run_job("daily_data_job", title=title, tags=tags, console=console)
 
 
-def run_retrain(training_run_id: int, *, console: Console | None = None) -> Launched:
-    """Carry a requested training run through training, evaluation and deployment."""
-    from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console | None = None) -> Launched:
+    """Carry a requested training run, which the caller has dispatched, through to the deployment.
 
+    A passed candidate is promoted at once, as a demo of several weeks needs it; with ``rollout`` it is rolled
+    out.
+    """
+    from iccm_assets.defs.learning.runs import tags_of
+    from iccm_assets.learning import training_runs
+    from iccm_assets.store.database import connect
+
+    with connect(get_settings()).connect() as conn:
+        run = training_runs.get(conn, training_run_id)
     return run_job(
         "retrain_job",
         title=f"retrain {training_run_id}",
-        tags={TRAINING_RUN_TAG: str(training_run_id)},
+        tags=tags_of(run),
+        run_config={"ops": {"deployed_model_version": {"config": {"rollout": rollout}}}},
         console=console,
     )
 

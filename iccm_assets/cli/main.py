@@ -27,13 +27,22 @@ CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 # Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
 GROUPS = (
     "demo",
+    "dev",
+    "serve",
     "simulate",
+    "importing",
     "status",
     "retrain",
     "evaluate",
     "deploy",
+    "rollout",
+    "rollback",
     "lineage",
+    "erase",
+    "verify",
     "judge",
+    "orchestra",
+    "alerts",
     "dedup",
     "db",
     "env",
@@ -42,10 +51,11 @@ GROUPS = (
 )
 
 
-def build() -> typer.Typer:
-    """The whole command line."""
+def build(command: str = "") -> typer.Typer:
+    """The whole command line, or only the group of this name: each costs the imports of what it does."""
     if not app.registered_commands and not app.registered_groups:
-        for name in GROUPS:
+        app.callback()(lambda: None)  # a single command keeps its name, too
+        for name in (command,) if command in GROUPS else GROUPS:
             importlib.import_module(f"iccm_assets.cli.{name}").register(app)
     return app
 
@@ -57,7 +67,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
-        status = build()(standalone_mode=False)
+        status = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
         sys.stdout.flush()  # here, where a reader that left or a full disk can still be answered for
         if isinstance(status, int):
             sys.exit(status)

@@ -28,9 +28,17 @@ def retrain(
         str | None,
         typer.Option("--key", help="The cause: one retraining per key, however often it is asked."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Train from this version instead of the one in production."),
+    ] = None,
+    window_days: Annotated[
+        int | None,
+        typer.Option("--window-days", min=1, help="Take examples of so many last days (T7)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retrain from production: select, train, evaluate, and deploy if the gate passes."""
+    """Retrain from production: select, train, evaluate, and open a rollout if the gate passes."""
     from iccm_assets.cli.launch import run_retrain
     from iccm_assets.learning import training_runs
     from iccm_assets.store.database import connect
@@ -38,8 +46,8 @@ def retrain(
     settings = get_settings()
     engine = connect(settings)
     with engine.begin() as conn:
-        run = _requested(conn, settings, reason, emergency, key)
-    launched = run_retrain(run.id)
+        run = _requested(conn, settings, reason, emergency, key, base, window_days)
+    launched = run_retrain(run.id, rollout=True)
     with engine.connect() as conn:
         run = training_runs.get(conn, run.id)
     if as_json:
@@ -52,13 +60,20 @@ def retrain(
 
 
 def _requested(
-    conn: Connection, settings: Settings, reason: str, emergency: bool, key: str | None
+    conn: Connection,
+    settings: Settings,
+    reason: str,
+    emergency: bool,
+    key: str | None,
+    base: str | None,
+    window_days: int | None,
 ) -> TrainingRun:
-    """The new row, or the one of the same key when its attempt failed and may be retried."""
-    from iccm_assets.learning import training_runs, triggers
+    """The new row, or the one of the same key when its attempt failed and may be retried; both dispatched."""
+    from iccm_assets.learning import dispatch, training_runs, triggers, versions
 
     fire = triggers.manual(key, reason, emergency)
-    run = training_runs.request(conn, fire)
+    version = None if base is None else versions.get(conn, base).version
+    run = training_runs.request(conn, fire, version, window_days=window_days, dispatched=True)
     if run is not None:
         return run
     known = training_runs.by_key(conn, fire.key)
@@ -66,7 +81,9 @@ def _requested(
         raise NotAllowed(f"the training run of key {key} vanished")
     attempts = settings.triggers.max_attempts
     if known.status in ("requested", "waiting") or (known.status == "failed" and known.attempt < attempts):
-        return known
+        taken = dispatch.take(conn, known.id, known.dispatch)
+        if taken is not None:
+            return taken
     raise NotAllowed(f"key {key} already had its retraining: run {known.id}, {known.status}")
 
 

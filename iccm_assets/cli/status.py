@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import asdict
+from datetime import timedelta
 
 import typer
 
 from iccm_assets.cli.console import AsJson, echo_json, out, table
 from iccm_assets.settings import get_settings
+from iccm_assets.store.arms import ArmFigures, shown
+from iccm_assets.store.live import Live
 from iccm_assets.store.overview import Overview
+
+WINDOW = timedelta(days=1)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,22 +26,26 @@ def status(as_json: AsJson = False) -> None:
     """Show the production version, the last retrains, the live rollout and the days' funnels."""
     from iccm_assets.learning.proposal import propose
     from iccm_assets.store.database import connect
+    from iccm_assets.store.live import live
     from iccm_assets.store.overview import overview
 
     settings = get_settings()
     with connect(settings).connect() as conn:
         found = overview(conn)
         proposal = propose(conn, found.now, settings.selection)
+        traffic = live(conn, WINDOW)
     asked = settings.triggers.weekly_min_examples
     if as_json:
         selectable = {"examples": proposal.selectable, "asked": asked, "reason": proposal.reason}
-        echo_json({**asdict(found), "selectable": selectable})
+        arms = [one.row() for one in traffic.arms]
+        told = {"arms": arms, "replicas": traffic.replicas, "ready": dict(traffic.ready)}
+        echo_json({**asdict(found), "selectable": selectable, "live": told})
         return
-    _show(found)
+    _show(found, traffic)
     out.print(f"{proposal.selectable} of {asked} new examples for the weekly retrain: {proposal.reason}")
 
 
-def _show(found: Overview) -> None:
+def _show(found: Overview, traffic: Live) -> None:
     serving = found.production
     if serving is None:
         out.print("[bold]No version in production yet.[/] The first retrain starts from the base model.")
@@ -49,6 +58,9 @@ def _show(found: Overview) -> None:
         out.print(f"rollout {live.id} {live.state}, stage {live.stage}: {weight}")
     else:
         out.print("No rollout is live.")
+    out.print(f"{traffic.replicas} gateway processes are running.")
+    if traffic.arms:
+        out.print(table("Arms, last 24 hours", [_arm(one) for one in traffic.arms]))
     if found.versions:
         out.print(table("Versions", [asdict(one) for one in found.versions]))
     if found.retrains:
@@ -57,7 +69,24 @@ def _show(found: Overview) -> None:
         out.print(table("Conversations by day (UTC)", [asdict(one) for one in found.days]))
     out.print(table("Rows", [{"table": name, "rows": count} for name, count in found.rows.items()]))
     if found.undelivered_alerts:
-        out.print(f"{found.undelivered_alerts} alerts are not delivered yet.")
+        out.print(f"{found.undelivered_alerts} alerts are not delivered yet (iccm alerts list).")
+
+
+def _arm(one: ArmFigures) -> dict[str, object]:
+    """One arm as a line of the table; `--json` has all figures."""
+    latency = (one.latency_p50_ms, one.latency_p95_ms, one.latency_p99_ms)
+    return {
+        "arm": one.arm,
+        "version": one.version,
+        "sessions": one.scored_sessions,
+        "pass rate": one.pass_rate,
+        "variance": one.implementation_variance,
+        "API": one.api_compatibility,
+        "requests": one.requests,
+        "error rate": one.error_rate,
+        "p50/p95/p99 ms": "/".join(shown(ms, 0) for ms in latency),
+        "+/-": f"{one.thumbs_up}/{one.thumbs_down}",
+    }
 
 
 def _short(row: dict[str, object]) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""The one partitions definition: UTC days. Today's partition exists only once the day is over."""
+"""When assets are made: UTC days, whose partition exists once the day is over, or about weekly."""
 
-from datetime import date
+from datetime import date, timedelta
 
 import dagster as dg
 
@@ -13,6 +13,11 @@ PREVIOUS_DAY = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
 # materialize --partition-range` asks for this policy too. A run that is stopped is resumed by the next:
 # scores are kept, and filter and fold are cheap.
 BACKFILL = dg.BackfillPolicy.single_run()
+
+# What a retrain makes is expected weekly: late after a week and a day, stale after three weeks, when quiet
+# weeks (T1) no longer explain it. Daily assets have a check of yesterday's partition instead: a policy is
+# satisfied by any partition, however old.
+WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=22), warn_window=timedelta(days=8))
 
 
 def days_of(context: dg.AssetExecutionContext) -> tuple[date, date]:

@@ -40,9 +40,9 @@ class Platform(dg.ConfigurableResource):
 
     @property
     def orchestra(self) -> Orchestra:
-        from iccm_assets.judging.orchestra import load_orchestra
+        from iccm_assets.judging.orchestra import orchestra_of
 
-        return load_orchestra(self.settings.orchestra, self.settings.orchestra_quorum)
+        return orchestra_of(self.settings)
 
     @property
     def model_store(self) -> ModelStore:

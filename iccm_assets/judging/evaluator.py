@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import evaluation, gate, report
-from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, Latency, Measured, Subject
+from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, Measured, Subject
+from iccm_assets.judging.evaluation import gate_evidence as gate_evidence
 from iccm_assets.judging.judge import JUDGE_VERSION
-from iccm_assets.judging.orchestra import Orchestra, load_orchestra
-from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
+from iccm_assets.judging.orchestra import Orchestra, orchestra_of
+from iccm_assets.judging.verdict import GateEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.seq import Answer, generate, load_model, set_threads
@@ -29,6 +31,8 @@ from iccm_assets.store.clock import now
 
 Log = Callable[[str], None]
 
+# Columns of the forgetting matrix before production's; more are not readable.
+MOST_ANCESTORS = 8
 # What a verdict makes of a candidate that is not settled yet (E4).
 STATUS_OF_VERDICT = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
 
@@ -53,15 +57,17 @@ def evaluate(
     with engine.connect() as conn:
         candidate = versions.get(conn, job.candidate)
         production = versions.production(conn)
+        line = _ancestors(conn, production) if production else []
     if production is None:
         raise IccmError(
             "there is no production version to compare with", hint="Materialize base_model first."
         )
-    orchestra = load_orchestra(settings.orchestra, settings.orchestra_quorum)
+    orchestra = orchestra_of(settings)
     subjects = (_subject(candidate, settings), _subject(production, settings))
     canary_set = evaluation.canary_items(settings)
     holdout_set = evaluation.holdout_items(engine, settings)
     canary = _measure_both(engine, subjects, canary_set, orchestra, settings, log)
+    past = [evaluation.remembered(engine, one, canary_set, orchestra, settings) for one in line]
     holdout = _measure_both(engine, subjects, holdout_set, orchestra, settings, log)
     timed = canary_set.items[:: max(1, len(canary_set.items) // settings.evaluation.latency_items)]
     timed = timed[: settings.evaluation.latency_items]
@@ -77,40 +83,20 @@ def evaluate(
         (latency[0], latency[1]),
         {item.item: item.slice for item in canary_set.items},
         verdict,
+        ancestors=tuple(one for one in past if one.scores),
     )
     _store(engine, job, outcome, evidence, canary_set.digest, orchestra, settings)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
     return outcome
 
 
-def gate_evidence(
-    canary: tuple[Measured, Measured], chosen: EvaluationSet, latency: tuple[Latency, Latency]
-) -> GateEvidence:
-    """What the gate is given: one pair per item, and the latencies per output token."""
-    mine, theirs = canary
-    items = []
-    for item in chosen.items:
-        a, b = mine.scores[item.item], theirs.scores[item.item]
-        suspects = [one.reconstructor for one in (*a.members, *b.members) if one.status == "suspect"]
-        items.append(
-            ItemEvidence(
-                item=item.item,
-                slice=item.slice,
-                candidate=a.test_pass_rate,
-                production=b.test_pass_rate,
-                candidate_variance=a.implementation_variance,
-                production_variance=b.implementation_variance,
-                doubt=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
-            )
-        )
-    return GateEvidence(
-        candidate_version=mine.version,
-        production_version=theirs.version,
-        items=tuple(items),
-        expected_items=len(chosen.items),
-        candidate_latency=tuple(latency[0].per_token),
-        production_latency=tuple(latency[1].per_token),
-    )
+def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
+    """The nearest versions it descends from, oldest first."""
+    found: list[ModelVersion] = []
+    while version.parent_version and len(found) < MOST_ANCESTORS:
+        version = versions.get(conn, version.parent_version)
+        found.append(version)
+    return found[::-1]
 
 
 def _subject(version: ModelVersion, settings: Settings) -> Subject:
@@ -174,7 +160,7 @@ def _store(
         )
         verdict_id = conn.execute(stored.returning(t.gate_verdicts.c.id)).scalar_one()
         if verdict.status != "pass":
-            conn.execute(t.alerts.insert().values(**_alert(verdict_id, outcome)))
+            raise_alert(conn, **_alert(verdict_id, outcome))
         _update_versions(conn, outcome)
 
 

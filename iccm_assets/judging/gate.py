@@ -21,6 +21,18 @@ from iccm_assets.judging import statistics
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Outcome, RuleResult, Verdict
 from iccm_assets.settings import Evaluation
 
+# The settings a verdict depends on, besides its evidence.
+NUMBERS = (
+    "confidence",
+    "emergency_bound",
+    "max_pass_rate_drop",
+    "max_variance_ratio",
+    "variance_floor",
+    "max_latency_ratio",
+    "slice_min_items",
+    "max_slice_drop",
+    "latency_items",
+)
 _LATENCY_QUANTILE = 0.95
 _FEWEST_LATENCIES = 20
 _NAMED = 5
@@ -105,7 +117,8 @@ def _improvement(measured: _Measured, settings: Evaluation, emergency: bool) -> 
             name, "inconclusive", f"{story}, and {measured.missing} missing items could turn it", numbers
         )
     if sure < settings.confidence:
-        why = f"{story}: confidence {sure:.3f} that it is above {bound:g}, {settings.confidence:g} asked for"
+        shown = f"{sure:.3f}" if round(sure, 3) < settings.confidence else f"{sure:.6f}"
+        why = f"{story}: confidence {shown} that it is above {bound:g}, {settings.confidence:g} asked for"
         return RuleResult(name, "inconclusive", why, numbers)
     return RuleResult(name, "pass", f"{story}: confidence {sure:.3f} that it is above {bound:g}", numbers)
 

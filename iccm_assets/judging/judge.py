@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.judging import pytest_suites
 from iccm_assets.judging.case_verdicts import CaseResult, repeats_in_every_case, suspicions_of, verdict_of
 from iccm_assets.judging.sandbox import Budget, LayersMissing, Sandbox
 from iccm_assets.judging.suites import Case, Suite
 from iccm_assets.settings import Settings
 
 # Changes when the same implementation and suite may get another verdict; baselines are measured anew then.
-JUDGE_VERSION = "1"
+JUDGE_VERSION = "2"
 
 __all__ = ["JUDGE_VERSION", "CaseResult", "JudgeResult", "judge", "judge_many", "probe"]
 
@@ -32,6 +33,7 @@ class JudgeResult:
     """What the judge found.
 
     ``test_pass_rate`` is passed / planned, or None when the sandbox gave no evidence (``reason`` says why).
+    ``evidence`` is the suite's kind: ``pytest`` is the weaker, since tests and code share a process.
     ``suspect`` marks an implementation that tried something no honest one does; ``suspicions`` names it.
     """
 
@@ -41,6 +43,7 @@ class JudgeResult:
     suspicions: tuple[str, ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    evidence: str = "cases"
     duration_ms: float = 0.0
 
 
@@ -52,12 +55,13 @@ def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     """
     started = time.monotonic()
     try:
-        with Sandbox.start(settings) as sandbox:
+        packages = pytest_suites.packages() if suite.kind == "pytest" else ()
+        with Sandbox.start(settings, packages) as sandbox:
             results, notices = _run(implementation, suite, settings, sandbox)
             layers = sandbox.layers
     except SandboxUnavailable as error:
         return _inconclusive(suite, error, started)
-    suspicions = suspicions_of(implementation, results, notices)
+    suspicions = suspicions_of(implementation, results, notices, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
         test_pass_rate=passed / len(suite),
@@ -65,6 +69,7 @@ def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
         suspect=bool(suspicions),
         suspicions=suspicions,
         layers=layers,
+        evidence=suite.kind,
         duration_ms=_since(started),
     )
 
@@ -108,7 +113,7 @@ def _run(
     left = Budget(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
     notices: list[str] = []
-    sandbox.load(implementation)
+    sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
     for case in suite.cases:
         stop = _stopped(case, results, left)
         if stop:
@@ -148,7 +153,14 @@ def _stopped(case: Case, results: list[CaseResult], left: Budget) -> CaseResult 
 def _inconclusive(suite: Suite, error: SandboxUnavailable, started: float) -> JudgeResult:
     layers = error.layers if isinstance(error, LayersMissing) else {"bubblewrap": f"missing: {error.detail}"}
     results = tuple(CaseResult(case.index, "not_run", "the sandbox is not available") for case in suite.cases)
-    return JudgeResult(None, results, layers=layers, reason=str(error), duration_ms=_since(started))
+    return JudgeResult(
+        None,
+        results,
+        layers=layers,
+        reason=str(error),
+        evidence=suite.kind,
+        duration_ms=_since(started),
+    )
 
 
 def _since(started: float) -> float:

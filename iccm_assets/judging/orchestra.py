@@ -8,102 +8,30 @@ readers (`builtin` brings the three of the reference world, O2).
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Literal, Protocol
 
-from iccm_assets.errors import InputError, OrchestraError
+from iccm_assets.addresses import EndpointAddress, parse_orchestra
+from iccm_assets.errors import OrchestraError
+from iccm_assets.judging.endpoints import DEFAULT_KEY, Calls, ChatEndpoint, Line, own_key_variable
+from iccm_assets.judging.reconstruction import Question, Reader, Reconstruction, Reconstructor
+from iccm_assets.settings import Endpoints, Settings
+
+__all__ = [
+    "Orchestra",
+    "Question",
+    "Reader",
+    "Reconstruction",
+    "Reconstructor",
+    "load_orchestra",
+    "orchestra_of",
+]
 
 ENTRY_POINT_GROUP = "iccm.reconstructors"
-ENDPOINT = re.compile(r"openai:(?P<url>https?://[^#\s]+)#(?P<model>\S+)")
-FENCE = re.compile(r"```[a-zA-Z0-9_+-]*\n(.*?)```", re.DOTALL)
-PROMPT = (
-    "Implement these software requirements as one self-contained Python 3 module that uses only the "
-    "standard library. Answer with a single fenced code block and nothing else.\n\n"
-)
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What one member made of a requirements text.
-
-    ``answered`` has code; ``unreadable`` is the text's fault (it scores 0); ``missing`` is the
-    member's fault (it does not count, and may put the orchestra below its quorum).
-    """
-
-    reconstructor: str
-    status: Literal["answered", "unreadable", "missing"]
-    implementation: str = ""
-    detail: str = ""
-
-
-class Reconstructor(Protocol):
-    """One member of the orchestra."""
-
-    @property
-    def name(self) -> str: ...
-
-    def reconstruct(self, requirements: str) -> Reconstruction:
-        """Re-implement; never raises for what the text or the endpoint does."""
-        ...
-
-
-@dataclass(frozen=True)
-class Reader:
-    """An in-process reader; what it cannot read is the requirements' fault."""
-
-    name: str
-    read: Callable[[str], str]
-
-    def reconstruct(self, requirements: str) -> Reconstruction:
-        try:
-            return Reconstruction(self.name, "answered", self.read(requirements))
-        except (ValueError, InputError) as error:
-            return Reconstruction(self.name, "unreadable", detail=str(error)[:500])
-
-
-@dataclass(frozen=True)
-class ChatEndpoint:
-    """An OpenAI-compatible chat endpoint; what it fails to answer is missing, never a score."""
-
-    name: str
-    url: str
-    model: str
-    timeout_seconds: float = 120.0
-    max_retries: int = 3
-
-    def reconstruct(self, requirements: str) -> Reconstruction:
-        import openai  # ~0.6 s: only where an endpoint is used
-
-        client = openai.OpenAI(
-            base_url=self.url,
-            api_key=_api_key(),
-            timeout=self.timeout_seconds,
-            max_retries=self.max_retries,
-        )
-        try:
-            answer = client.chat.completions.create(
-                model=self.model,
-                temperature=0,
-                messages=[{"role": "user", "content": PROMPT + requirements}],
-            )
-        except openai.OpenAIError as error:
-            return Reconstruction(self.name, "missing", detail=f"{type(error).__name__}: {error}"[:500])
-        choice = answer.choices[0] if answer.choices else None
-        text = (choice.message.content or "") if choice else ""
-        blocks = FENCE.findall(text)
-        if choice is None or choice.finish_reason == "length" or not blocks:
-            return Reconstruction(self.name, "missing", detail="no complete code block in the answer")
-        return Reconstruction(self.name, "answered", max(blocks, key=len))
-
-
-def _api_key() -> str:
-    import os
-
-    return os.environ.get("OPENAI_API_KEY", "none")
 
 
 @dataclass(frozen=True)
@@ -115,44 +43,98 @@ class Orchestra:
 
     @property
     def digest(self) -> str:
-        """Identifies the members; part of every cached score's key (E1)."""
-        names = "\n".join(member.name for member in self.members)
+        """Identifies the members, their prompt and their decoding; part of every cached score's key (E1)."""
+        names = "\n".join(member.identity for member in self.members)
         return hashlib.sha256(names.encode()).hexdigest()[:12]
 
     def reconstruct(self, requirements: str) -> list[Reconstruction]:
         """One re-implementation per member, in the members' order."""
-        if all(isinstance(member, Reader) for member in self.members):
-            return [member.reconstruct(requirements) for member in self.members]
-        with ThreadPoolExecutor(len(self.members)) as pool:
-            return list(pool.map(lambda member: member.reconstruct(requirements), self.members))
+        [answers] = self.ask([Question(requirements)])
+        return answers
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[list[Reconstruction]]:
+        """For each question one reconstruction per member, in the order of the questions and the members.
+
+        Endpoints are asked ahead of the reader, by as many questions as keep all their slots busy, and no
+        question is taken before that; the in-process readers work when it is their turn. Ending the
+        iteration early cancels what is under way.
+        """
+        endpoints = [one for one in self.members if isinstance(one, ChatEndpoint)]
+        if not endpoints:
+            for question in questions:
+                yield [self._answer(member, question, {}) for member in self.members]
+            return
+        ahead = max(16, 4 * max(one.limits.concurrency for one in endpoints))
+        waiting: deque[tuple[Question, dict[str, Future[Reconstruction]]]] = deque()
+        with Calls() as calls:
+            for question in questions:
+                asked = [one for one in endpoints if one.name not in question.known]
+                waiting.append(
+                    (question, {one.name: calls.place(one, question.requirements) for one in asked})
+                )
+                if len(waiting) > ahead:
+                    yield self._answers(*waiting.popleft())
+            while waiting:
+                yield self._answers(*waiting.popleft())
+
+    def _answers(
+        self, question: Question, placed: Mapping[str, Future[Reconstruction]]
+    ) -> list[Reconstruction]:
+        return [self._answer(member, question, placed) for member in self.members]
+
+    @staticmethod
+    def _answer(
+        member: Reconstructor, question: Question, placed: Mapping[str, Future[Reconstruction]]
+    ) -> Reconstruction:
+        if member.name in question.known:
+            return question.known[member.name]
+        if member.name in placed:
+            return placed[member.name].result()
+        return member.reconstruct(question.requirements)
 
 
-def load_orchestra(spec: str, quorum: int) -> Orchestra:
-    """The orchestra `ICCM_ORCHESTRA` describes.
+def orchestra_of(settings: Settings) -> Orchestra:
+    """The orchestra the settings name; raises like ``load_orchestra``."""
+    return load_orchestra(settings.orchestra, settings.orchestra_quorum, settings.endpoints)
+
+
+def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> Orchestra:
+    """The orchestra `ICCM_ORCHESTRA` describes; nobody is asked anything yet.
 
     Raises:
         OrchestraError: an unknown member, the same member twice, or fewer members than the quorum.
     """
+    try:
+        parts = parse_orchestra(spec)
+    except ValueError as error:
+        raise OrchestraError(f"ICCM_ORCHESTRA {error}") from None
+    keys = _key_variables([part for part in parts if isinstance(part, EndpointAddress)])
+    lines: dict[str, Line] = {}
     members: list[Reconstructor] = []
-    for part in (one.strip() for one in spec.split(",")):
-        if part:
-            members.extend(_members(part))
-    names = [member.name for member in members]
-    if len(set(names)) < len(names):
-        raise OrchestraError(f"a member is named twice in {spec!r}")
+    for part in parts:
+        if isinstance(part, EndpointAddress):
+            line = lines.setdefault(part.url, Line())
+            members.append(ChatEndpoint(part, limits or Endpoints(), keys[part], line))
+        else:
+            members.extend(_readers(part))
     if len(members) < quorum:
-        raise OrchestraError(f"{len(members)} members in {spec!r}, but the quorum is {quorum}")
+        named = ", ".join(member.name for member in members)
+        raise OrchestraError(f"{len(members)} members ({named}), but the quorum is {quorum}")
     return Orchestra(tuple(members), quorum)
 
 
-def _members(part: str) -> Sequence[Reconstructor]:
-    if endpoint := ENDPOINT.fullmatch(part):
-        return [ChatEndpoint(part, endpoint["url"], endpoint["model"])]
-    if part.startswith("openai:"):
-        raise OrchestraError(f"{part!r} is not openai:http://host:port/v1#model")
-    found = entry_points(group=ENTRY_POINT_GROUP, name=part)
+def _key_variables(addresses: Sequence[EndpointAddress]) -> dict[EndpointAddress, str | None]:
+    """Where each endpoint's key is. The common one goes to one host only: no host sees another's key."""
+    own = {one: own_key_variable(one) for one in addresses}
+    hosts = {one.host for one, variable in own.items() if not os.environ.get(variable)}
+    common = DEFAULT_KEY if len(hosts) == 1 else None
+    return {one: variable if os.environ.get(variable) else common for one, variable in own.items()}
+
+
+def _readers(name: str) -> list[Reader]:
+    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not found:
         known = ", ".join(sorted(one.name for one in entry_points(group=ENTRY_POINT_GROUP))) or "none"
-        raise OrchestraError(f"unknown member {part!r}", hint=f"Known by name: {known}; or openai:URL#model.")
+        raise OrchestraError(f"unknown member {name!r}", hint=f"Known by name: {known}; or openai:URL#model.")
     readers: Mapping[str, Callable[[str], str]] = next(iter(found)).load()
-    return [Reader(f"{part}/{name}", read) for name, read in readers.items()]
+    return [Reader(f"{name}/{one}", read) for one, read in readers.items()]

@@ -16,24 +16,27 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from iccm_assets.errors import SandboxUnavailable
-from iccm_assets.judging import launch
+from iccm_assets.judging import bubblewrap, launch, nursery, pytest_suites
 from iccm_assets.judging.launch import LayersMissing, Started
-from iccm_assets.judging.watch import processes_below, usage
+from iccm_assets.judging.watch import processes_below, usage, waited
 from iccm_assets.settings import Settings
 
 __all__ = ["FORGED", "Budget", "LayersMissing", "Reply", "Sandbox"]
 
 SAMPLE_SECONDS = 0.025
-LATE_SECONDS = 0.4  # how much later than the driver the outside ends a case
+LATE_SECONDS = 0.4  # how much later than the driver the outside gives up waiting for it
+PATIENCE = 4.0  # at most so many times the wall limit while others keep the machine busy
 LOST_SECONDS = 10.0  # and after this much more it gives the driver up
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
 INSIDE, SHARED = "/tmp", "/dev/shm"
@@ -91,18 +94,23 @@ class Sandbox:
     scratch: Path | None = None  # unsafe mode only: a folder on the host
     _buffer: bytearray = field(default_factory=bytearray)
     _cpu_before: float = 0.0  # what the finished cases used
+    _waited: float = 0.0  # how long the running case was ready while the machine ran others
 
     # ---- life ----
 
     @classmethod
-    def start(cls, settings: Settings) -> Sandbox:
+    def start(cls, settings: Settings, packages: launch.Packages = ()) -> Sandbox:
         """A sandbox that is ready for an implementation; raises ``SandboxUnavailable``.
 
-        It ends with the thread that started it, as it ends with a killed process.
+        ``packages`` (name, folder) are what a suite of kind ``pytest`` runs with.
+        It ends when this process does, in whatever way.
         """
         if settings.sandbox == "unsafe":
-            return cls(settings, launch.unsafe(), Path(tempfile.mkdtemp(prefix="iccm-unsafe-")))
-        return cls(settings, launch.strict())
+            scratch = Path(tempfile.gettempdir(), f"iccm-unsafe-{secrets.token_hex(8)}")
+            return cls(settings, launch.unsafe(scratch), scratch)
+        if packages:
+            return cls(settings, launch.strict(packages))
+        return cls(settings, nursery.keeper.take() or launch.strict())
 
     @property
     def layers(self) -> dict[str, str]:
@@ -125,9 +133,22 @@ class Sandbox:
 
     # ---- conversation ----
 
-    def load(self, source: str) -> None:
-        """Hand the implementation over; it is not run before the first case."""
-        self._ask({"do": "load", "source": source, "preload": tuple(sorted(_named(source) & _PRELOADABLE))})
+    def load(self, source: str, files: Mapping[str, str] | None = None) -> None:
+        """Hand the implementation over; it is not run before the first case. ``files``: of a pytest suite."""
+        preload = sorted(_named(source) & _PRELOADABLE)
+        load: dict[str, Any] = {"do": "load", "source": source, "files": None, "paths": []}
+        if files is None:
+            self._ask({**load, "preload": tuple(preload)})
+            return
+        paths = self._package_paths()
+        self._ask({**load, "files": dict(files), "paths": paths, "preload": tuple(preload)})
+        launch.hear_ready(self.started.replies)
+
+    def _package_paths(self) -> list[str]:
+        """Where the sandbox finds the packages it was started with; without isolation, where they are."""
+        if self.settings.sandbox == "strict":
+            return [bubblewrap.PACKAGES]
+        return sorted({str(Path(folder).parent) for _, folder in pytest_suites.packages()})
 
     def run_case(self, case: int, plan: tuple[Any, ...], budget: Budget) -> Reply:
         """Run one case in a process of its own and wait for its outcome."""
@@ -139,7 +160,7 @@ class Sandbox:
                 "do": "case",
                 "case": case,
                 "plan": plan,
-                "wall": budget.wall,
+                "wall": budget.wall * PATIENCE,  # the outside, which sees who waited for whom, is exact
                 "output": budget.output,
                 "answer": answer,
                 "processes": limits.processes,
@@ -160,16 +181,17 @@ class Sandbox:
     def _await_reply(self, budget: Budget) -> Reply:
         """Wait for the driver, adding up what the processes use; over a limit they are killed for it."""
         started = time.monotonic()
-        over = ""
+        over, self._waited = "", 0.0
         while True:
             reply = self._take_reply()
             if reply:
-                return _overruled(reply, over)
+                own = replace(reply, wall=max(reply.cpu, reply.wall - self._waited))
+                return _overruled(own, over)
             if not launch.readable(self.started.replies, SAMPLE_SECONDS):
                 over = over or self._excess(budget, started)
                 if over:
                     self._kill_case()
-                if time.monotonic() - started > budget.wall + LATE_SECONDS + LOST_SECONDS:
+                if time.monotonic() - started > budget.wall * PATIENCE + LATE_SECONDS + LOST_SECONDS:
                     return Reply("lost", wall=time.monotonic() - started)
                 continue
             piece = os.read(self.started.replies, 1 << 16)
@@ -190,7 +212,17 @@ class Sandbox:
             return "processes"
         if used.cpu - self._cpu_before > budget.cpu:
             return "cpu"
-        return "wall" if time.monotonic() - started > budget.wall + LATE_SECONDS else ""
+        return "wall" if self._own_time(started, budget) > budget.wall else ""
+
+    def _own_time(self, started: float, budget: Budget) -> float:
+        """Seconds since ``started`` without those in which the case waited for the machine to run others.
+
+        So no implementation can make another one's time run out; but there is an end to patience.
+        """
+        elapsed = time.monotonic() - started
+        case = processes_below(self.started.driver.pid)[1:2]
+        self._waited = max(self._waited, sum(map(waited, case)))
+        return elapsed if elapsed > budget.wall * PATIENCE else elapsed - self._waited
 
     def _kill_case(self) -> None:
         """Everything below the driver; it then reports the case as ended and sweeps up."""
@@ -264,6 +296,7 @@ def _process_limits(settings: Settings, budget: Budget) -> dict[str, int]:
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 1 << 20,
+        "RLIMIT_SIGPENDING": 1000,  # of what all of a user's processes may have together
     }
     if settings.sandbox == "strict":
         # The kernel counts threads too, and honest code may have many: processes are counted by the watch.

@@ -2,25 +2,33 @@
 
 `score_texts` asks every member of the orchestra for a re-implementation, runs the original's test
 suite on each in the sandbox, and aggregates. `score_pending` does so for the stored requirements that
-have a suite and no score yet, in batches of one transaction each, so that it can be resumed.
+have a suite and no score yet, in batches of one transaction each, so that it can be resumed; several may
+work at once (pending.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+import json
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from statistics import fmean, pvariance
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from iccm_assets.capture.extraction import source_of
+from iccm_assets.capture.extraction import has_statements, source_of
 from iccm_assets.errors import SuiteError
+from iccm_assets.judging.alarm import alert_without_sandbox
 from iccm_assets.judging.api import api_compatibility
 from iccm_assets.judging.judge import JUDGE_VERSION, JudgeResult, judge_many
-from iccm_assets.judging.orchestra import Orchestra, Reconstruction
+from iccm_assets.judging.orchestra import Orchestra, Question, Reconstruction
+from iccm_assets.judging.pending import Claims, claiming, count, pending, row_version
 from iccm_assets.judging.suites import Suite, load_suite
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
@@ -31,11 +39,15 @@ BATCH = 24
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """A requirements text to be scored with a suite; the source is only read for its signatures."""
+    """A requirements text to be scored with a suite; the source is only read for its signatures.
+
+    ``known`` holds what members have answered to it before, by name: they are judged, not asked again.
+    """
 
     requirements: str
     suite: Suite
     source_code: str | None = None
+    known: Mapping[str, Reconstruction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,22 +95,54 @@ def aggregate(members: Sequence[MemberScore], quorum: int) -> Score:
     )
 
 
-def score_texts(tasks: Sequence[ScoringTask], orchestra: Orchestra, settings: Settings) -> Iterator[Score]:
-    """One score per task, in order. Runs `settings.judge.workers` sandboxes at a time."""
-    reconstructed = [orchestra.reconstruct(task.requirements) for task in tasks]
-    work = [
-        (one.implementation, task.suite)
-        for task, answers in zip(tasks, reconstructed, strict=True)
-        for one in answers
-        if one.status == "answered"
-    ]
-    verdicts = judge_many(work, settings)
-    for task, answers in zip(tasks, reconstructed, strict=True):
+def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Settings) -> Iterator[Score]:
+    """One score per task, in order. Runs `settings.judge.workers` sandboxes at a time.
+
+    Waiting for endpoints and judging overlap: the judge takes answers as they come, in order. Tasks are
+    taken only when there is somebody to work on them.
+    """
+    scoring: deque[_Scoring] = deque()
+    asked: deque[ScoringTask] = deque()
+
+    def questions() -> Iterator[Question]:
+        for task in tasks:
+            asked.append(task)
+            yield Question(task.requirements, task.known)
+
+    def work() -> Generator[tuple[str, Suite], None, None]:
+        for answers in orchestra.ask(questions()):
+            task = asked.popleft()
+            scoring.append(_Scoring(task, answers))
+            yield from ((one.implementation, task.suite) for one in answers if one.status == "answered")
+
+    with closing(work()) as answered:
+        for verdict in judge_many(answered, settings):
+            next(one for one in scoring if not one.complete).verdicts.append(verdict)
+            while scoring and scoring[0].complete:
+                yield scoring.popleft().score(orchestra.quorum)
+    for left in scoring:
+        yield left.score(orchestra.quorum)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """A task whose members have answered, and the verdicts there are so far, in their order."""
+
+    task: ScoringTask
+    answers: Sequence[Reconstruction]
+    verdicts: list[JudgeResult] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.verdicts) == sum(one.status == "answered" for one in self.answers)
+
+    def score(self, quorum: int) -> Score:
+        verdicts = iter(self.verdicts)
         members = [
-            _tested(one, next(verdicts), task) if one.status == "answered" else _untested(one, task)
-            for one in answers
+            _tested(one, next(verdicts), self.task) if one.status == "answered" else _untested(one, self.task)
+            for one in self.answers
         ]
-        yield aggregate(members, orchestra.quorum)
+        return aggregate(members, quorum)
 
 
 def _tested(one: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> MemberScore:
@@ -136,14 +180,47 @@ def _untested(one: Reconstruction, task: ScoringTask) -> MemberScore:
     )
 
 
+# What a stored status says about the member: these gave an answer, whatever the judge made of it.
+ANSWERED = ("scored", "suspect", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """What nobody is asked about, and why: an answer that says nothing, or (no task) a broken suite."""
+
+    task: ScoringTask | None
+    reason: str
+
+    def score(self, orchestra: Orchestra) -> Score:
+        """0 of every member for an answer without a statement (R11); inconclusive for a broken suite."""
+        if self.task is None:
+            return Score(None, None, None, (), self.reason)
+        silent = [Reconstruction(one.name, "unreadable", detail=self.reason) for one in orchestra.members]
+        return aggregate([_untested(one, self.task) for one in silent], orchestra.quorum)
+
+
 @dataclass(frozen=True)
 class ScoringReport:
-    """What one pass over the unscored requirements did."""
+    """What one pass over the unscored requirements did.
+
+    ``answers`` counts members x texts by what came of them: answered, unreadable, missing. Texts with a
+    broken suite are in none of them, for nobody was asked. ``rows`` were found to be scored; another scorer
+    may have been at some of them, or time was up. ``reused`` ones have the score that the same text of
+    the same session had already.
+    """
 
     scored: int = 0
     inconclusive: int = 0
     bad_suites: int = 0
     rates: tuple[float, ...] = ()
+    answers: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    reused: int = 0
+
+    @property
+    def done(self) -> int:
+        """Rows that have been dealt with."""
+        return self.scored + self.inconclusive + self.bad_suites
 
     def __add__(self, other: ScoringReport) -> ScoringReport:
         return ScoringReport(
@@ -151,13 +228,28 @@ class ScoringReport:
             self.inconclusive + other.inconclusive,
             self.bad_suites + other.bad_suites,
             self.rates + other.rates,
+            self.answers + other.answers,
+            self.rows + other.rows,
+            self.reused + other.reused,
         )
 
 
+def report_of(score: Score) -> ScoringReport:
+    """One score, counted."""
+    answers = Counter("answered" if member.status in ANSWERED else member.status for member in score.members)
+    if score.test_pass_rate is None:
+        return ScoringReport(inconclusive=1, answers=answers)
+    return ScoringReport(scored=1, rates=rates_of(score), answers=answers)
+
+
+def rates_of(score: Score) -> tuple[float, ...]:
+    """Its pass rate, if it has one."""
+    return () if score.test_pass_rate is None else (score.test_pass_rate,)
+
+
 def count_pending(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
-    """Requirements rows that have a suite and no score yet, of conversations of the given days."""
-    with engine.connect() as conn:
-        return conn.execute(sa.select(sa.func.count()).select_from(_pending(days).subquery())).scalar_one()
+    """How many requirements rows `score_pending` would score, of conversations of the given days."""
+    return count(engine, pending(days))
 
 
 def score_pending(
@@ -170,84 +262,224 @@ def score_pending(
 ) -> ScoringReport:
     """Score what has a suite and no score yet; `days` = (first, last), inclusive, UTC.
 
-    An inconclusive score leaves `test_pass_rate` null but is marked as tried (`scored_at`); clear
-    `scored_at` to have it tried again.
+    An inconclusive score leaves `test_pass_rate` null but is marked as tried (`scored_at`). One that lacked
+    missing members is tried again: those are asked once more, who has answered is not. With `days` that
+    is so every time; without, the second time at once and then at growing intervals (pending.py), so
+    that a text no endpoint answers is not paid for every few minutes. For an inconclusive score of any
+    other cause clear `scored_at` to have it tried again.
+
+    Whatever ends the pass, what was scored until then is stored. What another scorer is at is left to it.
+    """
+    return score_rows(engine, pending(days), orchestra, settings, progress=progress)
+
+
+def score_rows(
+    engine: sa.Engine,
+    query: sa.Select[Any],
+    orchestra: Orchestra,
+    settings: Settings,
+    *,
+    until: float = math.inf,
+    progress: Callable[[int], None] = lambda done: None,
+) -> ScoringReport:
+    """One pass over the rows of a query of pending.py, in its order, as `score_pending` says.
+
+    No text is begun after `until` (on `time.monotonic`); what is under way then is finished and stored.
     """
     with engine.connect() as conn:
-        rows = conn.execute(_pending(days)).all()
-    report = ScoringReport()
-    for batch in _batched(rows, BATCH):
-        report += _score_batch(engine, batch, orchestra, settings)
-        progress(len(batch))
-    return report
-
-
-def _batched(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _pending(days: tuple[date, date] | None) -> sa.Select[Any]:
-    r, c = t.requirements, t.conversations
-    query = (
-        sa.select(_row_version(), r.c.id, r.c.text, r.c.test_suite, c.c.content, c.c.metadata)
-        .join(c, c.c.id == r.c.conversation_id)
-        .where(r.c.scored_at.is_(None), r.c.test_suite.is_not(None), c.c.erased_at.is_(None))
-        .order_by(r.c.id)
-    )
-    if days is not None:
-        first = datetime.combine(days[0], time(), UTC)
-        last = datetime.combine(days[1] + timedelta(days=1), time(), UTC)
-        query = query.where(c.c.timestamp >= first, c.c.timestamp < last)
-    return query
-
-
-def _row_version() -> sa.Label[str]:
-    """Changes with every update of a requirements row: what was read is what gets the score."""
-    return sa.literal_column("requirements.xmin::text", sa.Text).label("row_version")
-
-
-def _score_batch(
-    engine: sa.Engine, rows: Sequence[Any], orchestra: Orchestra, settings: Settings
-) -> ScoringReport:
-    tasks: dict[int, ScoringTask] = {}
-    broken: dict[int, str] = {}
-    versions = {row.id: row.row_version for row in rows}
-    for row in rows:
+        rows = conn.execute(query).all()
+        known = _known(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
+        alike = _scored_alike(conn, [row.id for row in rows], orchestra)
+    with claiming(engine) as claims:
+        work = _Pass(engine, claims, orchestra, settings, until, progress)
         try:
-            source = source_of(row.content, row.metadata)
-            tasks[row.id] = ScoringTask(row.text, load_suite(row.test_suite), source)
-        except SuiteError as error:
-            broken[row.id] = str(error)
-    scores = dict(zip(tasks, score_texts(list(tasks.values()), orchestra, settings), strict=True))
-    found = {**scores, **{one: Score(None, None, None, (), reason) for one, reason in broken.items()}}
-    with engine.begin() as conn:
-        for requirement_id, score in found.items():
-            _store(conn, requirement_id, versions[requirement_id], score, orchestra)
-    rates = tuple(score.test_pass_rate for score in scores.values() if score.test_pass_rate is not None)
-    return ScoringReport(len(rates), len(scores) - len(rates), len(broken), rates)
+            work.run(_tasks(rows, known, alike))
+        finally:
+            work.store()
+    return work.report + ScoringReport(rows=len(rows))
 
 
-def _store(
-    conn: sa.Connection, requirement_id: int, row_version: str, score: Score, orchestra: Orchestra
-) -> None:
-    """Write a score, unless the row was changed while it was scored: then it waits for the next pass."""
-    r = t.requirements
+class _Pass:
+    """One pass: rows are claimed when their text's turn comes, and let go of when their score is stored."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        claims: Claims,
+        orchestra: Orchestra,
+        settings: Settings,
+        until: float,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.report = ScoringReport()
+        self._engine, self._claims, self._orchestra, self._settings = engine, claims, orchestra, settings
+        self._until, self._progress = until, progress
+        self._asked: deque[list[Any]] = deque()
+        self._scored: list[tuple[Any, Score]] = []
+
+    def run(self, groups: Iterable[tuple[list[Any], ScoringTask | Unasked | Score]]) -> None:
+        """Score the groups of alike rows, in their order."""
+        for score in score_texts(self._to_ask(groups), self._orchestra, self._settings):
+            self._done(self._asked.popleft(), score, report_of(score))
+
+    def store(self) -> None:
+        """Write the scores there are, in one transaction."""
+        scored, self._scored = self._scored, []
+        if not scored:
+            return
+        with self._engine.begin() as conn:
+            for row, score in sorted(scored, key=lambda one: one[0].id):
+                _store(conn, row, score, self._orchestra)
+            alert_without_sandbox(conn, (member for _, score in scored for member in score.members))
+        self._claims.release([row for row, _ in scored])
+        self._progress(len(scored))
+
+    def _to_ask(
+        self, groups: Iterable[tuple[list[Any], ScoringTask | Unasked | Score]]
+    ) -> Iterator[ScoringTask]:
+        for rows, found in groups:
+            if time.monotonic() >= self._until:
+                return
+            taken = self._claims.take(rows)
+            if not taken:
+                continue
+            if isinstance(found, Unasked):
+                self._unasked(taken, found)
+                continue
+            if isinstance(found, Score):
+                self._done(taken, found, ScoringReport(scored=1, rates=rates_of(found), reused=1))
+                continue
+            self._asked.append(taken)
+            yield found
+
+    def _unasked(self, rows: Sequence[Any], found: Unasked) -> None:
+        one = report_of(found.score(self._orchestra)) if found.task else ScoringReport(bad_suites=1)
+        self._done(rows, found.score(self._orchestra), one)
+
+    def _done(self, rows: Sequence[Any], score: Score, one: ScoringReport) -> None:
+        self._scored += [(row, score) for row in rows]
+        for _ in rows:
+            self.report += one
+        if len(self._scored) >= BATCH:
+            self.store()
+
+
+def _known(conn: sa.Connection, requirement_ids: Sequence[int]) -> dict[int, dict[str, Reconstruction]]:
+    """What the members of the same orchestra have answered before, by requirements text and name."""
+    rc = t.reconstructions.c
+    rows = conn.execute(
+        sa.select(rc.requirement_id, rc.reconstructor, rc.status, rc.implementation_code, rc.reason).where(
+            rc.requirement_id.in_(requirement_ids), rc.status != "missing"
+        )
+    )
+    found: dict[int, dict[str, Reconstruction]] = {}
+    for row in rows:
+        if row.status in ANSWERED:
+            answer = Reconstruction(row.reconstructor, "answered", row.implementation_code)
+        else:
+            answer = Reconstruction(row.reconstructor, "unreadable", detail=row.reason or "")
+        found.setdefault(row.requirement_id, {})[row.reconstructor] = answer
+    return found
+
+
+_ALIKE = sa.text(
+    """
+    select distinct on (p.id) p.id as pending, s.id, s.test_pass_rate, s.implementation_variance,
+        s.api_compatibility
+    from iccm.requirements p join iccm.requirements s using (session_id, text)
+    where p.id = any(:ids) and s.id <> p.id and s.test_pass_rate is not null
+        and s.orchestra = :orchestra and s.judge_version = :judge
+        and s.source_sha256 is not distinct from p.source_sha256 and s.test_suite::text = p.test_suite::text
+    order by p.id, s.id
+    """
+)
+
+
+def _scored_alike(conn: sa.Connection, ids: Sequence[int], orchestra: Orchestra) -> dict[int, Score]:
+    """Scores that the same text, source and suite of the same session has, by this orchestra and judge."""
+    values = {"ids": list(ids), "orchestra": orchestra.digest, "judge": JUDGE_VERSION}
+    found = conn.execute(_ALIKE, values).all()
+    rc = t.reconstructions.c
+    query = sa.select(t.reconstructions).where(rc.requirement_id.in_([row.id for row in found]))
+    members: dict[int, list[MemberScore]] = {}
+    for one in conn.execute(query.order_by(rc.id)):
+        members.setdefault(one.requirement_id, []).append(
+            MemberScore(
+                reconstructor=one.reconstructor,
+                status=one.status,
+                implementation=one.implementation_code or "",
+                test_pass_rate=one.test_pass_rate,
+                results=tuple(one.results),
+                api_compatibility=None,
+                duration_ms=one.duration_ms or 0.0,
+                detail=one.reason or "",
+            )
+        )
+    return {
+        row.pending: Score(
+            row.test_pass_rate, row.implementation_variance, row.api_compatibility, tuple(members[row.id])
+        )
+        for row in found
+        if row.id in members
+    }
+
+
+def _tasks(
+    rows: Sequence[Any], known: Mapping[int, Mapping[str, Reconstruction]], scored: Mapping[int, Score]
+) -> Iterator[tuple[list[Any], ScoringTask | Unasked | Score]]:
+    """Rows of one text, suite and source, with what to do about them, in the order of the first of each.
+
+    An answer accepted as it was is two such rows: it is scored once, also when one has its score already.
+    """
+    groups: dict[tuple[Any, ...], tuple[list[Any], ScoringTask | Unasked | Score]] = {}
+    for row in rows:
+        if row.id in scored:
+            groups[row.id, "reused"] = ([row], scored[row.id])
+            continue
+        source, answers = source_of(row.content, row.metadata), known.get(row.id, {})
+        alike = (row.text, json.dumps(row.test_suite, sort_keys=True), source)
+        key = (row.id,) if answers else (row.kind == "model" and not has_statements(row.text), *alike)
+        if key not in groups:
+            groups[key] = ([], _task(row, source, answers))
+        groups[key][0].append(row)
+    yield from groups.values()
+
+
+def _task(row: Any, source: str | None, answers: Mapping[str, Reconstruction]) -> ScoringTask | Unasked:
+    try:
+        suite = load_suite(row.test_suite)
+    except SuiteError as error:
+        return Unasked(None, str(error))
+    task = ScoringTask(row.text, suite, source, answers)
+    if row.kind == "model" and not has_statements(row.text):
+        return Unasked(task, "the answer is empty" if not row.text.strip() else "no statement in the answer")
+    return task
+
+
+def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) -> None:
+    """Write a score, unless the row was changed while it was scored: then it waits for the next pass.
+
+    Another attempt that is inconclusive again leaves `scored_at` as it was: the day it belongs to has not
+    changed, and need not be filtered again (P6).
+    """
+    r, moment = t.requirements, now(conn)
     stored = conn.execute(
         r.update()
-        .where(r.c.id == requirement_id, _row_version() == row_version)
+        .where(r.c.id == row.id, row_version() == row.row_version)
         .values(
             test_pass_rate=score.test_pass_rate,
             implementation_variance=score.implementation_variance,
             api_compatibility=score.api_compatibility,
             judge_version=JUDGE_VERSION,
             orchestra=orchestra.digest,
-            evidence={"reason": score.reason} if score.reason else None,
-            scored_at=now(conn),
+            evidence=_evidence(score, row.evidence, moment),
+            scored_at=moment if score.test_pass_rate is not None else sa.func.coalesce(r.c.scored_at, moment),
         )
     )
     if stored.rowcount == 0:
         return
+    rc, names = t.reconstructions, [member.reconstructor for member in score.members]
+    conn.execute(rc.delete().where(rc.c.requirement_id == row.id, rc.c.reconstructor.not_in(names)))
     for member in score.members:
         values = {
             "implementation_code": member.implementation,
@@ -256,10 +488,20 @@ def _store(
             "status": member.status,
             "reason": member.detail or None,
             "duration_ms": member.duration_ms,
+            "judge_version": JUDGE_VERSION,
         }
-        statement = insert(t.reconstructions).values(
-            requirement_id=requirement_id, reconstructor=member.reconstructor, **values
-        )
+        statement = insert(rc).values(requirement_id=row.id, reconstructor=member.reconstructor, **values)
         conn.execute(
             statement.on_conflict_do_update(index_elements=["requirement_id", "reconstructor"], set_=values)
         )
+
+
+def _evidence(score: Score, before: Mapping[str, Any] | None, moment: datetime) -> dict[str, Any] | None:
+    """Why a score is inconclusive, and how often it was tried for want of members."""
+    if not score.reason:
+        return None
+    missing = sum(member.status == "missing" for member in score.members)
+    if not missing:
+        return {"reason": score.reason}
+    attempts = int((before or {}).get("attempts", 0)) + 1
+    return {"reason": score.reason, "missing": missing, "attempts": attempts, "tried_at": moment.isoformat()}

@@ -22,6 +22,7 @@ ERRNO = 0x00050000
 
 NEW_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEWNS … CLONE_NEWNET
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+F_SETPIPE_SZ = 1031
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 
 # struct seccomp_data: nr, arch, instruction pointer, six arguments of 64 bits (little endian).
@@ -89,6 +90,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),  # a message queue would outlive the case that made it
+    "inotify_init": (253, None),  # the kernel gives so many to a user, whatever the sandbox
+    "inotify_init1": (294, 26),
     "adjtimex": (159, 171),
     "clock_adjtime": (305, 266),
     "syslog": (103, 116),
@@ -120,6 +123,7 @@ _SPECIAL: dict[str, tuple[int, int]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
     "ioctl": (16, 29),
+    "fcntl": (72, 25),
 }
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
 
@@ -189,6 +193,13 @@ def _special_bodies() -> dict[str, list[bytes]]:
             _instruction(_JUMP_EQUAL, TIOCSTI, 1, 0),
             _instruction(_JUMP_EQUAL, TIOCLINUX, 0, 1),
             kill,
+            allow,
+        ],
+        # Large pipes use up what all of a user's processes may have, and the pipes of others become small.
+        "fcntl": [
+            _instruction(_LOAD, _ARG1),
+            _instruction(_JUMP_EQUAL, F_SETPIPE_SZ, 0, 1),
+            deny,
             allow,
         ],
     }

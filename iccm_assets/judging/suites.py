@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iccm_assets.errors import InputError, SuiteError
+from iccm_assets.judging import pytest_suites
 from iccm_assets.judging.values import MAX_DEPTH, Tree, ValueProblem, decode, tree_of
 
 MAX_CASES = 1000
@@ -52,9 +53,12 @@ class Case:
     call: Call
     expected: Expectation
     steps: tuple[tuple[Call, Expectation], ...] | None = None
+    test: str = ""  # of the kind ``pytest``: the test function
 
     def plan(self) -> tuple[Any, ...]:
         """Inputs only: what enters the process that runs the implementation."""
+        if self.test:
+            return ("test", self.test)
         if self.steps is None:
             return ("call", *self.call.plan())
         return ("new", *self.call.plan(), [call.plan() for call, _ in self.steps])
@@ -62,7 +66,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """A valid suite. ``digest`` identifies its content; ``files`` is for the kind ``pytest`` only."""
+    """A valid suite. ``digest`` identifies its content; ``files`` is for the kind ``pytest`` only.
+
+    The kind is also what kind of evidence a verdict is: ``pytest`` is the weaker one.
+    """
 
     kind: str
     cases: tuple[Case, ...]
@@ -80,9 +87,18 @@ def read_suite(path: Path) -> Suite:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     try:
-        return load_suite(json.loads(text))
+        return load_suite(json.loads(text, object_pairs_hook=_each_key_once))
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly nested
         raise SuiteError(f"{path} is not JSON: {error}") from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that is there twice, one meaning would silently be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise SuiteError(f"key {next(one for one in names if names.count(one) > 1)!r} is there twice")
+    return found
 
 
 def load_suite(obj: object) -> Suite:
@@ -100,8 +116,20 @@ def load_suite(obj: object) -> Suite:
     if kind == "cases":
         return Suite("cases", _cases(obj), digest)
     if kind == "pytest":
-        raise SuiteError("kind 'pytest' is not supported yet; write the tests as kind 'cases'")
+        return _pytest_suite(obj, digest)
     raise SuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
+
+
+def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
+    if unknown := sorted(set(obj) - {"kind", "files"}):
+        raise SuiteError(f"unknown key {', '.join(map(repr, unknown))}")
+    pytest_suites.packages()
+    files = pytest_suites.files_of(obj.get("files"))
+    tests = pytest_suites.planned_tests(files)
+    if len(tests) > MAX_CASES:
+        raise SuiteError(f"{len(tests)} tests; at most {MAX_CASES}")
+    cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
+    return Suite("pytest", tuple(cases), digest, files)
 
 
 def _cases(obj: dict[str, Any]) -> tuple[Case, ...]:

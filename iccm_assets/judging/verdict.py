@@ -10,11 +10,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from iccm_assets.errors import InputError
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class ItemEvidence:
 
     ``doubt`` says why the judge does not stand by these numbers; empty when it does.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     item: str
     slice: str
@@ -58,6 +63,8 @@ class GateEvidence:
     are milliseconds per output token at batch 1, one per answer of at least one token.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     candidate_version: str
     production_version: str
     items: tuple[ItemEvidence, ...]
@@ -86,19 +93,14 @@ class GateEvidence:
     @classmethod
     def from_json(cls, value: str | Mapping[str, Any]) -> GateEvidence:
         """Read stored evidence, as text or as the object a jsonb column gives; ``InputError`` when broken."""
-        try:
-            data = dict(json.loads(value) if isinstance(value, str) else value)
-            items = tuple(ItemEvidence(**item) for item in data.pop("items"))
-            for name in ("candidate_latency", "production_latency", "missing_layers"):
-                data[name] = tuple(data.get(name, ()))
-            return cls(items=items, **data)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"stored gate evidence: {error}") from error
+        return _read(cls, "evidence", value)
 
 
 @dataclass(frozen=True)
 class RuleResult:
     """One rule's outcome, its reason in words, and the numbers the reason came from."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     outcome: Outcome
@@ -109,6 +111,8 @@ class RuleResult:
 @dataclass(frozen=True)
 class Verdict:
     """What the gate says. ``improvement`` is ``None`` when nothing could be compared."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     status: Outcome
     improvement: float | None
@@ -136,12 +140,31 @@ class Verdict:
     @classmethod
     def from_json(cls, value: str | Mapping[str, Any]) -> Verdict:
         """Read a stored verdict; ``InputError`` when broken."""
-        try:
-            data = json.loads(value) if isinstance(value, str) else value
-            rules = tuple(RuleResult(**rule) for rule in data["rules"])
-            return cls(data["status"], data["improvement"], data["emergency"], rules)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"stored gate verdict: {error}") from error
+        data = _object("verdict", value)
+        # Written for those who read the row; they follow from the rules.
+        return _read(cls, "verdict", {name: data[name] for name in data if name != "reasons"})
+
+
+def _read(kind: type[T], what: str, value: str | Mapping[str, Any]) -> T:
+    """A stored value; ``InputError`` names the field that is missing, of a wrong type, or not known."""
+    try:
+        # Strict: a text is no number, and what has another field was written by another schema.
+        return TypeAdapter(kind).validate_json(json.dumps(_object(what, value)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise InputError(f"stored gate {what}: {where}: {first['msg']}{more}") from None
+
+
+def _object(what: str, value: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"stored gate {what}: {error}") from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"stored gate {what}: not an object")
+    return found
 
 
 def _canonical(value: Any) -> str:

@@ -45,13 +45,16 @@ def _children(pid: int, task: str) -> list[int]:
 
 
 def usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> Usage:
-    """What the tree below ``pid`` uses now; pages are shared out only when their sum exceeds ``limit``."""
+    """What the tree below ``pid`` uses now, without the driver's own time.
+
+    Pages are shared out only when their sum exceeds ``limit``.
+    """
     pids = processes_below(pid)
     stored, files = _stored(pid, tmpfs)
     memory = stored + sum(_unshared(one) for one in pids)
     if memory > limit:
         memory = stored + sum(_proportional(one) for one in pids)
-    return Usage(memory, sum(_cpu(one) for one in pids), len(pids), files)
+    return Usage(memory, _cpu(pid, 2) + sum(_cpu(one) for one in pids[1:]), len(pids), files)
 
 
 def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
@@ -86,11 +89,26 @@ def _rows(path: str, names: tuple[str, ...]) -> list[int]:
         return []  # it has just ended
 
 
-def _cpu(pid: int) -> float:
-    """Own time and that of the children it has waited for."""
+def waited(pid: int) -> float:
+    """Seconds that a process was ready to run while the machine ran others; 0 where the kernel does not say.
+
+    Of its threads, the one that waited most.
+    """
+    longest = 0
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as file:
+                longest = max(longest, int(file.read().split()[1]))
+    except (OSError, ValueError, IndexError):
+        return 0.0  # it has just ended, or the kernel does not count this
+    return longest / 1e9
+
+
+def _cpu(pid: int, skipped: int = 0) -> float:
+    """Own time and that of the children it has waited for; the latter alone with ``skipped`` = 2."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return 0.0  # it has just ended
-    return sum(map(int, fields[11:15])) / TICKS
+    return sum(map(int, fields[11 + skipped : 15])) / TICKS

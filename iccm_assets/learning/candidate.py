@@ -10,8 +10,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-
 from iccm_assets.learning.card import CARD, model_card
 from iccm_assets.learning.dataset import Dataset
 from iccm_assets.learning.finetune import Trained
@@ -19,11 +17,9 @@ from iccm_assets.learning.job import TrainingJob
 from iccm_assets.learning.model_store import FOREIGN, training_provenance
 from iccm_assets.models.manifest import MANIFEST, Manifest, read_manifest
 from iccm_assets.models.resolve import is_published
-from iccm_assets.models.seq import LoadedModel
+from iccm_assets.models.seq import LoadedModel, device_class
 
 HISTORY = "training_history.json"
-# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
-OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
 # Written anew for every candidate, or not part of a model.
 _NOT_INHERITED = {"config.json", "generation_config.json", CARD, MANIFEST, HISTORY}
 
@@ -35,7 +31,6 @@ def write_candidate(
     trained.loaded.model.save_pretrained(staging)
     _inherit_tokenizer(parent.path, staging)
     base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
-    config = {**job.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": job.epochs}
     history = [
         {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
     ]
@@ -45,7 +40,7 @@ def write_candidate(
         parent_digest=parent.digest,
         dataset_digest=dataset.digest,
         counts=dataset.counts,
-        config=config,
+        config=job.recipe,
         history=trained.history,
         movement=trained.movement,
         best_step=trained.best_step,
@@ -57,17 +52,12 @@ def write_candidate(
         files={},
         parent_digest=parent.digest,
         dataset_digest=dataset.digest,
-        config=config,
+        config=job.recipe,
         seed=job.config.seed,
         threads=job.config.threads,
         device=device_class(trained.loaded.model.device),
         code=training_provenance(),
     )
-
-
-def device_class(device: torch.device) -> str:
-    """Within one class the same training gives the same bits: ``cpu``, or the GPU's name."""
-    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _inherit_tokenizer(parent: Path, staging: Path) -> None:

@@ -112,6 +112,24 @@ def compose(
     return Dataset(tuple(_split(examples, validation_share, seed)), seed)
 
 
+def rehearsal_remark(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
+    """What to know about a set's rehearsal (L3); empty when it has all that was wanted.
+
+    ``sample`` is where the base model's own training sample was to be read, empty when none is named.
+    """
+    new = sum(one.origin == "pool" for one in dataset.examples)
+    wanted = round(new * rehearsal_fraction / (1 - rehearsal_fraction))
+    found = len(dataset.examples) - new
+    if found >= wanted:
+        return ""
+    why = (
+        f"{sample} has no more"
+        if sample
+        else "ICCM_REHEARSAL names no sample of the base model's own training"
+    )
+    return f"{found} of {wanted} rehearsal examples, {why}: forgetting is only measured, not fought"
+
+
 def load_rehearsal(path: str) -> list[Example]:
     """Read the base model's own training sample: JSON lines, gzipped if the name ends in ``.gz``.
 

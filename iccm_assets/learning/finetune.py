@@ -19,10 +19,11 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 
 from iccm_assets.errors import TrainingDiverged, TrainingError
+from iccm_assets.learning import resume
 from iccm_assets.learning.dataset import Dataset
 from iccm_assets.learning.job import LossPoint, Movement
 from iccm_assets.models.encoding import IGNORED, Encoded, Kind, encode_example, pad, pad_token
-from iccm_assets.models.seq import LoadedModel, load_model, set_threads
+from iccm_assets.models.seq import LoadedModel, decoder_start, load_model, positions, set_threads
 from iccm_assets.settings import Training
 
 OnPoint = Callable[[LossPoint], None]
@@ -38,25 +39,44 @@ class Trained:
     stopped_early: bool
     movement: Movement
     parameters: int
+    resumed_from_step: int = 0
 
 
 def fine_tune(
-    loaded: LoadedModel, dataset: Dataset, config: Training, *, epochs: int, scratch: Path, on_point: OnPoint
+    loaded: LoadedModel,
+    dataset: Dataset,
+    config: Training,
+    *,
+    epochs: int,
+    scratch: Path,
+    on_point: OnPoint,
+    identity: str | None = None,
 ) -> Trained:
     """Train on the dataset's new and rehearsal examples, keep the epoch of least validation loss.
 
     ``scratch`` takes the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called
-    for every step and evaluation and may raise to stop. Raises ``TrainingDiverged`` when the loss, the
-    gradient or a weight is not finite.
+    for every step and evaluation and may raise to stop. With an ``identity``, which names this training,
+    each epoch's checkpoint can be gone on from, and one that lies in ``scratch`` is, to the same bits.
+    Raises ``TrainingDiverged`` when the loss, the gradient or a weight is not finite.
     """
+    kept = None if identity is None else resume.find(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
     train = _encode(loaded, dataset, config, "new", "rehearsal")
     validation = _encode(loaded, dataset, config, "validation")
     with _repeatable(config):
         model = _trainable(loaded.model, config)
-        recorder = _Recorder(on_point)
-        trainer = _trainer(loaded, model, train, validation, config, epochs, scratch, recorder)
-        trainer.train()
+        recorder = _Recorder(on_point, identity, kept.history if kept else ())
+        arguments = _arguments(
+            config,
+            epochs,
+            len(train),
+            scratch,
+            # Optimiser state is three quarters of a checkpoint: written only to go on from.
+            save_only_model=identity is None,
+            eval_on_start=kept is None,
+        )
+        trainer = _trainer(loaded, model, train, validation, config, arguments, recorder)
+        trainer.train(resume_from_checkpoint=str(kept.checkpoint) if kept else None)
         best_step = _best_step(trainer, recorder)
         model = _merged(trainer.model, loaded, config, scratch)
         _average(model, production, config.interpolation)
@@ -69,15 +89,17 @@ def fine_tune(
         stopped_early=max(steps, default=0) < trainer.state.max_steps,
         movement=movement,
         parameters=sum(weight.numel() for weight in model.parameters()),
+        resumed_from_step=kept.step if kept else 0,
     )
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]
-    """Turns the Trainer's logs into loss points and refuses what is not finite (L4)."""
+    """Turns the Trainer's logs into loss points, refuses what is not finite, marks whole checkpoints (L4)."""
 
-    def __init__(self, on_point: OnPoint) -> None:
-        self.history: list[LossPoint] = []
+    def __init__(self, on_point: OnPoint, identity: str | None, history: Sequence[LossPoint]) -> None:
+        self.history: list[LossPoint] = list(history)
         self._on_point = on_point
+        self._identity = identity
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" in logs:
@@ -90,6 +112,12 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         self._record(state, validation_loss=metrics["eval_loss"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The Trainer forgets on resuming that it was about to stop: from there it would train on too long.
+        if self._identity is not None and not control.should_training_stop:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            resume.mark(checkpoint, self._identity, self.history)
 
     def _record(self, state: Any, **values: float) -> None:
         for name, value in values.items():
@@ -106,7 +134,7 @@ class _Collator:
     def __init__(self, loaded: LoadedModel) -> None:
         self._kind: Kind = loaded.kind
         self._filler = pad_token(loaded.tokenizer)
-        self._start = _decoder_start(loaded) if loaded.kind == "seq2seq" else 0
+        self._start = decoder_start(loaded.model) if loaded.kind == "seq2seq" else 0
 
     def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         inputs = [row.input_ids for row in rows]
@@ -142,13 +170,12 @@ def _trainer(
     train: list[Encoded],
     validation: list[Encoded],
     config: Training,
-    epochs: int,
-    scratch: Path,
+    arguments: TrainingArguments,
     recorder: _Recorder,
 ) -> Trainer:
     trainer = Trainer(
         model=model,
-        args=_arguments(config, epochs, len(train), scratch),
+        args=arguments,
         train_dataset=train,
         eval_dataset=validation,
         data_collator=_Collator(loaded),
@@ -159,7 +186,15 @@ def _trainer(
     return trainer
 
 
-def _arguments(config: Training, epochs: int, examples: int, scratch: Path) -> TrainingArguments:
+def _arguments(
+    config: Training,
+    epochs: int,
+    examples: int,
+    scratch: Path,
+    *,
+    save_only_model: bool = True,
+    eval_on_start: bool = True,
+) -> TrainingArguments:
     batches = math.ceil(examples / config.batch_size)
     steps = epochs * math.ceil(batches / config.gradient_accumulation_steps)
     return TrainingArguments(
@@ -174,10 +209,10 @@ def _arguments(config: Training, epochs: int, examples: int, scratch: Path) -> T
         warmup_steps=min(config.warmup_steps, int(config.max_warmup_share * steps)),
         max_grad_norm=config.max_grad_norm,
         eval_strategy="epoch",
-        eval_on_start=True,
+        eval_on_start=eval_on_start,
         save_strategy="epoch",
-        # Optimiser state would be a pickle, and a killed run starts again from production anyway.
-        save_only_model=True,
+        save_only_model=save_only_model,
+        restore_callback_states_from_checkpoint=not save_only_model,
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
@@ -214,6 +249,7 @@ def _encode(loaded: LoadedModel, dataset: Dataset, config: Training, *roles: Any
     examples = dataset.of_role(*roles)
     if not examples:
         raise TrainingError(f"the training set has no {' or '.join(roles)} examples")
+    room = positions(loaded)
     return [
         encode_example(
             loaded.tokenizer,
@@ -222,17 +258,10 @@ def _encode(loaded: LoadedModel, dataset: Dataset, config: Training, *roles: Any
             one.requirements,
             config.max_source_tokens,
             config.max_target_tokens,
+            room,
         )
         for one in examples
     ]
-
-
-def _decoder_start(loaded: LoadedModel) -> int:
-    for config in (loaded.model.generation_config, loaded.model.config):
-        start = getattr(config, "decoder_start_token_id", None)
-        if start is not None:
-            return int(start)
-    raise TrainingError("the model's config names no decoder_start_token_id")
 
 
 def _best_step(trainer: Trainer, recorder: _Recorder) -> int:

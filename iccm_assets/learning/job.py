@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from iccm_assets import errors
 from iccm_assets.errors import IccmError, TrainingError
 from iccm_assets.settings import Training
+
+# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
+OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class TrainingJob:
 
     ``base`` is the production model's directory (or a path or hub id), ``dataset`` a training set's
     directory. ``run_id``, ``attempt`` and ``fence`` name the staging directory; ``training_run_id`` is
-    the database row whose fence is guarded, null when there is none (``iccm verify``, tests).
+    the database row whose fence is guarded, null when there is none (``iccm verify``, tests). ``device`` is
+    the device class whose bits are wanted (L5); null takes what the machine has.
     """
 
     home: str
@@ -35,11 +38,17 @@ class TrainingJob:
     fence: int = 1
     emergency: bool = False
     training_run_id: int | None = None
+    device: str | None = None
 
     @property
     def epochs(self) -> int:
         """Epochs at most: fewer in an emergency (L1)."""
         return self.config.emergency_epochs if self.emergency else self.config.epochs
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The configuration as far as it decides about the weights; with a base and a training set, all."""
+        return {**self.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": self.epochs}
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values, e.g. as Dagster Pipes extras under ``job``."""
@@ -96,7 +105,11 @@ class Movement:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """A published candidate and how it came about. Times are seconds of wall clock."""
+    """A published candidate and how it came about.
+
+    Times are seconds of wall clock of this attempt; ``resumed_from_step`` is 0 unless it went on from a
+    killed one's checkpoint.
+    """
 
     digest: str
     path: str
@@ -113,6 +126,7 @@ class TrainingOutcome:
     parameters: int
     device: str
     seconds: Mapping[str, float]
+    resumed_from_step: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as JSON values."""
@@ -129,7 +143,7 @@ def reply_of(outcome: TrainingOutcome | IccmError) -> dict[str, Any]:
     """What the trainer process answers: the outcome, or the named error."""
     if isinstance(outcome, TrainingOutcome):
         return {"outcome": outcome.to_dict()}
-    return {"error": {"name": type(outcome).__name__, "detail": outcome.detail, "hint": outcome.hint}}
+    return {"error": outcome.to_dict()}
 
 
 def read_reply(messages: Sequence[Any]) -> TrainingOutcome:
@@ -141,9 +155,7 @@ def read_reply(messages: Sequence[Any]) -> TrainingOutcome:
         if isinstance(message, Mapping) and "outcome" in message:
             return TrainingOutcome.from_dict(message["outcome"])
         if isinstance(message, Mapping) and "error" in message:
-            met = message["error"]
-            kind = getattr(errors, str(met["name"]), TrainingError)
-            raise kind(met["detail"], hint=met["hint"])
+            raise IccmError.from_dict(message["error"])
     raise TrainingError("the trainer process ended without an answer")
 
 

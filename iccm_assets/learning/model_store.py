@@ -59,13 +59,23 @@ class ModelStore:
             path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
         )
 
-    def open_staging(self, run: str, attempt: int, fence: int) -> Path:
-        """A fresh staging directory for one attempt; what older fences of the run left is removed."""
-        for leftover in self.staging_root.glob(f"{run}-*-*"):
-            if _fence_of(leftover) <= fence:
-                remove_tree(leftover)
+    def open_staging(self, run: str, attempt: int, fence: int, inherit: str = "") -> Path:
+        """A fresh staging directory for one attempt; what older fences of the run left is removed.
+
+        The subdirectory ``inherit`` of the newest leftover that has one is moved into it.
+        """
         staging = self.staging_root / f"{run}-{attempt}-{fence}"
-        staging.mkdir(parents=True)
+        heirloom = self.staging_root / f"{run}-{attempt}-0"  # sorts before every fence: nobody's staging
+        leftovers = [path for path in self.staging_root.glob(f"{run}-*-*") if _fence_of(path) <= fence]
+        for leftover in sorted(leftovers, key=_fence_of, reverse=True):
+            if inherit and (leftover / inherit).is_dir() and not heirloom.exists():
+                heirloom.mkdir()
+                (leftover / inherit).rename(heirloom / inherit)
+            if leftover != heirloom:
+                remove_tree(leftover)
+        if heirloom.exists():
+            heirloom.rename(staging)
+        staging.mkdir(parents=True, exist_ok=True)
         return staging
 
     def publish(

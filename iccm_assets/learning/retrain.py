@@ -10,14 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from iccm_assets.curation.pool import lock_pool
-from iccm_assets.errors import IccmError, ModelNotFound
+from iccm_assets.errors import IccmError, ModelNotFound, TrainingError
 from iccm_assets.learning import proposal, training_runs, triggers, versions
-from iccm_assets.learning.dataset import Dataset, DatasetStore, Example, compose, load_rehearsal
+from iccm_assets.learning.dataset import (
+    Dataset,
+    DatasetStore,
+    Example,
+    compose,
+    load_rehearsal,
+    rehearsal_remark,
+)
+from iccm_assets.learning.directories import remove_tree
 from iccm_assets.learning.job import TrainingJob, TrainingOutcome
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.learning.versions import ModelVersion
@@ -52,13 +61,16 @@ class Plan:
 
 
 @contextmanager
-def attempt(engine: sa.Engine, run: TrainingRun, dagster_run_id: str) -> Iterator[Claimed | Skipped]:
+def attempt(
+    engine: sa.Engine, run: TrainingRun, dagster_run_id: str, dispatch: int | None = None
+) -> Iterator[Claimed | Skipped]:
     """Claim the row for one attempt; what fails inside is recorded on the row and raised again.
 
-    Yields ``Skipped`` when the row has to wait for its turn.
+    Yields ``Skipped`` when the row has to wait for its turn. ``dispatch`` is the one this Dagster run was
+    started by, if it was.
     """
     with engine.begin() as conn:
-        fence = training_runs.claim(conn, run.id, dagster_run_id)
+        fence = training_runs.claim(conn, run.id, dagster_run_id, dispatch=dispatch)
         current = training_runs.get(conn, run.id)
     if fence is None:
         yield Skipped(f"training run {run.id} waits: {current.notes or ''}")
@@ -85,11 +97,10 @@ def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | S
     """Choose the examples (T7), write the snapshot and record both; ``Skipped`` below the floor (T5)."""
     emergency = claimed.run.emergency
     with engine.begin() as conn:
-        base = versions.production(conn)
-        if base is None:
-            raise ModelNotFound("no production version", hint="Materialize base_model first.")
+        base = _base(conn, claimed.run.requested_base)
         at = now(conn)
-        selection = proposal.propose(conn, at, settings.selection, emergency)
+        chosen_from = settings.selection.over(claimed.run.requested_window_days)
+        selection = proposal.propose(conn, at, chosen_from, emergency, base=claimed.run.requested_base)
         if below := triggers.below_floor(len(selection.chosen), settings.triggers):
             training_runs.finish(
                 conn, claimed.run.id, claimed.fence, "skipped", notes=below.reason, base_version=base.version
@@ -118,6 +129,7 @@ def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | S
         training_run_id=claimed.run.id,
     )
     with engine.begin() as conn:
+        _refuse_erased(conn, dataset, directory)
         _record_lineage(conn, claimed.run.id, dataset)
         training_runs.record(
             conn,
@@ -128,7 +140,8 @@ def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | S
             training_timestamp=at,
             config=settings.training.model_dump(mode="json"),
         )
-    return Plan(job, dataset, base, selection.reason)
+    remark = rehearsal_remark(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
+    return Plan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
 
 
 def register(engine: sa.Engine, claimed: Claimed, plan: Plan, outcome: TrainingOutcome) -> ModelVersion:
@@ -174,6 +187,7 @@ def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> d
         "weights_changed": outcome.movement.changed_share,
         "parameters": outcome.parameters,
         "device": outcome.device,
+        "resumed_from_step": outcome.resumed_from_step,
         **{f"seconds {name}": value for name, value in outcome.seconds.items()},
     }
 
@@ -211,6 +225,16 @@ def conclude(engine: sa.Engine, claimed: Claimed, candidate: str) -> TrainingRun
         )
 
 
+def _base(conn: sa.Connection, requested: str | None) -> ModelVersion:
+    """The version to train from: the one asked for, else the one in production."""
+    if requested is not None:
+        return versions.get(conn, requested)
+    serving = versions.production(conn)
+    if serving is None:
+        raise ModelNotFound("no production version", hint="Materialize base_model first.")
+    return serving
+
+
 def _pool_examples(conn: sa.Connection, chosen: set[int]) -> tuple[list[Example], list[Example]]:
     """The chosen rows, and the pinned others that still qualify, for rehearsal (P4, L3)."""
     pool = t.phase4_training_data.c
@@ -226,6 +250,23 @@ def _pool_examples(conn: sa.Connection, chosen: set[int]) -> tuple[list[Example]
         else:
             pinned.append(Example(conversation_id, source, requirements, "rehearsal", "pinned"))
     return new, pinned
+
+
+def _refuse_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
+    """An erasure since the examples were chosen: its text has just been written again, and must go (V2)."""
+    c = t.conversations.c
+    ids = [one.conversation_id for one in dataset.examples if one.conversation_id is not None]
+    rows = conn.execute(
+        sa.select(c.id, c.erased_at)
+        .where(c.id.in_(ids))
+        .order_by(c.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    erased = [row.id for row in rows if row.erased_at is not None]
+    if erased:
+        remove_tree(directory)
+        named = ", ".join(map(str, erased[:5]))
+        raise TrainingError(f"{len(erased)} chosen conversations were erased meanwhile ({named})")
 
 
 def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset) -> None:

@@ -81,7 +81,8 @@ def largest_selection(counts: Iterable[int], limit: int, settings: SelectionSett
     """
     per_user = Counter(counts)
     share = Fraction(str(settings.max_user_share))
-    for n in range(min(limit, sum(count * users for count, users in per_user.items())), 0, -1):
+    most = sum(min(count, settings.max_per_user) * users for count, users in per_user.items())
+    for n in range(min(limit, most), 0, -1):
         cap = min(settings.max_per_user, int(n * share))
         if sum(min(count, cap) * users for count, users in per_user.items()) >= n:
             return n, cap
@@ -97,8 +98,9 @@ def select(
 ) -> Selection:
     """T7: the best rows of the window under the limit and the per-user cap.
 
-    Best ``quality_score`` first, ties by conversation id; in an emergency the rows whose first answer had
-    failed come first.
+    Best ``quality_score`` first, ties by the newest conversation: many scores are perfect, and a selection
+    that was refused must not come again unchanged when there are newer examples. In an emergency the rows
+    whose first answer had failed come first.
     """
     span = window(now, last_training_at, settings)
     inside = [row for row in rows if row.timestamp in span]
@@ -119,8 +121,9 @@ def select(
     return Selection(tuple(chosen), span, selectable, counts)
 
 
-def _preference(row: PoolRow, emergency: bool) -> tuple[bool, float, int]:
-    return (emergency and not row.failed_first, -row.quality_score, row.conversation_id)
+def _preference(row: PoolRow, emergency: bool) -> tuple[bool, float, float, int]:
+    failed_first = emergency and not row.failed_first
+    return (failed_first, -row.quality_score, -row.timestamp.timestamp(), -row.conversation_id)
 
 
 def _fate(user_full: bool, all_full: bool, at_limit: bool) -> str:

@@ -4,8 +4,9 @@
 ``job`` and answers with a custom message that ``job.read_reply`` understands; with a file name it takes
 the job from that file and writes the reply to stdout. ``train`` is the same without a process around it.
 
-Nothing is published before the weights are finite, have moved, and the fence still holds; a trainer that
-dies leaves a staging directory, which the next attempt removes.
+Nothing is published before the weights are finite, have moved, and the fence still holds. A trainer that
+is killed leaves a staging directory; the next attempt goes on from its last whole epoch, to the same bits,
+if it trains the very same thing, and removes it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,8 @@ from iccm_assets.errors import (
 from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, reply_of
 
 if TYPE_CHECKING:
+    from dagster_pipes import PipesContext
+
     from iccm_assets.learning.dataset import Dataset
     from iccm_assets.learning.finetune import Trained
     from iccm_assets.models.manifest import Manifest
@@ -39,7 +43,12 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 5.0
 PUBLISH_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-DISK_FACTOR = 3  # best and last checkpoint of the Trainer, and the candidate
+OBSERVE_SECONDS = 30.0  # at most one observation in the Dagster UI for so long (L7)
+SCRATCH = "scratch"
+# In times the model: the best, the last and the next checkpoint of the Trainer, bare, or with the optimiser's
+# two numbers per weight. The candidate is written when they are gone.
+DISK_FACTOR = 3
+RESUMABLE_DISK_FACTOR = 9
 
 
 def train(
@@ -67,8 +76,8 @@ def train(
     store = ModelStore(Path(job.home))
     with _named_failures():
         loaded = load_model(job.base)
-        _preflight(loaded, store.free_bytes())
-        staging = store.open_staging(job.run_id, job.attempt, job.fence)
+        resumable = _preflight(job, loaded, store.free_bytes())
+        staging = store.open_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
             trained = fine_tune(
@@ -76,15 +85,16 @@ def train(
                 dataset,
                 job.config,
                 epochs=job.epochs,
-                scratch=staging / "scratch",
+                scratch=staging / SCRATCH,
                 on_point=_watched(progress, still_current),
+                identity=_identity(job, loaded, dataset) if resumable else None,
             )
             if trained.movement.changed_share == 0.0:
                 raise NothingLearned(
                     f"learning rate {job.config.learning_rate:g}, {len(trained.history)} records"
                 )
             trained_at = time.perf_counter()
-            remove_tree(staging / "scratch")
+            remove_tree(staging / SCRATCH)
             manifest = write_candidate(job, loaded, dataset, trained, staging)
             published = store.publish(staging, manifest, _patient(still_current))
         finally:
@@ -123,16 +133,35 @@ def _outcome(
         parameters=trained.parameters,
         device=manifest.device or "",
         seconds=seconds,
+        resumed_from_step=trained.resumed_from_step,
     )
 
 
-def _preflight(loaded: LoadedModel, free: int) -> None:
-    needed = DISK_FACTOR * 4 * sum(weight.numel() for weight in loaded.model.parameters())
-    if free < needed:
+def _preflight(job: TrainingJob, loaded: LoadedModel, free: int) -> bool:
+    """Refuse a machine on which this cannot end well; whether checkpoints to go on from fit as well."""
+    from iccm_assets.models.seq import device_class
+
+    here = device_class(loaded.model.device)
+    if job.device not in (None, here):
+        raise TrainingError(f"bits of {job.device} are wanted and this machine computes on {here}")
+    size = 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    if free < DISK_FACTOR * size:
         raise TrainingError(
-            f"{free / 1e9:.2f} GB are free and {needed / 1e9:.2f} GB are needed (three times the model)",
+            f"{free / 1e9:.2f} GB are free and {DISK_FACTOR * size / 1e9:.2f} GB are needed"
+            " (three times the model)",
             hint="Free space below $ICCM_HOME.",
         )
+    return bool(free >= RESUMABLE_DISK_FACTOR * size)
+
+
+def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset) -> str:
+    """Everything the weights depend on: only a training equal in all of it may be gone on with."""
+    from iccm_assets.learning.model_store import training_provenance
+    from iccm_assets.models.manifest import sha256_json
+    from iccm_assets.models.seq import device_class
+
+    device = device_class(loaded.model.device)
+    return sha256_json([loaded.digest, dataset.digest, job.recipe, device, training_provenance()])
 
 
 def _watched(
@@ -229,6 +258,20 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
 
 
+def _told(pipes: PipesContext) -> Callable[[LossPoint], None]:
+    """Every point is a line in the run's log; one now and then is sent to be observed (L7)."""
+    last = -OBSERVE_SECONDS
+
+    def tell(point: LossPoint) -> None:
+        nonlocal last
+        pipes.log.info(point.line())
+        if time.monotonic() - last >= OBSERVE_SECONDS:
+            last = time.monotonic()
+            pipes.report_custom_message({"point": asdict(point)})
+
+    return tell
+
+
 def _under_dagster() -> None:
     from dagster_pipes import open_dagster_pipes
 
@@ -237,7 +280,7 @@ def _under_dagster() -> None:
             job = TrainingJob.from_dict(pipes.get_extra("job"))
             outcome: TrainingOutcome | IccmError = train(
                 job,
-                progress=lambda point: pipes.log.info(point.line()),
+                progress=_told(pipes),
                 still_current=_fence(job.training_run_id, job.fence),
             )
         except IccmError as error:

@@ -62,6 +62,10 @@ class TrainingRun:
     notes: str | None
     error: str | None
     dagster_run_id: str | None
+    requested_base: str | None = None
+    dispatch: int = 0
+    dispatched_at: datetime | None = None
+    requested_window_days: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -73,8 +77,10 @@ _COLUMNS = ", ".join(f'"{field.name}"' for field in fields(TrainingRun))
 
 _REQUEST = text(
     f"""
-    INSERT INTO iccm.phase4_training_runs (trigger, trigger_key, emergency, notes, attempt)
-    VALUES (:trigger, :key, :emergency, :notes, 0)
+    INSERT INTO iccm.phase4_training_runs (trigger, trigger_key, emergency, notes, attempt, requested_base,
+                                           requested_window_days, dispatch, dispatched_at)
+    VALUES (:trigger, :key, :emergency, :notes, 0, :base, :window_days, :dispatch,
+            CASE WHEN :dispatch > 0 THEN iccm.now() END)
     ON CONFLICT (trigger_key) DO NOTHING
     RETURNING {_COLUMNS}
     """
@@ -141,9 +147,22 @@ _NEXT = text(
 )
 
 
-def request(conn: Connection, fire: Fire) -> TrainingRun | None:
-    """Write the row of a trigger that fired, or return ``None`` when its cause already has one."""
+def request(
+    conn: Connection,
+    fire: Fire,
+    base: str | None = None,
+    *,
+    window_days: int | None = None,
+    dispatched: bool = False,
+) -> TrainingRun | None:
+    """Write the row of a trigger that fired, or return ``None`` when its cause already has one.
+
+    ``base`` names the version to train from; without it that is the one in production when the run starts.
+    ``window_days`` is how far back examples are taken, instead of the settings' window. ``dispatched`` says
+    that the caller carries the row out itself: nobody else starts a Dagster run for it meanwhile.
+    """
     values = {"trigger": fire.trigger, "key": fire.key, "emergency": fire.emergency, "notes": fire.reason}
+    values |= {"base": base, "window_days": window_days, "dispatch": int(dispatched)}
     row = conn.execute(_REQUEST, values).mappings().one_or_none()
     return None if row is None else _run(row)
 
@@ -169,18 +188,26 @@ def next_to_start(conn: Connection, settings: Settings | None = None) -> Trainin
     return None if row is None else _run(row)
 
 
-def claim(conn: Connection, run_id: int, dagster_run_id: str, settings: Settings | None = None) -> int | None:
+def claim(
+    conn: Connection,
+    run_id: int,
+    dagster_run_id: str,
+    settings: Settings | None = None,
+    dispatch: int | None = None,
+) -> int | None:
     """Take the row for one attempt and return its fence, or ``None`` when it has to wait (T6).
 
     A row that waits says why in its notes and is not lost: ``next_to_start`` finds it. An attempt whose
     worker fell silent counts as failed. Raises ``NotAllowed`` when the row already has its outcome, is being
-    worked on by somebody else, or has no attempt left.
+    worked on by somebody else, has no attempt left, or has been dispatched again since ``dispatch``.
     """
     settings = settings or get_settings()
     conn.execute(_LOCK)
     conn.execute(_REAP, {"timeout": settings.training.heartbeat_timeout_seconds})
     run = get(conn, run_id)
     _check_claimable(run, dagster_run_id, settings.triggers.max_attempts)
+    if dispatch is not None and dispatch != run.dispatch:
+        raise NotAllowed(f"dispatch {dispatch} of training run {run.id} was replaced by {run.dispatch}")
     under_way = conn.execute(_UNDER_WAY, {"id": run_id}).mappings().one()
     reason = must_wait(run.emergency, **under_way)
     if reason is not None:
@@ -188,6 +215,11 @@ def claim(conn: Connection, run_id: int, dagster_run_id: str, settings: Settings
         return None
     fence: int = conn.execute(_CLAIM, {"id": run_id, "dagster_run_id": dagster_run_id}).scalar_one()
     return fence
+
+
+def lock(conn: Connection) -> None:
+    """Until the transaction ends nobody else requests, dispatches or claims a training run."""
+    conn.execute(_LOCK)
 
 
 def heartbeat(conn: Connection, run_id: int, fence: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from statistics import NormalDist
@@ -45,6 +46,8 @@ class Measurement:
 
     ``standard_error`` is that of the fall ``baseline_mean - mean`` (of paired differences where the set is
     the same, as on the canary set); ``None`` where it, or the baseline, could not be measured.
+    ``confidence`` that the fall exceeds the allowed drop is stored where it was computed from the items
+    themselves; else it follows from the standard error.
     """
 
     id: int
@@ -54,6 +57,21 @@ class Measurement:
     mean: float | None
     standard_error: float | None
     baseline_mean: float | None
+    measured_at: datetime | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is done about a fall: the last emergency retrain, when it was over, and a rollout it has led to.
+
+    ``over_at`` is ``None`` while the emergency waits, runs or may be tried again.
+    """
+
+    run: int | None = None
+    status: str = ""
+    over_at: datetime | None = None
+    rollout: int | None = None
 
 
 def weekly(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
@@ -65,37 +83,78 @@ def weekly(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
     return Fire("weekly", key, f"{selectable} new examples, {triggers.weekly_min_examples} asked for")
 
 
+def data_threshold_key(now: datetime) -> str:
+    """T3's cause: the UTC date."""
+    return f"data_threshold:{now.astimezone(UTC):%Y-%m-%d}"
+
+
+def data_threshold_too_early(now: datetime) -> Skip | None:
+    """Why T3 does not look yet; ``None`` from 03:00 UTC on."""
+    utc = now.astimezone(UTC)
+    if utc.timetz() >= DATA_THRESHOLD_FROM:
+        return None
+    return Skip(f"{utc:%H:%M} UTC, looks from {DATA_THRESHOLD_FROM:%H:%M} on")
+
+
 def data_threshold(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
     """T3: many new examples, once per UTC day, from 03:00 on."""
-    utc = now.astimezone(UTC)
-    if utc.timetz() < DATA_THRESHOLD_FROM:
-        return Skip(f"{utc:%H:%M} UTC, looks from {DATA_THRESHOLD_FROM:%H:%M} on")
+    if too_early := data_threshold_too_early(now):
+        return too_early
     if selectable < triggers.threshold_min_examples:
         return Skip(f"{selectable} of {triggers.threshold_min_examples} new examples")
     reason = f"{selectable} new examples, {triggers.threshold_min_examples} asked for"
-    return Fire("data_threshold", f"data_threshold:{utc:%Y-%m-%d}", reason)
+    return Fire("data_threshold", data_threshold_key(now), reason)
 
 
-def degradation(measurement: Measurement, triggers: Triggers, confidence: float = 0.90) -> Fire | Skip:
+def emergency_due(measurements: Sequence[Measurement], answer: Answer, triggers: Triggers) -> Fire | Skip:
+    """T2 on the newest measurement of each set: one emergency for a fall, however many sets show it.
+
+    While an emergency is under way, or the rollout it has led to, no other is asked for; afterwards only a
+    measurement taken since then counts.
+    """
+    if not measurements:
+        return Skip("production has not been measured since its deployment")
+    decisions = [degradation(one, triggers) for one in measurements]
+    told = "; ".join(one.reason for one in decisions)
+    due = [(one, fire) for one, fire in zip(measurements, decisions, strict=True) if isinstance(fire, Fire)]
+    if not due:
+        return Skip(told)
+    if answer.run is not None and answer.over_at is None:
+        return Skip(f"training run {answer.run}, an emergency, is {answer.status}; {told}")
+    if answer.rollout is not None:
+        return Skip(f"rollout {answer.rollout} of an emergency's candidate is live; {told}")
+    since = answer.over_at
+    fresh = [fire for one, fire in due if since is None or one.measured_at is None or one.measured_at > since]
+    if not fresh:
+        return Skip(
+            f"not measured since training run {answer.run}, an emergency, ended {answer.status}; {told}"
+        )
+    return fresh[0]
+
+
+def degradation(measurement: Measurement, triggers: Triggers) -> Fire | Skip:
     """T2: production fell by more than the allowed drop, and not by chance: an emergency.
 
     The evidence asked for is one-sided and for the fall being *larger than the allowed drop*, not merely
-    larger than zero: four looks a day would otherwise find noise within weeks. A measurement without an
-    error, without a baseline or with one item is no evidence either way.
+    larger than zero: four looks a day would otherwise find noise within weeks. docs/automation.md says how
+    often that is wrong over many looks. A measurement without an error, without a baseline or with few items
+    is no evidence either way.
     """
     what = f"{measurement.version} on {measurement.set}"
     mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
     if mean is None or error is None or baseline is None or not math.isfinite(mean + error + baseline):
         return Skip(f"{what}: not comparable (mean {mean}, standard error {error}, baseline {baseline})")
-    if measurement.n < 2:
-        return Skip(f"{what}: {measurement.n} items are no evidence")
+    if measurement.n < triggers.degradation_min_items:
+        few = f"{measurement.n} of {triggers.degradation_min_items} items"
+        return Skip(f"{what}: {mean:.3f} (baseline {baseline:.3f}), but {few} are no evidence")
     fall = round(baseline - mean, 9)
     # A sample cannot know its mean better than one item's worth, even when all its items agree.
     error = max(error, 1 / measurement.n)
-    sure = NormalDist().cdf((fall - triggers.degradation_drop) / error)
+    by_error = NormalDist().cdf((fall - triggers.degradation_drop) / error)
+    sure = by_error if measurement.confidence is None else measurement.confidence
     story = f"{what}: {mean:.3f}, {fall:.3f} below its baseline {baseline:.3f} (n {measurement.n}"
     story += f", confidence {sure:.3f} that the fall exceeds {triggers.degradation_drop:g})"
-    if fall <= triggers.degradation_drop or sure < confidence:
+    if fall <= triggers.degradation_drop or sure < triggers.degradation_confidence:
         return Skip(story)
     return Fire("degradation", f"degradation:{measurement.id}", story, emergency=True)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import ModelNotFound
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
+from iccm_assets.store.naming import version_named
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,13 @@ _COLUMNS = [
 
 
 def get(conn: sa.Connection, version: str) -> ModelVersion:
-    """The version of this name, or of the one digest that starts so; raises ``ModelNotFound``."""
-    mv = t.model_versions.c
-    rows = conn.execute(
-        sa.select(*_COLUMNS)
-        .where(sa.or_(mv.version == version, mv.digest.startswith(version, autoescape=True)))
-        .order_by(sa.case((mv.version == version, 0), else_=1))
-        .limit(2)
-    ).all()
-    if not version or not rows or (len(rows) > 1 and rows[0].version != version):
-        known = conn.execute(sa.select(mv.version).order_by(mv.created_at.desc()).limit(5)).scalars().all()
-        raise ModelNotFound(version, hint=f"Newest versions: {', '.join(known) or 'none yet'}.")
-    return ModelVersion(*rows[0])
+    """The version a person calls so: its name, ``production``, or the start of its digest.
+
+    Raises ``VersionNotFound``, which says which versions there are.
+    """
+    named = version_named(conn, version)
+    row = conn.execute(sa.select(*_COLUMNS).where(t.model_versions.c.version == named)).one()
+    return ModelVersion(*row)
 
 
 def production(conn: sa.Connection) -> ModelVersion | None:

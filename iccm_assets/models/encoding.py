@@ -45,11 +45,25 @@ def encode_source(tokenizer: Any, kind: Kind, source: str, max_tokens: int) -> l
 
 
 def encode_example(
-    tokenizer: Any, kind: Kind, source: str, requirements: str, max_source_tokens: int, max_target_tokens: int
+    tokenizer: Any,
+    kind: Kind,
+    source: str,
+    requirements: str,
+    max_source_tokens: int,
+    max_target_tokens: int,
+    positions: int | None = None,
 ) -> Encoded:
-    """One training example; the target always ends with the end token, even when cut."""
-    prompt = encode_source(tokenizer, kind, source, max_source_tokens)
+    """One training example; the target always ends with the end token, even when cut.
+
+    ``positions`` is what the model can hold: on each side for seq2seq; together for causal, where at least
+    half of them are left to the source.
+    """
+    if positions is not None:
+        max_target_tokens = min(max_target_tokens, positions // 2 if kind == "causal" else positions)
     answer = [*_plain(tokenizer, requirements)[: max_target_tokens - 1], end_token(tokenizer)]
+    if positions is not None:
+        max_source_tokens = min(max_source_tokens, positions - (len(answer) if kind == "causal" else 0))
+    prompt = encode_source(tokenizer, kind, source, max_source_tokens)
     if kind == "seq2seq":
         return Encoded(prompt, answer)
     return Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer)

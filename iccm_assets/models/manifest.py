@@ -102,11 +102,11 @@ def read_manifest(directory: Path) -> Manifest:
         raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
         manifest = Manifest(**raw)
         actual = manifest.digest
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read ({error})") from error
     if digest != actual:
         raise DamagedCheckpoint(f"{path} was changed (digest {actual[:12]}, recorded {str(digest)[:12]})")
-    if _is_digest(directory.name) and directory.name != actual:
+    if is_digest(directory.name) and directory.name != actual:
         raise DamagedCheckpoint(f"{path} is the manifest of {actual[:12]}, not of this directory")
     return manifest
 
@@ -153,5 +153,6 @@ def describe_file(path: Path) -> FileEntry:
         raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _is_digest(name: str) -> bool:
+def is_digest(name: str) -> bool:
+    """Whether a directory of this name claims to be a published model."""
     return len(name) == 64 and set(name) <= set("0123456789abcdef")

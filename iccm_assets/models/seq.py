@@ -22,9 +22,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from iccm_assets.errors import ModelError
+from iccm_assets.errors import DamagedCheckpoint, ModelError
 from iccm_assets.models.encoding import Kind, encode_source, end_token, pad, pad_token
-from iccm_assets.models.manifest import describe_file, sha256_json, verify
+from iccm_assets.models.manifest import MANIFEST, describe_file, is_digest, sha256_json, verify
 from iccm_assets.models.resolve import check_loadable, is_published, resolve
 
 MAX_SOURCE_TOKENS = 2048
@@ -76,6 +76,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_class(device: torch.device) -> str:
+    """Within one class the same sums give the same bits: the CPU's vector instructions, or the GPU's name."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return str(torch.cuda.get_device_name(device))
+
+
 def set_threads(count: int) -> None:
     """Fix torch's number of CPU threads; sums depend on it in the last bit (L5)."""
     torch.set_num_threads(count)
@@ -97,6 +104,9 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         end_token(tokenizer)
         model = _load_weights(directory, kind, dtype)
+        if kind == "seq2seq":
+            decoder_start(model)
+        _every_token_has_an_embedding(model, tokenizer)
     except _UNLOADABLE as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{directory} cannot be loaded ({first})") from error
@@ -112,7 +122,7 @@ def generate(
     max_source_tokens: int = MAX_SOURCE_TOKENS,
 ) -> list[Answer]:
     """Greedy answers in the order of ``sources``; batches hold sources of like length."""
-    limit = _source_limit(loaded, max_source_tokens, max_new_tokens)
+    limit, max_new_tokens = _limits(loaded, max_source_tokens, max_new_tokens)
     encoded = [encode_source(loaded.tokenizer, loaded.kind, source, limit) for source in sources]
     order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
     answers: dict[int, Answer] = {}
@@ -172,20 +182,45 @@ def _text(loaded: LoadedModel, tokens: list[int]) -> str:
     return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _source_limit(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> int:
-    """Source tokens that fit: a model with learned positions must have room left for its answer."""
-    positions = getattr(loaded.model.config, "max_position_embeddings", None) or getattr(
-        loaded.model.config, "n_positions", None
-    )
-    if (
-        loaded.model.config.model_type in {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
-        or not positions
-    ):
-        return max_source_tokens  # relative positions: any length
-    room = int(positions) - (max_new_tokens if loaded.kind == "causal" else 0)
-    if room < 1:
-        raise ModelError(f"{max_new_tokens} new tokens leave no room in a context of {positions} tokens")
-    return min(max_source_tokens, room)
+def _every_token_has_an_embedding(model: Any, tokenizer: Any) -> None:
+    known = model.get_input_embeddings().weight.shape[0]
+    if known < len(tokenizer):
+        raise ValueError(f"{known} embeddings for {len(tokenizer)} tokens: model and tokenizer do not belong")
+
+
+def decoder_start(model: Any) -> int:
+    """The token a seq2seq model's decoder starts with; ``ValueError`` when no config names it."""
+    for config in (model.generation_config, model.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            if (start := getattr(config, name, None)) is not None:
+                return int(start)
+    raise ValueError("neither config.json nor generation_config.json names decoder_start_token_id")
+
+
+def positions(loaded: LoadedModel) -> int | None:
+    """Tokens the model can read and write: per side for seq2seq, together for causal; None: any number."""
+    config = loaded.model.config
+    if config.model_type in RELATIVE_POSITIONS:
+        return None
+    known = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(known) if known else None
+
+
+def _limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> tuple[int, int]:
+    """Source and answer tokens that fit; a causal model must have room left for its whole answer."""
+    known = positions(loaded)
+    if known is None:
+        return max_source_tokens, max_new_tokens
+    if loaded.kind == "seq2seq":
+        return min(max_source_tokens, known), min(
+            max_new_tokens, known - 1
+        )  # the start token has a place too
+    if known <= max_new_tokens:
+        raise ModelError(
+            f"{max_new_tokens} new tokens leave no room in a context of {known} tokens",
+            hint="Set ICCM_EVALUATION__MAX_NEW_TOKENS lower.",
+        )
+    return min(max_source_tokens, known - max_new_tokens), max_new_tokens
 
 
 def _checked_digest(directory: Path) -> str:
@@ -193,6 +228,8 @@ def _checked_digest(directory: Path) -> str:
         digest = verify(directory).digest
         check_loadable(directory)
         return digest
+    if is_digest(directory.name):
+        raise DamagedCheckpoint(f"{directory / MANIFEST} is missing")
     check_loadable(directory)
     return _plain_digest(directory)
 
@@ -203,9 +240,15 @@ def _plain_digest(directory: Path) -> str:
 
 
 def _kind(config: Any, directory: Path) -> Kind:
+    # Auto classes would load a masked model with the head of a causal one.
+    masked = all(name.endswith("ForMaskedLM") for name in config.architectures or [""])
     if config.is_encoder_decoder and config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "seq2seq"
-    if not config.is_encoder_decoder and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if (
+        not masked
+        and not config.is_encoder_decoder
+        and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
         return "causal"
     raise ModelError(f"{directory} is a {config.model_type} model, neither seq2seq nor causal")
 

@@ -1,8 +1,9 @@
 """The typed form of a requirements text: what a text says, free of how it says it (X1).
 
 A ``Document`` is one function: its name, parameters, an optional purpose, and statements that hold in
-the order they are written. ``language`` turns texts into documents and back, ``oracle`` runs them,
-``readers`` write Python from them. Every class here is a frozen value.
+the order they are written. A ``ClassDocument`` is a small class: what its creation does, and its methods.
+``language`` turns texts into either and back, ``oracle`` runs them, ``readers`` write Python from them.
+Every class here is a frozen value.
 """
 
 from __future__ import annotations
@@ -69,8 +70,22 @@ class Total:
     """The running total a document keeps."""
 
 
+@dataclass(frozen=True)
+class Own:
+    """An attribute of the object, by its name in the code."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """The number of elements of a list or characters of a text."""
+
+    of: Name | Own
+
+
 Constant = Number | Text | Truth
-Atom = Number | Text | Truth | Name | Item | Total
+Atom = Number | Text | Truth | Name | Item | Total | Own | Size
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class Edited:
 class Items:
     """The elements of a list that meet every test, in order, then changed."""
 
-    source: Name
+    source: Name | Own
     tests: tuple[Test, ...] = ()
     steps: tuple[Step, ...] = ()
     edits: tuple[Edit, ...] = ()
@@ -176,7 +191,21 @@ class Limited:
     high: Number | None
 
 
-Expression = Chain | Edited | Items | Aggregate | Whether | Limited
+@dataclass(frozen=True)
+class EndItem:
+    """The first or last element of a list; ``taken``: it is removed from the list as well."""
+
+    end: Literal["first", "last"]
+    source: Name | Own
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class EmptyList:
+    """A new list without elements."""
+
+
+Expression = Chain | Edited | Items | Aggregate | Whether | Limited | EndItem | EmptyList
 
 
 @dataclass(frozen=True)
@@ -243,14 +272,62 @@ class Keep:
     limit: Number
 
 
-Statement = When | Otherwise | Always | Start | Each | Keep
+@dataclass(frozen=True)
+class Set:
+    """Give an attribute a value."""
+
+    target: Own
+    value: Expression
+
+
+@dataclass(frozen=True)
+class Append:
+    """Put a value at the end of a list."""
+
+    value: Chain
+    target: Own
+
+
+Action = Set | Append
+
+
+@dataclass(frozen=True)
+class Do:
+    """Change the object, then go on."""
+
+    action: Action
+
+
+@dataclass(frozen=True)
+class WhenDo:
+    """When the condition holds, change the object; go on either way."""
+
+    condition: Condition
+    action: Action
+
+
+Statement = When | Otherwise | Always | Start | Each | Keep | Do | WhenDo
 
 
 @dataclass(frozen=True)
 class Document:
-    """What one function shall do."""
+    """What one function, method or creation of an object shall do."""
 
     name: str
     params: tuple[str, ...]
     statements: tuple[Statement, ...]
+    purpose: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassDocument:
+    """What a class shall do: ``params`` and ``statements`` are its creation's.
+
+    A method that comes to its end without an outcome returns nothing.
+    """
+
+    name: str
+    params: tuple[str, ...]
+    statements: tuple[Statement, ...]
+    methods: tuple[Document, ...]
     purpose: str | None = None

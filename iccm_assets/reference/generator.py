@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from iccm_assets.reference.document import Document
+from iccm_assets.reference.document import ClassDocument, Document
 from iccm_assets.reference.families.writing import INDENT, Draft
 from iccm_assets.reference.language import render
 from iccm_assets.reference.suites import suite
@@ -27,13 +28,13 @@ class Sketch:
 
     @property
     def entry_point(self) -> str:
-        """The function's name."""
+        """The name of the function or class."""
         return self.draft.document.name
 
 
 @dataclass(frozen=True)
 class Example:
-    """A function as a developer has it: code, true requirements, tests."""
+    """A function or class as a developer has it: code, true requirements, tests."""
 
     source_code: str
     requirements: str
@@ -41,7 +42,7 @@ class Example:
     family: str
     style: str
     entry_point: str
-    document: Document
+    document: Document | ClassDocument
 
 
 def sketch(family: str, rng: Random) -> Sketch:
@@ -49,7 +50,7 @@ def sketch(family: str, rng: Random) -> Sketch:
     chosen = FAMILIES[family]
     draft = chosen.draw(rng, Lexicon(rng))
     style = rng.choice(chosen.styles)
-    source = _source(draft, chosen.body(draft.document, style, rng), rng)
+    source = _source(draft, chosen.write(draft.document, style, rng), rng)
     return Sketch(source, render(draft.document), family, style, draft)
 
 
@@ -64,7 +65,7 @@ def with_suite(item: Sketch, rng: Random, *, cases: int = 8) -> Example:
     return Example(
         source_code=item.source_code,
         requirements=item.requirements,
-        test_suite=suite(document, item.draft.kinds, rng, cases),
+        test_suite=suite(item.draft, rng, cases),
         family=item.family,
         style=item.style,
         entry_point=item.entry_point,
@@ -73,24 +74,24 @@ def with_suite(item: Sketch, rng: Random, *, cases: int = 8) -> Example:
 
 
 def rewritten(item: Sketch, rng: Random) -> Sketch:
-    """The same function written again, perhaps in another style."""
+    """The same function or class written again, perhaps in another style."""
     chosen = FAMILIES[item.family]
     style = rng.choice(chosen.styles)
-    source = _source(item.draft, chosen.body(item.draft.document, style, rng), rng)
+    source = _source(item.draft, chosen.write(item.draft.document, style, rng), rng)
     return dataclasses.replace(item, source_code=source, style=style)
 
 
-def shape(document: Document) -> str:
-    """What a document says with its names blinded: equal shapes are the same function twice."""
-    blind = {name: f"p{index}" for index, name in enumerate(document.params)}
-    text = render(dataclasses.replace(document, name="f", purpose=None))
-    for name, short in blind.items():
-        text = text.replace(f"`{name}`", f"`{short}`")
-    return text
+def shape(document: Document | ClassDocument) -> str:
+    """What a document says with its names blinded: equal shapes are the same code twice."""
+    short: dict[str, str] = {}
+    text = render(dataclasses.replace(document, purpose=None))
+    return re.sub(r"`(\w+)`", lambda found: short.setdefault(found[1], f"`n{len(short)}`"), text)
 
 
 def _source(draft: Draft, body: list[str], rng: Random) -> str:
     document = draft.document
+    if isinstance(document, ClassDocument):
+        return "\n".join(body) + "\n"
     hints = rng.random() < 0.4
     params = ", ".join(
         f"{name}: {kind}" if hints else name for name, kind in zip(document.params, draft.kinds, strict=True)

@@ -1,4 +1,4 @@
-"""The requirements language: ``parse`` a text into a ``Document``, ``render`` a document as text.
+"""The requirements language: ``parse`` a text into a document, ``render`` a document as text.
 
 ``parse(render(d)) == d`` for every document (a property test holds it). The grammar is
 ``language.lark``; it covers one sentence, so that a reader may go on after one it cannot read.
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,23 +17,29 @@ from lark.exceptions import LarkError
 
 from iccm_assets.errors import InputError
 from iccm_assets.reference.document import (
+    Action,
     Aggregate,
     AggregateKind,
     Always,
+    Append,
     ArithmeticOp,
     Atom,
     Between,
     Chain,
+    ClassDocument,
     Compare,
     CompareOp,
     Condition,
     Constant,
+    Do,
     Document,
     Each,
     Edit,
     Edited,
     EditKind,
     Empty,
+    EmptyList,
+    EndItem,
     Expression,
     Item,
     Items,
@@ -43,8 +49,11 @@ from iccm_assets.reference.document import (
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
     Return,
+    Set,
+    Size,
     Start,
     Statement,
     Step,
@@ -53,6 +62,7 @@ from iccm_assets.reference.document import (
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 
@@ -66,11 +76,12 @@ class RequirementsError(InputError):
 
 @dataclass(frozen=True)
 class Signature:
-    """The opening sentence: name, parameters, purpose."""
+    """The opening sentence of a function, class or method: name, parameters, purpose."""
 
     name: str
     params: tuple[str, ...]
-    purpose: str | None
+    purpose: str | None = None
+    kind: Literal["function", "class", "method"] = "function"
 
 
 @v_args(inline=True)
@@ -85,8 +96,32 @@ class _Build(Transformer[Token, Any]):
         purposes = [part for part in rest if isinstance(part, str) and not isinstance(part, Token)]
         return Signature(str(name)[1:-1], params, purposes[0] if purposes else None)
 
+    def class_signature(self, *parts: Any) -> Signature:
+        return replace(self.signature(*parts), kind="class")
+
+    def method_signature(self, *parts: Any) -> Signature:
+        return replace(self.signature(*parts), kind="method")
+
     def purpose(self, *words: Token) -> str:
         return " ".join(str(word) for word in words)
+
+    keeping = purpose
+    do = Do
+    when_do = WhenDo
+    set_ = Set
+    append = Append
+
+    def end_item(self, phrase: Token, source: Name | Own) -> EndItem:
+        end = cast("Literal['first', 'last']", str(phrase).split()[1])
+        return EndItem(end, source, phrase.endswith("from"))
+
+    def empty_list(self) -> EmptyList:
+        return EmptyList()
+
+    def own(self, token: Token) -> Own:
+        return Own(str(token)[1:-1])
+
+    size = Size
 
     def when(self, condition: Condition, outcome: Outcome) -> When:
         return When(condition, outcome)
@@ -135,7 +170,7 @@ class _Build(Transformer[Token, Any]):
     def edited(self, base: Name, *edits: Edit) -> Edited:
         return Edited(base, edits)
 
-    def items(self, source: Name, *rest: Any) -> Items:
+    def items(self, source: Name | Own, *rest: Any) -> Items:
         tests = rest[0] if rest and isinstance(rest[0], tuple) else ()
         changes = rest[1:] if tests else rest
         steps = tuple(change for change in changes if isinstance(change, Step))
@@ -144,7 +179,7 @@ class _Build(Transformer[Token, Any]):
             raise RequirementsError("arithmetic on the items comes before changes to the list")
         return Items(source, tests, steps, edits)
 
-    def items_plain(self, source: Name, tests: tuple[Test, ...] = ()) -> Items:
+    def items_plain(self, source: Name | Own, tests: tuple[Test, ...] = ()) -> Items:
         return Items(source, tests)
 
     def aggregate(self, kind: Token, items: Items, default: Constant | None = None) -> Aggregate:
@@ -249,24 +284,42 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(match.group().strip() for match in _SENTENCE.finditer(plain) if match.group().strip())
 
 
-def parse(text: str) -> Document:
-    """The document a text says; raises ``RequirementsError`` for anything the grammar does not know."""
+def parse(text: str) -> Document | ClassDocument:
+    """What a text says; raises ``RequirementsError`` for anything the grammar does not know."""
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
-    if not parts or not isinstance(parts[0], Signature):
-        raise RequirementsError("the first sentence must be `The function `name` shall take ...`")
-    statements = parts[1:]
-    if not statements or any(isinstance(part, Signature) for part in statements):
-        raise RequirementsError("one function with at least one statement is expected")
-    first = parts[0]
-    return Document(first.name, first.params, cast("tuple[Statement, ...]", tuple(statements)), first.purpose)
+    if not parts or not isinstance(parts[0], Signature) or parts[0].kind == "method":
+        raise RequirementsError("the first sentence must be `The function/class `name` shall take ...`")
+    groups: list[tuple[Signature, list[Statement]]] = []
+    for part in parts:
+        if isinstance(part, Signature):
+            groups.append((part, []))
+        else:
+            groups[-1][1].append(part)
+    documents = [Document(one.name, one.params, tuple(body), one.purpose) for one, body in groups]
+    first, *others = documents
+    kinds = [signature.kind for signature, _ in groups]
+    if kinds == ["function"] and first.statements:
+        return first
+    if kinds[0] == "class" and set(kinds[1:]) == {"method"} and all(other.statements for other in others):
+        return ClassDocument(first.name, first.params, first.statements, tuple(others), first.purpose)
+    raise RequirementsError("one function, or one class with its methods, each with a statement, is expected")
 
 
-def render(document: Document) -> str:
+def render(document: Document | ClassDocument) -> str:
     """The document in words, on one line."""
+    if isinstance(document, Document):
+        purpose = f" and return the {document.purpose}" if document.purpose else ""
+        return _section("function", document, purpose)
+    creation = Document(document.name, document.params, document.statements)
+    purpose = f" and keep the {document.purpose}" if document.purpose else ""
+    methods = (_section("method", method) for method in document.methods)
+    return " ".join((_section("class", creation, purpose), *methods))
+
+
+def _section(kind: str, document: Document, purpose: str = "") -> str:
     params = [f"`{name}`" for name in document.params]
     listed = " and ".join(part for part in (", ".join(params[:-1]), *params[-1:]) if part) or "nothing"
-    purpose = f" and return the {document.purpose}" if document.purpose else ""
-    opening = f"The function `{document.name}` shall take {listed}{purpose}."
+    opening = f"The {kind} `{document.name}` shall take {listed}{purpose}."
     return " ".join((opening, *(_statement(statement) for statement in document.statements)))
 
 
@@ -286,7 +339,17 @@ def _statement(statement: Statement) -> str:
             return f"For each item of `{name}`{_that(tests)}, it shall {op} {_chain(amount)}."
         case Keep(side, limit):
             return f"After each item, it shall keep the total {side} {_atom(limit)}."
+        case Do(action):
+            return f"It shall {_action(action)}."
+        case WhenDo(condition, action):
+            return f"When {_condition(condition)}, it shall {_action(action)}."
     raise AssertionError(statement)
+
+
+def _action(action: Action) -> str:
+    if isinstance(action, Append):
+        return f"append {_chain(action.value)} to {_atom(action.target)}"
+    return f"set {_atom(action.target)} to {_expression(action.value)}"
 
 
 def _outcome(outcome: Outcome) -> str:
@@ -299,10 +362,10 @@ def _expression(expression: Expression) -> str:
             return _chain(expression)
         case Edited(Name(name), edits):
             return f"`{name}` " + ", then ".join(_text_edit(edit) for edit in edits)
-        case Items(Name(name), tests, steps, edits):
+        case Items(source, tests, steps, edits):
             changes = [f", then {step.op} {_atom(step.operand)}" for step in steps]
             changes += [f", then {_list_edit(edit)}" for edit in edits]
-            return f"each item of `{name}`{_that(tests)}{''.join(changes)}"
+            return f"each item of {_atom(source)}{_that(tests)}{''.join(changes)}"
         case Aggregate(kind, items, default):
             rest = "" if default is None else f" or {_atom(default)} if there is none"
             return f"the {kind} of {_expression(items)}{rest}"
@@ -312,6 +375,10 @@ def _expression(expression: Expression) -> str:
             ends = [f"at least {_atom(low)}"] if low else []
             ends += [f"at most {_atom(high)}"] if high else []
             return f"{_chain(value)}, {' and '.join(ends)}"
+        case EndItem(end, source, taken):
+            return f"the {end} item {'taken from' if taken else 'of'} {_atom(source)}"
+        case EmptyList():
+            return "an empty list"
     raise AssertionError(expression)
 
 
@@ -355,6 +422,10 @@ def _atom(atom: Atom) -> str:
             return "the item"
         case Total():
             return "the total"
+        case Own(name):
+            return f"its `{name}`"
+        case Size(of):
+            return f"the size of {_atom(of)}"
 
 
 def _text_edit(edit: Edit) -> str:

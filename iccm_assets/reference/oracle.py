@@ -6,24 +6,31 @@ against it, never the other way round.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from iccm_assets.reference.document import (
+    Action,
     Aggregate,
     Always,
+    Append,
     Atom,
     Between,
     Chain,
+    ClassDocument,
     Compare,
     Condition,
+    Do,
     Document,
     Each,
     Edit,
     Edited,
     Empty,
+    EmptyList,
+    EndItem,
     Expression,
     Item,
     Items,
@@ -33,7 +40,9 @@ from iccm_assets.reference.document import (
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
+    Size,
     Start,
     Step,
     Test,
@@ -41,6 +50,7 @@ from iccm_assets.reference.document import (
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 
@@ -81,12 +91,31 @@ class Undefined:
 
 
 class _Names(dict[str, Value]):
-    """Parameters by name; ``item`` and ``total`` are kept under names no parameter can have."""
+    """Parameters by name; ``item``, ``total`` and the object are kept under names no parameter can have."""
 
 
-def run(document: Document, args: Sequence[Value]) -> Value | Raised | Undefined:
-    """The outcome of one call: a value, ``Raised`` or ``Undefined``."""
+def run_object(
+    document: ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
+) -> Raised | list[Value | Raised]:
+    """What creating an object does when it raises, else the outcome of each method call in turn."""
+    own: dict[str, Value] = {}
+    made = run(Document(document.name, document.params, document.statements), args, own)
+    if isinstance(made, Raised):
+        return made
+    methods = {method.name: method for method in document.methods}
+    outcomes = []
+    for name, given in calls:
+        outcome = run(methods[name], given, own) if name in methods else Raised("AttributeError")
+        outcomes.append(None if isinstance(outcome, Undefined) else copy.deepcopy(outcome))
+    return outcomes
+
+
+def run(
+    document: Document, args: Sequence[Value], own: dict[str, Value] | None = None
+) -> Value | Raised | Undefined:
+    """The outcome of one call: a value, ``Raised`` or ``Undefined``; ``own`` has the object's attributes."""
     env = _Names(zip(document.params, args, strict=True))
+    env["<own>"] = {} if own is None else own
     looped = False
     try:
         for statement in document.statements:
@@ -96,14 +125,26 @@ def run(document: Document, args: Sequence[Value]) -> Value | Raised | Undefined
                         return _outcome(outcome, env)
                 case Otherwise(outcome) | Always(outcome):
                     return _outcome(outcome, env)
+                case Do(action):
+                    _act(action, env)
+                case WhenDo(condition, action):
+                    if _holds(condition, env):
+                        _act(action, env)
                 case Start(value):
                     env["<total>"] = value.value
                 case Each(Name(name)) if not looped:
                     looped = True
                     _loop(document, env[name], env)
-    except (TypeError, ZeroDivisionError, AttributeError, KeyError) as error:
+    except (TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
         return Raised(type(error).__name__)
     return Undefined()
+
+
+def _act(action: Action, env: _Names) -> None:
+    if isinstance(action, Append):
+        env["<own>"][action.target.name].append(_chain(action.value, env))
+    else:
+        env["<own>"][action.target.name] = _expression(action.value, env)
 
 
 def _loop(document: Document, items: Sequence[Value], env: _Names) -> None:
@@ -136,27 +177,36 @@ def _expression(expression: Expression, env: _Names) -> Value:
             return value
         case Items():
             return _items(expression, env)
-        case Aggregate(kind, items, default):
-            found = _items(items, env)
-            if kind == "count":
-                return len(found)
-            if kind == "sum":
-                return sum(found)
-            if not found:
-                return None if default is None else default.value
-            return max(found) if kind == "largest" else min(found)
+        case Aggregate():
+            return _aggregate(expression, env)
         case Whether(condition):
             return _holds(condition, env)
         case Limited(value, low, high):
             number = _chain(value, env)
             number = min(number, high.value) if high else number
             return max(number, low.value) if low else number
+        case EndItem(end, source, taken):
+            values, at = _atom(source, env), -1 if end == "last" else 0
+            return values.pop(at) if taken else values[at]
+        case EmptyList():
+            return []
     raise AssertionError(expression)
+
+
+def _aggregate(aggregate: Aggregate, env: _Names) -> Value:
+    found = _items(aggregate.items, env)
+    if aggregate.kind == "count":
+        return len(found)
+    if aggregate.kind == "sum":
+        return sum(found)
+    if not found:
+        return None if aggregate.default is None else aggregate.default.value
+    return max(found) if aggregate.kind == "largest" else min(found)
 
 
 def _items(items: Items, env: _Names) -> list[Value]:
     found = []
-    for item in env[items.source.name]:
+    for item in _atom(items.source, env):
         env["<item>"] = item
         if all(_test(test, env) for test in items.tests):
             found.append(_steps(item, items.steps, env))
@@ -238,3 +288,7 @@ def _atom(atom: Atom, env: _Names) -> Value:
             return env["<item>"]
         case Total():
             return env["<total>"]
+        case Own(name):
+            return env["<own>"][name]
+        case Size(of):
+            return len(_atom(of, env))

@@ -24,7 +24,7 @@ from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MAX_TARGET_TOKENS = 200
+MAX_TARGET_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Recipe:
     """How the base model is trained; the defaults are the shipped model's."""
 
     seed: int = 2025
-    steps: int = 3600
+    steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 200
@@ -170,7 +170,7 @@ def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable
     probes_rng = Random(f"probe {recipe.seed}")
     probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(recipe.probe_items)]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
     examples = training_stream(recipe.seed, banned)

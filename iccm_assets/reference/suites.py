@@ -3,19 +3,33 @@
 Near misses (*mutants*) are the document with one thing changed: a constant, a boundary, a branch, an
 edit. Cases are chosen greedily so that each mutant fails as many as possible; expected values come
 from the oracle. So a wrong constant or a missing branch in requirements shows as a lower pass rate.
+Two of the cases are edges: empty, negative, huge, unicode. A class's case is an object and calls on it.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
-from iccm_assets.reference.document import Document, Number, Raise, Text
-from iccm_assets.reference.oracle import Raised, Undefined, run
+from iccm_assets.reference.document import ClassDocument, Document, Number, Raise, Text
+from iccm_assets.reference.families.writing import Draft
+from iccm_assets.reference.oracle import Raised, Undefined, run, run_object
+
+Kind = TypeVar("Kind", bound=Document | ClassDocument)
 
 CANDIDATES = 50
+EDGE_CANDIDATES, EDGE_CASES = 12, 2
+EDGES: dict[str, tuple[Any, ...]] = {
+    "int": (0, -1, 1, -1000, 1_000_000),
+    "str": ("", " ", "Ünïcode ß", "日本語", "\tTab\n", "a" * 60),
+    "list[int]": ([], [0], [-5, -5, 7], [10**6], list(range(15))),
+    "list[str]": ([], [""], ["é", "É", "é"], [" x "], ["a"] * 15),
+}
 _NEIGHBOURS: dict[str, tuple[str, ...]] = {
     "is less than": ("is at most", "is at least"),
     "is at most": ("is less than", "is more than"),
@@ -52,48 +66,115 @@ _NEIGHBOURS: dict[str, tuple[str, ...]] = {
 }
 
 
-def suite(document: Document, kinds: tuple[str, ...], rng: Random, size: int = 8) -> dict[str, Any]:
-    """A suite of ``size`` cases or a few more (J1); deterministic for a given ``rng``."""
+@dataclass(frozen=True)
+class Trial:
+    """One candidate case: what goes in. ``calls`` None: a function; else what is called on a new object."""
+
+    args: list[Any]
+    calls: list[tuple[str, list[Any]]] | None = None
+    edge: bool = False
+
+
+def suite(draft: Draft, rng: Random, size: int = 8) -> dict[str, Any]:
+    """A suite of ``size`` cases (J1); deterministic for a given ``rng``."""
+    document = draft.document
     allowed = {part.error for part in _walk(document) if isinstance(part, Raise)}
-    inputs: dict[str, tuple[list[Any], Any]] = {}
-    for _ in range(CANDIDATES * 3):
-        args = [_value(kind, document, rng) for kind in kinds]
-        outcome = run(document, args)
-        if isinstance(outcome, Undefined) or (isinstance(outcome, Raised) and outcome.error not in allowed):
-            continue
-        inputs.setdefault(repr(args), (args, outcome))
-        if len(inputs) >= CANDIDATES:
+    trials: dict[str, tuple[Trial, Any]] = {}
+    for attempt in range(CANDIDATES * 3):
+        trial = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
+        outcome = _outcome(document, trial)
+        if _is_case(outcome, allowed):
+            trials.setdefault(repr((trial.args, trial.calls)), (trial, outcome))
+        if len(trials) >= CANDIDATES:
             break
-    pool = list(inputs.values())
+    pool = list(trials.values())
     chosen = _choose(pool, list(mutants(document)), size)
-    return {"kind": "cases", "cases": [_case(document.name, *pool[index]) for index in chosen]}
+    return {"kind": "cases", "cases": [_case(document, *pool[index]) for index in chosen]}
 
 
-def _case(name: str, args: list[Any], outcome: Any) -> dict[str, Any]:
-    end = {"raises": outcome.error} if isinstance(outcome, Raised) else {"expect": outcome}
-    return {"call": name, "args": args, **end}
+def _draw(draft: Draft, rng: Random, edge: bool) -> Trial:
+    document = draft.document
+
+    def values(kinds: tuple[str, ...]) -> list[Any]:
+        odd = rng.randrange(len(kinds)) if edge and kinds else None
+        return [
+            rng.choice(EDGES[kind]) if at == odd else _value(kind, document, rng)
+            for at, kind in enumerate(kinds)
+        ]
+
+    if isinstance(document, Document):
+        return Trial(values(draft.kinds), edge=edge)
+    kinds = dict(zip((method.name for method in document.methods), draft.method_kinds, strict=True))
+    often = (*kinds, next(iter(kinds)))  # the first method fills the object, without it the others say little
+    names = [rng.choice(often) for _ in range(rng.randint(2, 7))]
+    return Trial(values(draft.kinds), [(name, values(kinds[name])) for name in names], edge)
 
 
-def _choose(pool: list[tuple[list[Any], Any]], misses: list[Document], size: int) -> list[int]:
-    """Indices of the cases, greedily covering every mutant as evenly as possible."""
+def _outcome(document: Document | ClassDocument, trial: Trial) -> Any:
+    args = copy.deepcopy(trial.args)
+    if isinstance(document, Document):
+        return run(document, args)
+    return run_object(document, args, copy.deepcopy(trial.calls or []))
+
+
+def _is_case(outcome: Any, allowed: set[str]) -> bool:
+    """Whether the outcome is one that the document speaks of."""
+    if isinstance(outcome, Undefined):
+        return False
+    found = outcome if isinstance(outcome, list) else [outcome]
+    return all(part.error in allowed for part in found if isinstance(part, Raised))
+
+
+def _case(document: Document | ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
+    if trial.calls is None:
+        return {"call": document.name, "args": trial.args, **_end(outcome)}
+    if isinstance(outcome, Raised):
+        return {"new": document.name, "args": trial.args, **_end(outcome)}
+    steps = [
+        {"call": name, "args": args, **_end(end)}
+        for (name, args), end in zip(trial.calls, outcome, strict=True)
+    ]
+    return {"new": document.name, "args": trial.args, "steps": steps}
+
+
+def _end(outcome: Any) -> dict[str, Any]:
+    return {"raises": outcome.error} if isinstance(outcome, Raised) else {"expect": outcome}
+
+
+def _choose(
+    pool: list[tuple[Trial, Any]], misses: Sequence[Document | ClassDocument], size: int
+) -> list[int]:
+    """Indices of the cases: two edges, each error once, then greedily what covers every mutant evenly."""
     kills = [
-        {number for number, mutant in enumerate(misses) if not _same(run(mutant, args), outcome)}
-        for args, outcome in pool
+        {number for number, mutant in enumerate(misses) if not _same(_outcome(mutant, trial), outcome)}
+        for trial, outcome in pool
     ]
     killed = [0] * len(misses)
     chosen: list[int] = []
+    unseen = {error for _, outcome in pool for error in _errors(outcome)}
     while len(chosen) < min(size, len(pool)):
+        left = [index for index in range(len(pool)) if index not in chosen]
+        edges = [index for index in left if pool[index][0].edge] if len(chosen) < EDGE_CASES else []
+        faults = [index for index in left if unseen & _errors(pool[index][1])]
         best = max(
-            (index for index in range(len(pool)) if index not in chosen),
+            edges or faults or left,
             key=lambda index: (sum(0.25 ** killed[number] for number in kills[index]), -index),
         )
         chosen.append(best)
+        unseen -= _errors(pool[best][1])
         for number in kills[best]:
             killed[number] += 1
     return sorted(chosen)
 
 
+def _errors(outcome: Any) -> set[str]:
+    found = outcome if isinstance(outcome, list) else [outcome]
+    return {part.error for part in found if isinstance(part, Raised)}
+
+
 def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        return all(_same(*pair) for pair in zip(left, right, strict=True))
     return type(left) is type(right) and bool(left == right)
 
 
@@ -107,8 +188,17 @@ def _walk(node: Any) -> Iterator[Any]:
             yield from _walk(part)
 
 
-def mutants(document: Document) -> Iterator[Document]:
+def mutants(document: Document | ClassDocument) -> Iterator[Document | ClassDocument]:
     """The document with one thing in it changed, in every way."""
+    yield from _restated(document)
+    if isinstance(document, ClassDocument):
+        for at, method in enumerate(document.methods):
+            for other in _restated(method):
+                methods = (*document.methods[:at], other, *document.methods[at + 1 :])
+                yield dataclasses.replace(document, methods=methods)
+
+
+def _restated(document: Kind) -> Iterator[Kind]:
     for statements in _changes(document.statements):
         yield dataclasses.replace(document, statements=statements)
 
@@ -150,9 +240,15 @@ def _field_changes(node: Any) -> Iterator[Any]:
                 yield dataclasses.replace(node, **{field.name: changed})
 
 
-def _value(kind: str, document: Document, rng: Random) -> Any:
-    numbers = [part.value for part in _walk(document.statements) if isinstance(part, Number)] or [5]
-    texts = [part.value for part in _walk(document.statements) if isinstance(part, Text)] or ["ab"]
+@lru_cache(maxsize=64)
+def _constants(document: Document | ClassDocument) -> tuple[list[int | float], list[str]]:
+    """The numbers and texts a document speaks of."""
+    numbers = [part.value for part in _walk(document) if isinstance(part, Number)]
+    return numbers or [5], [part.value for part in _walk(document) if isinstance(part, Text)] or ["ab"]
+
+
+def _value(kind: str, document: Document | ClassDocument, rng: Random) -> Any:
+    numbers, texts = _constants(document)
     match kind:
         case "int":
             return _int(numbers, rng)

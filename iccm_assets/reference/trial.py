@@ -26,14 +26,26 @@ def pass_rate(code: str, suite: Mapping[str, Any]) -> float:
 
 
 def _passes(namespace: dict[str, Any], case: Mapping[str, Any]) -> bool:
-    function = namespace.get(case["call"])
+    made = namespace.get(case.get("new") or case["call"])
+    if "steps" not in case:
+        return _meets(made, case)
+    try:
+        thing = made(*copy.deepcopy(case["args"]))  # type: ignore[misc]
+    except Exception:  # any exception is an outcome here
+        return False
+    return all(_meets(getattr(thing, step["call"], None), step) for step in case["steps"])
+
+
+def _meets(function: Any, case: Mapping[str, Any]) -> bool:
     if not callable(function):
         return False
     try:
         value = function(*copy.deepcopy(case["args"]))
     except Exception as error:  # any exception is an outcome here
         return type(error).__name__ == case.get("raises")
-    return "expect" in case and type(value) is type(case["expect"]) and bool(value == case["expect"])
+    if "expect" not in case:
+        return "raises" not in case
+    return type(value) is type(case["expect"]) and bool(value == case["expect"])
 
 
 def score(requirements: str, suite: Mapping[str, Any]) -> tuple[float, float]:

@@ -99,6 +99,13 @@ ADJECTIVES: tuple[str, ...] = _words(
     "regular standard special seasonal annual spare extra main central upper lower inner outer double single "
     "broken modern ancient wooden metal digital manual official secret summer winter morning evening"
 )
+FILLS: tuple[str, ...] = _words("add put fill store gain push place load grow insert")
+DRAINS: tuple[str, ...] = _words("take draw use spend pop fetch remove unload drain pull")
+LOOKS: tuple[str, ...] = _words("read show look peek view report tell inspect")
+RESETS: tuple[str, ...] = _words("reset clear restart wipe renew")
+ERRORS: tuple[str, ...] = _words(
+    "ValueError KeyError IndexError TypeError LookupError RuntimeError OverflowError"
+)
 MARKS: tuple[str, ...] = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
 
 
@@ -136,6 +143,15 @@ class Lexicon:
         if roll < 0.85:
             return self._free(f"{self.rng.choice(ADJECTIVES)}_{noun}")
         return self._free(f"{self.rng.choice(VERBS)}_{noun}_{self.noun()}")
+
+    def class_name(self) -> str:
+        """Two nouns, or an adjective and a noun, as ``CamelCase``."""
+        first = self.rng.choice(ADJECTIVES) if self.rng.random() < 0.3 else self.noun()
+        return first.capitalize() + self.noun().capitalize()
+
+    def method_name(self, verbs: tuple[str, ...]) -> str:
+        """One of the verbs, that nothing else is called."""
+        return self._free(self.rng.choice(verbs))
 
     def purpose(self) -> str | None:
         """Two or three words saying what the function gives back."""

@@ -1,10 +1,10 @@
-"""Which version serves: bootstrapping, deploying a proven candidate, forcing one with a reason.
+"""Who may be deployed, and deploying at once: bootstrapping, and promoting without a rollout.
 
 Every change is one transaction: demote, promote, event row (M1). A candidate is deployed on the verdict
 stored for *that* version, read again here (E4): launching the deployment alone cannot bypass the gate.
 
-`deploy` promotes at once. Progressive delivery replaces exactly that one call: `authorise` stays its
-entrance and `promote` its last step (R8).
+Deployments go through a rollout (opening.py), whose entrance `authorise` is, too. `deploy` is for the first
+production version, and for people and demos that want no traffic in between.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.errors import NotAllowed
+from iccm_assets.governance.learners import erased_in_line
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
+from iccm_assets.rollout import records
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
+from iccm_assets.store.notify import notify_routing
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,20 @@ def decide(
     production: str | None,
     verdict: dict[str, Any] | None,
     force_reason: str | None,
+    erased: int = 0,
 ) -> Authorisation:
-    """May this version be deployed? Pure; the verdict is the newest stored for this version (E4)."""
+    """May this version be deployed? Pure; the verdict is the newest stored for this version (E4).
+
+    ``erased`` counts the erased conversations it has learned from and production has not (V2).
+    """
     seen = verdict or {}
     evidence = {"verdict": seen.get("status"), "production": production, "forced": bool(force_reason)}
     if status == "production":
         return Authorisation(False, f"{version} is in production already", evidence)
     if force_reason:
         return Authorisation(True, f"forced by a person: {force_reason}", evidence)
+    if erased:
+        return Authorisation(False, f"{version} learned from {erased} conversations erased since", evidence)
     if verdict is None:
         return Authorisation(False, f"{version} was never evaluated: no quality-gate verdict", evidence)
     reasons = "; ".join(str(one) for one in seen.get("reasons", []))
@@ -71,6 +80,10 @@ def authorise(conn: sa.Connection, version: str, force_reason: str | None = None
         serving.version if serving else None,
         newest_verdict(conn, candidate.version),
         force_reason,
+        len(
+            erased_in_line(conn, candidate.version)
+            - erased_in_line(conn, serving.version if serving else None)
+        ),
     )
 
 
@@ -85,18 +98,34 @@ def newest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
     return {**row.verdict, "production": row.production_version} if row else None
 
 
+def refuse_unless_allowed(version: str, authorisation: Authorisation) -> None:
+    """Raise ``NotAllowed`` with the reason when a version may not be deployed."""
+    if not authorisation.allowed:
+        raise NotAllowed(
+            f"{version} is not deployed, {authorisation.reason}",
+            hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
+        )
+
+
 def deploy(
-    engine: sa.Engine, version: str, *, actor: str, force_reason: str | None = None
+    engine: sa.Engine, version: str, *, actor: str, force_reason: str | None = None, note: str = ""
 ) -> tuple[ModelVersion, Authorisation]:
-    """Put a version in production; raises ``NotAllowed`` with the reason when it may not be."""
+    """Put a version in production at once, without a rollout; ``note`` is recorded with the reason.
+
+    Raises ``NotAllowed`` with the reason when it may not be, or while a rollout is live.
+    """
     with engine.begin() as conn:
-        conn.execute(sa.text("select pg_advisory_xact_lock(hashtext('iccm.deployment'))"))
+        records.lock_deployment(conn)
         authorisation = authorise(conn, version, force_reason)
-        if not authorisation.allowed:
+        refuse_unless_allowed(version, authorisation)
+        if (live := records.live(conn)) is not None:
             raise NotAllowed(
-                f"{version} is not deployed, {authorisation.reason}",
-                hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
+                f"rollout {live.id} of {live.candidate} is live, {version} waits",
+                hint="See iccm rollout show; iccm rollout abort makes room.",
             )
+        if note:
+            reason = f"{authorisation.reason}; at once: {note}"
+            authorisation = Authorisation(True, reason, {**authorisation.evidence, "at_once": note})
         promoted = promote(
             conn, versions.get(conn, version), authorisation, actor=actor, forced=bool(force_reason)
         )
@@ -111,18 +140,9 @@ def promote(
     actor: str,
     forced: bool = False,
 ) -> ModelVersion:
-    """Demote the version in production, promote the candidate, record the event; the caller's transaction.
-
-    Two statements, since one UPDATE passes or fails the unique index by the order of the rows.
-    """
-    former = versions.production(conn)
+    """Demote the version in production, promote the candidate, record the event; the caller's transaction."""
     at = now(conn)
-    mv = t.model_versions
-    if former:
-        conn.execute(mv.update().where(mv.c.version == former.version).values(status="retired"))
-    conn.execute(
-        mv.update().where(mv.c.version == candidate.version).values(status="production", deployed_at=at)
-    )
+    former = records.swap_production(conn, candidate.version, "retired", at)
     conn.execute(
         t.deployment_events.insert().values(
             timestamp=at,
@@ -131,17 +151,18 @@ def promote(
             to_state="production",
             version=candidate.version,
             weight=1.0,
-            evidence={**authorisation.evidence, "former": former.version if former else None},
+            evidence={**authorisation.evidence, "former": former},
             notes=authorisation.reason,
             actor=actor,
         )
     )
+    notify_routing(conn)
     return versions.get(conn, candidate.version)
 
 
 def bootstrap(conn: sa.Connection, *, digest: str, path: str, base_model: str) -> ModelVersion:
     """The first production version, from the base model; the serving version when there is one."""
-    conn.execute(sa.text("select pg_advisory_xact_lock(hashtext('iccm.deployment'))"))
+    records.lock_deployment(conn)
     serving = versions.production(conn)
     if serving is not None:
         return serving

@@ -71,6 +71,7 @@ def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
     engine = sa.create_engine(
         parsed.difference_update_query(["options"]),
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
             "application_name": os.environ.get("PGAPPNAME", application_name),
@@ -78,8 +79,18 @@ def engine_for(url: str, *, application_name: str = "iccm") -> sa.Engine:
             "keepalives_idle": 30,
         },
     )
+    sa.event.listen(engine, "handle_error", _without_rows)
     _OPENED.add(engine)
     return engine
+
+
+def _without_rows(context: sa.engine.ExceptionContext) -> None:
+    """Cut an error to its first message: the details quote rows, and errors end up in logs (V2)."""
+    primary = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    if primary:
+        context.original_exception.args = (primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = (f"({type(context.original_exception).__name__}) {primary}",)
 
 
 def close_engines() -> None:

@@ -169,6 +169,13 @@ class EmbeddedServer:
             "logging_collector": "off",
             "log_destination": "stderr",
             "log_line_prefix": "%m [%p] %a ",
+            # Nothing of a row or a statement in the log: the client is told, who has the data anyway (V2).
+            "log_min_messages": "log",
+            "log_min_error_statement": "panic",
+            "log_error_verbosity": "terse",
+            # An old WAL file is removed, not renamed and used again with what it held (V2).
+            "wal_recycle": "off",
+            "wal_init_zero": "on",
         }
         if not self.durable:
             options |= {"fsync": "off", "full_page_writes": "off"}

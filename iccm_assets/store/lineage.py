@@ -1,7 +1,9 @@
 """Lineage both ways (V1): what a version came from, and where a conversation went.
 
-A version has learned from a conversation when its own run, or the run of a version it descends from, had it
-as a ``new`` or ``validation`` example (or rehearsed it, which names a conversation learned earlier).
+A version has learned from a conversation *directly* when its own run used it (``new``, ``rehearsal``, or
+``validation``, which chose the epoch that was kept), and has *inherited* it when only the run of a version
+it descends from did. Every question follows keys and indexes: its cost is that of its answer, whatever the
+number of conversations.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from iccm_assets.errors import InputError
+from iccm_assets.store.naming import version_named
+from iccm_assets.store.traffic import Period, periods
 
 PRODUCTION_LINE = """
     line (version, parent_version) AS (
@@ -70,21 +74,39 @@ class GateDecision:
     status: str
     improvement: float | None
     production_version: str
+    training_run_id: int | None
     canary_set_digest: str
+    orchestra: str
+    judge_version: str
     verdict: dict[str, Any]
     created_at: datetime
 
 
 @dataclass(frozen=True)
 class TrafficDecision:
-    """A deployment event that concerns a version."""
+    """A deployment event that concerns a version; ``forced`` where a person overruled the gate (E4)."""
 
     timestamp: datetime
+    rollout_id: int | None
     event_type: str
     version: str | None
     weight: float | None
     from_state: str | None
     to_state: str | None
+    actor: str
+    notes: str | None
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A rollback from or to a version (R8)."""
+
+    timestamp: datetime
+    rollout_id: int | None
+    from_version: str | None
+    to_version: str | None
+    reason: str
     actor: str
     notes: str | None
 
@@ -105,6 +127,8 @@ class VersionLineage:
     conversations: tuple[Taught, ...]
     verdicts: tuple[GateDecision, ...]
     traffic: tuple[TrafficDecision, ...]
+    rollbacks: tuple[Rollback, ...]
+    periods: tuple[Period, ...]
 
     @property
     def roles(self) -> dict[str, int]:
@@ -138,10 +162,16 @@ class Use:
 
 @dataclass(frozen=True)
 class Learner:
-    """A version that learned from a conversation: in its own run (0 generations) or by descent."""
+    """A version that learned from a conversation.
+
+    ``how`` is ``directly``, with the ``role`` in its own run and 0 ``generations``, or ``inherited``, from
+    the nearest ancestor that did, so many generations back.
+    """
 
     version: str
     status: str
+    how: str
+    role: str | None
     generations: int
 
 
@@ -187,7 +217,7 @@ _LINE = text(
         FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
     )
     SELECT version, status, generations,
-           (SELECT count(*) FROM iccm.training_run_examples e
+           (SELECT count(DISTINCT e.conversation_id) FROM iccm.training_run_examples e
             JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
             WHERE r.candidate_version = line.version AND e.role IN ('new', 'validation')) AS examples
     FROM line ORDER BY generations
@@ -195,7 +225,8 @@ _LINE = text(
 )
 _TAUGHT = text(
     """
-    SELECT e.conversation_id, c.session_id, e.role, t.day, t.quality_score, c.erased_at IS NOT NULL AS erased
+    SELECT DISTINCT e.conversation_id, c.session_id, e.role, t.day, t.quality_score,
+           c.erased_at IS NOT NULL AS erased
     FROM iccm.training_run_examples e
     JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
     JOIN iccm.conversations c ON c.id = e.conversation_id
@@ -206,16 +237,24 @@ _TAUGHT = text(
 )
 _VERDICTS = text(
     """
-    SELECT id, status, improvement, production_version, canary_set_digest, verdict, created_at
+    SELECT id, status, improvement, production_version, training_run_id, canary_set_digest, orchestra,
+           judge_version, verdict, created_at
     FROM iccm.gate_verdicts WHERE version = :version ORDER BY id
     """
 )
 _TRAFFIC = text(
     """
-    SELECT d."timestamp", d.event_type, d.version, d.weight, d.from_state, d.to_state, d.actor, d.notes
+    SELECT d."timestamp", d.rollout_id, d.event_type, d.version, d.weight, d.from_state, d.to_state, d.actor,
+           d.notes, coalesce(d.evidence ->> 'forced' = 'true', false) OR d.event_type = 'forced' AS forced
     FROM iccm.deployment_events d LEFT JOIN iccm.rollouts o ON o.id = d.rollout_id
     WHERE d.version = :version OR o.candidate = :version
     ORDER BY d."timestamp", d.id
+    """
+)
+_ROLLBACKS = text(
+    """
+    SELECT "timestamp", rollout_id, from_version, to_version, reason, actor, notes
+    FROM iccm.rollback_events WHERE from_version = :version OR to_version = :version ORDER BY "timestamp", id
     """
 )
 _CONVERSATION = text(
@@ -248,28 +287,36 @@ _USES = text(
 )
 _LEARNERS = text(
     """
-    WITH RECURSIVE learners (version, status, generations) AS (
-        SELECT m.version, m.status, 0
-        FROM iccm.training_run_examples e
-        JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-        JOIN iccm.model_versions m ON m.version = r.candidate_version
-        WHERE e.conversation_id = :id
+    WITH RECURSIVE direct AS (
+        SELECT r.candidate_version AS version, min(e.role) AS role
+        FROM iccm.training_run_examples e JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
+        WHERE e.conversation_id = :id AND r.candidate_version IS NOT NULL
+        GROUP BY r.candidate_version
+    ),
+    learners (version, generations) AS (
+        SELECT version, 0 FROM direct
         UNION
-        SELECT m.version, m.status, l.generations + 1
+        SELECT m.version, l.generations + 1
         FROM iccm.model_versions m JOIN learners l ON m.parent_version = l.version
+        WHERE m.version NOT IN (SELECT version FROM direct)
     )
-    SELECT version, status, min(generations) FROM learners
-    GROUP BY version, status ORDER BY min(generations), version
+    SELECT m.version, m.status, CASE WHEN d.version IS NULL THEN 'inherited' ELSE 'directly' END AS how,
+           d.role, min(l.generations) AS generations
+    FROM learners l JOIN iccm.model_versions m USING (version) LEFT JOIN direct d USING (version)
+    GROUP BY m.version, m.status, m.created_at, d.version, d.role
+    ORDER BY min(l.generations), m.created_at, m.version
     """
 )
+_OF_SESSION = text("SELECT id FROM iccm.conversations WHERE session_id = :session")
 
 
-def version_lineage(conn: Connection, version: str) -> VersionLineage:
-    """Where a version came from and what was decided about it; ``InputError`` when there is none."""
-    of_version = {"version": version}
-    found = conn.execute(_VERSION, of_version).mappings().one_or_none()
-    if found is None:
-        raise InputError(f"there is no version {version}")
+def version_lineage(conn: Connection, given: str) -> VersionLineage:
+    """Where a version (or `production`, or the start of a digest) came from and what was decided about it.
+
+    Raises ``VersionNotFound``.
+    """
+    of_version = {"version": version_named(conn, given)}
+    found = conn.execute(_VERSION, of_version).mappings().one()
     run = conn.execute(_RUN, of_version).mappings().one_or_none()
     return VersionLineage(
         **found,
@@ -278,13 +325,27 @@ def version_lineage(conn: Connection, version: str) -> VersionLineage:
         conversations=tuple(Taught(*row) for row in conn.execute(_TAUGHT, of_version)),
         verdicts=tuple(GateDecision(*row) for row in conn.execute(_VERDICTS, of_version)),
         traffic=tuple(TrafficDecision(*row) for row in conn.execute(_TRAFFIC, of_version)),
+        rollbacks=tuple(Rollback(*row) for row in conn.execute(_ROLLBACKS, of_version)),
+        periods=tuple(periods(conn, of_version["version"])),
     )
+
+
+def conversation_of(conn: Connection, session: str) -> int:
+    """The conversation of a session; ``InputError`` when there is none."""
+    # PostgreSQL stores no NUL, so none can be asked for either.
+    known = "\x00" not in session
+    found = conn.execute(_OF_SESSION, {"session": session}).scalar_one_or_none() if known else None
+    if found is None:
+        raise InputError(f"there is no session {session!r}")
+    return int(found)
 
 
 def conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
     """Where a conversation went, up to the versions that learned from it; ``InputError`` when unknown."""
     of_one = {"id": conversation_id}
-    found = conn.execute(_CONVERSATION, of_one).mappings().one_or_none()
+    # bigint holds no more; asking for more would be the driver's error, not an answer.
+    known = abs(conversation_id) < 2**63
+    found = conn.execute(_CONVERSATION, of_one).mappings().one_or_none() if known else None
     if found is None:
         raise InputError(f"there is no conversation {conversation_id}")
     return ConversationLineage(

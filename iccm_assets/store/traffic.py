@@ -1,7 +1,8 @@
-"""Which version served traffic at a moment (M2)."""
+"""Which version served traffic at a moment, and when a version did (M2, V1)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +13,24 @@ import sqlalchemy as sa
 class Served:
     """A version and its share of the live traffic, above 0 and at most 1."""
 
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Period:
+    """A time during which a version had this share of the traffic; ``until`` is None while it lasts."""
+
+    since: datetime
+    until: datetime | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """A deployment event that says something about traffic: from then on ``version`` has ``weight``."""
+
+    timestamp: datetime
     version: str
     weight: float
 
@@ -45,3 +64,38 @@ def served_at(conn: sa.Connection, moment: datetime) -> list[Served]:
     Weights come from `deployment_events` alone and add up to 1.
     """
     return [Served(row.version, row.weight) for row in conn.execute(_SERVED_AT, {"moment": moment})]
+
+
+_SAID = sa.text(
+    """
+    select "timestamp", version, weight from iccm.deployment_events
+    where version is not null order by "timestamp", id
+    """
+)
+
+
+def periods(conn: sa.Connection, version: str) -> list[Period]:
+    """When a version served, and with what share, oldest first; `served_at` says the same of any moment."""
+    return fold_periods(version, (Said(*row) for row in conn.execute(_SAID)))
+
+
+def fold_periods(version: str, history: Iterable[Said]) -> list[Period]:
+    """`periods` of a history in its order. Pure."""
+    found: list[Period] = []
+    production: str | None = None
+    for event in history:
+        if event.weight == 1:
+            production = event.version
+        own = event.weight if event.version == version else 0.0
+        # Production has what the version spoken of has not, and all of it when that is production itself.
+        share = own + (1 - event.weight if production == version else 0.0)
+        last = found[-1] if found and found[-1].until is None else None
+        if last is not None and last.weight == share:
+            continue
+        if last is not None:
+            found.pop()
+            if last.since < event.timestamp:
+                found.append(Period(last.since, event.timestamp, last.weight))
+        if share > 0:
+            found.append(Period(event.timestamp, None, share))
+    return found

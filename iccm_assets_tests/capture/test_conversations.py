@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Answer, Conversation, record
 from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.settings import load_settings
 from iccm_assets.store import tables as t
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
@@ -228,16 +229,46 @@ def test_two_posts_of_one_session_at_once_leave_one_row(engine):
     assert len(rows(engine, t.requirements)) == 3
 
 
-def test_redaction_reaches_every_text(engine):
-    secret = replace(
+SECRET = "zq7-Xw2!kd"
+
+
+def told_once() -> Conversation:
+    """Only the source says that it is a password; everything else merely repeats it."""
+    return replace(
         BASE,
-        requirements="It shall hide SECRET.",
-        source_code="key = 'SECRET'",
-        metadata={"SECRET": ["SECRET"]},
-        messages=[{"role": "user", "content": "SECRET"}],
-        test_suite={"cases": ["SECRET"]},
-        answers=(Answer("r1", "SECRET", rating=1, comment="SECRET"),),
-        comment="SECRET",
+        user_id="jane@example.org",
+        requirements=f"It shall hide {SECRET}.",
+        source_code=f"password = '{SECRET}'",
+        metadata={SECRET: [SECRET], f"{SECRET} ": 1},
+        messages=[{"role": "user", "content": SECRET}],
+        test_suite={"cases": [{"args": [SECRET]}]},
+        answers=(Answer("r1", f"f shall take {SECRET}.", rating=1, comment=SECRET),),
+        comment=SECRET,
     )
-    put(engine, secret, redact=lambda text: text.replace("SECRET", "<HIDDEN>"))
-    assert "SECRET" not in str(everything(engine)) and str(everything(engine)).count("<HIDDEN>") >= 9
+
+
+def test_a_secret_known_from_one_place_is_replaced_in_all_of_them_alike(engine):
+    put(engine, told_once())
+    stored = str(everything(engine))
+    assert SECRET not in stored and "jane" not in stored
+    ((metadata, user),) = rows(engine, t.conversations, "metadata", "user_id")
+    assert metadata["redacted"] == {"PASSWORD": 10}
+    assert metadata["source_code"] == "password = '<PASSWORD>'"
+    assert (metadata["<PASSWORD>"], metadata["<PASSWORD> "]) == (["<PASSWORD>"], 1)
+    assert set(rows(engine, t.requirements, "kind", "text", "test_suite")[0][2]["cases"][0]["args"]) == {
+        "<PASSWORD>"
+    }
+    assert user.startswith("user-")
+
+
+def test_recording_what_was_redacted_again_changes_nothing(engine):
+    put(engine, told_once())
+    before = everything(engine)
+    put(engine, told_once())
+    assert everything(engine) == before
+
+
+def test_redaction_can_be_switched_off(engine):
+    put(engine, told_once(), settings=load_settings(capture={"redact": False}))
+    assert SECRET in str(everything(engine))
+    assert rows(engine, t.conversations, "user_id") == [("jane@example.org",)]

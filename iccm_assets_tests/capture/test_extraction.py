@@ -116,3 +116,22 @@ def test_nonsense_never_raises(messages, metadata):
     assert isinstance(messages_of(messages), list)
     assert source_of(messages, metadata) is None or source_of(messages, metadata).strip()
     assert requirements_of(messages, metadata) is None or requirements_of(messages, metadata).strip()
+
+
+@pytest.mark.parametrize(
+    "said", ["Shall I go on?", "We shall see.", 'Each has a "shall" now.', "What shall we do?"]
+)
+def test_talk_with_the_word_shall_is_no_statement(said):
+    assert requirements_of([ASK, ANSWER, assistant(said)], {}) == "The function f shall return x plus one."
+
+
+def test_a_fence_under_a_list_item_loses_the_indentation_of_the_list():
+    text = "1. This one:\n\n     ```python\n     def f():\n         return 1\n     ```\n2. thanks"
+    assert [fence.content for fence in fences(text)] == ["def f():\n    return 1"]
+
+
+@pytest.mark.parametrize(
+    "hostile", ["`" * 10**6, "```" + " " * 10**6 + "`", "```\n" * 250_000, "~`" * 500_000]
+)
+def test_hostile_fences_are_read_to_their_end(hostile):
+    assert sum(len(fence.content) for fence in fences(hostile)) <= len(hostile)

@@ -9,7 +9,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli import config, doctor, lineage, retrain, status
+from iccm_assets.cli import alerts, config, deploy, doctor, evaluate, lineage, retrain, status
 from iccm_assets.settings import Settings, get_settings
 
 Run = Callable[..., Result]
@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; what a command raises is raised here."""
     app = typer.Typer()
-    for group in (config, doctor, lineage, retrain, status):
+    for group in (alerts, config, deploy, doctor, evaluate, lineage, retrain, status):
         group.register(app)
     monkeypatch.setenv("COLUMNS", "200")
 

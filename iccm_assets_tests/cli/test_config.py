@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iccm_assets.cli.config import masked
-from iccm_assets.errors import SettingsError
+from iccm_assets.errors import OrchestraError, SettingsError
 from iccm_assets.settings import known_variables
 from iccm_assets_tests.cli.conftest import Run
 
@@ -55,13 +55,23 @@ def test_no_secret_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     )
     monkeypatch.setenv("ICCM_DAGSTER_DATABASE_URL", "postgresql://app:hunter2@db.example/dagster")
     monkeypatch.setenv("ICCM_ALERT_URLS", "slack://hunter2/B/C,mailto://me:hunter2@example.org")
-    monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:https://key:hunter2@llm.example/v1#big")
     for arguments in (("config", "show"), ("config", "show", "--json")):
         printed = run(*arguments).output
         assert "hunter2" not in printed
         assert "postgresql://app:***@db.example/iccm" in printed
         assert "slack://***,mailto://***" in printed
-        assert "llm.example/v1#big" in printed
+
+
+def test_an_orchestra_that_cannot_be_had_is_said_after_the_list(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICCM_ORCHESTRA", "nobody")
+    with pytest.raises(OrchestraError, match="unknown member 'nobody'"):
+        run("config", "show")
+    monkeypatch.setenv("ICCM_ORCHESTRA", "openai:https://key:hunter2@llm.example/v1#big")
+    with pytest.raises(SettingsError, match=r"ICCM_ORCHESTRA.*holds a password") as refused:
+        run("config", "show")
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

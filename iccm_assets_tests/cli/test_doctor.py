@@ -33,6 +33,17 @@ def test_every_check_says_what_it_found_and_every_failed_one_how_to_fix_it(
     assert "fix: Give an existing directory" in printed
 
 
+def test_an_address_that_is_none_is_a_finding_of_the_settings(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:http://host/v1")
+    report = json.loads(run("doctor", "--json", exit_code=1).stdout)
+    assert (
+        "ICCM_ORCHESTRA: Value error, part 2 is not openai:http://host:port/v1#model"
+        in (report["checks"][-1]["found"])
+    )
+
+
 def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICCM_TRIGGERS__FLOOR_EXAMPLES", "none")
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
@@ -45,7 +56,6 @@ def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: p
     [
         ("ICCM_CANARY_SET", "/no/such/file", "canary set"),
         ("ICCM_ORCHESTRA", "nobody", "orchestra"),
-        ("ICCM_ORCHESTRA", "openai:http://host/v1", "orchestra"),
         ("ICCM_ORCHESTRA_QUORUM", "4", "orchestra"),
     ],
 )

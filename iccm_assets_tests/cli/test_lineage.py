@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError, ModelNotFound
+from iccm_assets.errors import InputError, VersionNotFound
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
@@ -63,14 +63,47 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> 
     assert "No version has learned from it." in run("lineage", "--conversation", "5").stdout
 
 
+def test_the_first_rows_are_listed_and_all_of_them_when_asked(
+    run: Run, lived: Settings, engine: sa.Engine
+) -> None:
+    with engine.begin() as conn:
+        for number in range(6, 40):
+            conversation(conn, number, at=now(conn))
+            example = {"training_run_id": 1, "conversation_id": number, "role": "rehearsal"}
+            conn.execute(t.training_run_examples.insert().values(**example))
+    printed = run("lineage", "production").stdout
+    assert "Rehearsed: 34 conversations, the first 10 (--all lists all 34)" in printed
+    assert " s15 " in printed and " s39 " not in printed
+    assert " s39 " in run("lineage", "production", "--all").stdout
+
+
+def test_nothing_is_cut_on_a_narrow_screen(
+    run: Run, lived: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    why = "forced by a person: " + "the release of the reader for the new domain cannot wait " * 3
+    event = {"event_type": "forced", "version": "v2-good", "weight": 1.0, "actor": "user:ann", "notes": why}
+    with engine.begin() as conn:
+        conn.execute(t.deployment_events.insert().values(**event, to_state="production"))
+    printed = run("lineage", "production").stdout
+    assert f"forced v2-good at 100% - → production by user:ann: {why}" in printed
+    assert "…" not in printed
+
+
+def test_a_session_is_traced_like_its_conversation(run: Run, lived: Settings) -> None:
+    by_session = json.loads(run("lineage", "--session", "s1", "--json").stdout)
+    assert by_session == json.loads(run("lineage", "--conversation", "1", "--json").stdout)
+    assert [one["how"] for one in by_session["versions"]] == ["directly", "inherited"]
+
+
 def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
-    with pytest.raises(InputError, match="either a VERSION or --conversation"):
+    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
         run("lineage")
-    with pytest.raises(InputError, match="either a VERSION or --conversation"):
+    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
         run("lineage", "production", "--conversation", "1")
     with pytest.raises(InputError, match="no conversation 99"):
         run("lineage", "--conversation", "99")
-    with pytest.raises(ModelNotFound, match="v9"):
+    with pytest.raises(VersionNotFound, match=r"'v9'. There are: v3-bad, v2-good, v1-base\."):
         run("lineage", "v9")
 
 
@@ -93,5 +126,5 @@ def test_status_of_an_empty_platform_is_not_an_error(run: Run, platform: Setting
     found = json.loads(run("status", "--json").stdout)
     assert (found["production"], found["days"], found["retrains"]) == (None, [], [])
     assert "No version in production yet." in run("status").stdout
-    with pytest.raises(InputError, match="no version in production yet"):
+    with pytest.raises(VersionNotFound, match="no version in production yet"):
         run("lineage", "production")

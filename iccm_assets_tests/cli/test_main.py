@@ -42,11 +42,20 @@ def test_a_version_that_is_not_text_is_one_line(settings) -> None:
     assert "not text" in ran.stderr and ran.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("end", ["0001-01-01", "2024-12-31", "2025-01-06", "9999-12-31"])
-def test_days_without_a_partition_are_not_simulated(end: str, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("end", "outside"),
+    [
+        ("0001-01-01", "0001-01-01"),
+        ("2024-12-31", "2024-12-31"),
+        ("2025-01-06", "2024-12-31"),  # the first of its seven days
+        ("9999-12-31", "9999-12-31"),
+    ],
+)
+def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_path) -> None:
     ran = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
     assert ran.returncode == 1
-    assert "are not all in the partitions" in ran.stderr and ran.stderr.count("\n") == 1
+    assert f"{outside} has no daily partition: they go from 2025-01-01 to " in ran.stderr
+    assert ran.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 

@@ -22,7 +22,8 @@ class Job:
         self.engine, self.settings, self.outcome = engine, settings, "gate_passed"
         self.runs: list[int] = []
 
-    def __call__(self, run_id: int) -> Launched:
+    def __call__(self, run_id: int, *, rollout: bool) -> Launched:
+        assert rollout, "a person's retrain goes through a rollout"
         self.runs.append(run_id)
         if self.outcome == "crash":
             return Launched("run", False, "out of memory")

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
-import pytest
 import sqlalchemy as sa
 
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.schedules import daily_data_schedule, weekly_retrain_schedule
-from iccm_assets.settings import get_settings
 from iccm_assets_tests.learning.rows import NOW, conversation, training_run, version
-
-
-@pytest.fixture
-def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[resources.Platform]:
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    monkeypatch.setenv("ICCM_DATABASE_URL", url)
-    get_settings.cache_clear()
-    resources._engine.cache_clear()
-    yield resources.Platform()
-    resources._engine().dispose()
-    resources._engine.cache_clear()
-    get_settings.cache_clear()
 
 
 def evaluate(schedule: dg.ScheduleDefinition, platform: resources.Platform) -> list[dg.RunRequest] | str:

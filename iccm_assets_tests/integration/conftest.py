@@ -82,7 +82,7 @@ def platform() -> Iterator[Platform]:
         "COLUMNS": "160",
     }
     try:
-        demo = run([*ICCM, "demo", "--conversations", "130", "--days", "3"], environment, 900)
+        demo = run([*ICCM, "demo", "--no-rollout", "--conversations", "130", "--days", "3"], environment, 900)
         yield Platform(home / "iccm", environment, demo)
     finally:
         EmbeddedServer(home / "iccm").stop()

@@ -3,6 +3,7 @@
 import pytest
 
 from iccm_assets.judging.judge import judge
+from iccm_assets.judging.sandbox import LATE_SECONDS, LOST_SECONDS, PATIENCE
 from iccm_assets.judging.suites import load_suite
 from iccm_assets.settings import Judge, load_settings
 from iccm_assets_tests.judging.host import assert_unchanged, snapshot
@@ -30,7 +31,8 @@ def test_a_hostile_implementation_is_contained_and_named(hostile, settings, monk
         assert result.suspect
         assert any(hostile.suspicion in suspicion for suspicion in result.suspicions), result.suspicions
     assert "s3cret" not in repr(result)
-    assert result.duration_ms < (settings.judge.wall_seconds + 3) * 1000
+    # Not quick where others keep the machine busy, but never for ever.
+    assert result.duration_ms < (settings.judge.wall_seconds * PATIENCE + LATE_SECONDS + LOST_SECONDS) * 1000
     assert_unchanged(before)
 
 

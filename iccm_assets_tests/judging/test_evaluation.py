@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.judging import evaluation
-from iccm_assets.judging.evaluation import EvaluationSet, Item, Subject
-from iccm_assets.judging.orchestra import Orchestra, Reader
+from iccm_assets.judging import evaluation, gate
+from iccm_assets.judging.evaluation import EvaluationSet, Item, Measured, Subject
+from iccm_assets.judging.orchestra import Orchestra, Reader, Reconstruction
+from iccm_assets.judging.scoring import MemberScore, aggregate
 from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.verdict import Verdict
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
@@ -86,9 +88,9 @@ def test_what_was_measured_once_is_not_asked_again(engine: sa.Engine, settings: 
     assert [score.test_pass_rate for score in again.scores.values()] == pytest.approx([2 / 3] * 3)
 
 
-@pytest.mark.parametrize("changed", ["model", "set", "orchestra", "decoding"])
-def test_the_cache_knows_model_set_orchestra_and_decoding(
-    engine: sa.Engine, settings: Settings, changed: str
+@pytest.mark.parametrize("changed", ["model", "set", "item", "orchestra", "judge", "decoding"])
+def test_the_cache_knows_model_items_orchestra_judge_and_decoding(
+    engine: sa.Engine, settings: Settings, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = items("one")
     evaluation.measure(engine, Subject(version("v2", "d2"), Model(GOOD)), chosen, ORCHESTRA, settings)
@@ -96,6 +98,10 @@ def test_the_cache_knows_model_set_orchestra_and_decoding(
     digest = "d3" if changed == "model" else "d2"
     if changed == "set":
         chosen = EvaluationSet("canary_set", "another", chosen.items)
+    if changed == "item":
+        chosen = EvaluationSet("canary_set", "digest", (replace(chosen.items[0], digest="another"),))
+    if changed == "judge":
+        monkeypatch.setattr(evaluation, "JUDGE_VERSION", "another")
     orchestra = Orchestra((reader("a"), reader("b")), 2) if changed == "orchestra" else ORCHESTRA
     if changed == "decoding":
         shorter = settings.evaluation.model_copy(update={"max_new_tokens": 8})
@@ -103,6 +109,27 @@ def test_the_cache_knows_model_set_orchestra_and_decoding(
     again = evaluation.measure(engine, Subject(version("v3", digest), model), chosen, orchestra, settings)
     assert (len(model.asked), again.cached) == (1, 0)
     assert again.scores["one"].test_pass_rate == 0.0
+
+
+def test_a_text_another_version_wrote_is_answered_but_not_judged_again(
+    engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(text: str) -> str:
+        read.append(text)
+        return reader("a").read(text)
+
+    orchestra, chosen = Orchestra((Reader("a", counting), Reader("b", counting)), 2), items("one", "two")
+    first = evaluation.measure(engine, Subject(version("v2", "d2"), Model(GOOD)), chosen, orchestra, settings)
+    model = Model(GOOD)
+    again = evaluation.measure(engine, Subject(version("v3", "d3"), model), chosen, orchestra, settings)
+    assert (len(model.asked), len(read), again.cached) == (2, 4, 0)
+    rates = [[one.test_pass_rate for one in measured.scores.values()] for measured in (first, again)]
+    assert rates == [[1.0, 1.0], [1.0, 1.0]]
+    monkeypatch.setattr(evaluation, "JUDGE_VERSION", "another")
+    evaluation.measure(engine, Subject(version("v4", "d4"), Model(GOOD)), chosen, orchestra, settings)
+    assert len(read) == 8
 
 
 def test_an_empty_answer_scores_nothing_and_is_not_missing(engine: sa.Engine, settings: Settings) -> None:
@@ -113,6 +140,72 @@ def test_an_empty_answer_scores_nothing_and_is_not_missing(engine: sa.Engine, se
     with engine.connect() as conn:
         statuses = set(conn.execute(sa.select(t.canary_results.c.status)).scalars())
     assert statuses == {"unreadable"}
+
+
+def test_a_changed_holdout_conversation_alone_is_measured_again(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    one, two = items("one", "two").items
+    subject = Subject(version("v2", "d2"), Model(GOOD))
+    for digests, asked in ((("a", "b"), 2), (("a", "b"), 2), (("c", "b"), 3)):
+        chosen = EvaluationSet(
+            "production_holdout",
+            "production_holdout",
+            (replace(one, digest=digests[0]), replace(two, digest=digests[1])),
+        )
+        measured = evaluation.measure(engine, subject, chosen, ORCHESTRA, settings)
+        assert len(subject.answer.asked) == asked
+        assert set(measured.scores) == {"one", "two"}
+
+
+def test_an_ancestor_is_remembered_and_never_asked(engine: sa.Engine, settings: Settings) -> None:
+    ancestor = version("v1", "d1")
+    evaluation.measure(engine, Subject(ancestor, Model(GOOD)), items("one"), ORCHESTRA, settings)
+    found = evaluation.remembered(engine, ancestor, items("one", "two"), ORCHESTRA, settings)
+    assert {item: score.test_pass_rate for item, score in found.scores.items()} == {
+        "one": pytest.approx(2 / 3)
+    }
+    other = Orchestra((reader("a"), reader("b")), 2)
+    assert evaluation.remembered(engine, ancestor, items("one"), other, settings).scores == {}
+
+
+class Away:
+    """A member of the orchestra that does not answer."""
+
+    name = identity = "away"
+
+    def reconstruct(self, requirements: str) -> Reconstruction:
+        return Reconstruction(self.name, "missing", detail="timed out")
+
+
+def test_an_item_below_the_quorum_leaves_the_gate_open_and_is_asked_again(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    chosen, orchestra = items("one"), Orchestra((reader("a"), Away()), 2)
+    subjects = [Subject(version("v2", "d2"), Model(GOOD)), Subject(version("v1", "d1"), Model(BAD))]
+    mine, theirs = (evaluation.measure(engine, one, chosen, orchestra, settings) for one in subjects)
+    verdict = judged(settings, mine, theirs)
+    assert (verdict.status, mine.scores["one"].test_pass_rate) == ("inconclusive", None)
+    assert verdict.rule("complete_evidence").reason == "1 items have no score: one"
+    assert evaluation.measure(engine, subjects[0], chosen, orchestra, settings).cached == 0
+
+
+def test_a_suspicious_implementation_is_no_evidence_for_either_version(settings: Settings) -> None:
+    honest, odd = (MemberScore(name, "scored", "", 1.0, (), 1.0, 1.0) for name in ("a", "b"))
+    odd = replace(odd, status="suspect", test_pass_rate=None)
+    doubted = aggregate([honest, replace(honest, reconstructor="c"), odd], quorum=2)
+    assert doubted.test_pass_rate == 1.0
+    poor = aggregate([replace(honest, test_pass_rate=0.0)] * 2, quorum=2)
+    for mine, theirs in ((doubted, poor), (poor, doubted)):
+        verdict = judged(settings, Measured("v2", {"one": mine}, 0), Measured("v1", {"one": theirs}, 0))
+        assert (verdict.status, verdict.improvement) == ("inconclusive", None)
+        assert "one (suspect implementation by b)" in verdict.rule("complete_evidence").reason
+
+
+def judged(settings: Settings, mine: Measured, theirs: Measured) -> Verdict:
+    latency = evaluation.Latency([8.0] * 40, [2.0] * 40)
+    evidence = evaluation.gate_evidence((mine, theirs), items("one"), (latency, latency))
+    return gate.decide(evidence, settings.evaluation)
 
 
 def test_latency_is_measured_in_turns_and_each_item_keeps_its_fastest_answer() -> None:

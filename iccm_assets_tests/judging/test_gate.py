@@ -60,6 +60,14 @@ def test_an_improvement_by_chance_is_inconclusive() -> None:
     assert "0.9 asked for" in verdict.reasons[0]
 
 
+def test_a_confidence_just_below_the_one_asked_for_is_not_rounded_up_to_it() -> None:
+    verdict = decide(evidence(BETTER), GATE)
+    sure = next(rule for rule in verdict.rules if rule.name == "improvement").numbers["confidence"]
+    barely = decide(evidence(BETTER), GATE.model_copy(update={"confidence": sure + 1e-9}))
+    assert barely.status == "inconclusive"
+    assert f"confidence {sure:.6f} that" in barely.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("change", "emergency", "status"),
     [

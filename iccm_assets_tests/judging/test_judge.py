@@ -393,3 +393,79 @@ def three():
 def test_signs_in_the_source_name_a_failure(source, words):
     assert words in suspicions_of(source, [CaseResult(0, "failed", "")], [])
     assert suspicions_of(source, [CaseResult(0, "passed", "")], []) == ()
+
+
+# ---- the kind pytest -------------------------------------------------------------------------------
+
+TESTS = """
+import pytest, implementation, solution
+from helpers.tools import three
+
+def test_the_two_names_are_one_module():
+    assert implementation is solution
+
+@pytest.mark.parametrize(("a", "b"), [(1, 2), (0, 3)])
+def test_all_sets(a, b, wanted):
+    assert solution.add(a, b) == wanted == three
+
+@pytest.mark.parametrize(("a", "b"), [(1, 2), (1, 1)])
+def test_one_set_fails(a, b):
+    assert solution.add(a, b) == 3
+
+@pytest.mark.skip
+def test_skipped():
+    pass
+
+class TestThing:
+    def test_method(self, tmp_path):
+        with pytest.raises(TypeError):
+            solution.add(1, None)
+"""
+FILES = {
+    "test_add.py": TESTS,
+    "conftest.py": "import pytest\n@pytest.fixture\ndef wanted():\n    return 3\n",
+    "helpers/tools.py": "three = 3\n",
+}
+CHEATS = {
+    "leaves": ("import os\nos._exit(0)\n", "exited", ""),
+    "leaves from a thread": (
+        "import os, threading, time\nthreading.Thread(target=os._exit, args=(0,)).start()\ntime.sleep(9)\n",
+        "exited",
+        "ends its process",
+    ),
+    # These are wrong and pass: documented as what this kind cannot see, and marked.
+    "equal to everything": (
+        "class Any:\n    def __eq__(self, other):\n        return True\ndef add(a, b):\n    return Any()\n",
+        "passed",
+        "equal to everything",
+    ),
+    "patches pytest": (
+        "import _pytest.runner as r\nmade = r.CallInfo.from_call.__func__\n"
+        "r.CallInfo.from_call = classmethod(lambda c, f, when, reraise=None: made(c, lambda: None, when))\n"
+        "def add(a, b):\n    return 0\n",
+        "passed",
+        "knows of the tests' runner",
+    ),
+}
+
+
+def test_a_pytest_suite_runs_and_is_marked_as_weaker_evidence(settings):
+    before = snapshot()
+    result = judge(PLAIN, load_suite({"kind": "pytest", "files": FILES}), settings)
+    assert [one.verdict for one in result.results] == ["passed", "passed", "failed", "failed", "passed"]
+    assert "skipped" in result.results[3].detail
+    assert result.test_pass_rate == 3 / 5
+    assert result.evidence == "pytest"
+    assert not result.suspect
+    assert judge(PLAIN, load_suite(SUITE), settings).evidence == "cases"
+    assert_unchanged(before)
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_on_a_pytest_suite_fail_or_are_marked(name, settings):
+    source, verdict, suspicion = CHEATS[name]
+    files = {"test_add.py": "from solution import add\ndef test_add():\n    assert add(1, 2) == 3\n"}
+    result = judge(source, load_suite({"kind": "pytest", "files": files}), settings)
+    assert result.results[0].verdict == verdict, result.results
+    assert result.suspect
+    assert any(suspicion in one for one in result.suspicions)

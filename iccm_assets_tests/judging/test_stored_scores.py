@@ -74,6 +74,18 @@ def test_a_broken_suite_is_counted_and_never_fails_the_day(engine: sa.Engine, se
     assert scores(engine) == [("broken", None, True), ("fine", 1.0, True)]
 
 
+def test_rows_of_one_text_suite_and_source_are_scored_once(engine: sa.Engine, settings: Settings) -> None:
+    asked: list[int] = []
+    for session in ("s1", "s2"):
+        converse(engine, settings, session)
+    converse(engine, settings, "other", text=TEXT + " It shall not fail.")
+    report = scoring.score_pending(engine, orchestra(lambda: asked.append(1)), settings)
+    assert (report.scored, report.answers.total(), len(asked)) == (3, 6, 4)  # two texts, two members
+    assert {rate for _, rate, _ in scores(engine)} == {1.0}
+    with engine.connect() as conn:
+        assert conn.execute(sa.select(sa.func.count()).select_from(t.reconstructions)).scalar_one() == 6
+
+
 def test_a_text_that_changes_while_it_is_scored_waits_for_the_next_pass(
     engine: sa.Engine, settings: Settings
 ) -> None:

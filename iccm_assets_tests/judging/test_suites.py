@@ -5,6 +5,7 @@ import json
 import pytest
 
 from iccm_assets.errors import InputError, SuiteError
+from iccm_assets.judging import pytest_suites
 from iccm_assets.judging.suites import load_suite, read_suite
 
 GOOD = {"call": "f", "args": [1], "expect": 2}
@@ -105,3 +106,95 @@ def test_a_missing_or_unreadable_file_is_an_input_error(tmp_path):
         (tmp_path / "broken.json").write_bytes(content)
         with pytest.raises(SuiteError, match="is not JSON"):
             read_suite(tmp_path / "broken.json")
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
+    for text in (
+        '{"kind": "cases", "cases": [{"call": "f", "expect": 1, "expect": 2}]}',
+        '{"kind": "cases", "cases": [{"call": "f", "kwargs": {"expect": 1, "expect": 2}, "expect": 1}]}',
+    ):
+        (tmp_path / "twice.json").write_text(text, encoding="utf-8")
+        with pytest.raises(SuiteError, match="key 'expect' is there twice"):
+            read_suite(tmp_path / "twice.json")
+
+
+# ---- the kind pytest -------------------------------------------------------------------------------
+
+TESTS = """
+import pytest, unittest
+
+def test_one(): pass
+async def test_two(): pass
+def helper(): pass
+
+@pytest.mark.parametrize("n", range(100))
+def test_three(n): pass
+
+class TestThing:
+    def test_four(self): pass
+    class TestInner:
+        def test_five(self): pass
+
+class Unit(unittest.TestCase):
+    def test_six(self): pass
+
+class Other:
+    def test_not_collected(self): pass
+"""
+
+
+def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
+    files = {"tests/test_x.py": TESTS, "conftest.py": "def test_no(): pass\n", "data/rows.csv": "a,b\n"}
+    suite = load_suite({"kind": "pytest", "files": files})
+    assert [case.test.partition("::")[2] for case in suite.cases] == [
+        "test_one",
+        "test_two",
+        "test_three",
+        "TestThing::test_four",
+        "TestThing::TestInner::test_five",
+        "Unit::test_six",
+    ]
+    assert suite.cases[0].plan() == ("test", "tests/test_x.py::test_one")
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        (None, "'files' must be an object"),
+        ({}, "'files' must be an object"),
+        (["test_x.py"], "'files' must be an object"),
+        ({"/etc/test_x.py": TESTS}, "a path is relative"),
+        ({"../test_x.py": TESTS}, "a path is relative"),
+        ({"a/../../test_x.py": TESTS}, "a path is relative"),
+        ({"a//test_x.py": TESTS}, "a path is relative"),
+        ({"./test_x.py": TESTS}, "a path is relative"),
+        ({"a\\test_x.py": TESTS}, "a path is relative"),
+        ({"test_x.py\0": TESTS}, "a path is relative"),
+        ({"test_\n.py": TESTS}, "a path is relative"),
+        ({"-p": TESTS}, "a path is relative"),
+        ({"": TESTS}, "a path is relative"),
+        ({"/".join("a" * 12) + "/test_x.py": TESTS}, "folders deep"),
+        ({"implementation.py": "", "test_x.py": TESTS}, "the implementation's"),
+        ({"solution.py": "", "test_x.py": TESTS}, "the implementation's"),
+        ({"pytest.ini": "", "test_x.py": TESTS}, "does not configure"),
+        ({"test_x.py": 3}, "must be text"),
+        ({"test_x.py": "\ud800"}, "not valid Unicode"),
+        ({"test_x.py": "def test_(:"}, "'test_x.py': not Python"),
+        ({"test_x.py": "x = 1"}, "no test function"),
+        ({"check.py": TESTS}, "no test function"),
+        ({"test_x.py": TESTS, "test_x.py/data": ""}, "is also the folder"),
+        ({f"test_{n}.py": TESTS for n in range(101)}, "at most 100"),
+        ({"test_x.py": "\n".join(f"def test_{n}(): pass" for n in range(1001))}, "at most 1000"),
+    ],
+)
+def test_a_broken_pytest_suite_says_what_is_wrong(files, complaint):
+    with pytest.raises(SuiteError, match=complaint):
+        load_suite({"kind": "pytest", "files": files})
+
+
+def test_a_pytest_suite_without_pytest_is_refused_with_what_to_do(monkeypatch):
+    pytest_suites.packages.cache_clear()
+    monkeypatch.setattr(pytest_suites.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SuiteError, match=r"not installed.*pip install pytest"):
+        load_suite({"kind": "pytest", "files": {"test_x.py": TESTS}})
+    pytest_suites.packages.cache_clear()

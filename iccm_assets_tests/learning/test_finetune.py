@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,15 @@ MAKERS = [tiny_t5, tiny_gpt2, tiny_llama]
 
 
 def run(
-    directory: Path, on_point: Callable[[LossPoint], None] = lambda point: None, **config: object
+    directory: Path,
+    on_point: Callable[[LossPoint], None] = lambda point: None,
+    dataset: Dataset | None = None,
+    **config: object,
 ) -> Trained:
     training = Training(**{**FAST, **config})
     return fine_tune(
         load_model(directory),
-        tiny_dataset(),
+        dataset or tiny_dataset(),
         training,
         epochs=training.epochs,
         scratch=directory.parent / "scratch",
@@ -114,16 +118,23 @@ def test_warm_up_is_ten_steps_but_at_most_a_fifth_of_all() -> None:
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: Path) -> None:
-    trained = run(tiny_t5(tmp_path / "m"), epochs=12, learning_rate=0.3, max_grad_norm=100.0)
+    # What is learned here soon makes validation worse: it is held to characters that no training text has.
+    whole = tiny_dataset()
+    odd = [
+        replace(one, requirements="QQ ## ZZ ~~ !!") if one.role == "validation" else one
+        for one in whole.examples
+    ]
+    contrary = Dataset(tuple(odd), whole.seed)
+    trained = run(tiny_t5(tmp_path / "m"), dataset=contrary, epochs=12, learning_rate=1e-2)
     losses = {
         point.step: point.validation_loss for point in trained.history if point.validation_loss is not None
     }
     epochs = {step: loss for step, loss in losses.items() if step > 0}
     assert trained.best_step == min(epochs, key=epochs.__getitem__)
     assert trained.stopped_early
-    assert len(epochs) < 12
+    assert len(epochs) == [*epochs].index(trained.best_step) + 3 < 12  # two more were waited for
     model = trained.loaded.model
-    rows = tiny_dataset().of_role("validation")
+    rows = contrary.of_role("validation")
     encoded = [
         encode_example(trained.loaded.tokenizer, "seq2seq", row.source_code, row.requirements, 2048, 1024)
         for row in rows

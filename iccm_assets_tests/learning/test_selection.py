@@ -42,9 +42,11 @@ def test_rows_outside_the_window_are_counted_not_chosen() -> None:
     assert chosen.counts == {"selected": 30, "outside_window": 5, "user_cap": 0, "limit": 0}
 
 
-def test_the_best_come_first_and_ties_go_by_conversation() -> None:
-    rows = [row(i, quality=0.8 + (i % 3) / 100) for i in range(30)]
-    order = [(one.quality_score, -one.conversation_id) for one in select(rows, NOW, None, S).chosen]
+def test_the_best_come_first_and_of_equals_the_newest() -> None:
+    rows = [row(i, quality=0.8 + (i % 3) / 100, days=i % 7) for i in range(30)]
+    order = [
+        (one.quality_score, one.timestamp, one.conversation_id) for one in select(rows, NOW, None, S).chosen
+    ]
     assert order == sorted(order, reverse=True)
 
 
@@ -154,6 +156,8 @@ def test_every_selection_obeys_its_rules(
                 and other.conversation_id not in chosen
                 and other.timestamp in made.window
             ):
-                mine = (emergency and not one.failed_first, -one.quality_score, one.conversation_id)
-                theirs = (emergency and not other.failed_first, -other.quality_score, other.conversation_id)
-                assert mine < theirs
+                assert _worth(one, emergency) > _worth(other, emergency)
+
+
+def _worth(one: PoolRow, emergency: bool) -> tuple:
+    return (emergency and one.failed_first, one.quality_score, one.timestamp, one.conversation_id)

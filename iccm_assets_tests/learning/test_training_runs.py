@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -234,13 +235,25 @@ def test_work_is_kept_alive_in_the_background(engine: sa.Engine, settings: Setti
     fence = claimed(engine, settings, run.id)
     assert fence is not None
     before = current(engine, run.id).heartbeat_at
+    assert before is not None
+
+    def beaten() -> bool:
+        after = current(engine, run.id).heartbeat_at
+        return after is not None and after > before
+
     with runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
-        time.sleep(0.2)
-    after = current(engine, run.id).heartbeat_at
-    assert before is not None and after is not None and after > before
+        _until(beaten)
     with pytest.raises(StaleFence), runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
         claimed(engine, settings, run.id)
-        time.sleep(0.2)
+        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("never")
 
 
 def test_what_cannot_be_is_refused(engine: sa.Engine, settings: Settings) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iccm_assets.learning.triggers import (
+    Answer,
     Fire,
     Measurement,
     Skip,
     below_floor,
     data_threshold,
     degradation,
+    emergency_due,
     manual,
     must_wait,
     weekly,
@@ -77,7 +81,7 @@ def test_a_proven_fall_is_an_emergency_with_the_measurement_as_its_key() -> None
         (measured(0.5, error=None), "not comparable"),
         (measured(0.5, baseline=None), "not comparable"),
         (measured(float("nan")), "not comparable"),
-        (measured(0.0, n=1), "1 items are no evidence"),
+        (measured(0.0, n=1), "1 of 20 items are no evidence"),
         (measured(0.95), "-0.100 below"),
     ],
 )
@@ -127,3 +131,53 @@ def test_one_at_a_time_none_beside_a_rollout_emergencies_first(
     emergency: bool, running: int | None, rollout: int | None, ahead: int | None, reason: str | None
 ) -> None:
     assert must_wait(emergency, running, rollout, ahead) == reason
+
+
+def fallen(number: int, name: str = "canary_set", hours: int = 0, mean: float = 0.6) -> Measurement:
+    at = SUNDAY + timedelta(hours=hours)
+    return Measurement(number, "v3", name, 240, mean, 0.02, 0.85, at)
+
+
+def test_a_fall_seen_on_both_sets_is_one_emergency() -> None:
+    fired = emergency_due([fallen(7), fallen(8, "production_holdout")], Answer(), T)
+    assert isinstance(fired, Fire) and fired.key == "degradation:7"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(4, "waiting"), "training run 4, an emergency, is waiting"),
+        (Answer(4, "running"), "training run 4, an emergency, is running"),
+        (Answer(4, "gate_passed", SUNDAY, rollout=2), "rollout 2 of an emergency's candidate is live"),
+        (
+            Answer(4, "gate_failed", SUNDAY),
+            "not measured since training run 4, an emergency, ended gate_failed",
+        ),
+    ],
+)
+def test_a_fall_that_is_being_dealt_with_asks_for_no_second_emergency(answer: Answer, words: str) -> None:
+    decision = emergency_due([fallen(7)], answer, T)
+    assert isinstance(decision, Skip)
+    assert words in decision.reason and "0.250 below its baseline" in decision.reason
+
+
+def test_a_fall_measured_again_after_an_emergency_that_changed_nothing_is_a_new_cause() -> None:
+    fired = emergency_due([fallen(9, hours=6)], Answer(4, "gate_failed", SUNDAY), T)
+    assert isinstance(fired, Fire) and fired.key == "degradation:9"
+
+
+def test_nothing_measured_and_nothing_fallen_say_so() -> None:
+    assert "not been measured" in emergency_due([], Answer(), T).reason
+    both = emergency_due([fallen(1, mean=0.85), fallen(2, "production_holdout", mean=0.83)], Answer(), T)
+    assert isinstance(both, Skip)
+    assert "canary_set: 0.850" in both.reason and "production_holdout: 0.830" in both.reason
+
+
+@given(
+    st.lists(st.builds(fallen, st.integers(1, 9), st.sampled_from(["canary_set", "production_holdout"]))),
+    st.builds(Answer, st.just(4), st.sampled_from(["waiting", "running"]), st.none(), st.none()),
+)
+def test_while_an_emergency_is_under_way_no_measurement_starts_another(
+    measurements: list[Measurement], answer: Answer
+) -> None:
+    assert isinstance(emergency_due(measurements, answer, T), Skip)

@@ -7,15 +7,20 @@ from hypothesis import strategies as st
 from iccm_assets.reference.document import (
     Aggregate,
     Always,
+    Append,
     Between,
     Chain,
+    ClassDocument,
     Compare,
     Condition,
+    Do,
     Document,
     Each,
     Edit,
     Edited,
     Empty,
+    EmptyList,
+    EndItem,
     Item,
     Items,
     Keep,
@@ -23,14 +28,18 @@ from iccm_assets.reference.document import (
     Name,
     Number,
     Otherwise,
+    Own,
     Raise,
     Return,
+    Set,
+    Size,
     Start,
     Step,
     Text,
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 
@@ -41,7 +50,8 @@ texts = st.builds(
     Text, st.text(st.characters(codec="utf-8", exclude_characters="'", exclude_categories=("Z", "C")))
 )
 constants = numbers | texts | st.builds(Truth, st.booleans())
-atoms = constants | st.builds(Name, names) | st.just(Item()) | st.just(Total())
+sources = st.builds(Name, names) | st.builds(Own, names)
+atoms = constants | sources | st.builds(Size, sources) | st.just(Item()) | st.just(Total())
 ops = st.sampled_from(("plus", "minus", "times", "divided by", "modulo"))
 steps = st.lists(st.builds(Step, ops, atoms), max_size=3).map(tuple)
 chains = st.builds(Chain, atoms, steps)
@@ -81,10 +91,11 @@ list_edits = st.lists(
     | st.builds(lambda size: Edit("cut", (size,)), ints),
     max_size=3,
 ).map(tuple)
-sources = st.builds(Name, names)
 expressions = (
     chains
-    | st.builds(Edited, sources, text_edits)
+    | st.builds(Edited, st.builds(Name, names), text_edits)
+    | st.builds(EndItem, st.sampled_from(("first", "last")), sources, st.booleans())
+    | st.just(EmptyList())
     | st.builds(Items, sources, item_tests, steps, list_edits)
     | st.builds(
         Aggregate,
@@ -98,20 +109,32 @@ expressions = (
     | st.builds(Limited, chains, ints, ints)
 )
 outcomes = st.builds(Return, expressions) | st.builds(Raise, st.sampled_from(("ValueError", "KeyError")))
+actions = st.builds(Set, st.builds(Own, names), expressions) | st.builds(
+    Append, chains, st.builds(Own, names)
+)
 moves = st.sampled_from(("add", "subtract"))
 statements = (
     st.builds(When, conditions, outcomes)
     | st.builds(Otherwise, outcomes)
     | st.builds(Always, outcomes)
     | st.builds(Start, numbers)
-    | st.builds(Each, sources, item_tests, moves, chains)
+    | st.builds(Do, actions)
+    | st.builds(WhenDo, conditions, actions)
+    | st.builds(Each, st.builds(Name, names), item_tests, moves, chains)
     | st.builds(lambda op, amount: Each(None, (), op, amount), moves, chains)
     | st.builds(Keep, st.sampled_from(("at least", "at most")), numbers)
 )
-documents = st.builds(
-    Document,
+params = st.lists(names, max_size=4, unique=True).map(tuple)
+purposes = st.none() | st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), min_size=1, max_size=4).map(
+    " ".join
+)
+bodies = st.lists(statements, min_size=1, max_size=5).map(tuple)
+documents = st.builds(Document, names, params, bodies, purposes)
+class_documents = st.builds(
+    ClassDocument,
     names,
-    st.lists(names, max_size=4, unique=True).map(tuple),
-    st.lists(statements, min_size=1, max_size=5).map(tuple),
-    st.none() | st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), min_size=1, max_size=4).map(" ".join),
+    params,
+    st.lists(statements, max_size=4).map(tuple),
+    st.lists(st.builds(Document, names, params, bodies), min_size=1, max_size=3).map(tuple),
+    purposes,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import keyword
 import re
 from random import Random
@@ -10,17 +11,18 @@ from random import Random
 import pytest
 
 from iccm_assets.reference import words
+from iccm_assets.reference.document import ClassDocument
 from iccm_assets.reference.generator import generate, rewritten, shape, sketch
 from iccm_assets.reference.language import parse, render
 from iccm_assets.reference.readers import READERS
-from iccm_assets.reference.suites import mutants
+from iccm_assets.reference.suites import EDGES, mutants
 from iccm_assets.reference.trial import pass_rate, score
 from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES, NEW_FAMILIES
 
 
 def test_there_are_enough_families_and_none_is_both_base_and_new() -> None:
-    assert len(BASE_FAMILIES) >= 6
-    assert len(NEW_FAMILIES) >= 2
+    assert len(BASE_FAMILIES) >= 12
+    assert len(NEW_FAMILIES) >= 5
     assert set(BASE_FAMILIES).isdisjoint(NEW_FAMILIES)
     assert all(len(family.styles) >= 3 for family in FAMILIES.values())
 
@@ -67,6 +69,27 @@ def test_the_requirements_use_no_name_or_constant_that_the_code_does_not_show(fa
         item = sketch(family, rng)
         shown = re.findall(r"`(\w+)`|'([^']*)'|\b(\d+)\b", item.requirements)
         assert all(word in item.source_code for found in shown for word in found)
+
+
+@pytest.mark.parametrize("families", [BASE_FAMILIES, NEW_FAMILIES])
+def test_there_are_classes_with_state_among_base_and_new_families(families: tuple[str, ...]) -> None:
+    drafts = [sketch(family, Random(1)).draft for family in families]
+    assert [one for one in drafts if isinstance(one.document, ClassDocument)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
+    """Empty, negative, huge and unicode inputs appear, and errors where the requirements speak of any."""
+    rng = Random(f"edges {family}")
+    for _ in range(10):
+        example = generate(family, rng)
+        cases = json.dumps(example.test_suite["cases"], ensure_ascii=False)
+        edges = {json.dumps(value, ensure_ascii=False) for values in EDGES.values() for value in values}
+        inputs = re.findall(r'"args": (\[.*?\])(?=, "(?:expect|raises|steps)")', cases)
+        takes_nothing = '"args": []' in cases and isinstance(example.document, ClassDocument)
+        assert takes_nothing or any(edge in given for given in inputs for edge in edges), cases
+        if "raise" in example.requirements and not isinstance(example.document, ClassDocument):
+            assert '"raises"' in cases or family in {"pricing", "forms"}, example.requirements
 
 
 def test_rewriting_keeps_the_requirements_and_shapes_ignore_names() -> None:

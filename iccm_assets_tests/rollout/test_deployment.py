@@ -40,6 +40,12 @@ def test_only_a_passing_verdict_against_todays_production_or_a_recorded_reason_a
     assert words in decision.reason
 
 
+def test_no_deployment_brings_erased_data_into_service_unless_a_person_says_why() -> None:
+    refused = deployment.decide("v2", "candidate", "v1", "v1", verdict("pass"), None, erased=3)
+    assert not refused.allowed and "learned from 3 conversations erased since" in refused.reason
+    assert deployment.decide("v2", "candidate", "v1", "v1", verdict("pass"), "worth it", erased=3).allowed
+
+
 @pytest.fixture
 def candidate(engine: sa.Engine) -> str:
     with engine.begin() as conn:

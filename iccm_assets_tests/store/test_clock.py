@@ -48,13 +48,16 @@ def test_shifts_add_up_and_may_go_back(engine):
 
 def test_a_rate_scales_it_without_a_jump(engine):
     with engine.begin() as conn:
-        before = now(conn)
+        began, before = time.monotonic(), now(conn)
         after = set_clock(conn, rate=3600.0)
-        assert timedelta(0) < after - before < timedelta(minutes=15)
-        started, real = now(conn), time.monotonic()
+        asked, started = time.monotonic(), now(conn)
+        told = time.monotonic()
         time.sleep(0.2)
-        passed = (now(conn) - started).total_seconds() / (time.monotonic() - real)
-    assert 2500 < passed < 4700
+        asked_again, ended = time.monotonic(), now(conn)
+        told_again = time.monotonic()
+    assert timedelta(0) < after - before < timedelta(hours=asked - began)
+    # However long an answer took, real time between two of them can have passed no less and no more than so.
+    assert (asked_again - told) * 3590 < (ended - started).total_seconds() < (told_again - asked) * 3610
 
 
 def test_a_shift_keeps_the_rate_and_a_rate_keeps_the_shift(engine):

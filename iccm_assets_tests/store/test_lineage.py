@@ -1,18 +1,18 @@
-"""Lineage both ways (V1), and fast where there are many conversations."""
+"""Lineage both ways (V1), at a cost that follows the answer and not the number of conversations."""
 
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError
+from iccm_assets.errors import InputError, VersionNotFound
 from iccm_assets.store import tables as t
-from iccm_assets.store.lineage import conversation_lineage, version_lineage
+from iccm_assets.store.lineage import conversation_lineage, conversation_of, version_lineage
 from iccm_assets_tests.learning.rows import NOW, conversation, training_run, version
 
 
@@ -78,7 +78,11 @@ def test_the_first_version_came_from_no_conversation(three_generations: sa.Engin
 def test_a_conversation_knows_every_version_that_learned_from_it(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         found = conversation_lineage(conn, 2)
-    assert [(one.version, one.generations) for one in found.versions] == [("v2", 0), ("v4", 0), ("v3", 1)]
+    assert [(one.version, one.how, one.role, one.generations) for one in found.versions] == [
+        ("v2", "directly", "validation", 0),
+        ("v4", "directly", "rehearsal", 0),
+        ("v3", "inherited", None, 1),
+    ]
     assert [(use.training_run_id, use.role) for use in found.uses] == [(1, "validation"), (3, "rehearsal")]
 
 
@@ -92,46 +96,111 @@ def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine
     assert (unused.filtered, unused.in_pool) == (False, True)
 
 
+def test_a_session_leads_to_its_conversation(three_generations: sa.Engine) -> None:
+    with three_generations.connect() as conn:
+        assert conversation_of(conn, "s3") == 3
+        for unknown in ("s77", "", "s3' or true --", "s3\x00"):
+            with pytest.raises(InputError, match="there is no session"):
+                conversation_of(conn, unknown)
+
+
+def test_a_version_is_found_by_its_role_or_the_start_of_its_digest(three_generations: sa.Engine) -> None:
+    with three_generations.begin() as conn:
+        assert version_lineage(conn, "production").version == "v3"
+        assert version_lineage(conn, "digest-v4").version == "v4"
+        with pytest.raises(VersionNotFound, match=r"more than one digest.*There are: v4, v3, v2, v1\."):
+            version_lineage(conn, "digest-")
+
+
 def test_unknown_names_are_said_to_be_unknown(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        with pytest.raises(InputError, match="there is no version v9"):
-            version_lineage(conn, "v9")
-        with pytest.raises(InputError, match="there is no conversation 77"):
-            conversation_lineage(conn, 77)
+        for unknown in ("v9", "", "%", "_", "\x00"):
+            with pytest.raises(VersionNotFound, match=r"There are: v4, v3, v2, v1\."):
+                version_lineage(conn, unknown)
+        for number in (77, -1, 2**63, -(2**80)):
+            with pytest.raises(InputError, match=f"there is no conversation {number}"):
+                conversation_lineage(conn, number)
 
 
-def test_both_ways_answer_at_once_among_a_hundred_thousand_conversations(engine: sa.Engine) -> None:
+def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_generations: sa.Engine) -> None:
+    with three_generations.begin() as conn:
+        for hour, event, name, weight, notes in (
+            (1, "forced", "v4", 1.0, "forced by a person: outage"),
+            (3, "rolled_back", "v3", 1.0, "low_pass_rate"),
+        ):
+            at = NOW + timedelta(hours=hour)
+            values = {"event_type": event, "version": name, "weight": weight, "notes": notes, "actor": "ada"}
+            conn.execute(t.deployment_events.insert().values(**values, timestamp=at))
+        conn.execute(
+            t.rollback_events.insert().values(
+                timestamp=at, from_version="v4", to_version="v3", reason="low_pass_rate"
+            )
+        )
+        found, kept = version_lineage(conn, "v4"), version_lineage(conn, "v3")
+    assert [(one.forced, one.actor, one.notes) for one in found.traffic] == [
+        (True, "ada", "forced by a person: outage")
+    ]
+    assert [(one.since, one.until, one.weight) for one in found.periods] == [
+        (NOW + timedelta(hours=1), NOW + timedelta(hours=3), 1.0)
+    ]
+    assert (
+        [one.reason for one in found.rollbacks] == ["low_pass_rate"] == [one.reason for one in kept.rollbacks]
+    )
+    assert [one.until for one in kept.periods] == [NOW + timedelta(hours=1), None]
+
+
+CROWD = """
+INSERT INTO iccm.conversations (id, session_id, "timestamp", origin)
+SELECT n, 's' || n, :now - n * interval '20 seconds', 'simulated' FROM generate_series(1, 100000) n;
+INSERT INTO iccm.requirements (session_id, conversation_id, kind, text, test_pass_rate, scored_at)
+SELECT 's' || n, n, 'accepted', 'f shall return.', 1, :now FROM generate_series(1, 100000) n;
+INSERT INTO iccm.filtered_conversations
+SELECT n, :now, 's' || n, NULL, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n
+FROM generate_series(1, 40000) n;
+INSERT INTO iccm.phase4_training_data
+SELECT n, :now, 's' || n, NULL, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n,
+       array_fill(0::real, ARRAY[384])::vector, true, true
+FROM generate_series(1, 20000) n;
+INSERT INTO iccm.model_versions (version, parent_version, status, digest, path)
+SELECT 'v' || n, CASE WHEN n > 1 THEN 'v' || n - 1 END,
+       CASE WHEN n = 40 THEN 'production' ELSE 'retired' END, 'd' || n, '/models/' || n
+FROM generate_series(1, 40) n;
+INSERT INTO iccm.phase4_training_runs (id, trigger, trigger_key, status, candidate_version)
+SELECT n, 'manual', 'k' || n, 'gate_passed', 'v' || n FROM generate_series(1, 40) n;
+INSERT INTO iccm.training_run_examples (training_run_id, conversation_id, role)
+SELECT run, 1 + (run * 500 + n) % 20000, CASE WHEN n < 550 THEN 'new' ELSE 'rehearsal' END
+FROM generate_series(1, 40) run, generate_series(0, 649) n;
+ANALYZE
+"""
+
+
+def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: sa.Engine) -> None:
     with engine.begin() as conn:
-        conn.execute(
-            sa.text(
-                """
-                INSERT INTO iccm.conversations (id, session_id, "timestamp", origin)
-                SELECT n, 's' || n, :now - n * interval '20 seconds', 'simulated'
-                FROM generate_series(1, 100000) n
-                """
-            ),
-            {"now": NOW},
-        )
-        parent = None
-        for generation in range(20):
-            name = version(
-                conn, f"v{generation}", parent, status="production" if generation == 19 else "retired"
-            )
-            training_run(conn, generation + 1, name, trained_at=NOW + timedelta(days=generation))
-            parent = name
-        conn.execute(
-            sa.text(
-                """
-                INSERT INTO iccm.training_run_examples (training_run_id, conversation_id, role)
-                SELECT run, run * 5000 - n, CASE WHEN n % 10 = 0 THEN 'validation' ELSE 'new' END
-                FROM generate_series(1, 20) run, generate_series(0, 199) n
-                """
-            )
-        )
+        for statement in CROWD.split(";\n"):
+            conn.execute(sa.text(statement), {"now": NOW} if ":now" in statement else {})
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(
+        engine, "before_cursor_execute", lambda c, cursor, sql, given, *rest: asked.append((sql, given))
+    )
     with engine.connect() as conn:
-        for ask in (lambda: version_lineage(conn, "v19"), lambda: conversation_lineage(conn, 5000)):
-            started = time.perf_counter()
-            found = ask()
-            assert time.perf_counter() - started < 1.0
-        assert len(version_lineage(conn, "v19").conversations) == 200
-        assert len(found.versions) == 20
+        of_version = version_lineage(conn, "v40")
+        of_conversation = conversation_lineage(conn, conversation_of(conn, "s600"))
+        questions = list(asked)
+        plans = [
+            json.dumps(conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", given).scalar_one())
+            for sql, given in questions
+            if "iccm." in sql
+        ]
+    assert of_version.roles == {"new": 550, "rehearsal": 100}
+    assert [one.generations for one in of_version.line] == list(range(40))
+    assert [one.how for one in of_conversation.versions].count("directly") == 2
+    assert len(of_conversation.versions) == 40
+    assert len(plans) == len(questions) > 10
+    large = ("conversations", "requirements", "filtered_conversations", "phase4_training_data")
+    for plan in plans:
+        for node in _nodes(json.loads(plan)[0]["Plan"]):
+            assert node["Node Type"] != "Seq Scan" or node["Relation Name"] not in large, plan
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for inner in plan.get("Plans", []) for node in _nodes(inner))]

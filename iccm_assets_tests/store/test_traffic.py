@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iccm_assets.store import tables as t
-from iccm_assets.store.traffic import Served, served_at
+from iccm_assets.store.traffic import Said, Served, fold_periods, periods, served_at
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -97,3 +100,53 @@ def test_weights_add_up_to_one_and_the_heaviest_is_first(told):
     assert [one.version for one in served] == ["v1", "v2"]
     assert sum(one.weight for one in served) == pytest.approx(1.0)
     assert isinstance(served[0], Served)
+
+
+def test_the_times_a_version_served_are_those_of_every_moment(told):
+    told(0, "v1", 1.0)
+    told(10, "v2", 0.1)
+    told(16, "v2", 0.5)
+    told(16, "v2", 0.5, "noted again")
+    told(20, "v2", 0.0, "rolled_back")
+    told(30, "v3", 1.0)
+    hours = {
+        name: [
+            (
+                (one.since - T0).total_seconds() / 3600,
+                one.until and (one.until - T0).total_seconds() / 3600,
+                one.weight,
+            )
+            for one in periods(told.conn, name)
+        ]
+        for name in ("v1", "v2", "v3")
+    }
+    assert hours["v1"] == [(0, 10, 1.0), (10, 16, 0.9), (16, 20, 0.5), (20, 30, 1.0)]
+    assert hours["v2"] == [(10, 16, 0.1), (16, 20, 0.5)]
+    assert hours["v3"] == [(30, None, 1.0)]
+
+
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 9), st.sampled_from(["v1", "v2", "v3"]), st.sampled_from([0.0, 0.1, 0.5, 1.0])),
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(EVENTS)
+def test_periods_follow_each_other_and_all_versions_together_have_everything(history):
+    said = [Said(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)]
+    found = {name: fold_periods(name, said) for name in ("v1", "v2", "v3")}
+    for one in found.values():
+        for before, after in pairwise(one):
+            assert before.since < before.until <= after.since
+    first = next((one.timestamp for one in said if one.weight == 1), None)
+    for hour in range(11):
+        moment = T0 + timedelta(hours=hour)
+        shares = [
+            one.weight
+            for periods_of in found.values()
+            for one in periods_of
+            if one.since <= moment and (one.until is None or moment < one.until)
+        ]
+        if first is not None and moment >= first:
+            assert sum(shares) == pytest.approx(1.0)

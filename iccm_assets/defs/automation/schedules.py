@@ -4,8 +4,8 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from iccm_assets.defs.automation.jobs import daily_data_job, retrain_job
-from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+from iccm_assets.defs.automation.jobs import daily_data_job, production_quality_job, retrain_job
+from iccm_assets.defs.automation.ticks import started, tick
 from iccm_assets.defs.resources import Platform
 
 
@@ -28,6 +28,24 @@ def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platfor
 
 
 @dg.schedule(
+    job=production_quality_job,
+    cron_schedule="0 */6 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every six hours, once there is a production version (T8).",
+)
+def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
+    from iccm_assets.learning import versions
+
+    with tick(platform) as conn:
+        serving = versions.production(conn)
+    if serving is None:
+        return dg.SkipReason("there is no production version yet")
+    at = context.scheduled_execution_time.astimezone(UTC)
+    return dg.RunRequest(run_key=f"{at:%Y-%m-%dT%H:%M}", tags={"iccm/version": serving.version})
+
+
+@dg.schedule(
     job=retrain_job,
     cron_schedule="0 2 * * 0",
     execution_timezone="UTC",
@@ -35,18 +53,11 @@ def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platfor
     description="Sunday 02:00 UTC, when there are enough selectable new examples (T1).",
 )
 def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
-    from iccm_assets.learning import proposal, training_runs, triggers
+    from iccm_assets.learning import causes
 
-    at, settings = context.scheduled_execution_time.astimezone(UTC), platform.settings
-    with platform.engine.begin() as conn:
-        selection = proposal.propose(conn, at, settings.selection)
-        decision = triggers.weekly(at, selection.selectable, settings.triggers)
-        if isinstance(decision, triggers.Skip):
-            return dg.SkipReason(decision.reason)
-        row = training_runs.request(conn, decision)
-    if row is None:
-        return dg.SkipReason(f"{decision.key} has its retraining already")
-    return dg.RunRequest(run_key=decision.key, tags={TRAINING_RUN_TAG: str(row.id)})
+    at = context.scheduled_execution_time.astimezone(UTC)
+    with tick(platform) as conn:
+        return started(conn, platform, causes.weekly(conn, at, platform.settings))
 
 
 def _ranges(days: list[date]) -> list[tuple[date, date]]:

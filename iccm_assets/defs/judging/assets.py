@@ -4,10 +4,16 @@ import sys
 
 import dagster as dg
 
+from iccm_assets.defs.partitions import WEEKLY
 from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.schemas import CANARY_SET, schema
+from iccm_assets.defs.show import result, table
 
 OWNERS = ["team:ml-platform"]
 QUALITY_GATE = "quality_gate"
+# Told by the evaluation itself: a check of its own would not run after a red gate, which ends the run.
+NO_MISSING_ITEMS = "no_missing_items"
+PLOTTED = ("improvement", "candidate_test_pass_rate", "production_test_pass_rate")
 RECOVERY = (
     "Nothing was deployed and production is untouched. `verdict_in_words` names the rule and its numbers. "
     "Inconclusive: evaluate again with more evidence (`iccm evaluate VERSION`). Failed: the examples stay "
@@ -15,7 +21,14 @@ RECOVERY = (
 )
 
 
-@dg.asset(group_name="judging", kinds={"json"}, owners=OWNERS, code_version="1")
+@dg.asset(
+    group_name="judging",
+    kinds={"json"},
+    owners=OWNERS,
+    code_version="1",
+    freshness_policy=WEEKLY,
+    metadata=schema(CANARY_SET),
+)
 def canary_set(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The frozen evaluation set (`ICCM_CANARY_SET`), sliced by domain and never trained on (X3)."""
     from iccm_assets.curation.canary_set import load_canary_set
@@ -25,7 +38,8 @@ def canary_set(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         metadata={
             "dagster/row_count": len(loaded.items),
             "digest": loaded.digest,
-            "slices": dg.MetadataValue.json(loaded.slices),
+            "slices": len(loaded.slices),
+            "items_by_slice": table([{"slice": name, "items": n} for name, n in loaded.slices.items()]),
             "path": dg.MetadataValue.path(platform.settings.canary_set),
         },
         data_version=dg.DataVersion(loaded.digest),
@@ -43,6 +57,7 @@ class EvaluationConfig(dg.Config):
     kinds={"python", "torch"},
     owners=OWNERS,
     code_version="1",
+    freshness_policy=WEEKLY,
     deps=["fine_tuned_checkpoint", "canary_set"],
     check_specs=[
         dg.AssetCheckSpec(
@@ -50,7 +65,12 @@ class EvaluationConfig(dg.Config):
             asset="canary_evaluation",
             blocking=True,
             description="May this candidate replace production? pass, fail or inconclusive (E3).",
-        )
+        ),
+        dg.AssetCheckSpec(
+            NO_MISSING_ITEMS,
+            asset="canary_evaluation",
+            description="Was every canary item measured for both versions?",
+        ),
     ],
 )
 def canary_evaluation(
@@ -93,18 +113,29 @@ def canary_evaluation(
     return dg.MaterializeResult(
         metadata=metadata,
         check_results=[
+            _missing_items(platform),
             dg.AssetCheckResult(
                 check_name=QUALITY_GATE,
                 passed=verdict == "pass",
                 severity=dg.AssetCheckSeverity.ERROR,
-                description=f"{candidate}: {verdict}",
+                description=reply["metadata"]["in_a_sentence"],
                 metadata={
                     "verdict_in_words": metadata["verdict_in_words"],
-                    "recovery": dg.MetadataValue.md(RECOVERY),
+                    "recovery": dg.MetadataValue.text(RECOVERY),
+                    **{name: metadata[name] for name in PLOTTED if name in metadata},
                 },
-            )
+            ),
         ],
     )
+
+
+def _missing_items(platform: Platform) -> dg.AssetCheckResult:
+    """Of the verdict that was just stored."""
+    from iccm_assets.judging import facts, health
+
+    with platform.engine.connect() as conn:
+        last = facts.last_verdict(conn)
+    return result(health.missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS)
 
 
 def _metadata_value(value: object) -> object:

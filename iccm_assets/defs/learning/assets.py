@@ -1,16 +1,31 @@
 """The base model, and the candidate trained from production (L1-L7)."""
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from iccm_assets.defs.learning.progress import observing
 from iccm_assets.defs.learning.runs import RetrainConfig, training_run_of
+from iccm_assets.defs.partitions import WEEKLY
 from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.show import table
+
+if TYPE_CHECKING:
+    from iccm_assets.learning.retrain import Plan
+    from iccm_assets.learning.versions import ModelVersion
 
 OWNERS = ["team:ml-platform"]
 
 
-@dg.asset(group_name="learning", kinds={"huggingface"}, owners=OWNERS, code_version="1")
+@dg.asset(
+    group_name="learning",
+    kinds={"huggingface"},
+    owners=OWNERS,
+    code_version="1",
+    freshness_policy=WEEKLY,
+)
 def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The first production version: `ICCM_BASE_MODEL`, copied into the model store with its manifest.
 
@@ -37,6 +52,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     owners=OWNERS,
     code_version="1",
     pool="training",
+    freshness_policy=WEEKLY,
     output_required=False,
     deps=["base_model", dg.AssetDep("training_pool", partition_mapping=dg.LastPartitionMapping())],
 )
@@ -55,8 +71,8 @@ def fine_tuned_checkpoint(
     from iccm_assets.learning.curves import loss_curve_markdown
     from iccm_assets.learning.job import read_reply
 
-    request = training_run_of(context, platform.engine, config)
-    with retrain.attempt(platform.engine, request, context.run_id) as claimed:
+    request, dispatch = training_run_of(context, platform.engine, config)
+    with retrain.attempt(platform.engine, request, context.run_id, dispatch) as claimed:
         if isinstance(claimed, retrain.Skipped):
             context.log.info(claimed.reason)
             return
@@ -64,7 +80,7 @@ def fine_tuned_checkpoint(
         context.log.info(plan.reason)
         if isinstance(plan, retrain.Skipped):
             return
-        answer = pipes.run(
+        answer = observing(pipes, context).run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
             extras={"job": plan.job.to_dict()},
@@ -74,11 +90,35 @@ def fine_tuned_checkpoint(
     yield dg.MaterializeResult(
         metadata={
             **retrain.describe(candidate, plan, outcome),
-            "path": dg.MetadataValue.path(candidate.path),
+            **_links(candidate, plan, platform),
             "loss_curve": dg.MetadataValue.md(loss_curve_markdown(outcome.history)),
         },
         data_version=dg.DataVersion(candidate.digest),
     )
+
+
+def _links(candidate: "ModelVersion", plan: "Plan", platform: Platform) -> dict[str, dg.MetadataValue]:
+    """Where the version, its card, its parent and its training set are, and who taught it: ids, no text."""
+    from iccm_assets.learning.card import CARD
+    from iccm_assets.learning.facts import dagster_run_of, teachers
+
+    with platform.engine.connect() as conn:
+        parent_run = dagster_run_of(conn, plan.base.version)
+        taught = [vars(one) for one in teachers(conn, plan.job.training_run_id)]
+    card = Path(candidate.path) / CARD
+    return {
+        "path": dg.MetadataValue.path(candidate.path),
+        "model_card": dg.MetadataValue.md(_without_front_matter(card.read_text(encoding="utf-8"))),
+        "parent_path": dg.MetadataValue.path(plan.base.path),
+        **({"parent_run": dg.MetadataValue.dagster_run(parent_run)} if parent_run else {}),
+        "dataset": dg.MetadataValue.path(plan.job.dataset),
+        "taught_by": table(taught, "no conversations"),
+    }
+
+
+def _without_front_matter(card: str) -> str:
+    """The card as a person reads it; the front matter is for the hub."""
+    return card.split("---\n", 2)[-1] if card.startswith("---\n") else card
 
 
 @dg.definitions

@@ -1,4 +1,5 @@
-"""The new families, which only production sees: cycle (remainders), ledger (running totals)."""
+"""New families, which only production sees: cycle (remainders), ledger (running totals), shares (division),
+rules (two tests decide), ends (the first or last element)."""
 
 from __future__ import annotations
 
@@ -11,11 +12,15 @@ from iccm_assets.reference.document import (
     Condition,
     Document,
     Each,
+    Empty,
+    EndItem,
     Item,
     Keep,
     Name,
     Number,
     Otherwise,
+    Outcome,
+    Raise,
     Return,
     Start,
     Statement,
@@ -26,15 +31,22 @@ from iccm_assets.reference.document import (
     When,
 )  # fmt: skip
 from iccm_assets.reference.families.writing import (
+    ERROR,
     INDENT,
     Draft,
     Family,
+    compare,
+    give,
     negative_guard,
     number,
+    py_atom,
     py_branches,
     py_chain,
+    py_condition,
     py_guards,
+    py_outcome,
     py_test,
+    py_value,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 
@@ -164,5 +176,109 @@ def _write_ledger(document: Document, style: str, rng: Random) -> list[str]:
     return [*lines, f"return {py_chain(last.outcome.value, item, total)}"]
 
 
+def _shares(rng: Random, words: Lexicon) -> Draft:
+    """A number is divided, by a constant or by another number."""
+    name = words.number_name()
+    steps = [Step("divided by", Number(rng.randint(2, 20)))]
+    params: tuple[str, ...] = (name,)
+    statements = [*negative_guard(rng, name, 0.4)]
+    if rng.random() < 0.5:
+        other = words.number_name()
+        params = (name, other)
+        steps = [Step("divided by", Name(other))]
+        nothing = When(compare(Name(other), "is", 0), ERROR if rng.random() < 0.6 else give(number(rng)))
+        statements = [nothing]
+    if rng.random() < 0.5:
+        steps.insert(0, Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
+    if rng.random() < 0.5:
+        steps.append(Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
+    ending = Always(Return(Chain(Name(name), tuple(steps))))
+    document = Document(words.function_name(), params, (*statements, ending), words.purpose())
+    return Draft(document, tuple("int" for _ in params), "int")
+
+
+def _write_shares(document: Document, style: str, rng: Random) -> list[str]:
+    lines = []
+    for part in document.statements[:-1]:
+        assert isinstance(part, When)
+        lines += [f"if {py_condition(part.condition, rng)}:", INDENT + py_outcome(part.outcome, rng)]
+    last = document.statements[-1]
+    assert isinstance(last, Always)
+    code = py_value(last.outcome)
+    if style == "plain":
+        return [*lines, f"return {code}"]
+    var = rng.choice(("share", "part", "result") if style == "named" else ("value", "out"))
+    return [*lines, f"{var} = {code}", f"return {var}"]
+
+
+def _rules(rng: Random, words: Lexicon) -> Draft:
+    """Two numbers together decide, two tests to a rule."""
+    params = (words.number_name(), words.number_name())
+    ops = ("is less than", "is at most", "is more than", "is at least", "is", "is not")
+    labels: list[str] = []
+    while len(labels) < 3:
+        label = words.label()
+        labels += [label] if label not in labels else []
+
+    def condition() -> Condition:
+        tests = tuple(
+            Compare(Chain(Name(name)), rng.choice(ops), Number(number(rng, 1)))  # type: ignore[arg-type]
+            for name in params
+        )
+        return Condition(tests, rng.choice(("and", "or")))
+
+    statements: list[Statement] = [
+        When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]
+    ]
+    statements.append(Otherwise(give(labels[-1])))
+    document = Document(words.function_name(), params, tuple(statements), words.purpose())
+    return Draft(document, ("int", "int"), "str")
+
+
+def _ends(rng: Random, words: Lexicon) -> Draft:
+    """The first or the last element of a list."""
+    name, other = words.list_name(), words.number_name()
+    kind = rng.choice(("int", "str"))
+    empty = Condition((Empty(Chain(Name(name))),))
+    instead = give(number(rng)) if kind == "int" else give(words.label())
+    outcome = Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else instead
+    statements: list[Statement] = [When(empty, outcome)]
+    order = [Return(EndItem(end, Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
+    params: tuple[str, ...] = (name,)
+    if rng.random() < 0.6:
+        params = (name, other)
+        op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
+        statements += [When(compare(Name(other), op, number(rng)), order[0]), Otherwise(order[1])]
+    else:
+        statements.append(Always(order[0]))
+    document = Document(words.function_name(), params, tuple(statements), words.purpose())
+    return Draft(document, (f"list[{kind}]", "int")[: len(params)], kind)
+
+
+def _write_ends(document: Document, style: str, rng: Random) -> list[str]:
+    def value(outcome: Outcome) -> str:
+        assert isinstance(outcome, Return) and isinstance(outcome.value, EndItem)
+        return f"{py_atom(outcome.value.source)}[{'-1' if outcome.value.end == 'last' else '0'}]"
+
+    first, *rest = document.statements
+    assert isinstance(first, When)
+    lines = [f"if {py_condition(first.condition, rng)}:", INDENT + py_outcome(first.outcome, rng)]
+    if len(rest) == 1:
+        assert isinstance(rest[0], Always)
+        return [*lines, f"return {value(rest[0].outcome)}"]
+    middle, last = rest
+    assert isinstance(middle, When) and isinstance(last, Otherwise)
+    test = py_condition(middle.condition, rng)
+    if style == "ternary":
+        return [*lines, f"return {value(middle.outcome)} if {test} else {value(last.outcome)}"]
+    if style == "else":
+        return [*lines, f"if {test}:", f"{INDENT}return {value(middle.outcome)}",
+                "else:", f"{INDENT}return {value(last.outcome)}"]  # fmt: skip
+    return [*lines, f"if {test}:", f"{INDENT}return {value(middle.outcome)}", f"return {value(last.outcome)}"]
+
+
 CYCLE = Family("cycle", _cycle, _write_cycle, ("if", "ternary", "result", "elif"))
 LEDGER = Family("ledger", _ledger, _write_ledger, ("plain", "minmax", "continue"))
+SHARES = Family("shares", _shares, _write_shares, ("plain", "named", "stored"))
+RULES = Family("rules", _rules, py_branches, ("if", "elif", "ternary", "result", "else"))
+ENDS = Family("ends", _ends, _write_ends, ("plain", "ternary", "else"))

@@ -1,4 +1,4 @@
-"""Base families about numbers: tiers, limits, pricing, codes."""
+"""Base families about numbers: tiers, limits, pricing, codes, bands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from random import Random
 
 from iccm_assets.reference.document import (
     Always,
+    Between,
     Chain,
+    Condition,
     Document,
     Limited,
     Name,
@@ -64,6 +66,25 @@ def _labels(words: Lexicon, count: int) -> list[str]:
         if label not in labels:
             labels.append(label)
     return labels
+
+
+def _bands(rng: Random, words: Lexicon) -> Draft:
+    """A number lies in one of several bands, or in none."""
+    name = words.number_name()
+    count = rng.choice((1, 2, 2, 3))
+    ends = ladder(rng, 2 * count)
+    bands = list(zip(ends[::2], ends[1::2], strict=True))
+    if rng.random() < 0.3:
+        bands.reverse()
+    texts = rng.random() < 0.5
+    results: list[int | str] = list(_labels(words, count + 1)) if texts else list(distinct(rng, count + 1))
+    statements: list[Statement] = [
+        When(Condition((Between(Chain(Name(name)), Number(low), Number(high)),)), give(out))
+        for (low, high), out in zip(bands, results, strict=False)
+    ]
+    statements.append(Otherwise(give(results[-1]) if rng.random() < 0.7 else ERROR))
+    document = Document(words.function_name(), (name,), tuple(statements), words.purpose())
+    return Draft(document, ("int",), "str" if texts else "int")
 
 
 def _limits(rng: Random, words: Lexicon) -> Draft:
@@ -201,3 +222,4 @@ TIERS = Family("tiers", _tiers, py_branches, BRANCHES)
 LIMITS = Family("limits", _limits, _write_limits, ("minmax", "steps", "ternary", "if"))
 PRICING = Family("pricing", _pricing, py_branches, BRANCHES)
 CODES = Family("codes", _codes, _write_codes, ("dict", "dict", "if", "elif"))
+BANDS = Family("bands", _bands, py_branches, BRANCHES)

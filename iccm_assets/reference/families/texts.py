@@ -1,4 +1,4 @@
-"""Base families about texts and truth: cleaning, checks."""
+"""Base families about texts and truth: cleaning, checks, forms."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from iccm_assets.reference.document import (
     Empty,
     Name,
     Number,
+    Otherwise,
+    Outcome,
+    Raise,
     Return,
     Statement,
     Test,
@@ -31,6 +34,8 @@ from iccm_assets.reference.families.writing import (
     give,
     ladder,
     number,
+    py_condition,
+    py_edit,
     py_guards,
     py_outcome,
     py_test,
@@ -78,34 +83,63 @@ def _write_cleaning(document: Document, style: str, rng: Random) -> list[str]:
     var = rng.choice(("text", "out", "result")) if style == "renamed" else code
     if style == "chained":
         for edit in last.outcome.value.edits:
-            code = _edit(code, edit)
+            code = py_edit(code, edit)
         return [*lines, f"return {code}"]
     edits = last.outcome.value.edits
     for edit in edits[:-1]:
-        lines.append(f"{var} = {_edit(code, edit)}")
+        lines.append(f"{var} = {py_edit(code, edit)}")
         code = var
-    return [*lines, f"return {_edit(code, edits[-1])}"]
+    return [*lines, f"return {py_edit(code, edits[-1])}"]
 
 
-def _edit(code: str, edit: Edit) -> str:
-    args = [repr(arg.value) for arg in edit.args]
-    simple = code if "+" not in code.replace("'+'", "") else f"({code})"
-    match edit.kind:
-        case "stripped":
-            return f"{simple}.strip()"
-        case "in lower case":
-            return f"{simple}.lower()"
-        case "in upper case":
-            return f"{simple}.upper()"
-        case "capitalised":
-            return f"{simple}.capitalize()"
-        case "replaced":
-            return f"{simple}.replace({args[0]}, {args[1]})"
-        case "cut":
-            return f"{simple}[:{args[0]}]"
-        case "in front":
-            return f"{args[0]} + {code}"
-    return f"{code} + {args[0]}"
+def _forms(rng: Random, words: Lexicon) -> Draft:
+    """A text is changed in one way or another, by what it looks like."""
+    name = words.text_name()
+    count = rng.choice((1, 1, 2))
+    pool = [
+        Edit(rng.choice(("stripped", "in lower case", "in upper case", "capitalised"))),
+        Edit("replaced", (Text(rng.choice((" ", *MARKS))), Text(rng.choice(("", *MARKS))))),
+        Edit("cut", (Number(rng.randint(1, 20)),)),
+        Edit("in front", (Text(words.label() + rng.choice(MARKS)),)),
+        Edit("at the end", (Text(rng.choice(MARKS) + words.label()),)),
+    ]
+    outcomes = [Return(Edited(Name(name), (edit,))) for edit in rng.sample(pool, count + 1)]
+    tests: list[Test] = []
+    while len(tests) < count:
+        test = _text_test(rng, words, name)
+        tests += [test] if test not in tests else []
+    statements: list[Statement] = [
+        When(Condition((test,)), ERROR if rng.random() < 0.12 else outcome)
+        for test, outcome in zip(tests, outcomes, strict=False)
+    ]
+    statements.append(Otherwise(outcomes[-1]))
+    return Draft(
+        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
+    )
+
+
+def _write_forms(document: Document, style: str, rng: Random) -> list[str]:
+    def value(outcome: Outcome) -> str:
+        assert isinstance(outcome, Return) and isinstance(outcome.value, Edited)
+        return py_edit(outcome.value.base.name, outcome.value.edits[0])
+
+    lines, whens = py_guards(document, rng)
+    last = document.statements[-1]
+    assert isinstance(last, Otherwise)
+    if style == "ternary" and not any(isinstance(when.outcome, Raise) for when in whens):
+        parts = [f"({value(when.outcome)}) if {py_condition(when.condition, rng)}" for when in whens]
+        return [*lines, "return " + " else ".join((*parts, value(last.outcome)))]
+    var = document.params[0]
+    for when in whens:
+        lines.append(f"if {py_condition(when.condition, rng)}:")
+        if isinstance(when.outcome, Raise):
+            lines.append(INDENT + py_outcome(when.outcome, rng))
+        elif style == "renamed" and when is whens[-1]:
+            return [*lines, f"{INDENT}{var} = {value(when.outcome)}", "else:",
+                    f"{INDENT}{var} = {value(last.outcome)}", f"return {var}"]  # fmt: skip
+        else:
+            lines.append(f"{INDENT}return {value(when.outcome)}")
+    return [*lines, f"return {value(last.outcome)}"]
 
 
 def _number_test(rng: Random, name: str) -> Test:
@@ -164,3 +198,4 @@ def _write_checks(document: Document, style: str, rng: Random) -> list[str]:
 
 CLEANING = Family("cleaning", _cleaning, _write_cleaning, ("chained", "stepwise", "renamed"))
 CHECKS = Family("checks", _checks, _write_checks, ("plain", "if", "early", "any"))
+FORMS = Family("forms", _forms, _write_forms, ("plain", "ternary", "renamed"))

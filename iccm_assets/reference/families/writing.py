@@ -8,22 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from iccm_assets.reference.document import (
     Atom,
     Between,
     Chain,
+    ClassDocument,
     Compare,
     Condition,
     Document,
+    Edit,
     Empty,
     Item,
     Name,
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
     Return,
+    Size,
     Step,
     Test,
     Text,
@@ -44,21 +49,27 @@ _RELATIONS = {
 
 @dataclass(frozen=True)
 class Draft:
-    """A document with the kinds of its parameters: ``int``, ``str``, ``list[int]`` or ``list[str]``."""
+    """A document with the kinds of its parameters: ``int``, ``str``, ``list[int]`` or ``list[str]``.
 
-    document: Document
+    ``gives`` is what a function returns; for a class ``method_kinds`` has its methods' parameters.
+    """
+
+    document: Document | ClassDocument
     kinds: tuple[str, ...]
-    gives: str
-    variant: str = ""
+    gives: str = ""
+    method_kinds: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of function: draws documents and writes source code for them in several styles."""
+    """A kind of function or class: draws documents and writes source code for them in several styles.
+
+    ``write`` gives the lines of a function's body, or of a whole class.
+    """
 
     name: str
     draw: Callable[[Random, Lexicon], Draft]
-    body: Callable[[Document, str, Random], list[str]]
+    write: Callable[[Any, str, Random], list[str]]
     styles: tuple[str, ...] = field(default=("plain",))
 
 
@@ -135,6 +146,10 @@ def py_atom(atom: Atom, item: str = "item", total: str = "total") -> str:
             return item
         case Total():
             return total
+        case Own(name):
+            return f"self.{name}"
+        case Size(of):
+            return f"len({py_atom(of)})"
 
 
 def py_chain(chain: Chain, item: str = "item", total: str = "total") -> str:
@@ -178,6 +193,37 @@ def py_test(test: Test, rng: Random, item: str = "item", total: str = "total") -
                 case "contains":
                     return f"{value} in {left}"
             return f"{left} {_RELATIONS[op]} {value}"
+
+
+def py_edit(code: str, edit: Edit) -> str:
+    """A change to a text as Python."""
+    args = [repr(arg.value) for arg in edit.args]
+    simple = code if "+" not in code.replace("'+'", "") else f"({code})"
+    match edit.kind:
+        case "stripped":
+            return f"{simple}.strip()"
+        case "in lower case":
+            return f"{simple}.lower()"
+        case "in upper case":
+            return f"{simple}.upper()"
+        case "capitalised":
+            return f"{simple}.capitalize()"
+        case "replaced":
+            return f"{simple}.replace({args[0]}, {args[1]})"
+        case "cut":
+            return f"{simple}[:{args[0]}]"
+        case "in front":
+            return f"{args[0]} + {code}"
+    return f"{code} + {args[0]}"
+
+
+def yoda(condition: Condition, rng: Random) -> str:
+    """A condition of one comparison with the constant in front, where that can be said."""
+    (test,) = condition.tests
+    if not isinstance(test, Compare) or test.op not in _RELATIONS:
+        return py_condition(condition, rng)
+    mirrored = _RELATIONS[test.op].translate(str.maketrans("<>", "><"))
+    return f"{py_atom(test.right)} {mirrored} {py_chain(test.left)}"
 
 
 def py_condition(condition: Condition, rng: Random) -> str:

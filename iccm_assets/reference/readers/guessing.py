@@ -1,8 +1,8 @@
 """The guessing reader: turns odd wording into what was probably meant, and goes on.
 
 Synonyms become the language's own phrases; "about" moves a boundary; "small" and "large" stand for a
-number of the text; a name that is not a parameter becomes the most similar one. It writes plain
-loops and assignments to one result variable.
+number of the text; a name that is not a parameter becomes the most similar one, an attribute that was never
+set the most similar one that was. It writes plain loops and assignments to one result variable.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from iccm_assets.reference.document import (
+    Action,
     Aggregate,
     Always,
+    Append,
     Atom,
     Between,
     Chain,
     Compare,
     Condition,
+    Do,
     Each,
     Edit,
     Edited,
     Empty,
+    EmptyList,
+    EndItem,
     Expression,
     Item,
     Items,
@@ -32,8 +37,11 @@ from iccm_assets.reference.document import (
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
     Return,
+    Set,
+    Size,
     Start,
     Statement,
     Step,
@@ -42,6 +50,7 @@ from iccm_assets.reference.document import (
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
@@ -83,22 +92,45 @@ _RETURN = re.compile(r"\breturn\b.*$")
 
 
 def read(text: str) -> str:
-    """Python for what the text probably means; ``ReaderError`` when it names no function."""
+    """Python for what the text probably means; ``ReaderError`` when it names nothing."""
     opening = find_opening(text)
     numbers = sorted(int(number[:15]) for number in _NUMBER.findall(text)[:64])
     typical = numbers[len(numbers) // 2] if numbers else 10
-    statements: list[Statement] = []
-    params = opening.params
-    for position, sentence in enumerate(sentences(text)):
-        part = _guess(sentence, typical)
-        if isinstance(part, Signature):
-            if position == 0 and len(set(part.params)) == len(part.params):
-                params = part.params
-        elif part is not None:
-            statements.append(part)
+    parts = [part for sentence in sentences(text) if (part := _guess(sentence, typical)) is not None]
+    statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
         raise ReaderError("no sentence of the text can be guessed at")
+    params = opening.params
+    if (
+        isinstance(parts[0], Signature)
+        and parts[0].kind != "method"
+        and len(set(parts[0].params)) == len(parts[0].params)
+    ):
+        params = parts[0].params
+    if opening.is_class:
+        return checked(_class(opening.name, params, parts))
     return checked(_Writer(opening.name, params).function(statements))
+
+
+def _class(name: str, params: tuple[str, ...], parts: list[Signature | Statement]) -> str:
+    """Creation and methods, each with what is said after its name; two of one name are put together."""
+    methods: dict[str, tuple[tuple[str, ...], list[Statement]]] = {"__init__": (params, [])}
+    current = methods["__init__"]
+    for part in parts:
+        if not isinstance(part, Signature):
+            current[1].append(part)
+        elif part.kind == "method":
+            current = methods.setdefault(part.name, (part.params, []))
+    own = tuple(
+        part.action.target.name
+        for _, statements in methods.values()
+        for part in statements
+        if isinstance(part, Do | WhenDo) and isinstance(part.action, Set)
+    )
+    lines = [f"class {name}:"]
+    for method, (names, statements) in methods.items():
+        lines += [f"    {line}" for line in _Writer(method, names, own).method(statements)]
+    return "\n".join(lines) + "\n"
 
 
 def _guess(sentence: str, typical: int) -> Signature | Statement | None:
@@ -119,12 +151,37 @@ def _guess(sentence: str, typical: int) -> Signature | Statement | None:
 
 
 class _Writer:
-    """Writes one function, line by line."""
+    """Writes one function or method, line by line; ``own`` are the attributes of the object."""
 
-    def __init__(self, name: str, params: tuple[str, ...]) -> None:
-        self.name, self.params = name, params
+    def __init__(self, name: str, params: tuple[str, ...], own: tuple[str, ...] = ()) -> None:
+        self.name, self.params, self.own = name, params, own
         self.lines: list[str] = []
         self.count = 0
+
+    def method(self, statements: list[Statement]) -> list[str]:
+        """The lines of a method; unlike a function's, its last condition is never taken for granted."""
+        self._put(0, f"def {self.name}({', '.join(('self', *self.params))}):")
+        self._put(1, "running = 0")
+        for statement in statements:
+            match statement:
+                case When(condition, outcome):
+                    self._put(1, f"if {self._condition(condition)}:")
+                    self._finish(2, outcome)
+                case Otherwise(outcome) | Always(outcome):
+                    self._finish(1, outcome)
+                case Do(action):
+                    self._act(1, action)
+                case WhenDo(condition, action):
+                    self._put(1, f"if {self._condition(condition)}:")
+                    self._act(2, action)
+        return self.lines
+
+    def _act(self, depth: int, action: Action) -> None:
+        if isinstance(action, Append):
+            self._put(depth, f"{self._atom(action.target)} += [{self._chain(action.value)}]")
+        else:
+            value = self._expression(depth, action.value)
+            self._put(depth, f"self.{action.target.name} = {value}")
 
     def function(self, statements: list[Statement]) -> str:
         self._put(0, f"def {self.name}({', '.join(self.params)}):")
@@ -202,6 +259,16 @@ class _Writer:
                 if low:
                     self._put(depth, f"if {var} < {low.value!r}: {var} = {low.value!r}")
                 return var
+            case EndItem(end, source, taken):
+                code, at = self._atom(source), -1 if end == "last" else 0
+                if not taken:
+                    return f"{code}[{at}]"
+                var = self._new()
+                self._put(depth, f"{var} = {code}[{at}]")
+                self._put(depth, f"del {code}[{at}]")
+                return var
+            case EmptyList():
+                return "[]"
 
     def _new(self) -> str:
         self.count += 1
@@ -278,6 +345,11 @@ class _Writer:
                 return "element"
             case Total():
                 return "running"
+            case Own(name):
+                near = [name] if name in self.own else get_close_matches(name, self.own, n=1, cutoff=0.0)
+                return f"self.{(near or [name])[0]}"
+            case Size(of):
+                return f"len({self._atom(of)})"
             case Number(value) | Text(value) | Truth(value):
                 return f"({value!r})"
 

@@ -1,7 +1,8 @@
 """The literal reader: takes each sentence at its word, alone, and leaves out what it cannot read.
 
 It writes data-flow code: a list of (condition, result) thunks tried in order. Where a constant is
-missing it takes 0; where no rule speaks, the function returns None.
+missing it takes 0; where no rule speaks, the function returns None. A class keeps its state in one dict,
+and an attribute that was never set is None there.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import re
 
 from iccm_assets.reference.document import (
+    Action,
     Aggregate,
     Always,
+    Append,
     Atom,
     Between,
     Chain,
     Compare,
     Condition,
+    Do,
     Each,
     Edit,
     Edited,
     Empty,
+    EmptyList,
+    EndItem,
     Expression,
     Item,
     Items,
@@ -29,7 +35,9 @@ from iccm_assets.reference.document import (
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
+    Size,
     Start,
     Statement,
     Step,
@@ -38,6 +46,7 @@ from iccm_assets.reference.document import (
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
@@ -45,7 +54,8 @@ from iccm_assets.reference.readers.opening import Opening, ReaderError, checked,
 
 _NO_CONSTANT = re.compile(
     r"\b(less than|at most|more than|at least|is not|longer than|shorter than|plus|minus|times|modulo|return)"
-    r" (?![`'\d-]|true|false|the item|the total|the count|the sum|the largest|the smallest|each item|whether)"
+    r" (?![`'\d-]|true|false|its `|an empty|each item|whether"
+    r"|the (?:item|total|count|sum|largest|smallest|size|first|last)\b)"
     r"[^,.`']*"
 )
 _INFIX = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%", "is less than": "<"} | {
@@ -60,20 +70,37 @@ _METHODS = {
 
 
 def read(text: str) -> str:
-    """Python from the sentences that can be read; ``ReaderError`` when the text names no function."""
+    """Python from the sentences that can be read; ``ReaderError`` when the text names nothing."""
     opening = find_opening(text)
-    params: tuple[str, ...] | None = None
-    statements: list[Statement] = []
-    for sentence in sentences(text):
-        part = _parse(sentence)
-        if isinstance(part, Signature):
-            params = part.params if params is None and len(set(part.params)) == len(part.params) else params
-        elif part is not None:
-            statements.append(part)
-    if not statements:
+    parts = [part for part in map(_parse, sentences(text)) if part is not None]
+    if not any(not isinstance(part, Signature) for part in parts):
         raise ReaderError("no sentence of the text can be read")
+    if opening.is_class:
+        return checked(_class(opening, parts))
+    params: tuple[str, ...] | None = None
+    for part in parts:
+        if isinstance(part, Signature) and part.kind == "function" and params is None:
+            params = part.params if len(set(part.params)) == len(part.params) else None
     known = Opening(opening.name, opening.params if params is None else params)
-    return checked(_Writer(known).function(statements))
+    return checked(_Writer(known).function([part for part in parts if not isinstance(part, Signature)]))
+
+
+def _class(opening: Opening, parts: list[Signature | Statement]) -> str:
+    """Every method with the statements that follow its opening; a second one of the same name is left out."""
+    params = next((one.params for one in parts if isinstance(one, Signature) and one.kind == "class"), None)
+    methods: dict[str, tuple[tuple[str, ...], list[Statement]]] = {}
+    current = methods.setdefault("__init__", (opening.params if params is None else params, []))
+    for part in parts:
+        if not isinstance(part, Signature):
+            current[1].append(part)
+        elif part.kind == "method":
+            current = (part.params, [])
+            methods.setdefault(part.name, current)
+    lines = [f"class {opening.name}:"]
+    for name, (names, statements) in methods.items():
+        body = _Writer(Opening(name, names)).method(statements)
+        lines += ["    " + line for line in body]
+    return "\n".join(lines) + "\n"
 
 
 def _parse(sentence: str) -> Signature | Statement | None:
@@ -105,6 +132,28 @@ class _Writer:
         lines += ["            value = result()", "            if isinstance(value, type):"]
         lines += ["                raise value", "            return value", "    return None"]
         return "\n".join(lines) + "\n"
+
+    def method(self, statements: list[Statement]) -> list[str]:
+        lines = [f"def {self.opening.name}({', '.join(('self', *self.opening.params))}):"]
+        if self.opening.name == "__init__":
+            lines.append("    self.state = {}")
+        for part in statements:
+            condition = self._condition(part.condition) if isinstance(part, When | WhenDo) else "True"
+            if isinstance(part, Do | WhenDo):
+                lines += [f"    if {condition}:", f"        {self._action(part.action)}"]
+            elif isinstance(part, When | Otherwise | Always):
+                lines += [f"    if {condition}:", f"        {self._end(part.outcome)}"]
+        return [*lines, "    return None"]
+
+    def _action(self, action: Action) -> str:
+        if isinstance(action, Append):
+            return f"{self._atom(action.target)}.append({self._chain(action.value)})"
+        return f"self.state[{action.target.name!r}] = {self._expression(action.value)}"
+
+    def _end(self, outcome: Outcome) -> str:
+        if isinstance(outcome, Raise):
+            return f"raise {outcome.error}"
+        return f"return {self._expression(outcome.value)}"
 
     def _total(self, statements: list[Statement]) -> list[str]:
         starts = [part for part in statements if isinstance(part, Start)]
@@ -155,6 +204,11 @@ class _Writer:
                 if low and high:
                     return f"max({ends[0]}, min({ends[1]}, {code}))"
                 return f"{'max' if low else 'min'}({ends[0]}, {code})"
+            case EndItem(end, source, taken):
+                code, at = self._atom(source), -1 if end == "last" else 0
+                return f"{code}.pop({at})" if taken else f"{code}[{at}]"
+            case EmptyList():
+                return "list()"
 
     def _edited(self, code: str, edits: tuple[Edit, ...]) -> str:
         for edit in edits:
@@ -229,5 +283,9 @@ class _Writer:
                 return "it"
             case Total():
                 return "total"
+            case Own(name):
+                return f"self.state.get({name!r})"
+            case Size(of):
+                return f"len({self._atom(of)})"
             case Number(value) | Text(value) | Truth(value):
                 return f"({value!r})"

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from iccm_assets.reference.document import (
+    Action,
     Aggregate,
     Always,
+    Append,
     Atom,
     Between,
     Chain,
+    ClassDocument,
     Compare,
     Condition,
+    Do,
     Document,
     Each,
     Edit,
     Edited,
     Empty,
+    EmptyList,
+    EndItem,
     Expression,
     Item,
     Items,
@@ -26,7 +32,10 @@ from iccm_assets.reference.document import (
     Number,
     Otherwise,
     Outcome,
+    Own,
     Raise,
+    Set,
+    Size,
     Start,
     Step,
     Test,
@@ -34,6 +43,7 @@ from iccm_assets.reference.document import (
     Total,
     Truth,
     When,
+    WhenDo,
     Whether,
 )  # fmt: skip
 from iccm_assets.reference.language import RequirementsError, parse
@@ -64,16 +74,38 @@ def read(text: str) -> str:
     opening = find_opening(text)
     try:
         document = parse(text)
-        body = list(_body(document))
-        name, params = document.name, document.params
+        lines = _class(document) if isinstance(document, ClassDocument) else _function(document)
+        return checked("\n".join(lines) + "\n")
     except (RequirementsError, _Refused):
-        name, params = opening.name, ("*args", "**kwargs")
-        body = ["raise NotImplementedError"]
-    return checked("\n    ".join([f"def {name}({', '.join(params)}):", *body]) + "\n")
+        refusal = ["(*args, **kwargs):", "    raise NotImplementedError"]
+        if opening.is_class:
+            return checked(
+                f"class {opening.name}:\n    def __init__(self, {refusal[0][1:]}\n    {refusal[1]}\n"
+            )
+        return checked(f"def {opening.name}{refusal[0]}\n{refusal[1]}\n")
 
 
-def _body(document: Document) -> Iterator[str]:
-    known = set(document.params)
+def _function(document: Document) -> list[str]:
+    body = [*_body(document, set(document.params)), "raise NotImplementedError"]
+    return [f"def {document.name}({', '.join(document.params)}):", *(f"    {line}" for line in body)]
+
+
+def _class(document: ClassDocument) -> list[str]:
+    """The class; an attribute that creating an object does not set is refused wherever it is used."""
+    creation = Document("__init__", document.params, document.statements)
+    own: set[str] = set()
+    for part in document.statements:
+        if isinstance(part, Do) and isinstance(part.action, Set):
+            own.add(f"<own {part.action.target.name}>")
+    lines = [f"class {document.name}:"]
+    for method in (creation, *document.methods):
+        known = {*method.params, *(() if method is creation else own)}
+        lines.append(f"    def {method.name}({', '.join(('self', *method.params))}):")
+        lines += [f"        {line}" for line in (*_body(method, known), "return None")]
+    return lines
+
+
+def _body(document: Document, known: set[str]) -> Iterator[str]:
     looped = False
     for statement in document.statements:
         match statement:
@@ -88,7 +120,19 @@ def _body(document: Document) -> Iterator[str]:
             case Each() if not looped:
                 looped = True
                 yield from _loop(document, known)
-    yield "raise NotImplementedError"
+            case Do(action):
+                yield _action(action, known)
+            case WhenDo(condition, action):
+                yield f"if {_condition(condition, known)}:"
+                yield f"    {_action(action, known)}"
+
+
+def _action(action: Action, known: set[str]) -> str:
+    if isinstance(action, Append):
+        return f"{_atom(action.target, known)}.append({_chain(action.value, known)})"
+    value = _expression(action.value, known)
+    known.add(f"<own {action.target.name}>")
+    return f"self.{action.target.name} = {value}"
 
 
 def _loop(document: Document, known: set[str]) -> Iterator[str]:
@@ -142,6 +186,11 @@ def _expression(expression: Expression, known: set[str]) -> str:
             code = _chain(value, known)
             code = f"min({code}, {high.value!r})" if high else code
             return f"max({code}, {low.value!r})" if low else code
+        case EndItem(end, source, taken):
+            at = -1 if end == "last" else 0
+            return f"{_atom(source, known)}{f'.pop({at})' if taken else f'[{at}]'}"
+        case EmptyList():
+            return "[]"
 
 
 def _edits(code: str, edits: tuple[Edit, ...]) -> str:
@@ -185,6 +234,10 @@ def _atom(atom: Atom, known: set[str]) -> str:
             wanted, code = "<item>", "_item"
         case Total():
             wanted, code = "<total>", "_total"
+        case Own(name):
+            wanted, code = f"<own {name}>", f"self.{name}"
+        case Size(of):
+            return f"len({_atom(of, known)})"
     if wanted not in known:
         raise _Refused
     return code

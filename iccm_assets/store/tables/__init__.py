@@ -16,6 +16,7 @@ from iccm_assets.store.tables.curation import (
     phase4_training_data,
     pool_days,
 )
+from iccm_assets.store.tables.governance import erasures
 from iccm_assets.store.tables.learning import (
     canary_results,
     gate_verdicts,
@@ -26,11 +27,14 @@ from iccm_assets.store.tables.learning import (
 )
 from iccm_assets.store.tables.rollout import (
     LIVE_STATES,
+    alert_deliveries,
     alerts,
     deployment_events,
     gateway_replicas,
     platform,
     rollback_events,
+    rollout_pairs,
+    rollout_samples,
     rollouts,
 )
 
@@ -38,11 +42,13 @@ __all__ = [
     "EMBEDDING_DIMENSIONS",
     "LIVE_STATES",
     "SCHEMA",
+    "alert_deliveries",
     "alerts",
     "canary_results",
     "conversations",
     "deployment_events",
     "embeddings",
+    "erasures",
     "feedback",
     "filtered_conversations",
     "filtered_days",
@@ -60,6 +66,8 @@ __all__ = [
     "requests",
     "requirements",
     "rollback_events",
+    "rollout_pairs",
+    "rollout_samples",
     "rollouts",
     "training_run_examples",
 ]

@@ -84,9 +84,14 @@ requirements = Table(
     Index(None, "conversation_id"),
     Index(None, "scored_at"),
     Index(
-        "requirements_unscored_idx",
-        "created_at",
-        postgresql_where=text("scored_at is null and test_suite is not null"),
+        "requirements_without_score_idx",
+        "id",
+        postgresql_where=text("test_pass_rate is null and test_suite is not null"),
+    ),
+    Index(
+        "requirements_scored_answers_idx",
+        "id",
+        postgresql_where=text("kind = 'model' and scored_at is not null"),
     ),
     comment="One requirements text: what CET-D answered, or what the developer ended with.",
 )
@@ -145,6 +150,10 @@ requests = Table(
     Column("latency_ms", Double),
     Column("output_tokens", Integer),
     moment("created_at", default=True),
+    # The transaction that stored the row: counts what came since (rollout/observing.py), however late.
+    Column(
+        "stored_in", BigInteger, nullable=False, server_default=text("(pg_current_xact_id())::text::bigint")
+    ),
     one_of("assigned_arm", ARMS),
     one_of("arm", ARMS),
     one_of("status", REQUEST_STATUSES),
@@ -152,5 +161,7 @@ requests = Table(
     Index(None, "created_at"),
     Index(None, "session_id"),
     Index(None, "rollout_id", "arm", "created_at"),
+    Index(None, "rollout_id", "assigned_arm", "created_at"),
+    Index(None, "rollout_id", "stored_in"),
     comment="One gateway request (G1-G3).",
 )

@@ -96,11 +96,20 @@ phase4_training_runs = Table(
     words("dagster_run_id"),
     moment("created_at", default=True),
     moment("updated_at", default=True),
+    # Null: the version in production when the run starts.
+    Column("requested_base", Text, ForeignKey("iccm.model_versions.version")),
+    # Counts up with every Dagster run started for the row: whoever raises it starts that one (T6).
+    Column("dispatch", BigInteger, nullable=False, server_default=text("0")),
+    moment("dispatched_at"),
+    # Null: the window of the settings (T7).
+    Column("requested_window_days", Integer),
     UniqueConstraint("trigger_key"),
     one_of("trigger", TRIGGERS),
     one_of("status", TRAINING_STATUSES),
     one_of("verdict", VERDICTS),
     CheckConstraint("attempt >= 0 and fence >= 0", name="counts"),
+    CheckConstraint("dispatch >= 0", name="dispatch"),
+    CheckConstraint("requested_window_days >= 1", name="requested_window_days"),
     # T6: one retrain at a time, whatever started it.
     Index(
         "phase4_training_runs_one_running", "status", unique=True, postgresql_where=text("status = 'running'")

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from iccm_assets.store.tables.base import document, identity, metadata, moment, one_of, share, within, words
+from iccm_assets.store.tables.capture import ARMS
 
 LIVE_STATES = ("ramping", "holding", "paused", "baking")
 ROLLOUT_STATES = (*LIVE_STATES, "completed", "rolled_back", "aborted")
@@ -63,6 +64,47 @@ rollouts = Table(
     comment="One progressive deployment (section 7).",
 )
 
+rollout_samples = Table(
+    "rollout_samples",
+    metadata,
+    Column("rollout_id", BigInteger, ForeignKey("iccm.rollouts.id"), primary_key=True),
+    # No foreign key: an erased answer stays counted, by its number.
+    Column("requirement_id", BigInteger, primary_key=True, autoincrement=False),
+    # sha256 of the session's id.
+    words("session_key", null=False),
+    words("arm", null=False),
+    Column("stage", SmallInteger, nullable=False),
+    share("pass_rate", null=False),
+    Column("variance", Double),
+    moment("served_at", null=False),
+    # Null: it is its session's score.
+    words("left_out"),
+    Column("revision", BigInteger, nullable=False),
+    one_of("arm", ARMS),
+    *within("pass_rate"),
+    Index(
+        "rollout_samples_one_per_session",
+        "rollout_id",
+        "session_key",
+        unique=True,
+        postgresql_where=text("left_out is null"),
+    ),
+    Index(None, "rollout_id", "served_at"),
+    comment="One scored answer of a rollout: counted as its session's score, or left out, and why (R11).",
+)
+
+rollout_pairs = Table(
+    "rollout_pairs",
+    metadata,
+    Column("rollout_id", BigInteger, ForeignKey("iccm.rollouts.id"), primary_key=True),
+    words("item", key=True),
+    share("canary", null=False),
+    share("production", null=False),
+    Column("revision", BigInteger, nullable=False),
+    *within("canary", "production"),
+    comment="One production-holdout item measured for both versions that a rollout has counted (R11).",
+)
+
 gateway_replicas = Table(
     "gateway_replicas",
     metadata,
@@ -71,6 +113,8 @@ gateway_replicas = Table(
     moment("started_at", default=True),
     moment("heartbeat_at", default=True),
     Column("ready_versions", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    # Version -> why it could not be loaded here; nobody waits for it in silence.
+    document("failed_versions"),
     comment="One gateway process (G3).",
 )
 
@@ -132,6 +176,21 @@ alerts = Table(
     one_of("severity", SEVERITIES),
     Index("alerts_undelivered_idx", "created_at", postgresql_where=text("delivered_at is null")),
     comment="Outbox: delivered at least once, never twice for one key (A1).",
+)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("key", Text, ForeignKey("iccm.alerts.key", ondelete="CASCADE"), primary_key=True),
+    # The channel's name, which gives nothing of its URL away but the scheme.
+    words("channel", key=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    moment("tried_at"),
+    moment("delivered_at"),
+    words("last_error"),
+    CheckConstraint("attempts >= 0", name="attempts"),
+    Index("alert_deliveries_undelivered_idx", "channel", postgresql_where=text("delivered_at is null")),
+    comment="What is owed to one channel: locked, sent and marked in one transaction (A1).",
 )
 
 platform = Table(

@@ -1,0 +1,70 @@
+"""How often the degradation trigger is wrong, and how soon it is right (T2).
+
+    python -m benchmarks.degradation [--lives 400]
+
+A version serves for 28 days and is measured four times a day on the newest 200 held-out conversations of the
+last 28 days; its baseline is the mean of those there were at its deployment. Pass rates are those of a model
+that gets most texts right: 1 with probability q, else anything. In an unchanged world every emergency is a
+false one; in the others q falls on the third day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from iccm_assets.judging.fall import fall_on_other_items
+from iccm_assets.learning.triggers import Fire, Measurement, degradation
+from iccm_assets.settings import Triggers
+
+DAYS, LOOKS, WINDOW, MOST = 28, 4, 28, 200
+TRIGGERS = Triggers()
+
+
+def scores(rng: np.random.Generator, count: int, quality: float) -> np.ndarray:
+    """Pass rates whose mean is ``quality``."""
+    right = rng.random(count) < 2 * quality - 1
+    return np.where(right, 1.0, rng.random(count))
+
+
+def life(rng: np.random.Generator, a_day: int, before: float, after: float) -> int | None:
+    """The look at which an emergency was asked for, or None."""
+    seen = scores(rng, WINDOW * a_day, before)
+    base = list(seen[-MOST:])
+    for look in range(1, DAYS * LOOKS + 1):
+        new = round(a_day * look / LOOKS) - round(a_day * (look - 1) / LOOKS)
+        seen = np.append(seen, scores(rng, new, before if look <= 3 * LOOKS else after))
+        newest = seen[-min(MOST, WINDOW * a_day) :]
+        found = fall_on_other_items({str(n): float(one) for n, one in enumerate(newest)}, base)
+        measured = Measurement(
+            look, "v", "production_holdout", found.n, found.mean, found.standard_error, found.baseline_mean
+        )
+        if isinstance(degradation(measured, TRIGGERS), Fire):
+            return look
+    return None
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Print shares and times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--lives", type=int, default=400)
+    given = parser.parse_args()
+    rng = np.random.default_rng(11)
+    say("held out a day | world | emergencies | median days until one")
+    for a_day in (2, 10):
+        for before, after in ((0.85, 0.85), (0.85, 0.75), (0.85, 0.65), (0.85, 0.55)):
+            looks = [life(rng, a_day, before, after) for _ in range(given.lives)]
+            found = [one for one in looks if one is not None]
+            days = f"{np.median(found) / LOOKS - 3:.1f}" if found and after < before else "-"
+            say(f"{a_day:3} | {before:.2f} -> {after:.2f} | {len(found) / given.lives:.3f} | {days}")
+
+
+if __name__ == "__main__":
+    main()

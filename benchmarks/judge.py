@@ -1,0 +1,117 @@
+"""How long judging takes, next to a bare run of the same calls.
+
+    python benchmarks/judge.py [--suites 100] [--implementations 1000]
+
+Suites of five cases are judged one after the other, each followed by a bare baseline (one interpreter that
+makes the same five calls, without isolation); medians, 95th percentiles and their ratio are printed. Then
+many implementations, honest and hostile, are judged eight at a time, and what is left of them is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from iccm_assets.judging.judge import judge, judge_many
+from iccm_assets.judging.suites import load_suite
+from iccm_assets.settings import Judge, Settings, load_settings
+
+SOURCE = "def add(a, b):\n    return a + b\n\ndef label(n):\n    return f'item-{n}'\n"
+SUITE = {
+    "kind": "cases",
+    "cases": [
+        {"call": "add", "args": [1, 2], "expect": 3},
+        {"call": "add", "args": [-5, 8], "expect": 3},
+        {"call": "add", "kwargs": {"a": 40, "b": 2}, "expect": 42},
+        {"call": "add", "args": [1, None], "raises": "TypeError"},
+        {"call": "label", "args": [7], "expect": "item-7"},
+    ],
+}
+BARE = SOURCE + (
+    "assert add(1, 2) == 3 and add(-5, 8) == 3 and add(a=40, b=2) == 42 and label(7) == 'item-7'\n"
+    "try: add(1, None)\nexcept TypeError: pass\n"
+)
+HOSTILE = (
+    "import os\ndef add(a, b):\n    os.fork(); os.setsid(); return 0\n",
+    "import os\nos._exit(0)\n",
+    "import os\ndef add(a, b):\n    os.kill(-1, 9)\n",
+    "import os\nfor n in range(50): open(f'/tmp/{n}', 'w').close()\ndef add(a, b):\n    return None\n",
+    "import os\ndef add(a, b):\n    os.closerange(3, 256)\n",
+)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def timed(what: Callable[[], object]) -> float:
+    """Milliseconds that a call takes."""
+    started = time.perf_counter()
+    what()
+    return (time.perf_counter() - started) * 1000
+
+
+def latency(suites: int, settings: Settings) -> None:
+    """Judged suites and bare runs, by turns."""
+    suite = load_suite(SUITE)
+    for _ in range(5):  # warm
+        judge(SOURCE, suite, settings)
+        time.sleep(0.05)
+    judged, bare = [], []
+    for _ in range(suites):
+        judged.append(timed(lambda: judge(SOURCE, suite, settings)))
+        bare.append(timed(lambda: subprocess.run([sys.executable, "-I", "-c", BARE], check=True)))
+    for name, values in (("judge", judged), ("bare", bare)):
+        values.sort()
+        median, late = statistics.median(values), values[int(0.95 * len(values))]
+        say(f"{name:6} median {median:7.1f} ms   p95 {late:7.1f} ms")
+    ratio = statistics.median(judged) / statistics.median(bare)
+    say(f"ratio  median {ratio:7.2f}      load {os.getloadavg()[0]:.1f}")
+
+
+def left() -> tuple[int, int, int]:
+    """Processes below this one, descriptors, mounts."""
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n")
+    return len(psutil.Process().children(recursive=True)), len(os.listdir("/proc/self/fd")), mounts
+
+
+def leaks(implementations: int, settings: Settings) -> None:
+    """Many implementations, a quarter of them hostile, and what is left of them."""
+    suite = load_suite(SUITE)
+    limits = Judge().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
+    settings = settings.model_copy(update={"judge": limits})
+    work = ((HOSTILE[n // 4 % len(HOSTILE)] if n % 4 == 0 else SOURCE, suite) for n in range(implementations))
+    before, started = left(), time.perf_counter()
+    rates = [result.test_pass_rate for result in judge_many(work, settings, workers=8)]
+    seconds = time.perf_counter() - started
+    time.sleep(2)
+    say(f"{implementations} implementations, 8 at a time: {implementations / seconds:.1f} a second")
+    say(f"passed fully {rates.count(1.0)}, without verdict {rates.count(None)}")
+    say(f"processes, descriptors, mounts: before {before}, after {left()}")
+
+
+def main() -> None:
+    """Both measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suites", type=int, default=100)
+    parser.add_argument("--implementations", type=int, default=1000)
+    options = parser.parse_args()
+    settings = load_settings()
+    if options.suites:
+        latency(options.suites, settings)
+    if options.implementations:
+        leaks(options.implementations, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How long the sensors' ticks take with a million conversations in the table.
+
+    python -m benchmarks.ticks [--conversations 1000000] [--rounds 5]
+
+A throw-away embedded server gets so many conversations of a year, a tenth of them in the training pool,
+generated inside PostgreSQL; then each sensor is evaluated on an ephemeral Dagster instance. Prints the
+slowest tick of each, and the plan of the one query that looks at examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+
+FILL = """
+insert into iccm.model_versions (version, status, digest, path) values ('v1', 'production', 'd', '/m');
+insert into iccm.conversations (session_id, user_id, "timestamp", origin)
+select 's' || n, 'u' || n % 5000, iccm.now() - (n % 365) * interval '1 day' - interval '2 hours', 'import'
+from generate_series(1, {n}) n;
+insert into iccm.filtered_conversations (conversation_id, day, session_id, user_id, source_code, requirements,
+    test_pass_rate, implementation_variance, quality_score, content_sha256)
+select id, ("timestamp" at time zone 'UTC')::date, session_id, user_id, 'def f(): ...', 'f shall return.',
+    1, 0, 1, md5(session_id)
+from iccm.conversations where id % 10 = 0;
+insert into iccm.phase4_training_data (conversation_id, day, session_id, user_id, source_code, requirements,
+    test_pass_rate, implementation_variance, quality_score, content_sha256, embedding)
+select conversation_id, day, session_id, user_id, source_code, requirements, test_pass_rate,
+    implementation_variance, quality_score, content_sha256, array_fill(0, array[384])::vector
+from iccm.filtered_conversations;
+insert into iccm.phase4_training_runs (trigger, trigger_key, status, candidate_version, training_timestamp)
+values ('manual', 'manual:bench', 'gate_passed', 'v1', iccm.now() - interval '10 days');
+insert into iccm.training_run_examples (training_run_id, conversation_id, role)
+select (select id from iccm.phase4_training_runs), conversation_id, 'new'
+from iccm.phase4_training_data limit 1000;
+insert into iccm.quality_measurements (version, set, n, mean, standard_error, baseline_mean, judge_version)
+select 'v1', case when n % 2 = 0 then 'canary_set' else 'production_holdout' end, 240, 0.8, 0.01, 0.81, '1'
+from generate_series(1, 3000) n
+"""
+
+# Dropped while the rows are made: a sorted index is made in a fraction of the time.
+INDEXES = """
+select indexname, indexdef from pg_indexes
+where schemaname = 'iccm' and tablename in ('conversations', 'filtered_conversations', 'phase4_training_data')
+  and indexdef not like '% UNIQUE %'
+"""
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Fill, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--conversations", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    from iccm_assets.store.database import engine_for, upgrade
+    from iccm_assets.store.embedded import EmbeddedServer
+
+    with tempfile.TemporaryDirectory(prefix="iccm-ticks-") as home:
+        server = EmbeddedServer(Path(home), durable=False)
+        try:
+            url = server.ensure()
+            os.environ |= {"ICCM_DATABASE_URL": url, "ICCM_HOME": home}
+            engine = engine_for(url)
+            upgrade(engine)
+            started = time.perf_counter()
+            with engine.begin() as conn:
+                indexes = conn.execute(sa.text(INDEXES)).all()
+                for name, _ in indexes:
+                    conn.execute(sa.text(f"drop index iccm.{name}"))
+                for statement in FILL.format(n=given.conversations).split(";"):
+                    conn.execute(sa.text(statement.replace("::", "\\:\\:")))
+                for _, definition in indexes:
+                    conn.execute(sa.text(definition))
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+                conn.execute(sa.text("vacuum analyze"))
+            say(f"{given.conversations} conversations in {time.perf_counter() - started:.0f} s")
+            measure(given.rounds)
+            explain(engine)
+        finally:
+            server.stop()
+
+
+def measure(rounds: int) -> None:
+    """The slowest of some ticks of each sensor, after one that opens connections."""
+    from iccm_assets.defs.automation import sensors
+    from iccm_assets.defs.resources import Platform
+    from iccm_assets.defs.rollout.sensors import rollout_controller_sensor
+
+    looked_at = (
+        sensors.new_data_threshold_sensor,
+        sensors.quality_degradation_sensor,
+        sensors.retrain_dispatch_sensor,
+        rollout_controller_sensor,
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        for sensor in looked_at:
+            seconds, said = [], ""
+            for _ in range(rounds + 1):
+                context = dg.build_sensor_context(instance=instance, resources={"platform": Platform()})
+                started = time.perf_counter()
+                found = sensor.evaluate_tick(context)
+                seconds.append(time.perf_counter() - started)
+                said = said or found.skip_message or f"{len(found.run_requests)} run(s)"
+            say(f"{sensor.name:28} slowest {max(seconds[1:]):.3f} s, first {seconds[0]:.3f} s: {said[:70]}")
+
+
+def explain(engine: sa.Engine) -> None:
+    """The plan of counting the selectable examples, and what the count takes."""
+    from iccm_assets.learning import proposal
+    from iccm_assets.settings import get_settings
+    from iccm_assets.store.clock import now
+
+    with engine.connect() as conn:
+        at, started = now(conn), time.perf_counter()
+        counted = proposal.selectable(conn, at, get_settings().selection)
+        say(f"{counted} selectable examples counted in {time.perf_counter() - started:.3f} s")
+        plan = sa.text(f"explain (analyze, costs off, timing off, summary on) {proposal._COUNTS.text}")
+        span = {"first_day": at.date(), "base": None, "start": at, "end": at}
+        span |= {"first_day": (at - timedelta(days=30)).date(), "start": at - timedelta(days=10)}
+        say("\n".join(row[0] for row in conn.execute(plan, span)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Personal data with a pattern, checked where it can be: addresses, phone and card numbers, accounts (C4)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from iccm_assets.capture.patterns import Rule
+
+_FILES = {
+    "png",
+    "jpg",
+    "jpeg",
+    "gif",
+    "svg",
+    "webp",
+    "css",
+    "html",
+    "js",
+    "json",
+    "txt",
+    "xml",
+    "yaml",
+    "yml",
+}
+_VERSION = re.compile(
+    r"(?i)(?:versions?_{0,2}|release|\bv|==|>=|<=|~=|\^|oid|sections?|sect?\.|§"
+    r"|chapter|clause|appendix)\s?[\"'=:(-]{0,3}\s?[\"']?$"
+)
+_ADDRESS = re.compile(
+    r"(?i)(?:ip|v4|addr\w*|host|server|client|from|peer|dns|ping|ssh|//|@)[\"']?[\s:=(,]{0,4}[\"']?$"
+)
+
+
+def passes_luhn(found: str) -> bool:
+    """The check digit of card numbers."""
+    digits = [int(one) for one in found if one.isdecimal()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def is_card(found: str) -> bool:
+    """A number of a range and a length that is issued, with its check digit."""
+    digits = "".join(one for one in found if one.isdecimal())
+    first2, first4 = int(digits[:2] or 0), int(digits[:4] or 0)
+    lengths = {
+        13 <= len(digits) <= 19 and len(digits) in {13, 16, 19}: digits[:1] == "4",
+        len(digits) == 15: first2 in {34, 37},
+        len(digits) == 14: 300 <= first4 // 10 <= 305 or first2 in {36, 38, 39},
+    }
+    sixteen = len(digits) == 16 and (
+        51 <= first2 <= 55
+        or 2221 <= first4 <= 2720
+        or 3528 <= first4 <= 3589
+        or first2 in {50, 56, 57, 58, 60, 62, 63, 64, 65, 67}
+    )
+    return (sixteen or any(size and issued for size, issued in lengths.items())) and passes_luhn(digits)
+
+
+def is_iban(found: str) -> bool:
+    """An international account number with its check digits (ISO 7064, mod 97)."""
+    plain = re.sub(r"[ -]", "", found).upper()
+    if not 15 <= len(plain) <= 34:
+        return False
+    return int("".join(str(int(one, 36)) for one in plain[4:] + plain[:4])) % 97 == 1
+
+
+def _card(match: re.Match[str]) -> bool:
+    return is_card(match[0])
+
+
+def _iban(match: re.Match[str]) -> bool:
+    return is_iban(match[0])
+
+
+def _mail(match: re.Match[str]) -> bool:
+    local, _, domain = match[0].replace("%40", "@").rpartition("@")
+    return domain.rsplit(".", 1)[-1].lower() not in _FILES and not (local == "git" and domain.count(".") == 1)
+
+
+def _ip4(match: re.Match[str]) -> bool:
+    found, text = match[0], match.string
+    try:
+        address = ipaddress.IPv4Address(found)
+    except ValueError:
+        return False
+    before = text[max(0, match.start() - 16) : match.start()]
+    if address.is_loopback or found.startswith(("0.", "255.")) or _VERSION.search(before):
+        return False
+    if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and found.endswith(".0"):
+        return False  # a network, nobody's address
+    return len(found) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may count anything
+
+
+def _ip6(match: re.Match[str]) -> bool:
+    found = match[0]
+    try:
+        address = ipaddress.IPv6Address(found)
+    except ValueError:
+        return False
+    # Slices and qualified names may parse as short addresses: a compressed one has to begin as they do.
+    issued = re.match(r"[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|64:ff9b:", found, re.IGNORECASE)
+    return not address.is_loopback and (found.count(":") == 7 or issued is not None)
+
+
+def _phone(match: re.Match[str]) -> bool:
+    digits = sum(map(str.isdecimal, match[0]))
+    return 8 <= digits <= 15 and re.fullmatch(r"\+\d+\.\d+", match[0]) is None
+
+
+def _called_phone(match: re.Match[str]) -> bool:
+    found = match["x"]
+    digits = sum(map(str.isdecimal, found))
+    return 7 <= digits <= 15 and re.match(r"\d{4}-\d\d-\d\d|(?:\d+\.){3}\d", found) is None
+
+
+PERSONAL = (
+    Rule(
+        "EMAIL",
+        re.compile(
+            r"(?:(?<![\w.+%-])|(?<=\\[nrt])|(?<=%[2-3][0-9A-F]))[\w.+'-]{0,63}[\w+](?:@|%40)"
+            r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-]|\()"
+        ),
+        holds=_mail,
+        gate=re.compile(r"(?:@|%40)[^\W_]"),
+    ),
+    Rule(
+        "IBAN",
+        re.compile(
+            r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}"
+            r"(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
+        ),
+        holds=_iban,
+        gate=re.compile(r"\d(?<=[A-Z]\d)\d[ -]?[A-Z0-9]{4}"),
+    ),
+    Rule(
+        "CARD",
+        re.compile(
+            r"[2-6](?:(?<![\w.].)|(?<=\\[nrt].))(?:\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?:[ -]?\d{3})?"
+            r"|\d{3}[ -]?\d{6}[ -]?\d{4,5}|\d{12})"
+            r"(?![\w]|\.\d)"
+        ),
+        holds=_card,
+    ),
+    Rule(
+        "IP",
+        re.compile(r"\d(?:(?<![\w.]\d)|(?<=\\[nrt]\d))\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w]|\.\d)"),
+        holds=_ip4,
+    ),
+    Rule(
+        "IP",
+        re.compile(r"(?:(?<![\w:.])|(?<=\\[nrt]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,34}(?![\w:])"),
+        holds=_ip6,
+        gate=re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]"),
+    ),
+    Rule("SSN", re.compile(r"[0-8](?<![\w.-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")),
+    # A number that is called one.
+    Rule(
+        "PHONE",
+        re.compile(
+            r"(?:phone|Phone|PHONE|tel|Tel|TEL|téléphone|Téléphone|mobile|Mobile|MOBILE|mobil|Mobil|handy|Handy"
+            r"|cell|Cell"
+            r"|fax|Fax|FAX|whatsapp|WhatsApp|sms|SMS|call|Call|电话|手机|電話|携帯|전화|телефон|Телефон|тел)"
+            r"(?:efon\w{0,10}|éfono)?(?:[ _-]?(?:number|Number|nummer|no|nr|me at|us at))?"
+            r"[\"']?\.?\s{0,2}[:=]?\s{0,3}[\"'(]?(?P<x>[+(]{0,2}\d[\d ()./-]{5,22}\d)(?![\w.])"
+        ),
+        holds=_called_phone,
+    ),
+    Rule(
+        "PHONE",
+        re.compile(r"\+(?:(?<![\w+]\+)|(?<=\\[nrt]\+))[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?!\w)"),
+        holds=_phone,
+    ),
+    Rule("PHONE", re.compile(r"\((?:(?<!\w\()|(?<=\\[nrt]\())\d{3}\)[ -]?\d{3}[-. ]\d{4}(?![\w-]|\.\d)")),
+    Rule(
+        "PHONE",
+        re.compile(r"\d(?:(?<![\w.-]\d)|(?<=\\[nrt]\d))(?:[-. ]\d)?\d\d([-.])\d{3}\1\d{4}(?![\w-]|\.\d)"),
+    ),
+    Rule(
+        "PHONE",
+        re.compile(r"[2-9](?:(?<![\w.-].)|(?<=\\[nrt].))(?<!\d .)\d\d [2-9]\d\d \d{4}(?![\w-]|[. ]\d)"),
+    ),
+    Rule(
+        "PHONE",
+        re.compile(
+            r"0(?:(?<![\w./#-]0)|(?<=\\[nrt]0))(?<!\d 0)[1-9]"
+            r"(?:(?:[ .]\d\d){4}|\d{0,3}[ /-]\d{3,4} ?\d{3,5})(?![\w/-]|[. ]\d)"
+        ),
+    ),
+    Rule(
+        "PHONE",
+        re.compile(r"00(?:(?<![\w./#-]00)|(?<=\\[nrt]00))[1-9]\d{0,2}(?:[ /-]\d{2,5}){2,5}(?![\w./-])"),
+        holds=_phone,
+    ),
+)

@@ -1,0 +1,82 @@
+"""A backend without a model, for benchmarks and tests: no setting selects it.
+
+``python -m iccm_assets.gateway.stub --port 0`` serves the real gateway on the settings' database with it.
+A version named in the JSON object ``--faults`` misbehaves: ``{"v2": "hang"}``; there are ``error``,
+``hang``, ``empty``, ``binary``, ``huge``, ``unloadable``. ``--seconds`` is what a batch takes; none is
+answered while the file ``--hold`` exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from iccm_assets.errors import ModelError
+from iccm_assets.gateway.batching import Answer, Backend, Batcher
+from iccm_assets.gateway.fleet import Load
+from iccm_assets.gateway.routing import Version
+from iccm_assets.gateway.server import address_of, listen, run
+from iccm_assets.gateway.supervisor import log_lines
+from iccm_assets.settings import Settings, get_settings
+
+
+def stub_loader(
+    settings: Settings, faults: Mapping[str, str], seconds: float = 0.0, hold: Path | None = None
+) -> Load:
+    """Loads any version at once; its answers name it."""
+
+    def load(version: Version) -> Backend:
+        fault = faults.get(version.version, "")
+        if fault == "unloadable":
+            raise ModelError(f"{version.version} has no weights")
+        limits = settings.gateway
+        return Batcher(
+            version.version,
+            lambda sources: [_answer(version.version, fault, seconds, hold)] * len(sources),
+            batch_size=limits.batch_size,
+            wait_seconds=limits.batch_wait_ms / 1000,
+            queue_size=limits.queue_size,
+            stuck_seconds=limits.canary_timeout_seconds,
+        )
+
+    return load
+
+
+def _answer(version: str, fault: str, seconds: float, hold: Path | None) -> Answer:
+    time.sleep(seconds)
+    while hold and hold.exists():
+        time.sleep(0.01)
+    match fault:
+        case "error":
+            raise RuntimeError("the stub fails")
+        case "hang":
+            time.sleep(3600)
+        case "empty":
+            return Answer(" \n", 1)
+        case "binary":
+            return Answer("\x01\x02\x03", 3)
+        case "huge":
+            return Answer("shall " * 100_000, 100_000)
+    return Answer(f"The function `add` shall return the sum. ({version})", 12)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
+    parser.add_argument("--faults", type=json.loads, default={})
+    given = parser.parse_args(arguments)
+    log_lines()
+    settings = get_settings()
+    listening = listen("127.0.0.1", given.port, settings)
+    print(address_of(listening), flush=True)  # noqa: T201
+    run(listening, settings, stub_loader(settings, given.faults, given.seconds, given.hold))
+
+
+if __name__ == "__main__":
+    main()

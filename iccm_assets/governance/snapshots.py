@@ -1,0 +1,91 @@
+"""Erased text in files: training-set snapshots and models nobody registered (V2).
+
+A snapshot that holds an erased conversation is replaced by its manifest alone, which then says `erased`:
+the digest and the counts stay for the lineage, the examples (all of them) are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from iccm_assets.errors import ModelError
+from iccm_assets.learning.dataset import EXAMPLES, MANIFEST, DatasetStore
+from iccm_assets.learning.directories import STAGING, flush_tree, move_into_place, remove_tree
+from iccm_assets.learning.model_store import ModelStore
+from iccm_assets.models.manifest import read_manifest
+
+_KEPT = ("digest", "seed", "counts")
+
+
+def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
+    """Take the examples out of every snapshot that holds one of these conversations; returns the digests.
+
+    A snapshot that cannot be read may hold anything and loses its examples as well. What a process that is
+    no more left in the staging folder goes.
+    """
+    root = DatasetStore(home).root
+    if not root.is_dir():
+        return []
+    for leftover in (root / STAGING).glob("*"):
+        owner = leftover.name.rsplit("-", 1)[-1]
+        if not owner.isdigit() or int(owner) == os.getpid() or not psutil.pid_exists(int(owner)):
+            remove_tree(leftover)
+    stripped = []
+    for directory in sorted(root.iterdir()):
+        if directory.name != STAGING and (directory / EXAMPLES).exists():
+            found = _conversations(directory)
+            if found is None or found & set(erased):
+                _strip(directory, sorted((found or set()) & set(erased)))
+                stripped.append(directory.name)
+    return stripped
+
+
+def drop_unregistered(home: Path, registered: Collection[str]) -> list[str]:
+    """Delete models that learned from a stripped snapshot and that no version names; returns their digests.
+
+    Such a model is left when a run was stopped between publishing and registering it.
+    """
+    store, datasets = ModelStore(home), DatasetStore(home).root
+    dropped = []
+    for digest in set(store.digests()) - set(registered):
+        try:
+            dataset = read_manifest(store.path(digest)).dataset_digest
+        except ModelError:
+            continue  # no provenance, no way to tell: verification refuses it anyway
+        if dataset is not None and not (datasets / dataset / EXAMPLES).exists():
+            remove_tree(store.path(digest))
+            dropped.append(digest)
+    return sorted(dropped)
+
+
+def _conversations(directory: Path) -> set[int] | None:
+    """The conversations of a snapshot; None when it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(directory / EXAMPLES, columns=["conversation_id"])["conversation_id"]
+        return {int(one) for one in column.to_pylist() if one is not None}
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+
+
+def _strip(directory: Path, erased: list[int]) -> None:
+    """Gone first, then named: a crash between the two leaves nothing, which is as good."""
+    try:
+        known: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {"digest": directory.name}
+    remove_tree(directory)
+    staging = directory.parent / STAGING / f"{directory.name}-{os.getpid()}"
+    staging.mkdir(parents=True, exist_ok=True)
+    kept = {name: known[name] for name in _KEPT if name in known} | {"erased": erased}
+    (staging / MANIFEST).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    flush_tree(staging)
+    move_into_place(staging, directory)

@@ -1,0 +1,140 @@
+"""What `judging.health` decides over, read from the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import sqlalchemy as sa
+
+from iccm_assets.capture.arrivals import midnight
+from iccm_assets.judging.verdict import GateEvidence
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accepted and model texts with a suite, of conversations of some days; ``missing`` are ids."""
+
+    with_suite: int
+    scored: int
+    inconclusive: int
+    missing: list[int]
+
+
+@dataclass(frozen=True)
+class LastVerdict:
+    """The newest row of ``gate_verdicts``."""
+
+    version: str
+    canary_set_digest: str
+    items: int
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How long ago production was measured or, without a measurement, deployed, and what was found."""
+
+    version: str
+    hours: float
+    holdout: int
+    falls: dict[str, float]
+
+
+def quality(conn: sa.Connection) -> Quality | None:
+    """Of the version in production; None while there is none."""
+    serving = conn.execute(
+        sa.text(
+            "select version, extract(epoch from iccm.now() - deployed_at) / 3600 as hours"
+            " from iccm.model_versions where status = 'production'"
+        )
+    ).one_or_none()
+    if serving is None:
+        return None
+    rows = conn.execute(
+        sa.text(
+            """
+            select distinct on ("set") "set", n, baseline_mean - mean as fall,
+                extract(epoch from iccm.now() - measured_at) / 3600 as hours
+            from iccm.quality_measurements where version = :version
+            order by "set", measured_at desc
+            """
+        ),
+        {"version": serving.version},
+    ).all()
+    return Quality(
+        version=serving.version,
+        hours=float(min([serving.hours or 0.0, *(row.hours for row in rows)])),
+        holdout=sum(row.n for row in rows if row.set == "production_holdout"),
+        falls={row.set: row.fall for row in rows if row.fall is not None},
+    )
+
+
+def scores(conn: sa.Connection, first: date, last: date) -> Scores:
+    """Of the days from ``first`` to ``last``; follows the days' conversations."""
+    rows = conn.execute(
+        sa.text(
+            """
+            select r.id, r.scored_at is not null as scored, r.test_pass_rate is null as without
+            from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
+            where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
+                and r.test_suite is not null
+            order by r.id
+            """
+        ),
+        {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
+    ).all()
+    return Scores(
+        len(rows),
+        sum(row.scored for row in rows),
+        sum(row.scored and row.without for row in rows),
+        [row.id for row in rows if not row.scored],
+    )
+
+
+def last_verdict(conn: sa.Connection) -> LastVerdict | None:
+    """With the items of its evidence that are not reliable."""
+    row = conn.execute(
+        sa.text(
+            "select version, canary_set_digest, evidence from iccm.gate_verdicts order by id desc limit 1"
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    evidence = GateEvidence.from_json(row.evidence)
+    missing = [one.item for one in evidence.items if not one.reliable]
+    missing += ["never measured"] * (evidence.expected_items - len(evidence.items))
+    return LastVerdict(row.version, row.canary_set_digest, evidence.expected_items, missing)
+
+
+@dataclass(frozen=True)
+class DayScored:
+    """All texts with a suite of one day's conversations, as they stand now."""
+
+    texts: int
+    scored: int
+    inconclusive: int
+    reconstructions: int
+    mean_test_pass_rate: float | None
+    mean_variance: float | None
+    rates: list[float]
+
+
+def days_scored(conn: sa.Connection, first: date, last: date) -> dict[str, DayScored]:
+    """By ISO day; days without such texts are left out."""
+    rows = conn.execute(
+        sa.text(
+            """
+            select (c."timestamp" at time zone 'UTC')::date as day, count(*), count(r.scored_at),
+                count(r.scored_at) - count(r.test_pass_rate),
+                sum((select count(*) from iccm.reconstructions x where x.requirement_id = r.id))::int,
+                avg(r.test_pass_rate), avg(r.implementation_variance),
+                coalesce(array_agg(r.test_pass_rate) filter (where r.test_pass_rate is not null), '{}')
+            from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
+            where c."timestamp" >= :start and c."timestamp" < :end and r.test_suite is not null
+            group by 1
+            """
+        ),
+        {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
+    )
+    return {row[0].isoformat(): DayScored(*row[1:]) for row in rows.all()}

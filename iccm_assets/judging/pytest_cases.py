@@ -1,0 +1,81 @@
+"""One test function of a ``pytest`` suite in its own process (J1).
+
+Standard library only, sent into the sandbox like ``runner.py``, which calls it. The tests, pytest and the
+implementation share this process: what is reported here is the word of whoever had the last say in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+
+TYPE_CHECKING = False  # typing takes longer to import than everything else here together
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+OPTIONS = (
+    *("-q", "-q", "--no-header", "--tb=short", "--color=no", "--rootdir=.", "-c", "/dev/null"),
+    *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:junitxml"),
+)
+BOTH_NAMES = "import sys\nimport implementation\nsys.modules[__name__] = implementation\n"
+
+
+class Reports:
+    """A plugin that notes how each run of the test function ended."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[str] = []
+        self.detail = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            expected_to_fail = hasattr(report, "wasxfail")
+            self._note("xfail" if expected_to_fail else report.outcome, report)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.outcome == "failed":
+            self._note("error", report)
+
+    def _note(self, outcome: str, report: Any) -> None:
+        self.outcomes.append(outcome)
+        if outcome != "passed" and not self.detail:
+            self.detail = _reason(report)
+
+
+def _reason(report: Any) -> str:
+    """The last line of why, which names the exception; pytest marks it with an E."""
+    lines = [line.strip() for line in str(report.longreprtext).splitlines() if line.strip()]
+    marked = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return (marked or lines or [""])[0]
+
+
+def warm() -> None:
+    """Import pytest and its own plugins once, before forks: that takes longer than most tests."""
+    config = __import__("_pytest.config").config
+    for name in config.default_plugins:
+        try:
+            __import__(f"_pytest.{name}")
+        except ImportError:
+            continue  # pytest will meet the same error and say so
+
+
+def run(source: str, test: str, files: dict[str, str], text: Callable[[str], str]) -> str:
+    """Run one test function, with every parameter set of it; JSON ``["t", outcome, detail]``."""
+    for name, content in {**files, "implementation.py": source, "solution.py": BOTH_NAMES}.items():
+        folder = os.path.dirname(name)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            file.write(content)
+    sys.path.insert(0, os.getcwd())
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    pytest: ModuleType = __import__("pytest")
+    reports = Reports()
+    code = int(pytest.main([*OPTIONS, test], plugins=[reports]))
+    outcomes = set(reports.outcomes)
+    worst = next((one for one in ("error", "failed", "skipped", "xfail") if one in outcomes), "passed")
+    if worst == "passed" and (code != 0 or not outcomes):
+        return '["t","none","pytest ended with code ' + f"{code}" + '"]'
+    return '["t",' + text(worst) + "," + text(reports.detail) + "]"

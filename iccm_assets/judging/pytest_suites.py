@@ -1,0 +1,109 @@
+"""Suites of kind ``pytest``: which files they may hold, and what they plan (J1, J2).
+
+Such a suite runs in the same process as the implementation, which could lie to it. So what is planned is
+counted here, in the source of the tests and outside of the sandbox: one case per test function. It cannot
+be made smaller by what is collected, skipped or reported inside.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from iccm_assets.errors import SuiteError
+
+MAX_FILES = 100
+PACKAGES = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
+OWN_NAMES = frozenset(("implementation.py", "solution.py"))
+CONFIGURATION = frozenset(
+    ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml")
+)
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def files_of(written: Any) -> Mapping[str, str]:
+    """The files of a suite by relative path; ``SuiteError`` names the one that may not be."""
+    if not isinstance(written, dict) or not written:
+        raise SuiteError("'files' must be an object of at least one path and its text")
+    if len(written) > MAX_FILES:
+        raise SuiteError(f"{len(written)} files; at most {MAX_FILES}")
+    for name, text in written.items():
+        if complaint := _complaint(name, text):
+            raise SuiteError(f"file {name!r}: {complaint}")
+    for name in written:
+        if inside := next((one for one in written if one.startswith(f"{name}/")), ""):
+            raise SuiteError(f"file {name!r}: is also the folder of {inside!r}")
+    return dict(written)
+
+
+def _complaint(name: str, text: Any) -> str:
+    path = PurePosixPath(name)
+    if not name or any(not _PART.fullmatch(part) for part in name.split("/")):
+        return "a path is relative, of letters, digits, '_', '-' and '.', without '..'"
+    if len(path.parts) > 10:
+        return "more than 10 folders deep"
+    if name in OWN_NAMES:
+        return "that name is the implementation's"
+    if path.name in CONFIGURATION:
+        return "a suite does not configure pytest"
+    if not isinstance(text, str):
+        return "its content must be text"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "its content is not valid Unicode"
+    return ""
+
+
+def planned_tests(files: Mapping[str, str]) -> list[str]:
+    """The planned test functions as pytest names them; ``SuiteError`` when there is none."""
+    found = [
+        test for name, text in sorted(files.items()) if _is_test_file(name) for test in _tests(name, text)
+    ]
+    if not found:
+        raise SuiteError("no test function in a file called test_*.py or *_test.py")
+    return list(dict.fromkeys(found))
+
+
+def _is_test_file(name: str) -> bool:
+    last = PurePosixPath(name).name
+    return last.endswith(".py") and (last.startswith("test_") or last.endswith("_test.py"))
+
+
+def _tests(name: str, text: str) -> Iterator[str]:
+    try:
+        module = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SuiteError(f"file {name!r}: not Python: {error}") from None
+    yield from _tests_in(name, module.body)
+
+
+def _tests_in(prefix: str, body: list[ast.stmt], unit: bool = False) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
+            yield f"{prefix}::{node.name}"
+        elif isinstance(node, ast.ClassDef) and (node.name.startswith("Test") or _is_unittest(node)):
+            yield from _tests_in(f"{prefix}::{node.name}", node.body)
+
+
+def _is_unittest(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+
+
+@cache
+def packages() -> tuple[tuple[str, str], ...]:
+    """(name, host path) of what pytest needs; ``SuiteError`` where pytest is not installed."""
+    found = {name: importlib.util.find_spec(name) for name in PACKAGES}
+    if found["pytest"] is None:
+        hint = "`pip install pytest`, or write the tests as kind 'cases'."
+        raise SuiteError("kind 'pytest' needs pytest, which is not installed", hint=hint)
+    origins = [(name, spec, Path(spec.origin)) for name, spec in found.items() if spec and spec.origin]
+    return tuple(
+        (name, str(path.parent)) if spec.submodule_search_locations else (path.name, str(path))
+        for name, spec, path in origins
+    )

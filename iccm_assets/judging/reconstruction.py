@@ -1,0 +1,73 @@
+"""What a member of the orchestra makes of a requirements text (O1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from iccm_assets.errors import InputError
+
+DETAIL_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one member made of a requirements text.
+
+    ``answered`` has code; ``unreadable`` is the text's fault (it scores 0); ``missing`` is the
+    member's fault (it does not count, and may put the orchestra below its quorum).
+    """
+
+    reconstructor: str
+    status: Literal["answered", "unreadable", "missing"]
+    implementation: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A requirements text, and what members have answered to it before: those are not asked again."""
+
+    requirements: str
+    known: Mapping[str, Reconstruction] = field(default_factory=dict)
+
+
+class Reconstructor(Protocol):
+    """One member of the orchestra."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> str:
+        """Everything its answers depend on; part of every cached score's key (E1)."""
+        ...
+
+    def reconstruct(self, requirements: str) -> Reconstruction:
+        """Re-implement; never raises for what the text or the endpoint does."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An in-process reader; what it cannot read is the requirements' fault."""
+
+    name: str
+    read: Callable[[str], str]
+
+    @property
+    def identity(self) -> str:
+        return self.name
+
+    def reconstruct(self, requirements: str) -> Reconstruction:
+        try:
+            return Reconstruction(self.name, "answered", self.read(requirements))
+        except (ValueError, InputError) as error:
+            return Reconstruction(self.name, "unreadable", detail=printable(str(error)))
+
+
+def printable(text: str) -> str:
+    """One line that PostgreSQL can store, cut to what a person reads."""
+    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd").split())
+    return line[:DETAIL_CHARACTERS]

@@ -1,0 +1,135 @@
+"""What simulated developers say around their code, and how words suffer in a hurry (X4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from difflib import SequenceMatcher
+from random import Random
+
+from iccm_assets.reference.language import sentences
+from iccm_assets.reference.people import Trait
+
+_ASKS = (
+    "Write the requirements for this code.",
+    "What does this code have to do? Requirements, please.",
+    "Please turn this into requirements I can hand over.",
+    "I need the requirements of the code below.",
+    "Requirements for the following, please.",
+)
+_ASKS_AGAIN = (
+    "Once more about this one, I rewrote it. What are its requirements?",
+    "I asked about something like this before and lost the answer. Requirements, please.",
+    "Same thing, cleaned up a little. What does it have to do?",
+)
+_GREETINGS = (
+    ("Good morning! Do you have a minute for a bit of old code?", "Of course, show me the code."),
+    ("hi, back again :)", "Welcome back. What is it about?"),
+    ("Guten Morgen, ich habe wieder eine kleine Frage zu altem Code.", "Gern, zeig mir den Code."),
+    ("Salut ! Tu peux m'aider encore une fois ?", "Bien sûr, montre-moi le code."),
+    ("おはようございます。コードを見てもらえますか。", "はい、コードを送ってください。"),
+)
+_THANKS = ("Thanks, that saves my day.", "Perfect, merci !", "Danke, das war's.", "cheers 👍", "👌")
+_RIGHT = ("That is right, thanks.", "Good, I take it as it is.", "Yes, exactly.")
+_WRONG = (
+    "Not quite. The requirements are:",
+    "No, that misses the point. It should read:",
+    "Please correct it to:",
+)
+_BLOCKS = (
+    "This is how I try it:\n\n```bash\npython -m pytest tests -q\n```\n\nAnd this is the code:",
+    "The settings it runs with:\n\n```json\n{\"debug\": false, \"retries\": 3}\n```\n\nThe code itself:",
+    "It was called like this, which no longer matters:\n\n```python\nprint(run(3))\n```\n\nThe code:",
+    "What the log says:\n\n```\nINFO  started\nINFO  done in 12 ms\n```\n\nWhat I mean is this:",
+)  # fmt: skip
+
+
+def greeting(rng: Random) -> list[dict[str, str]]:
+    """Small talk before the question: what the developer says, and what CET-D says to it."""
+    said, answered = rng.choice(_GREETINGS)
+    return [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
+
+
+def question(source_code: str, traits: Collection[Trait], again: bool, rng: Random) -> str:
+    """The message with the code; the code asked about is the last block."""
+    words = rng.choice(_ASKS_AGAIN if again else _ASKS)
+    if "typos" in traits:
+        words = mistyped(words, rng)
+    if "several_blocks" in traits:
+        words = f"{words} {rng.choice(_BLOCKS)}"
+    return f"{words}\n\n```python\n{source_code}```"
+
+
+def approval(traits: Collection[Trait], rng: Random) -> str:
+    """What is said to an answer that is taken as it is."""
+    return f"{rng.choice(_RIGHT)} {rng.choice(_THANKS)}" if "chatty" in traits else rng.choice(_RIGHT)
+
+
+def correction(accepted: str, rng: Random) -> str:
+    """What is said to an answer that is not."""
+    return f"{rng.choice(_WRONG)}\n\n{accepted}"
+
+
+_WORD = re.compile(r"`[^`]*`|'[^']*'|(?P<word>[A-Za-z]{4,})")
+
+
+def mistyped(text: str, rng: Random) -> str:
+    """The text with two letters of one word swapped; names and constants are copied, so they stay."""
+    words = [found for found in _WORD.finditer(text) if found["word"]]
+    if not words:
+        return text
+    chosen = rng.choice(words)
+    at = chosen.start() + rng.randrange(1, len(chosen[0]) - 2)
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+
+
+def half_corrected(answer: str, right: str, rng: Random) -> str:
+    """The answer with half of its wrong sentences, rounded up, put right and the others left as they are."""
+    mine, theirs = sentences(answer), sentences(right)
+    parts: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for tag, a, b, c, d in SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
+        if tag == "replace" and b - a == d - c:
+            parts += [((mine[a + at],), (theirs[c + at],)) for at in range(b - a)]
+        else:
+            parts.append((mine[a:b], theirs[c:d]))
+    wrong = [index for index, (said, meant) in enumerate(parts) if said != meant]
+    mended = set(rng.sample(wrong, (len(wrong) + 1) // 2))
+    return " ".join(
+        " ".join(meant if at in mended else said)
+        for at, (said, meant) in enumerate(parts)
+        if (meant if at in mended else said)
+    )
+
+
+def vaguer(requirements: str, rng: Random) -> str:
+    """The requirements as a hurried person puts them: a boundary blurred, a case left out, loose words."""
+    opening, *rest = sentences(requirements)
+    if len(rest) > 1 and rest[-1].startswith("Otherwise") and rng.random() < 0.3:
+        return " ".join((opening, *rest[:-1]))
+    for index in rng.sample(range(len(rest)), min(len(rest), rng.choice((1, 1, 2)))):
+        rest[index] = _blur(rest[index], rng)
+    return " ".join((opening, *rest))
+
+
+_RELATION = re.compile(r"\bis (?:less than|at most|more than|at least) (?=\d)")
+_CONSTANT = re.compile(r"(?<= )(?:\d+|'[^']*')(?=[ .,]|$)")
+_LOOSE = (
+    ("is less than", "is under"), ("is more than", "is over"), ("is at most", "is up to"), ("When", "If"),
+    ("is at least", "is no less than"), ("shall", "should"),
+)  # fmt: skip
+
+
+def _blur(sentence: str, rng: Random) -> str:
+    roll = rng.random()
+    if _RELATION.search(sentence) and roll < 0.5:
+        return _RELATION.sub(lambda found: f"{found[0]}about ", sentence)
+    if _RELATION.search(sentence) and roll < 0.65:
+        size = "small" if "is less than" in sentence or "is at most" in sentence else "large"
+        return re.sub(_RELATION.pattern + r"\d+", f"is {size}", sentence)
+    if _CONSTANT.search(sentence) and roll < 0.75:
+        return _CONSTANT.sub(
+            rng.choice(("a certain value", "some number", "the usual amount")), sentence, count=1
+        )
+    for exact, loose in _LOOSE:
+        sentence = sentence.replace(exact, loose)
+    return sentence

@@ -1,0 +1,99 @@
+"""The base family about errors: guards. Each argument is checked, and each fault has an error of its own."""
+
+from __future__ import annotations
+
+from random import Random
+
+from iccm_assets.reference.document import (
+    Always,
+    Chain,
+    Compare,
+    Condition,
+    Document,
+    Edit,
+    Edited,
+    Empty,
+    Expression,
+    Name,
+    Number,
+    Raise,
+    Return,
+    Size,
+    Statement,
+    Step,
+    Test,
+    Text,
+    When,
+)  # fmt: skip
+from iccm_assets.reference.families.writing import (
+    INDENT,
+    Draft,
+    Family,
+    number,
+    py_chain,
+    py_condition,
+    py_edit,
+    py_outcome,
+    yoda,
+)  # fmt: skip
+from iccm_assets.reference.words import ERRORS, MARKS, Lexicon
+
+
+def _fault(rng: Random, words: Lexicon, name: str, kind: str) -> Test:
+    if kind == "int":
+        op = rng.choice(("is less than", "is more than", "is at most", "is"))
+        return Compare(Chain(Name(name)), op, Number(number(rng)))  # type: ignore[arg-type]
+    roll = rng.random()
+    if roll < 0.4:
+        return Empty(Chain(Name(name)))
+    if roll < 0.75 or kind != "str":
+        return Compare(Chain(Name(name)), "is longer than", Number(rng.randint(2, 12)))
+    return Compare(Chain(Name(name)), rng.choice(("contains", "starts with")), Text(rng.choice(MARKS)))
+
+
+def _result(rng: Random, names: dict[str, str]) -> Expression:
+    name, kind = rng.choice(sorted(names.items()))
+    if kind == "str" and rng.random() < 0.6:
+        return Edited(Name(name), (Edit(rng.choice(("stripped", "in lower case", "in upper case"))),))
+    base = Name(name) if kind == "int" else Size(Name(name))
+    others = [other for other, its in names.items() if other != name and its == "int"]
+    operand = Name(rng.choice(others)) if others and rng.random() < 0.5 else Number(rng.randint(2, 30))
+    return Chain(base, (Step(rng.choice(("plus", "minus", "times")), operand),))
+
+
+def _guards(rng: Random, words: Lexicon) -> Draft:
+    """Two or three arguments, most of them checked."""
+    kinds = tuple(rng.choice(("int", "int", "str", "list[int]")) for _ in range(rng.choice((1, 2, 2, 3))))
+    make = {"int": words.number_name, "str": words.text_name, "list[int]": words.list_name}
+    names = {make[kind](): kind for kind in kinds}
+    faults = [(name, kind) for name, kind in names.items() if rng.random() < 0.8] or list(names.items())[:1]
+    errors = rng.sample(ERRORS, len(faults))
+    statements: list[Statement] = [
+        When(Condition((_fault(rng, words, name, kind),)), Raise(error))
+        for (name, kind), error in zip(faults, errors, strict=True)
+    ]
+    result = _result(rng, names)
+    statements.append(Always(Return(result)))
+    document = Document(words.function_name(), tuple(names), tuple(statements), words.purpose())
+    return Draft(document, kinds, "str" if isinstance(result, Edited) else "int")
+
+
+def _write_guards(document: Document, style: str, rng: Random) -> list[str]:
+    lines: list[str] = []
+    for part in document.statements:
+        if isinstance(part, When):
+            test = yoda(part.condition, rng) if style == "yoda" else py_condition(part.condition, rng)
+            word = "elif" if style == "elif" and lines else "if"
+            lines += [f"{word} {test}:", INDENT + py_outcome(part.outcome, rng)]
+    last = document.statements[-1]
+    assert isinstance(last, Always) and isinstance(last.outcome, Return)
+    value = last.outcome.value
+    assert isinstance(value, Chain | Edited)
+    code = py_chain(value) if isinstance(value, Chain) else py_edit(value.base.name, value.edits[0])
+    if style == "result":
+        var = rng.choice(("result", "out", "answer"))
+        return [*lines, f"{var} = {code}", f"return {var}"]
+    return [*lines, f"return {code}"]
+
+
+GUARDS = Family("guards", _guards, _write_guards, ("plain", "elif", "yoda", "result"))

@@ -1,0 +1,133 @@
+"""What each arm did lately, by model version: quality, speed, errors and feedback (A3).
+
+An arm is the one a request was assigned to, so an error of the canary arm stays its own although production
+answered (G3). Quality is counted by session (R11): its first scored answer, and none of a session that met
+both arms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One arm and version over a time; None where nothing was measured.
+
+    ``error_rate``: share of ``requests`` that failed, timed out or fell back to production; those that were
+    rejected for want of room are in neither. Latencies in milliseconds, of the requests this arm answered.
+    """
+
+    arm: str
+    version: str
+    requests: int
+    errors: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    scored_sessions: int
+    pass_rate: float | None
+    implementation_variance: float | None
+    api_compatibility: float | None
+    thumbs_up: int
+    thumbs_down: int
+
+    @property
+    def error_rate(self) -> float | None:
+        """Errors per request."""
+        return self.errors / self.requests if self.requests else None
+
+    def row(self) -> dict[str, object]:
+        """Every figure by name."""
+        return {**asdict(self), "error_rate": self.error_rate}
+
+    def sentence(self) -> str:
+        """In one line, with its numbers."""
+        return (
+            f"{self.arm} {self.version}: pass rate {shown(self.pass_rate)} over {self.scored_sessions}"
+            f" sessions, variance {shown(self.implementation_variance)}, {self.errors} errors in"
+            f" {self.requests} requests, p95 {shown(self.latency_p95_ms, 0)} ms"
+        )
+
+
+def shown(value: float | None, digits: int = 3) -> str:
+    """A number as people read it; "-" where nothing was measured."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+# The version a request was assigned to: of the canary arm the candidate, also where production stood in.
+_VERSION = """
+    case when q.assigned_arm = 'canary' then coalesce(o.candidate, q.model_version) else q.model_version end
+"""
+# Scores and ratings are few beside requests: each looks its session up by index.
+_FIGURES = sa.text(
+    f"""
+    with served as (
+        select q.assigned_arm as arm, {_VERSION} as version,
+            count(*) filter (where q.status <> 'rejected') as requests,
+            count(*) filter (where q.status in ('error', 'timeout', 'fallback')) as errors,
+            percentile_cont(array[0.5, 0.95, 0.99]) within group (order by q.latency_ms)
+                filter (where q.status = 'ok') as latency
+        from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
+        where q.created_at > :since and q.assigned_arm is not null and q.model_version is not null
+        group by 1, 2
+    ),
+    first_scored as (
+        select distinct on (q.session_id) q.session_id, r.test_pass_rate, r.implementation_variance,
+            r.api_compatibility
+        from iccm.requirements r join iccm.requests q on q.request_id = r.request_id
+        where r.scored_at > :since and r.kind = 'model' and r.test_pass_rate is not null
+            and q.created_at > :since
+        order by q.session_id, q.created_at, r.id
+    ),
+    scored as (
+        select met.arm, met.version, f.test_pass_rate, f.implementation_variance, f.api_compatibility
+        from first_scored f cross join lateral (
+            select min(q.assigned_arm) as arm, min({_VERSION}) as version
+            from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
+            where q.session_id = f.session_id
+            having min(q.assigned_arm) = max(q.assigned_arm) and min({_VERSION}) = max({_VERSION})
+                and bool_and(q.status <> 'fallback')
+        ) met
+    ),
+    rated as (
+        select q.assigned_arm as arm, {_VERSION} as version, f.rating
+        from iccm.feedback f join iccm.requests q on q.request_id = f.request_id
+            left join iccm.rollouts o on o.id = q.rollout_id
+        where f.created_at > :since
+        union all
+        select met.arm, met.version, f.rating
+        from iccm.feedback f cross join lateral (
+            select min(q.assigned_arm) as arm, min({_VERSION}) as version
+            from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
+            where q.session_id = f.session_id
+            having min(q.assigned_arm) = max(q.assigned_arm) and min({_VERSION}) = max({_VERSION})
+                and bool_and(q.status <> 'fallback')
+        ) met
+        where f.created_at > :since and f.request_id is null
+    ),
+    quality as (
+        select arm, version, count(*) as sessions, avg(test_pass_rate) as pass_rate,
+            avg(implementation_variance) as variance, avg(api_compatibility) as compatibility
+        from scored group by arm, version
+    ),
+    thumbs as (
+        select arm, version, count(*) filter (where rating > 0) as up,
+            count(*) filter (where rating < 0) as down
+        from rated group by arm, version
+    )
+    select s.arm, s.version, s.requests, s.errors, s.latency[1], s.latency[2], s.latency[3],
+        coalesce(q.sessions, 0), q.pass_rate, q.variance, q.compatibility,
+        coalesce(f.up, 0), coalesce(f.down, 0)
+    from served s left join quality q using (arm, version) left join thumbs f using (arm, version)
+    order by s.arm desc, s.version
+    """
+)
+
+
+def arm_figures(conn: sa.Connection, since: datetime) -> list[ArmFigures]:
+    """The figures of all requests after a moment; production first, then the canary arm, by version."""
+    return [ArmFigures(*row) for row in conn.execute(_FIGURES, {"since": since})]

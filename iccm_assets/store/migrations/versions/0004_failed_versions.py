@@ -1,0 +1,24 @@
+"""What a gateway process could not load, and why: whoever waits for readiness can say what it waits for.
+
+Revision ID: 0004
+Revises: 0003
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute(
+        "alter table iccm.gateway_replicas add column failed_versions jsonb default '{}'::jsonb not null"
+    )
+
+
+def downgrade() -> None:
+    op.execute("alter table iccm.gateway_replicas drop column failed_versions")

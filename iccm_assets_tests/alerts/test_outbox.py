@@ -1,0 +1,231 @@
+"""Alerts: one row and one log line a cause, each channel served once, whatever fails (A1)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.alerts.channels import Channel, Message, channels_of, send, without_secrets
+from iccm_assets.alerts.delivery import deliver_alerts, is_due, waiting
+from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.settings import Settings
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import set_clock
+from iccm_assets_tests.alerts.receiver import Receiver, receiver
+
+
+@pytest.fixture
+def slack() -> Iterator[Receiver]:
+    with receiver() as made:
+        yield made
+
+
+@pytest.fixture
+def mail() -> Iterator[Receiver]:
+    with receiver() as made:
+        yield made
+
+
+def to(settings: Settings, *channels: Receiver | str) -> Settings:
+    urls = ",".join(one if isinstance(one, str) else one.url for one in channels)
+    return settings.model_copy(update={"alert_urls": urls})
+
+
+def happen(engine: sa.Engine, *keys: str, severity: str = "warning") -> None:
+    for key in keys:
+        with engine.begin() as conn:
+            raise_alert(conn, key, severity, "Model Rollback", f"v2 was rolled back ({key}).")
+
+
+def alerts(engine: sa.Engine) -> dict[str, Any]:
+    with engine.connect() as conn:
+        return {row.key: row for row in conn.execute(sa.select(t.alerts))}
+
+
+def pass_time(engine: sa.Engine, **time: float) -> None:
+    with engine.begin() as conn:
+        set_clock(conn, shift=timedelta(**time))
+
+
+def test_a_cause_is_one_row_and_one_log_line(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "iccm_assets.alerts"), engine.begin() as conn:
+        assert raise_alert(conn, "k", "critical", "Title", "Body 1.")
+        assert not raise_alert(conn, "k", "critical", "Title", "Body 1.")
+    assert [record.getMessage() for record in caplog.records] == ["alert k (critical): Title. Body 1"]
+    assert caplog.records[0].levelno == logging.ERROR
+    assert list(alerts(engine)) == ["k"]
+
+
+def test_an_alert_reaches_every_channel_once_and_is_then_delivered(
+    engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
+) -> None:
+    settings = to(settings, slack, mail)
+    happen(engine, "k1", "k2", severity="critical")
+    assert is_due(engine, settings)
+    report = deliver_alerts(engine, settings)
+    assert (report.delivered, report.failed, report.waiting) == (4, 0, 0), report
+    assert slack.keys() == mail.keys() == {"k1": 1, "k2": 1}
+    assert slack.messages[0]["title"] == "Model Rollback" and slack.messages[0]["type"] == "failure"
+    assert slack.messages[0]["message"].startswith("v2 was rolled back (k1).\ncritical, ")
+    assert all(row.delivered_at is not None and row.attempts == 2 for row in alerts(engine).values())
+    assert not is_due(engine, settings)
+    assert deliver_alerts(engine, settings).delivered == 0
+    assert slack.keys() == {"k1": 1, "k2": 1}
+
+
+@pytest.mark.parametrize("fault", ["status", "closed", "nonsense"])
+def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
+    engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver, fault: str
+) -> None:
+    bad: Receiver | str = mail
+    if fault == "status":
+        mail.status = 500
+    else:
+        bad = {"closed": "json://127.0.0.1:9/hook-of-the-secret-room", "nonsense": "nowhere://abcdef"}[fault]
+    happen(engine, "k1", "k2")
+    report = deliver_alerts(engine, to(settings, bad, slack))
+    # One failure is enough to leave the channel alone for the pass.
+    assert (report.delivered, report.failed, report.waiting) == (2, 1, 2), report
+    assert slack.keys() == {"k1": 1, "k2": 1}
+    row = alerts(engine)["k1"]
+    assert row.delivered_at is None and row.last_error
+    assert "secret-room" not in row.last_error and "abcdef" not in row.last_error
+    # At once it is left alone with what has failed; later it gets everything, and the other nothing again.
+    mail.status = 200
+    again = to(settings, mail, slack) if fault == "status" else to(settings, slack)
+    deliver_alerts(engine, again)
+    pass_time(engine, minutes=1)
+    deliver_alerts(engine, again)
+    assert slack.keys() == {"k1": 1, "k2": 1}
+    if fault == "status":
+        assert mail.keys() == {"k1": 1, "k2": 1}
+        assert all(row.delivered_at is not None for row in alerts(engine).values())
+
+
+def test_attempts_become_rarer_and_end(engine: sa.Engine, settings: Settings, slack: Receiver) -> None:
+    slack.status = 503
+    settings = to(settings, slack)
+    happen(engine, "k")
+    tried = []
+    for minute in range(0, 70, 1):
+        if deliver_alerts(engine, settings).failed:
+            tried.append(minute)
+        pass_time(engine, minutes=1)
+    assert tried[:3] == [0, 1, 2] and len(tried) <= 9, tried
+    assert all(b - a <= c - b for a, b, c in zip(tried[1:], tried[2:], tried[3:], strict=False)), tried
+    pass_time(engine, days=7)
+    slack.status = 200
+    assert not is_due(engine, settings) and deliver_alerts(engine, settings).delivered == 0
+    assert waiting(engine) == 1
+
+
+def test_without_channels_the_alerts_stay_and_say_so(engine: sa.Engine, settings: Settings) -> None:
+    happen(engine, "k")
+    assert not is_due(engine, settings)
+    assert "names no channel; 1 alerts stay" in deliver_alerts(engine, settings).sentence()
+
+
+@pytest.mark.slow
+def test_deliverers_at_once_send_nothing_twice(
+    engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
+) -> None:
+    settings = to(settings, slack, mail)
+    slack.seconds = 0.02
+    happen(engine, *(f"k{number}" for number in range(25)))
+    together = threading.Barrier(4)
+
+    def work(_: int) -> int:
+        together.wait(timeout=60)
+        return deliver_alerts(engine, settings).delivered
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(work, range(4)))
+    deliver_alerts(engine, settings)
+    assert sum(shares) == 50
+    for one in (slack, mail):
+        assert set(one.keys().values()) == {1} and len(one.keys()) == 25
+    assert waiting(engine) == 0
+
+
+def test_a_channel_that_hangs_delays_neither_the_pass_nor_the_others(
+    engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
+) -> None:
+    mail.seconds = 3.0  # less than apprise waits: it arrives after all
+    happen(engine, "k")
+    begun = time.monotonic()
+    report = deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
+    assert time.monotonic() - begun < 2.5
+    assert slack.keys() == {"k": 1} and "no answer within 0.5 s" in report.sentence()
+    # What hangs is locked: nobody sends it a second time meanwhile.
+    deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
+    deadline = time.monotonic() + 30
+    while waiting(engine) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
+    assert (waiting(engine), mail.keys()) == (0, {"k": 1})
+
+
+KILLED = """
+import os, signal, sys
+from iccm_assets.alerts import channels, delivery
+from iccm_assets.settings import load_settings
+from iccm_assets.store.database import engine_for
+
+def killed_after_sending(channel, message):
+    assert channels.send(channel, message) == ""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+delivery.deliver_alerts(engine_for(sys.argv[1]), load_settings(), by=killed_after_sending)
+"""
+
+
+def test_a_deliverer_killed_between_sending_and_marking_has_it_sent_again(
+    engine: sa.Engine, settings: Settings, slack: Receiver
+) -> None:
+    settings = to(settings, slack)
+    happen(engine, "k")
+    assert settings.database_url is not None
+    command = [sys.executable, "-c", KILLED, settings.database_url]
+    environment = {**os.environ, "ICCM_ALERT_URLS": slack.url}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert slack.keys() == {"k": 1} and alerts(engine)["k"].delivered_at is None
+    deadline = time.monotonic() + 30
+    while not deliver_alerts(engine, settings).delivered and time.monotonic() < deadline:
+        time.sleep(0.1)  # until PostgreSQL has noticed that the other one is gone
+    assert slack.keys() == {"k": 2}
+    assert alerts(engine)["k"].delivered_at is not None
+
+
+def test_urls_are_split_where_a_url_begins_and_named_without_their_secrets() -> None:
+    found = channels_of(
+        "mailto://u:p@h?to=a@x.org,b@x.org, slack://Ttoken/Btoken/c slack://Ttoken/Btoken/c,,json://h"
+    )
+    assert [one.url for one in found] == [
+        "mailto://u:p@h?to=a@x.org,b@x.org",
+        "slack://Ttoken/Btoken/c",
+        "json://h",
+    ]
+    names = [one.name for one in found]
+    assert [name.split(":")[0] for name in names] == ["mailto", "slack", "json"] and len(set(names)) == 3
+    assert "token" not in f"{names} {found}"
+    assert channels_of("") == []
+
+
+def test_errors_do_not_repeat_what_a_url_says() -> None:
+    said = without_secrets("no route to hooks.example/T0KENT0KEN for user", "slack://T0KENT0KEN/x")
+    assert said == "no route to hooks.example/*** for user"
+    refused = send(Channel("json://127.0.0.1:9/T0KENT0KEN"), Message("t", "b", "info"))
+    assert refused and "T0KENT0KEN" not in refused

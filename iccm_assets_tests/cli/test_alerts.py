@@ -1,0 +1,53 @@
+"""`iccm alerts`: what was raised, whether it arrived, and why not (A1)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.errors import AlertError, SettingsError
+from iccm_assets.settings import Settings
+from iccm_assets_tests.alerts.receiver import receiver
+from iccm_assets_tests.cli.conftest import Run
+
+
+def test_alerts_are_listed_sent_and_then_arrived(
+    run: Run, engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No alert." in run("alerts", "list").output
+    with engine.begin() as conn:
+        raise_alert(conn, "k", "critical", "Model [Rollback]", "v2")
+    with receiver() as slack:
+        monkeypatch.setenv("ICCM_ALERT_URLS", slack.url)
+        slack.status = 500
+        failed = json.loads(run("alerts", "deliver", "--json", exit_code=1).stdout)
+        assert (failed["delivered"], failed["failed"], failed["waiting"]) == (0, 1, 1)
+        [row] = json.loads(run("alerts", "list", "--undelivered", "--json").stdout)
+        assert (row["key"], row["delivered_at"]) == ("k", None) and list(row["lacking"].values()) == [
+            row["last_error"]
+        ]
+        slack.status = 200
+        with engine.begin() as conn:
+            conn.execute(sa.text("update iccm.alert_deliveries set tried_at = tried_at - interval '1 hour'"))
+        assert "1 messages delivered, 0 failed" in run("alerts", "deliver").output
+        assert slack.keys() == {"k": 1}
+    assert "Every alert has arrived." in run("alerts", "list", "--undelivered").output
+    assert "Model [Rollback]" in run("alerts", "list").output
+
+
+def test_a_test_alert_must_arrive_everywhere(
+    run: Run, platform: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="names no channel"):
+        run("alerts", "test")
+    with receiver() as slack, receiver() as mail:
+        monkeypatch.setenv("ICCM_ALERT_URLS", f"{slack.url},{mail.url}")
+        found = json.loads(run("alerts", "test", "--json").stdout)
+        assert (found["channels"], found["arrived"], found["errors"]) == (2, 2, {})
+        assert slack.keys() == mail.keys() == {found["key"]: 1}
+        mail.status = 403
+        with pytest.raises(AlertError, match="json:"):
+            run("alerts", "test")

@@ -1,0 +1,78 @@
+"""`iccm dev`: everything runs after one command, and nothing is left after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx2
+import psutil
+import pytest
+
+from iccm_assets_tests.cli.test_main import iccm
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SECONDS = 240
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx2.get(url, timeout=10).status_code == 200:
+                return True
+        except httpx2.HTTPError:
+            pass
+        time.sleep(0.5)
+    return False
+
+
+def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl_c(tmp_path) -> None:
+    ui, gateway, home = free_port(), free_port(), tmp_path / "home"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
+    command = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "dev"]
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [*command, "--port", str(ui), "--gateway-port", str(gateway)],
+            env={**kept, "ICCM_HOME": str(home)}, stdout=said, stderr=said,
+        )  # fmt: skip
+    try:
+        told = (tmp_path / "said").read_text
+        assert answers(f"http://127.0.0.1:{gateway}/readyz", process), told()
+        assert answers(f"http://127.0.0.1:{ui}/server_info", process), told()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert any("daemon" in " ".join(one.cmdline()) for one in children)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0, told()
+        assert f"http://127.0.0.1:{ui}" in told() and "Traceback" not in told()
+        psutil.wait_procs(children, timeout=30)
+        assert [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+        status = iccm("db", "status", "--json", ICCM_HOME=str(home))
+        assert '"running": false' in status.stdout
+    finally:
+        if process.poll() is None:
+            process.kill()
+        iccm("db", "stop", ICCM_HOME=str(home))
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        try:
+            ran = iccm("dev", "--gateway-port", port, ICCM_HOME=str(tmp_path / "home"))
+        finally:
+            iccm("db", "stop", ICCM_HOME=str(tmp_path / "home"))
+    assert ran.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ran.stderr and "Traceback" not in ran.stderr

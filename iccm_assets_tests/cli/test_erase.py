@@ -1,0 +1,94 @@
+"""`iccm erase`: what it asks, what it says, what it refuses (V2)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from iccm_assets.cli import erase
+from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.settings import Settings, get_settings
+from iccm_assets.store import tables as t
+from iccm_assets_tests.learning.rows import conversation, training_run, version
+
+
+def run(*arguments: str, answer: str | None = None) -> Result:
+    """Like the fixture of this folder, with something typed in."""
+    app = typer.Typer()
+    erase.register(app)
+    get_settings.cache_clear()
+    result = CliRunner().invoke(app, arguments, input=answer, env={"COLUMNS": "200"})
+    get_settings.cache_clear()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
+    """Production learned from two conversations of ann and one of bob; the base is clean."""
+    base = platform.home / "models" / "base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    with engine.begin() as conn:
+        for number, user in enumerate(("ann", "ann", "bob"), start=1):
+            conversation(conn, number, user=user)
+        version(conn, "v1-base", status="retired")
+        version(conn, "v2-good", "v1-base", status="production")
+        conn.execute(t.model_versions.update().values(path=str(base)))
+        training_run(conn, 1, "v2-good", examples={1: "new", 2: "validation", 3: "new"})
+    return engine
+
+
+def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -> None:
+    with pytest.raises(NotAllowed, match="not confirmed, nothing was erased"):
+        run("--user", "ann", answer="n\n")
+    with lived.connect() as conn:
+        assert conn.execute(sa.text("select count(*) from iccm.erasures")).scalar_one() == 0
+    said = run("--user", "ann", answer="y\n").stdout
+    assert "2 conversations would be erased" in said and "2 conversations erased" in said
+    assert "iccm retrain --base v1-base --reason 'erasure" in said
+    assert "backups" in said and "--scrub" in said  # the server is not ours
+
+
+def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> None:
+    planned = json.loads(run("--user", "ann", "--dry-run", "--json").stdout)
+    done = json.loads(run("--user", "ann", "--yes", "--scrub", "--json").stdout)
+    assert planned["dry_run"] and planned["files"] is None and planned["erasure"] is None
+    for key in ("conversations", "rows", "versions", "newly_erased"):
+        assert planned[key] == done[key]
+    assert done["conversations"] == [1, 2] and done["files"]["rewritten"]
+    assert [(one["version"], one["examples"], one["in_service"]) for one in done["versions"]] == [
+        ("v2-good", 2, True)
+    ]
+    [replacement] = done["replacements"]
+    assert replacement["base"] == "v1-base" and replacement["retrain"].startswith(
+        "iccm retrain --base v1-base"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "exactly one of"),
+        (["--user", "ann", "--session", "s1"], "exactly one of"),
+        (["--user", ""], "a user is named by"),
+        (["--conversation", "one"], "named by its number"),
+        (["--user", "'; drop schema iccm cascade; --", "--yes"], "there is no user"),
+        (["--session", "s99", "--dry-run"], "there is no session"),
+        (["--user", "ann", "--yes", "--json", "--replace"], "not together"),
+    ],
+)
+def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        run(*arguments)
+
+
+def test_json_asks_no_questions(lived: sa.Engine) -> None:
+    with pytest.raises(NotAllowed, match="Give --yes"):
+        run("--user", "ann", "--json")

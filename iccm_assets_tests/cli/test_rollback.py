@@ -1,0 +1,116 @@
+"""`iccm rollout show|pause|resume|approve|abort`, `iccm rollback`, `iccm deploy`, as people use them (R9)."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from iccm_assets.cli import deploy, rollback, rollout
+from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.settings import Settings, get_settings, load_settings
+from iccm_assets_tests.rollout.live import World
+
+ME = f"user:{getpass.getuser()}"
+
+
+@pytest.fixture
+def world(engine: sa.Engine, platform: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    for name, value in {"FIRST_STAGE_HOURS": "0.1", "REPLAY_BELOW_SESSIONS": "0"}.items():
+        monkeypatch.setenv(f"ICCM_ROLLOUT__{name}", value)
+    return World(engine, load_settings(), tmp_path / "models").bootstrap()
+
+
+def iccm(*arguments: str) -> Result:
+    app = typer.Typer()
+    for group in (deploy, rollback, rollout):
+        group.register(app)
+    get_settings.cache_clear()
+    try:
+        result = CliRunner().invoke(app, arguments, catch_exceptions=True)
+    finally:
+        get_settings.cache_clear()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def told(*arguments: str) -> dict:
+    return json.loads(iccm(*arguments, "--json").stdout)
+
+
+def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
+    with pytest.raises(NotAllowed, match="no rollout yet"):
+        iccm("rollout", "show")
+    opened = told("deploy", world.candidate)
+    assert opened["status"] == "canary" and opened["rollout"] == 1
+    found = told("rollout", "show")
+    assert found["waiting_for"][0] == "every gateway replica to have the candidate ready"
+    assert (found["state"], found["weight"], found["lease_seconds_left"]) == ("ramping", 0.0, None)
+    world.beat()
+    world.tick()
+    world.ask(arm="canary", rate=0.9)
+    world.wait(60)
+    world.beat()
+    world.tick()
+    found = told("rollout", "show", "1")
+    assert found["weight_now"] == 0.1 and found["canary"]["pass_rate"] == 0.9
+    assert found["answers"] == {"counted": 1} and found["forecast_hours"] > 0
+    assert {one["test"] for one in found["tests"]} >= {"drop_first", "health_floor", "errors"}
+    assert all(one["e_value"] < one["threshold"] for one in found["tests"])
+    assert [one["event_type"] for one in found["events"]] == ["opened", "started"]
+    shown = iccm("rollout", "show").stdout
+    assert "1 of 30 scored canary-arm sessions" in shown and "waits for" in shown and "health_floor" in shown
+
+
+def test_orders_name_the_user_of_the_system(world: World) -> None:
+    iccm("deploy", world.candidate)
+    world.beat()
+    world.tick()
+    assert "paused" in iccm("rollout", "pause", "--reason", "[lunch]").stdout
+    assert told("rollout", "resume")["state"] == "ramping"
+    assert told("rollout", "approve")["state"] == "ramping"
+    assert told("rollout", "abort", "--reason", "not today")["state"] == "aborted"
+    rows = world.rows(
+        "select event_type, actor, notes from iccm.deployment_events where actor = :me order by id", me=ME
+    )
+    assert [row.event_type for row in rows] == ["opened", "paused", "resumed", "approved", "aborted"]
+    assert "[lunch]" in rows[1].notes and "not today" in rows[-1].notes
+    with pytest.raises(NotAllowed, match="no rollout is live"):
+        iccm("rollout", "pause")
+    iccm("rollout", "show", "--watch", "0.1")  # what is over is shown once
+
+
+def test_rollback_takes_a_candidate_back_and_then_has_nowhere_to_go(world: World) -> None:
+    iccm("deploy", world.candidate)
+    done = told("rollback", "--reason", "bad feeling")
+    assert (done["away"], done["serving"]) == (world.candidate, world.production)
+    with pytest.raises(NotAllowed, match="no former production version"):
+        iccm("rollback")
+
+
+def test_at_once_wants_a_reason_and_records_it(world: World) -> None:
+    for flag in ("--at-once", "--force"):
+        with pytest.raises(InputError, match=f"{flag} wants a --reason"):
+            iccm("deploy", world.candidate, flag)
+    done = told("deploy", world.candidate, "--at-once", "--reason", "no gateway yet")
+    assert (done["status"], done["rollout"]) == ("production", None)
+    [event] = world.rows("select * from iccm.deployment_events order by id desc limit 1")
+    assert (event.event_type, event.actor) == ("promoted", ME)
+    assert event.evidence["at_once"] == "no gateway yet" and "no gateway yet" in event.notes
+    assert told("rollback")["serving"] == world.production
+
+
+def test_a_forced_version_skips_the_gate_and_not_the_rollout(world: World) -> None:
+    worse = world.version("c", verdict="fail", status="gate_failed")
+    with pytest.raises(NotAllowed, match="says fail"):
+        iccm("deploy", worse)
+    opened = told("deploy", worse, "--force", "--reason", "a drill")
+    assert opened["rollout"] == 1 and world.statuses()[world.production] == "production"

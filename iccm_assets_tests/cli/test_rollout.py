@@ -1,0 +1,85 @@
+"""`iccm rollout simulate`: stable JSON, a table, a picture, and one line for bad input (R10)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from iccm_assets.cli import rollout
+from iccm_assets.errors import InputError
+
+BASE = ("--production", "0.8", "--canary", "0.1", "--sessions-per-day", "500", "--runs", "3")
+
+
+def run(*arguments):
+    app = typer.Typer()
+    rollout.register(app)
+    app.callback()(lambda: None)
+    result = CliRunner().invoke(app, ("rollout", "simulate", *arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_json_holds_shares_times_and_the_question():
+    found = json.loads(run(*BASE, "--seed", "3", "--json").output)
+    assert (found["promoted"], found["rolled_back"], found["undecided"]) == (0.0, 1.0, 0.0)
+    assert found["canary_sessions_until_rollback"]["median"] < 40
+    assert (found["runs"], found["seed"], found["evidence"]) == (3, 3, "sequential")
+    assert sum(found["reasons"].values()) == 3
+    again = json.loads(run(*BASE, "--seed", "3", "--json").output)
+    assert again == found
+
+
+def test_a_table_and_a_picture_for_people(tmp_path):
+    path = tmp_path / "endings.png"
+    shown = run(*BASE, "--evidence", "point", "--plot", str(path)).output
+    assert "rolled_back" in shown and "hours until the end" in shown
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--production": "1.5"}, "--production 1.5 is not a pass rate"),
+        ({"--canary": "-0.1"}, "--canary -0.1 is not a pass rate"),
+        ({"--canary": "nan"}, "--canary nan is not a pass rate"),
+        ({"--sessions-per-day": "0"}, "--sessions-per-day 0 is not above 0"),
+        ({"--sessions-per-day": "inf"}, "--sessions-per-day inf is not above 0"),
+        ({"--sessions-per-day": "1e9"}, "at most 100000"),
+        ({"--runs": "0"}, "--runs 0 is not between 1 and"),
+        ({"--runs": "1000000000000000000000"}, "--runs 1000000000000000000000 is not"),
+        ({"--seed": "-1"}, "--seed -1 is not"),
+    ],
+)
+def test_bad_numbers_are_one_clear_line(changes, said):
+    arguments = dict(zip(BASE[::2], BASE[1::2], strict=True)) | changes
+    with pytest.raises(InputError, match=said) as caught:
+        run(*(part for pair in arguments.items() for part in pair))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_ends_with_a_line_and_a_failure_in_a_real_process(tmp_path):
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from iccm_assets.cli.main import main; main()",
+            "rollout",
+            "simulate",
+            *BASE,
+            "--plot",
+            str(tmp_path / "no" / "such.png"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={name: value for name, value in os.environ.items() if not name.startswith("ICCM_")},
+    )
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "such.png" in ran.stderr

@@ -1,0 +1,122 @@
+"""`iccm simulate` and the several weeks of `iccm demo`: dates, drift, and sessions posted again (X4)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+import typer
+from typer.testing import CliRunner
+
+from iccm_assets.cli import cycle, demo, simulate
+from iccm_assets.errors import InputError
+from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
+from iccm_assets.settings import Settings, get_settings
+
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+
+
+def call(*arguments: str) -> str:
+    app = typer.Typer()
+    simulate.register(app)
+    demo.register(app)
+    get_settings.cache_clear()
+    try:
+        result = CliRunner().invoke(app, arguments)
+    finally:
+        get_settings.cache_clear()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def stored(engine: sa.Engine) -> list[tuple[object, ...]]:
+    query = """
+        select c.session_id, c.xmin::text, c.timestamp, c.user_id, r.id, r.kind, r.text, r.created_at
+        from iccm.conversations c join iccm.requirements r on r.conversation_id = c.id order by 1, r.kind
+    """
+    with engine.connect() as conn:
+        return [tuple(row) for row in conn.execute(sa.text(query))]
+
+
+def test_the_same_seed_and_dates_hold_the_same_sessions_again(engine: sa.Engine, platform: Settings) -> None:
+    wanted = (
+        "simulate",
+        "--conversations",
+        "8",
+        "--users",
+        "5",
+        "--end",
+        str(YESTERDAY),
+        "--days",
+        "3",
+        "--json",
+    )
+    found = json.loads(call(*wanted))
+    assert found["conversations"] == 8 and found["users"] == 5
+    assert found["first_day"] == str(YESTERDAY - timedelta(days=2))
+    assert found["accepted_as_is"] + found["corrected"] + found["open"] == 8
+    assert found["gateway"]["arms"] == {"production": 8} and not found["gateway"]["failures"]
+    before = stored(engine)
+    assert len({row[0] for row in before}) == 8
+    assert json.loads(call(*wanted)) == found
+    assert stored(engine) == before
+    call(*wanted[:-2], "2", "--json")
+    assert len({row[0] for row in stored(engine)}) == 16
+
+
+def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
+    new = NEW_FAMILIES[-1]
+    found = json.loads(
+        call(
+            "simulate", "--conversations", "4", "--drift", "1", "--new-domains", new, "--seed", "3", "--json"
+        )
+    )
+    assert found["domains"] == {new: 4} and found["new_domain"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--drift", "0.2:2"), "between 0 and 1"),
+        (("--drift", f"{BASE_FAMILIES[0]}@2"), "none of the new domains"),
+        (("--drift", f"{NEW_FAMILIES[0]}@8"), "from 1 to 7"),
+        (("--new-domains", "nowhere"), "no new domain"),
+        (("--end", "tomorrow"), "not a date"),
+        (("--start", "9999-12-31"), "no daily partition"),
+        (("--end", "0001-01-01"), "no daily partition"),
+        (("--start", str(YESTERDAY), "--end", str(YESTERDAY - timedelta(days=1))), "is after"),
+        (("--start", str(YESTERDAY), "--end", str(YESTERDAY), "--days", "3"), "are 1 days, not 3"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_stored(
+    engine: sa.Engine, platform: Settings, arguments: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        call("simulate", *arguments)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert stored(engine) == []
+
+
+def test_two_of_start_end_and_days_say_the_third() -> None:
+    first = YESTERDAY - timedelta(days=9)
+    default = simulate.period("", "", None)
+    assert default[1] - default[0] == timedelta(days=6)
+    assert default[1] >= YESTERDAY  # midnight may have passed since
+    assert simulate.period(str(first), "", None) == (first, first + timedelta(days=6))
+    assert simulate.period(str(first), "", 3) == (first, first + timedelta(days=2))
+    assert simulate.period("", str(first), 2) == (first - timedelta(days=1), first)
+    assert simulate.period(str(first), str(YESTERDAY), None) == (first, YESTERDAY)
+
+
+def test_weeks_of_a_demo_are_whole(platform: Settings) -> None:
+    with pytest.raises(InputError, match="weeks of 7 days, not 3"):
+        call("demo", "--weeks", "2", "--days", "3")
+
+
+def test_a_demo_ends_with_the_last_day_whose_night_is_over() -> None:
+    assert cycle.last_moment(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(2026, 3, 1, 2, tzinfo=UTC)
+    assert cycle.last_moment(datetime(2026, 3, 2, 2, 0, tzinfo=UTC)) == datetime(2026, 3, 2, 2, tzinfo=UTC)

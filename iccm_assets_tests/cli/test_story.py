@@ -1,0 +1,99 @@
+"""What a demo of several weeks says at its end: readable in 80 columns, and honest about its outcome."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from iccm_assets.cli import story
+from iccm_assets.cli.cycle import Funnel, Week
+from iccm_assets.judging.comparison import compare
+from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
+from iccm_assets.learning.training_runs import TrainingRun
+from iccm_assets.reference.traffic import Traffic
+from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
+from iccm_assets.settings import Evaluation
+
+DAY = date(2026, 3, 1)
+
+
+def week(number: int, status: str | None, production: str, **facts: Any) -> Week:
+    mix = dict.fromkeys((*BASE_FAMILIES, *NEW_FAMILIES), 10)
+    new = 10 * len(NEW_FAMILIES)
+    held = Traffic(production, sum(mix.values()), 44, new, 9, 90, 70, 12, 30, 5, mix)
+    at = datetime(2026, 3, 1, 2, tzinfo=UTC)
+    run = None
+    if status:
+        run = TrainingRun(
+            number, "weekly", f"weekly:{number}", 1, 1, at, False, status, at, at,
+            "v1-24ccf5ac", "v2-411c0800", None, {}, 0.031, facts.get("notes"), None, None,
+        )  # fmt: skip
+    return Week(
+        number=number,
+        first=DAY + timedelta(days=7 * number - 6),
+        last=DAY + timedelta(days=7 * number),
+        traffic=held,
+        late=5,
+        trigger="112 new examples, 50 asked for",
+        run=run,
+        funnel=Funnel(200, 170, 130, 121, 0.612),
+        learned_from={"origin pool": 100, "origin pinned": 90, "origin sample": 400},
+        production=production,
+        pass_rate=0.782,
+        seconds={"traffic": 40.0, "data": 60.0, "retrain": 130.0},
+    )
+
+
+def told(after: float, last: str = "v4-aaaaaaaa") -> story.Story:
+    items = [
+        ItemEvidence(f"{name}-{at}", name, 1.0, 1.0, 0.0, 0.0) for name in BASE_FAMILIES for at in range(30)
+    ]
+    items += [
+        ItemEvidence(f"{name}-{at}", name, after, 0.0, 0.0, 0.0) for name in NEW_FAMILIES for at in range(30)
+    ]
+    evidence = GateEvidence(last, "v1-24ccf5ac", tuple(items), len(items))
+    return story.Story("v1-24ccf5ac", last, evidence, compare(evidence, Evaluation()))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    weeks = [
+        week(1, "gate_passed", "v2-411c0800"),
+        week(2, "gate_failed", "v2-411c0800", notes="slice [tally] fell"),
+        week(3, None, "v2-411c0800"),
+    ]
+    story.show(weeks, told(0.7), console)
+    text = console.export_text()
+    assert "…" not in text
+    for part in (
+        "passed +0.031",
+        "failed",
+        "no retrain",
+        "at first",
+        "slice [tally] fell",
+        "→",
+        "p < 0.001",
+    ):
+        assert part in text, text
+    for name in NEW_FAMILIES:
+        assert f"new: {name}" in text
+
+
+def test_a_story_holds_with_evidence_and_not_without() -> None:
+    assert told(0.7).holds
+    assert not told(0.0).holds and "improvement" in told(0.0).reason
+    same = told(0.7, last="v1-24ccf5ac")
+    assert not same.holds and "no candidate passed" in same.reason
+
+
+def test_the_report_is_one_json_document() -> None:
+    plain = json.loads(json.dumps(story.as_json([week(1, "gate_passed", "v2")], told(0.7)), default=str))
+    assert plain["holds"] and plain["weeks"][0]["outcome"] == "gate_passed"
+    assert (
+        plain["comparison"]["low"] > 0 and len(plain["slices"]) == len(BASE_FAMILIES) + len(NEW_FAMILIES) + 1
+    )

@@ -1,0 +1,31 @@
+"""The platform's resource on a database of the test's own, and a real Dagster instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.defs import resources
+from iccm_assets.settings import get_settings
+
+
+@pytest.fixture
+def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[resources.Platform]:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    monkeypatch.setenv("ICCM_DATABASE_URL", url)
+    monkeypatch.setenv("ICCM_HOME", str(tmp_path / "home"))
+    get_settings.cache_clear()
+    resources._engine.cache_clear()
+    yield resources.Platform()
+    resources._engine().dispose()
+    resources._engine.cache_clear()
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made

@@ -1,0 +1,432 @@
+"""The checks on real tables: green on a sound platform, red on the one thing that is broken (U4)."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.curation.filtering import filter_day
+from iccm_assets.curation.pool import fold_days
+from iccm_assets.definitions import defs
+from iccm_assets.defs import resources
+from iccm_assets.defs.capture import checks as capture
+from iccm_assets.defs.curation import checks as curation
+from iccm_assets.defs.judging import assets as judging_assets
+from iccm_assets.defs.judging import checks as judging
+from iccm_assets.defs.learning import checks as learning
+from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.rollout import checks as rollout
+from iccm_assets.learning.model_store import ModelStore
+from iccm_assets.rollout.bootstrap import ensure_production
+from iccm_assets.settings import Settings, get_settings, load_settings
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now
+from iccm_assets.store.database import engine_for
+from iccm_assets_tests.curation.test_filtering import HELD_OUT, SESSIONS, SUITE
+from iccm_assets_tests.curation.worlds import HashEmbedder, write_canary_set
+from iccm_assets_tests.learning.rows import training_run, version
+
+ROOMS = (capture, curation, judging, learning, rollout)
+
+
+@pytest.fixture(scope="module")
+def template(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Settings]]:
+    """A database and a home of four days with 12 scored conversations each, filtered and folded; the base
+    model in production; a canary set of 20 items. Its name, and settings that lead to it."""
+    home = tmp_path_factory.mktemp("sound")
+    items = [
+        {
+            "item": f"c{number}",
+            "slice": "only",
+            "source_code": f"def g(y): return y - {number}",
+            "requirements": f"c{number} shall be c{number}.",
+        }
+        for number in range(20)
+    ]
+    name = f"test_sound_{secrets.token_hex(4)}"
+    admin(server_url, f"create database {name} template iccm")
+    settings = load_settings(
+        home=home / "iccm",
+        database_url=sa.make_url(server_url).set(database=name).render_as_string(hide_password=False),
+        canary_set=write_canary_set(home / "canary.jsonl", items),
+    )
+    engine = engine_for(settings.database_url)
+    fill(engine, settings)
+    engine.dispose()
+    yield name, settings
+    admin(server_url, f"drop database {name} with (force)")
+
+
+def fill(engine: sa.Engine, settings: Settings) -> None:
+    embedder = HashEmbedder()
+    ensure_production(engine, ModelStore(settings.home), settings)
+    with engine.connect() as conn:
+        today = now(conn)
+    days = [today.date() - timedelta(days=back) for back in range(4, 0, -1)]
+    sessions = iter(SESSIONS)
+    for index, day in enumerate(days):
+        for number in range(12):
+            words = f"w{index}x{number}"
+            put(engine, next(sessions), today - timedelta(days=4 - index), f"{words} shall be {words}.")
+        filter_day(engine, day, settings, embedder)
+    fold_days(engine, days, settings, embedder)
+    # Nothing was written after the filter had run.
+    change(engine, "update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'")
+
+
+@pytest.fixture
+def sound(
+    template: tuple[str, Settings], server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Platform]:
+    """A platform of its own that is as the template."""
+    name, settings = template
+    copy = f"test_copy_{secrets.token_hex(4)}"
+    admin(server_url, f"create database {copy} template {name}")
+    url = sa.make_url(server_url).set(database=copy).render_as_string(hide_password=False)
+    monkeypatch.setenv("ICCM_DATABASE_URL", url)
+    monkeypatch.setenv("ICCM_HOME", str(settings.home))
+    monkeypatch.setenv("ICCM_CANARY_SET", settings.canary_set)
+    monkeypatch.setattr("iccm_assets.models.embedding.Embedder.load", lambda settings: HashEmbedder())
+    get_settings.cache_clear()
+    resources._engine.cache_clear()
+    yield Platform()
+    resources._engine().dispose()
+    resources._engine.cache_clear()
+    get_settings.cache_clear()
+    admin(server_url, f"drop database {copy} with (force)")
+
+
+@pytest.fixture
+def engine(sound: Platform) -> sa.Engine:
+    return sound.engine
+
+
+def admin(url: str, statement: str) -> None:
+    maintenance = sa.make_url(url).set(database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(maintenance, autocommit=True) as conn:
+        conn.execute(statement)
+
+
+def put(engine: sa.Engine, session: str, at: Any, text: str, rate: float | None = 0.9) -> int:
+    with engine.begin() as conn:
+        id_ = record(
+            conn,
+            Conversation(
+                session_id=session,
+                user_id="u",
+                timestamp=at,
+                messages=[{"role": "user", "content": f"```python\ndef f(x): return {text!r}\n```"}],
+                requirements=text,
+                origin="simulated",
+                test_suite=SUITE,
+            ),
+        )
+        if rate is not None:
+            conn.execute(
+                t.requirements.update()
+                .where(t.requirements.c.session_id == session)
+                .values(test_pass_rate=rate, implementation_variance=0.0, scored_at=sa.func.iccm.now())
+            )
+        return id_
+
+
+def change(engine: sa.Engine, sql: str, **values: object) -> Any:
+    with engine.begin() as conn:
+        return conn.execute(sa.text(sql), values)
+
+
+def evaluate(check: dg.AssetChecksDefinition, platform: Platform) -> dg.AssetCheckResult:
+    return check.op.compute_fn.decorated_fn(platform)
+
+
+def all_checks() -> dict[str, dg.AssetChecksDefinition]:
+    found = [
+        one for room in ROOMS for one in vars(room).values() if isinstance(one, dg.AssetChecksDefinition)
+    ]
+    return {next(iter(one.check_keys)).name: one for one in found}
+
+
+def red(platform: Platform) -> dict[str, dg.AssetCheckResult]:
+    results = {name: evaluate(check, platform) for name, check in all_checks().items()}
+    return {name: found for name, found in results.items() if not found.passed}
+
+
+def test_every_asset_has_a_check() -> None:
+    graph = defs().get_repository_def().asset_graph
+    assert {key.asset_key for key in graph.asset_check_keys} == set(graph.get_all_asset_keys())
+
+
+def test_a_red_gate_leaves_no_check_planned_that_will_not_run() -> None:
+    """Dagster shows such a check as failed; the gate ends the run, so nothing may come after it."""
+    repository = defs().get_repository_def()
+    after = {"canary_evaluation", "deployed_model_version"}
+    planned = repository.get_job("retrain_job").asset_layer.asset_graph.asset_check_keys
+    nodes = {node.name for node in repository.get_job("retrain_job").nodes}
+    assert not [
+        key
+        for key in planned
+        if key.asset_key.path[0] in after and "_".join([*key.asset_key.path, key.name]) in nodes
+    ]
+    elsewhere = {node.name for node in repository.get_job("production_quality_job").nodes}
+    assert "deployed_model_version_one_production_version" in elsewhere
+
+
+def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound: Platform) -> None:
+    results = {name: evaluate(check, sound) for name, check in all_checks().items()}
+    assert {name: found.description for name, found in results.items() if not found.passed} == {}
+    assert len(results) >= 19
+    # Nothing was trained or evaluated yet: those have nothing to recover from.
+    idle = {"checkpoint_is_intact", "weights_moved", "lineage_is_complete"}
+    assert {name for name, found in results.items() if "recovery" not in found.metadata} == idle
+
+
+def test_a_day_without_arrivals_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(
+        engine,
+        """update iccm.conversations set "timestamp" = "timestamp" - interval '20 hours'
+           where "timestamp" >= date_trunc('day', iccm.now() at time zone 'UTC') at time zone 'UTC'
+                - interval '1 day'""",
+    )
+    assert "arrivals_continue" in red(sound)
+
+
+def test_a_refused_record_is_seen(sound: Platform) -> None:
+    spool = sound.settings.home / "spool"
+    spool.mkdir(parents=True)
+    try:
+        (spool / "refused.jsonl").write_text("{}\n", encoding="utf-8")
+        assert set(red(sound)) == {"spool_is_delivered"}
+    finally:
+        shutil.rmtree(spool)
+
+
+def test_unreadable_content_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(engine, "update iccm.conversations set content = '{}' where id % 5 = 0")
+    assert "content_is_readable" in red(sound)
+
+
+def test_a_day_that_was_not_filtered_and_one_that_changed_since_are_seen(
+    sound: Platform, engine: sa.Engine
+) -> None:
+    change(engine, "delete from iccm.filtered_days where day = (select max(day) from iccm.filtered_days)")
+    assert set(red(sound)) == {"yesterday_is_filtered", "days_are_current"}
+
+
+def test_late_feedback_makes_its_day_stale(sound: Platform, engine: sa.Engine) -> None:
+    change(
+        engine,
+        """insert into iccm.feedback (session_id, rating, created_at)
+           select session_id, -1, iccm.now() + interval '2 hours' from iccm.conversations
+           order by "timestamp" desc limit 1""",
+    )
+    found = red(sound)
+    assert set(found) == {"days_are_current"}
+    assert found["days_are_current"].severity == dg.AssetCheckSeverity.WARN
+
+
+def test_texts_without_a_score_are_seen(sound: Platform, engine: sa.Engine) -> None:
+    with engine.connect() as conn:
+        yesterday = now(conn) - timedelta(days=1)
+    put(engine, SESSIONS[-1], yesterday, "late shall be late.", rate=None)
+    assert "no_missing_scores" in red(sound)
+
+
+def test_inconclusive_scores_are_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(
+        engine,
+        "update iccm.requirements set test_pass_rate = null, implementation_variance = null where id % 4 = 0",
+    )
+    assert "few_inconclusive" in red(sound)
+
+
+@pytest.mark.parametrize("how", ["held_out", "erased", "canary"])
+def test_what_may_not_be_learned_from_is_seen_wherever_it_lies(
+    sound: Platform, engine: sa.Engine, how: str
+) -> None:
+    [victim] = change(engine, "select max(conversation_id) from iccm.phase4_training_data").scalars()
+    for table in ("filtered_conversations", "phase4_training_data"):
+        if how == "held_out":
+            where = f"update iccm.{table} set session_id = :session where conversation_id = :id"
+            change(engine, where, session=HELD_OUT, id=victim)
+        elif how == "canary":
+            from iccm_assets.curation.canary_set import load_canary_set
+
+            item = load_canary_set(sound.settings.canary_set).items[0]
+            where = f"update iccm.{table} set source_code = :code where conversation_id = :id"
+            change(engine, where, code=item.source_code, id=victim)
+    if how == "erased":
+        change(engine, "update iccm.conversations set erased_at = iccm.now() where id = :id", id=victim)
+    found = red(sound)
+    assert {"nothing_leaked", "not_in_training_pool"} <= set(found)
+    for name in ("nothing_leaked", "not_in_training_pool"):
+        assert str(victim) in found[name].metadata["named"].value
+        assert found[name].severity == dg.AssetCheckSeverity.ERROR
+
+
+def test_a_vector_close_to_the_canary_sets_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    from iccm_assets.curation.canary_set import load_canary_set
+
+    item = load_canary_set(sound.settings.canary_set).items[3]
+    change(
+        engine,
+        """update iccm.phase4_training_data set embedding = (
+               select embedding from iccm.embeddings where content_sha256 = :hash limit 1)
+           where conversation_id = (select max(conversation_id) from iccm.phase4_training_data)""",
+        hash=content_sha256(item.requirements),
+    )
+    assert "not_in_training_pool" in red(sound)
+
+
+def test_a_pair_of_duplicates_is_seen_unless_both_were_learned_from(
+    sound: Platform, engine: sa.Engine
+) -> None:
+    change(
+        engine,
+        """update iccm.phase4_training_data set embedding = (
+               select embedding from iccm.phase4_training_data order by conversation_id limit 1)
+           where conversation_id = (select max(conversation_id) from iccm.phase4_training_data)""",
+    )
+    found = red(sound)
+    assert set(found) == {"no_duplicates"}
+    assert "What to do: " in found["no_duplicates"].description
+    change(engine, "update iccm.phase4_training_data set pinned = true")
+    assert red(sound) == {}
+
+
+def test_rows_lost_between_filter_and_pool_are_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(
+        engine,
+        "delete from iccm.phase4_training_data where conversation_id = "
+        "(select max(conversation_id) from iccm.phase4_training_data)",
+    )
+    assert set(red(sound)) == {"rows_add_up"}
+
+
+def test_a_day_that_was_never_folded_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(engine, "delete from iccm.pool_days where day = (select max(day) from iccm.pool_days)")
+    assert set(red(sound)) == {"rows_add_up"}
+
+
+def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
+    sound: Platform, engine: sa.Engine
+) -> None:
+    [serving] = change(engine, "select version from iccm.model_versions").scalars()
+    with engine.begin() as conn:
+        version(conn, "v9", status="candidate")
+    item = {"slice": "s", "candidate_variance": None, "production_variance": None, "doubt": ""}
+    evidence = {
+        "candidate_version": "v9",
+        "production_version": serving,
+        "items": [
+            {"item": "a", "candidate": 1.0, "production": 1.0, **item},
+            {"item": "b", "candidate": None, "production": 1.0, **item},
+        ],
+        "expected_items": 3,
+        "candidate_latency": [],
+        "production_latency": [],
+        "missing_layers": [],
+    }
+    with engine.begin() as conn:
+        conn.execute(
+            t.gate_verdicts.insert().values(
+                version="v9", production_version=serving, status="inconclusive", evidence=evidence,
+                canary_set_digest="another", orchestra="o", judge_version="j",
+            )
+        )  # fmt: skip
+    assert set(red(sound)) == {"is_unchanged"}
+    told = judging_assets._missing_items(sound)
+    assert not told.passed and told.check_name == "no_missing_items"
+    assert "2 of 3" in told.description and told.metadata["named"].value == "b, never measured"
+
+
+def test_damage_to_the_production_model_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    [path] = change(engine, "select path from iccm.model_versions").scalars()
+    tokenizer = Path(path) / "tokenizer.json"
+    tokenizer.chmod(0o644)
+    whole = tokenizer.read_bytes()
+    try:
+        tokenizer.write_bytes(whole + b" ")
+        assert set(red(sound)) == {"production_is_intact"}
+    finally:
+        tokenizer.write_bytes(whole)
+
+
+def test_a_checkpoint_that_moved_nothing_or_lost_its_teachers_is_seen(
+    sound: Platform, engine: sa.Engine
+) -> None:
+    [path] = change(engine, "select path from iccm.model_versions").scalars()
+    [teacher] = change(engine, "select max(id) from iccm.conversations").scalars()
+    movement = {"relative": 0.0, "changed_share": 0.0, "largest": 0.0}
+    with engine.begin() as conn:
+        conn.execute(
+            t.model_versions.insert().values(
+                version="v2", status="gate_failed", digest="d", path=path,
+                metrics={"training": {"movement": movement, "counts": {"new": 1}}},
+            )
+        )  # fmt: skip
+        run = training_run(conn, 1, "v2")
+        conn.execute(
+            t.training_run_examples.insert().values(training_run_id=run, conversation_id=teacher, role="new")
+        )
+    assert set(red(sound)) == {"weights_moved"}
+    change(engine, "update iccm.conversations set erased_at = iccm.now() where id = :id", id=teacher)
+    assert {"weights_moved", "lineage_is_complete"} <= set(red(sound))
+
+
+def test_no_production_version_a_stray_canary_and_a_lost_lease_are_seen(
+    sound: Platform, engine: sa.Engine
+) -> None:
+    with engine.begin() as conn:
+        version(conn, "v2", status="canary")
+    assert set(red(sound)) == {"statuses_fit_the_rollout"}
+    change(
+        engine,
+        """insert into iccm.rollouts (candidate, production, weight, lease_until)
+           select 'v2', version, 0.1, iccm.now() + interval '1 hour'
+           from iccm.model_versions where status = 'production'""",
+    )
+    assert red(sound) == {}
+    change(engine, "update iccm.rollouts set lease_until = iccm.now() - interval '5 minutes'")
+    assert set(red(sound)) == {"weight_is_leased"}
+    change(engine, "update iccm.model_versions set status = 'retired' where status = 'production'")
+    assert {"one_production_version", "statuses_fit_the_rollout", "production_is_intact"} <= set(red(sound))
+
+
+def test_production_that_fell_or_that_nobody_measures_is_seen(sound: Platform, engine: sa.Engine) -> None:
+    change(
+        engine,
+        """insert into iccm.quality_measurements (version, "set", n, mean, baseline_mean, judge_version)
+           select version, 'canary_set', 20, 0.7, 0.8, 'j' from iccm.model_versions
+           where status = 'production'""",
+    )
+    assert set(red(sound)) == {"is_measured_and_holds"}
+    change(engine, "update iccm.quality_measurements set mean = 0.79")
+    assert red(sound) == {}
+    change(engine, "update iccm.quality_measurements set measured_at = measured_at - interval '1 day'")
+    change(engine, "update iccm.model_versions set deployed_at = deployed_at - interval '1 day'")
+    assert set(red(sound)) == {"is_measured_and_holds"}
+
+
+def test_no_check_reads_a_large_pool_for_long(sound: Platform, engine: sa.Engine) -> None:
+    """Bounded by what they read, not by time: only the newest rows of a large pool are compared."""
+    from iccm_assets.curation import facts
+
+    rng = np.random.default_rng(0)
+    with engine.connect() as conn:
+        size = conn.execute(sa.text("select count(*) from iccm.phase4_training_data")).scalar_one()
+        vectors = facts.pool_vectors(conn)
+    assert vectors.of == size and len(vectors.ids) == min(size, facts.MOST_VECTORS)
+    assert vectors.vectors.shape == (len(vectors.ids), 384)
+    assert np.allclose(np.linalg.norm(vectors.vectors[rng.integers(0, len(vectors.ids), 5)], axis=1), 1)

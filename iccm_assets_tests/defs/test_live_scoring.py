@@ -1,0 +1,68 @@
+"""The live scoring job and its schedule: a run when there is something to score, else a reason (U2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from dagster._core.test_utils import create_run_for_test, instance_for_test
+
+from iccm_assets.defs import resources
+from iccm_assets.defs.judging.live_scoring import live_scoring_job, live_scoring_schedule
+from iccm_assets.settings import Settings
+from iccm_assets_tests.judging.test_live import served, stored
+
+TEXT = "The function `f` shall take `x`.\nIt shall return 2 times `x`."
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with instance_for_test() as made:
+        yield made
+
+
+def tick(platform: resources.Platform, instance: dg.DagsterInstance) -> dg.ScheduleExecutionData:
+    with dg.build_schedule_context(instance=instance, resources={"platform": platform}) as context:
+        return live_scoring_schedule.evaluate_tick(context)
+
+
+def test_the_schedule_says_how_much_there_is_to_score(
+    engine: sa.Engine,
+    settings: Settings,
+    platform: resources.Platform,
+    instance: dg.DagsterInstance,
+) -> None:
+    assert tick(platform, instance).skip_message == "0 answers with tests wait for a score"
+    served(engine, settings, "r", "s")
+    assert len(tick(platform, instance).run_requests) == 1
+    at_work = create_run_for_test(instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED)
+    said = tick(platform, instance).skip_message
+    assert said == f"1 answers wait, and run {at_work.run_id[:8]} is started already"
+
+
+def test_the_job_scores_and_tells_its_story(
+    engine: sa.Engine,
+    settings: Settings,
+    platform: resources.Platform,
+    instance: dg.DagsterInstance,
+) -> None:
+    served(engine, settings, "r", "s", text=TEXT)
+    result = live_scoring_job.execute_in_process(
+        instance=instance,
+        resources={"platform": platform},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    assert result.success
+    assert stored(engine)["r"].scored_at is not None
+    [seen] = [one for one in result.all_events if one.event_type_value == "ASSET_OBSERVATION"]
+    told = seen.asset_observation_data.asset_observation
+    assert told.asset_key == dg.AssetKey("deployed_model_version")
+    assert (
+        told.metadata["production version"].value == "v1" and told.metadata["production requests"].value == 1
+    )
+    [output] = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
+    metadata = output.step_output_data.metadata
+    assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["left"].value == 0
+    assert "production" in metadata["arms"].value

@@ -1,0 +1,84 @@
+"""How a Dagster run and its training run find each other: by tags, or by the Launchpad (T4)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.defs.learning.runs import (
+    DISPATCH_TAG,
+    TRAINING_RUN_TAG,
+    RetrainConfig,
+    run_request,
+    seen_runs,
+    training_run_of,
+)
+from iccm_assets.errors import IccmError
+from iccm_assets.learning import dispatch, training_runs, triggers
+from iccm_assets_tests.learning.rows import version
+
+
+@dg.job
+def empty_job() -> None:
+    pass
+
+
+def context(instance: dg.DagsterInstance, tags: dict[str, str] | None = None) -> SimpleNamespace:
+    run = instance.create_run_for_job(empty_job, tags=tags or {}, status=dg.DagsterRunStatus.STARTED)
+    return SimpleNamespace(run=run, run_id=run.run_id, instance=instance)
+
+
+def test_a_retrain_of_the_launchpad_has_a_row_with_what_was_asked_and_tags_that_name_it(
+    engine: sa.Engine, instance: dg.DagsterInstance
+) -> None:
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        version(conn, "v0", status="retired")
+    launched = context(instance)
+    config = RetrainConfig(reason="a new domain", emergency=True, base="v0", window_days=14)
+    run, claims = training_run_of(launched, engine, config)
+    assert (run.trigger, run.emergency, run.notes) == ("manual", True, "a new domain")
+    assert (run.requested_base, run.requested_window_days, run.dispatch) == ("v0", 14, 1)
+    assert run.trigger_key == f"manual:{launched.run_id}" and claims is None
+    assert instance.get_run_by_id(launched.run_id).tags[TRAINING_RUN_TAG] == str(run.id)
+    assert seen_runs(instance, {run.id: 1})[run.id].run_id == launched.run_id
+    assert training_run_of(launched, engine, config)[0].id == run.id
+
+
+def test_a_base_nobody_knows_is_refused_by_name(engine: sa.Engine, instance: dg.DagsterInstance) -> None:
+    with pytest.raises(IccmError, match="v9"):
+        training_run_of(context(instance), engine, RetrainConfig(base="v9"))
+    with engine.connect() as conn:
+        assert conn.execute(sa.text("select count(*) from iccm.phase4_training_runs")).scalar_one() == 0
+
+
+def test_a_dispatched_run_brings_its_row_and_its_dispatch(
+    engine: sa.Engine, instance: dg.DagsterInstance
+) -> None:
+    with engine.begin() as conn:
+        row = training_runs.request(conn, triggers.manual("k"))
+        taken = dispatch.take(conn, row.id, 0)
+        assert dispatch.take(conn, row.id, 0) is None
+    tags = dict(run_request(taken).tags)
+    assert tags[DISPATCH_TAG] == "1"
+    run, claims = training_run_of(context(instance, tags), engine, RetrainConfig())
+    assert (run.id, claims) == (row.id, 1)
+
+
+def test_a_window_asked_for_by_hand_is_what_examples_are_taken_from(engine: sa.Engine) -> None:
+    from datetime import timedelta
+
+    from iccm_assets.learning import proposal
+    from iccm_assets.settings import Selection
+    from iccm_assets_tests.learning.rows import NOW, conversation
+
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        for number in range(1, 31):
+            conversation(conn, number, user=f"u{number}", at=NOW - timedelta(days=number, hours=1))
+        settings = Selection()
+        assert len(proposal.propose(conn, NOW, settings.over(14)).chosen) == 13
+        assert len(proposal.propose(conn, NOW, settings.over(None)).chosen) == 29

@@ -1,0 +1,395 @@
+"""The sensors on a real Dagster instance and a real PostgreSQL: one run per cause, and nothing lost."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.defs import resources
+from iccm_assets.defs.automation.jobs import retrain_job  # noqa: F401  (the sensors' target)
+from iccm_assets.defs.automation.sensors import (
+    new_data_threshold_sensor,
+    quality_degradation_sensor,
+    retrain_dispatch_sensor,
+)
+from iccm_assets.learning import causes, dispatch, training_runs, triggers
+from iccm_assets.rollout.policy import Policy
+from iccm_assets.settings import get_settings
+from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now, set_clock
+from iccm_assets_tests.learning.rows import conversation, training_run, version
+
+AT_FOUR = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def at_four(engine: sa.Engine) -> None:
+    """The platform's clock says Monday, 04:00 UTC."""
+    set_time(engine, AT_FOUR)
+
+
+def set_time(engine: sa.Engine, moment: datetime) -> None:
+    with engine.begin() as conn:
+        set_clock(conn, shift=moment - now(conn))
+
+
+def pass_time(engine: sa.Engine, **length: float) -> None:
+    with engine.begin() as conn:
+        set_clock(conn, shift=timedelta(**length))
+
+
+def tick(
+    sensor: dg.SensorDefinition, platform: resources.Platform, instance: dg.DagsterInstance
+) -> list[dg.RunRequest] | str:
+    """The run requests of a tick, or the reason it was skipped."""
+    with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
+        found = sensor.evaluate_tick(context)
+    return found.skip_message or list(found.run_requests or [])
+
+
+def launch(
+    instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus
+) -> dg.DagsterRun:
+    """What the daemon makes of a run request, as far as asked."""
+    run = instance.create_run_for_job(empty_job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
+    if status == dg.DagsterRunStatus.FAILURE:
+        instance.report_run_failed(run)
+    elif status == dg.DagsterRunStatus.CANCELED:
+        instance.report_run_canceled(run)
+    return instance.get_run_by_id(run.run_id)
+
+
+@dg.job
+def empty_job() -> None:
+    pass
+
+
+def rows(engine: sa.Engine) -> list[sa.Row]:
+    with engine.connect() as conn:
+        return list(conn.execute(sa.select(t.phase4_training_runs).order_by(t.phase4_training_runs.c.id)))
+
+
+def fill(engine: sa.Engine, examples: int) -> None:
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        for number in range(1, examples + 1):
+            conversation(conn, number, user=f"u{number % 40}", at=AT_FOUR - timedelta(days=1))
+
+
+def measured(engine: sa.Engine, mean: float, *, name: str = "canary_set", **values: object) -> int:
+    row = {"n": 240, "standard_error": 0.01, "baseline_mean": 0.85, **values}
+    with engine.begin() as conn:
+        return conn.execute(
+            t.quality_measurements.insert()
+            .values(version="v1", set=name, mean=mean, judge_version="1", **row)
+            .returning(t.quality_measurements.c.id)
+        ).scalar_one()
+
+
+def ask(engine: sa.Engine, key: str, *, emergency: bool = False) -> int:
+    with engine.begin() as conn:
+        run = training_runs.request(conn, triggers.manual(key, "asked", emergency))
+    assert run is not None
+    return run.id
+
+
+def live_rollout(engine: sa.Engine, stage: int) -> int:
+    with engine.begin() as conn:
+        version(conn, "v2", "v1", status="canary" if stage < 3 else "production")
+        return conn.execute(
+            t.rollouts.insert()
+            .values(
+                candidate="v2",
+                production="v1",
+                stage=stage,
+                state="baking" if stage == 3 else "ramping",
+                weight={1: 0.1, 2: 0.5, 3: 1.0}[stage],
+                policy=Policy.frozen(get_settings().rollout, get_settings().evaluation).to_json(),
+            )
+            .returning(t.rollouts.c.id)
+        ).scalar_one()
+
+
+# T3
+
+
+def test_a_hundred_examples_start_exactly_one_retrain_a_day(engine, platform, instance) -> None:
+    fill(engine, 120)
+    [request] = tick(new_data_threshold_sensor, platform, instance)
+    [row] = rows(engine)
+    assert (row.trigger, row.trigger_key, row.status) == (
+        "data_threshold",
+        "data_threshold:2026-03-02",
+        "requested",
+    )
+    assert request.run_key == f"training-run-{row.id}-attempt-1-dispatch-1"
+    assert request.tags["iccm/training_run_id"] == str(row.id)
+    assert "has its retraining already" in tick(new_data_threshold_sensor, platform, instance)
+    assert len(rows(engine)) == 1
+
+
+def test_with_fewer_the_skip_says_how_many(engine, platform, instance) -> None:
+    fill(engine, 41)
+    assert tick(new_data_threshold_sensor, platform, instance) == "41 of 100 new examples"
+    assert rows(engine) == []
+
+
+def test_before_three_it_does_not_look(engine, platform, instance) -> None:
+    fill(engine, 120)
+    set_time(engine, AT_FOUR.replace(hour=2, minute=59))
+    assert tick(new_data_threshold_sensor, platform, instance) == "02:59 UTC, looks from 03:00 on"
+
+
+def test_two_daemons_that_look_at_once_start_one_run(engine, platform, instance) -> None:
+    fill(engine, 120)
+    found: list[list[dg.RunRequest] | str] = []
+    together = threading.Barrier(4)
+
+    def look() -> None:
+        together.wait()
+        found.append(tick(new_data_threshold_sensor, platform, instance))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sum(len(one) for one in found if isinstance(one, list)) == 1
+    assert len(found) == 4 and len(rows(engine)) == 1
+
+
+@pytest.mark.parametrize("window", [3, 7, 30])
+def test_counting_in_the_database_is_counting_the_examples(engine, window: int) -> None:
+    from iccm_assets.learning import proposal
+
+    settings = get_settings().selection.model_copy(update={"window_days": window})
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        for number in range(1, 61):
+            user = None if number % 3 == 0 else f"u{number % 4}"
+            conversation(conn, number, user=user, at=AT_FOUR - timedelta(days=number % 12))
+        training_run(
+            conn, 1, "v1", examples=dict.fromkeys(range(1, 9), "new"), trained_at=AT_FOUR - timedelta(days=5)
+        )
+        counted = proposal.selectable(conn, AT_FOUR, settings)
+        assert counted == proposal.propose(conn, AT_FOUR, settings).selectable > 0
+
+
+# T2
+
+
+def test_a_proven_fall_starts_one_emergency_with_an_alert(engine, platform, instance) -> None:
+    fill(engine, 1)
+    first = measured(engine, 0.7)
+    measured(engine, 0.6, name="production_holdout")
+    [request] = tick(quality_degradation_sensor, platform, instance)
+    assert request.tags["dagster/priority"] == "10"
+    [row] = rows(engine)
+    assert (row.trigger, row.trigger_key, row.emergency) == ("degradation", f"degradation:{first}", True)
+    with engine.connect() as conn:
+        [alert] = conn.execute(sa.select(t.alerts)).all()
+    assert alert.severity == "critical" and "0.150 below its baseline 0.850" in alert.body
+    measured(engine, 0.6)
+    again = tick(quality_degradation_sensor, platform, instance)
+    assert f"training run {row.id}, an emergency, is requested" in again
+    assert len(rows(engine)) == 1
+
+
+def test_ten_measurements_of_an_unchanged_world_start_nothing(engine, platform, instance) -> None:
+    fill(engine, 1)
+    for number in range(10):
+        measured(engine, 0.85 - 0.004 * number)
+        measured(engine, 0.82, name="production_holdout", n=60, standard_error=0.05)
+        pass_time(engine, hours=6)
+        said = tick(quality_degradation_sensor, platform, instance)
+        assert "below its baseline 0.850" in said
+    assert rows(engine) == []
+
+
+def test_measurements_of_a_version_that_no_longer_serves_say_nothing(engine, platform, instance) -> None:
+    fill(engine, 1)
+    measured(engine, 0.3)
+    with engine.begin() as conn:
+        version(conn, "v2", "v1")
+        conn.execute(sa.text("update iccm.model_versions set status = 'retired' where version = 'v1'"))
+        conn.execute(sa.text("update iccm.model_versions set status = 'production' where version = 'v2'"))
+    assert "has not been measured" in tick(quality_degradation_sensor, platform, instance)
+
+
+# T6
+
+
+def test_a_row_that_waits_is_started_when_the_way_is_free(engine, platform, instance) -> None:
+    fill(engine, 120)
+    first = ask(engine, "first")
+    with engine.begin() as conn:
+        fence = training_runs.claim(conn, first, "by hand")
+    said = tick(new_data_threshold_sensor, platform, instance)
+    assert said.startswith("fired, training run") and f"training run {first} is running" in said
+    assert f"training run {first} is running, 1 more" in tick(retrain_dispatch_sensor, platform, instance)
+    with engine.begin() as conn:
+        training_runs.finish(conn, first, fence, "gate_failed")
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert request.job_name == "retrain_job"
+    assert request.tags["iccm/training_run_id"] == str(rows(engine)[1].id)
+    assert "is not there yet" in tick(retrain_dispatch_sensor, platform, instance)
+
+
+def test_emergencies_go_first(engine, platform, instance) -> None:
+    ask(engine, "ordinary")
+    urgent = ask(engine, "urgent", emergency=True)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert request.tags["iccm/training_run_id"] == str(urgent)
+
+
+def test_two_dispatchers_at_once_start_one_run(engine, platform, instance) -> None:
+    ask(engine, "one")
+    found: list[list[dg.RunRequest] | str] = []
+    together = threading.Barrier(4)
+
+    def look() -> None:
+        together.wait()
+        found.append(tick(retrain_dispatch_sensor, platform, instance))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(found) == 4
+    assert sum(len(one) for one in found if isinstance(one, list)) == 1
+    assert rows(engine)[0].dispatch == 1
+
+
+def test_a_run_that_never_came_is_started_again_under_another_key(engine, platform, instance) -> None:
+    ask(engine, "one")
+    [lost] = tick(retrain_dispatch_sensor, platform, instance)
+    pass_time(engine, seconds=301)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert (lost.run_key[-1], request.run_key[-1]) == ("1", "2")
+    assert rows(engine)[0].attempt == 0
+
+
+def test_the_run_of_an_older_dispatch_may_not_claim_the_row(engine, platform, instance) -> None:
+    from iccm_assets.errors import NotAllowed
+
+    row = ask(engine, "one")
+    tick(retrain_dispatch_sensor, platform, instance)
+    pass_time(engine, seconds=301)
+    tick(retrain_dispatch_sensor, platform, instance)
+    with engine.begin() as conn, pytest.raises(NotAllowed, match="dispatch 1 of training run"):
+        training_runs.claim(conn, row, "late", dispatch=1)
+    with engine.begin() as conn:
+        assert training_runs.claim(conn, row, "on time", dispatch=2) == 1
+
+
+def test_a_run_that_fails_before_it_trains_uses_its_three_attempts_up_and_is_alerted(
+    engine, platform, instance
+) -> None:
+    row = ask(engine, "one")
+    for attempt in range(1, 4):
+        [request] = tick(retrain_dispatch_sensor, platform, instance)
+        assert request.tags["iccm/attempt"] == str(attempt)
+        launch(instance, request, dg.DagsterRunStatus.FAILURE)
+        assert isinstance(tick(retrain_dispatch_sensor, platform, instance), str)
+        assert (rows(engine)[0].status, rows(engine)[0].attempt) == ("failed", attempt)
+        pass_time(engine, minutes=6)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    with engine.connect() as conn:
+        [alert] = conn.execute(sa.select(t.alerts)).all()
+    assert alert.key == f"training_run:{row}:failed" and "failed before training began" in alert.body
+
+
+def test_a_canceled_run_is_called_off_for_good(engine, platform, instance) -> None:
+    ask(engine, "one")
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    launch(instance, request, dg.DagsterRunStatus.CANCELED)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    [row] = rows(engine)
+    assert row.status == "skipped" and "called off" in row.notes
+
+
+def test_an_attempt_whose_dagster_run_has_died_fails_and_is_retried(engine, platform, instance) -> None:
+    row = ask(engine, "one")
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    run = launch(instance, request, dg.DagsterRunStatus.STARTED)
+    with engine.begin() as conn:
+        fence = training_runs.claim(conn, row, run.run_id, dispatch=1)
+    assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
+    instance.report_run_failed(run)
+    assert "attempt 2 follows" in tick(retrain_dispatch_sensor, platform, instance)
+    [found] = rows(engine)
+    assert found.status == "failed" and run.run_id in found.error
+    with engine.begin() as conn:
+        assert not training_runs.still_current(conn, row, fence)
+    pass_time(engine, minutes=6)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert request.tags["iccm/attempt"] == "2"
+
+
+def test_a_silent_attempt_is_lost_and_its_dagster_run_stops_looking_alive(engine, platform, instance) -> None:
+    row = ask(engine, "one")
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    run = launch(instance, request, dg.DagsterRunStatus.STARTED)
+    with engine.begin() as conn:
+        training_runs.claim(conn, row, run.run_id, dispatch=1)
+    pass_time(engine, seconds=901)
+    assert isinstance(tick(retrain_dispatch_sensor, platform, instance), str)
+    assert "no heartbeat" in rows(engine)[0].error
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_fast_clock_makes_no_living_attempt_look_dead(engine, platform, instance) -> None:
+    row = ask(engine, "one")
+    with engine.begin() as conn:
+        training_runs.claim(conn, row, "somewhere")
+        set_clock(conn, shift=timedelta(seconds=1000), rate=3600.0)
+    assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_emergency_aborts_a_rollout_that_is_not_promoted_yet(engine, platform, instance, stage) -> None:
+    fill(engine, 1)
+    rollout = live_rollout(engine, stage)
+    ordinary = ask(engine, "ordinary")
+    assert f"rollout {rollout} is live" in tick(retrain_dispatch_sensor, platform, instance)
+    measured(engine, 0.6)
+    assert "it waits: rollout" in tick(quality_degradation_sensor, platform, instance)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert request.tags["iccm/training_run_id"] != str(ordinary)
+    with engine.connect() as conn:
+        [row] = conn.execute(sa.select(t.rollouts)).all()
+        [event] = conn.execute(
+            sa.select(t.deployment_events).where(t.deployment_events.c.rollout_id == rollout)
+        ).all()
+    assert (row.state, row.weight) == ("aborted", 0.0)
+    assert (event.event_type, event.weight, event.actor) == ("aborted", 0.0, "emergency retrain")
+
+
+def test_an_emergency_waits_for_a_candidate_in_bake(engine, platform, instance) -> None:
+    fill(engine, 0)
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.model_versions set status = 'retired'"))
+    live_rollout(engine, 3)
+    ask(engine, "urgent", emergency=True)
+    assert "is live, stage 3" in tick(retrain_dispatch_sensor, platform, instance)
+
+
+def test_a_row_requested_by_hand_is_not_started_a_second_time(engine, platform, instance) -> None:
+    with engine.begin() as conn:
+        training_runs.request(conn, triggers.manual("by hand"), dispatched=True)
+    assert "is not there yet" in tick(retrain_dispatch_sensor, platform, instance)
+
+
+def test_a_trigger_does_not_overtake_a_row_that_waits(engine, platform, instance) -> None:
+    fill(engine, 120)
+    waits = ask(engine, "first")
+    said = tick(new_data_threshold_sensor, platform, instance)
+    assert f"it waits: training run {waits} comes first" in said
+    with engine.connect() as conn:
+        assert causes.data_threshold(conn, AT_FOUR, get_settings()).reason.startswith("data_threshold:")
+        assert len(dispatch.situation(conn, get_settings().triggers).turns) == 2

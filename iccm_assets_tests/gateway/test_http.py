@@ -1,0 +1,206 @@
+"""What comes over the wire: hostile bodies, wrong paths, missing tokens; always a clear 4xx (G1, G6)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+
+import pytest
+
+from iccm_assets.errors import SettingsError
+from iccm_assets.gateway.auth import check_bind
+from iccm_assets.gateway.bodies import DEPTH
+from iccm_assets_tests.gateway.world import SOURCE, gateway
+
+ASK = {"source_code": SOURCE}
+CASES = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 1}]}
+
+
+def body(**more: object) -> bytes:
+    return json.dumps({**ASK, **more}).encode()
+
+
+def nested(depth: int) -> bytes:
+    return b'{"source_code": "x", "metadata": {"a": ' + b"[" * depth + b"]" * depth + b"}}"
+
+
+HOSTILE = {
+    "nothing": (b"", 400, "not JSON"),
+    "no JSON": (b"source_code=x", 400, "line 1, column 1"),
+    "cut short": (b'{"source_code": "x', 400, "not JSON"),
+    "a list": (b"[]", 422, "valid dictionary"),
+    "null": (b"null", 422, "valid dictionary"),
+    "a field missing": (b"{}", 422, "source_code: Field required"),
+    "an unknown field": (body(sourcecode="x"), 422, "sourcecode: Extra inputs"),
+    "a number for a text": (body(source_code=1), 422, "source_code: Input should be a valid string"),
+    "an empty source": (body(source_code=""), 422, "at least 1 character"),
+    "an empty name": (body(session_id=""), 422, "session_id"),
+    "a name of blanks": (body(session_id="  "), 422, "session_id"),
+    "a name with a line break": (body(request_id="a\r\nX-Evil: 1"), 422, "request_id"),
+    "a long name": (body(user_id="x" * 513), 422, "user_id"),
+    "the name of an erased session": (body(session_id="erased:1"), 422, "may not begin"),
+    "NaN": (b'{"source_code": "x", "metadata": {"a": NaN}}', 400, "NaN is not JSON"),
+    "minus infinity": (b'{"source_code": "x", "metadata": {"a": -Infinity}}', 400, "-Infinity is not JSON"),
+    "a number without end": (b'{"source_code": "x", "metadata": {"a": 1e999}}', 400, "out of range"),
+    "an integer of 5 000 digits": (b'{"metadata":{"a":' + b"9" * 5000 + b"}}", 400, "too long"),
+    "a key twice": (b'{"source_code": "a", "source_code": "b"}', 400, "'source_code' is there twice"),
+    "no UTF-8": (b'{"source_code": "\xff\xfe"}', 400, "not UTF-8"),
+    "UTF-16": ('{"source_code": "x"}'.encode("utf-16"), 400, "not UTF-8"),
+    "half a surrogate pair": (b'{"source_code": "\\ud800"}', 400, "surrogate"),
+    "half a pair in a key": (b'{"source_code": "x", "metadata": {"\\udfff": 1}}', 400, "surrogate"),
+    "NUL": (b'{"source_code": "a\\u0000b"}', 400, "NUL"),
+    "NUL deep inside": (b'{"source_code": "x", "metadata": {"a": [{"\\u0000": 1}]}}', 400, "NUL"),
+    "nested a little": (nested(DEPTH + 1), 400, "nested deeper"),
+    "nested a lot": (nested(100_000), 400, "nested deeper"),
+    "tests of no kind": (body(tests={"kind": "guess"}), 422, "tests: Value error, kind is 'guess'"),
+    "tests without a case": (body(tests={"kind": "cases", "cases": []}), 422, "tests"),
+    "metadata that is a list": (body(metadata=[1]), 422, "metadata"),
+    "a mebibyte and one byte": (body(source_code="x" * (1 << 20)), 413, "larger than 1048576 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_body_gets_one_clear_refusal(served, name):
+    sent, status, told = HOSTILE[name]
+    reply = served.client.post("/v1/requirements", content=sent, headers={"Content-Type": "application/json"})
+    refused(reply, status)
+    assert told in reply.json()["detail"]
+
+
+def refused(reply, status: int) -> None:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    problem = reply.json()
+    assert problem["status"] == status and problem["detail"] and "Traceback" not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("\ufeff", {}),
+        ("\\u0000", {}),  # six characters, and no NUL
+        ("𝒳 = '\u2028'", {"metadata": {"é": {"a": [1, 2.5, True, None]}}}),
+        ("x", {"tests": CASES}),
+        ("x" * 200_000, {}),
+        ("x", {"metadata": {"deep": json.loads("[" * (DEPTH - 2) + "]" * (DEPTH - 2))}}),
+    ],
+)
+def test_odd_but_honest_bodies_are_answered(served, source, more):
+    assert served.ask(source_code=source, **more).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/json; charset=latin-1"}, 415),
+        ({}, 415),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415),
+    ],
+)
+def test_only_plain_json_is_taken(served, headers, status):
+    bomb = gzip.compress(b" " * (50 << 20)) if "Content-Encoding" in headers else json.dumps(ASK).encode()
+    assert served.client.post("/v1/requirements", content=bomb, headers=headers).status_code == status
+
+
+def test_a_body_without_a_length_is_counted_while_it_is_read(served):
+    def endless():
+        for _ in range(200):
+            yield b" " * (1 << 14)
+
+    reply = served.client.post(
+        "/v1/requirements", content=endless(), headers={"Content-Type": "application/json"}
+    )
+    refused(reply, 413)
+
+
+def test_a_connection_that_ends_early_or_lies_harms_nobody(served):
+    host, port = served.url.removeprefix("http://").split(":")
+    for sent in (
+        b"POST /v1/requirements HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 99\r\n\r\n{",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+    ):
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(sent)
+    assert served.ask().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404), ("GET", "/v1/requirements/", 404), ("GET", "/../../etc/passwd", 404),
+        ("GET", "/v1/requirements", 405), ("PUT", "/v1/feedback", 405), ("DELETE", "/healthz", 405),
+    ],
+)  # fmt: skip
+def test_wrong_paths_and_methods_are_problems_too(served, method, path, status):
+    reply = served.client.request(method, path)
+    refused(reply, status)
+    assert status != 405 or reply.headers["allow"]
+
+
+def test_the_documentation_needs_nothing_from_the_network(served):
+    page = served.client.get("/docs")
+    assert page.status_code == 200 and "src=" not in page.text and "http-equiv" not in page.text
+    document = served.client.get("/openapi.json").json()
+    assert set(document["paths"]["/v1/requirements"]["post"]["responses"]) >= {
+        "200",
+        "400",
+        "401",
+        "413",
+        "503",
+    }
+
+
+def test_routing_and_metrics_say_who_answers(served):
+    served.ask()
+    shown = served.routing()
+    assert shown["weights"] == {"v1": 1.0} and shown["rollout"] is None and shown["database"]
+    text = served.client.get("/metrics").text
+    assert (
+        'iccm_gateway_requests_total{arm="production",assigned_arm="production",status="ok",version="v1"}'
+        in text
+    )
+    assert "iccm_gateway_database_up 1.0" in text and 'iccm_gateway_model_ready{version="v1"} 1.0' in text
+
+
+def test_every_endpoint_asks_for_a_token_where_tokens_are_set(url, tmp_path):
+    good, other = "a-token-of-enough-length", "another-token-of-enough"
+    pages = {
+        ("GET", "/healthz"): 200, ("GET", "/readyz"): 200, ("GET", "/metrics"): 401, ("GET", "/docs"): 401,
+        ("GET", "/openapi.json"): 401, ("GET", "/v1/routing"): 401, ("POST", "/v1/requirements"): 401,
+        ("POST", "/v1/conversations"): 401, ("POST", "/v1/feedback"): 401, ("GET", "/nowhere"): 401,
+    }  # fmt: skip
+    bodies = {
+        "/v1/requirements": ASK,
+        "/v1/conversations": {"session_id": "tokens", "messages": []},
+        "/v1/feedback": {"session_id": "tokens", "rating": 1},
+    }
+    with gateway(url, tmp_path, ICCM_GATEWAY__TOKENS=f"{good}, {other}") as running:
+        for (method, path), without in pages.items():
+            wrong = ("", "Bearer", f"Bearer {good}x", f"Bearer {good[:-1]}", f"Basic {good}", "Bearer ÿ")
+            for header in (None, *wrong):
+                headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+                reply = running.client.request(method, path, headers=headers, json=bodies.get(path))
+                assert reply.status_code == without, (path, header)
+                if without == 401:
+                    refused(reply, 401)
+                    assert reply.headers["www-authenticate"] == "Bearer"
+            for token in (good, other):
+                headers = {"Authorization": f"Bearer {token}"}
+                reply = running.client.request(method, path, headers=headers, json=bodies.get(path))
+                assert reply.status_code == (404 if path == "/nowhere" else 200), reply.text
+        assert good not in running.log.read_text()
+
+
+def test_an_address_others_can_reach_needs_tokens():
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(SettingsError, match="ICCM_GATEWAY__TOKENS"):
+            check_bind(host, ())
+        check_bind(host, (b"x",))
+    for host in ("127.0.0.1", "::1", "localhost", "127.0.0.9"):
+        check_bind(host, ())

@@ -1,0 +1,77 @@
+"""A model of one's own, given only by its path, through the whole loop: seq2seq and causal (L1)."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iccm_assets.models.manifest import verify
+from iccm_assets.settings import REFERENCE_CANARY_SET
+from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets_tests.integration.conftest import ICCM, Platform, run
+from iccm_assets_tests.models.tiny import tiny_llama, tiny_t5
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+# What a random model of 30 000 weights and a test of a minute need; everything else is the default.
+SMALL = {
+    "ICCM_TRIGGERS__FLOOR_EXAMPLES": "5",
+    "ICCM_TRAINING__LEARNING_RATE": "1e-3",
+    "ICCM_TRAINING__EPOCHS": "1",
+    "ICCM_EVALUATION__MAX_NEW_TOKENS": "32",
+    "ICCM_EVALUATION__LATENCY_ITEMS": "5",
+    "ICCM_EVALUATION__LATENCY_ROUNDS": "1",
+}
+ITEMS = 8
+
+
+@pytest.fixture(params=[tiny_t5, tiny_llama], ids=["seq2seq", "causal"], scope="module")
+def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
+    """A platform that has lived a day with a model of its own."""
+    home = Path(tempfile.mkdtemp(prefix="iccm-own-"))
+    items = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    canary_set = home / "canary.jsonl"
+    canary_set.write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", encoding="utf-8")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
+    }
+    environment |= SMALL | {
+        "ICCM_HOME": str(home / "iccm"),
+        "ICCM_BASE_MODEL": str(request.param(home / "my_model")),
+        "ICCM_CANARY_SET": str(canary_set),
+    }
+    try:
+        lived = run([*ICCM, "demo", "--no-rollout", "--conversations", "24", "--days", "1"], environment, 900)
+        yield Platform(home / "iccm", environment, lived)
+    finally:
+        EmbeddedServer(home / "iccm").stop()
+        for path in [home, *home.rglob("*")]:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def test_a_model_given_by_its_path_is_trained_judged_and_can_be_made_again(own: Platform) -> None:
+    assert own.demo.returncode == 0, own.demo.stderr[-3000:]
+    [[status, improvement, candidate, base]] = own.rows(
+        "select status, improvement, candidate_version, base_version from iccm.phase4_training_runs"
+    )
+    [[verdict, evidence]] = own.rows("select verdict, evidence from iccm.gate_verdicts")
+    named = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}
+    assert status == named[verdict["status"]]
+    assert len(evidence["items"]) == ITEMS and improvement is not None
+    assert own.production() == (candidate if verdict["status"] == "pass" else base)
+    [[path, trained]] = own.rows(
+        "select path, metrics -> 'training' from iccm.model_versions where version = :v", v=candidate
+    )
+    assert verify(Path(path)).base == "my_model"
+    # The packaged rehearsal sample belongs to the packaged model: without ICCM_REHEARSAL there is none.
+    assert trained["counts"]["rehearsal"] == 0 and trained["counts"]["new"] >= 5
+    assert trained["movement"]["changed_share"] > 0
+    assert own.json("verify", candidate)["outcome"] == "reproduced"

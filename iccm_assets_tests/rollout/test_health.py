@@ -1,0 +1,46 @@
+"""One story about who serves, or a red check (U4, M1, R7, R8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from iccm_assets.rollout import health
+from iccm_assets.rollout.health import LiveRollout
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LIVE = LiveRollout(3, "v2", "v1", "ramping", 0.1, NOW + timedelta(seconds=100))
+
+
+@pytest.mark.parametrize(("versions", "passed"), [([], False), (["v1"], True), (["v1", "v2"], False)])
+def test_exactly_one_version_is_in_production(versions: list[str], passed: bool) -> None:
+    assert health.one_production(versions).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("rollout", "serving", "canaries", "passed"),
+    [
+        (None, "v1", [], True),
+        (None, "v1", ["v2"], False),
+        (LIVE, "v1", ["v2"], True),
+        (LIVE, "v2", ["v2"], False),
+        (LIVE, "v1", [], False),
+        (LIVE, "v1", ["v2", "v3"], False),
+        (replace(LIVE, state="baking"), "v2", [], True),
+        (replace(LIVE, state="baking"), "v1", ["v2"], False),
+        (LIVE, None, ["v2"], False),
+    ],
+)
+def test_statuses_fit_the_rollout(rollout, serving, canaries, passed) -> None:
+    assert health.consistent(rollout, serving, canaries).passed is passed
+
+
+def test_weight_needs_a_lease_that_is_not_over() -> None:
+    assert health.leased(None, NOW).passed
+    assert health.leased(LIVE, NOW).passed
+    late = health.leased(LIVE, NOW + timedelta(seconds=160))
+    assert not late.passed and "60 s ago" in late.text
+    assert not health.leased(replace(LIVE, lease_until=None), NOW).passed
+    assert health.leased(replace(LIVE, weight=0.0, lease_until=None), NOW).passed

@@ -1,0 +1,204 @@
+"""A real instance with the UI in front of it: embedded PostgreSQL, webserver and daemon as processes.
+
+Skipped, with its reason, where there is no Chromium or no Playwright.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.reference.generator import generate
+from iccm_assets.reference.world import FAMILIES
+from iccm_assets.settings import REFERENCE_CANARY_SET
+from iccm_assets.store.database import engine_for
+from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets_tests.integration.conftest import ICCM, run
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A running UI: its address, and the environment of commands that belong to it."""
+
+    url: str
+    environment: dict[str, str]
+
+    def iccm(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        return run([*ICCM, *arguments], self.environment, timeout)
+
+    def query(self, text: str, **variables: Any) -> Any:
+        reply = httpx.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=60)
+        reply.raise_for_status()
+        assert "errors" not in reply.json(), reply.json()
+        return reply.json()["data"]
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Where a Chromium is."""
+    pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright (extra `dev`)")
+    found = os.environ.get("UI_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        pytest.skip("the browser tests need a Chromium on PATH, or its path in UI_TEST_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="session")
+def instance(browser_path: str) -> Iterator[Instance]:
+    """Sixty conversations of ten days on modules of the reference world; an eighth of the canary set."""
+    home = Path(tempfile.mkdtemp(prefix="iccm-ui-"))
+    lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    (home / "canary.jsonl").write_text("\n".join(lines[::8]) + "\n", encoding="utf-8")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
+    }
+    environment |= {
+        "ICCM_HOME": str(home / "iccm"),
+        "ICCM_CANARY_SET": str(home / "canary.jsonl"),
+        "COLUMNS": "160",
+    }
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        started = run([*ICCM, "db", "start"], environment, 600)
+        assert started.returncode == 0, started.stderr[-3000:]
+        fill(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
+        shown = run([*ICCM, "env"], environment, 120).stdout
+        environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
+        port = free_port()
+        with (home / "processes.log").open("wb") as log:
+            for command in (
+                ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port)],
+                ["dagster-daemon", "run"],
+            ):
+                executable = str(Path(sys.executable).parent / command[0])
+                processes.append(
+                    subprocess.Popen(
+                        [executable, *command[1:], "-w", str(ROOT / "workspace.yaml")],
+                        env=environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
+                    )
+                )  # fmt: skip
+        wait_for_server(f"http://127.0.0.1:{port}/server_info", home / "processes.log")
+        yield Instance(f"http://127.0.0.1:{port}", environment)
+    finally:
+        stop(processes)
+        EmbeddedServer(home / "iccm").stop()
+        for path in [home, *home.rglob("*")]:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def page(instance: Instance, browser_path: str) -> Iterator[Any]:
+    """One window on the UI; its pictures go to $UI_TEST_PICTURES where that is set."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        opened = browser.new_context(
+            base_url=instance.url, viewport={"width": 1680, "height": 1000}
+        ).new_page()
+        opened.set_default_timeout(180_000)
+        yield opened
+        browser.close()
+
+
+def stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End the processes and their code servers, which a terminated webserver or daemon leaves behind."""
+    everything = []
+    for process in processes:
+        try:
+            parent = psutil.Process(process.pid)
+            everything += [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    for one in everything:
+        with suppress(psutil.NoSuchProcess):
+            one.terminate()
+    for one in psutil.wait_procs(everything, timeout=60)[1]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def fill(url: str) -> None:
+    """Six conversations a day. Yesterday's have no scores yet, the others those of perfect requirements."""
+    rng = Random(1)
+    engine = engine_for(url)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with engine.begin() as conn:
+        for number in range(60):
+            module = generate(sorted(FAMILIES)[number % len(FAMILIES)], rng)
+            record(
+                conn,
+                Conversation(
+                    session_id=f"session-{number}",
+                    user_id=f"user-{number % 12}",
+                    timestamp=midnight - timedelta(days=10 - number // 6, hours=-9),
+                    messages=[
+                        {"role": "user", "content": f"```python\n{module.source_code}\n```"},
+                        {"role": "assistant", "content": module.requirements},
+                    ],
+                    requirements=module.requirements,
+                    test_suite=module.test_suite,
+                    origin="simulated",
+                ),
+            )
+        conn.execute(
+            sa.text(
+                """update iccm.requirements r set test_pass_rate = 1 - (r.id % 5) * 0.04,
+                       implementation_variance = 0, scored_at = iccm.now()
+                   from iccm.conversations c
+                   where c.id = r.conversation_id and c."timestamp" < :yesterday"""
+            ),
+            {"yesterday": midnight - timedelta(days=1)},
+        )
+    engine.dispose()
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def wait_for_server(url: str, log: Path, seconds: float = 300) -> None:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(1)
+    raise AssertionError(f"no UI at {url}: {log.read_text('utf-8', 'replace')[-3000:]}")
