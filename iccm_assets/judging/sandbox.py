@@ -127,6 +127,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End it now, with everything in it, and wait until that is so."""
+        if self.scratch:  # before the driver ends, too: it is who removes this should we be killed here
+            shutil.rmtree(self.scratch, ignore_errors=True)
         self.started.end()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)

@@ -195,7 +195,7 @@ def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound
 def test_a_day_without_arrivals_is_seen(sound: Platform, engine: sa.Engine) -> None:
     change(
         engine,
-        """update iccm.conversations set "timestamp" = "timestamp" - interval '20 hours'
+        """update iccm.conversations set "timestamp" = "timestamp" - interval '1 day'
            where "timestamp" >= date_trunc('day', iccm.now() at time zone 'UTC') at time zone 'UTC'
                 - interval '1 day'""",
     )

@@ -155,7 +155,9 @@ def test_a_demo_may_delete_what_is_marked_and_nothing_else(fresh, tmp_path):
         held(one.url, planned("mine", 12))
         eventually(lambda: answered(fresh, "mine") == 12)
         assert real_conversations(fresh) == 0
-        eventually(lambda: live_gateways(fresh) == [one.url])  # its first heartbeat may come after its first answer
+        eventually(
+            lambda: live_gateways(fresh) == [one.url]
+        )  # its first heartbeat may come after its first answer
         with pytest.raises(NotAllowed, match="1 gateways serve"):
             start_fresh(settings)
         one.end()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,6 +53,7 @@ class Instance:
 
     url: str
     environment: dict[str, str]
+    yesterday: date  # of the time it was filled
 
     def iccm(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         return run([*ICCM, *arguments], self.environment, timeout)
@@ -92,7 +93,8 @@ def instance(browser_path: str) -> Iterator[Instance]:
     try:
         started = run([*ICCM, "db", "start"], environment, 600)
         assert started.returncode == 0, started.stderr[-3000:]
-        fill(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
+        today = a_day_that_lasts()
+        fill(run([*ICCM, "db", "url"], environment, 300).stdout.strip(), today)
         shown = run([*ICCM, "env"], environment, 120).stdout
         environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
         port = free_port()
@@ -109,7 +111,7 @@ def instance(browser_path: str) -> Iterator[Instance]:
                     )
                 )  # fmt: skip
         wait_for_server(f"http://127.0.0.1:{port}/server_info", home / "processes.log")
-        yield Instance(f"http://127.0.0.1:{port}", environment)
+        yield Instance(f"http://127.0.0.1:{port}", environment, today - timedelta(days=1))
     finally:
         stop(processes)
         EmbeddedServer(home / "iccm").stop()
@@ -151,11 +153,18 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
             one.kill()
 
 
-def fill(url: str) -> None:
+def a_day_that_lasts(minutes: int = 10) -> date:
+    """Today (UTC), once it has at least ``minutes`` left: what the tests see changes at midnight."""
+    while (datetime.now(UTC) + timedelta(minutes=minutes)).date() != datetime.now(UTC).date():
+        time.sleep(5)
+    return datetime.now(UTC).date()
+
+
+def fill(url: str, today: date) -> None:
     """Six conversations a day. Yesterday's have no scores yet, the others those of perfect requirements."""
     rng = Random(1)
     engine = engine_for(url)
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
     with engine.begin() as conn:
         for number in range(60):
             module = generate(sorted(FAMILIES)[number % len(FAMILIES)], rng)

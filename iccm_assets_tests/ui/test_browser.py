@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,6 @@ ASSETS = (
 )
 GROUPS = ("capture", "curation", "learning", "judging", "rollout")
 CURATION = "/locations/iccm_assets/asset-groups/curation/lineage"
-YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 RUNS = """
     query { runsOrError(limit: 100) { ... on Runs { results {
         id status jobName tags { key value } assetSelection { path }
@@ -90,20 +89,20 @@ def test_the_graph_shows_the_path_from_conversation_to_deployed_version(page: An
 def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance) -> None:
     page.goto(CURATION, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
-    choose_partitions(page, YESTERDAY.isoformat(), "1 partition")
+    choose_partitions(page, instance.yesterday.isoformat(), "1 partition")
     page.get_by_role("button", name=re.compile("^Launch ")).click()
-    finished(instance, lambda one: one["tags"].get("dagster/partition") == YESTERDAY.isoformat())
-    page.goto("/assets/training_pool?view=partitions&partition=" + YESTERDAY.isoformat())
+    finished(instance, lambda one: one["tags"].get("dagster/partition") == instance.yesterday.isoformat())
+    page.goto("/assets/training_pool?view=partitions&partition=" + instance.yesterday.isoformat())
     page.get_by_text("lost_on_the_way").wait_for()
     page.get_by_text("in the pool").first.wait_for()
     picture(page, "partition")
 
 
 def test_a_backfill_of_ten_days_succeeds_in_few_runs(page: Any, instance: Instance) -> None:
-    first = YESTERDAY - timedelta(days=9)
+    first = instance.yesterday - timedelta(days=9)
     page.goto(CURATION, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
-    choose_partitions(page, f"[{first}...{YESTERDAY}]", "10 partitions")
+    choose_partitions(page, f"[{first}...{instance.yesterday}]", "10 partitions")
     page.get_by_role("button", name="Launch backfill").click()
     page.goto("/runs?view=backfills", wait_until="domcontentloaded")
     deadline = time.monotonic() + 900
