@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from iccm_assets.reference.visitors import Visit
     from iccm_assets.reference.wire import Wire
 
-WANTED = {1: 1600, 2: 700, 3: 100}
+WANTED = {1: 1560, 2: 700, 3: 100}
 """Sessions that are to come while the canary arm is at 10 %, 50 %, 100 %."""
 TESTED, ALL_TESTED = 0.3, 0.8
 """Share of sessions that bring a test suite, in the rollout and beside the degraded candidate."""
-WORKERS = 10
+WORKERS = 24
 COMFORT = 2.0
 """Seconds an answer may take before fewer developers come: a canary arm gives up after ten (G3)."""
 HOURLY = 400

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 from starlette.concurrency import run_in_threadpool
 
+from iccm_assets.capture.cleaning import Cleaner
 from iccm_assets.gateway.batching import Answer, Busy, Failed
 from iccm_assets.gateway.control import Control
 from iccm_assets.gateway.fleet import Fleet
@@ -118,7 +119,7 @@ class Service:
         return Answered(
             request_id=request_id,
             session_id=session,
-            requirements=answer.text,
+            requirements=Cleaner().text(answer.text),  # as it is stored, so that it may be sent back
             model_version=version,
             arm=arm,
             latency_ms=round(latency, 3),
@@ -141,7 +142,7 @@ class Service:
         if told.answer is None:
             raise _refusal(told)
         return Probed(
-            requirements=told.answer.text,
+            requirements=Cleaner().text(told.answer.text),
             model_version=routing.production,
             output_tokens=told.answer.output_tokens,
             latency_ms=round(1000 * (time.perf_counter() - started), 3),

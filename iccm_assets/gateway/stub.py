@@ -2,8 +2,8 @@
 
 ``python -m iccm_assets.gateway.stub --port 0`` serves the real gateway on the settings' database with it.
 A version named in the JSON object ``--faults`` misbehaves: ``{"v2": "hang"}``; there are ``error``,
-``hang``, ``empty``, ``binary``, ``huge``, ``unloadable``. ``--seconds`` is what a batch takes; none is
-answered while the file ``--hold`` exists.
+``hang``, ``empty``, ``binary``, ``unstorable``, ``huge``, ``unloadable``. ``--seconds`` is what a batch
+takes; none is answered while the file ``--hold`` exists.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def _answer(version: str, fault: str, seconds: float, hold: Path | None) -> Answ
             return Answer(" \n", 1)
         case "binary":
             return Answer("\x01\x02\x03", 3)
+        case "unstorable":
+            return Answer(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12)
         case "huge":
             return Answer("shall " * 100_000, 100_000)
     return Answer(f"The function `add` shall return the sum. ({version})", 12)

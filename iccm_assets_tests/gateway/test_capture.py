@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from iccm_assets_tests.gateway.world import SOURCE, eventually, rows
+from iccm_assets_tests.gateway.test_traffic import url_of
+from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway, rows
 
 MODEL = "from iccm.requirements where kind = 'model' and session_id = :s"
 ACCEPTED = "select * from iccm.requirements where kind = 'accepted' and session_id = :s"
@@ -34,6 +35,17 @@ def test_an_answer_is_stored_with_its_request_and_extends_the_sessions_conversat
     assert (request.status, request.arm, request.assigned_arm, request.output_tokens) == (
         "ok", "production", "production", 12,
     )  # fmt: skip
+
+
+def test_what_cannot_be_stored_is_not_answered_either(fresh, tmp_path):
+    told = "v1 shall hold a NUL \ufffd and half a pair \ufffd."
+    with gateway(url_of(fresh), tmp_path, faults={"v1": "unstorable"}) as running:
+        reply = running.ask("s-u")
+        assert (reply.status_code, reply.json()["requirements"]) == (200, told)
+        assert eventually(lambda: rows(fresh, f"select text {MODEL}", s="s-u"))[0][0] == told
+        messages = [{"role": "user", "content": SOURCE}, {"role": "assistant", "content": told}]
+        body = {"session_id": "s-u", "messages": messages, "requirements": told}
+        assert running.client.post("/v1/conversations", json=body).status_code < 300
 
 
 def test_secrets_do_not_reach_the_database(served, engine):
