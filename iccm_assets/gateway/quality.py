@@ -20,6 +20,7 @@ from iccm_assets.judging.quality import Measurement
 from iccm_assets.judging.report import markdown_table
 from iccm_assets.learning import triggers, versions
 from iccm_assets.learning.triggers import Fire
+from iccm_assets.orphans import end_with_starter
 from iccm_assets.settings import Settings, load_settings
 
 Log = Callable[[str], None]
@@ -99,6 +100,7 @@ def main() -> int:
 
     from iccm_assets.store.database import connect
 
+    end_with_starter()
     with open_dagster_pipes() as pipes:
         try:
             settings = load_settings()

@@ -25,6 +25,7 @@ from iccm_assets.judging.verdict import GateEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.seq import Answer, generate, load_model, set_threads
+from iccm_assets.orphans import end_with_starter
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
@@ -197,6 +198,7 @@ def main() -> int:
 
     from iccm_assets.store.database import connect
 
+    end_with_starter()
     with open_dagster_pipes() as pipes:
         try:
             settings = load_settings()

@@ -32,6 +32,7 @@ from iccm_assets.errors import (
     TrainingError,
 )
 from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, reply_of
+from iccm_assets.orphans import end_with_starter
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
@@ -306,6 +307,7 @@ def _from_file(path: Path) -> int:
 
 def main() -> int:
     """Entry of the process; a named failure is an answer, anything else is a crash."""
+    end_with_starter()
     prepare_process()
     if len(sys.argv) > 1:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

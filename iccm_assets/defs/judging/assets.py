@@ -8,6 +8,7 @@ from iccm_assets.defs.partitions import WEEKLY
 from iccm_assets.defs.resources import Platform
 from iccm_assets.defs.schemas import CANARY_SET, schema
 from iccm_assets.defs.show import result, table
+from iccm_assets.orphans import started_by_me
 
 OWNERS = ["team:ml-platform"]
 QUALITY_GATE = "quality_gate"
@@ -96,6 +97,7 @@ def canary_evaluation(
         answer = pipes.run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.judging.evaluator"],
+            env=started_by_me(),
             extras={
                 "candidate": candidate,
                 "emergency": bool(claimed and claimed.run.emergency),

@@ -11,6 +11,7 @@ from iccm_assets.defs.learning.runs import RetrainConfig, training_run_of
 from iccm_assets.defs.partitions import WEEKLY
 from iccm_assets.defs.resources import Platform
 from iccm_assets.defs.show import table
+from iccm_assets.orphans import started_by_me
 
 if TYPE_CHECKING:
     from iccm_assets.learning.retrain import Plan
@@ -83,6 +84,7 @@ def fine_tuned_checkpoint(
         answer = observing(pipes, context).run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
+            env=started_by_me(),
             extras={"job": plan.job.to_dict()},
         )
         outcome = read_reply(answer.get_custom_messages())

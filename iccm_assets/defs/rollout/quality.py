@@ -5,6 +5,7 @@ import sys
 import dagster as dg
 
 from iccm_assets.defs.resources import Platform
+from iccm_assets.orphans import started_by_me
 
 
 @dg.asset(
@@ -27,6 +28,7 @@ def production_quality(
     answer = pipes.run(
         context=context,
         command=[sys.executable, "-m", "iccm_assets.gateway.quality"],
+        env=started_by_me(),
         extras={"dagster_run_id": context.run_id},
     )
     reply = next(iter(answer.get_custom_messages()), {})
