@@ -30,7 +30,7 @@ from iccm_assets.learning.directories import remove_tree
 from iccm_assets.learning.job import TrainingJob, TrainingOutcome
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.learning.versions import ModelVersion
-from iccm_assets.settings import Settings
+from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
@@ -82,8 +82,9 @@ def attempt(
 @contextmanager
 def failing(engine: sa.Engine, claimed: Claimed) -> Iterator[None]:
     """Keep the attempt's heart beating, and mark it failed, with the error's words, when the block raises."""
+    every = training_runs.seconds_between_beats(get_settings().training.heartbeat_timeout_seconds)
     try:
-        with training_runs.kept_alive(engine, claimed.run.id, claimed.fence):
+        with training_runs.kept_alive(engine, claimed.run.id, claimed.fence, every):
             yield
     except BaseException as error:
         with engine.begin() as conn:

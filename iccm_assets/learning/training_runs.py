@@ -26,6 +26,7 @@ from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.tables import phase4_training_runs as runs
 
 VERDICT_STATUS = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}
+MOST_SECONDS_BETWEEN_BEATS = 20.0
 OUTCOMES = ("gate_passed", "gate_failed", "inconclusive", "skipped", "failed")
 _FACTS = {
     "training_timestamp",
@@ -228,20 +229,33 @@ def heartbeat(conn: Connection, run_id: int, fence: int) -> None:
         raise StaleFence(f"training run {run_id}, fence {fence}")
 
 
+def seconds_between_beats(timeout_seconds: float) -> float:
+    """How often a living attempt says so: several times in the silence that makes it look dead."""
+    return min(MOST_SECONDS_BETWEEN_BEATS, timeout_seconds / 5)
+
+
 @contextmanager
-def kept_alive(engine: Engine, run_id: int, fence: int, every_seconds: float = 20.0) -> Iterator[None]:
-    """Beat in the background while the block works; a lost fence or database is raised when it ends."""
+def kept_alive(
+    engine: Engine, run_id: int, fence: int, every_seconds: float = MOST_SECONDS_BETWEEN_BEATS
+) -> Iterator[None]:
+    """Beat in the background while the block works; a lost fence or database is raised when it ends.
+
+    The first beat is at once: between two steps of a run nobody beats.
+    """
     stop = threading.Event()
     trouble: list[Exception] = []
 
     def beat() -> None:
-        while not stop.wait(every_seconds):
+        pause = 0.0
+        while not stop.wait(pause):
+            pause = every_seconds
             try:
                 with engine.begin() as conn:
                     heartbeat(conn, run_id, fence)
                 trouble.clear()
             except StaleFence as error:
-                trouble[:] = [error]
+                if not _finished(engine, run_id, fence):  # else the block has just given it its outcome
+                    trouble[:] = [error]
                 return
             except Exception as error:  # a database that comes back is no reason to lose the attempt
                 trouble[:] = [error]
@@ -255,6 +269,13 @@ def kept_alive(engine: Engine, run_id: int, fence: int, every_seconds: float = 2
         thread.join()
     if trouble:
         raise trouble[0]
+
+
+def _finished(engine: Engine, run_id: int, fence: int) -> bool:
+    """Whether the attempt of this fence has its outcome."""
+    with engine.connect() as conn:
+        run = get(conn, run_id)
+    return run.fence == fence and run.finished
 
 
 def still_current(conn: Connection, run_id: int, fence: int) -> bool:

@@ -248,6 +248,30 @@ def test_work_is_kept_alive_in_the_background(engine: sa.Engine, settings: Setti
         _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
 
 
+def test_an_outcome_given_inside_is_no_lost_fence(engine: sa.Engine, settings: Settings) -> None:
+    """The heartbeat may come between the outcome and the end of the block."""
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    with runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
+        with engine.begin() as conn:
+            runs.finish(conn, run.id, fence, "gate_passed")
+        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+
+
+def test_the_heart_beats_at_once_and_several_times_in_the_silence_allowed(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    before = current(engine, run.id).heartbeat_at
+    with runs.kept_alive(engine, run.id, fence, every_seconds=3600):
+        _until(lambda: current(engine, run.id).heartbeat_at != before)
+    assert runs.seconds_between_beats(900) == 20
+    assert runs.seconds_between_beats(10) == 2
+
+
 def _until(true: Callable[[], bool]) -> None:
     for _ in range(1000):
         if true():
