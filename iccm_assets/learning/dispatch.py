@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from iccm_assets.learning import training_runs
+from iccm_assets.learning.leftovers import Passed, Row
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.learning.triggers import must_wait
 from iccm_assets.learning.turns import Attempt, LiveRollout, Lost, Settled, Turn
@@ -81,6 +82,23 @@ _USED_UP = text(
       AND NOT EXISTS (SELECT FROM iccm.alerts a WHERE a.key = 'training_run:' || r.id || '\\:failed')
     """
 )
+_ROWS = text(
+    f"""
+    SELECT id, status, dispatch, dagster_run_id,
+           (extract(epoch FROM iccm.now() - updated_at) / {_RATE})::double precision AS idle_seconds
+    FROM iccm.phase4_training_runs WHERE id = ANY(:ids)
+    """
+)
+_PASSED = text(
+    """
+    SELECT r.id, r.candidate_version AS candidate
+    FROM iccm.phase4_training_runs r JOIN iccm.model_versions v ON v.version = r.candidate_version
+    WHERE r.status = 'gate_passed' AND v.status = 'candidate'
+      AND r.updated_at > iccm.now() - interval '7 days'
+      AND NOT EXISTS (SELECT FROM iccm.rollouts o WHERE o.candidate = v.version)
+    ORDER BY r.id DESC LIMIT 1
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +161,17 @@ def call_off(conn: Connection, settled: Sequence[Settled]) -> None:
     """Give rows that a person called off their outcome, ``skipped``."""
     for one in settled:
         conn.execute(_CALL_OFF, vars(one))
+
+
+def rows(conn: Connection, ids: Sequence[int]) -> dict[int, Row]:
+    """The rows of these ids, as far as a Dagster run's use for them depends on them."""
+    return {row["id"]: Row(**row) for row in conn.execute(_ROWS, {"ids": list(ids)}).mappings()}
+
+
+def passed_and_not_deployed(conn: Connection) -> Passed | None:
+    """The newest training run of a week that has passed and whose candidate never had a rollout."""
+    found = conn.execute(_PASSED).mappings().one_or_none()
+    return None if found is None else Passed(**found)
 
 
 def used_up(conn: Connection, triggers: Triggers) -> list[TrainingRun]:

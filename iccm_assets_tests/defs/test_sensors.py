@@ -343,6 +343,61 @@ def test_a_silent_attempt_is_lost_and_its_dagster_run_stops_looking_alive(engine
     assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
+def passed(engine: sa.Engine, run: dg.DagsterRun) -> int:
+    """A training run whose candidate has passed in this Dagster run, and nothing more."""
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        version(conn, "v2", "v1")
+        return training_run(conn, 1, "v2", dispatch=1, attempt=1, dagster_run_id=run.run_id)
+
+
+def test_a_run_that_dies_after_its_verdict_holds_nothing_and_its_candidate_is_deployed_once(
+    engine, platform, instance
+) -> None:
+    tags = {"iccm/training_run_id": "1", "iccm/dispatch": "1"}
+    run = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    passed(engine, run)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert not instance.get_run_by_id(run.run_id).is_finished
+    long_ago(engine, instance, run)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert request.asset_selection == [dg.AssetKey("deployed_model_version")]
+    assert request.run_config["ops"]["deployed_model_version"]["config"]["version"] == "v2"
+    [again] = tick(retrain_dispatch_sensor, platform, instance)  # before the daemon has made the run
+    assert again.run_key == request.run_key
+    launch(instance, request, dg.DagsterRunStatus.STARTED)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+
+
+def test_an_attempt_that_was_given_up_does_not_keep_its_run(engine, platform, instance) -> None:
+    """The daemon died between the two: the row is given up and its Dagster run still looks alive."""
+    tags = {"iccm/training_run_id": "1", "iccm/dispatch": "1"}
+    run = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        training_run(conn, 1, status="failed", dispatch=2, attempt=1, dagster_run_id=run.run_id)
+    long_ago(engine, instance, run)
+    tick(retrain_dispatch_sensor, platform, instance)
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def long_ago(engine: sa.Engine, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """The row has not changed, and the Dagster run has been running, for an hour."""
+    pass_time(engine, hours=1)
+    storage = instance.run_storage
+    with storage.connect() as conn:
+        hour_ago = sa.text("update runs set start_time = :then, create_timestamp = :made where run_id = :run")
+        then = datetime.now(UTC) - timedelta(hours=1)
+        values = {"then": then.timestamp(), "made": then.replace(tzinfo=None), "run": run.run_id}
+        conn.execute(hour_ago, values)
+
+
+@dg.job(name="retrain_job")
+def retrain() -> None:
+    pass
+
+
 def test_a_fast_clock_makes_no_living_attempt_look_dead(engine, platform, instance) -> None:
     row = ask(engine, "one")
     with engine.begin() as conn:

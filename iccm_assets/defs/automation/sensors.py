@@ -9,7 +9,15 @@ import dagster as dg
 
 from iccm_assets.defs.automation.jobs import retrain_job
 from iccm_assets.defs.automation.ticks import started, tick
-from iccm_assets.defs.learning.runs import end_zombie, run_request, seen_run, seen_runs
+from iccm_assets.defs.learning.runs import (
+    delivery_request,
+    end_zombie,
+    last_run,
+    run_request,
+    seen_run,
+    seen_runs,
+    started_retrains,
+)
 from iccm_assets.defs.resources import Platform
 
 if TYPE_CHECKING:
@@ -62,6 +70,9 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
     from iccm_assets.rollout.emergency import abort_for_emergency
 
     _reconcile(context, platform)
+    _end_strays(context, platform)
+    if delivery := _delivery(context, platform):
+        return delivery
     settings = platform.settings
     with tick(platform) as conn:
         found = dispatch.situation(conn, settings.triggers)
@@ -105,6 +116,38 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: Platform) -> None:
         context.log.warning(f"training run {lost.id}: {lost.reason}")
         if lost.zombie:
             end_zombie(instance, lost.zombie, lost.reason)
+
+
+def _end_strays(context: dg.SensorEvaluationContext, platform: Platform) -> None:
+    """End Dagster runs that nobody carries on and whose rows do not wait for them."""
+    from iccm_assets.learning import dispatch, leftovers
+
+    started = started_retrains(context.instance)
+    if not started:
+        return
+    with tick(platform) as conn:
+        rows = dispatch.rows(conn, list(started))
+    pairs = [(run, rows[row]) for row, several in started.items() if row in rows for run in several]
+    for stray in leftovers.strays(pairs, platform.settings.training.heartbeat_timeout_seconds):
+        context.log.warning(f"Dagster run {stray.run_id}: {stray.reason}")
+        end_zombie(context.instance, stray.run_id, stray.reason)
+
+
+def _delivery(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | None:
+    """The deployment of a candidate that has passed and whose run died before it had opened a rollout."""
+    from iccm_assets.learning import dispatch, leftovers, training_runs
+
+    with tick(platform) as conn:
+        passed = dispatch.passed_and_not_deployed(conn)
+        run = training_runs.get(conn, passed.id) if passed else None
+    if passed is None:
+        return None
+    last = last_run(context.instance, passed.id)
+    decision = leftovers.undelivered(passed, last, platform.settings.triggers.max_attempts)
+    if not isinstance(decision, leftovers.Deliver):
+        return None
+    context.log.warning(decision.reason)
+    return delivery_request(run, decision)
 
 
 def _seen(instance: dg.DagsterInstance, waiting: Sequence[Turn]) -> dict[int, SeenRun]:

@@ -12,6 +12,7 @@ from pydantic import Field
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from iccm_assets.learning.leftovers import Deliver, LastRun
     from iccm_assets.learning.training_runs import TrainingRun
     from iccm_assets.learning.turns import RunState, SeenRun
 
@@ -19,6 +20,7 @@ TRAINING_RUN_TAG = "iccm/training_run_id"
 DISPATCH_TAG = "iccm/dispatch"
 ATTEMPT_TAG = "iccm/attempt"
 TRIGGER_TAG = "iccm/trigger"
+DELIVERY_TAG = "iccm/delivers"
 
 _ENDED: dict[dg.DagsterRunStatus, RunState] = {
     dg.DagsterRunStatus.SUCCESS: "succeeded",
@@ -110,6 +112,43 @@ def seen_runs(instance: dg.DagsterInstance, dispatches: dict[int, int]) -> dict[
         if tags.get(DISPATCH_TAG) == str(dispatches[row]) and row not in found:
             found[row] = _seen(record)
     return found
+
+
+def started_retrains(instance: dg.DagsterInstance) -> dict[int, list[SeenRun]]:
+    """The retrains that Dagster takes for running, by the row they were started for."""
+    started = dg.RunsFilter(job_name="retrain_job", statuses=[dg.DagsterRunStatus.STARTED])
+    found: dict[int, list[SeenRun]] = {}
+    for record in instance.get_run_records(started, limit=50):
+        if row := record.dagster_run.tags.get(TRAINING_RUN_TAG):
+            found.setdefault(int(row), []).append(_seen(record))
+    return found
+
+
+def last_run(instance: dg.DagsterInstance, training_run_id: int) -> LastRun | None:
+    """The newest Dagster run of a training run, and whether its deployment said why it failed."""
+    from iccm_assets.learning.leftovers import LastRun
+
+    records = instance.get_run_records(dg.RunsFilter(tags={TRAINING_RUN_TAG: str(training_run_id)}), limit=50)
+    if not records:
+        return None
+    newest = records[0]
+    failures = instance.all_logs(newest.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return LastRun(
+        _seen(newest),
+        answered=any(one.step_key == "deployed_model_version" for one in failures),
+        deliveries=sum(DELIVERY_TAG in one.dagster_run.tags for one in records),
+    )
+
+
+def delivery_request(run: TrainingRun, deliver: Deliver) -> dg.RunRequest:
+    """What deploys a candidate whose run died before it had; once for each run that died."""
+    return dg.RunRequest(
+        run_key=f"training-run-{run.id}-deliver-instead-of-{deliver.instead_of}",
+        job_name="retrain_job",
+        asset_selection=[dg.AssetKey("deployed_model_version")],
+        run_config={"ops": {"deployed_model_version": {"config": {"version": deliver.candidate}}}},
+        tags={**tags_of(run), ATTEMPT_TAG: str(run.attempt), DELIVERY_TAG: deliver.candidate},
+    )
 
 
 def seen_run(instance: dg.DagsterInstance, run_id: str) -> SeenRun | None:

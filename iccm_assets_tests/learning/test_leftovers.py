@@ -1,0 +1,82 @@
+"""Dagster runs that outlive their row's interest, and candidates whose deployment died with its run (T6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from iccm_assets.learning.leftovers import Deliver, LastRun, Passed, Row, strays, undelivered
+from iccm_assets.learning.turns import RunState, SeenRun
+
+LIMIT = 900.0
+PASSED = Passed(7, "v2")
+
+
+def started(seconds: float = 1e6, dispatch: int = 1) -> SeenRun:
+    return SeenRun("r", "started", seconds, dispatch)
+
+
+def row(status: str, run: str | None = "r", dispatch: int = 1, idle: float = 1e6) -> Row:
+    return Row(7, status, dispatch, run, idle)
+
+
+def last(state: RunState, *, answered: bool = False, deliveries: int = 0) -> LastRun:
+    return LastRun(SeenRun("r", state), answered, deliveries)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        row("running"),  # its heartbeat speaks for it
+        row("requested", run=None),  # it may still claim the row
+        row("failed", run="an earlier one"),
+    ],
+    ids=["works", "may claim", "may retry"],
+)
+def test_a_run_its_row_waits_for_is_no_stray(kept: Row) -> None:
+    assert strays([(started(), kept)], LIMIT) == []
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        row("gate_passed"),
+        row("gate_failed"),
+        row("skipped", run=None),
+        row("failed"),
+        row("running", run="another"),
+        row("requested", run=None, dispatch=2),
+    ],
+    ids=["passed", "refused", "called off", "attempt lost", "other hands", "dispatched again"],
+)
+def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: Row) -> None:
+    [found] = strays([(started(), left)], LIMIT)
+    assert found.run_id == "r"
+    assert f"training run 7 is {left.status}" in found.reason and "900 s are allowed" in found.reason
+
+
+def test_a_run_that_deploys_after_its_verdict_is_given_time() -> None:
+    assert strays([(started(), row("gate_passed", idle=LIMIT))], LIMIT) == []
+    assert strays([(started(seconds=30), row("gate_passed"))], LIMIT) == []
+
+
+def test_what_passed_and_died_before_its_deployment_is_deployed() -> None:
+    decision = undelivered(PASSED, last("failed"), 3)
+    assert isinstance(decision, Deliver)
+    assert (decision.candidate, decision.instead_of) == ("v2", "r")
+    assert "training run 7 has passed and v2 is not deployed" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (None, "Dagster knows no run of it"),
+        (last("started"), "its Dagster run r is started"),
+        (last("queued"), "its Dagster run r is queued"),
+        (last("canceled"), "its Dagster run r was canceled"),
+        (last("succeeded"), "its Dagster run r has succeeded"),
+        (last("failed", answered=True), "its Dagster run r says why"),
+        (last("failed", deliveries=3), "3 runs have died over it"),
+    ],
+)
+def test_it_is_left_alone_where_somebody_is_at_it_or_has_answered(seen: LastRun | None, why: str) -> None:
+    assert why in undelivered(PASSED, seen, 3)
