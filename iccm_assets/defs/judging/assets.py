@@ -91,8 +91,8 @@ def canary_evaluation(
     from iccm_assets.learning import retrain
     from iccm_assets.rollout.candidates import trained_in
 
-    claimed = retrain.running_in(platform.engine, context.run_id)
-    candidate = trained_in(platform.engine, context.run_id, config.version)
+    claimed = retrain.running_in(platform.engine, context.run.run_id)
+    candidate = trained_in(platform.engine, context.run.run_id, config.version)
     with retrain.failing(platform.engine, claimed) if claimed else nullcontext():
         answer = pipes.run(
             context=context,
@@ -102,7 +102,7 @@ def canary_evaluation(
                 "candidate": candidate,
                 "emergency": bool(claimed and claimed.run.emergency),
                 "training_run_id": claimed.run.id if claimed else None,
-                "dagster_run_id": context.run_id,
+                "dagster_run_id": context.run.run_id,
             },
         )
         reply = next(iter(answer.get_custom_messages()), {})

@@ -73,7 +73,7 @@ def fine_tuned_checkpoint(
     from iccm_assets.learning.job import read_reply
 
     request, dispatch = training_run_of(context, platform.engine, config)
-    with retrain.attempt(platform.engine, request, context.run_id, dispatch) as claimed:
+    with retrain.attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
         if isinstance(claimed, retrain.Skipped):
             context.log.info(claimed.reason)
             return

@@ -63,7 +63,7 @@ def training_run_of(
         if tagged:
             return training_runs.get(conn, int(tagged)), int(dispatch) if dispatch else None
         fire = triggers.manual(
-            context.run.root_run_id or context.run_id,
+            context.run.root_run_id or context.run.run_id,
             config.reason or "launched in Dagster",
             config.emergency,
         )
@@ -75,7 +75,7 @@ def training_run_of(
             dispatched=True,
         ) or training_runs.by_key(conn, fire.key)
     # The dispatcher looks for the runs of a row by these, and so may a person.
-    context.instance.add_run_tags(context.run_id, tags_of(run))
+    context.instance.add_run_tags(context.run.run_id, tags_of(run))
     return run, None
 
 

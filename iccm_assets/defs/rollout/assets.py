@@ -34,12 +34,12 @@ def deployed_model_version(
     from iccm_assets.rollout.candidates import trained_in
     from iccm_assets.rollout.delivery import deliver
 
-    candidate = trained_in(platform.engine, context.run_id, config.version)
+    candidate = trained_in(platform.engine, context.run.run_id, config.version)
     delivered = deliver(
         platform.engine,
         platform.settings,
         candidate,
-        actor=f"dagster run {context.run_id}",
+        actor=f"dagster run {context.run.run_id}",
         rollout=config.rollout,
     )
     return dg.MaterializeResult(

@@ -29,7 +29,7 @@ def production_quality(
         context=context,
         command=[sys.executable, "-m", "iccm_assets.gateway.quality"],
         env=started_by_me(),
-        extras={"dagster_run_id": context.run_id},
+        extras={"dagster_run_id": context.run.run_id},
     )
     reply = next(iter(answer.get_custom_messages()), {})
     if "metadata" not in reply:
