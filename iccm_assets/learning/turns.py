@@ -205,8 +205,11 @@ def _under_way(
         return f"its Dagster run is not there yet, {turn.dispatched_seconds:.0f} {allowed}"
     if run.state not in UNDER_WAY:
         return None
+    # A daemon dates the runs it creates by its own clock, which may not be this process's: such a run is as
+    # old as its dispatch, on the one clock of the platform (S4).
+    ages = {"created": turn.dispatched_seconds, "started": run.seconds}
     limits = {"created": float(triggers.dispatch_timeout_seconds), "started": claim_within_seconds}
-    if run.seconds > limits.get(run.state, float("inf")):
+    if ages.get(run.state, 0.0) > limits.get(run.state, 0.0):
         return None
     return f"its Dagster run {run.run_id} is {run.state}"
 

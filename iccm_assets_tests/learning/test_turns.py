@@ -89,6 +89,12 @@ def test_a_run_that_has_come_to_nothing_is_started_again(seen: dict[int, SeenRun
     assert (decision.dispatch, decision.zombie) == (2, zombie)
 
 
+def test_a_run_dagster_has_just_made_is_no_older_than_its_dispatch_whatever_the_daemons_clock_says() -> None:
+    made = SeenRun("r", "created", 1e7, 2)
+    decision = decide(turn(dispatch=2, dispatched_seconds=1.0), seen={1: made})
+    assert isinstance(decision, Wait) and decision.reason.endswith("its Dagster run r is created")
+
+
 def test_what_dagster_said_of_an_older_dispatch_says_nothing_about_the_newest() -> None:
     decision = decide(turn(dispatch=2, dispatched_seconds=1.0), seen={1: SeenRun("r", "failed", 5, 1)})
     assert isinstance(decision, Wait)
