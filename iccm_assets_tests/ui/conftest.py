@@ -10,11 +10,9 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -22,7 +20,6 @@ from random import Random
 from typing import Any
 
 import httpx2 as httpx
-import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -33,8 +30,8 @@ from iccm_assets.settings import REFERENCE_CANARY_SET
 from iccm_assets.store.database import engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.integration.conftest import ICCM, run
+from iccm_assets_tests.processes import BIN, bare_environment, start_dagster, stop
 
-ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--headless",
@@ -81,10 +78,7 @@ def instance(browser_path: str) -> Iterator[Instance]:
     home = Path(tempfile.mkdtemp(prefix="iccm-ui-"))
     lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
     (home / "canary.jsonl").write_text("\n".join(lines[::8]) + "\n", encoding="utf-8")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
-    }
-    environment |= {
+    environment = bare_environment() | {
         "ICCM_HOME": str(home / "iccm"),
         "ICCM_CANARY_SET": str(home / "canary.jsonl"),
         "COLUMNS": "160",
@@ -98,18 +92,11 @@ def instance(browser_path: str) -> Iterator[Instance]:
         shown = run([*ICCM, "env"], environment, 120).stdout
         environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
         port = free_port()
-        with (home / "processes.log").open("wb") as log:
-            for command in (
-                ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port)],
-                ["dagster-daemon", "run"],
-            ):
-                executable = str(Path(sys.executable).parent / command[0])
-                processes.append(
-                    subprocess.Popen(
-                        [executable, *command[1:], "-w", str(ROOT / "workspace.yaml")],
-                        env=environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
-                    )
-                )  # fmt: skip
+        for command in (
+            [str(BIN / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)],
+            [str(BIN / "dagster-daemon"), "run"],
+        ):
+            processes.append(start_dagster(command, environment, home / "processes.log"))
         wait_for_server(f"http://127.0.0.1:{port}/server_info", home / "processes.log")
         yield Instance(f"http://127.0.0.1:{port}", environment, today - timedelta(days=1))
     finally:
@@ -134,23 +121,6 @@ def page(instance: Instance, browser_path: str) -> Iterator[Any]:
         opened.set_default_timeout(180_000)
         yield opened
         browser.close()
-
-
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End the processes and their code servers, which a terminated webserver or daemon leaves behind."""
-    everything = []
-    for process in processes:
-        try:
-            parent = psutil.Process(process.pid)
-            everything += [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-    for one in everything:
-        with suppress(psutil.NoSuchProcess):
-            one.terminate()
-    for one in psutil.wait_procs(everything, timeout=60)[1]:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
 
 
 def a_day_that_lasts(minutes: int = 10) -> date:
