@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -73,9 +74,24 @@ def observed(state: State, now: datetime) -> dict[str, Any]:
         "error_rate_canary": mine.error_rate,
         "implementation_variance_canary": mine.variance,
         "forecast_hours": forecast_hours(state, now),
+        "waiting_for": "; ".join(waiting_for(state)) or None,
         "reason": state.reason or "opened",
     }
     return {name: value for name, value in known.items() if value is not None}
+
+
+def timeline(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `records.history` tells, newest first, as rows of a table; at most the last 30."""
+    return [
+        {
+            "time": f"{one['timestamp']:%Y-%m-%d %H:%M:%S}",
+            "event": one["event_type"],
+            "weight": "" if one["weight"] is None else f"{one['weight']:.0%}",
+            "by": one["actor"],
+            "why": one["notes"] or "",
+        }
+        for one in reversed(events[-30:])
+    ]
 
 
 def waiting_for(state: State) -> list[str]:

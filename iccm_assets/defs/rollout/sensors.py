@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.show import table
 
 DEPLOYED = dg.AssetKey("deployed_model_version")
 # Between two observations of a rollout that has not changed.
@@ -20,7 +21,7 @@ AT_MOST_EVERY = timedelta(minutes=5)
 def rollout_controller_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """One tick of the controller; nothing but convenience is kept in the cursor."""
     from iccm_assets.rollout import controller, records
-    from iccm_assets.rollout.view import observed, shown
+    from iccm_assets.rollout.view import observed, shown, timeline
     from iccm_assets.store.clock import now
 
     decision = controller.tick(platform.engine, platform.settings)
@@ -29,6 +30,7 @@ def rollout_controller_sensor(context: dg.SensorEvaluationContext, platform: Pla
         at = now(conn)
         # Ended by an order, or by another controller, it has its last observation coming.
         state = records.newest(conn) if decision is None else decision.state
+        events = records.history(conn, state.id) if state else []
     if state is None:
         return dg.SensorResult(skip_reason="no rollout yet")
     changed = seen.get("shown") != shown(state)
@@ -36,6 +38,7 @@ def rollout_controller_sensor(context: dg.SensorEvaluationContext, platform: Pla
     told = f"rollout {state.id} of {state.candidate} is {state.state}: {state.reason}"
     if not (changed or due):
         return dg.SensorResult(skip_reason=told, cursor=context.cursor)
-    observation = dg.AssetObservation(DEPLOYED, description=told, metadata=observed(state, at))
+    metadata = {**observed(state, at), "timeline": table(timeline(events))}
+    observation = dg.AssetObservation(DEPLOYED, description=told, metadata=metadata)
     cursor = json.dumps({"shown": shown(state), "at": at.isoformat()})
     return dg.SensorResult(skip_reason=told, asset_events=[observation], cursor=cursor)
