@@ -26,6 +26,7 @@ from iccm_assets.store.clock import now
 
 DELETED_AT_ONCE = 5_000
 
+# A candidate that has passed cannot be deployed while a rollout is live: its time begins when that has ended.
 _VERSIONS = sa.text(
     """
     SELECT m.version, m.parent_version, m.status, m.digest, r.dataset_digest,
@@ -33,9 +34,19 @@ _VERSIONS = sa.text(
             m.created_at,
             (SELECT max(g.created_at) FROM iccm.gate_verdicts g WHERE g.version = m.version),
             (SELECT max(o.closed_at) FROM iccm.rollouts o WHERE o.candidate = m.version),
-            (SELECT max(b."timestamp") FROM iccm.rollback_events b WHERE b.from_version = m.version)
-        ) AS since
+            (SELECT max(b."timestamp") FROM iccm.rollback_events b WHERE b.from_version = m.version),
+            (SELECT max(o.closed_at) FROM iccm.rollouts o WHERE o.production = passed.against)
+        ) AS since,
+        (SELECT o.id FROM iccm.rollouts o
+         WHERE o.production = passed.against AND o.state IN ('ramping', 'holding', 'paused', 'baking')
+        ) AS waits_for
     FROM iccm.model_versions m
+    LEFT JOIN LATERAL (
+        SELECT g.production_version AS against
+        FROM (SELECT status, production_version FROM iccm.gate_verdicts
+              WHERE version = m.version ORDER BY id DESC LIMIT 1) g
+        WHERE g.status = 'pass' AND m.status = 'candidate'
+    ) passed ON true
     LEFT JOIN LATERAL (
         SELECT dataset_digest FROM iccm.phase4_training_runs r
         WHERE r.candidate_version = m.version ORDER BY id DESC LIMIT 1

@@ -14,7 +14,11 @@ SERVING = ("production", "canary")
 
 @dataclass(frozen=True)
 class Version:
-    """A model version. ``since`` is when it got where it is: made, judged, left by a rollout, rolled back."""
+    """A model version. ``since`` is when it got where it is: made, judged, left by a rollout, rolled back.
+
+    ``waits_for`` is the live rollout, of another candidate against the same production version, that has to
+    end before one that has passed can be deployed.
+    """
 
     version: str
     parent: str | None
@@ -22,6 +26,7 @@ class Version:
     digest: str
     dataset: str | None
     since: datetime
+    waits_for: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ def why_kept(
         return f"it is the parent of {child.version}, which is {child.status}"
     if one.version in needs.versions:
         return "a live rollout or a training run under way needs it"
+    if one.waits_for is not None:
+        return f"it has passed and waits for rollout {one.waits_for} to end"
     if one.status == "retired":
         return "it was production: kept for ever"
     limit = settings.rolled_back_days if one.status == "rolled_back" else settings.unpromoted_days

@@ -55,6 +55,15 @@ def lived(engine: sa.Engine, settings: Settings) -> Settings:
     return settings
 
 
+def passed(conn: sa.Connection, name: str, against: str) -> None:
+    conn.execute(
+        t.gate_verdicts.insert().values(
+            version=name, production_version=against, status="pass", canary_set_digest="c", orchestra="o",
+            judge_version="1",
+        )
+    )  # fmt: skip
+
+
 def left(settings: Settings, what: str) -> set[str]:
     return {one.name.rsplit("-", 1)[-1] for one in (settings.home / what).iterdir() if one.name[0] != "."}
 
@@ -90,6 +99,38 @@ def test_what_a_live_rollout_or_a_waiting_training_run_needs_stays(engine, lived
     tidy(engine, lived)
     assert left(lived, "models") == {"v1", "v2", "v3", "v4"}
     assert left(lived, "datasets") == {"v2", "v3", "v4"}
+
+
+def test_a_candidate_that_has_passed_outlives_the_rollout_it_waits_for_by_a_week(engine, lived) -> None:
+    with engine.begin() as conn:
+        version(conn, "v6", "v2", status="canary")
+        passed(conn, "v4", against="v2")
+        conn.execute(t.rollouts.insert().values(candidate="v6", production="v2"))
+    later(engine, 40)
+    report = tidy(engine, lived)
+    assert "v4" in left(lived, "models") and "v4" in left(lived, "datasets")
+    assert "v4: it has passed and waits for rollout 1 to end" in [one.reason for one in report.fates]
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.rollouts set state = 'rolled_back', closed_at = iccm.now()"))
+        conn.execute(sa.text("update iccm.model_versions set status = 'rolled_back' where version = 'v6'"))
+    later(engine, 6)
+    tidy(engine, lived)
+    assert "v4" in left(lived, "models")
+    later(engine, 2)
+    tidy(engine, lived)
+    assert "v4" not in left(lived, "models")
+
+
+@pytest.mark.parametrize("against", ["v1", None])
+def test_a_rollout_that_a_candidate_does_not_wait_for_keeps_nothing(engine, lived, against) -> None:
+    with engine.begin() as conn:
+        version(conn, "v6", "v2", status="canary")
+        if against:
+            passed(conn, "v4", against=against)
+        conn.execute(t.rollouts.insert().values(candidate="v6", production="v2"))
+    later(engine, 8)
+    tidy(engine, lived)
+    assert "v4" not in left(lived, "models")
 
 
 def test_history_older_than_a_year_goes_except_what_a_live_rollout_and_the_baseline_need(

@@ -60,6 +60,11 @@ def test_the_parent_of_production_and_what_is_needed_stay_whatever_they_are() ->
     assert not fate(versions, "v3", needed).goes
 
 
+def test_a_candidate_that_waits_for_a_live_rollout_stays_whatever_its_age() -> None:
+    waits = Version("v1", None, "candidate", "w-v1", None, NOW - timedelta(days=400), waits_for=7)
+    assert "it has passed and waits for rollout 7" in fate([waits], "v1").reason
+
+
 def test_what_a_kept_version_is_made_again_from_stays_with_it() -> None:
     versions = [
         version("v1", "gate_failed"),
