@@ -89,13 +89,24 @@ _ROWS = text(
     FROM iccm.phase4_training_runs WHERE id = ANY(:ids)
     """
 )
+# A verdict against a version that no longer serves allows no deployment.
 _PASSED = text(
-    """
-    SELECT r.id, r.candidate_version AS candidate
+    f"""
+    SELECT r.id, r.candidate_version AS candidate, way.live AS waits_for,
+           (extract(epoch FROM iccm.now() - way.freed_at) / {_RATE})::double precision AS freed_seconds
     FROM iccm.phase4_training_runs r JOIN iccm.model_versions v ON v.version = r.candidate_version
+    CROSS JOIN LATERAL (
+        SELECT max(o.id) FILTER (WHERE o.state IN ('ramping', 'holding', 'paused', 'baking')) AS live,
+               max(o.closed_at) AS freed_at
+        FROM iccm.rollouts o) way
     WHERE r.status = 'gate_passed' AND v.status = 'candidate'
-      AND r.updated_at > iccm.now() - interval '7 days'
+      AND greatest(r.updated_at, way.freed_at) > iccm.now() - interval '7 days'
       AND NOT EXISTS (SELECT FROM iccm.rollouts o WHERE o.candidate = v.version)
+      AND NOT EXISTS (
+          SELECT FROM iccm.model_versions p
+          WHERE p.status = 'production' AND p.version <> (
+              SELECT g.production_version FROM iccm.gate_verdicts g
+              WHERE g.version = v.version ORDER BY g.id DESC LIMIT 1))
     ORDER BY r.id DESC LIMIT 1
     """
 )

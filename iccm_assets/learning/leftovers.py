@@ -35,10 +35,15 @@ class Stray:
 
 @dataclass(frozen=True)
 class Passed:
-    """A training run whose candidate has passed the gate, and of which no rollout was ever opened."""
+    """A training run whose candidate has passed the gate, and of which no rollout was ever opened.
+
+    ``waits_for`` is another candidate's live rollout, ``freed_seconds`` real ones since the last ended.
+    """
 
     id: int
     candidate: str
+    waits_for: int | None = None
+    freed_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,10 @@ def strays(started: Sequence[tuple[SeenRun, Row]], timeout_seconds: float) -> li
 
 
 def undelivered(passed: Passed, last: LastRun | None, max_attempts: int) -> Deliver | str:
-    """Deploy what passed and was never deployed because its run died; or why nothing is done."""
+    """Deploy what passed and was never deployed, because its run died or a rollout was live; or why not."""
     what = f"training run {passed.id} has passed and {passed.candidate} is not deployed"
+    if passed.waits_for is not None:
+        return f"{what}: it waits for rollout {passed.waits_for} to end"
     if last is None:
         return f"{what}: Dagster knows no run of it"
     run = last.run
@@ -97,8 +104,10 @@ def undelivered(passed: Passed, last: LastRun | None, max_attempts: int) -> Deli
     if run.state != "failed":
         ended = {"canceled": "was canceled", "succeeded": "has succeeded"}
         return f"{what}: its Dagster run {run.run_id} {ended[run.state]}"
-    if last.answered:
+    was_in_the_way = passed.freed_seconds is not None and passed.freed_seconds < run.seconds
+    if last.answered and not was_in_the_way:
         return f"{what}: its Dagster run {run.run_id} says why"
     if last.deliveries >= max_attempts:
         return f"{what}: {last.deliveries} runs have died over it"
-    return Deliver(passed.id, passed.candidate, run.run_id, f"{what}: its Dagster run {run.run_id} died")
+    why = "the rollout it waited for has ended" if last.answered else f"its Dagster run {run.run_id} died"
+    return Deliver(passed.id, passed.candidate, run.run_id, f"{what}: {why}")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.events import StepFailureData
 
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import retrain_job  # noqa: F401  (the sensors' target)
@@ -368,6 +369,64 @@ def test_a_run_that_dies_after_its_verdict_holds_nothing_and_its_candidate_is_de
     assert again.run_key == request.run_key
     launch(instance, request, dg.DagsterRunStatus.STARTED)
     assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+
+
+def test_a_candidate_that_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended(
+    engine, platform, instance
+) -> None:
+    tags = {"iccm/training_run_id": "1", "iccm/dispatch": "1"}
+    run = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    passed(engine, run)
+    with engine.begin() as conn:
+        version(conn, "v3", "v1", status="canary")
+        conn.execute(t.rollouts.insert().values(candidate="v3", production="v1"))
+    deployment_fails(instance, run)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    long_ago(engine, instance, run)
+    end_rollout(engine, "v3")
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    assert request.run_config["ops"]["deployed_model_version"]["config"]["version"] == "v2"
+    again = instance.create_run_for_job(retrain, tags=request.tags, status=dg.DagsterRunStatus.STARTED)
+    pass_time(engine, seconds=60)
+    deployment_fails(instance, again)
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+
+
+def test_a_verdict_against_a_version_that_no_longer_serves_deploys_nothing(
+    engine, platform, instance
+) -> None:
+    tags = {"iccm/training_run_id": "1", "iccm/dispatch": "1"}
+    run = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    passed(engine, run)
+    instance.report_run_failed(run)
+    with engine.begin() as conn:
+        version(conn, "v0", status="retired")
+        conn.execute(
+            t.gate_verdicts.insert().values(
+                version="v2", production_version="v0", status="pass", canary_set_digest="c", orchestra="o",
+                judge_version="1",
+            )
+        )  # fmt: skip
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+
+
+def deployment_fails(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """The run ends with its deployment's own answer."""
+    data = StepFailureData(error=None, user_failure_data=None)
+    event = dg.DagsterEvent(
+        "STEP_FAILURE", run.job_name, step_key="deployed_model_version", event_specific_data=data
+    )
+    instance.report_dagster_event(event, run.run_id)
+    instance.report_run_failed(run)
+
+
+def end_rollout(engine: sa.Engine, candidate: str) -> None:
+    with engine.begin() as conn:
+        conn.execute(
+            t.rollouts.update()
+            .where(t.rollouts.c.candidate == candidate)
+            .values(state="rolled_back", closed_at=now(conn))
+        )
 
 
 def test_an_attempt_that_was_given_up_does_not_keep_its_run(engine, platform, instance) -> None:

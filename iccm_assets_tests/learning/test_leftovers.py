@@ -66,6 +66,15 @@ def test_what_passed_and_died_before_its_deployment_is_deployed() -> None:
     assert "training run 7 has passed and v2 is not deployed" in decision.reason
 
 
+def test_what_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended() -> None:
+    refused = LastRun(SeenRun("r", "failed", seconds=7200.0), answered=True, deliveries=0)
+    waits = Passed(7, "v2", waits_for=4, freed_seconds=90_000.0)
+    assert "it waits for rollout 4 to end" in undelivered(waits, refused, 3)
+    decision = undelivered(Passed(7, "v2", freed_seconds=60.0), refused, 3)
+    assert isinstance(decision, Deliver) and decision.reason.endswith("the rollout it waited for has ended")
+    assert "says why" in undelivered(Passed(7, "v2", freed_seconds=7201.0), refused, 3)
+
+
 @pytest.mark.parametrize(
     ("seen", "why"),
     [
