@@ -17,6 +17,8 @@ RunState = Literal["created", "queued", "started", "succeeded", "failed", "cance
 UNDER_WAY = ("created", "queued", "started")
 # In bake the candidate is in production already: its health decides, not an emergency (R3, R4).
 LAST_ABORTABLE_STAGE = 2
+# An emergency starts within an hour of its evidence (T6): a run that is queued for longer needs a person.
+QUEUED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Settled:
-    """A row whose newest Dagster run is over without having said so in the row."""
+    """A row that does not say what has become of its newest Dagster run."""
 
     id: int
     dispatch: int
@@ -137,7 +139,7 @@ def failed_before_claim(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> l
         Settled(
             turn.id, turn.dispatch, run.run_id, f"its Dagster run {run.run_id} failed before training began"
         )
-        for turn, run in _ended(turns, seen, "failed")
+        for turn, run in _with_run(turns, seen, "failed")
         if run.run_id != turn.dagster_run_id
     ]
 
@@ -146,7 +148,22 @@ def called_off(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> list[Settl
     """Rows whose newest Dagster run a person canceled: nobody starts them again."""
     return [
         Settled(turn.id, turn.dispatch, run.run_id, f"called off: its Dagster run {run.run_id} was canceled")
-        for turn, run in _ended(turns, seen, "canceled")
+        for turn, run in _with_run(turns, seen, "canceled")
+    ]
+
+
+def stuck(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> list[Settled]:
+    """Rows whose Dagster run is queued for so long that somebody should look what takes the instance's slots.
+
+    They go on waiting: a queued run is started by Dagster as soon as a slot is free, and every run has a
+    maximum run time.
+    """
+    return [
+        Settled(
+            turn.id, turn.dispatch, run.run_id, f"queued for {(turn.dispatched_seconds or 0.0) / 60:.0f} min"
+        )
+        for turn, run in _with_run(turns, seen, "queued")
+        if (turn.dispatched_seconds or 0.0) > QUEUED_SECONDS
     ]
 
 
@@ -219,8 +236,10 @@ def _behind(turns: Sequence[Turn]) -> str:
     return f", {waiting} more to follow" if waiting else ""
 
 
-def _ended(turns: Sequence[Turn], seen: Mapping[int, SeenRun], state: RunState) -> list[tuple[Turn, SeenRun]]:
-    """The rows whose newest dispatch's Dagster run has ended so."""
+def _with_run(
+    turns: Sequence[Turn], seen: Mapping[int, SeenRun], state: RunState
+) -> list[tuple[Turn, SeenRun]]:
+    """The rows whose newest dispatch's Dagster run is in this state."""
     pairs = [(turn, seen[turn.id]) for turn in turns if turn.id in seen]
     return [(turn, run) for turn, run in pairs if run.state == state and run.dispatch == turn.dispatch]
 

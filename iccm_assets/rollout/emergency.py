@@ -37,6 +37,12 @@ def alert_degradation(conn: sa.Connection, run_id: int, story: str) -> None:
     raise_alert(conn, key, "critical", "Production has degraded", body)
 
 
+def alert_queued(conn: sa.Connection, run_id: int, dagster_run_id: str, why: str) -> None:
+    """A training run whose Dagster run does not get a slot."""
+    body = f"Training run {run_id}: its Dagster run {dagster_run_id} is {why}. Other runs take the slots."
+    raise_alert(conn, f"training_run:{run_id}:queued", "warning", "Retrain does not start", body)
+
+
 def alert_failed(conn: sa.Connection, run_id: int, attempts: int, why: str) -> None:
     """A training run has used its attempts."""
     body = f"Training run {run_id} has failed {attempts} times and is not tried again: {why}"

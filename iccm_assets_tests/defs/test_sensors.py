@@ -305,6 +305,22 @@ def test_a_run_that_fails_before_it_trains_uses_its_three_attempts_up_and_is_ale
     assert alert.key == f"training_run:{row}:failed" and "failed before training began" in alert.body
 
 
+def test_a_run_that_gets_no_slot_for_an_hour_is_alerted_once_and_not_started_again(
+    engine, platform, instance
+) -> None:
+    row = ask(engine, "one", emergency=True)
+    [request] = tick(retrain_dispatch_sensor, platform, instance)
+    # A queued run needs a code location it came from; to the platform one that only starts is the same.
+    instance.create_run_for_job(empty_job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTING)
+    for _ in range(2):
+        pass_time(engine, minutes=61)
+        assert tick(retrain_dispatch_sensor, platform, instance).endswith("is queued")
+    with engine.connect() as conn:
+        [alert] = conn.execute(sa.select(t.alerts)).all()
+    assert (alert.key, alert.severity) == (f"training_run:{row}:queued", "warning")
+    assert "queued for 61 min" in alert.body
+
+
 def test_a_canceled_run_is_called_off_for_good(engine, platform, instance) -> None:
     ask(engine, "one")
     [request] = tick(retrain_dispatch_sensor, platform, instance)

@@ -17,6 +17,7 @@ from iccm_assets.learning.turns import (
     failed_before_claim,
     lost_attempt,
     next_turn,
+    stuck,
 )
 from iccm_assets.settings import Triggers
 
@@ -93,6 +94,15 @@ def test_a_run_dagster_has_just_made_is_no_older_than_its_dispatch_whatever_the_
     made = SeenRun("r", "created", 1e7, 2)
     decision = decide(turn(dispatch=2, dispatched_seconds=1.0), seen={1: made})
     assert isinstance(decision, Wait) and decision.reason.endswith("its Dagster run r is created")
+
+
+def test_a_run_that_is_queued_for_over_an_hour_waits_on_and_is_told_of() -> None:
+    queued = {1: SeenRun("r", "queued", 5.0, 2), 2: SeenRun("s", "started", 1e6, 1)}
+    turns = [turn(1, dispatch=2, dispatched_seconds=3601.0), turn(2, dispatch=1, dispatched_seconds=1e6)]
+    [one] = stuck(turns, queued)
+    assert (one.id, one.run_id, one.reason) == (1, "r", "queued for 60 min")
+    assert isinstance(decide(turns[0], seen=queued), Wait)
+    assert stuck([turn(1, dispatch=2, dispatched_seconds=3600.0)], queued) == []
 
 
 def test_what_dagster_said_of_an_older_dispatch_says_nothing_about_the_newest() -> None:

@@ -97,7 +97,7 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
 def _reconcile(context: dg.SensorEvaluationContext, platform: Platform) -> None:
     """Give rows whose Dagster run is over, or whose worker is silent, the outcome they have not got."""
     from iccm_assets.learning import dispatch, turns
-    from iccm_assets.rollout.emergency import alert_failed
+    from iccm_assets.rollout.emergency import alert_failed, alert_queued
 
     settings, instance = platform.settings, context.instance
     with tick(platform) as conn:
@@ -110,6 +110,8 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: Platform) -> None:
         is_lost = lost is not None and dispatch.lose(conn, lost)
         dispatch.fail_unclaimed(conn, turns.failed_before_claim(found.turns, seen))
         dispatch.call_off(conn, turns.called_off(found.turns, seen))
+        for one in turns.stuck(found.turns, seen):
+            alert_queued(conn, one.id, one.run_id, one.reason)
         for run in dispatch.used_up(conn, settings.triggers):
             alert_failed(conn, run.id, run.attempt, run.error or "no reason recorded")
     if is_lost:
