@@ -32,7 +32,7 @@ def summary(rounds: Sequence[Round]) -> dict[str, object]:
     played = [one for one in rounds if one.killed]
     return {
         "rounds": len(played),
-        "victims": dict(Counter(one.victim for one in played)),
+        "victims": dict(Counter(one.kill.victim for one in played)),
         "outcomes": dict(Counter(one.status for one in played)),
         "attempts": dict(Counter(one.attempts for one in played)),
         "longest_outcome_seconds": max((one.outcome_seconds for one in played), default=0.0),

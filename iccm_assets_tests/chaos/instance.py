@@ -134,6 +134,14 @@ class Instance:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs: one that was killed and is not reaped yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kind_of(command: list[str]) -> str | None:
     """Which of the victims a command line is; a run worker is what the code server spawns."""
     line = " ".join(command)

@@ -10,18 +10,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+import sqlalchemy as sa
 from dagster import RunsFilter
 
 from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
 from iccm_assets.learning import training_runs, triggers
 from iccm_assets.learning.training_runs import TrainingRun
+from iccm_assets.rollout import records
+from iccm_assets.rollout.emergency import abort_for_emergency
 from iccm_assets_tests.chaos.aftermath import MAX_ATTEMPTS, look, violations
-from iccm_assets_tests.chaos.instance import ALL, RUN_WORKER, TRAINER, VICTIMS, Instance, learn_from
+from iccm_assets_tests.chaos.instance import RUN_WORKER, TRAINER, VICTIMS, Instance, learn_from, lives
 
 OUTCOME_SECONDS = 300.0
 # After the outcome: a dead worker's heartbeat runs out, and a tick or two look.
 SETTLE_SECONDS = 60.0
+# A worker looks every second whether the process that started it lives.
+ORPHAN_SECONDS = 5.0
 NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who dies and when, as a share of a calm retrain; None: as soon as there is a verdict.
+
+    ``emergency``: its gate passes whatever does no harm, and its candidate is rolled out; the gate refuses a
+    model that has learned nothing to any other trigger.
+    """
+
+    victim: str
+    share: float | None = None
+    emergency: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,9 +50,8 @@ class Round:
     """
 
     number: int
-    victim: str
+    kill: Kill
     moment: float
-    at_verdict: bool
     killed: int
     status: str
     attempts: int
@@ -46,80 +63,113 @@ class Round:
 
     def line(self) -> str:
         """One line for a person."""
-        when = "at its verdict" if self.at_verdict else f"after {self.moment:6.1f} s"
-        what = f"{self.number:3}  {self.victim:11} {when} ({self.killed} killed)"
+        when = "at its verdict" if self.kill.share is None else f"after {self.moment:6.1f} s"
+        what = f"{self.number:3}  {self.kill.victim:11} {when} ({self.killed} killed)"
         ended = f"{self.status:11} attempts {self.attempts}  runs {','.join(self.runs)}"
         times = f"outcome {self.outcome_seconds:5.1f} s, settled {self.settled_seconds:5.1f} s"
         wrong = f"  WRONG: {'; '.join(self.violations)}" if self.violations else ""
         return f"{what}  {ended}  {times}{wrong}"
 
 
-def play(instance: Instance, rounds: int, rng: Random) -> Iterator[Round]:
-    """A calm round, numbered 0, which tells how long a retrain takes; then so many with a kill in each.
+def plan(rounds: int, rng: Random) -> list[Kill]:
+    """The kills of so many rounds: every kind of victim has its turn before one has its second.
 
-    Every kind of victim has its turn before one has its second. One kill in four comes at the verdict: the
-    moment between the row's outcome and the deployment is too short to be met by chance.
+    One in four comes at the verdict: the moment between the row's outcome and the deployment is too short to
+    be met by chance.
     """
-    calm = one_round(instance, 0, NOBODY)
+    victims: list[str] = []
+    while len(victims) < rounds:
+        victims += rng.sample(VICTIMS, len(VICTIMS))
+    return [
+        Kill(one, None if rng.random() < 0.25 else rng.uniform(0.0, 0.8), rng.random() < 0.75)
+        for one in victims[:rounds]
+    ]
+
+
+def play(instance: Instance, rounds: int, rng: Random) -> Iterator[Round]:
+    """A calm round, numbered 0, which tells how long a retrain takes; then so many with a kill in each."""
+    calm = one_round(instance, 0, Kill(NOBODY), 0.0)
     yield calm
-    bag: list[str] = []
-    for number in range(1, rounds + 1):
-        bag = bag or rng.sample(VICTIMS, len(VICTIMS))
+    for number, kill in enumerate(plan(rounds, rng), start=1):
         learn_from(instance.engine, rng, 2)
-        chance = rng.uniform(0.0, 0.8 * calm.outcome_seconds)
-        yield one_round(instance, number, bag.pop(), None if rng.random() < 0.25 else chance)
+        yield one_round(instance, number, kill, calm.outcome_seconds)
 
 
-def one_round(instance: Instance, number: int, victim: str, moment: float | None = None) -> Round:
-    """Cause, kill, outcome, aftermath; without a moment the kill comes as soon as there is a verdict."""
+def one_round(instance: Instance, number: int, kill: Kill, whole: float) -> Round:
+    """Cause, kill, outcome, aftermath; ``whole`` is what a calm retrain takes."""
     with instance.engine.begin() as conn:
-        fire = triggers.manual(f"chaos-{number}", f"round {number}", emergency=True)
+        if not kill.emergency:
+            _clear_the_way(conn)
+        fire = triggers.manual(f"chaos-{number}", f"round {number}", emergency=kill.emergency)
         requested = training_runs.request(conn, fire)
     assert requested is not None
-    instance.wait(lambda: _run(instance, requested.id).dispatch > 0, OUTCOME_SECONDS, every=0.05)
+    run_id = requested.id
+    instance.wait(lambda: _run(instance, run_id).dispatch > 0, OUTCOME_SECONDS, every=0.05)
     dispatched = time.monotonic()
-    killed = 0
-    if victim != NOBODY:
-
-        def now() -> bool:
-            if moment is None:
-                return _run(instance, requested.id).finished
-            return time.monotonic() - dispatched >= moment
-
-        instance.wait(now, OUTCOME_SECONDS, every=0.02)
-        killed = _kill(instance, requested.id, victim)
-    died = time.monotonic()
-    instance.wait(lambda: _over(_run(instance, requested.id)), OUTCOME_SECONDS)
+    struck = _strike(instance, run_id, kill, whole)
+    instance.wait(lambda: _over(_run(instance, run_id)), OUTCOME_SECONDS)
     ended = time.monotonic()
-    instance.wait(lambda: not violations(look(instance, requested.id)), SETTLE_SECONDS, every=1.0)
-    seen = look(instance, requested.id)
+    instance.wait(lambda: not violations(look(instance, run_id)), SETTLE_SECONDS, every=1.0)
+    seen = look(instance, run_id)
     return Round(
         number=number,
-        victim=victim,
-        moment=died - dispatched,
-        at_verdict=moment is None,
-        killed=killed,
+        kill=kill,
+        moment=struck.at - dispatched,
+        killed=struck.killed,
         status=seen.run.status,
         attempts=seen.run.attempt,
         runs=seen.runs,
-        outcome_seconds=ended - died,
-        settled_seconds=time.monotonic() - died,
-        violations=tuple(violations(seen)),
+        outcome_seconds=ended - struck.at,
+        settled_seconds=time.monotonic() - struck.at,
+        violations=(*violations(seen), *struck.violations),
         error=seen.run.error or "",
     )
 
 
-def _kill(instance: Instance, run_id: int, victim: str) -> int:
-    """Kill it as soon as there is one; a run worker or trainer may never come again once all is over."""
-    killed = 0
+def _clear_the_way(conn: sa.Connection) -> None:
+    """End the rollout of the round before: what is no emergency would wait for it."""
+    live = records.live(conn)
+    if live is not None:
+        abort_for_emergency(conn, live.id, "the next round")
+
+
+@dataclass(frozen=True)
+class Strike:
+    """When it came, how many it killed, and what was wrong directly afterwards."""
+
+    at: float
+    killed: int = 0
+    violations: tuple[str, ...] = ()
+
+
+def _strike(instance: Instance, run_id: int, kill: Kill, whole: float) -> Strike:
+    """Kill at the moment, or as soon as there is somebody to kill; a trainer must not outlive its run worker.
+
+    A run worker or trainer may never come again once all is over.
+    """
+    dispatched = time.monotonic()
+
+    def now() -> bool:
+        if kill.share is None:
+            return _run(instance, run_id).finished
+        return time.monotonic() - dispatched >= kill.share * whole
+
+    if kill.victim == NOBODY:
+        return Strike(dispatched)
+    instance.wait(now, OUTCOME_SECONDS, every=0.02)
+    killed, trainers = 0, []
 
     def hit() -> bool:
-        nonlocal killed
-        killed = instance.kill(victim)
-        return killed > 0 or (victim in (RUN_WORKER, TRAINER, ALL) and _everything_ended(instance, run_id))
+        nonlocal killed, trainers
+        trainers = instance.processes()[TRAINER]
+        killed = instance.kill(kill.victim)
+        return killed > 0 or (kill.victim in (RUN_WORKER, TRAINER) and _everything_ended(instance, run_id))
 
     instance.wait(hit, OUTCOME_SECONDS, every=0.05)
-    return killed
+    at = time.monotonic()
+    if kill.victim == RUN_WORKER and not instance.wait(lambda: not any(map(lives, trainers)), ORPHAN_SECONDS):
+        return Strike(at, killed, (f"a trainer outlived its run worker by {ORPHAN_SECONDS:g} s",))
+    return Strike(at, killed)
 
 
 def _run(instance: Instance, run_id: int) -> TrainingRun:

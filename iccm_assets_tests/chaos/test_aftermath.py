@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets_tests.chaos.aftermath import Aftermath, violations
-from iccm_assets_tests.chaos.instance import CODE_SERVER, DAEMON, RUN_WORKER, TRAINER, kind_of
+from iccm_assets_tests.chaos.instance import CODE_SERVER, DAEMON, RUN_WORKER, TRAINER, VICTIMS, kind_of
+from iccm_assets_tests.chaos.rounds import plan
 
 RUN = TrainingRun(
     id=1,
@@ -97,6 +101,14 @@ def test_whatever_is_left_is_named(clean: Aftermath, change: dict, words: str) -
 )
 def test_a_row_without_an_end_or_a_reason_is_named(row: dict, words: str) -> None:
     assert words in violations(replace(CLEAN, run=replace(RUN, **row)))
+
+
+@given(st.integers(0, 10**6))
+def test_every_kind_of_victim_has_its_turn_before_one_has_its_second(seed: int) -> None:
+    planned = plan(11, Random(seed))
+    assert sorted(one.victim for one in planned[:5]) == sorted(VICTIMS)
+    assert sorted(one.victim for one in planned[5:10]) == sorted(VICTIMS)
+    assert all(one.share is None or 0 <= one.share <= 0.8 for one in planned)
 
 
 def test_processes_are_known_by_their_command() -> None:

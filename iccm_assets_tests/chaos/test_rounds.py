@@ -16,7 +16,7 @@ from iccm_assets_tests.chaos.instance import platform
 from iccm_assets_tests.chaos.rounds import play
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
-SEED = int(os.environ.get("CHAOS_SEED", "2"))
+SEED = int(os.environ.get("CHAOS_SEED", "1864"))
 
 
 @pytest.mark.slow
