@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from iccm_assets.defs.messages import workers
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -53,4 +54,4 @@ class Platform(dg.ConfigurableResource):
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.Definitions(resources={"platform": Platform(), "pipes": dg.PipesSubprocessClient()})
+    return dg.Definitions(resources={"platform": Platform(), "pipes": workers()})

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from iccm_assets.defs.messages import WholeMessages
+
 if TYPE_CHECKING:
     from dagster._core.pipes.context import PipesMessageHandler
 
 
-class ObservingReader(dg.PipesTempFileMessageReader):
+class ObservingReader(WholeMessages):
     """Reads the messages of a trainer and observes the points among them."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
