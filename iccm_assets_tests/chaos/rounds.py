@@ -81,7 +81,7 @@ def plan(rounds: int, rng: Random) -> list[Kill]:
     while len(victims) < rounds:
         victims += rng.sample(VICTIMS, len(VICTIMS))
     return [
-        Kill(one, None if rng.random() < 0.25 else rng.uniform(0.0, 0.8), rng.random() < 0.75)
+        Kill(one, None if rng.random() < 0.25 else rng.uniform(0.0, 0.6), rng.random() < 0.75)
         for one in victims[:rounds]
     ]
 
