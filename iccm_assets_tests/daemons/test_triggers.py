@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 SUNDAY_BEFORE_TWO = datetime(2026, 3, 1, 1, 59, 40, tzinfo=UTC)
 MONDAY_AT_FOUR = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
-# How much faster the daemon's clock runs: its minute between two ticks is six seconds, three, or two.
-FAST, FASTER, FASTEST = 10.0, 20.0, 30.0
+# How much faster the daemon's clock runs: its minute between two ticks is six seconds, three, or one.
+FAST, FASTER, FASTEST = 10.0, 20.0, 60.0
 # A retrain that finds too few examples ends within seconds (T5): enough where only its start is in question.
 SHORT = {"ICCM_TRIGGERS__FLOOR_EXAMPLES": "1000"}
 
@@ -70,16 +70,18 @@ def test_a_fall_starts_exactly_one_emergency_and_ten_looks_at_an_unchanged_world
 
 
 def test_two_daemons_at_once_start_one_run_for_each_cause(make_world: Make) -> None:
-    world = make_world(MONDAY_AT_FOUR, **SHORT)
+    # Hours pass for these daemons: none in which a schedule of every six hours has its tick.
+    world = make_world(MONDAY_AT_FOUR.replace(hour=6, minute=5), **SHORT)
     world.add_examples(120)
-    # Daemons share when a sensor ticked last. Only where that is long ago do both look, and then at once.
+    # They share when a sensor ticked last: both look only where its next tick is due again all the time.
     world.start_daemons(2, rate=FASTEST)
     world.until_over(1)
     measured(world, np.random.default_rng(3), 0.45)
-    world.until_over(2)
+    world.until(lambda: len(world.retrains()) == 2)
+    world.let_tick("quality_degradation_sensor", times=4)
     for sensor in ("new_data_threshold_sensor", "quality_degradation_sensor", "retrain_dispatch_sensor"):
         looks = f"Checking for new runs for sensor: {sensor}"
-        world.until(lambda looks=looks: min(daemon.told.count(looks) for daemon in world.daemons) >= 3)
+        world.until(lambda looks=looks: min(daemon.told.count(looks) for daemon in world.daemons) >= 2)
     rows, runs = world.training_runs(), world.retrains()
     assert sorted(row.trigger for row in rows) == ["data_threshold", "degradation"]
     assert [row.dispatch for row in rows] == [1, 1]
