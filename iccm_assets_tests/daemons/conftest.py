@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -78,9 +79,9 @@ class World:
     daemons: list[Daemon] = field(default_factory=list)
     examples: int = 0
 
-    def add_examples(self, count: int) -> None:
+    def add_examples(self, count: int, conn: sa.Connection | None = None) -> None:
         """So many more selectable examples, of yesterday."""
-        with self.engine.begin() as conn:
+        with nullcontext(conn) if conn is not None else self.engine.begin() as conn:
             for number in range(self.examples + 1, self.examples + count + 1):
                 conversation(conn, number, user=f"u{number % USERS}", at=self.at - timedelta(days=1))
             conn.execute(t.phase4_training_data.update().values(embedding=DIRECTION))
