@@ -61,11 +61,12 @@ def _begins(match: re.Match[str]) -> bool:
 
 
 # A key in armour: up to its end line, or as far as its lines go where that was cut off. Brackets end it:
-# program text that looks for such lines is no key. Possessive, so that hostile text takes linear time.
+# program text that looks for such lines is no key. Nothing is given back, so that hostile text takes linear
+# time; by atomic groups, since possessive repeats of groups lose matches before Python 3.11.5.
 _ARMOUR = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:(?:(?!-----)[^(){}\[\]])*+-----END [A-Z0-9 ]{0,40}KEY(?: BLOCK)?-----"
-    r"|(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))++)"
+    r"(?:(?>(?:(?!-----)[^(){}\[\]])*)-----END [A-Z0-9 ]{0,40}KEY(?: BLOCK)?-----"
+    r"|(?>(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))+))"
 )
 
 SHAPES = (
