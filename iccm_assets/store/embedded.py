@@ -270,7 +270,8 @@ class EmbeddedServer:
 
         with psycopg.connect(self._url(port, "postgres"), autocommit=True, connect_timeout=10) as conn:
             if conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone() is None:
-                with suppress(errors.DuplicateDatabase):
+                # The second error: whoever was killed while making it may leave a server process at it.
+                with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                     conn.execute(f"create database {DATABASE}")
 
     # -- finding and stopping ----------------------------------------------------------------------

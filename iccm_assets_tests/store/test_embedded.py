@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -249,6 +251,15 @@ def test_a_command_killed_while_it_makes_the_cluster_leaves_no_half_of_one(tmp_p
         assert execute(server.ensure(), "select 1") == [(1,)]
     finally:
         server.stop()
+
+
+def test_a_database_that_somebody_else_is_just_making_is_not_made_twice(server):
+    url = server.ensure()
+    for _ in range(3):
+        execute(url.rsplit("/", 1)[0] + "/postgres", "drop database iccm with (force)")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(server._create_database, [urlsplit(url).port] * 4))
+        assert execute(url, "select 1") == [(1,)]
 
 
 def test_stop_stops_it_under_open_connections_and_says_whether_there_was_one(server):
