@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -145,20 +146,21 @@ def test_before_three_it_does_not_look(engine, platform, instance) -> None:
     assert tick(new_data_threshold_sensor, platform, instance) == "02:59 UTC, looks from 03:00 on"
 
 
-def test_two_daemons_that_look_at_once_start_one_run(engine, platform, instance) -> None:
-    fill(engine, 120)
-    found: list[list[dg.RunRequest] | str] = []
+def ticks_at_once(sensor, platform, instance) -> list[list[dg.RunRequest] | str]:
+    """What four daemons that look at the same moment are told."""
     together = threading.Barrier(4)
 
-    def look() -> None:
+    def look(_: int) -> list[dg.RunRequest] | str:
         together.wait()
-        found.append(tick(new_data_threshold_sensor, platform, instance))
+        return tick(sensor, platform, instance)
 
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    with ThreadPoolExecutor(4) as daemons:
+        return list(daemons.map(look, range(4)))
+
+
+def test_two_daemons_that_look_at_once_start_one_run(engine, platform, instance) -> None:
+    fill(engine, 120)
+    found = ticks_at_once(new_data_threshold_sensor, platform, instance)
     assert sum(len(one) for one in found if isinstance(one, list)) == 1
     assert len(found) == 4 and len(rows(engine)) == 1
 
@@ -249,18 +251,7 @@ def test_emergencies_go_first(engine, platform, instance) -> None:
 
 def test_two_dispatchers_at_once_start_one_run(engine, platform, instance) -> None:
     ask(engine, "one")
-    found: list[list[dg.RunRequest] | str] = []
-    together = threading.Barrier(4)
-
-    def look() -> None:
-        together.wait()
-        found.append(tick(retrain_dispatch_sensor, platform, instance))
-
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    found = ticks_at_once(retrain_dispatch_sensor, platform, instance)
     assert len(found) == 4
     assert sum(len(one) for one in found if isinstance(one, list)) == 1
     assert rows(engine)[0].dispatch == 1
