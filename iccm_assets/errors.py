@@ -29,6 +29,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class IccmError(Exception):
     """The platform could not do what was asked."""
 
