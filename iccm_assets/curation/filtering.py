@@ -20,8 +20,8 @@ from iccm_assets.curation.leaks import Text, find_leaks, load_index
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Curation, Settings
 from iccm_assets.store import tables as t
+from iccm_assets.store.locks import Lock, acquire_lock
 
-_LOCK = 0x1CC4_0F01
 # A row written in a transaction that committed after the filter had read: its moment lies before.
 _COMMIT_SLACK = timedelta(minutes=5)
 
@@ -48,9 +48,7 @@ def filter_day(
     # Ahead of the transaction, which then only looks vectors up.
     embed_texts(engine, _probable_texts(engine, day, settings.curation), embedder)
     with engine.begin() as conn:
-        conn.execute(
-            sa.text("select pg_advisory_xact_lock(:lock, :day)"), {"lock": _LOCK, "day": day.toordinal()}
-        )
+        acquire_lock(conn, Lock.FILTERED_DAY, day)
         read_at = conn.execute(sa.text("select iccm.now()")).scalar_one()
         decisions = [decide(one, settings.curation) for one in _candidates(conn, day)]
         kept = [one for one in decisions if isinstance(one, Keep)]

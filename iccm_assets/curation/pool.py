@@ -21,9 +21,8 @@ import sqlalchemy as sa
 from iccm_assets.curation.embeddings import TextEmbedder, Vectors, add_missing, vectors_of
 from iccm_assets.curation.fold import FoldResult, Removed, Rows, fold
 from iccm_assets.settings import Settings
+from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.tables import EMBEDDING_DIMENSIONS
-
-_LOCK = 0x1CC4_0F02
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def fold_days(
 
 def lock_pool(conn: sa.Connection) -> None:
     """Nobody else folds or pins until the transaction ends; whoever pins rows takes this first."""
-    conn.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    acquire_lock(conn, Lock.TRAINING_POOL)
 
 
 def _embed(
@@ -346,13 +345,13 @@ _COPY_REMOVED = """
 """
 
 _RECORD_DAYS = """
-    insert into iccm.pool_days as d (day, folded_at, kept, removed, fingerprint)
+    insert into iccm.pool_days as d (day, rebuilt_at, kept, removed, fingerprint)
     select n.day, iccm.now(),
         (select count(*) from iccm.phase4_training_data p where p.day = n.day),
         (select count(*) from iccm.phase4_rejections r where r.day = n.day and r.stage = 'dedup'),
         n.fingerprint
     from unnest(cast(:days as date[]), cast(:fingerprints as text[])) as n (day, fingerprint)
-    on conflict (day) do update set folded_at = excluded.folded_at, kept = excluded.kept,
+    on conflict (day) do update set rebuilt_at = excluded.rebuilt_at, kept = excluded.kept,
         removed = excluded.removed, fingerprint = excluded.fingerprint
     where (d.kept, d.removed, d.fingerprint)
         is distinct from (excluded.kept, excluded.removed, excluded.fingerprint)

@@ -21,6 +21,7 @@ from iccm_assets.gateway.fleet import Fleet
 from iccm_assets.gateway.routing import Clock, Routing, elapsed, routing_of
 from iccm_assets.store.notify import ROUTING_CHANNEL
 from iccm_assets.store.replicas import LIVE
+from iccm_assets.store.tables import LIVE_STATES
 
 log = logging.getLogger("iccm.gateway")
 
@@ -28,7 +29,7 @@ log = logging.getLogger("iccm.gateway")
 _STATE = f"""
     with live as (
         select id, candidate, production, state, stage, weight, lease_until from iccm.rollouts
-        where state in ('ramping', 'holding', 'paused', 'baking')
+        where state in {LIVE_STATES}
     ), serving as (
         select version from iccm.model_versions where status = 'production'
     ), former as (

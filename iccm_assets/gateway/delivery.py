@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from iccm_assets.capture.conversations import Conversation, erased_name, record
 from iccm_assets.errors import IccmError
 from iccm_assets.settings import Capture, Settings
+from iccm_assets.store.locks import Lock, acquire_lock
 
 log = logging.getLogger("iccm.gateway")
 
@@ -68,17 +69,7 @@ _FEEDBACK = """
 
 def lock_sessions(conn: sa.Connection, sessions: Sequence[str]) -> None:
     """Alone with these sessions' conversations until the transaction ends; always in the same order."""
-    conn.execute(
-        sa.text(
-            """
-            select pg_advisory_xact_lock(key) from (
-                select distinct hashtextextended('iccm.session ' || name, 0) as key
-                from unnest(cast(:names as text[])) as name order by key
-            ) as keys
-            """
-        ),
-        {"names": list(sessions)},
-    )
+    acquire_lock(conn, Lock.SESSION, *set(sessions))
 
 
 def deliver(conn: sa.Connection, records: Sequence[Record], settings: Settings) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.store import tables as t
+from iccm_assets.store.locks import Lock, lock_key
 
 # Read at a time: what waits longer is read when these are done, with whatever became more urgent.
 PAGE = 2000
@@ -105,9 +106,8 @@ def _unscored(again: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-_KEYS = "hashtextextended('iccm.scoring ' || id::text, 0)"
-_CLAIM = sa.text(f"select id from unnest(cast(:ids as bigint[])) as id where pg_try_advisory_lock({_KEYS})")
-_RELEASE = sa.text(f"select pg_advisory_unlock({_KEYS}) from unnest(cast(:ids as bigint[])) as id")
+_CLAIM = sa.text("select key from unnest(cast(:keys as bigint[])) as key where pg_try_advisory_lock(key)")
+_RELEASE = sa.text("select pg_advisory_unlock(key) from unnest(cast(:keys as bigint[])) as key")
 
 
 class Claims:
@@ -118,7 +118,8 @@ class Claims:
 
     def take(self, rows: Sequence[Any]) -> list[Any]:
         """Those of the rows that nobody else is scoring, nor has scored or changed since they were read."""
-        free = set(self._conn.execute(_CLAIM, {"ids": [row.id for row in rows]}).scalars())
+        keys = {lock_key(Lock.SCORING, row.id): row.id for row in rows}
+        free = {keys[key] for key in self._conn.execute(_CLAIM, {"keys": list(keys)}).scalars()}
         r = t.requirements.c
         versions = self._conn.execute(sa.select(r.id, row_version()).where(r.id.in_(free)))
         now: Mapping[int, str] = {row.id: row.row_version for row in versions}
@@ -132,7 +133,7 @@ class Claims:
 
     def _release(self, ids: set[int]) -> None:
         if ids:
-            self._conn.execute(_RELEASE, {"ids": sorted(ids)})
+            self._conn.execute(_RELEASE, {"keys": [lock_key(Lock.SCORING, id) for id in sorted(ids)]})
 
 
 @contextmanager

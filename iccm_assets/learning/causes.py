@@ -15,6 +15,7 @@ from iccm_assets.learning import proposal, training_runs, triggers
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.learning.triggers import Fire, Measurement, Skip
 from iccm_assets.settings import Settings
+from iccm_assets.store.tables import LIVE_STATES
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ _LAST_EMERGENCY = text(
     """
 )
 _EMERGENCY_ROLLOUT = text(
-    """
+    f"""
     SELECT id FROM iccm.rollouts
-    WHERE emergency AND state IN ('ramping', 'holding', 'paused', 'baking')
+    WHERE emergency AND state IN {LIVE_STATES}
     """
 )
 

@@ -17,6 +17,7 @@ from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.learning.triggers import must_wait
 from iccm_assets.learning.turns import Attempt, LiveRollout, Lost, Settled, Turn
 from iccm_assets.settings import Triggers
+from iccm_assets.store.tables import LIVE_STATES
 
 # A faster platform clock must not make a living worker look dead: silence is measured in its own time.
 _RATE = """
@@ -42,9 +43,7 @@ _RUNNING = text(
     FROM iccm.phase4_training_runs WHERE status = 'running'
     """
 )
-_ROLLOUT = text(
-    "SELECT id, stage FROM iccm.rollouts WHERE state IN ('ramping', 'holding', 'paused', 'baking')"
-)
+_ROLLOUT = text(f"SELECT id, stage FROM iccm.rollouts WHERE state IN {LIVE_STATES}")
 _TAKE = text(
     """
     UPDATE iccm.phase4_training_runs
@@ -96,7 +95,7 @@ _PASSED = text(
            (extract(epoch FROM iccm.now() - way.freed_at) / {_RATE})::double precision AS freed_seconds
     FROM iccm.phase4_training_runs r JOIN iccm.model_versions v ON v.version = r.candidate_version
     CROSS JOIN LATERAL (
-        SELECT max(o.id) FILTER (WHERE o.state IN ('ramping', 'holding', 'paused', 'baking')) AS live,
+        SELECT max(o.id) FILTER (WHERE o.state IN {LIVE_STATES}) AS live,
                max(o.closed_at) AS freed_at
         FROM iccm.rollouts o) way
     WHERE r.status = 'gate_passed' AND v.status = 'candidate'

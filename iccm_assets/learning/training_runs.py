@@ -23,6 +23,8 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 from iccm_assets.errors import InputError, NotAllowed, StaleFence
 from iccm_assets.learning.triggers import Fire, must_wait
 from iccm_assets.settings import Settings, get_settings
+from iccm_assets.store.locks import Lock, acquire_lock
+from iccm_assets.store.tables import LIVE_STATES
 from iccm_assets.store.tables import phase4_training_runs as runs
 
 VERDICT_STATUS = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}
@@ -86,7 +88,6 @@ _REQUEST = text(
     RETURNING {_COLUMNS}
     """
 )
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('iccm.phase4_training_runs', 0))")
 _GET = text(f"SELECT {_COLUMNS} FROM iccm.phase4_training_runs WHERE id = :id")
 _BY_KEY = text(f"SELECT {_COLUMNS} FROM iccm.phase4_training_runs WHERE trigger_key = :key")
 
@@ -102,11 +103,11 @@ _REAP = text(
     """
 )
 _UNDER_WAY = text(
-    """
+    f"""
     SELECT (SELECT id FROM iccm.phase4_training_runs
             WHERE status = 'running' AND id <> :id) AS running,
            (SELECT id FROM iccm.rollouts
-            WHERE state IN ('ramping', 'holding', 'paused', 'baking')) AS live_rollout,
+            WHERE state IN {LIVE_STATES}) AS live_rollout,
            (SELECT min(id) FROM iccm.phase4_training_runs
             WHERE emergency AND status IN ('requested', 'waiting') AND id <> :id) AS emergency_ahead
     """
@@ -203,7 +204,7 @@ def claim(
     worked on by somebody else, has no attempt left, or has been dispatched again since ``dispatch``.
     """
     settings = settings or get_settings()
-    conn.execute(_LOCK)
+    acquire_lock(conn, Lock.TRAINING_RUNS)
     conn.execute(_REAP, {"timeout": settings.training.heartbeat_timeout_seconds})
     run = get(conn, run_id)
     _check_claimable(run, dagster_run_id, settings.triggers.max_attempts)
@@ -220,7 +221,7 @@ def claim(
 
 def lock(conn: Connection) -> None:
     """Until the transaction ends nobody else requests, dispatches or claims a training run."""
-    conn.execute(_LOCK)
+    acquire_lock(conn, Lock.TRAINING_RUNS)
 
 
 def heartbeat(conn: Connection, run_id: int, fence: int) -> None:

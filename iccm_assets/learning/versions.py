@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
+from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.naming import version_named
 
 
@@ -76,7 +77,7 @@ def register(
     Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
     """
     mv = t.model_versions
-    conn.execute(sa.text("select pg_advisory_xact_lock(hashtext('iccm.model_versions'))"))
+    acquire_lock(conn, Lock.MODEL_VERSIONS)
     known = conn.execute(
         sa.select(mv.c.version).where(mv.c.digest == digest, mv.c.parent_version.is_not_distinct_from(parent))
     ).scalar_one_or_none()

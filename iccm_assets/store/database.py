@@ -14,14 +14,11 @@ import sqlalchemy as sa
 from iccm_assets.errors import DatabaseError, DatabaseUnreachable, SettingsError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets.store.locks import Lock, acquire_lock, lock_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MINIMUM_VERSION = 15
 CONNECT_SECONDS = 10
-
-# Advisory lock keys, arbitrary but ours: one migration, one CREATE DATABASE at a time.
-_MIGRATION_LOCK = 0x1CC4_0001
-_CREATION_LOCK = 0x1CC4_0002
 
 _AVAILABLE = sa.text("select exists (select from pg_available_extensions where name = 'vector')")
 # Engines still in use somewhere, so that a process can let go of all its connections.
@@ -129,7 +126,7 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
     try:
         with engine.begin() as conn:
             _check_server(conn)
-            conn.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            acquire_lock(conn, Lock.MIGRATION)
             before = _revision_inside(conn)
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
@@ -171,7 +168,7 @@ def _create_database(url: sa.URL, name: str) -> None:
             if conn.execute(present, {"name": name}).scalar_one():
                 return
             # Held until the connection closes: CREATE DATABASE takes no part in transactions.
-            conn.execute(sa.text("select pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
+            conn.execute(sa.text("select pg_advisory_lock(:key)"), {"key": lock_key(Lock.DATABASE_CREATION)})
             if not conn.execute(present, {"name": name}).scalar_one():
                 conn.execute(sa.text(f"create database {quoted}"))
     except sa.exc.DBAPIError as error:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from iccm_assets.store.arms import ArmFigures, arm_figures
 from iccm_assets.store.clock import now
 from iccm_assets.store.replicas import live_replicas
+from iccm_assets.store.tables import LIVE_STATES
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class Live:
 
 
 _ROLLOUT = sa.text(
-    """
+    f"""
     select r.id, r.candidate, r.production, r.state, r.stage, r.weight,
         extract(epoch from r.lease_until - clock.now)::double precision / clock.rate,
         extract(epoch from clock.now - r.held_since)::double precision / clock.rate
     from iccm.rollouts r, (select iccm.now() as now, coalesce((select (value ->> 'rate')::double precision
         from iccm.platform where key = 'clock'), 1.0) as rate) as clock
-    where r.state in ('ramping', 'holding', 'paused', 'baking')
+    where r.state in {LIVE_STATES}
     """
 )
 

@@ -7,6 +7,8 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
+from iccm_assets.store.tables import LIVE_STATES
+
 TABLES = (
     "conversations",
     "requirements",
@@ -96,9 +98,9 @@ _RETRAINS = text(
     """
 )
 _ROLLOUT = text(
-    """
+    f"""
     SELECT id, candidate, production, state, stage, weight FROM iccm.rollouts
-    WHERE state IN ('ramping', 'holding', 'paused', 'baking')
+    WHERE state IN {LIVE_STATES}
     """
 )
 # The days come from the index on `timestamp`; each then costs its own rows, not the table's.

@@ -14,6 +14,7 @@ from iccm_assets.learning import training_runs
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.models.manifest import verify
+from iccm_assets.store.tables import LIVE_STATES
 from iccm_assets_tests.chaos.instance import RUN_WORKER, TRAINER, Instance
 
 MAX_ATTEMPTS = 3
@@ -78,11 +79,11 @@ def look(instance: Instance, run_id: int) -> Aftermath:
         versions = conn.execute(sa.text("select digest, path from iccm.model_versions")).all()
         counts = conn.execute(
             sa.text(
-                """
+                f"""
                 select (select count(*) from iccm.rollouts where candidate = :candidate),
                        (select count(*) from iccm.alerts where key = :key),
                        (select count(*) from iccm.rollouts
-                        where state in ('ramping', 'holding', 'paused', 'baking')),
+                        where state in {LIVE_STATES}),
                        (select count(*) from iccm.model_versions where status = 'production')
                 """
             ),
