@@ -8,8 +8,8 @@ Every class here is a frozen value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 ArithmeticOp = Literal["plus", "minus", "times", "divided by", "modulo"]
 CompareOp = Literal[
@@ -32,53 +32,55 @@ EditKind = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Number:
+@dataclass_transform(frozen_default=True)
+class Node:
+    """Base of every node: each subclass is a frozen dataclass, compared by value."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+
+class Number(Node):
     """A numeric constant; integers stay integers."""
 
     value: int | float
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(Node):
     """A text constant, without quotes inside."""
 
     value: str
 
 
-@dataclass(frozen=True)
-class Truth:
+class Truth(Node):
     """``true`` or ``false``."""
 
     value: bool
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(Node):
     """A parameter, by its name in the code."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(Node):
     """The element a loop is at."""
 
 
-@dataclass(frozen=True)
-class Total:
+class Total(Node):
     """The running total a document keeps."""
 
 
-@dataclass(frozen=True)
-class Own:
+class Own(Node):
     """An attribute of the object, by its name in the code."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(Node):
     """The number of elements of a list or characters of a text."""
 
     of: Name | Own
@@ -88,24 +90,21 @@ Constant = Number | Text | Truth
 Atom = Number | Text | Truth | Name | Item | Total | Own | Size
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Node):
     """One arithmetic step of a chain."""
 
     op: ArithmeticOp
     operand: Atom
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(Node):
     """Arithmetic applied strictly from left to right: ``a plus b times 2`` is ``(a + b) * 2``."""
 
     base: Atom
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True)
-class Compare:
+class Compare(Node):
     """One comparison."""
 
     left: Chain
@@ -113,15 +112,13 @@ class Compare:
     right: Atom
 
 
-@dataclass(frozen=True)
-class Empty:
+class Empty(Node):
     """The value is an empty text or list."""
 
     left: Chain
 
 
-@dataclass(frozen=True)
-class Between:
+class Between(Node):
     """``low <= left <= high``, both ends included."""
 
     left: Chain
@@ -132,32 +129,28 @@ class Between:
 Test = Compare | Empty | Between
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(Node):
     """One or more tests, all of them (``and``) or any of them (``or``) needed."""
 
     tests: tuple[Test, ...]
     joiner: Literal["and", "or"] = "and"
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(Node):
     """One change to a text or a list; ``args`` are the change's constants."""
 
     kind: EditKind
     args: tuple[Constant, ...] = ()
 
 
-@dataclass(frozen=True)
-class Edited:
+class Edited(Node):
     """A text parameter with changes applied in order."""
 
     base: Name
     edits: tuple[Edit, ...]
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(Node):
     """The elements of a list that meet every test, in order, then changed."""
 
     source: Name | Own
@@ -166,8 +159,7 @@ class Items:
     edits: tuple[Edit, ...] = ()
 
 
-@dataclass(frozen=True)
-class Aggregate:
+class Aggregate(Node):
     """One value out of a list; ``default`` is used when no element is left."""
 
     kind: AggregateKind
@@ -175,15 +167,13 @@ class Aggregate:
     default: Constant | None = None
 
 
-@dataclass(frozen=True)
-class Whether:
+class Whether(Node):
     """The truth of a condition."""
 
     condition: Condition
 
 
-@dataclass(frozen=True)
-class Limited:
+class Limited(Node):
     """A number kept inside limits; the lower limit wins when they cross."""
 
     value: Chain
@@ -191,8 +181,7 @@ class Limited:
     high: Number | None
 
 
-@dataclass(frozen=True)
-class EndItem:
+class EndItem(Node):
     """The first or last element of a list; ``taken``: it is removed from the list as well."""
 
     end: Literal["first", "last"]
@@ -200,23 +189,20 @@ class EndItem:
     taken: bool = False
 
 
-@dataclass(frozen=True)
-class EmptyList:
+class EmptyList(Node):
     """A new list without elements."""
 
 
 Expression = Chain | Edited | Items | Aggregate | Whether | Limited | EndItem | EmptyList
 
 
-@dataclass(frozen=True)
-class Return:
+class Return(Node):
     """Give this value back."""
 
     value: Expression
 
 
-@dataclass(frozen=True)
-class Raise:
+class Raise(Node):
     """Raise this exception."""
 
     error: str
@@ -225,37 +211,32 @@ class Raise:
 Outcome = Return | Raise
 
 
-@dataclass(frozen=True)
-class When:
+class When(Node):
     """When the condition holds, this is the outcome and nothing after it matters."""
 
     condition: Condition
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Otherwise:
+class Otherwise(Node):
     """The outcome when no ``When`` before it held."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Always:
+class Always(Node):
     """The outcome, unconditionally."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Node):
     """The running total begins here."""
 
     value: Number
 
 
-@dataclass(frozen=True)
-class Each:
+class Each(Node):
     """What every element that meets the tests does to the total; ``source`` None: every other element."""
 
     source: Name | None
@@ -264,24 +245,21 @@ class Each:
     amount: Chain
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(Node):
     """After every element the total is kept inside this limit."""
 
     side: Literal["at least", "at most"]
     limit: Number
 
 
-@dataclass(frozen=True)
-class Set:
+class Set(Node):
     """Give an attribute a value."""
 
     target: Own
     value: Expression
 
 
-@dataclass(frozen=True)
-class Append:
+class Append(Node):
     """Put a value at the end of a list."""
 
     value: Chain
@@ -291,15 +269,13 @@ class Append:
 Action = Set | Append
 
 
-@dataclass(frozen=True)
-class Do:
+class Do(Node):
     """Change the object, then go on."""
 
     action: Action
 
 
-@dataclass(frozen=True)
-class WhenDo:
+class WhenDo(Node):
     """When the condition holds, change the object; go on either way."""
 
     condition: Condition
@@ -309,8 +285,7 @@ class WhenDo:
 Statement = When | Otherwise | Always | Start | Each | Keep | Do | WhenDo
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(Node):
     """What one function, method or creation of an object shall do."""
 
     name: str
@@ -319,8 +294,7 @@ class Document:
     purpose: str | None = None
 
 
-@dataclass(frozen=True)
-class ClassDocument:
+class ClassDocument(Node):
     """What a class shall do: ``params`` and ``statements`` are its creation's.
 
     A method that comes to its end without an outcome returns nothing.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from iccm_assets.reference.document import ClassDocument, Document
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import INDENT, Draft
 from iccm_assets.reference.language import render
 from iccm_assets.reference.suites import suite
@@ -42,7 +42,7 @@ class Example:
     family: str
     style: str
     entry_point: str
-    document: Document | ClassDocument
+    document: ast.Document | ast.ClassDocument
 
 
 def sketch(family: str, rng: Random) -> Sketch:
@@ -81,7 +81,7 @@ def rewritten(item: Sketch, rng: Random) -> Sketch:
     return dataclasses.replace(item, source_code=source, style=style)
 
 
-def shape(document: Document | ClassDocument) -> str:
+def shape(document: ast.Document | ast.ClassDocument) -> str:
     """What a document says with its names blinded: equal shapes are the same code twice."""
     short: dict[str, str] = {}
     text = render(dataclasses.replace(document, purpose=None))
@@ -90,7 +90,7 @@ def shape(document: Document | ClassDocument) -> str:
 
 def _source(draft: Draft, body: list[str], rng: Random) -> str:
     document = draft.document
-    if isinstance(document, ClassDocument):
+    if isinstance(document, ast.ClassDocument):
         return "\n".join(body) + "\n"
     hints = rng.random() < 0.4
     params = ", ".join(

@@ -16,55 +16,7 @@ from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import LarkError
 
 from iccm_assets.errors import InputError
-from iccm_assets.reference.document import (
-    Action,
-    Aggregate,
-    AggregateKind,
-    Always,
-    Append,
-    ArithmeticOp,
-    Atom,
-    Between,
-    Chain,
-    ClassDocument,
-    Compare,
-    CompareOp,
-    Condition,
-    Constant,
-    Do,
-    Document,
-    Each,
-    Edit,
-    Edited,
-    EditKind,
-    Empty,
-    EmptyList,
-    EndItem,
-    Expression,
-    Item,
-    Items,
-    Keep,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Return,
-    Set,
-    Size,
-    Start,
-    Statement,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-    WhenDo,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 
 GRAMMAR = Path(__file__).with_name("language.lark")
 _SENTENCE = re.compile(r"(?:[^.'\n]|'[^'\n]*'|\.(?=\d))+\.?")
@@ -88,7 +40,7 @@ class Signature:
 class _Build(Transformer[Token, Any]):
     """Parse tree -> document values."""
 
-    def start(self, sentence: Signature | Statement) -> Signature | Statement:
+    def start(self, sentence: Signature | ast.Statement) -> Signature | ast.Statement:
         return sentence
 
     def signature(self, name: Token, *rest: Any) -> Signature:
@@ -106,160 +58,160 @@ class _Build(Transformer[Token, Any]):
         return " ".join(str(word) for word in words)
 
     keeping = purpose
-    do = Do
-    when_do = WhenDo
-    set_ = Set
-    append = Append
+    do = ast.Do
+    when_do = ast.WhenDo
+    set_ = ast.Set
+    append = ast.Append
 
-    def end_item(self, phrase: Token, source: Name | Own) -> EndItem:
+    def end_item(self, phrase: Token, source: ast.Name | ast.Own) -> ast.EndItem:
         end = cast("Literal['first', 'last']", str(phrase).split()[1])
-        return EndItem(end, source, phrase.endswith("from"))
+        return ast.EndItem(end, source, phrase.endswith("from"))
 
-    def empty_list(self) -> EmptyList:
-        return EmptyList()
+    def empty_list(self) -> ast.EmptyList:
+        return ast.EmptyList()
 
-    def own(self, token: Token) -> Own:
-        return Own(str(token)[1:-1])
+    def own(self, token: Token) -> ast.Own:
+        return ast.Own(str(token)[1:-1])
 
-    size = Size
+    size = ast.Size
 
-    def when(self, condition: Condition, outcome: Outcome) -> When:
-        return When(condition, outcome)
+    def when(self, condition: ast.Condition, outcome: ast.Outcome) -> ast.When:
+        return ast.When(condition, outcome)
 
-    otherwise = Otherwise
-    always = Always
-    begin = Start
+    otherwise = ast.Otherwise
+    always = ast.Always
+    begin = ast.Start
 
-    def each(self, name: Name, *rest: Any) -> Each:
+    def each(self, name: ast.Name, *rest: Any) -> ast.Each:
         tests = rest[0] if len(rest) == 2 else ()
         op, amount = rest[-1]
-        return Each(name, tests, op, amount)
+        return ast.Each(name, tests, op, amount)
 
-    def other(self, move: tuple[Literal["add", "subtract"], Chain]) -> Each:
-        return Each(None, (), *move)
+    def other(self, move: tuple[Literal["add", "subtract"], ast.Chain]) -> ast.Each:
+        return ast.Each(None, (), *move)
 
-    def add(self, amount: Chain) -> tuple[str, Chain]:
+    def add(self, amount: ast.Chain) -> tuple[str, ast.Chain]:
         return "add", amount
 
-    def subtract(self, amount: Chain) -> tuple[str, Chain]:
+    def subtract(self, amount: ast.Chain) -> tuple[str, ast.Chain]:
         return "subtract", amount
 
-    def keep_low(self, limit: Number) -> Keep:
-        return Keep("at least", limit)
+    def keep_low(self, limit: ast.Number) -> ast.Keep:
+        return ast.Keep("at least", limit)
 
-    def keep_high(self, limit: Number) -> Keep:
-        return Keep("at most", limit)
+    def keep_high(self, limit: ast.Number) -> ast.Keep:
+        return ast.Keep("at most", limit)
 
-    return_ = Return
+    return_ = ast.Return
 
-    def raise_(self, error: Token) -> Raise:
-        return Raise(str(error))
+    def raise_(self, error: Token) -> ast.Raise:
+        return ast.Raise(str(error))
 
-    def value(self, chain: Chain) -> Chain:
+    def value(self, chain: ast.Chain) -> ast.Chain:
         return chain
 
-    def limited_low(self, chain: Chain, low: Number) -> Limited:
-        return Limited(chain, low, None)
+    def limited_low(self, chain: ast.Chain, low: ast.Number) -> ast.Limited:
+        return ast.Limited(chain, low, None)
 
-    def limited_high(self, chain: Chain, high: Number) -> Limited:
-        return Limited(chain, None, high)
+    def limited_high(self, chain: ast.Chain, high: ast.Number) -> ast.Limited:
+        return ast.Limited(chain, None, high)
 
-    limited_both = Limited
-    whether = Whether
+    limited_both = ast.Limited
+    whether = ast.Whether
 
-    def edited(self, base: Name, *edits: Edit) -> Edited:
-        return Edited(base, edits)
+    def edited(self, base: ast.Name, *edits: ast.Edit) -> ast.Edited:
+        return ast.Edited(base, edits)
 
-    def items(self, source: Name | Own, *rest: Any) -> Items:
+    def items(self, source: ast.Name | ast.Own, *rest: Any) -> ast.Items:
         tests = rest[0] if rest and isinstance(rest[0], tuple) else ()
         changes = rest[1:] if tests else rest
-        steps = tuple(change for change in changes if isinstance(change, Step))
-        edits = tuple(change for change in changes if isinstance(change, Edit))
+        steps = tuple(change for change in changes if isinstance(change, ast.Step))
+        edits = tuple(change for change in changes if isinstance(change, ast.Edit))
         if changes != steps + edits:
             raise RequirementsError("arithmetic on the items comes before changes to the list")
-        return Items(source, tests, steps, edits)
+        return ast.Items(source, tests, steps, edits)
 
-    def items_plain(self, source: Name | Own, tests: tuple[Test, ...] = ()) -> Items:
-        return Items(source, tests)
+    def items_plain(self, source: ast.Name | ast.Own, tests: tuple[ast.Test, ...] = ()) -> ast.Items:
+        return ast.Items(source, tests)
 
-    def aggregate(self, kind: Token, items: Items, default: Constant | None = None) -> Aggregate:
-        return Aggregate(cast(AggregateKind, str(kind).split()[1]), items, default)
+    def aggregate(self, kind: Token, items: ast.Items, default: ast.Constant | None = None) -> ast.Aggregate:
+        return ast.Aggregate(cast(ast.AggregateKind, str(kind).split()[1]), items, default)
 
-    def default(self, constant: Constant) -> Constant:
+    def default(self, constant: ast.Constant) -> ast.Constant:
         return constant
 
-    def condition(self, test: Test) -> Condition:
-        return Condition((test,))
+    def condition(self, test: ast.Test) -> ast.Condition:
+        return ast.Condition((test,))
 
-    def all_of(self, *tests: Test) -> Condition:
-        return Condition(tests, "and")
+    def all_of(self, *tests: ast.Test) -> ast.Condition:
+        return ast.Condition(tests, "and")
 
-    def any_of(self, *tests: Test) -> Condition:
-        return Condition(tests, "or")
+    def any_of(self, *tests: ast.Test) -> ast.Condition:
+        return ast.Condition(tests, "or")
 
-    def that(self, *predicates: Any) -> tuple[Test, ...]:
-        return tuple(self.test(Chain(Item()), predicate) for predicate in predicates)
+    def that(self, *predicates: Any) -> tuple[ast.Test, ...]:
+        return tuple(self.test(ast.Chain(ast.Item()), predicate) for predicate in predicates)
 
-    def test(self, left: Chain, predicate: tuple[str, ...]) -> Test:
+    def test(self, left: ast.Chain, predicate: tuple[str, ...]) -> ast.Test:
         op, *operands = cast(tuple[Any, ...], predicate)
         if op == "is empty":
-            return Empty(left)
+            return ast.Empty(left)
         if op == "is between":
-            return Between(left, *operands)
-        return Compare(left, op, *operands)
+            return ast.Between(left, *operands)
+        return ast.Compare(left, op, *operands)
 
-    def compare(self, op: Token, right: Atom) -> tuple[Any, ...]:
-        return cast(CompareOp, str(op)), right
+    def compare(self, op: Token, right: ast.Atom) -> tuple[Any, ...]:
+        return cast(ast.CompareOp, str(op)), right
 
     def empty(self, _phrase: Token) -> tuple[Any, ...]:
         return ("is empty",)
 
-    def between(self, _phrase: Token, low: Atom, high: Atom) -> tuple[Any, ...]:
+    def between(self, _phrase: Token, low: ast.Atom, high: ast.Atom) -> tuple[Any, ...]:
         return "is between", low, high
 
-    def chain(self, base: Atom, *steps: Step) -> Chain:
-        return Chain(base, steps)
+    def chain(self, base: ast.Atom, *steps: ast.Step) -> ast.Chain:
+        return ast.Chain(base, steps)
 
-    def step(self, op: Token, operand: Atom) -> Step:
-        return Step(cast(ArithmeticOp, str(op)), operand)
+    def step(self, op: Token, operand: ast.Atom) -> ast.Step:
+        return ast.Step(cast(ast.ArithmeticOp, str(op)), operand)
 
     item_step = step
 
-    def item(self) -> Item:
-        return Item()
+    def item(self) -> ast.Item:
+        return ast.Item()
 
-    def total(self) -> Total:
-        return Total()
+    def total(self) -> ast.Total:
+        return ast.Total()
 
-    def text(self, token: Token) -> Text:
-        return Text(str(token)[1:-1])
+    def text(self, token: Token) -> ast.Text:
+        return ast.Text(str(token)[1:-1])
 
-    def true(self) -> Truth:
-        return Truth(True)
+    def true(self) -> ast.Truth:
+        return ast.Truth(True)
 
-    def false(self) -> Truth:
-        return Truth(False)
+    def false(self) -> ast.Truth:
+        return ast.Truth(False)
 
-    def name(self, token: Token) -> Name:
-        return Name(str(token)[1:-1])
+    def name(self, token: Token) -> ast.Name:
+        return ast.Name(str(token)[1:-1])
 
-    def number(self, token: Token) -> Number:
-        return Number(float(token) if "." in token else int(token))
+    def number(self, token: Token) -> ast.Number:
+        return ast.Number(float(token) if "." in token else int(token))
 
-    def plain_edit(self, kind: Token) -> Edit:
-        return Edit(cast(EditKind, str(kind)))
+    def plain_edit(self, kind: Token) -> ast.Edit:
+        return ast.Edit(cast(ast.EditKind, str(kind)))
 
-    def replaced(self, old: Token, new: Token) -> Edit:
-        return Edit("replaced", (self.text(old), self.text(new)))
+    def replaced(self, old: Token, new: Token) -> ast.Edit:
+        return ast.Edit("replaced", (self.text(old), self.text(new)))
 
-    def cut(self, size: Number) -> Edit:
-        return Edit("cut", (size,))
+    def cut(self, size: ast.Number) -> ast.Edit:
+        return ast.Edit("cut", (size,))
 
-    def front(self, token: Token) -> Edit:
-        return Edit("in front", (self.text(token),))
+    def front(self, token: Token) -> ast.Edit:
+        return ast.Edit("in front", (self.text(token),))
 
-    def back(self, token: Token) -> Edit:
-        return Edit("at the end", (self.text(token),))
+    def back(self, token: Token) -> ast.Edit:
+        return ast.Edit("at the end", (self.text(token),))
 
 
 @lru_cache(maxsize=1)
@@ -270,10 +222,10 @@ def _parser() -> Lark:
 
 
 @lru_cache(maxsize=4096)
-def parse_sentence(sentence: str) -> Signature | Statement:
+def parse_sentence(sentence: str) -> Signature | ast.Statement:
     """One sentence as a value; raises ``RequirementsError``."""
     try:
-        return cast("Signature | Statement", _parser().parse(sentence))
+        return cast("Signature | ast.Statement", _parser().parse(sentence))
     except (LarkError, RecursionError, ValueError) as error:
         raise RequirementsError(f"{sentence[:80]!r}") from error
 
@@ -284,151 +236,153 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(match.group().strip() for match in _SENTENCE.finditer(plain) if match.group().strip())
 
 
-def parse(text: str) -> Document | ClassDocument:
+def parse(text: str) -> ast.Document | ast.ClassDocument:
     """What a text says; raises ``RequirementsError`` for anything the grammar does not know."""
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
     if not parts or not isinstance(parts[0], Signature) or parts[0].kind == "method":
         raise RequirementsError("the first sentence must be `The function/class `name` shall take ...`")
-    groups: list[tuple[Signature, list[Statement]]] = []
+    groups: list[tuple[Signature, list[ast.Statement]]] = []
     for part in parts:
         if isinstance(part, Signature):
             groups.append((part, []))
         else:
             groups[-1][1].append(part)
-    documents = [Document(one.name, one.params, tuple(body), one.purpose) for one, body in groups]
+    documents = [ast.Document(one.name, one.params, tuple(body), one.purpose) for one, body in groups]
     first, *others = documents
     kinds = [signature.kind for signature, _ in groups]
     if kinds == ["function"] and first.statements:
         return first
     if kinds[0] == "class" and set(kinds[1:]) == {"method"} and all(other.statements for other in others):
-        return ClassDocument(first.name, first.params, first.statements, tuple(others), first.purpose)
+        return ast.ClassDocument(first.name, first.params, first.statements, tuple(others), first.purpose)
     raise RequirementsError("one function, or one class with its methods, each with a statement, is expected")
 
 
-def render(document: Document | ClassDocument) -> str:
+def render(document: ast.Document | ast.ClassDocument) -> str:
     """The document in words, on one line."""
-    if isinstance(document, Document):
+    if isinstance(document, ast.Document):
         purpose = f" and return the {document.purpose}" if document.purpose else ""
         return _section("function", document, purpose)
-    creation = Document(document.name, document.params, document.statements)
+    creation = ast.Document(document.name, document.params, document.statements)
     purpose = f" and keep the {document.purpose}" if document.purpose else ""
     methods = (_section("method", method) for method in document.methods)
     return " ".join((_section("class", creation, purpose), *methods))
 
 
-def _section(kind: str, document: Document, purpose: str = "") -> str:
+def _section(kind: str, document: ast.Document, purpose: str = "") -> str:
     params = [f"`{name}`" for name in document.params]
     listed = " and ".join(part for part in (", ".join(params[:-1]), *params[-1:]) if part) or "nothing"
     opening = f"The {kind} `{document.name}` shall take {listed}{purpose}."
     return " ".join((opening, *(_statement(statement) for statement in document.statements)))
 
 
-def _statement(statement: Statement) -> str:
+def _statement(statement: ast.Statement) -> str:
     match statement:
-        case When(condition, outcome):
+        case ast.When(condition, outcome):
             return f"When {_condition(condition)}, it shall {_outcome(outcome)}."
-        case Otherwise(outcome):
+        case ast.Otherwise(outcome):
             return f"Otherwise it shall {_outcome(outcome)}."
-        case Always(outcome):
+        case ast.Always(outcome):
             return f"It shall {_outcome(outcome)}."
-        case Start(value):
+        case ast.Start(value):
             return f"It shall start the total at {_atom(value)}."
-        case Each(None, _, op, amount):
+        case ast.Each(None, _, op, amount):
             return f"For each other item, it shall {op} {_chain(amount)}."
-        case Each(Name(name), tests, op, amount):
+        case ast.Each(ast.Name(name), tests, op, amount):
             return f"For each item of `{name}`{_that(tests)}, it shall {op} {_chain(amount)}."
-        case Keep(side, limit):
+        case ast.Keep(side, limit):
             return f"After each item, it shall keep the total {side} {_atom(limit)}."
-        case Do(action):
+        case ast.Do(action):
             return f"It shall {_action(action)}."
-        case WhenDo(condition, action):
+        case ast.WhenDo(condition, action):
             return f"When {_condition(condition)}, it shall {_action(action)}."
     raise AssertionError(statement)
 
 
-def _action(action: Action) -> str:
-    if isinstance(action, Append):
+def _action(action: ast.Action) -> str:
+    if isinstance(action, ast.Append):
         return f"append {_chain(action.value)} to {_atom(action.target)}"
     return f"set {_atom(action.target)} to {_expression(action.value)}"
 
 
-def _outcome(outcome: Outcome) -> str:
-    return f"raise {outcome.error}" if isinstance(outcome, Raise) else f"return {_expression(outcome.value)}"
+def _outcome(outcome: ast.Outcome) -> str:
+    return (
+        f"raise {outcome.error}" if isinstance(outcome, ast.Raise) else f"return {_expression(outcome.value)}"
+    )
 
 
-def _expression(expression: Expression) -> str:
+def _expression(expression: ast.Expression) -> str:
     match expression:
-        case Chain():
+        case ast.Chain():
             return _chain(expression)
-        case Edited(Name(name), edits):
+        case ast.Edited(ast.Name(name), edits):
             return f"`{name}` " + ", then ".join(_text_edit(edit) for edit in edits)
-        case Items(source, tests, steps, edits):
+        case ast.Items(source, tests, steps, edits):
             changes = [f", then {step.op} {_atom(step.operand)}" for step in steps]
             changes += [f", then {_list_edit(edit)}" for edit in edits]
             return f"each item of {_atom(source)}{_that(tests)}{''.join(changes)}"
-        case Aggregate(kind, items, default):
+        case ast.Aggregate(kind, items, default):
             rest = "" if default is None else f" or {_atom(default)} if there is none"
             return f"the {kind} of {_expression(items)}{rest}"
-        case Whether(condition):
+        case ast.Whether(condition):
             return f"whether {_condition(condition)}"
-        case Limited(value, low, high):
+        case ast.Limited(value, low, high):
             ends = [f"at least {_atom(low)}"] if low else []
             ends += [f"at most {_atom(high)}"] if high else []
             return f"{_chain(value)}, {' and '.join(ends)}"
-        case EndItem(end, source, taken):
+        case ast.EndItem(end, source, taken):
             return f"the {end} item {'taken from' if taken else 'of'} {_atom(source)}"
-        case EmptyList():
+        case ast.EmptyList():
             return "an empty list"
     raise AssertionError(expression)
 
 
-def _condition(condition: Condition) -> str:
+def _condition(condition: ast.Condition) -> str:
     return f" {condition.joiner} ".join(f"{_chain(test.left)} {_predicate(test)}" for test in condition.tests)
 
 
-def _that(tests: tuple[Test, ...]) -> str:
+def _that(tests: tuple[ast.Test, ...]) -> str:
     return " that " + " and ".join(_predicate(test) for test in tests) if tests else ""
 
 
-def _predicate(test: Test) -> str:
+def _predicate(test: ast.Test) -> str:
     match test:
-        case Empty():
+        case ast.Empty():
             return "is empty"
-        case Between(_, low, high):
+        case ast.Between(_, low, high):
             return f"is between {_atom(low)} and {_atom(high)}"
-        case Compare(_, op, right):
+        case ast.Compare(_, op, right):
             return f"{op} {_atom(right)}"
 
 
-def _chain(chain: Chain) -> str:
+def _chain(chain: ast.Chain) -> str:
     return " ".join((_atom(chain.base), *(f"{step.op} {_atom(step.operand)}" for step in chain.steps)))
 
 
-def _atom(atom: Atom) -> str:
+def _atom(atom: ast.Atom) -> str:
     match atom:
-        case Number(value):
+        case ast.Number(value):
             return (
                 f"{value:f}".rstrip("0") + "0" * (value == int(value))
                 if isinstance(value, float)
                 else str(value)
             )
-        case Text(value):
+        case ast.Text(value):
             return f"'{value}'"
-        case Truth(value):
+        case ast.Truth(value):
             return "true" if value else "false"
-        case Name(name):
+        case ast.Name(name):
             return f"`{name}`"
-        case Item():
+        case ast.Item():
             return "the item"
-        case Total():
+        case ast.Total():
             return "the total"
-        case Own(name):
+        case ast.Own(name):
             return f"its `{name}`"
-        case Size(of):
+        case ast.Size(of):
             return f"the size of {_atom(of)}"
 
 
-def _text_edit(edit: Edit) -> str:
+def _text_edit(edit: ast.Edit) -> str:
     args = [_atom(arg) for arg in edit.args]
     match edit.kind:
         case "replaced":
@@ -440,5 +394,5 @@ def _text_edit(edit: Edit) -> str:
     return edit.kind
 
 
-def _list_edit(edit: Edit) -> str:
+def _list_edit(edit: ast.Edit) -> str:
     return f"cut to {_atom(edit.args[0])} items" if edit.kind == "cut" else edit.kind

@@ -12,47 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from iccm_assets.reference.document import (
-    Action,
-    Aggregate,
-    Always,
-    Append,
-    Atom,
-    Between,
-    Chain,
-    ClassDocument,
-    Compare,
-    Condition,
-    Do,
-    Document,
-    Each,
-    Edit,
-    Edited,
-    Empty,
-    EmptyList,
-    EndItem,
-    Expression,
-    Item,
-    Items,
-    Keep,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Size,
-    Start,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-    WhenDo,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 
 Value = Any  # int, float, str, bool or a list of them
 
@@ -95,11 +55,11 @@ class _Names(dict[str, Value]):
 
 
 def run_object(
-    document: ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
+    document: ast.ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
 ) -> Raised | list[Value | Raised]:
     """What creating an object does when it raises, else the outcome of each method call in turn."""
     own: dict[str, Value] = {}
-    made = run(Document(document.name, document.params, document.statements), args, own)
+    made = run(ast.Document(document.name, document.params, document.statements), args, own)
     if isinstance(made, Raised):
         return made
     methods = {method.name: method for method in document.methods}
@@ -111,7 +71,7 @@ def run_object(
 
 
 def run(
-    document: Document, args: Sequence[Value], own: dict[str, Value] | None = None
+    document: ast.Document, args: Sequence[Value], own: dict[str, Value] | None = None
 ) -> Value | Raised | Undefined:
     """The outcome of one call: a value, ``Raised`` or ``Undefined``; ``own`` has the object's attributes."""
     env = _Names(zip(document.params, args, strict=True))
@@ -120,19 +80,19 @@ def run(
     try:
         for statement in document.statements:
             match statement:
-                case When(condition, outcome):
+                case ast.When(condition, outcome):
                     if _holds(condition, env):
                         return _outcome(outcome, env)
-                case Otherwise(outcome) | Always(outcome):
+                case ast.Otherwise(outcome) | ast.Always(outcome):
                     return _outcome(outcome, env)
-                case Do(action):
+                case ast.Do(action):
                     _act(action, env)
-                case WhenDo(condition, action):
+                case ast.WhenDo(condition, action):
                     if _holds(condition, env):
                         _act(action, env)
-                case Start(value):
+                case ast.Start(value):
                     env["<total>"] = value.value
-                case Each(Name(name)) if not looped:
+                case ast.Each(ast.Name(name)) if not looped:
                     looped = True
                     _loop(document, env[name], env)
     except (TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
@@ -140,16 +100,16 @@ def run(
     return Undefined()
 
 
-def _act(action: Action, env: _Names) -> None:
-    if isinstance(action, Append):
+def _act(action: ast.Action, env: _Names) -> None:
+    if isinstance(action, ast.Append):
         env["<own>"][action.target.name].append(_chain(action.value, env))
     else:
         env["<own>"][action.target.name] = _expression(action.value, env)
 
 
-def _loop(document: Document, items: Sequence[Value], env: _Names) -> None:
-    eaches = [statement for statement in document.statements if isinstance(statement, Each)]
-    keeps = [statement for statement in document.statements if isinstance(statement, Keep)]
+def _loop(document: ast.Document, items: Sequence[Value], env: _Names) -> None:
+    eaches = [statement for statement in document.statements if isinstance(statement, ast.Each)]
+    keeps = [statement for statement in document.statements if isinstance(statement, ast.Keep)]
     for item in items:
         env["<item>"] = item
         for each in eaches:
@@ -162,38 +122,38 @@ def _loop(document: Document, items: Sequence[Value], env: _Names) -> None:
             env["<total>"] = pick(env["<total>"], keep.limit.value)
 
 
-def _outcome(outcome: Outcome, env: _Names) -> Value | Raised:
-    return Raised(outcome.error) if isinstance(outcome, Raise) else _expression(outcome.value, env)
+def _outcome(outcome: ast.Outcome, env: _Names) -> Value | Raised:
+    return Raised(outcome.error) if isinstance(outcome, ast.Raise) else _expression(outcome.value, env)
 
 
-def _expression(expression: Expression, env: _Names) -> Value:
+def _expression(expression: ast.Expression, env: _Names) -> Value:
     match expression:
-        case Chain():
+        case ast.Chain():
             return _chain(expression, env)
-        case Edited(Name(name), edits):
+        case ast.Edited(ast.Name(name), edits):
             value = env[name]
             for edit in edits:
                 value = edit_text(value, edit)
             return value
-        case Items():
+        case ast.Items():
             return _items(expression, env)
-        case Aggregate():
+        case ast.Aggregate():
             return _aggregate(expression, env)
-        case Whether(condition):
+        case ast.Whether(condition):
             return _holds(condition, env)
-        case Limited(value, low, high):
+        case ast.Limited(value, low, high):
             number = _chain(value, env)
             number = min(number, high.value) if high else number
             return max(number, low.value) if low else number
-        case EndItem(end, source, taken):
+        case ast.EndItem(end, source, taken):
             values, at = _atom(source, env), -1 if end == "last" else 0
             return values.pop(at) if taken else values[at]
-        case EmptyList():
+        case ast.EmptyList():
             return []
     raise AssertionError(expression)
 
 
-def _aggregate(aggregate: Aggregate, env: _Names) -> Value:
+def _aggregate(aggregate: ast.Aggregate, env: _Names) -> Value:
     found = _items(aggregate.items, env)
     if aggregate.kind == "count":
         return len(found)
@@ -204,7 +164,7 @@ def _aggregate(aggregate: Aggregate, env: _Names) -> Value:
     return max(found) if aggregate.kind == "largest" else min(found)
 
 
-def _items(items: Items, env: _Names) -> list[Value]:
+def _items(items: ast.Items, env: _Names) -> list[Value]:
     found = []
     for item in _atom(items.source, env):
         env["<item>"] = item
@@ -215,7 +175,7 @@ def _items(items: Items, env: _Names) -> list[Value]:
     return found
 
 
-def edit_text(value: str, edit: Edit) -> str:
+def edit_text(value: str, edit: ast.Edit) -> str:
     """One text edit applied."""
     args: list[Any] = [arg.value for arg in edit.args]
     match edit.kind:
@@ -238,7 +198,7 @@ def edit_text(value: str, edit: Edit) -> str:
     raise AssertionError(edit)
 
 
-def edit_list(value: list[Value], edit: Edit) -> list[Value]:
+def edit_list(value: list[Value], edit: ast.Edit) -> list[Value]:
     """One list edit applied."""
     match edit.kind:
         case "sorted":
@@ -248,47 +208,47 @@ def edit_list(value: list[Value], edit: Edit) -> list[Value]:
         case "without repeats":
             return list(dict.fromkeys(value))
         case "cut":
-            return value[: int(cast(Number, edit.args[0]).value)]
+            return value[: int(cast(ast.Number, edit.args[0]).value)]
     raise AssertionError(edit)
 
 
-def _holds(condition: Condition, env: _Names) -> bool:
+def _holds(condition: ast.Condition, env: _Names) -> bool:
     results = (_test(test, env) for test in condition.tests)
     return all(results) if condition.joiner == "and" else any(results)
 
 
-def _test(test: Test, env: _Names) -> bool:
+def _test(test: ast.Test, env: _Names) -> bool:
     left = _chain(test.left, env)
     match test:
-        case Empty():
+        case ast.Empty():
             return len(left) == 0
-        case Between(_, low, high):
+        case ast.Between(_, low, high):
             return bool(_atom(low, env) <= left <= _atom(high, env))
-        case Compare(_, op, right):
+        case ast.Compare(_, op, right):
             return COMPARISONS[op](left, _atom(right, env))
 
 
-def _chain(chain: Chain, env: _Names) -> Value:
+def _chain(chain: ast.Chain, env: _Names) -> Value:
     return _steps(_atom(chain.base, env), chain.steps, env)
 
 
-def _steps(value: Value, steps: tuple[Step, ...], env: _Names) -> Value:
+def _steps(value: Value, steps: tuple[ast.Step, ...], env: _Names) -> Value:
     for step in steps:
         value = ARITHMETIC[step.op](value, _atom(step.operand, env))
     return value
 
 
-def _atom(atom: Atom, env: _Names) -> Value:
+def _atom(atom: ast.Atom, env: _Names) -> Value:
     match atom:
-        case Number(value) | Text(value) | Truth(value):
+        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
             return value
-        case Name(name):
+        case ast.Name(name):
             return env[name]
-        case Item():
+        case ast.Item():
             return env["<item>"]
-        case Total():
+        case ast.Total():
             return env["<total>"]
-        case Own(name):
+        case ast.Own(name):
             return env["<own>"][name]
-        case Size(of):
+        case ast.Size(of):
             return len(_atom(of, env))

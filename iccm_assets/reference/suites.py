@@ -16,11 +16,11 @@ from functools import lru_cache
 from random import Random
 from typing import Any, TypeVar
 
-from iccm_assets.reference.document import ClassDocument, Document, Number, Raise, Text
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import Draft
 from iccm_assets.reference.oracle import Raised, Undefined, run, run_object
 
-Kind = TypeVar("Kind", bound=Document | ClassDocument)
+Kind = TypeVar("Kind", bound=ast.Document | ast.ClassDocument)
 
 CANDIDATES = 50
 EDGE_CANDIDATES, EDGE_CASES = 12, 2
@@ -78,7 +78,7 @@ class Trial:
 def suite(draft: Draft, rng: Random, size: int = 8) -> dict[str, Any]:
     """A suite of ``size`` cases (J1); deterministic for a given ``rng``."""
     document = draft.document
-    allowed = {part.error for part in _walk(document) if isinstance(part, Raise)}
+    allowed = {part.error for part in _walk(document) if isinstance(part, ast.Raise)}
     trials: dict[str, tuple[Trial, Any]] = {}
     for attempt in range(CANDIDATES * 3):
         trial = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
@@ -102,7 +102,7 @@ def _draw(draft: Draft, rng: Random, edge: bool) -> Trial:
             for at, kind in enumerate(kinds)
         ]
 
-    if isinstance(document, Document):
+    if isinstance(document, ast.Document):
         return Trial(values(draft.kinds), edge=edge)
     kinds = dict(zip((method.name for method in document.methods), draft.method_kinds, strict=True))
     often = (*kinds, next(iter(kinds)))  # the first method fills the object, without it the others say little
@@ -110,9 +110,9 @@ def _draw(draft: Draft, rng: Random, edge: bool) -> Trial:
     return Trial(values(draft.kinds), [(name, values(kinds[name])) for name in names], edge)
 
 
-def _outcome(document: Document | ClassDocument, trial: Trial) -> Any:
+def _outcome(document: ast.Document | ast.ClassDocument, trial: Trial) -> Any:
     args = copy.deepcopy(trial.args)
-    if isinstance(document, Document):
+    if isinstance(document, ast.Document):
         return run(document, args)
     return run_object(document, args, copy.deepcopy(trial.calls or []))
 
@@ -125,7 +125,7 @@ def _is_case(outcome: Any, allowed: set[str]) -> bool:
     return all(part.error in allowed for part in found if isinstance(part, Raised))
 
 
-def _case(document: Document | ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
+def _case(document: ast.Document | ast.ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
     if trial.calls is None:
         return {"call": document.name, "args": trial.args, **_end(outcome)}
     if isinstance(outcome, Raised):
@@ -142,7 +142,7 @@ def _end(outcome: Any) -> dict[str, Any]:
 
 
 def _choose(
-    pool: list[tuple[Trial, Any]], misses: Sequence[Document | ClassDocument], size: int
+    pool: list[tuple[Trial, Any]], misses: Sequence[ast.Document | ast.ClassDocument], size: int
 ) -> list[int]:
     """Indices of the cases: two edges, each error once, then greedily what covers every mutant evenly."""
     kills = [
@@ -188,10 +188,10 @@ def _walk(node: Any) -> Iterator[Any]:
             yield from _walk(part)
 
 
-def mutants(document: Document | ClassDocument) -> Iterator[Document | ClassDocument]:
+def mutants(document: ast.Document | ast.ClassDocument) -> Iterator[ast.Document | ast.ClassDocument]:
     """The document with one thing in it changed, in every way."""
     yield from _restated(document)
-    if isinstance(document, ClassDocument):
+    if isinstance(document, ast.ClassDocument):
         for at, method in enumerate(document.methods):
             for other in _restated(method):
                 methods = (*document.methods[:at], other, *document.methods[at + 1 :])
@@ -206,10 +206,10 @@ def _restated(document: Kind) -> Iterator[Kind]:
 def _changes(node: Any) -> Iterator[Any]:
     """Every version of the node with one thing in it changed."""
     match node:
-        case Number(value):
-            yield from (Number(value + 1), Number(value - 1), Number(value * 10 + 1))
-        case Text(value):
-            yield from (Text(value + "q"), Text(value[:-1]))
+        case ast.Number(value):
+            yield from (ast.Number(value + 1), ast.Number(value - 1), ast.Number(value * 10 + 1))
+        case ast.Text(value):
+            yield from (ast.Text(value + "q"), ast.Text(value[:-1]))
         case str():
             yield from _NEIGHBOURS.get(node, ())
         case tuple():
@@ -241,13 +241,13 @@ def _field_changes(node: Any) -> Iterator[Any]:
 
 
 @lru_cache(maxsize=64)
-def _constants(document: Document | ClassDocument) -> tuple[list[int | float], list[str]]:
+def _constants(document: ast.Document | ast.ClassDocument) -> tuple[list[int | float], list[str]]:
     """The numbers and texts a document speaks of."""
-    numbers = [part.value for part in _walk(document) if isinstance(part, Number)]
-    return numbers or [5], [part.value for part in _walk(document) if isinstance(part, Text)] or ["ab"]
+    numbers = [part.value for part in _walk(document) if isinstance(part, ast.Number)]
+    return numbers or [5], [part.value for part in _walk(document) if isinstance(part, ast.Text)] or ["ab"]
 
 
-def _value(kind: str, document: Document | ClassDocument, rng: Random) -> Any:
+def _value(kind: str, document: ast.Document | ast.ClassDocument, rng: Random) -> Any:
     numbers, texts = _constants(document)
     match kind:
         case "int":

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
+from iccm_assets.reference import document as ast
 from iccm_assets.reference import words
-from iccm_assets.reference.document import ClassDocument
 from iccm_assets.reference.generator import generate, rewritten, shape, sketch
 from iccm_assets.reference.language import parse, render
 from iccm_assets.reference.readers import READERS
@@ -74,7 +74,7 @@ def test_the_requirements_use_no_name_or_constant_that_the_code_does_not_show(fa
 @pytest.mark.parametrize("families", [BASE_FAMILIES, NEW_FAMILIES])
 def test_there_are_classes_with_state_among_base_and_new_families(families: tuple[str, ...]) -> None:
     drafts = [sketch(family, Random(1)).draft for family in families]
-    assert [one for one in drafts if isinstance(one.document, ClassDocument)]
+    assert [one for one in drafts if isinstance(one.document, ast.ClassDocument)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,9 +86,9 @@ def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
         cases = json.dumps(example.test_suite["cases"], ensure_ascii=False)
         edges = {json.dumps(value, ensure_ascii=False) for values in EDGES.values() for value in values}
         inputs = re.findall(r'"args": (\[.*?\])(?=, "(?:expect|raises|steps)")', cases)
-        takes_nothing = '"args": []' in cases and isinstance(example.document, ClassDocument)
+        takes_nothing = '"args": []' in cases and isinstance(example.document, ast.ClassDocument)
         assert takes_nothing or any(edge in given for given in inputs for edge in edges), cases
-        if "raise" in example.requirements and not isinstance(example.document, ClassDocument):
+        if "raise" in example.requirements and not isinstance(example.document, ast.ClassDocument):
             assert '"raises"' in cases or family in {"pricing", "forms"}, example.requirements
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from iccm_assets.reference.document import Always, Chain, Document, Name, Number, Return, Step
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, parse, render, sentences
 from iccm_assets.reference.oracle import Raised, Undefined, run
 from iccm_assets_tests.reference.strategies import documents
@@ -19,7 +19,7 @@ LADDER = (
 
 @settings(max_examples=300, deadline=None)
 @given(documents)
-def test_parsing_a_rendered_document_gives_the_document_back(document: Document) -> None:
+def test_parsing_a_rendered_document_gives_the_document_back(document: ast.Document) -> None:
     back = parse(render(document))
     assert back == document
     assert repr(back) == repr(document)  # 1 == True == 1.0 in Python, but not here
@@ -64,5 +64,7 @@ def test_text_outside_the_language_is_refused_by_name(text: str) -> None:
 
 
 def test_negative_numbers_and_no_parameters_are_written_plainly() -> None:
-    document = Document("f", (), (Always(Return(Chain(Number(-3), (Step("plus", Name("x")),)))),))
+    document = ast.Document(
+        "f", (), (ast.Always(ast.Return(ast.Chain(ast.Number(-3), (ast.Step("plus", ast.Name("x")),)))),)
+    )
     assert render(document) == "The function `f` shall take nothing. It shall return -3 plus `x`."

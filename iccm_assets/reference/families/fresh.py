@@ -5,31 +5,7 @@ from __future__ import annotations
 
 from random import Random
 
-from iccm_assets.reference.document import (
-    Always,
-    Chain,
-    Compare,
-    Condition,
-    Document,
-    Each,
-    Empty,
-    EndItem,
-    Item,
-    Keep,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Raise,
-    Return,
-    Start,
-    Statement,
-    Step,
-    Test,
-    Text,
-    Total,
-    When,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
@@ -55,40 +31,40 @@ def _cycle(rng: Random, words: Lexicon) -> Draft:
     """A number goes round: its remainder decides, or is the answer."""
     name = words.number_name()
     size = rng.randint(3, 30)
-    statements: list[Statement] = [*negative_guard(rng, name, 0.4)]
+    statements: list[ast.Statement] = [*negative_guard(rng, name, 0.4)]
     if rng.random() < 0.5:
-        steps = [Step("modulo", Number(size))]
+        steps = [ast.Step("modulo", ast.Number(size))]
         if rng.random() < 0.7:
-            steps.insert(0, Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
+            steps.insert(0, ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
         if rng.random() < 0.5:
-            steps.append(Step(rng.choice(("plus", "times")), Number(rng.randint(2, 40))))
-        statements.append(Always(Return(Chain(Name(name), tuple(steps)))))
+            steps.append(ast.Step(rng.choice(("plus", "times")), ast.Number(rng.randint(2, 40))))
+        statements.append(ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps)))))
         gives = "int"
     else:
         rests = rng.sample(range(min(size, 5)), rng.choice((1, 2, 2)))
         results = [words.label() for _ in rests]
         op = rng.choice(("is", "is", "is less than"))
         rests = sorted(rest + (op != "is") for rest in rests)
-        left = Chain(Name(name), (Step("modulo", Number(size)),))
+        left = ast.Chain(ast.Name(name), (ast.Step("modulo", ast.Number(size)),))
         for rest, result in zip(rests, results, strict=True):
-            test = Compare(left, op, Number(rest))  # type: ignore[arg-type]
-            statements.append(When(Condition((test,)), Return(Chain(Text(result)))))
-        statements.append(Otherwise(Return(Chain(Text(words.label())))))
+            test = ast.Compare(left, op, ast.Number(rest))  # type: ignore[arg-type]
+            statements.append(ast.When(ast.Condition((test,)), ast.Return(ast.Chain(ast.Text(result)))))
+        statements.append(ast.Otherwise(ast.Return(ast.Chain(ast.Text(words.label())))))
         gives = "str"
     return Draft(
-        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("int",), gives
+        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("int",), gives
     )
 
 
-def _write_cycle(document: Document, style: str, rng: Random) -> list[str]:
+def _write_cycle(document: ast.Document, style: str, rng: Random) -> list[str]:
     last = document.statements[-1]
-    if isinstance(last, Otherwise):
+    if isinstance(last, ast.Otherwise):
         return py_branches(document, style, rng)
     lines, _ = py_guards(document, rng)
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Chain)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Chain)
     )
     if style in {"if", "ternary"}:
         return [*lines, f"return {py_chain(last.outcome.value)}"]
@@ -99,52 +75,52 @@ def _write_cycle(document: Document, style: str, rng: Random) -> list[str]:
 def _ledger(rng: Random, words: Lexicon) -> Draft:
     """A total runs along a list."""
     name = words.list_name()
-    statements: list[Statement] = [Start(Number(number(rng)))]
+    statements: list[ast.Statement] = [ast.Start(ast.Number(number(rng)))]
 
-    def amount() -> Chain:
+    def amount() -> ast.Chain:
         roll = rng.random()
         if roll < 0.4:
-            return Chain(Number(rng.randint(1, 20)))
-        steps = (Step("times", Number(rng.randint(2, 9))),) if roll < 0.7 else ()
-        return Chain(Item(), steps)
+            return ast.Chain(ast.Number(rng.randint(1, 20)))
+        steps = (ast.Step("times", ast.Number(rng.randint(2, 9))),) if roll < 0.7 else ()
+        return ast.Chain(ast.Item(), steps)
 
     split = rng.random() < 0.6
-    tests: tuple[Test, ...] = ()
+    tests: tuple[ast.Test, ...] = ()
     if split:
         op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
-        tests = (Compare(Chain(Item()), op, Number(number(rng))),)  # type: ignore[arg-type]
+        tests = (ast.Compare(ast.Chain(ast.Item()), op, ast.Number(number(rng))),)  # type: ignore[arg-type]
     moves = [rng.choice(("add", "add", "subtract")) for _ in range(2)]
     first = amount()
-    if not split and isinstance(first.base, Number):
-        first = Chain(Item(), (Step("times", first.base),))
-    statements.append(Each(Name(name), tests, moves[0], first))  # type: ignore[arg-type]
+    if not split and isinstance(first.base, ast.Number):
+        first = ast.Chain(ast.Item(), (ast.Step("times", first.base),))
+    statements.append(ast.Each(ast.Name(name), tests, moves[0], first))  # type: ignore[arg-type]
     if split and rng.random() < 0.7:
-        statements.append(Each(None, (), moves[1], amount()))  # type: ignore[arg-type]
+        statements.append(ast.Each(None, (), moves[1], amount()))  # type: ignore[arg-type]
     if rng.random() < 0.4:
         side = rng.choice(("at least", "at most"))
         limit = rng.choice((0, number(rng))) if side == "at least" else 100 + number(rng)
-        statements.append(Keep(side, Number(limit)))  # type: ignore[arg-type]
+        statements.append(ast.Keep(side, ast.Number(limit)))  # type: ignore[arg-type]
     steps = (
-        (Step(rng.choice(("plus", "times", "minus")), Number(rng.randint(2, 12))),)
+        (ast.Step(rng.choice(("plus", "times", "minus")), ast.Number(rng.randint(2, 12))),)
         if rng.random() < 0.25
         else ()
     )
-    statements.append(Always(Return(Chain(Total(), steps))))
-    document = Document(words.function_name(), (name,), tuple(statements), words.purpose())
+    statements.append(ast.Always(ast.Return(ast.Chain(ast.Total(), steps))))
+    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
     return Draft(document, ("list[int]",), "int")
 
 
-def _write_ledger(document: Document, style: str, rng: Random) -> list[str]:
+def _write_ledger(document: ast.Document, style: str, rng: Random) -> list[str]:
     total = rng.choice(("total", "balance", "acc", "sum_so_far"))
     item = rng.choice(("x", "item", "v", "move"))
-    start = next(part for part in document.statements if isinstance(part, Start))
-    eaches = [part for part in document.statements if isinstance(part, Each)]
-    keeps = [part for part in document.statements if isinstance(part, Keep)]
+    start = next(part for part in document.statements if isinstance(part, ast.Start))
+    eaches = [part for part in document.statements if isinstance(part, ast.Each)]
+    keeps = [part for part in document.statements if isinstance(part, ast.Keep)]
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Chain)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Chain)
     )
     assert eaches[0].source is not None
     lines = [f"{total} = {start.value.value}", f"for {item} in {eaches[0].source.name}:"]
@@ -179,31 +155,33 @@ def _write_ledger(document: Document, style: str, rng: Random) -> list[str]:
 def _shares(rng: Random, words: Lexicon) -> Draft:
     """A number is divided, by a constant or by another number."""
     name = words.number_name()
-    steps = [Step("divided by", Number(rng.randint(2, 20)))]
+    steps = [ast.Step("divided by", ast.Number(rng.randint(2, 20)))]
     params: tuple[str, ...] = (name,)
     statements = [*negative_guard(rng, name, 0.4)]
     if rng.random() < 0.5:
         other = words.number_name()
         params = (name, other)
-        steps = [Step("divided by", Name(other))]
-        nothing = When(compare(Name(other), "is", 0), ERROR if rng.random() < 0.6 else give(number(rng)))
+        steps = [ast.Step("divided by", ast.Name(other))]
+        nothing = ast.When(
+            compare(ast.Name(other), "is", 0), ERROR if rng.random() < 0.6 else give(number(rng))
+        )
         statements = [nothing]
     if rng.random() < 0.5:
-        steps.insert(0, Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
+        steps.insert(0, ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
     if rng.random() < 0.5:
-        steps.append(Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 40))))
-    ending = Always(Return(Chain(Name(name), tuple(steps))))
-    document = Document(words.function_name(), params, (*statements, ending), words.purpose())
+        steps.append(ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
+    ending = ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps))))
+    document = ast.Document(words.function_name(), params, (*statements, ending), words.purpose())
     return Draft(document, tuple("int" for _ in params), "int")
 
 
-def _write_shares(document: Document, style: str, rng: Random) -> list[str]:
+def _write_shares(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines = []
     for part in document.statements[:-1]:
-        assert isinstance(part, When)
+        assert isinstance(part, ast.When)
         lines += [f"if {py_condition(part.condition, rng)}:", INDENT + py_outcome(part.outcome, rng)]
     last = document.statements[-1]
-    assert isinstance(last, Always)
+    assert isinstance(last, ast.Always)
     code = py_value(last.outcome)
     if style == "plain":
         return [*lines, f"return {code}"]
@@ -220,18 +198,18 @@ def _rules(rng: Random, words: Lexicon) -> Draft:
         label = words.label()
         labels += [label] if label not in labels else []
 
-    def condition() -> Condition:
+    def condition() -> ast.Condition:
         tests = tuple(
-            Compare(Chain(Name(name)), rng.choice(ops), Number(number(rng, 1)))  # type: ignore[arg-type]
+            ast.Compare(ast.Chain(ast.Name(name)), rng.choice(ops), ast.Number(number(rng, 1)))  # type: ignore[arg-type]
             for name in params
         )
-        return Condition(tests, rng.choice(("and", "or")))
+        return ast.Condition(tests, rng.choice(("and", "or")))
 
-    statements: list[Statement] = [
-        When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]
+    statements: list[ast.Statement] = [
+        ast.When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]
     ]
-    statements.append(Otherwise(give(labels[-1])))
-    document = Document(words.function_name(), params, tuple(statements), words.purpose())
+    statements.append(ast.Otherwise(give(labels[-1])))
+    document = ast.Document(words.function_name(), params, tuple(statements), words.purpose())
     return Draft(document, ("int", "int"), "str")
 
 
@@ -239,35 +217,35 @@ def _ends(rng: Random, words: Lexicon) -> Draft:
     """The first or the last element of a list."""
     name, other = words.list_name(), words.number_name()
     kind = rng.choice(("int", "str"))
-    empty = Condition((Empty(Chain(Name(name))),))
+    empty = ast.Condition((ast.Empty(ast.Chain(ast.Name(name))),))
     instead = give(number(rng)) if kind == "int" else give(words.label())
-    outcome = Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else instead
-    statements: list[Statement] = [When(empty, outcome)]
-    order = [Return(EndItem(end, Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
+    outcome = ast.Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else instead
+    statements: list[ast.Statement] = [ast.When(empty, outcome)]
+    order = [ast.Return(ast.EndItem(end, ast.Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
     params: tuple[str, ...] = (name,)
     if rng.random() < 0.6:
         params = (name, other)
         op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
-        statements += [When(compare(Name(other), op, number(rng)), order[0]), Otherwise(order[1])]
+        statements += [ast.When(compare(ast.Name(other), op, number(rng)), order[0]), ast.Otherwise(order[1])]
     else:
-        statements.append(Always(order[0]))
-    document = Document(words.function_name(), params, tuple(statements), words.purpose())
+        statements.append(ast.Always(order[0]))
+    document = ast.Document(words.function_name(), params, tuple(statements), words.purpose())
     return Draft(document, (f"list[{kind}]", "int")[: len(params)], kind)
 
 
-def _write_ends(document: Document, style: str, rng: Random) -> list[str]:
-    def value(outcome: Outcome) -> str:
-        assert isinstance(outcome, Return) and isinstance(outcome.value, EndItem)
+def _write_ends(document: ast.Document, style: str, rng: Random) -> list[str]:
+    def value(outcome: ast.Outcome) -> str:
+        assert isinstance(outcome, ast.Return) and isinstance(outcome.value, ast.EndItem)
         return f"{py_atom(outcome.value.source)}[{'-1' if outcome.value.end == 'last' else '0'}]"
 
     first, *rest = document.statements
-    assert isinstance(first, When)
+    assert isinstance(first, ast.When)
     lines = [f"if {py_condition(first.condition, rng)}:", INDENT + py_outcome(first.outcome, rng)]
     if len(rest) == 1:
-        assert isinstance(rest[0], Always)
+        assert isinstance(rest[0], ast.Always)
         return [*lines, f"return {value(rest[0].outcome)}"]
     middle, last = rest
-    assert isinstance(middle, When) and isinstance(last, Otherwise)
+    assert isinstance(middle, ast.When) and isinstance(last, ast.Otherwise)
     test = py_condition(middle.condition, rng)
     if style == "ternary":
         return [*lines, f"return {value(middle.outcome)} if {test} else {value(last.outcome)}"]

@@ -4,26 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from iccm_assets.reference.document import (
-    Aggregate,
-    Always,
-    Chain,
-    Compare,
-    Condition,
-    Document,
-    Edit,
-    Empty,
-    Item,
-    Items,
-    Name,
-    Number,
-    Return,
-    Statement,
-    Step,
-    Test,
-    Text,
-    When,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
@@ -41,53 +22,55 @@ from iccm_assets.reference.words import MARKS, Lexicon
 _ITEM_NAMES = ("x", "item", "v", "one", "n", "e")
 
 
-def _item_test(rng: Random, words: Lexicon, texts: bool) -> Test:
-    item = Chain(Item())
+def _item_test(rng: Random, words: Lexicon, texts: bool) -> ast.Test:
+    item = ast.Chain(ast.Item())
     if not texts:
         op = rng.choice(("is less than", "is at most", "is more than", "is at least", "is not"))
-        return Compare(item, op, Number(number(rng)))  # type: ignore[arg-type]
+        return ast.Compare(item, op, ast.Number(number(rng)))  # type: ignore[arg-type]
     if rng.random() < 0.4:
-        return Compare(item, rng.choice(("is longer than", "is shorter than")), Number(rng.randint(2, 12)))
+        return ast.Compare(
+            item, rng.choice(("is longer than", "is shorter than")), ast.Number(rng.randint(2, 12))
+        )
     op = rng.choice(("starts with", "ends with", "contains", "is not"))
     constant = words.label() if op == "is not" else rng.choice((rng.choice(MARKS), words.label()[:3]))
-    return Compare(item, op, Text(constant))  # type: ignore[arg-type]
+    return ast.Compare(item, op, ast.Text(constant))  # type: ignore[arg-type]
 
 
-def _guard(rng: Random, name: str, outcomes: tuple[int, ...]) -> list[Statement]:
+def _guard(rng: Random, name: str, outcomes: tuple[int, ...]) -> list[ast.Statement]:
     """Sometimes a rule of its own for an empty or an over-long list."""
     if rng.random() < 0.7:
         return []
     if rng.random() < 0.5:
         outcome = ERROR if rng.random() < 0.5 or not outcomes else give(rng.choice(outcomes))
-        return [When(Condition((Empty(Chain(Name(name))),)), outcome)]
-    return [When(compare(Name(name), "is longer than", rng.randint(3, 7)), ERROR)]
+        return [ast.When(ast.Condition((ast.Empty(ast.Chain(ast.Name(name))),)), outcome)]
+    return [ast.When(compare(ast.Name(name), "is longer than", rng.randint(3, 7)), ERROR)]
 
 
 def _sieve(rng: Random, words: Lexicon) -> Draft:
     """Some elements of a list, changed and ordered."""
     name = words.list_name()
     texts = rng.random() < 0.35
-    tests: tuple[Test, ...] = (_item_test(rng, words, texts),)
+    tests: tuple[ast.Test, ...] = (_item_test(rng, words, texts),)
     if rng.random() < 0.2:
         tests += (_item_test(rng, words, texts),)
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ast.Step, ...] = ()
     if not texts and rng.random() < 0.55:
-        steps = (Step(rng.choice(("times", "plus", "minus")), Number(rng.randint(2, 20))),)
+        steps = (ast.Step(rng.choice(("times", "plus", "minus")), ast.Number(rng.randint(2, 20))),)
     pool = [
-        Edit("sorted"),
-        Edit("reversed"),
-        Edit("without repeats"),
-        Edit("cut", (Number(rng.randint(1, 5)),)),
+        ast.Edit("sorted"),
+        ast.Edit("reversed"),
+        ast.Edit("without repeats"),
+        ast.Edit("cut", (ast.Number(rng.randint(1, 5)),)),
     ]
     edits = tuple(rng.sample(pool, rng.choice((0, 1, 1, 2))))
-    value = Items(Name(name), tests, steps, edits)
-    statements = (*_guard(rng, name, ()), Always(Return(value)))
+    value = ast.Items(ast.Name(name), tests, steps, edits)
+    statements = (*_guard(rng, name, ()), ast.Always(ast.Return(value)))
     kind = "list[str]" if texts else "list[int]"
-    return Draft(Document(words.function_name(), (name,), statements, words.purpose()), (kind,), kind)
+    return Draft(ast.Document(words.function_name(), (name,), statements, words.purpose()), (kind,), kind)
 
 
-def _guard_lines(document: Document, rng: Random) -> list[str]:
-    whens = [part for part in document.statements if isinstance(part, When)]
+def _guard_lines(document: ast.Document, rng: Random) -> list[str]:
+    whens = [part for part in document.statements if isinstance(part, ast.When)]
     return [
         line
         for when in whens
@@ -95,13 +78,13 @@ def _guard_lines(document: Document, rng: Random) -> list[str]:
     ]
 
 
-def _write_sieve(document: Document, style: str, rng: Random) -> list[str]:
+def _write_sieve(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines = _guard_lines(document, rng)
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Items)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Items)
     )
     items = last.outcome.value
     item = rng.choice(_ITEM_NAMES)
@@ -131,7 +114,7 @@ def _write_sieve(document: Document, style: str, rng: Random) -> list[str]:
     return [*lines, f"return {_list_edit(out, items.edits[-1]) if items.edits else out}"]
 
 
-def _list_edit(code: str, edit: Edit) -> str:
+def _list_edit(code: str, edit: ast.Edit) -> str:
     match edit.kind:
         case "sorted":
             return f"sorted({code})"
@@ -147,23 +130,23 @@ def _tally(rng: Random, words: Lexicon) -> Draft:
     name = words.list_name()
     kind = rng.choice(("count", "count", "sum", "sum", "largest", "smallest"))
     texts = kind == "count" and rng.random() < 0.5
-    tests: tuple[Test, ...] = (_item_test(rng, words, texts),)
+    tests: tuple[ast.Test, ...] = (_item_test(rng, words, texts),)
     if rng.random() < 0.3:
         tests += (_item_test(rng, words, texts),)
-    default = Number(rng.choice((0, 0, number(rng)))) if kind in {"largest", "smallest"} else None
-    value = Aggregate(kind, Items(Name(name), tests), default)  # type: ignore[arg-type]
-    statements = (*_guard(rng, name, (0, number(rng))), Always(Return(value)))
+    default = ast.Number(rng.choice((0, 0, number(rng)))) if kind in {"largest", "smallest"} else None
+    value = ast.Aggregate(kind, ast.Items(ast.Name(name), tests), default)  # type: ignore[arg-type]
+    statements = (*_guard(rng, name, (0, number(rng))), ast.Always(ast.Return(value)))
     kinds = ("list[str]" if texts else "list[int]",)
-    return Draft(Document(words.function_name(), (name,), statements, words.purpose()), kinds, "int")
+    return Draft(ast.Document(words.function_name(), (name,), statements, words.purpose()), kinds, "int")
 
 
-def _write_tally(document: Document, style: str, rng: Random) -> list[str]:
+def _write_tally(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines = _guard_lines(document, rng)
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Aggregate)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Aggregate)
     )
     aggregate = last.outcome.value
     item = rng.choice(_ITEM_NAMES)

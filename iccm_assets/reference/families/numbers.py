@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from iccm_assets.reference.document import (
-    Always,
-    Between,
-    Chain,
-    Condition,
-    Document,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Return,
-    Statement,
-    Step,
-    When,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
@@ -50,12 +36,13 @@ def _tiers(rng: Random, words: Lexicon) -> Draft:
         steps.reverse()
     texts = rng.random() < 0.5
     results: list[int | str] = list(_labels(words, count + 1)) if texts else list(distinct(rng, count + 1))
-    statements: list[Statement] = [*negative_guard(rng, name)] if rising else []
+    statements: list[ast.Statement] = [*negative_guard(rng, name)] if rising else []
     statements += [
-        When(compare(Name(name), op, step), give(out)) for step, out in zip(steps, results, strict=False)
+        ast.When(compare(ast.Name(name), op, step), give(out))
+        for step, out in zip(steps, results, strict=False)
     ]
-    statements.append(Otherwise(give(results[-1]) if rng.random() < 0.9 else ERROR))
-    document = Document(words.function_name(), (name,), tuple(statements), words.purpose())
+    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.9 else ERROR))
+    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
     return Draft(document, ("int",), "str" if texts else "int")
 
 
@@ -78,12 +65,15 @@ def _bands(rng: Random, words: Lexicon) -> Draft:
         bands.reverse()
     texts = rng.random() < 0.5
     results: list[int | str] = list(_labels(words, count + 1)) if texts else list(distinct(rng, count + 1))
-    statements: list[Statement] = [
-        When(Condition((Between(Chain(Name(name)), Number(low), Number(high)),)), give(out))
+    statements: list[ast.Statement] = [
+        ast.When(
+            ast.Condition((ast.Between(ast.Chain(ast.Name(name)), ast.Number(low), ast.Number(high)),)),
+            give(out),
+        )
         for (low, high), out in zip(bands, results, strict=False)
     ]
-    statements.append(Otherwise(give(results[-1]) if rng.random() < 0.7 else ERROR))
-    document = Document(words.function_name(), (name,), tuple(statements), words.purpose())
+    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.7 else ERROR))
+    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
     return Draft(document, ("int",), "str" if texts else "int")
 
 
@@ -91,30 +81,30 @@ def _limits(rng: Random, words: Lexicon) -> Draft:
     """A scaled number is kept between limits."""
     name = words.number_name()
     low, high = ladder(rng, 2)
-    steps: list[Step] = []
+    steps: list[ast.Step] = []
     if rng.random() < 0.75:
-        steps.append(Step("times", Number(rng.randint(2, 9))))
+        steps.append(ast.Step("times", ast.Number(rng.randint(2, 9))))
     if rng.random() < 0.75 or not steps:
-        steps.append(Step(rng.choice(("plus", "minus")), Number(rng.randint(1, 40))))
+        steps.append(ast.Step(rng.choice(("plus", "minus")), ast.Number(rng.randint(1, 40))))
     if rng.random() < 0.3:
         steps.reverse()
     ends = rng.choice(("both", "both", "low", "high"))
-    value = Limited(
-        Chain(Name(name), tuple(steps)),
-        Number(low) if ends != "high" else None,
-        Number(high) if ends != "low" else None,
+    value = ast.Limited(
+        ast.Chain(ast.Name(name), tuple(steps)),
+        ast.Number(low) if ends != "high" else None,
+        ast.Number(high) if ends != "low" else None,
     )
-    statements: tuple[Statement, ...] = (*negative_guard(rng, name), Always(Return(value)))
-    return Draft(Document(words.function_name(), (name,), statements, words.purpose()), ("int",), "int")
+    statements: tuple[ast.Statement, ...] = (*negative_guard(rng, name), ast.Always(ast.Return(value)))
+    return Draft(ast.Document(words.function_name(), (name,), statements, words.purpose()), ("int",), "int")
 
 
-def _write_limits(document: Document, style: str, rng: Random) -> list[str]:
+def _write_limits(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines, _ = py_guards(document, rng)
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Limited)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Limited)
     )
     limited = last.outcome.value
     low, high = limited.low, limited.high
@@ -147,33 +137,39 @@ def _pricing(rng: Random, words: Lexicon) -> Draft:
     """Two numbers are combined, differently when one of them passes a threshold."""
     first, second = words.number_name(), words.number_name()
 
-    def formula() -> Return:
+    def formula() -> ast.Return:
         one, two = (first, second) if rng.random() < 0.6 else (second, first)
         steps = (
-            [Step(rng.choice(("times", "times", "plus", "minus")), Name(two))] if rng.random() < 0.7 else []
+            [ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Name(two))]
+            if rng.random() < 0.7
+            else []
         )
         if not steps or rng.random() < 0.7:
-            steps.append(Step(rng.choice(("plus", "minus", "times")), Number(rng.randint(2, 30))))
+            steps.append(ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 30))))
         if rng.random() < 0.2:
             steps.reverse()
-        return Return(Chain(Name(one), tuple(steps)))
+        return ast.Return(ast.Chain(ast.Name(one), tuple(steps)))
 
     ops = ("is less than", "is at most", "is more than", "is at least")
-    statements: list[Statement] = [*negative_guard(rng, rng.choice((first, second)), 0.25)]
-    seen: list[Return] = []
+    statements: list[ast.Statement] = [*negative_guard(rng, rng.choice((first, second)), 0.25)]
+    seen: list[ast.Return] = []
     for _ in range(rng.choice((1, 1, 2))):
         statements.append(
-            When(compare(Name(rng.choice((first, second))), rng.choice(ops), number(rng, 2)), formula())
+            ast.When(
+                compare(ast.Name(rng.choice((first, second))), rng.choice(ops), number(rng, 2)), formula()
+            )
         )
     for _ in range(20):
         last = formula()
         seen = [
-            part.outcome for part in statements if isinstance(part, When) and isinstance(part.outcome, Return)
+            part.outcome
+            for part in statements
+            if isinstance(part, ast.When) and isinstance(part.outcome, ast.Return)
         ]
         if last not in seen:
             break
-    statements.append(Otherwise(last))
-    document = Document(words.function_name(), (first, second), tuple(statements), words.purpose())
+    statements.append(ast.Otherwise(last))
+    document = ast.Document(words.function_name(), (first, second), tuple(statements), words.purpose())
     return Draft(document, ("int", "int"), "int")
 
 
@@ -186,34 +182,35 @@ def _codes(rng: Random, words: Lexicon) -> Draft:
     if rng.random() < 0.25:
         results = []
         results += [label for label in _labels(words, 2 * count + 1) if label not in keys][: count + 1]
-    statements: list[Statement] = [
-        When(compare(Name(name), "is", key), give(result)) for key, result in zip(keys, results, strict=False)
+    statements: list[ast.Statement] = [
+        ast.When(compare(ast.Name(name), "is", key), give(result))
+        for key, result in zip(keys, results, strict=False)
     ]
-    statements.append(Otherwise(give(results[-1]) if rng.random() < 0.65 else ERROR))
+    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.65 else ERROR))
     gives = "str" if isinstance(results[0], str) else "int"
     return Draft(
-        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), gives
+        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), gives
     )
 
 
-def _write_codes(document: Document, style: str, rng: Random) -> list[str]:
+def _write_codes(document: ast.Document, style: str, rng: Random) -> list[str]:
     if style != "dict":
         return py_branches(document, style, rng)
     table = {}
     for part in document.statements[:-1]:
         assert (
-            isinstance(part, When)
-            and isinstance(part.outcome, Return)
-            and isinstance(part.outcome.value, Chain)
+            isinstance(part, ast.When)
+            and isinstance(part.outcome, ast.Return)
+            and isinstance(part.outcome.value, ast.Chain)
         )
         test = part.condition.tests[0]
         table[test.right.value] = part.outcome.value.base.value  # type: ignore[union-attr]
     last = document.statements[-1]
-    assert isinstance(last, Otherwise)
+    assert isinstance(last, ast.Otherwise)
     name = document.params[0]
     lines = [f"table = {table!r}"]
-    if isinstance(last.outcome, Return):
-        assert isinstance(last.outcome.value, Chain)
+    if isinstance(last.outcome, ast.Return):
+        assert isinstance(last.outcome.value, ast.Chain)
         return [*lines, f"return table.get({name}, {py_chain(last.outcome.value)})"]
     return [*lines, f"if {name} not in table:", f"{INDENT}raise ValueError", f"return table[{name}]"]
 

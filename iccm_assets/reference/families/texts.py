@@ -4,28 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from iccm_assets.reference.document import (
-    Always,
-    Between,
-    Chain,
-    Compare,
-    Condition,
-    Document,
-    Edit,
-    Edited,
-    Empty,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Raise,
-    Return,
-    Statement,
-    Test,
-    Text,
-    When,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
@@ -47,37 +26,39 @@ def _cleaning(rng: Random, words: Lexicon) -> Draft:
     """A text is cleaned in several steps."""
     name = words.text_name()
     mark, other = rng.sample(MARKS, 2)
-    case = Edit(rng.choice(("in lower case", "in lower case", "in upper case", "capitalised")))
+    case = ast.Edit(rng.choice(("in lower case", "in lower case", "in upper case", "capitalised")))
     end = rng.choice(("in front", "at the end"))
     affix = words.label() + rng.choice((mark, other, ""))
     pool = [
-        Edit("stripped"),
+        ast.Edit("stripped"),
         case,
-        Edit("replaced", (Text(rng.choice((" ", mark, mark))), Text(rng.choice(("", other, other))))),
-        Edit("cut", (Number(rng.randint(2, 24)),)),
-        Edit(end, (Text(affix),)),  # type: ignore[arg-type]
+        ast.Edit(
+            "replaced", (ast.Text(rng.choice((" ", mark, mark))), ast.Text(rng.choice(("", other, other))))
+        ),
+        ast.Edit("cut", (ast.Number(rng.randint(2, 24)),)),
+        ast.Edit(end, (ast.Text(affix),)),  # type: ignore[arg-type]
     ]
     edits = rng.sample(pool, rng.choice((2, 2, 3, 3, 4)))
-    statements: list[Statement] = []
+    statements: list[ast.Statement] = []
     if rng.random() < 0.3:
         outcome = ERROR if rng.random() < 0.5 else give(words.label())
-        statements.append(When(Condition((Empty(Chain(Name(name))),)), outcome))
-    statements.append(Always(Return(Edited(Name(name), tuple(edits)))))
+        statements.append(ast.When(ast.Condition((ast.Empty(ast.Chain(ast.Name(name))),)), outcome))
+    statements.append(ast.Always(ast.Return(ast.Edited(ast.Name(name), tuple(edits)))))
     return Draft(
-        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
+        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
     )
 
 
-def _write_cleaning(document: Document, style: str, rng: Random) -> list[str]:
+def _write_cleaning(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines, whens = py_guards(document, rng)
     for when in whens:
         test = py_test(when.condition.tests[0], rng)
         lines += [f"if {test}:", INDENT + py_outcome(when.outcome, rng)]
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Edited)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Edited)
     )
     code = document.params[0]
     var = rng.choice(("text", "out", "result")) if style == "renamed" else code
@@ -97,42 +78,42 @@ def _forms(rng: Random, words: Lexicon) -> Draft:
     name = words.text_name()
     count = rng.choice((1, 1, 2))
     pool = [
-        Edit(rng.choice(("stripped", "in lower case", "in upper case", "capitalised"))),
-        Edit("replaced", (Text(rng.choice((" ", *MARKS))), Text(rng.choice(("", *MARKS))))),
-        Edit("cut", (Number(rng.randint(1, 20)),)),
-        Edit("in front", (Text(words.label() + rng.choice(MARKS)),)),
-        Edit("at the end", (Text(rng.choice(MARKS) + words.label()),)),
+        ast.Edit(rng.choice(("stripped", "in lower case", "in upper case", "capitalised"))),
+        ast.Edit("replaced", (ast.Text(rng.choice((" ", *MARKS))), ast.Text(rng.choice(("", *MARKS))))),
+        ast.Edit("cut", (ast.Number(rng.randint(1, 20)),)),
+        ast.Edit("in front", (ast.Text(words.label() + rng.choice(MARKS)),)),
+        ast.Edit("at the end", (ast.Text(rng.choice(MARKS) + words.label()),)),
     ]
-    outcomes = [Return(Edited(Name(name), (edit,))) for edit in rng.sample(pool, count + 1)]
-    tests: list[Test] = []
+    outcomes = [ast.Return(ast.Edited(ast.Name(name), (edit,))) for edit in rng.sample(pool, count + 1)]
+    tests: list[ast.Test] = []
     while len(tests) < count:
         test = _text_test(rng, words, name)
         tests += [test] if test not in tests else []
-    statements: list[Statement] = [
-        When(Condition((test,)), ERROR if rng.random() < 0.12 else outcome)
+    statements: list[ast.Statement] = [
+        ast.When(ast.Condition((test,)), ERROR if rng.random() < 0.12 else outcome)
         for test, outcome in zip(tests, outcomes, strict=False)
     ]
-    statements.append(Otherwise(outcomes[-1]))
+    statements.append(ast.Otherwise(outcomes[-1]))
     return Draft(
-        Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
+        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), "str"
     )
 
 
-def _write_forms(document: Document, style: str, rng: Random) -> list[str]:
-    def value(outcome: Outcome) -> str:
-        assert isinstance(outcome, Return) and isinstance(outcome.value, Edited)
+def _write_forms(document: ast.Document, style: str, rng: Random) -> list[str]:
+    def value(outcome: ast.Outcome) -> str:
+        assert isinstance(outcome, ast.Return) and isinstance(outcome.value, ast.Edited)
         return py_edit(outcome.value.base.name, outcome.value.edits[0])
 
     lines, whens = py_guards(document, rng)
     last = document.statements[-1]
-    assert isinstance(last, Otherwise)
-    if style == "ternary" and not any(isinstance(when.outcome, Raise) for when in whens):
+    assert isinstance(last, ast.Otherwise)
+    if style == "ternary" and not any(isinstance(when.outcome, ast.Raise) for when in whens):
         parts = [f"({value(when.outcome)}) if {py_condition(when.condition, rng)}" for when in whens]
         return [*lines, "return " + " else ".join((*parts, value(last.outcome)))]
     var = document.params[0]
     for when in whens:
         lines.append(f"if {py_condition(when.condition, rng)}:")
-        if isinstance(when.outcome, Raise):
+        if isinstance(when.outcome, ast.Raise):
             lines.append(INDENT + py_outcome(when.outcome, rng))
         elif style == "renamed" and when is whens[-1]:
             return [*lines, f"{INDENT}{var} = {value(when.outcome)}", "else:",
@@ -142,21 +123,21 @@ def _write_forms(document: Document, style: str, rng: Random) -> list[str]:
     return [*lines, f"return {value(last.outcome)}"]
 
 
-def _number_test(rng: Random, name: str) -> Test:
+def _number_test(rng: Random, name: str) -> ast.Test:
     if rng.random() < 0.3:
         low, high = ladder(rng, 2)
-        return Between(Chain(Name(name)), Number(low), Number(high))
+        return ast.Between(ast.Chain(ast.Name(name)), ast.Number(low), ast.Number(high))
     op = rng.choice(("is less than", "is at most", "is more than", "is at least", "is not"))
-    return Compare(Chain(Name(name)), op, Number(number(rng, 1)))  # type: ignore[arg-type]
+    return ast.Compare(ast.Chain(ast.Name(name)), op, ast.Number(number(rng, 1)))  # type: ignore[arg-type]
 
 
-def _text_test(rng: Random, words: Lexicon, name: str) -> Test:
+def _text_test(rng: Random, words: Lexicon, name: str) -> ast.Test:
     if rng.random() < 0.4:
         op = rng.choice(("is longer than", "is shorter than"))
-        return Compare(Chain(Name(name)), op, Number(rng.randint(2, 20)))  # type: ignore[arg-type]
+        return ast.Compare(ast.Chain(ast.Name(name)), op, ast.Number(rng.randint(2, 20)))  # type: ignore[arg-type]
     op = rng.choice(("starts with", "ends with", "contains", "is"))
     constant = words.label() if op == "is" else rng.choice((rng.choice(MARKS), words.label()[:3]))
-    return Compare(Chain(Name(name)), op, Text(constant))  # type: ignore[arg-type]
+    return ast.Compare(ast.Chain(ast.Name(name)), op, ast.Text(constant))  # type: ignore[arg-type]
 
 
 def _checks(rng: Random, words: Lexicon) -> Draft:
@@ -167,17 +148,19 @@ def _checks(rng: Random, words: Lexicon) -> Draft:
         _number_test(rng, name) if kind == "int" else _text_test(rng, words, name)
         for name, kind in zip(params, kinds, strict=True)
     )
-    condition = Condition(tests, rng.choice(("and", "or")))
-    document = Document(words.function_name(), params, (Always(Return(Whether(condition))),), words.purpose())
+    condition = ast.Condition(tests, rng.choice(("and", "or")))
+    document = ast.Document(
+        words.function_name(), params, (ast.Always(ast.Return(ast.Whether(condition))),), words.purpose()
+    )
     return Draft(document, kinds, "bool")
 
 
-def _write_checks(document: Document, style: str, rng: Random) -> list[str]:
+def _write_checks(document: ast.Document, style: str, rng: Random) -> list[str]:
     last = document.statements[-1]
     assert (
-        isinstance(last, Always)
-        and isinstance(last.outcome, Return)
-        and isinstance(last.outcome.value, Whether)
+        isinstance(last, ast.Always)
+        and isinstance(last.outcome, ast.Return)
+        and isinstance(last.outcome.value, ast.Whether)
     )
     condition = last.outcome.value.condition
     tests = [py_test(test, rng) for test in condition.tests]

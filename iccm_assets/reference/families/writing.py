@@ -10,32 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from iccm_assets.reference.document import (
-    Atom,
-    Between,
-    Chain,
-    ClassDocument,
-    Compare,
-    Condition,
-    Document,
-    Edit,
-    Empty,
-    Item,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Return,
-    Size,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.words import Lexicon
 
 INDENT = "    "
@@ -54,7 +29,7 @@ class Draft:
     ``gives`` is what a function returns; for a class ``method_kinds`` has its methods' parameters.
     """
 
-    document: Document | ClassDocument
+    document: ast.Document | ast.ClassDocument
     kinds: tuple[str, ...]
     gives: str = ""
     method_kinds: tuple[tuple[str, ...], ...] = ()
@@ -103,61 +78,62 @@ def distinct(rng: Random, count: int, low: int = 0, high: int = 99) -> list[int]
     return values
 
 
-def compare(left: Atom, op: str, right: int | str) -> Condition:
+def compare(left: ast.Atom, op: str, right: int | str) -> ast.Condition:
     """A condition of one comparison with a constant."""
-    constant = Text(right) if isinstance(right, str) else Number(right)
-    return Condition((Compare(Chain(left), op, constant),))  # type: ignore[arg-type]
+    constant = ast.Text(right) if isinstance(right, str) else ast.Number(right)
+    return ast.Condition((ast.Compare(ast.Chain(left), op, constant),))  # type: ignore[arg-type]
 
 
-def give(value: int | str) -> Return:
+def give(value: int | str) -> ast.Return:
     """The outcome that returns a constant."""
-    return Return(Chain(Text(value) if isinstance(value, str) else Number(value)))
+    return ast.Return(ast.Chain(ast.Text(value) if isinstance(value, str) else ast.Number(value)))
 
 
-def negative_guard(rng: Random, name: str, chance: float = 0.35) -> tuple[When, ...]:
+def negative_guard(rng: Random, name: str, chance: float = 0.35) -> tuple[ast.When, ...]:
     """Sometimes: numbers below a small constant raise ValueError."""
     if rng.random() >= chance:
         return ()
     return (
-        When(
-            compare(Name(name), rng.choice(("is less than", "is at most")), rng.choice((0, 0, 1, 2))), ERROR
+        ast.When(
+            compare(ast.Name(name), rng.choice(("is less than", "is at most")), rng.choice((0, 0, 1, 2))),
+            ERROR,
         ),
     )
 
 
-ERROR = Raise("ValueError")
+ERROR = ast.Raise("ValueError")
 
 
 # ---- Python
 
 
-def py_atom(atom: Atom, item: str = "item", total: str = "total") -> str:
+def py_atom(atom: ast.Atom, item: str = "item", total: str = "total") -> str:
     """An atom as Python."""
     match atom:
-        case Number(value):
+        case ast.Number(value):
             return repr(value)
-        case Text(value):
+        case ast.Text(value):
             return repr(value)
-        case Truth(value):
+        case ast.Truth(value):
             return repr(value)
-        case Name(name):
+        case ast.Name(name):
             return name
-        case Item():
+        case ast.Item():
             return item
-        case Total():
+        case ast.Total():
             return total
-        case Own(name):
+        case ast.Own(name):
             return f"self.{name}"
-        case Size(of):
+        case ast.Size(of):
             return f"len({py_atom(of)})"
 
 
-def py_chain(chain: Chain, item: str = "item", total: str = "total") -> str:
+def py_chain(chain: ast.Chain, item: str = "item", total: str = "total") -> str:
     """Arithmetic as Python, with the brackets that reading from left to right needs."""
     return py_steps(py_atom(chain.base, item, total), chain.steps, item, total)
 
 
-def py_steps(code: str, steps: tuple[Step, ...], item: str = "item", total: str = "total") -> str:
+def py_steps(code: str, steps: tuple[ast.Step, ...], item: str = "item", total: str = "total") -> str:
     """The steps of a chain applied to a piece of code that needs no brackets itself."""
     loosest = 9
     for step in steps:
@@ -168,18 +144,18 @@ def py_steps(code: str, steps: tuple[Step, ...], item: str = "item", total: str 
     return code
 
 
-def py_test(test: Test, rng: Random, item: str = "item", total: str = "total") -> str:
+def py_test(test: ast.Test, rng: Random, item: str = "item", total: str = "total") -> str:
     """One test as Python, in one of the usual spellings."""
     left = py_chain(test.left, item, total)
     match test:
-        case Empty():
+        case ast.Empty():
             return rng.choice((f"not {left}", f"len({left}) == 0"))
-        case Between(_, low, high):
+        case ast.Between(_, low, high):
             ends = py_atom(low), py_atom(high)
             return rng.choice(
                 (f"{ends[0]} <= {left} <= {ends[1]}", f"{left} >= {ends[0]} and {left} <= {ends[1]}")
             )
-        case Compare(_, op, right):
+        case ast.Compare(_, op, right):
             value = py_atom(right, item, total)
             match op:
                 case "is longer than":
@@ -195,7 +171,7 @@ def py_test(test: Test, rng: Random, item: str = "item", total: str = "total") -
             return f"{left} {_RELATIONS[op]} {value}"
 
 
-def py_edit(code: str, edit: Edit) -> str:
+def py_edit(code: str, edit: ast.Edit) -> str:
     """A change to a text as Python."""
     args = [repr(arg.value) for arg in edit.args]
     simple = code if "+" not in code.replace("'+'", "") else f"({code})"
@@ -217,51 +193,51 @@ def py_edit(code: str, edit: Edit) -> str:
     return f"{code} + {args[0]}"
 
 
-def yoda(condition: Condition, rng: Random) -> str:
+def yoda(condition: ast.Condition, rng: Random) -> str:
     """A condition of one comparison with the constant in front, where that can be said."""
     (test,) = condition.tests
-    if not isinstance(test, Compare) or test.op not in _RELATIONS:
+    if not isinstance(test, ast.Compare) or test.op not in _RELATIONS:
         return py_condition(condition, rng)
     mirrored = _RELATIONS[test.op].translate(str.maketrans("<>", "><"))
     return f"{py_atom(test.right)} {mirrored} {py_chain(test.left)}"
 
 
-def py_condition(condition: Condition, rng: Random) -> str:
+def py_condition(condition: ast.Condition, rng: Random) -> str:
     """A condition as Python."""
     return f" {condition.joiner} ".join(py_test(test, rng) for test in condition.tests)
 
 
-def py_value(outcome: Outcome) -> str:
+def py_value(outcome: ast.Outcome) -> str:
     """The Python of an outcome that returns arithmetic."""
-    assert isinstance(outcome, Return) and isinstance(outcome.value, Chain)
+    assert isinstance(outcome, ast.Return) and isinstance(outcome.value, ast.Chain)
     return py_chain(outcome.value)
 
 
-def py_outcome(outcome: Outcome, rng: Random) -> str:
+def py_outcome(outcome: ast.Outcome, rng: Random) -> str:
     """A return or raise statement."""
-    if isinstance(outcome, Raise):
+    if isinstance(outcome, ast.Raise):
         return f"raise {outcome.error}" + rng.choice(("", "", "('bad value')", "('not allowed')"))
     return f"return {py_value(outcome)}"
 
 
-def py_guards(document: Document, rng: Random) -> tuple[list[str], tuple[When, ...]]:
+def py_guards(document: ast.Document, rng: Random) -> tuple[list[str], tuple[ast.When, ...]]:
     """The lines of the leading checks that raise, and the ``When`` statements after them."""
-    whens = [statement for statement in document.statements if isinstance(statement, When)]
+    whens = [statement for statement in document.statements if isinstance(statement, ast.When)]
     lines: list[str] = []
-    while whens and isinstance(whens[0].outcome, Raise):
+    while whens and isinstance(whens[0].outcome, ast.Raise):
         guard = whens.pop(0)
         lines += [f"if {py_condition(guard.condition, rng)}:", INDENT + py_outcome(guard.outcome, rng)]
     return lines, tuple(whens)
 
 
-def py_branches(document: Document, style: str, rng: Random) -> list[str]:
+def py_branches(document: ast.Document, style: str, rng: Random) -> list[str]:
     """``When``/``Otherwise`` as Python: styles ``if``, ``elif``, ``ternary``, ``result``, ``else``."""
     lines, whens = py_guards(document, rng)
-    last = next(part.outcome for part in document.statements if isinstance(part, Otherwise))
-    if style == "ternary" and not isinstance(last, Raise):
+    last = next(part.outcome for part in document.statements if isinstance(part, ast.Otherwise))
+    if style == "ternary" and not isinstance(last, ast.Raise):
         parts = [f"{py_value(when.outcome)} if {py_condition(when.condition, rng)}" for when in whens]
         return [*lines, "return " + " else ".join([*parts, py_value(last)])]
-    if style == "result" and not isinstance(last, Raise):
+    if style == "result" and not isinstance(last, ast.Raise):
         var = rng.choice(("result", "answer", "out"))
         lines.append(f"{var} = {py_value(last)}")
         word = "if"

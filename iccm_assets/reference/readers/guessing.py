@@ -11,48 +11,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 
-from iccm_assets.reference.document import (
-    Action,
-    Aggregate,
-    Always,
-    Append,
-    Atom,
-    Between,
-    Chain,
-    Compare,
-    Condition,
-    Do,
-    Each,
-    Edit,
-    Edited,
-    Empty,
-    EmptyList,
-    EndItem,
-    Expression,
-    Item,
-    Items,
-    Keep,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Return,
-    Set,
-    Size,
-    Start,
-    Statement,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-    WhenDo,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
 from iccm_assets.reference.readers.opening import ReaderError, checked, find_opening
 
@@ -112,9 +71,9 @@ def read(text: str) -> str:
     return checked(_Writer(opening.name, params).function(statements))
 
 
-def _class(name: str, params: tuple[str, ...], parts: list[Signature | Statement]) -> str:
+def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.Statement]) -> str:
     """Creation and methods, each with what is said after its name; two of one name are put together."""
-    methods: dict[str, tuple[tuple[str, ...], list[Statement]]] = {"__init__": (params, [])}
+    methods: dict[str, tuple[tuple[str, ...], list[ast.Statement]]] = {"__init__": (params, [])}
     current = methods["__init__"]
     for part in parts:
         if not isinstance(part, Signature):
@@ -125,7 +84,7 @@ def _class(name: str, params: tuple[str, ...], parts: list[Signature | Statement
         part.action.target.name
         for _, statements in methods.values()
         for part in statements
-        if isinstance(part, Do | WhenDo) and isinstance(part.action, Set)
+        if isinstance(part, ast.Do | ast.WhenDo) and isinstance(part.action, ast.Set)
     )
     lines = [f"class {name}:"]
     for method, (names, statements) in methods.items():
@@ -133,7 +92,7 @@ def _class(name: str, params: tuple[str, ...], parts: list[Signature | Statement
     return "\n".join(lines) + "\n"
 
 
-def _guess(sentence: str, typical: int) -> Signature | Statement | None:
+def _guess(sentence: str, typical: int) -> Signature | ast.Statement | None:
     plain = sentence
     for pattern, phrase in _SYNONYMS:
         plain = pattern.sub(phrase, plain)
@@ -158,50 +117,50 @@ class _Writer:
         self.lines: list[str] = []
         self.count = 0
 
-    def method(self, statements: list[Statement]) -> list[str]:
+    def method(self, statements: list[ast.Statement]) -> list[str]:
         """The lines of a method; unlike a function's, its last condition is never taken for granted."""
         self._put(0, f"def {self.name}({', '.join(('self', *self.params))}):")
         self._put(1, "running = 0")
         for statement in statements:
             match statement:
-                case When(condition, outcome):
+                case ast.When(condition, outcome):
                     self._put(1, f"if {self._condition(condition)}:")
                     self._finish(2, outcome)
-                case Otherwise(outcome) | Always(outcome):
+                case ast.Otherwise(outcome) | ast.Always(outcome):
                     self._finish(1, outcome)
-                case Do(action):
+                case ast.Do(action):
                     self._act(1, action)
-                case WhenDo(condition, action):
+                case ast.WhenDo(condition, action):
                     self._put(1, f"if {self._condition(condition)}:")
                     self._act(2, action)
         return self.lines
 
-    def _act(self, depth: int, action: Action) -> None:
-        if isinstance(action, Append):
+    def _act(self, depth: int, action: ast.Action) -> None:
+        if isinstance(action, ast.Append):
             self._put(depth, f"{self._atom(action.target)} += [{self._chain(action.value)}]")
         else:
             value = self._expression(depth, action.value)
             self._put(depth, f"self.{action.target.name} = {value}")
 
-    def function(self, statements: list[Statement]) -> str:
+    def function(self, statements: list[ast.Statement]) -> str:
         self._put(0, f"def {self.name}({', '.join(self.params)}):")
         looped = False
-        last: Outcome | None = None
-        if not any(isinstance(part, Start) for part in statements):
+        last: ast.Outcome | None = None
+        if not any(isinstance(part, ast.Start) for part in statements):
             self._put(1, "running = 0")
         for statement in statements:
             match statement:
-                case When(condition, outcome):
+                case ast.When(condition, outcome):
                     test = self._condition(condition)
                     self._put(1, f"if {test}:")
                     self._finish(2, outcome)
                     last = outcome
-                case Otherwise(outcome) | Always(outcome):
+                case ast.Otherwise(outcome) | ast.Always(outcome):
                     self._finish(1, outcome)
                     last = None
-                case Start(value):
+                case ast.Start(value):
                     self._put(1, f"running = {value.value!r}")
-                case Each(source, _, _, _) if source is not None and not looped:
+                case ast.Each(source, _, _, _) if source is not None and not looped:
                     looped = True
                     self._run_along(source, statements)
         if last is not None:
@@ -211,9 +170,9 @@ class _Writer:
     def _put(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line)
 
-    def _run_along(self, source: Name, statements: list[Statement]) -> None:
+    def _run_along(self, source: ast.Name, statements: list[ast.Statement]) -> None:
         self._put(1, f"for element in {self._atom(source)}:")
-        for each in (part for part in statements if isinstance(part, Each)):
+        for each in (part for part in statements if isinstance(part, ast.Each)):
             test = " and ".join(self._test(test) for test in each.tests)
             amount = self._chain(each.amount)
             sign = "+" if each.op == "add" else "-"
@@ -225,33 +184,33 @@ class _Writer:
         for keep in self._keeps(statements):
             self._put(2, keep)
 
-    def _keeps(self, statements: list[Statement]) -> Iterator[str]:
+    def _keeps(self, statements: list[ast.Statement]) -> Iterator[str]:
         for keep in statements:
-            if isinstance(keep, Keep):
+            if isinstance(keep, ast.Keep):
                 limit = repr(keep.limit.value)
                 sign = "<" if keep.side == "at least" else ">"
                 yield f"running = {limit} if running {sign} {limit} else running"
 
-    def _finish(self, depth: int, outcome: Outcome) -> None:
+    def _finish(self, depth: int, outcome: ast.Outcome) -> None:
         match outcome:
-            case Raise(error):
+            case ast.Raise(error):
                 self._put(depth, f"raise {error}()")
-            case Return(value):
+            case ast.Return(value):
                 self._put(depth, f"return {self._expression(depth, value)}")
 
-    def _expression(self, depth: int, expression: Expression) -> str:
+    def _expression(self, depth: int, expression: ast.Expression) -> str:
         match expression:
-            case Chain():
+            case ast.Chain():
                 return self._chain(expression)
-            case Edited(name, edits):
+            case ast.Edited(name, edits):
                 return self._edited(depth, self._atom(name), edits)
-            case Items():
+            case ast.Items():
                 return self._collected(depth, expression)
-            case Aggregate():
+            case ast.Aggregate():
                 return self._aggregated(depth, expression)
-            case Whether(condition):
+            case ast.Whether(condition):
                 return f"True if {self._condition(condition)} else False"
-            case Limited(value, low, high):
+            case ast.Limited(value, low, high):
                 var = self._new()
                 self._put(depth, f"{var} = {self._chain(value)}")
                 if high:
@@ -259,7 +218,7 @@ class _Writer:
                 if low:
                     self._put(depth, f"if {var} < {low.value!r}: {var} = {low.value!r}")
                 return var
-            case EndItem(end, source, taken):
+            case ast.EndItem(end, source, taken):
                 code, at = self._atom(source), -1 if end == "last" else 0
                 if not taken:
                     return f"{code}[{at}]"
@@ -267,14 +226,14 @@ class _Writer:
                 self._put(depth, f"{var} = {code}[{at}]")
                 self._put(depth, f"del {code}[{at}]")
                 return var
-            case EmptyList():
+            case ast.EmptyList():
                 return "[]"
 
     def _new(self) -> str:
         self.count += 1
         return f"held_{self.count}"
 
-    def _edited(self, depth: int, code: str, edits: tuple[Edit, ...]) -> str:
+    def _edited(self, depth: int, code: str, edits: tuple[ast.Edit, ...]) -> str:
         var = self._new()
         self._put(depth, f"{var} = {code}")
         for edit in edits:
@@ -295,7 +254,7 @@ class _Writer:
             self._put(depth, f"{var} = {change}")
         return var
 
-    def _collected(self, depth: int, items: Items) -> str:
+    def _collected(self, depth: int, items: ast.Items) -> str:
         var = self._new()
         self._put(depth, f"{var} = []")
         self._put(depth, f"for element in {self._atom(items.source)}:")
@@ -304,7 +263,7 @@ class _Writer:
         self._put(depth + 2, f"{var}.append({self._steps('element', items.steps)})")
         return self._edited(depth, var, items.edits) if items.edits else var
 
-    def _aggregated(self, depth: int, aggregate: Aggregate) -> str:
+    def _aggregated(self, depth: int, aggregate: ast.Aggregate) -> str:
         var = self._collected(depth, aggregate.items)
         match aggregate.kind:
             case "count":
@@ -315,42 +274,42 @@ class _Writer:
         last = 0 if aggregate.default is None else aggregate.default.value
         return f"{pick}({var}) if len({var}) else {last!r}"
 
-    def _condition(self, condition: Condition) -> str:
+    def _condition(self, condition: ast.Condition) -> str:
         return f" {condition.joiner} ".join(f"({self._test(test)})" for test in condition.tests)
 
-    def _test(self, test: Test) -> str:
+    def _test(self, test: ast.Test) -> str:
         left = self._chain(test.left)
         match test:
-            case Empty():
+            case ast.Empty():
                 return f"not len({left})"
-            case Between(_, low, high):
+            case ast.Between(_, low, high):
                 return f"not ({left} < {self._atom(low)} or {left} > {self._atom(high)})"
-            case Compare(_, op, right):
+            case ast.Compare(_, op, right):
                 return _compared(left, op, self._atom(right))
 
-    def _chain(self, chain: Chain) -> str:
+    def _chain(self, chain: ast.Chain) -> str:
         return self._steps(self._atom(chain.base), chain.steps)
 
-    def _steps(self, code: str, steps: tuple[Step, ...]) -> str:
+    def _steps(self, code: str, steps: tuple[ast.Step, ...]) -> str:
         signs = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%"}
         for step in steps:
             code = f"({code} {signs[step.op]} {self._atom(step.operand)})"
         return code
 
-    def _atom(self, atom: Atom) -> str:
+    def _atom(self, atom: ast.Atom) -> str:
         match atom:
-            case Name(name):
+            case ast.Name(name):
                 return name if name in self.params else self._nearest(name)
-            case Item():
+            case ast.Item():
                 return "element"
-            case Total():
+            case ast.Total():
                 return "running"
-            case Own(name):
+            case ast.Own(name):
                 near = [name] if name in self.own else get_close_matches(name, self.own, n=1, cutoff=0.0)
                 return f"self.{(near or [name])[0]}"
-            case Size(of):
+            case ast.Size(of):
                 return f"len({self._atom(of)})"
-            case Number(value) | Text(value) | Truth(value):
+            case ast.Number(value) | ast.Text(value) | ast.Truth(value):
                 return f"({value!r})"
 
     def _nearest(self, name: str) -> str:

@@ -9,46 +9,7 @@ from __future__ import annotations
 
 import re
 
-from iccm_assets.reference.document import (
-    Action,
-    Aggregate,
-    Always,
-    Append,
-    Atom,
-    Between,
-    Chain,
-    Compare,
-    Condition,
-    Do,
-    Each,
-    Edit,
-    Edited,
-    Empty,
-    EmptyList,
-    EndItem,
-    Expression,
-    Item,
-    Items,
-    Keep,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Size,
-    Start,
-    Statement,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-    WhenDo,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
 from iccm_assets.reference.readers.opening import Opening, ReaderError, checked, find_opening
 
@@ -85,10 +46,10 @@ def read(text: str) -> str:
     return checked(_Writer(known).function([part for part in parts if not isinstance(part, Signature)]))
 
 
-def _class(opening: Opening, parts: list[Signature | Statement]) -> str:
+def _class(opening: Opening, parts: list[Signature | ast.Statement]) -> str:
     """Every method with the statements that follow its opening; a second one of the same name is left out."""
     params = next((one.params for one in parts if isinstance(one, Signature) and one.kind == "class"), None)
-    methods: dict[str, tuple[tuple[str, ...], list[Statement]]] = {}
+    methods: dict[str, tuple[tuple[str, ...], list[ast.Statement]]] = {}
     current = methods.setdefault("__init__", (opening.params if params is None else params, []))
     for part in parts:
         if not isinstance(part, Signature):
@@ -103,7 +64,7 @@ def _class(opening: Opening, parts: list[Signature | Statement]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parse(sentence: str) -> Signature | Statement | None:
+def _parse(sentence: str) -> Signature | ast.Statement | None:
     for attempt in (sentence, _NO_CONSTANT.sub(r"\1 0", sentence)):
         try:
             return parse_sentence(attempt)
@@ -118,47 +79,47 @@ class _Writer:
     def __init__(self, opening: Opening) -> None:
         self.opening = opening
 
-    def function(self, statements: list[Statement]) -> str:
+    def function(self, statements: list[ast.Statement]) -> str:
         lines = [f"def {self.opening.name}({', '.join(self.opening.params)}):"]
         lines += [f"    {line}" for line in self._total(statements)]
         lines.append("    rules = [")
         for statement in statements:
-            if isinstance(statement, When):
+            if isinstance(statement, ast.When):
                 condition, result = self._condition(statement.condition), self._result(statement.outcome)
                 lines.append(f"        (lambda: {condition}, {result}),")
-            elif isinstance(statement, Otherwise | Always):
+            elif isinstance(statement, ast.Otherwise | ast.Always):
                 lines.append(f"        (lambda: True, {self._result(statement.outcome)}),")
         lines += ["    ]", "    for applies, result in rules:", "        if applies():"]
         lines += ["            value = result()", "            if isinstance(value, type):"]
         lines += ["                raise value", "            return value", "    return None"]
         return "\n".join(lines) + "\n"
 
-    def method(self, statements: list[Statement]) -> list[str]:
+    def method(self, statements: list[ast.Statement]) -> list[str]:
         lines = [f"def {self.opening.name}({', '.join(('self', *self.opening.params))}):"]
         if self.opening.name == "__init__":
             lines.append("    self.state = {}")
         for part in statements:
-            condition = self._condition(part.condition) if isinstance(part, When | WhenDo) else "True"
-            if isinstance(part, Do | WhenDo):
+            condition = self._condition(part.condition) if isinstance(part, ast.When | ast.WhenDo) else "True"
+            if isinstance(part, ast.Do | ast.WhenDo):
                 lines += [f"    if {condition}:", f"        {self._action(part.action)}"]
-            elif isinstance(part, When | Otherwise | Always):
+            elif isinstance(part, ast.When | ast.Otherwise | ast.Always):
                 lines += [f"    if {condition}:", f"        {self._end(part.outcome)}"]
         return [*lines, "    return None"]
 
-    def _action(self, action: Action) -> str:
-        if isinstance(action, Append):
+    def _action(self, action: ast.Action) -> str:
+        if isinstance(action, ast.Append):
             return f"{self._atom(action.target)}.append({self._chain(action.value)})"
         return f"self.state[{action.target.name!r}] = {self._expression(action.value)}"
 
-    def _end(self, outcome: Outcome) -> str:
-        if isinstance(outcome, Raise):
+    def _end(self, outcome: ast.Outcome) -> str:
+        if isinstance(outcome, ast.Raise):
             return f"raise {outcome.error}"
         return f"return {self._expression(outcome.value)}"
 
-    def _total(self, statements: list[Statement]) -> list[str]:
-        starts = [part for part in statements if isinstance(part, Start)]
-        eaches = [part for part in statements if isinstance(part, Each)]
-        keeps = [part for part in statements if isinstance(part, Keep)]
+    def _total(self, statements: list[ast.Statement]) -> list[str]:
+        starts = [part for part in statements if isinstance(part, ast.Start)]
+        eaches = [part for part in statements if isinstance(part, ast.Each)]
+        keeps = [part for part in statements if isinstance(part, ast.Keep)]
         source = next((each.source for each in eaches if each.source), None)
         lines = [f"total = {starts[0].value.value if starts else 0!r}"]
         if source is None:
@@ -170,25 +131,27 @@ class _Writer:
         walk = [f"for it in {self._atom(source)}:", f"    gain = {gains} else 0", f"    total = {after}"]
         return [*lines, *walk]
 
-    def _gain(self, each: Each) -> str:
+    def _gain(self, each: ast.Each) -> str:
         amount = self._chain(each.amount)
         return amount if each.op == "add" else f"-({amount})"
 
-    def _result(self, outcome: Outcome) -> str:
-        return f"lambda: {outcome.error if isinstance(outcome, Raise) else self._expression(outcome.value)}"
+    def _result(self, outcome: ast.Outcome) -> str:
+        return (
+            f"lambda: {outcome.error if isinstance(outcome, ast.Raise) else self._expression(outcome.value)}"
+        )
 
-    def _expression(self, expression: Expression) -> str:
+    def _expression(self, expression: ast.Expression) -> str:
         match expression:
-            case Chain():
+            case ast.Chain():
                 return self._chain(expression)
-            case Edited(name, edits):
+            case ast.Edited(name, edits):
                 return self._edited(self._atom(name), edits)
-            case Items(source, tests, steps, edits):
+            case ast.Items(source, tests, steps, edits):
                 where = f" if {self._tests(tests)}" if tests else ""
                 return self._listed(
                     f"[{self._steps('it', steps)} for it in {self._atom(source)}{where}]", edits
                 )
-            case Aggregate(kind, items, default):
+            case ast.Aggregate(kind, items, default):
                 found = self._expression(items)
                 if kind == "count":
                     return f"sum(1 for _ in {found})"
@@ -196,21 +159,21 @@ class _Writer:
                     return f"sum({found})"
                 last = None if default is None else default.value
                 return f"(sorted({found}) or [{last!r}])[{-1 if kind == 'largest' else 0}]"
-            case Whether(condition):
+            case ast.Whether(condition):
                 return self._condition(condition)
-            case Limited(value, low, high):
+            case ast.Limited(value, low, high):
                 ends = [repr(end.value) for end in (low, high) if end is not None]
                 code = self._chain(value)
                 if low and high:
                     return f"max({ends[0]}, min({ends[1]}, {code}))"
                 return f"{'max' if low else 'min'}({ends[0]}, {code})"
-            case EndItem(end, source, taken):
+            case ast.EndItem(end, source, taken):
                 code, at = self._atom(source), -1 if end == "last" else 0
                 return f"{code}.pop({at})" if taken else f"{code}[{at}]"
-            case EmptyList():
+            case ast.EmptyList():
                 return "list()"
 
-    def _edited(self, code: str, edits: tuple[Edit, ...]) -> str:
+    def _edited(self, code: str, edits: tuple[ast.Edit, ...]) -> str:
         for edit in edits:
             args = [repr(arg.value) for arg in edit.args]
             if edit.kind in _METHODS:
@@ -225,7 +188,7 @@ class _Writer:
                 )
         return code
 
-    def _listed(self, code: str, edits: tuple[Edit, ...]) -> str:
+    def _listed(self, code: str, edits: tuple[ast.Edit, ...]) -> str:
         for edit in edits:
             match edit.kind:
                 case "sorted":
@@ -238,7 +201,7 @@ class _Writer:
                     code = f"{code}[:{edit.args[0].value!r}]"
         return code
 
-    def _condition(self, condition: Condition) -> str:
+    def _condition(self, condition: ast.Condition) -> str:
         tests = [self._test(test) for test in condition.tests]
         return (
             tests[0]
@@ -246,17 +209,17 @@ class _Writer:
             else f"{'all' if condition.joiner == 'and' else 'any'}([{', '.join(tests)}])"
         )
 
-    def _tests(self, tests: tuple[Test, ...]) -> str:
+    def _tests(self, tests: tuple[ast.Test, ...]) -> str:
         return " and ".join(self._test(test) for test in tests)
 
-    def _test(self, test: Test) -> str:
+    def _test(self, test: ast.Test) -> str:
         left = self._chain(test.left)
         match test:
-            case Empty():
+            case ast.Empty():
                 return f"(len({left}) < 1)"
-            case Between(_, low, high):
+            case ast.Between(_, low, high):
                 return f"({left} >= {self._atom(low)} and {left} <= {self._atom(high)})"
-            case Compare(_, op, right):
+            case ast.Compare(_, op, right):
                 value = self._atom(right)
                 if op in _INFIX:
                     return f"({left} {_INFIX[op]} {value})"
@@ -266,26 +229,26 @@ class _Writer:
                     return f"({value} in {left})"
                 return f"{left}.{'startswith' if op == 'starts with' else 'endswith'}({value})"
 
-    def _chain(self, chain: Chain) -> str:
+    def _chain(self, chain: ast.Chain) -> str:
         return self._steps(self._atom(chain.base), chain.steps)
 
-    def _steps(self, code: str, steps: tuple[Step, ...]) -> str:
+    def _steps(self, code: str, steps: tuple[ast.Step, ...]) -> str:
         for number, step in enumerate(steps):
             code = f"({code})" if number else code
             code = f"{code} {_INFIX[step.op]} {self._atom(step.operand)}"
         return f"({code})" if steps else code
 
-    def _atom(self, atom: Atom) -> str:
+    def _atom(self, atom: ast.Atom) -> str:
         match atom:
-            case Name(name):
+            case ast.Name(name):
                 return name if name in self.opening.params else "None"
-            case Item():
+            case ast.Item():
                 return "it"
-            case Total():
+            case ast.Total():
                 return "total"
-            case Own(name):
+            case ast.Own(name):
                 return f"self.state.get({name!r})"
-            case Size(of):
+            case ast.Size(of):
                 return f"len({self._atom(of)})"
-            case Number(value) | Text(value) | Truth(value):
+            case ast.Number(value) | ast.Text(value) | ast.Truth(value):
                 return f"({value!r})"

@@ -4,48 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from iccm_assets.reference.document import (
-    Action,
-    Aggregate,
-    Always,
-    Append,
-    Atom,
-    Between,
-    Chain,
-    ClassDocument,
-    Compare,
-    Condition,
-    Do,
-    Document,
-    Each,
-    Edit,
-    Edited,
-    Empty,
-    EmptyList,
-    EndItem,
-    Expression,
-    Item,
-    Items,
-    Keep,
-    Limited,
-    Name,
-    Number,
-    Otherwise,
-    Outcome,
-    Own,
-    Raise,
-    Set,
-    Size,
-    Start,
-    Step,
-    Test,
-    Text,
-    Total,
-    Truth,
-    When,
-    WhenDo,
-    Whether,
-)  # fmt: skip
+from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, parse
 from iccm_assets.reference.readers.opening import checked, find_opening
 
@@ -74,7 +33,7 @@ def read(text: str) -> str:
     opening = find_opening(text)
     try:
         document = parse(text)
-        lines = _class(document) if isinstance(document, ClassDocument) else _function(document)
+        lines = _class(document) if isinstance(document, ast.ClassDocument) else _function(document)
         return checked("\n".join(lines) + "\n")
     except (RequirementsError, _Refused):
         refusal = ["(*args, **kwargs):", "    raise NotImplementedError"]
@@ -85,17 +44,17 @@ def read(text: str) -> str:
         return checked(f"def {opening.name}{refusal[0]}\n{refusal[1]}\n")
 
 
-def _function(document: Document) -> list[str]:
+def _function(document: ast.Document) -> list[str]:
     body = [*_body(document, set(document.params)), "raise NotImplementedError"]
     return [f"def {document.name}({', '.join(document.params)}):", *(f"    {line}" for line in body)]
 
 
-def _class(document: ClassDocument) -> list[str]:
+def _class(document: ast.ClassDocument) -> list[str]:
     """The class; an attribute that creating an object does not set is refused wherever it is used."""
-    creation = Document("__init__", document.params, document.statements)
+    creation = ast.Document("__init__", document.params, document.statements)
     own: set[str] = set()
     for part in document.statements:
-        if isinstance(part, Do) and isinstance(part.action, Set):
+        if isinstance(part, ast.Do) and isinstance(part.action, ast.Set):
             own.add(f"<own {part.action.target.name}>")
     lines = [f"class {document.name}:"]
     for method in (creation, *document.methods):
@@ -105,38 +64,38 @@ def _class(document: ClassDocument) -> list[str]:
     return lines
 
 
-def _body(document: Document, known: set[str]) -> Iterator[str]:
+def _body(document: ast.Document, known: set[str]) -> Iterator[str]:
     looped = False
     for statement in document.statements:
         match statement:
-            case When(condition, outcome):
+            case ast.When(condition, outcome):
                 yield f"if {_condition(condition, known)}:"
                 yield f"    {_outcome(outcome, known)}"
-            case Otherwise(outcome) | Always(outcome):
+            case ast.Otherwise(outcome) | ast.Always(outcome):
                 yield _outcome(outcome, known)
-            case Start(value):
+            case ast.Start(value):
                 known.add("<total>")
                 yield f"_total = {value.value!r}"
-            case Each() if not looped:
+            case ast.Each() if not looped:
                 looped = True
                 yield from _loop(document, known)
-            case Do(action):
+            case ast.Do(action):
                 yield _action(action, known)
-            case WhenDo(condition, action):
+            case ast.WhenDo(condition, action):
                 yield f"if {_condition(condition, known)}:"
                 yield f"    {_action(action, known)}"
 
 
-def _action(action: Action, known: set[str]) -> str:
-    if isinstance(action, Append):
+def _action(action: ast.Action, known: set[str]) -> str:
+    if isinstance(action, ast.Append):
         return f"{_atom(action.target, known)}.append({_chain(action.value, known)})"
     value = _expression(action.value, known)
     known.add(f"<own {action.target.name}>")
     return f"self.{action.target.name} = {value}"
 
 
-def _loop(document: Document, known: set[str]) -> Iterator[str]:
-    eaches = [part for part in document.statements if isinstance(part, Each)]
+def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
+    eaches = [part for part in document.statements if isinstance(part, ast.Each)]
     source = eaches[0].source
     if source is None or any(each.source not in {None, source} for each in eaches):
         raise _Refused
@@ -147,96 +106,96 @@ def _loop(document: Document, known: set[str]) -> Iterator[str]:
         tests = " and ".join(_test(test, inner) for test in each.tests) or "True"
         yield f"    {word} {tests}:"
         sign = "+" if each.op == "add" else "-"
-        yield f"        {_atom(Total(), known)} {sign}= {_chain(each.amount, inner)}"
+        yield f"        {_atom(ast.Total(), known)} {sign}= {_chain(each.amount, inner)}"
         word = "elif"
     for keep in document.statements:
-        if isinstance(keep, Keep):
+        if isinstance(keep, ast.Keep):
             pick = "max" if keep.side == "at least" else "min"
             yield f"    _total = {pick}(_total, {keep.limit.value!r})"
 
 
-def _outcome(outcome: Outcome, known: set[str]) -> str:
+def _outcome(outcome: ast.Outcome, known: set[str]) -> str:
     return (
         f"raise {outcome.error}"
-        if isinstance(outcome, Raise)
+        if isinstance(outcome, ast.Raise)
         else f"return {_expression(outcome.value, known)}"
     )
 
 
-def _expression(expression: Expression, known: set[str]) -> str:
+def _expression(expression: ast.Expression, known: set[str]) -> str:
     match expression:
-        case Chain():
+        case ast.Chain():
             return _chain(expression, known)
-        case Edited(name, edits):
+        case ast.Edited(name, edits):
             return _edits(_atom(name, known), edits)
-        case Items(source, tests, steps, edits):
+        case ast.Items(source, tests, steps, edits):
             inner = known | {"<item>"}
             value = _steps("_item", steps, inner)
             kept = "".join(f" if {_test(test, inner)}" for test in tests)
             return _edits(f"[{value} for _item in {_atom(source, known)}{kept}]", edits)
-        case Aggregate(kind, items, default):
+        case ast.Aggregate(kind, items, default):
             found = _expression(items, known)
             if kind in {"count", "sum"}:
                 return f"{'len' if kind == 'count' else 'sum'}({found})"
             last = "None" if default is None else repr(default.value)
             return f"{'max' if kind == 'largest' else 'min'}({found}, default={last})"
-        case Whether(condition):
+        case ast.Whether(condition):
             return f"bool({_condition(condition, known)})"
-        case Limited(value, low, high):
+        case ast.Limited(value, low, high):
             code = _chain(value, known)
             code = f"min({code}, {high.value!r})" if high else code
             return f"max({code}, {low.value!r})" if low else code
-        case EndItem(end, source, taken):
+        case ast.EndItem(end, source, taken):
             at = -1 if end == "last" else 0
             return f"{_atom(source, known)}{f'.pop({at})' if taken else f'[{at}]'}"
-        case EmptyList():
+        case ast.EmptyList():
             return "[]"
 
 
-def _edits(code: str, edits: tuple[Edit, ...]) -> str:
+def _edits(code: str, edits: tuple[ast.Edit, ...]) -> str:
     for edit in edits:
         code = _EDITS[edit.kind].format(code, *(repr(arg.value) for arg in edit.args))
     return code
 
 
-def _condition(condition: Condition, known: set[str]) -> str:
+def _condition(condition: ast.Condition, known: set[str]) -> str:
     return f" {condition.joiner} ".join(_test(test, known) for test in condition.tests)
 
 
-def _test(test: Test, known: set[str]) -> str:
+def _test(test: ast.Test, known: set[str]) -> str:
     left = _chain(test.left, known)
     match test:
-        case Empty():
+        case ast.Empty():
             return f"len({left}) == 0"
-        case Between(_, low, high):
+        case ast.Between(_, low, high):
             return f"({_atom(low, known)} <= {left} <= {_atom(high, known)})"
-        case Compare(_, op, right):
+        case ast.Compare(_, op, right):
             return _SIGNS[op].format(left, _atom(right, known))
 
 
-def _chain(chain: Chain, known: set[str]) -> str:
+def _chain(chain: ast.Chain, known: set[str]) -> str:
     return _steps(_atom(chain.base, known), chain.steps, known)
 
 
-def _steps(code: str, steps: tuple[Step, ...], known: set[str]) -> str:
+def _steps(code: str, steps: tuple[ast.Step, ...], known: set[str]) -> str:
     for step in steps:
         code = _SIGNS[step.op].format(code, _atom(step.operand, known))
     return code
 
 
-def _atom(atom: Atom, known: set[str]) -> str:
+def _atom(atom: ast.Atom, known: set[str]) -> str:
     match atom:
-        case Number(value) | Text(value) | Truth(value):
+        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
             return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
-        case Name(name):
+        case ast.Name(name):
             wanted, code = name, name
-        case Item():
+        case ast.Item():
             wanted, code = "<item>", "_item"
-        case Total():
+        case ast.Total():
             wanted, code = "<total>", "_total"
-        case Own(name):
+        case ast.Own(name):
             wanted, code = f"<own {name}>", f"self.{name}"
-        case Size(of):
+        case ast.Size(of):
             return f"len({_atom(of, known)})"
     if wanted not in known:
         raise _Refused
