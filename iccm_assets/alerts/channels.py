@@ -1,6 +1,6 @@
-"""The channels of `ICCM_ALERT_URLS`, and one message to one of them by apprise (A1).
+"""Parse `ICCM_ALERT_URLS` into channels and send messages to them through apprise (A1).
 
-apprise is imported when something is sent. No name, error or log line holds a channel's secret.
+apprise is imported when something is sent. No name, error or log line contains a channel's secret.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from functools import lru_cache
 from iccm_assets.addresses import alert_urls
 
 LONGEST_ERROR = 300
-# A part of a URL this long that turns up in an error may be its token.
-_SECRET_LENGTH = 6
-_PARTS = re.compile(r"[^A-Za-z0-9_\-.~%+]+")
+# A part of a URL that is at least this long and appears in an error may be the channel's token.
+_MIN_SECRET_LENGTH = 6
+_SEPARATORS = re.compile(r"[^A-Za-z0-9_\-.~%+]+")
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One apprise URL; ``name`` is what is stored of it: its scheme and a digest that gives nothing away."""
+    """One apprise URL, which is never stored or shown."""
 
     url: str = field(repr=False)
 
     @property
     def name(self) -> str:
-        return _name(self.url)
+        """The name under which the channel is stored: its scheme and a digest of its URL."""
+        return _channel_name(self.url)
 
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent."""
+    """One alert as it is sent to a channel."""
 
     title: str
     body: str
@@ -43,66 +44,64 @@ class Message:
 
 
 Send = Callable[[Channel, Message], str]
-"""Sends a message; returns why that failed, or nothing when it arrived."""
+"""Sends a message; returns the reason of a failure, or an empty string after a success."""
 
 
 def channels_of(spec: str) -> list[Channel]:
-    """The channels of the setting, each once, in its order."""
+    """Parse the setting into its distinct channels, in order."""
     return [Channel(url) for url in dict.fromkeys(alert_urls(spec))]
 
 
 def send(channel: Channel, message: Message) -> str:
-    """`Send` by apprise, whose own limits (4 s to connect, 4 s for each answer) bound it."""
+    """Send by apprise (see `Send`); apprise's own limits apply: 4 s to connect, 4 s for each response."""
     from apprise import Apprise, NotifyType
 
-    kinds = {"info": NotifyType.INFO, "warning": NotifyType.WARNING, "critical": NotifyType.FAILURE}
-    with _remarks() as said:
+    types = {"info": NotifyType.INFO, "warning": NotifyType.WARNING, "critical": NotifyType.FAILURE}
+    with _captured_warnings() as warnings:
         try:
             service = Apprise.instantiate(channel.url, suppress_exceptions=True)
             if service is None:
-                return "apprise knows no such URL"
-            arrived = service.notify(
-                title=message.title, body=message.body, notify_type=kinds[message.severity]
-            )
-        except Exception as error:  # a plugin's fault is a failed delivery, not the deliverer's end
+                return "apprise does not support this URL"
+            sent = service.notify(title=message.title, body=message.body, notify_type=types[message.severity])
+        except Exception as error:  # an error in a plugin is a failed delivery and must not end the pass
             return without_secrets(f"{type(error).__name__}: {error}", channel.url)
-    return "" if arrived else without_secrets(" ".join(said) or "not delivered", channel.url)
+    return "" if sent else without_secrets(" ".join(warnings) or "not delivered", channel.url)
 
 
 @contextmanager
-def _remarks() -> Iterator[list[str]]:
-    """What apprise says in this thread meanwhile: the one place where it tells why something failed.
+def _captured_warnings() -> Iterator[list[str]]:
+    """Collect apprise's warnings in this thread: they are the only place where it explains a failure.
 
-    It goes nowhere else, since it may hold parts of a URL.
+    They do not reach any other log, since they may contain parts of a URL.
     """
-    said: list[str] = []
+    messages: list[str] = []
     thread, logger = threading.get_ident(), logging.getLogger("apprise")
 
-    class Remarks(logging.Handler):
+    class CaptureHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.thread == thread:
-                said.append(" ".join(record.getMessage().split()))
+                messages.append(" ".join(record.getMessage().split()))
 
-    handler = Remarks(logging.WARNING)
+    handler = CaptureHandler(logging.WARNING)
     logger.propagate = False
     logger.addHandler(handler)
     try:
-        yield said
+        yield messages
     finally:
         logger.removeHandler(handler)
 
 
 def without_secrets(text: str, url: str) -> str:
-    """The text without what the URL says behind its scheme, cut to what a person reads."""
-    behind = url.split("://", 1)[-1]
-    for part in sorted({behind, *_PARTS.split(behind)}, key=len, reverse=True):
-        if len(part) >= _SECRET_LENGTH:
+    """Mask every part of the URL after its scheme in the text, and shorten the text for display."""
+    address = url.split("://", 1)[-1]
+    for part in sorted({address, *_SEPARATORS.split(address)}, key=len, reverse=True):
+        if len(part) >= _MIN_SECRET_LENGTH:
             text = text.replace(part, "***")
     return text[:LONGEST_ERROR]
 
 
 @lru_cache(maxsize=256)
-def _name(url: str) -> str:
-    # Slow on purpose: a short password could be guessed from a quick digest of its URL.
+def _channel_name(url: str) -> str:
+    # Slow on purpose: a short password could be guessed from a fast digest of its URL.
     digest = hashlib.pbkdf2_hmac("sha256", url.encode(), b"iccm alert channel", 100_000).hex()[:12]
     return f"{url.split('://', 1)[0].lower()}:{digest}"
