@@ -1,9 +1,9 @@
 """Dispatch the outbox: send every alert to every channel at least once, and never twice concurrently (A1).
 
-There is one row per alert and channel. A dispatcher locks the row, sends, and marks it in one transaction that
-skips rows locked by others, so two dispatchers never send the same message. If a dispatcher is killed after
-sending and before marking, the message is sent again. A channel that fails is skipped for the rest of the pass
-and retried at increasing intervals; the other channels continue.
+There is one row per alert and channel. A dispatcher locks the row, sends, and marks it in one transaction
+that skips rows locked by others, so two dispatchers never send the same message. If a dispatcher is killed
+after sending and before marking, the message is sent again. A channel that fails is skipped for the rest of
+the pass and retried at increasing intervals; the other channels continue.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ _LIST = sa.text(
 
 
 def newest(conn: sa.Connection, limit: int, *, undelivered: bool = False) -> list[dict[str, Any]]:
-    """List the newest alerts; ``lacking`` maps the channels that have not received one to their last error."""
+    """List the newest alerts; ``lacking`` maps the channels that did not get one to their last error."""
     rows = conn.execute(_LIST, {"limit": limit, "undelivered": undelivered})
     return [dict(row._mapping) for row in rows]
 
