@@ -15,7 +15,7 @@ from iccm_assets.errors import InputError
 from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
-    from iccm_assets.store.lineage import ConversationLineage, Rollback, TrafficDecision, VersionLineage
+    from iccm_assets.store.lineage import ConversationLineage, VersionLineage
     from iccm_assets.store.traffic import Period
 
 LISTED = 10
@@ -64,8 +64,8 @@ def _show_version(found: VersionLineage, everything: bool) -> None:
     _say(f"digest {found.digest}\nfiles  {escape(found.path)}")
     if found.run is not None:
         run = found.run
-        cause = f"run    {run.id} ({run.trigger}, {escape(run.trigger_key)}): {run.status}"
-        _say(f"{cause}, dataset {run.dataset_digest or '-'}")
+        cause = f"run    {run['id']} ({run['trigger']}, {escape(run['trigger_key'])}): {run['status']}"
+        _say(f"{cause}, dataset {run['dataset_digest'] or '-'}")
     _rows("Descent", [asdict(one) for one in found.line], everything)
     roles = ", ".join(f"{count} {role}" for role, count in found.roles.items()) or "none"
     _say(f"Conversations of its own run: {roles}")
@@ -73,27 +73,27 @@ def _show_version(found: VersionLineage, everything: bool) -> None:
         taught = [asdict(one) for one in found.conversations if one.role == role]
         _rows(f"{heading}: {len(taught)} conversations", _without(taught, "role"), everything)
     for verdict in found.verdicts:
-        reasons = escape("; ".join(str(one) for one in verdict.verdict.get("reasons", [])))
-        against = f"against {verdict.production_version}"
-        _say(f"gate   {verdict.created_at:%Y-%m-%d %H:%M} {verdict.status} {against}: {reasons}")
+        reasons = escape("; ".join(str(one) for one in verdict["verdict"].get("reasons", [])))
+        against = f"against {verdict['production_version']}"
+        _say(f"gate   {verdict['created_at']:%Y-%m-%d %H:%M} {verdict['status']} {against}: {reasons}")
     _lines("traffic", [_decision(one) for one in found.traffic], everything)
     _lines("rollback", [_rollback(one) for one in found.rollbacks], everything)
     _lines("served", [_period(one) for one in found.periods], everything)
 
 
-def _decision(event: TrafficDecision) -> str:
-    what = "forced" if event.forced and event.event_type != "forced" else ""
-    parts = [f"{event.timestamp:%Y-%m-%d %H:%M}", event.event_type, what]
-    parts.append(f"{event.version} at {event.weight:.0%}" if event.version else "")
-    parts.append(f"{event.from_state or '-'} → {event.to_state or '-'}")
-    parts.append(f"by {event.actor}" + (f": {event.notes}" if event.notes else ""))
+def _decision(event: Mapping[str, Any]) -> str:
+    what = "forced" if event["forced"] and event["event_type"] != "forced" else ""
+    parts = [f"{event['timestamp']:%Y-%m-%d %H:%M}", event["event_type"], what]
+    parts.append(f"{event['version']} at {event['weight']:.0%}" if event["version"] else "")
+    parts.append(f"{event['from_state'] or '-'} → {event['to_state'] or '-'}")
+    parts.append(f"by {event['actor']}" + (f": {event['notes']}" if event["notes"] else ""))
     return " ".join(part for part in parts if part)
 
 
-def _rollback(event: Rollback) -> str:
-    way = f"{event.from_version or '-'} → {event.to_version or '-'}"
-    told = f"{event.timestamp:%Y-%m-%d %H:%M} {event.reason}, {way}, by {event.actor}"
-    return told + (f": {event.notes}" if event.notes else "")
+def _rollback(event: Mapping[str, Any]) -> str:
+    way = f"{event['from_version'] or '-'} → {event['to_version'] or '-'}"
+    told = f"{event['timestamp']:%Y-%m-%d %H:%M} {event['reason']}, {way}, by {event['actor']}"
+    return told + (f": {event['notes']}" if event["notes"] else "")
 
 
 def _period(period: Period) -> str:

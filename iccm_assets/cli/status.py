@@ -5,14 +5,17 @@ from __future__ import annotations
 import textwrap
 from dataclasses import asdict
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from iccm_assets.cli.console import AsJson, echo_json, out, table
 from iccm_assets.settings import get_settings
 from iccm_assets.store.arms import ArmFigures, shown
-from iccm_assets.store.live import Live
-from iccm_assets.store.overview import Overview
+
+if TYPE_CHECKING:
+    from iccm_assets.store.live import Live
+    from iccm_assets.store.overview import Overview
 
 WINDOW = timedelta(days=1)
 
@@ -39,7 +42,11 @@ def status(as_json: AsJson = False) -> None:
         selectable = {"examples": proposal.selectable, "asked": asked, "reason": proposal.reason}
         arms = [one.row() for one in traffic.arms]
         told = {"arms": arms, "replicas": traffic.replicas, "ready": dict(traffic.ready)}
-        echo_json({**asdict(found), "selectable": selectable, "live": told})
+        state = {
+            "rollout": asdict(traffic.rollout) if traffic.rollout else None,
+            "undelivered_alerts": traffic.undelivered_alerts,
+        }
+        echo_json({**asdict(found), **state, "selectable": selectable, "live": told})
         return
     _show(found, traffic)
     out.print(f"{proposal.selectable} of {asked} new examples for the weekly retrain: {proposal.reason}")
@@ -50,9 +57,9 @@ def _show(found: Overview, traffic: Live) -> None:
     if serving is None:
         out.print("[bold]No version in production yet.[/] The first retrain starts from the base model.")
     else:
-        since = f" since {serving.deployed_at:%Y-%m-%d %H:%M} UTC" if serving.deployed_at else ""
-        out.print(f"[bold]{serving.version}[/] is in production{since}")
-    live = found.rollout
+        since = f" since {serving['deployed_at']:%Y-%m-%d %H:%M} UTC" if serving["deployed_at"] else ""
+        out.print(f"[bold]{serving['version']}[/] is in production{since}")
+    live = traffic.rollout
     if live is not None:
         weight = f"{live.weight:.0%} of traffic to {live.candidate}, the rest to {live.production}"
         out.print(f"rollout {live.id} {live.state}, stage {live.stage}: {weight}")
@@ -62,14 +69,14 @@ def _show(found: Overview, traffic: Live) -> None:
     if traffic.arms:
         out.print(table("Arms, last 24 hours", [_arm(one) for one in traffic.arms]))
     if found.versions:
-        out.print(table("Versions", [asdict(one) for one in found.versions]))
+        out.print(table("Versions", found.versions))
     if found.retrains:
-        out.print(table("Retrains", [_short(asdict(one)) for one in found.retrains]))
+        out.print(table("Retrains", [_short(one) for one in found.retrains]))
     if found.days:
-        out.print(table("Conversations by day (UTC)", [asdict(one) for one in found.days]))
+        out.print(table("Conversations by day (UTC)", found.days))
     out.print(table("Rows", [{"table": name, "rows": count} for name, count in found.rows.items()]))
-    if found.undelivered_alerts:
-        out.print(f"{found.undelivered_alerts} alerts are not delivered yet (iccm alerts list).")
+    if traffic.undelivered_alerts:
+        out.print(f"{traffic.undelivered_alerts} alerts are not delivered yet (iccm alerts list).")
 
 
 def _arm(one: ArmFigures) -> dict[str, object]:
@@ -89,7 +96,7 @@ def _arm(one: ArmFigures) -> dict[str, object]:
     }
 
 
-def _short(row: dict[str, object]) -> dict[str, object]:
+def _short(row: dict[str, Any]) -> dict[str, Any]:
     """The row with only the beginning of its newest note; `--json` has the whole."""
     notes = str(row["notes"] or "").strip().splitlines()
     return {**row, "notes": textwrap.shorten(notes[-1], 60, placeholder=" …") if notes else None}

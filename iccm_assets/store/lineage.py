@@ -1,37 +1,31 @@
-"""Lineage both ways (V1): what a version came from, and where a conversation went.
+"""Lineage in both directions: from a version to its conversations, from a conversation to its versions (V1).
 
-A version has learned from a conversation *directly* when its own run used it (``new``, ``rehearsal``, or
-``validation``, which chose the epoch that was kept), and has *inherited* it when only the run of a version
-it descends from did. Every question follows keys and indexes: its cost is that of its answer, whatever the
-number of conversations.
+A version was trained on a conversation *directly* when its own run used it (``new``, ``rehearsal``, or
+``validation``, which selects the best epoch). It *inherited* the conversation when only the run of one of its
+ancestors used it. Every query follows keys and indexes: its cost depends on the size of the result, not on
+the number of conversations.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from iccm_assets.errors import InputError
 from iccm_assets.store.naming import version_named
 from iccm_assets.store.traffic import Period, periods
 
-PRODUCTION_LINE = """
-    line (version, parent_version) AS (
-        SELECT version, parent_version FROM iccm.model_versions WHERE status = 'production'
-        UNION
-        SELECT m.version, m.parent_version
-        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
-    )
-"""
-"""A recursive CTE: production and every version it descends from."""
+# A row by column name.
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A version in a line of descent, ``generations`` steps from where the line starts (0)."""
+    """A version and the number of ``generations`` from the version whose ancestry is shown (0)."""
 
     version: str
     status: str
@@ -41,7 +35,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Taught:
-    """A conversation a version's own run used, and as what."""
+    """A conversation that the version's own run used, with its role."""
 
     conversation_id: int
     session_id: str
@@ -52,68 +46,13 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Run:
-    """The training run a version came from."""
-
-    id: int
-    trigger: str
-    trigger_key: str
-    status: str
-    base_version: str | None
-    dataset_digest: str | None
-    improvement: float | None
-    training_timestamp: datetime | None
-    notes: str | None
-
-
-@dataclass(frozen=True)
-class GateDecision:
-    """A stored verdict on a version, with its reasons."""
-
-    id: int
-    status: str
-    improvement: float | None
-    production_version: str
-    training_run_id: int | None
-    canary_set_digest: str
-    orchestra: str
-    judge_version: str
-    verdict: dict[str, Any]
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class TrafficDecision:
-    """A deployment event that concerns a version; ``forced`` where a person overruled the gate (E4)."""
-
-    timestamp: datetime
-    rollout_id: int | None
-    event_type: str
-    version: str | None
-    weight: float | None
-    from_state: str | None
-    to_state: str | None
-    actor: str
-    notes: str | None
-    forced: bool
-
-
-@dataclass(frozen=True)
-class Rollback:
-    """A rollback from or to a version (R8)."""
-
-    timestamp: datetime
-    rollout_id: int | None
-    from_version: str | None
-    to_version: str | None
-    reason: str
-    actor: str
-    notes: str | None
-
-
-@dataclass(frozen=True)
 class VersionLineage:
-    """Where a version came from and what was decided about it. ``line`` starts with the version itself."""
+    """Origin of a version and the decisions about it.
+
+    ``line`` starts with the version itself. ``run`` is the training run that produced it, ``verdicts``
+    are its gate verdicts, ``traffic`` its deployment events (``forced``: a person overruled the gate),
+    ``rollbacks`` the rollbacks from or to it: rows with the columns of their tables, oldest first.
+    """
 
     version: str
     status: str
@@ -122,26 +61,23 @@ class VersionLineage:
     parent_version: str | None
     created_at: datetime
     deployed_at: datetime | None
-    run: Run | None
+    run: Row | None
     line: tuple[Ancestor, ...]
     conversations: tuple[Taught, ...]
-    verdicts: tuple[GateDecision, ...]
-    traffic: tuple[TrafficDecision, ...]
-    rollbacks: tuple[Rollback, ...]
+    verdicts: tuple[Row, ...]
+    traffic: tuple[Row, ...]
+    rollbacks: tuple[Row, ...]
     periods: tuple[Period, ...]
 
     @property
     def roles(self) -> dict[str, int]:
-        """How many conversations the version's own run used, by role."""
-        counts: dict[str, int] = {}
-        for one in self.conversations:
-            counts[one.role] = counts.get(one.role, 0) + 1
-        return counts
+        """Number of conversations used by the version's own run, by role."""
+        return dict(Counter(conversation.role for conversation in self.conversations))
 
 
 @dataclass(frozen=True)
 class Left:
-    """Why a conversation was left out at one stage."""
+    """Why one stage rejected a conversation."""
 
     stage: str
     reason: str
@@ -162,10 +98,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Learner:
-    """A version that learned from a conversation.
+    """A version trained on a conversation.
 
-    ``how`` is ``directly``, with the ``role`` in its own run and 0 ``generations``, or ``inherited``, from
-    the nearest ancestor that did, so many generations back.
+    ``how`` is ``directly``, with the ``role`` in its own run and 0 ``generations``, or ``inherited`` from the
+    nearest ancestor trained on it, that many generations back.
     """
 
     version: str
@@ -177,7 +113,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class ConversationLineage:
-    """Where one conversation went."""
+    """Path of one conversation through filter, pool, training runs and versions."""
 
     conversation_id: int
     session_id: str
@@ -197,160 +133,162 @@ class ConversationLineage:
 
 _VERSION = text(
     """
-    SELECT version, status, digest, path, parent_version, created_at, deployed_at
-    FROM iccm.model_versions WHERE version = :version
+    select version, status, digest, path, parent_version, created_at, deployed_at
+    from iccm.model_versions where version = :version
     """
 )
 _RUN = text(
     """
-    SELECT id, trigger, trigger_key, status, base_version, dataset_digest, improvement, training_timestamp,
+    select id, trigger, trigger_key, status, base_version, dataset_digest, improvement, training_timestamp,
            notes
-    FROM iccm.phase4_training_runs WHERE candidate_version = :version ORDER BY id DESC LIMIT 1
+    from iccm.phase4_training_runs where candidate_version = :version order by id desc limit 1
     """
 )
-_LINE = text(
+_ANCESTRY = text(
     """
-    WITH RECURSIVE line (version, status, parent_version, generations) AS (
-        SELECT version, status, parent_version, 0 FROM iccm.model_versions WHERE version = :version
-        UNION ALL
-        SELECT m.version, m.status, m.parent_version, line.generations + 1
-        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
+    with recursive line (version, status, parent_version, generations) as (
+        select version, status, parent_version, 0 from iccm.model_versions where version = :version
+        union all
+        select m.version, m.status, m.parent_version, line.generations + 1
+        from iccm.model_versions m join line on m.version = line.parent_version
     )
-    SELECT version, status, generations,
-           (SELECT count(DISTINCT e.conversation_id) FROM iccm.training_run_examples e
-            JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-            WHERE r.candidate_version = line.version AND e.role IN ('new', 'validation')) AS examples
-    FROM line ORDER BY generations
+    select version, status, generations,
+           (select count(distinct e.conversation_id) from iccm.training_run_examples e
+            join iccm.phase4_training_runs r on r.id = e.training_run_id
+            where r.candidate_version = line.version and e.role in ('new', 'validation')) as examples
+    from line order by generations
     """
 )
-_TAUGHT = text(
+_TRAINING_CONVERSATIONS = text(
     """
-    SELECT DISTINCT e.conversation_id, c.session_id, e.role, t.day, t.quality_score,
-           c.erased_at IS NOT NULL AS erased
-    FROM iccm.training_run_examples e
-    JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-    JOIN iccm.conversations c ON c.id = e.conversation_id
-    LEFT JOIN iccm.phase4_training_data t ON t.conversation_id = e.conversation_id
-    WHERE r.candidate_version = :version
-    ORDER BY e.role, e.conversation_id
+    select distinct e.conversation_id, c.session_id, e.role, t.day, t.quality_score,
+           c.erased_at is not null as erased
+    from iccm.training_run_examples e
+    join iccm.phase4_training_runs r on r.id = e.training_run_id
+    join iccm.conversations c on c.id = e.conversation_id
+    left join iccm.phase4_training_data t on t.conversation_id = e.conversation_id
+    where r.candidate_version = :version
+    order by e.role, e.conversation_id
     """
 )
 _VERDICTS = text(
     """
-    SELECT id, status, improvement, production_version, training_run_id, canary_set_digest, orchestra,
+    select id, status, improvement, production_version, training_run_id, canary_set_digest, orchestra,
            judge_version, verdict, created_at
-    FROM iccm.gate_verdicts WHERE version = :version ORDER BY id
+    from iccm.gate_verdicts where version = :version order by id
     """
 )
 _TRAFFIC = text(
     """
-    SELECT d."timestamp", d.rollout_id, d.event_type, d.version, d.weight, d.from_state, d.to_state, d.actor,
-           d.notes, coalesce(d.evidence ->> 'forced' = 'true', false) OR d.event_type = 'forced' AS forced
-    FROM iccm.deployment_events d LEFT JOIN iccm.rollouts o ON o.id = d.rollout_id
-    WHERE d.version = :version OR o.candidate = :version
-    ORDER BY d."timestamp", d.id
+    select d."timestamp", d.rollout_id, d.event_type, d.version, d.weight, d.from_state, d.to_state, d.actor,
+           d.notes, coalesce(d.evidence ->> 'forced' = 'true', false) or d.event_type = 'forced' as forced
+    from iccm.deployment_events d left join iccm.rollouts o on o.id = d.rollout_id
+    where d.version = :version or o.candidate = :version
+    order by d."timestamp", d.id
     """
 )
 _ROLLBACKS = text(
     """
-    SELECT "timestamp", rollout_id, from_version, to_version, reason, actor, notes
-    FROM iccm.rollback_events WHERE from_version = :version OR to_version = :version ORDER BY "timestamp", id
+    select "timestamp", rollout_id, from_version, to_version, reason, actor, notes
+    from iccm.rollback_events where from_version = :version or to_version = :version order by "timestamp", id
     """
 )
 _CONVERSATION = text(
     """
-    SELECT c.id AS conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
+    select c.id as conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
            a.test_pass_rate, a.implementation_variance,
-           f.conversation_id IS NOT NULL AS filtered, t.conversation_id IS NOT NULL AS in_pool,
-           coalesce(t.quality_score, f.quality_score) AS quality_score, coalesce(t.pinned, false) AS pinned
-    FROM iccm.conversations c
-    LEFT JOIN iccm.filtered_conversations f ON f.conversation_id = c.id
-    LEFT JOIN iccm.phase4_training_data t ON t.conversation_id = c.id
-    LEFT JOIN LATERAL (
-        SELECT r.test_pass_rate, r.implementation_variance FROM iccm.requirements r
-        WHERE r.conversation_id = c.id AND r.kind = 'accepted' ORDER BY r.id DESC LIMIT 1) a ON true
-    WHERE c.id = :id
+           f.conversation_id is not null as filtered, t.conversation_id is not null as in_pool,
+           coalesce(t.quality_score, f.quality_score) as quality_score, coalesce(t.pinned, false) as pinned
+    from iccm.conversations c
+    left join iccm.filtered_conversations f on f.conversation_id = c.id
+    left join iccm.phase4_training_data t on t.conversation_id = c.id
+    left join lateral (
+        select r.test_pass_rate, r.implementation_variance from iccm.requirements r
+        where r.conversation_id = c.id and r.kind = 'accepted' order by r.id desc limit 1) a on true
+    where c.id = :id
     """
 )
-_LEFT = text(
+_REJECTIONS = text(
     """
-    SELECT stage, reason, detail, duplicate_of, similarity
-    FROM iccm.phase4_rejections WHERE conversation_id = :id ORDER BY stage
+    select stage, reason, detail, duplicate_of, similarity
+    from iccm.phase4_rejections where conversation_id = :id order by stage
     """
 )
 _USES = text(
     """
-    SELECT e.training_run_id, e.role, r.status, r.candidate_version
-    FROM iccm.training_run_examples e JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-    WHERE e.conversation_id = :id ORDER BY e.training_run_id
+    select e.training_run_id, e.role, r.status, r.candidate_version
+    from iccm.training_run_examples e join iccm.phase4_training_runs r on r.id = e.training_run_id
+    where e.conversation_id = :id order by e.training_run_id
     """
 )
-_LEARNERS = text(
+_TRAINED_VERSIONS = text(
     """
-    WITH RECURSIVE direct AS (
-        SELECT r.candidate_version AS version, min(e.role) AS role
-        FROM iccm.training_run_examples e JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-        WHERE e.conversation_id = :id AND r.candidate_version IS NOT NULL
-        GROUP BY r.candidate_version
+    with recursive direct as (
+        select r.candidate_version as version, min(e.role) as role
+        from iccm.training_run_examples e join iccm.phase4_training_runs r on r.id = e.training_run_id
+        where e.conversation_id = :id and r.candidate_version is not null
+        group by r.candidate_version
     ),
-    learners (version, generations) AS (
-        SELECT version, 0 FROM direct
-        UNION
-        SELECT m.version, l.generations + 1
-        FROM iccm.model_versions m JOIN learners l ON m.parent_version = l.version
-        WHERE m.version NOT IN (SELECT version FROM direct)
+    trained (version, generations) as (
+        select version, 0 from direct
+        union
+        select m.version, l.generations + 1
+        from iccm.model_versions m join trained l on m.parent_version = l.version
+        where m.version not in (select version from direct)
     )
-    SELECT m.version, m.status, CASE WHEN d.version IS NULL THEN 'inherited' ELSE 'directly' END AS how,
-           d.role, min(l.generations) AS generations
-    FROM learners l JOIN iccm.model_versions m USING (version) LEFT JOIN direct d USING (version)
-    GROUP BY m.version, m.status, m.created_at, d.version, d.role
-    ORDER BY min(l.generations), m.created_at, m.version
+    select m.version, m.status, case when d.version is null then 'inherited' else 'directly' end as how,
+           d.role, min(l.generations) as generations
+    from trained l join iccm.model_versions m using (version) left join direct d using (version)
+    group by m.version, m.status, m.created_at, d.version, d.role
+    order by min(l.generations), m.created_at, m.version
     """
 )
-_OF_SESSION = text("SELECT id FROM iccm.conversations WHERE session_id = :session")
+_BY_SESSION = text("select id from iccm.conversations where session_id = :session")
 
 
 def version_lineage(conn: Connection, given: str) -> VersionLineage:
-    """Where a version (or `production`, or the start of a digest) came from and what was decided about it.
+    """Load the lineage of a version, given by name, as `production` or by the start of its digest.
 
-    Raises ``VersionNotFound``.
+    Raises ``VersionNotFoundError``.
     """
-    of_version = {"version": version_named(conn, given)}
-    found = conn.execute(_VERSION, of_version).mappings().one()
-    run = conn.execute(_RUN, of_version).mappings().one_or_none()
+    version = version_named(conn, given)
+
+    def load(query: TextClause) -> list[Row]:
+        return [dict(row) for row in conn.execute(query, {"version": version}).mappings()]
+
     return VersionLineage(
-        **found,
-        run=None if run is None else Run(**run),
-        line=tuple(Ancestor(*row) for row in conn.execute(_LINE, of_version)),
-        conversations=tuple(Taught(*row) for row in conn.execute(_TAUGHT, of_version)),
-        verdicts=tuple(GateDecision(*row) for row in conn.execute(_VERDICTS, of_version)),
-        traffic=tuple(TrafficDecision(*row) for row in conn.execute(_TRAFFIC, of_version)),
-        rollbacks=tuple(Rollback(*row) for row in conn.execute(_ROLLBACKS, of_version)),
-        periods=tuple(periods(conn, of_version["version"])),
+        **load(_VERSION)[0],
+        run=next(iter(load(_RUN)), None),
+        line=tuple(Ancestor(**row) for row in load(_ANCESTRY)),
+        conversations=tuple(Taught(**row) for row in load(_TRAINING_CONVERSATIONS)),
+        verdicts=tuple(load(_VERDICTS)),
+        traffic=tuple(load(_TRAFFIC)),
+        rollbacks=tuple(load(_ROLLBACKS)),
+        periods=tuple(periods(conn, version)),
     )
 
 
 def conversation_of(conn: Connection, session: str) -> int:
-    """The conversation of a session; ``InputError`` when there is none."""
-    # PostgreSQL stores no NUL, so none can be asked for either.
-    known = "\x00" not in session
-    found = conn.execute(_OF_SESSION, {"session": session}).scalar_one_or_none() if known else None
-    if found is None:
+    """Return the id of a session's conversation; raises ``InputError`` if there is none."""
+    # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
+    valid = "\x00" not in session
+    conversation_id = conn.execute(_BY_SESSION, {"session": session}).scalar_one_or_none() if valid else None
+    if conversation_id is None:
         raise InputError(f"there is no session {session!r}")
-    return int(found)
+    return int(conversation_id)
 
 
 def conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
-    """Where a conversation went, up to the versions that learned from it; ``InputError`` when unknown."""
-    of_one = {"id": conversation_id}
-    # bigint holds no more; asking for more would be the driver's error, not an answer.
-    known = abs(conversation_id) < 2**63
-    found = conn.execute(_CONVERSATION, of_one).mappings().one_or_none() if known else None
-    if found is None:
+    """Load the lineage of a conversation; raises ``InputError`` if it is unknown."""
+    key = {"id": conversation_id}
+    # A larger number does not fit in bigint: the driver would raise instead of finding nothing.
+    valid = abs(conversation_id) < 2**63
+    conversation = conn.execute(_CONVERSATION, key).mappings().one_or_none() if valid else None
+    if conversation is None:
         raise InputError(f"there is no conversation {conversation_id}")
     return ConversationLineage(
-        **found,
-        left_out=tuple(Left(*row) for row in conn.execute(_LEFT, of_one)),
-        uses=tuple(Use(*row) for row in conn.execute(_USES, of_one)),
-        versions=tuple(Learner(*row) for row in conn.execute(_LEARNERS, of_one)),
+        **conversation,
+        left_out=tuple(Left(*row) for row in conn.execute(_REJECTIONS, key)),
+        uses=tuple(Use(*row) for row in conn.execute(_USES, key)),
+        versions=tuple(Learner(*row) for row in conn.execute(_TRAINED_VERSIONS, key)),
     )

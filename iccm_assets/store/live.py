@@ -1,23 +1,23 @@
-"""How live traffic is doing, in one reading: arms, the rollout, replicas, what waits (A3)."""
+"""State of live traffic in one reading: arms, rollout, replicas, undelivered alerts (A3)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
 from iccm_assets.store.arms import ArmFigures, arm_figures
-from iccm_assets.store.clock import now
+from iccm_assets.store.clock import CLOCK_SQL, now
 from iccm_assets.store.replicas import live_replicas
 from iccm_assets.store.tables import LIVE_STATES
 
 
 @dataclass(frozen=True)
 class LiveRollout:
-    """The live rollout; seconds are real ones, None where there is no lease or hold."""
+    """The live rollout; wall-clock seconds, None without a lease or hold."""
 
     id: int
     candidate: str
@@ -31,7 +31,7 @@ class LiveRollout:
 
 @dataclass(frozen=True)
 class Live:
-    """One reading; ``ready`` counts the living replicas that have a version loaded and warm."""
+    """One reading; ``ready`` counts the live replicas that have a version loaded and warm, by version."""
 
     arms: tuple[ArmFigures, ...]
     rollout: LiveRollout | None
@@ -41,34 +41,28 @@ class Live:
     undelivered_alerts: int
 
 
-_ROLLOUT = sa.text(
+_ROLLOUT = text(
     f"""
     select r.id, r.candidate, r.production, r.state, r.stage, r.weight,
         extract(epoch from r.lease_until - clock.now)::double precision / clock.rate,
         extract(epoch from clock.now - r.held_since)::double precision / clock.rate
-    from iccm.rollouts r, (select iccm.now() as now, coalesce((select (value ->> 'rate')::double precision
-        from iccm.platform where key = 'clock'), 1.0) as rate) as clock
+    from iccm.rollouts r, {CLOCK_SQL}
     where r.state in {LIVE_STATES}
     """
 )
+_PRODUCTION = text("select version from iccm.model_versions where status = 'production'")
+_UNDELIVERED = text("select count(*) from iccm.alerts where delivered_at is null")
 
 
-def live(conn: sa.Connection, window: timedelta) -> Live:
-    """What there is to know of live traffic; the arms' figures are those of the last ``window``."""
-    row = conn.execute(_ROLLOUT).one_or_none()
+def live(conn: Connection, window: timedelta) -> Live:
+    """Read the state of live traffic; the arm metrics cover the last ``window``."""
+    rollout = conn.execute(_ROLLOUT).one_or_none()
     replicas = live_replicas(conn)
-    ready: dict[str, int] = {}
-    for version in (version for one in replicas for version in one.ready_versions):
-        ready[version] = ready.get(version, 0) + 1
     return Live(
         arms=tuple(arm_figures(conn, now(conn) - window)),
-        rollout=None if row is None else LiveRollout(*row),
-        production=_scalar(conn, "select version from iccm.model_versions where status = 'production'"),
+        rollout=None if rollout is None else LiveRollout(*rollout),
+        production=conn.execute(_PRODUCTION).scalar_one_or_none(),
         replicas=len(replicas),
-        ready=ready,
-        undelivered_alerts=_scalar(conn, "select count(*) from iccm.alerts where delivered_at is null"),
+        ready=Counter(version for replica in replicas for version in replica.ready_versions),
+        undelivered_alerts=conn.execute(_UNDELIVERED).scalar_one(),
     )
-
-
-def _scalar(conn: sa.Connection, query: str) -> Any:
-    return conn.execute(sa.text(query)).scalar_one_or_none()

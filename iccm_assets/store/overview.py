@@ -1,13 +1,12 @@
-"""The state of the platform in a few queries, for `iccm status` and the report of a demo."""
+"""State of the platform in a few queries, for `iccm status`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
-
-from iccm_assets.store.tables import LIVE_STATES
 
 TABLES = (
     "conversations",
@@ -26,125 +25,64 @@ TABLES = (
 
 
 @dataclass(frozen=True)
-class Version:
-    """A model version in the list of the newest."""
-
-    version: str
-    status: str
-    parent_version: str | None
-    created_at: datetime
-    deployed_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Retrain:
-    """A training run in the list of the newest."""
-
-    id: int
-    trigger: str
-    status: str
-    attempt: int
-    timestamp: datetime
-    candidate_version: str | None
-    improvement: float | None
-    notes: str | None
-
-
-@dataclass(frozen=True)
-class Day:
-    """One UTC day's way through the data assets, in conversations."""
-
-    day: date
-    captured: int
-    scored: int
-    filtered: int
-    pool: int
-    left_out: int
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """The live rollout."""
-
-    id: int
-    candidate: str
-    production: str
-    state: str
-    stage: int
-    weight: float
-
-
-@dataclass(frozen=True)
 class Overview:
-    """What the database says about the platform at ``now``; newest first everywhere."""
+    """State of the platform at ``now``.
+
+    ``production`` and ``versions`` have the columns version, status, parent_version, created_at, deployed_at.
+    ``retrains`` are rows of ``phase4_training_runs``. ``days`` count the conversations of a UTC day that were
+    captured, scored, filtered, in the pool and rejected. Newest first. ``rows`` is the size of each table.
+    """
 
     now: datetime
-    production: Version | None
-    versions: tuple[Version, ...]
-    retrains: tuple[Retrain, ...]
-    rollout: Rollout | None
-    days: tuple[Day, ...]
+    production: dict[str, Any] | None
+    versions: list[dict[str, Any]]
+    retrains: list[dict[str, Any]]
+    days: list[dict[str, Any]]
     rows: dict[str, int]
-    undelivered_alerts: int
 
 
-_VERSIONS = """
-    SELECT version, status, parent_version, created_at, deployed_at FROM iccm.model_versions
+_VERSIONS = "select version, status, parent_version, created_at, deployed_at from iccm.model_versions"
+_PRODUCTION = f"{_VERSIONS} where status = 'production'"
+_NEWEST_VERSIONS = f"{_VERSIONS} order by created_at desc, version desc limit :limit"
+_RETRAINS = """
+    select id, trigger, status, attempt, "timestamp", candidate_version, improvement, notes
+    from iccm.phase4_training_runs order by id desc limit :limit
 """
-_RETRAINS = text(
-    """
-    SELECT id, trigger, status, attempt, "timestamp", candidate_version, improvement, notes
-    FROM iccm.phase4_training_runs ORDER BY id DESC LIMIT :limit
-    """
-)
-_ROLLOUT = text(
-    f"""
-    SELECT id, candidate, production, state, stage, weight FROM iccm.rollouts
-    WHERE state IN {LIVE_STATES}
-    """
-)
-# The days come from the index on `timestamp`; each then costs its own rows, not the table's.
-_DAYS = text(
-    """
-    WITH newest AS (SELECT (max("timestamp") AT TIME ZONE 'UTC')::date AS day FROM iccm.conversations),
-    days AS (SELECT (day - back)::date AS day, (day - back)::timestamp AT TIME ZONE 'UTC' AS since
-             FROM newest, generate_series(0, :limit - 1) AS back)
-    SELECT d.day, c.captured, c.scored,
-           (SELECT count(*) FROM iccm.filtered_conversations f WHERE f.day = d.day),
-           (SELECT count(*) FROM iccm.phase4_training_data t WHERE t.day = d.day),
-           (SELECT count(DISTINCT conversation_id) FROM iccm.phase4_rejections r WHERE r.day = d.day)
-    FROM days d CROSS JOIN LATERAL (
-        SELECT count(*) AS captured,
-               count(*) FILTER (WHERE EXISTS (
-                   SELECT FROM iccm.requirements r WHERE r.conversation_id = c.id
-                     AND r.kind = 'accepted' AND r.scored_at IS NOT NULL)) AS scored
-        FROM iccm.conversations c
-        WHERE c."timestamp" >= d.since AND c."timestamp" < d.since + interval '1 day') c
-    WHERE d.day IS NOT NULL
-    ORDER BY d.day DESC
-    """
+# The index on `timestamp` yields the days; each day then costs its own rows, not those of the table.
+_DAYS = """
+    with newest as (select (max("timestamp") at time zone 'UTC')::date as day from iccm.conversations),
+    days as (select (day - back)::date as day, (day - back)::timestamp at time zone 'UTC' as since
+             from newest, generate_series(0, :limit - 1) as back)
+    select d.day, c.captured, c.scored,
+        (select count(*) from iccm.filtered_conversations f where f.day = d.day) as filtered,
+        (select count(*) from iccm.phase4_training_data t where t.day = d.day) as pool,
+        (select count(distinct conversation_id) from iccm.phase4_rejections r where r.day = d.day) as rejected
+    from days d cross join lateral (
+        select count(*) as captured,
+            count(*) filter (where exists (
+                select from iccm.requirements r where r.conversation_id = c.id
+                    and r.kind = 'accepted' and r.scored_at is not null)) as scored
+        from iccm.conversations c
+        where c."timestamp" >= d.since and c."timestamp" < d.since + interval '1 day') c
+    where d.day is not null
+    order by d.day desc
+"""
+_SIZES = " union all ".join(
+    f"select '{table}' as name, count(*) as size from iccm.{table}" for table in TABLES
 )
 
 
 def overview(conn: Connection, *, limit: int = 7) -> Overview:
-    """The newest ``limit`` versions, retrains and days, the live rollout, and how many rows there are."""
-    newest = text(f"{_VERSIONS} ORDER BY created_at DESC, version DESC LIMIT :limit")
-    serving = conn.execute(text(f"{_VERSIONS} WHERE status = 'production'")).one_or_none()
-    rollout = conn.execute(_ROLLOUT).one_or_none()
+    """Load the newest ``limit`` versions, retrains and days, and the size of each table."""
+
+    def load(query: str) -> list[dict[str, Any]]:
+        return [dict(row) for row in conn.execute(text(query), {"limit": limit}).mappings()]
+
     return Overview(
-        now=conn.execute(text("SELECT iccm.now()")).scalar_one(),
-        production=None if serving is None else Version(*serving),
-        versions=tuple(Version(*row) for row in conn.execute(newest, {"limit": limit})),
-        retrains=tuple(Retrain(*row) for row in conn.execute(_RETRAINS, {"limit": limit})),
-        rollout=None if rollout is None else Rollout(*rollout),
-        days=tuple(Day(*row) for row in conn.execute(_DAYS, {"limit": limit})),
-        rows={name: _count(conn, name) for name in TABLES},
-        undelivered_alerts=conn.execute(
-            text("SELECT count(*) FROM iccm.alerts WHERE delivered_at IS NULL")
-        ).scalar_one(),
+        now=conn.execute(text("select iccm.now()")).scalar_one(),
+        production=next(iter(load(_PRODUCTION)), None),
+        versions=load(_NEWEST_VERSIONS),
+        retrains=load(_RETRAINS),
+        days=load(_DAYS),
+        rows={row["name"]: row["size"] for row in load(_SIZES)},
     )
-
-
-def _count(conn: Connection, table: str) -> int:
-    counted: int = conn.execute(text(f"SELECT count(*) FROM iccm.{table}")).scalar_one()
-    return counted

@@ -1,22 +1,21 @@
-"""Which gateway processes live, and what they have ready (G3)."""
+"""Live gateway processes and the versions they are ready to serve (G3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
-# Real seconds: heartbeats come every second or two, however fast the platform's clock runs.
+from iccm_assets.store.clock import CLOCK_SQL
+
+# Wall-clock seconds: heartbeats come every second or two, however fast the platform clock runs.
 HEARTBEAT_SECONDS = 10.0
 
-# A heartbeat is dated by the platform's clock, whose rate makes seconds of it; one from the future is what
-# a clock set back leaves behind, and says nothing.
+# Heartbeats are dated by the platform clock, so its rate converts their age to seconds. A heartbeat from the
+# future was written before the clock was set back and proves nothing.
 LIVE = f"""
     select g.replica, g.address, g.ready_versions, g.failed_versions
-    from iccm.gateway_replicas g,
-        (select iccm.now() as now, coalesce((select (value ->> 'rate')::double precision
-            from iccm.platform where key = 'clock'), 1.0) as rate) as clock
+    from iccm.gateway_replicas g, {CLOCK_SQL}
     where extract(epoch from clock.now - g.heartbeat_at) / clock.rate between -1.0 and {HEARTBEAT_SECONDS}
     order by g.replica
 """
@@ -24,19 +23,14 @@ LIVE = f"""
 
 @dataclass(frozen=True)
 class Replica:
-    """A living gateway process; ``failed_versions`` says why a version could not be loaded there."""
+    """A live gateway process; ``failed_versions`` maps a version to the reason why it could not be loaded."""
 
     replica: str
     address: str | None
-    ready_versions: tuple[str, ...]
+    ready_versions: list[str]
     failed_versions: dict[str, str]
 
 
-def live_replicas(conn: sa.Connection) -> list[Replica]:
-    """The gateway processes with a fresh heartbeat, by name."""
-    return [replica_of(row._mapping) for row in conn.execute(sa.text(LIVE))]
-
-
-def replica_of(row: Any) -> Replica:
-    """A row of the query as a value."""
-    return Replica(row["replica"], row["address"], tuple(row["ready_versions"]), dict(row["failed_versions"]))
+def live_replicas(conn: Connection) -> list[Replica]:
+    """Return the gateway processes with a fresh heartbeat, by name."""
+    return [Replica(*row) for row in conn.execute(text(LIVE))]

@@ -332,5 +332,5 @@ def test_a_failing_embedder_leaves_the_pool_as_it_was(engine, settings):
 def test_the_moment_of_the_fold_is_the_platforms_time(engine, settings):
     fold_days(engine, [day(0)], settings, HashEmbedder())
     with engine.connect() as conn:
-        moment = conn.execute(sa.text("select folded_at from iccm.pool_days")).scalar_one()
+        moment = conn.execute(sa.text("select rebuilt_at from iccm.pool_days")).scalar_one()
     assert isinstance(moment, datetime) and moment.tzinfo is not None

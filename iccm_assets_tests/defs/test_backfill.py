@@ -69,7 +69,7 @@ def outcome(engine: sa.Engine) -> list[list[str]]:
     from iccm_assets.store import tables as t
 
     with engine.begin() as conn:  # when it was folded is the only thing that may differ
-        conn.execute(sa.text("update iccm.pool_days set folded_at = 'epoch'"))
+        conn.execute(sa.text("update iccm.pool_days set rebuilt_at = 'epoch'"))
         conn.execute(sa.text("update iccm.filtered_days set filtered_at = 'epoch'"))
     return everything(
         engine, t.filtered_conversations, t.phase4_training_data, t.phase4_rejections, t.pool_days

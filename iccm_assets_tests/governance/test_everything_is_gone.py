@@ -57,7 +57,7 @@ def test_no_file_and_no_row_holds_what_was_erased(own_world: World) -> None:
                 """
                 select (select count(*) from iccm.conversations where erased_at is null),
                     (select count(*) from iccm.phase4_training_data),
-                    (select scrubbed_at is not null from iccm.erasures)
+                    (select physically_erased_at is not null from iccm.erasures)
                 """
             )
         ).all()

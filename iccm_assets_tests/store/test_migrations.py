@@ -38,11 +38,22 @@ _CATALOGUE = {
         order by 1
     """,
 }
+# The migrations alone make these.
+_ROUTINES = {
+    "functions": """
+        select proname, pg_get_functiondef(oid), obj_description(oid) from pg_proc
+        where pronamespace = 'iccm'::regnamespace order by 1
+    """,
+    "triggers": """
+        select tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) from pg_trigger
+        where not tgisinternal and tgrelid::regclass::text like 'iccm.%' order by 1, 2
+    """,
+}
 
 
-def catalogue(engine: sa.Engine) -> dict[str, list[tuple]]:
+def catalogue(engine: sa.Engine, queries: dict[str, str] = _CATALOGUE) -> dict[str, list[tuple]]:
     with engine.connect() as conn:
-        return {name: [tuple(row) for row in conn.execute(sa.text(sql))] for name, sql in _CATALOGUE.items()}
+        return {name: [tuple(row) for row in conn.execute(sa.text(sql))] for name, sql in queries.items()}
 
 
 def config_for(conn: sa.Connection) -> Config:
@@ -87,13 +98,53 @@ def test_the_head_read_from_file_names_is_alembics_head():
 
 
 def test_up_down_up_leaves_the_same_schema(engine):
-    before = catalogue(engine)
+    before = catalogue(engine, _CATALOGUE | _ROUTINES)
     with engine.begin() as conn:
         command.downgrade(config_for(conn), "base")
     assert current_revision(engine) is None
-    assert catalogue(engine)["columns"] == []
+    assert [rows for rows in catalogue(engine, _CATALOGUE | _ROUTINES).values() if rows] == []
     assert upgrade(engine) == (None, head_revision())
-    assert catalogue(engine) == before
+    assert catalogue(engine, _CATALOGUE | _ROUTINES) == before
+
+
+def test_an_upgrade_from_0007_keeps_the_rows_and_makes_the_schema_of_a_new_database(engine, new_database):
+    old = engine_for(new_database(empty=True))
+    with old.begin() as conn:
+        command.upgrade(config_for(conn), "0007")
+        for statement in _ROWS_OF_0007.split(";"):
+            conn.execute(sa.text(statement))
+    assert upgrade(old) == ("0007", head_revision())
+    assert catalogue(old, _CATALOGUE | _ROUTINES) == catalogue(engine, _CATALOGUE | _ROUTINES)
+    with old.connect() as conn:
+        row = conn.execute(
+            sa.text(
+                """
+                select s.exclusion_reason, q.stored_xid, d.rebuilt_at = 'epoch', a.last_attempt_at = 'epoch',
+                    e.physically_erased_at = 'epoch', e.physical_erasure
+                from iccm.rollout_samples s, iccm.requests q, iccm.pool_days d, iccm.alert_deliveries a,
+                    iccm.erasures e
+                """
+            )
+        ).one()
+    old.dispose()
+    assert row == ("both_arms", 7, True, True, True, {"files": 3})
+
+
+_ROWS_OF_0007 = """
+    insert into iccm.model_versions (version, status, digest, path)
+        values ('v1', 'production', 'd1', 'p1'), ('v2', 'canary', 'd2', 'p2');
+    insert into iccm.rollouts (id, candidate, production) values (1, 'v2', 'v1');
+    insert into iccm.rollout_samples
+        (rollout_id, requirement_id, session_key, arm, stage, pass_rate, served_at, left_out, revision)
+        values (1, 1, 'k', 'canary', 1, 1, 'epoch', 'both_arms', 1);
+    insert into iccm.requests (request_id, status, stored_in) values ('r', 'ok', 7);
+    insert into iccm.pool_days (day, folded_at, kept, removed, fingerprint)
+        values ('2026-01-01', 'epoch', 1, 0, 'f');
+    insert into iccm.alerts (key, severity, title) values ('k', 'info', 't');
+    insert into iccm.alert_deliveries (key, channel, tried_at) values ('k', 'log', 'epoch');
+    insert into iccm.erasures (subject, subject_sha256, conversations, actor, scrubbed_at, scrub)
+        values ('user', 's', '{1}', 'a', 'epoch', '{"files": 3}')
+"""
 
 
 def test_four_migrations_at_once_make_one_schema(new_database):
@@ -110,10 +161,10 @@ def test_four_migrations_at_once_make_one_schema(new_database):
             engine.dispose()
 
     threads = [threading.Thread(target=migrate) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     head = head_revision()
     assert sorted(map(str, outcomes)) == sorted(map(str, [(None, head)] + [(head, head)] * 3))
 

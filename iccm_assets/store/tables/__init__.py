@@ -1,7 +1,6 @@
-"""Every table of SPEC section 2, by its name, as SQLAlchemy Core tables in the schema `iccm`.
+"""Every table of the schema `iccm` as a SQLAlchemy Core table, under its own name.
 
-The schema is made by the migrations; these definitions are what queries are written with, and a test
-holds the two together.
+The migrations create the schema; queries are written with these definitions. A test compares the two.
 """
 
 from __future__ import annotations

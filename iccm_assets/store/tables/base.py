@@ -1,4 +1,4 @@
-"""The schema `iccm` and the column types every table is made of."""
+"""The schema `iccm` and the column types and checks of its tables."""
 
 from __future__ import annotations
 
@@ -26,43 +26,45 @@ metadata = MetaData(
 NOW = text("iccm.now()")
 
 
-def identity() -> Column[int]:
-    """A bigint key the database gives out."""
+def id_column() -> Column[int]:
+    """Return the bigint key column `id`, numbered by the database."""
     return Column("id", BigInteger, Identity(always=False), primary_key=True)
 
 
-def moment(name: str, *, default: bool = False, null: bool = True) -> Column[Any]:
-    """A timestamptz; with `default`, the platform's clock (S4) fills it and it is never null."""
+def timestamp_column(name: str, *, default: bool = False, null: bool = True) -> Column[Any]:
+    """Return a timestamptz column; with `default` it is filled from the platform clock and never null."""
     if default:
         return Column(name, TIMESTAMP(timezone=True), nullable=False, server_default=NOW)
     return Column(name, TIMESTAMP(timezone=True), nullable=null)
 
 
-def document(name: str, *, null: bool = False, default: str = "{}") -> Column[Any]:
-    """A jsonb value; Python None is SQL NULL, never JSON null."""
+def jsonb_column(name: str, *, null: bool = False, default: str = "{}") -> Column[Any]:
+    """Return a jsonb column; Python None is SQL NULL, never JSON null."""
     if null:
         return Column(name, JSONB(none_as_null=True))
     return Column(name, JSONB(none_as_null=True), nullable=False, server_default=text(f"'{default}'::jsonb"))
 
 
-def share(name: str, *, null: bool = True) -> Column[float]:
-    """A double precision between 0 and 1; pair it with `within`."""
+def fraction_column(name: str, *, null: bool = True) -> Column[float]:
+    """Return a double precision column for a value from 0 to 1; pair it with `range_check`."""
     return Column(name, Double, nullable=null)
 
 
-def within(*names: str) -> list[CheckConstraint]:
-    """Checks that these shares lie between 0 and 1 (NaN is refused: it sorts above 1)."""
+def range_check(*names: str) -> list[CheckConstraint]:
+    """Return checks that these columns lie from 0 to 1 (NaN fails: it sorts above 1)."""
     return [CheckConstraint(f"{name} >= 0 and {name} <= 1", name=name) for name in names]
 
 
-def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    """A check that a column holds one of these words."""
-    words = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f'"{column}" in ({words})', name=column)
+def enum_check(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    """Return a check that a column holds one of these values."""
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f'"{column}" in ({allowed})', name=column)
 
 
-def words(name: str, *, null: bool = True, key: bool = False, default: str | None = None) -> Column[str]:
-    """A text column."""
+def text_column(
+    name: str, *, null: bool = True, key: bool = False, default: str | None = None
+) -> Column[str]:
+    """Return a text column."""
     return Column(
         name,
         Text,
