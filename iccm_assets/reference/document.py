@@ -1,9 +1,9 @@
-"""The typed form of a requirements text: what a text says, free of how it says it (X1).
+"""The syntax tree of the requirements language (X1).
 
-A ``Document`` is one function: its name, parameters, an optional purpose, and statements that hold in
-the order they are written. A ``ClassDocument`` is a small class: what its creation does, and its methods.
-``language`` turns texts into either and back, ``oracle`` runs them, ``readers`` write Python from them.
-Every class here is a frozen value.
+A ``FunctionDocument`` is one function: its name, parameters, an optional purpose, and statements that apply
+in the order they are written. A ``ClassDocument`` is a small class: its constructor and its methods.
+``grammar`` parses and renders both, ``interpreter`` runs them, ``reconstructors`` write Python from them.
+Import the module as ``ast`` and name its nodes ``ast.NumberLiteral``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Node:
 
 
 class Number(Node):
-    """A numeric constant; integers stay integers."""
+    """A numeric constant; an integer stays an integer."""
 
     value: int | float
 
 
 class Text(Node):
-    """A text constant, without quotes inside."""
+    """A text constant; it contains no quotes."""
 
     value: str
 
@@ -67,11 +67,11 @@ class Name(Node):
 
 
 class Item(Node):
-    """The element a loop is at."""
+    """The current element of a loop."""
 
 
 class Total(Node):
-    """The running total a document keeps."""
+    """The running total of a function."""
 
 
 class Own(Node):
@@ -81,7 +81,7 @@ class Own(Node):
 
 
 class Size(Node):
-    """The number of elements of a list or characters of a text."""
+    """The number of elements of a list, or of characters of a text."""
 
     of: Name | Own
 
@@ -91,7 +91,7 @@ Atom = Number | Text | Truth | Name | Item | Total | Own | Size
 
 
 class Step(Node):
-    """One arithmetic step of a chain."""
+    """One operation of a chain."""
 
     op: ArithmeticOp
     operand: Atom
@@ -105,7 +105,7 @@ class Chain(Node):
 
 
 class Compare(Node):
-    """One comparison."""
+    """Test by comparison."""
 
     left: Chain
     op: CompareOp
@@ -113,7 +113,7 @@ class Compare(Node):
 
 
 class Empty(Node):
-    """The value is an empty text or list."""
+    """Test whether a text or list is empty."""
 
     left: Chain
 
@@ -130,28 +130,28 @@ Test = Compare | Empty | Between
 
 
 class Condition(Node):
-    """One or more tests, all of them (``and``) or any of them (``or``) needed."""
+    """One or more tests, of which all (``and``) or any (``or``) must hold."""
 
     tests: tuple[Test, ...]
     joiner: Literal["and", "or"] = "and"
 
 
 class Edit(Node):
-    """One change to a text or a list; ``args`` are the change's constants."""
+    """One change to a text or a list, with its constants in ``args``."""
 
     kind: EditKind
     args: tuple[Constant, ...] = ()
 
 
 class Edited(Node):
-    """A text parameter with changes applied in order."""
+    """A text parameter with edits applied in order."""
 
     base: Name
     edits: tuple[Edit, ...]
 
 
 class Items(Node):
-    """The elements of a list that meet every test, in order, then changed."""
+    """The elements of a list that pass every test, mapped by ``steps``, then edited as a list."""
 
     source: Name | Own
     tests: tuple[Test, ...] = ()
@@ -160,7 +160,7 @@ class Items(Node):
 
 
 class Aggregate(Node):
-    """One value out of a list; ``default`` is used when no element is left."""
+    """One value computed from a list; ``default`` is the value for an empty one."""
 
     kind: AggregateKind
     items: Items
@@ -168,13 +168,13 @@ class Aggregate(Node):
 
 
 class Whether(Node):
-    """The truth of a condition."""
+    """A condition as a boolean value."""
 
     condition: Condition
 
 
 class Limited(Node):
-    """A number kept inside limits; the lower limit wins when they cross."""
+    """A number clamped to limits; the lower limit wins if they cross."""
 
     value: Chain
     low: Number | None
@@ -182,7 +182,7 @@ class Limited(Node):
 
 
 class EndItem(Node):
-    """The first or last element of a list; ``taken``: it is removed from the list as well."""
+    """The first or last element of a list; ``removed`` also removes it."""
 
     end: Literal["first", "last"]
     source: Name | Own
@@ -190,14 +190,14 @@ class EndItem(Node):
 
 
 class EmptyList(Node):
-    """A new list without elements."""
+    """A new, empty list."""
 
 
 Expression = Chain | Edited | Items | Aggregate | Whether | Limited | EndItem | EmptyList
 
 
 class Return(Node):
-    """Give this value back."""
+    """Return this value."""
 
     value: Expression
 
@@ -212,32 +212,35 @@ Outcome = Return | Raise
 
 
 class When(Node):
-    """When the condition holds, this is the outcome and nothing after it matters."""
+    """End with the outcome if the condition holds."""
 
     condition: Condition
     outcome: Outcome
 
 
 class Otherwise(Node):
-    """The outcome when no ``When`` before it held."""
+    """End with the outcome if no ``When`` before it applied."""
 
     outcome: Outcome
 
 
 class Always(Node):
-    """The outcome, unconditionally."""
+    """End with the outcome."""
 
     outcome: Outcome
 
 
 class Start(Node):
-    """The running total begins here."""
+    """Initialise the running total."""
 
     value: Number
 
 
 class Each(Node):
-    """What every element that meets the tests does to the total; ``source`` None: every other element."""
+    """Change the total for each element that passes the tests.
+
+    Without a ``source`` it applies to the elements that no ``ForEach`` before it matched.
+    """
 
     source: Name | None
     tests: tuple[Test, ...]
@@ -246,21 +249,21 @@ class Each(Node):
 
 
 class Keep(Node):
-    """After every element the total is kept inside this limit."""
+    """Clamp the total to this limit after each element."""
 
     side: Literal["at least", "at most"]
     limit: Number
 
 
 class Set(Node):
-    """Give an attribute a value."""
+    """Assign a value to an attribute."""
 
     target: Own
     value: Expression
 
 
 class Append(Node):
-    """Put a value at the end of a list."""
+    """Append a value to a list."""
 
     value: Chain
     target: Own
@@ -270,13 +273,13 @@ Action = Set | Append
 
 
 class Do(Node):
-    """Change the object, then go on."""
+    """Perform the action."""
 
     action: Action
 
 
 class WhenDo(Node):
-    """When the condition holds, change the object; go on either way."""
+    """Perform the action if the condition holds."""
 
     condition: Condition
     action: Action
@@ -286,7 +289,7 @@ Statement = When | Otherwise | Always | Start | Each | Keep | Do | WhenDo
 
 
 class Document(Node):
-    """What one function, method or creation of an object shall do."""
+    """One function, method or constructor."""
 
     name: str
     params: tuple[str, ...]
@@ -295,9 +298,9 @@ class Document(Node):
 
 
 class ClassDocument(Node):
-    """What a class shall do: ``params`` and ``statements`` are its creation's.
+    """A class; ``params`` and ``statements`` are those of its constructor.
 
-    A method that comes to its end without an outcome returns nothing.
+    A method that ends without an outcome returns None.
     """
 
     name: str

@@ -1,14 +1,15 @@
 """The requirements language: ``parse`` a text into a document, ``render`` a document as text.
 
-``parse(render(d)) == d`` for every document (a property test holds it). The grammar is
-``language.lark``; it covers one sentence, so that a reader may go on after one it cannot read.
+``parse(render(d)) == d`` for every document; a property test asserts it. The grammar is
+``language.lark``; it covers one sentence, so that a reconstructor can continue after one it cannot read.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,10 +21,11 @@ from iccm_assets.reference import document as ast
 
 GRAMMAR = Path(__file__).with_name("language.lark")
 _SENTENCE = re.compile(r"(?:[^.'\n]|'[^'\n]*'|\.(?=\d))+\.?")
+_TESTS: dict[str, Callable[..., ast.Test]] = {"is empty": ast.Empty, "is between": ast.Between}
 
 
 class RequirementsError(InputError):
-    """The requirements text does not follow the reference language."""
+    """The requirements text does not follow the requirements language."""
 
 
 @dataclass(frozen=True)
@@ -36,115 +38,97 @@ class Signature:
     kind: Literal["function", "class", "method"] = "function"
 
 
+def _edit(kind: ast.EditKind) -> Callable[..., ast.Edit]:
+    return lambda _self, *constants: ast.Edit(kind, constants)
+
+
 @v_args(inline=True)
-class _Build(Transformer[Token, Any]):
-    """Parse tree -> document values."""
+class _TreeBuilder(Transformer[Token, Any]):
+    """Builds the nodes: a method per rule and, in capitals, per token whose text is not used as it is."""
 
-    def start(self, sentence: Signature | ast.Statement) -> Signature | ast.Statement:
-        return sentence
+    MOVE = OP = COMPARE = PLAIN = LIST_EDIT = ERROR = WORD = str
 
-    def signature(self, name: Token, *rest: Any) -> Signature:
-        params = tuple(str(token)[1:-1] for token in rest if isinstance(token, Token))
-        purposes = [part for part in rest if isinstance(part, str) and not isinstance(part, Token)]
-        return Signature(str(name)[1:-1], params, purposes[0] if purposes else None)
+    def NAME(self, token: Token) -> str:
+        return str(token)[1:-1]
 
-    def class_signature(self, *parts: Any) -> Signature:
-        return replace(self.signature(*parts), kind="class")
+    def NUMBER(self, token: Token) -> ast.Number:
+        return ast.Number(float(token) if "." in token else int(token))
 
-    def method_signature(self, *parts: Any) -> Signature:
-        return replace(self.signature(*parts), kind="method")
+    def STRING(self, token: Token) -> ast.Text:
+        return ast.Text(str(token)[1:-1])
 
-    def purpose(self, *words: Token) -> str:
-        return " ".join(str(word) for word in words)
+    def TRUTH(self, token: Token) -> ast.Truth:
+        return ast.Truth(token == "true")
 
-    keeping = purpose
+    def KIND(self, token: Token) -> str:
+        return token.split()[1]
+
+    def KEEP_TOTAL(self, token: Token) -> str:
+        return " ".join(token.split()[-2:])
+
+    def names(self, *parts: Any) -> tuple[Any, ...]:
+        return parts
+
+    predicate = names
+
+    def purpose(self, *words: str) -> str:
+        return " ".join(words)
+
+    def signature(
+        self, opening: Token, name: str, params: tuple[str, ...], purpose: str | None = None
+    ) -> Signature:
+        return Signature(name, params, purpose, cast("Any", opening.split()[1]))
+
     do = ast.Do
     when_do = ast.WhenDo
     set_ = ast.Set
     append = ast.Append
-
-    def end_item(self, phrase: Token, source: ast.Name | ast.Own) -> ast.EndItem:
-        end = cast("Literal['first', 'last']", str(phrase).split()[1])
-        return ast.EndItem(end, source, phrase.endswith("from"))
-
-    def empty_list(self) -> ast.EmptyList:
-        return ast.EmptyList()
-
-    def own(self, token: Token) -> ast.Own:
-        return ast.Own(str(token)[1:-1])
-
-    size = ast.Size
-
-    def when(self, condition: ast.Condition, outcome: ast.Outcome) -> ast.When:
-        return ast.When(condition, outcome)
-
+    when = ast.When
     otherwise = ast.Otherwise
     always = ast.Always
     begin = ast.Start
-
-    def each(self, name: ast.Name, *rest: Any) -> ast.Each:
-        tests = rest[0] if len(rest) == 2 else ()
-        op, amount = rest[-1]
-        return ast.Each(name, tests, op, amount)
-
-    def other(self, move: tuple[Literal["add", "subtract"], ast.Chain]) -> ast.Each:
-        return ast.Each(None, (), *move)
-
-    def add(self, amount: ast.Chain) -> tuple[str, ast.Chain]:
-        return "add", amount
-
-    def subtract(self, amount: ast.Chain) -> tuple[str, ast.Chain]:
-        return "subtract", amount
-
-    def keep_low(self, limit: ast.Number) -> ast.Keep:
-        return ast.Keep("at least", limit)
-
-    def keep_high(self, limit: ast.Number) -> ast.Keep:
-        return ast.Keep("at most", limit)
-
+    each = ast.Each
+    other = partial(ast.Each, None, ())
+    keep = ast.Keep
     return_ = ast.Return
+    raise_ = ast.Raise
+    empty_list = ast.EmptyList
+    limited = ast.Limited
+    whether = ast.Whether
+    items_plain = ast.Items
+    aggregate = ast.Aggregate
+    step = ast.Step
+    item = ast.Item
+    total = ast.Total
+    size = ast.Size
+    own = ast.Own
+    name = ast.Name
+    plain_edit = ast.Edit
+    replaced = _edit("replaced")
+    cut = _edit("cut")
+    front = _edit("in front")
+    back = _edit("at the end")
 
-    def raise_(self, error: Token) -> ast.Raise:
-        return ast.Raise(str(error))
-
-    def value(self, chain: ast.Chain) -> ast.Chain:
-        return chain
-
-    def limited_low(self, chain: ast.Chain, low: ast.Number) -> ast.Limited:
-        return ast.Limited(chain, low, None)
+    def end_item(self, phrase: Token, source: ast.Name | ast.Own) -> ast.EndItem:
+        return ast.EndItem(cast("Any", phrase.split()[1]), source, phrase.endswith("from"))
 
     def limited_high(self, chain: ast.Chain, high: ast.Number) -> ast.Limited:
         return ast.Limited(chain, None, high)
 
-    limited_both = ast.Limited
-    whether = ast.Whether
-
     def edited(self, base: ast.Name, *edits: ast.Edit) -> ast.Edited:
         return ast.Edited(base, edits)
 
-    def items(self, source: ast.Name | ast.Own, *rest: Any) -> ast.Items:
-        tests = rest[0] if rest and isinstance(rest[0], tuple) else ()
-        changes = rest[1:] if tests else rest
+    def items(
+        self, source: ast.Name | ast.Own, tests: tuple[ast.Test, ...], *changes: ast.Step | ast.Edit
+    ) -> ast.Items:
         steps = tuple(change for change in changes if isinstance(change, ast.Step))
         edits = tuple(change for change in changes if isinstance(change, ast.Edit))
         if changes != steps + edits:
             raise RequirementsError("arithmetic on the items comes before changes to the list")
         return ast.Items(source, tests, steps, edits)
 
-    def items_plain(self, source: ast.Name | ast.Own, tests: tuple[ast.Test, ...] = ()) -> ast.Items:
-        return ast.Items(source, tests)
-
-    def aggregate(self, kind: Token, items: ast.Items, default: ast.Constant | None = None) -> ast.Aggregate:
-        return ast.Aggregate(cast(ast.AggregateKind, str(kind).split()[1]), items, default)
-
-    def default(self, constant: ast.Constant) -> ast.Constant:
-        return constant
-
-    def condition(self, test: ast.Test) -> ast.Condition:
-        return ast.Condition((test,))
-
-    def all_of(self, *tests: ast.Test) -> ast.Condition:
-        return ast.Condition(tests, "and")
+    def condition(self, *tests: ast.Test) -> ast.Condition:
+        return ast.Condition(tests)
 
     def any_of(self, *tests: ast.Test) -> ast.Condition:
         return ast.Condition(tests, "or")
@@ -152,78 +136,22 @@ class _Build(Transformer[Token, Any]):
     def that(self, *predicates: Any) -> tuple[ast.Test, ...]:
         return tuple(self.test(ast.Chain(ast.Item()), predicate) for predicate in predicates)
 
-    def test(self, left: ast.Chain, predicate: tuple[str, ...]) -> ast.Test:
-        op, *operands = cast(tuple[Any, ...], predicate)
-        if op == "is empty":
-            return ast.Empty(left)
-        if op == "is between":
-            return ast.Between(left, *operands)
-        return ast.Compare(left, op, *operands)
-
-    def compare(self, op: Token, right: ast.Atom) -> tuple[Any, ...]:
-        return cast(ast.CompareOp, str(op)), right
-
-    def empty(self, _phrase: Token) -> tuple[Any, ...]:
-        return ("is empty",)
-
-    def between(self, _phrase: Token, low: ast.Atom, high: ast.Atom) -> tuple[Any, ...]:
-        return "is between", low, high
+    def test(self, left: ast.Chain, predicate: tuple[Any, ...]) -> ast.Test:
+        op, *operands = predicate
+        return _TESTS[op](left, *operands) if op in _TESTS else ast.Compare(left, op, *operands)
 
     def chain(self, base: ast.Atom, *steps: ast.Step) -> ast.Chain:
         return ast.Chain(base, steps)
 
-    def step(self, op: Token, operand: ast.Atom) -> ast.Step:
-        return ast.Step(cast(ast.ArithmeticOp, str(op)), operand)
-
-    item_step = step
-
-    def item(self) -> ast.Item:
-        return ast.Item()
-
-    def total(self) -> ast.Total:
-        return ast.Total()
-
-    def text(self, token: Token) -> ast.Text:
-        return ast.Text(str(token)[1:-1])
-
-    def true(self) -> ast.Truth:
-        return ast.Truth(True)
-
-    def false(self) -> ast.Truth:
-        return ast.Truth(False)
-
-    def name(self, token: Token) -> ast.Name:
-        return ast.Name(str(token)[1:-1])
-
-    def number(self, token: Token) -> ast.Number:
-        return ast.Number(float(token) if "." in token else int(token))
-
-    def plain_edit(self, kind: Token) -> ast.Edit:
-        return ast.Edit(cast(ast.EditKind, str(kind)))
-
-    def replaced(self, old: Token, new: Token) -> ast.Edit:
-        return ast.Edit("replaced", (self.text(old), self.text(new)))
-
-    def cut(self, size: ast.Number) -> ast.Edit:
-        return ast.Edit("cut", (size,))
-
-    def front(self, token: Token) -> ast.Edit:
-        return ast.Edit("in front", (self.text(token),))
-
-    def back(self, token: Token) -> ast.Edit:
-        return ast.Edit("at the end", (self.text(token),))
-
 
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
-    return Lark(
-        GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=False, transformer=_Build()
-    )
+    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", transformer=_TreeBuilder())
 
 
 @lru_cache(maxsize=4096)
 def parse_sentence(sentence: str) -> Signature | ast.Statement:
-    """One sentence as a value; raises ``RequirementsError``."""
+    """Parse one sentence; raises ``RequirementsError``."""
     try:
         return cast("Signature | ast.Statement", _parser().parse(sentence))
     except (LarkError, RecursionError, ValueError) as error:
@@ -231,13 +159,13 @@ def parse_sentence(sentence: str) -> Signature | ast.Statement:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a text, white space normalised; a full stop inside quotes does not end one."""
+    """Split a text into sentences and normalise white space; a full stop inside quotes does not end one."""
     plain = " ".join(text.split())
     return tuple(match.group().strip() for match in _SENTENCE.finditer(plain) if match.group().strip())
 
 
 def parse(text: str) -> ast.Document | ast.ClassDocument:
-    """What a text says; raises ``RequirementsError`` for anything the grammar does not know."""
+    """Parse a whole text; raises ``RequirementsError`` for anything outside the grammar."""
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
     if not parts or not isinstance(parts[0], Signature) or parts[0].kind == "method":
         raise RequirementsError("the first sentence must be `The function/class `name` shall take ...`")
@@ -247,152 +175,109 @@ def parse(text: str) -> ast.Document | ast.ClassDocument:
             groups.append((part, []))
         else:
             groups[-1][1].append(part)
-    documents = [ast.Document(one.name, one.params, tuple(body), one.purpose) for one, body in groups]
-    first, *others = documents
+    first, *methods = (
+        ast.Document(signature.name, signature.params, tuple(body), signature.purpose)
+        for signature, body in groups
+    )
     kinds = [signature.kind for signature, _ in groups]
     if kinds == ["function"] and first.statements:
         return first
-    if kinds[0] == "class" and set(kinds[1:]) == {"method"} and all(other.statements for other in others):
-        return ast.ClassDocument(first.name, first.params, first.statements, tuple(others), first.purpose)
+    if kinds[0] == "class" and {*kinds[1:]} == {"method"} and all(method.statements for method in methods):
+        return ast.ClassDocument(first.name, first.params, first.statements, tuple(methods), first.purpose)
     raise RequirementsError("one function, or one class with its methods, each with a statement, is expected")
 
 
+# The text of each node; {0}, {1}, ... are its fields. A test is written without its left side, field 0.
+_TEMPLATES: dict[type[ast.Node], str] = {
+    ast.When: "When {}, it shall {}.",
+    ast.Otherwise: "Otherwise it shall {}.",
+    ast.Always: "It shall {}.",
+    ast.Start: "It shall start the total at {}.",
+    ast.Keep: "After each item, it shall keep the total {} {}.",
+    ast.Do: "It shall {}.",
+    ast.WhenDo: "When {}, it shall {}.",
+    ast.Append: "append {} to {}",
+    ast.Set: "set {} to {}",
+    ast.Raise: "raise {}",
+    ast.Return: "return {}",
+    ast.Whether: "whether {}",
+    ast.EmptyList: "an empty list",
+    ast.Empty: "is empty",
+    ast.Between: "is between {1} and {2}",
+    ast.Compare: "{1} {2}",
+    ast.Step: "{} {}",
+    ast.Text: "'{}'",
+    ast.Name: "`{}`",
+    ast.Item: "the item",
+    ast.Total: "the total",
+    ast.Own: "its `{}`",
+    ast.Size: "the size of {}",
+}
+_EDITS = {
+    "replaced": "with {} replaced by {}",
+    "cut": "cut to {} {unit}",
+    "in front": "with {} in front",
+    "at the end": "with {} at the end",
+}
+
+
 def render(document: ast.Document | ast.ClassDocument) -> str:
-    """The document in words, on one line."""
+    """Write the document as text, on one line."""
     if isinstance(document, ast.Document):
-        purpose = f" and return the {document.purpose}" if document.purpose else ""
-        return _section("function", document, purpose)
-    creation = ast.Document(document.name, document.params, document.statements)
-    purpose = f" and keep the {document.purpose}" if document.purpose else ""
+        return _section("function", document, f" and return the {document.purpose}")
     methods = (_section("method", method) for method in document.methods)
-    return " ".join((_section("class", creation, purpose), *methods))
+    return " ".join((_section("class", document, f" and keep the {document.purpose}"), *methods))
 
 
-def _section(kind: str, document: ast.Document, purpose: str = "") -> str:
+def _section(kind: str, document: ast.Document | ast.ClassDocument, purpose: str = "") -> str:
     params = [f"`{name}`" for name in document.params]
     listed = " and ".join(part for part in (", ".join(params[:-1]), *params[-1:]) if part) or "nothing"
-    opening = f"The {kind} `{document.name}` shall take {listed}{purpose}."
-    return " ".join((opening, *(_statement(statement) for statement in document.statements)))
+    opening = f"The {kind} `{document.name}` shall take {listed}{purpose if document.purpose else ''}."
+    return " ".join((opening, *map(_render, document.statements)))
 
 
-def _statement(statement: ast.Statement) -> str:
-    match statement:
-        case ast.When(condition, outcome):
-            return f"When {_condition(condition)}, it shall {_outcome(outcome)}."
-        case ast.Otherwise(outcome):
-            return f"Otherwise it shall {_outcome(outcome)}."
-        case ast.Always(outcome):
-            return f"It shall {_outcome(outcome)}."
-        case ast.Start(value):
-            return f"It shall start the total at {_atom(value)}."
-        case ast.Each(None, _, op, amount):
-            return f"For each other item, it shall {op} {_chain(amount)}."
-        case ast.Each(ast.Name(name), tests, op, amount):
-            return f"For each item of `{name}`{_that(tests)}, it shall {op} {_chain(amount)}."
-        case ast.Keep(side, limit):
-            return f"After each item, it shall keep the total {side} {_atom(limit)}."
-        case ast.Do(action):
-            return f"It shall {_action(action)}."
-        case ast.WhenDo(condition, action):
-            return f"When {_condition(condition)}, it shall {_action(action)}."
-    raise AssertionError(statement)
+def _render(node: Any) -> str:
+    if template := _TEMPLATES.get(type(node)):
+        return template.format(*(_render(getattr(node, name)) for name in node.__match_args__))
+    match node:
+        case ast.Chain(base, steps):
+            return " ".join(map(_render, (base, *steps)))
+        case ast.Number(value):
+            return (
+                f"{value:f}".rstrip("0") + "0" * (value == int(value)) if type(value) is float else str(value)
+            )
+        case ast.Condition(tests, joiner):
+            return f" {joiner} ".join(f"{_render(test.left)} {_render(test)}" for test in tests)
+        case ast.Each(source, tests, op, amount):
+            items = f"item of {_render(source)}{_that(tests)}" if source else "other item"
+            return f"For each {items}, it shall {op} {_render(amount)}."
+        case ast.Truth(value):
+            return str(value).lower()
+    return _render_list_or_text(node)
 
 
-def _action(action: ast.Action) -> str:
-    if isinstance(action, ast.Append):
-        return f"append {_chain(action.value)} to {_atom(action.target)}"
-    return f"set {_atom(action.target)} to {_expression(action.value)}"
-
-
-def _outcome(outcome: ast.Outcome) -> str:
-    return (
-        f"raise {outcome.error}" if isinstance(outcome, ast.Raise) else f"return {_expression(outcome.value)}"
-    )
-
-
-def _expression(expression: ast.Expression) -> str:
-    match expression:
-        case ast.Chain():
-            return _chain(expression)
-        case ast.Edited(ast.Name(name), edits):
-            return f"`{name}` " + ", then ".join(_text_edit(edit) for edit in edits)
+def _render_list_or_text(node: Any) -> str:
+    match node:
+        case ast.Edited(base, edits):
+            return f"{_render(base)} " + ", then ".join(_render_edit(edit, "characters") for edit in edits)
         case ast.Items(source, tests, steps, edits):
-            changes = [f", then {step.op} {_atom(step.operand)}" for step in steps]
-            changes += [f", then {_list_edit(edit)}" for edit in edits]
-            return f"each item of {_atom(source)}{_that(tests)}{''.join(changes)}"
+            changes = [*map(_render, steps), *(_render_edit(edit, "items") for edit in edits)]
+            return ", then ".join((f"each item of {_render(source)}{_that(tests)}", *changes))
         case ast.Aggregate(kind, items, default):
-            rest = "" if default is None else f" or {_atom(default)} if there is none"
-            return f"the {kind} of {_expression(items)}{rest}"
-        case ast.Whether(condition):
-            return f"whether {_condition(condition)}"
+            rest = f" or {_render(default)} if there is none" if default else ""
+            return f"the {kind} of {_render(items)}{rest}"
         case ast.Limited(value, low, high):
-            ends = [f"at least {_atom(low)}"] if low else []
-            ends += [f"at most {_atom(high)}"] if high else []
-            return f"{_chain(value)}, {' and '.join(ends)}"
+            limits = [f"at least {_render(low)}"] if low else []
+            limits += [f"at most {_render(high)}"] if high else []
+            return f"{_render(value)}, {' and '.join(limits)}"
         case ast.EndItem(end, source, taken):
-            return f"the {end} item {'taken from' if taken else 'of'} {_atom(source)}"
-        case ast.EmptyList():
-            return "an empty list"
-    raise AssertionError(expression)
+            return f"the {end} item {'taken from' if taken else 'of'} {_render(source)}"
+    return str(node)
 
 
-def _condition(condition: ast.Condition) -> str:
-    return f" {condition.joiner} ".join(f"{_chain(test.left)} {_predicate(test)}" for test in condition.tests)
+def _render_edit(edit: ast.Edit, unit: str) -> str:
+    return _EDITS.get(edit.kind, edit.kind).format(*map(_render, edit.args), unit=unit)
 
 
 def _that(tests: tuple[ast.Test, ...]) -> str:
-    return " that " + " and ".join(_predicate(test) for test in tests) if tests else ""
-
-
-def _predicate(test: ast.Test) -> str:
-    match test:
-        case ast.Empty():
-            return "is empty"
-        case ast.Between(_, low, high):
-            return f"is between {_atom(low)} and {_atom(high)}"
-        case ast.Compare(_, op, right):
-            return f"{op} {_atom(right)}"
-
-
-def _chain(chain: ast.Chain) -> str:
-    return " ".join((_atom(chain.base), *(f"{step.op} {_atom(step.operand)}" for step in chain.steps)))
-
-
-def _atom(atom: ast.Atom) -> str:
-    match atom:
-        case ast.Number(value):
-            return (
-                f"{value:f}".rstrip("0") + "0" * (value == int(value))
-                if isinstance(value, float)
-                else str(value)
-            )
-        case ast.Text(value):
-            return f"'{value}'"
-        case ast.Truth(value):
-            return "true" if value else "false"
-        case ast.Name(name):
-            return f"`{name}`"
-        case ast.Item():
-            return "the item"
-        case ast.Total():
-            return "the total"
-        case ast.Own(name):
-            return f"its `{name}`"
-        case ast.Size(of):
-            return f"the size of {_atom(of)}"
-
-
-def _text_edit(edit: ast.Edit) -> str:
-    args = [_atom(arg) for arg in edit.args]
-    match edit.kind:
-        case "replaced":
-            return f"with {args[0]} replaced by {args[1]}"
-        case "cut":
-            return f"cut to {args[0]} characters"
-        case "in front" | "at the end":
-            return f"with {args[0]} {edit.kind}"
-    return edit.kind
-
-
-def _list_edit(edit: ast.Edit) -> str:
-    return f"cut to {_atom(edit.args[0])} items" if edit.kind == "cut" else edit.kind
+    return " that " + " and ".join(map(_render, tests)) if tests else ""
