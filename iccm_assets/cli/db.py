@@ -1,4 +1,4 @@
-"""`iccm db`: the platform's database, embedded or not (S2)."""
+"""`iccm db`: the platform's database, embedded or external."""
 
 from __future__ import annotations
 
@@ -9,77 +9,69 @@ from typing import Annotated, Any
 import typer
 
 from iccm_assets.cli.console import AsJson, echo_json
+from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import DatabaseError, NotAllowed
 from iccm_assets.settings import Settings, get_settings
 
 NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
 
-
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    group = typer.Typer(help="The platform's PostgreSQL database.", no_args_is_help=True)
-    group.command("start")(start)
-    group.command("stop")(stop)
-    group.command("status")(status)
-    group.command("upgrade")(upgrade)
-    group.command("url")(url)
-    group.command("shell", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(shell)
-    app.add_typer(group, name="db")
+group = typer.Typer(help="Run and inspect the platform's PostgreSQL database.", no_args_is_help=True)
 
 
+@group.command()
 def start(as_json: AsJson = False) -> None:
-    """Start the embedded server, if it does not run, and bring its schema up to date."""
-    from iccm_assets.store.database import connect
-
-    settings = get_settings()
-    _embedded_only(settings)
-    connect(settings).dispose()
-    _show(_described(settings), as_json)
+    """Start the embedded server unless it runs, and upgrade its schema."""
+    _require_embedded(get_settings())
+    settings, engine = open_platform()
+    engine.dispose()
+    _print_status(_load_status(settings), as_json)
 
 
+@group.command()
 def stop() -> None:
-    """Stop the embedded server; connections end and open transactions roll back."""
+    """Stop the embedded server; connections close and open transactions roll back."""
     from iccm_assets.store.embedded import EmbeddedServer
 
     settings = get_settings()
-    _embedded_only(settings)
-    stopped = EmbeddedServer(settings.home).stop()
-    typer.echo("stopped" if stopped else "it was not running")
+    _require_embedded(settings)
+    typer.echo("stopped" if EmbeddedServer(settings.home).stop() else "it was not running")
 
 
+@group.command()
 def status(as_json: AsJson = False) -> None:
-    """Whether the database answers, where, and how far its schema is; exit status 3 when it does not run."""
-    described = _described(get_settings())
-    _show(described, as_json)
-    if not described["running"]:
+    """Show whether the database answers, its address and schema revision; exits 3 if it does not run."""
+    state = _load_status(get_settings())
+    _print_status(state, as_json)
+    if not state["running"]:
         raise typer.Exit(NOT_RUNNING)
 
 
+@group.command()
 def upgrade() -> None:
-    """Bring the schema to the newest revision; safe to run from several machines at once."""
-    from iccm_assets.store.database import database_url, engine_for
-    from iccm_assets.store.database import upgrade as migrate
+    """Upgrade the schema to the newest revision; several machines may run this at the same time."""
+    from iccm_assets.store import database
 
-    engine = engine_for(database_url(get_settings()))
-    before, after = migrate(engine)
+    engine = database.engine_for(database.database_url(get_settings()))
+    before, after = database.upgrade(engine)
     engine.dispose()
     typer.echo(f"at revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
 
 
+@group.command()
 def url(
-    dagster: Annotated[bool, typer.Option("--dagster", help="That of Dagster's own database.")] = False,
+    dagster: Annotated[bool, typer.Option("--dagster", help="URL of Dagster's own database.")] = False,
 ) -> None:
-    """Print the database's URL, password included; starts the embedded server if need be."""
+    """Print the database URL, password included; starts the embedded server if necessary."""
     from iccm_assets.store.database import dagster_url, database_url
 
-    settings = get_settings()
-    typer.echo(dagster_url(settings) if dagster else database_url(settings))
+    typer.echo((dagster_url if dagster else database_url)(get_settings()))
 
 
+@group.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def shell(context: typer.Context) -> None:
-    """Open psql on the database; what follows goes to psql (`iccm db shell -c 'select iccm.now()'`)."""
+    """Open psql on the database; further arguments go to psql (`iccm db shell -c 'select iccm.now()'`)."""
     from iccm_assets.store.database import database_url
-    from iccm_assets.store.embedded import programs
+    from iccm_assets.store.programs import programs
 
     target = database_url(get_settings())
     bundled = programs() / "bin" / "psql"
@@ -90,64 +82,63 @@ def shell(context: typer.Context) -> None:
 
 
 def _client_environment(target: str) -> dict[str, str]:
-    """The URL as the variables libpq reads: a command line is everybody's to see."""
+    """The URL as the variables libpq reads: every user of the machine can read a command line."""
     from psycopg import pq
 
-    parsed = {one.keyword: one.val for one in pq.Conninfo.parse(target.encode()) if one.val is not None}
-    names = {one.keyword: one.envvar for one in pq.Conninfo.get_defaults() if one.envvar is not None}
-    parsed[b"options"] = (parsed.get(b"options", b"") + b" -c search_path=iccm,public").strip()
-    return {names[key].decode(): value.decode() for key, value in parsed.items() if key in names}
+    values = {option.keyword: option.val for option in pq.Conninfo.parse(target.encode()) if option.val}
+    names = {option.keyword: option.envvar for option in pq.Conninfo.get_defaults() if option.envvar}
+    values[b"options"] = (values.get(b"options", b"") + b" -c search_path=iccm,public").strip()
+    return {names[key].decode(): value.decode() for key, value in values.items() if key in names}
 
 
-def _embedded_only(settings: Settings) -> None:
+def _require_embedded(settings: Settings) -> None:
     if settings.database_url is not None:
         raise NotAllowed(
-            "ICCM_DATABASE_URL is set, and that server is not ours to start or stop",
+            "ICCM_DATABASE_URL names an external server, which this command does not start or stop",
             hint="Unset it to use the embedded server.",
         )
 
 
-def _described(settings: Settings) -> dict[str, Any]:
-    """The database in words; starts nothing."""
+def _load_status(settings: Settings) -> dict[str, Any]:
+    """Describe the database; starts nothing."""
     from iccm_assets.store.database import current_revision, engine_for, head_revision
     from iccm_assets.store.embedded import EmbeddedServer
 
-    described: dict[str, Any] = {"embedded": settings.database_url is None}
+    state: dict[str, Any] = {"embedded": settings.database_url is None}
     target = settings.database_url
     if target is None:
         server = EmbeddedServer(settings.home)
-        found = server.status()
-        described |= {
-            "running": found.running,
-            "pid": found.pid,
-            "data": str(found.data),
-            "log": str(found.log),
+        process = server.status()
+        state |= {
+            "running": process.running,
+            "pid": process.pid,
+            "data": str(process.data),
+            "log": str(process.log),
         }
         target = server.running()
         if target is None:
-            return described
+            return state
     engine = engine_for(target)
-    described |= {
+    state |= {
         "running": True,
         "address": f"{engine.url.host}:{engine.url.port or 5432}/{engine.url.database}",
         "revision": current_revision(engine),
         "newest_revision": head_revision(),
     }
     with engine.connect() as conn:
-        described["version"] = conn.exec_driver_sql("show server_version").scalar_one()
+        state["version"] = conn.exec_driver_sql("show server_version").scalar_one()
     engine.dispose()
-    return described
+    return state
 
 
-def _show(described: dict[str, Any], as_json: bool) -> None:
+def _print_status(state: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        echo_json(described)
-        return
-    if not described["running"]:
-        typer.echo(f"not running (data: {described['data']})")
-        return
-    kind = f"embedded, pid {described['pid']}" if described["embedded"] else "ICCM_DATABASE_URL"
-    typer.echo(f"running at {described['address']} ({kind}, PostgreSQL {described['version']})")
-    newest = described["newest_revision"]
-    behind = "" if described["revision"] == newest else f", the newest is {newest}: run `iccm db upgrade`"
-    typer.echo(f"schema at revision {described['revision'] or 'none'}{behind}")
+        echo_json(state)
+    elif not state["running"]:
+        typer.echo(f"not running (data: {state['data']})")
+    else:
+        kind = f"embedded, pid {state['pid']}" if state["embedded"] else "ICCM_DATABASE_URL"
+        typer.echo(f"running at {state['address']} ({kind}, PostgreSQL {state['version']})")
+        newest = state["newest_revision"]
+        outdated = "" if state["revision"] == newest else f", newest is {newest}: run `iccm db upgrade`"
+        typer.echo(f"schema at revision {state['revision'] or 'none'}{outdated}")

@@ -1,4 +1,4 @@
-"""`iccm doctor`: what this machine lacks, and the exact fix (S1). Changes nothing, starts nothing."""
+"""`iccm doctor`: check this machine and name the fix for what is missing. Changes nothing, starts nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, out
-from iccm_assets.errors import DatabaseError, IccmError, InputError, ModelNotFound, OrchestraError
+from iccm_assets.cli.console import AsJson, echo_json, out, print_line
+from iccm_assets.curation.canary_set import load_canary_set
+from iccm_assets.errors import (
+    DatabaseError,
+    IccmError,
+    InputError,
+    ModelNotFound,
+    OrchestraError,
+    first_line,
+)
+from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.models import manifest, resolve
 from iccm_assets.settings import Settings, load_settings
 
 MINIMUM_PYTHON = (3, 11)
@@ -25,9 +35,9 @@ UI_PORT = 3000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PROGRAM_SECONDS = 20
 _SANDBOX_FIX = (
-    "Allow user namespaces to this user (in a container: run it with --security-opt seccomp=unconfined)."
+    "Allow user namespaces for this user (in a container: run it with --security-opt seccomp=unconfined)."
 )
-# Where kernels and distributions forbid what bubblewrap needs: the switch, its closed and its open value.
+# Kernel settings that forbid what bubblewrap needs: name, forbidding value, allowing value.
 _USER_NAMESPACE_SWITCHES = (
     ("user/max_user_namespaces", "0", "15000"),
     ("kernel/unprivileged_userns_clone", "0", "1"),
@@ -37,23 +47,18 @@ _USER_NAMESPACE_SWITCHES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. ``fix`` is empty when it is ok."""
+    """One requirement: what the machine has, and the fix, which is empty if it is ok."""
 
     name: str
     ok: bool
     required: bool
-    found: str
+    detail: str
     fix: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
-
-
 def doctor(as_json: AsJson = False) -> None:
-    """Check this machine; exits 1 when something required is missing."""
-    # The question is what works without a network, and no hub is to be asked for it.
+    """Check this machine; exits 1 if something required is missing."""
+    # Check what works without a network: the model hub is not asked.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     checks = list(examine())
     missing = [check for check in checks if check.required and not check.ok]
@@ -61,14 +66,14 @@ def doctor(as_json: AsJson = False) -> None:
         echo_json({"ok": not missing, "checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            out.print(_line(check), soft_wrap=True, highlight=False)
-        out.print(f"\n{len(missing)} required things are missing." if missing else "\nThis machine is ready.")
+            print_line(_format(check))
+        out.print(f"\n{len(missing)} requirements are missing." if missing else "\nThis machine is ready.")
     if missing:
         raise typer.Exit(1)
 
 
 def examine() -> Iterator[Check]:
-    """Every check, in order; one that cannot be made is a missing thing, never an exception."""
+    """Run every check in order; a check that fails to run is a missing requirement, never an exception."""
     yield python_version()
     try:
         settings = load_settings()
@@ -80,38 +85,36 @@ def examine() -> Iterator[Check]:
     yield from sandbox(settings)
     yield disk(settings.home)
     yield port(UI_PORT)
-    yield _tried("base model", lambda: _base_model(settings), required=True)
-    yield _tried("embedder", lambda: _embedder(settings), required=True)
-    yield _tried("canary set", lambda: _canary_set(settings), required=True)
-    yield _tried("orchestra", lambda: _orchestra(settings), required=True)
+    yield _run_check("base model", _describe_base_model, settings)
+    yield _run_check("embedder", _describe_embedder, settings)
+    yield _run_check("canary set", _describe_canary_set, settings)
+    yield _run_check("orchestra", _describe_orchestra, settings)
     yield browser()
 
 
 def python_version() -> Check:
-    """Python is new enough."""
-    found = ".".join(str(part) for part in sys.version_info[:3])
+    """Check the version of Python."""
+    current, minimum = (".".join(map(str, version)) for version in (sys.version_info[:3], MINIMUM_PYTHON))
     ok = sys.version_info >= MINIMUM_PYTHON
-    wanted = ".".join(str(part) for part in MINIMUM_PYTHON)
-    return Check("python", ok, True, found, "" if ok else f"Install Python {wanted} or newer.")
+    return Check("python", ok, True, current, "" if ok else f"Install Python {minimum} or newer.")
 
 
 def database(settings: Settings) -> Check:
-    """A PostgreSQL at ``ICCM_DATABASE_URL``, or the binaries of the embedded one."""
-    if settings.database_url is None:
-        return _tried("postgresql", _embedded_version, required=True)
-    return _tried("postgresql", lambda: _server_version(settings), required=True)
+    """Check the server at ``ICCM_DATABASE_URL``, or the programs of the embedded one."""
+    describe = _describe_embedded if settings.database_url is None else _describe_server
+    return _run_check("postgresql", describe, settings)
 
 
 def sandbox(settings: Settings) -> Iterator[Check]:
-    """Each layer of the judge's sandbox (J3), looked at in one that was really started."""
+    """Check each layer of the sandbox, in one that is started for this."""
     from iccm_assets.judging.sandbox import LayersMissing, Sandbox
 
     if settings.sandbox == "unsafe":
         fix = "Unset ICCM_SANDBOX: untrusted code runs without isolation."
         yield Check("sandbox", False, False, "ICCM_SANDBOX=unsafe", fix)
         return
-    closed, fix = user_namespaces(Path("/proc/sys"))
-    yield Check("user namespaces", not closed, False, closed or "allowed", fix)
+    restriction, fix = user_namespaces(Path("/proc/sys"))
+    yield Check("user namespaces", not restriction, False, restriction or "allowed", fix)
     try:
         with Sandbox.start(settings) as started:
             layers = started.layers
@@ -126,7 +129,7 @@ def sandbox(settings: Settings) -> Iterator[Check]:
 
 
 def user_namespaces(sysctl: Path) -> tuple[str, str]:
-    """Which switch forbids user namespaces to ordinary users, and the fix; two empty texts when none does."""
+    """Find the kernel setting that forbids user namespaces, and its fix; two empty texts if none does."""
     for name, forbidding, allowing in _USER_NAMESPACE_SWITCHES:
         switch = sysctl / name
         if switch.exists() and switch.read_text(encoding="ascii").strip() == forbidding:
@@ -136,56 +139,53 @@ def user_namespaces(sysctl: Path) -> tuple[str, str]:
 
 
 def disk(home: Path) -> Check:
-    """There is room where the platform keeps its files."""
-    place = next(path for path in (home, *home.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    ok, writable = free >= NEEDED_DISK_BYTES, os.access(place, os.W_OK)
-    found = f"{free / 2**30:.1f} GiB free at {place}" + ("" if writable else ", not writable")
-    fix = f"Free {NEEDED_DISK_BYTES >> 30} GiB, or set ICCM_HOME to a writable directory with room."
-    return Check("disk", ok and writable, True, found, "" if ok and writable else fix)
+    """Check free space and write access where the platform keeps its files."""
+    directory = next(path for path in (home, *home.parents) if path.exists())
+    free, writable = shutil.disk_usage(directory).free, os.access(directory, os.W_OK)
+    ok = free >= NEEDED_DISK_BYTES and writable
+    detail = f"{free / 2**30:.1f} GiB free at {directory}" + ("" if writable else ", not writable")
+    fix = f"Free {NEEDED_DISK_BYTES >> 30} GiB, or set ICCM_HOME to a writable directory with enough space."
+    return Check("disk", ok, True, detail, "" if ok else fix)
 
 
 def port(number: int) -> Check:
-    """The Dagster UI's usual port is free; another one will do."""
+    """Check that the default port of the Dagster UI is free; another one works, too."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", number))
         except OSError as error:
-            fix = f"Stop what listens on {number}, or start the UI with `dagster dev --port`."
+            fix = f"Stop the process on port {number}, or start the UI with `dagster dev --port`."
             return Check("port", False, False, f"127.0.0.1:{number}: {error.strerror}", fix)
     return Check("port", True, False, f"127.0.0.1:{number} is free")
 
 
 def browser() -> Check:
-    """A Chromium for the browser tests."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        fix = "Only the browser tests need one: install chromium, or `playwright install chromium`."
-        return Check("chromium", False, False, "not found", fix)
-    return Check("chromium", True, False, found)
+    """Check for a Chromium, which only the browser tests need."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    fix = "Only the browser tests need it: install chromium, or `playwright install chromium`."
+    return Check("chromium", path is not None, False, path or "not found", "" if path else fix)
 
 
-def _tried(name: str, look: Callable[[], str], *, required: bool) -> Check:
+def _run_check(name: str, describe: Callable[[Settings], str], settings: Settings) -> Check:
     try:
-        return Check(name, True, required, look())
+        return Check(name, True, True, describe(settings))
     except IccmError as error:
-        return Check(name, False, required, error.detail, error.hint)
+        return Check(name, False, True, error.detail, error.hint)
     except Exception as error:
-        # Whatever a library says about a broken machine is the finding: a doctor does not fall ill.
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Check(name, False, required, said, "Reinstall the package (`make install`).")
+        # Any error of a library is a result of the check: the command itself must not fail.
+        return Check(name, False, True, first_line(error), "Reinstall the package (`make install`).")
 
 
-def _embedded_version() -> str:
-    from iccm_assets.store.embedded import programs
+def _describe_embedded(_: Settings) -> str:
+    from iccm_assets.store.programs import programs
 
     command = [str(programs() / "bin" / "postgres"), "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True)
-    return f"embedded, {done.stdout.strip()}"
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True)
+    return f"embedded, {result.stdout.strip()}"
 
 
-def _server_version(settings: Settings) -> str:
+def _describe_server(settings: Settings) -> str:
     from sqlalchemy import text
 
     from iccm_assets.store.database import MINIMUM_VERSION, current_revision, database_url, engine_for
@@ -207,10 +207,8 @@ def _server_version(settings: Settings) -> str:
     return f"version {version} with pgvector, schema revision {revision or 'none yet'}"
 
 
-def _base_model(settings: Settings) -> str:
+def _describe_base_model(settings: Settings) -> str:
     from transformers import AutoTokenizer
-
-    from iccm_assets.models import manifest, resolve
 
     name = settings.base_model
     try:
@@ -227,36 +225,32 @@ def _base_model(settings: Settings) -> str:
     return f"{directory}, {len(tokenizer)} tokens"
 
 
-def _embedder(settings: Settings) -> str:
+def _describe_embedder(settings: Settings) -> str:
     from iccm_assets.models.embedding import Embedder
 
     embedder = Embedder.load(settings)
     return f"{embedder.path}, {embedder.digest[:12]}"
 
 
-def _canary_set(settings: Settings) -> str:
-    from iccm_assets.curation.canary_set import load_canary_set
-
+def _describe_canary_set(settings: Settings) -> str:
     try:
-        found = load_canary_set(settings.canary_set)
+        canary_set = load_canary_set(settings.canary_set)
     except InputError as error:
         raise InputError(error.detail, hint=error.hint or "Correct ICCM_CANARY_SET or the file.") from None
-    return f"{len(found.items)} items in {len(found.slices)} slices, {found.digest}"
+    return f"{len(canary_set.items)} items in {len(canary_set.slices)} slices, {canary_set.digest}"
 
 
-def _orchestra(settings: Settings) -> str:
-    """Who is in it; endpoints are not asked, for that costs money."""
-    from iccm_assets.judging.orchestra import orchestra_of
-
+def _describe_orchestra(settings: Settings) -> str:
+    """List the members; sends no request to endpoints, because requests cost money."""
     try:
-        found = orchestra_of(settings)
+        orchestra = orchestra_of(settings)
     except OrchestraError as error:
         fix = error.hint or "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
         raise OrchestraError(error.detail, hint=fix) from None
-    return f"{', '.join(member.name for member in found.members)}; quorum {found.quorum}"
+    return f"{', '.join(member.name for member in orchestra.members)}; quorum {orchestra.quorum}"
 
 
-def _line(check: Check) -> str:
+def _format(check: Check) -> str:
     mark = "[green]ok     [/]" if check.ok else "[red]missing[/]" if check.required else "[yellow]absent [/]"
     fix = f"\n        fix: {check.fix}" if check.fix else ""
-    return mark + escape(f" {check.name}: {check.found}{fix}")
+    return mark + escape(f" {check.name}: {check.detail}{fix}")

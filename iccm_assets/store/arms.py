@@ -1,8 +1,8 @@
-"""What each arm did lately, by model version: quality, speed, errors and feedback (A3).
+"""Recent quality, latency, error and feedback metrics per arm and model version (A3).
 
-An arm is the one a request was assigned to, so an error of the canary arm stays its own although production
-answered (G3). Quality is counted by session (R11): its first scored answer, and none of a session that met
-both arms.
+A request belongs to the arm it was assigned to: an error of the canary arm counts there although production
+answered. Quality is counted once per session, by its first scored response; sessions that were served by both
+arms are not counted (R11).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One arm and version over a time; None where nothing was measured.
+    """Metrics of one arm and version over a time window; None where nothing was measured.
 
-    ``error_rate``: share of ``requests`` that failed, timed out or fell back to production; those that were
-    rejected for want of room are in neither. Latencies in milliseconds, of the requests this arm answered.
+    ``errors`` of the ``requests`` failed, timed out or fell back to production; requests rejected for lack of
+    capacity are in neither. Latencies in milliseconds, of the requests that this arm answered.
     """
 
     arm: str
@@ -41,11 +41,11 @@ class ArmFigures:
         return self.errors / self.requests if self.requests else None
 
     def row(self) -> dict[str, object]:
-        """Every figure by name."""
+        """Return every metric by name."""
         return {**asdict(self), "error_rate": self.error_rate}
 
     def sentence(self) -> str:
-        """In one line, with its numbers."""
+        """Return a one-line summary."""
         return (
             f"{self.arm} {self.version}: pass rate {shown(self.pass_rate)} over {self.scored_sessions}"
             f" sessions, variance {shown(self.implementation_variance)}, {self.errors} errors in"
@@ -54,16 +54,26 @@ class ArmFigures:
 
 
 def shown(value: float | None, digits: int = 3) -> str:
-    """A number as people read it; "-" where nothing was measured."""
+    """Format a number with fixed decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-# The version a request was assigned to: of the canary arm the candidate, also where production stood in.
+# The version a request was assigned to: for the canary arm the candidate, even if production answered.
 _VERSION = """
     case when q.assigned_arm = 'canary' then coalesce(o.candidate, q.model_version) else q.model_version end
 """
-# Scores and ratings are few beside requests: each looks its session up by index.
-_FIGURES = sa.text(
+# The only arm and version of the session of `f`; no row if it met both.
+_SESSION_ARM = f"""
+    lateral (
+        select min(q.assigned_arm) as arm, min({_VERSION}) as version
+        from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
+        where q.session_id = f.session_id
+        having min(q.assigned_arm) = max(q.assigned_arm) and min({_VERSION}) = max({_VERSION})
+            and bool_and(q.status <> 'fallback')
+    ) session
+"""
+# Scores and ratings are few compared with requests: each finds its session by index.
+_METRICS = text(
     f"""
     with served as (
         select q.assigned_arm as arm, {_VERSION} as version,
@@ -83,36 +93,21 @@ _FIGURES = sa.text(
             and q.created_at > :since
         order by q.session_id, q.created_at, r.id
     ),
-    scored as (
-        select met.arm, met.version, f.test_pass_rate, f.implementation_variance, f.api_compatibility
-        from first_scored f cross join lateral (
-            select min(q.assigned_arm) as arm, min({_VERSION}) as version
-            from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
-            where q.session_id = f.session_id
-            having min(q.assigned_arm) = max(q.assigned_arm) and min({_VERSION}) = max({_VERSION})
-                and bool_and(q.status <> 'fallback')
-        ) met
-    ),
     rated as (
         select q.assigned_arm as arm, {_VERSION} as version, f.rating
         from iccm.feedback f join iccm.requests q on q.request_id = f.request_id
             left join iccm.rollouts o on o.id = q.rollout_id
         where f.created_at > :since
         union all
-        select met.arm, met.version, f.rating
-        from iccm.feedback f cross join lateral (
-            select min(q.assigned_arm) as arm, min({_VERSION}) as version
-            from iccm.requests q left join iccm.rollouts o on o.id = q.rollout_id
-            where q.session_id = f.session_id
-            having min(q.assigned_arm) = max(q.assigned_arm) and min({_VERSION}) = max({_VERSION})
-                and bool_and(q.status <> 'fallback')
-        ) met
+        select session.arm, session.version, f.rating
+        from iccm.feedback f cross join {_SESSION_ARM}
         where f.created_at > :since and f.request_id is null
     ),
     quality as (
-        select arm, version, count(*) as sessions, avg(test_pass_rate) as pass_rate,
-            avg(implementation_variance) as variance, avg(api_compatibility) as compatibility
-        from scored group by arm, version
+        select session.arm, session.version, count(*) as sessions, avg(f.test_pass_rate) as pass_rate,
+            avg(f.implementation_variance) as variance, avg(f.api_compatibility) as compatibility
+        from first_scored f cross join {_SESSION_ARM}
+        group by session.arm, session.version
     ),
     thumbs as (
         select arm, version, count(*) filter (where rating > 0) as up,
@@ -128,6 +123,6 @@ _FIGURES = sa.text(
 )
 
 
-def arm_figures(conn: sa.Connection, since: datetime) -> list[ArmFigures]:
-    """The figures of all requests after a moment; production first, then the canary arm, by version."""
-    return [ArmFigures(*row) for row in conn.execute(_FIGURES, {"since": since})]
+def arm_figures(conn: Connection, since: datetime) -> list[ArmFigures]:
+    """Load the metrics of all requests after ``since``; production first, then the canary arm, by version."""
+    return [ArmFigures(*row) for row in conn.execute(_METRICS, {"since": since})]

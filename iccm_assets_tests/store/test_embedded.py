@@ -20,7 +20,8 @@ import pytest
 
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes
-from iccm_assets.store.embedded import EmbeddedServer, programs
+from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets.store.programs import programs
 
 ROOT = os.geteuid() == 0
 
@@ -388,8 +389,8 @@ class TestAsRoot:
         site = self.closed_programs(tmp_path, 0o755)
         told = self.with_programs(site, copied(cluster, tmp_path / "home"), unable_to_mount=True)
         assert told.returncode == 1
-        assert "mount namespace cannot be had" in told.stderr
-        assert "install iccm where others may read it" in told.stderr
+        assert "mount namespace cannot be created" in told.stderr
+        assert "install iccm where others can read it" in told.stderr
 
     def test_a_cluster_of_an_ordinary_user_keeps_its_owner(self, cluster, tmp_path):
         home = copied(cluster, tmp_path / "home")

@@ -42,9 +42,11 @@ def three_generations(engine: sa.Engine) -> sa.Engine:
             )
         )
         verdict = {"version": "v3", "production_version": "v2", "status": "pass", "improvement": 0.03}
-        given = {"canary_set_digest": "c", "orchestra": "o", "judge_version": "j"}
+        provenance = {"canary_set_digest": "c", "orchestra": "o", "judge_version": "j"}
         conn.execute(
-            t.gate_verdicts.insert().values(**verdict, **given, verdict={"reasons": ["improvement: +0.03"]})
+            t.gate_verdicts.insert().values(
+                **verdict, **provenance, verdict={"reasons": ["improvement: +0.03"]}
+            )
         )
         event = {"event_type": "promoted", "version": "v3", "weight": 1.0, "actor": "controller"}
         conn.execute(t.deployment_events.insert().values(**event, timestamp=NOW))
@@ -53,43 +55,49 @@ def three_generations(engine: sa.Engine) -> sa.Engine:
 
 def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        found = version_lineage(conn, "v3")
-    assert [(one.version, one.generations, one.examples) for one in found.line] == [
+        lineage = version_lineage(conn, "v3")
+    assert [(ancestor.version, ancestor.generations, ancestor.examples) for ancestor in lineage.line] == [
         ("v3", 0, 1),
         ("v2", 1, 2),
         ("v1", 2, 0),
     ]
-    assert [(one.conversation_id, one.role) for one in found.conversations] == [(3, "new"), (1, "rehearsal")]
-    assert found.roles == {"new": 1, "rehearsal": 1}
-    assert found.run is not None and (found.run.base_version, found.run.dataset_digest) == ("v2", "d2")
-    assert [(one.status, one.verdict["reasons"]) for one in found.verdicts] == [
+    assert [(row.conversation_id, row.role) for row in lineage.conversations] == [
+        (3, "new"),
+        (1, "rehearsal"),
+    ]
+    assert lineage.roles == {"new": 1, "rehearsal": 1}
+    assert lineage.run is not None and (lineage.run["base_version"], lineage.run["dataset_digest"]) == (
+        "v2",
+        "d2",
+    )
+    assert [(verdict["status"], verdict["verdict"]["reasons"]) for verdict in lineage.verdicts] == [
         ("pass", ["improvement: +0.03"])
     ]
-    assert [(one.event_type, one.weight) for one in found.traffic] == [("promoted", 1.0)]
-    assert json.dumps(asdict(found), default=str)
+    assert [(event["event_type"], event["weight"]) for event in lineage.traffic] == [("promoted", 1.0)]
+    assert json.dumps(asdict(lineage), default=str)
 
 
 def test_the_first_version_came_from_no_conversation(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        found = version_lineage(conn, "v1")
-    assert (found.run, found.conversations, found.parent_version) == (None, (), None)
+        lineage = version_lineage(conn, "v1")
+    assert (lineage.run, lineage.conversations, lineage.parent_version) == (None, (), None)
 
 
 def test_a_conversation_knows_every_version_that_learned_from_it(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        found = conversation_lineage(conn, 2)
-    assert [(one.version, one.how, one.role, one.generations) for one in found.versions] == [
+        lineage = conversation_lineage(conn, 2)
+    assert [(row.version, row.how, row.role, row.generations) for row in lineage.versions] == [
         ("v2", "directly", "validation", 0),
         ("v4", "directly", "rehearsal", 0),
         ("v3", "inherited", None, 1),
     ]
-    assert [(use.training_run_id, use.role) for use in found.uses] == [(1, "validation"), (3, "rehearsal")]
+    assert [(use.training_run_id, use.role) for use in lineage.uses] == [(1, "validation"), (3, "rehearsal")]
 
 
 def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         duplicate, unused = conversation_lineage(conn, 5), conversation_lineage(conn, 6)
-    assert [(one.reason, one.duplicate_of, one.similarity) for one in duplicate.left_out] == [
+    assert [(row.reason, row.duplicate_of, row.similarity) for row in duplicate.left_out] == [
         ("duplicate", 1, 0.97)
     ]
     assert (duplicate.filtered, duplicate.in_pool, duplicate.versions) == (True, False, ())
@@ -136,41 +144,40 @@ def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_genera
                 timestamp=at, from_version="v4", to_version="v3", reason="low_pass_rate"
             )
         )
-        found, kept = version_lineage(conn, "v4"), version_lineage(conn, "v3")
-    assert [(one.forced, one.actor, one.notes) for one in found.traffic] == [
+        lineage, restored = version_lineage(conn, "v4"), version_lineage(conn, "v3")
+    assert [(event["forced"], event["actor"], event["notes"]) for event in lineage.traffic] == [
         (True, "ada", "forced by a person: outage")
     ]
-    assert [(one.since, one.until, one.weight) for one in found.periods] == [
+    assert [(period.since, period.until, period.weight) for period in lineage.periods] == [
         (NOW + timedelta(hours=1), NOW + timedelta(hours=3), 1.0)
     ]
-    assert (
-        [one.reason for one in found.rollbacks] == ["low_pass_rate"] == [one.reason for one in kept.rollbacks]
-    )
-    assert [one.until for one in kept.periods] == [NOW + timedelta(hours=1), None]
+    for rolled in (lineage, restored):
+        assert [rollback["reason"] for rollback in rolled.rollbacks] == ["low_pass_rate"]
+    assert [period.until for period in restored.periods] == [NOW + timedelta(hours=1), None]
 
 
 CROWD = """
-INSERT INTO iccm.conversations (id, session_id, "timestamp", origin)
-SELECT n, 's' || n, :now - n * interval '20 seconds', 'simulated' FROM generate_series(1, 100000) n;
-INSERT INTO iccm.requirements (session_id, conversation_id, kind, text, test_pass_rate, scored_at)
-SELECT 's' || n, n, 'accepted', 'f shall return.', 1, :now FROM generate_series(1, 100000) n;
-INSERT INTO iccm.filtered_conversations
-SELECT n, :now, 's' || n, NULL, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n
-FROM generate_series(1, 40000) n;
-INSERT INTO iccm.phase4_training_data
-SELECT n, :now, 's' || n, NULL, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n,
-       array_fill(0::real, ARRAY[384])::vector, true, true
-FROM generate_series(1, 20000) n;
-INSERT INTO iccm.model_versions (version, parent_version, status, digest, path)
-SELECT 'v' || n, CASE WHEN n > 1 THEN 'v' || n - 1 END,
-       CASE WHEN n = 40 THEN 'production' ELSE 'retired' END, 'd' || n, '/models/' || n
-FROM generate_series(1, 40) n;
-INSERT INTO iccm.phase4_training_runs (id, trigger, trigger_key, status, candidate_version)
-SELECT n, 'manual', 'k' || n, 'gate_passed', 'v' || n FROM generate_series(1, 40) n;
-INSERT INTO iccm.training_run_examples (training_run_id, conversation_id, role)
-SELECT run, 1 + (run * 500 + n) % 20000, CASE WHEN n < 550 THEN 'new' ELSE 'rehearsal' END
-FROM generate_series(1, 40) run, generate_series(0, 649) n;
-ANALYZE
+insert into iccm.conversations (id, session_id, "timestamp", origin)
+select n, 's' || n, :now - n * interval '20 seconds', 'simulated' from generate_series(1, 100000) n;
+insert into iccm.requirements (session_id, conversation_id, kind, text, test_pass_rate, scored_at)
+select 's' || n, n, 'accepted', 'f shall return.', 1, :now from generate_series(1, 100000) n;
+insert into iccm.filtered_conversations
+select n, :now, 's' || n, null, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n
+from generate_series(1, 40000) n;
+insert into iccm.phase4_training_data
+select n, :now, 's' || n, null, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n,
+       array_fill(0::real, array[384])::vector, true, true
+from generate_series(1, 20000) n;
+insert into iccm.model_versions (version, parent_version, status, digest, path)
+select 'v' || n, case when n > 1 then 'v' || n - 1 end,
+       case when n = 40 then 'production' else 'retired' end, 'd' || n, '/models/' || n
+from generate_series(1, 40) n;
+insert into iccm.phase4_training_runs (id, trigger, trigger_key, status, candidate_version)
+select n, 'manual', 'k' || n, 'gate_passed', 'v' || n from generate_series(1, 40) n;
+insert into iccm.training_run_examples (training_run_id, conversation_id, role)
+select run, 1 + (run * 500 + n) % 20000, case when n < 550 then 'new' else 'rehearsal' end
+from generate_series(1, 40) run, generate_series(0, 649) n;
+analyze
 """
 
 
@@ -178,24 +185,26 @@ def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: s
     with engine.begin() as conn:
         for statement in CROWD.split(";\n"):
             conn.execute(sa.text(statement), {"now": NOW} if ":now" in statement else {})
-    asked: list[tuple[str, Any]] = []
+    queries: list[tuple[str, Any]] = []
     sa.event.listen(
-        engine, "before_cursor_execute", lambda c, cursor, sql, given, *rest: asked.append((sql, given))
+        engine,
+        "before_cursor_execute",
+        lambda c, cursor, sql, parameters, *rest: queries.append((sql, parameters)),
     )
     with engine.connect() as conn:
         of_version = version_lineage(conn, "v40")
         of_conversation = conversation_lineage(conn, conversation_of(conn, "s600"))
-        questions = list(asked)
+        executed = list(queries)
         plans = [
-            json.dumps(conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", given).scalar_one())
-            for sql, given in questions
+            json.dumps(conn.exec_driver_sql(f"explain (format json) {sql}", parameters).scalar_one())
+            for sql, parameters in executed
             if "iccm." in sql
         ]
     assert of_version.roles == {"new": 550, "rehearsal": 100}
-    assert [one.generations for one in of_version.line] == list(range(40))
-    assert [one.how for one in of_conversation.versions].count("directly") == 2
+    assert [ancestor.generations for ancestor in of_version.line] == list(range(40))
+    assert [row.how for row in of_conversation.versions].count("directly") == 2
     assert len(of_conversation.versions) == 40
-    assert len(plans) == len(questions) > 10
+    assert len(plans) == len(executed) > 10
     large = ("conversations", "requirements", "filtered_conversations", "phase4_training_data")
     for plan in plans:
         for node in _nodes(json.loads(plan)[0]["Plan"]):

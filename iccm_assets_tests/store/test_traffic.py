@@ -17,14 +17,14 @@ T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def told(engine):
-    """Says at which hour a version was given which weight; the history of two rollouts is told below."""
+def record_event(engine):
+    """Records the weight a version has from an hour on."""
     with engine.begin() as conn:
         for name in ("v1", "v2", "v3"):
             row = {"version": name, "status": "candidate", "digest": name, "path": name}
             conn.execute(t.model_versions.insert().values(row))
 
-        def tell(hour: float, version: str | None, weight: float | None, event: str = "noted") -> None:
+        def record(hour: float, version: str | None, weight: float | None, event: str = "noted") -> None:
             conn.execute(
                 t.deployment_events.insert().values(
                     timestamp=T0 + timedelta(hours=hour),
@@ -35,88 +35,88 @@ def told(engine):
                 )
             )
 
-        tell.conn = conn
-        yield tell
+        record.conn = conn
+        yield record
 
 
 def at(conn: sa.Connection, hour: float) -> dict[str, float]:
-    return {one.version: round(one.weight, 9) for one in served_at(conn, T0 + timedelta(hours=hour))}
+    return {row.version: round(row.weight, 9) for row in served_at(conn, T0 + timedelta(hours=hour))}
 
 
-def test_before_the_first_version_nothing_served(told):
-    told(1, "v1", 1.0)
-    assert at(told.conn, 0.99) == {}
-    assert at(told.conn, 1) == {"v1": 1.0}
+def test_before_the_first_version_nothing_served(record_event):
+    record_event(1, "v1", 1.0)
+    assert at(record_event.conn, 0.99) == {}
+    assert at(record_event.conn, 1) == {"v1": 1.0}
 
 
-def test_a_rollout_from_ten_percent_to_promotion(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 0.1)
-    told(16, "v2", 0.5)
-    told(20, None, None, "paused")  # says nothing about traffic
-    told(28, "v2", 1.0)
+def test_a_rollout_from_ten_percent_to_promotion(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 0.1)
+    record_event(16, "v2", 0.5)
+    record_event(20, None, None, "paused")  # no change of traffic
+    record_event(28, "v2", 1.0)
     hours = {5: {"v1": 1.0}, 10: {"v1": 0.9, "v2": 0.1}, 22: {"v1": 0.5, "v2": 0.5}, 40: {"v2": 1.0}}
-    assert {hour: at(told.conn, hour) for hour in hours} == hours
+    assert {hour: at(record_event.conn, hour) for hour in hours} == hours
 
 
-def test_a_rollback_from_a_stage_leaves_production_alone(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 0.5)
-    told(11, "v2", 0.0)
-    assert at(told.conn, 12) == {"v1": 1.0}
+def test_a_rollback_from_a_stage_leaves_production_alone(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 0.5)
+    record_event(11, "v2", 0.0)
+    assert at(record_event.conn, 12) == {"v1": 1.0}
 
 
-def test_a_rollback_from_the_bake_and_a_later_rollout(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 1.0)
-    told(20, "v1", 1.0, "rolled_back")
-    told(30, "v3", 0.1)
-    assert at(told.conn, 15) == {"v2": 1.0}
-    assert at(told.conn, 25) == {"v1": 1.0}
-    assert at(told.conn, 31) == {"v1": 0.9, "v3": 0.1}
+def test_a_rollback_from_the_bake_and_a_later_rollout(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 1.0)
+    record_event(20, "v1", 1.0, "rolled_back")
+    record_event(30, "v3", 0.1)
+    assert at(record_event.conn, 15) == {"v2": 1.0}
+    assert at(record_event.conn, 25) == {"v1": 1.0}
+    assert at(record_event.conn, 31) == {"v1": 0.9, "v3": 0.1}
 
 
-def test_a_lapsed_lease_recorded_later_is_answered_as_it_was(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 0.5)
-    told(15, "v2", 0.5, "lease_resumed")
-    told(12, "v2", 0.0, "lease_lapsed")  # written on recovery, dated when it happened
-    assert at(told.conn, 11) == {"v1": 0.5, "v2": 0.5}
-    assert at(told.conn, 13) == {"v1": 1.0}
-    assert at(told.conn, 16) == {"v1": 0.5, "v2": 0.5}
+def test_a_lapsed_lease_recorded_later_is_answered_as_it_was(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 0.5)
+    record_event(15, "v2", 0.5, "lease_resumed")
+    record_event(12, "v2", 0.0, "lease_lapsed")  # written on recovery, dated when it happened
+    assert at(record_event.conn, 11) == {"v1": 0.5, "v2": 0.5}
+    assert at(record_event.conn, 13) == {"v1": 1.0}
+    assert at(record_event.conn, 16) == {"v1": 0.5, "v2": 0.5}
 
 
-def test_of_two_events_at_one_moment_the_later_written_counts(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 0.1)
-    told(10, "v2", 0.5)
-    assert at(told.conn, 10) == {"v1": 0.5, "v2": 0.5}
+def test_of_two_events_at_one_moment_the_later_written_counts(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 0.1)
+    record_event(10, "v2", 0.5)
+    assert at(record_event.conn, 10) == {"v1": 0.5, "v2": 0.5}
 
 
-def test_weights_add_up_to_one_and_the_heaviest_is_first(told):
-    told(0, "v1", 1.0)
-    told(1, "v2", 0.1)
-    served = served_at(told.conn, T0 + timedelta(hours=2))
-    assert [one.version for one in served] == ["v1", "v2"]
-    assert sum(one.weight for one in served) == pytest.approx(1.0)
+def test_weights_add_up_to_one_and_the_heaviest_is_first(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(1, "v2", 0.1)
+    served = served_at(record_event.conn, T0 + timedelta(hours=2))
+    assert [row.version for row in served] == ["v1", "v2"]
+    assert sum(row.weight for row in served) == pytest.approx(1.0)
     assert isinstance(served[0], Served)
 
 
-def test_the_times_a_version_served_are_those_of_every_moment(told):
-    told(0, "v1", 1.0)
-    told(10, "v2", 0.1)
-    told(16, "v2", 0.5)
-    told(16, "v2", 0.5, "noted again")
-    told(20, "v2", 0.0, "rolled_back")
-    told(30, "v3", 1.0)
+def test_the_times_a_version_served_are_those_of_every_moment(record_event):
+    record_event(0, "v1", 1.0)
+    record_event(10, "v2", 0.1)
+    record_event(16, "v2", 0.5)
+    record_event(16, "v2", 0.5, "noted again")
+    record_event(20, "v2", 0.0, "rolled_back")
+    record_event(30, "v3", 1.0)
     hours = {
         name: [
             (
-                (one.since - T0).total_seconds() / 3600,
-                one.until and (one.until - T0).total_seconds() / 3600,
-                one.weight,
+                (period.since - T0).total_seconds() / 3600,
+                period.until and (period.until - T0).total_seconds() / 3600,
+                period.weight,
             )
-            for one in periods(told.conn, name)
+            for period in periods(record_event.conn, name)
         ]
         for name in ("v1", "v2", "v3")
     }
@@ -134,19 +134,19 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=100)
 @given(EVENTS)
 def test_periods_follow_each_other_and_all_versions_together_have_everything(history):
-    said = [Said(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)]
-    found = {name: fold_periods(name, said) for name in ("v1", "v2", "v3")}
-    for one in found.values():
-        for before, after in pairwise(one):
+    events = [Said(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)]
+    by_version = {name: fold_periods(name, events) for name in ("v1", "v2", "v3")}
+    for version_periods in by_version.values():
+        for before, after in pairwise(version_periods):
             assert before.since < before.until <= after.since
-    first = next((one.timestamp for one in said if one.weight == 1), None)
+    first = next((event.timestamp for event in events if event.weight == 1), None)
     for hour in range(11):
-        moment = T0 + timedelta(hours=hour)
+        now = T0 + timedelta(hours=hour)
         shares = [
-            one.weight
-            for periods_of in found.values()
-            for one in periods_of
-            if one.since <= moment and (one.until is None or moment < one.until)
+            period.weight
+            for version_periods in by_version.values()
+            for period in version_periods
+            if period.since <= now and (period.until is None or now < period.until)
         ]
-        if first is not None and moment >= first:
+        if first is not None and now >= first:
             assert sum(shares) == pytest.approx(1.0)

@@ -33,16 +33,22 @@ def id_column() -> Column[int]:
 
 def timestamp_column(name: str, *, default: bool = False, null: bool = True) -> Column[Any]:
     """Return a timestamptz column; with `default` it is filled from the platform clock and never null."""
-    if default:
-        return Column(name, TIMESTAMP(timezone=True), nullable=False, server_default=NOW)
-    return Column(name, TIMESTAMP(timezone=True), nullable=null)
+    return Column(
+        name,
+        TIMESTAMP(timezone=True),
+        nullable=null and not default,
+        server_default=NOW if default else None,
+    )
 
 
 def jsonb_column(name: str, *, null: bool = False, default: str = "{}") -> Column[Any]:
     """Return a jsonb column; Python None is SQL NULL, never JSON null."""
-    if null:
-        return Column(name, JSONB(none_as_null=True))
-    return Column(name, JSONB(none_as_null=True), nullable=False, server_default=text(f"'{default}'::jsonb"))
+    return Column(
+        name,
+        JSONB(none_as_null=True),
+        nullable=null,
+        server_default=None if null else text(f"'{default}'::jsonb"),
+    )
 
 
 def fraction_column(name: str, *, null: bool = True) -> Column[float]:
