@@ -1,6 +1,6 @@
-"""What a document means: runs it directly on values, without writing any Python (X1).
+"""Interpreter of the requirements language: runs a document on values without writing any Python (X1).
 
-The oracle is the authority for expected values in test suites; readers and source code are checked
+It is the authority for the expected values of test suites: reconstructors and source code are checked
 against it, never the other way round.
 """
 
@@ -10,20 +10,18 @@ import copy
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from iccm_assets.reference import document as ast
 
 Value = Any  # int, float, str, bool or a list of them
 
-ARITHMETIC: dict[str, Callable[[Value, Value], Value]] = {
+_OPERATORS: dict[str, Callable[[Value, Value], Value]] = {
     "plus": operator.add,
     "minus": operator.sub,
     "times": operator.mul,
     "divided by": operator.floordiv,
     "modulo": operator.mod,
-}
-COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
     "is less than": operator.lt,
     "is at most": operator.le,
     "is more than": operator.gt,
@@ -32,40 +30,54 @@ COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
     "is not": operator.ne,
     "is longer than": lambda left, right: len(left) > right,
     "is shorter than": lambda left, right: len(left) < right,
-    "starts with": lambda left, right: cast(bool, left.startswith(right)),
-    "ends with": lambda left, right: cast(bool, left.endswith(right)),
+    "starts with": lambda left, right: left.startswith(right),
+    "ends with": lambda left, right: left.endswith(right),
     "contains": lambda left, right: right in left,
 }
+_EDITS: dict[str, Callable[..., Value]] = {
+    "stripped": str.strip,
+    "in lower case": str.lower,
+    "in upper case": str.upper,
+    "capitalised": str.capitalize,
+    "replaced": str.replace,
+    "cut": lambda value, size: value[:size],
+    "in front": lambda value, affix: str(affix) + value,
+    "at the end": lambda value, affix: value + str(affix),
+    "sorted": sorted,
+    "reversed": lambda value: value[::-1],
+    "without repeats": lambda value: list(dict.fromkeys(value)),
+}
+_AGGREGATES: dict[str, Callable[..., Value]] = {"count": len, "sum": sum, "largest": max, "smallest": min}
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The function raises this exception."""
+    """Outcome of a call that raises this exception."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class Undefined:
-    """The document does not say what happens here."""
+    """Outcome of a call that the document does not specify."""
 
 
-class _Names(dict[str, Value]):
-    """Parameters by name; ``item``, ``total`` and the object are kept under names no parameter can have."""
+class _Environment(dict[str, Value]):
+    """Parameters by name; ``<item>``, ``<total>`` and ``<attributes>`` cannot collide with a parameter."""
 
 
 def run_object(
     document: ast.ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
 ) -> Raised | list[Value | Raised]:
-    """What creating an object does when it raises, else the outcome of each method call in turn."""
-    own: dict[str, Value] = {}
-    made = run(ast.Document(document.name, document.params, document.statements), args, own)
-    if isinstance(made, Raised):
-        return made
+    """Create an object and call its methods in turn; ``Raised`` if the constructor raises."""
+    attributes: dict[str, Value] = {}
+    created = run(ast.Document(document.name, document.params, document.statements), args, attributes)
+    if isinstance(created, Raised):
+        return created
     methods = {method.name: method for method in document.methods}
     outcomes = []
-    for name, given in calls:
-        outcome = run(methods[name], given, own) if name in methods else Raised("AttributeError")
+    for name, call_args in calls:
+        outcome = run(methods[name], call_args, attributes) if name in methods else Raised("AttributeError")
         outcomes.append(None if isinstance(outcome, Undefined) else copy.deepcopy(outcome))
     return outcomes
 
@@ -73,172 +85,133 @@ def run_object(
 def run(
     document: ast.Document, args: Sequence[Value], own: dict[str, Value] | None = None
 ) -> Value | Raised | Undefined:
-    """The outcome of one call: a value, ``Raised`` or ``Undefined``; ``own`` has the object's attributes."""
-    env = _Names(zip(document.params, args, strict=True))
-    env["<own>"] = {} if own is None else own
-    looped = False
+    """Return the outcome of one call: a value, ``Raised`` or ``Undefined``.
+
+    The call reads and changes the object's attributes in place.
+    """
+    env = _Environment(zip(document.params, args, strict=True))
+    env["<attributes>"] = {} if own is None else own
     try:
-        for statement in document.statements:
-            match statement:
-                case ast.When(condition, outcome):
-                    if _holds(condition, env):
-                        return _outcome(outcome, env)
-                case ast.Otherwise(outcome) | ast.Always(outcome):
-                    return _outcome(outcome, env)
-                case ast.Do(action):
-                    _act(action, env)
-                case ast.WhenDo(condition, action):
-                    if _holds(condition, env):
-                        _act(action, env)
-                case ast.Start(value):
-                    env["<total>"] = value.value
-                case ast.Each(ast.Name(name)) if not looped:
-                    looped = True
-                    _loop(document, env[name], env)
+        return _run_statements(document.statements, env)
     except (TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
         return Raised(type(error).__name__)
+
+
+def _run_statements(statements: Sequence[ast.Statement], env: _Environment) -> Value | Raised | Undefined:
+    loop_is_done = False
+    for statement in statements:
+        if isinstance(statement, ast.When | ast.WhenDo) and not _condition(statement.condition, env):
+            continue
+        match statement:
+            case ast.When() | ast.Otherwise() | ast.Always():
+                outcome = statement.outcome
+                return Raised(outcome.error) if isinstance(outcome, ast.Raise) else _value(outcome.value, env)
+            case ast.Do(action) | ast.WhenDo(_, action):
+                _perform(action, env)
+            case ast.Start(value):
+                env["<total>"] = value.value
+            case ast.Each(ast.Name(name)) if not loop_is_done:
+                loop_is_done = True
+                _loop(statements, env[name], env)
     return Undefined()
 
 
-def _act(action: ast.Action, env: _Names) -> None:
+def _perform(action: ast.Action, env: _Environment) -> None:
+    attributes = env["<attributes>"]
     if isinstance(action, ast.Append):
-        env["<own>"][action.target.name].append(_chain(action.value, env))
+        attributes[action.target.name].append(_value(action.value, env))
     else:
-        env["<own>"][action.target.name] = _expression(action.value, env)
+        attributes[action.target.name] = _value(action.value, env)
 
 
-def _loop(document: ast.Document, items: Sequence[Value], env: _Names) -> None:
-    eaches = [statement for statement in document.statements if isinstance(statement, ast.Each)]
-    keeps = [statement for statement in document.statements if isinstance(statement, ast.Keep)]
+def _loop(statements: Sequence[ast.Statement], items: Sequence[Value], env: _Environment) -> None:
+    """One pass over the list: of all ``ForEach`` statements the first that matches an item applies."""
     for item in items:
         env["<item>"] = item
-        for each in eaches:
-            if all(_test(test, env) for test in each.tests):
-                amount = _chain(each.amount, env)
-                env["<total>"] += amount if each.op == "add" else -amount
+        for statement in statements:
+            if isinstance(statement, ast.Each) and _all(statement.tests, env):
+                amount = _value(statement.amount, env)
+                env["<total>"] += amount if statement.op == "add" else -amount
                 break
-        for keep in keeps:
-            pick = max if keep.side == "at least" else min
-            env["<total>"] = pick(env["<total>"], keep.limit.value)
+        for statement in statements:
+            if isinstance(statement, ast.Keep):
+                clamp = max if statement.side == "at least" else min
+                env["<total>"] = clamp(env["<total>"], statement.limit.value)
 
 
-def _outcome(outcome: ast.Outcome, env: _Names) -> Value | Raised:
-    return Raised(outcome.error) if isinstance(outcome, ast.Raise) else _expression(outcome.value, env)
-
-
-def _expression(expression: ast.Expression, env: _Names) -> Value:
+def _value(expression: ast.Expression, env: _Environment) -> Value:
     match expression:
-        case ast.Chain():
-            return _chain(expression, env)
-        case ast.Edited(ast.Name(name), edits):
-            value = env[name]
-            for edit in edits:
-                value = edit_text(value, edit)
-            return value
+        case ast.Chain(base, steps):
+            return _calculate(_atom(base, env), steps, env)
+        case ast.Edited(base, edits):
+            return _edited(_atom(base, env), edits)
         case ast.Items():
             return _items(expression, env)
         case ast.Aggregate():
             return _aggregate(expression, env)
         case ast.Whether(condition):
-            return _holds(condition, env)
-        case ast.Limited(value, low, high):
-            number = _chain(value, env)
+            return _condition(condition, env)
+        case ast.Limited(chain, low, high):
+            number = _value(chain, env)
             number = min(number, high.value) if high else number
             return max(number, low.value) if low else number
-        case ast.EndItem(end, source, taken):
-            values, at = _atom(source, env), -1 if end == "last" else 0
-            return values.pop(at) if taken else values[at]
+        case ast.EndItem(end, source, removed):
+            values, index = _atom(source, env), -1 if end == "last" else 0
+            return values.pop(index) if removed else values[index]
         case ast.EmptyList():
             return []
-    raise AssertionError(expression)
 
 
-def _aggregate(aggregate: ast.Aggregate, env: _Names) -> Value:
-    found = _items(aggregate.items, env)
-    if aggregate.kind == "count":
-        return len(found)
-    if aggregate.kind == "sum":
-        return sum(found)
-    if not found:
-        return None if aggregate.default is None else aggregate.default.value
-    return max(found) if aggregate.kind == "largest" else min(found)
+def _aggregate(aggregate: ast.Aggregate, env: _Environment) -> Value:
+    values = _items(aggregate.items, env)
+    if values or aggregate.kind in {"count", "sum"}:
+        return _AGGREGATES[aggregate.kind](values)
+    return None if aggregate.default is None else aggregate.default.value
 
 
-def _items(items: ast.Items, env: _Names) -> list[Value]:
-    found = []
+def _items(items: ast.Items, env: _Environment) -> Value:
+    values = []
     for item in _atom(items.source, env):
         env["<item>"] = item
-        if all(_test(test, env) for test in items.tests):
-            found.append(_steps(item, items.steps, env))
-    for edit in items.edits:
-        found = edit_list(found, edit)
-    return found
+        if _all(items.tests, env):
+            values.append(_calculate(item, items.steps, env))
+    return _edited(values, items.edits)
 
 
-def edit_text(value: str, edit: ast.Edit) -> str:
-    """One text edit applied."""
-    args: list[Any] = [arg.value for arg in edit.args]
-    match edit.kind:
-        case "stripped":
-            return value.strip()
-        case "in lower case":
-            return value.lower()
-        case "in upper case":
-            return value.upper()
-        case "capitalised":
-            return value.capitalize()
-        case "replaced":
-            return value.replace(args[0], args[1])
-        case "cut":
-            return value[: args[0]]
-        case "in front":
-            return str(args[0]) + value
-        case "at the end":
-            return value + str(args[0])
-    raise AssertionError(edit)
+def _edited(value: Value, edits: tuple[ast.Edit, ...]) -> Value:
+    for edit in edits:
+        value = _EDITS[edit.kind](value, *(constant.value for constant in edit.args))
+    return value
 
 
-def edit_list(value: list[Value], edit: ast.Edit) -> list[Value]:
-    """One list edit applied."""
-    match edit.kind:
-        case "sorted":
-            return sorted(value)
-        case "reversed":
-            return value[::-1]
-        case "without repeats":
-            return list(dict.fromkeys(value))
-        case "cut":
-            return value[: int(cast(ast.Number, edit.args[0]).value)]
-    raise AssertionError(edit)
+def _condition(condition: ast.Condition, env: _Environment) -> bool:
+    if condition.joiner == "and":
+        return _all(condition.tests, env)
+    return any(_test(test, env) for test in condition.tests)
 
 
-def _holds(condition: ast.Condition, env: _Names) -> bool:
-    results = (_test(test, env) for test in condition.tests)
-    return all(results) if condition.joiner == "and" else any(results)
+def _all(tests: tuple[ast.Test, ...], env: _Environment) -> bool:
+    return all(_test(test, env) for test in tests)
 
 
-def _test(test: ast.Test, env: _Names) -> bool:
-    left = _chain(test.left, env)
+def _test(test: ast.Test, env: _Environment) -> bool:
+    left = _value(test.left, env)
     match test:
         case ast.Empty():
             return len(left) == 0
         case ast.Between(_, low, high):
             return bool(_atom(low, env) <= left <= _atom(high, env))
         case ast.Compare(_, op, right):
-            return COMPARISONS[op](left, _atom(right, env))
+            return bool(_OPERATORS[op](left, _atom(right, env)))
 
 
-def _chain(chain: ast.Chain, env: _Names) -> Value:
-    return _steps(_atom(chain.base, env), chain.steps, env)
-
-
-def _steps(value: Value, steps: tuple[ast.Step, ...], env: _Names) -> Value:
+def _calculate(value: Value, steps: tuple[ast.Step, ...], env: _Environment) -> Value:
     for step in steps:
-        value = ARITHMETIC[step.op](value, _atom(step.operand, env))
+        value = _OPERATORS[step.op](value, _atom(step.operand, env))
     return value
 
 
-def _atom(atom: ast.Atom, env: _Names) -> Value:
+def _atom(atom: ast.Atom, env: _Environment) -> Value:
     match atom:
         case ast.Number(value) | ast.Text(value) | ast.Truth(value):
             return value
@@ -249,6 +222,6 @@ def _atom(atom: ast.Atom, env: _Names) -> Value:
         case ast.Total():
             return env["<total>"]
         case ast.Own(name):
-            return env["<own>"][name]
-        case ast.Size(of):
-            return len(_atom(of, env))
+            return env["<attributes>"][name]
+        case ast.Size(source):
+            return len(_atom(source, env))

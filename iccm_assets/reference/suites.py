@@ -1,15 +1,16 @@
-"""Test suites for documents: few cases that tell the document from its near misses (J1, X1).
+"""Generates test suites that distinguish a document from its mutants (X1).
 
-Near misses (*mutants*) are the document with one thing changed: a constant, a boundary, a branch, an
-edit. Cases are chosen greedily so that each mutant fails as many as possible; expected values come
-from the oracle. So a wrong constant or a missing branch in requirements shows as a lower pass rate.
-Two of the cases are edges: empty, negative, huge, unicode. A class's case is an object and calls on it.
+A mutant is the document with one change: a constant, a boundary, a branch, an edit. Cases are chosen greedily
+so that each mutant fails as many as possible; expected values come from the interpreter. A wrong constant or
+a missing branch in requirements therefore lowers the pass rate. Two of the cases are edge cases: empty,
+negative, huge or unicode input. A case of a class creates an object and calls its methods.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import Draft
 from iccm_assets.reference.oracle import Raised, Undefined, run, run_object
 
-Kind = TypeVar("Kind", bound=ast.Document | ast.ClassDocument)
+AnyDocument = TypeVar("AnyDocument", bound=ast.Document | ast.ClassDocument)
 
 CANDIDATES = 50
 EDGE_CANDIDATES, EDGE_CASES = 12, 2
@@ -68,7 +69,7 @@ _NEIGHBOURS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate case: what goes in. ``calls`` None: a function; else what is called on a new object."""
+    """Input of one candidate case; ``calls`` are method calls on a new object, None for a function."""
 
     args: list[Any]
     calls: list[tuple[str, list[Any]]] | None = None
@@ -76,14 +77,14 @@ class Trial:
 
 
 def suite(draft: Draft, rng: Random, size: int = 8) -> dict[str, Any]:
-    """A suite of ``size`` cases (J1); deterministic for a given ``rng``."""
+    """Generate a suite of ``size`` cases; deterministic for a given ``rng``."""
     document = draft.document
-    allowed = {part.error for part in _walk(document) if isinstance(part, ast.Raise)}
+    allowed = {node.error for node in _walk(document) if isinstance(node, ast.Raise)}
     trials: dict[str, tuple[Trial, Any]] = {}
     for attempt in range(CANDIDATES * 3):
         trial = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
-        outcome = _outcome(document, trial)
-        if _is_case(outcome, allowed):
+        outcome = _run(document, trial)
+        if not isinstance(outcome, Undefined) and _errors(outcome) <= allowed:
             trials.setdefault(repr((trial.args, trial.calls)), (trial, outcome))
         if len(trials) >= CANDIDATES:
             break
@@ -96,115 +97,113 @@ def _draw(draft: Draft, rng: Random, edge: bool) -> Trial:
     document = draft.document
 
     def values(kinds: tuple[str, ...]) -> list[Any]:
-        odd = rng.randrange(len(kinds)) if edge and kinds else None
+        edge_index = rng.randrange(len(kinds)) if edge and kinds else None
         return [
-            rng.choice(EDGES[kind]) if at == odd else _value(kind, document, rng)
-            for at, kind in enumerate(kinds)
+            rng.choice(EDGES[kind]) if index == edge_index else _value(kind, document, rng)
+            for index, kind in enumerate(kinds)
         ]
 
     if isinstance(document, ast.Document):
         return Trial(values(draft.kinds), edge=edge)
     kinds = dict(zip((method.name for method in document.methods), draft.method_kinds, strict=True))
-    often = (*kinds, next(iter(kinds)))  # the first method fills the object, without it the others say little
-    names = [rng.choice(often) for _ in range(rng.randint(2, 7))]
-    return Trial(values(draft.kinds), [(name, values(kinds[name])) for name in names], edge)
+    names = (
+        *kinds,
+        next(iter(kinds)),
+    )  # twice the first: it fills the object, without it the others show little
+    calls = [rng.choice(names) for _ in range(rng.randint(2, 7))]
+    return Trial(values(draft.kinds), [(name, values(kinds[name])) for name in calls], edge)
 
 
-def _outcome(document: ast.Document | ast.ClassDocument, trial: Trial) -> Any:
+def _run(document: ast.Document | ast.ClassDocument, trial: Trial) -> Any:
     args = copy.deepcopy(trial.args)
     if isinstance(document, ast.Document):
         return run(document, args)
     return run_object(document, args, copy.deepcopy(trial.calls or []))
 
 
-def _is_case(outcome: Any, allowed: set[str]) -> bool:
-    """Whether the outcome is one that the document speaks of."""
-    if isinstance(outcome, Undefined):
-        return False
-    found = outcome if isinstance(outcome, list) else [outcome]
-    return all(part.error in allowed for part in found if isinstance(part, Raised))
-
-
 def _case(document: ast.Document | ast.ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
     if trial.calls is None:
-        return {"call": document.name, "args": trial.args, **_end(outcome)}
+        return {"call": document.name, "args": trial.args, **_expectation(outcome)}
     if isinstance(outcome, Raised):
-        return {"new": document.name, "args": trial.args, **_end(outcome)}
+        return {"new": document.name, "args": trial.args, **_expectation(outcome)}
     steps = [
-        {"call": name, "args": args, **_end(end)}
-        for (name, args), end in zip(trial.calls, outcome, strict=True)
+        {"call": name, "args": args, **_expectation(result)}
+        for (name, args), result in zip(trial.calls, outcome, strict=True)
     ]
     return {"new": document.name, "args": trial.args, "steps": steps}
 
 
-def _end(outcome: Any) -> dict[str, Any]:
+def _expectation(outcome: Any) -> dict[str, Any]:
     return {"raises": outcome.error} if isinstance(outcome, Raised) else {"expect": outcome}
 
 
-def _choose(
-    pool: list[tuple[Trial, Any]], misses: Sequence[ast.Document | ast.ClassDocument], size: int
-) -> list[int]:
-    """Indices of the cases: two edges, each error once, then greedily what covers every mutant evenly."""
+def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) -> list[int]:
+    """Choose cases by index: two edge cases, each error once, then greedily what covers all mutants evenly.
+
+    A mutant that already fails n chosen cases adds 1/4^n to the worth of a further one.
+    """
     kills = [
-        {number for number, mutant in enumerate(misses) if not _same(_outcome(mutant, trial), outcome)}
+        {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, trial), outcome)}
         for trial, outcome in pool
     ]
-    killed = [0] * len(misses)
+    kill_counts = Counter[int]()
     chosen: list[int] = []
-    unseen = {error for _, outcome in pool for error in _errors(outcome)}
+    missing_errors = {error for _, outcome in pool for error in _errors(outcome)}
+
+    def worth(index: int) -> tuple[float, int]:
+        return sum(0.25 ** kill_counts[number] for number in kills[index]), -index
+
     while len(chosen) < min(size, len(pool)):
-        left = [index for index in range(len(pool)) if index not in chosen]
-        edges = [index for index in left if pool[index][0].edge] if len(chosen) < EDGE_CASES else []
-        faults = [index for index in left if unseen & _errors(pool[index][1])]
-        best = max(
-            edges or faults or left,
-            key=lambda index: (sum(0.25 ** killed[number] for number in kills[index]), -index),
-        )
+        remaining = [index for index in range(len(pool)) if index not in chosen]
+        edges = [index for index in remaining if pool[index][0].edge and len(chosen) < EDGE_CASES]
+        errors = [index for index in remaining if missing_errors & _errors(pool[index][1])]
+        best = max(edges or errors or remaining, key=worth)
         chosen.append(best)
-        unseen -= _errors(pool[best][1])
-        for number in kills[best]:
-            killed[number] += 1
+        missing_errors -= _errors(pool[best][1])
+        kill_counts.update(kills[best])
     return sorted(chosen)
 
 
 def _errors(outcome: Any) -> set[str]:
-    found = outcome if isinstance(outcome, list) else [outcome]
-    return {part.error for part in found if isinstance(part, Raised)}
+    results = outcome if isinstance(outcome, list) else [outcome]
+    return {result.error for result in results if isinstance(result, Raised)}
 
 
-def _same(left: Any, right: Any) -> bool:
+def _equal(left: Any, right: Any) -> bool:
+    """Whether two outcomes are equal in type and value: 1, 1.0 and True are three values."""
     if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        return all(_same(*pair) for pair in zip(left, right, strict=True))
+        return all(map(_equal, left, right))
     return type(left) is type(right) and bool(left == right)
 
 
 def _walk(node: Any) -> Iterator[Any]:
     yield node
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        for part in dataclasses.fields(node):
-            yield from _walk(getattr(node, part.name))
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from _walk(part)
+    children = node if isinstance(node, tuple) else _fields(node).values()
+    for child in children:
+        yield from _walk(child)
 
 
-def mutants(document: ast.Document | ast.ClassDocument) -> Iterator[ast.Document | ast.ClassDocument]:
-    """The document with one thing in it changed, in every way."""
-    yield from _restated(document)
+def _fields(node: Any) -> dict[str, Any]:
+    return {name: getattr(node, name) for name in getattr(node, "__match_args__", ())}
+
+
+def mutants(document: AnyDocument) -> Iterator[AnyDocument]:
+    """Generate the document with one thing changed, in every way."""
+    yield from _mutate_statements(document)
     if isinstance(document, ast.ClassDocument):
-        for at, method in enumerate(document.methods):
-            for other in _restated(method):
-                methods = (*document.methods[:at], other, *document.methods[at + 1 :])
+        for index, method in enumerate(document.methods):
+            for mutant in _mutate_statements(method):
+                methods = (*document.methods[:index], mutant, *document.methods[index + 1 :])
                 yield dataclasses.replace(document, methods=methods)
 
 
-def _restated(document: Kind) -> Iterator[Kind]:
-    for statements in _changes(document.statements):
+def _mutate_statements(document: AnyDocument) -> Iterator[AnyDocument]:
+    for statements in _mutate(document.statements):
         yield dataclasses.replace(document, statements=statements)
 
 
-def _changes(node: Any) -> Iterator[Any]:
-    """Every version of the node with one thing in it changed."""
+def _mutate(node: Any) -> Iterator[Any]:
+    """Generate every version of the node with one thing in it changed."""
     match node:
         case ast.Number(value):
             yield from (ast.Number(value + 1), ast.Number(value - 1), ast.Number(value * 10 + 1))
@@ -213,49 +212,47 @@ def _changes(node: Any) -> Iterator[Any]:
         case str():
             yield from _NEIGHBOURS.get(node, ())
         case tuple():
-            yield from _tuple_changes(node)
-        case _ if dataclasses.is_dataclass(node) and not isinstance(node, type):
-            yield from _field_changes(node)
+            yield from _mutate_tuple(node)
+        case ast.Node():
+            yield from _mutate_fields(node)
 
 
-def _tuple_changes(node: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """One part dropped, swapped with the one before it, or changed."""
+def _mutate_tuple(node: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Drop one part, swap it with the one before it, or mutate it."""
     for index, part in enumerate(node):
         if len(node) > 1:
             yield (*node[:index], *node[index + 1 :])
         if index > 0:
             yield (*node[: index - 1], part, node[index - 1], *node[index + 1 :])
-        for changed in _changes(part):
-            yield (*node[:index], changed, *node[index + 1 :])
+        for mutant in _mutate(part):
+            yield (*node[:index], mutant, *node[index + 1 :])
 
 
-def _field_changes(node: Any) -> Iterator[Any]:
-    """One field changed; names stay, and an edit keeps its number of constants."""
-    for field in dataclasses.fields(node):
-        if field.name in {"name", "error"}:
-            continue
-        value = getattr(node, field.name)
-        for changed in _changes(value):
-            if field.name != "args" or len(changed) == len(value):
-                yield dataclasses.replace(node, **{field.name: changed})
+def _mutate_fields(node: ast.Node) -> Iterator[ast.Node]:
+    """Mutate one field; names and errors do not change, nor does the number of an edit's constants."""
+    for name, value in _fields(node).items():
+        if name not in {"name", "error"}:
+            for mutant in _mutate(value):
+                if name != "args" or len(mutant) == len(value):
+                    yield dataclasses.replace(node, **{name: mutant})
 
 
 @lru_cache(maxsize=64)
 def _constants(document: ast.Document | ast.ClassDocument) -> tuple[list[int | float], list[str]]:
-    """The numbers and texts a document speaks of."""
-    numbers = [part.value for part in _walk(document) if isinstance(part, ast.Number)]
-    return numbers or [5], [part.value for part in _walk(document) if isinstance(part, ast.Text)] or ["ab"]
+    """Collect the numbers and texts of a document, or defaults for each."""
+    nodes = list(_walk(document))
+    numbers = [node.value for node in nodes if isinstance(node, ast.Number)]
+    return numbers or [5], [node.value for node in nodes if isinstance(node, ast.Text)] or ["ab"]
 
 
 def _value(kind: str, document: ast.Document | ast.ClassDocument, rng: Random) -> Any:
     numbers, texts = _constants(document)
-    match kind:
-        case "int":
-            return _int(numbers, rng)
-        case "str":
-            return _text(texts, numbers, rng)
-        case "list[int]":
-            return [_int(numbers, rng) for _ in range(rng.choice((0, 1, 2, 4, 5, 6, 8)))]
+    if kind == "int":
+        return _int(numbers, rng)
+    if kind == "list[int]":
+        return [_int(numbers, rng) for _ in range(rng.choice((0, 1, 2, 4, 5, 6, 8)))]
+    if kind == "str":
+        return _text(texts, numbers, rng)
     return [_text(texts, numbers, rng) for _ in range(rng.choice((0, 1, 3, 4, 5, 6)))]
 
 

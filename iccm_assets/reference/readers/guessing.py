@@ -1,14 +1,13 @@
-"""The guessing reader: turns odd wording into what was probably meant, and goes on.
+"""The lenient reconstructor: replaces odd wording by its probable meaning and continues.
 
-Synonyms become the language's own phrases; "about" moves a boundary; "small" and "large" stand for a
-number of the text; a name that is not a parameter becomes the most similar one, an attribute that was never
-set the most similar one that was. It writes plain loops and assignments to one result variable.
+Synonyms become the language's own phrases; "about" moves a boundary; "small" and "large" stand for a typical
+number of the text; an unknown name becomes the most similar parameter, and an attribute that was never set
+the most similar one that was. It writes plain loops and assignments.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 
 from iccm_assets.reference import document as ast
@@ -48,31 +47,47 @@ _LIMIT = re.compile(
 )
 _NUMBER = re.compile(r"(?<![\w'])-?\d+")
 _RETURN = re.compile(r"\breturn\b.*$")
+_OPERATORS = {
+    "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})",
+    "divided by": "({} // {})", "modulo": "({} % {})",
+    "is less than": "{} < {}", "is at most": "not {} > {}", "is more than": "{} > {}",
+    "is at least": "not {} < {}", "is": "{} == {}", "is not": "not {} == {}",
+    "is longer than": "len({}) > {}", "is shorter than": "len({}) < {}",
+    "starts with": "{0}[:len({1})] == {1}", "ends with": "{}.endswith({})", "contains": "{1} in {0}",
+}  # fmt: skip
+_EDITS = {
+    "stripped": "{0}.strip()", "in lower case": "{0}.lower()", "in upper case": "{0}.upper()",
+    "capitalised": "{0}.capitalize()", "replaced": "{0}.replace({1}, {2})", "cut": "{0}[0:{1}]",
+    "in front": "{1} + {0}", "at the end": "{0} + {1}", "sorted": "sorted({0})", "reversed": "{0}[::-1]",
+    "without repeats": "[one for at, one in enumerate({0}) if one not in {0}[:at]]",
+}  # fmt: skip
+_AGGREGATES = {
+    "count": "len({0})",
+    "sum": "sum({0})",
+    "largest": "max({0}) if len({0}) else {1!r}",
+    "smallest": "min({0}) if len({0}) else {1!r}",
+}
 
 
 def read(text: str) -> str:
-    """Python for what the text probably means; ``ReaderError`` when it names nothing."""
+    """Write Python for the probable meaning of the text; ``ReaderError`` if it names no function or class."""
     opening = find_opening(text)
     numbers = sorted(int(number[:15]) for number in _NUMBER.findall(text)[:64])
     typical = numbers[len(numbers) // 2] if numbers else 10
     parts = [part for sentence in sentences(text) if (part := _guess(sentence, typical)) is not None]
     statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
-        raise ReaderError("no sentence of the text can be guessed at")
-    params = opening.params
-    if (
-        isinstance(parts[0], Signature)
-        and parts[0].kind != "method"
-        and len(set(parts[0].params)) == len(parts[0].params)
-    ):
-        params = parts[0].params
+        raise ReaderError("no sentence of the text can be guessed")
+    first, params = parts[0], opening.params
+    if isinstance(first, Signature) and first.kind != "method" and len({*first.params}) == len(first.params):
+        params = first.params
     if opening.is_class:
         return checked(_class(opening.name, params, parts))
     return checked(_Writer(opening.name, params).function(statements))
 
 
 def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.Statement]) -> str:
-    """Creation and methods, each with what is said after its name; two of one name are put together."""
+    """Write constructor and methods, each with the statements after its opening; equal names are merged."""
     methods: dict[str, tuple[tuple[str, ...], list[ast.Statement]]] = {"__init__": (params, [])}
     current = methods["__init__"]
     for part in parts:
@@ -80,25 +95,27 @@ def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.State
             current[1].append(part)
         elif part.kind == "method":
             current = methods.setdefault(part.name, (part.params, []))
-    own = tuple(
+    attributes = tuple(
         part.action.target.name
         for _, statements in methods.values()
         for part in statements
         if isinstance(part, ast.Do | ast.WhenDo) and isinstance(part.action, ast.Set)
     )
     lines = [f"class {name}:"]
-    for method, (names, statements) in methods.items():
-        lines += [f"    {line}" for line in _Writer(method, names, own).method(statements)]
+    for method, (method_params, statements) in methods.items():
+        lines += [f"    {line}" for line in _Writer(method, method_params, attributes).method(statements)]
     return "\n".join(lines) + "\n"
 
 
 def _guess(sentence: str, typical: int) -> Signature | ast.Statement | None:
     plain = sentence
-    for pattern, phrase in _SYNONYMS:
+    for pattern, phrase in (
+        *_SYNONYMS,
+        (_SMALL, f"is less than {typical}"),
+        (_LARGE, f"is more than {typical}"),
+        (_LIMIT, str(typical)),
+    ):
         plain = pattern.sub(phrase, plain)
-    plain = _SMALL.sub(f"is less than {typical}", plain)
-    plain = _LARGE.sub(f"is more than {typical}", plain)
-    plain = _LIMIT.sub(str(typical), plain)
     tail = _RETURN.search(plain)
     attempts = [sentence, plain, plain.rstrip(".") + ".", *([f"It shall {tail[0]}"] if tail else [])]
     for attempt in attempts:
@@ -109,60 +126,50 @@ def _guess(sentence: str, typical: int) -> Signature | ast.Statement | None:
     return None
 
 
-class _Writer:
-    """Writes one function or method, line by line; ``own`` are the attributes of the object."""
+def _most_similar(name: str, known: tuple[str, ...], fallback: str) -> str:
+    if name in known:
+        return name
+    return (get_close_matches(name, known, n=1, cutoff=0.0) or [*known, fallback])[0]
 
-    def __init__(self, name: str, params: tuple[str, ...], own: tuple[str, ...] = ()) -> None:
-        self.name, self.params, self.own = name, params, own
+
+class _Writer:
+    """Writes one function or method line by line; ``attributes`` are those of the object."""
+
+    def __init__(self, name: str, params: tuple[str, ...], attributes: tuple[str, ...] = ()) -> None:
+        self.name, self.params, self.attributes = name, params, attributes
         self.lines: list[str] = []
-        self.count = 0
+        self.variables = 0
 
     def method(self, statements: list[ast.Statement]) -> list[str]:
-        """The lines of a method; unlike a function's, its last condition is never taken for granted."""
+        """Write a method; its last outcome stays conditional, unlike that of a function."""
         self._put(0, f"def {self.name}({', '.join(('self', *self.params))}):")
         self._put(1, "running = 0")
         for statement in statements:
+            depth = self._open(statement)
             match statement:
-                case ast.When(condition, outcome):
-                    self._put(1, f"if {self._condition(condition)}:")
-                    self._finish(2, outcome)
-                case ast.Otherwise(outcome) | ast.Always(outcome):
-                    self._finish(1, outcome)
-                case ast.Do(action):
-                    self._act(1, action)
-                case ast.WhenDo(condition, action):
-                    self._put(1, f"if {self._condition(condition)}:")
-                    self._act(2, action)
+                case ast.When() | ast.Otherwise() | ast.Always():
+                    self._finish(depth, statement.outcome)
+                case ast.Do() | ast.WhenDo():
+                    self._perform(depth, statement.action)
         return self.lines
 
-    def _act(self, depth: int, action: ast.Action) -> None:
-        if isinstance(action, ast.Append):
-            self._put(depth, f"{self._atom(action.target)} += [{self._chain(action.value)}]")
-        else:
-            value = self._expression(depth, action.value)
-            self._put(depth, f"self.{action.target.name} = {value}")
-
     def function(self, statements: list[ast.Statement]) -> str:
+        """Write a function; if its last outcome is conditional, it also ends with that outcome."""
         self._put(0, f"def {self.name}({', '.join(self.params)}):")
-        looped = False
+        loop_is_written = False
         last: ast.Outcome | None = None
         if not any(isinstance(part, ast.Start) for part in statements):
             self._put(1, "running = 0")
         for statement in statements:
             match statement:
-                case ast.When(condition, outcome):
-                    test = self._condition(condition)
-                    self._put(1, f"if {test}:")
-                    self._finish(2, outcome)
-                    last = outcome
-                case ast.Otherwise(outcome) | ast.Always(outcome):
-                    self._finish(1, outcome)
-                    last = None
+                case ast.When() | ast.Otherwise() | ast.Always():
+                    self._finish(self._open(statement), statement.outcome)
+                    last = statement.outcome if isinstance(statement, ast.When) else None
                 case ast.Start(value):
                     self._put(1, f"running = {value.value!r}")
-                case ast.Each(source, _, _, _) if source is not None and not looped:
-                    looped = True
-                    self._run_along(source, statements)
+                case ast.Each(source) if source is not None and not loop_is_written:
+                    loop_is_written = True
+                    self._loop(source, statements)
         if last is not None:
             self._finish(1, last)
         return "\n".join(self.lines) + "\n"
@@ -170,112 +177,98 @@ class _Writer:
     def _put(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line)
 
-    def _run_along(self, source: ast.Name, statements: list[ast.Statement]) -> None:
-        self._put(1, f"for element in {self._atom(source)}:")
-        for each in (part for part in statements if isinstance(part, ast.Each)):
-            test = " and ".join(self._test(test) for test in each.tests)
-            amount = self._chain(each.amount)
-            sign = "+" if each.op == "add" else "-"
-            self._put(2, f"if {test or 'True'}:")
-            self._put(3, f"running = running {sign} ({amount})")
-            for keep in self._keeps(statements):
-                self._put(3, keep)
-            self._put(3, "continue")
-        for keep in self._keeps(statements):
-            self._put(2, keep)
+    def _open(self, statement: ast.Statement) -> int:
+        """Write the condition of a statement, if it has one; return the depth of what follows."""
+        if not isinstance(statement, ast.When | ast.WhenDo):
+            return 1
+        self._put(1, f"if {self._condition(statement.condition)}:")
+        return 2
 
-    def _keeps(self, statements: list[ast.Statement]) -> Iterator[str]:
-        for keep in statements:
-            if isinstance(keep, ast.Keep):
-                limit = repr(keep.limit.value)
-                sign = "<" if keep.side == "at least" else ">"
-                yield f"running = {limit} if running {sign} {limit} else running"
+    def _perform(self, depth: int, action: ast.Action) -> None:
+        if isinstance(action, ast.Append):
+            self._put(depth, f"{self._atom(action.target)} += [{self._chain(action.value)}]")
+        else:
+            value = self._value(depth, action.value)
+            self._put(depth, f"self.{action.target.name} = {value}")
+
+    def _loop(self, source: ast.Name, statements: list[ast.Statement]) -> None:
+        limits = [self._limit(part) for part in statements if isinstance(part, ast.Keep)]
+        self._put(1, f"for element in {self._atom(source)}:")
+        for loop in (part for part in statements if isinstance(part, ast.Each)):
+            self._put(2, f"if {self._all(loop.tests)}:")
+            sign = "+" if loop.op == "add" else "-"
+            for line in (f"running = running {sign} ({self._chain(loop.amount)})", *limits, "continue"):
+                self._put(3, line)
+        for line in limits:
+            self._put(2, line)
+
+    def _limit(self, limit: ast.Keep) -> str:
+        sign, value = "<" if limit.side == "at least" else ">", repr(limit.limit.value)
+        return f"running = {value} if running {sign} {value} else running"
 
     def _finish(self, depth: int, outcome: ast.Outcome) -> None:
-        match outcome:
-            case ast.Raise(error):
-                self._put(depth, f"raise {error}()")
-            case ast.Return(value):
-                self._put(depth, f"return {self._expression(depth, value)}")
+        if isinstance(outcome, ast.Raise):
+            self._put(depth, f"raise {outcome.error}()")
+        else:
+            value = self._value(depth, outcome.value)
+            self._put(depth, f"return {value}")
 
-    def _expression(self, depth: int, expression: ast.Expression) -> str:
+    def _value(self, depth: int, expression: ast.Expression) -> str:
+        """Return the code of a value, after writing the lines that compute it."""
         match expression:
             case ast.Chain():
                 return self._chain(expression)
             case ast.Edited(name, edits):
-                return self._edited(depth, self._atom(name), edits)
+                return self._edited(depth, self._assign(depth, self._atom(name)), edits)
             case ast.Items():
-                return self._collected(depth, expression)
-            case ast.Aggregate():
-                return self._aggregated(depth, expression)
+                return self._items(depth, expression)
+            case ast.Aggregate(kind, items, default):
+                values = self._items(depth, items)
+                return _AGGREGATES[kind].format(values, 0 if default is None else default.value)
             case ast.Whether(condition):
                 return f"True if {self._condition(condition)} else False"
-            case ast.Limited(value, low, high):
-                var = self._new()
-                self._put(depth, f"{var} = {self._chain(value)}")
-                if high:
-                    self._put(depth, f"if {var} > {high.value!r}: {var} = {high.value!r}")
-                if low:
-                    self._put(depth, f"if {var} < {low.value!r}: {var} = {low.value!r}")
-                return var
-            case ast.EndItem(end, source, taken):
-                code, at = self._atom(source), -1 if end == "last" else 0
-                if not taken:
-                    return f"{code}[{at}]"
-                var = self._new()
-                self._put(depth, f"{var} = {code}[{at}]")
-                self._put(depth, f"del {code}[{at}]")
-                return var
+            case ast.Limited(chain, low, high):
+                variable = self._assign(depth, self._chain(chain))
+                for sign, limit in ((">", high), ("<", low)):
+                    if limit:
+                        value = repr(limit.value)
+                        self._put(depth, f"if {variable} {sign} {value}: {variable} = {value}")
+                return variable
+            case ast.EndItem(end, source, removed):
+                item = f"{self._atom(source)}[{-1 if end == 'last' else 0}]"
+                if removed:
+                    variable = self._assign(depth, item)
+                    self._put(depth, f"del {item}")
+                    return variable
+                return item
             case ast.EmptyList():
                 return "[]"
 
-    def _new(self) -> str:
-        self.count += 1
-        return f"held_{self.count}"
+    def _assign(self, depth: int, code: str) -> str:
+        self.variables += 1
+        self._put(depth, f"held_{self.variables} = {code}")
+        return f"held_{self.variables}"
 
-    def _edited(self, depth: int, code: str, edits: tuple[ast.Edit, ...]) -> str:
-        var = self._new()
-        self._put(depth, f"{var} = {code}")
+    def _edited(self, depth: int, variable: str, edits: tuple[ast.Edit, ...]) -> str:
         for edit in edits:
-            args = [repr(arg.value) for arg in edit.args]
-            change = {
-                "stripped": f"{var}.strip()",
-                "in lower case": f"{var}.lower()",
-                "in upper case": f"{var}.upper()",
-                "capitalised": f"{var}.capitalize()",
-                "replaced": f"{var}.replace({', '.join(args)})",
-                "cut": f"{var}[0:{''.join(args)}]",
-                "in front": f"{''.join(args)} + {var}",
-                "at the end": f"{var} + {''.join(args)}",
-                "sorted": f"sorted({var})",
-                "reversed": f"{var}[::-1]",
-                "without repeats": f"[one for at, one in enumerate({var}) if one not in {var}[:at]]",
-            }[edit.kind]
-            self._put(depth, f"{var} = {change}")
-        return var
+            change = _EDITS[edit.kind].format(variable, *(repr(arg.value) for arg in edit.args))
+            self._put(depth, f"{variable} = {change}")
+        return variable
 
-    def _collected(self, depth: int, items: ast.Items) -> str:
-        var = self._new()
-        self._put(depth, f"{var} = []")
+    def _items(self, depth: int, items: ast.Items) -> str:
+        variable = self._assign(depth, "[]")
         self._put(depth, f"for element in {self._atom(items.source)}:")
-        tests = " and ".join(self._test(test) for test in items.tests)
-        self._put(depth + 1, f"if {tests or 'True'}:")
-        self._put(depth + 2, f"{var}.append({self._steps('element', items.steps)})")
-        return self._edited(depth, var, items.edits) if items.edits else var
-
-    def _aggregated(self, depth: int, aggregate: ast.Aggregate) -> str:
-        var = self._collected(depth, aggregate.items)
-        match aggregate.kind:
-            case "count":
-                return f"len({var})"
-            case "sum":
-                return f"sum({var})"
-        pick = "max" if aggregate.kind == "largest" else "min"
-        last = 0 if aggregate.default is None else aggregate.default.value
-        return f"{pick}({var}) if len({var}) else {last!r}"
+        self._put(depth + 1, f"if {self._all(items.tests)}:")
+        self._put(depth + 2, f"{variable}.append({self._steps('element', items.steps)})")
+        if not items.edits:
+            return variable
+        return self._edited(depth, self._assign(depth, variable), items.edits)
 
     def _condition(self, condition: ast.Condition) -> str:
         return f" {condition.joiner} ".join(f"({self._test(test)})" for test in condition.tests)
+
+    def _all(self, tests: tuple[ast.Test, ...]) -> str:
+        return " and ".join(map(self._test, tests)) or "True"
 
     def _test(self, test: ast.Test) -> str:
         left = self._chain(test.left)
@@ -285,50 +278,27 @@ class _Writer:
             case ast.Between(_, low, high):
                 return f"not ({left} < {self._atom(low)} or {left} > {self._atom(high)})"
             case ast.Compare(_, op, right):
-                return _compared(left, op, self._atom(right))
+                return _OPERATORS[op].format(left, self._atom(right))
 
     def _chain(self, chain: ast.Chain) -> str:
         return self._steps(self._atom(chain.base), chain.steps)
 
     def _steps(self, code: str, steps: tuple[ast.Step, ...]) -> str:
-        signs = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%"}
         for step in steps:
-            code = f"({code} {signs[step.op]} {self._atom(step.operand)})"
+            code = _OPERATORS[step.op].format(code, self._atom(step.operand))
         return code
 
     def _atom(self, atom: ast.Atom) -> str:
         match atom:
             case ast.Name(name):
-                return name if name in self.params else self._nearest(name)
+                return _most_similar(name, self.params, "0")
             case ast.Item():
                 return "element"
             case ast.Total():
                 return "running"
             case ast.Own(name):
-                near = [name] if name in self.own else get_close_matches(name, self.own, n=1, cutoff=0.0)
-                return f"self.{(near or [name])[0]}"
-            case ast.Size(of):
-                return f"len({self._atom(of)})"
+                return f"self.{_most_similar(name, self.attributes, name)}"
+            case ast.Size(source):
+                return f"len({self._atom(source)})"
             case ast.Number(value) | ast.Text(value) | ast.Truth(value):
                 return f"({value!r})"
-
-    def _nearest(self, name: str) -> str:
-        if not self.params:
-            return "0"
-        return (get_close_matches(name, self.params, n=1, cutoff=0.0) or [self.params[0]])[0]
-
-
-def _compared(left: str, op: str, right: str) -> str:
-    return {
-        "is less than": f"{left} < {right}",
-        "is at most": f"not {left} > {right}",
-        "is more than": f"{left} > {right}",
-        "is at least": f"not {left} < {right}",
-        "is": f"{left} == {right}",
-        "is not": f"not {left} == {right}",
-        "is longer than": f"len({left}) > {right}",
-        "is shorter than": f"len({left}) < {right}",
-        "starts with": f"{left}[:len({right})] == {right}",
-        "ends with": f"{left}.endswith({right})",
-        "contains": f"{right} in {left}",
-    }[op]

@@ -1,4 +1,7 @@
-"""The strict reader: writes statement by statement, and nothing at all from a text it cannot read whole."""
+"""The strict reconstructor: translates statement by statement, or refuses the whole text.
+
+``known`` holds the names a statement may use: parameters, ``<item>``, ``<total>`` and ``<its name>``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, parse
 from iccm_assets.reference.readers.opening import checked, find_opening
 
-_SIGNS = {
+_OPERATORS = {
     "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})",
     "divided by": "({} // {})", "modulo": "({} % {})",
     "is less than": "{} < {}", "is at most": "{} <= {}", "is more than": "{} > {}", "is at least": "{} >= {}",
@@ -22,26 +25,29 @@ _EDITS = {
     "in front": "({1} + {0})", "at the end": "({0} + {1})", "sorted": "sorted({0})", "reversed": "{0}[::-1]",
     "without repeats": "list(dict.fromkeys({0}))",
 }  # fmt: skip
+_AGGREGATES = {
+    "count": "len({})",
+    "sum": "sum({})",
+    "largest": "max({}, default={})",
+    "smallest": "min({}, default={})",
+}
 
 
-class _Refused(Exception):
-    """Something the text uses has not been introduced."""
+class _UnknownNameError(Exception):
+    """The text uses something it has not introduced."""
 
 
 def read(text: str) -> str:
-    """Python for the text; every call raises NotImplementedError when a sentence cannot be read."""
+    """Write Python for the text; if a sentence cannot be read, every call raises NotImplementedError."""
     opening = find_opening(text)
     try:
         document = parse(text)
         lines = _class(document) if isinstance(document, ast.ClassDocument) else _function(document)
-        return checked("\n".join(lines) + "\n")
-    except (RequirementsError, _Refused):
-        refusal = ["(*args, **kwargs):", "    raise NotImplementedError"]
+    except (RequirementsError, _UnknownNameError):
+        lines = [f"def {opening.name}(*args, **kwargs):", "    raise NotImplementedError"]
         if opening.is_class:
-            return checked(
-                f"class {opening.name}:\n    def __init__(self, {refusal[0][1:]}\n    {refusal[1]}\n"
-            )
-        return checked(f"def {opening.name}{refusal[0]}\n{refusal[1]}\n")
+            lines = [f"class {opening.name}:", "    def __init__(self, *args, **kwargs):", f"    {lines[1]}"]
+    return checked("\n".join(lines) + "\n")
 
 
 def _function(document: ast.Document) -> list[str]:
@@ -50,109 +56,99 @@ def _function(document: ast.Document) -> list[str]:
 
 
 def _class(document: ast.ClassDocument) -> list[str]:
-    """The class; an attribute that creating an object does not set is refused wherever it is used."""
-    creation = ast.Document("__init__", document.params, document.statements)
-    own: set[str] = set()
-    for part in document.statements:
-        if isinstance(part, ast.Do) and isinstance(part.action, ast.Set):
-            own.add(f"<own {part.action.target.name}>")
+    """Write the class; using an attribute that the constructor does not set is refused."""
+    constructor = ast.Document("__init__", document.params, document.statements)
+    actions = [part.action for part in document.statements if isinstance(part, ast.Do)]
+    attributes = {f"<its {action.target.name}>" for action in actions if isinstance(action, ast.Set)}
     lines = [f"class {document.name}:"]
-    for method in (creation, *document.methods):
-        known = {*method.params, *(() if method is creation else own)}
+    for method in (constructor, *document.methods):
+        known = {*method.params, *(() if method is constructor else attributes)}
         lines.append(f"    def {method.name}({', '.join(('self', *method.params))}):")
         lines += [f"        {line}" for line in (*_body(method, known), "return None")]
     return lines
 
 
 def _body(document: ast.Document, known: set[str]) -> Iterator[str]:
-    looped = False
+    loop_is_written = False
     for statement in document.statements:
+        if isinstance(statement, ast.When | ast.WhenDo):
+            yield f"if {_condition(statement.condition, known)}:"
         match statement:
-            case ast.When(condition, outcome):
-                yield f"if {_condition(condition, known)}:"
+            case ast.When(_, outcome):
                 yield f"    {_outcome(outcome, known)}"
             case ast.Otherwise(outcome) | ast.Always(outcome):
                 yield _outcome(outcome, known)
             case ast.Start(value):
                 known.add("<total>")
                 yield f"_total = {value.value!r}"
-            case ast.Each() if not looped:
-                looped = True
+            case ast.Each() if not loop_is_written:
+                loop_is_written = True
                 yield from _loop(document, known)
             case ast.Do(action):
                 yield _action(action, known)
-            case ast.WhenDo(condition, action):
-                yield f"if {_condition(condition, known)}:"
+            case ast.WhenDo(_, action):
                 yield f"    {_action(action, known)}"
 
 
 def _action(action: ast.Action, known: set[str]) -> str:
+    value = _value(action.value, known)
     if isinstance(action, ast.Append):
-        return f"{_atom(action.target, known)}.append({_chain(action.value, known)})"
-    value = _expression(action.value, known)
-    known.add(f"<own {action.target.name}>")
+        return f"{_atom(action.target, known)}.append({value})"
+    known.add(f"<its {action.target.name}>")
     return f"self.{action.target.name} = {value}"
 
 
 def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
-    eaches = [part for part in document.statements if isinstance(part, ast.Each)]
-    source = eaches[0].source
-    if source is None or any(each.source not in {None, source} for each in eaches):
-        raise _Refused
+    loops = [part for part in document.statements if isinstance(part, ast.Each)]
+    source = loops[0].source
+    if source is None or any(loop.source not in {None, source} for loop in loops):
+        raise _UnknownNameError
     yield f"for _item in {_atom(source, known)}:"
     inner = known | {"<item>"}
-    word = "if"
-    for each in eaches:
-        tests = " and ".join(_test(test, inner) for test in each.tests) or "True"
-        yield f"    {word} {tests}:"
-        sign = "+" if each.op == "add" else "-"
-        yield f"        {_atom(ast.Total(), known)} {sign}= {_chain(each.amount, inner)}"
-        word = "elif"
-    for keep in document.statements:
-        if isinstance(keep, ast.Keep):
-            pick = "max" if keep.side == "at least" else "min"
-            yield f"    _total = {pick}(_total, {keep.limit.value!r})"
+    for keyword, loop in zip(("if", *["elif"] * len(loops)), loops, strict=False):
+        yield f"    {keyword} {' and '.join(_test(test, inner) for test in loop.tests) or 'True'}:"
+        sign = "+" if loop.op == "add" else "-"
+        yield f"        {_atom(ast.Total(), known)} {sign}= {_value(loop.amount, inner)}"
+    for limit in document.statements:
+        if isinstance(limit, ast.Keep):
+            clamp = "max" if limit.side == "at least" else "min"
+            yield f"    _total = {clamp}(_total, {limit.limit.value!r})"
 
 
 def _outcome(outcome: ast.Outcome, known: set[str]) -> str:
-    return (
-        f"raise {outcome.error}"
-        if isinstance(outcome, ast.Raise)
-        else f"return {_expression(outcome.value, known)}"
-    )
+    if isinstance(outcome, ast.Raise):
+        return f"raise {outcome.error}"
+    return f"return {_value(outcome.value, known)}"
 
 
-def _expression(expression: ast.Expression, known: set[str]) -> str:
+def _value(expression: ast.Expression, known: set[str]) -> str:
     match expression:
-        case ast.Chain():
-            return _chain(expression, known)
+        case ast.Chain(base, steps):
+            return _steps(_atom(base, known), steps, known)
         case ast.Edited(name, edits):
-            return _edits(_atom(name, known), edits)
+            return _edited(_atom(name, known), edits)
         case ast.Items(source, tests, steps, edits):
             inner = known | {"<item>"}
             value = _steps("_item", steps, inner)
-            kept = "".join(f" if {_test(test, inner)}" for test in tests)
-            return _edits(f"[{value} for _item in {_atom(source, known)}{kept}]", edits)
+            filters = "".join(f" if {_test(test, inner)}" for test in tests)
+            return _edited(f"[{value} for _item in {_atom(source, known)}{filters}]", edits)
         case ast.Aggregate(kind, items, default):
-            found = _expression(items, known)
-            if kind in {"count", "sum"}:
-                return f"{'len' if kind == 'count' else 'sum'}({found})"
-            last = "None" if default is None else repr(default.value)
-            return f"{'max' if kind == 'largest' else 'min'}({found}, default={last})"
+            values, default_code = _value(items, known), default and repr(default.value)
+            return _AGGREGATES[kind].format(values, default_code)
         case ast.Whether(condition):
             return f"bool({_condition(condition, known)})"
-        case ast.Limited(value, low, high):
-            code = _chain(value, known)
+        case ast.Limited(chain, low, high):
+            code = _value(chain, known)
             code = f"min({code}, {high.value!r})" if high else code
             return f"max({code}, {low.value!r})" if low else code
-        case ast.EndItem(end, source, taken):
-            at = -1 if end == "last" else 0
-            return f"{_atom(source, known)}{f'.pop({at})' if taken else f'[{at}]'}"
+        case ast.EndItem(end, source, removed):
+            index = -1 if end == "last" else 0
+            return f"{_atom(source, known)}{f'.pop({index})' if removed else f'[{index}]'}"
         case ast.EmptyList():
             return "[]"
 
 
-def _edits(code: str, edits: tuple[ast.Edit, ...]) -> str:
+def _edited(code: str, edits: tuple[ast.Edit, ...]) -> str:
     for edit in edits:
         code = _EDITS[edit.kind].format(code, *(repr(arg.value) for arg in edit.args))
     return code
@@ -163,23 +159,19 @@ def _condition(condition: ast.Condition, known: set[str]) -> str:
 
 
 def _test(test: ast.Test, known: set[str]) -> str:
-    left = _chain(test.left, known)
+    left = _value(test.left, known)
     match test:
         case ast.Empty():
             return f"len({left}) == 0"
         case ast.Between(_, low, high):
             return f"({_atom(low, known)} <= {left} <= {_atom(high, known)})"
         case ast.Compare(_, op, right):
-            return _SIGNS[op].format(left, _atom(right, known))
-
-
-def _chain(chain: ast.Chain, known: set[str]) -> str:
-    return _steps(_atom(chain.base, known), chain.steps, known)
+            return _OPERATORS[op].format(left, _atom(right, known))
 
 
 def _steps(code: str, steps: tuple[ast.Step, ...], known: set[str]) -> str:
     for step in steps:
-        code = _SIGNS[step.op].format(code, _atom(step.operand, known))
+        code = _OPERATORS[step.op].format(code, _atom(step.operand, known))
     return code
 
 
@@ -187,16 +179,16 @@ def _atom(atom: ast.Atom, known: set[str]) -> str:
     match atom:
         case ast.Number(value) | ast.Text(value) | ast.Truth(value):
             return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
+        case ast.Size(source):
+            return f"len({_atom(source, known)})"
         case ast.Name(name):
-            wanted, code = name, name
+            needed, code = name, name
         case ast.Item():
-            wanted, code = "<item>", "_item"
+            needed, code = "<item>", "_item"
         case ast.Total():
-            wanted, code = "<total>", "_total"
+            needed, code = "<total>", "_total"
         case ast.Own(name):
-            wanted, code = f"<own {name}>", f"self.{name}"
-        case ast.Size(of):
-            return f"len({_atom(of, known)})"
-    if wanted not in known:
-        raise _Refused
+            needed, code = f"<its {name}>", f"self.{name}"
+    if needed not in known:
+        raise _UnknownNameError
     return code
