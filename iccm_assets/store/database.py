@@ -64,8 +64,11 @@ def connect(settings: Settings | None = None) -> Engine:
     return engine
 
 
-def engine_for(url: str, *, application_name: str = "iccm") -> Engine:
-    """Return an engine on any database of the platform, without looking at its schema."""
+def engine_for(url: str, *, application_name: str = "iccm", session_options: str = "") -> Engine:
+    """Return an engine on any database of the platform, without looking at its schema.
+
+    ``session_options`` are PostgreSQL's: ``-c name=value …``.
+    """
     parsed = _parse(url).set(drivername="postgresql+psycopg")
     options = parsed.query.get("options", "")
     options = options if isinstance(options, str) else " ".join(options)
@@ -76,7 +79,7 @@ def engine_for(url: str, *, application_name: str = "iccm") -> Engine:
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
             "application_name": os.environ.get("PGAPPNAME", application_name),
-            "options": f"{options} -c TimeZone=UTC".strip(),
+            "options": f"{options} {session_options} -c TimeZone=UTC".strip(),
             "keepalives_idle": 30,
         },
     )
