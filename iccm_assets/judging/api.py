@@ -1,10 +1,10 @@
-"""API compatibility: how much of the original's public interface a re-implementation kept (E2).
+"""API compatibility: how much of the original's public interface a re-implementation retains.
 
 Read and compared by `griffe`: nothing of either source is ever run. The public interface is its functions,
 classes, methods and properties (`__all__` decides where there is one, else a leading underscore). One of
-them is kept when whoever used the original's can use the re-implementation's the same way: the same kind,
+them is retained when a caller of the original can use the re-implementation's the same way: the same kind,
 parameters that still fit, the same defaults, and `async`, `staticmethod`, `classmethod` and `property` as
-before. A parameter more that has a default breaks nobody; annotations are not compared.
+before. An additional parameter with a default breaks no caller; annotations are not compared. (E2)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import griffe
 
-# Reading the worst of this size takes some seconds; what a model is asked about is a tenth of it.
+# Reading the worst text of this size takes some seconds; what a model is asked about is a tenth of it.
 MAX_CHARACTERS = 64 * 1024
 _BINDING = {"async", "staticmethod", "classmethod", "property"}
 _PROMISES = {
@@ -34,32 +34,29 @@ _PROMISES = {
 
 
 def api_compatibility(original: str, implementation: str) -> float | None:
-    """Share (0-1) of the original's public interface that was kept.
+    """Fraction (0-1) of the original's public interface that was retained.
 
     None when the original has none or cannot be read; 0 when the implementation cannot be read.
     """
-    wanted = _of_original(original)
-    if wanted is None:
+    original_module = _read_original(original)
+    paths = [path for path, _ in _public(original_module)] if original_module else []
+    if original_module is None or not paths:
         return None
-    promised = dict(_public(wanted))
-    if not promised:
-        return None
-    got = _read(implementation)
-    if got is None:
+    module = _read(implementation)
+    if module is None:
         return 0.0
-    broken = _broken(wanted, got)
-    kept = [path for path in promised if broken.isdisjoint(_enclosing(path))]
-    return len(kept) / len(promised)
+    broken = _broken(original_module, module)
+    return sum(broken.isdisjoint(_enclosing(path)) for path in paths) / len(paths)
 
 
 @lru_cache(maxsize=256)
-def _of_original(code: str) -> griffe.Module | None:
+def _read_original(code: str) -> griffe.Module | None:
     """Each original is compared with every member's re-implementation."""
     return _read(code)
 
 
 def _read(code: str) -> griffe.Module | None:
-    """A module as `griffe` sees it; None for what is no Python, or none that a person would write."""
+    """Parse a module with `griffe`; None for what is not Python, or too large for a person to write."""
     import griffe  # ~0.2 s: only where it is measured
 
     if len(code) > MAX_CHARACTERS:
@@ -70,7 +67,7 @@ def _read(code: str) -> griffe.Module | None:
             module = griffe.visit("module", filepath=None, code=code)  # type: ignore[arg-type]
             _construct_dataclasses(module)
             return module
-    # The source may be hostile, and the reader is a guest here: whatever it stumbles over is unreadable.
+    # The source may be hostile, and the reader is not written for that: what makes it fail is unreadable.
     except (Exception, RecursionError, MemoryError):
         return None
 
@@ -78,13 +75,13 @@ def _read(code: str) -> griffe.Module | None:
 def _construct_dataclasses(parent: griffe.Module | griffe.Class) -> None:
     """Give each dataclass the constructor its fields make, so that it is compared like any other.
 
-    Griffe's own extension does so too, but keeps every class it has ever seen in memory.
+    Griffe's own extension does so too, but keeps every class in memory.
     """
     for member in list(parent.members.values()):
         if member.is_alias or not member.is_class:
             continue
-        made_by = {one.callable_path for one in member.decorators}  # type: ignore[union-attr]
-        if "dataclasses.dataclass" in made_by and "__init__" not in member.members:
+        decorators = {decorator.callable_path for decorator in member.decorators}  # type: ignore[union-attr]
+        if "dataclasses.dataclass" in decorators and "__init__" not in member.members:
             member.set_member("__init__", _constructor(member))  # type: ignore[arg-type]
         _construct_dataclasses(member)  # type: ignore[arg-type]
 
@@ -92,37 +89,32 @@ def _construct_dataclasses(parent: griffe.Module | griffe.Class) -> None:
 def _constructor(dataclass: griffe.Class) -> griffe.Function:
     import griffe
 
-    parameters = [griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)]
+    kind = griffe.ParameterKind.positional_or_keyword
+    parameters = [griffe.Parameter("self", kind=kind)]
     for name, field in dataclass.members.items():
-        written = getattr(field, "value", None)
-        value = None if written is None else str(written)
-        of_instance = "instance-attribute" in field.labels and "property" not in field.labels
-        if not of_instance or (value and "init=False" in value):
+        assigned = getattr(field, "value", None)
+        value = "" if assigned is None else str(assigned)
+        if "instance-attribute" not in field.labels or "property" in field.labels or "init=False" in value:
             continue
-        default = None if value and value.startswith("field()") else value
-        parameters.append(
-            griffe.Parameter(name, kind=griffe.ParameterKind.positional_or_keyword, default=default)
-        )
+        default = None if not value or value.startswith("field()") else value
+        parameters.append(griffe.Parameter(name, kind=kind, default=default))
     return griffe.Function("__init__", parameters=griffe.Parameters(*parameters), parent=dataclass)
 
 
-def _broken(wanted: griffe.Module, got: griffe.Module) -> set[str]:
-    """Paths of public objects a caller of the original would miss."""
+def _broken(original: griffe.Module, module: griffe.Module) -> set[str]:
+    """Paths of public objects that a caller of the original would miss."""
     import griffe
 
     try:
-        found = {
-            one.obj.path for one in griffe.find_breaking_changes(wanted, got) if one.kind.name in _PROMISES
-        }
-        now = dict(_members(got))
+        changes = list(griffe.find_breaking_changes(original, module))
+        members = dict(_members(module))
     except (Exception, RecursionError):  # as above
-        return {wanted.path}
-    rebound = {
-        path
-        for path, member in _public(wanted)
-        if path not in now or (member.labels & _BINDING) != (now[path].labels & _BINDING)
-    }
-    return found | rebound
+        return {original.path}
+    broken = {change.obj.path for change in changes if change.kind.name in _PROMISES}
+    for path, member in _public(original):
+        if path not in members or (member.labels & _BINDING) != (members[path].labels & _BINDING):
+            broken.add(path)
+    return broken
 
 
 def _public(module: griffe.Module) -> Iterator[tuple[str, griffe.Object]]:
@@ -136,14 +128,13 @@ def _members(parent: griffe.Module | griffe.Class) -> Iterator[tuple[str, griffe
     for member in parent.members.values():
         if member.is_alias:
             continue
-        if member.is_function or "property" in member.labels:
+        if member.is_function or member.is_class or "property" in member.labels:
             yield member.path, member  # type: ignore[misc]
-        elif member.is_class:
-            yield member.path, member  # type: ignore[misc]
+        if member.is_class:
             yield from _members(member)  # type: ignore[arg-type]
 
 
 def _enclosing(path: str) -> Iterator[str]:
-    """The path and those of everything it lies in: a lost class takes its methods with it."""
+    """The path and those of everything it lies in: a missing class takes its methods with it."""
     parts = path.split(".")
     return (".".join(parts[:end]) for end in range(1, len(parts) + 1))

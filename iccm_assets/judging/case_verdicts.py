@@ -1,4 +1,4 @@
-"""From how a case ended to its verdict and its name (J2). Pure: no process is touched here."""
+"""From how a case ended to its verdict and its detail; pure functions, no I/O. (J2)"""
 
 from __future__ import annotations
 
@@ -15,23 +15,14 @@ from iccm_assets.judging.suites import Case, Expectation
 from iccm_assets.judging.values import ValueProblem, check_tree, difference
 from iccm_assets.settings import Judge
 
-VERDICTS = (
-    "passed",
-    "failed",
-    "error",
-    "crashed",
-    "exited",
-    "timeout",
-    "out_of_memory",
-    "output_limit",
-    "forbidden",
-    "not_run",
-)
-
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The verdict on one planned case; ``detail`` is for people."""
+    """The verdict on one planned case; ``detail`` is for people.
+
+    ``verdict`` is one of passed, failed, error, crashed, exited, timeout, out_of_memory, output_limit,
+    forbidden, not_run.
+    """
 
     case: int
     verdict: str
@@ -39,13 +30,13 @@ class CaseResult:
 
 
 def verdict_of(case: Case, reply: Reply, limits: Judge) -> CaseResult:
-    """The verdict on ``case``; whatever it answered, a case that did something forbidden is ``forbidden``."""
+    """Classify a case; whatever it answered, one that did something forbidden is ``forbidden``."""
     if reply.notices:
         verdict, detail = "forbidden", reply.notices[0]
     elif reply.kind == "answered":
-        verdict, detail = _answered(case, reply.answer)
+        verdict, detail = _classify_answer(case, reply.answer)
     else:
-        verdict, detail = _ended(reply, limits)
+        verdict, detail = _classify_end(reply, limits)
     return CaseResult(case.index, verdict, printable(detail))
 
 
@@ -62,13 +53,12 @@ def repeats_in_every_case(reply: Reply) -> bool:
 # ---- a case that did not answer ------------------------------------------------------------------
 
 
-def _ended(reply: Reply, limits: Judge) -> tuple[str, str]:
+def _classify_end(reply: Reply, limits: Judge) -> tuple[str, str]:
     phase = "during the call" if reply.imported else "while being imported"
-    if reply.kind == "exited":
-        return "exited", f"the process exited with code {reply.code} {phase}, before it answered"
     if reply.kind == "signal":
-        return _signalled(reply.code, phase)
-    words = {
+        return _classify_signal(reply.code, phase)
+    outcomes = {
+        "exited": ("exited", f"the process exited with code {reply.code} {phase}, before it answered"),
         "wall": ("timeout", f"not done after {limits.wall_seconds:g} s, {phase}"),
         "cpu": ("timeout", f"used more than {limits.cpu_seconds} s of CPU time, {phase}"),
         "memory": ("out_of_memory", f"used more than {limits.memory_mib} MiB, {phase}"),
@@ -77,68 +67,55 @@ def _ended(reply: Reply, limits: Judge) -> tuple[str, str]:
         "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
         "forged": ("forbidden", FORGED),
     }
-    return words[reply.kind]
+    return outcomes[reply.kind]
 
 
-def _signalled(number: int, phase: str) -> tuple[str, str]:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+def _classify_signal(number: int, phase: str) -> tuple[str, str]:
     if number == signal.SIGSYS:
         return "forbidden", f"made a forbidden system call {phase}"
     if number == signal.SIGXCPU:
         return "timeout", f"used up its CPU time {phase}"
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     return "crashed", f"killed by {name} {phase}"
 
 
 # ---- a case that answered ------------------------------------------------------------------------
 
 
-def _answered(case: Case, answer: bytes) -> tuple[str, str]:
-    """Compare an answer, which may hold anything, with what was expected."""
+def _classify_answer(case: Case, answer: bytes) -> tuple[str, str]:
+    """Compare an answer, which may hold anything, with the expectation."""
     try:
         outcome = json.loads(answer)
-        kind, content = outcome[0], outcome[1:]
-        return _OUTCOMES[kind](case, content)
+        return _ANSWERS[outcome[0]](case, outcome[1:])
     except (ValueProblem, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
         return "forbidden", "sent the judge something that is not an answer"
 
 
-def _import_error(case: Case, content: list[Any]) -> tuple[str, str]:
-    verdict, detail = _raised(content[0][1:])
+def _classify_import_error(case: Case, content: list[Any]) -> tuple[str, str]:
+    verdict, detail = _classify_exception(content[0][1:])
     return verdict, f"while being imported: {detail}"
 
 
-def _missing(case: Case, content: list[Any]) -> tuple[str, str]:
-    return "error", f"the implementation defines no {str(content[0])!r}"
-
-
-def _too_large(case: Case, content: list[Any]) -> tuple[str, str]:
-    return "output_limit", "the answer is too large"
-
-
-def _too_deep(case: Case, content: list[Any]) -> tuple[str, str]:
-    return "failed", "the answer is nested too deep, or contains itself"
-
-
-def _function_outcome(case: Case, outcome: list[Any]) -> tuple[str, str]:
+def _classify_function(case: Case, outcome: list[Any]) -> tuple[str, str]:
     if case.steps is not None or case.test:
         raise ValueProblem("not an answer")
-    return _met(case.expected, outcome)
+    return _classify_call(case.expected, outcome)
 
 
-def _object_outcome(case: Case, content: list[Any]) -> tuple[str, str]:
-    """A constructor's outcome and one per step; the first that is not as expected decides."""
-    made, outcomes = content
+def _classify_object(case: Case, content: list[Any]) -> tuple[str, str]:
+    """Classify a constructor's outcome and one per step; the first that is not as expected decides."""
+    constructed, outcomes = content
     if case.steps is None:
         raise ValueProblem("not an answer")
-    if made is not None:
-        verdict, detail = _met(case.expected, made)
+    if constructed is not None:
+        verdict, detail = _classify_call(case.expected, constructed)
         return verdict, detail and f"{case.call.name}(): {detail}"
     if case.expected.raises:
         return "failed", f"expected {case.expected.raises}, but an object was made"
     if len(outcomes) != len(case.steps):
         raise ValueProblem("not an answer")
     for number, ((call, expected), outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
-        verdict, detail = _met(expected, outcome)
+        verdict, detail = _classify_call(expected, outcome)
         if verdict != "passed":
             return verdict, f"step {number}, {call.name}(): {detail}"
     return "passed", ""
@@ -154,55 +131,58 @@ _TEST_OUTCOMES = {
 }
 
 
-def _test_outcome(case: Case, content: list[Any]) -> tuple[str, str]:
-    """What pytest said about a test function: one that did not pass in every parameter set is not passed."""
-    outcome, said = content
+def _classify_test(case: Case, content: list[Any]) -> tuple[str, str]:
+    """Classify pytest's report of a test function, which passes only if every parameter set does."""
+    outcome, message = content
     if not case.test:
         raise ValueProblem("not an answer")
-    verdict, words = _TEST_OUTCOMES[outcome]
-    detail = ": ".join(part for part in (words, str(said)[:200]) if part)
+    verdict, description = _TEST_OUTCOMES[outcome]
+    detail = ": ".join(part for part in (description, str(message)[:200]) if part)
     return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
 
 
-_OUTCOMES: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
-    "e": _import_error,
-    "m": _missing,
-    "v": lambda case, content: _function_outcome(case, ["v", *content]),
-    "r": lambda case, content: _function_outcome(case, ["r", *content]),
-    "o": _object_outcome,
-    "t": _test_outcome,
-    "large": _too_large,
-    "deep": _too_deep,
+_ANSWERS: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
+    "e": _classify_import_error,
+    "m": lambda case, content: ("error", f"the implementation defines no {str(content[0])!r}"),
+    "v": lambda case, content: _classify_function(case, ["v", *content]),
+    "r": lambda case, content: _classify_function(case, ["r", *content]),
+    "o": _classify_object,
+    "t": _classify_test,
+    "large": lambda case, content: ("output_limit", "the answer is too large"),
+    "deep": lambda case, content: ("failed", "the answer is nested too deep, or contains itself"),
 }
 
 
-def _met(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
-    """Whether one call did what it had to."""
+def _classify_call(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+    """Classify one call by its expectation."""
     if outcome[0] == "m":
         return "error", f"there is no {str(outcome[1])!r}"
     if outcome[0] == "r":
-        if expected.raises and _is_raised(expected.raises, outcome[1]):
-            if _is_of_many_kinds(outcome[1]):
-                return "failed", f"expected {expected.raises}, raised {MANY_KINDS}"
-            return "passed", ""
-        verdict, detail = _raised(outcome[1:])
-        if expected.raises and verdict == "error":
-            return "failed", f"expected {expected.raises}, raised {detail}"
-        return verdict, detail
+        return _classify_raised(expected, outcome)
     if outcome[0] != "v":
         raise ValueProblem("not an answer")
     actual = check_tree(outcome[1])
     if expected.raises:
         return "failed", f"expected {expected.raises}, but it returned"
-    if expected.value is None:
-        return "passed", ""
-    found = difference(expected.value, actual)
-    return ("failed", found) if found else ("passed", "")
+    detail = "" if expected.value is None else difference(expected.value, actual)
+    return "failed" if detail else "passed", detail
 
 
-def _is_raised(wanted: str, classes: list[Any]) -> bool:
+def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+    verdict, detail = _classify_exception(outcome[1:])
+    if expected.raises and _is_raised(expected.raises, outcome[1]):
+        if not _is_of_many_kinds(outcome[1]):
+            return "passed", ""
+        verdict, detail = "error", MANY_KINDS
+    if expected.raises and verdict == "error":
+        return "failed", f"expected {expected.raises}, raised {detail}"
+    return verdict, detail
+
+
+def _is_raised(name: str, classes: list[Any]) -> bool:
     """By identity for Python's own exceptions and their subclasses, by class name for others."""
-    return any(name == wanted and (own or not _is_builtin(wanted)) for name, own in classes)
+    builtin = isinstance(getattr(builtins, name, None), type)
+    return any(raised == name and (own or not builtin) for raised, own in classes)
 
 
 MANY_KINDS = "an exception that is of many unrelated kinds at once"
@@ -210,34 +190,27 @@ UNRELATED_KINDS = 2  # honest ones combine two at most: class NotFound(KeyError,
 
 
 def _is_of_many_kinds(classes: list[Any]) -> bool:
-    """Whether one class stands for whatever exception is asked for, like an object equal to everything."""
+    """Whether one class stands for whatever exception is expected, like an object equal to everything."""
     kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
     most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
     return len(most_special) > UNRELATED_KINDS
 
 
-def _is_builtin(name: str) -> bool:
-    return isinstance(getattr(builtins, name, None), type)
-
-
-def _raised(content: list[Any]) -> tuple[str, str]:
-    """The verdict on an exception nobody asked for."""
+def _classify_exception(content: list[Any]) -> tuple[str, str]:
+    """Classify an exception that was not expected."""
     classes, message, line = content
     names = [str(name) for name, _ in classes]
     detail = f"{names[0]}: {str(message)[:200]}" if message else names[0]
     if isinstance(line, int) and line > 0:
         detail += f" (line {line})"
-    if "SystemExit" in names:
-        return "exited", detail
-    if "MemoryError" in names:
-        return "out_of_memory", detail
-    return "error", detail
+    verdicts = {"SystemExit": "exited", "MemoryError": "out_of_memory"}
+    return next((verdict for name, verdict in verdicts.items() if name in names), "error"), detail
 
 
 # ---- suspicion -----------------------------------------------------------------------------------
 
 # Signs in the source that only give a failure its name: an implementation that passes every case is not
-# suspected for them, because honest code may use each.
+# suspected for them, because honest code may use any of them.
 _SIGNS = (
     (r"\batexit\b", "registers an exit hook"),
     (
@@ -261,12 +234,15 @@ _SIGNS = (
 )
 
 
-LIMIT_REACHED = "reached the limit of processes and threads"
 _NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
+_SIGNS_IN_DETAILS = (
+    (MANY_KINDS, "raises " + MANY_KINDS),
+    (_NO_MORE_PROCESSES, "reached the limit of processes and threads"),
+)
 
 
-# Signs that need no failure where the tests run in the implementation's own process: there a forged pass
-# looks like any other.
+# Signs that count without a failure where the tests run in the implementation's own process: a forged pass
+# looks like any other there.
 _SIGNS_OF_FORGERY = (
     (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "knows of the tests' runner"),
     (r"\binspect\b|\blinecache\b|\b__main__\b", "reads source code at run time"),
@@ -284,21 +260,18 @@ _SIGNS_OF_FORGERY = (
 def suspicions_of(
     source: str, results: Sequence[CaseResult], notices: Iterable[str], evidence: str = "cases"
 ) -> tuple[str, ...]:
-    """What the implementation is suspected of: all it was caught at, and signs that explain a failure."""
-    verdicts = {result.verdict for result in results}
-    found = dict.fromkeys(map(printable, notices))
-    details = [result.detail for result in results if result.verdict == "forbidden"]
-    found.update(dict.fromkeys(details))
-    found.update(dict.fromkeys(result.detail for result in results if "its own equality" in result.detail))
-    if any(MANY_KINDS in result.detail for result in results):
-        found["raises " + MANY_KINDS] = None
-    found.update(
-        dict.fromkeys(LIMIT_REACHED for result in results if re.search(_NO_MORE_PROCESSES, result.detail))
-    )
+    """Name what the implementation is suspected of: every violation, and signs that explain a failure."""
+    details = [result.detail for result in results]
+    suspicions = [*map(printable, notices)]
+    suspicions += [result.detail for result in results if result.verdict == "forbidden"]
+    suspicions += [detail for detail in details if "its own equality" in detail]
+    suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))
     if evidence == "pytest":
-        found.update(
-            dict.fromkeys(words for pattern, words in _SIGNS_OF_FORGERY if re.search(pattern, source))
-        )
-    if verdicts != {"passed"} or evidence == "pytest":
-        found.update(dict.fromkeys(words for pattern, words in _SIGNS if re.search(pattern, source)))
-    return tuple(found)
+        suspicions += _matching(_SIGNS_OF_FORGERY, source)
+    if evidence == "pytest" or any(result.verdict != "passed" for result in results):
+        suspicions += _matching(_SIGNS, source)
+    return tuple(dict.fromkeys(suspicions))
+
+
+def _matching(signs: tuple[tuple[str, str], ...], text: str) -> list[str]:
+    return [description for pattern, description in signs if re.search(pattern, text)]

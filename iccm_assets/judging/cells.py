@@ -1,13 +1,13 @@
-"""Inside a nursery: makes cells, which are sandboxes for one implementation each (J3).
+"""Inside the warm pool's worker: forks sandboxes for one implementation each.
 
 Standard library only; sent into a sandbox of its own and never near an implementation. Starting bubblewrap
 and an interpreter takes most of the time that judging a small suite takes, so the judge starts one of these
-and has it fork: a cell is a fork in new user, pid, mount, network, ipc and uts namespaces with empty scratch
-space, that then puts on the system call filter and becomes the driver. What a cell may do is what a sandbox
-started by bubblewrap alone may do, and the judge looks at both in the same way before it uses them.
+and has it fork: a forked sandbox has new user, pid, mount, network, ipc and uts namespaces with empty scratch
+space, puts on the system call filter and becomes the init process. It may do what a sandbox started by
+bubblewrap alone may do, and the judge inspects both in the same way before it uses them.
 
-Spoken on a socket: one byte asks for a cell, the answer carries its process and the two ends of its pipes.
-The next cell is made ahead, right after one was handed out, and let go again when nobody asks for it soon.
+Protocol on a socket: one byte requests a sandbox, the reply carries its process and the two ends of its
+pipes. The next sandbox is forked ahead, right after one was sent, and closed when no request comes soon. (J3)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOSUID_NODEV = 2 | 4
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_CAPBSET_DROP = 22, 2, 24
 CAPABILITY_VERSION_3 = 0x20080522
 SPARE_SECONDS = 0.1
-KEPT = 16  # descriptors below this one may be a cell's own
+CONTROL_FD = 16  # the sandbox's pipe ends move to this descriptor and the next; the others are closed
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,20 +39,19 @@ class Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def must(result: int, doing: str) -> None:
+def check_syscall(result: int, name: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{doing}: {os.strerror(number)}")
+        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-class Cell:
-    """A cell that was made: its process and the judge's ends of its pipes."""
+class ForkedSandbox:
+    """A forked sandbox: its process and the judge's ends of its pipes."""
 
-    def __init__(self, made: dict[str, Any]) -> None:
+    def __init__(self, context: dict[str, Any]) -> None:
         requests, replies, birth = os.pipe(), os.pipe(), os.pipe()
-        middle = os.fork()
-        if middle == 0:
-            become_cell(made, requests[0], replies[1], birth[1])
+        if os.fork() == 0:
+            enter_sandbox(context, requests[0], replies[1], birth[1])
         for descriptor in (requests[0], replies[1], birth[1]):
             os.close(descriptor)
         self.descriptors = [requests[1], replies[0]]
@@ -60,40 +59,41 @@ class Cell:
         os.close(birth[0])
         if number.isdigit():
             self.descriptors.append(os.pidfd_open(int(number)))
-        self.complaint = b"" if number.isdigit() else os.read(replies[0], 300)
+        self.error = b"" if number.isdigit() else os.read(replies[0], 300)
 
-    def discard(self) -> None:
-        """Let it go: a driver ends when nobody can ask it anything."""
+    def close(self) -> None:
+        """Let it go: an init process ends when nobody can send it a request."""
         for descriptor in self.descriptors:
             os.close(descriptor)
 
-    def hand_over(self, judge: Any) -> None:
-        packed = b"".join(one.to_bytes(4, sys.byteorder) for one in self.descriptors)
+    def send_fds(self, judge: Any) -> None:
+        packed = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in self.descriptors)
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
-        judge.sendmsg([self.complaint or b"cell"], [] if self.complaint else ancillary)
-        self.discard()
+        judge.sendmsg([self.error or b"cell"], [] if self.error else ancillary)
+        self.close()
 
 
-def become_cell(made: dict[str, Any], requests: int, replies: int, birth: int) -> NoReturn:
-    """In a fork: enter new namespaces, and in a second one, which is their first process, be the driver."""
+def enter_sandbox(context: dict[str, Any], requests: int, replies: int, birth: int) -> NoReturn:
+    """In a fork: enter new namespaces; a second fork is their first process and becomes the init process."""
     try:
-        must(libc.unshare(NEW_NAMESPACES), "unshare")
-        _map_ids(made["proc"])
-        for place, size in made["places"]:
+        check_syscall(libc.unshare(NEW_NAMESPACES), "unshare")
+        _map_ids(context["proc"])
+        for place, size in context["tmpfs"]:
             options = f"mode=1777,size={size}".encode()
-            must(libc.mount(b"tmpfs", place.encode(), b"tmpfs", NOSUID_NODEV, options), "mount")
+            check_syscall(libc.mount(b"tmpfs", place.encode(), b"tmpfs", NOSUID_NODEV, options), "mount")
         os.chdir("/tmp")
         first = os.fork()
         if first:
             os.write(birth, str(first).encode())
             os._exit(0)
-        control = _close_all_but(requests, replies)
+        control = os.dup2(requests, CONTROL_FD, False), os.dup2(replies, CONTROL_FD + 1, False)
+        os.closerange(3, CONTROL_FD)
+        os.closerange(CONTROL_FD + 2, 256)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         _drop_capabilities()
-        program = made["filter"]
-        filter_ = Filter(len(program) // 8, program)
-        must(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0), "seccomp")
-        made["driver"].serve(made, control)
+        filter_ = Filter(len(context["filter"]) // 8, context["filter"])
+        check_syscall(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0), "seccomp")
+        context["driver"].serve(context, control)
     except BaseException as error:
         os.write(replies, repr(error).encode()[:300])
     os._exit(1)
@@ -112,38 +112,31 @@ def _map_ids(proc: int) -> None:
         os.close(descriptor)
 
 
-def _close_all_but(requests: int, replies: int) -> tuple[int, int]:
-    control = os.dup2(requests, KEPT, False), os.dup2(replies, KEPT + 1, False)
-    os.closerange(3, KEPT)
-    os.closerange(KEPT + 2, 256)
-    return control
-
-
 def _drop_capabilities() -> None:
     capability = 0
     while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    must(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    check_syscall(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
-def serve(made: dict[str, Any]) -> NoReturn:
-    """Hand out cells until the judge goes."""
+def serve(context: dict[str, Any]) -> NoReturn:
+    """Send forked sandboxes until the judge ends."""
     judge = _socket.socket(fileno=0)
-    made["proc"] = os.open(made["proc"], os.O_RDONLY | os.O_DIRECTORY)
+    context["proc"] = os.open(context["proc"], os.O_RDONLY | os.O_DIRECTORY)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel collects the ended ones
-    made["driver"].preload(made["preload"])
-    made["driver"].settle()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel collects the ended children
+    context["driver"].preload(context["preload"])
+    context["driver"].warm_up()
     os.write(1, b"ready\n")
-    asked = select.poll()
-    asked.register(0, select.POLLIN)
+    requests = select.poll()
+    requests.register(0, select.POLLIN)
     spare = None
     while True:
-        if spare is not None and not asked.poll(SPARE_SECONDS * 1000):
-            spare.discard()
+        if spare is not None and not requests.poll(SPARE_SECONDS * 1000):
+            spare.close()
             spare = None
         if not judge.recv(1):
             os._exit(0)
-        (spare or Cell(made)).hand_over(judge)
-        spare = Cell(made)
+        (spare or ForkedSandbox(context)).send_fds(judge)
+        spare = ForkedSandbox(context)

@@ -1,11 +1,11 @@
-"""The sandbox's first process: forks one child per case and reports how each ended (J2).
+"""The sandbox's first process: forks one child per case and reports how each ended.
 
 Standard library only; runs as pid 1 of its own pid namespace, where no process can signal, trace or outlive
 it. It never runs a line of the implementation itself: each case is a fresh fork that imports it anew
 (``runner.run``), and whatever that fork leaves behind is killed before the next case.
 
-Spoken on two pipes, both the driver's alone (a child closes them before the implementation starts):
-requests are length-prefixed marshal from outside, replies are one header line and three byte strings.
+Protocol on two pipes that only this process holds (a child closes them before the implementation starts):
+requests are length-prefixed marshal from outside, replies are one header line and three byte strings. (J2)
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 CHUNK = 1 << 16
-NONCE = 16
-HEAD = NONCE + 4
-KEPT_OUTPUT = 2000
+NONCE_BYTES = 16
+HEAD = NONCE_BYTES + 4
+MAX_OUTPUT_TEXT = 2000  # bytes of output that a reply carries
 SIGINT, SIGKILL = 2, 9  # the signal module takes as long to import as all others here
-GRACE = 0.05  # seconds between a complete answer and the process's own exit
+EXIT_SECONDS = 0.05  # between a complete answer and the process's own exit
 MAX_LEFTOVERS = 2000
-OUT_OF_THE_WAY = 240  # descriptors of the answer: honest code may close or count the first ones
+RESERVED_FD = 240  # descriptors of the answer: honest code may close or count the first ones
 
 
 def read_exactly(descriptor: int, size: int) -> bytes:
-    """``size`` bytes; b"" when the other side has gone."""
+    """Read ``size`` bytes; b"" when the other side has ended."""
     data = b""
     while len(data) < size:
         piece = os.read(descriptor, min(size - len(data), 1 << 20))
@@ -50,44 +50,40 @@ def write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def kill(how: Callable[[int, int], None], target: int) -> None:
-    """SIGKILL to a process or group that may have ended by itself."""
+def kill(send: Callable[[int, int], None], target: int) -> None:
+    """Send SIGKILL to a process or group that may have ended by itself."""
     try:  # noqa: SIM105 (contextlib would double what this process imports)
-        how(target, SIGKILL)
+        send(target, SIGKILL)
     except ProcessLookupError:
         pass
 
 
-class Attempt:
-    """One case under way: its process, its three pipes, and what has come out of them."""
+class CaseProcess:
+    """A running case: its process, its three pipes, and what has come out of them."""
 
     def __init__(
-        self,
-        request: dict[str, Any],
-        source: str,
-        made: dict[str, Any],
-        control: tuple[int, int],
+        self, request: dict[str, Any], source: str, context: dict[str, Any], control: tuple[int, int]
     ) -> None:
-        self.request = request
-        self.made, self.control = made, control[0]
-        self.nonce = os.urandom(NONCE)
-        self.answer, self.notices, self.output = bytearray(), bytearray(), bytearray()
+        self.request, self.context, self.control = request, context, control[0]
+        self.nonce = os.urandom(NONCE_BYTES)
+        self.received = {"answer": bytearray(), "violations": bytearray(), "output": bytearray()}
+        self.answer = self.received["answer"]
         self.printed = 0
         self.status: int | None = None
         self.killed = ""
         self.others = self.leftovers = 0  # processes besides the first: collected, and alive at the end
-        pipes = [os.pipe() for _ in range(3)]
-        self.ends = dict(zip((end for end, _ in pipes), ("answer", "notices", "output"), strict=True))
+        pipes = [os.pipe() for _ in self.received]
+        self.ends = dict(zip((end for end, _ in pipes), self.received, strict=True))
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            become_child(request, source, made, self.nonce, pipes, control)
+            run_in_child(request, source, context, self.nonce, pipes, control)
         for reading, writing in pipes:
             os.close(writing)
             os.set_blocking(reading, False)
 
     def watch(self) -> None:
-        """Until the process has ended or has to be ended."""
+        """Wait until the process has ended or has to be ended."""
         deadline = self.started + self.request["wall"]
         handle = os.pidfd_open(self.pid)
         poll = select.poll()
@@ -96,28 +92,28 @@ class Attempt:
         poll.register(self.control, 0)  # only its end is reported
         try:
             while self.status is None and not self.killed:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self.killed = "wall"
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    self.killed = "" if self.complete() else "wall"
                     break
-                ready = poll.poll(min(left, 0.1) * 1000)
-                for descriptor, _ in ready:
-                    if descriptor == self.control:
-                        self.finish()
-                        leave(self.made)  # the judge is gone
-                    if descriptor in self.ends and not self.drain(descriptor):
-                        poll.unregister(descriptor)
+                self.receive(poll, min(remaining, 0.1))
                 self.reap(os.WNOHANG)
                 if self.complete() and not self.killed:
-                    deadline = min(deadline, time.monotonic() + GRACE)
+                    deadline = min(deadline, time.monotonic() + EXIT_SECONDS)
         finally:
             os.close(handle)
-        if self.killed == "wall" and self.complete():
-            self.killed = ""
+
+    def receive(self, poll: select.poll, seconds: float) -> None:
+        """Wait for the pipes and read them; end everything when the judge has ended."""
+        for descriptor, _ in poll.poll(seconds * 1000):
+            if descriptor == self.control:
+                self.finish()
+                exit_process(self.context)
+            if descriptor in self.ends and not self.drain(descriptor):
+                poll.unregister(descriptor)
 
     def drain(self, descriptor: int) -> bool:
-        """Take what a pipe holds; False once it is at its end."""
-        name = self.ends[descriptor]
+        """Read what a pipe holds; False once it is at its end."""
         while not self.killed:
             try:
                 piece = os.read(descriptor, CHUNK)
@@ -125,47 +121,49 @@ class Attempt:
                 return True
             if not piece:
                 return False
-            self.take(name, piece)
+            self.store(self.ends[descriptor], piece)
         return True
 
-    def take(self, name: str, piece: bytes) -> None:
+    def store(self, name: str, piece: bytes) -> None:
+        buffer = self.received[name]
         if name == "output":
             self.printed += len(piece)
-            self.output += piece[: KEPT_OUTPUT - len(self.output)]
-            if self.printed > self.request["output"]:
-                self.killed = "output"
-            return
-        buffer = self.answer if name == "answer" else self.notices
-        buffer += piece
-        if len(buffer) > self.request["answer"] + HEAD:
+            buffer += piece[: MAX_OUTPUT_TEXT - len(buffer)]
+            size, limit = self.printed, self.request["output"]
+        else:
+            buffer += piece
+            size, limit = len(buffer), self.request["answer"] + HEAD
+        if size > limit:
             self.killed = "output"
 
-    def complete(self) -> bool:
-        """Whether one whole answer is here."""
-        if len(self.answer) < HEAD:
-            return False
-        return len(self.answer) >= HEAD + int.from_bytes(self.answer[NONCE:HEAD], "big")
+    def expected_size(self) -> int:
+        """The size of the whole answer, as its head says."""
+        return HEAD + int.from_bytes(self.answer[NONCE_BYTES:HEAD], "big")
 
-    def reap(self, flags: int) -> bool:
-        """Collect ended processes; False when there is none left to wait for."""
+    def complete(self) -> bool:
+        """Whether one whole answer has arrived."""
+        return len(self.answer) >= HEAD and len(self.answer) >= self.expected_size()
+
+    def reap(self, flags: int) -> None:
+        """Collect ended processes, as far as there are any to wait for."""
         while True:
             try:
                 pid, status = os.waitpid(-1, flags)
             except ChildProcessError:
-                return False
+                return
             if pid == 0:
-                return True
+                return
             if pid == self.pid:
                 self.status = status
             else:
                 self.others += 1
 
     def finish(self) -> None:
-        """Kill and collect everything the case started, then take what is left in the pipes."""
+        """Kill and collect everything the case started, then read the rest of the pipes."""
         if os.getpid() == 1:
             self.reap(os.WNOHANG)
             ended = self.others
-            kill(os.kill, -1)  # everything in this pid namespace but ourselves
+            kill(os.kill, -1)  # everything in this pid namespace but this process
             self.reap(0)
             self.leftovers = self.others - ended
         else:
@@ -177,24 +175,27 @@ class Attempt:
             self.drain(descriptor)
             os.close(descriptor)
 
-    def kind(self) -> tuple[str, int]:
+    def outcome(self) -> tuple[str, int]:
         """How the case ended, and the exit code or signal number that goes with it."""
         if self.killed or self.leftovers > self.request["processes"]:
             return self.killed or "processes", 0
         if self.answer:
-            body = HEAD + int.from_bytes(self.answer[NONCE:HEAD], "big")
-            if self.answer[:NONCE] == self.nonce and len(self.answer) == body:
-                return "answered", 0
-            if self.answer[:NONCE] != self.nonce or len(self.answer) > body:
+            genuine, missing = (
+                self.answer[:NONCE_BYTES] == self.nonce,
+                self.expected_size() - len(self.answer),
+            )
+            if not genuine or missing < 0:
                 return "forged", 0
+            if missing == 0:
+                return "answered", 0
         code = os.waitstatus_to_exitcode(self.status or 0)
         return ("signal", -code) if code < 0 else ("exited", code)
 
 
-def become_child(
+def run_in_child(
     request: dict[str, Any],
     source: str,
-    made: dict[str, Any],
+    context: dict[str, Any],
     nonce: bytes,
     pipes: list[tuple[int, int]],
     control: tuple[int, int],
@@ -203,7 +204,7 @@ def become_child(
     try:
         for descriptor in (*control, *(reading for reading, _ in pipes)):
             os.close(descriptor)
-        answers, notices = (os.dup2(pipes[at][1], OUT_OF_THE_WAY + at, False) for at in (0, 1))
+        answers, violations = (os.dup2(pipes[n][1], RESERVED_FD + n, False) for n in (0, 1))
         output = pipes[2][1]
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -214,26 +215,26 @@ def become_child(
         os.mkdir(place, 0o700)
         os.chdir(place)
         _signal.signal(SIGINT, _signal.default_int_handler)
-        made["runner"].run(source, request["plan"], nonce, answers, notices, request["limits"], made)
+        context["runner"].run(source, request["plan"], nonce, answers, violations, request["limits"], context)
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
     os._exit(125)
 
 
-def leave(made: dict[str, Any]) -> NoReturn:
+def exit_process(context: dict[str, Any]) -> NoReturn:
     """End; without isolation, together with the scratch space, which is a folder of the host then."""
-    if made.get("scratch"):
-        __import__("shutil").rmtree(made["scratch"], ignore_errors=True)
+    if context.get("scratch"):
+        __import__("shutil").rmtree(context["scratch"], ignore_errors=True)
     os._exit(0)
 
 
-def tidy(places: tuple[str, ...]) -> None:
+def clean_scratch(places: tuple[str, ...]) -> None:
     """Remove what the case left in its scratch space, so that the next one starts clean.
 
     Bounded and best effort: a later case of the same implementation may find what an earlier one hid too
-    well, which tells it nothing; other implementations have their own sandbox.
+    well, which gives it nothing; other implementations have their own sandbox.
     """
-    left = MAX_LEFTOVERS
+    remaining = MAX_LEFTOVERS
     folders = list(places)
     for folder in folders:  # grows while it is walked: parents before their children
         try:
@@ -242,8 +243,8 @@ def tidy(places: tuple[str, ...]) -> None:
             continue  # made unreadable
         with entries:
             for entry in entries:
-                left -= 1
-                if left < 0:
+                remaining -= 1
+                if remaining < 0:
                     return
                 try:
                     if entry.is_dir(follow_symlinks=False):
@@ -259,21 +260,23 @@ def tidy(places: tuple[str, ...]) -> None:
             continue  # not empty, see above
 
 
-def run_case(request: dict[str, Any], source: str, made: dict[str, Any], control: tuple[int, int]) -> bytes:
-    """Run one case and put its outcome into the words the judge reads."""
+def run_case(
+    request: dict[str, Any], source: str, context: dict[str, Any], control: tuple[int, int]
+) -> bytes:
+    """Run one case and encode its outcome as a reply."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    attempt = Attempt(request, source, made, control)
-    attempt.watch()
-    attempt.finish()
+    case = CaseProcess(request, source, context, control)
+    case.watch()
+    case.finish()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tidy(request["tidy"])
+    clean_scratch(request["tidy"])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    wall = time.monotonic() - attempt.started
-    kind, code = attempt.kind()
-    parts = (bytes(attempt.answer[HEAD:]), bytes(attempt.notices), bytes(attempt.output))
-    sizes = " ".join(str(len(part)) for part in parts)
-    header = f"{kind} {code} {int(cpu * 1e6)} {int(wall * 1e6)} {attempt.printed} {sizes}\n"
-    return header.encode() + b"".join(parts)
+    wall = time.monotonic() - case.started
+    kind, code = case.outcome()
+    del case.answer[:HEAD]
+    sizes = " ".join(str(len(part)) for part in case.received.values())
+    header = f"{kind} {code} {int(cpu * 1e6)} {int(wall * 1e6)} {case.printed} {sizes}\n"
+    return header.encode() + b"".join(case.received.values())
 
 
 def preload(names: tuple[str, ...]) -> None:
@@ -282,24 +285,24 @@ def preload(names: tuple[str, ...]) -> None:
         try:
             __import__(name)
         except ImportError:
-            continue  # the implementation will meet the same error and say so
+            continue  # the implementation will meet the same error and report it
     if "multiprocessing" in names or "concurrent" in names:
         # The default of newer versions talks over a unix socket, which there is none of here.
         __import__("multiprocessing").set_start_method("fork")
 
 
-def settle() -> None:
+def warm_up() -> None:
     """Do once, before forks, what each would do; leave what is loaded out of garbage collection."""
     compile("0", "warm", "eval")  # the first call makes all types of syntax nodes, which takes a millisecond
     gc.collect()
     gc.freeze()
 
 
-def serve(made: dict[str, Any], control: tuple[int, int] | None = None) -> NoReturn:
+def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> NoReturn:
     """Answer requests until the pipe closes."""
     if control is None:
         control = os.dup(0), os.dup(1)
-        settle()
+        warm_up()
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -308,18 +311,18 @@ def serve(made: dict[str, Any], control: tuple[int, int] | None = None) -> NoRet
     sys.argv[:] = ["implementation"]
     # Python's own handler would let a case interrupt this process; a first process is deaf to the default.
     _signal.signal(SIGINT, _signal.SIG_DFL)
-    if made.get("scratch"):
-        os.mkdir(made["scratch"], 0o700)
+    if context.get("scratch"):
+        os.mkdir(context["scratch"], 0o700)
     try:
         write_all(control[1], b"ready\n")
-        answer_requests(made, control)
+        answer_requests(context, control)
     except (BrokenPipeError, EOFError):
-        pass  # the judge died while it asked or was answered
-    leave(made)
+        pass  # the judge died while it sent a request or received a reply
+    exit_process(context)
 
 
-def answer_requests(made: dict[str, Any], control: tuple[int, int]) -> None:
-    """One after the other, until the pipe they come through ends."""
+def answer_requests(context: dict[str, Any], control: tuple[int, int]) -> None:
+    """Answer one request after the other, until the pipe they come through ends."""
     source, files = "", None
     while size := read_exactly(control[0], 4):
         request = marshal.loads(read_exactly(control[0], int.from_bytes(size, "big")))
@@ -327,11 +330,11 @@ def answer_requests(made: dict[str, Any], control: tuple[int, int]) -> None:
             source, files = request["source"], request["files"]
             sys.path += request["paths"]
             preload(request["preload"])
-            if files is not None:  # pytest takes long to import, which is nobody's time
-                made["pytest_cases"].warm()
-                settle()
+            if files is not None:  # pytest takes long to import; no case's time pays for it
+                context["pytest_cases"].preload()
+                warm_up()
                 write_all(control[1], b"ready\n")
             continue
         if files is not None:
             request["plan"] = (*request["plan"], files)
-        write_all(control[1], run_case(request, source, made, control))
+        write_all(control[1], run_case(request, source, context, control))

@@ -1,28 +1,29 @@
-"""The judge: does an implementation do what a suite plans? (J1-J3)
+"""The judge: does an implementation do what a suite plans?
 
     result = judge(source, suite, settings)
 
 Each case runs in the sandbox; its answer comes back as data and is compared here, where the expected
-values are. The pass rate counts the planned cases. A sandbox that could not be had gives no pass rate at
-all (``None``), never a 0 and never a pass.
+values are. The pass rate counts the planned cases. Without a sandbox there is no pass rate (``None``),
+never a 0 and never a pass. (J1-J3)
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from iccm_assets.errors import SandboxUnavailable
 from iccm_assets.judging import pytest_suites
 from iccm_assets.judging.case_verdicts import CaseResult, repeats_in_every_case, suspicions_of, verdict_of
 from iccm_assets.judging.sandbox import Budget, LayersMissing, Sandbox
-from iccm_assets.judging.suites import Case, Suite
+from iccm_assets.judging.suites import Suite
 from iccm_assets.settings import Settings
 
-# Changes when the same implementation and suite may get another verdict; baselines are measured anew then.
+# Changes when the same implementation and suite may get another verdict; baselines are then measured again.
 JUDGE_VERSION = "2"
 
 __all__ = ["JUDGE_VERSION", "CaseResult", "JudgeResult", "judge", "judge_many", "probe"]
@@ -30,7 +31,7 @@ __all__ = ["JUDGE_VERSION", "CaseResult", "JudgeResult", "judge", "judge_many", 
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """What the judge found.
+    """The result of a suite.
 
     ``test_pass_rate`` is passed / planned, or None when the sandbox gave no evidence (``reason`` says why).
     ``evidence`` is the suite's kind: ``pytest`` is the weaker, since tests and code share a process.
@@ -55,22 +56,22 @@ def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     """
     started = time.monotonic()
     try:
-        packages = pytest_suites.packages() if suite.kind == "pytest" else ()
-        with Sandbox.start(settings, packages) as sandbox:
-            results, notices = _run(implementation, suite, settings, sandbox)
-            layers = sandbox.layers
+        result = _judge(implementation, suite, settings)
     except SandboxUnavailable as error:
-        return _inconclusive(suite, error, started)
-    suspicions = suspicions_of(implementation, results, notices, suite.kind)
+        reason = "the sandbox is not available"
+        results = tuple(CaseResult(case.index, "not_run", reason) for case in suite.cases)
+        result = JudgeResult(None, results, layers=_missing_layers(error), reason=str(error))
+    return replace(result, evidence=suite.kind, duration_ms=round((time.monotonic() - started) * 1000, 3))
+
+
+def _judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
+    packages = pytest_suites.packages() if suite.kind == "pytest" else ()
+    with Sandbox.start(settings, packages) as sandbox:
+        results, violations = _run(implementation, suite, settings, sandbox)
+    suspicions = suspicions_of(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
-        test_pass_rate=passed / len(suite),
-        results=tuple(results),
-        suspect=bool(suspicions),
-        suspicions=suspicions,
-        layers=layers,
-        evidence=suite.kind,
-        duration_ms=_since(started),
+        passed / len(suite), tuple(results), bool(suspicions), suspicions, layers=sandbox.layers
     )
 
 
@@ -80,14 +81,13 @@ def judge_many(
     """``judge`` for each (implementation, suite), ``settings.judge.workers`` at a time, results in order."""
     count = workers or settings.judge.workers
     todo = iter(work)
+    running: deque[Future[JudgeResult]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="judge") as pool:
-        running: list[Future[JudgeResult]] = [
-            pool.submit(judge, *one, settings) for one in islice(todo, 2 * count)
-        ]
         try:
+            running.extend(pool.submit(judge, *item, settings) for item in islice(todo, 2 * count))
             while running:
-                result = running.pop(0).result()
-                running += [pool.submit(judge, *one, settings) for one in islice(todo, 1)]
+                result = running.popleft().result()
+                running.extend(pool.submit(judge, *item, settings) for item in islice(todo, 1))
                 yield result
         finally:
             for future in running:
@@ -95,73 +95,48 @@ def judge_many(
 
 
 def probe(settings: Settings) -> dict[str, str]:
-    """The sandbox's layers on this machine, as ``iccm doctor`` shows them; a missing one says so."""
+    """The sandbox's layers on this machine, as ``iccm doctor`` shows them; a missing one is marked so."""
     try:
         with Sandbox.start(settings) as sandbox:
             return sandbox.layers
-    except LayersMissing as error:
-        return error.layers
     except SandboxUnavailable as error:
-        return {"bubblewrap": f"missing: {error.detail}"}
+        return _missing_layers(error)
+
+
+def _missing_layers(error: SandboxUnavailable) -> dict[str, str]:
+    return error.layers if isinstance(error, LayersMissing) else {"bubblewrap": f"missing: {error.detail}"}
 
 
 def _run(
     implementation: str, suite: Suite, settings: Settings, sandbox: Sandbox
 ) -> tuple[list[CaseResult], list[str]]:
-    """All cases in order; once time is up the rest is not run."""
+    """Run all cases in order; once a limit of the whole is used up, the rest is not run."""
     limits = settings.judge
-    left = Budget(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
+    remaining = Budget(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
-    notices: list[str] = []
+    violations: list[str] = []
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
     for case in suite.cases:
-        stop = _stopped(case, results, left)
-        if stop:
-            results.append(stop)
+        if limit := _used_up(remaining):
+            last = next((result.case for result in reversed(results) if result.verdict != "not_run"), None)
+            detail = f"the implementation's {limit} was used up by case {last}"
+            results.append(CaseResult(case.index, "not_run", detail))
             continue
-        reply = sandbox.run_case(case.index, case.plan(), left)
-        if reply.kind == "lost":
+        outcome = sandbox.run_case(case.index, case.plan(), remaining)
+        if outcome.kind == "lost":
             raise SandboxUnavailable(f"its first process ended during case {case.index}")
-        left = Budget(left.wall - reply.wall, left.cpu - reply.cpu, left.output - reply.printed)
-        result = verdict_of(case, reply, limits)
-        if repeats_in_every_case(reply):
-            return [CaseResult(one.index, result.verdict, result.detail) for one in suite.cases], list(
-                reply.notices
-            )
-        results.append(result)
-        notices += reply.notices
-    return results, notices
-
-
-def _stopped(case: Case, results: list[CaseResult], left: Budget) -> CaseResult | None:
-    """``not_run`` once an earlier case has used a limit of the whole implementation up."""
-    used_up = [
-        name
-        for name, rest in (
-            ("time", left.wall - 0.001),
-            ("CPU time", left.cpu - 0.001),
-            ("output", left.output),
+        remaining = Budget(
+            remaining.wall - outcome.wall, remaining.cpu - outcome.cpu, remaining.output - outcome.printed
         )
-        if rest <= 0
-    ]
-    if not used_up:
-        return None
-    last = next((result.case for result in reversed(results) if result.verdict != "not_run"), None)
-    return CaseResult(case.index, "not_run", f"the implementation's {used_up[0]} was used up by case {last}")
+        result = verdict_of(case, outcome, limits)
+        if repeats_in_every_case(outcome):
+            return [replace(result, case=other.index) for other in suite.cases], list(outcome.notices)
+        results.append(result)
+        violations += outcome.notices
+    return results, violations
 
 
-def _inconclusive(suite: Suite, error: SandboxUnavailable, started: float) -> JudgeResult:
-    layers = error.layers if isinstance(error, LayersMissing) else {"bubblewrap": f"missing: {error.detail}"}
-    results = tuple(CaseResult(case.index, "not_run", "the sandbox is not available") for case in suite.cases)
-    return JudgeResult(
-        None,
-        results,
-        layers=layers,
-        reason=str(error),
-        evidence=suite.kind,
-        duration_ms=_since(started),
-    )
-
-
-def _since(started: float) -> float:
-    return round((time.monotonic() - started) * 1000, 3)
+def _used_up(remaining: Budget) -> str:
+    """Name the limit of the whole implementation that earlier cases have used up, or return ''."""
+    rests = {"time": remaining.wall - 0.001, "CPU time": remaining.cpu - 0.001, "output": remaining.output}
+    return next((name for name, rest in rests.items() if rest <= 0), "")

@@ -1,8 +1,8 @@
-"""Starting the driver behind bubblewrap, looking at what was started, and ending it (J3).
+"""Start the init process behind bubblewrap, inspect what was started, and end it. (J3)
 
-What is started ends when its first process finds that nobody can ask it anything any more: when the judge
-closed the pipe or died, at whatever moment, start-up included. So the bubblewraps in front of it are never
-killed while they start, get no signal from a terminal, and may always write what they have to tell.
+A sandbox ends when its first process finds that nobody can send it a request any more: the judge closed the
+pipe or died, at any time, start-up included. So the bubblewraps in front of it are never killed while they
+start, get no signal from a terminal, and may always write what they have to report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CodeType
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from iccm_assets.errors import SandboxUnavailable
 from iccm_assets.judging import bubblewrap, seccomp
@@ -34,12 +34,12 @@ HOST_FOLDERS = frozenset(("etc", "proc", "home", "var", "sys"))
 _BOOTSTRAP = (
     "import os,marshal,types;os.closerange(3,4096);"
     "size=int.from_bytes(os.read(0,4),'big');data=b''\n"
-    "while len(data)<size: data+=os.read(0,size-len(data)) or os._exit(1)\n"  # the judge is gone
-    "codes,made=marshal.loads(data)\n"
+    "while len(data)<size: data+=os.read(0,size-len(data)) or os._exit(1)\n"  # the judge has ended
+    "codes,context=marshal.loads(data)\n"
     "for name,code in codes.items():\n"
-    " made[name]=m=types.ModuleType(name);m.__dict__['__builtins__']=dict(vars(__builtins__))\n"
+    " context[name]=m=types.ModuleType(name);m.__dict__['__builtins__']=dict(vars(__builtins__))\n"
     " exec(code,m.__dict__)\n"
-    "made[made['start']].serve(made)"
+    "context[context['start']].serve(context)"
 )
 DRIVER: Mapping[str, object] = {"start": "driver"}
 Packages = tuple[tuple[str, str], ...]
@@ -58,7 +58,7 @@ class LayersMissing(SandboxUnavailable):
 
 @dataclass
 class Handle:
-    """A process by descriptor: its number may be reused, the descriptor never means another one."""
+    """A process by descriptor: its number may be reused, the descriptor never means another process."""
 
     pid: int
     descriptor: int
@@ -74,11 +74,10 @@ class Handle:
     def close(self) -> None:
         os.close(self.descriptor)
 
-    def end(self) -> None:
-        """Kill it, wait until it is dead (a first process dies after everything in its namespace), close."""
+    def kill_and_wait(self) -> None:
+        """Kill it and wait until it is dead; a first process dies after everything in its namespace."""
         self.kill()
         readable(self.descriptor, END_SECONDS)
-        self.close()
 
     def kill_relative(self, pid: int) -> None:
         """Kill ``pid`` if it (still) is a process of this one's pid namespace."""
@@ -93,10 +92,10 @@ class Handle:
 
 @dataclass(frozen=True)
 class Started:
-    """A driver that waits for requests: what was launched, its own process, and the layers around it.
+    """An init process that waits for requests: its launcher, its own process, the layers around it.
 
-    ``requests`` and ``replies`` are descriptors; ``end`` ends it now, with everything in it, and waits
-    until that is so.
+    ``requests`` and ``replies`` are descriptors; ``end`` ends it with everything in it, and waits until
+    that has happened.
     """
 
     process: subprocess.Popen[bytes]
@@ -108,9 +107,9 @@ class Started:
 
 
 def strict(packages: Packages = ()) -> Started:
-    """A driver in a sandbox with every layer; ``SandboxUnavailable`` or ``LayersMissing`` otherwise.
+    """Start a sandbox with every layer; raises ``SandboxUnavailable``, also for missing layers.
 
-    ``packages`` (name, folder) are to be importable inside, from ``bubblewrap.PACKAGES``.
+    ``packages`` (name, folder) become importable inside, from ``bubblewrap.PACKAGES``.
     """
     if not seccomp.supported():
         raise SandboxUnavailable(
@@ -118,40 +117,29 @@ def strict(packages: Packages = ()) -> Started:
         )
     *others, last = bubblewrap.find_bubblewraps()
     for bwrap in others:
-        with suppress(SandboxUnavailable):  # an outdated one of the system's; the wheel's may do
+        with suppress(SandboxUnavailable):  # an outdated one of the system; the wheel's may work
             return _strict(bwrap, packages)
     return _strict(last, packages)
 
 
 def _strict(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> Started:
     process, driver = behind(bwrap, subprocess.PIPE, packages)
-    try:
-        greet(process, _requests(process), DRIVER)
-        try:
-            layers = {"bubblewrap": bwrap.version, **verify(driver.pid)}
-        except OSError as error:
-            raise SandboxUnavailable(f"its first process cannot be looked at: {error}") from None
-        if any(state.startswith("missing") for state in layers.values()):
-            raise LayersMissing(layers)
-    except BaseException:
-        end(process, driver)
-        raise
-    return _started(process, driver, layers)
+    return _start(process, driver, DRIVER, lambda: verify(bwrap, driver.pid))
 
 
 def behind(
     bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), nursery: str = ""
 ) -> tuple[subprocess.Popen[bytes], Handle]:
-    """Start the interpreter behind bubblewrap, for a driver or for a nursery; not greeted yet."""
+    """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake comes after."""
     with _pipe() as (filter_out, filter_in), _pipe() as (info_out, info_in):
         filter_in.write(seccomp.program())  # 1.3 kB: fits into the pipe
         filter_in.close()
-        keep = filter_out.fileno(), info_in.fileno()
-        command = command_line(bwrap, keep, next(_slots), packages)
+        passed = filter_out.fileno(), info_in.fileno()
+        command = command_line(bwrap, passed, next(_slots), packages)
         if nursery:
             command = bubblewrap.nursery_command(command, nursery)
-        # With the reading end too: bubblewrap would die of a broken pipe, in the midst of its start.
-        process = _launch(command, (*keep, info_out.fileno()), {}, stdin)
+        # With the reading end too: bubblewrap would die of a broken pipe in the middle of its start.
+        process = _launch(command, (*passed, info_out.fileno()), {}, stdin)
         info_in.close()
         try:
             return process, _first_process(process, info_out.read())
@@ -161,41 +149,51 @@ def behind(
 
 
 def command_line(
-    bwrap: bubblewrap.Bubblewrap, keep: tuple[int, int], slot: int, packages: Packages = ()
+    bwrap: bubblewrap.Bubblewrap, descriptors: tuple[int, int], slot: int, packages: Packages = ()
 ) -> list[str]:
-    """What starts a sandbox; ``keep`` are the descriptors of the filter and of what bubblewrap tells."""
+    """Build the command that starts a sandbox; ``descriptors``: of the filter and of bubblewrap's info."""
     uid = bubblewrap.unprivileged_uid(slot) if os.geteuid() == 0 else None
     python = replace(bubblewrap.find_interpreter(), packages=packages)
-    return bubblewrap.command(bwrap, python, filter_fd=keep[0], info_fd=keep[1], uid=uid)
+    return bubblewrap.command(bwrap, python, filter_fd=descriptors[0], info_fd=descriptors[1], uid=uid)
 
 
 def unsafe(scratch: Path) -> Started:
-    """A driver without isolation, for whoever asked for it by name; its layers say so.
+    """Start an init process without isolation, for those who ask for it by name; its layers say so.
 
     It makes the folder ``scratch`` and removes it when the judge has died.
     """
     process = _launch([sys.executable], (), {"PYTHONHASHSEED": "0"}, subprocess.PIPE)
-    driver = Handle.of(process.pid)
+    off = dict.fromkeys(
+        ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem"), "off: ICCM_SANDBOX=unsafe"
+    )
+    layers = {**off, "memory": "sampler", "rlimits": "ok"}
+    return _start(process, Handle.of(process.pid), {**DRIVER, "scratch": str(scratch)}, lambda: layers)
+
+
+def _start(
+    process: subprocess.Popen[bytes],
+    driver: Handle,
+    values: Mapping[str, object],
+    get_layers: Callable[[], dict[str, str]],
+) -> Started:
+    """Do the handshake and read the layers; end the process when either fails."""
+    requests = _descriptor(process.stdin)
     try:
-        greet(process, _requests(process), {**DRIVER, "scratch": str(scratch)})
+        greet(process, requests, values)
+        layers = get_layers()
     except BaseException:
         end(process, driver)
         raise
-    off = ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem")
-    layers = dict.fromkeys(off, "off: ICCM_SANDBOX=unsafe")
-    return _started(process, driver, {**layers, "memory": "sampler", "rlimits": "ok"})
-
-
-def _started(process: subprocess.Popen[bytes], driver: Handle, layers: dict[str, str]) -> Started:
-    requests, replies = _requests(process), _replies(process)
     hold(requests)
-    return Started(process, driver, layers, requests, replies, lambda: end(process, driver))
+    return Started(
+        process, driver, layers, requests, _descriptor(process.stdout), lambda: end(process, driver)
+    )
 
 
 def _launch(
-    command: list[str], keep: tuple[int, ...], environment: dict[str, str], stdin: int
+    command: list[str], passed: tuple[int, ...], environment: dict[str, str], stdin: int
 ) -> subprocess.Popen[bytes]:
-    """Start the driver behind ``command``.
+    """Start the interpreter behind ``command``.
 
     The environment is empty on purpose: bwrap's own would be readable inside.
     """
@@ -205,7 +203,7 @@ def _launch(
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=keep,
+            pass_fds=passed,
             env=environment,
             cwd="/",
             bufsize=0,
@@ -219,119 +217,127 @@ def _first_process(process: subprocess.Popen[bytes], info: bytes) -> Handle:
     try:
         return Handle.of(int(json.loads(info)["child-pid"]))
     except (ValueError, KeyError, TypeError, ProcessLookupError):
-        raise SandboxUnavailable(_complaint(process)) from None
+        raise SandboxUnavailable(_start_error(process)) from None
 
 
 def greet(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, object]) -> None:
-    """Send the first process its code and wait until it says that it is ready."""
-    code = marshal.dumps((_code(), dict(values)))
+    """Send the first process its code and wait until it reports that it is ready."""
     try:
-        write_all(requests, len(code).to_bytes(4, "big") + code)
-    except BrokenPipeError:
-        raise SandboxUnavailable(_complaint(process)) from None
-    try:
-        hear_ready(_replies(process))
-    except SandboxUnavailable:
-        raise SandboxUnavailable(_complaint(process)) from None
+        write_frame(requests, marshal.dumps((_code(), dict(values))))
+        hear_ready(_descriptor(process.stdout))
+    except (BrokenPipeError, SandboxUnavailable):
+        raise SandboxUnavailable(_start_error(process)) from None
 
 
 def hear_ready(replies: int) -> None:
-    """Wait for a driver's first word; ``SandboxUnavailable`` when it is another one or none."""
-    said = os.read(replies, 300) if readable(replies, START_SECONDS) else b""
-    if said != b"ready\n":
-        raise SandboxUnavailable(f"it is not ready: {said.decode('utf-8', 'replace')}")
+    """Wait for the first line of an init process; ``SandboxUnavailable`` when it is not ``ready``."""
+    line = os.read(replies, 300) if readable(replies, START_SECONDS) else b""
+    if line != b"ready\n":
+        raise SandboxUnavailable(f"it is not ready: {line.decode('utf-8', 'replace')}")
 
 
-def _complaint(process: subprocess.Popen[bytes]) -> str:
-    """What the sandbox printed as it failed to start."""
+def _start_error(process: subprocess.Popen[bytes]) -> str:
+    """The last line the sandbox printed as it failed to start."""
     if process.stdin:
         process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=END_SECONDS)
     assert process.stderr
     os.set_blocking(process.stderr.fileno(), False)
-    said = (process.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
-    return said[-1] if said else f"it did not start (exit code {process.poll()})"
+    lines = (process.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"it did not start (exit code {process.poll()})"
 
 
 @cache
 def _code() -> dict[str, CodeType]:
-    """The modules that run inside, compiled."""
-    folder = Path(__file__).parent
-    return {
-        name: compile(
-            (folder / f"{name}.py").read_text(encoding="utf-8"), f"<{name}>", "exec", dont_inherit=True
-        )
+    """The modules that run inside, compiled, by file name. They cannot import this package."""
+    sources = {
+        name: Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         for name in ("tripwires", "pytest_cases", "runner", "driver", "cells")
     }
+    return {name: compile(source, f"<{name}>", "exec", dont_inherit=True) for name, source in sources.items()}
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What a sandbox must not share: the namespaces outside it, and the devices of scratch space there."""
-
-    namespaces: frozenset[str]
-    scratch: frozenset[int] = frozenset()
+# ---- layers --------------------------------------------------------------------------------------
 
 
-def surroundings(pid: int) -> Surroundings:
-    """Those of a process, and of this one."""
-    own = {os.readlink(f"/proc/{one}/ns/{name}") for one in (pid, "self") for name in NAMESPACES}
-    return Surroundings(frozenset(own), frozenset(_scratch(pid)))
+def surroundings(pid: int | str) -> frozenset[str]:
+    """What a sandbox made by process ``pid`` must not share: namespaces and devices of scratch space."""
+    return frozenset([*_namespaces("self").values(), *_namespaces(pid).values(), *_scratch_devices(pid)])
 
 
-def _scratch(pid: int) -> list[int]:
-    return [os.stat(f"/proc/{pid}/root{place}").st_dev for place in ("/tmp", "/dev/shm")]
+def _namespaces(pid: int | str) -> dict[str, str]:
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
 
 
-def verify(pid: int, outside: Surroundings | None = None) -> dict[str, str]:
-    """Which layers hold for the running first process, looked at from outside."""
-    outside = outside or Surroundings(frozenset(os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES))
+def _scratch_devices(pid: int | str) -> list[str]:
+    return [f"device {os.stat(f'/proc/{pid}/root{place}').st_dev}" for place in ("/tmp", "/dev/shm")]
+
+
+def verify(bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None) -> dict[str, str]:
+    """Read from outside which layers hold for the running first process; raises ``LayersMissing``."""
+    try:
+        layers = {
+            "bubblewrap": bwrap.version,
+            **_inspect(pid, outside or frozenset(_namespaces("self").values())),
+        }
+    except OSError as error:
+        raise SandboxUnavailable(f"its first process cannot be inspected: {error}") from None
+    if any(state.startswith("missing") for state in layers.values()):
+        raise LayersMissing(layers)
+    return layers
+
+
+def _inspect(pid: int, outside: frozenset[str]) -> dict[str, str]:
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as rows:
-        status = dict(row.split(":", 1) for row in rows if ":" in row)
-    joined = [name for name in NAMESPACES if os.readlink(f"/proc/{pid}/ns/{name}") in outside.namespaces]
-    uids = {int(uid) for uid in status["Uid"].split()}
-    capabilities = any(int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
-    first = status["NSpid"].split()[-1] == "1"
-    filtered = status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1"
-    root = set(os.listdir(f"/proc/{pid}/root"))
-    shared = outside.scratch.intersection(_scratch(pid))
-    watched = os.path.exists(f"/proc/{pid}/task/{pid}/children")
-    return {
-        "namespaces": "missing: shares " + ", ".join(joined) if joined or not first else "ok",
-        "seccomp": "ok" if filtered else "missing: no filter is in force",
-        "uid": f"unprivileged ({max(uids)})"
-        if 0 not in uids and not capabilities
-        else "missing: it is privileged",
-        "filesystem": "missing: it sees the host's files"
-        if root & HOST_FOLDERS
-        else "missing: its scratch space is shared"
-        if shared
-        else "ok",
-        "memory": "sampler" if watched else "missing: the kernel does not list a process's children",
-        "rlimits": "ok",
+        status = {name: value.split() for name, _, value in (row.partition(":") for row in rows)}
+    shared = [name for name, link in _namespaces(pid).items() if link in outside]
+    if status["NSpid"][-1] != "1":
+        shared.append("process numbers")
+    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"])
+    countable = os.path.exists(f"/proc/{pid}/task/{pid}/children")
+    problems = {
+        "namespaces": shared and "shares " + ", ".join(shared),
+        "seccomp": "" if filtered else "no filter is in force",
+        "uid": "it is privileged" if _is_privileged(status) else "",
+        "filesystem": _filesystem_problem(pid, outside),
+        "memory": "" if countable else "the kernel does not list a process's children",
     }
+    states = {"uid": f"unprivileged ({max(map(int, status['Uid']))})", "memory": "sampler"}
+    layers = {layer: f"missing: {problem}" for layer, problem in problems.items() if problem}
+    return {**dict.fromkeys(problems, "ok"), **states, **layers, "rlimits": "ok"}
+
+
+def _is_privileged(status: Mapping[str, list[str]]) -> bool:
+    capabilities = (int(*status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
+    return "0" in status["Uid"] or any(capabilities)
+
+
+def _filesystem_problem(pid: int, outside: frozenset[str]) -> str:
+    if HOST_FOLDERS.intersection(os.listdir(f"/proc/{pid}/root")):
+        return "it sees the host's files"
+    return "its scratch space is shared" if outside.intersection(_scratch_devices(pid)) else ""
 
 
 # ---- ending, and pipes ---------------------------------------------------------------------------
 
-_lifelines: set[int] = set()  # descriptors that keep a sandbox or a nursery going
+_lifelines: set[int] = set()  # descriptors that keep a sandbox or a warm pool going
 
 
 def hold(descriptor: int) -> None:
-    """A fork of this process is not to keep this going when this process dies."""
+    """Make sure that no fork of this process keeps this descriptor's sandbox going after this process."""
     _lifelines.add(descriptor)
 
 
 def let_go(descriptor: int) -> None:
-    """``hold`` no longer; before it is closed."""
+    """Undo ``hold``, before the descriptor is closed."""
     _lifelines.discard(descriptor)
 
 
 def _in_a_fork() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in _lifelines:
-        os.dup2(null, descriptor, False)  # not closed: whoever has the number here closes it in time
+        os.dup2(null, descriptor, False)  # not closed: the fork's own code still closes this number
     os.close(null)
     _lifelines.clear()
 
@@ -363,20 +369,15 @@ def end(process: subprocess.Popen[bytes], driver: Handle | None) -> None:
 
 @contextmanager
 def _pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """A pipe as (reading end, writing end); both closed at the end if they are not yet."""
+    """Open a pipe as (reading end, writing end); both are closed at the end."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as out, os.fdopen(writing, "wb") as into:
         yield out, into
 
 
-def _requests(process: subprocess.Popen[bytes]) -> int:
-    assert process.stdin
-    return process.stdin.fileno()
-
-
-def _replies(process: subprocess.Popen[bytes]) -> int:
-    assert process.stdout
-    return process.stdout.fileno()
+def _descriptor(stream: IO[bytes] | None) -> int:
+    assert stream
+    return stream.fileno()
 
 
 def readable(descriptor: int, seconds: float) -> bool:
@@ -385,6 +386,8 @@ def readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def write_frame(descriptor: int, data: bytes) -> None:
+    """Write ``data`` behind its length in 4 bytes."""
+    rest = len(data).to_bytes(4, "big") + data
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,14 +1,13 @@
-"""One test function of a ``pytest`` suite in its own process (J1).
+"""One test function of a ``pytest`` suite in its own process.
 
 Standard library only, sent into the sandbox like ``runner.py``, which calls it. The tests, pytest and the
-implementation share this process: what is reported here is the word of whoever had the last say in it.
+implementation share this process: what is reported here is the word of whichever wrote last. (J1)
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ OPTIONS = (
 BOTH_NAMES = "import sys\nimport implementation\nsys.modules[__name__] = implementation\n"
 
 
-class Reports:
-    """A plugin that notes how each run of the test function ended."""
+class OutcomePlugin:
+    """A pytest plugin that records how each run of the test function ended."""
 
     def __init__(self) -> None:
         self.outcomes: list[str] = []
@@ -31,51 +30,45 @@ class Reports:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":
-            expected_to_fail = hasattr(report, "wasxfail")
-            self._note("xfail" if expected_to_fail else report.outcome, report)
+            self._record("xfail" if hasattr(report, "wasxfail") else report.outcome, report)
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.outcome == "failed":
-            self._note("error", report)
+            self._record("error", report)
 
-    def _note(self, outcome: str, report: Any) -> None:
+    def _record(self, outcome: str, report: Any) -> None:
         self.outcomes.append(outcome)
         if outcome != "passed" and not self.detail:
-            self.detail = _reason(report)
+            lines = [line.strip() for line in str(report.longreprtext).splitlines() if line.strip()]
+            # The line that names the exception; pytest marks it with an E.
+            self.detail = next(
+                (line[1:].strip() for line in lines if line.startswith("E ")), (lines or [""])[0]
+            )
 
 
-def _reason(report: Any) -> str:
-    """The last line of why, which names the exception; pytest marks it with an E."""
-    lines = [line.strip() for line in str(report.longreprtext).splitlines() if line.strip()]
-    marked = [line[1:].strip() for line in lines if line.startswith("E ")]
-    return (marked or lines or [""])[0]
-
-
-def warm() -> None:
+def preload() -> None:
     """Import pytest and its own plugins once, before forks: that takes longer than most tests."""
     config = __import__("_pytest.config").config
     for name in config.default_plugins:
         try:
             __import__(f"_pytest.{name}")
         except ImportError:
-            continue  # pytest will meet the same error and say so
+            continue  # pytest will meet the same error and report it
 
 
-def run(source: str, test: str, files: dict[str, str], text: Callable[[str], str]) -> str:
+def run_test(source: str, test: str, files: dict[str, str], text: Callable[[str], str]) -> str:
     """Run one test function, with every parameter set of it; JSON ``["t", outcome, detail]``."""
     for name, content in {**files, "implementation.py": source, "solution.py": BOTH_NAMES}.items():
-        folder = os.path.dirname(name)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
             file.write(content)
     sys.path.insert(0, os.getcwd())
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    pytest: ModuleType = __import__("pytest")
-    reports = Reports()
-    code = int(pytest.main([*OPTIONS, test], plugins=[reports]))
-    outcomes = set(reports.outcomes)
-    worst = next((one for one in ("error", "failed", "skipped", "xfail") if one in outcomes), "passed")
-    if worst == "passed" and (code != 0 or not outcomes):
+    plugin = OutcomePlugin()
+    code = int(__import__("pytest").main([*OPTIONS, test], plugins=[plugin]))
+    worst = next(
+        (name for name in ("error", "failed", "skipped", "xfail") if name in plugin.outcomes), "passed"
+    )
+    if worst == "passed" and (code != 0 or not plugin.outcomes):
         return '["t","none","pytest ended with code ' + f"{code}" + '"]'
-    return '["t",' + text(worst) + "," + text(reports.detail) + "]"
+    return '["t",' + text(worst) + "," + text(plugin.detail) + "]"

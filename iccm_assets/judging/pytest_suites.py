@@ -1,8 +1,8 @@
-"""Suites of kind ``pytest``: which files they may hold, and what they plan (J1, J2).
+"""Suites of kind ``pytest``: which files they may hold, and which tests they plan.
 
-Such a suite runs in the same process as the implementation, which could lie to it. So what is planned is
-counted here, in the source of the tests and outside of the sandbox: one case per test function. It cannot
-be made smaller by what is collected, skipped or reported inside.
+Such a suite runs in the same process as the implementation, which could lie to it. So the planned tests are
+counted here, in the source of the tests and outside of the sandbox: one case per test function. Nothing
+that is collected, skipped or reported inside can lower their number. (J1, J2)
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ OWN_NAMES = frozenset(("implementation.py", "solution.py"))
 CONFIGURATION = frozenset(
     ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml")
 )
+_TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def files_of(written: Any) -> Mapping[str, str]:
-    """The files of a suite by relative path; ``SuiteError`` names the one that may not be."""
+    """Check a suite's files by relative path; ``SuiteError`` names the file that is not allowed."""
     if not isinstance(written, dict) or not written:
         raise SuiteError("'files' must be an object of at least one path and its text")
     if len(written) > MAX_FILES:
         raise SuiteError(f"{len(written)} files; at most {MAX_FILES}")
     for name, text in written.items():
-        if complaint := _complaint(name, text):
-            raise SuiteError(f"file {name!r}: {complaint}")
+        if problem := _problem(name, text):
+            raise SuiteError(f"file {name!r}: {problem}")
     for name in written:
-        if inside := next((one for one in written if one.startswith(f"{name}/")), ""):
+        if inside := next((other for other in written if other.startswith(f"{name}/")), ""):
             raise SuiteError(f"file {name!r}: is also the folder of {inside!r}")
     return dict(written)
 
 
-def _complaint(name: str, text: Any) -> str:
+def _problem(name: str, text: Any) -> str:
     path = PurePosixPath(name)
     if not name or any(not _PART.fullmatch(part) for part in name.split("/")):
         return "a path is relative, of letters, digits, '_', '-' and '.', without '..'"
@@ -61,29 +62,22 @@ def _complaint(name: str, text: Any) -> str:
 
 
 def planned_tests(files: Mapping[str, str]) -> list[str]:
-    """The planned test functions as pytest names them; ``SuiteError`` when there is none."""
-    found = [
-        test for name, text in sorted(files.items()) if _is_test_file(name) for test in _tests(name, text)
-    ]
-    if not found:
+    """The test functions as pytest names them; raises ``SuiteError`` when there is none."""
+    names = sorted(name for name in files if _TEST_FILE.fullmatch(PurePosixPath(name).name))
+    tests = dict.fromkeys(test for name in names for test in _tests_in(name, _parse(name, files[name]).body))
+    if not tests:
         raise SuiteError("no test function in a file called test_*.py or *_test.py")
-    return list(dict.fromkeys(found))
+    return list(tests)
 
 
-def _is_test_file(name: str) -> bool:
-    last = PurePosixPath(name).name
-    return last.endswith(".py") and (last.startswith("test_") or last.endswith("_test.py"))
-
-
-def _tests(name: str, text: str) -> Iterator[str]:
+def _parse(name: str, text: str) -> ast.Module:
     try:
-        module = ast.parse(text)
+        return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SuiteError(f"file {name!r}: not Python: {error}") from None
-    yield from _tests_in(name, module.body)
 
 
-def _tests_in(prefix: str, body: list[ast.stmt], unit: bool = False) -> Iterator[str]:
+def _tests_in(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
             yield f"{prefix}::{node.name}"
@@ -97,12 +91,12 @@ def _is_unittest(node: ast.ClassDef) -> bool:
 
 @cache
 def packages() -> tuple[tuple[str, str], ...]:
-    """(name, host path) of what pytest needs; ``SuiteError`` where pytest is not installed."""
-    found = {name: importlib.util.find_spec(name) for name in PACKAGES}
-    if found["pytest"] is None:
+    """(name, host path) of what pytest needs; raises ``SuiteError`` where pytest is not installed."""
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
+    if specs["pytest"] is None:
         hint = "`pip install pytest`, or write the tests as kind 'cases'."
         raise SuiteError("kind 'pytest' needs pytest, which is not installed", hint=hint)
-    origins = [(name, spec, Path(spec.origin)) for name, spec in found.items() if spec and spec.origin]
+    origins = [(name, spec, Path(spec.origin)) for name, spec in specs.items() if spec and spec.origin]
     return tuple(
         (name, str(path.parent)) if spec.submodule_search_locations else (path.name, str(path))
         for name, spec, path in origins

@@ -1,10 +1,10 @@
-"""One case in its own process: run the implementation, send back what it did (J1).
+"""One case in its own process: run the implementation, send back what it did.
 
 Standard library only, no import of this package: the code is sent into the sandbox as is and runs after
 ``driver.py`` forked. It shares its process with the implementation, so nothing here is trusted. It knows
 no expected value; whatever an implementation makes it send is just that implementation's answer. The care
 taken here (own copies of builtins, no method of a foreign object called) keeps *honest* answers right when
-an implementation redefines things, and names what a dishonest one does.
+an implementation redefines things, and names what a dishonest one does. (J1)
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from types import ModuleType
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, NoReturn
 
 _write = os.write
@@ -30,59 +29,62 @@ MAX_DEPTH = 100
 MAX_TEXT = 300
 
 
-class TooLarge(Exception):
+class AnswerTooLargeError(Exception):
     """The answer is larger than an answer may be."""
 
 
-class TooDeep(Exception):
-    """The answer is nested deeper than a tree may be, or contains itself."""
+class NestingTooDeepError(Exception):
+    """The answer is nested deeper than an encoded value may be, or contains itself."""
 
 
 # ---- the answer ----------------------------------------------------------------------------------
 
 
+# Lists, not dicts by type: a type's own metaclass may redefine its hash and equality.
+_SCALARS = (
+    (type(None), lambda value: '["n"]'),
+    (bool, lambda value: '["b",1]' if value else '["b",0]'),
+    (int, lambda value: '["i","' + f"{value:x}" + '"]'),
+    (float, lambda value: '["f","' + value.hex() + '"]'),
+    (str, lambda value: '["s",' + encode_basestring_ascii(value) + "]"),
+    (bytes, lambda value: '["y","' + value.hex() + '"]'),
+)
+_SEQUENCES = (("l", list), ("t", tuple), ("S", set), ("F", frozenset))
+
+
 class Encoder:
-    """Writes values as JSON trees (see ``values.py``), by exact type, up to ``limit`` characters."""
+    """Encode values as JSON (see ``values.py``), by exact type, up to ``limit`` characters."""
 
     def __init__(self, limit: int) -> None:
-        self.left = limit
+        self.remaining = limit
 
-    def tree(self, value: Any, depth: int = 0) -> str:
+    def encode(self, value: Any, depth: int = 0) -> str:
         kind = type(value)
-        if value is None:
-            return self._took('["n"]')
-        if kind is bool:
-            return self._took('["b",1]' if value else '["b",0]')
-        if kind is int:
-            return self._took('["i","' + (f"{value:x}") + '"]')
-        if kind is float:
-            return self._took('["f","' + value.hex() + '"]')
-        if kind is str:
-            return self._took('["s",' + encode_basestring_ascii(value) + "]")
-        if kind is bytes:
-            return self._took('["y","' + value.hex() + '"]')
-        return self._container(kind, value, depth)
+        for scalar, encode in _SCALARS:
+            if kind is scalar:
+                return self._count(encode(value))
+        return self._encode_container(kind, value, depth)
 
-    def _container(self, kind: type, value: Any, depth: int) -> str:
+    def _encode_container(self, kind: type, value: Any, depth: int) -> str:
         if depth >= MAX_DEPTH:
-            raise TooDeep
+            raise NestingTooDeepError
         if kind is dict or _is_plain_dict(kind):
             pairs = [
-                "[" + self.tree(key, depth + 1) + "," + self.tree(item, depth + 1) + "]"
+                "[" + self.encode(key, depth + 1) + "," + self.encode(item, depth + 1) + "]"
                 for key, item in dict.items(value)
             ]
-            return self._took('["d",[' + ",".join(pairs) + "]]")
-        for name, builtin in (("l", list), ("t", tuple), ("S", set), ("F", frozenset)):
+            return self._count('["d",[' + ",".join(pairs) + "]]")
+        for name, builtin in _SEQUENCES:
             if kind is builtin or (builtin is tuple and _is_named_tuple(kind)):
-                items = ",".join([self.tree(item, depth + 1) for item in builtin.__iter__(value)])
-                return self._took('["' + name + '",[' + items + "]]")
+                items = ",".join([self.encode(item, depth + 1) for item in builtin.__iter__(value)])
+                return self._count('["' + name + '",[' + items + "]]")
         own_equality = "__eq__" in _namespace(kind)
-        return self._took('["u",' + text(_name(kind)) + (",1]" if own_equality else ",0]"))
+        return self._count('["u",' + text(_name(kind)) + (",1]" if own_equality else ",0]"))
 
-    def _took(self, piece: str) -> str:
-        self.left -= len(piece)
-        if self.left < 0:
-            raise TooLarge
+    def _count(self, piece: str) -> str:
+        self.remaining -= len(piece)
+        if self.remaining < 0:
+            raise AnswerTooLargeError
         return piece
 
 
@@ -107,7 +109,7 @@ def _name(kind: type) -> str:
 
 
 def text(value: str) -> str:
-    """A JSON string of at most ``MAX_TEXT`` characters."""
+    """Encode a JSON string of at most ``MAX_TEXT`` characters."""
     return encode_basestring_ascii(value[:MAX_TEXT])
 
 
@@ -118,8 +120,8 @@ BUILTIN_EXCEPTIONS = frozenset(
 )
 
 
-def describe(error: BaseException) -> str:
-    """An exception as JSON: ``["r", [[class name, is it Python's own], …], message, line]``."""
+def encode_exception(error: BaseException) -> str:
+    """Encode an exception: ``["r", [[class name, is it Python's own], …], message, line]``."""
     classes = type.__dict__["__mro__"].__get__(type(error))
     names = ",".join(
         "[" + text(_name(kind)) + (",1]" if id(kind) in BUILTIN_EXCEPTIONS else ",0]")
@@ -142,46 +144,39 @@ def _line(error: BaseException) -> int:
     return line
 
 
-def call(function: Callable[..., Any], args: Any, kwargs: Any, encoder: Encoder) -> tuple[str, Any]:
-    """Call and describe the outcome: ``["v", tree]`` or ``["r", …]``; also the value itself."""
+def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str:
+    """Call and encode the outcome: ``["v", value]``, ``["r", …]``, or ``["m", name]`` where it is missing."""
     try:
-        value = function(*args, **kwargs)
-        return '["v",' + encoder.tree(value) + "]", value
-    except (TooLarge, TooDeep):
-        raise
-    except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes too
-        return describe(error), None
-
-
-def perform(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) -> str:
-    """Carry a plan out and return the JSON of what happened."""
-    name, args, kwargs = plan[1:4]
-    try:
-        target = find(module, name)
+        function = lookup(owner, name)
     except AttributeError:
         return '["m",' + text(name) + "]"
+    except BaseException as error:
+        return encode_exception(error)
+    try:
+        return '["v",' + encoder.encode(function(*args, **kwargs)) + "]"
+    except (AnswerTooLargeError, NestingTooDeepError):
+        raise
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes too
+        return encode_exception(error)
+
+
+def execute_case(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) -> str:
+    """Carry a plan out and encode what happened."""
+    name, args, kwargs = plan[1:4]
     if plan[0] == "call":
-        return call(target, args, kwargs, encoder)[0]
+        return call(module, name, args, kwargs, encoder)
+    try:
+        target = lookup(module, name)
+    except AttributeError:
+        return '["m",' + text(name) + "]"
     try:
         instance = target(*args, **kwargs)
     except BaseException as error:
-        return '["o",' + describe(error) + ",[]]"
-    outcomes = [call_method(instance, step, encoder) for step in plan[4]]
-    return '["o",null,[' + ",".join(outcomes) + "]]"
+        return '["o",' + encode_exception(error) + ",[]]"
+    return '["o",null,[' + ",".join([call(instance, *step, encoder) for step in plan[4]]) + "]]"
 
 
-def call_method(instance: Any, step: tuple[str, Any, Any], encoder: Encoder) -> str:
-    name, args, kwargs = step
-    try:
-        method = find(instance, name)
-    except AttributeError:
-        return '["m",' + text(name) + "]"
-    except BaseException as error:
-        return describe(error)
-    return call(method, args, kwargs, encoder)[0]
-
-
-def find(owner: Any, name: str) -> Any:
+def lookup(owner: Any, name: str) -> Any:
     for part in name.split("."):
         owner = getattr(owner, part)
     return owner
@@ -191,7 +186,7 @@ def find(owner: Any, name: str) -> Any:
 
 
 def limit_process(limits: dict[str, int]) -> None:
-    """Per-process limits; what all processes take together is watched from outside."""
+    """Set the limits of this process; what all processes use together is sampled from outside."""
     for name, value in limits.items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
@@ -205,56 +200,51 @@ def run(
     plan: tuple[Any, ...],
     nonce: bytes,
     answers: int,
-    notices: int,
+    violations: int,
     limits: dict[str, Any],
-    made: dict[str, Any],
+    context: dict[str, Any],
 ) -> NoReturn:
-    """Import the implementation, carry the plan out, send one answer, leave. Never returns."""
+    """Import the implementation, carry the plan out, send one answer, exit. Never returns."""
     owner = _getpid()
     limit_process(limits["process"])
-    tripwires = made["tripwires"]
-    tripwires.install(notices, plan[2:])
-    encoder = Encoder(limits["answer"])
+    context["tripwires"].install(violations, plan[2:])
     try:
         if plan[0] == "test":
-            _write(notices, b"imported\n")
-            answer = _tested(source, plan, made)
+            _write(violations, b"imported\n")
+            answer = _run_test(source, plan, context)
         else:
-            answer = _answer(source, plan, encoder, notices)
-    except TooLarge:
+            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations)
+    except AnswerTooLargeError:
         answer = '["large"]'
-    except TooDeep:
+    except NestingTooDeepError:
         answer = '["deep"]'
     except BaseException as error:  # our own failure under patched builtins or no memory
-        answer = describe(error)
+        answer = encode_exception(error)
     if _getpid() != owner:
         _exit(0)  # a child the implementation forked and let run on: its parent answers
-    tripwires.report_tampering(notices)
-    _send(answers, nonce, answer.encode("ascii"))
+    context["tripwires"].report_tampering(violations)
+    payload = answer.encode("ascii")
+    frame = nonce + len(payload).to_bytes(4, "big") + payload
+    while frame:
+        frame = frame[_write(answers, frame) :]
     _exit(0)
 
 
-def _answer(source: str, plan: tuple[Any, ...], encoder: Encoder, notices: int) -> str:
+def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, violations: int) -> str:
     module = ModuleType(MODULE)
     module.__file__ = FILENAME
     sys.modules[MODULE] = module
     try:
         exec(compile(source, FILENAME, "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
-        return '["e",' + describe(error) + "]"
-    _write(notices, b"imported\n")
-    return perform(plan, module, encoder)
+        return '["e",' + encode_exception(error) + "]"
+    _write(violations, b"imported\n")
+    return execute_case(plan, module, encoder)
 
 
-def _tested(source: str, plan: tuple[Any, ...], made: dict[str, Any]) -> str:
+def _run_test(source: str, plan: tuple[Any, ...], context: dict[str, Any]) -> str:
     try:
-        answer: str = made["pytest_cases"].run(source, *plan[1:], text)
-    except BaseException as error:  # pytest itself failed, or was made to
-        return '["e",' + describe(error) + "]"
+        answer: str = context["pytest_cases"].run_test(source, *plan[1:], text)
+    except BaseException as error:  # pytest itself failed, or was made to fail
+        return '["e",' + encode_exception(error) + "]"
     return answer
-
-
-def _send(answers: int, nonce: bytes, payload: bytes) -> None:
-    frame = nonce + len(payload).to_bytes(4, "big") + payload
-    while frame:
-        frame = frame[_write(answers, frame) :]

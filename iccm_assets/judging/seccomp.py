@@ -1,4 +1,4 @@
-"""The system calls an implementation may not make, as a kernel filter (J3).
+"""The system calls an implementation may not make, as a kernel filter.
 
 The filter is classic BPF, assembled here: no library is needed and every refusal can be read below. Most
 calls pass. Two kinds of refusal:
@@ -6,7 +6,7 @@ calls pass. Two kinds of refusal:
 - *denied* answers with an error, where honest library code asks too and copes (a name lookup tries the
   nscd socket, ``uuid1`` looks for a network card);
 - *fatal* kills the process with SIGSYS, for what no Python program does by accident. The judge then knows
-  that the case did something forbidden, whoever in it did it.
+  that the case did something forbidden, whichever code in it did it. (J3)
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "shmget": (29, 194),
     "msgget": (68, 186),
     "semget": (64, 190),
-    "mq_open": (240, 180),  # a message queue would outlive the case that made it
+    "mq_open": (240, 180),  # a message queue would outlive its case
     "inotify_init": (253, None),  # the kernel gives so many to a user, whatever the sandbox
     "inotify_init1": (294, 26),
     "adjtimex": (159, 171),
@@ -99,15 +99,15 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
 }
-# Answered "no such call", so that libraries take their older way.
+# Answered with "no such call", so that libraries take their older way.
 _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
-# Calls about a process, by the position of its number: 0 is oneself, and nobody else is anybody's business.
-# With these, and the same uid, a case could starve the driver that watches it.
-_ONLY_ONESELF: dict[str, tuple[int, int, int]] = {
+# Calls about a process, by the position of its number: 0 is the caller, any other number is refused.
+# With these, and the same uid, a case could starve the init process that watches it.
+_ONLY_SELF: dict[str, tuple[int, int, int]] = {
     "prlimit64": (302, 261, 0),
     "setpriority": (141, 140, 1),
     "sched_setaffinity": (203, 122, 0),
@@ -156,7 +156,7 @@ def program(machine: str | None = None) -> bytes:
             if number is not None:
                 code += [_instruction(_JUMP_EQUAL, number, 0, 1), _instruction(_RETURN, action)]
     deny, allow = _instruction(_RETURN, ERRNO | errno.EPERM), _instruction(_RETURN, ALLOW)
-    for *numbers, argument in _ONLY_ONESELF.values():
+    for *numbers, argument in _ONLY_SELF.values():
         body = [_instruction(_LOAD, _ARG0 + 8 * argument), _instruction(_JUMP_EQUAL, 0, 1, 0), deny, allow]
         code += [_instruction(_JUMP_EQUAL, numbers[column], 0, len(body)), *body]
     for name, body in _special_bodies().items():

@@ -1,8 +1,8 @@
-"""Test suites as data: what a suite may say, and clear words when it does not (J1).
+"""Test suites as data: what a suite may contain, and a clear error when it contains something else.
 
-``load_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that are kept apart from
-here on: the *plan* (what to call, with what), which is all that ever enters the sandbox, and the
-*expectations*, which never do.
+``load_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that stay apart from here
+on: the *inputs* (what to call, with what), which are all that ever enters the sandbox, and the
+*expectations*, which never do. (J1)
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from iccm_assets.judging.values import MAX_DEPTH, Tree, ValueProblem, decode, tr
 MAX_CASES = 1000
 MAX_STEPS = 1000
 MAX_BYTES = 1 << 20
+_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "name"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def plan(self) -> tuple[str, list[Any], dict[str, Any]]:
-        """The call as the sandbox is told it."""
+        """The call as it is sent to the sandbox."""
         return self.name, self.args, self.kwargs
 
 
@@ -66,9 +68,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """A valid suite. ``digest`` identifies its content; ``files`` is for the kind ``pytest`` only.
+    """A valid suite. ``digest`` (sha256) identifies its content; ``files`` is for the kind ``pytest`` only.
 
-    The kind is also what kind of evidence a verdict is: ``pytest`` is the weaker one.
+    The kind is also the kind of evidence of a verdict: ``pytest`` is the weaker one.
     """
 
     kind: str
@@ -81,24 +83,21 @@ class Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """The suite in a JSON file; ``InputError`` without the file, ``SuiteError`` when it is not a suite."""
+    """Load a suite from a JSON file; ``InputError`` without the file, ``SuiteError`` for anything else."""
     try:
-        text = path.read_bytes()
+        return load_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    try:
-        return load_suite(json.loads(text, object_pairs_hook=_each_key_once))
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly nested
         raise SuiteError(f"{path} is not JSON: {error}") from None
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that is there twice, one meaning would silently be lost."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise SuiteError(f"key {next(one for one in names if names.count(one) > 1)!r} is there twice")
-    return found
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; of a key that occurs twice, one value would silently be lost."""
+    names = [name for name, _ in pairs]
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise SuiteError(f"key {duplicate!r} is there twice")
+    return dict(pairs)
 
 
 def load_suite(obj: object) -> Suite:
@@ -111,100 +110,107 @@ def load_suite(obj: object) -> Suite:
         raise SuiteError(f"not JSON data: {error}") from None
     if len(text) > MAX_BYTES:
         raise SuiteError(f"larger than {MAX_BYTES >> 20} MiB")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    kind = obj.get("kind")
-    if kind == "cases":
-        return Suite("cases", _cases(obj), digest)
-    if kind == "pytest":
-        return _pytest_suite(obj, digest)
-    raise SuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
+    kind, digest = obj.get("kind"), hashlib.sha256(text.encode()).hexdigest()
+    if kind not in ("cases", "pytest"):
+        raise SuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
+    try:
+        if kind == "pytest":
+            return _pytest_suite(obj, digest)
+        return Suite("cases", tuple(_case(index, case) for index, case in enumerate(_cases(obj))), digest)
+    except ValueProblem as error:
+        raise SuiteError(str(error)) from None
 
 
 def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
-    if unknown := sorted(set(obj) - {"kind", "files"}):
-        raise SuiteError(f"unknown key {', '.join(map(repr, unknown))}")
+    _reject_unknown_keys(obj, {"kind", "files"})
     pytest_suites.packages()
     files = pytest_suites.files_of(obj.get("files"))
     tests = pytest_suites.planned_tests(files)
-    if len(tests) > MAX_CASES:
-        raise SuiteError(f"{len(tests)} tests; at most {MAX_CASES}")
+    _check_count(tests, "tests", MAX_CASES)
     cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
     return Suite("pytest", tuple(cases), digest, files)
 
 
-def _cases(obj: dict[str, Any]) -> tuple[Case, ...]:
+def _cases(obj: dict[str, Any]) -> list[Any]:
     cases = obj.get("cases")
-    if unknown := sorted(set(obj) - {"kind", "cases"}):
-        raise SuiteError(f"unknown key {', '.join(map(repr, unknown))}")
+    _reject_unknown_keys(obj, {"kind", "cases"})
     if not isinstance(cases, list) or not cases:
-        raise SuiteError("'cases' must be a list with at least one case")
-    if len(cases) > MAX_CASES:
-        raise SuiteError(f"{len(cases)} cases; at most {MAX_CASES}")
-    return tuple(_case(index, case) for index, case in enumerate(cases))
+        raise ValueProblem("'cases' must be a list with at least one case")
+    _check_count(cases, "cases", MAX_CASES)
+    return cases
+
+
+@contextmanager
+def _located(place: str) -> Iterator[None]:
+    """Name the place in front of the message of an error raised in it."""
+    try:
+        yield
+    except ValueProblem as error:
+        raise ValueProblem(f"{place}: {error}") from None
+    except RecursionError:
+        raise ValueProblem(f"{place}: nested more than {MAX_DEPTH} deep") from None
 
 
 def _case(index: int, written: Any) -> Case:
-    try:
+    with _located(f"case {index}"):
         if not isinstance(written, dict):
             raise ValueProblem("a case is an object")
         if ("call" in written) == ("new" in written):
             raise ValueProblem("a case has either 'call' or 'new'")
         return _class_case(index, written) if "new" in written else _function_case(index, written)
-    except ValueProblem as error:
-        raise SuiteError(f"case {index}: {error}") from None
-    except RecursionError:
-        raise SuiteError(f"case {index}: nested more than {MAX_DEPTH} deep") from None
 
 
 def _function_case(index: int, written: dict[str, Any]) -> Case:
-    _known(written, {"call", "args", "kwargs", "expect", "raises", "name"})
+    _reject_unknown_keys(written, _CALL_KEYS)
     if ("expect" in written) == ("raises" in written):
         raise ValueProblem("a case has either 'expect' or 'raises'")
     return Case(index, _call(written, "call"), _expectation(written))
 
 
 def _class_case(index: int, written: dict[str, Any]) -> Case:
-    _known(written, {"new", "args", "kwargs", "steps", "raises", "name"})
+    _reject_unknown_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
     steps = written.get("steps", [])
     if not isinstance(steps, list):
         raise ValueProblem("'steps' must be a list")
-    if len(steps) > MAX_STEPS:
-        raise ValueProblem(f"{len(steps)} steps; at most {MAX_STEPS}")
+    _check_count(steps, "steps", MAX_STEPS)
     if "raises" in written and steps:
         raise ValueProblem("a constructor that raises has no steps")
     if "raises" not in written and not steps:
         raise ValueProblem("'new' needs 'steps' or 'raises'")
-    return Case(
-        index,
-        _call(written, "new"),
-        _expectation(written),
-        tuple(_step(number, step) for number, step in enumerate(steps)),
-    )
+    call, expected = _call(written, "new"), _expectation(written)
+    return Case(index, call, expected, tuple(_step(number, step) for number, step in enumerate(steps)))
 
 
 def _step(number: int, written: Any) -> tuple[Call, Expectation]:
-    try:
+    with _located(f"step {number}"):
         if not isinstance(written, dict) or "call" not in written:
             raise ValueProblem("a step is an object with 'call'")
-        _known(written, {"call", "args", "kwargs", "expect", "raises", "name"})
+        _reject_unknown_keys(written, _CALL_KEYS)
         if "expect" in written and "raises" in written:
             raise ValueProblem("'expect' and 'raises' exclude each other")
         return _call(written, "call"), _expectation(written)
-    except ValueProblem as error:
-        raise ValueProblem(f"step {number}: {error}") from None
 
 
-def _known(written: dict[str, Any], names: set[str]) -> None:
+def _check_count(items: list[Any], name: str, maximum: int) -> None:
+    if len(items) > maximum:
+        raise ValueProblem(f"{len(items)} {name}; at most {maximum}")
+
+
+def _reject_unknown_keys(written: dict[str, Any], names: set[str]) -> None:
     if unknown := sorted(set(written) - names):
         raise ValueProblem(f"unknown key {', '.join(map(repr, unknown))}")
 
 
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and all(part.isidentifier() for part in text.split("."))
+
+
 def _call(written: dict[str, Any], key: str) -> Call:
     name = written[key]
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+    if not _is_name(name):
         raise ValueProblem(f"{key!r} must be a name, not {name!r}")
-    args = _decoded("args", written.get("args", []))
-    kwargs = _decoded("kwargs", written.get("kwargs", {}))
+    args = _decode("args", written.get("args", []))
+    kwargs = _decode("kwargs", written.get("kwargs", {}))
     if not isinstance(args, list):
         raise ValueProblem("'args' must be a list")
     if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
@@ -214,28 +220,19 @@ def _call(written: dict[str, Any], key: str) -> Call:
 
 def _expectation(written: dict[str, Any]) -> Expectation:
     if "expect" in written:
-        return Expectation(value=tree_of(_decoded("expect", written["expect"])))
-    if "raises" not in written:
-        return Expectation()
-    name = written["raises"]
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        raise ValueProblem(f"'raises' must be the name of an exception, not {name!r}")
-    return Expectation(raises=_exception_name(name))
+        return Expectation(value=tree_of(_decode("expect", written["expect"])))
+    return Expectation(raises=_exception_name(written["raises"]) if "raises" in written else None)
 
 
-def _exception_name(name: str) -> str:
+def _exception_name(name: Any) -> str:
     """The class's own name: without its module, and without the aliases Python keeps (IOError)."""
-    last = name.rpartition(".")[2]
+    last = str(name).rpartition(".")[2]
     known = getattr(builtins, last, None)
-    if isinstance(known, type):
-        if not issubclass(known, BaseException):
-            raise ValueProblem(f"'raises' must be the name of an exception, not {name!r}")
-        return known.__name__
-    return last
+    if not _is_name(name) or (isinstance(known, type) and not issubclass(known, BaseException)):
+        raise ValueProblem(f"'raises' must be the name of an exception, not {name!r}")
+    return known.__name__ if isinstance(known, type) else last
 
 
-def _decoded(key: str, written: Any) -> Any:
-    try:
+def _decode(key: str, written: Any) -> Any:
+    with _located(key):
         return decode(written)
-    except ValueProblem as error:
-        raise ValueProblem(f"{key}: {error}") from None

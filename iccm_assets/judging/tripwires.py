@@ -1,8 +1,8 @@
-"""Tripwires: name what no honest implementation does, at the moment it does it (J2).
+"""Audit hook: names what no honest implementation does, when it does it.
 
 Standard library only: sent into the sandbox and installed, in the process of each case, before the
-implementation is imported. A tripwire enforces nothing (the sandbox does) and an implementation may get
-round it; it only gives a name to what would otherwise look like an ordinary error, or like nothing.
+implementation is imported. The hook enforces nothing (the sandbox does) and an implementation may get
+round it; it only gives a name to what would otherwise look like an ordinary error, or like nothing. (J2)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _write = os.write
 _getframe = sys._getframe
 
 MAX_TEXT = 300
-MAX_NOTICES = 20
+MAX_VIOLATIONS = 20
 STDLIB = os.path.dirname(os.__file__) + "/"
 
 PATH_EVENTS = ("open", "os.listdir", "os.scandir", "os.chdir", "os.symlink", "os.link")
@@ -27,7 +27,7 @@ SOCKET_EVENTS = (
     *("socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
     *("socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"),
 )
-HEAP_EVENTS = ("gc.get_objects", "gc.get_referrers", "sys._current_frames")
+HEAP_SEARCH_EVENTS = ("gc.get_objects", "gc.get_referrers", "sys._current_frames")
 _SYMBOLS = """
     socket connect syscall ptrace mount unshare setns process_vm_readv process_vm_writev kill keyctl bpf prctl
     pidfd_getfd environ getenv
@@ -39,21 +39,21 @@ _FILES = """
     /proc/uptime /proc/version /proc/self/fd /proc/self/status /proc/self/stat
     """
 HARMLESS_FILES = frozenset(_FILES.split())
-# These look for system files by themselves, and do without.
+# These look for system files by themselves, and do without them.
 _LIBRARIES = """
     mimetypes.py platform.py gettext.py locale.py sysconfig.py subprocess.py ssl.py uuid.py webbrowser.py
     zoneinfo/_common.py zoneinfo/_tzpath.py zoneinfo/__init__.py ctypes/util.py
     """
-CURIOUS_LIBRARIES = frozenset(STDLIB + name for name in _LIBRARIES.split())
+INTROSPECTION_MODULES = frozenset(STDLIB + name for name in _LIBRARIES.split())
 
 
-class Tripwires:
-    """An audit hook that reports host files, sockets and the heap, one line each on a pipe."""
+class AuditHook:
+    """Reports host files, sockets and heap searches, one line each on a pipe."""
 
-    def __init__(self, notices: int, inputs: frozenset[str]) -> None:
-        self.notices = notices
+    def __init__(self, violations: int, inputs: frozenset[str]) -> None:
+        self.violations = violations
         self.inputs = inputs
-        self.seen: set[str] = set()
+        self.reported: set[str] = set()
         self.busy = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
@@ -62,11 +62,11 @@ class Tripwires:
             return
         self.busy = True
         try:
-            finding = check(self, event, args)
-            if finding and finding not in self.seen and len(self.seen) < MAX_NOTICES:
-                self.seen.add(finding)
-                _write(self.notices, finding.encode("ascii", "replace")[:MAX_TEXT] + b"\n")
-        except Exception:  # a tripwire that fails must not disturb an honest call
+            violation = check(self, event, args)
+            if violation and violation not in self.reported and len(self.reported) < MAX_VIOLATIONS:
+                self.reported.add(violation)
+                _write(self.violations, violation.encode("ascii", "replace")[:MAX_TEXT] + b"\n")
+        except Exception:  # a hook that fails must not disturb an honest call
             return
         finally:
             self.busy = False
@@ -80,7 +80,7 @@ class Tripwires:
         path = "/" + os.path.abspath("".join([path])).lstrip("/")
         if path in HARMLESS_FILES or (path + "/").startswith(OWN_FOLDERS):
             return None
-        if any(_names(given, path) for given in self.inputs) or self._called_by(CURIOUS_LIBRARIES):
+        if any(_names(text, path) for text in self.inputs) or self._called_by(INTROSPECTION_MODULES):
             return None
         return "file: reached for " + path
 
@@ -108,67 +108,57 @@ class Tripwires:
         return f"process: tried to signal process {args[0]}" if args[0] in (-1, 1) else None
 
     def _called_by(self, files: frozenset[str]) -> bool:
-        frame, left = _getframe(3), 20
-        while frame is not None and left:
+        frame, remaining = _getframe(3), 20
+        while frame is not None and remaining:
             if frame.f_code.co_filename in files:
                 return True
-            frame, left = frame.f_back, left - 1  # type: ignore[assignment]
+            frame, remaining = frame.f_back, remaining - 1  # type: ignore[assignment]
         return False
 
 
-CHECKS: dict[str, Callable[[Tripwires, str, tuple[Any, ...]], str | None]] = {
-    **dict.fromkeys(PATH_EVENTS, Tripwires.path),
-    **dict.fromkeys(SOCKET_EVENTS, Tripwires.network),
-    **dict.fromkeys(HEAP_EVENTS, Tripwires.heap),
-    "socket.__new__": Tripwires.new_socket,
-    "ctypes.dlsym": Tripwires.symbol,
-    "resource.prlimit": Tripwires.limits,
-    "os.kill": Tripwires.kill,
-    "os.killpg": Tripwires.kill,
+CHECKS: dict[str, Callable[[AuditHook, str, tuple[Any, ...]], str | None]] = {
+    **dict.fromkeys(PATH_EVENTS, AuditHook.path),
+    **dict.fromkeys(SOCKET_EVENTS, AuditHook.network),
+    **dict.fromkeys(HEAP_SEARCH_EVENTS, AuditHook.heap),
+    "socket.__new__": AuditHook.new_socket,
+    "ctypes.dlsym": AuditHook.symbol,
+    "resource.prlimit": AuditHook.limits,
+    "os.kill": AuditHook.kill,
+    "os.killpg": AuditHook.kill,
 }
 REPLACEABLE = ("dumps", "loads", "dump", "load")
 
 
-def install(notices: int, inputs: Any) -> None:
+def install(violations: int, inputs: Any) -> None:
     """Watch this process from now on; it cannot be undone."""
-    sys.addaudithook(Tripwires(notices, frozenset(strings_in(inputs, set()))))
+    sys.addaudithook(AuditHook(violations, frozenset(strings_in(inputs, set()))))
 
 
-def report_tampering(notices: int) -> None:
-    """Report what of json the implementation replaced, if anything."""
-    found = _tampering()
-    if found:
-        _write(notices, found.encode() + b"\n")
-
-
-def _tampering() -> str | None:
+def report_tampering(violations: int) -> None:
+    """Report the first function of json that the implementation replaced, if any."""
     json = sys.modules.get("json")
-    if json is None:
-        return None
-    for name in REPLACEABLE:
+    for name in REPLACEABLE if json is not None else ():
         try:
             file = getattr(json, name).__code__.co_filename
         except AttributeError:
             file = ""
         if not file.startswith((STDLIB, "<frozen")):
-            return "tampering: replaced json." + name
-    return None
+            _write(violations, f"tampering: replaced json.{name}\n".encode())
+            return
 
 
-def _names(given: str, path: str) -> bool:
-    """Whether an input names this path: reaching for it is then what was asked."""
-    return path.endswith("/" + given) or ("/" in given and given in path)
+def _names(text: str, path: str) -> bool:
+    """Whether an input names this path: opening it is then what the case asks for."""
+    return path.endswith("/" + text) or ("/" in text and text in path)
 
 
-def strings_in(value: Any, found: set[str]) -> set[str]:
-    """Every string of two characters and more in the inputs: paths among them are no secret."""
+def strings_in(value: Any, strings: set[str]) -> set[str]:
+    """Collect every string of two characters and more in the inputs: paths among them are no secret."""
     if isinstance(value, str) and len(value) > 1:
-        found.add(value)
+        strings.add(value)
+    elif isinstance(value, dict):
+        strings_in([*value, *value.values()], strings)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            strings_in(item, found)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            strings_in(key, found)
-            strings_in(item, found)
-    return found
+            strings_in(item, strings)
+    return strings

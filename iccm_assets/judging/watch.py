@@ -1,14 +1,15 @@
-"""What a sandbox's processes use together, seen from outside (J3).
+"""What a sandbox's processes use together, sampled from outside.
 
-Limits per process are the kernel's; the limits "in all" are kept by looking: every few milliseconds the
-tree below the sandbox's first process is walked and added up. Control groups would be exact, but an
-ordinary user has none to write to, and the sandbox is to be the same for everybody.
+Limits per process are the kernel's; the total limits are kept by sampling: every few milliseconds the tree
+below the sandbox's first process is walked and added up. Control groups would be exact, but an ordinary user
+has none to write to, and the sandbox is to be the same for everybody. (J3)
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -25,36 +26,23 @@ class Usage:
 
 def processes_below(pid: int) -> list[int]:
     """``pid`` and all its descendants, as host pids."""
-    found = [pid]
-    for parent in found:  # grows while it is walked
-        try:
-            tasks = os.listdir(f"/proc/{parent}/task")
-        except OSError:
-            continue  # it has just ended
-        for task in tasks:
-            found += _children(parent, task)
-    return found
-
-
-def _children(pid: int, task: str) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-            return [int(child) for child in file.read().split()]
-    except OSError:
-        return []  # it has just ended
+    pids = [pid]
+    for parent in pids:  # grows while it is walked
+        pids += [int(child) for task in _tasks(parent) for child in _read(f"{task}/children").split()]
+    return pids
 
 
 def usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> Usage:
-    """What the tree below ``pid`` uses now, without the driver's own time.
+    """Measure what the tree below ``pid`` uses now, without the init process's own time.
 
-    Pages are shared out only when their sum exceeds ``limit``.
+    Pages are divided among their users only when their sum exceeds ``limit`` bytes.
     """
     pids = processes_below(pid)
     stored, files = _stored(pid, tmpfs)
-    memory = stored + sum(_unshared(one) for one in pids)
+    memory = stored + sum(map(_unshared, pids))
     if memory > limit:
-        memory = stored + sum(_proportional(one) for one in pids)
-    return Usage(memory, _cpu(pid, 2) + sum(_cpu(one) for one in pids[1:]), len(pids), files)
+        memory = stored + sum(map(_proportional, pids))
+    return Usage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
 
 
 def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
@@ -72,43 +60,48 @@ def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
 
 def _unshared(pid: int) -> int:
     """Anonymous and shared-memory pages; pages shared after a fork count in each process."""
-    return sum(_rows(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:")))
+    return sum(_sizes(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:")))
 
 
 def _proportional(pid: int) -> int:
     """The same with each shared page divided by its users; undivided where the kernel does not tell."""
-    rows = _rows(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:"))
-    return sum(rows) if rows else _unshared(pid)
+    return sum(_sizes(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) or [_unshared(pid)])
 
 
-def _rows(path: str, names: tuple[str, ...]) -> list[int]:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return [int(row.split()[1]) << 10 for row in file if row.startswith(names)]
-    except OSError:
-        return []  # it has just ended
+def _sizes(path: str, names: tuple[str, ...]) -> list[int]:
+    """The sizes of these names in a file of the kernel, in bytes."""
+    return [int(row.split()[1]) << 10 for row in _read(path).splitlines() if row.startswith(names)]
 
 
 def waited(pid: int) -> float:
     """Seconds that a process was ready to run while the machine ran others; 0 where the kernel does not say.
 
-    Of its threads, the one that waited most.
+    Of its threads, the longest wait.
     """
-    longest = 0
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as file:
-                longest = max(longest, int(file.read().split()[1]))
-    except (OSError, ValueError, IndexError):
+        waits = [int(_read(f"{task}/schedstat").split()[1]) for task in _tasks(pid)]
+    except (ValueError, IndexError):
         return 0.0  # it has just ended, or the kernel does not count this
-    return longest / 1e9
+    return max(waits, default=0) / 1e9
 
 
 def _cpu(pid: int, skipped: int = 0) -> float:
     """Own time and that of the children it has waited for; the latter alone with ``skipped`` = 2."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return 0.0  # it has just ended
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return sum(map(int, fields[11 + skipped : 15])) / TICKS
+
+
+def _tasks(pid: int) -> list[str]:
+    """The folders of a process's threads; none when it has just ended."""
+    try:
+        return [f"/proc/{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    """A file of the kernel; empty when its process has just ended."""
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

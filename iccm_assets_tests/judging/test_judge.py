@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from iccm_assets.cli.judge import register
+from iccm_assets.cli.judge import judge as judge_command
 from iccm_assets.errors import SandboxUnavailable
 from iccm_assets.judging import bubblewrap
 from iccm_assets.judging.case_verdicts import CaseResult, suspicions_of
@@ -343,7 +343,8 @@ def test_the_command_without_a_sandbox_has_no_verdict_and_fails(tmp_path, monkey
     (tmp_path / "implementation.py").write_text(PLAIN, encoding="utf-8")
     (tmp_path / "suite.json").write_text(json.dumps(SUITE), encoding="utf-8")
     app = typer.Typer()
-    register(app)
+    app.command("judge")(judge_command)
+    app.callback()(lambda: None)
     app.callback()(lambda: None)
     files = ["--implementation", str(tmp_path / "implementation.py"), "--suite", str(tmp_path / "suite.json")]
     done = CliRunner().invoke(app, ["judge", *files, "--json"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.judging.runner import Encoder, TooDeep, TooLarge
+from iccm_assets.judging.runner import AnswerTooLargeError, Encoder, NestingTooDeepError
 from iccm_assets.judging.values import ValueProblem, canonical, check_tree, decode, difference, show, tree_of
 
 hashable = st.recursive(
@@ -29,7 +29,7 @@ values = st.recursive(
 
 def sent(value: object) -> list:
     """What arrives outside when an implementation answers ``value``."""
-    return check_tree(json.loads(Encoder(1 << 20).tree(value)))
+    return check_tree(json.loads(Encoder(1 << 20).encode(value)))
 
 
 @given(values)
@@ -153,13 +153,13 @@ def test_a_value_nested_too_deep_is_refused_on_both_sides():
         nested = [nested]
     with pytest.raises(ValueProblem, match="nested"):
         decode(nested)
-    with pytest.raises(TooDeep):
-        Encoder(1 << 20).tree(nested)
+    with pytest.raises(NestingTooDeepError):
+        Encoder(1 << 20).encode(nested)
 
 
 def test_an_answer_may_not_grow_past_its_limit():
-    with pytest.raises(TooLarge):
-        Encoder(100).tree("x" * 101)
+    with pytest.raises(AnswerTooLargeError):
+        Encoder(100).encode("x" * 101)
 
 
 @pytest.mark.parametrize(
