@@ -1,33 +1,25 @@
-"""A judge without its sandbox gives no verdict, and says so once a day and machine (A2, J3)."""
+"""Alert on a missing sandbox: the judge then gives no verdict; once a day and machine (A2, J3)."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.store.clock import now
 
-# The judge's word for a re-implementation it could not run; every other fault has another.
-WITHOUT_SANDBOX = "inconclusive"
+if TYPE_CHECKING:
+    from iccm_assets.judging.scoring import Score
 
 
-class Tested(Protocol):
-    """A re-implementation with what the judge made of it."""
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def detail(self) -> str: ...
-
-
-def alert_without_sandbox(conn: sa.Connection, members: Iterable[Tested]) -> None:
-    """Raise an alert when any of these could not be run, in the caller's transaction."""
-    reason = next((one.detail for one in members if one.status == WITHOUT_SANDBOX), None)
+def alert_without_sandbox(conn: sa.Connection, scores: Iterable[Score]) -> None:
+    """Raise an alert, in the caller's transaction, if the judge could not run one of the implementations."""
+    members = (member for score in scores for member in score.members)
+    # The judge gives this status only to implementations that it could not run.
+    reason = next((member.detail for member in members if member.status == "inconclusive"), None)
     if reason is None:
         return
     host = socket.gethostname()
@@ -36,6 +28,6 @@ def alert_without_sandbox(conn: sa.Connection, members: Iterable[Tested]) -> Non
         f"sandbox:{host}:{now(conn):%Y-%m-%d}",
         "critical",
         "Sandbox layer missing",
-        f"{host} gives no verdicts: {reason} `iccm doctor` says how to mend it; inconclusive scores are tried"
-        " again once `scored_at` is cleared.",
+        f"{host} gives no verdicts: {reason} `iccm doctor` says how to fix it; to retry inconclusive scores,"
+        " clear their `scored_at`.",
     )

@@ -1,7 +1,7 @@
-"""Two versions on the same items, long apart: is the later one better, and what was lost on the way? (E1, E3)
+"""Version comparison: is a later version better than an earlier one, and what did it forget? (E1, E3)
 
 The gate compares a candidate with the version before it. Over several retrains small losses, each too small
-to be seen, may add up: this compares the ends, by the gate's own rules for improvement and forgetting.
+to detect, may add up: this compares the ends, by the gate's own rules for improvement and forgetting.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LEVEL = 0.95
 class Comparison:
     """The paired comparison of a version with an earlier one.
 
-    ``low`` and ``high`` are the ends of a two-sided confidence interval of the mean difference at ``LEVEL``;
-    ``p`` is one-sided, against "not better". ``better`` and ``nothing_lost`` are the gate's rules.
+    ``low`` and ``high`` bound the mean difference, two-sided at the confidence ``LEVEL``; ``p`` is one-sided,
+    against "not better". ``better`` and ``nothing_lost`` are results of the gate's rules.
     """
 
     items: int
@@ -37,19 +37,19 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Better with evidence, and no slice lost."""
+        """Whether the version is better with evidence and no slice was lost."""
         return self.better.outcome == "pass" and self.nothing_lost.outcome == "pass"
 
     @property
     def reason(self) -> str:
-        """What the rules that did not pass say, or, when all did, all of them."""
+        """The reasons of the rules that did not pass, or of both."""
         rules = (self.better, self.nothing_lost)
-        said = [rule for rule in rules if rule.outcome != "pass"] or rules
-        return "; ".join(rule.reason for rule in said)
+        decisive = [rule for rule in rules if rule.outcome != "pass"] or rules
+        return "; ".join(rule.reason for rule in decisive)
 
 
 def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
-    """The later version is the evidence's candidate, the earlier its production.
+    """Compare the evidence's candidate, the later version, with its production, the earlier one.
 
     Raises ``InputError`` when no item has a score of both.
     """
@@ -57,7 +57,7 @@ def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
     if not pairs:
         raise InputError("no item of the canary set has a score of both versions")
     differences = [pair.difference for pair in pairs]
-    rules = {rule.name: rule for rule in gate.decide(evidence, settings).rules}
+    verdict = gate.decide(evidence, settings)
     low, high = interval(differences)
     return Comparison(
         items=len(pairs),
@@ -67,22 +67,22 @@ def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
         low=low,
         high=high,
         p=round(1.0 - statistics.confidence_above(differences, 0.0, -1.0), 6),
-        better=rules["improvement"],
-        nothing_lost=rules["forgetting"],
+        better=verdict.rule("improvement"),
+        nothing_lost=verdict.rule("forgetting"),
     )
 
 
 def interval(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """The two-sided interval of the mean of differences in [-1, 1] that the gate's test implies."""
-    return _lowest(differences, level), -_lowest([-one for one in differences], level)
+    """Return the two-sided interval of the mean of differences in [-1, 1] that the gate's test implies."""
+    return _lower_bound(differences, level), -_lower_bound([-value for value in differences], level)
 
 
-def _lowest(differences: Sequence[float], level: float) -> float:
-    """The largest bound the mean lies above with confidence ``(1 + level) / 2``, to four decimals."""
-    sure, low, high = (1.0 + level) / 2.0, -1.0, statistics.mean(differences)
+def _lower_bound(differences: Sequence[float], level: float) -> float:
+    """Find the largest bound that the mean exceeds with confidence ``(1 + level) / 2``, to four decimals."""
+    confidence, low, high = (1.0 + level) / 2.0, -1.0, statistics.mean(differences)
     while high - low > 1e-5:
         middle = (low + high) / 2.0
-        if statistics.confidence_above(differences, middle, -1.0) >= sure:
+        if statistics.confidence_above(differences, middle, -1.0) >= confidence:
             low = middle
         else:
             high = middle

@@ -1,7 +1,7 @@
-"""The evaluation worker: answers with both models, has them judged, lets the gate decide, stores it all.
+"""Evaluation worker: generate answers with both models, judge them, decide the gate and store the verdict.
 
 Run by the asset `canary_evaluation` as ``python -m iccm_assets.judging.evaluator`` under Dagster Pipes,
-and by `iccm evaluate` as a function. One process loads both models, so both meet the same machine (E1).
+and by `iccm evaluate` as a function. One process loads both models, so that both meet the same machine (E1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import evaluation, gate, report
 from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, Measured, Subject
-from iccm_assets.judging.evaluation import gate_evidence as gate_evidence
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra, orchestra_of
 from iccm_assets.judging.verdict import GateEvidence
@@ -30,17 +29,15 @@ from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
-Log = Callable[[str], None]
-
 # Columns of the forgetting matrix before production's; more are not readable.
 MOST_ANCESTORS = 8
-# What a verdict makes of a candidate that is not settled yet (E4).
+# Status that a verdict gives to a candidate without a final status.
 STATUS_OF_VERDICT = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What to evaluate: a candidate against the version in production now."""
+    """The candidate to evaluate against the current production version."""
 
     candidate: str
     emergency: bool = False
@@ -49,42 +46,46 @@ class EvaluationJob:
 
 
 def evaluate(
-    engine: sa.Engine, job: EvaluationJob, settings: Settings, log: Log = lambda message: None
+    engine: sa.Engine,
+    job: EvaluationJob,
+    settings: Settings,
+    log: Callable[[str], None] = lambda message: None,
 ) -> EvaluationOutcome:
-    """Measure the candidate and production on the canary set and the production holdout, and judge.
+    """Measure the candidate and production on the canary set and the holdout, and store the verdict.
 
-    Raises ``ModelNotFound`` and ``DamagedCheckpoint`` for what cannot be loaded; nothing is stored then.
+    Raises ``ModelNotFound`` or ``DamagedCheckpoint`` when a version cannot be loaded; nothing is stored then.
     """
     with engine.connect() as conn:
         candidate = versions.get(conn, job.candidate)
         production = versions.production(conn)
-        line = _ancestors(conn, production) if production else []
-    if production is None:
-        raise IccmError(
-            "there is no production version to compare with", hint="Materialize base_model first."
-        )
+        if production is None:
+            raise IccmError(
+                "there is no production version to compare with", hint="Materialize base_model first."
+            )
+        ancestors = _ancestors(conn, production)
     orchestra = orchestra_of(settings)
     subjects = (_subject(candidate, settings), _subject(production, settings))
     canary_set = evaluation.canary_items(settings)
     holdout_set = evaluation.holdout_items(engine, settings)
     canary = _measure_both(engine, subjects, canary_set, orchestra, settings, log)
-    past = [evaluation.remembered(engine, one, canary_set, orchestra, settings) for one in line]
     holdout = _measure_both(engine, subjects, holdout_set, orchestra, settings, log)
-    timed = canary_set.items[:: max(1, len(canary_set.items) // settings.evaluation.latency_items)]
-    timed = timed[: settings.evaluation.latency_items]
-    log(f"latency at batch 1 on {len(timed)} items, {settings.evaluation.latency_rounds} rounds")
-    latency = evaluation.measure_latency(subjects, timed, settings.evaluation.latency_rounds)
-    evidence = gate_evidence(canary, canary_set, (latency[0], latency[1]))
+    count, rounds = settings.evaluation.latency_items, settings.evaluation.latency_rounds
+    latency_items = canary_set.items[:: max(1, len(canary_set.items) // count)][:count]
+    log(f"latency at batch 1 on {len(latency_items)} items, {rounds} rounds")
+    of_candidate, of_production = evaluation.measure_latency(subjects, latency_items, rounds)
+    latency = (of_candidate, of_production)
+    evidence = evaluation.gate_evidence(canary, canary_set, latency)
+    cached = [evaluation.remembered(engine, v, canary_set, orchestra, settings) for v in ancestors]
     verdict = gate.decide(evidence, settings.evaluation, emergency=job.emergency)
     outcome = EvaluationOutcome(
         candidate,
         production,
         canary,
         holdout,
-        (latency[0], latency[1]),
+        latency,
         {item.item: item.slice for item in canary_set.items},
         verdict,
-        ancestors=tuple(one for one in past if one.scores),
+        ancestors=tuple(scores for scores in cached if scores.scores),
     )
     _store(engine, job, outcome, evidence, canary_set.digest, orchestra, settings)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
@@ -92,12 +93,12 @@ def evaluate(
 
 
 def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
-    """The nearest versions it descends from, oldest first."""
-    found: list[ModelVersion] = []
-    while version.parent_version and len(found) < MOST_ANCESTORS:
+    """Load the nearest ancestors of the version, oldest first."""
+    ancestors: list[ModelVersion] = []
+    while version.parent_version and len(ancestors) < MOST_ANCESTORS:
         version = versions.get(conn, version.parent_version)
-        found.append(version)
-    return found[::-1]
+        ancestors.insert(0, version)
+    return ancestors
 
 
 def _subject(version: ModelVersion, settings: Settings) -> Subject:
@@ -118,7 +119,7 @@ def _measure_both(
     chosen: EvaluationSet,
     orchestra: Orchestra,
     settings: Settings,
-    log: Log,
+    log: Callable[[str], None],
 ) -> tuple[Measured, Measured]:
     total, done = 2 * len(chosen.items), 0
 
@@ -127,9 +128,10 @@ def _measure_both(
         done += count
         log(f"{chosen.name}: {done} of {total} answers scored")
 
-    first = evaluation.measure(engine, subjects[0], chosen, orchestra, settings, progress)
-    second = evaluation.measure(engine, subjects[1], chosen, orchestra, settings, progress)
-    return first, second
+    candidate, production = (
+        evaluation.measure(engine, subject, chosen, orchestra, settings, progress) for subject in subjects
+    )
+    return candidate, production
 
 
 def _store(
@@ -141,10 +143,10 @@ def _store(
     orchestra: Orchestra,
     settings: Settings,
 ) -> None:
-    """One transaction: the verdict with its evidence, an alert unless it passed, statuses and metrics."""
+    """Store the verdict with its evidence, statuses and metrics, and an alert unless it passed, at once."""
     verdict = outcome.verdict
     with engine.begin() as conn:
-        stored = t.gate_verdicts.insert().values(
+        statement = t.gate_verdicts.insert().values(
             version=outcome.candidate.version,
             production_version=outcome.production.version,
             training_run_id=job.training_run_id,
@@ -159,41 +161,36 @@ def _store(
             dagster_run_id=job.dagster_run_id,
             created_at=now(conn),
         )
-        verdict_id = conn.execute(stored.returning(t.gate_verdicts.c.id)).scalar_one()
+        verdict_id = conn.execute(statement.returning(t.gate_verdicts.c.id)).scalar_one()
         if verdict.status != "pass":
-            raise_alert(conn, **_alert(verdict_id, outcome))
+            raise_alert(
+                conn,
+                f"quality_gate:{verdict_id}",
+                "warning",
+                f"Quality gate: {verdict.status}",
+                f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays: "
+                + "; ".join(verdict.reasons),
+            )
         _update_versions(conn, outcome)
 
 
 def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
-    """Both versions get their metrics; the status follows the verdict for an unsettled candidate only."""
+    """Store both versions' metrics, and the candidate's status by its verdict unless it is final already."""
     mv = t.model_versions
     summary = report.summary(outcome)
     for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):
         merged = mv.c.metrics.op("||")(sa.cast({"evaluation": summary[role]}, JSONB))
         conn.execute(mv.update().where(mv.c.version == version.version).values(metrics=merged))
-    unsettled = mv.c.status.in_(["candidate", "inconclusive", "gate_failed"])
+    not_final = mv.c.status.in_(["candidate", "inconclusive", "gate_failed"])
     conn.execute(
         mv.update()
-        .where(mv.c.version == outcome.candidate.version, unsettled)
+        .where(mv.c.version == outcome.candidate.version, not_final)
         .values(status=STATUS_OF_VERDICT[outcome.verdict.status])
     )
 
 
-def _alert(verdict_id: int, outcome: EvaluationOutcome) -> dict[str, str]:
-    """The outbox row for a candidate that is not deployed (E4)."""
-    verdict = outcome.verdict
-    return {
-        "key": f"quality_gate:{verdict_id}",
-        "severity": "warning",
-        "title": f"Quality gate: {verdict.status}",
-        "body": f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays: "
-        + "; ".join(verdict.reasons),
-    }
-
-
 def main() -> int:
-    """Under Dagster Pipes: evaluate what the extras name and answer with `metadata` or a named `error`."""
+    """Evaluate the job in the Pipes extras; reports `metadata` or a named `error`."""
     from dagster_pipes import open_dagster_pipes
 
     from iccm_assets.store.database import connect

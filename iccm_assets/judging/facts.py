@@ -1,4 +1,4 @@
-"""What `judging.health` decides over, read from the tables."""
+"""Read what the checks of scores, verdicts and production quality decide on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iccm_assets.judging.verdict import GateEvidence
 
 @dataclass(frozen=True)
 class Scores:
-    """Accepted and model texts with a suite, of conversations of some days; ``missing`` are ids."""
+    """Counts of texts with a suite, of some days' conversations; ``missing`` are ids without a score."""
 
     with_suite: int
     scored: int
@@ -23,7 +23,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class LastVerdict:
-    """The newest row of ``gate_verdicts``."""
+    """The newest row of ``gate_verdicts``; ``missing`` are items without reliable scores."""
 
     version: str
     canary_set_digest: str
@@ -33,7 +33,7 @@ class LastVerdict:
 
 @dataclass(frozen=True)
 class Quality:
-    """How long ago production was measured or, without a measurement, deployed, and what was found."""
+    """The latest measurement of production, ``hours`` ago (without one: its deployment); drops by set."""
 
     version: str
     hours: float
@@ -42,14 +42,14 @@ class Quality:
 
 
 def quality(conn: sa.Connection) -> Quality | None:
-    """Of the version in production; None while there is none."""
-    serving = conn.execute(
+    """Load the latest measurement of the production version; None while there is none."""
+    production = conn.execute(
         sa.text(
             "select version, extract(epoch from iccm.now() - deployed_at) / 3600 as hours"
             " from iccm.model_versions where status = 'production'"
         )
     ).one_or_none()
-    if serving is None:
+    if production is None:
         return None
     rows = conn.execute(
         sa.text(
@@ -60,40 +60,35 @@ def quality(conn: sa.Connection) -> Quality | None:
             order by "set", measured_at desc
             """
         ),
-        {"version": serving.version},
+        {"version": production.version},
     ).all()
     return Quality(
-        version=serving.version,
-        hours=float(min([serving.hours or 0.0, *(row.hours for row in rows)])),
+        version=production.version,
+        hours=float(min([production.hours or 0.0, *(row.hours for row in rows)])),
         holdout=sum(row.n for row in rows if row.set == "production_holdout"),
         falls={row.set: row.fall for row in rows if row.fall is not None},
     )
 
 
 def scores(conn: sa.Connection, first: date, last: date) -> Scores:
-    """Of the days from ``first`` to ``last``; follows the days' conversations."""
-    rows = conn.execute(
+    """Count the texts of the conversations from day ``first`` to day ``last``."""
+    row = conn.execute(
         sa.text(
             """
-            select r.id, r.scored_at is not null as scored, r.test_pass_rate is null as without
+            select count(*), count(r.scored_at), count(r.scored_at) - count(r.test_pass_rate),
+                coalesce(array_agg(r.id order by r.id) filter (where r.scored_at is null), '{}')
             from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
             where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
                 and r.test_suite is not null
-            order by r.id
             """
         ),
         {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
-    ).all()
-    return Scores(
-        len(rows),
-        sum(row.scored for row in rows),
-        sum(row.scored and row.without for row in rows),
-        [row.id for row in rows if not row.scored],
-    )
+    ).one()
+    return Scores(*row)
 
 
 def last_verdict(conn: sa.Connection) -> LastVerdict | None:
-    """With the items of its evidence that are not reliable."""
+    """Load the newest verdict, with the items of its evidence that are not reliable."""
     row = conn.execute(
         sa.text(
             "select version, canary_set_digest, evidence from iccm.gate_verdicts order by id desc limit 1"
@@ -102,14 +97,14 @@ def last_verdict(conn: sa.Connection) -> LastVerdict | None:
     if row is None:
         return None
     evidence = GateEvidence.from_json(row.evidence)
-    missing = [one.item for one in evidence.items if not one.reliable]
+    missing = [item.item for item in evidence.items if not item.reliable]
     missing += ["never measured"] * (evidence.expected_items - len(evidence.items))
     return LastVerdict(row.version, row.canary_set_digest, evidence.expected_items, missing)
 
 
 @dataclass(frozen=True)
 class DayScored:
-    """All texts with a suite of one day's conversations, as they stand now."""
+    """The current scores of all texts with a suite, of one day's conversations."""
 
     texts: int
     scored: int
@@ -121,7 +116,7 @@ class DayScored:
 
 
 def days_scored(conn: sa.Connection, first: date, last: date) -> dict[str, DayScored]:
-    """By ISO day; days without such texts are left out."""
+    """Load the scores by ISO day; days without texts with a suite are left out."""
     rows = conn.execute(
         sa.text(
             """

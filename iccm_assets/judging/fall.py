@@ -1,9 +1,9 @@
-"""How far production has fallen, and how sure that is: pure (T2, T8).
+"""Degradation: how far production's quality has dropped, and how surely; pure functions, no I/O (T2, T8).
 
-On the canary set the same items were measured at the deployment, so the fall is a mean of paired differences
-and its confidence Gaffke's bound on them. The production holdout moves on, so there it is the difference of
-two means over different conversations, and its error that of two samples; conversations that are in both
-make the truth a little more certain than that, never less.
+On the canary set the same items were measured at the deployment: the drop is a mean of paired differences,
+with Gaffke's bound on them as its confidence. The production holdout moves on: there the drop is a difference
+of two means over different conversations, with the error of two samples. Conversations in both samples make
+the true error a little smaller than that, never larger.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from statistics import fmean, variance
 
 from iccm_assets.judging.statistics import confidence_above
 
-# With more of the items unanswered or unscored than this the rest may be a biased sample.
+# With a larger share of items unanswered or unscored, the rest may be a biased sample.
 MOST_MISSING = 0.1
 
 
 @dataclass(frozen=True)
 class Fall:
-    """One row of ``quality_measurements``; ``mean`` is ``None`` where it could not be measured."""
+    """The numbers of one row of ``quality_measurements``; ``mean`` is None if it could not be measured."""
 
     n: int
     mean: float | None
@@ -34,52 +34,52 @@ class Fall:
 def fall_on_same_items(
     now: Mapping[str, float | None], before: Mapping[str, float] | None, drop: float
 ) -> Fall:
-    """Production now and at its deployment on the same items; ``drop`` is the fall that is allowed."""
+    """Compare current rates with those at the deployment on the same items; ``drop`` is the allowed drop."""
     rates = {item: rate for item, rate in now.items() if rate is not None}
-    if unmeasured := _unmeasured(now, rates):
+    if unmeasured := _unmeasured(len(now), len(rates)):
         return unmeasured
-    mean = _share(fmean(rates.values()))
+    values = list(rates.values())
     if not before:
-        return Fall(len(rates), mean, _error(list(rates.values())), None, remark="no baseline yet")
+        return Fall(len(values), _clamped_mean(values), _error(values), None, remark="no baseline yet")
     common = sorted(set(rates) & set(before))
     if len(common) < 2:
-        return Fall(len(rates), mean, None, None, remark=f"{len(common)} items of the baseline were measured")
-    falls = [before[item] - rates[item] for item in common]
+        remark = f"{len(common)} items of the baseline were measured"
+        return Fall(len(values), _clamped_mean(values), None, None, remark=remark)
+    drops = [before[item] - rates[item] for item in common]
     return Fall(
         n=len(common),
-        mean=_share(fmean(rates[item] for item in common)),
-        standard_error=_error(falls),
-        baseline_mean=_share(fmean(before[item] for item in common)),
-        confidence=confidence_above(falls, drop, lowest=-1.0),
+        mean=_clamped_mean([rates[item] for item in common]),
+        standard_error=_error(drops),
+        baseline_mean=_clamped_mean([before[item] for item in common]),
+        confidence=confidence_above(drops, drop, lowest=-1.0),
     )
 
 
 def fall_on_other_items(now: Mapping[str, float | None], before: Sequence[float] | None) -> Fall:
-    """Production now, and at its deployment on the conversations of that time."""
-    rates = {item: rate for item, rate in now.items() if rate is not None}
-    if unmeasured := _unmeasured(now, rates):
+    """Compare current rates with those at the deployment on the conversations of that time."""
+    values = [rate for rate in now.values() if rate is not None]
+    if unmeasured := _unmeasured(len(now), len(values)):
         return unmeasured
-    values = list(rates.values())
-    mean, error = _share(fmean(values)), _error(values)
+    error = _error(values)
     if not before or len(before) < 2 or error is None:
-        return Fall(len(values), mean, error, None, remark="no baseline yet")
-    other = _error(before)
-    return Fall(len(values), mean, math.hypot(error, other or 0.0), _share(fmean(before)))
+        return Fall(len(values), _clamped_mean(values), error, None, remark="no baseline yet")
+    total_error = math.hypot(error, _error(before) or 0.0)
+    return Fall(len(values), _clamped_mean(values), total_error, _clamped_mean(before))
 
 
-def _unmeasured(now: Mapping[str, float | None], rates: Mapping[str, float]) -> Fall | None:
-    if not now:
-        return Fall(0, None, None, None, remark="no items")
-    missing = len(now) - len(rates)
-    if not rates or missing > MOST_MISSING * len(now):
-        return Fall(len(rates), None, None, None, remark=f"{missing} of {len(now)} items have no score")
-    return None
+def _unmeasured(items: int, scored: int) -> Fall | None:
+    """Return the empty result if too few of the items have a score."""
+    missing = items - scored
+    if scored and missing <= MOST_MISSING * items:
+        return None
+    remark = f"{missing} of {items} items have no score" if items else "no items"
+    return Fall(scored, None, None, None, remark=remark)
 
 
 def _error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; ``None`` for a single value."""
+    """Return the standard error of the mean; None for a single value."""
     return math.sqrt(variance(values) / len(values)) if len(values) > 1 else None
 
 
-def _share(value: float) -> float:
-    return round(min(1.0, max(0.0, value)), 9)
+def _clamped_mean(rates: Sequence[float]) -> float:
+    return round(min(1.0, max(0.0, fmean(rates))), 9)

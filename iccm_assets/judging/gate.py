@@ -1,20 +1,20 @@
-"""The quality gate (E3): may this candidate replace production? A pure function of stored evidence.
+"""Quality gate: may a candidate replace production? A pure function of stored evidence, no I/O (E3).
 
-Every rule has one of three outcomes, and the strongest decides: ``fail`` before ``inconclusive`` before
-``pass``. A failure is a failure only when it stands on evidence: items that are missing or whose verdict the
-judge doubts are counted in the candidate's favour by the rules that can fail it, so that a gap can turn a
-pass or a failure into ``inconclusive``, and nothing into a pass.
+Every rule has one of three outcomes, and the strongest decides: ``fail``, then ``inconclusive``, then
+``pass``. A failure needs evidence. The rules that can fail count items that are missing, or whose verdict the
+judge does not trust, in the candidate's favour. So a gap can turn a pass or a failure into ``inconclusive``,
+and nothing into a pass.
 
-The two-sided rule on improvement is E3's: not above the bound fails, above it with confidence passes, above
-it without is inconclusive. The harm rules (pass rate, variance, latency, slices) fail only when the
-observed harm exceeds its limit *and* the confidence that the true harm exceeds that limit is reached: with
-eight slices, a rule satisfied by "fell, and not by chance" would raise a false alarm on most equal models.
+Improvement: not above the bound fails, above it with confidence passes, above it without is inconclusive.
+The harm rules (pass rate, variance, latency, slices) fail only when the observed harm exceeds its limit *and*
+the confidence that the true harm exceeds it is reached. With eight slices, a rule that fails on "dropped, and
+not by chance" would raise a false alarm on most equal models.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from iccm_assets.judging import statistics
@@ -34,194 +34,201 @@ NUMBERS = (
     "latency_items",
 )
 _LATENCY_QUANTILE = 0.95
-_FEWEST_LATENCIES = 20
-_NAMED = 5
+_MIN_LATENCIES = 20
+_MAX_NAMES = 5
 _STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The pairs whose numbers can be relied on, and how many items are not among them."""
+class _Pairs:
+    """The reliable pairs, and the number of items without one."""
 
-    pairs: tuple[ItemEvidence, ...]
+    reliable: tuple[ItemEvidence, ...]
     missing: int
 
     @property
     def differences(self) -> list[float]:
-        return [pair.difference for pair in self.pairs]
+        return [pair.difference for pair in self.reliable]
+
+    def mean_rate(self, *, of_candidate: bool) -> float:
+        return statistics.mean([pair.rate(of_candidate=of_candidate) for pair in self.reliable])
 
 
 def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False) -> Verdict:
-    """E3 on one candidate's evidence; the same evidence, settings and ``emergency`` give the same verdict."""
-    measured = _Measured(
-        tuple(item for item in evidence.items if item.reliable),
-        max(evidence.expected_items, len(evidence.items)) - sum(item.reliable for item in evidence.items),
-    )
+    """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
+    reliable = tuple(item for item in evidence.items if item.reliable)
+    pairs = _Pairs(reliable, max(evidence.expected_items, len(evidence.items)) - len(reliable))
     rules = (
-        _complete(evidence, measured.missing),
-        _improvement(measured, settings, emergency),
-        _degradation(measured, settings),
-        _variance(measured, settings),
+        _complete(evidence, pairs.missing),
+        _improvement(pairs, settings, emergency),
+        _drop("test_pass_rate_degradation", "test pass rate", pairs, settings.max_pass_rate_drop, settings),
+        _variance(pairs, settings),
         _latency(evidence, settings),
         _forgetting(evidence, settings),
     )
-    outcomes = {rule.outcome for rule in rules}
-    status = next(outcome for outcome in _STRONGEST_FIRST if outcome in outcomes)
-    improvement = statistics.mean(measured.differences) if measured.pairs else None
+    status = min((rule.outcome for rule in rules), key=_STRONGEST_FIRST.index)
+    improvement = statistics.mean(pairs.differences) if reliable else None
     return Verdict(status, improvement, emergency, rules)
 
 
 def variance_limit(production: float, settings: Evaluation) -> float:
-    """The largest implementation variance allowed beside production's (E3, R1, R2)."""
+    """Return the largest allowed implementation variance, given production's (E3, R1, R2)."""
     return max(settings.max_variance_ratio * production, settings.variance_floor)
 
 
 def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
-    """Nothing is missing and the judge stands by every number."""
-    numbers = {"items": float(len(evidence.items)), "missing": float(missing)}
+    """Pass if every item was measured and the judge trusts every number; inconclusive otherwise."""
     doubts = [f"{item.item} ({item.doubt})" for item in evidence.items if item.doubt]
     gaps = [item.item for item in evidence.items if not item.reliable and not item.doubt]
-    unseen = evidence.expected_items - len(evidence.items)
-    found = [
-        f"{len(gaps)} items have no score: {_some(gaps)}" if gaps else "",
-        f"{unseen} of {evidence.expected_items} items were not measured" if unseen > 0 else "",
-        f"the judge is in doubt about {len(doubts)} items: {_some(doubts)}" if doubts else "",
-        f"sandbox layers were missing: {_some(evidence.missing_layers)}" if evidence.missing_layers else "",
-        "nothing was measured" if not evidence.items and unseen <= 0 else "",
+    unmeasured = max(0, evidence.expected_items - len(evidence.items))
+    layers = evidence.missing_layers
+    problems = [
+        (gaps, f"{len(gaps)} items have no score: {_join(gaps)}"),
+        (unmeasured, f"{unmeasured} of {evidence.expected_items} items were not measured"),
+        (doubts, f"the judge does not trust its verdict on {len(doubts)} items: {_join(doubts)}"),
+        (layers, f"sandbox layers were missing: {_join(layers)}"),
+        (not evidence.items and not unmeasured, "nothing was measured"),
     ]
-    reason = "; ".join(part for part in found if part)
+    reason = "; ".join(text for present, text in problems if present)
+    numbers = {"items": float(len(evidence.items)), "missing": float(missing)}
     if reason:
         return RuleResult("complete_evidence", "inconclusive", reason, numbers)
     return RuleResult("complete_evidence", "pass", f"all {len(evidence.items)} items were measured", numbers)
 
 
-def _improvement(measured: _Measured, settings: Evaluation, emergency: bool) -> RuleResult:
-    """The mean paired difference is above the bound, with confidence."""
-    name, bound = "improvement", settings.emergency_bound if emergency else 0.0
-    if not measured.pairs:
-        return RuleResult(name, "inconclusive", "no item could be compared", {"bound": bound})
-    differences = measured.differences
+def _improvement(pairs: _Pairs, settings: Evaluation, emergency: bool) -> RuleResult:
+    """Pass if the mean paired difference is above the bound, with confidence."""
+    bound = settings.emergency_bound if emergency else 0.0
+    if not pairs.reliable:
+        return RuleResult("improvement", "inconclusive", "no item could be compared", {"bound": bound})
+    differences = pairs.differences
     gain = statistics.mean(differences)
-    best_case = statistics.mean([*differences, *[1.0] * measured.missing])
-    sure = statistics.confidence_above(differences, bound, -1.0)
-    numbers = {"improvement": gain, "bound": bound, "confidence": sure, "items": float(len(differences))}
-    numbers |= {
-        "candidate": statistics.mean([pair.rate(of_candidate=True) for pair in measured.pairs]),
-        "production": statistics.mean([pair.rate(of_candidate=False) for pair in measured.pairs]),
+    confidence = statistics.confidence_above(differences, bound, -1.0)
+    observed = f"improvement {gain:+.4f} on {len(differences)} items"
+    outcome: Outcome = "pass"
+    reason = f"{observed}: confidence {confidence:.3f} that it is above {bound:g}"
+    if statistics.mean([*differences, *[1.0] * pairs.missing]) <= bound:
+        outcome, reason = "fail", f"{observed} is not above {bound:g}"
+    elif gain <= bound:
+        outcome, reason = "inconclusive", f"{observed}, and {pairs.missing} missing items could change that"
+    elif confidence < settings.confidence:
+        # Three digits would round up a confidence just below the required one.
+        digits = 3 if round(confidence, 3) < settings.confidence else 6
+        reason = f"{observed}: confidence {confidence:.{digits}f} that it is above {bound:g}"
+        outcome, reason = "inconclusive", f"{reason}, {settings.confidence:g} required"
+    numbers = {
+        "improvement": gain,
+        "bound": bound,
+        "confidence": confidence,
+        "items": float(len(differences)),
+        "candidate": pairs.mean_rate(of_candidate=True),
+        "production": pairs.mean_rate(of_candidate=False),
     }
-    story = f"improvement {gain:+.4f} on {len(differences)} items"
-    if best_case <= bound:
-        return RuleResult(name, "fail", f"{story} is not above {bound:g}", numbers)
-    if gain <= bound:
-        return RuleResult(
-            name, "inconclusive", f"{story}, and {measured.missing} missing items could turn it", numbers
-        )
-    if sure < settings.confidence:
-        shown = f"{sure:.3f}" if round(sure, 3) < settings.confidence else f"{sure:.6f}"
-        why = f"{story}: confidence {shown} that it is above {bound:g}, {settings.confidence:g} asked for"
-        return RuleResult(name, "inconclusive", why, numbers)
-    return RuleResult(name, "pass", f"{story}: confidence {sure:.3f} that it is above {bound:g}", numbers)
-
-
-def _degradation(measured: _Measured, settings: Evaluation) -> RuleResult:
-    """The pass rate did not fall by more than the allowed drop."""
-    return _drop(
-        "test_pass_rate_degradation", "test pass rate", measured, settings.max_pass_rate_drop, settings
-    )
+    return RuleResult("improvement", outcome, reason, numbers)
 
 
 def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
-    """No slice with enough items fell by more than the allowed drop."""
+    """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
     slices: dict[str, list[ItemEvidence]] = defaultdict(list)
     for item in evidence.items:
         slices[item.slice].append(item)
-    results: dict[str, RuleResult] = {}
-    numbers: dict[str, float] = {}
+    changes: dict[str, float] = {}
+    results: list[RuleResult] = []
     for name, items in sorted(slices.items()):
-        pairs = tuple(item for item in items if item.reliable)
-        if pairs:
-            numbers[name] = statistics.mean([pair.difference for pair in pairs])
+        reliable = tuple(item for item in items if item.reliable)
+        if reliable:
+            changes[name] = statistics.mean([pair.difference for pair in reliable])
         if len(items) >= settings.slice_min_items:
-            measured = _Measured(pairs, len(items) - len(pairs))
-            results[name] = _drop("forgetting", f"slice {name}", measured, settings.max_slice_drop, settings)
-    lost = [result.reason for result in results.values() if result.outcome == "fail"]
-    if lost:
-        return RuleResult("forgetting", "fail", "; ".join(lost), numbers)
+            pairs = _Pairs(reliable, len(items) - len(reliable))
+            results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
+    if lost := [result.reason for result in results if result.outcome == "fail"]:
+        return RuleResult("forgetting", "fail", "; ".join(lost), changes)
+    if not changes:
+        return RuleResult("forgetting", "inconclusive", "no slice was measured", changes)
     small = len(slices) - len(results)
     skipped = f" ({small} with fewer than {settings.slice_min_items} items not judged)" if small else ""
-    if not numbers:
-        return RuleResult("forgetting", "inconclusive", "no slice was measured", numbers)
-    worst = min(numbers, key=lambda name: (numbers[name], name))
-    reason = f"no slice of {len(results)} fell by more than {settings.max_slice_drop:g} with confidence"
-    reason += f"{skipped}; worst: {worst} {numbers[worst]:+.4f}"
-    return RuleResult("forgetting", "pass", reason, numbers)
+    worst = min(changes, key=lambda name: (changes[name], name))
+    reason = f"no slice of {len(results)} dropped by more than {settings.max_slice_drop:g} with confidence"
+    return RuleResult(
+        "forgetting", "pass", f"{reason}{skipped}; worst: {worst} {changes[worst]:+.4f}", changes
+    )
 
 
-def _drop(name: str, what: str, measured: _Measured, allowed: float, settings: Evaluation) -> RuleResult:
-    """Fails when the pass rate fell by more than ``allowed``, with confidence that it did."""
-    if not measured.pairs:
-        return RuleResult(name, "inconclusive", f"{what}: nothing could be compared", {"allowed": allowed})
-    differences = measured.differences
-    change = statistics.mean(differences)
-    favourable = [*differences, *[1.0] * measured.missing]
+def _drop(name: str, subject: str, pairs: _Pairs, allowed: float, settings: Evaluation) -> RuleResult:
+    """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
+    if not pairs.reliable:
+        return RuleResult(name, "inconclusive", f"{subject}: nothing could be compared", {"allowed": allowed})
+    change = statistics.mean(pairs.differences)
+    favourable = [*pairs.differences, *[1.0] * pairs.missing]
     # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
-    room = 1.0 if measured.missing else 1.0 - min(pair.rate(of_candidate=False) for pair in measured.pairs)
-    sure = statistics.confidence_of_harm([-one for one in favourable], allowed, -room)
-    numbers = {"change": change, "allowed": allowed, "confidence": sure, "items": float(len(differences))}
-    story = f"{what} changed by {change:+.4f} on {len(differences)} items"
-    if statistics.mean(favourable) < -allowed and sure >= settings.confidence:
-        why = f"{story}: confidence {sure:.3f} that it fell by more than {allowed:g}"
-        return RuleResult(name, "fail", why, numbers)
-    return RuleResult(name, "pass", f"{story} (allowed: -{allowed:g}, confidence {sure:.3f})", numbers)
+    production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
+    max_gain = 1.0 if pairs.missing else 1.0 - production
+    confidence = statistics.confidence_of_harm([-value for value in favourable], allowed, -max_gain)
+    exceeded = statistics.mean(favourable) < -allowed
+    observed = f"{subject} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
+    numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
+    return _harm(name, observed, exceeded, confidence, numbers, settings)
 
 
-def _variance(measured: _Measured, settings: Evaluation) -> RuleResult:
-    """The orchestra does not disagree much more about the candidate's texts than about production's."""
-    name = "variance_spike"
-    pairs = [
+def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
+    """Fail if the orchestra disagrees much more about the candidate's texts than about production's."""
+    variances = [
         (pair.candidate_variance, pair.production_variance)
-        for pair in measured.pairs
+        for pair in pairs.reliable
         if pair.candidate_variance is not None and pair.production_variance is not None
     ]
-    if not pairs:
-        return RuleResult(name, "inconclusive", "no item has a variance for both versions", {})
-    missing, ratio = measured.missing + len(measured.pairs) - len(pairs), settings.max_variance_ratio
-    candidate = statistics.mean([mine for mine, _ in pairs])
-    production = statistics.mean([theirs for _, theirs in pairs])
+    if not variances:
+        return RuleResult("variance_spike", "inconclusive", "no item has a variance for both versions", {})
+    ratio, missing = settings.max_variance_ratio, pairs.missing + len(pairs.reliable) - len(variances)
+    candidate, production = (statistics.mean(values) for values in zip(*variances, strict=True))
     limit = variance_limit(production, settings)
     # In the candidate's favour, a missing item has variance 0 and production's the largest there is, 1/4.
-    over_ratio = [mine - ratio * theirs for mine, theirs in pairs] + [-ratio / 4] * missing
-    over_floor = [mine for mine, _ in pairs] + [0.0] * missing
-    sure = min(
+    over_ratio = [own - ratio * base for own, base in variances] + [-ratio / 4] * missing
+    over_floor = [own for own, _ in variances] + [0.0] * missing
+    confidence = min(
         statistics.confidence_of_harm(over_ratio, 0.0, -ratio / 4),
         statistics.confidence_of_harm(over_floor, settings.variance_floor, 0.0),
     )
-    numbers = {"candidate": candidate, "production": production, "limit": limit, "confidence": sure}
-    story = f"implementation variance {candidate:.4f}, production {production:.4f}, limit {limit:.4f}"
-    if candidate > limit and sure >= settings.confidence:
-        return RuleResult(name, "fail", f"{story}: above it with confidence {sure:.3f}", numbers)
-    return RuleResult(name, "pass", f"{story} (confidence {sure:.3f} that it is above)", numbers)
+    observed = f"implementation variance {candidate:.4f}, production {production:.4f}, limit {limit:.4f}"
+    numbers = {"candidate": candidate, "production": production, "limit": limit}
+    return _harm("variance_spike", observed, candidate > limit, confidence, numbers, settings)
 
 
 def _latency(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
-    """The slow answers are not much slower, per output token."""
+    """Fail if the slow answers (p95) are much slower than production's, per output token."""
     name, ratio = "latency_regression", settings.max_latency_ratio
-    mine, theirs = evidence.candidate_latency, evidence.production_latency
-    fewest = min(_FEWEST_LATENCIES, settings.latency_items)
-    if min(len(mine), len(theirs)) < fewest:
-        why = f"latency was measured on {len(mine)} and {len(theirs)} answers, {fewest} of each are needed"
-        return RuleResult(name, "inconclusive", why, {})
-    candidate = statistics.quantile(mine, _LATENCY_QUANTILE)
-    production = statistics.quantile(theirs, _LATENCY_QUANTILE)
-    sure = statistics.quantile_ratio_confidence(mine, theirs, _LATENCY_QUANTILE, ratio)
-    numbers = {"candidate_ms": round(candidate, 6), "production_ms": round(production, 6)}
-    numbers |= {"ratio": round(candidate / production, 6), "limit": ratio, "confidence": sure}
-    story = f"p95 latency per output token {candidate:.3f} ms, {candidate / production:.2f} x production's"
-    if candidate > ratio * production and sure >= settings.confidence:
-        return RuleResult(name, "fail", f"{story}: above {ratio:g} x with confidence {sure:.3f}", numbers)
-    return RuleResult(name, "pass", f"{story} (limit {ratio:g} x, confidence {sure:.3f})", numbers)
+    samples = (evidence.candidate_latency, evidence.production_latency)
+    counts, required = list(map(len, samples)), min(_MIN_LATENCIES, settings.latency_items)
+    if min(counts) < required:
+        reason = f"latency was measured on {counts[0]} and {counts[1]} answers, {required} of each are needed"
+        return RuleResult(name, "inconclusive", reason, {})
+    candidate, production = (statistics.quantile(sample, _LATENCY_QUANTILE) for sample in samples)
+    confidence = statistics.quantile_ratio_confidence(*samples, _LATENCY_QUANTILE, ratio)
+    observed = f"p95 latency per output token {candidate:.3f} ms, {candidate / production:.2f} x production's"
+    numbers = {
+        "candidate_ms": round(candidate, 6),
+        "production_ms": round(production, 6),
+        "ratio": round(candidate / production, 6),
+        "limit": ratio,
+    }
+    exceeded = candidate > ratio * production
+    return _harm(name, f"{observed}, limit {ratio:g} x", exceeded, confidence, numbers, settings)
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:_NAMED]) + (f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else "")
+def _harm(
+    name: str,
+    observed: str,
+    exceeded: bool,
+    confidence: float,
+    numbers: dict[str, float],
+    settings: Evaluation,
+) -> RuleResult:
+    """Fail if the observed harm exceeds its limit and the confidence that the true one does is reached."""
+    failed = exceeded and confidence >= settings.confidence
+    reason = f"{observed} (confidence {confidence:.3f} that it is exceeded)"
+    return RuleResult(name, "fail" if failed else "pass", reason, {**numbers, "confidence": confidence})
+
+
+def _join(names: Collection[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(sorted(names)[:_MAX_NAMES]) + more

@@ -1,4 +1,4 @@
-"""Is what the judge says complete and comparable? Decisions over counts (U4, O1, E1, T8)."""
+"""Checks of scores, verdicts and production quality: complete and comparable? Pure functions, no I/O (U4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from iccm_assets.findings import Finding, named
 
 INCONCLUSIVE_SHARE = 0.1
 FEWEST_SCORED = 10
-# From this size on the gate judges a slice for forgetting (E3).
+# From this size on the gate judges a slice for forgetting.
 SLICE_ITEMS = 20
 # Two rounds of the six-hourly measurement, and time to make it.
 QUALITY_HOURS = 13.0
@@ -16,16 +16,12 @@ FALL = 0.05
 
 
 def missing_scores(with_suite: int, missing: Sequence[int], days: int) -> Finding:
-    """Requirements texts (ids) of the last complete days that have a suite and were never scored."""
-    told = f"{len(missing)} of {with_suite} texts with a test suite in the last {days} days were never scored"
-    recovery = (
-        "Materialize `reconstructions` for their days: it scores what has no score and can be stopped and "
-        "resumed. If it ends with members missing, `iccm orchestra check` asks every member once."
-    )
+    """Check that the texts (ids) of the last complete days that have a suite were all scored."""
     return Finding(
         not missing,
-        told,
-        recovery,
+        f"{len(missing)} of {with_suite} texts with a test suite in the last {days} days have no score",
+        "Materialize `reconstructions` for their days: it scores what has no score and can be stopped and "
+        "resumed. If it ends with members missing, `iccm orchestra check` asks every member once.",
         error=False,
         numbers={"with_suite": float(with_suite), "missing": float(len(missing))},
         ids=named(list(missing)),
@@ -33,92 +29,73 @@ def missing_scores(with_suite: int, missing: Sequence[int], days: int) -> Findin
 
 
 def inconclusive(scored: int, without: int, days: int) -> Finding:
-    """How many tried texts have no pass rate: not bad, not measured."""
+    """Check how many scored texts have no pass rate: not bad, but not measured."""
     share = without / scored if scored else 0.0
-    told = f"{without} of {scored} scored texts in the last {days} days are inconclusive ({share:.1%})"
-    recovery = (
-        "Their `evidence` column says why. Members missing: `iccm orchestra check`. A sandbox layer missing: "
-        "`iccm doctor` names it and its fix. Afterwards materialize the days again; texts that lacked "
-        "members are asked again, for the others clear `scored_at`."
-    )
     return Finding(
         scored < FEWEST_SCORED or share <= INCONCLUSIVE_SHARE,
-        told,
-        recovery,
+        f"{without} of {scored} scored texts in the last {days} days are inconclusive ({share:.1%})",
+        "Their `evidence` column gives the reason. Members missing: `iccm orchestra check`. A sandbox layer "
+        "missing: `iccm doctor` names it and its fix. Then materialize the days again: it retries texts that "
+        "lacked members; for the others clear `scored_at`.",
         error=False,
         numbers={"scored": float(scored), "inconclusive": float(without), "inconclusive_share": share},
     )
 
 
 def same_canary_set(digest: str, last: str | None, since: str) -> Finding:
-    """Whether the file still is the set the last verdict was reached on; ``since`` names that version."""
-    told = (
-        f"canary set {digest}; no verdict was reached yet"
-        if last is None
-        else f"canary set {digest}; the last verdict ({since}) was reached on {last}"
+    """Check that the canary set is the one of the last verdict; ``since`` names that verdict's version."""
+    verdict = f"the last verdict ({since}) used {last}" if last else "there is no verdict yet"
+    return Finding(
+        last in (None, digest),
+        f"canary set {digest}; {verdict}",
+        "The canary set is frozen: scores on another one cannot be compared with the baseline. Restore the "
+        "previous file (`ICCM_CANARY_SET`). If it was replaced on purpose, measure production again: `iccm "
+        "evaluate production`, and materialize the days again to check the pool against the new set.",
     )
-    recovery = (
-        "The canary set is frozen: scores on another one cannot be compared with the baseline. Put the "
-        "former file back (`ICCM_CANARY_SET`), or, if it was replaced on purpose, measure production again: "
-        "`iccm evaluate production` (T8). The pool is checked against the new set when its days are "
-        "materialized again."
-    )
-    return Finding(last in (None, digest), told, recovery)
 
 
 def slice_sizes(slices: Mapping[str, int]) -> Finding:
-    """Slices the gate can judge for forgetting."""
+    """Check that the gate can judge slices for forgetting."""
     small = sorted(name for name, items in slices.items() if items < SLICE_ITEMS)
-    told = (
-        f"{len(slices)} slices, {sum(slices.values())} items; {len(small)} slices below {SLICE_ITEMS} items"
-    )
-    if small:
-        told += f" ({', '.join(small)}): the gate does not judge those for forgetting"
-    recovery = (
-        f"Only slices of at least {SLICE_ITEMS} items are judged one by one (E3); smaller ones count in the "
-        "mean. Add items to a new version of the canary set, and measure production on it again."
-    )
+    names = f" ({', '.join(small)}): the gate does not judge those for forgetting" if small else ""
     return Finding(
         len(slices) > len(small),
-        told,
-        recovery,
+        f"{len(slices)} slices, {sum(slices.values())} items; {len(small)} slices below {SLICE_ITEMS} items"
+        + names,
+        f"Only slices of at least {SLICE_ITEMS} items are judged one by one; smaller ones count in the mean. "
+        "Add items to a new version of the canary set, and measure production on it again.",
         error=False,
         numbers={"slices": float(len(slices)), "small_slices": float(len(small))},
     )
 
 
 def missing_items(version: str, items: int, missing: Sequence[str]) -> Finding:
-    """Canary items without a score the judge stands by, in the newest verdict's evidence (E3)."""
-    told = f"{version}: {len(missing)} of {items} items have no reliable score for both versions"
-    recovery = (
-        "The gate says inconclusive when an item is missing. Each item's `doubt` stands in "
-        "`gate_verdicts.evidence`. Mend what stopped the judge (`iccm doctor`, `iccm orchestra check`) and "
-        f"run `iccm evaluate {version}`: what was scored is not scored again."
-    )
+    """Check that every canary item has scores that the judge trusts, in the newest verdict's evidence."""
     return Finding(
         not missing,
-        told,
-        recovery,
+        f"{version}: {len(missing)} of {items} items have no reliable score for both versions",
+        "The verdict is inconclusive while an item is missing. Each item's `doubt` is in "
+        "`gate_verdicts.evidence`. Fix what stopped the judge (`iccm doctor`, `iccm orchestra check`) and "
+        f"run `iccm evaluate {version}`: existing scores are kept.",
         numbers={"items": float(items), "missing": float(len(missing))},
         ids=named(list(missing)),
     )
 
 
 def quality_is_known(version: str, hours: float, holdout: int, fallen: Sequence[str]) -> Finding:
-    """Whether somebody still looks at production (T8): ``hours`` since its last measurement or, without one,
-    its deployment; the sets on which the last measurement lies more than 0.05 below the baseline."""
-    told = f"{version}: measured or deployed {hours:.1f} h ago, {holdout} holdout sessions; "
-    told += f"more than {FALL:g} below its baseline on {', '.join(fallen)}" if fallen else "no fall"
-    recovery = (
-        "Not measured for two rounds: `production_quality_schedule` must be running and the daemon alive; "
-        "materialize `production_quality` to measure now, its run's log says what stopped it. A fall that is "
-        "no noise starts an emergency retrain by itself; the ticks of `quality_degradation_sensor` say with "
-        "numbers why not. `iccm rollback` goes back to the former version at once."
-    )
+    """Check that production was measured recently and is as good as its baseline (T8).
+
+    ``hours`` since its last measurement or, without one, its deployment; ``fallen`` are the sets on which the
+    last measurement is more than ``FALL`` below the baseline.
+    """
+    drop = f"more than {FALL:g} below its baseline on {', '.join(fallen)}" if fallen else "no drop"
     return Finding(
         hours <= QUALITY_HOURS and not fallen,
-        told,
-        recovery,
+        f"{version}: measured or deployed {hours:.1f} h ago, {holdout} holdout sessions; {drop}",
+        "Not measured for two rounds: check that `production_quality_schedule` and the daemon are running; "
+        "materialize `production_quality` to measure now, the log of its run names the obstacle. A "
+        "significant drop starts an emergency retrain; the ticks of `quality_degradation_sensor` log with "
+        "numbers why not. `iccm rollback` restores the previous version immediately.",
         error=False,
         numbers={"hours_since": round(hours, 2), "holdout_sessions": float(holdout)},
         ids=tuple(fallen),

@@ -1,7 +1,7 @@
-"""The production holdout: the evaluation slice that can see drift (F3).
+"""Production holdout: the evaluation slice that can detect drift (F3).
 
-Held-out sessions of the last weeks whose accepted requirements are unlike anything a model version has
-learned from. They come from live traffic, so the set moves with it; its items are conversations.
+Held-out sessions of the last weeks whose accepted requirements are unlike anything a model version was
+trained on. They come from live traffic, so the set moves with it; its items are conversations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
 HOLDOUT = "production_holdout"
-# Evaluation pays for each item by hundreds of milliseconds: the newest ones are enough to see drift.
+# Each item costs hundreds of milliseconds per evaluation: the newest ones are enough to detect drift.
 MOST_ITEMS = 200
 
 
 @dataclass(frozen=True)
 class HoldoutRow:
-    """One held-out conversation that can be measured on; `digest` changes with its source or its suite."""
+    """A held-out conversation to measure on; ``digest`` changes with its source or its suite."""
 
     id: int
     source_code: str
@@ -41,25 +41,25 @@ class HoldoutRow:
 
 
 def production_holdout(engine: sa.Engine, settings: Settings) -> list[HoldoutRow]:
-    """The newest held-out conversations with source and suite, unlike anything trained on; oldest first."""
-    recent = _recent(engine, settings)
-    learned = unit_rows(_learned(engine))
-    embedder = Embedder.load(settings) if recent and len(learned) else None
-    found: list[HoldoutRow] = []
+    """Load the newest held-out conversations that are unlike anything trained on; oldest first."""
+    recent = _recent_ids(engine, settings)
+    trained_on = unit_rows(_training_vectors(engine))
+    embedder = Embedder.load(settings) if recent and len(trained_on) else None
+    items: list[HoldoutRow] = []
     for start in range(0, len(recent), MOST_ITEMS):
-        rows = _rows(engine, recent[start : start + MOST_ITEMS])
+        rows = rows_of(engine, recent[start : start + MOST_ITEMS])
         if embedder is not None and rows:
             vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors
-            close = nearest(unit_rows(vectors), learned, settings.curation.duplicate_similarity)
-            rows = [row for row, like in zip(rows, close, strict=True) if like is None]
-        found += rows
-        if len(found) >= MOST_ITEMS:
+            matches = nearest(unit_rows(vectors), trained_on, settings.curation.duplicate_similarity)
+            rows = [row for row, match in zip(rows, matches, strict=True) if match is None]
+        items += rows
+        if len(items) >= MOST_ITEMS:
             break
-    return found[:MOST_ITEMS][::-1]
+    return items[:MOST_ITEMS][::-1]
 
 
-def _recent(engine: sa.Engine, settings: Settings) -> list[int]:
-    """Ids of the held-out conversations of the last weeks, newest first."""
+def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
+    """Load the ids of the held-out conversations of the last weeks, newest first."""
     c = t.conversations.c
     with engine.connect() as conn:
         since = now(conn) - timedelta(days=settings.curation.holdout_days)
@@ -73,41 +73,32 @@ def _recent(engine: sa.Engine, settings: Settings) -> list[int]:
 
 
 def rows_of(engine: sa.Engine, ids: list[int]) -> list[HoldoutRow]:
-    """These conversations as they are now, as far as they can be measured on; newest first."""
-    return _rows(engine, ids)
-
-
-def _rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutRow]:
-    """Those of the conversations that can be measured on, newest first."""
+    """Load conversations in their current state, newest first; those without source or suite are left out."""
     c, r = t.conversations.c, t.requirements.c
+    query = (
+        sa.select(c.id, c.content, c.metadata, r.text, r.test_suite)
+        .join(t.requirements, r.conversation_id == c.id)
+        .where(c.id.in_(ids), r.kind == "accepted", r.test_suite.is_not(None), c.erased_at.is_(None))
+        .order_by(c.timestamp.desc(), c.id.desc())
+    )
+    items = []
     with engine.connect() as conn:
-        rows = conn.execute(
-            sa.select(c.id, c.content, c.metadata, r.text, r.test_suite)
-            .join(t.requirements, r.conversation_id == c.id)
-            .where(c.id.in_(ids), r.kind == "accepted", r.test_suite.is_not(None), c.erased_at.is_(None))
-            .order_by(c.timestamp.desc(), c.id.desc())
-        ).all()
-    found = []
-    for row in rows:
-        source, suite = source_of(row.content, row.metadata), _suite(row.test_suite)
-        if source and suite is not None:
-            digest = content_sha256(json.dumps([source, row.test_suite], sort_keys=True))[:16]
-            found.append(HoldoutRow(row.id, source, row.text, suite, digest))
-    return found
+        for row in conn.execute(query):
+            try:
+                source, suite = source_of(row.content, row.metadata), load_suite(row.test_suite)
+            except SuiteError:
+                continue  # the reconstructions asset reports it
+            if source:
+                digest = content_sha256(json.dumps([source, row.test_suite], sort_keys=True))[:16]
+                items.append(HoldoutRow(row.id, source, row.text, suite, digest))
+    return items
 
 
-def _suite(value: object) -> Suite | None:
-    """A suite nobody can run is no item; the reconstructions asset has counted it as bad."""
-    try:
-        return load_suite(value)
-    except SuiteError:
-        return None
-
-
-def _learned(engine: sa.Engine) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Vectors of all conversations a training run has used, that of the candidate under test included."""
+def _training_vectors(engine: sa.Engine) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Load the vectors of all conversations any training run has used, the candidate's own included."""
     pool, used = t.phase4_training_data.c, t.training_run_examples.c
-    taught = sa.exists().where(used.conversation_id == pool.conversation_id)
+    in_training = sa.exists().where(used.conversation_id == pool.conversation_id)
+    query = sa.select(pool.embedding).where(sa.or_(pool.pinned, in_training))
     with engine.connect() as conn:
-        vectors = conn.execute(sa.select(pool.embedding).where(sa.or_(pool.pinned, taught))).scalars().all()
+        vectors = conn.execute(query).scalars().all()
     return np.array([np.asarray(vector, dtype=np.float32) for vector in vectors], dtype=np.float32)

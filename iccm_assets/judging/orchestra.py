@@ -2,7 +2,7 @@
 
 `ICCM_ORCHESTRA` is a comma-separated list. `openai:URL#model` is one OpenAI-compatible chat endpoint;
 any other name is an entry point of the group `iccm.reconstructors` holding one or more in-process
-readers (`builtin` brings the three of the reference world, O2).
+reconstructors (`builtin` provides the three of the simulation).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -21,85 +21,71 @@ from iccm_assets.judging.endpoints import DEFAULT_KEY, Calls, ChatEndpoint, Line
 from iccm_assets.judging.reconstruction import Question, Reader, Reconstruction, Reconstructor
 from iccm_assets.settings import Endpoints, Settings
 
-__all__ = [
-    "Orchestra",
-    "Question",
-    "Reader",
-    "Reconstruction",
-    "Reconstructor",
-    "load_orchestra",
-    "orchestra_of",
-]
-
 ENTRY_POINT_GROUP = "iccm.reconstructors"
 
 
 @dataclass(frozen=True)
 class Orchestra:
-    """The members asked about every requirements text, and how many must answer."""
+    """The reconstructors asked about every requirements text, and how many of them must answer."""
 
     members: tuple[Reconstructor, ...]
     quorum: int
 
     @property
     def digest(self) -> str:
-        """Identifies the members, their prompt and their decoding; part of every cached score's key (E1)."""
+        """Hash of the members, their prompt and their decoding; part of every cached score's key (E1)."""
         names = "\n".join(member.identity for member in self.members)
         return hashlib.sha256(names.encode()).hexdigest()[:12]
 
     def reconstruct(self, requirements: str) -> list[Reconstruction]:
-        """One re-implementation per member, in the members' order."""
+        """Return one re-implementation per member, in the order of the members."""
         [answers] = self.ask([Question(requirements)])
         return answers
 
     def ask(self, questions: Iterable[Question]) -> Iterator[list[Reconstruction]]:
-        """For each question one reconstruction per member, in the order of the questions and the members.
+        """Yield one reconstruction per member for each question, in the order of questions and members.
 
-        Endpoints are asked ahead of the reader, by as many questions as keep all their slots busy, and no
-        question is taken before that; the in-process readers work when it is their turn. Ending the
-        iteration early cancels what is under way.
+        Requests to endpoints run ahead of the caller, by enough questions to keep all their slots busy; no
+        question is read earlier. In-process members run when their question's turn comes. Closing the
+        iterator cancels the requests in flight.
         """
-        endpoints = [one for one in self.members if isinstance(one, ChatEndpoint)]
+        endpoints = [member for member in self.members if isinstance(member, ChatEndpoint)]
         if not endpoints:
-            for question in questions:
-                yield [self._answer(member, question, {}) for member in self.members]
+            yield from (self._collect(question, {}) for question in questions)
             return
-        ahead = max(16, 4 * max(one.limits.concurrency for one in endpoints))
-        waiting: deque[tuple[Question, dict[str, Future[Reconstruction]]]] = deque()
+        max_ahead = max(16, 4 * max(endpoint.limits.concurrency for endpoint in endpoints))
+        queue: deque[tuple[Question, dict[str, Future[Reconstruction]]]] = deque()
         with Calls() as calls:
             for question in questions:
-                asked = [one for one in endpoints if one.name not in question.known]
-                waiting.append(
-                    (question, {one.name: calls.place(one, question.requirements) for one in asked})
-                )
-                if len(waiting) > ahead:
-                    yield self._answers(*waiting.popleft())
-            while waiting:
-                yield self._answers(*waiting.popleft())
+                futures = {
+                    endpoint.name: calls.place(endpoint, question.requirements)
+                    for endpoint in endpoints
+                    if endpoint.name not in question.known
+                }
+                queue.append((question, futures))
+                if len(queue) > max_ahead:
+                    yield self._collect(*queue.popleft())
+            while queue:
+                yield self._collect(*queue.popleft())
 
-    def _answers(
-        self, question: Question, placed: Mapping[str, Future[Reconstruction]]
+    def _collect(
+        self, question: Question, futures: Mapping[str, Future[Reconstruction]]
     ) -> list[Reconstruction]:
-        return [self._answer(member, question, placed) for member in self.members]
+        def answer(member: Reconstructor) -> Reconstruction:
+            if future := futures.get(member.name):
+                return future.result()
+            return question.known.get(member.name) or member.reconstruct(question.requirements)
 
-    @staticmethod
-    def _answer(
-        member: Reconstructor, question: Question, placed: Mapping[str, Future[Reconstruction]]
-    ) -> Reconstruction:
-        if member.name in question.known:
-            return question.known[member.name]
-        if member.name in placed:
-            return placed[member.name].result()
-        return member.reconstruct(question.requirements)
+        return [answer(member) for member in self.members]
 
 
 def orchestra_of(settings: Settings) -> Orchestra:
-    """The orchestra the settings name; raises like ``load_orchestra``."""
+    """Load the orchestra that the settings name; raises like ``load_orchestra``."""
     return load_orchestra(settings.orchestra, settings.orchestra_quorum, settings.endpoints)
 
 
 def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> Orchestra:
-    """The orchestra `ICCM_ORCHESTRA` describes; nobody is asked anything yet.
+    """Parse an `ICCM_ORCHESTRA` value; sends no request.
 
     Raises:
         OrchestraError: an unknown member, the same member twice, or fewer members than the quorum.
@@ -116,25 +102,28 @@ def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> O
             line = lines.setdefault(part.url, Line())
             members.append(ChatEndpoint(part, limits or Endpoints(), keys[part], line))
         else:
-            members.extend(_readers(part))
+            members.extend(_local_reconstructors(part))
     if len(members) < quorum:
-        named = ", ".join(member.name for member in members)
-        raise OrchestraError(f"{len(members)} members ({named}), but the quorum is {quorum}")
+        names = ", ".join(member.name for member in members)
+        raise OrchestraError(f"{len(members)} members ({names}), but the quorum is {quorum}")
     return Orchestra(tuple(members), quorum)
 
 
-def _key_variables(addresses: Sequence[EndpointAddress]) -> dict[EndpointAddress, str | None]:
-    """Where each endpoint's key is. The common one goes to one host only: no host sees another's key."""
-    own = {one: own_key_variable(one) for one in addresses}
-    hosts = {one.host for one, variable in own.items() if not os.environ.get(variable)}
+def _key_variables(addresses: Iterable[EndpointAddress]) -> dict[EndpointAddress, str | None]:
+    """Return the environment variable of each endpoint's API key; None where it has none.
+
+    The common key is used only when a single host lacks its own key, so no host receives another's key.
+    """
+    own = {address: own_key_variable(address) for address in addresses}
+    hosts = {address.host for address, variable in own.items() if not os.environ.get(variable)}
     common = DEFAULT_KEY if len(hosts) == 1 else None
-    return {one: variable if os.environ.get(variable) else common for one, variable in own.items()}
+    return {address: name if os.environ.get(name) else common for address, name in own.items()}
 
 
-def _readers(name: str) -> list[Reader]:
-    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
-    if not found:
-        known = ", ".join(sorted(one.name for one in entry_points(group=ENTRY_POINT_GROUP))) or "none"
-        raise OrchestraError(f"unknown member {name!r}", hint=f"Known by name: {known}; or openai:URL#model.")
-    readers: Mapping[str, Callable[[str], str]] = next(iter(found)).load()
-    return [Reader(f"{name}/{one}", read) for one, read in readers.items()]
+def _local_reconstructors(name: str) -> list[Reader]:
+    matches = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    if not matches:
+        known = ", ".join(sorted(entry_points(group=ENTRY_POINT_GROUP).names)) or "none"
+        raise OrchestraError(f"unknown member {name!r}", hint=f"Known names: {known}; or openai:URL#model.")
+    reconstruct: Mapping[str, Callable[[str], str]] = next(iter(matches)).load()
+    return [Reader(f"{name}/{key}", function) for key, function in reconstruct.items()]

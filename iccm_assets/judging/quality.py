@@ -1,7 +1,7 @@
-"""Measuring the quality of production now, and keeping what was measured (T2, T8).
+"""Production quality: measure the production version now and store the result (T2, T8).
 
-Nothing is taken from a cache here: production answers afresh through whatever serves it, every member of the
-orchestra implements afresh, and the judge runs afresh. How production is asked comes in as a function.
+Nothing is cached: production generates every answer again through its serving path, every member of the
+orchestra implements again, and the judge runs again. The serving path is passed in as a function.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from statistics import fmean
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -28,28 +27,19 @@ from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
+if TYPE_CHECKING:
+    from iccm_assets.gateway.probing import Told
+
 BATCH = 48
 
 Progress = Callable[[str], None]
-
-
-class Told(Protocol):
-    """Production's answer to one source: its text, or why there is none."""
-
-    @property
-    def text(self) -> str | None: ...
-
-    @property
-    def error(self) -> str: ...
-
-
-Asking = Callable[[Sequence[str]], Sequence[Told]]
-"""Sources -> one answer each, in order, through the serving path."""
+Asking = Callable[[Sequence[str]], "Sequence[Told]"]
+"""Sources -> production's answer to each, in order, through the serving path."""
 
 
 @dataclass(frozen=True)
 class Rated:
-    """One item as production answers it now; ``reason`` says why there is no rate."""
+    """The rate of production's current answer to one item; ``reason`` says why there is none."""
 
     item: str
     rate: float | None
@@ -59,7 +49,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Production on one set: what was rated, how far that is from the baseline, and the baseline it made."""
+    """Production on one set: ratings, the drop from the baseline, and the baseline (``is_new``: made now)."""
 
     set: str
     set_digest: str
@@ -72,32 +62,33 @@ class Measurement:
     @property
     def variance(self) -> float | None:
         """Mean implementation variance."""
-        found = [one.variance for one in self.rated if one.variance is not None]
-        return fmean(found) if found else None
+        variances = [rating.variance for rating in self.rated if rating.variance is not None]
+        return fmean(variances) if variances else None
 
 
 def rate(
     chosen: EvaluationSet, ask: Asking, orchestra: Orchestra, settings: Settings, tell: Progress
 ) -> list[Rated]:
-    """Have production answer every item, and each answer judged."""
-    rated: list[Rated] = []
+    """Let production answer every item, and score each answer."""
+    ratings: list[Rated] = []
     for start in range(0, len(chosen.items), BATCH):
         batch = chosen.items[start : start + BATCH]
-        answers = list(zip(batch, ask([item.source_code for item in batch]), strict=True))
-        spoken = [(item, told.text) for item, told in answers if told.text is not None]
-        tasks = [ScoringTask(text, item.suite, item.source_code) for item, text in spoken]
-        scores = dict(
-            zip([item.item for item, _ in spoken], score_texts(tasks, orchestra, settings), strict=True)
-        )
-        for item, told in answers:
-            score = scores.get(item.item)
-            if score is None:
-                rated.append(Rated(item.item, None, None, f"no answer: {told.error}"))
-            else:
-                reason = "" if score.test_pass_rate is not None else "inconclusive"
-                rated.append(Rated(item.item, score.test_pass_rate, score.implementation_variance, reason))
-        tell(f"{chosen.name}: {len(rated)} of {len(chosen.items)} answers of production scored")
-    return rated
+        responses = list(zip(batch, ask([item.source_code for item in batch]), strict=True))
+        tasks = [
+            ScoringTask(response.text, item.suite, item.source_code)
+            for item, response in responses
+            if response.text is not None
+        ]
+        scores = iter(list(score_texts(tasks, orchestra, settings)))
+        for item, response in responses:
+            if response.text is None:
+                ratings.append(Rated(item.item, None, None, f"no answer: {response.error}"))
+                continue
+            score = next(scores)
+            reason = "" if score.test_pass_rate is not None else "inconclusive"
+            ratings.append(Rated(item.item, score.test_pass_rate, score.implementation_variance, reason))
+        tell(f"{chosen.name}: {len(ratings)} of {len(chosen.items)} answers of production scored")
+    return ratings
 
 
 def measure(
@@ -109,27 +100,30 @@ def measure(
     settings: Settings,
     tell: Progress = lambda message: None,
 ) -> Measurement:
-    """Production on one set beside its baseline; a version without one gets this measurement as its own."""
-    rated = rate(chosen, ask, orchestra, settings, tell)
-    rates = {one.item: one.rate for one in rated}
+    """Measure production on one set against its baseline; without one, this measurement becomes it."""
+    ratings = rate(chosen, ask, orchestra, settings, tell)
+    rates = {rating.item: rating.rate for rating in ratings}
     identity = baselines.identity_of(chosen, orchestra, settings)
     known = baselines.stored(version, chosen.name, identity)
     base = known or baselines.at_deployment(engine, version, chosen, orchestra, settings)
-    enough = settings.triggers.degradation_min_items
-    if base is not None and len(base.rates) < enough:
-        base = None  # a few conversations of back then say nothing about a fall
-    found = _fall(chosen.name, rates, base, settings)
-    if base is None and found.mean is not None and found.n >= enough:
+    min_items = settings.triggers.degradation_min_items
+    if base is not None and len(base.rates) < min_items:
+        base = None  # so few conversations of that time prove no drop
+    drop = _drop(chosen.name, rates, base, settings)
+    if base is None and drop.mean is not None and drop.n >= min_items:
         with engine.connect() as conn:
-            moment = now(conn)
-        base = Baseline(
-            {item: one for item, one in rates.items() if one is not None}, identity, FIRST, moment.isoformat()
-        )
-        found = _fall(chosen.name, rates, base, settings)
-    reasons = Counter(one.reason for one in rated if one.reason)
-    return Measurement(
-        chosen.name, chosen.digest, tuple(rated), found, base, base is not known, dict(reasons)
-    )
+            recorded_at = now(conn).isoformat()
+        measured = {item: value for item, value in rates.items() if value is not None}
+        base = Baseline(measured, identity, FIRST, recorded_at)
+        drop = _drop(chosen.name, rates, base, settings)
+    reasons = dict(Counter(rating.reason for rating in ratings if rating.reason))
+    return Measurement(chosen.name, chosen.digest, tuple(ratings), drop, base, base is not known, reasons)
+
+
+def _drop(name: str, rates: dict[str, float | None], base: Baseline | None, settings: Settings) -> Fall:
+    if name == CANARY_SET:
+        return fall_on_same_items(rates, base.rates if base else None, settings.triggers.degradation_drop)
+    return fall_on_other_items(rates, list(base.rates.values()) if base else None)
 
 
 def store(
@@ -141,7 +135,11 @@ def store(
     path: str,
     dagster_run_id: str | None = None,
 ) -> dict[str, int]:
-    """Both sets' rows in one transaction, by set; ``IccmError`` when another version serves by now."""
+    """Store the measurements in one transaction and return their ids by set.
+
+    Raises ``IccmError`` if another version has become production meanwhile.
+    """
+    ids = {}
     with engine.begin() as conn:
         mv = t.model_versions
         status = conn.execute(
@@ -150,64 +148,39 @@ def store(
         if status != "production":
             raise IccmError(
                 f"{version.version} is {status} now; it was production when it was asked",
-                hint="Nothing was stored; the next measurement is of the version that serves.",
+                hint="Nothing was stored; the next measurement is of the current production version.",
             )
-        at = now(conn)
-        for one in measurements:
-            if one.baseline is not None and one.is_new:
-                baselines.record(conn, version.version, one.set, one.baseline)
-        return {
-            one.set: _insert(conn, version.version, one, orchestra, at, path, dagster_run_id)
-            for one in measurements
-        }
-
-
-def _fall(name: str, rates: dict[str, float | None], base: Baseline | None, settings: Settings) -> Fall:
-    if name == CANARY_SET:
-        return fall_on_same_items(rates, base.rates if base else None, settings.triggers.degradation_drop)
-    return fall_on_other_items(rates, list(base.rates.values()) if base else None)
-
-
-def _insert(
-    conn: sa.Connection,
-    version: str,
-    one: Measurement,
-    orchestra: Orchestra,
-    at: datetime,
-    path: str,
-    dagster_run_id: str | None,
-) -> int:
-    evidence: dict[str, Any] = {
-        "path": path,
-        "items": len(one.rated),
-        "without_score": one.reasons,
-        "remark": one.fall.remark,
-        "confidence": one.fall.confidence,
-        "implementation_variance": one.variance,
-    }
-    if one.baseline is not None:
-        evidence["baseline"] = {
-            "n": len(one.baseline.rates),
-            "source": one.baseline.source,
-            "recorded_at": one.baseline.recorded_at,
-        }
-    return int(
-        conn.execute(
-            t.quality_measurements.insert()
-            .values(
-                version=version,
-                measured_at=at,
-                set=one.set,
-                n=one.fall.n,
-                mean=one.fall.mean,
-                standard_error=one.fall.standard_error,
-                baseline_mean=one.fall.baseline_mean,
+        for measurement in measurements:
+            if measurement.baseline is not None and measurement.is_new:
+                baselines.record(conn, version.version, measurement.set, measurement.baseline)
+            statement = t.quality_measurements.insert().values(
+                version=version.version,
+                measured_at=now(conn),
+                set=measurement.set,
+                n=measurement.fall.n,
+                mean=measurement.fall.mean,
+                standard_error=measurement.fall.standard_error,
+                baseline_mean=measurement.fall.baseline_mean,
                 judge_version=JUDGE_VERSION,
                 orchestra=orchestra.digest,
-                set_digest=one.set_digest,
-                evidence=evidence,
+                set_digest=measurement.set_digest,
+                evidence=_evidence(measurement, path),
                 dagster_run_id=dagster_run_id,
             )
-            .returning(t.quality_measurements.c.id)
-        ).scalar_one()
-    )
+            row = conn.execute(statement.returning(t.quality_measurements.c.id))
+            ids[measurement.set] = row.scalar_one()
+    return ids
+
+
+def _evidence(measurement: Measurement, path: str) -> dict[str, Any]:
+    evidence: dict[str, Any] = {
+        "path": path,
+        "items": len(measurement.rated),
+        "without_score": measurement.reasons,
+        "remark": measurement.fall.remark,
+        "confidence": measurement.fall.confidence,
+        "implementation_variance": measurement.variance,
+    }
+    if base := measurement.baseline:
+        evidence["baseline"] = {"n": len(base.rates), "source": base.source, "recorded_at": base.recorded_at}
+    return evidence

@@ -1,4 +1,4 @@
-"""What a member of the orchestra makes of a requirements text (O1)."""
+"""Reconstructors: re-implement the code that a requirements text describes (O1)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DETAIL_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What one member made of a requirements text.
+    """One member's re-implementation of a requirements text.
 
-    ``answered`` has code; ``unreadable`` is the text's fault (it scores 0); ``missing`` is the
-    member's fault (it does not count, and may put the orchestra below its quorum).
+    ``answered`` has code. ``unreadable``: the text is invalid, so it scores 0. ``missing``: the member is
+    unavailable, so it does not count and may put the orchestra below its quorum.
     """
 
     reconstructor: str
@@ -27,7 +27,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Question:
-    """A requirements text, and what members have answered to it before: those are not asked again."""
+    """A requirements text, and earlier answers by member name; those members are not asked again."""
 
     requirements: str
     known: Mapping[str, Reconstruction] = field(default_factory=dict)
@@ -42,16 +42,14 @@ class Reconstructor(Protocol):
     @property
     def identity(self) -> str:
         """Everything its answers depend on; part of every cached score's key (E1)."""
-        ...
 
     def reconstruct(self, requirements: str) -> Reconstruction:
-        """Re-implement; never raises for what the text or the endpoint does."""
-        ...
+        """Re-implement the requirements. Errors of the text or the endpoint become a status, never raise."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """An in-process reader; what it cannot read is the requirements' fault."""
+    """An in-process reconstructor; a text it cannot parse is ``unreadable``."""
 
     name: str
     read: Callable[[str], str]
@@ -68,6 +66,6 @@ class Reader:
 
 
 def printable(text: str) -> str:
-    """One line that PostgreSQL can store, cut to what a person reads."""
+    """Return the text as one line that PostgreSQL can store, of at most ``DETAIL_CHARACTERS``."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd").split())
     return line[:DETAIL_CHARACTERS]

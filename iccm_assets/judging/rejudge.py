@@ -1,7 +1,7 @@
-"""Judging stored evidence again with today's gate, or another one (E5). Measures nothing, changes nothing.
+"""Gate replay: decide stored evidence with the current gate or another one; stores nothing (E5).
 
-Every stored verdict is judged with its own evidence and its own ``emergency``; the same gate gives the same
-bytes. Evidence that cannot be read, damaged or written by an older schema, is named, never passed over.
+Every verdict is replayed with its own evidence and its own ``emergency``; the same gate gives the same bytes.
+Evidence that cannot be read, damaged or of an older schema, is reported, never skipped.
 """
 
 from __future__ import annotations
@@ -17,36 +17,22 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from iccm_assets.errors import InputError
+from iccm_assets.errors import InputError, first_line
 from iccm_assets.judging import gate
 from iccm_assets.judging.verdict import GateEvidence, Verdict
 from iccm_assets.settings import Evaluation
 from iccm_assets.store import tables as t
 
 MOST_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class StoredVerdict:
-    """A row of `gate_verdicts`, as it was read."""
-
-    verdict_id: int
-    version: str
-    production_version: str
-    judged_at: datetime
-    newest: bool
-    status: str
-    verdict: Any
-    evidence: Any
-    gate: Any
+_NUMBERS_HINT = f"The gate's numbers: {', '.join(sorted(gate.NUMBERS))}."
 
 
 @dataclass(frozen=True)
 class Rejudged:
-    """What a gate makes of stored evidence, beside what was said then.
+    """A gate's verdict on stored evidence, with the stored status (``before``) and the new one (``after``).
 
     ``identical``: the new verdict is the stored one, byte for byte. ``reproduces``: with the gate recorded
-    then it is; None where that gate cannot be read any more. ``gate_changed``: name -> (then, now).
+    then it is; None if that gate cannot be read any more. ``gate_changed``: name -> (then, now).
     """
 
     verdict_id: int
@@ -66,14 +52,13 @@ class Rejudged:
         return self.before != self.after
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        told = {name: value for name, value in vars(self).items() if name != "verdict"}
-        return {**told, "flipped": self.flipped, "verdict": json.loads(self.verdict.to_json())}
+        """Return the fields as JSON values; ``verdict`` in its stored form."""
+        return {**vars(self), "flipped": self.flipped, "verdict": json.loads(self.verdict.to_json())}
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A stored verdict that cannot be judged again, and why."""
+    """A stored verdict that cannot be replayed, with the reason."""
 
     verdict_id: int
     version: str
@@ -82,7 +67,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Rejudgement:
-    """All stored verdicts under one gate, in the order they were given."""
+    """All stored verdicts under one gate, oldest first."""
 
     gate: Evaluation
     judged: tuple[Rejudged, ...]
@@ -90,24 +75,19 @@ class Rejudgement:
 
     @property
     def flips(self) -> tuple[Rejudged, ...]:
-        return tuple(one for one in self.judged if one.flipped)
+        return tuple(replayed for replayed in self.judged if replayed.flipped)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; `verdict` is what the gate says now, in the form in which verdicts are stored."""
+        """Return the result as JSON values."""
+        fields = ("verdict_id", "version", "before", "after")
         return {
-            "gate": {name: getattr(self.gate, name) for name in gate.NUMBERS},
-            "verdicts": [one.to_dict() for one in self.judged],
+            "gate": self.gate.model_dump(include=set(gate.NUMBERS)),
+            "verdicts": [replayed.to_dict() for replayed in self.judged],
             "flips": [
-                {
-                    "verdict_id": one.verdict_id,
-                    "version": one.version,
-                    "before": one.before,
-                    "after": one.after,
-                    "reasons": list(one.verdict.reasons),
-                }
-                for one in self.flips
+                {name: getattr(flip, name) for name in fields} | {"reasons": list(flip.verdict.reasons)}
+                for flip in self.flips
             ],
-            "unreadable": [asdict(one) for one in self.unreadable],
+            "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
         }
 
 
@@ -117,121 +97,106 @@ def rejudge(
     version: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rejudgement:
-    """Every stored verdict (or those on one version) under the chosen gate; the database is only read."""
+    """Replay every stored verdict, or those on one version, under the chosen gate; only reads."""
     gv = t.gate_verdicts.c
-    last = sa.func.max(gv.id).over(partition_by=gv.version)
-    query = sa.select(
-        *(gv.id, gv.version, gv.production_version, gv.created_at, (gv.id == last), gv.status),
-        *(gv.verdict, gv.evidence, gv.gate),
-    ).order_by(gv.id)
+    newest = gv.id == sa.func.max(gv.id).over(partition_by=gv.version)
+    query = sa.select(t.gate_verdicts, newest.label("newest")).order_by(gv.id)
     if version is not None:
         query = query.where(gv.version == version)
-    judged: list[Rejudged] = []
+    replayed: list[Rejudged] = []
     unreadable: list[Unreadable] = []
     with engine.connect() as conn:
         conn.execute(sa.text("set transaction isolation level repeatable read, read only"))
         total = conn.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
         for done, row in enumerate(conn.execution_options(yield_per=50).execute(query), start=1):
-            stored = StoredVerdict(*row)
             try:
-                judged.append(judge_again(stored, chosen))
+                replayed.append(judge_again(row, chosen))
             except InputError as error:
-                unreadable.append(Unreadable(stored.verdict_id, stored.version, error.detail))
+                unreadable.append(Unreadable(row.id, row.version, error.detail))
             progress(done, total)
-    return Rejudgement(chosen, tuple(judged), tuple(unreadable))
+    return Rejudgement(chosen, tuple(replayed), tuple(unreadable))
 
 
-def judge_again(stored: StoredVerdict, chosen: Evaluation) -> Rejudged:
-    """One stored verdict under the chosen gate. Pure; ``InputError`` names what cannot be read."""
-    then = Verdict.from_json(stored.verdict)
-    evidence = GateEvidence.from_json(stored.evidence)
-    if (evidence.candidate_version, then.status) != (stored.version, stored.status):
+def judge_again(row: Any, chosen: Evaluation) -> Rejudged:
+    """Decide a row of `gate_verdicts` (with ``newest``) under the chosen gate; InputError if damaged."""
+    stored, evidence = Verdict.from_json(row.verdict), GateEvidence.from_json(row.evidence)
+    if (evidence.candidate_version, stored.status) != (row.version, row.status):
         raise InputError(
-            f"its evidence is about {evidence.candidate_version} and its verdict says {then.status}, "
-            f"the row is about {stored.version} and says {stored.status}"
+            f"its evidence is about {evidence.candidate_version} and its verdict says {stored.status}, "
+            f"the row is about {row.version} and says {row.status}"
         )
-    now = gate.decide(evidence, chosen, then.emergency)
-    recorded = _recorded(stored.gate)
-    again = recorded and gate.decide(evidence, recorded, then.emergency)
+    verdict = gate.decide(evidence, chosen, stored.emergency)
+    recorded = _recorded(row.gate)
     return Rejudged(
-        verdict_id=stored.verdict_id,
-        version=stored.version,
-        production_version=stored.production_version,
-        judged_at=stored.judged_at,
-        newest=stored.newest,
-        before=then.status,
-        after=now.status,
-        identical=now.to_json() == _as_written(stored.verdict),
-        reproduces=again.to_json() == _as_written(stored.verdict) if again else None,
-        gate_changed=changes(recorded, chosen) if recorded else {},
-        verdict=now,
+        verdict_id=row.id,
+        version=row.version,
+        production_version=row.production_version,
+        judged_at=row.created_at,
+        newest=row.newest,
+        before=stored.status,
+        after=verdict.status,
+        identical=verdict.to_json() == stored.to_json(),
+        reproduces=(
+            gate.decide(evidence, recorded, stored.emergency).to_json() == stored.to_json()
+            if recorded
+            else None
+        ),
+        gate_changed=_changes(recorded, chosen) if recorded else {},
+        verdict=verdict,
     )
 
 
-def changes(before: Evaluation, after: Evaluation) -> dict[str, tuple[Any, Any]]:
-    """The gate's numbers that differ: name -> (before, after)."""
+def _changes(before: Evaluation, after: Evaluation) -> dict[str, tuple[Any, Any]]:
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in gate.NUMBERS}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def gate_from(base: Evaluation, file: Path | None, assignments: Sequence[str]) -> Evaluation:
-    """``base`` with the numbers of a file (TOML or JSON), then those of ``name=value`` assignments.
+    """Return ``base`` with the numbers of a file (TOML or JSON), then those of ``name=value`` assignments.
 
     The file holds the numbers themselves or a group ``evaluation`` of them, as a profile does. Raises
-    ``InputError`` for what cannot be read, is no number of the gate, or is impossible.
+    ``InputError`` if it cannot be read, names no number of the gate, or has a value out of range.
     """
-    given = _file(file) if file else {}
-    for one in assignments:
-        name, equals, value = one.partition("=")
+    numbers = _read_numbers(file) if file else {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not equals:
-            raise InputError(f"{one!r} is not name=value", hint=f"The gate's numbers: {_known()}.")
-        given[name.strip()] = value.strip()
-    unknown = sorted(set(given) - set(gate.NUMBERS))
+            raise InputError(f"{assignment!r} is not name=value", hint=_NUMBERS_HINT)
+        numbers[name.strip()] = value.strip()
+    unknown = sorted(set(numbers) - set(gate.NUMBERS))
     if unknown:
-        raise InputError(f"the gate has no number {', '.join(unknown)}", hint=f"It has: {_known()}.")
+        raise InputError(f"the gate has no number {', '.join(unknown)}", hint=_NUMBERS_HINT)
     try:
-        return Evaluation(**{**base.model_dump(), **given})
+        return Evaluation(**{**base.model_dump(), **numbers})
     except ValidationError as error:
-        told = "; ".join(f"{one['loc'][0]}={one['input']}: {one['msg']}" for one in error.errors())
-        raise InputError(f"an impossible gate, {told}") from None
+        problems = "; ".join(f"{item['loc'][0]}={item['input']}: {item['msg']}" for item in error.errors())
+        raise InputError(f"invalid numbers of the gate: {problems}") from None
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _read_numbers(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as opened:
-            raw = opened.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
             raise InputError(f"{path} is larger than 1 MiB: not a gate")
-        text = raw.decode("utf-8")
-        found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        parse = json.loads if path.suffix.lower() == ".json" else tomllib.loads
+        numbers = parse(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"the gate {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not TOML, or nested without end
-        raise InputError(f"the gate {path}: {str(error).splitlines()[0]}") from None
-    if isinstance(found, dict) and isinstance(found.get("evaluation"), dict):
-        found = found["evaluation"]
-    if not isinstance(found, dict):
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not TOML, or nested too deeply
+        raise InputError(f"the gate {path}: {first_line(error)}") from None
+    if isinstance(numbers, dict) and isinstance(numbers.get("evaluation"), dict):
+        numbers = numbers["evaluation"]
+    if not isinstance(numbers, dict):
         raise InputError(f"the gate {path} is not a table of numbers")
-    # What a stored verdict records is a whole group of settings: what is measured how is not the gate's.
-    return {name: value for name, value in found.items() if name not in _measuring()}
+    # A recorded gate is the whole group of settings: those on how to measure are not the gate's.
+    ignored = set(Evaluation.model_fields) - set(gate.NUMBERS)
+    return {name: value for name, value in numbers.items() if name not in ignored}
 
 
 def _recorded(value: Any) -> Evaluation | None:
-    """The gate a verdict was given by; numbers that came later have their defaults."""
+    """Parse the gate recorded with a verdict; numbers that were added later get their defaults."""
     try:
         return Evaluation(**value) if value else None
     except (ValidationError, TypeError):
         return None
-
-
-def _as_written(value: Any) -> str:
-    """The stored verdict in the canonical form it was written in."""
-    return Verdict.from_json(value).to_json()
-
-
-def _measuring() -> set[str]:
-    return set(Evaluation.model_fields) - set(gate.NUMBERS)
-
-
-def _known() -> str:
-    return ", ".join(sorted(gate.NUMBERS))

@@ -1,17 +1,17 @@
-"""What an evaluation looks like to a person: summary, forgetting matrix, Dagster metadata (E2)."""
+"""Evaluation report: summary, forgetting matrix and Dagster metadata (E2)."""
 
 from __future__ import annotations
 
-import base64
 import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from math import isnan
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from iccm_assets.curation.pictures import markdown
 from iccm_assets.judging.evaluation import EvaluationOutcome, Measured
 from iccm_assets.judging.statistics import confidence_above, quantile
 
@@ -19,24 +19,25 @@ FEWEST_HOLDOUT = 20
 
 
 def summary(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
-    """Per version: means, worst slice, latencies (ms) and how many scores came from the cache."""
+    """Summarise each version: means, worst slice, latencies (ms) and the number of cached scores."""
     return {role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))}
 
 
 def slice_means(scores: Measured, slices: Mapping[str, str]) -> dict[str, float]:
-    """Mean test pass rate of each slice, items without a score left out."""
-    by_slice: dict[str, list[float]] = {}
+    """Return the mean test pass rate of each slice, without items that have no score."""
+    by_slice: dict[str, list[float]] = defaultdict(list)
     for item, score in scores.scores.items():
         if score.test_pass_rate is not None:
-            by_slice.setdefault(slices[item], []).append(score.test_pass_rate)
+            by_slice[slices[item]].append(score.test_pass_rate)
     return {name: fmean(rates) for name, rates in sorted(by_slice.items())}
 
 
 def slice_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
-    """Before and after, one row per slice of the canary set: both versions and the difference."""
+    """Return one row per slice of the canary set: both versions and the difference."""
     return [
-        {name: row[name] for name in ("slice", "items")}
-        | {
+        {
+            "slice": row["slice"],
+            "items": row["items"],
             "production": row[outcome.production.version],
             "candidate": row[outcome.candidate.version],
             "change": row["change"],
@@ -46,145 +47,127 @@ def slice_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
 
 
 def forgetting_matrix(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
-    """Slice x version: mean pass rates of the ancestors measured on these items, production, the candidate.
+    """Return mean pass rates by slice and version: production's ancestors, production, the candidate.
 
     ``change`` is candidate minus production, ``forgotten`` how far the candidate is below the best version
-    of the line (0 where it is the best); NaN where a slice has no score.
+    (0 if it is the best); NaN where a slice has no score.
     """
-    columns = {one.version: slice_means(one, outcome.slices) for one in versions_of(outcome)}
-    counts = Counter(outcome.slices.values())
+    columns = (*outcome.ancestors, outcome.canary[1], outcome.canary[0])
+    means = {scores.version: slice_means(scores, outcome.slices) for scores in columns}
     rows = []
-    for name in sorted(counts):
-        rates = {version: means.get(name, float("nan")) for version, means in columns.items()}
-        mine = rates[outcome.candidate.version]
-        best = max((rate for rate in rates.values() if not isnan(rate)), default=float("nan"))
-        row: dict[str, Any] = {"slice": name, "items": counts[name]}
+    for name, items in sorted(Counter(outcome.slices.values()).items()):
+        rates = {version: by_slice.get(name, nan) for version, by_slice in means.items()}
+        candidate, production = rates[outcome.candidate.version], rates[outcome.production.version]
+        best = max((rate for rate in rates.values() if not isnan(rate)), default=nan)
+        row: dict[str, Any] = {"slice": name, "items": items}
         row |= {version: round(rate, 4) for version, rate in rates.items()}
-        row["change"] = round(mine - rates[outcome.production.version], 4) + 0.0
-        row["forgotten"] = round(best - mine, 4)
+        row |= {"change": round(candidate - production, 4) + 0.0, "forgotten": round(best - candidate, 4)}
         rows.append(row)
     return rows
 
 
-def versions_of(outcome: EvaluationOutcome) -> list[Measured]:
-    """The matrix's columns, oldest first: production's ancestors, production, the candidate."""
-    return [*outcome.ancestors, outcome.canary[1], outcome.canary[0]]
-
-
 def latency_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
-    """Latencies at batch 1 in milliseconds, per answer and per output token (E2)."""
-    rows = []
-    for index, version in enumerate((outcome.candidate, outcome.production)):
-        found = outcome.latency[index]
-        for what, values in (("answer", found.per_answer), ("output token", found.per_token)):
-            rows.append(
-                {"version": version.version, "ms per": what, "answers": len(values), **_quantiles(values)}
-            )
-    return rows
+    """Return latencies at batch 1 in milliseconds, per answer and per output token (E2)."""
+    return [
+        {"version": version.version, "ms per": unit, "answers": len(values), **_quantiles(values)}
+        for version, latency in zip((outcome.candidate, outcome.production), outcome.latency, strict=True)
+        for unit, values in (("answer", latency.per_answer), ("output token", latency.per_token))
+    ]
 
 
 def metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
-    """The materialization's metadata in Dagster Pipes form; numbers become plots over time."""
+    """Return the materialization's metadata in Dagster Pipes form; Dagster plots the numbers over time."""
     parts = summary(outcome)
-    mine, theirs = parts["candidate"], parts["production"]
-    verdict = outcome.verdict
-    plain: dict[str, Any] = {
+    candidate, production = parts["candidate"], parts["production"]
+    values: dict[str, Any] = {
         "candidate_version": outcome.candidate.version,
         "production_version": outcome.production.version,
-        "verdict": verdict.status,
-        "in_a_sentence": in_a_sentence(outcome),
-        "improvement": verdict.improvement,
-        "candidate_test_pass_rate": mine["test_pass_rate"],
-        "production_test_pass_rate": theirs["test_pass_rate"],
-        "candidate_implementation_variance": mine["implementation_variance"],
-        "candidate_worst_slice": mine["worst_slice"],
-        "candidate_api_compatibility": mine["api_compatibility"],
-        "candidate_latency_p95_ms": mine["latency_ms"]["p95"],
-        "production_latency_p95_ms": theirs["latency_ms"]["p95"],
-        "holdout_items": mine["holdout_items"],
-        "candidate_holdout_test_pass_rate": mine["holdout_test_pass_rate"],
-        "production_holdout_test_pass_rate": theirs["holdout_test_pass_rate"],
-    }
-    shown: dict[str, Any] = {
-        name: round(value, 6) if isinstance(value, float) else value
-        for name, value in plain.items()
-        if value is not None
+        "verdict": outcome.verdict.status,
+        "summary": in_a_sentence(outcome),
+        "improvement": outcome.verdict.improvement,
+        "candidate_test_pass_rate": candidate["test_pass_rate"],
+        "production_test_pass_rate": production["test_pass_rate"],
+        "candidate_implementation_variance": candidate["implementation_variance"],
+        "candidate_worst_slice": candidate["worst_slice"],
+        "candidate_api_compatibility": candidate["api_compatibility"],
+        "candidate_latency_p95_ms": candidate["latency_ms"]["p95"],
+        "production_latency_p95_ms": production["latency_ms"]["p95"],
+        "holdout_items": candidate["holdout_items"],
+        "candidate_holdout_test_pass_rate": candidate["holdout_test_pass_rate"],
+        "production_holdout_test_pass_rate": production["holdout_test_pass_rate"],
     }
     rows = forgetting_matrix(outcome)
-    told = {
-        "verdict_in_words": _verdict_markdown(outcome),
+    texts = {
+        "verdict_rules": "\n".join(
+            [f"**{outcome.verdict.status}**", ""]
+            + [f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in outcome.verdict.rules]
+        ),
         "forgetting_matrix": markdown_table(rows),
-        "forgetting_heat_map": _embedded(heat_map(rows)),
+        "forgetting_heat_map": markdown(heat_map(rows), "forgetting matrix"),
         "latency": markdown_table(latency_rows(outcome)),
         "production_holdout": holdout_in_words(outcome),
     }
-    return shown | {name: {"type": "md", "raw_value": text} for name, text in told.items()}
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in values.items()
+        if value is not None
+    } | {name: {"type": "md", "raw_value": text} for name, text in texts.items()}
 
 
 def in_a_sentence(outcome: EvaluationOutcome) -> str:
-    """The verdict as one would say it: what was compared, what came out, and what follows."""
-    verdict = outcome.verdict
+    """Describe the verdict in one line: what was compared, the result, and what follows."""
     rates = (part["test_pass_rate"] for part in summary(outcome).values())
-    mine, theirs = ("unknown" if rate is None else f"{rate:.3f}" for rate in rates)
+    candidate, production = ("unknown" if rate is None else f"{rate:.3f}" for rate in rates)
     compared = (
-        f"{outcome.candidate.version} scores {mine}, production ({outcome.production.version}) {theirs}"
+        f"{outcome.candidate.version} scores {candidate},"
+        f" production ({outcome.production.version}) {production}"
     )
-    reasons = "; ".join(rule.reason for rule in verdict.rules if rule.outcome == verdict.status)
-    return {
-        "pass": f"{compared}: better with evidence, it may be deployed.",
-        "fail": f"{compared}: refused, because {reasons}.",
-        "inconclusive": f"{compared}: no verdict, because {reasons}. Production stays.",
-    }[verdict.status]
+    status = outcome.verdict.status
+    if status == "pass":
+        return f"{compared}: better with evidence, it may be deployed."
+    reasons = "; ".join(rule.reason for rule in outcome.verdict.rules if rule.outcome == status)
+    result = "failed" if status == "fail" else status
+    return f"{compared}: {result}, because {reasons}. Production is unchanged."
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as a Markdown table; empty for no rows."""
+    """Format rows of equal keys as a Markdown table."""
     if not rows:
         return "nothing was measured"
-    names = list(rows[0])
-    lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    lines += [" | ".join(str(row[name]) for name in names) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def heat_map(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The forgetting matrix as a PNG: pass rates by slice and version, beside them the candidate's change."""
-    import matplotlib  # 0.5 s: only where a picture is drawn
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """Plot the forgetting matrix as a PNG: pass rates by slice and version, and the candidate's change."""
+    from matplotlib.figure import Figure  # 0.5 s: only where a plot is drawn
 
     versions = [name for name in rows[0] if name not in ("slice", "items", "change", "forgotten")]
     rates = np.array([[row[version] for version in versions] for row in rows], dtype=float)
     change = np.array([[row["change"]] for row in rows], dtype=float)
-    labels = [f"{row['slice']} ({row['items']})" for row in rows]
-    size = (2.4 + 0.72 * len(versions) + 1.1, 1.5 + 0.3 * len(rows))
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=size, layout="constrained", width_ratios=[len(versions), 1]
-    )
-    # Most rates lie close to 1: half of the colours for the upper tenth would be lost on a scale from 0.
+    figure = Figure((2.4 + 0.72 * len(versions) + 1.1, 1.5 + 0.3 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[len(versions), 1])
+    # Most rates are close to 1: on a scale from 0, half of the colours would be wasted.
     low = min(0.5, float(np.nanmin(rates))) if np.isfinite(rates).any() else 0.0
     _cells(left, rates, versions, "{:.2f}", cmap="viridis", vmin=low, vmax=1.0)
     _cells(right, change, ["change"], "{:+.3f}", cmap="RdBu", vmin=-0.15, vmax=0.15)
-    left.set_yticks(range(len(rows)), labels)
+    left.set_yticks(range(len(rows)), [f"{row['slice']} ({row['items']})" for row in rows])
     right.set_yticks([])
     left.set_title("test pass rate by slice and version", fontsize=9, loc="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    pyplot.close(figure)
     return buffer.getvalue()
 
 
 def _cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **colours: Any) -> None:
-    """A coloured grid with its numbers in it; what was not measured is grey and says so."""
+    """Draw a coloured grid with its numbers; cells without a measurement are grey."""
     image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", **colours)
     axes.set_facecolor("0.85")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
-    axes.tick_params(length=0)
     axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
     axes.set_yticks(np.arange(-0.5, len(grid)), minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
-    axes.tick_params(which="minor", length=0)
+    axes.tick_params(which="both", length=0)
     for (y, x), value in np.ndenumerate(grid):
         known = np.isfinite(value)
         red, green, blue, _ = image.cmap(image.norm(value)) if known else (1, 1, 1, 1)
@@ -193,35 +176,27 @@ def _cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **colours: A
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
-def _embedded(png: bytes) -> str:
-    return f"![forgetting matrix](data:image/png;base64,{base64.b64encode(png).decode()})"
-
-
 def holdout_in_words(outcome: EvaluationOutcome) -> str:
-    """Both versions on the production holdout: reported, never a verdict, not compared on few sessions."""
-    mine, theirs = (
-        {item: score.test_pass_rate for item, score in one.scores.items()} for one in outcome.holdout
-    )
-    pairs = [
-        (rate, theirs[item]) for item, rate in mine.items() if rate is not None and theirs[item] is not None
-    ]
-    told = f"production holdout: {len(pairs)} of {len(mine)} recent sessions scored for both versions"
-    if len(pairs) < FEWEST_HOLDOUT:
-        return f"{told}; fewer than {FEWEST_HOLDOUT} are not compared"
-    candidate, production = (np.array(rates) for rates in zip(*pairs, strict=True))
-    change = candidate - production
+    """Describe both versions on the production holdout: reported only, and not compared on few sessions."""
+    candidate, production = (measured.scores for measured in outcome.holdout)
+    pairs = [(score.test_pass_rate, production[item].test_pass_rate) for item, score in candidate.items()]
+    complete = np.array([pair for pair in pairs if None not in pair], dtype=float)
+    scored = f"production holdout: {len(complete)} of {len(pairs)} recent sessions scored for both versions"
+    if len(complete) < FEWEST_HOLDOUT:
+        return f"{scored}; fewer than {FEWEST_HOLDOUT} are not compared"
+    means, change = complete.mean(axis=0), complete[:, 0] - complete[:, 1]
     better, worse = (confidence_above((sign * change).tolist(), 0.0, -1.0) for sign in (1, -1))
     return (
-        f"{told}: candidate {candidate.mean():.3f}, production {production.mean():.3f}, change "
-        f"{change.mean():+.4f} (confidence {better:.3f} better, {worse:.3f} worse); no verdict rests on it"
+        f"{scored}: candidate {means[0]:.3f}, production {means[1]:.3f}, change {change.mean():+.4f}"
+        f" (confidence {better:.3f} better, {worse:.3f} worse); it does not affect the verdict"
     )
 
 
 def _version_summary(outcome: EvaluationOutcome, index: int) -> dict[str, Any]:
-    measured, holdout = outcome.canary[index], outcome.holdout[index]
+    measured, holdout, latency = outcome.canary[index], outcome.holdout[index], outcome.latency[index]
     means = slice_means(measured, outcome.slices)
-    worst = min(means, key=lambda name: (means[name], name)) if means else None
-    scores = list(measured.scores.values())
+    worst = min(means, key=lambda name: (means[name], name), default=None)
+    scores = measured.scores.values()
     return {
         "test_pass_rate": _mean(score.test_pass_rate for score in scores),
         "implementation_variance": _mean(score.implementation_variance for score in scores),
@@ -234,8 +209,8 @@ def _version_summary(outcome: EvaluationOutcome, index: int) -> dict[str, Any]:
         "worst_slice_name": worst,
         "holdout_items": len(holdout.scores),
         "holdout_test_pass_rate": _mean(score.test_pass_rate for score in holdout.scores.values()),
-        "latency_ms": _quantiles(outcome.latency[index].per_answer),
-        "latency_ms_per_token": _quantiles(outcome.latency[index].per_token),
+        "latency_ms": _quantiles(latency.per_answer),
+        "latency_ms_per_token": _quantiles(latency.per_token),
     }
 
 
@@ -246,12 +221,6 @@ def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def _mean(values: Any) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _verdict_markdown(outcome: EvaluationOutcome) -> str:
-    lines = [f"**{outcome.verdict.status}**", ""]
-    lines += [f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in outcome.verdict.rules]
-    return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Scores: does a requirements text let others rebuild the code? (SPEC section 0, O1, J2)
+"""Scoring: does a requirements text let others rebuild the code? (O1, J2)
 
-`score_texts` asks every member of the orchestra for a re-implementation, runs the original's test
-suite on each in the sandbox, and aggregates. `score_pending` does so for the stored requirements that
-have a suite and no score yet, in batches of one transaction each, so that it can be resumed; several may
-work at once (pending.py).
+`score_texts` asks every member of the orchestra for a re-implementation, runs the test suite of the original
+on each in the sandbox, and aggregates. `score_pending` does so for the stored requirements that have a suite
+and no score yet. It commits in batches, so that a pass can be resumed, and several passes may run at once
+(pending.py).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from operator import add
 from statistics import fmean, pvariance
 from typing import Any
 
@@ -27,21 +28,24 @@ from iccm_assets.errors import SuiteError
 from iccm_assets.judging.alarm import alert_without_sandbox
 from iccm_assets.judging.api import api_compatibility
 from iccm_assets.judging.judge import JUDGE_VERSION, JudgeResult, judge_many
-from iccm_assets.judging.orchestra import Orchestra, Question, Reconstruction
+from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.judging.pending import Claims, claiming, count, pending, row_version
+from iccm_assets.judging.reconstruction import Question, Reconstruction
 from iccm_assets.judging.suites import Suite, load_suite
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
 BATCH = 24
+# Stored statuses of members that gave an answer, whatever the judge made of it.
+_ANSWERED = ("scored", "suspect", "inconclusive")
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """A requirements text to be scored with a suite; the source is only read for its signatures.
+    """A requirements text to score with a suite; only the signatures are read from the source.
 
-    ``known`` holds what members have answered to it before, by name: they are judged, not asked again.
+    ``known`` holds earlier answers by member name: they are judged, and those members are not asked again.
     """
 
     requirements: str
@@ -52,7 +56,7 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class MemberScore:
-    """One re-implementation, tested. `test_pass_rate` is None when it is no evidence."""
+    """The score of one member's re-implementation; ``test_pass_rate`` is None when it is no evidence."""
 
     reconstructor: str
     status: str
@@ -66,7 +70,7 @@ class MemberScore:
 
 @dataclass(frozen=True)
 class Score:
-    """The orchestra's score of one requirements text; None = inconclusive, and `reason` says why."""
+    """The orchestra's score of one requirements text; None is inconclusive, with its ``reason``."""
 
     test_pass_rate: float | None
     implementation_variance: float | None
@@ -76,17 +80,17 @@ class Score:
 
 
 def aggregate(members: Sequence[MemberScore], quorum: int) -> Score:
-    """Mean and population variance of the members' pass rates; inconclusive below the quorum."""
+    """Return mean and population variance of the members' pass rates; inconclusive below the quorum."""
     rates = [member.test_pass_rate for member in members if member.test_pass_rate is not None]
     if len(rates) < quorum:
-        lacking = "; ".join(
+        unscored = "; ".join(
             f"{member.reconstructor}: {member.status} {member.detail}".strip()
             for member in members
             if member.test_pass_rate is None
         )
-        reason = f"{len(rates)} of {len(members)} members gave a score, the quorum is {quorum} ({lacking})"
+        reason = f"{len(rates)} of {len(members)} members gave a score, the quorum is {quorum} ({unscored})"
         return Score(None, None, None, tuple(members), reason)
-    compatible = [one.api_compatibility for one in members if one.api_compatibility is not None]
+    compatible = [member.api_compatibility for member in members if member.api_compatibility is not None]
     return Score(
         test_pass_rate=fmean(rates),
         implementation_variance=pvariance(rates),
@@ -96,117 +100,98 @@ def aggregate(members: Sequence[MemberScore], quorum: int) -> Score:
 
 
 def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Settings) -> Iterator[Score]:
-    """One score per task, in order. Runs `settings.judge.workers` sandboxes at a time.
+    """Yield one score per task, in order. Runs `settings.judge.workers` sandboxes at a time.
 
-    Waiting for endpoints and judging overlap: the judge takes answers as they come, in order. Tasks are
-    taken only when there is somebody to work on them.
+    Endpoint requests and sandbox runs overlap: the judge takes answers as they arrive, in order. A task is
+    read only when a worker is free for it.
     """
-    scoring: deque[_Scoring] = deque()
     asked: deque[ScoringTask] = deque()
+    answered: deque[tuple[ScoringTask, list[Reconstruction]]] = deque()
+    verdicts: deque[JudgeResult] = deque()
 
     def questions() -> Iterator[Question]:
         for task in tasks:
             asked.append(task)
             yield Question(task.requirements, task.known)
 
-    def work() -> Generator[tuple[str, Suite], None, None]:
+    def implementations() -> Generator[tuple[str, Suite], None, None]:
         for answers in orchestra.ask(questions()):
             task = asked.popleft()
-            scoring.append(_Scoring(task, answers))
-            yield from ((one.implementation, task.suite) for one in answers if one.status == "answered")
+            answered.append((task, answers))
+            yield from ((answer.implementation, task.suite) for answer in answers if _has_code(answer))
 
-    with closing(work()) as answered:
-        for verdict in judge_many(answered, settings):
-            next(one for one in scoring if not one.complete).verdicts.append(verdict)
-            while scoring and scoring[0].complete:
-                yield scoring.popleft().score(orchestra.quorum)
-    for left in scoring:
-        yield left.score(orchestra.quorum)
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """A task whose members have answered, and the verdicts there are so far, in their order."""
-
-    task: ScoringTask
-    answers: Sequence[Reconstruction]
-    verdicts: list[JudgeResult] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.verdicts) == sum(one.status == "answered" for one in self.answers)
-
-    def score(self, quorum: int) -> Score:
-        verdicts = iter(self.verdicts)
-        members = [
-            _tested(one, next(verdicts), self.task) if one.status == "answered" else _untested(one, self.task)
-            for one in self.answers
-        ]
-        return aggregate(members, quorum)
+    # Verdicts arrive in the order of the answers, so the oldest ones belong to the oldest task. A task is
+    # scored as soon as it has one verdict for each answer with code; it may have none at all.
+    with closing(implementations()) as to_judge:
+        for verdict in judge_many(to_judge, settings):
+            verdicts.append(verdict)
+            while answered and sum(map(_has_code, answered[0][1])) <= len(verdicts):
+                yield _score(*answered.popleft(), verdicts, orchestra.quorum)
+    while answered:
+        yield _score(*answered.popleft(), verdicts, orchestra.quorum)
 
 
-def _tested(one: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> MemberScore:
-    """A suspect implementation is no evidence either way: it is kept out, and seen by a person."""
-    doubtful = verdict.suspect or verdict.test_pass_rate is None
-    status = "suspect" if verdict.suspect else "inconclusive" if doubtful else "scored"
-    compatibility = api_compatibility(task.source_code, one.implementation) if task.source_code else None
+def _has_code(answer: Reconstruction) -> bool:
+    return answer.status == "answered"
+
+
+def _score(
+    task: ScoringTask, answers: Sequence[Reconstruction], verdicts: deque[JudgeResult], quorum: int
+) -> Score:
+    """Score a task with the first verdicts of the queue, one for each answer with code."""
+    members = [
+        _score_judged(answer, verdicts.popleft(), task)
+        if _has_code(answer)
+        else _score_unjudged(answer, task)
+        for answer in answers
+    ]
+    return aggregate(members, quorum)
+
+
+def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> MemberScore:
+    """Score an implementation that was run. A suspect one is no evidence; a person has to review it."""
+    status = "scored" if verdict.test_pass_rate is not None else "inconclusive"
+    status = "suspect" if verdict.suspect else status
     return MemberScore(
-        reconstructor=one.reconstructor,
+        reconstructor=answer.reconstructor,
         status=status,
-        implementation=one.implementation,
-        test_pass_rate=None if doubtful else verdict.test_pass_rate,
+        implementation=answer.implementation,
+        test_pass_rate=verdict.test_pass_rate if status == "scored" else None,
         results=tuple(
             {"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in verdict.results
         ),
-        api_compatibility=compatibility,
+        api_compatibility=(
+            api_compatibility(task.source_code, answer.implementation) if task.source_code else None
+        ),
         duration_ms=verdict.duration_ms,
         detail=verdict.reason,
     )
 
 
-def _untested(one: Reconstruction, task: ScoringTask) -> MemberScore:
-    """Unreadable requirements rebuild nothing and score 0; a missing member is missing."""
-    unreadable = one.status == "unreadable"
-    planned = len(task.suite.cases) if unreadable else 0
+def _score_unjudged(answer: Reconstruction, task: ScoringTask) -> MemberScore:
+    """Score an answer without code: unreadable requirements rebuild nothing and score 0."""
+    unreadable = answer.status == "unreadable"
+    cases = range(len(task.suite.cases) if unreadable else 0)
     return MemberScore(
-        reconstructor=one.reconstructor,
-        status=one.status,
+        reconstructor=answer.reconstructor,
+        status=answer.status,
         implementation="",
         test_pass_rate=0.0 if unreadable else None,
-        results=tuple({"case": n, "verdict": "not_run", "detail": one.detail} for n in range(planned)),
+        results=tuple({"case": case, "verdict": "not_run", "detail": answer.detail} for case in cases),
         api_compatibility=0.0 if unreadable and task.source_code else None,
         duration_ms=0.0,
-        detail=one.detail,
+        detail=answer.detail,
     )
-
-
-# What a stored status says about the member: these gave an answer, whatever the judge made of it.
-ANSWERED = ("scored", "suspect", "inconclusive")
-
-
-@dataclass(frozen=True)
-class Unasked:
-    """What nobody is asked about, and why: an answer that says nothing, or (no task) a broken suite."""
-
-    task: ScoringTask | None
-    reason: str
-
-    def score(self, orchestra: Orchestra) -> Score:
-        """0 of every member for an answer without a statement (R11); inconclusive for a broken suite."""
-        if self.task is None:
-            return Score(None, None, None, (), self.reason)
-        silent = [Reconstruction(one.name, "unreadable", detail=self.reason) for one in orchestra.members]
-        return aggregate([_untested(one, self.task) for one in silent], orchestra.quorum)
 
 
 @dataclass(frozen=True)
 class ScoringReport:
-    """What one pass over the unscored requirements did.
+    """The result of one pass over the unscored requirements, in rows.
 
-    ``answers`` counts members x texts by what came of them: answered, unreadable, missing. Texts with a
-    broken suite are in none of them, for nobody was asked. ``rows`` were found to be scored; another scorer
-    may have been at some of them, or time was up. ``reused`` ones have the score that the same text of
-    the same session had already.
+    ``answers`` counts members x texts by outcome: answered, unreadable, missing; texts with an invalid suite
+    (``bad_suites``) are not among them. ``rows`` is the number of rows the pass selected, including those
+    that another scorer claimed or that the time did not suffice for. ``reused`` rows got the score that the
+    same text of the same session already had.
     """
 
     scored: int = 0
@@ -217,38 +202,22 @@ class ScoringReport:
     rows: int = 0
     reused: int = 0
 
-    @property
-    def done(self) -> int:
-        """Rows that have been dealt with."""
-        return self.scored + self.inconclusive + self.bad_suites
-
     def __add__(self, other: ScoringReport) -> ScoringReport:
-        return ScoringReport(
-            self.scored + other.scored,
-            self.inconclusive + other.inconclusive,
-            self.bad_suites + other.bad_suites,
-            self.rates + other.rates,
-            self.answers + other.answers,
-            self.rows + other.rows,
-            self.reused + other.reused,
-        )
+        return ScoringReport(*map(add, vars(self).values(), vars(other).values()))
 
 
-def report_of(score: Score) -> ScoringReport:
-    """One score, counted."""
-    answers = Counter("answered" if member.status in ANSWERED else member.status for member in score.members)
-    if score.test_pass_rate is None:
-        return ScoringReport(inconclusive=1, answers=answers)
-    return ScoringReport(scored=1, rates=rates_of(score), answers=answers)
+def _report(score: Score) -> ScoringReport:
+    rates = () if score.test_pass_rate is None else (score.test_pass_rate,)
+    answers = Counter("answered" if member.status in _ANSWERED else member.status for member in score.members)
+    return ScoringReport(scored=len(rates), inconclusive=1 - len(rates), rates=rates, answers=answers)
 
 
-def rates_of(score: Score) -> tuple[float, ...]:
-    """Its pass rate, if it has one."""
-    return () if score.test_pass_rate is None else (score.test_pass_rate,)
+# What to do with a group of rows: score the task, or store this score, which needs nobody's answer.
+_Work = ScoringTask | tuple[Score, ScoringReport]
 
 
 def count_pending(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
-    """How many requirements rows `score_pending` would score, of conversations of the given days."""
+    """Count the requirements rows that `score_pending` would score; ``days`` as there."""
     return count(engine, pending(days))
 
 
@@ -260,15 +229,14 @@ def score_pending(
     days: tuple[date, date] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoringReport:
-    """Score what has a suite and no score yet; `days` = (first, last), inclusive, UTC.
+    """Score what has a suite and no score yet; ``days`` = (first, last), inclusive, UTC.
 
-    An inconclusive score leaves `test_pass_rate` null but is marked as tried (`scored_at`). One that lacked
-    missing members is tried again: those are asked once more, who has answered is not. With `days` that
-    is so every time; without, the second time at once and then at growing intervals (pending.py), so
-    that a text no endpoint answers is not paid for every few minutes. For an inconclusive score of any
-    other cause clear `scored_at` to have it tried again.
+    An inconclusive score leaves `test_pass_rate` null but sets `scored_at`. If members were missing, it is
+    retried and only those members are asked again: with ``days`` every time, otherwise at growing intervals
+    (pending.py), so that a text no endpoint answers is not paid for every few minutes. To retry an
+    inconclusive score of another cause, clear `scored_at`.
 
-    Whatever ends the pass, what was scored until then is stored. What another scorer is at is left to it.
+    However the pass ends, the scores until then are stored. Rows claimed by another scorer are skipped.
     """
     return score_rows(engine, pending(days), orchestra, settings, progress=progress)
 
@@ -282,25 +250,25 @@ def score_rows(
     until: float = math.inf,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoringReport:
-    """One pass over the rows of a query of pending.py, in its order, as `score_pending` says.
+    """Run one pass over the rows of a query of pending.py, in its order; see `score_pending`.
 
-    No text is begun after `until` (on `time.monotonic`); what is under way then is finished and stored.
+    No text is started after ``until`` (on `time.monotonic`); texts in progress are finished and stored.
     """
     with engine.connect() as conn:
         rows = conn.execute(query).all()
         known = _known(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
-        alike = _scored_alike(conn, [row.id for row in rows], orchestra)
+        reusable = _reusable_scores(conn, [row.id for row in rows], orchestra)
     with claiming(engine) as claims:
-        work = _Pass(engine, claims, orchestra, settings, until, progress)
+        scoring_pass = _ScoringPass(engine, claims, orchestra, settings, until, progress)
         try:
-            work.run(_tasks(rows, known, alike))
+            scoring_pass.run(_group(rows, known, reusable, orchestra))
         finally:
-            work.store()
-    return work.report + ScoringReport(rows=len(rows))
+            scoring_pass.store()
+    return scoring_pass.report + ScoringReport(rows=len(rows))
 
 
-class _Pass:
-    """One pass: rows are claimed when their text's turn comes, and let go of when their score is stored."""
+class _ScoringPass:
+    """One pass: claims rows when their text's turn comes, and releases them when their score is stored."""
 
     def __init__(
         self,
@@ -317,72 +285,60 @@ class _Pass:
         self._asked: deque[list[Any]] = deque()
         self._scored: list[tuple[Any, Score]] = []
 
-    def run(self, groups: Iterable[tuple[list[Any], ScoringTask | Unasked | Score]]) -> None:
-        """Score the groups of alike rows, in their order."""
-        for score in score_texts(self._to_ask(groups), self._orchestra, self._settings):
-            self._done(self._asked.popleft(), score, report_of(score))
+    def run(self, groups: Iterable[tuple[list[Any], _Work]]) -> None:
+        """Score the groups of identical rows, in their order."""
+        for score in score_texts(self._tasks(groups), self._orchestra, self._settings):
+            self._add(self._asked.popleft(), score, _report(score))
 
     def store(self) -> None:
-        """Write the scores there are, in one transaction."""
+        """Store the scores so far, in one transaction."""
         scored, self._scored = self._scored, []
         if not scored:
             return
         with self._engine.begin() as conn:
-            for row, score in sorted(scored, key=lambda one: one[0].id):
+            for row, score in sorted(scored, key=lambda pair: pair[0].id):
                 _store(conn, row, score, self._orchestra)
-            alert_without_sandbox(conn, (member for _, score in scored for member in score.members))
-        self._claims.release([row for row, _ in scored])
+            alert_without_sandbox(conn, [score for _, score in scored])
+        self._claims.release({row.id for row, _ in scored})
         self._progress(len(scored))
 
-    def _to_ask(
-        self, groups: Iterable[tuple[list[Any], ScoringTask | Unasked | Score]]
-    ) -> Iterator[ScoringTask]:
-        for rows, found in groups:
+    def _tasks(self, groups: Iterable[tuple[list[Any], _Work]]) -> Iterator[ScoringTask]:
+        for rows, work in groups:
             if time.monotonic() >= self._until:
                 return
-            taken = self._claims.take(rows)
-            if not taken:
-                continue
-            if isinstance(found, Unasked):
-                self._unasked(taken, found)
-                continue
-            if isinstance(found, Score):
-                self._done(taken, found, ScoringReport(scored=1, rates=rates_of(found), reused=1))
-                continue
-            self._asked.append(taken)
-            yield found
+            claimed = self._claims.take(rows)
+            if claimed and isinstance(work, ScoringTask):
+                self._asked.append(claimed)
+                yield work
+            elif claimed and isinstance(work, tuple):
+                self._add(claimed, *work)
 
-    def _unasked(self, rows: Sequence[Any], found: Unasked) -> None:
-        one = report_of(found.score(self._orchestra)) if found.task else ScoringReport(bad_suites=1)
-        self._done(rows, found.score(self._orchestra), one)
-
-    def _done(self, rows: Sequence[Any], score: Score, one: ScoringReport) -> None:
+    def _add(self, rows: Sequence[Any], score: Score, report: ScoringReport) -> None:
         self._scored += [(row, score) for row in rows]
-        for _ in rows:
-            self.report += one
+        self.report = sum([report] * len(rows), self.report)
         if len(self._scored) >= BATCH:
             self.store()
 
 
 def _known(conn: sa.Connection, requirement_ids: Sequence[int]) -> dict[int, dict[str, Reconstruction]]:
-    """What the members of the same orchestra have answered before, by requirements text and name."""
+    """Load earlier answers of this orchestra's members, by requirements id and member name."""
     rc = t.reconstructions.c
     rows = conn.execute(
         sa.select(rc.requirement_id, rc.reconstructor, rc.status, rc.implementation_code, rc.reason).where(
             rc.requirement_id.in_(requirement_ids), rc.status != "missing"
         )
     )
-    found: dict[int, dict[str, Reconstruction]] = {}
+    known: dict[int, dict[str, Reconstruction]] = defaultdict(dict)
     for row in rows:
-        if row.status in ANSWERED:
+        if row.status in _ANSWERED:
             answer = Reconstruction(row.reconstructor, "answered", row.implementation_code)
         else:
             answer = Reconstruction(row.reconstructor, "unreadable", detail=row.reason or "")
-        found.setdefault(row.requirement_id, {})[row.reconstructor] = answer
-    return found
+        known[row.requirement_id][row.reconstructor] = answer
+    return known
 
 
-_ALIKE = sa.text(
+_REUSABLE = sa.text(
     """
     select distinct on (p.id) p.id as pending, s.id, s.test_pass_rate, s.implementation_variance,
         s.api_compatibility
@@ -395,74 +351,84 @@ _ALIKE = sa.text(
 )
 
 
-def _scored_alike(conn: sa.Connection, ids: Sequence[int], orchestra: Orchestra) -> dict[int, Score]:
-    """Scores that the same text, source and suite of the same session has, by this orchestra and judge."""
+def _reusable_scores(conn: sa.Connection, ids: Sequence[int], orchestra: Orchestra) -> dict[int, Score]:
+    """Load scores of the same text, source and suite in the same session, by this orchestra and judge."""
     values = {"ids": list(ids), "orchestra": orchestra.digest, "judge": JUDGE_VERSION}
-    found = conn.execute(_ALIKE, values).all()
+    rows = conn.execute(_REUSABLE, values).all()
     rc = t.reconstructions.c
-    query = sa.select(t.reconstructions).where(rc.requirement_id.in_([row.id for row in found]))
-    members: dict[int, list[MemberScore]] = {}
-    for one in conn.execute(query.order_by(rc.id)):
-        members.setdefault(one.requirement_id, []).append(
+    query = sa.select(t.reconstructions).where(rc.requirement_id.in_([row.id for row in rows]))
+    members: dict[int, list[MemberScore]] = defaultdict(list)
+    for member in conn.execute(query.order_by(rc.id)):
+        members[member.requirement_id].append(
             MemberScore(
-                reconstructor=one.reconstructor,
-                status=one.status,
-                implementation=one.implementation_code or "",
-                test_pass_rate=one.test_pass_rate,
-                results=tuple(one.results),
+                reconstructor=member.reconstructor,
+                status=member.status,
+                implementation=member.implementation_code or "",
+                test_pass_rate=member.test_pass_rate,
+                results=tuple(member.results),
                 api_compatibility=None,
-                duration_ms=one.duration_ms or 0.0,
-                detail=one.reason or "",
+                duration_ms=member.duration_ms or 0.0,
+                detail=member.reason or "",
             )
         )
     return {
         row.pending: Score(
             row.test_pass_rate, row.implementation_variance, row.api_compatibility, tuple(members[row.id])
         )
-        for row in found
+        for row in rows
         if row.id in members
     }
 
 
-def _tasks(
-    rows: Sequence[Any], known: Mapping[int, Mapping[str, Reconstruction]], scored: Mapping[int, Score]
-) -> Iterator[tuple[list[Any], ScoringTask | Unasked | Score]]:
-    """Rows of one text, suite and source, with what to do about them, in the order of the first of each.
+def _group(
+    rows: Sequence[Any],
+    known: Mapping[int, Mapping[str, Reconstruction]],
+    reusable: Mapping[int, Score],
+    orchestra: Orchestra,
+) -> Iterable[tuple[list[Any], _Work]]:
+    """Group rows of one text, suite and source, in the order of the first of each, so it is scored once.
 
-    An answer accepted as it was is two such rows: it is scored once, also when one has its score already.
+    An answer that the user accepted unchanged is two such rows.
     """
-    groups: dict[tuple[Any, ...], tuple[list[Any], ScoringTask | Unasked | Score]] = {}
+    groups: dict[tuple[Any, ...], tuple[list[Any], _Work]] = {}
     for row in rows:
-        if row.id in scored:
-            groups[row.id, "reused"] = ([row], scored[row.id])
+        if score := reusable.get(row.id):
+            report = replace(_report(score), answers=Counter(), reused=1)
+            groups[row.id, "reused"] = ([row], (score, report))
             continue
         source, answers = source_of(row.content, row.metadata), known.get(row.id, {})
-        alike = (row.text, json.dumps(row.test_suite, sort_keys=True), source)
-        key = (row.id,) if answers else (row.kind == "model" and not has_statements(row.text), *alike)
+        empty = row.kind == "model" and not has_statements(row.text)
+        suite = json.dumps(row.test_suite, sort_keys=True)
+        key = (row.id,) if answers else (empty, row.text, suite, source)
         if key not in groups:
-            groups[key] = ([], _task(row, source, answers))
+            groups[key] = ([], _plan(row, source, answers, empty, orchestra))
         groups[key][0].append(row)
-    yield from groups.values()
+    return groups.values()
 
 
-def _task(row: Any, source: str | None, answers: Mapping[str, Reconstruction]) -> ScoringTask | Unasked:
+def _plan(
+    row: Any, source: str | None, answers: Mapping[str, Reconstruction], empty: bool, orchestra: Orchestra
+) -> _Work:
+    """Return the task of a row; or its score: 0 for an answer without a statement, none for a bad suite."""
     try:
-        suite = load_suite(row.test_suite)
+        task = ScoringTask(row.text, load_suite(row.test_suite), source, answers)
     except SuiteError as error:
-        return Unasked(None, str(error))
-    task = ScoringTask(row.text, suite, source, answers)
-    if row.kind == "model" and not has_statements(row.text):
-        return Unasked(task, "the answer is empty" if not row.text.strip() else "no statement in the answer")
-    return task
+        return Score(None, None, None, (), str(error)), ScoringReport(bad_suites=1)
+    if not empty:
+        return task
+    reason = "no statement in the answer" if row.text.strip() else "the answer is empty"
+    unreadable = [Reconstruction(member.name, "unreadable", detail=reason) for member in orchestra.members]
+    score = _score(task, unreadable, deque(), orchestra.quorum)
+    return score, _report(score)
 
 
 def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) -> None:
-    """Write a score, unless the row was changed while it was scored: then it waits for the next pass.
+    """Store a score, unless the row changed since it was read: then the next pass scores it.
 
-    Another attempt that is inconclusive again leaves `scored_at` as it was: the day it belongs to has not
-    changed, and need not be filtered again (P6).
+    A retry that is inconclusive again keeps `scored_at`: the data of its day did not change, so that the day
+    need not be filtered again.
     """
-    r, moment = t.requirements, now(conn)
+    r, timestamp = t.requirements, now(conn)
     stored = conn.execute(
         r.update()
         .where(r.c.id == row.id, row_version() == row.row_version)
@@ -472,8 +438,10 @@ def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) ->
             api_compatibility=score.api_compatibility,
             judge_version=JUDGE_VERSION,
             orchestra=orchestra.digest,
-            evidence=_evidence(score, row.evidence, moment),
-            scored_at=moment if score.test_pass_rate is not None else sa.func.coalesce(r.c.scored_at, moment),
+            evidence=_evidence(score, row.evidence, timestamp),
+            scored_at=(
+                timestamp if score.test_pass_rate is not None else sa.func.coalesce(r.c.scored_at, timestamp)
+            ),
         )
     )
     if stored.rowcount == 0:
@@ -496,12 +464,13 @@ def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) ->
         )
 
 
-def _evidence(score: Score, before: Mapping[str, Any] | None, moment: datetime) -> dict[str, Any] | None:
-    """Why a score is inconclusive, and how often it was tried for want of members."""
+def _evidence(score: Score, previous: Mapping[str, Any] | None, timestamp: datetime) -> dict[str, Any] | None:
+    """Return why a score is inconclusive and, if members were missing, how often it was tried."""
     if not score.reason:
         return None
     missing = sum(member.status == "missing" for member in score.members)
     if not missing:
         return {"reason": score.reason}
-    attempts = int((before or {}).get("attempts", 0)) + 1
-    return {"reason": score.reason, "missing": missing, "attempts": attempts, "tried_at": moment.isoformat()}
+    attempts = int((previous or {}).get("attempts", 0)) + 1
+    tried_at = timestamp.isoformat()
+    return {"reason": score.reason, "missing": missing, "attempts": attempts, "tried_at": tried_at}

@@ -1,7 +1,7 @@
-"""What the gate is given and what it says, as plain values that survive being stored (E3, E5).
+"""Evidence and verdict of the quality gate, as plain values that can be stored (E3, E5).
 
-Both are written as canonical JSON: sorted keys, no spaces, numbers of the verdict rounded to nine decimals.
-The evidence read back is equal to the evidence written, so a verdict judged again is the same bytes.
+Both are stored as canonical JSON: sorted keys, no spaces, numbers of the verdict rounded to nine decimals.
+Evidence that is read back equals the evidence written, so a replayed verdict has the same bytes.
 """
 
 from __future__ import annotations
@@ -10,24 +10,56 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from iccm_assets.errors import InputError
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-T = TypeVar("T")
+
+
+class _StoredValue:
+    """Base of the stored values. ``_derived`` names properties that are written, and ignored when read."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    _derived: ClassVar[tuple[str, ...]] = ()
+
+    def to_json(self) -> str:
+        """Serialise to canonical JSON: equal values give the same bytes."""
+        value = {**vars(self), **{name: getattr(self, name) for name in self._derived}}
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=asdict
+        )
+
+    @classmethod
+    def from_json(cls, stored: str | Mapping[str, Any]) -> Self:
+        """Parse a stored value, as text or as the object of a jsonb column.
+
+        Raises ``InputError``, which names the first field that is missing, of a wrong type or unknown.
+        """
+        what = cls.__name__.removeprefix("Gate").lower()
+        try:
+            value = json.loads(stored) if isinstance(stored, str) else stored
+            if isinstance(value, dict):
+                value = {name: value[name] for name in value if name not in cls._derived}
+            # Strict: a text is no number, and an unknown field means another schema.
+            return TypeAdapter(cls).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field_name = ".".join(map(str, first["loc"])) or "value"
+            more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+            raise InputError(f"stored gate {what}: {field_name}: {first['msg']}{more}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"stored gate {what}: {error}") from None
 
 
 @dataclass(frozen=True)
-class ItemEvidence:
-    """One canary item, scored for both versions: means over the orchestra, ``None`` where inconclusive.
+class ItemEvidence(_StoredValue):
+    """The scores of one canary item for both versions: means over the orchestra, None where inconclusive.
 
-    ``doubt`` says why the judge does not stand by these numbers; empty when it does.
+    ``doubt`` says why the judge does not trust these numbers; empty when it does.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     item: str
     slice: str
@@ -39,7 +71,7 @@ class ItemEvidence:
 
     @property
     def reliable(self) -> bool:
-        """Whether both versions have a score the judge stands by."""
+        """Whether both versions have a score that the judge trusts."""
         return self.candidate is not None and self.production is not None and not self.doubt
 
     @property
@@ -48,7 +80,7 @@ class ItemEvidence:
         return self.rate(of_candidate=True) - self.rate(of_candidate=False)
 
     def rate(self, *, of_candidate: bool) -> float:
-        """One version's pass rate; only for a reliable item."""
+        """Return one version's pass rate; only for a reliable item."""
         value = self.candidate if of_candidate else self.production
         if value is None:
             raise ValueError(f"{self.item} has no score")
@@ -56,14 +88,12 @@ class ItemEvidence:
 
 
 @dataclass(frozen=True)
-class GateEvidence:
-    """All the gate looks at.
+class GateEvidence(_StoredValue):
+    """The evidence that the gate decides on.
 
-    ``expected_items`` is the size of the canary set; fewer ``items`` means some were not measured. Latencies
+    ``expected_items`` is the size of the canary set; with fewer ``items``, some were not measured. Latencies
     are milliseconds per output token at batch 1, one per answer of at least one token.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     candidate_version: str
     production_version: str
@@ -74,9 +104,8 @@ class GateEvidence:
     missing_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no measurement can produce, naming it."""
-        names = [item.item for item in self.items]
-        if len(set(names)) != len(names):
+        """Reject values that no measurement can produce, by name."""
+        if len({item.item for item in self.items}) != len(self.items):
             raise InputError("the gate's evidence names an item twice")
         for item in self.items:
             rates = (item.candidate, item.production, item.candidate_variance, item.production_variance)
@@ -86,21 +115,10 @@ class GateEvidence:
             if not (math.isfinite(latency) and latency > 0):
                 raise InputError(f"the gate's evidence has a latency of {latency} ms per token")
 
-    def to_json(self) -> str:
-        """Canonical JSON; ``from_json`` gives an equal value back."""
-        return _canonical(asdict(self))
-
-    @classmethod
-    def from_json(cls, value: str | Mapping[str, Any]) -> GateEvidence:
-        """Read stored evidence, as text or as the object a jsonb column gives; ``InputError`` when broken."""
-        return _read(cls, "evidence", value)
-
 
 @dataclass(frozen=True)
-class RuleResult:
-    """One rule's outcome, its reason in words, and the numbers the reason came from."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+class RuleResult(_StoredValue):
+    """The outcome of one rule, its reason, and the numbers of the reason."""
 
     name: str
     outcome: Outcome
@@ -109,10 +127,10 @@ class RuleResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate says. ``improvement`` is ``None`` when nothing could be compared."""
+class Verdict(_StoredValue):
+    """The gate's verdict; ``improvement`` is None when nothing could be compared."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    _derived: ClassVar[tuple[str, ...]] = ("reasons",)
 
     status: Outcome
     improvement: float | None
@@ -121,51 +139,9 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the status is what it is: the rules with that outcome."""
+        """Name and reason of the rules that decided the status."""
         return tuple(f"{rule.name}: {rule.reason}" for rule in self.rules if rule.outcome == self.status)
 
-    @property
-    def failed_rules(self) -> tuple[str, ...]:
-        """The names of the rules that failed."""
-        return tuple(rule.name for rule in self.rules if rule.outcome == "fail")
-
     def rule(self, name: str) -> RuleResult:
-        """One rule's result by its name."""
+        """Return a rule's result by its name."""
         return next(rule for rule in self.rules if rule.name == name)
-
-    def to_json(self) -> str:
-        """Canonical JSON, ``reasons`` included; the same verdict is always the same bytes."""
-        return _canonical({**asdict(self), "reasons": list(self.reasons)})
-
-    @classmethod
-    def from_json(cls, value: str | Mapping[str, Any]) -> Verdict:
-        """Read a stored verdict; ``InputError`` when broken."""
-        data = _object("verdict", value)
-        # Written for those who read the row; they follow from the rules.
-        return _read(cls, "verdict", {name: data[name] for name in data if name != "reasons"})
-
-
-def _read(kind: type[T], what: str, value: str | Mapping[str, Any]) -> T:
-    """A stored value; ``InputError`` names the field that is missing, of a wrong type, or not known."""
-    try:
-        # Strict: a text is no number, and what has another field was written by another schema.
-        return TypeAdapter(kind).validate_json(json.dumps(_object(what, value)), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise InputError(f"stored gate {what}: {where}: {first['msg']}{more}") from None
-
-
-def _object(what: str, value: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"stored gate {what}: {error}") from None
-    if not isinstance(found, Mapping):
-        raise InputError(f"stored gate {what}: not an object")
-    return found
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

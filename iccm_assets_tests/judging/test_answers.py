@@ -59,7 +59,7 @@ def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str)
         (fenced("f = " + "-" * 100_000 + "1"), "no code block is Python"),
         (fenced("TODO\n"), "no code block is Python"),
         (fenced("fn main() {}\n", "rust"), "no code block is Python"),
-        ("<think>" + fenced(CODE), "stops while the model thinks"),
+        ("<think>" + fenced(CODE), "stops inside the model's reasoning"),
     ],
 )
 def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words: str) -> None:
@@ -76,21 +76,21 @@ def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words:
         (b"\xff\xfe{}", "not JSON", False, None),
         (completion("x")[:30], "not JSON", False, None),
         (b"[" * 100_000, "not JSON", False, None),
-        (b"null", "no chat completion", False, None),
-        (b'{"choices": []}', "no chat completion", False, None),
-        (b'{"choices": {"0": 1}}', "no chat completion", False, None),
-        (b'{"choices": [{"message": "hi"}]}', "no chat completion", False, None),
+        (b"null", "not a chat completion", False, None),
+        (b'{"choices": []}', "not a chat completion", False, None),
+        (b'{"choices": {"0": 1}}', "not a chat completion", False, None),
+        (b'{"choices": [{"message": "hi"}]}', "not a chat completion", False, None),
         (b'{"choices": ' + b"9" * 5000 + b"}", "not JSON", False, None),
-        (b'{"error": {"message": "overloaded"}}', "no chat completion", False, None),
+        (b'{"error": {"message": "overloaded"}}', "not a chat completion", False, None),
         (completion(fenced(CODE), "length"), "finish_reason 'length'", True, 0),
         (completion(fenced(CODE), "content_filter"), "finish_reason 'content_filter'", True, 0),
         (completion(None, "tool_calls"), "finish_reason 'tool_calls'", True, 0),
         (completion(fenced(CODE), None), "finish_reason None", True, 0),
         (completion(fenced(CODE), ["stop"]), "finish_reason", True, 0),
         (completion(None, refusal="I will not"), "refused: I will not", True, 0),
-        (completion(""), "an empty answer", True, 1),
-        (completion(None), "an empty answer", True, 1),
-        (completion([{"type": "text", "text": CODE}]), "an empty answer", True, 1),
+        (completion(""), "the answer is empty", True, 1),
+        (completion(None), "the answer is empty", True, 1),
+        (completion([{"type": "text", "text": CODE}]), "the answer is empty", True, 1),
     ],
 )
 def test_a_reply_that_is_not_a_finished_completion_says_why(
@@ -115,7 +115,7 @@ def test_an_endpoints_own_wish_is_followed_when_the_deadline_allows_it() -> None
     assert wait_before_retry(busy, 0, left=10, retries=2, jitter=0) == (7, "HTTP 429")
     assert wait_before_retry(busy, 0, left=5, retries=2, jitter=0) == (
         None,
-        "HTTP 429 (asks for 7 s, 5 s of the deadline are left)",
+        "HTTP 429 (retry after 7 s, but 5 s of the deadline remain)",
     )
 
 
@@ -159,7 +159,7 @@ def test_a_dead_member_is_left_alone_until_something_succeeds() -> None:
     for _ in range(3):
         assert not health.refusal(0)
         health.note(Flaw("ConnectError"), 0, limits)
-    assert health.refusal(59) == "not asked: 3 failures in a row, the last: ConnectError"
+    assert health.refusal(59) == "not asked: 3 consecutive failures, the last: ConnectError"
     assert not health.refusal(60)
     health.note(Flaw("ConnectError"), 60, limits)
     assert health.refusal(119)

@@ -97,7 +97,7 @@ def test_asking_again_is_done_where_it_can_help(
 def test_a_longer_wish_than_the_deadline_is_not_waited_for() -> None:
     with ReferenceEndpoint(Behaviour({"429": 1.0}, retry_after_seconds=3600)) as endpoint:
         [answer] = one_member(endpoint, retries=5).reconstruct(TEXT)
-    assert "asks for 3600 s" in answer.detail
+    assert "retry after 3600 s" in answer.detail
     assert endpoint.behaviour.requests["strict"] == 1
 
 
@@ -173,7 +173,7 @@ def test_a_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch, key: str)
 def test_a_key_that_can_be_none_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-01\r\nX-Evil: 1")
     [answer] = load_orchestra("openai:http://127.0.0.1:9/v1#m", 1, QUICK).reconstruct(TEXT)
-    assert answer.detail == "OPENAI_API_KEY holds what no API key is"
+    assert answer.detail == "OPENAI_API_KEY is not a valid API key"
 
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -112,7 +112,7 @@ def test_a_new_orchestra_judges_the_answers_of_the_deployment_again(engine, sett
     with engine.connect() as conn:
         deployed = versions.get(conn, "v1")
     one = measured(engine, settings, deployed, Served(GOOD), better)
-    assert one.baseline.source == "judged again"
+    assert one.baseline.source == "scored again"
     assert one.fall.baseline_mean == one.fall.mean == 1.0
     stored(engine, deployed, one, better)
     with engine.connect() as conn:

@@ -107,8 +107,8 @@ DAMAGES: dict[str, tuple[str, str]] = {
         "items.0.candidate: Input should be a valid number",
     ),
     "outside": ("evidence = jsonb_set(evidence, '{items,0,candidate}', '7')", "outside 0..1"),
-    "a list": ("evidence = '[]'", "not an object"),
-    "null": ("evidence = 'null'", "not an object"),
+    "a list": ("evidence = '[]'", "should be an object"),
+    "null": ("evidence = 'null'", "should be an object"),
     "another version's": (
         "evidence = jsonb_set(evidence, '{candidate_version}', '\"v7\"')",
         "its evidence is about v7",
@@ -190,7 +190,7 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
     [
         ("max_slice_drop", "is not name=value"),
         ("=1", "the gate has no number"),
-        ("batch_size=4", "the gate has no number batch_size. It has: confidence"),
+        ("batch_size=4", "the gate has no number batch_size. The gate's numbers: confidence"),
         ("confidence=1", "less than 1"),
         ("confidence=0.2", "greater than 0.5"),
         ("slice_min_items=2.5", "valid integer"),

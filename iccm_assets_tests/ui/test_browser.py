@@ -147,14 +147,14 @@ def test_the_gates_verdict_says_why_and_what_to_do(page: Any, instance: Instance
     assert "Traceback" not in retrained.stderr, retrained.stderr[-2000:]
     page.goto("/assets/canary_evaluation?view=checks&checkDetail=quality_gate", wait_until="domcontentloaded")
     page.get_by_text("quality_gate").first.wait_for()
-    page.get_by_text("verdict_in_words").first.wait_for()
+    page.get_by_text("verdict_rules").first.wait_for()
     page.get_by_text("recovery").first.wait_for()
     page.get_by_text(re.compile(r"scores 0\.\d{3}, production")).first.wait_for()
     # The other check of the evaluation has its own answer, whatever the gate says.
     page.get_by_text("no_missing_items", exact=True).first.click()
     page.get_by_text("0 of 47 items have no reliable score").first.wait_for()
     page.get_by_text("quality_gate", exact=True).first.click()
-    page.get_by_text("verdict_in_words").first.wait_for()
+    page.get_by_text("verdict_rules").first.wait_for()
     picture(page, "gate")
     page.goto("/assets/fine_tuned_checkpoint?view=events", wait_until="domcontentloaded")
     for name in ("model_card", "dataset", "taught_by", "loss_curve"):
