@@ -65,4 +65,4 @@ def test_the_job_scores_and_tells_its_story(
     [output] = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
     assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["left"].value == 0
-    assert "production" in metadata["arms"].value
+    assert [record.data["arm"] for record in metadata["arms"].records] == ["production"]
