@@ -1,20 +1,22 @@
-"""The HTTP interface (G1): thin handlers around the service, and one wall no error gets through raw."""
+"""The HTTP API (G1): thin handlers around the service, and a middleware that guards every request."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from iccm_assets.errors import first_line
 from iccm_assets.gateway import auth, conversations, openapi, schemas
 from iccm_assets.gateway.bodies import read_json
 from iccm_assets.gateway.metrics import CONTENT_TYPE
@@ -23,26 +25,26 @@ from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import RETRY_SECONDS, Service
 from iccm_assets.settings import Settings
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
-# Writing to the database at a time: more would only queue there.
+# Concurrent database calls; more of them would only queue in PostgreSQL.
 DATABASE_CALLS = 8
 
 T = TypeVar("T")
 
 
 class Gateway:
-    """The handlers, with what they need."""
+    """The handlers and what they share."""
 
     def __init__(
         self, service: Service, engine: Callable[[], sa.Engine], settings: Settings, replica: str
     ) -> None:
         self._service, self._engine, self._settings, self._replica = service, engine, settings, replica
-        self._most = int(settings.gateway.max_body_mib * (1 << 20))
-        self._storing = 0
+        self._max_bytes = int(settings.gateway.max_body_mib * (1 << 20))
+        self._database_calls = 0
 
     def routes(self) -> list[Route]:
-        """Every path of the interface."""
+        """List the routes of the API."""
         return [
             Route("/v1/requirements", self._requirements, methods=["POST"]),
             Route("/v1/conversations", self._conversations, methods=["POST"]),
@@ -52,63 +54,58 @@ class Gateway:
             Route("/healthz", self._healthz, methods=["GET"]),
             Route("/readyz", self._readyz, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
-            Route("/openapi.json", self._document, methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/docs", self._docs, methods=["GET"]),
         ]
 
     async def _requirements(self, request: Request) -> Response:
-        return _json(await self._service.answer(await read_json(request, schemas.Ask, self._most)))
+        return _json(await self._service.answer(await read_json(request, schemas.Ask, self._max_bytes)))
 
     async def _conversations(self, request: Request) -> Response:
-        given = await read_json(request, schemas.Completion, self._most)
-        stored = await self._in_database(
-            lambda: conversations.complete(self._engine(), given, self._settings)
+        body = await read_json(request, schemas.Completion, self._max_bytes)
+        conversation_id = await self._in_database(
+            lambda: conversations.complete(self._engine(), body, self._settings)
         )
-        return _json(schemas.Completed(conversation_id=stored))
+        return _json(schemas.Completed(conversation_id=conversation_id))
 
     async def _feedback(self, request: Request) -> Response:
-        given = await read_json(request, schemas.Thumb, self._most)
-        session = self._service.session_of(given.request_id, given.session_id)
-        if session is None:
-            session = await self._in_database(
-                lambda: conversations.session_of(self._engine(), given.request_id, given.session_id)
-            )
-        if session is None or given.session_id not in (None, session):
-            raise Problem(404, "there is no such request or session (yet: it is stored within seconds)")
-        self._service.rate(session, given.request_id, given.rating, given.comment)
-        return _json(schemas.Thanks(session_id=session, request_id=given.request_id))
+        body = await read_json(request, schemas.Thumb, self._max_bytes)
+        session = self._service.session_of(body.request_id, body.session_id) or await self._in_database(
+            lambda: conversations.session_of(self._engine(), body.request_id, body.session_id)
+        )
+        if session is None or body.session_id not in (None, session):
+            raise Problem(404, "no such request or session (it is stored within seconds of its response)")
+        self._service.rate(session, body.request_id, body.rating, body.comment)
+        return _json(schemas.Thanks(session_id=session, request_id=body.request_id))
 
     async def _probe(self, request: Request) -> Response:
-        given = await read_json(request, schemas.Probe, self._most)
-        return _json(await self._service.probe(given.source_code))
+        body = await read_json(request, schemas.Probe, self._max_bytes)
+        return _json(await self._service.probe(body.source_code))
 
     async def _in_database(self, call: Callable[[], T]) -> T:
-        """What only the database can answer; a 503 `Problem` when it is away or has too much to do."""
+        """Run a call that needs the database; raise a 503 `Problem` if PostgreSQL is unavailable or busy."""
         if not self._service.control.connected:
             raise Problem(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
-        if self._storing >= DATABASE_CALLS:
-            raise Problem(503, "too much is being stored", retry_after=RETRY_SECONDS)
-        self._storing += 1
+        if self._database_calls >= DATABASE_CALLS:
+            raise Problem(503, "too many database calls in progress", retry_after=RETRY_SECONDS)
+        self._database_calls += 1
         try:
             return await run_in_threadpool(call)
         except sa.exc.DBAPIError as error:
-            log.warning("storing failed: %s", next(iter(str(error.orig).splitlines()), "no answer"))
-            raise Problem(503, "the database did not store it", retry_after=RETRY_SECONDS) from None
+            log.warning("a database call failed: %s", first_line(error.orig or error))
+            raise Problem(503, "the database call failed", retry_after=RETRY_SECONDS) from None
         finally:
-            self._storing -= 1
+            self._database_calls -= 1
 
     async def _routing(self, request: Request) -> Response:
         routing, clock = self._service.moment()
         fleet, now, split = self._service.fleet, clock.now(), routing.split
         weight, reason = canary_weight(routing, now, fleet.ready)
-        weights = {routing.production: 1.0}
-        rollout = None
+        weights, rollout = {routing.production: 1.0}, None
         if split is not None:
-            left = (
-                None if split.lease_until is None else (split.lease_until - now).total_seconds() / clock.rate
-            )
             if weight > 0 and split.candidate != routing.production:
                 weights = {routing.production: 1 - weight, split.candidate: weight}
+            lease = split.lease_until
             rollout = schemas.Lease(
                 rollout_id=split.rollout_id,
                 state=split.state,
@@ -118,8 +115,8 @@ class Gateway:
                 weight=split.weight,
                 effective_weight=weight,
                 reason=reason,
-                lease_until=None if split.lease_until is None else split.lease_until.isoformat(),
-                lease_seconds_left=left,
+                lease_until=None if lease is None else lease.isoformat(),
+                lease_seconds_left=None if lease is None else clock.seconds_until(lease),
             )
         return _json(
             schemas.RoutingShown(
@@ -140,13 +137,13 @@ class Gateway:
 
     async def _readyz(self, request: Request) -> Response:
         if not self._service.ready():
-            raise Problem(503, "production is not loaded yet", retry_after=RETRY_SECONDS)
+            raise Problem(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
         return _json(schemas.Status(status="ok"))
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
 
-    async def _document(self, request: Request) -> Response:
+    async def _openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.document())
 
     async def _docs(self, request: Request) -> Response:
@@ -154,68 +151,57 @@ class Gateway:
 
 
 class Wall:
-    """Around everything: tokens, the number of requests at a time, and errors as problem documents."""
+    """ASGI middleware: check tokens, limit concurrent requests, and turn errors into problem documents."""
 
     def __init__(self, app: ASGIApp, tokens: Sequence[bytes], most: int) -> None:
-        self._app, self._tokens, self._most = app, tokens, most
-        self._inside = 0
+        self._app, self._tokens, self._max_in_flight = app, tokens, most
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        started = False
 
-        async def sending(message: dict[str, object]) -> None:
-            nonlocal begun
-            begun = begun or message["type"] == "http.response.start"
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
-        self._inside += 1
+        problem = None
+        self._in_flight += 1
         try:
-            headers = dict(scope["headers"])
-            given = headers.get(b"authorization")
-            auth.check(scope["path"], None if given is None else given.decode("latin-1"), self._tokens)
-            if self._inside > self._most and scope["path"].startswith("/v1/"):
-                raise Problem(503, "more requests than can be answered", retry_after=RETRY_SECONDS)
-            await self._app(scope, receive, sending)  # type: ignore[arg-type]
-        except Problem as refused:
-            if not begun:
-                await refused.response()(scope, receive, send)
+            header = dict(scope["headers"]).get(b"authorization")
+            auth.check(scope["path"], header and header.decode("latin-1"), self._tokens)
+            if self._in_flight > self._max_in_flight and scope["path"].startswith("/v1/"):
+                raise Problem(503, "too many requests", retry_after=RETRY_SECONDS)
+            await self._app(scope, receive, send_and_note)
+        except Problem as error:
+            problem = error
         except Exception:
             log.exception("a request failed")
-            if not begun:
-                problem = Problem(500, "the gateway failed on this request; it is in its log")
-                await problem.response()(scope, receive, send)
+            problem = Problem(500, "the gateway failed on this request; see its log")
         finally:
-            self._inside -= 1
+            self._in_flight -= 1
+        if problem is not None and not started:
+            await problem.response()(scope, receive, send)
 
 
 def make_app(gateway: Gateway, settings: Settings) -> ASGIApp:
-    """The whole application."""
-    routes = gateway.routes()
-    app = Starlette(
-        routes=routes, exception_handlers={404: _unknown, 405: _other_method(routes), Problem: _problem}
-    )
+    """Create the application."""
+    handlers = {404: _to_problem, 405: _to_problem, Problem: _to_problem}
+    app = Starlette(routes=gateway.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Wall(app, auth.tokens_of(settings), settings.gateway.max_in_flight)
 
 
-async def _problem(request: Request, error: Exception) -> Response:
+async def _to_problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        not_allowed = Problem(405, f"method not allowed; use {allow}", allow=allow)
+        error = not_allowed if error.status_code == 405 else Problem(404, "not found; see /docs")
     assert isinstance(error, Problem)
     return error.response()
-
-
-async def _unknown(request: Request, error: Exception) -> Response:
-    return Problem(404, "there is no such page; /docs lists what there is").response()
-
-
-def _other_method(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def refuse(request: Request, error: Exception) -> Response:
-        allowed = sorted({m for one in routes if one.path == request.url.path for m in one.methods or ()})
-        return Problem(405, f"this page takes {', '.join(allowed)}", allow=", ".join(allowed)).response()
-
-    return refuse
 
 
 def _json(model: BaseModel) -> Response:

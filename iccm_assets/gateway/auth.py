@@ -1,4 +1,4 @@
-"""Who may ask (G6): bearer tokens, needed wherever others than this machine can knock."""
+"""Authenticate requests by bearer token, which an address reachable from other hosts requires (G6)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.problems import Problem
 from iccm_assets.settings import Settings
 
-# Without a token even when tokens are set: what a load balancer asks.
+# Load balancers probe these paths without a token.
 OPEN = frozenset({"/healthz", "/readyz"})
 
 
+def bearer_tokens(settings: Settings) -> list[str]:
+    """Return the configured tokens."""
+    return [token for part in settings.gateway.tokens.split(",") if (token := part.strip())]
+
+
 def tokens_of(settings: Settings) -> tuple[bytes, ...]:
-    """Hashes of the tokens that are let in."""
-    given = (one.strip() for one in settings.gateway.tokens.split(","))
-    return tuple(sha256(one.encode()).digest() for one in given if one)
+    """Return the SHA-256 digests of the configured tokens."""
+    return tuple(sha256(token.encode()).digest() for token in bearer_tokens(settings))
 
 
 def check_bind(host: str, tokens: Sequence[bytes]) -> None:
-    """Raises ``SettingsError`` for an address others can reach while no token is set."""
-    if tokens or is_loopback(host):
-        return
-    raise SettingsError(
-        f"{host} can be reached from other machines and no token is set",
-        hint="Set ICCM_GATEWAY__TOKENS, or listen on 127.0.0.1.",
-    )
+    """Raise ``SettingsError`` if no token is configured and other hosts can reach the address."""
+    if not tokens and not _is_loopback(host):
+        raise SettingsError(
+            f"{host} can be reached from other machines and no token is set",
+            hint="Set ICCM_GATEWAY__TOKENS, or listen on 127.0.0.1.",
+        )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can knock there."""
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -40,11 +42,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check(path: str, header: str | None, tokens: Sequence[bytes]) -> None:
-    """Raises a 401 `Problem` unless the path is open or the token one of ours; all are compared, always."""
+    """Raise a 401 `Problem` unless the path is public or the header's token is configured."""
     if not tokens or path in OPEN:
         return
     scheme, _, token = (header or "").partition(" ")
     digest = sha256(token.strip().encode("utf-8", "replace")).digest()
-    matches = [hmac.compare_digest(digest, one) for one in tokens]
+    # Compares with every token, so that the time taken does not depend on which one matches.
+    matches = [hmac.compare_digest(digest, known) for known in tokens]
     if scheme.lower() != "bearer" or not any(matches):
-        raise Problem(401, "a valid token is needed: Authorization: Bearer …")
+        raise Problem(401, "a valid token is required: Authorization: Bearer …")

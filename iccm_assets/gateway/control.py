@@ -1,7 +1,7 @@
-"""The gateway's line to the database: reads the routing, says it lives, hears of changes (G3, G4).
+"""Keep the routing in sync with PostgreSQL: poll, listen for changes, and send heartbeats (G3, G4).
 
-A thread of its own with one connection, so that a database that hangs delays no answer. Whatever it
-cannot do it tries again; the routing it read last stays, and with it the lease that ends by itself.
+This runs on a thread with its own connection, so that a hanging database delays no response. Every failure is
+retried. Meanwhile the last routing stays in force, and the canary's lease expires without the database.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from iccm_assets.errors import DatabaseError
+from iccm_assets.errors import DatabaseError, first_line
 from iccm_assets.gateway.fleet import Fleet
 from iccm_assets.gateway.routing import Clock, Routing, elapsed, routing_of
 from iccm_assets.store.notify import ROUTING_CHANNEL
 from iccm_assets.store.replicas import LIVE
 from iccm_assets.store.tables import LIVE_STATES
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
-# One statement sees one moment: a promotion is seen whole or not at all.
+# A single statement reads one snapshot: a promotion is visible completely or not at all.
 _STATE = f"""
     with live as (
         select id, candidate, production, state, stage, weight, lease_until from iccm.rollouts
         where state in {LIVE_STATES}
     ), serving as (
         select version from iccm.model_versions where status = 'production'
-    ), former as (
+    ), previous as (
         select version from iccm.model_versions where status = 'retired' and deployed_at is not null
         order by deployed_at desc limit 1
     ), needed as (
-        select version from serving union select version from former
+        select version from serving union select version from previous
         union select candidate from live union select production from live
     )
     select iccm.now() as now,
         coalesce((select (value ->> 'rate')::double precision from iccm.platform where key = 'clock'), 1.0)
             as rate,
         (select version from serving) as production,
-        (select version from former) as former,
+        (select version from previous) as previous,
         (select to_jsonb(live) from live) as rollout,
         (select jsonb_agg(jsonb_build_object('version', version, 'path', path, 'digest', digest))
             from iccm.model_versions where version in (select version from needed)) as versions,
@@ -55,11 +55,11 @@ _HEARTBEAT = """
     on conflict (replica) do update set heartbeat_at = iccm.now(), address = excluded.address,
         ready_versions = excluded.ready_versions, failed_versions = excluded.failed_versions
 """
-# What dead processes left behind; a day is long enough for anyone to have asked what they were.
-_FORGET = "delete from iccm.gateway_replicas where heartbeat_at < iccm.now() - interval '1 day'"
-_GONE = "delete from iccm.gateway_replicas where replica = %s"
+# Rows of dead processes are kept for a day, so that they can be inspected.
+_DELETE_STALE = "delete from iccm.gateway_replicas where heartbeat_at < iccm.now() - interval '1 day'"
+_DELETE_OWN = "delete from iccm.gateway_replicas where replica = %s"
 
-# A connection that is not answered is dead in seconds, not in the minutes TCP allows it.
+# Detect a dead connection within seconds instead of the minutes that TCP allows.
 _OPTIONS: dict[str, Any] = {
     "connect_timeout": 3,
     "tcp_user_timeout": 5000,
@@ -71,8 +71,8 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-class Control:
-    """Keeps ``routing`` and ``clock`` current; both are replaced, never changed."""
+class Control(threading.Thread):
+    """Keep ``routing`` and ``clock`` current; both are replaced and never changed in place."""
 
     def __init__(
         self,
@@ -83,70 +83,64 @@ class Control:
         poll_seconds: float,
         keep_former: bool,
     ) -> None:
+        super().__init__(name="routing-sync", daemon=True)
         self.routing: Routing | None = None
         self.clock: Clock | None = None
         self.connected = False
         self.address = ""
         self.on_look: Callable[[], None] = lambda: None
         self._url, self._replica, self._fleet = url, replica, fleet
-        self._poll, self._keep_former = poll_seconds, keep_former
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateway-control", daemon=True)
-        self._announced = False
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
+        self._poll_seconds, self._keep_previous = poll_seconds, keep_former
+        self._stopping = threading.Event()
+        self._failure_logged = False
 
     def stop(self) -> None:
-        """End, and take this replica off the list if the database can be reached."""
-        self._over.set()
-        self._thread.join(timeout=10)
+        """Stop, and remove this replica's row if the database can be reached."""
+        self._stopping.set()
+        self.join(timeout=10)
 
-    def _run(self) -> None:
-        while not self._over.is_set():
+    def run(self) -> None:
+        """Refresh until `stop`, reconnecting after each failure."""
+        while not self._stopping.is_set():
             try:
-                self._watch()
+                self._refresh_until_stopped()
             except (psycopg.Error, DatabaseError, OSError) as error:
-                if self.connected or not self._announced:
-                    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                    log.warning("the database is away, production goes on answering: %s", first)
-                self._announced = True
+                if not self._failure_logged:
+                    log.warning("cannot reach the database, production keeps serving: %s", first_line(error))
+                self._failure_logged = True
             except Exception:
-                log.exception("watching the routing failed; it is tried again")
+                log.exception("refreshing the routing failed, retrying")
             self.connected = False
             self.on_look()
-            self._over.wait(min(self._poll, 0.5))
+            self._stopping.wait(min(self._poll_seconds, 0.5))
 
-    def _watch(self) -> None:
+    def _refresh_until_stopped(self) -> None:
         url = self._url()
         if url is None:
-            raise DatabaseError("the embedded server does not run")
+            raise DatabaseError("the embedded server is not running")
         with psycopg.connect(url, autocommit=True, row_factory=dict_row, **_OPTIONS) as conn:
             conn.execute(f"listen {ROUTING_CHANNEL}")
-            conn.execute(_FORGET)
-            while not self._over.is_set():
-                self._look(conn)
-                # Ends with the first notice, or when it is time to look anyway.
-                for _ in conn.notifies(timeout=self._poll, stop_after=1):
-                    pass
+            conn.execute(_DELETE_STALE)
+            while not self._stopping.is_set():
+                self._refresh(conn)
+                # Returns at the first notification, or when the next poll is due.
+                list(conn.notifies(timeout=self._poll_seconds, stop_after=1))
             with suppress(psycopg.Error):
-                conn.execute(_GONE, (self._replica,))
+                conn.execute(_DELETE_OWN, (self._replica,))
 
-    def _look(self, conn: psycopg.Connection[dict[str, Any]]) -> None:
-        # First what is ready here, then everybody's: a look counts this replica as it is.
+    def _refresh(self, conn: psycopg.Connection[dict[str, Any]]) -> None:
+        # The heartbeat comes first, so that the state read afterwards includes this replica as it is now.
         if self._fleet.settled:
             ready, failed = sorted(self._fleet.ready), json.dumps(dict(self._fleet.failed))
             conn.execute(_HEARTBEAT, (self._replica, self.address, ready, failed))
-        asked_at = elapsed()
+        queried_at = elapsed()
         row = conn.execute(_STATE).fetchone()
-        assert row is not None  # a select of one row
-        routing, clock = routing_of(row, asked_at)
+        assert row is not None  # the query always returns one row
+        routing, self.clock = routing_of(row, queried_at)
         if routing is not None:
-            self._fleet.want(routing.wanted(self._keep_former))
-        if not self.connected and self._announced:
-            log.warning("the database is back")
-        self.clock = clock
-        self.routing = routing if routing is not None else self.routing
-        self.connected, self._announced = True, True
+            self._fleet.want(routing.wanted(self._keep_previous))
+            self.routing = routing
+        if self._failure_logged:
+            log.warning("the database can be reached again")
+        self.connected, self._failure_logged = True, False
         self.on_look()

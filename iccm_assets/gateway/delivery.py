@@ -1,7 +1,7 @@
-"""From the spool into PostgreSQL: requests, answers, conversations and feedback, each exactly once (G5, C1).
+"""Store spooled requests, responses, conversations and feedback in PostgreSQL, each exactly once (G5, C1).
 
-One transaction a batch. Delivering a batch again changes nothing: a request that is stored already is left
-as it is, and only the ones that are new extend their conversation.
+Each batch is one transaction. Storing a batch again changes nothing: a stored request is left unchanged, and
+only new requests extend their conversation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from iccm_assets.errors import IccmError
 from iccm_assets.settings import Capture, Settings
 from iccm_assets.store.locks import Lock, acquire_lock
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ _COLUMNS = (
     "request_id", "session_id", "user_id", "rollout_id", "assigned_arm", "arm", "model_version", "status",
     "error", "latency_ms", "output_tokens", "created_at",
 )  # fmt: skip
-_SAID = ("text", "source_sha256", "test_suite")
+_RESPONSE_COLUMNS = ("text", "source_sha256", "test_suite")
 _TEMPORARY = """
     create temporary table if not exists delivery (
         request_id text, session_id text, user_id text, rollout_id bigint, assigned_arm text, arm text,
@@ -36,7 +36,7 @@ _TEMPORARY = """
         created_at timestamptz, text text, source_sha256 text, test_suite jsonb, conversation_id bigint
     ) on commit delete rows
 """
-# A request that failed and was sent again under its id is answered now; an answer stays what it is.
+# A request that failed can be retried under its id; a successful response is never overwritten.
 _REQUESTS = f"""
     insert into iccm.requests as r ({", ".join(_COLUMNS)})
     select {", ".join(_COLUMNS)} from delivery
@@ -45,163 +45,132 @@ _REQUESTS = f"""
     where r.status in ('error', 'timeout', 'rejected') and excluded.status in ('ok', 'fallback')
     returning request_id
 """
-_ANSWERS = """
+_RESPONSES = """
     insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
         source_sha256, test_suite, created_at)
     select session_id, (:conversations ->> session_id)::bigint, 'model', text, request_id, model_version, arm,
         source_sha256, test_suite, created_at
-    from delivery where text is not null and request_id = any(:fresh)
+    from delivery where text is not null and request_id = any(:new_ids)
     on conflict (request_id) do nothing
 """
-# The latest rating of a session, or of one of its answers, counts; an older one that comes late does not.
+# The latest rating of a session, or of one of its responses, counts; an older one that is late is ignored.
 _FEEDBACK = """
-    with this as (
+    with present as (
         select id, created_at >= :created_at as newer from iccm.feedback
         where session_id = :session_id and request_id is not distinct from cast(:request_id as text)
-    ), gone as (
-        delete from iccm.feedback where id in (select id from this where not newer)
+    ), deleted as (
+        delete from iccm.feedback where id in (select id from present where not newer)
     )
     insert into iccm.feedback (session_id, request_id, rating, comment, created_at)
     select :session_id, :request_id, :rating, :comment, :created_at
-    where not exists (select from this where newer)
+    where not exists (select from present where newer)
+"""
+# Ratings affect the filtering of the day, so the conversation counts as changed (P6).
+_TOUCH = "update iccm.conversations set updated_at = iccm.now() where session_id = :session_id"
+_CONVERSATION = """
+    select c.id, c.content, c.metadata, c.user_id, c.origin, r.test_suite
+    from iccm.conversations c
+    left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
+    where c.session_id = :session for update of c
 """
 
 
-def lock_sessions(conn: sa.Connection, sessions: Sequence[str]) -> None:
-    """Alone with these sessions' conversations until the transaction ends; always in the same order."""
-    acquire_lock(conn, Lock.SESSION, *set(sessions))
-
-
 def deliver(conn: sa.Connection, records: Sequence[Record], settings: Settings) -> int:
-    """Store the records in the caller's transaction; returns how many were of erased sessions and dropped."""
-    sessions = sorted({one["row"]["session_id"] for one in records})
-    lock_sessions(conn, sessions)
+    """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
+    sessions = {entry["row"]["session_id"] for entry in records}
+    acquire_lock(conn, Lock.SESSION, *sessions)
     erased = _erased(conn, sessions)
-    kept = [one for one in records if one["row"]["session_id"] not in erased]
-    requests = _one_each([one for one in kept if one["type"] == "request"])
-    if requests:
-        fresh = _store_requests(conn, requests)
-        answered = [one for one in requests if "said" in one and one["row"]["request_id"] in fresh]
-        if answered:
-            _store_answers(conn, answered, sorted(fresh), settings)
-    for one in kept:
-        if one["type"] == "feedback":
-            conn.execute(sa.text(_FEEDBACK), dict(one["row"]))
-            _touch(conn, one["row"]["session_id"])
-    return len(records) - len(kept)
+    retained = [entry for entry in records if entry["row"]["session_id"] not in erased]
+    if requests := _deduplicate([entry for entry in retained if entry["type"] == "request"]):
+        new_ids = _store_requests(conn, requests)
+        new = [entry for entry in requests if "response" in entry and entry["row"]["request_id"] in new_ids]
+        if new:
+            _store_responses(conn, new, sorted(new_ids), settings)
+    for entry in retained:
+        if entry["type"] == "feedback":
+            conn.execute(sa.text(_FEEDBACK), dict(entry["row"]))
+            conn.execute(sa.text(_TOUCH), {"session_id": entry["row"]["session_id"]})
+    return len(records) - len(retained)
 
 
-def _one_each(records: Sequence[Record]) -> list[Record]:
-    """One record a request: its answer, if there is one among them."""
-    found: dict[str, Record] = {}
-    for one in records:
-        known = found.get(one["row"]["request_id"])
-        if known is None or ("said" in one and "said" not in known):
-            found[one["row"]["request_id"]] = one
-    return list(found.values())
+def _deduplicate(records: Sequence[Record]) -> list[Record]:
+    """Select one record per request: the first, or the first with a response if there is one."""
+    by_id: dict[str, Record] = {}
+    for entry in sorted(records, key=lambda entry: "response" not in entry):
+        by_id.setdefault(entry["row"]["request_id"], entry)
+    return list(by_id.values())
 
 
-def _erased(conn: sa.Connection, sessions: Sequence[str]) -> set[str]:
+def _erased(conn: sa.Connection, sessions: set[str]) -> set[str]:
     names = {erased_name(session): session for session in sessions}
-    rows = conn.execute(
-        sa.text("select session_id from iccm.conversations where session_id = any(:names)"),
-        {"names": list(names)},
-    )
-    return {names[row.session_id] for row in rows}
+    query = sa.text("select session_id from iccm.conversations where session_id = any(:names)")
+    return {names[name] for name in conn.execute(query, {"names": list(names)}).scalars()}
 
 
 def _store_requests(conn: sa.Connection, records: Sequence[Record]) -> set[str]:
-    """The ids that are new, or answered for the first time."""
+    """Store the requests and return the ids that are new, or that got their first response."""
     conn.execute(sa.text(_TEMPORARY))
     driver: Any = conn.connection.driver_connection
-    columns = (*_COLUMNS, *_SAID)
-    with driver.cursor() as cursor, cursor.copy(f"copy delivery ({', '.join(columns)}) from stdin") as copy:
-        for one in records:
-            said = one.get("said", {})
-            tests = said.get("tests")
+    columns = ", ".join((*_COLUMNS, *_RESPONSE_COLUMNS))
+    with driver.cursor() as cursor, cursor.copy(f"copy delivery ({columns}) from stdin") as copy:
+        for entry in records:
+            response = entry.get("response", {})
+            tests = response.get("tests")
             suite = None if tests is None else json.dumps(tests, ensure_ascii=False)
-            row = [one["row"][name] for name in _COLUMNS]
-            copy.write_row([*row, said.get("text"), said.get("source_sha256"), suite])
+            row = [entry["row"][name] for name in _COLUMNS]
+            copy.write_row([*row, response.get("text"), response.get("source_sha256"), suite])
     return set(conn.execute(sa.text(_REQUESTS)).scalars())
 
 
-def _store_answers(
-    conn: sa.Connection, answered: Sequence[Record], fresh: Sequence[str], settings: Settings
+def _store_responses(
+    conn: sa.Connection, records: Sequence[Record], new_ids: Sequence[str], settings: Settings
 ) -> None:
     by_session: dict[str, list[Record]] = defaultdict(list)
-    for one in answered:
-        by_session[one["row"]["session_id"]].append(one)
+    for entry in records:
+        by_session[entry["row"]["session_id"]].append(entry)
     conversations: dict[str, int] = {}
-    for session, records in by_session.items():
+    for session, entries in by_session.items():
         try:
             with conn.begin_nested():
-                conversations[session] = _extend(conn, session, records, settings)
+                conversations[session] = _extend_conversation(conn, session, entries, settings)
         except IccmError as error:
-            # Too long a conversation, mostly: its answers and requests are stored all the same.
-            log.warning("a conversation is not extended: %s", error)
+            # Usually the conversation is too large; its responses and requests are stored without it.
+            log.warning("a conversation was not extended: %s", error)
     conn.execute(
-        sa.text(_ANSWERS).bindparams(sa.bindparam("conversations", type_=sa.dialects.postgresql.JSONB)),
-        {"conversations": conversations, "fresh": fresh},
+        sa.text(_RESPONSES).bindparams(sa.bindparam("conversations", type_=sa.dialects.postgresql.JSONB)),
+        {"conversations": conversations, "new_ids": new_ids},
     )
 
 
-def _extend(conn: sa.Connection, session: str, records: Sequence[Record], settings: Settings) -> int:
-    """The session's conversation with these answers behind it; one that was completed stays as it was."""
-    row = conn.execute(
-        sa.text(
-            """
-            select c.id, c.content, c.metadata, c.user_id, c.origin, r.test_suite
-            from iccm.conversations c
-            left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
-            where c.session_id = :session for update of c
-            """
-        ),
-        {"session": session},
-    ).one_or_none()
+def _extend_conversation(
+    conn: sa.Connection, session: str, records: Sequence[Record], settings: Settings
+) -> int:
+    """Append the responses to the session's conversation, unless it was completed; return its id."""
+    row = conn.execute(sa.text(_CONVERSATION), {"session": session}).one_or_none()
     if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
         return int(row.id)
-    records = sorted(records, key=lambda one: one["row"]["created_at"])
-    last, before = records[-1], {} if row is None else dict(row.metadata)
-    source, tests = last["said"]["source"], last["said"]["tests"]
-    if tests is None and row is not None and before.get("source_code") == source:
+    records = sorted(records, key=lambda entry: entry["row"]["created_at"])
+    latest, stored_metadata = records[-1], {} if row is None else dict(row.metadata)
+    source, tests = latest["response"]["source"], latest["response"]["tests"]
+    if tests is None and row is not None and stored_metadata.get("source_code") == source:
         tests = row.test_suite
-    redacted = Counter(before.pop("redacted", {}))
-    for one in records:
-        redacted.update(one["said"]["redacted"])
-    metadata = {**before, **last["said"]["metadata"], **({"redacted": dict(redacted)} if redacted else {})}
+    messages = [] if row is None else list(row.content)
+    redacted = Counter(stored_metadata.pop("redacted", {}))
+    for entry in records:
+        messages.append({"role": "user", "content": entry["response"]["source"]})
+        messages.append({"role": "assistant", "content": entry["response"]["text"]})
+        redacted.update(entry["response"]["redacted"])
+    metadata = {**stored_metadata, **latest["response"]["metadata"]}
     conversation = Conversation(
         session_id=session,
-        messages=[*([] if row is None else row.content), *_messages(records)],
-        user_id=next((user for one in reversed(records) if (user := one["row"]["user_id"])), None),
-        timestamp=datetime.fromisoformat(last["row"]["created_at"]),
-        metadata=metadata,
+        messages=messages,
+        user_id=next((user for entry in reversed(records) if (user := entry["row"]["user_id"])), None),
+        timestamp=datetime.fromisoformat(latest["row"]["created_at"]),
+        metadata=metadata | ({"redacted": dict(redacted)} if redacted else {}),
         origin="gateway",
         source_code=source,
         test_suite=tests,
     )
-    return record(conn, conversation, settings=_redacted_already(settings))
-
-
-def _messages(records: Sequence[Record]) -> list[dict[str, str]]:
-    return [
-        message
-        for one in records
-        for message in (
-            {"role": "user", "content": one["said"]["source"]},
-            {"role": "assistant", "content": one["said"]["text"]},
-        )
-    ]
-
-
-def _redacted_already(settings: Settings) -> Settings:
-    """Records are redacted before they are spooled, and a conversation of them need not be again."""
+    # Records were redacted before they were spooled; redacting their conversation again would be wasted.
     capture = Capture(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
-    return settings.model_copy(update={"capture": capture})
-
-
-def _touch(conn: sa.Connection, session: str) -> None:
-    """Feedback decides over the day's examples (F1), so the conversation counts as changed (P6)."""
-    conn.execute(
-        sa.text("update iccm.conversations set updated_at = iccm.now() where session_id = :session"),
-        {"session": session},
-    )
+    return record(conn, conversation, settings=settings.model_copy(update={"capture": capture}))

@@ -1,7 +1,7 @@
-"""What `/metrics` tells from the database (A3): read by a thread of its own, now and then, never by a scrape.
+"""Metrics from the database for `/metrics`, read periodically by a thread and never during a scrape (A3).
 
-Not by the control thread: its next look at the routing must not wait for a query over an hour of requests. A
-reading that is too old is not shown any more, and its age says so.
+The routing has its own thread, because its next poll must not wait for a query over an hour of requests. A
+reading that is too old is no longer exposed, and its age is a metric.
 """
 
 from __future__ import annotations
@@ -9,159 +9,149 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from iccm_assets.errors import DatabaseError
+from iccm_assets.errors import DatabaseError, first_line
 from iccm_assets.judging.pending import count, pending_live
 from iccm_assets.settings import Settings
 from iccm_assets.store.arms import ArmFigures
 from iccm_assets.store.live import Live, LiveRollout, live
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
-# A reading never takes more than this share of the time, however long its query.
+# Reading takes at most this fraction of the time, however slow its queries are.
 LARGEST_SHARE = 0.05
 STALE_READINGS = 5
 ARM = ("arm", "version")
 
+# Pairs of label values and sample; no sample is exposed for None.
+Samples = Iterable[tuple[Sequence[str], float | None]]
 
-class Figures(Collector):
-    """The newest reading as Prometheus metrics; the same from every process over one database."""
+
+class Figures(Collector, threading.Thread):
+    """Expose the latest reading as Prometheus metrics, equal in all processes that share a database."""
 
     def __init__(self, engine: Callable[[], sa.Engine], settings: Settings) -> None:
-        limits = settings.gateway
+        threading.Thread.__init__(self, name="database-metrics", daemon=True)
         self._engine = engine
-        self._window = timedelta(minutes=limits.figures_window_minutes)
-        self._every = limits.figures_seconds
-        self._read: tuple[float, Live, int] | None = None
-        self._over = threading.Event()
-        self._failing = False
-        self._thread = threading.Thread(target=self._run, name="gateway-figures", daemon=True)
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        self._window = timedelta(minutes=settings.gateway.figures_window_minutes)
+        self._interval = settings.gateway.figures_seconds
+        self._reading: tuple[float, Live, int] | None = None
+        self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """End; a query under way is not waited for."""
-        self._over.set()
+        """Stop without waiting for a running query."""
+        self._stopping.set()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what is exposed depends on what was read."""
+        """Return nothing: the exposed metrics depend on the reading."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the newest reading, without a query."""
-        found = self._read
-        age = None if found is None else time.monotonic() - found[0]
-        fresh = age is not None and age < STALE_READINGS * self._every
-        yield gauge("iccm_figures_up", "Whether what the database tells is fresh.", float(fresh))
-        if found is not None and age is not None:
-            yield gauge("iccm_figures_age_seconds", "Since the database was last read for this page.", age)
-        if found is not None and fresh:
-            yield from of_arms(found[1].arms)
-            yield from of_rollout(found[1].rollout)
-            yield from of_platform(found[1], found[2])
+        """Return the metrics of the latest reading, without a query."""
+        age = None if self._reading is None else time.monotonic() - self._reading[0]
+        fresh = age is not None and age < STALE_READINGS * self._interval
+        yield gauge("iccm_database_metrics_up", "Whether the metrics from the database are fresh.", fresh)
+        if self._reading is not None and age is not None:
+            yield gauge("iccm_database_metrics_age_seconds", "Age of the metrics from the database.", age)
+        if self._reading is not None and fresh:
+            _, traffic, pending = self._reading
+            yield from of_arms(traffic.arms)
+            yield from of_rollout(traffic.rollout)
+            yield from of_platform(traffic, pending)
 
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._over.wait(pause):
-            begun = time.monotonic()
+    def run(self) -> None:
+        """Read periodically until `stop`."""
+        pause, failing = 0.0, False
+        while not self._stopping.wait(pause):
+            started = time.monotonic()
             try:
-                self._read = self._look()
-                self._failing = False
+                engine = self._engine()
+                with engine.connect() as conn:
+                    traffic = live(conn, self._window)
+                self._reading = (time.monotonic(), traffic, count(engine, pending_live()))
+                failing = False
             except (sa.exc.SQLAlchemyError, DatabaseError, OSError) as error:
-                if not self._failing:
-                    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                    log.warning("the figures of /metrics cannot be read: %s", first)
-                self._failing = True
-            pause = max(self._every, (time.monotonic() - begun) / LARGEST_SHARE)
-
-    def _look(self) -> tuple[float, Live, int]:
-        engine = self._engine()
-        with engine.connect() as conn:
-            found = live(conn, self._window)
-        return time.monotonic(), found, count(engine, pending_live())
+                if not failing:
+                    log.warning("cannot read the metrics from the database: %s", first_line(error))
+                failing = True
+            pause = max(self._interval, (time.monotonic() - started) / LARGEST_SHARE)
 
 
 def of_arms(arms: Iterable[ArmFigures]) -> Iterator[Metric]:
-    """Per arm and version: quality, speed, errors and feedback. Pure."""
-    arms = list(arms)
-    shares: tuple[tuple[str, str, Callable[[ArmFigures], float | None]], ...] = (
-        ("pass_rate", "Mean test pass rate of the arm's scored sessions.", lambda one: one.pass_rate),
-        (
-            "implementation_variance", "Mean variance of pass rates over the orchestra.",
-            lambda one: one.implementation_variance,
-        ),
-        ("api_compatibility", "Mean share of public signatures kept.", lambda one: one.api_compatibility),
-        ("error_rate", "Share of requests that failed, timed out or fell back.", lambda one: one.error_rate),
-        ("scored_sessions", "Sessions with a score.", lambda one: float(one.scored_sessions)),
-        ("requests", "Requests assigned to the arm.", lambda one: float(one.requests)),
-    )  # fmt: skip
-    for name, text, value in shares:
-        family = GaugeMetricFamily(f"iccm_arm_{name}", f"{text} In the window.", labels=ARM)
-        for one in arms:
-            if (known := value(one)) is not None:
-                family.add_metric([one.arm, one.version], known)
-        yield family
-    latency = GaugeMetricFamily(
-        "iccm_arm_latency_seconds", "Latency of answers in the window.", labels=(*ARM, "quantile")
+    """Build the metrics per arm and version: quality, latency, errors and feedback."""
+    by_labels = [((arm.arm, arm.version), arm) for arm in arms]
+    for field, text in (
+        ("pass_rate", "Mean test pass rate of the scored sessions"),
+        ("implementation_variance", "Mean variance of pass rates across the orchestra"),
+        ("api_compatibility", "Mean fraction of unchanged public signatures"),
+        ("error_rate", "Fraction of requests that failed, timed out or fell back"),
+        ("scored_sessions", "Sessions with a score"),
+        ("requests", "Requests assigned to the arm"),
+    ):
+        samples = [(labels, getattr(arm, field)) for labels, arm in by_labels]
+        yield _family(f"iccm_arm_{field}", f"{text}, in the window.", ARM, samples)
+    latencies = (
+        ((*labels, quantile), None if milliseconds is None else milliseconds / 1000)
+        for labels, arm in by_labels
+        for quantile, milliseconds in (
+            ("0.5", arm.latency_p50_ms),
+            ("0.95", arm.latency_p95_ms),
+            ("0.99", arm.latency_p99_ms),
+        )
     )
-    feedback = GaugeMetricFamily("iccm_arm_feedback", "Ratings in the window.", labels=(*ARM, "rating"))
-    for one in arms:
-        for quantile, ms in (
-            ("0.5", one.latency_p50_ms), ("0.95", one.latency_p95_ms), ("0.99", one.latency_p99_ms),
-        ):  # fmt: skip
-            if ms is not None:
-                latency.add_metric([one.arm, one.version, quantile], ms / 1000)
-        feedback.add_metric([one.arm, one.version, "up"], one.thumbs_up)
-        feedback.add_metric([one.arm, one.version, "down"], one.thumbs_down)
-    yield latency
-    yield feedback
+    ratings = (
+        ((*labels, rating), thumbs)
+        for labels, arm in by_labels
+        for rating, thumbs in (("up", arm.thumbs_up), ("down", arm.thumbs_down))
+    )
+    text = "Response latency, in the window."
+    yield _family("iccm_arm_latency_seconds", text, (*ARM, "quantile"), latencies)
+    yield _family("iccm_arm_feedback", "Ratings, in the window.", (*ARM, "rating"), ratings)
 
 
 def of_rollout(rollout: LiveRollout | None) -> Iterator[Metric]:
-    """State, stage, weight, lease and hold of the live rollout; weight and stage 0 without one. Pure."""
-    info = GaugeMetricFamily(
-        "iccm_rollout", "1 for the live rollout and its state.",
-        labels=("rollout", "candidate", "production", "state"),
-    )  # fmt: skip
+    """Build the metrics of the live rollout; without one, stage, weight and hold are 0."""
+    labels = ("rollout", "candidate", "production", "state")
+    info: Samples = ()
+    stage, weight, held_seconds = 0, 0.0, 0.0
     if rollout is not None:
-        labels = [str(rollout.id), rollout.candidate, rollout.production, rollout.state]
-        info.add_metric(labels, 1.0)
-    yield info
-    stage, weight = (0, 0.0) if rollout is None else (rollout.stage, rollout.weight)
+        info = [((str(rollout.id), rollout.candidate, rollout.production, rollout.state), 1.0)]
+        stage, weight, held_seconds = rollout.stage, rollout.weight, rollout.held_seconds or 0.0
+        if rollout.lease_seconds is not None:
+            text = "Remaining seconds of the canary's lease; negative once it has expired."
+            yield gauge("iccm_rollout_lease_seconds", text, rollout.lease_seconds)
+    yield _family("iccm_rollout", "1 for the live rollout and its state.", labels, info)
     yield gauge("iccm_rollout_stage", "1: 10 %, 2: 50 %, 3: bake; 0 without a rollout.", stage)
-    yield gauge("iccm_rollout_weight", "Share of the canary arm, as the controller set it.", weight)
-    if rollout is not None and rollout.lease_seconds is not None:
-        text = "Seconds left of the canary's lease; below 0 since it ended."
-        yield gauge("iccm_rollout_lease_seconds", text, rollout.lease_seconds)
-    held = rollout.held_seconds if rollout is not None and rollout.held_seconds is not None else 0.0
-    yield gauge("iccm_rollout_held_seconds", "For how long the rollout has been held.", held)
+    yield gauge("iccm_rollout_weight", "Traffic fraction of the canary arm set by the controller.", weight)
+    yield gauge("iccm_rollout_held_seconds", "Time for which the rollout has been held.", held_seconds)
 
 
 def of_platform(found: Live, waiting: int) -> Iterator[Metric]:
-    """Replicas, and what waits for somebody. Pure."""
-    yield gauge("iccm_gateway_replicas", "Living gateway processes.", found.replicas)
-    ready = GaugeMetricFamily(
-        "iccm_gateway_replicas_ready", "Of them, with a version loaded and warm.", labels=("version",)
-    )
-    for version, replicas in sorted(found.ready.items()):
-        ready.add_metric([version], replicas)
-    yield ready
-    production = GaugeMetricFamily("iccm_production", "1 for the version in production.", labels=("version",))
-    if found.production is not None:
-        production.add_metric([found.production], 1.0)
-    yield production
-    yield gauge("iccm_alerts_undelivered", "Alerts that have not arrived.", found.undelivered_alerts)
-    yield gauge("iccm_live_scoring_waiting", "Answers with tests that wait for a score.", waiting)
+    """Build the metrics of replicas, production, alerts and pending scores."""
+    production: Samples = [] if found.production is None else [((found.production,), 1.0)]
+    ready: Samples = [((version,), replicas) for version, replicas in sorted(found.ready.items())]
+    yield gauge("iccm_gateway_replicas", "Live gateway processes.", found.replicas)
+    text = "Live gateway processes with the version loaded and warm."
+    yield _family("iccm_gateway_replicas_ready", text, ("version",), ready)
+    yield _family("iccm_production", "1 for the production version.", ("version",), production)
+    yield gauge("iccm_alerts_undelivered", "Alerts not delivered yet.", found.undelivered_alerts)
+    yield gauge("iccm_live_scoring_pending", "Responses with tests that have no score yet.", waiting)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge without labels."""
-    return GaugeMetricFamily(name, text, value=value)
+    """Build a gauge without labels."""
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _family(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    metric = GaugeMetricFamily(name, text, labels=labels)
+    for values, sample in samples:
+        if sample is not None:
+            metric.add_metric(values, sample)
+    return metric

@@ -1,7 +1,7 @@
-"""The models of one gateway process: loaded in the background, used when verified and warm (G3, G7).
+"""Load the models of one gateway process in the background; use them once verified and warm (G3, G7).
 
-A model that cannot be loaded is reported and tried again later; it never ends the process, and whatever
-is loaded goes on answering meanwhile.
+A model that fails to load is reported and retried later. It never ends the process, and the loaded models
+keep serving.
 """
 
 from __future__ import annotations
@@ -10,45 +10,48 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
-from iccm_assets.errors import IccmError
+from iccm_assets.errors import IccmError, first_line
 from iccm_assets.gateway.batching import Backend
 from iccm_assets.gateway.routing import Version
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
 Load = Callable[[Version], Backend]
 RETRY_SECONDS = 30.0
-# An unwanted model stays this long: requests it was chosen for are still under way.
+# A model that is no longer required stays loaded this long, for the requests already routed to it.
 UNLOAD_SECONDS = 60.0
 
 
 class Fleet:
-    """``ready`` maps versions to their backends, ``failed`` to why they could not be loaded."""
+    """The loaded models: ``ready`` maps versions to backends, ``failed`` to the reason loading failed.
+
+    Other threads read both, so they are replaced and never changed in place. ``settled`` becomes true once
+    each model required at the start is loaded or has failed.
+    """
 
     def __init__(self, load: Load, *, unload_seconds: float = UNLOAD_SECONDS) -> None:
-        self.ready: Mapping[str, Backend] = MappingProxyType({})
-        self.failed: Mapping[str, str] = MappingProxyType({})
+        self.ready: Mapping[str, Backend] = {}
+        self.failed: Mapping[str, str] = {}
         self.settled = False
         self._load, self._unload_seconds = load, unload_seconds
-        self._wanted: dict[str, Version] = {}
-        self._unwanted_since: dict[str, float] = {}
+        self._required: dict[str, Version] = {}
+        self._unused_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._changed = threading.Condition()
         self._closed = False
         threading.Thread(target=self._run, name="model-loader", daemon=True).start()
 
     def want(self, versions: Sequence[Version]) -> None:
-        """From now on these, most urgent first; the others are let go of after a while."""
-        wanted = {one.version: one for one in versions}
+        """Require these versions, most urgent first; the others are unloaded after a while."""
+        required = {version.version: version for version in versions}
         with self._changed:
-            if wanted != self._wanted:
-                self._wanted = wanted
+            if required != self._required:
+                self._required = required
                 self._changed.notify()
 
     def close(self) -> None:
-        """Let go of all models."""
+        """Unload all models."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -58,57 +61,49 @@ class Fleet:
     def _run(self) -> None:
         while True:
             with self._changed:
-                chosen = self._next()
-                if chosen is None and self._wanted:
-                    # All that was wanted at the start is loaded or has failed: this replica may show itself.
+                version = self._next_to_load()
+                if version is None and self._required:
                     self.settled = True
-                if chosen is None and not self._closed:
+                if version is None and not self._closed:
                     self._changed.wait(timeout=1.0)
                 if self._closed:
                     return
-            if chosen is not None:
-                self._attempt(chosen)
-            self._let_go()
+            if version is not None:
+                self._try_load(version)
+            self._unload_unused()
 
-    def _next(self) -> Version | None:
+    def _next_to_load(self) -> Version | None:
         now = time.monotonic()
-        return next(
-            (
-                one
-                for name, one in self._wanted.items()
-                if name not in self.ready and self._retry_at.get(name, 0.0) <= now
-            ),
-            None,
-        )
+        for name, version in self._required.items():
+            if name not in self.ready and self._retry_at.get(name, 0.0) <= now:
+                return version
+        return None
 
-    def _attempt(self, version: Version) -> None:
-        started = time.monotonic()
+    def _try_load(self, version: Version) -> None:
+        name, started = version.version, time.monotonic()
         try:
             backend = self._load(version)
         except Exception as error:
-            reason = str(error) if isinstance(error, IccmError) else f"{type(error).__name__}: {error}"
-            reason = next(iter(reason.splitlines()), type(error).__name__)[:300]
-            log.error(
-                "%s cannot be loaded, it is tried again in %g s: %s", version.version, RETRY_SECONDS, reason
-            )
-            self._retry_at[version.version] = time.monotonic() + RETRY_SECONDS
-            self.failed = MappingProxyType({**self.failed, version.version: reason})
+            prefix = "" if isinstance(error, IccmError) else f"{type(error).__name__}: "
+            reason = f"{prefix}{first_line(error)}"[:300]
+            log.error("cannot load %s, retrying in %g s: %s", name, RETRY_SECONDS, reason)
+            self._retry_at[name] = time.monotonic() + RETRY_SECONDS
+            self.failed = {**self.failed, name: reason}
             return
-        self.failed = MappingProxyType({k: v for k, v in self.failed.items() if k != version.version})
-        self.ready = MappingProxyType({**self.ready, version.version: backend})
-        log.info("%s is loaded and warm after %.1f s", version.version, time.monotonic() - started)
+        self.failed = {key: reason for key, reason in self.failed.items() if key != name}
+        self.ready = {**self.ready, name: backend}
+        log.info("loaded and warmed up %s in %.1f s", name, time.monotonic() - started)
 
-    def _let_go(self) -> None:
+    def _unload_unused(self) -> None:
         now = time.monotonic()
         with self._changed:
-            wanted = set(self._wanted)
-        for name in list(self._unwanted_since):
-            if name in wanted:
-                del self._unwanted_since[name]
-        for name in self.ready.keys() - wanted:
-            if now - self._unwanted_since.setdefault(name, now) >= self._unload_seconds:
+            required = set(self._required)
+        self._unused_since = {
+            name: self._unused_since.get(name, now) for name in self.ready.keys() - required
+        }
+        for name, since in self._unused_since.items():
+            if now - since >= self._unload_seconds:
                 backend = self.ready[name]
-                self.ready = MappingProxyType({k: v for k, v in self.ready.items() if k != name})
-                del self._unwanted_since[name]
+                self.ready = {key: ready for key, ready in self.ready.items() if key != name}
                 backend.close()
-        self.failed = MappingProxyType({k: v for k, v in self.failed.items() if k in wanted})
+        self.failed = {name: reason for name, reason in self.failed.items() if name in required}

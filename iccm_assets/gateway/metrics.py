@@ -1,8 +1,9 @@
-"""What Prometheus reads at `/metrics` (A3): one registry a process; several workers are added up."""
+"""Metrics of one gateway process for Prometheus; `/metrics` aggregates all workers of a port (A3)."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -10,62 +11,59 @@ from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_NAMESPACE = "iccm_gateway"
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
-    """The gateway's metrics. Where workers share a port, sums and maxima over those that live."""
+    """The gateway's metrics. With several workers, gauges are sums or minima over the live ones."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._beside: Collector | None = None
-        name = "iccm_gateway_"
+        self._collectors: list[Collector] = []
+        gauge = partial(Gauge, namespace=_NAMESPACE, registry=self.registry, multiprocess_mode="livesum")
+        minimum = partial(Gauge, namespace=_NAMESPACE, registry=self.registry, multiprocess_mode="livemin")
+        counter = partial(Counter, namespace=_NAMESPACE, registry=self.registry)
 
-        def gauge(what: str, text: str, labels: tuple[str, ...] = (), mode: str = "livesum") -> Gauge:
-            return Gauge(
-                name + what,
-                text,
-                labels,
-                registry=self.registry,
-                multiprocess_mode=mode,  # type: ignore[arg-type]
-            )
-
-        self.requests = Counter(
-            name + "requests", "Requests by assigned arm, arm that answered, version and status.",
-            ("assigned_arm", "arm", "version", "status"), registry=self.registry,
-        )  # fmt: skip
+        self.requests = counter(
+            "requests",
+            "Requests by assigned arm, responding arm, version and status.",
+            ("assigned_arm", "arm", "version", "status"),
+        )
         self.latency = Histogram(
-            name + "latency_seconds", "From a request's arrival to its answer.", ("arm", "version"),
-            registry=self.registry, buckets=_SECONDS,
-        )  # fmt: skip
-        # Of no session and in no arm: what measures production is no traffic (T8).
-        self.probes = Counter(
-            name + "probes", "Measurements of production, by status.", ("status",), registry=self.registry
+            "latency_seconds",
+            "Time from a request's arrival to its response.",
+            ("arm", "version"),
+            namespace=_NAMESPACE,
+            registry=self.registry,
+            buckets=_SECONDS,
         )
-        self.feedback = Counter(name + "feedback", "Ratings.", ("rating",), registry=self.registry)
-        self.delivered = gauge("records_delivered", "Records this process has stored.")
-        self.refused = gauge("records_refused", "Records PostgreSQL refused, kept in a file.")
-        self.in_flight = gauge("in_flight", "Requests being answered.")
-        self.queue = gauge("queue_depth", "Requests waiting for or in a model.", ("version",))
-        self.spool = gauge("spool_bytes", "Bytes of answers not yet stored.")
-        self.lease = gauge("lease_seconds", "Seconds left of the canary's lease.", mode="livemin")
-        self.weight = gauge("canary_weight", "Share of the canary arm at this moment.", mode="livemin")
-        self.ready = gauge(
-            "model_ready", "Whether a version is loaded (1) or failed (0).", ("version",), "livemin"
+        # Separate from requests: measuring production belongs to no session and no arm (T8).
+        self.probes = counter("probes", "Quality measurements of production, by status.", ("status",))
+        self.feedback = counter("feedback", "Ratings, by value.", ("rating",))
+        self.stored_records = counter("records_stored", "Spool records stored in PostgreSQL.")
+        self.dead_letters = counter(
+            "dead_letters", "Spool records rejected by PostgreSQL and kept in a file."
         )
-        self.database = gauge("database_up", "Whether the database is reached.", mode="livemin")
+        self.in_flight = gauge("in_flight", "Requests in progress.")
+        self.queue = gauge("queue_depth", "Requests queued or running, by model version.", ("version",))
+        self.spool = gauge("spool_bytes", "Bytes of records not stored yet.")
+        self.lease = minimum("lease_seconds", "Remaining seconds of the canary's lease.")
+        self.weight = minimum("canary_weight", "Traffic fraction of the canary arm in force.")
+        self.ready = minimum("model_ready", "1 if the version is loaded, 0 if loading failed.", ("version",))
+        self.database = minimum("database_up", "Whether the database can be reached.")
 
     def beside(self, collector: Collector) -> None:
-        """Expose what this collector tells as well; it is the same in every worker, and told once."""
-        self._beside = collector
+        """Also expose a collector whose metrics are equal in all workers; they are exposed once."""
+        self._collectors.append(collector)
         self.registry.register(collector)
 
     def text(self) -> bytes:
-        """The exposition."""
-        if SHARED not in os.environ:
-            return generate_latest(self.registry)
-        together = CollectorRegistry()
-        multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        if self._beside is not None:
-            together.register(self._beside)
-        return generate_latest(together)
+        """Render all metrics in the Prometheus text format."""
+        registry = self.registry
+        if SHARED in os.environ:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            for collector in self._collectors:
+                registry.register(collector)
+        return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""The interface described: an OpenAPI document, and a page of it that needs nothing from the network."""
+"""Describe the API: as an OpenAPI document, and as an HTML page that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iccm_assets.gateway.problems import MEDIA_TYPE
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One operation; ``refusals`` are the statuses it may refuse with, besides 405."""
+    """One operation; ``refusals`` are its error statuses besides 401 and 405."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ ENDPOINTS = (
     Endpoint(
         "post",
         "/v1/conversations",
-        "Complete a session: what was said, what was accepted, its tests. Again replaces.",
+        "Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
         schemas.Completed,
         schemas.Completion,
         (*_BODY, 410),
@@ -54,7 +54,7 @@ ENDPOINTS = (
     Endpoint(
         "post",
         "/v1/feedback",
-        "Rate a session, or one of its answers. The latest rating counts.",
+        "Rate a session, or one of its responses. The latest rating counts.",
         schemas.Thanks,
         schemas.Thumb,
         (*_BODY, 404),
@@ -63,36 +63,43 @@ ENDPOINTS = (
     Endpoint(
         "post",
         "/v1/probe",
-        "Production's answer, for measuring it: not a request of anybody, and not recorded.",
+        "Get production's response, to measure it. It is not recorded and counts as no user's request.",
         schemas.Probed,
         schemas.Probe,
         (*_BODY, 504),
         {"source_code": "def add(a, b):\n    return a + b\n"},
     ),
-    Endpoint("get", "/v1/routing", "Who answers at this moment.", schemas.RoutingShown, refusals=(503,)),
-    Endpoint("get", "/healthz", "Whether the process lives.", schemas.Status),
-    Endpoint("get", "/readyz", "Whether production is loaded and warm.", schemas.Status, refusals=(503,)),
-    Endpoint("get", "/metrics", "For Prometheus.", "text/plain"),
+    Endpoint(
+        "get",
+        "/v1/routing",
+        "Show which model versions serve traffic now.",
+        schemas.RoutingShown,
+        refusals=(503,),
+    ),
+    Endpoint("get", "/healthz", "Check whether the process is alive.", schemas.Status),
+    Endpoint(
+        "get",
+        "/readyz",
+        "Check whether the production model is loaded and warm.",
+        schemas.Status,
+        refusals=(503,),
+    ),
+    Endpoint("get", "/metrics", "Get the metrics in Prometheus format.", "text/plain"),
 )
 
 
 @lru_cache(maxsize=1)
 def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
-    models: list[type[BaseModel]] = [schemas.Problem]
-    for one in ENDPOINTS:
-        models += [model for model in (one.body, one.answer) if isinstance(model, type)]
+    """Return the OpenAPI 3.1 document."""
+    models = [schemas.Problem, *(model for item in ENDPOINTS for model in (item.body, item.answer))]
     _, definitions = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(models)],
+        [(model, "validation") for model in dict.fromkeys(models) if isinstance(model, type)],
         ref_template="#/components/schemas/{model}",
     )
-    paths: dict[str, dict[str, Any]] = {}
-    for one in ENDPOINTS:
-        paths.setdefault(one.path, {})[one.method] = _operation(one)
     return {
         "openapi": "3.1.0",
         "info": {"title": "CET-D gateway", "version": "1", "description": "Requirements for source code."},
-        "paths": paths,
+        "paths": {endpoint.path: {endpoint.method: _operation(endpoint)} for endpoint in ENDPOINTS},
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -100,38 +107,34 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(one: Endpoint) -> dict[str, Any]:
-    secured = one.path not in OPEN
-    refusals = sorted({*one.refusals, *((401,) if secured else ())})
-    if isinstance(one.answer, str):
-        content: dict[str, Any] = {one.answer: {"schema": {"type": "string"}}}
-    else:
-        content = {"application/json": {"schema": _ref(one.answer)}}
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    secured = endpoint.path not in OPEN
+    responses = {"200": {"description": "OK", "content": _content(endpoint.answer)}}
+    for status in sorted({*endpoint.refusals, *((401,) if secured else ())}):
+        problem = {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}}
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     operation: dict[str, Any] = {
-        "summary": one.summary,
-        "operationId": f"{one.method}{one.path.replace('/', '_')}",
-        "responses": {
-            "200": {"description": "OK", "content": content},
-            **{str(status): _refusal(status) for status in refusals},
-        },
+        "summary": endpoint.summary,
+        "operationId": f"{endpoint.method}{endpoint.path.replace('/', '_')}",
+        "responses": responses,
     }
     if secured:
         operation["security"] = [{}, {"token": []}]
-    if one.body is not None:
-        schema = {"schema": _ref(one.body), "example": dict(one.example)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
+    if endpoint.body is not None:
+        content = _content(endpoint.body)
+        content["application/json"]["example"] = dict(endpoint.example)
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
+
+
+def _content(model: type[BaseModel] | str) -> dict[str, dict[str, Any]]:
+    if isinstance(model, str):
+        return {model: {"schema": {"type": "string"}}}
+    return {"application/json": {"schema": _ref(model)}}
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
-
-
-def _refusal(status: int) -> dict[str, Any]:
-    return {
-        "description": HTTPStatus(status).phrase,
-        "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
-    }
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>CET-D gateway</title>
@@ -139,29 +142,29 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>CET-D gat
 pre{{background:#8881;padding:.8rem;overflow:auto}}code{{font-size:.9em}}
 table{{border-collapse:collapse}}
 td,th{{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top}}</style>
-<h1>CET-D gateway</h1><p>The same for programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1).
-Refusals are problem documents (RFC 9457).</p>{sections}</html>"""
+<h1>CET-D gateway</h1><p>Machine-readable: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1).
+Errors are problem documents (RFC 9457).</p>{sections}</html>"""
 
 
 @lru_cache(maxsize=1)
 def page() -> str:
-    """The document for people: plain HTML, no scripts."""
-    return _PAGE.format(sections="".join(_section(one) for one in ENDPOINTS))
+    """Return the documentation as plain HTML without scripts."""
+    return _PAGE.format(sections="".join(map(_section, ENDPOINTS)))
 
 
-def _section(one: Endpoint) -> str:
-    refusals = ", ".join(_operation(one)["responses"])
-    parts = [
-        f"<h2><code>{one.method.upper()} {one.path}</code></h2><p>{html.escape(one.summary)}",
-        f" Statuses: {refusals}.</p>",
+def _section(endpoint: Endpoint) -> str:
+    statuses, path = ", ".join(_operation(endpoint)["responses"]), endpoint.path
+    html_parts = [
+        f"<h2><code>{endpoint.method.upper()} {path}</code></h2><p>{html.escape(endpoint.summary)}",
+        f" Statuses: {statuses}.</p>",
     ]
-    if one.body is not None:
-        data = json.dumps(one.example)
-        call = f"curl -H 'Content-Type: application/json' -d '{data}' http://127.0.0.1:8321{one.path}"
-        parts += [f"<pre>{html.escape(call)}</pre>", _fields("Takes", one.body)]
-    if isinstance(one.answer, type):
-        parts.append(_fields("Answers", one.answer))
-    return "".join(parts)
+    if endpoint.body is not None:
+        data = json.dumps(endpoint.example)
+        call = f"curl -H 'Content-Type: application/json' -d '{data}' http://127.0.0.1:8321{path}"
+        html_parts += [f"<pre>{html.escape(call)}</pre>", _fields("Request", endpoint.body)]
+    if isinstance(endpoint.answer, type):
+        html_parts.append(_fields("Response", endpoint.answer))
+    return "".join(html_parts)
 
 
 def _fields(title: str, model: type[BaseModel]) -> str:
@@ -169,15 +172,15 @@ def _fields(title: str, model: type[BaseModel]) -> str:
     required = set(schema.get("required", []))
     rows = "".join(
         f"<tr><td><code>{name}</code>{'' if name in required else ' (optional)'}</td>"
-        f"<td>{html.escape(_type(one))}</td><td>{html.escape(one.get('description', ''))}</td></tr>"
-        for name, one in schema["properties"].items()
+        f"<td>{html.escape(_type(value))}</td><td>{html.escape(value.get('description', ''))}</td></tr>"
+        for name, value in schema["properties"].items()
     )
     return f"<h3>{title}</h3><table>{rows}</table>"
 
 
 def _type(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        return " or ".join(_type(one) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(_type(option) for option in schema["anyOf"] if option.get("type") != "null")
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     return str(schema.get("format") or schema.get("type") or schema.get("$ref", "").rsplit("/", 1)[-1])

@@ -1,22 +1,24 @@
-"""Asking production through what serves it, to measure it (T8).
+"""Query production through its serving path, to measure it (T8).
 
-Where a gateway lives that has production loaded, it is asked over HTTP, at ``/v1/probe``: the same weights in
-memory and the same batching as for its users, but no session, no arm and no record. Where none lives,
-production is loaded here by the very code a gateway loads it with.
+If a live gateway has production loaded, it is queried over HTTP at ``/v1/probe``: the same weights in memory
+and the same batching as for users, but no session, no arm and no record. Otherwise production is loaded here
+with the gateway's own loader.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import httpx2
 import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
+from iccm_assets.gateway.auth import bearer_tokens
 from iccm_assets.gateway.backends import loader_of
 from iccm_assets.gateway.batching import Backend, Busy, Failed
 from iccm_assets.gateway.fleet import Load
@@ -25,102 +27,93 @@ from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store.replicas import live_replicas
 
-if TYPE_CHECKING:
-    import httpx2
-
-# Users come first: a measurement has few requests under way, and waits where a gateway is busy.
+# User traffic has priority: a measurement has few requests in progress, and waits while a gateway is busy.
 CONCURRENCY = 4
 PATIENCE_SECONDS = 300.0
 PAUSE_SECONDS = 1.0
-# A source that no user could ask about either: asking again does not help.
+# Statuses of a source that the gateway rejects for users, too: a retry cannot succeed.
 FINAL = (400, 413, 422)
 
 
 @dataclass(frozen=True)
 class Told:
-    """Production's answer, or why there is none."""
+    """Production's response to a source, or the reason there is none."""
 
     text: str | None
     error: str = ""
 
 
-class ServingPath:
-    """Production as it is served; ``name`` says how it is asked."""
+class ServingPath(ABC):
+    """Production as it is served; ``name`` describes how it is queried."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __call__(self, sources: Sequence[str]) -> list[Told]:
-        """One answer each, in order."""
-        return asyncio.run(self._all(sources))
+        """Return one result per source, in order."""
+        return asyncio.run(self._ask_all(sources))
 
-    async def _all(self, sources: Sequence[str]) -> list[Told]:
-        places = asyncio.Semaphore(CONCURRENCY)
+    async def _ask_all(self, sources: Sequence[str]) -> list[Told]:
+        semaphore = asyncio.Semaphore(CONCURRENCY)
 
-        async def one(number: int, source: str) -> Told:
-            async with places:
-                return await self.ask(number, source)
+        async def ask_limited(index: int, source: str) -> Told:
+            async with semaphore:
+                return await self.ask(index, source)
 
-        return list(await asyncio.gather(*(one(number, source) for number, source in enumerate(sources))))
+        return list(await asyncio.gather(*map(ask_limited, range(len(sources)), sources)))
 
+    @abstractmethod
     async def ask(self, number: int, source: str) -> Told:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let go of what was opened."""
+        """Return the result for the source at index ``number``."""
 
 
 class OverHttp(ServingPath):
-    """Living gateways, in turn."""
+    """Query live gateways in turn."""
 
     def __init__(self, addresses: Sequence[str], version: str, settings: Settings) -> None:
         super().__init__(f"gateway {', '.join(addresses)}")
         self._addresses, self._version = list(addresses), version
         self._timeout = settings.gateway.timeout_seconds + 5
-        token = next((one.strip() for one in settings.gateway.tokens.split(",") if one.strip()), "")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        tokens = bearer_tokens(settings)
+        self._headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
 
-    async def _all(self, sources: Sequence[str]) -> list[Told]:
-        import httpx2
-
-        self._client = httpx2.AsyncClient(timeout=self._timeout, headers=self._headers)
-        async with self._client:
-            return await super()._all(sources)
+    async def _ask_all(self, sources: Sequence[str]) -> list[Told]:
+        async with httpx2.AsyncClient(timeout=self._timeout, headers=self._headers) as self._client:
+            return await super()._ask_all(sources)
 
     async def ask(self, number: int, source: str) -> Told:
-        import httpx2
-
-        deadline, turn = time.monotonic() + PATIENCE_SECONDS, number
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            address = self._addresses[turn % len(self._addresses)]
-            final = False
+            address = self._addresses[number % len(self._addresses)]
             try:
-                reply = await self._client.post(f"{address}/v1/probe", json={"source_code": source})
-                told, final = self._read(reply), reply.status_code in FINAL
+                response = await self._client.post(f"{address}/v1/probe", json={"source_code": source})
+                result = self._parse(response)
+                if result.text is not None or response.status_code in FINAL:
+                    return result
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                told = Told(None, type(error).__name__)
-            if told.text is not None or final or time.monotonic() > deadline:
-                return told
-            turn += 1
+                result = Told(None, type(error).__name__)
+            if time.monotonic() > deadline:
+                return result
+            number += 1
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _read(self, reply: httpx2.Response) -> Told:
-        """The answer; raises ``IccmError`` where asking again cannot help."""
-        if reply.status_code == 200:
-            found = reply.json()
-            if found["model_version"] != self._version:
-                raise IccmError(
-                    f"{found['model_version']} serves now, not {self._version}",
-                    hint="Nothing was stored; the next measurement is of the version that serves.",
-                )
-            return Told(found["requirements"])
-        if reply.status_code in (401, 404):
-            raise IccmError(f"{self.name} refuses to be measured: HTTP {reply.status_code}")
-        return Told(None, f"HTTP {reply.status_code}")
+    def _parse(self, response: httpx2.Response) -> Told:
+        """Parse a response; raise ``IccmError`` if no retry can succeed."""
+        if response.status_code in (401, 404):
+            raise IccmError(f"{self.name} rejects probes: HTTP {response.status_code}")
+        if response.status_code != 200:
+            return Told(None, f"HTTP {response.status_code}")
+        body = response.json()
+        if body["model_version"] != self._version:
+            raise IccmError(
+                f"{body['model_version']} serves now, not {self._version}",
+                hint="Nothing was stored; the next measurement uses the version that serves then.",
+            )
+        return Told(body["requirements"])
 
 
 class Loaded(ServingPath):
-    """Production in this process, loaded and asked as a gateway does."""
+    """Query production in this process, loaded as a gateway loads it."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__("loaded for the measurement")
@@ -135,25 +128,18 @@ class Loaded(ServingPath):
             except Failed as error:
                 return Told(None, str(error))
 
-    def close(self) -> None:
-        self._backend.close()
-
 
 @contextmanager
 def serving_path(
     engine: sa.Engine, settings: Settings, version: ModelVersion, load: Load | None = None
 ) -> Iterator[ServingPath]:
-    """How production is asked now. Raises what loading raises when no gateway has it ready."""
+    """Open the serving path of a version; raise what loading raises if no gateway has it ready."""
     with engine.connect() as conn:
-        ready = [one for one in live_replicas(conn) if version.version in one.ready_versions]
-    addresses = list(dict.fromkeys(one.address for one in ready if one.address))
-    path: ServingPath
+        ready = [replica for replica in live_replicas(conn) if version.version in replica.ready_versions]
+    addresses = list(dict.fromkeys(replica.address for replica in ready if replica.address))
     if addresses:
-        path = OverHttp(addresses, version.version, settings)
-    else:
-        wanted = Version(version.version, version.path, version.digest)
-        path = Loaded((load or loader_of(settings))(wanted))
-    try:
-        yield path
-    finally:
-        path.close()
+        yield OverHttp(addresses, version.version, settings)
+        return
+    load = load or loader_of(settings)
+    with closing(load(Version(version.version, version.path, version.digest))) as backend:
+        yield Loaded(backend)

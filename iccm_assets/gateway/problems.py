@@ -1,4 +1,4 @@
-"""Every refusal is a problem document (RFC 9457): what is wrong, and what to do; never a traceback."""
+"""Error responses as problem documents (RFC 9457): what is wrong and what to do, never a traceback."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """A request that is refused with this status; ``retry_after`` in seconds."""
+    """Reject a request with this status; ``retry_after`` in seconds, ``extensions`` go into the document."""
 
-    def __init__(self, status: int, detail: str, *, retry_after: float | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        allow: str | None = None,
+        **extensions: Any,
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.retry_after, self.more = status, detail, retry_after, more
+        headers = {
+            "Retry-After": None if retry_after is None else str(max(1, round(retry_after))),
+            "WWW-Authenticate": "Bearer" if status == 401 else None,
+            # The rest of a body that was not read completely is not awaited.
+            "Connection": "close" if status in (408, 413) else None,
+            "Allow": allow,
+        }
+        self._headers = {name: value for name, value in headers.items() if value is not None}
+        self._status = status
+        title = HTTPStatus(status).phrase
+        self._document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        self._document |= extensions
 
     def response(self) -> Response:
-        """The answer to send; the body of a request that was not read to its end is not waited for."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if self.status in (408, 413):
-            headers["Connection"] = "close"
-        if allowed := self.more.pop("allow", None):
-            headers["Allow"] = allowed
-        body = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            **self.more,
-        }
-        return Response(
-            json.dumps(body, ensure_ascii=True), self.status, headers=headers, media_type=MEDIA_TYPE
-        )
+        """Build the HTTP response."""
+        return Response(json.dumps(self._document), self._status, self._headers, MEDIA_TYPE)

@@ -1,6 +1,6 @@
-"""The measurement worker: production on the canary set and on the production holdout, as it is served (T8).
+"""The monitoring worker: measure served production on the canary set and the production holdout (T8).
 
-Run by the asset `production_quality` as ``python -m iccm_assets.gateway.quality`` under Dagster Pipes.
+The asset `production_quality` runs it as ``python -m iccm_assets.gateway.quality`` under Dagster Pipes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from dagster_pipes import open_dagster_pipes
 
 from iccm_assets.errors import IccmError, ModelNotFound
 from iccm_assets.gateway.fleet import Load
@@ -22,6 +23,7 @@ from iccm_assets.learning import triggers, versions
 from iccm_assets.learning.triggers import Fire
 from iccm_assets.orphans import end_with_starter
 from iccm_assets.settings import Settings, load_settings
+from iccm_assets.store.database import connect
 
 Log = Callable[[str], None]
 
@@ -34,9 +36,10 @@ def measure_production(
     log: Log = lambda message: None,
     load: Load | None = None,
 ) -> dict[str, Any]:
-    """Measure, store both rows, and tell it as metadata; nothing is stored if production changed meanwhile.
+    """Measure production, store a row per set, and return the metadata.
 
-    Raises ``ModelNotFound`` before there is a production version, and what loading it raises.
+    Nothing is stored if production changes meanwhile. Raises ``ModelNotFound`` if there is no production
+    version, and what loading it raises.
     """
     with engine.connect() as conn:
         version = versions.production(conn)
@@ -45,9 +48,9 @@ def measure_production(
     orchestra = orchestra_of(settings)
     sets = [evaluation.canary_items(settings), evaluation.holdout_items(engine, settings)]
     with serving_path(engine, settings, version, load) as path:
-        log(f"{version.version} is asked through its serving path: {path.name}")
+        log(f"measuring {version.version} through its serving path: {path.name}")
         measured = [
-            quality.measure(engine, version, one, path, orchestra, settings, tell=log) for one in sets
+            quality.measure(engine, version, items, path, orchestra, settings, tell=log) for items in sets
         ]
         ids = quality.store(
             engine, version, measured, orchestra, path=path.name, dagster_run_id=dagster_run_id
@@ -58,36 +61,44 @@ def measure_production(
 def metadata(
     version: str, path: str, measured: Sequence[Measurement], ids: dict[str, int], settings: Settings
 ) -> dict[str, Any]:
-    """The materialization's metadata in Dagster Pipes form; numbers become plots over time."""
-    shown: dict[str, Any] = {"version": version, "serving_path": path}
-    words, rows = [], []
-    for one in measured:
-        fall, name = one.fall, one.set
+    """Build the materialization's metadata in Dagster Pipes form; Dagster plots numbers over time."""
+    result: dict[str, Any] = {"version": version, "serving_path": path}
+    verdicts, rows = [], []
+    for measurement in measured:
+        drop, name = measurement.fall, measurement.set
         numbers = {
             "measurement_id": ids[name],
-            "items": fall.n,
-            "test_pass_rate": fall.mean,
-            "baseline": fall.baseline_mean,
-            "standard_error": fall.standard_error,
-            "implementation_variance": one.variance,
-            "fall": _difference(fall.baseline_mean, fall.mean),
+            "items": drop.n,
+            "test_pass_rate": drop.mean,
+            "baseline": drop.baseline_mean,
+            "standard_error": drop.standard_error,
+            "implementation_variance": measurement.variance,
+            "quality_drop": _difference(drop.baseline_mean, drop.mean),
         }
-        shown |= {f"{name}_{what}": value for what, value in numbers.items() if value is not None}
+        result |= {f"{name}_{key}": value for key, value in numbers.items() if value is not None}
         decision = triggers.degradation(
             triggers.Measurement(
-                ids[name], version, name, fall.n, fall.mean, fall.standard_error, fall.baseline_mean,
-                confidence=fall.confidence,
+                ids[name],
+                version,
+                name,
+                drop.n,
+                drop.mean,
+                drop.standard_error,
+                drop.baseline_mean,
+                confidence=drop.confidence,
             ),
             settings.triggers,
-        )  # fmt: skip
-        told = "**degraded**: " if isinstance(decision, Fire) else ""
-        remark = f" ({fall.remark})" if fall.remark else ""
-        words.append(f"- {told}{decision.reason}{remark}")
-        source = one.baseline.source if one.baseline else "none"
-        rows.append({"set": name, **numbers, "baseline from": source, "without a score": one.reasons or ""})
-    shown["verdict_in_words"] = {"type": "md", "raw_value": "\n".join(words)}
-    shown["measurements"] = {"type": "md", "raw_value": markdown_table(rows)}
-    return shown
+        )
+        prefix = "**degraded**: " if isinstance(decision, Fire) else ""
+        suffix = f" ({drop.remark})" if drop.remark else ""
+        verdicts.append(f"- {prefix}{decision.reason}{suffix}")
+        source = measurement.baseline.source if measurement.baseline else "none"
+        rows.append(
+            {"set": name, **numbers, "baseline source": source, "unscored": measurement.reasons or ""}
+        )
+    result["verdict"] = {"type": "md", "raw_value": "\n".join(verdicts)}
+    result["measurements"] = {"type": "md", "raw_value": markdown_table(rows)}
+    return result
 
 
 def _difference(before: float | None, now: float | None) -> float | None:
@@ -95,25 +106,17 @@ def _difference(before: float | None, now: float | None) -> float | None:
 
 
 def main() -> int:
-    """Under Dagster Pipes: measure and answer with `metadata` or a named `error`."""
-    from dagster_pipes import open_dagster_pipes
-
-    from iccm_assets.store.database import connect
-
+    """Measure under Dagster Pipes, and report the `metadata` or a named `error`."""
     end_with_starter()
     with open_dagster_pipes() as pipes:
+        run_id, log = pipes.extras.get("dagster_run_id"), pipes.log.info
         try:
             settings = load_settings()
-            found = measure_production(
-                connect(settings),
-                settings,
-                dagster_run_id=pipes.extras.get("dagster_run_id"),
-                log=pipes.log.info,
-            )
+            result = measure_production(connect(settings), settings, dagster_run_id=run_id, log=log)
         except IccmError as error:
             pipes.report_custom_message({"error": error.to_dict()})
         else:
-            pipes.report_custom_message({"metadata": found})
+            pipes.report_custom_message({"metadata": result})
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What is recorded of a request: a row of `requests`, and for an answer what a conversation is made of (C1).
+"""Build spool records: a row of `requests`, and for a response the content of its conversation (C1).
 
-Records are redacted here, before they reach the spool's file (C4).
+Records are redacted here, before they are written to the spool (C4).
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Outcome:
 
 
 def outcome_record(outcome: Outcome, settings: Settings) -> dict[str, Any]:
-    """A request that was not answered: who asked and why not, nothing of what was asked."""
-    row = {**asdict(outcome), "created_at": outcome.created_at.isoformat()}
-    return {"type": "request", "row": {**row, "user_id": stored_user_id(outcome.user_id, settings)}}
+    """Build the record of a failed request: its metadata and error, without its content."""
+    user_id = stored_user_id(outcome.user_id, settings)
+    row = {**asdict(outcome), "user_id": user_id, "created_at": outcome.created_at.isoformat()}
+    return {"type": "request", "row": row}
 
 
 def answer_record(
@@ -49,19 +50,17 @@ def answer_record(
     tests: object,
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """An answered request, redacted as one document, so that source, answer and tests keep agreeing."""
+    """Build the record of a response, redacted as one document to keep source, text and tests consistent."""
     cleaner = Cleaner()
-    told = {
+    response = {
         "source": cleaner.text(source),
         "text": cleaner.text(text),
         "tests": cleaner.suite(tests),
         "metadata": cleaner.document(metadata, "metadata"),
     }
-    counts: dict[str, int] = {}
-    if settings.capture.redact:
-        told, counts = redact_document(told)
-    said = {**told, "source_sha256": source_digest(told["source"]), "redacted": counts}
-    return {**outcome_record(outcome, settings), "said": said}
+    response, redacted = redact_document(response) if settings.capture.redact else (response, {})
+    response |= {"source_sha256": source_digest(response["source"]), "redacted": redacted}
+    return {**outcome_record(outcome, settings), "response": response}
 
 
 def feedback_record(
@@ -72,15 +71,12 @@ def feedback_record(
     at: datetime,
     settings: Settings,
 ) -> dict[str, Any]:
-    """A thumbs up or down."""
-    comment = None if comment is None else redactor(settings)(comment)
-    return {
-        "type": "feedback",
-        "row": {
-            "session_id": session_id,
-            "request_id": request_id,
-            "rating": rating,
-            "comment": comment,
-            "created_at": at.isoformat(),
-        },
+    """Build the record of a thumbs up or down."""
+    row = {
+        "session_id": session_id,
+        "request_id": request_id,
+        "rating": rating,
+        "comment": None if comment is None else redactor(settings)(comment),
+        "created_at": at.isoformat(),
     }
+    return {"type": "feedback", "row": row}

@@ -1,7 +1,7 @@
-"""Who answers a request: one immutable snapshot of what the database said, judged per request (G2-G4, R7).
+"""Choose the model version for each request, from an immutable snapshot of the database (G2-G4, R7).
 
-A snapshot is as good as its lease: when nothing renews it, the canary's weight ends by itself, on the
-platform's clock, whether or not the database can be reached.
+A snapshot is valid while its lease is: if nothing renews it, the canary's weight ends at that time on the
+platform clock, even while the database cannot be reached.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from iccm_assets.gateway.split import Arm, arm_of
 
 
 def elapsed() -> float:
-    """Seconds that pass even while the machine sleeps or its date is set."""
+    """Return monotonic seconds, unaffected by suspending the machine or setting its date."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The platform's clock as last read: it said ``said`` when ``elapsed`` said ``at``, and runs at ``rate``.
+    """The platform clock: it read ``said`` at monotonic time ``at`` and advances ``rate`` times as fast.
 
-    ``at`` is taken before the question, so the clock is early by the way to the database, never late:
-    a lease ends a little too soon rather than too late.
+    ``at`` is measured before the query, so this clock may be ahead by the query's duration but never behind:
+    a lease ends slightly too early rather than too late.
     """
 
     said: datetime
@@ -33,13 +33,17 @@ class Clock:
     rate: float = 1.0
 
     def now(self) -> datetime:
-        """The platform's time (S4)."""
+        """Return the current platform time (S4)."""
         return self.said + timedelta(seconds=self.rate * (elapsed() - self.at))
+
+    def seconds_until(self, timestamp: datetime) -> float:
+        """Return the wall-clock seconds until a platform time; negative after it."""
+        return (timestamp - self.now()).total_seconds() / self.rate
 
 
 @dataclass(frozen=True)
 class Version:
-    """A model version and where it lies."""
+    """A model version and the location of its files."""
 
     version: str
     path: str
@@ -48,9 +52,9 @@ class Version:
 
 @dataclass(frozen=True)
 class Split:
-    """The live rollout: ``candidate`` has ``weight`` of the sessions until ``lease_until``.
+    """The live rollout: ``candidate`` gets ``weight`` of the sessions until ``lease_until``.
 
-    ``former`` is what the rollout was opened against; while it bakes, the candidate is production itself.
+    ``former`` is the version the rollout started from. While it bakes, the candidate is production itself.
     """
 
     rollout_id: int
@@ -64,9 +68,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Routing:
-    """What the database said: production, the live rollout if any, and the models it needs.
+    """Snapshot of production, the live rollout if any, and the models they need.
 
-    ``everywhere`` holds the versions that every living replica has ready (G3).
+    ``everywhere`` contains the versions that all live replicas have ready (G3).
     """
 
     production: str
@@ -77,7 +81,7 @@ class Routing:
     replicas: int = 1
 
     def wanted(self, keep_former: bool) -> list[Version]:
-        """The models to have loaded, most urgent first."""
+        """List the models to load, most urgent first."""
         names = [self.production]
         if self.split is not None:
             names += [self.split.candidate, self.split.former]
@@ -88,7 +92,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Route:
-    """Who is to answer: ``version``, and ``instead`` when that one fails in the canary arm."""
+    """The chosen ``version``, and the fallback ``instead`` if it fails in the canary arm."""
 
     arm: Arm
     version: str
@@ -97,26 +101,28 @@ class Route:
 
 
 def canary_weight(routing: Routing, now: datetime, loaded: Collection[str]) -> tuple[float, str]:
-    """The canary arm's share at this moment, and why it is what it is (R7, G3). Pure."""
+    """Return the canary arm's traffic fraction now, in [0, 1], and its reason (R7, G3)."""
     split = routing.split
     if split is None:
-        return 0.0, "no rollout is live"
+        return 0.0, "no live rollout"
     if split.weight <= 0:
         return 0.0, f"rollout {split.rollout_id} has weight 0"
-    if split.lease_until is None or now > split.lease_until:
-        over = "was never given" if split.lease_until is None else f"ended {split.lease_until:%H:%M:%S}"
-        return 0.0, f"the lease of rollout {split.rollout_id} {over}"
+    if split.lease_until is None:
+        return 0.0, f"rollout {split.rollout_id} has no lease"
+    if now > split.lease_until:
+        return 0.0, f"the lease of rollout {split.rollout_id} ended at {split.lease_until:%H:%M:%S}"
     if split.candidate not in loaded:
-        return 0.0, f"{split.candidate} is not loaded here"
+        return 0.0, f"{split.candidate} is not loaded on this replica"
     if split.candidate not in routing.everywhere:
-        return 0.0, f"{split.candidate} is not loaded on all of {routing.replicas} replicas"
+        return 0.0, f"{split.candidate} is not loaded on all {routing.replicas} replicas"
     return split.weight, f"rollout {split.rollout_id}, stage {split.stage}"
 
 
 def choose(routing: Routing, key: str, now: datetime, loaded: Collection[str], last: str | None) -> Route:
-    """Who answers a session (or request) called ``key``. Pure.
+    """Choose the version that serves the session (or request) ``key``.
 
-    ``last`` has answered as production before: it goes on while a new production version is being loaded.
+    ``last`` is the version that served as production before: it continues while a new production version
+    is being loaded.
     """
     production = routing.production if routing.production in loaded or last is None else last
     split = routing.split
@@ -124,40 +130,36 @@ def choose(routing: Routing, key: str, now: datetime, loaded: Collection[str], l
     if split is None or weight == 0:
         return Route("production", production)
     if arm_of(split.rollout_id, key, weight) == "production":
-        # The candidate at 100 % is production itself; whoever is left out of it has the former version.
+        # A candidate at 100 % is production itself, so the other sessions stay on production, too.
         return Route("production", production, rollout_id=split.rollout_id)
-    instead = split.former if production == split.candidate else production
-    return Route("canary", split.candidate, instead if instead in loaded else None, split.rollout_id)
+    fallback = split.former if production == split.candidate else production
+    return Route("canary", split.candidate, fallback if fallback in loaded else None, split.rollout_id)
 
 
 def routing_of(row: Mapping[str, Any], asked_at: float) -> tuple[Routing | None, Clock]:
-    """The answer of the control query as values; no routing before there is a production version."""
+    """Parse the result of the routing query; the routing is None before there is a production version."""
     clock = Clock(row["now"].astimezone(UTC), asked_at, row["rate"])
     if row["production"] is None:
         return None, clock
-    found = row["rollout"]
+    rollout, replicas = row["rollout"], [frozenset(ready) for ready in row["replicas"] or []]
     split = None
-    if found is not None:
-        lease = found["lease_until"]
+    if rollout is not None:
+        lease = rollout["lease_until"]
         split = Split(
-            rollout_id=found["id"],
-            state=found["state"],
-            stage=found["stage"],
-            candidate=found["candidate"],
-            former=found["production"],
-            weight=float(found["weight"]),
+            rollout_id=rollout["id"],
+            state=rollout["state"],
+            stage=rollout["stage"],
+            candidate=rollout["candidate"],
+            former=rollout["production"],
+            weight=float(rollout["weight"]),
             lease_until=None if lease is None else datetime.fromisoformat(lease),
         )
-    replicas = row["replicas"] or []
-    ready = [frozenset(one) for one in replicas]
-    return (
-        Routing(
-            production=row["production"],
-            split=split,
-            former=row["former"],
-            versions={one["version"]: Version(**one) for one in row["versions"] or []},
-            everywhere=frozenset.intersection(*ready) if ready else frozenset(),
-            replicas=len(replicas),
-        ),
-        clock,
+    routing = Routing(
+        production=row["production"],
+        split=split,
+        former=row["previous"],
+        versions={version["version"]: Version(**version) for version in row["versions"] or []},
+        everywhere=frozenset.intersection(*replicas) if replicas else frozenset(),
+        replicas=len(replicas),
     )
+    return routing, clock

@@ -1,4 +1,4 @@
-"""The requests and answers of the HTTP interface (G1); their descriptions are its documentation."""
+"""Request and response schemas of the HTTP API (G1); their descriptions are its documentation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from iccm_assets.judging.suites import load_suite
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def _a_name(value: str) -> str:
+def _validate_id(value: str) -> str:
     if not value.strip() or not value.isprintable():
-        raise ValueError("a name has characters that can be printed")
+        raise ValueError("an id consists of printable characters and is not blank")
     if value.startswith(ERASED):
-        raise ValueError(f"a name may not begin with {ERASED}")
+        raise ValueError(f"an id may not begin with {ERASED}")
     return value
 
 
-def _a_suite(value: object) -> object:
+def _validate_suite(value: object) -> object:
     if value is not None:
         try:
             load_suite(value)
@@ -40,78 +40,80 @@ def _a_suite(value: object) -> object:
     return value
 
 
-def _a_text(value: object) -> object:
+def _require_text(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError("a moment is a text like 2026-03-01T12:00:00+00:00")
+        raise ValueError("a timestamp is a text like 2026-03-01T12:00:00+00:00")
     return value
 
 
-def _not_ancient(value: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     try:
-        moment = value.astimezone(UTC)
+        timestamp = value.astimezone(UTC)
     except (OverflowError, ValueError):
-        raise ValueError("no moment of this calendar") from None
-    if moment < EARLIEST:
+        raise ValueError("outside the calendar") from None
+    if timestamp < EARLIEST:
         raise ValueError(f"before {EARLIEST:%Y}")
-    return moment
+    return timestamp
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_a_name)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_validate_id)]
 Suite = Annotated[
     dict[str, Any] | None,
-    AfterValidator(_a_suite),
-    Field(description='A test suite of the judge: {"kind": "cases", "cases": [...]}.'),
+    AfterValidator(_validate_suite),
+    Field(description='A test suite for the judge: {"kind": "cases", "cases": [...]}.'),
 ]
-Moment = Annotated[AwareDatetime, BeforeValidator(_a_text), AfterValidator(_not_ancient), Field(strict=False)]
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_require_text), AfterValidator(_to_utc), Field(strict=False)
+]
 Rating = Annotated[Literal[-1, 1], Field(description="-1: thumbs down, 1: thumbs up.")]
-Metadata = Annotated[dict[str, Any], Field(description="Kept with the conversation.")]
+Metadata = Annotated[dict[str, Any], Field(description="Stored with the conversation.")]
+SourceCode = Annotated[str, Field(min_length=1, description="The code to write requirements for.")]
 
 
-class _In(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class Ask(_In):
+class Probe(_Request):
+    """Source code for which production's requirements are measured."""
+
+    source_code: SourceCode
+
+
+class Ask(Probe):
     """Source code to write requirements for."""
 
-    source_code: str = Field(min_length=1, description="What the requirements are to be written for.")
-    session_id: Name | None = Field(None, description="Keeps the session's arm; default: the request's id.")
+    session_id: Name | None = Field(None, description="Keeps a session in one arm; default: the request id.")
     user_id: Name | None = None
     request_id: Name | None = Field(
-        None, description="Asking again under the same id gets the same answer; default: a new one."
+        None, description="Repeating a request under its id returns the same response; default: a new id."
     )
     tests: Suite = None
     metadata: Metadata = {}
 
 
-class Answered(BaseModel):
-    """The requirements, and who wrote them."""
+class _Response(BaseModel):
+    requirements: str
+    model_version: str
+    latency_ms: float = Field(ge=0)
+
+
+class Answered(_Response):
+    """The requirements, and the model version and arm that wrote them."""
 
     request_id: str
     session_id: str
-    requirements: str
-    model_version: str
     arm: Literal["production", "canary"]
-    latency_ms: float = Field(ge=0)
 
 
-class Probe(_In):
-    """Source code to answer for the sake of measuring."""
+class Probed(_Response):
+    """Production's requirements; nothing is recorded."""
 
-    source_code: str = Field(min_length=1, description="What the requirements are to be written for.")
-
-
-class Probed(BaseModel):
-    """Production's answer; nothing of it is recorded."""
-
-    requirements: str
-    model_version: str
     output_tokens: int | None
-    latency_ms: float = Field(ge=0)
 
 
 class Message(BaseModel):
-    """One thing said; other keys are kept."""
+    """One message of a conversation; additional keys are kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -119,32 +121,32 @@ class Message(BaseModel):
     content: str
 
 
-class Completion(_In):
-    """A whole session, as it ended; posting it again replaces it."""
+class Completion(_Request):
+    """A session in its final state; posting it again replaces it."""
 
     session_id: Name
     user_id: Name | None = None
-    messages: list[Message] = Field(description="What was said, in order.")
+    messages: list[Message] = Field(description="The messages, in order.")
     requirements: str | None = Field(
-        None, description="What the developer ended with; default: from messages."
+        None, description="The requirements the developer accepted; default: from the messages."
     )
-    source_code: str | None = Field(None, description="What it was about; default: from messages.")
+    source_code: str | None = Field(None, description="Their source code; default: from the messages.")
     tests: Suite = None
     rating: Rating | None = None
     timestamp: Moment | None = Field(
-        None, description="When it was accepted: past moments for late delivery."
+        None, description="When it was accepted; may be in the past for late delivery. Default: now."
     )
     metadata: Metadata = {}
 
 
 class Completed(BaseModel):
-    """Where the conversation is stored."""
+    """The id of the stored conversation."""
 
     conversation_id: int
 
 
-class Thumb(_In):
-    """A rating of a session, or of one of its answers."""
+class Thumb(_Request):
+    """A rating of a session, or of one of its responses."""
 
     request_id: Name | None = None
     session_id: Name | None = None
@@ -152,41 +154,43 @@ class Thumb(_In):
     comment: str | None = Field(None, max_length=10_000)
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Thumb:
+    def _require_id(self) -> Thumb:
         if self.request_id is None and self.session_id is None:
-            raise ValueError("request_id or session_id is needed")
+            raise ValueError("request_id or session_id is required")
         return self
 
 
 class Thanks(BaseModel):
-    """The rating is recorded."""
+    """The ids under which the rating is recorded."""
 
     session_id: str
     request_id: str | None
 
 
 class Lease(BaseModel):
-    """The live rollout, and what its canary arm gets at this moment."""
+    """The live rollout, and the traffic its canary arm gets now."""
 
     rollout_id: int
     state: str
     stage: int
     candidate: str
     former: str
-    weight: float = Field(description="As the controller set it.")
-    effective_weight: float = Field(description="Now: 0 without a lease, or while a replica is not ready.")
+    weight: float = Field(description="Traffic fraction set by the controller.")
+    effective_weight: float = Field(
+        description="Traffic fraction in force: 0 without a lease, or while a replica is not ready."
+    )
     reason: str
     lease_until: str | None
     lease_seconds_left: float | None
 
 
 class RoutingShown(BaseModel):
-    """Who answers at this moment, as this replica sees it."""
+    """The model versions that serve traffic now, as this replica sees them."""
 
     replica: str
     now: str
     production: str
-    weights: dict[str, float] = Field(description="Share of the traffic by version.")
+    weights: dict[str, float] = Field(description="Traffic fraction by version.")
     rollout: Lease | None
     ready_versions: list[str]
     failed_versions: dict[str, str]
@@ -195,13 +199,13 @@ class RoutingShown(BaseModel):
 
 
 class Status(BaseModel):
-    """ok, or what is missing."""
+    """Always ok; otherwise the response is a problem document."""
 
     status: str
 
 
 class Problem(BaseModel):
-    """RFC 9457."""
+    """A problem document (RFC 9457)."""
 
     type: str
     title: str

@@ -1,4 +1,4 @@
-"""One gateway process: its models, its line to the database, its spool, and uvicorn in front (G1-G7)."""
+"""Run one gateway process: models, routing, spool, metrics, and uvicorn in front of them (G1-G7)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -31,15 +32,20 @@ from iccm_assets.settings import Settings
 from iccm_assets.store.database import engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
+_PARENT_CHECK_SECONDS = 1.0
+_SESSION_OPTIONS = (
+    "-c statement_timeout=20000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+)
 
 
 def listen(host: str, port: int, settings: Settings) -> socket.socket:
-    """A socket at this address, which several processes may share; ``InputError`` when it is taken.
+    """Open a listening socket, which several processes may share.
 
-    ``SettingsError`` where others could reach it without a token.
+    Raises ``InputError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
+    token is configured.
     """
     check_bind(host, tokens_of(settings))
     try:
@@ -50,28 +56,28 @@ def listen(host: str, port: int, settings: Settings) -> socket.socket:
         listening.listen(2048)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}", hint="Give another --port."
+            f"cannot listen on {host}:{port}: {error.strerror or error}", hint="Choose another --port."
         ) from None
     return listening
 
 
 def address_of(listening: socket.socket) -> str:
-    """`http://host:port` of a listening socket."""
+    """Return the URL of a listening socket: `http://host:port`."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in flight, deliver the spool, and return.
+    """Serve until SIGTERM or SIGINT; then finish the requests in flight, flush the spool, and return.
 
-    ``parent``: end as well when this process is gone.
+    With a ``parent``, also stop when that process is gone.
     """
-    # The event loop gets its turn in a millisecond, whatever the model's and the shipper's threads do.
+    # The event loop gets its turn within a millisecond while the model's and the spool's threads run.
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
-    parts = _Parts(replica, settings, load)
-    parts.control.address = address_of(listening)
-    gateway = Gateway(parts.service, parts.engine, settings, replica)
+    process = _GatewayProcess(replica, settings, load)
+    process.control.address = address_of(listening)
+    gateway = Gateway(process.service, process.engine, settings, replica)
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(gateway, settings),
@@ -84,15 +90,17 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
             backlog=2048,
         )
     )
-    with _signals_end(), parts.running():
+    with _ignored_signals(), process.running():
         if parent is not None:
-            _end_with(parent, server)
+            threading.Thread(
+                target=_stop_with, args=(parent, server), name="parent-watch", daemon=True
+            ).start()
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listening]))
 
 
-class _Parts:
-    """What one process is made of."""
+class _GatewayProcess:
+    """The components of one process."""
 
     def __init__(self, replica: str, settings: Settings, load: Load) -> None:
         limits = settings.gateway
@@ -108,56 +116,50 @@ class _Parts:
             poll_seconds=limits.poll_seconds,
             keep_former=limits.keep_former_warm,
         )
-        self.control.on_look = self._measure
-        self.shipper = Shipper(self.spool, self.engine, settings)
+        self.control.on_look = self._update_gauges
+        self.shipper = Shipper(self.spool, self.engine, settings, self.metrics)
         self.service = Service(settings, self.control, self.fleet, self.spool, self.metrics)
         self.figures = Figures(self.engine, settings)
         self.metrics.beside(self.figures)
 
     def _url(self) -> str | None:
-        """Where the database is; an embedded server somebody has stopped is not started again."""
+        """Return the database's URL; an embedded server that someone stopped is not started again."""
         if self._settings.database_url is not None:
             return self._settings.database_url.replace("postgres://", "postgresql://", 1)
         return EmbeddedServer(self._settings.home).running()
 
     def engine(self) -> sa.Engine:
-        """An engine on the database as it is reached now; ``DatabaseUnreachable`` when it is not."""
+        """Return an engine on the database at its current URL; raise ``DatabaseUnreachable`` without one."""
         if self._engine is None or not self.control.connected:
             url = self._url()
             if url is None:
-                raise DatabaseUnreachable("the embedded server does not run")
-            limits = (
-                "-c statement_timeout=20000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
-            )
-            made = engine_for(_with_options(url, limits), application_name="iccm gateway")
-            if self._engine is None or self._engine.url != made.url:
-                self._engine = made
+                raise DatabaseUnreachable("the embedded server is not running")
+            engine = engine_for(url, application_name="iccm gateway", session_options=_SESSION_OPTIONS)
+            if self._engine is None or self._engine.url != engine.url:
+                self._engine = engine
         return self._engine
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Everything in the background, as long as the block takes."""
-        self.control.start()
-        self.shipper.start()
-        self.figures.start()
+        """Run the background threads during the block."""
+        for thread in (self.control, self.shipper, self.figures):
+            thread.start()
         try:
             yield
         finally:
             self.figures.stop()
             self.control.stop()
             if not self.shipper.stop(FLUSH_SECONDS):
-                log.warning("answers are left in %s; the next start delivers them", self.spool.directory)
+                log.warning("responses remain in %s; the next start stores them", self.spool.directory)
             self.spool.release()
             self.fleet.close()
 
-    def _measure(self) -> None:
-        """The gauges, once a look; what counts is counted where it happens."""
+    def _update_gauges(self) -> None:
+        """Update the gauges after each refresh of the routing; counters are updated where they count."""
         metrics, control = self.metrics, self.control
         metrics.database.set(control.connected)
         metrics.in_flight.set(self.service.in_flight)
         metrics.spool.set(self.spool.size)
-        metrics.delivered.set(self.shipper.delivered)
-        metrics.refused.set(self.shipper.refused)
         for version, backend in self.fleet.ready.items():
             metrics.ready.labels(version).set(1)
             metrics.queue.labels(version).set(backend.waiting)
@@ -165,35 +167,23 @@ class _Parts:
             metrics.ready.labels(version).set(0)
         routing, clock = control.routing, control.clock
         if routing is not None and clock is not None:
-            now, split = clock.now(), routing.split
-            metrics.weight.set(canary_weight(routing, now, self.fleet.ready)[0])
-            lease = None if split is None else split.lease_until
-            metrics.lease.set(0 if lease is None else max(0.0, (lease - now).total_seconds() / clock.rate))
-
-
-def _with_options(url: str, options: str) -> str:
-    parsed = sa.make_url(url)
-    given = parsed.query.get("options", "")
-    given = given if isinstance(given, str) else " ".join(given)
-    return parsed.update_query_dict({"options": f"{given} {options}".strip()}).render_as_string(False)
+            lease = None if routing.split is None else routing.split.lease_until
+            metrics.weight.set(canary_weight(routing, clock.now(), self.fleet.ready)[0])
+            metrics.lease.set(0 if lease is None else max(0.0, clock.seconds_until(lease)))
 
 
 @contextlib.contextmanager
-def _signals_end() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more when it is done: here that is the end wished for."""
-    ended = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGTERM, signal.SIGINT)}
+def _ignored_signals() -> Iterator[None]:
+    """Ignore the signal that uvicorn raises again after it has shut down, so that `run` returns."""
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for one, handler in ended.items():
-            signal.signal(one, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def _end_with(parent: int, server: uvicorn.Server, every: float = 1.0) -> None:
-    def watch() -> None:
-        over = threading.Event()
-        while os.getppid() == parent:
-            over.wait(every)
-        server.should_exit = True
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+def _stop_with(parent: int, server: uvicorn.Server) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    server.should_exit = True

@@ -1,4 +1,4 @@
-"""Answering one request: choose the arm, ask its model, let production stand in, record, answer (G1-G6)."""
+"""Serve one request: choose the arm, generate, fall back to production, record, respond (G1-G6)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -24,22 +25,35 @@ from iccm_assets.gateway.spool import Spool, SpoolFull
 from iccm_assets.settings import Settings
 
 REMEMBERED = 4096
-# Redacting costs about two milliseconds a KiB: longer requests do not hold the others up meanwhile.
+# Redaction takes about 2 ms per KiB; longer requests are redacted on a thread, to not block the others.
 INLINE_CHARACTERS = 2000
 RETRY_SECONDS = 1.0
+SPOOL_FULL_RETRY_SECONDS = 10.0
+# A response with a larger fraction of unprintable characters is invalid.
+_MAX_UNPRINTABLE_FRACTION = 0.05
+
+T = TypeVar("T")
 
 
 @dataclass
-class _Told:
-    """What became of one model's turn: an answer, or why there is none."""
+class _GenerationResult:
+    """A response of one model, or the reason there is none; ``status`` as in `requests.status`."""
 
     answer: Answer | None = None
     status: str = "ok"
     error: str | None = None
 
+    def problem(self) -> Problem:
+        """Build the error response to the client."""
+        status, detail = {
+            "timeout": (504, "the model did not respond in time"),
+            "rejected": (503, "too many requests"),
+        }.get(self.status, (503, "the model failed on this request"))
+        return Problem(status, detail, retry_after=RETRY_SECONDS)
+
 
 class Service:
-    """The gateway without HTTP. All of it runs on one event loop."""
+    """The gateway without HTTP; everything runs on one event loop."""
 
     def __init__(
         self, settings: Settings, control: Control, fleet: Fleet, spool: Spool, metrics: Metrics
@@ -47,55 +61,53 @@ class Service:
         self.control, self.fleet, self.metrics = control, fleet, metrics
         self.in_flight = 0
         self._settings, self._spool = settings, spool
-        self._known: OrderedDict[str, tuple[bytes, asyncio.Task[Answered]]] = OrderedDict()
+        self._responses: OrderedDict[str, tuple[bytes, asyncio.Task[Answered]]] = OrderedDict()
         self._sessions: OrderedDict[str, str] = OrderedDict()
-        self._last: str | None = None
+        self._last_production: str | None = None
 
     def ready(self) -> bool:
-        """Whether production, or what was production before, can answer (`/readyz`)."""
+        """Check whether production, or the version that served before it, is loaded (`/readyz`)."""
         routing = self.control.routing
         return self.fleet.settled and routing is not None and self._production(routing) in self.fleet.ready
 
     def moment(self) -> tuple[Routing, Clock]:
-        """The routing and the clock; a 503 `Problem` before the database was reached for the first time."""
+        """Return the routing and the clock; raise a 503 `Problem` before they were read once."""
         routing, clock = self.control.routing, self.control.clock
         if routing is None or clock is None:
             raise Problem(503, "the gateway is starting", retry_after=RETRY_SECONDS)
         return routing, clock
 
     async def answer(self, ask: Ask) -> Answered:
-        """Answer and record. The same request id again gets the same answer, as long as it is known."""
+        """Respond and record. A repeated request id gets the same response while it is cached."""
         if ask.request_id is None:
-            return await self._answer(ask, secrets.token_hex(16))
-        asked = sha256(ask.model_dump_json(exclude={"metadata", "user_id"}).encode()).digest()
-        known = self._known.get(ask.request_id)
-        if known is not None and not _useless(known[1]):
-            if known[0] != asked:
-                raise Problem(409, "this request_id was used for another request")
-            return await asyncio.shield(known[1])
-        task = asyncio.create_task(self._answer(ask, ask.request_id))
-        self._known[ask.request_id] = (asked, task)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+            return await self._respond(ask, secrets.token_hex(16))
+        digest = sha256(ask.model_dump_json(exclude={"metadata", "user_id"}).encode()).digest()
+        cached_digest, task = self._responses.get(ask.request_id, (digest, None))
+        # A request that failed can be retried under its id.
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.create_task(self._respond(ask, ask.request_id))
+            _cache(self._responses, ask.request_id, (digest, task))
+        elif cached_digest != digest:
+            raise Problem(409, "this request_id was used for another request")
         return await asyncio.shield(task)
 
-    async def _answer(self, ask: Ask, request_id: str) -> Answered:
+    async def _respond(self, ask: Ask, request_id: str) -> Answered:
         started = time.perf_counter()
         session = ask.session_id or request_id
         routing, clock = self.moment()
         created_at = clock.now()
         production = self._production(routing)
         if production in self.fleet.ready:
-            self._last = production
-        route = choose(routing, session, created_at, self.fleet.ready, self._last)
+            self._last_production = production
+        route = choose(routing, session, created_at, self.fleet.ready, self._last_production)
         deadline = started + self._settings.gateway.timeout_seconds
         self.in_flight += 1
         try:
-            arm, version, told = await self._ask(route, ask.source_code, deadline)
+            arm, version, result = await self._generate_with_fallback(route, ask.source_code, deadline)
         finally:
             self.in_flight -= 1
-        latency = 1000 * (time.perf_counter() - started)
-        answer = told.answer
+        milliseconds = round(1000 * (time.perf_counter() - started), 3)
+        answer = result.answer
         outcome = Outcome(
             request_id=request_id,
             session_id=session,
@@ -104,166 +116,159 @@ class Service:
             assigned_arm=route.arm,
             arm=None if answer is None else arm,
             model_version=version,
-            status=told.status,
-            error=told.error,
-            latency_ms=round(latency, 3),
+            status=result.status,
+            error=result.error,
+            latency_ms=milliseconds,
             output_tokens=None if answer is None else answer.output_tokens,
             created_at=created_at,
         )
         await self._record(outcome, ask, answer)
-        self.metrics.requests.labels(route.arm, arm if answer else "", version, told.status).inc()
+        self.metrics.requests.labels(route.arm, arm if answer else "", version, result.status).inc()
         if answer is None:
-            raise _refusal(told)
-        self.metrics.latency.labels(arm, version).observe(latency / 1000)
-        self._remember(request_id, session)
+            raise result.problem()
+        self.metrics.latency.labels(arm, version).observe(milliseconds / 1000)
+        _cache(self._sessions, request_id, session)
         return Answered(
             request_id=request_id,
             session_id=session,
-            requirements=Cleaner().text(answer.text),  # as it is stored, so that it may be sent back
+            requirements=Cleaner().text(answer.text),  # as stored, so that a client can send it back
             model_version=version,
             arm=arm,
-            latency_ms=round(latency, 3),
+            latency_ms=milliseconds,
         )
 
     async def probe(self, source: str) -> Probed:
-        """Production's own answer, for measuring it (T8): no session, no arm, and nothing recorded.
+        """Generate production's own response, to measure it: no session, no arm, nothing recorded (T8).
 
-        Users come first: while half the model's queue is taken, and where another version stands in for
-        production, a 503 `Problem` says so.
+        User traffic has priority: raises a 503 `Problem` while half of the model's queue is in use, or while
+        another version serves in place of production.
         """
         routing, _ = self.moment()
-        backend = self.fleet.ready.get(routing.production)
-        if backend is None or 2 * backend.waiting >= self._settings.gateway.queue_size:
+        limits, backend = self._settings.gateway, self.fleet.ready.get(routing.production)
+        if backend is None or 2 * backend.waiting >= limits.queue_size:
             self.metrics.probes.labels("rejected").inc()
-            raise Problem(503, "production has no time to be measured now", retry_after=RETRY_SECONDS)
+            detail = "probe rejected: production is serving user traffic"
+            raise Problem(503, detail, retry_after=RETRY_SECONDS)
         started = time.perf_counter()
-        told = await self._turn(routing.production, source, started + self._settings.gateway.timeout_seconds)
-        self.metrics.probes.labels(told.status).inc()
-        if told.answer is None:
-            raise _refusal(told)
+        result = await self._generate(routing.production, source, started + limits.timeout_seconds)
+        self.metrics.probes.labels(result.status).inc()
+        if result.answer is None:
+            raise result.problem()
         return Probed(
-            requirements=Cleaner().text(told.answer.text),
+            requirements=Cleaner().text(result.answer.text),
             model_version=routing.production,
-            output_tokens=told.answer.output_tokens,
+            output_tokens=result.answer.output_tokens,
             latency_ms=round(1000 * (time.perf_counter() - started), 3),
         )
 
-    async def _ask(self, route: Route, source: str, deadline: float) -> tuple[str, str, _Told]:
-        """Arm, version and what was told; the canary arm's failure is production's turn (G3)."""
+    async def _generate_with_fallback(
+        self, route: Route, source: str, deadline: float
+    ) -> tuple[str, str, _GenerationResult]:
+        """Return arm, version and result; when the canary arm fails, production responds instead (G3)."""
         limits = self._settings.gateway
         if route.arm == "production":
-            return "production", route.version, await self._turn(route.version, source, deadline)
-        first = min(deadline, time.perf_counter() + limits.canary_timeout_seconds)
+            return route.arm, route.version, await self._generate(route.version, source, deadline)
+        # Without a fallback, the candidate may use all the time there is.
         if route.instead is None:
-            first = deadline  # nobody else could answer: it has all the time there is
-        told = await self._turn(route.version, source, first)
-        if told.answer is not None and (flaw := garbage(told.answer, 1024 * limits.max_answer_kib)):
-            told = _Told(None, "error", flaw)
-        if told.answer is not None or route.instead is None:
-            return "canary", route.version, told
-        instead = await self._turn(route.instead, source, deadline)
-        if instead.answer is None:
-            instead.error = f"canary: {told.error}; production: {instead.error}"
-            return "production", route.instead, instead
-        return "production", route.instead, _Told(instead.answer, "fallback", told.error)
+            canary_deadline = deadline
+        else:
+            canary_deadline = min(deadline, time.perf_counter() + limits.canary_timeout_seconds)
+        canary = await self._generate(route.version, source, canary_deadline)
+        if canary.answer is not None and (reason := garbage(canary.answer, 1024 * limits.max_answer_kib)):
+            canary = _GenerationResult(None, "error", reason)
+        if canary.answer is not None or route.instead is None:
+            return route.arm, route.version, canary
+        production = await self._generate(route.instead, source, deadline)
+        if production.answer is None:
+            production.error = f"canary: {canary.error}; production: {production.error}"
+        else:
+            production.status, production.error = "fallback", canary.error
+        return "production", route.instead, production
 
-    async def _turn(self, version: str, source: str, deadline: float) -> _Told:
+    async def _generate(self, version: str, source: str, deadline: float) -> _GenerationResult:
         backend = self.fleet.ready.get(version)
         if backend is None:
-            return _Told(None, "rejected", f"{version} is not loaded")
-        left = deadline - time.perf_counter()
+            return _GenerationResult(None, "rejected", f"{version} is not loaded")
+        seconds = deadline - time.perf_counter()
         try:
-            async with asyncio.timeout(left):
-                return _Told(await backend.answer(source))
+            async with asyncio.timeout(seconds):
+                return _GenerationResult(await backend.answer(source))
         except TimeoutError:
-            return _Told(None, "timeout", f"timeout: no answer within {left:.1f} s")
+            return _GenerationResult(None, "timeout", f"timeout: no response within {seconds:.1f} s")
         except Busy:
-            return _Told(None, "rejected", "the queue of the model is full")
+            return _GenerationResult(None, "rejected", "the model's queue is full")
         except Failed as error:
-            return _Told(None, "timeout" if str(error).startswith("timeout") else "error", str(error))
+            status = "timeout" if str(error).startswith("timeout") else "error"
+            return _GenerationResult(None, status, str(error))
         except Exception as error:
-            return _Told(None, "error", type(error).__name__)
+            return _GenerationResult(None, "error", type(error).__name__)
 
     async def _record(self, outcome: Outcome, ask: Ask, answer: Answer | None) -> None:
-        """Into the spool; what cannot be recorded is not answered (G5)."""
+        """Append to the spool; a response that cannot be recorded is not sent (G5)."""
+
+        def append_response() -> None:
+            assert answer is not None
+            record = answer_record(
+                outcome,
+                self._settings,
+                source=ask.source_code,
+                text=answer.text,
+                tests=ask.tests,
+                metadata=ask.metadata,
+            )
+            self._spool.append(record)
+
         try:
             if answer is None:
                 self._spool.append(outcome_record(outcome, self._settings))
-                return
-
-            def build() -> None:
-                self._spool.append(
-                    answer_record(
-                        outcome,
-                        self._settings,
-                        source=ask.source_code,
-                        text=answer.text,
-                        tests=ask.tests,
-                        metadata=ask.metadata,
-                    )
-                )
-
-            size = len(ask.source_code) + len(answer.text)
-            if size < INLINE_CHARACTERS and ask.tests is None and not ask.metadata:
-                build()
+            elif len(ask.source_code) + len(answer.text) < INLINE_CHARACTERS and not (
+                ask.tests or ask.metadata
+            ):
+                append_response()
             else:
-                await run_in_threadpool(build)
+                await run_in_threadpool(append_response)
         except SpoolFull as error:
             if answer is not None:
-                raise Problem(503, error.message, retry_after=10) from None
-
-    def _remember(self, request_id: str, session: str) -> None:
-        self._sessions[request_id] = session
-        while len(self._sessions) > REMEMBERED:
-            self._sessions.popitem(last=False)
+                raise Problem(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
 
     def session_of(self, request_id: str | None, session: str | None) -> str | None:
-        """The session of a request this process has answered lately, or None."""
+        """Find the session of a request this process served recently; None if unknown."""
         if request_id is not None:
             return self._sessions.get(request_id)
         return session if session in self._sessions.values() else None
 
     def rate(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
-        """Record a rating; a 503 `Problem` when it cannot be."""
+        """Record a rating; raise a 503 `Problem` if the spool is full."""
         _, clock = self.moment()
         try:
             self._spool.append(
                 feedback_record(session, request_id, rating, comment, clock.now(), self._settings)
             )
         except SpoolFull as error:
-            raise Problem(503, error.message, retry_after=10) from None
+            raise Problem(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
         self.metrics.feedback.labels(str(rating)).inc()
 
     def _production(self, routing: Routing) -> str:
-        """Production, or its predecessor while production is not loaded."""
-        if routing.production in self.fleet.ready or self._last not in self.fleet.ready:
+        """Return the production version, or its predecessor while production is not loaded."""
+        if routing.production in self.fleet.ready or self._last_production not in self.fleet.ready:
             return routing.production
-        return self._last or routing.production
+        return self._last_production or routing.production
 
 
 def garbage(answer: Answer, longest: int) -> str | None:
-    """Why an answer of the canary arm is none, or None when it is one. Pure."""
+    """Return the reason a canary response is invalid, or None; ``longest`` is in characters."""
     text = answer.text
-    if not isinstance(text, str):
-        return f"garbage: a {type(text).__name__}"
     if not text.strip():
-        return "garbage: an empty answer"
+        return "invalid response: empty"
     if len(text) > longest:
-        return f"garbage: {len(text)} characters"
-    odd = sum(not (one.isprintable() or one in "\n\r\t") for one in text)
-    if odd * 20 > len(text):
-        return f"garbage: {odd} of {len(text)} characters cannot be printed"
+        return f"invalid response: {len(text)} characters"
+    unprintable = sum(not (character.isprintable() or character in "\n\r\t") for character in text)
+    if unprintable > _MAX_UNPRINTABLE_FRACTION * len(text):
+        return f"invalid response: {unprintable} of {len(text)} characters are not printable"
     return None
 
 
-def _useless(task: asyncio.Task[Answered]) -> bool:
-    """A request that failed may be sent again under its id."""
-    return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _refusal(told: _Told) -> Problem:
-    if told.status == "timeout":
-        return Problem(504, "the model did not answer in time", retry_after=RETRY_SECONDS)
-    if told.status == "rejected":
-        return Problem(503, "more requests than can be answered", retry_after=RETRY_SECONDS)
-    return Problem(503, "the model failed on this request", retry_after=RETRY_SECONDS)
+def _cache(entries: OrderedDict[str, T], key: str, value: T) -> None:
+    entries[key] = value
+    while len(entries) > REMEMBERED:
+        entries.popitem(last=False)

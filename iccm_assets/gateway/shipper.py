@@ -1,4 +1,4 @@
-"""The thread that takes segments from the spool to PostgreSQL, its own and those of dead processes (G5)."""
+"""Flush spool segments to PostgreSQL on a thread: its own, and those of dead processes (G5)."""
 
 from __future__ import annotations
 
@@ -12,77 +12,78 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import DatabaseError, IccmError
+from iccm_assets.errors import DatabaseError, IccmError, first_line
 from iccm_assets.gateway.delivery import Record, deliver
+from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.spool import Spool, orphans, read_segment
 from iccm_assets.settings import Settings
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
 ADOPT_SECONDS = 5.0
 PAUSE_AFTER_ERROR = 1.0
+DEAD_LETTERS = "dead_letters.jsonl"
+# SQLSTATE classes: connection, transaction state, rollback, resources, object state, operator, system.
+_TRANSIENT_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
+_SCHEMA_MISSING = frozenset({"42P01", "3F000"})
 
 
-class Shipper:
-    """Delivers in the background; ``delivered`` and ``refused`` count records."""
+class Shipper(threading.Thread):
+    """Flush the spool in the background, and count what was stored and what was rejected."""
 
-    def __init__(self, spool: Spool, engine: Callable[[], sa.Engine], settings: Settings) -> None:
-        self.delivered = 0
-        self.refused = 0
-        self._spool, self._engine, self._settings = spool, engine, settings
-        self._over = threading.Event()
-        self._adopt_at = 0.0
+    def __init__(
+        self, spool: Spool, engine: Callable[[], sa.Engine], settings: Settings, metrics: Metrics
+    ) -> None:
+        super().__init__(name="spool-worker", daemon=True)
+        self._spool, self._engine, self._settings, self._metrics = spool, engine, settings, metrics
+        self._stopping = threading.Event()
+        self._next_recovery = 0.0
         self._failing = False
-        self._thread = threading.Thread(target=self._run, name="gateway-shipper", daemon=True)
-
-    def start(self) -> None:
-        """Begin to deliver."""
-        self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """Deliver what is left, as long as that works; whether all of it is delivered."""
-        self._over.set()
-        self._thread.join(timeout=seconds)
-        return not self._thread.is_alive() and self._spool.size == 0
+        """Flush what remains, for at most this long; return whether the spool is empty."""
+        self._stopping.set()
+        self.join(timeout=seconds)
+        return not self.is_alive() and self._spool.size == 0
 
-    def _run(self) -> None:
-        while not self._over.wait(self._settings.gateway.spool_pause_ms / 1000):
-            if not self._cycle():
-                self._over.wait(PAUSE_AFTER_ERROR)
-        self._cycle()
+    def run(self) -> None:
+        """Flush periodically until `stop`, and once more then."""
+        while not self._stopping.wait(self._settings.gateway.spool_pause_ms / 1000):
+            if not self._flush():
+                self._stopping.wait(PAUSE_AFTER_ERROR)
+        self._flush()
 
-    def _cycle(self) -> bool:
-        """Deliver what there is; whether that worked. What did not is still in the spool."""
+    def _flush(self) -> bool:
+        """Flush all segments; return whether that succeeded. What failed remains in the spool."""
         try:
             for segment in self._spool.closed_segments():
-                self._ship(segment)
+                self._flush_segment(segment)
                 self._spool.delivered(segment)
-            if time.monotonic() >= self._adopt_at:
-                self._adopt()
-                self._adopt_at = time.monotonic() + ADOPT_SECONDS
+            if time.monotonic() >= self._next_recovery:
+                self._recover_orphans()
+                self._next_recovery = time.monotonic() + ADOPT_SECONDS
         except (sa.exc.SQLAlchemyError, DatabaseError, OSError) as error:
             if not self._failing:
-                first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                log.warning("answers wait in the spool, delivering them failed: %s", first)
+                log.warning("spool flush failed, will retry: %s", first_line(error))
             self._failing = True
             return False
         except Exception:
-            log.exception("answers wait in the spool, delivering them failed")
+            log.exception("spool flush failed, will retry")
             return False
         if self._failing:
-            log.warning("answers are delivered again")
+            log.warning("spool flush succeeds again")
         self._failing = False
         return True
 
-    def _adopt(self) -> None:
+    def _recover_orphans(self) -> None:
         for directory, segments in orphans(self._spool.root, self._spool.directory):
             for segment in segments:
-                self._ship(segment)
+                self._flush_segment(segment)
                 segment.unlink(missing_ok=True)
             if segments:
-                log.warning("delivered what %s had not, which is dead", directory.name)
+                log.warning("recovered segments of dead process %s", directory.name)
 
-    def _ship(self, segment: Path) -> None:
+    def _flush_segment(self, segment: Path) -> None:
         records = read_segment(segment)
         while batch := list(islice(records, self._settings.gateway.spool_batch)):
             self._store(batch, segment)
@@ -92,35 +93,29 @@ class Shipper:
             with self._engine().begin() as conn:
                 dropped = deliver(conn, batch, self._settings)
         except (sa.exc.DBAPIError, IccmError, KeyError, TypeError, ValueError) as error:
-            if _passing(error):
+            if _is_transient(error):
                 raise
             if len(batch) == 1:
-                self._set_aside(batch[0], segment, error)
+                self._dead_letter(batch[0], segment, error)
                 return
-            for one in batch:  # the one the database does not bear holds nobody else up
-                self._store([one], segment)
+            for record in batch:  # one by one: a record that PostgreSQL rejects holds up no other
+                self._store([record], segment)
             return
-        self.delivered += len(batch) - dropped
+        self._metrics.stored_records.inc(len(batch) - dropped)
 
-    def _set_aside(self, record: Record, segment: Path, error: Exception) -> None:
-        self.refused += 1
-        kept = self._spool.root / "refused.jsonl"
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        log.error("a record of %s is refused and kept in %s: %s", segment.name, kept, first)
-        with kept.open("a", encoding="utf-8") as stream:
+    def _dead_letter(self, record: Record, segment: Path, error: Exception) -> None:
+        self._metrics.dead_letters.inc()
+        path = self._spool.root / DEAD_LETTERS
+        log.error(
+            "record from %s rejected by PostgreSQL, moved to %s: %s", segment.name, path, first_line(error)
+        )
+        with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _passing(error: Exception) -> bool:
-    """Whether the same records may be stored another time: the server, not the record, was the reason."""
-    if isinstance(error, DatabaseError):
-        return True
+def _is_transient(error: Exception) -> bool:
+    """Check whether the same records may be stored later: the server was the reason, not the record."""
     if not isinstance(error, sa.exc.DBAPIError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    # Connection, resources, operator intervention, serialization and locks; no state: no answer.
-    return (
-        state is None
-        or state[:2] in {"08", "53", "57", "58", "40", "55", "25"}
-        or state in {"42P01", "3F000"}
-    )
+        return isinstance(error, DatabaseError)
+    state = getattr(error.orig, "sqlstate", None)  # None when the server did not respond
+    return state is None or state[:2] in _TRANSIENT_CLASSES or state in _SCHEMA_MISSING

@@ -1,4 +1,4 @@
-"""Which arm a session belongs to (G2). Pure, and the same on every replica."""
+"""Assign sessions to arms: a pure function that gives the same result on every replica (G2)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Arm = Literal["production", "canary"]
 
 
 def position(rollout_id: int, session_key: str) -> float:
-    """Where a session lies in [0, 1), evenly spread, drawn anew for every rollout."""
+    """Hash a session to [0, 1): uniformly, and independently for every rollout."""
     key = f"{rollout_id}:{session_key}".encode("utf-8", "surrogatepass")
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"iccm-split").digest(), "big")
-    # 53 bits are what a float holds exactly: the greatest position stays below 1.
+    # A float represents 53 bits exactly, so the largest result stays below 1.
     return (number >> 11) / (1 << 53)
 
 
 def arm_of(rollout_id: int, session_key: str, weight: float) -> Arm:
-    """The canary arm for a share ``weight`` of all sessions; raising it only adds sessions."""
+    """Assign ``weight`` of all sessions to the canary arm; a larger weight only adds sessions."""
     return "canary" if position(rollout_id, session_key) < weight else "production"

@@ -1,11 +1,11 @@
-"""What was answered, on this machine's disk before the answer goes out, until PostgreSQL has it (G5).
+"""Keep responses on local disk before they are sent, until PostgreSQL has stored them (G5).
 
-Every process appends to segment files of its own in ``$ICCM_HOME/spool/<replica>/``; a frame is length,
-CRC-32 and JSON. An append is one ``write``: it survives the process's death, however sudden. It is not
-forced to the disk: a power cut may take what was answered since the last delivery, about a second.
+Each process appends to its own segment files in ``$ICCM_HOME/spool/<replica>/``; a frame is its length, its
+CRC-32 and JSON. An append is a single ``write``, so it survives the death of the process at any time. It is
+not fsynced: a power failure may lose the responses since the last flush, about a second.
 
-A segment is delivered whole and then deleted; delivering it again changes nothing. Segments whose process
-is dead (its lock on the directory is free) are delivered by whichever gateway process finds them.
+A segment is stored completely and then deleted; storing it again changes nothing. Segments of a dead process
+(recognized by the free lock on its directory) are stored by whichever gateway process finds them.
 """
 
 from __future__ import annotations
@@ -24,77 +24,77 @@ from typing import Any
 
 from iccm_assets.errors import IccmError
 
-log = logging.getLogger("iccm.gateway")
+log = logging.getLogger(__name__)
 
-_HEAD = struct.Struct("<II")
+_HEADER = struct.Struct("<II")
 LARGEST_RECORD = 64 << 20
 SUFFIX = ".log"
 
 
 class SpoolFull(IccmError):
-    """The answer could not be recorded and is not given; nothing acknowledged was lost."""
+    """The response could not be recorded and was not sent; everything acknowledged is kept."""
 
 
 class Spool:
-    """The spool of one process: ``append`` before acknowledging, ``closed_segments`` to deliver."""
+    """The spool of one process: ``append`` before acknowledging; flush ``closed_segments``."""
 
     def __init__(self, root: Path, replica: str, max_bytes: int) -> None:
         self.root, self.directory = root, root / replica
-        self._max = max_bytes
+        self._max_bytes = max_bytes
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._owned = _locked(self.directory)
-        if self._owned is None:
+        self._lock = _try_lock(self.directory)
+        if self._lock is None:
             raise IccmError(f"{self.directory} is in use by another process")
         self._mutex = threading.Lock()
         self._number = 0
         self._file: int | None = None
-        self._size = 0
-        self._waiting: dict[Path, int] = {}
+        self._segment_bytes = 0
+        self._closed: dict[Path, int] = {}
 
     @property
     def size(self) -> int:
-        """Bytes not delivered yet, of this process."""
+        """Return the number of bytes not stored yet."""
         with self._mutex:
-            return self._size + sum(self._waiting.values())
+            return self._segment_bytes + sum(self._closed.values())
 
     def append(self, record: dict[str, Any]) -> None:
-        """Record it; returns when it would survive this process. Raises ``SpoolFull``."""
+        """Append a record; it then survives this process. Raises ``SpoolFull``."""
         payload = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        frame = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         with self._mutex:
-            if self._size + sum(self._waiting.values()) + len(frame) > self._max:
-                raise SpoolFull(f"{self._max >> 20} MiB wait for the database")
+            if self._segment_bytes + sum(self._closed.values()) + len(frame) > self._max_bytes:
+                raise SpoolFull(f"{self._max_bytes >> 20} MiB wait for the database")
             try:
                 self._write(frame)
             except OSError as error:
                 raise SpoolFull(f"{self.directory}: {error.strerror}") from None
 
     def closed_segments(self) -> list[Path]:
-        """The segments nothing is appended to any more, oldest first; closes the present one."""
+        """Close the current segment, and list the segments that are complete, oldest first."""
         with self._mutex:
-            if self._file is not None and self._size:
+            if self._file is not None and self._segment_bytes:
                 os.close(self._file)
-                self._waiting[self._path()] = self._size
-                self._file, self._size = None, 0
-            return list(self._waiting)
+                self._closed[self._path()] = self._segment_bytes
+                self._file, self._segment_bytes = None, 0
+            return list(self._closed)
 
     def delivered(self, segment: Path) -> None:
-        """Delete a segment whose records PostgreSQL has."""
+        """Delete a segment whose records are in PostgreSQL."""
         segment.unlink(missing_ok=True)
         with self._mutex:
-            self._waiting.pop(segment, None)
+            self._closed.pop(segment, None)
 
     def release(self) -> None:
-        """Give the directory up; an empty one is removed, a full one is for whoever adopts it."""
+        """Unlock the directory; it is deleted if empty, and otherwise left for another process to recover."""
         with self._mutex:
             if self._file is not None:
                 os.close(self._file)
-                if not self._size:
+                if not self._segment_bytes:
                     self._path().unlink(missing_ok=True)
                 self._file = None
-            if self._owned is not None:
-                _unlock(self.directory, self._owned)
-                self._owned = None
+            if self._lock is not None:
+                _unlock(self.directory, self._lock)
+                self._lock = None
 
     def _path(self) -> Path:
         return self.directory / f"{self._number:08d}{SUFFIX}"
@@ -103,43 +103,43 @@ class Spool:
         if self._file is None:
             self._number += 1
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._file, self._size = os.open(self._path(), flags, 0o600), 0
-        view = memoryview(frame)
+            self._file, self._segment_bytes = os.open(self._path(), flags, 0o600), 0
+        remaining = memoryview(frame)
         try:
-            while view:
-                view = view[os.write(self._file, view) :]
+            while remaining:
+                remaining = remaining[os.write(self._file, remaining) :]
         except OSError:
-            # Half a frame in the middle would hide all that is appended behind it.
-            os.ftruncate(self._file, self._size)
+            # An incomplete frame would hide all frames appended after it.
+            os.ftruncate(self._file, self._segment_bytes)
             raise
-        self._size += len(frame)
+        self._segment_bytes += len(frame)
 
 
 def read_segment(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a segment, up to where its writer was killed.
+    """Read the records of a segment, up to the point where its writer was killed.
 
-    A damaged record in the middle ends it too: the file is then kept beside, with ``.damaged`` behind its
-    name, and the loss is logged.
+    A corrupt record before the end also ends it: the file is then kept with the suffix ``.damaged``, and the
+    loss is logged.
     """
     with path.open("rb") as stream:
-        while head := stream.read(_HEAD.size):
-            length, checksum = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 1)
+        while header := stream.read(_HEADER.size):
+            length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (0, 1)
             payload = stream.read(length) if length <= LARGEST_RECORD else b""
             if len(payload) != length or zlib.crc32(payload) != checksum:
-                _report(path, bool(stream.read(1)))
+                # At the end of the file this is the frame of a killed writer, which was not acknowledged.
+                if stream.read(1):
+                    copy = path.with_suffix(f"{SUFFIX}.damaged")
+                    with suppress(OSError):
+                        os.link(path, copy)
+                    log.error("segment %s is corrupt; remaining records kept in %s", path, copy)
                 return
             yield json.loads(payload)
 
 
 def orphans(root: Path, own: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Directories of dead processes, with their segments; each is locked while it is looked at."""
-    if not root.is_dir():
-        return
-    for directory in sorted(root.iterdir()):
-        if directory == own or not directory.is_dir():
-            continue
-        lock = _locked(directory)
-        if lock is None:
+    """Iterate over the directories of dead processes and their segments; each is locked meanwhile."""
+    for directory in sorted(root.iterdir()) if root.is_dir() else ():
+        if directory == own or not directory.is_dir() or (lock := _try_lock(directory)) is None:
             continue
         try:
             yield directory, sorted(directory.glob(f"*{SUFFIX}"))
@@ -147,33 +147,24 @@ def orphans(root: Path, own: Path) -> Iterator[tuple[Path, list[Path]]]:
             _unlock(directory, lock)
 
 
-def _report(path: Path, more: bool) -> None:
-    if not more:
-        return  # the end of a killed writer: what it had not written was not acknowledged
-    kept = path.with_suffix(f"{SUFFIX}.damaged")
-    with suppress(OSError):
-        os.link(path, kept)
-    log.error("%s is damaged in the middle: what lies behind is not delivered, it is kept as %s", path, kept)
-
-
-def _locked(directory: Path) -> int | None:
-    """A lock on the directory that ends with this process, or None when somebody has it."""
+def _try_lock(directory: Path) -> int | None:
+    """Lock the directory until this process ends; return None if another process holds the lock."""
     try:
-        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
+        os.close(lock)
         return None
-    return handle
+    return lock
 
 
-def _unlock(directory: Path, handle: int) -> None:
-    """Give the lock back; a directory with nothing left in it goes."""
+def _unlock(directory: Path, lock: int) -> None:
+    """Release the lock, and delete the directory if it contains nothing else."""
     with suppress(OSError):
         if {path.name for path in directory.iterdir()} == {"lock"}:
             (directory / "lock").unlink()
             directory.rmdir()
-    os.close(handle)
+    os.close(lock)

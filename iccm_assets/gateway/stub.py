@@ -1,9 +1,9 @@
-"""A backend without a model, for benchmarks and tests: no setting selects it.
+"""A backend without a model, for benchmarks and tests; no setting selects it.
 
-``python -m iccm_assets.gateway.stub --port 0`` serves the real gateway on the settings' database with it.
-A version named in the JSON object ``--faults`` misbehaves: ``{"v2": "hang"}``; there are ``error``,
-``hang``, ``empty``, ``binary``, ``unstorable``, ``huge``, ``unloadable``. ``--seconds`` is what a batch
-takes; none is answered while the file ``--hold`` exists.
+``python -m iccm_assets.gateway.stub --port 0`` runs the real gateway with it, on the configured database. A
+version named in the JSON object ``--faults`` fails: ``{"v2": "hang"}``; the faults are ``error``, ``hang``,
+``empty``, ``binary``, ``unstorable``, ``huge`` and ``unloadable``. ``--seconds`` is the duration of a batch;
+while the file ``--hold`` exists, no batch finishes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from iccm_assets.settings import Settings, get_settings
 def stub_loader(
     settings: Settings, faults: Mapping[str, str], seconds: float = 0.0, hold: Path | None = None
 ) -> Load:
-    """Loads any version at once; its answers name it."""
+    """Make a function that loads any version immediately; the responses contain the version's name."""
 
     def load(version: Version) -> Backend:
         fault = faults.get(version.version, "")
@@ -35,7 +35,7 @@ def stub_loader(
         limits = settings.gateway
         return Batcher(
             version.version,
-            lambda sources: [_answer(version.version, fault, seconds, hold)] * len(sources),
+            lambda sources: [_respond(version.version, fault, seconds, hold)] * len(sources),
             batch_size=limits.batch_size,
             wait_seconds=limits.batch_wait_ms / 1000,
             queue_size=limits.queue_size,
@@ -45,24 +45,19 @@ def stub_loader(
     return load
 
 
-def _answer(version: str, fault: str, seconds: float, hold: Path | None) -> Answer:
-    time.sleep(seconds)
+def _respond(version: str, fault: str, seconds: float, hold: Path | None) -> Answer:
+    time.sleep(3600 if fault == "hang" else seconds)
     while hold and hold.exists():
         time.sleep(0.01)
-    match fault:
-        case "error":
-            raise RuntimeError("the stub fails")
-        case "hang":
-            time.sleep(3600)
-        case "empty":
-            return Answer(" \n", 1)
-        case "binary":
-            return Answer("\x01\x02\x03", 3)
-        case "unstorable":
-            return Answer(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12)
-        case "huge":
-            return Answer("shall " * 100_000, 100_000)
-    return Answer(f"The function `add` shall return the sum. ({version})", 12)
+    if fault == "error":
+        raise RuntimeError("the stub fails")
+    responses = {
+        "empty": Answer(" \n", 1),
+        "binary": Answer("\x01\x02\x03", 3),
+        "unstorable": Answer(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12),
+        "huge": Answer("shall " * 100_000, 100_000),
+    }
+    return responses.get(fault, Answer(f"The function `add` shall return the sum. ({version})", 12))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--faults", type=json.loads, default={})
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     log_lines()
     settings = get_settings()
-    listening = listen("127.0.0.1", given.port, settings)
+    listening = listen("127.0.0.1", options.port, settings)
     print(address_of(listening), flush=True)  # noqa: T201
-    run(listening, settings, stub_loader(settings, given.faults, given.seconds, given.hold))
+    run(listening, settings, stub_loader(settings, options.faults, options.seconds, options.hold))
 
 
 if __name__ == "__main__":

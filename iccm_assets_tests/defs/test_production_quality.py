@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.defs.automation.schedules import production_quality_schedule
-from iccm_assets.defs.rollout.quality import production_quality
+from iccm_assets.defs.monitoring.assets import production_quality
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.rollout.bootstrap import ensure_production
 from iccm_assets.settings import REFERENCE_CANARY_SET, get_settings
@@ -57,4 +57,4 @@ def test_production_is_measured_in_a_process_of_its_own_and_stored(
     assert (holdout.set, holdout.n, holdout.mean) == ("production_holdout", 0, None)
     [event] = done.asset_materializations_for_node("production_quality")
     assert event.metadata["canary_set_test_pass_rate"].value == canary.mean
-    assert "0.000 below its baseline" in event.metadata["verdict_in_words"].value
+    assert "0.000 below its baseline" in event.metadata["verdict"].value

@@ -150,7 +150,7 @@ def test_a_production_model_that_hangs_is_a_timeout_and_not_a_hang(fresh, tmp_pa
     limits = {"ICCM_GATEWAY__TIMEOUT_SECONDS": "0.6", "ICCM_GATEWAY__CANARY_TIMEOUT_SECONDS": "0.3"}
     with gateway(url_of(fresh), tmp_path, faults={"v1": "hang"}, **limits) as running:
         reply = running.ask("s", request_id="r")
-        assert reply.status_code == 504 and reply.json()["detail"] == "the model did not answer in time"
+        assert reply.status_code == 504 and reply.json()["detail"] == "the model did not respond in time"
         eventually(
             lambda: rows(fresh, "select from iccm.requests where request_id = 'r' and status = 'timeout'")
         )

@@ -91,7 +91,7 @@ def test_arms_rollout_and_replicas_are_told_from_the_database(
     assert (found["iccm_rollout_weight", ()], found["iccm_rollout_stage", ()]) == (0.5, 2)
     assert 0 < found["iccm_rollout_lease_seconds", ()] <= 600
     assert (found["iccm_gateway_replicas", ()], found["iccm_gateway_replicas_ready", ("v2",)]) == (1, 1)
-    assert found["iccm_production", ("v1",)] == found["iccm_figures_up", ()] == 1
+    assert found["iccm_production", ("v1",)] == found["iccm_database_metrics_up", ()] == 1
 
 
 def test_a_scrape_does_not_wait_for_the_database(scraped: tuple[sa.Engine, world.Running]) -> None:
@@ -108,16 +108,23 @@ def test_a_scrape_does_not_wait_for_the_database(scraped: tuple[sa.Engine, world
 def test_what_is_too_old_is_not_told(engine: sa.Engine, settings: Settings) -> None:
     told = Figures(lambda: engine, settings)
     names = {family.name for family in told.collect()}
-    assert names == {"iccm_figures_up"}
+    assert names == {"iccm_database_metrics_up"}
     with engine.connect() as conn:
         found = live(conn, timedelta(hours=1))
-    told._read = (time.monotonic(), found, 3)
+    told._reading = (time.monotonic(), found, 3)
     fresh = {family.name: family.samples for family in told.collect()}
-    assert fresh["iccm_figures_up"][0].value == 1 and fresh["iccm_live_scoring_waiting"][0].value == 3
-    told._read = (time.monotonic() - figures.STALE_READINGS * settings.gateway.figures_seconds - 1, found, 3)
+    assert (
+        fresh["iccm_database_metrics_up"][0].value == 1 and fresh["iccm_live_scoring_pending"][0].value == 3
+    )
+    told._reading = (
+        time.monotonic() - figures.STALE_READINGS * settings.gateway.figures_seconds - 1,
+        found,
+        3,
+    )
     old = {family.name: family.samples for family in told.collect()}
     assert (
-        set(old) == {"iccm_figures_up", "iccm_figures_age_seconds"} and old["iccm_figures_up"][0].value == 0
+        set(old) == {"iccm_database_metrics_up", "iccm_database_metrics_age_seconds"}
+        and old["iccm_database_metrics_up"][0].value == 0
     )
 
 
@@ -135,7 +142,7 @@ def test_a_database_that_is_away_ends_no_reading(settings: Settings) -> None:
     told.start()
     eventually(lambda: len(asked) >= 3, PATIENCE)
     told.stop()
-    assert {family.name for family in told.collect()} == {"iccm_figures_up"}
+    assert {family.name for family in told.collect()} == {"iccm_database_metrics_up"}
 
 
 WORKER = """
@@ -146,7 +153,7 @@ class Told(figures.Figures):
     def __init__(self):
         pass
     def collect(self):
-        yield figures.gauge("iccm_figures_up", "Fresh.", 1.0)
+        yield figures.gauge("iccm_database_metrics_up", "Fresh.", 1.0)
 
 metrics = Metrics()
 metrics.beside(Told())
@@ -162,5 +169,5 @@ def test_workers_that_share_a_port_tell_it_once(tmp_path: Path) -> None:
             [sys.executable, "-c", WORKER], env=environment, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\niccm_figures_up 1.0") == 1
+    assert done.stdout.count("\niccm_database_metrics_up 1.0") == 1
     assert "iccm_gateway_canary_weight 0.1" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.auth import check_bind
 from iccm_assets.gateway.bodies import DEPTH
-from iccm_assets_tests.gateway.world import SOURCE, gateway
+from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway
 
 ASK = {"source_code": SOURCE}
 CASES = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 1}]}
@@ -40,11 +40,11 @@ HOSTILE = {
     "a name with a line break": (body(request_id="a\r\nX-Evil: 1"), 422, "request_id"),
     "a long name": (body(user_id="x" * 513), 422, "user_id"),
     "the name of an erased session": (body(session_id="erased:1"), 422, "may not begin"),
-    "NaN": (b'{"source_code": "x", "metadata": {"a": NaN}}', 400, "NaN is not JSON"),
-    "minus infinity": (b'{"source_code": "x", "metadata": {"a": -Infinity}}', 400, "-Infinity is not JSON"),
-    "a number without end": (b'{"source_code": "x", "metadata": {"a": 1e999}}', 400, "out of range"),
+    "NaN": (b'{"source_code": "x", "metadata": {"a": NaN}}', 400, "NaN is not a finite number"),
+    "minus infinity": (b'{"source_code": "x", "metadata": {"a": -Infinity}}', 400, "-Infinity is not a finite number"),
+    "a number without end": (b'{"source_code": "x", "metadata": {"a": 1e999}}', 400, "1e999 is not a finite number"),
     "an integer of 5 000 digits": (b'{"metadata":{"a":' + b"9" * 5000 + b"}}", 400, "too long"),
-    "a key twice": (b'{"source_code": "a", "source_code": "b"}', 400, "'source_code' is there twice"),
+    "a key twice": (b'{"source_code": "a", "source_code": "b"}', 400, "'source_code' appears twice"),
     "no UTF-8": (b'{"source_code": "\xff\xfe"}', 400, "not UTF-8"),
     "UTF-16": ('{"source_code": "x"}'.encode("utf-16"), 400, "not UTF-8"),
     "half a surrogate pair": (b'{"source_code": "\\ud800"}', 400, "surrogate"),
@@ -165,7 +165,10 @@ def test_routing_and_metrics_say_who_answers(served):
         'iccm_gateway_requests_total{arm="production",assigned_arm="production",status="ok",version="v1"}'
         in text
     )
-    assert "iccm_gateway_database_up 1.0" in text and 'iccm_gateway_model_ready{version="v1"} 1.0' in text
+    # The gauges are updated when the routing is read again.
+    ready = 'iccm_gateway_model_ready{version="v1"} 1.0'
+    text = eventually(lambda: ready in (metrics := served.client.get("/metrics").text) and metrics)
+    assert "iccm_gateway_database_up 1.0" in text
 
 
 def test_every_endpoint_asks_for_a_token_where_tokens_are_set(url, tmp_path):

@@ -28,10 +28,10 @@ def test_the_canary_answers_while_its_lease_lives_and_all_replicas_have_it():
     ("changed", "loaded", "why"),
     [
         ({"lease_until": NOW - timedelta(microseconds=1)}, BOTH, "lease of rollout 1 ended"),
-        ({"lease_until": None}, BOTH, "never given"),
+        ({"lease_until": None}, BOTH, "has no lease"),
         ({"weight": 0.0}, BOTH, "weight 0"),
-        ({"everywhere": frozenset({"v1"})}, BOTH, "not loaded on all of 2 replicas"),
-        ({}, {"v1"}, "not loaded here"),
+        ({"everywhere": frozenset({"v1"})}, BOTH, "not loaded on all 2 replicas"),
+        ({}, {"v1"}, "not loaded on this replica"),
     ],
 )
 def test_without_one_of_its_conditions_production_answers_and_the_reason_is_told(changed, loaded, why):

@@ -51,14 +51,14 @@ def test_damage_in_the_middle_is_reported_and_the_file_is_kept(tmp_path, caplog)
     damaged[len(damaged) // 2] ^= 1
     segment.write_bytes(damaged)
     assert [one["n"] for one in read_segment(segment)] == [0]
-    assert "damaged in the middle" in caplog.text
+    assert "is corrupt" in caplog.text
     assert segment.with_suffix(".log.damaged").read_bytes() == damaged
 
 
 def test_a_full_spool_refuses_and_takes_again_once_delivered(tmp_path):
     spool = Spool(tmp_path, "a", 100)
     spool.append({"text": "x" * 60})
-    with pytest.raises(SpoolFull, match="not given"):
+    with pytest.raises(SpoolFull, match="not sent"):
         spool.append({"text": "x" * 60})
     [segment] = spool.closed_segments()
     spool.delivered(segment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ def opened(engine: sa.Engine, policy: Policy) -> int:
     with engine.begin() as conn:
         made = conn.execute(
             t.rollouts.insert()
-            .values(candidate="v2", production="v1", policy=policy.to_json())
+            .values(candidate="v2", production="v1", policy=asdict(policy))
             .returning(t.rollouts.c.id)
         ).scalar_one()
         notify_routing(conn)

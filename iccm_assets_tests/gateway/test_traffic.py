@@ -66,7 +66,7 @@ def test_a_candidate_one_replica_cannot_load_gets_no_traffic_anywhere(fresh, tmp
             rollout(conn, 1.0)
         eventually(lambda: "v2" in bad.routing()["failed_versions"])
         eventually(
-            lambda: "not loaded on all of 2" in (good.routing()["rollout"] or {"reason": ""})["reason"]
+            lambda: "not loaded on all 2 replicas" in (good.routing()["rollout"] or {"reason": ""})["reason"]
         )
         assert good.ask("s").json()["arm"] == bad.ask("s").json()["arm"] == "production"
         assert bad.client.get("/readyz").status_code == 200
@@ -80,9 +80,9 @@ def test_a_candidate_one_replica_cannot_load_gets_no_traffic_anywhere(fresh, tmp
 FAULTS = {
     "error": "RuntimeError: the stub fails",
     "hang": "timeout",
-    "empty": "garbage: an empty answer",
-    "binary": "garbage: 3 of 3 characters cannot be printed",
-    "huge": "garbage: 600000 characters",
+    "empty": "invalid response: empty",
+    "binary": "invalid response: 3 of 3 characters are not printable",
+    "huge": "invalid response: 600000 characters",
 }
 
 
