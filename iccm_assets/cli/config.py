@@ -1,4 +1,4 @@
-"""`iccm config`: every setting, its value, and where the value came from (S3)."""
+"""`iccm config`: every setting, its value, and the source of the value."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ import typer
 
 from iccm_assets.addresses import alert_urls
 from iccm_assets.cli.console import AsJson, echo_json
+from iccm_assets.judging.orchestra import orchestra_of
 from iccm_assets.settings import Group, Settings, get_settings, profile_overrides
 
 Source = Literal["default", "profile", "environment"]
 
 MASK = "***"
+_PLAIN_TYPES = (bool, int, float, str, list, tuple)
 # user:password@ in any URL, even where the URL is part of a longer value.
 _USERINFO = re.compile(r"(?<=://)([^/@\s:]*)(:[^/@\s]*)?@")
 # Query parameters that carry a secret.
 _SECRET_QUERY = re.compile(r"(?i)([?&](?:password|passwd|token|secret|key|sslpassword)=)[^&\s]*")
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|api_?key")
 
+group = typer.Typer(help="Show the platform's settings.", no_args_is_help=True)
+# Typer merges a group with a single command into its parent unless the group has a callback.
+group.callback()(lambda: None)
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as it is in force; secrets are masked in ``value``."""
+    """One setting in force; secrets are masked in ``value``."""
 
     name: str
     variable: str
@@ -35,78 +41,67 @@ class Setting:
     description: str
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    group = typer.Typer(help="The platform's settings.", no_args_is_help=True)
-    group.command("show")(show)
-    # A second command keeps `show` a word of its own: Typer folds a group of one into its parent.
-    group.callback()(lambda: None)
-    app.add_typer(group, name="config")
-
-
+@group.command()
 def show(as_json: AsJson = False) -> None:
     """List every setting with its value and its source: default, profile or environment.
 
-    Exits 1 after the list when the orchestra it names cannot be had.
+    Exits 1 after the list if the orchestra cannot be loaded.
     """
-    from iccm_assets.judging.orchestra import orchestra_of
-
     settings = get_settings()
-    found = list(describe(settings, os.environ))
+    rows = list(describe(settings, os.environ))
     if as_json:
-        echo_json({"profile": settings.profile, "settings": [asdict(one) for one in found]})
+        echo_json({"profile": settings.profile, "settings": [asdict(row) for row in rows]})
     else:
-        width = max(len(one.variable) for one in found)
-        for one in found:
-            typer.echo(f"{one.variable:{width}} = {_shown(one.value)}  ({one.source})")
+        width = max(len(row.variable) for row in rows)
+        for row in rows:
+            value = "-" if row.value is None or row.value == "" else row.value
+            typer.echo(f"{row.variable:{width}} = {value}  ({row.source})")
     orchestra_of(settings)
 
 
 def describe(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
     """Every setting in the order of the tree, secrets masked."""
-    given = {name.upper() for name, value in environment.items() if value}
+    variables = {name.upper() for name, value in environment.items() if value}
     overrides = profile_overrides(settings.profile)
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if not isinstance(value, Group):
-            yield _setting((name,), value, field.description, given, overrides)
+            yield _make_setting((name,), value, field.description, variables, overrides)
             continue
-        inside = overrides.get(name, {})
+        inner_overrides = overrides.get(name, {})
         for inner, inner_field in type(value).model_fields.items():
-            yield _setting((name, inner), getattr(value, inner), inner_field.description, given, inside)
+            inner_value = getattr(value, inner)
+            yield _make_setting(
+                (name, inner), inner_value, inner_field.description, variables, inner_overrides
+            )
 
 
 def masked(name: str, value: Any) -> Any:
-    """The value without its secrets: passwords in URLs, and everything whose name says it is one."""
+    """Mask the secrets of a value: passwords in URLs, and all of it if its name says it is secret."""
     if isinstance(value, list | tuple):
-        return [masked(name, one) for one in value]
+        return [masked(name, item) for item in value]
+    # "max_source_tokens" counts tokens; only texts can be secrets.
     if not isinstance(value, str) or not value:
-        return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        return value if value is None or isinstance(value, _PLAIN_TYPES) else str(value)
     if _SECRET_NAME.search(name):
         return MASK
     if name == "alert_urls":  # apprise puts tokens anywhere behind the scheme
-        return ",".join(
-            url.split("://")[0] + "://" + MASK if "://" in url else MASK for url in alert_urls(value)
-        )
-    kept = _USERINFO.sub(lambda found: f"{found[1]}{':' + MASK if found[2] else ''}@", value)
-    return _SECRET_QUERY.sub(rf"\g<1>{MASK}", kept)
+        urls = (url.partition("://") for url in alert_urls(value))
+        return ",".join(f"{scheme}://{MASK}" if separator else MASK for scheme, separator, _ in urls)
+    value = _USERINFO.sub(lambda match: f"{match[1]}{':' + MASK if match[2] else ''}@", value)
+    return _SECRET_QUERY.sub(rf"\g<1>{MASK}", value)
 
 
-def _setting(
-    path: tuple[str, ...], value: Any, text: str | None, given: set[str], overrides: Mapping[str, Any]
+def _make_setting(
+    path: tuple[str, ...],
+    value: Any,
+    description: str | None,
+    variables: set[str],
+    overrides: Mapping[str, Any],
 ) -> Setting:
     variable = "ICCM_" + "__".join(path).upper()
-    source: Source = "default"
-    if variable in given:
+    source: Source = "profile" if path[-1] in overrides else "default"
+    if variable in variables:
         source = "environment"
-    elif path[-1] in overrides:
-        source = "profile"
-    plain = (
-        value if isinstance(value, bool | int | float | str | list | tuple) or value is None else str(value)
-    )
-    # "max_source_tokens" counts tokens; only texts can be secrets.
-    return Setting(".".join(path), variable, masked(path[-1], plain), source, text or "")
-
-
-def _shown(value: Any) -> str:
-    return "-" if value is None or value == "" else str(value)
+    plain = value if value is None or isinstance(value, _PLAIN_TYPES) else str(value)
+    return Setting(".".join(path), variable, masked(path[-1], plain), source, description or "")

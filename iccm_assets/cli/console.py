@@ -1,10 +1,14 @@
-"""What all commands share: where prose goes, where JSON goes, and how tables look."""
+"""Output of all commands: prose, JSON, tables, progress bars. Standard output holds results, nothing else."""
 
 from __future__ import annotations
 
+import getpass
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,28 +17,80 @@ from rich.markup import escape
 from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Reason = Annotated[str, typer.Option("--reason", help="Reason; recorded with your user name.")]
 
 out = Console()
 # Progress and remarks never mix with what a script reads from standard output.
 err = Console(stderr=True)
 
+_PROGRESS = re.compile(r"(\d+)(?: of |/)(\d+)")
+
+
+def get_actor() -> str:
+    """The operating system user, as recorded with commands and deployments."""
+    return f"user:{getpass.getuser()}"
+
 
 def echo_json(value: Any) -> None:
     """Print one JSON document; dates as ISO 8601."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_to_json_value))
+
+
+def print_line(text: str) -> None:
+    """Print markup without wrapping or number highlighting."""
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def print_plain(text: str) -> None:
+    """Print text that may hold brackets, without wrapping."""
+    print_line(escape(text))
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows of equal keys as a table; numbers to the right, shares to three decimals."""
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    """Build a table from rows with equal keys; numbers to the right, floats with three decimals."""
+    built = Table(title=title, title_justify="left", header_style="bold")
     for name, value in (rows[0] if rows else {"": ""}).items():
-        drawn.add_column(name, justify="right" if isinstance(value, int | float) else "left")
+        built.add_column(name, justify="right" if isinstance(value, int | float) else "left")
     for row in rows:
-        drawn.add_row(*(_cell(value) for value in row.values()))
-    return drawn
+        built.add_row(*(_format_cell(value) for value in row.values()))
+    return built
 
 
-def _cell(value: Any) -> str:
+def make_grid(rows: Sequence[Sequence[str]]) -> Table:
+    """Build a table of markup cells without lines and headings."""
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: float | None = None, *, in_bytes: bool = False, **options: Any
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on standard error; ``options`` go to ``rich.progress.Progress``.
+
+    Yields a function that takes ``completed``, ``advance``, ``total`` and ``description``.
+    """
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn() if in_bytes else progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(*columns, console=err, **options) as bar:
+        yield partial(bar.update, bar.add_task(title, total=total))
+
+
+def parse_progress(message: str) -> dict[str, Any]:
+    """Extract "N of M" from a log message as ``completed`` and ``total``; empty if there is none."""
+    match = _PROGRESS.search(message)
+    return {} if match is None else {"completed": int(match[1]), "total": int(match[2])}
+
+
+def _format_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, datetime):
@@ -43,5 +99,5 @@ def _cell(value: Any) -> str:
     return "-" if value is None else escape(str(value))
 
 
-def _plain(value: Any) -> str:
+def _to_json_value(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime | date) else str(value)

@@ -1,42 +1,42 @@
-"""`iccm demo`: the whole loop on the reference world, from HTTP traffic to promotion and rollback."""
+"""`iccm demo`: the whole loop on simulated traffic, from HTTP requests to promotion and rollback."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from sqlalchemy import Engine, text
 
-from iccm_assets.cli import cycle, demo_report, rollout_report, simulate
+from iccm_assets.cli import cycle, simulate
 from iccm_assets.cli.console import AsJson, echo_json, err, out
+from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.cli.cycle import Week
-from iccm_assets.cli.fresh import start_fresh
 from iccm_assets.cli.launch import Launched
 from iccm_assets.cli.own_gateway import own_gateway, token_of
-from iccm_assets.cli.rollout_report import Told
+from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.errors import IccmError, InputError
+from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.learning import versions
+from iccm_assets.models import resolve
 from iccm_assets.settings import REFERENCE_MODEL, Settings, get_settings
-from iccm_assets.store.database import close_engines
+from iccm_assets.store.clock import now
+from iccm_assets.store.database import close_engines, connect
+from iccm_assets.store.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
+    from iccm_assets.cli.rollout_report import Told
     from iccm_assets.reference.drift import Drift
     from iccm_assets.reference.traffic import Pending
 
 DAY = timedelta(days=1)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo")(demo)
-
-
 def demo(
-    weeks: Annotated[int, typer.Option(min=1, max=12, help="Weekly cycles, one after the other.")] = 1,
+    weeks: Annotated[int, typer.Option(min=1, max=12, help="Number of weekly cycles.")] = 1,
     conversations: Annotated[
         int, typer.Option(min=1, max=20000, help="Simulated conversations a week.")
     ] = 200,
@@ -45,39 +45,39 @@ def demo(
         str,
         typer.Option(help="As of `iccm simulate`, over all weeks [several weeks: new domains one by one]."),
     ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated world.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 1,
     rollout: Annotated[
         bool | None,
         typer.Option(
-            help="Roll the candidate out under live traffic, then take a degraded one back"
-            " [yes, for one week under the local profile]; else a candidate that passes is promoted at once."
+            help="Roll out the candidate under live traffic, then roll back a degraded one [default: yes, for"
+            " one week under the local profile]; without, a candidate that passes is promoted immediately."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole loop on a fresh database: converse, score, filter, deduplicate, retrain, gate, roll out.
+    """Run the whole loop on an empty database: converse, score, filter, deduplicate, retrain, gate, roll out.
 
-    Developers use a gateway over HTTP all along. After the retrain the candidate goes through 10 %, 50 % and
-    100 % of their traffic, and a degraded one, forced in, is taken back by itself; the demo fails when any of
-    that is not as the acceptance story says.
+    Simulated developers use a gateway over HTTP all the time. After the retrain the candidate is rolled out
+    to 10 %, 50 % and 100 % of their traffic, and a degraded, forced candidate is rolled back automatically;
+    the demo fails unless all acceptance checks pass.
 
-    With --weeks, that many weeks in a row under drifting traffic, each with the model the one before left in
-    production; it fails unless the last version is better than the base with evidence and no slice was lost.
-    The database and the models of this ICCM_HOME are made anew, unless they hold conversations that were
-    not simulated: then nothing is touched.
+    With --weeks, it repeats the week under drifting traffic, each with the model that the week before left in
+    production; it fails unless the last version is significantly better than the base, without forgetting.
+    The database and the models of this ICCM_HOME are deleted first, unless they hold conversations that were
+    not simulated: then nothing is changed.
     """
     settings = get_settings()
-    rolls = (weeks == 1 and settings.profile == "local") if rollout is None else rollout
-    if rolls and weeks > 1:
-        raise InputError("a demo of several weeks promotes at once", hint="Leave out --rollout.")
+    with_rollout = (weeks == 1 and settings.profile == "local") if rollout is None else rollout
+    if with_rollout and weeks > 1:
+        raise InputError("a demo of several weeks promotes immediately", hint="Leave out --rollout.")
     if weeks > 1 and days != cycle.WEEK.days:
         raise InputError(f"a demo of {weeks} weeks has weeks of 7 days, not {days}", hint="Leave out --days.")
-    mix = _drift(drift, weeks, days)
+    mix = _parse_drift(drift, weeks, days)
     if settings.base_model != str(REFERENCE_MODEL):
         err.print(f"[dim]base model: {settings.base_model}[/]")
     check_inputs(settings)
     with server_of_the_demo(settings):
-        _run(settings, weeks, conversations, days, mix, seed, rolls, as_json)
+        _run(settings, weeks, conversations, days, mix, seed, with_rollout, as_json)
 
 
 def _run(
@@ -87,183 +87,168 @@ def _run(
     days: int,
     mix: Drift,
     seed: int,
-    rolls: bool,
+    with_rollout: bool,
     as_json: bool,
 ) -> None:
-    from iccm_assets.learning.model_store import ModelStore
+    from iccm_assets.cli.fresh import start_fresh
     from iccm_assets.reference.developers import plan_conversations
-    from iccm_assets.rollout.bootstrap import ensure_production
-    from iccm_assets.store.clock import now
-    from iccm_assets.store.database import connect
 
     started = time.monotonic()
-    _headline("A fresh database, and the base model in production")
+    _print_headline("Empty database, base model in production")
     start_fresh(settings)
+    ensure_production_version(settings)
     engine = connect(settings)
-    ensure_production(engine, ModelStore(settings.home), settings)
     with engine.connect() as conn:
         end = cycle.last_moment(now(conn))
-    total = weeks * days
-    err.print(
-        f"[dim]planning {weeks * conversations} sessions with simulated developers over {total} days[/]"
-    )
-    plan = plan_conversations(
-        seed, n=weeks * conversations, days=total, end=end.date() - timedelta(days=1), drift=mix
-    )
-    lived: list[Week] = []
+    total, n_days = weeks * conversations, weeks * days
+    err.print(f"[dim]planning {total} sessions with simulated developers over {n_days} days[/]")
+    plan = plan_conversations(seed, n=total, days=n_days, end=end.date() - DAY, drift=mix)
+    results: list[Week] = []
     pending: list[Pending] = []
     retrain: Launched | None = None
-    told: Told | None = None
+    rollout_report: Told | None = None
     token = token_of(settings)
     with cycle.platform_clock(engine), own_gateway(settings) as url:
-        hold = cycle.Gateway(url, token)
         for number in range(1, weeks + 1):
-            moment = end - (weeks - number) * cycle.WEEK
-            since = simulate.end_of(moment.date() - timedelta(days=days + 1))
-            sessions = [one for one in plan if since <= one.asked_at < simulate.end_of(moment.date() - DAY)]
-            _headline(_title(number, weeks, since.date(), moment.date() - DAY, len(sessions)))
+            week_end = end - (weeks - number) * cycle.WEEK
+            last_day = week_end.date() - DAY
+            first_day = last_day - (days - 1) * DAY
+            start, stop = simulate.end_of(first_day - DAY), simulate.end_of(last_day)
+            sessions = [session for session in plan if start <= session.asked_at < stop]
+            title = f"{first_day:%b %d} to {last_day:%b %d}, {len(sessions)} conversations"
+            _print_headline(f"Week {number} of {weeks}: {title}" if weeks > 1 else title)
             week, retrain, pending = cycle.live(
                 engine,
                 settings,
-                hold,
+                cycle.Gateway(url, token),
                 number,
-                moment,
+                week_end,
                 days,
                 sessions,
                 pending,
-                by_hand=weeks == 1,
-                rollout=rolls,
+                manual=weeks == 1,
+                rollout=with_rollout,
             )
-            lived.append(week)
-            _stop_if_broken(week, retrain)
-        if rolls:
-            told = _roll_out(engine, settings, url, token, seed, lived[0])
-    _report(engine, settings, lived, retrain, told, time.monotonic() - started, as_json)
+            results.append(week)
+            _stop_if_failed(week, retrain)
+        if with_rollout:
+            rollout_report = _roll_out(engine, settings, url, token, seed, results[0])
+    _report(engine, settings, results, retrain, rollout_report, time.monotonic() - started, as_json)
 
 
-def _roll_out(engine: sa.Engine, settings: Settings, url: str, token: str, seed: int, week: Week) -> Told:
-    """The rollout of what the week has learned, then the rollback of something worse."""
+def _roll_out(engine: Engine, settings: Settings, url: str, token: str, seed: int, week: Week) -> Told:
+    """Roll out the week's candidate, then let a degraded one be rolled back."""
     from iccm_assets.cli import rollout_facts, rollout_story
+    from iccm_assets.cli.rollout_report import Told
     from iccm_assets.reference.visitors import code_base
 
-    modules = code_base(seed, week.last + DAY)
-    at = rollout_story.Stage(engine, settings, url, token, modules, seed)
+    context = rollout_story.Stage(engine, settings, url, token, code_base(seed, week.last + DAY), seed)
     seconds, replies = dict(week.seconds), {}
     run = week.run
     checks = rollout_facts.check_learning(run.status if run else None, run.improvement if run else None)
-    rollout_id, carried = rollout_story.live_rollout(engine), None
+    rollout_id, completed = rollout_story.live_rollout(engine), None
     if rollout_id is not None:
-        _headline("Rollout: 10 %, 50 %, 100 % of the traffic")
+        _print_headline("Rollout: 10 %, 50 %, 100 % of the traffic")
         with cycle.timed(seconds, "rollout"):
-            carried, replies["rollout"] = rollout_story.carry(at, rollout_id)
-        checks += rollout_facts.check_rollout(carried)
+            completed, replies["rollout"] = rollout_story.carry(context, rollout_id)
+        checks += rollout_facts.check_rollout(completed)
     elif run is not None and run.status == "gate_passed":
         checks.append(rollout_facts.Check("a rollout of the candidate", False, "none is live"))
-    _headline("A degraded candidate, forced in")
-    serving = cycle.serving(engine)
+    _print_headline("Rollback: a degraded, forced candidate")
+    with engine.connect() as conn:
+        production = versions.get(conn, "production").version
     with cycle.timed(seconds, "rollback"):
-        back, replies["rollback"] = rollout_story.take_back(at)
-    checks += rollout_facts.check_rollback(back, serving)
-    checks.append(rollout_facts.check_replies([*(replies.values())]))
-    return Told(carried, back, tuple(checks), replies, seconds)
+        rolled_back, replies["rollback"] = rollout_story.take_back(context)
+    checks += rollout_facts.check_rollback(rolled_back, production)
+    checks.append(rollout_facts.check_replies([*replies.values()]))
+    return Told(completed, rolled_back, tuple(checks), replies, seconds)
 
 
 def _report(
-    engine: sa.Engine,
+    engine: Engine,
     settings: Settings,
-    lived: list[Week],
+    weeks: list[Week],
     retrain: Launched | None,
-    told: Told | None,
+    rollout_report: Told | None,
     seconds: float,
     as_json: bool,
 ) -> None:
-    from iccm_assets.cli import story
+    from iccm_assets.cli import demo_report, story
+    from iccm_assets.cli.rollout_report import show
 
-    _headline("Report")
-    if len(lived) == 1 and lived[0].run and retrain and not as_json:
-        demo_report.show_learning(engine, lived[0].run.id, retrain, out)
-        if told is not None:
-            rollout_report.show(told, out)
+    _print_headline("Report")
+    if len(weeks) == 1 and weeks[0].run and retrain and not as_json:
+        demo_report.show_learning(engine, weeks[0].run.id, retrain, out)
+        if rollout_report is not None:
+            show(rollout_report, out)
         demo_report.show_places(settings, seconds, out)
     else:
-        compared = story.tell(engine, settings, _base(engine))
+        comparison = story.tell(engine, settings, _base_version(engine))
         if as_json:
-            second = {} if told is None else told.to_json()
-            echo_json({**story.as_json(lived, compared), **second, "seconds": round(seconds, 1)})
+            more = {} if rollout_report is None else rollout_report.to_json()
+            echo_json({**story.as_json(weeks, comparison), **more, "seconds": round(seconds, 1)})
         else:
-            story.show(lived, compared, out)
+            story.show(weeks, comparison, out)
             demo_report.show_places(settings, seconds, out)
-        if len(lived) > 1 and not compared.holds:
+        if len(weeks) > 1 and not comparison.is_improvement:
             raise IccmError(
-                f"{compared.last} is not proven better than {compared.base} with no slice lost:"
-                f" {compared.reason}",
-                hint="`iccm status` and the Dagster runs tell each week; another --seed brings other weeks.",
+                f"{comparison.last} is not proven better than {comparison.base} without forgetting:"
+                f" {comparison.reason}",
+                hint="See `iccm status` and the Dagster runs; another --seed gives other weeks.",
             )
-    if told is not None and told.failures:
+    if rollout_report is not None and rollout_report.failures:
         raise IccmError(
-            f"{len(told.failures)} of {len(told.checks)} checks of the story failed:"
-            f" {'; '.join(told.failures)}",
-            hint="`iccm rollout show` and the alerts tell more; another --seed brings another week.",
+            f"{len(rollout_report.failures)} of {len(rollout_report.checks)} acceptance checks failed:"
+            f" {'; '.join(rollout_report.failures)}",
+            hint="See `iccm rollout show` and the alerts; another --seed gives another week.",
         )
 
 
-def _stop_if_broken(week: Week, retrain: Launched | None) -> None:
-    """A refused candidate is an answer; a retrain that broke is none."""
+def _stop_if_failed(week: Week, retrain: Launched | None) -> None:
+    """A rejected candidate is a result; a failed retrain is an error."""
     if retrain and not retrain.success and not (week.run and cycle.refused(week.run)):
         raise IccmError(
             f"the retrain of week {week.number} failed: {retrain.error}",
-            hint=f"Dagster run {retrain.run_id} has its log.",
+            hint=f"See the log of Dagster run {retrain.run_id}.",
         )
 
 
-def _base(engine: sa.Engine) -> str:
-    """The version the database began with."""
-    import sqlalchemy as sa
-
+def _base_version(engine: Engine) -> str:
+    """The first version of the database."""
+    statement = "select version from iccm.model_versions where parent_version is null order by created_at"
     with engine.connect() as conn:
-        statement = "select version from iccm.model_versions where parent_version is null order by created_at"
-        return str(conn.execute(sa.text(f"{statement} limit 1")).scalar_one())
+        return str(conn.execute(text(f"{statement} limit 1")).scalar_one())
 
 
-def _drift(text: str, weeks: int, days: int) -> Drift:
+def _parse_drift(drift: str, weeks: int, days: int) -> Drift:
     from iccm_assets.reference.drift import parse_drift, week_by_week
     from iccm_assets.reference.world import NEW_FAMILIES
 
-    return parse_drift(text, NEW_FAMILIES, weeks * days) if text else week_by_week(NEW_FAMILIES, weeks)
-
-
-def _title(number: int, weeks: int, first: date, last: date, sessions: int) -> str:
-    span = f"{first:%b %d} to {last:%b %d}, {sessions} conversations"
-    return f"Week {number} of {weeks}: {span}" if weeks > 1 else f"{span} with simulated developers"
+    return parse_drift(drift, NEW_FAMILIES, weeks * days) if drift else week_by_week(NEW_FAMILIES, weeks)
 
 
 @contextmanager
 def server_of_the_demo(settings: Settings) -> Iterator[None]:
-    """An embedded server that the demo started ends with it, unless somebody else uses it by then (S2)."""
-    from iccm_assets.store.embedded import EmbeddedServer
-
+    """Stop the embedded server at the end if it was started in the block and no other process uses it."""
     server = EmbeddedServer(settings.home)
-    ours = settings.database_url is None and server.running() is None
+    starts_here = settings.database_url is None and server.running() is None
     try:
         yield
     finally:
-        if ours:
+        if starts_here:
             close_engines()
             server.stop_unless_used()
 
 
 def check_inputs(settings: Settings) -> None:
-    """Read everything the demo will need before anything is deleted; raises what is wrong with it."""
-    from iccm_assets.curation.canary_set import load_canary_set
-    from iccm_assets.judging.orchestra import orchestra_of
+    """Load everything the demo needs before anything is deleted; raises the first error."""
     from iccm_assets.learning.dataset import load_rehearsal
-    from iccm_assets.models.resolve import check_loadable, resolve
 
     load_canary_set(settings.canary_set)
     load_rehearsal(settings.rehearsal)
     orchestra_of(settings)
-    check_loadable(resolve(settings.base_model))
+    resolve.check_loadable(resolve.resolve(settings.base_model))
 
 
-def _headline(title: str) -> None:
+def _print_headline(title: str) -> None:
     err.rule(f"[bold]{title}", align="left")

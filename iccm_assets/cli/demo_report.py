@@ -1,28 +1,32 @@
-"""The report a demo ends with: funnel, training curve, before and after by slice, lineage, places."""
+"""Report of a demo: funnel, training curve, pass rates by slice, lineage, locations."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import Engine, select, text
 
 from iccm_assets.cli.console import table
+from iccm_assets.cli.launch import Launched
+from iccm_assets.judging.statistics import confidence_above
+from iccm_assets.judging.verdict import GateEvidence, Verdict
+from iccm_assets.learning import training_runs, versions
+from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.settings import Settings
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from iccm_assets.cli.launch import Launched
-    from iccm_assets.judging.verdict import GateEvidence, Verdict
-    from iccm_assets.learning.training_runs import TrainingRun
+from iccm_assets.store import tables as t
+from iccm_assets.store.lineage import conversation_lineage
 
 BARS = "▁▂▃▄▅▆▇█"
+OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed that way[/]"
 
-# Of the days that were filtered: what came during a rollout is material for later days.
+# Only filtered days count: conversations during a rollout belong to later days.
 _FUNNEL = """
 with week as (
     select c.session_id from iccm.filtered_days d join iccm.conversations c
@@ -37,98 +41,89 @@ select
     (select count(*) from accepted) as accepted,
     (select count(*) from accepted where test_pass_rate is not null) as scored,
     (select count(*) from iccm.filtered_conversations) as filtered,
-    (select count(*) from iccm.phase4_training_data) as deduplicated
+    (select count(*) from iccm.phase4_training_data) as deduplicated,
+    (select count(*) from iccm.training_run_examples where training_run_id = :id) as "selected for training"
 """
 _REASONS = """
 select stage, reason, count(*) as conversations from iccm.phase4_rejections
 group by stage, reason order by stage, count(*) desc
 """
+_EXAMPLE = """
+select min(conversation_id) from iccm.training_run_examples where training_run_id = :id and role = 'new'
+"""
 
 
-def show_learning(engine: sa.Engine, training_run_id: int, retrain: Launched, console: Console) -> None:
-    """What was learned from what, whether it is better, and what became of it."""
-    from iccm_assets.learning import training_runs
-
+def show_learning(engine: Engine, training_run_id: int, retrain: Launched, console: Console) -> None:
+    """Print the funnel, the training, the quality gate, an example's lineage and the outcome of a retrain."""
     with engine.connect() as conn:
         run = training_runs.get(conn, training_run_id)
-    _show_funnel(engine, run, console)
+    _print_funnel(engine, run, console)
     if run.candidate_version:
-        _show_training(engine, run.candidate_version, console)
-        _show_gate(engine, run.candidate_version, console)
-        _show_lineage(engine, run, console)
-    _show_outcome(engine, run, retrain, console)
+        _print_training(engine, run.candidate_version, console)
+        _print_gate(engine, run.candidate_version, console)
+        _print_lineage(engine, run, console)
+    _print_outcome(engine, run, retrain, console)
 
 
-def _show_funnel(engine: sa.Engine, run: TrainingRun, console: Console) -> None:
-    import sqlalchemy as sa
-
+def _print_funnel(engine: Engine, run: TrainingRun, console: Console) -> None:
     with engine.connect() as conn:
-        counts = dict(conn.execute(sa.text(_FUNNEL)).mappings().one())
-        reasons = conn.execute(sa.text(_REASONS)).mappings().all()
-        learned = conn.execute(
-            sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"),
-            {"id": run.id},
-        ).scalar_one()
-    largest = max(1, counts["captured"])
-    drawn = Table(title="Funnel", title_justify="left", show_header=False)
-    for name, count in {**counts, "selected for training": learned}.items():
-        drawn.add_row(name, str(count), "█" * round(40 * count / largest))
-    console.print(drawn)
+        counts = conn.execute(text(_FUNNEL), {"id": run.id}).mappings().one()
+        reasons = conn.execute(text(_REASONS)).mappings().all()
+    max_count = max(1, counts["captured"])
+    funnel = Table(title="Funnel", title_justify="left", show_header=False)
+    for name, count in counts.items():
+        funnel.add_row(name, str(count), "█" * round(40 * count / max_count))
+    console.print(funnel)
     if reasons:
-        console.print(table("Left out, and why", [dict(row) for row in reasons]))
+        console.print(table("Rejections", [dict(row) for row in reasons]))
 
 
-def _show_training(engine: sa.Engine, version: str, console: Console) -> None:
-    from iccm_assets.learning import versions
-
+def _print_training(engine: Engine, version: str, console: Console) -> None:
     with engine.connect() as conn:
         candidate = versions.get(conn, version)
     history = json.loads((Path(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
-    losses = [point["loss"] for point in history if "loss" in point]
-    validation = [point["validation_loss"] for point in history if "validation_loss" in point]
-    facts = candidate.metrics.get("training", {})
-    counts = facts.get("counts", {})
-    console.print(
-        f"\n[bold]Training curve[/] of {version} ({', '.join(f'{v} {k}' for k, v in counts.items())})"
+    training, validation = (
+        [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
     )
-    console.print(
-        f"  training loss    {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({len(losses)} steps)"
-    )
-    console.print(
-        f"  validation loss  {validation[0]:.3f} {_sparkline(validation)} {validation[-1]:.3f}"
-        f"  (best {facts.get('validation_loss', float('nan')):.3f} in epoch {facts.get('best_epoch', 0):g})"
-    )
+    metrics = candidate.metrics.get("training", {})
+    counts = ", ".join(f"{count} {name}" for name, count in metrics.get("counts", {}).items())
+    best, epoch = metrics.get("validation_loss", float("nan")), metrics.get("best_epoch", 0)
+    console.print(f"\n[bold]Training curve[/] of {version} ({counts})")
+    for name, losses, note in (
+        ("training loss", training, f"{len(training)} steps"),
+        ("validation loss", validation, f"best {best:.3f} in epoch {epoch:g}"),
+    ):
+        console.print(f"  {name:15}  {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({note})")
 
 
-def _show_gate(engine: sa.Engine, version: str, console: Console) -> None:
-    found = _verdict(engine, version)
-    if found is None:
+def _print_gate(engine: Engine, version: str, console: Console) -> None:
+    verdicts = t.gate_verdicts.c
+    query = select(verdicts.verdict, verdicts.evidence).where(verdicts.version == version)
+    with engine.connect() as conn:
+        row = conn.execute(query.order_by(verdicts.id.desc()).limit(1)).one_or_none()
+    if row is None:
         return
-    verdict, evidence = found
-    title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
+    evidence = GateEvidence.from_json(row.evidence)
     console.print()
+    title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
     console.print(table(title, slice_rows(evidence)))
-    console.print("[dim]better, worse: one-sided paired confidence that the mean changed that way[/]")
-    for rule in verdict.rules:
-        colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[rule.outcome]
-        console.print(f"  [{colour}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
+    console.print(CONFIDENCE_NOTE)
+    for rule in Verdict.from_json(row.verdict).rules:
+        color = OUTCOME_COLORS[rule.outcome]
+        console.print(f"  [{color}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
 
 
 def slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
-    """Per slice, and for all items: how many, both means, the change, and how sure each direction is."""
-    by_slice: dict[str, list[Any]] = {}
+    """Rows per slice and for all items: count, both means, change, confidence of each direction."""
+    slices: dict[str, list[Any]] = {}
     for item in evidence.items:
         if item.reliable:
-            by_slice.setdefault(item.slice, []).append(item)
-    everything = [item for items in by_slice.values() for item in items]
-    return [
-        _slice_row(name, items) for name, items in [*sorted(by_slice.items()), ("all", everything)] if items
-    ]
+            slices.setdefault(item.slice, []).append(item)
+    all_items = [item for items in slices.values() for item in items]
+    return [_slice_row(name, items) for name, items in [*sorted(slices.items()), ("all", all_items)] if items]
 
 
-def _slice_row(name: str, items: list[Any]) -> dict[str, Any]:
-    from iccm_assets.judging.statistics import confidence_above
-
+def _slice_row(name: str, items: Sequence[Any]) -> dict[str, Any]:
     differences = [item.difference for item in items]
     return {
         "slice": name,
@@ -137,90 +132,67 @@ def _slice_row(name: str, items: list[Any]) -> dict[str, Any]:
         "after": sum(item.candidate for item in items) / len(items),
         "change": sum(differences) / len(items),
         "better": confidence_above(differences, 0.0, -1.0),
-        "worse": confidence_above([-one for one in differences], 0.0, -1.0),
+        "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
     }
 
 
-def _show_lineage(engine: sa.Engine, run: TrainingRun, console: Console) -> None:
-    import sqlalchemy as sa
-
-    from iccm_assets.store.lineage import conversation_lineage
-
+def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
     with engine.connect() as conn:
-        example = conn.execute(
-            sa.text(
-                "select min(conversation_id) from iccm.training_run_examples"
-                " where training_run_id = :id and role = 'new'"
-            ),
-            {"id": run.id},
-        ).scalar_one()
+        example = conn.execute(text(_EXAMPLE), {"id": run.id}).scalar_one()
         if example is None:
             return
-        one = conversation_lineage(conn, example)
-    console.print(f"\n[bold]Lineage[/] of conversation {one.conversation_id} (session {one.session_id})")
+        lineage = conversation_lineage(conn, example)
     console.print(
-        f"  accepted {one.timestamp:%Y-%m-%d %H:%M} UTC, test pass rate {one.test_pass_rate:.3f},"
-        f" variance {one.implementation_variance:.4f}, quality {one.quality_score:.3f}"
+        f"\n[bold]Lineage[/] of conversation {lineage.conversation_id} (session {lineage.session_id})"
     )
-    for use in one.uses:
+    console.print(
+        f"  accepted {lineage.timestamp:%Y-%m-%d %H:%M} UTC, test pass rate {lineage.test_pass_rate:.3f},"
+        f" variance {lineage.implementation_variance:.4f}, quality {lineage.quality_score:.3f}"
+    )
+    for use in lineage.uses:
         console.print(f"  training run {use.training_run_id} used it as {use.role}: {use.status}")
-    for learner in one.versions:
-        console.print(f"  {learner.version} ({learner.status}) learned from it")
+    for version in lineage.versions:
+        console.print(f"  {version.version} ({version.status}) was trained on it")
 
 
-def _show_outcome(engine: sa.Engine, run: TrainingRun, retrain: Launched, console: Console) -> None:
-    from iccm_assets.learning import versions
-
+def _print_outcome(engine: Engine, run: TrainingRun, retrain: Launched, console: Console) -> None:
     with engine.connect() as conn:
-        serving = versions.production(conn)
-    name = serving.version if serving else "nothing"
+        production = versions.production(conn)
+    name = production.version if production else "nothing"
     console.print()
     if retrain.success and run.status == "gate_passed":
         gain = f", improvement {run.improvement:+.4f} on the canary set" if run.improvement else ""
-        console.print(f"[bold green]The quality gate says pass[/]{gain}; {name} is in production now.")
+        console.print(f"[bold green]The quality gate passed[/]{gain}; {name} is in production now.")
     else:
-        why = run.error or run.notes or retrain.error
+        reason = escape(run.error or run.notes or retrain.error)
         console.print(
-            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {escape(why)}"
+            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {reason}"
         )
 
 
 def show_places(settings: Settings, seconds: float, console: Console) -> None:
-    """Where the demo left its data, what to look at next, and how long it took."""
-    console.print("\n[bold]Where everything lies[/]")
-    embedded = f"embedded, {settings.home / 'postgres'}"
-    console.print(f"  database  {(settings.database_url or embedded).split('@')[-1]}")
+    """Print where the demo's data are, what to try next, and the demo's duration."""
+    database = settings.database_url or f"embedded, {settings.home / 'postgres'}"
+    console.print("\n[bold]Locations[/]")
+    console.print(f"  database  {database.split('@')[-1]}")
     console.print(f"  models    {settings.home / 'models'}")
     console.print(f"  datasets  {settings.home / 'datasets'}")
     console.print("\n[bold]What to try next[/]")
-    for command, what in (
+    for command, description in (
         ("make dev", "the Dagster UI, with these runs, materializations and lineage"),
-        (".venv/bin/iccm status", "what is in production, and why"),
-        (".venv/bin/iccm lineage VERSION", "which conversations taught a version"),
+        (".venv/bin/iccm status", "the version in production, and why"),
+        (".venv/bin/iccm lineage VERSION", "the conversations a version was trained on"),
         (".venv/bin/iccm simulate", "another week of conversations; then .venv/bin/iccm retrain"),
     ):
-        console.print(f"  {command:32} {what}", highlight=False)
+        console.print(f"  {command:32} {description}", highlight=False)
     console.print(f"\nThe demo took {seconds:.0f} s.")
 
 
-def _verdict(engine: sa.Engine, version: str) -> tuple[Verdict, GateEvidence] | None:
-    import sqlalchemy as sa
-
-    from iccm_assets.judging.verdict import GateEvidence, Verdict
-    from iccm_assets.store import tables as t
-
-    gv = t.gate_verdicts.c
-    with engine.connect() as conn:
-        row = conn.execute(
-            sa.select(gv.verdict, gv.evidence).where(gv.version == version).order_by(gv.id.desc()).limit(1)
-        ).one_or_none()
-    return (Verdict.from_json(row.verdict), GateEvidence.from_json(row.evidence)) if row else None
-
-
-def _sparkline(values: list[float], width: int = 32) -> str:
-    """Values as a line of blocks, averaged down to at most `width` of them."""
+def _sparkline(values: Sequence[float], width: int = 32) -> str:
+    """Values as a line of blocks, averaged to at most `width` of them."""
     size = -(-len(values) // width)
-    means = [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
+    chunks = [values[start : start + size] for start in range(0, len(values), size)]
+    means = [sum(chunk) / len(chunk) for chunk in chunks]
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)

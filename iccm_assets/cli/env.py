@@ -1,4 +1,4 @@
-"""`iccm env`: what Dagster's own commands need to find this platform (section 1).
+"""`iccm env`: the variables that Dagster's own commands need to find this platform.
 
 eval "$(iccm env)"
 dagster dev
@@ -19,13 +19,8 @@ from iccm_assets.settings import PACKAGE, Settings, get_settings
 INSTANCE = PACKAGE / "profiles" / "dagster.yaml"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("env")(env)
-
-
 def env(as_json: AsJson = False) -> None:
-    """Print the variables Dagster needs, for `eval "$(iccm env)"`; starts the database if need be."""
+    """Print the variables Dagster needs, for `eval "$(iccm env)"`; starts the database if necessary."""
     variables = environment(get_settings())
     if as_json:
         echo_json(variables)
@@ -35,7 +30,7 @@ def env(as_json: AsJson = False) -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """`ICCM_HOME`, `DAGSTER_HOME` (made, with dagster.yaml) and `DAGSTER_PG_URL` (its database exists)."""
+    """Return `ICCM_HOME`, `DAGSTER_HOME` and `DAGSTER_PG_URL`; creates that directory and that database."""
     from iccm_assets.store.database import dagster_url
 
     return {
@@ -46,20 +41,20 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The instance's directory with the package's dagster.yaml; set DAGSTER_HOME yourself to use another."""
+    """Create the instance directory with the package's dagster.yaml; set DAGSTER_HOME to use another."""
     home = settings.home / "dagster"
     try:
         home.mkdir(parents=True, exist_ok=True)
         _write_if_changed(home / "dagster.yaml", INSTANCE.read_bytes())
     except OSError as error:
         raise InputError(
-            f"{error.filename}: {error.strerror}", hint="Set ICCM_HOME to a directory of yours."
+            f"{error.filename}: {error.strerror}", hint="Set ICCM_HOME to a writable directory."
         ) from None
     return home
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
-    """Replace in one step: a Dagster process may be reading it."""
+    """Replace the file atomically: a Dagster process may be reading it."""
     if path.is_file() and path.read_bytes() == content:
         return
     staged = path.with_name(f".{path.name}.{os.getpid()}")

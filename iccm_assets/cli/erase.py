@@ -1,145 +1,139 @@
-"""`iccm erase`: take a conversation, a session or a user out of every table and file (V2)."""
+"""`iccm erase`: delete a conversation, a session or a user from every table and file."""
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out, table
+from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, out, print_plain, table
+from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, NotAllowed
-from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from iccm_assets.governance.erasure import Erased, Subject
     from iccm_assets.governance.scrub import Scrub
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("erase")(erase)
-
-
 def erase(
     conversation: Annotated[str | None, typer.Option("--conversation", help="Conversation id.")] = None,
     session: Annotated[str | None, typer.Option("--session", help="Session id.")] = None,
-    user: Annotated[str | None, typer.Option("--user", help="User id: all of the user's sessions.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Retrain what is in service from its last clean ancestor.")
+    user: Annotated[str | None, typer.Option("--user", help="User id: all sessions of the user.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be erased, change nothing.")
     ] = False,
-    scrub: Annotated[
-        bool, typer.Option("--scrub", help="Rewrite the tables of your own PostgreSQL server as well.")
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Retrain affected versions in service from a clean ancestor.")
+    ] = False,
+    rewrite_tables: Annotated[
+        bool,
+        typer.Option("--rewrite-tables", help="Also rewrite the tables of an external PostgreSQL server."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase content from every table and file, and list the versions that learned from it, with a plan.
+    """Erase content from every table and file, and list the versions trained on it, with a plan.
 
-    It cannot be undone. Running it again finishes what was interrupted and shows the plan anew.
+    This cannot be undone. A second run finishes an interrupted erasure and shows the plan again.
     """
-    from iccm_assets.governance import erasure
-    from iccm_assets.governance.scrub import scrub as scrub_files
-    from iccm_assets.store.database import connect
+    from iccm_assets.governance import erasure, scrub
 
-    subject = _subject(conversation, session, user)
-    if replace and as_json:
-        raise InputError("--replace and --json go not together", hint="Run the command the plan names.")
-    settings = get_settings()
-    engine = connect(settings)
+    subject = _parse_subject(conversation, session, user)
+    if retrain and as_json:
+        raise InputError(
+            "--retrain cannot be combined with --json", hint="Run the command named in the plan."
+        )
+    settings, engine = open_platform()
     if dry_run or not yes:
-        trial = erasure.erase(engine, subject, actor=_actor(), trial=True)
+        preview = erasure.erase(engine, subject, actor=get_actor(), trial=True)
         if dry_run:
-            _report(trial, None, as_json, dry_run=True)
+            _report(preview, None, as_json, dry_run=True)
             return
         if as_json:
             raise NotAllowed("--json asks no questions", hint="Give --yes as well, or --dry-run.")
-        _show(trial, dry_run=True)
-        if not typer.confirm(f"Erase {subject} for good?", err=True):
+        _print_erasure(preview, dry_run=True)
+        if not typer.confirm(f"Erase {subject} permanently?", err=True):
             raise NotAllowed("not confirmed, nothing was erased")
-    done = erasure.erase(engine, subject, actor=_actor())
-    files = scrub_files(
+    result = erasure.erase(engine, subject, actor=get_actor())
+    files = scrub.scrub(
         engine,
         settings,
-        done.hashes,
-        rewrite=True if scrub else None,
-        progress=lambda step: err.print(f"[dim]out of the files: {step}[/]"),
+        result.hashes,
+        rewrite=True if rewrite_tables else None,
+        progress=lambda step: err.print(f"[dim]erasing from files: {step}[/]"),
     )
-    _report(done, files, as_json)
-    if replace:
-        _replace(done)
+    _report(result, files, as_json)
+    if retrain:
+        _retrain(result)
 
 
-def _subject(conversation: str | None, session: str | None, user: str | None) -> Subject:
+def _parse_subject(conversation: str | None, session: str | None, user: str | None) -> Subject:
     from iccm_assets.governance.erasure import Subject
 
-    given = {"conversation": conversation, "session": session, "user": user}
-    named = [(kind, value) for kind, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise InputError("give exactly one of --conversation ID, --session ID and --user ID")
-    kind, value = named[0]
-    return Subject(kind, value)  # type: ignore[arg-type]
+    options = {"conversation": conversation, "session": session, "user": user}
+    match [(kind, value) for kind, value in options.items() if value is not None]:
+        case [(kind, value)]:
+            return Subject(kind, value)  # type: ignore[arg-type]
+    raise InputError("give exactly one of --conversation ID, --session ID and --user ID")
 
 
-def _actor() -> str:
-    return f"user:{getpass.getuser()}"
-
-
-def _report(done: Erased, files: Scrub | None, as_json: bool, *, dry_run: bool = False) -> None:
+def _report(result: Erased, files: Scrub | None, as_json: bool, *, dry_run: bool = False) -> None:
     if as_json:
-        echo_json(_document(done, files, dry_run))
+        echo_json(_to_json(result, files, dry_run))
         return
-    _show(done, dry_run=dry_run)
+    _print_erasure(result, dry_run=dry_run)
     for remark in files.remains if files else ():
-        out.print(f"Beyond reach, yours to deal with: {remark}.", soft_wrap=True, markup=False)
+        print_plain(f"Out of reach, delete it yourself: {remark}.")
 
 
-def _document(done: Erased, files: Scrub | None, dry_run: bool) -> dict[str, Any]:
+def _to_json(result: Erased, files: Scrub | None, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
-        "erasure": done.erasure if not dry_run or done.earlier else None,
-        "subject": done.subject.kind,
-        "conversations": list(done.conversations),
-        "newly_erased": done.newly,
-        "erased_before": done.earlier,
-        "rows": done.counts,
-        "stopped_training_runs": list(done.stopped_runs),
-        **asdict(done.plan),
+        "erasure": result.erasure if not dry_run or result.earlier else None,
+        "subject": result.subject.kind,
+        "conversations": list(result.conversations),
+        "newly_erased": result.newly,
+        "erased_before": result.earlier,
+        "rows": result.counts,
+        "stopped_training_runs": list(result.stopped_runs),
+        **asdict(result.plan),
         "files": None if files is None else asdict(files),
     }
 
 
-def _show(done: Erased, *, dry_run: bool = False) -> None:
-    verb = "would be erased" if dry_run else "erased"
-    out.print(f"[bold]{done.newly} conversations[/] {verb}", highlight=False)
-    if done.earlier is not None:
-        out.print(f"Erased before, on {done.earlier:%Y-%m-%d %H:%M} UTC; the plan is for all of it.")
-    rows = [{"table": name, "rows": count} for name, count in done.counts.items() if count]
-    if rows:
+def _print_erasure(result: Erased, *, dry_run: bool = False) -> None:
+    would_be = "would be " if dry_run else ""
+    out.print(f"[bold]{result.newly} conversations[/] {would_be}erased", highlight=False)
+    if result.earlier is not None:
+        out.print(f"Erased before, on {result.earlier:%Y-%m-%d %H:%M} UTC; the plan covers everything.")
+    if rows := [{"table": name, "rows": count} for name, count in result.counts.items() if count]:
         out.print(table("Rows emptied or deleted", rows))
-    for run in done.stopped_runs:
-        out.print(f"Training run {run} was learning from it: {'to be ' if dry_run else ''}stopped.")
-    if not done.plan.versions:
-        out.print("No model version has learned from it.")
-        return
-    out.print(table("Versions that learned from it", [asdict(one) for one in done.plan.versions]))
-    for step in done.plan.replacements:
-        out.print(f"{step.version} is in service. {step.reason}.", soft_wrap=True, markup=False)
+    for run in result.stopped_runs:
+        out.print(f"Training run {run} used it and {would_be or 'was '}stopped.")
+    if result.plan.versions:
+        _print_plan(result, dry_run)
+    else:
+        out.print("No model version was trained on it.")
+
+
+def _print_plan(result: Erased, dry_run: bool) -> None:
+    out.print(table("Versions trained on it", [asdict(version) for version in result.plan.versions]))
+    for step in result.plan.replacements:
+        print_plain(f"{step.version} is in service. {step.reason}.")
         if step.retrain and not dry_run:
-            out.print(f"  replace it:              {step.retrain}", soft_wrap=True, markup=False)
-            out.print(f"  or serve the ancestor:   {step.deploy_base}", soft_wrap=True, markup=False)
-    if not done.plan.replacements:
+            print_plain(f"  retrain it:              {step.retrain}")
+            print_plain(f"  or serve the ancestor:   {step.deploy_base}")
+    if not result.plan.replacements:
         out.print("None of them is in service.")
 
 
-def _replace(done: Erased) -> None:
-    """Carry the plan out: one retraining for each version in service, once for each erasure."""
+def _retrain(result: Erased) -> None:
+    """Execute the plan: one retrain for each version in service, once per erasure."""
     from iccm_assets.cli.retrain import retrain
 
-    for step in done.plan.replacements:
+    for step in result.plan.replacements:
         if step.base is None:
             raise NotAllowed(f"{step.version} cannot be replaced: {step.reason}")
-        key = f"erasure:{done.erasure}:{step.version}"
-        retrain(reason=f"erasure {done.erasure}", emergency=False, key=key, base=step.base, as_json=False)
+        key = f"erasure:{result.erasure}:{step.version}"
+        retrain(reason=f"erasure {result.erasure}", emergency=False, key=key, base=step.base, as_json=False)

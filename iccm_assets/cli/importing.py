@@ -1,38 +1,33 @@
-"""`iccm import claude-code`: conversations from transcripts (C2)."""
+"""`iccm import claude-code`: import conversations from transcripts."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out
+from iccm_assets.cli.console import AsJson, echo_json, print_plain, progress_bar
+from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError
-from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from iccm_assets.capture.importing import Imported
     from iccm_assets.capture.transcripts import Transcript
 
-group = typer.Typer(help="Bring in conversations from elsewhere.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(group, name="import")
+group = typer.Typer(help="Import conversations from other tools.", no_args_is_help=True)
+# Typer merges a group with a single command into its parent unless the group has a callback.
+group.callback()(lambda: None)
 
 
 @dataclass
 class _Summary:
-    """What became of the lines and sessions of all files."""
+    """Counts of the lines and sessions of all files."""
 
     files: int = 0
     lines: int = 0
@@ -43,151 +38,121 @@ class _Summary:
     conversations: dict[str, Imported] = field(default_factory=dict)
 
     def add(self, name: str, transcript: Transcript, sessions: Iterable[Imported]) -> None:
+        """Count a file; of a session in several files the most informative result is kept."""
         self.files += 1
         self.lines += transcript.lines
         self.messages += transcript.messages
         self.skipped += transcript.skipped
         self.malformed += transcript.malformed
         if not transcript.entries:
-            self.useless_files.append(f"{name} {_uselessness(transcript)}")
-        for one in sessions:
-            known = self.conversations.get(one.session_id)
-            if known is None or known.state == "empty" or one.state in {"changed", "refused"}:
-                was_new = known is not None and known.state == "new" and one.state == "changed"
-                self.conversations[one.session_id] = _as_new(one) if was_new else one
+            self.useless_files.append(f"{name} {_describe_useless(transcript)}")
+        for session in sessions:
+            known = self.conversations.get(session.session_id)
+            if known is None or known.state == "empty" or session.state in {"changed", "refused"}:
+                extends_new = known is not None and known.state == "new" and session.state == "changed"
+                self.conversations[session.session_id] = (
+                    replace(session, state="new") if extends_new else session
+                )
 
-    def as_json(self) -> dict[str, Any]:
-        states = Counter(one.state for one in self.conversations.values())
+    def states(self) -> Counter[str]:
+        return Counter(session.state for session in self.conversations.values())
+
+    def to_json(self) -> dict[str, Any]:
         return {
-            "files": self.files,
-            "lines": self.lines,
-            "messages": self.messages,
+            **vars(self),
             "skipped": dict(sorted(self.skipped.items())),
             "malformed": dict(sorted(self.malformed.items())),
-            "useless_files": self.useless_files,
-            "sessions": dict(sorted(states.items())),
-            "conversations": [asdict(one) for one in self.conversations.values()],
+            "sessions": dict(sorted(self.states().items())),
+            "conversations": [asdict(session) for session in self.conversations.values()],
         }
 
 
-@group.callback()
-def _group() -> None:
-    """Bring in conversations from elsewhere."""
-
-
-@group.command("claude-code")
+@group.command()
 def claude_code(
     files: Annotated[
         list[str],
         typer.Argument(help="Transcripts (.jsonl), directories of them, or - for standard input."),
     ],
-    user: Annotated[str | None, typer.Option(help="The user whose conversations these are.")] = None,
+    user: Annotated[str | None, typer.Option(help="User id of the conversations' author.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import Claude Code transcripts. Again, it changes nothing; longer ones extend what is there."""
+    """Import Claude Code transcripts. A repeated import changes nothing; a longer one extends its session."""
     from iccm_assets.capture.conversations import check_user
     from iccm_assets.capture.importing import import_file
-    from iccm_assets.store.database import connect
 
     check_user(user)
-    sources = list(_sources(files))
-    settings = get_settings()
-    engine = connect(settings)
+    sources = list(_find_sources(files))
+    settings, engine = open_platform()
     summary = _Summary()
-    with _progress(sources) as advance:
+    size = sum(path.stat().st_size for _, path in sources if path is not None)
+    title = f"{len(sources)} file{'s' * (len(sources) != 1)}"
+    with progress_bar(title, size or None, in_bytes=True) as update:
         for name, path in sources:
-            with _opened(path) as stream:
-                summary.add(name, *import_file(engine, settings, stream, user_id=user, progress=advance))
+            with _open(path) as stream:
+                transcript, sessions = import_file(
+                    engine, settings, stream, user_id=user, progress=lambda n: update(advance=n)
+                )
+            summary.add(name, transcript, sessions)
     if len(summary.useless_files) == summary.files:
         raise InputError("; ".join(summary.useless_files[:3]), hint="Give the .jsonl files of Claude Code.")
     if as_json:
-        echo_json(summary.as_json())
+        echo_json(summary.to_json())
     else:
         _print(summary)
 
 
-def _sources(files: list[str]) -> Iterator[tuple[str, Path | None]]:
-    """The files to read, each once; one that cannot be read is said before anything is stored."""
-    seen: set[Path] = set()
-    for given in files:
-        if given == "-":
+def _find_sources(files: list[str]) -> Iterator[tuple[str, Path | None]]:
+    """List the files to read, each once; an unreadable one is an error before anything is stored."""
+    known: set[Path] = set()
+    for name in files:
+        if name == "-":
             yield "standard input", None
             continue
-        path = Path(given)
-        found = _transcripts(path) if path.is_dir() else [path]
-        for one in found:
-            _check_readable(one)
-            if one.resolve() not in seen:
-                seen.add(one.resolve())
-                yield str(one), one
+        for path in _list_transcripts(Path(name)) if Path(name).is_dir() else [Path(name)]:
+            _check_readable(path)
+            if path.resolve() not in known:
+                known.add(path.resolve())
+                yield str(path), path
 
 
-def _transcripts(directory: Path) -> list[Path]:
-    found = sorted(path for path in directory.rglob("*.jsonl") if path.is_file())
-    if not found:
+def _list_transcripts(directory: Path) -> list[Path]:
+    paths = sorted(path for path in directory.rglob("*.jsonl") if path.is_file())
+    if not paths:
         raise InputError(f"there is no .jsonl file in {directory}")
-    return found
+    return paths
 
 
 def _check_readable(path: Path) -> None:
     try:
-        with path.open("rb"):
-            pass
+        path.open("rb").close()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not path.is_file() and not path.is_fifo():
         raise InputError(f"{path} is not a file")
 
 
-@contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO]:
-    if path is None:
-        yield sys.stdin.buffer
-        return
-    with path.open("rb") as stream:
-        yield stream
+def _open(path: Path | None) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if path is None else path.open("rb")
 
 
-@contextmanager
-def _progress(sources: list[tuple[str, Path | None]]) -> Iterator[Callable[[int], None]]:
-    total = sum(path.stat().st_size for _, path in sources if path is not None)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err) as bar:
-        task = bar.add_task(f"{len(sources)} file{'s' * (len(sources) != 1)}", total=total or None)
-        yield lambda size: bar.update(task, advance=size)
-
-
-def _uselessness(transcript: Transcript) -> str:
+def _describe_useless(transcript: Transcript) -> str:
     if not transcript.lines:
         return "is empty"
-    reasons = ", ".join(f"{count} {_words(kind)}" for kind, count in transcript.malformed.most_common())
-    return f"holds no line of a transcript ({reasons})"
+    return f"holds no line of a transcript ({_format_counts(transcript.malformed)})"
 
 
-def _as_new(one: Imported) -> Imported:
-    from dataclasses import replace
-
-    return replace(one, state="new")
-
-
-def _words(kind: str) -> str:
-    return kind.replace("_", " ")
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {_words(kind)}" for kind, count in counts.most_common()) or "none"
+def _format_counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.most_common()) or "none"
 
 
 def _print(summary: _Summary) -> None:
-    states = Counter(one.state for one in summary.conversations.values())
-    lines = [
+    print_plain(
         f"{summary.lines} lines in {summary.files} files: {summary.messages} messages;"
-        f" skipped: {_counted(summary.skipped)}; malformed: {_counted(summary.malformed)}",
-        f"{len(summary.conversations)} sessions: {_counted(states)}",
-    ]
-    lines += [
-        f"session {one.session_id}: {one.reason}" for one in summary.conversations.values() if one.reason
-    ]
-    lines += summary.useless_files
-    for line in lines:
-        out.print(escape(line), highlight=False, soft_wrap=True)
+        f" skipped: {_format_counts(summary.skipped)}; malformed: {_format_counts(summary.malformed)}"
+    )
+    print_plain(f"{len(summary.conversations)} sessions: {_format_counts(summary.states())}")
+    for session in summary.conversations.values():
+        if session.reason:
+            print_plain(f"session {session.session_id}: {session.reason}")
+    for line in summary.useless_files:
+        print_plain(line)

@@ -1,4 +1,4 @@
-"""`iccm judge`: run one implementation against one suite (J4)."""
+"""`iccm judge`: run one implementation against one test suite."""
 
 from __future__ import annotations
 
@@ -8,45 +8,39 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from iccm_assets.cli.console import AsJson, out
 from iccm_assets.errors import InputError, SandboxUnavailable
-from iccm_assets.judging.judge import JudgeResult, judge
+from iccm_assets.judging import judge as runner
+from iccm_assets.judging.judge import JudgeResult
 from iccm_assets.judging.suites import read_suite
 from iccm_assets.settings import get_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("judge")(judge_command)
-
-
-def judge_command(
-    implementation: Annotated[Path, typer.Option(help="Python source file to judge.")],
+def judge(
+    implementation: Annotated[Path, typer.Option(help="Python source file to test.")],
     suite: Annotated[Path, typer.Option(help="Test suite, JSON (docs/judge.md).")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Judge one implementation in the sandbox; exit code 0 whenever there is a verdict."""
-    settings = get_settings()
+    """Test one implementation in the sandbox; exits 0 whenever there is a verdict."""
     plan = read_suite(suite)
-    result = judge(_source(implementation), plan, settings)
+    result = runner.judge(_read_source(implementation), plan, get_settings())
     if as_json:
         typer.echo(json.dumps(as_data(result)))
     elif result.test_pass_rate is not None:
         _print(result)
     if result.test_pass_rate is None:
-        raise SandboxUnavailable(result.reason, hint="`iccm doctor` says what is missing.")
+        raise SandboxUnavailable(result.reason, hint="`iccm doctor` names what is missing.")
 
 
 def as_data(result: JudgeResult) -> dict[str, object]:
-    """The result as it is promised to other programs (J4, section 11)."""
+    """The result in the format promised to other programs."""
+    results = [{"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in result.results]
     return {
         "test_pass_rate": result.test_pass_rate,
-        "results": [
-            {"case": one.case, "verdict": one.verdict, "detail": one.detail} for one in result.results
-        ],
+        "results": results,
         "suspect": result.suspect,
         "suspicions": list(result.suspicions),
         "evidence": result.evidence,
@@ -56,8 +50,8 @@ def as_data(result: JudgeResult) -> dict[str, object]:
     }
 
 
-def _source(path: Path) -> str:
-    """The file's text, in the encoding that it declares as Python source."""
+def _read_source(path: Path) -> str:
+    """Read the file in the encoding that it declares as Python source."""
     try:
         with tokenize.open(path) as file:
             return file.read()
@@ -69,17 +63,14 @@ def _source(path: Path) -> str:
 
 def _print(result: JudgeResult) -> None:
     table = Table("case", "verdict", "detail")
-    for one in result.results:
-        style = "green" if one.verdict == "passed" else "red"
-        table.add_row(str(one.case), Text(one.verdict, style=style), Text(one.detail))
-    console = Console()
-    console.print(table)
-    passed = sum(one.verdict == "passed" for one in result.results)
+    for case in result.results:
+        style = "green" if case.verdict == "passed" else "red"
+        table.add_row(str(case.case), Text(case.verdict, style=style), Text(case.detail))
+    out.print(table)
+    passed = sum(case.verdict == "passed" for case in result.results)
     rate = result.test_pass_rate or 0.0
-    console.print(
-        f"test pass rate {rate:.3f} ({passed} of {len(result.results)}), {result.duration_ms:.0f} ms"
-    )
+    out.print(f"test pass rate {rate:.3f} ({passed} of {len(result.results)}), {result.duration_ms:.0f} ms")
     if result.evidence == "pytest":
-        console.print("evidence: pytest, the weaker kind: tests and implementation shared a process")
+        out.print("evidence: pytest, the weaker kind: tests and implementation share a process")
     if result.suspect:
-        console.print(Text("suspect: " + "; ".join(result.suspicions), style="yellow"))
+        out.print(Text("suspect: " + "; ".join(result.suspicions), style="yellow"))

@@ -1,4 +1,4 @@
-"""The `iccm` command: one Typer app per command group, and one place that turns errors into a line."""
+"""The `iccm` command: one module per command or command group, and one place that reports errors."""
 
 from __future__ import annotations
 
@@ -10,107 +10,113 @@ from typing import Any
 
 import typer
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError, InputError
-
-app = typer.Typer(
-    name="iccm",
-    help="ICCM Phase 4: keeps CET-D learning from its own production traffic.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError, InputError, first_line
 
 # typer brings its own copy of click and does not export this base of its usage errors.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-# Command groups, in the order `iccm --help` lists them; each module has `register(app)`.
-GROUPS = (
-    "demo",
-    "dev",
-    "serve",
-    "simulate",
-    "importing",
-    "status",
-    "retrain",
-    "evaluate",
-    "deploy",
-    "rollout",
-    "rollback",
-    "lineage",
-    "erase",
-    "verify",
-    "judge",
-    "orchestra",
-    "alerts",
-    "dedup",
-    "db",
-    "env",
-    "config",
-    "doctor",
-)
+# In the order of `iccm --help`. A module holds a Typer app `group`, or a function named like the command.
+COMMANDS = {
+    "demo": "iccm_assets.cli.demo",
+    "dev": "iccm_assets.cli.dev",
+    "serve": "iccm_assets.cli.serve",
+    "simulate": "iccm_assets.cli.simulate",
+    "import": "iccm_assets.cli.importing",
+    "status": "iccm_assets.cli.status",
+    "retrain": "iccm_assets.cli.retrain",
+    "evaluate": "iccm_assets.cli.evaluate",
+    "deploy": "iccm_assets.cli.deploy",
+    "rollout": "iccm_assets.cli.rollout",
+    "rollback": "iccm_assets.cli.rollback",
+    "lineage": "iccm_assets.cli.lineage",
+    "erase": "iccm_assets.cli.erase",
+    "verify": "iccm_assets.cli.verify",
+    "judge": "iccm_assets.cli.judge",
+    "orchestra": "iccm_assets.cli.orchestra",
+    "alerts": "iccm_assets.cli.alerts",
+    "dedup": "iccm_assets.cli.dedup",
+    "db": "iccm_assets.cli.db",
+    "env": "iccm_assets.cli.env",
+    "config": "iccm_assets.cli.config",
+    "doctor": "iccm_assets.cli.doctor",
+}
 
 
-def build(command: str = "") -> typer.Typer:
-    """The whole command line, or only the group of this name: each costs the imports of what it does."""
-    if not app.registered_commands and not app.registered_groups:
-        app.callback()(lambda: None)  # a single command keeps its name, too
-        for name in (command,) if command in GROUPS else GROUPS:
-            importlib.import_module(f"iccm_assets.cli.{name}").register(app)
+def build(*names: str) -> typer.Typer:
+    """Build the command line of the named commands, or of all; each costs the imports of its module."""
+    app = typer.Typer(
+        name="iccm",
+        help="Keep CET-D learning from its own production traffic.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.callback()(lambda: None)  # a single command keeps its name, too
+    for name in names or COMMANDS:
+        module = importlib.import_module(COMMANDS[name])
+        if hasattr(module, "group"):
+            app.add_typer(module.group, name=name)
+        else:
+            app.command(name)(getattr(module, name))
     return app
 
 
 def main() -> None:
-    """Run the command line; an ``IccmError`` becomes one line on stderr and exit code 1."""
+    """Run the command line; a foreseen error becomes one line on stderr and a non-zero exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A terminal that knows only ASCII, or half a surrogate pair in somebody's data, ends no command.
+        # A terminal that knows only ASCII, or half a surrogate pair in stored text, ends no command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
-        status = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
-        sys.stdout.flush()  # here, where a reader that left or a full disk can still be answered for
-        if isinstance(status, int):
-            sys.exit(status)
-    except IccmError as error:
-        sys.exit(_complain(str(error)))
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(_complain("interrupted", code=130))
+        status = build(*[name for name in sys.argv[1:2] if name in COMMANDS])(standalone_mode=False)
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
     except CLICK_ERROR as error:
         error.show()
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        _abandon_output()
-        sys.exit(141)
-    except UnicodeEncodeError as error:
-        sys.exit(_complain(str(InputError(f"not text: {error.object[error.start : error.end]!r}"))))
-    except OSError as error:
-        # A full disk, a name too long, a directory without permission: the machine's, not the program's.
-        _abandon_output()
-        where = "" if error.filename is None else f"{error.filename}: "
-        sys.exit(_complain(f"{where}{error.strerror or error}"))
-    except Exception as error:
-        if said := _of_the_database(error):
-            sys.exit(_complain(said))
-        raise
+        status = error.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        status = _report(error)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _abandon_output() -> None:
-    """Let what is still buffered for standard output go nowhere, so that leaving does not fail once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+def _report(error: BaseException) -> int:
+    """Print a foreseen error as one line and return the exit code; raise any other error again."""
+    match error:
+        case IccmError():
+            return _print_error(str(error))
+        case typer.Abort() | KeyboardInterrupt():
+            return _print_error("interrupted", code=130)
+        case BrokenPipeError():
+            _discard_output()
+            return 141
+        case UnicodeEncodeError():
+            return _print_error(str(InputError(f"not text: {error.object[error.start : error.end]!r}")))
+        case OSError():
+            # A full disk, a name too long, a missing permission: the machine's fault, not the program's.
+            _discard_output()
+            where = "" if error.filename is None else f"{error.filename}: "
+            return _print_error(f"{where}{error.strerror or error}")
+    if (message := _database_message(error)) is None:
+        raise error
+    return _print_error(message)
 
 
-def _of_the_database(error: Exception) -> str | None:
-    """The line for a database that went away or refused midway; None for any other error."""
+def _discard_output() -> None:
+    """Send what is still buffered for standard output nowhere, so that the exit does not fail again."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+
+
+def _database_message(error: BaseException) -> str | None:
+    """Describe a database that went away or refused a statement; None for any other error."""
     sqlalchemy = sys.modules.get("sqlalchemy")
     if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
         return None
     lost = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-    first = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
-    return str((DatabaseUnreachable if lost else DatabaseError)(first))
+    return str((DatabaseUnreachable if lost else DatabaseError)(first_line(error.orig)))
 
 
-def _complain(message: str, code: int = 1) -> int:
+def _print_error(message: str, code: int = 1) -> int:
     typer.echo(f"error: {message}", err=True)
     return code

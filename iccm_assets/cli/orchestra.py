@@ -1,4 +1,4 @@
-"""`iccm orchestra`: ask every member once, and serve the builtin readers as an endpoint (O1, O2)."""
+"""`iccm orchestra`: check every member, and serve the builtin reconstructors as an endpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out
+from iccm_assets.cli.console import AsJson, echo_json, err, print_line
 from iccm_assets.errors import OrchestraError
+from iccm_assets.judging.orchestra import orchestra_of
 from iccm_assets.settings import get_settings
 
-# Plain enough for any model and within the reference language, so that every member can be asked it.
+# Plain enough for any model and within the reference language, so that every member can be asked.
 CHECK_TEXT = (
     "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5. "
     "Otherwise it shall return 9."
@@ -20,21 +21,15 @@ CHECK_CASES = [
     {"call": "rate", "args": [weight], "expect": 5 if weight < 3 else 9} for weight in (1, 2, 3, 4)
 ]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    group = typer.Typer(help="The orchestra of reconstructors.", no_args_is_help=True)
-    group.command("check")(check)
-    group.command("serve")(serve)
-    app.add_typer(group, name="orchestra")
+group = typer.Typer(help="Check and serve the orchestra of reconstructors.", no_args_is_help=True)
 
 
+@group.command()
 def check(as_json: AsJson = False) -> None:
-    """Ask every member for one small function and test it; exits 1 when fewer than the quorum answer.
+    """Request one small function from every member and test it; exits 1 if fewer than the quorum answer.
 
     Costs one request per endpoint.
     """
-    from iccm_assets.judging.orchestra import orchestra_of
     from iccm_assets.judging.scoring import ScoringTask, score_texts
     from iccm_assets.judging.suites import load_suite
 
@@ -42,38 +37,39 @@ def check(as_json: AsJson = False) -> None:
     orchestra = orchestra_of(settings)
     task = ScoringTask(CHECK_TEXT, load_suite({"kind": "cases", "cases": CHECK_CASES}))
     [score] = score_texts([task], orchestra, settings)
-    keys = {member.name: _key(member) for member in orchestra.members}
+    keys = {member.name: _describe_key(member) for member in orchestra.members}
     members: list[dict[str, Any]] = [
         {
-            "member": one.reconstructor,
-            "status": one.status,
-            "test_pass_rate": one.test_pass_rate,
-            "key": keys[one.reconstructor],
-            "detail": one.detail,
+            "member": member.reconstructor,
+            "status": member.status,
+            "test_pass_rate": member.test_pass_rate,
+            "key": keys[member.reconstructor],
+            "detail": member.detail,
         }
-        for one in score.members
+        for member in score.members
     ]
-    answered = sum(one.test_pass_rate is not None for one in score.members)
+    answered = sum(member.test_pass_rate is not None for member in score.members)
     if as_json:
         ok = answered >= orchestra.quorum
         echo_json({"ok": ok, "quorum": orchestra.quorum, "digest": orchestra.digest, "members": members})
     else:
-        for one in members:
-            out.print(_line(one), soft_wrap=True, highlight=False)
+        for row in members:
+            print_line(_format(row))
     if answered < orchestra.quorum:
         raise OrchestraError(f"{answered} members gave a score, the quorum is {orchestra.quorum}")
 
 
+@group.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8765,
     fault: Annotated[
-        str, typer.Option(help="Shares of requests that go wrong: slow=0.1,429=0.1,hang=0.05 (docs).")
+        str, typer.Option(help="Fractions of requests that fail: slow=0.1,429=0.1,hang=0.05 (docs).")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Which requests go wrong.")] = 17,
-    slow_seconds: Annotated[float, typer.Option(min=0, help="How late a slow answer is.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed that selects the failing requests.")] = 17,
+    slow_seconds: Annotated[float, typer.Option(min=0, help="Delay of a slow response.")] = 1.0,
 ) -> None:
-    """Serve the builtin readers as an OpenAI-compatible endpoint, until interrupted."""
+    """Serve the builtin reconstructors as an OpenAI-compatible endpoint, until interrupted."""
     from iccm_assets.reference.endpoint import Behaviour, ReferenceEndpoint
     from iccm_assets.reference.faults import parse_faults
 
@@ -88,17 +84,15 @@ def serve(
         endpoint.stopping.set()
 
 
-def _line(member: dict[str, Any]) -> str:
+def _format(member: dict[str, Any]) -> str:
     rate = member["test_pass_rate"]
     mark = "[red]missing[/]" if rate is None else "[green]ok     [/]"
-    told = f"{member['status']} {member['detail']}" if rate is None else f"test pass rate {rate:.3f}"
+    result = f"{member['status']} {member['detail']}" if rate is None else f"test pass rate {rate:.3f}"
     key = f"; key in {member['key']}" if member["key"] else ""
-    return mark + escape(f" {member['member']}: {told}{key}")
+    return mark + escape(f" {member['member']}: {result}{key}")
 
 
-def _key(member: Any) -> str | None:
-    """Which variable gives a member its API key; never the key."""
+def _describe_key(member: Any) -> str | None:
+    """Name the variable that holds a member's API key; never the key."""
     variable = getattr(member, "key_variable", None)
-    if variable is None:
-        return None
-    return variable if member.key() else f"{variable} (not set)"
+    return variable if variable is None or member.key() else f"{variable} (not set)"

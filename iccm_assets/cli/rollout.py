@@ -1,71 +1,167 @@
-"""`iccm rollout`: progressive rollouts, simulated here and live in rollout_live.py (R9, R10)."""
+"""`iccm rollout`: inspect, control and simulate progressive rollouts."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Group
+from rich.markup import escape
 
-from iccm_assets.cli import rollout_live
-from iccm_assets.cli.console import AsJson, echo_json, err, out, table
-from iccm_assets.errors import InputError
+from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, out, progress_bar, table
+from iccm_assets.cli.context import open_platform
+from iccm_assets.errors import InputError, NotAllowed
 from iccm_assets.settings import load_settings
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from iccm_assets.rollout.simulation import Simulation
 
-# More than this is hours of arithmetic and says nothing new.
+Evidence = Literal["sequential", "point"]
+
+# More takes hours and does not make the estimates better.
 MOST_RUNS = 100_000
 MOST_SESSIONS = 100_000.0
-_BAR = 40
+_BAR_WIDTH = 40
+_COMMANDS = {
+    "pause": "Freeze the traffic weight until `resume`; health checks continue.",
+    "resume": "Continue after `pause`.",
+    "approve": "Skip the minimum time of this stage; samples and health are still required.",
+    "abort": "End the rollout without a verdict; after the promotion the previous version serves again.",
+}
 
-rollout = typer.Typer(
-    help="Progressive rollouts: look at the live one, order it about, simulate others.", no_args_is_help=True
-)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command group to the command line."""
-    app.add_typer(rollout, name="rollout")
-
-
-@rollout.callback()
-def _group() -> None:
-    """Progressive rollouts."""
+group = typer.Typer(help="Inspect, control and simulate progressive rollouts.", no_args_is_help=True)
 
 
-rollout_live.register(rollout)
+@group.command()
+def show(
+    rollout: Annotated[int | None, typer.Argument(help="Rollout id; by default the newest.")] = None,
+    watch: Annotated[
+        float | None, typer.Option("--watch", help="Refresh every so many seconds until the rollout ends.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show state, weight, lease, evidence with its thresholds, and what the rollout waits for."""
+    if watch is not None and (as_json or watch <= 0):
+        raise InputError("--watch must be positive and cannot be combined with --json")
+    _, engine = open_platform()
+    state = _load(engine, rollout)
+    if as_json:
+        echo_json(state)
+    elif watch is None:
+        out.print(_render(state))
+    else:
+        _watch(engine, state, watch)
 
 
-@rollout.command("simulate")
-def simulate_command(
+def _watch(engine: Engine, state: dict[str, Any], seconds: float) -> None:
+    from rich.live import Live
+
+    with Live(_render(state), console=out, auto_refresh=False) as screen:
+        while state["live"]:
+            time.sleep(seconds)
+            state = _load(engine, state["id"])
+            screen.update(_render(state), refresh=True)
+
+
+def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
+    from iccm_assets.rollout import records
+    from iccm_assets.rollout.view import describe
+    from iccm_assets.store.clock import now
+
+    with engine.connect() as conn:
+        state = records.newest(conn) if rollout_id is None else records.get(conn, rollout_id)
+        if state is None:
+            raise NotAllowed("there was no rollout yet", hint="iccm deploy VERSION opens one.")
+        return {
+            **describe(state, now(conn)),
+            "answers": records.answers(conn, state.id),
+            "events": records.history(conn, state.id),
+        }
+
+
+def _render(state: dict[str, Any]) -> Group:
+    arms = [{"arm": "canary", **state["canary"]}, {"arm": "production", **state["production_arm"]}]
+    tests = [
+        {"test": test["test"], "evidence": f"{test['e_value']:.3g}", "threshold": f"{test['threshold']:.3g}"}
+        for test in state["tests"]
+    ]
+    lines = [
+        f"[bold]rollout {state['id']}[/]: {escape(state['candidate'])} against {escape(state['production'])}"
+        f"{', emergency' if state['emergency'] else ''}",
+        f"[bold]{state['state']}[/], stage {state['stage']} at {state['weight']:.0%}"
+        f" (now {state['weight_now']:.0%}{_format_lease(state['lease_seconds_left'])})",
+        f"healthy {state['healthy_seconds'] / 3600:.2f} of {state['healthy_seconds_needed'] / 3600:g} h,"
+        f" {state['scored_sessions']} of {state['scored_sessions_needed']} scored canary-arm sessions",
+    ]
+    if state["live"]:
+        hours = state["forecast_hours"]
+        forecast = "unknown" if hours is None else f"in {hours:.1f} h"
+        reasons = "; ".join(state["waiting_for"]) or "the next tick"
+        lines.append(f"waiting for: {reasons}; end of the stage: {forecast}")
+    lines.append(escape(state["reason"]))
+    return Group(*lines, table("this stage", arms), table("evidence since the start", tests))
+
+
+def _format_lease(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f", lease expired {-seconds:.0f} s ago" if seconds < 0 else f", lease expires in {seconds:.0f} s"
+
+
+def _make_command(verb: str) -> Callable[..., None]:
+    def command(reason: Reason = "", as_json: AsJson = False) -> None:
+        from iccm_assets.rollout import controller
+
+        settings, engine = open_platform()
+        decision = controller.order(engine, settings, verb, actor=get_actor(), note=reason.strip())
+        state = decision.state
+        if as_json:
+            echo_json(
+                {"id": state.id, "state": state.state, "weight": state.weight, "reason": decision.reason}
+            )
+        else:
+            out.print(
+                f"rollout {state.id} of {state.candidate}: [bold]{state.state}[/], {escape(decision.reason)}"
+            )
+
+    return command
+
+
+for _verb, _help in _COMMANDS.items():
+    group.command(_verb, help=_help)(_make_command(_verb))
+
+
+@group.command()
+def simulate(
     production: Annotated[float, typer.Option(help="True mean pass rate of the production version, 0 to 1.")],
     canary: Annotated[float, typer.Option(help="True mean pass rate of the candidate, 0 to 1.")],
     sessions_per_day: Annotated[float, typer.Option(help="Scored sessions a day, of both arms together.")],
-    runs: Annotated[int, typer.Option(help="Rollouts to simulate.")],
+    runs: Annotated[int, typer.Option(help="Number of rollouts to simulate.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same rollouts.")] = 0,
-    evidence: Annotated[
-        Literal["sequential", "point"], typer.Option(help="What crosses a limit (R5).")
-    ] = "sequential",
-    plot: Annotated[Path | None, typer.Option(help="Draw when the rollouts ended, as a PNG file.")] = None,
+    evidence: Annotated[Evidence, typer.Option(help="How a guardrail violation is detected.")] = "sequential",
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG histogram of the rollouts' ends.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What would become of a candidate: the controller's own decisions on a virtual clock.
+    """Predict the outcome of a candidate: the controller's own decisions on a virtual clock.
 
-    Durations, samples and limits are the production profile's, also where the local profile is in force;
-    ICCM_ROLLOUT__… variables change them. docs/rollout.md says how traffic and scores are drawn.
+    Durations, samples and limits are those of the production profile, even under the local profile;
+    ICCM_ROLLOUT__… variables change them. docs/rollout.md describes how traffic and scores are drawn.
     """
     _check(production, canary, sessions_per_day, runs, seed)
-    found = _simulated(production, canary, sessions_per_day, runs, seed, evidence)
+    result = _simulate(production, canary, sessions_per_day, runs, seed, evidence)
     if plot is not None:
-        _draw(found, plot)
+        _plot(result, plot)
     if as_json:
-        echo_json(found.to_json())
-        return
-    _print(found)
+        echo_json(result.to_json())
+    else:
+        _print(result)
 
 
 def _check(production: float, canary: float, sessions_per_day: float, runs: int, seed: int) -> None:
@@ -82,95 +178,79 @@ def _check(production: float, canary: float, sessions_per_day: float, runs: int,
         raise InputError(f"--seed {seed} is not between 0 and 2^63 - 1")
 
 
-def _simulated(
-    production: float, canary: float, sessions_per_day: float, runs: int, seed: int, evidence: str
+def _simulate(
+    production: float, canary: float, sessions_per_day: float, runs: int, seed: int, evidence: Evidence
 ) -> Simulation:
-    from rich.progress import Progress
-
+    from iccm_assets.rollout import simulation
     from iccm_assets.rollout.policy import Policy
-    from iccm_assets.rollout.simulation import World, simulate
 
     settings = load_settings(profile="production")
     policy = replace(Policy.frozen(settings.rollout, settings.evaluation), evidence=evidence)
-    world = World(production, canary, sessions_per_day, settings.rollout.replay_below_sessions)
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("rollouts", total=runs)
-        return simulate(world, policy, runs, seed, lambda done: progress.advance(task, done))
+    world = simulation.World(production, canary, sessions_per_day, settings.rollout.replay_below_sessions)
+    with progress_bar("rollouts", runs, transient=True, disable=not err.is_terminal) as update:
+        return simulation.simulate(world, policy, runs, seed, lambda count: update(advance=count))
 
 
-def _print(found: Simulation) -> None:
+def _print(result: Simulation) -> None:
     from iccm_assets.rollout.simulation import OUTCOMES, spread
 
-    world = found.world
     rows = []
     for name in OUTCOMES:
-        endings = found.of(name)
-        hours, sessions = (
-            spread([one.hours for one in endings]),
-            spread([one.canary_sessions for one in endings]),
-        )
-        rows.append(
-            {
-                "outcome": name,
-                "share": len(endings) / len(found.endings),
-                "hours (median)": _shown(hours, "median"),
-                "hours (p90)": _shown(hours, "p90"),
-                "canary sessions (median)": _shown(sessions, "median"),
-                "canary sessions (p90)": _shown(sessions, "p90"),
-            }
-        )
-    out.print(
-        table(
-            f"{len(found.endings)} rollouts: production {world.production:g}, candidate {world.canary:g}, "
-            f"{world.sessions_per_day:g} scored sessions a day, evidence {found.evidence}",
-            rows,
-        )
-    )
-    for reason, count in found.to_json()["reasons"].items():
+        endings = result.of(name)
+        row: dict[str, Any] = {"outcome": name, "share": len(endings) / len(result.endings)}
+        for label, values in (
+            ("hours", spread([ending.hours for ending in endings])),
+            ("canary sessions", spread([ending.canary_sessions for ending in endings])),
+        ):
+            for key in ("median", "p90"):
+                row[f"{label} ({key})"] = "-" if values is None else f"{values[key]:.1f}"
+        rows.append(row)
+    out.print(table(f"{len(result.endings)} rollouts: {_describe(result)}", rows))
+    for reason, count in result.to_json()["reasons"].items():
         out.print(f"rolled back for {reason}: {count}")
-    _histogram([one.hours for one in found.endings])
+    _print_histogram([ending.hours for ending in result.endings])
 
 
-def _shown(values: dict[str, float] | None, name: str) -> str:
-    return "-" if values is None else f"{values[name]:.1f}"
+def _describe(result: Simulation) -> str:
+    world = result.world
+    return (
+        f"production {world.production:g}, candidate {world.canary:g}, {world.sessions_per_day:g} scored"
+        f" sessions a day, evidence {result.evidence}"
+    )
 
 
-def _histogram(hours: list[float], bins: int = 12) -> None:
-    """When the rollouts ended, as bars of characters."""
+def _print_histogram(hours: Sequence[float], bins: int = 12) -> None:
+    """Print how many rollouts ended when, as bars of characters."""
     width = max(max(hours) / bins, 1e-9)
     counts = [0] * bins
-    for one in hours:
-        counts[min(int(one / width), bins - 1)] += 1
+    for value in hours:
+        counts[min(int(value / width), bins - 1)] += 1
     out.print("\nhours until the end")
     for index, count in enumerate(counts):
-        bar = "█" * math.ceil(count / max(counts) * _BAR)
+        bar = "█" * math.ceil(count / max(counts) * _BAR_WIDTH)
         out.print(f"{index * width:8.1f} - {(index + 1) * width:8.1f}  {bar} {count}")
 
 
-def _draw(found: Simulation, path: Path) -> None:
-    """A PNG: when rollouts ended, by outcome."""
+def _plot(result: Simulation, path: Path) -> None:
+    """Write a PNG histogram of the rollouts' ends by outcome."""
     import matplotlib
+
+    from iccm_assets.rollout.simulation import OUTCOMES
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from iccm_assets.rollout.simulation import OUTCOMES
-
-    world = found.world
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.hist(
-        [[one.hours for one in found.of(name)] for name in OUTCOMES],
+        [[ending.hours for ending in result.of(name)] for name in OUTCOMES],
         bins=30,
         stacked=True,
         color=["#2e7d32", "#c62828", "#9e9e9e"],
-        label=[f"{name} {len(found.of(name)) / len(found.endings):.0%}" for name in OUTCOMES],
+        label=[f"{name} {len(result.of(name)) / len(result.endings):.0%}" for name in OUTCOMES],
     )
     axes.set_xlabel("hours until the end")
     axes.set_ylabel("rollouts")
-    axes.set_title(
-        f"production {world.production:g}, candidate {world.canary:g}, "
-        f"{world.sessions_per_day:g} scored sessions a day, {found.evidence}"
-    )
+    axes.set_title(_describe(result))
     axes.legend()
     figure.savefig(path, format="png", dpi=120)
     plt.close(figure)

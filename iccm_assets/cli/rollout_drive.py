@@ -1,7 +1,7 @@
-"""Carrying a rollout through in one process: developers, scorer and controller at the same time.
+"""Run a rollout in one process: developers, live scoring and controller at the same time.
 
-A platform that runs has Dagster for the last two; here they are threads, and the platform's clock (S4) is
-scaled so that a stage's time and the sessions it is to see come to an end together.
+A running platform has Dagster for the last two; here they are threads. The platform's clock is scaled so that
+a stage reaches its minimum time and its required sessions together.
 """
 
 from __future__ import annotations
@@ -11,93 +11,93 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import sqlalchemy as sa
 from rich.console import Console
 from rich.live import Live
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from iccm_assets.cli import rollout_watch
 from iccm_assets.cli.rollout_watch import Moment
-from iccm_assets.errors import IccmError
+from iccm_assets.errors import IccmError, first_line
+from iccm_assets.judging.live import score_live
+from iccm_assets.judging.orchestra import Orchestra
+from iccm_assets.rollout.controller import tick
 from iccm_assets.settings import Settings
 from iccm_assets.store.clock import set_clock
 
-if TYPE_CHECKING:
-    from iccm_assets.judging.orchestra import Orchestra
-
-log = logging.getLogger("iccm.demo")
+log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 SCORE_SECONDS = 1.5
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0
 SLOWEST, FASTEST = 0.25, 12.0
-"""Bounds of the clock's rate: a lease of 180 s lives 15 s of a second hand at its fastest."""
+"""Bounds of the clock's rate: at the maximum, a lease of 180 s lasts 15 s of real time."""
 PATIENCE = 10
-"""Errors in a row after which a helper gives up."""
+"""Consecutive errors after which a background loop stops."""
 
 
 class Helper:
-    """A thread that does one thing again and again; what goes wrong is kept, and in the end raised."""
+    """A thread that repeats one function; it keeps the error that stopped it until ``check``."""
 
     def __init__(self, name: str, do: Callable[[], float]) -> None:
         self.name = name
         self.errors = 0
-        self._do, self._over = do, threading.Event()
-        self._broken: Exception | None = None
+        self._do, self._stop = do, threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End after what is under way."""
-        self._over.set()
+        """Finish the current call and end the thread."""
+        self._stop.set()
         self._thread.join()
 
     def check(self) -> None:
-        """Raises what made the helper give up."""
-        if self._broken is not None:
-            raise self._broken
+        """Raise the error that stopped the loop."""
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
-        row = 0
-        while not self._over.is_set():
+        consecutive = 0
+        while not self._stop.is_set():
             try:
-                pause, row = self._do(), 0
+                pause, consecutive = self._do(), 0
             except Exception as error:
-                pause, row = TICK_SECONDS, row + 1
+                pause, consecutive = TICK_SECONDS, consecutive + 1
                 self.errors += 1
-                log.warning("%s: %s", self.name, str(error).splitlines()[0])
-                if row >= PATIENCE or not isinstance(error, sa.exc.DBAPIError):
-                    self._broken = error
+                log.warning("%s: %s", self.name, first_line(error))
+                # Only the database may hiccup: any other error would come again.
+                if consecutive >= PATIENCE or not isinstance(error, DBAPIError):
+                    self._error = error
                     return
-            self._over.wait(pause)
+            self._stop.wait(pause)
 
 
 @contextmanager
-def machinery(engine: sa.Engine, orchestra: Orchestra, settings: Settings) -> Iterator[list[Helper]]:
-    """The controller and live scoring, as long as the block takes."""
-    from iccm_assets.judging.live import score_live
-    from iccm_assets.rollout.controller import tick
+def machinery(engine: Engine, orchestra: Orchestra, settings: Settings) -> Iterator[list[Helper]]:
+    """Run the controller and live scoring until the block ends."""
 
-    def ticking() -> float:
+    def run_controller() -> float:
         tick(engine, settings)
         return TICK_SECONDS
 
-    def scoring() -> float:
-        done = score_live(engine, orchestra, settings, seconds=SCORE_SECONDS)
-        return 0.0 if done.left else LOOK_SECONDS
+    def run_scoring() -> float:
+        report = score_live(engine, orchestra, settings, seconds=SCORE_SECONDS)
+        return 0.0 if report.left else LOOK_SECONDS
 
-    helpers = [Helper("controller", ticking), Helper("live scoring", scoring)]
+    helpers = [Helper("controller", run_controller), Helper("live scoring", run_scoring)]
     try:
         yield helpers
     finally:
-        for one in helpers:
-            one.stop()
+        for helper in helpers:
+            helper.stop()
 
 
 def watch(
-    engine: sa.Engine,
+    engine: Engine,
     rollout_id: int,
     helpers: list[Helper],
     steer: Callable[[Moment], None],
@@ -105,40 +105,40 @@ def watch(
     console: Console,
     seconds: float,
 ) -> Moment:
-    """Show the rollout until it is closed; ``steer`` is told every look and may move clock and traffic.
+    """Show the rollout until it is closed; ``steer`` gets every snapshot and may change clock and traffic.
 
-    Raises ``IccmError`` when it is still live after so many seconds, and whatever broke a helper.
+    Raises ``IccmError`` if it is still live after so many seconds, and the error of a failed helper.
     """
-    begun = time.monotonic()
-    said = begun - LINE_SECONDS
+    started = time.monotonic()
+    printed = started - LINE_SECONDS
     stage: Any = None
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with Live(console=console, refresh_per_second=4, transient=True) as screen:
         while True:
-            for one in helpers:
-                one.check()
+            for helper in helpers:
+                helper.check()
             with engine.connect() as conn:
-                seen = rollout_watch.moment(conn, rollout_id)
+                snapshot = rollout_watch.moment(conn, rollout_id)
+            state = snapshot.state
             if console.is_terminal:
-                live.update(rollout_watch.panel(seen))
-            elif time.monotonic() - said >= LINE_SECONDS or (seen.state.state, seen.state.stage) != stage:
-                console.print(rollout_watch.line(seen), soft_wrap=True, highlight=False)
-                said, stage = time.monotonic(), (seen.state.state, seen.state.stage)
-            if not seen.state.live:
-                return seen
-            if time.monotonic() - begun > seconds:
+                screen.update(rollout_watch.panel(snapshot))
+            elif time.monotonic() - printed >= LINE_SECONDS or (state.state, state.stage) != stage:
+                console.print(rollout_watch.line(snapshot), soft_wrap=True, highlight=False)
+                printed, stage = time.monotonic(), (state.state, state.stage)
+            if not state.live:
+                return snapshot
+            if time.monotonic() - started > seconds:
                 raise IccmError(
-                    f"rollout {rollout_id} is still {seen.state.state} after {seconds:.0f} s:"
-                    f" {seen.state.reason}",
-                    hint="`iccm rollout show` tells more; a slower machine may need more time.",
+                    f"rollout {rollout_id} is still {state.state} after {seconds:.0f} s: {state.reason}",
+                    hint="See `iccm rollout show`; a slower machine may need more time.",
                 )
-            steer(seen)
+            steer(snapshot)
             time.sleep(LOOK_SECONDS)
 
 
 def paced(seconds_left: float, sessions_left: int, sessions_per_second: float) -> float:
-    """The clock's rate at which a stage's time and its sessions run out together. Pure.
+    """Compute the clock rate at which a stage's time and its required sessions end together.
 
-    When only samples are missing it is the machine's.
+    It is 1 if only sessions are missing.
     """
     if seconds_left <= 0:
         return 1.0
@@ -147,26 +147,32 @@ def paced(seconds_left: float, sessions_left: int, sessions_per_second: float) -
     return min(FASTEST, max(SLOWEST, seconds_left * sessions_per_second / sessions_left))
 
 
-class Pacer:
-    """Keeps the platform's clock in step with the traffic: ``wanted`` sessions by stage."""
+def set_rate(engine: Engine, snapshot: Moment, rate: float) -> None:
+    """Set the rate of the platform's clock if it is off by more than a tenth."""
+    if abs(rate / snapshot.rate - 1.0) > 0.1:
+        with engine.begin() as conn:
+            set_clock(conn, rate=rate)
 
-    def __init__(self, engine: sa.Engine, wanted: dict[int, int]) -> None:
+
+class Pacer:
+    """Keep the platform's clock in step with the traffic: ``wanted`` sessions by stage."""
+
+    def __init__(self, engine: Engine, wanted: dict[int, int]) -> None:
         self._engine, self._wanted = engine, wanted
         self._stage: tuple[int, float] = (0, 0.0)
-        self._since, self._held = 0.0, 0
+        self._entered_at, self._sessions_before = 0.0, 0
         self._set_at = 0.0
 
-    def __call__(self, seen: Moment) -> None:
-        """Set the clock's rate anew every few seconds, when it is off by a tenth."""
-        state, at = seen.state, time.monotonic()
+    def __call__(self, snapshot: Moment) -> None:
+        """Adjust the clock's rate every two seconds, by the traffic since the stage began."""
+        state, timestamp = snapshot.state, time.monotonic()
         if (state.stage, state.weight) != self._stage:
-            self._stage, self._since, self._held = (state.stage, state.weight), at, seen.held
-        if at - self._set_at < 2.0 or at - self._since < 2.0 or not state.weight:
+            self._stage = (state.stage, state.weight)
+            self._entered_at, self._sessions_before = timestamp, snapshot.total
+        if timestamp - max(self._set_at, self._entered_at) < 2.0 or not state.weight:
             return
-        pace = (seen.held - self._held) / (at - self._since)
-        left = state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds
-        rate = paced(max(0.0, left), self._wanted[state.stage] - seen.held, pace)
-        if abs(rate / seen.rate - 1.0) > 0.1:
-            with self._engine.begin() as conn:
-                set_clock(conn, rate=rate)
-        self._set_at = at
+        pace = (snapshot.total - self._sessions_before) / (timestamp - self._entered_at)
+        remaining = max(0.0, state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds)
+        missing = self._wanted[state.stage] - snapshot.total
+        set_rate(self._engine, snapshot, paced(remaining, missing, pace))
+        self._set_at = timestamp

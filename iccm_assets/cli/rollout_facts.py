@@ -1,4 +1,4 @@
-"""What a closed rollout has left in the database, and whether it is what the story says (SPEC 14, 1-3)."""
+"""The record of a closed rollout in the database, and the demo's acceptance checks on it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, select, text
+
+from iccm_assets.store import tables as t
 
 if TYPE_CHECKING:
     from iccm_assets.reference.http_traffic import Replies
 
 SESSIONS_AT_TEN = 1500
 TEN, FIFTY = (0.08, 0.12), (0.46, 0.54)
-HOUR = timedelta(hours=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Traffic while the canary arm had ``weight``: requests and sessions by the arm they were assigned to.
+    """Traffic while the canary arm had ``weight``: requests and sessions by assigned arm.
 
-    ``fallbacks`` were answered by production in the canary arm's place; ``failed`` were not answered.
-    ``scored`` sessions of the canary arm in this stage, and how many sessions met both arms in it.
+    ``fallbacks`` were answered by production instead of the canary arm; ``failed`` were not answered.
+    ``both_arms`` counts sessions assigned to both arms in this stage, ``scored`` those of the canary arm.
     """
 
     weight: float
@@ -38,7 +40,7 @@ class Split:
 
     @property
     def share(self) -> float:
-        """Of the requests, those that went to the canary arm."""
+        """The fraction of requests assigned to the canary arm."""
         return self.canary_requests / self.requests if self.requests else 0.0
 
 
@@ -67,7 +69,7 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Facts:
-    """One rollout, told by the tables. ``statuses`` are those of its two versions now."""
+    """One rollout as the tables record it; ``statuses`` are the present ones of its two versions."""
 
     rollout_id: int
     candidate: str
@@ -91,26 +93,25 @@ class Facts:
 
     @property
     def lasted(self) -> timedelta | None:
-        """From the opening to the end, on the platform's clock."""
+        """Time from opening to end on the platform's clock; None while it is live."""
         return None if self.closed_at is None else self.closed_at - self.opened_at
 
     @property
     def sessions_per_hour(self) -> float | None:
         """Traffic of the whole rollout on the platform's clock."""
-        lasted = self.lasted
-        return self.sessions / (lasted / HOUR) if lasted else None
+        return self.sessions / (self.lasted / HOUR) if self.lasted else None
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sentence of the story, and whether it came true; ``ok`` is None when it could not be told."""
+    """An acceptance check; ``ok`` is None if the result is unknown."""
 
     name: str
     ok: bool | None
-    told: str
+    detail: str
 
 
-_SPLITS = sa.text(
+_SPLITS = text(
     """
     with marks as (
         select event_type, weight, seq, "timestamp" as since,
@@ -138,49 +139,47 @@ _SPLITS = sa.text(
     group by m.seq, m.weight, m.since, m.until order by m.seq
     """
 )
-_EVENTS = sa.text(
+_EVENTS = text(
     """
     select "timestamp", event_type, coalesce(to_state, '') as to_state, version, weight,
         coalesce(notes, '') as notes, actor
     from iccm.deployment_events where rollout_id = :rollout order by seq
     """
 )
-_ROLLBACKS = sa.text(
+_ROLLBACKS = text(
     """
     select "timestamp", reason, new_model_path, coalesce(notes, '') as notes
     from iccm.rollback_events where rollout_id = :rollout order by id
     """
 )
-_ALERTS = sa.text(
+_ALERTS = text(
     """
     select key, severity, title, body, created_at from iccm.alerts
     where starts_with(key, :prefix) or (created_at >= :since and created_at <= :until)
     order by created_at, key
     """
 )
-_TRAFFIC = sa.text(
+_TRAFFIC = text(
     """
     select count(distinct session_id) as sessions,
         count(distinct session_id) filter (where assigned_arm = 'canary') as canary
     from iccm.requests where rollout_id = :rollout
     """
 )
-_VERSIONS = sa.text("select version, status, path from iccm.model_versions")
+_VERSIONS = text("select version, status, path from iccm.model_versions")
 
 
-def facts(conn: sa.Connection, rollout_id: int) -> Facts:
-    """Everything about one rollout."""
+def facts(conn: Connection, rollout_id: int) -> Facts:
+    """Load the record of one rollout."""
     from iccm_assets.rollout.state import State
-    from iccm_assets.store import tables as t
 
-    row = conn.execute(sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
-    state, mine = State.from_row(dict(row._mapping)), {"rollout": rollout_id}
-    known = {one.version: one for one in conn.execute(_VERSIONS)}
-    traffic = conn.execute(_TRAFFIC, mine).one()
-    # A rollout's own alerts are written a moment after the look that closed it.
+    row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
+    state, rollout = State.from_row(dict(row._mapping)), {"rollout": rollout_id}
+    known = {version.version: version for version in conn.execute(_VERSIONS)}
+    traffic = conn.execute(_TRAFFIC, rollout).one()
+    # A rollout's own alerts are written shortly after the observation that closed it.
     prefix = f"rollout-{rollout_id}-"
     span = {"prefix": prefix, "since": state.opened_at, "until": state.closed_at or state.opened_at}
-    alerts = conn.execute(_ALERTS, span).mappings()
     return Facts(
         rollout_id=rollout_id,
         candidate=state.candidate,
@@ -190,11 +189,11 @@ def facts(conn: sa.Connection, rollout_id: int) -> Facts:
         weight=state.weight,
         opened_at=state.opened_at,
         closed_at=state.closed_at,
-        splits=tuple(Split(*one) for one in conn.execute(_SPLITS, mine)),
-        events=tuple(Event(*one) for one in conn.execute(_EVENTS, mine)),
-        rollbacks=tuple(Rollback(*one) for one in conn.execute(_ROLLBACKS, mine)),
-        alerts=tuple(dict(one) for one in alerts),
-        production=next(one.version for one in known.values() if one.status == "production"),
+        splits=tuple(Split(*values) for values in conn.execute(_SPLITS, rollout)),
+        events=tuple(Event(*values) for values in conn.execute(_EVENTS, rollout)),
+        rollbacks=tuple(Rollback(*values) for values in conn.execute(_ROLLBACKS, rollout)),
+        alerts=tuple(dict(alert) for alert in conn.execute(_ALERTS, span).mappings()),
+        production=next(version.version for version in known.values() if version.status == "production"),
         statuses={name: known[name].status for name in (state.candidate, state.production)},
         archived=Path(known[state.candidate].path).is_dir(),
         sessions=traffic.sessions,
@@ -205,27 +204,23 @@ def facts(conn: sa.Connection, rollout_id: int) -> Facts:
 
 
 def check_learning(status: str | None, improvement: float | None) -> list[Check]:
-    """Story 1: the retrain passed its gate, and the new version is better on the canary set. Pure."""
-    told = f"the retrain ended as {status}" if status else "there was no retrain"
-    gain = improvement is not None and improvement > 0
-    return [
-        Check("quality gate passed", status == "gate_passed", told),
-        Check(
-            "better on the canary set",
-            gain if improvement is not None else None,
-            "not measured" if improvement is None else f"improvement {improvement:+.4f}",
-        ),
-    ]
+    """Check that the retrain passed its gate and the new version is better on the canary set."""
+    ended = f"the retrain ended as {status}" if status else "there was no retrain"
+    gate = Check("quality gate passed", status == "gate_passed", ended)
+    name = "better on the canary set"
+    if improvement is None:
+        return [gate, Check(name, None, "not measured")]
+    return [gate, Check(name, improvement > 0, f"improvement {improvement:+.4f}")]
 
 
 def check_rollout(found: Facts) -> list[Check]:
-    """Story 2: the traffic was split as it should, nobody noticed, and the candidate took over. Pure."""
-    at = {split.weight: split for split in found.splits}
+    """Check that traffic was split as specified, no request failed, and the candidate took over."""
+    by_weight = {split.weight: split for split in found.splits}
     failed = sum(split.failed for split in found.splits)
     both = sum(split.both_arms for split in found.splits)
     return [
-        _share("10 % of the traffic", at.get(0.1), TEN, SESSIONS_AT_TEN),
-        _share("50 % of the traffic", at.get(0.5), FIFTY, 0),
+        _check_share("10 % of the traffic", by_weight.get(0.1), TEN, SESSIONS_AT_TEN),
+        _check_share("50 % of the traffic", by_weight.get(0.5), FIFTY, 0),
         Check("no session changed its arm within a stage", both == 0, f"{both} did"),
         Check("no request failed", failed == 0, f"{failed} failed"),
         Check(
@@ -236,56 +231,54 @@ def check_rollout(found: Facts) -> list[Check]:
     ]
 
 
-def _share(name: str, split: Split | None, bounds: tuple[float, float], sessions: int) -> Check:
+def _check_share(name: str, split: Split | None, bounds: tuple[float, float], min_sessions: int) -> Check:
     if split is None or not split.requests:
         return Check(name, False, "there was no such traffic")
     low, high = bounds
-    told = (
-        f"{split.canary_requests} of {split.requests} requests ({split.share:.1%}, {low:.0%} to {high:.0%}"
-        f" are right), {split.sessions} sessions"
+    required = f" (at least {min_sessions} required)" if min_sessions else ""
+    detail = (
+        f"{split.canary_requests} of {split.requests} requests ({split.share:.1%}, required {low:.0%} to"
+        f" {high:.0%}), {split.sessions} sessions{required}"
     )
-    least = f", at least {sessions} were to be seen" if sessions else ""
-    return Check(name, low <= split.share <= high and split.sessions >= sessions, told + least)
+    return Check(name, low <= split.share <= high and split.sessions >= min_sessions, detail)
 
 
 def check_rollback(found: Facts, production_before: str) -> list[Check]:
-    """Story 3: taken back by itself within an hour of the platform's clock, with all its traces. Pure."""
-    lasted = found.lasted
-    minutes = None if lasted is None else lasted / timedelta(minutes=1)
-    last = found.events[-1] if found.events else None
-    written = [one for one in found.alerts if one["title"] == "Model Rollback"]
-    return [
-        Check(
-            "rolled back by itself",
-            found.state == "rolled_back" and last is not None and last.actor == "controller",
-            f"{found.state}: {last.notes if last else 'no event'}",
+    """Check for an automatic rollback within an hour of the platform's clock, with all its records."""
+    duration = found.lasted
+    ended = "still live" if duration is None else f"{duration / MINUTE:.0f} minutes after its opening"
+    traffic = f"{found.sessions} sessions, {found.scored_canary} of the canary arm scored"
+    notes, actor = (found.events[-1].notes, found.events[-1].actor) if found.events else ("no event", "")
+    status = found.statuses[found.candidate]
+    files = "retained" if found.archived else "deleted"
+    alerts = sum(alert["title"] == "Model Rollback" for alert in found.alerts)
+    before, after = production_before, found.production
+    checks = {
+        "rolled back automatically": (
+            found.state == "rolled_back" and actor == "controller",
+            f"{found.state}: {notes}",
         ),
-        Check(
-            "within 1 hour of the platform's clock",
-            lasted is not None and lasted <= HOUR,
-            f"{'still live' if minutes is None else f'{minutes:.0f} minutes after its opening'},"
-            f" {found.sessions} sessions, {found.scored_canary} of the canary arm scored",
+        "within 1 hour of the platform's clock": (
+            duration is not None and duration <= HOUR,
+            f"{ended}, {traffic}",
         ),
-        Check("weight 0", found.weight == 0, f"weight {found.weight:g}"),
-        Check(
-            "production unchanged",
-            found.production == production_before,
-            f"{found.production} serves, {production_before} did before",
+        "weight 0": (found.weight == 0, f"weight {found.weight:g}"),
+        "production unchanged": (before == after, f"{after} serves, {before} did before"),
+        "archived": (
+            status == "rolled_back" and found.archived,
+            f"{found.candidate} is {status}, its files are {files}",
         ),
-        Check(
-            "archived",
-            found.statuses[found.candidate] == "rolled_back" and found.archived,
-            f"{found.candidate} is {found.statuses[found.candidate]},"
-            f" its files are {'kept' if found.archived else 'gone'}",
-        ),
-        Check("rollback event written", len(found.rollbacks) == 1, f"{len(found.rollbacks)} rows"),
-        Check("alert written", len(written) == 1, f"{len(written)} alerts named Model Rollback"),
-    ]
+        "rollback event written": (len(found.rollbacks) == 1, f"{len(found.rollbacks)} rows"),
+        "alert written": (alerts == 1, f"{alerts} alerts named Model Rollback"),
+    }
+    return [Check(name, ok, detail) for name, (ok, detail) in checks.items()]
 
 
 def check_replies(replies: Sequence[Replies]) -> Check:
-    """Whether every developer got an answer, at the latest when asking again. Pure."""
-    lost = [failure for one in replies for failure in one.failures]
-    asked = sum(sum(one.arms.values()) for one in replies)
-    told = f"{asked} sessions were answered, {len(lost)} were not"
-    return Check("every developer was answered", not lost, f"{told}: {lost[0]}" if lost else told)
+    """Check that every developer got a response, if necessary after retries."""
+    failures = [failure for phase in replies for failure in phase.failures]
+    answered = sum(sum(phase.arms.values()) for phase in replies)
+    detail = f"{answered} sessions were answered, {len(failures)} were not"
+    return Check(
+        "every developer was answered", not failures, f"{detail}: {failures[0]}" if failures else detail
+    )

@@ -1,4 +1,4 @@
-"""A live rollout as a person watches it: what a moment looks like, as a panel or as a line."""
+"""Progress of a live rollout, as a panel for a terminal or as a log line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
 from rich.panel import Panel
-from rich.table import Table
+from sqlalchemy import Connection, select, text
 
+from iccm_assets.cli.console import make_grid
 from iccm_assets.rollout.evidence import TESTS, Tally
-from iccm_assets.rollout.look import Look
 from iccm_assets.rollout.state import State
+from iccm_assets.store import tables as t
 
-NAMES = {1: "canary arm at 10 %", 2: "canary arm at 50 %", 3: "bake: promoted, the former version warm"}
+NAMES = {1: "canary arm at 10 %", 2: "canary arm at 50 %", 3: "bake: promoted, the previous version warm"}
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A rollout now: its state, the clock and how fast it runs, and this stage's traffic.
+    """A rollout now: its state, the platform's clock and its rate, and the traffic of this stage.
 
-    ``sessions`` of the stage by the arm they were assigned to; ``waiting`` answers with tests are not scored
-    yet.
+    ``sessions`` of the stage by assigned arm; ``unscored`` responses with tests wait for a score.
     """
 
     state: State
@@ -30,15 +29,15 @@ class Moment:
     rate: float
     sessions: dict[str, int]
     errors: int
-    waiting: int
+    unscored: int
 
     @property
-    def held(self) -> int:
-        """Sessions of this stage, whichever arm."""
+    def total(self) -> int:
+        """Sessions of this stage in both arms."""
         return sum(self.sessions.values())
 
 
-_STAGE = sa.text(
+_STAGE = text(
     """
     select assigned_arm as arm, count(distinct session_id) as sessions,
         count(*) filter (where status <> 'ok') as errors
@@ -46,22 +45,20 @@ _STAGE = sa.text(
     where rollout_id = :rollout and created_at >= :since and assigned_arm is not null group by 1 order by 1
     """
 )
-_CLOCK = sa.text(
+_CLOCK = text(
     """
     select iccm.now() as now, coalesce(
         (select (value ->> 'rate')::double precision from iccm.platform where key = 'clock'), 1.0) as rate,
         (select count(*) from iccm.requirements r join iccm.requests q on q.request_id = r.request_id
          where q.rollout_id = :rollout and r.kind = 'model' and r.test_suite is not null
-            and r.scored_at is null) as waiting
+            and r.scored_at is null) as unscored
     """
 )
 
 
-def moment(conn: sa.Connection, rollout_id: int) -> Moment:
-    """The rollout as the database has it now."""
-    from iccm_assets.store import tables as t
-
-    row = conn.execute(sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
+def moment(conn: Connection, rollout_id: int) -> Moment:
+    """Load the present state of the rollout."""
+    row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
     state = State.from_row(dict(row._mapping))
     clock = conn.execute(_CLOCK, {"rollout": rollout_id}).one()
     arms = conn.execute(_STAGE, {"rollout": rollout_id, "since": state.stage_entered_at}).all()
@@ -71,93 +68,89 @@ def moment(conn: sa.Connection, rollout_id: int) -> Moment:
         rate=clock.rate,
         sessions={row.arm: row.sessions for row in arms},
         errors=sum(row.errors for row in arms),
-        waiting=clock.waiting,
+        unscored=clock.unscored,
     )
 
 
-def rows(seen: Moment) -> list[tuple[str, str]]:
-    """What there is to say, as label and text. Pure."""
-    state = seen.state
+def rows(snapshot: Moment) -> list[tuple[str, str]]:
+    """Describe the snapshot as labels and texts."""
+    state = snapshot.state
     stage = NAMES[state.stage] if state.weight else "waiting for the gateway to load the candidate"
     return [
         ("rollout", f"{state.id}: {state.candidate} against {state.production}"),
         ("stage", f"{state.stage}, {stage} ({state.state}); weight {state.weight:.0%}"),
-        ("time", _time(seen)),
-        ("sessions", _sessions(seen)),
-        ("scored", f"{_scored(seen)}; {seen.waiting} wait for a score"),
-        ("evidence against", _evidence(state)),
-        ("forecast", _forecast(seen)),
+        ("time", _describe_time(snapshot)),
+        ("sessions", _describe_sessions(snapshot)),
+        ("scored", f"{_describe_scores(state)}; {snapshot.unscored} wait for a score"),
+        ("evidence against", _describe_evidence(state)),
+        ("forecast", _describe_forecast(snapshot)),
     ]
 
 
-def panel(seen: Moment) -> Panel:
-    """The moment for a terminal."""
-    drawn = Table.grid(padding=(0, 2))
-    drawn.add_column(style="dim")
-    drawn.add_column()
-    for label, text in rows(seen):
-        drawn.add_row(label, text)
-    return Panel(drawn, title="rollout", title_align="left", height=len(rows(seen)) + 4)
+def panel(snapshot: Moment) -> Panel:
+    """Render the snapshot for a terminal."""
+    cells = [(f"[dim]{label}[/]", value) for label, value in rows(snapshot)]
+    return Panel(make_grid(cells), title="rollout", title_align="left", height=len(cells) + 4)
 
 
-def line(seen: Moment) -> str:
-    """The moment for a log."""
-    state = seen.state
+def line(snapshot: Moment) -> str:
+    """Format the snapshot for a log."""
+    state = snapshot.state
     return (
-        f"{seen.now:%H:%M:%S} stage {state.stage} {state.state} at {state.weight:.0%}; {_sessions(seen)};"
-        f" scored {_scored(seen)}, {seen.waiting} waiting; {_forecast(seen)}"
+        f"{snapshot.now:%H:%M:%S} stage {state.stage} {state.state} at {state.weight:.0%};"
+        f" {_describe_sessions(snapshot)}; scored {_describe_scores(state)}, {snapshot.unscored} waiting;"
+        f" {_describe_forecast(snapshot)}"
     )
 
 
-def _time(seen: Moment) -> str:
-    state = seen.state
-    wanted = state.policy.stage_seconds[state.stage - 1]
+def _describe_time(snapshot: Moment) -> str:
+    state = snapshot.state
+    minutes = state.policy.stage_seconds[state.stage - 1] / 60
     lease = "none"
     if state.lease_until is not None:
-        lease = f"{(state.lease_until - seen.now).total_seconds():.0f} s left"
+        lease = f"expires in {(state.lease_until - snapshot.now).total_seconds():.0f} s"
     return (
-        f"{state.healthy_seconds / 60:.1f} of {wanted / 60:g} min healthy; lease {lease};"
-        f" platform clock {seen.now:%H:%M:%S}, x {seen.rate:.2g}"
+        f"{state.healthy_seconds / 60:.1f} of {minutes:g} min healthy; lease {lease};"
+        f" platform clock {snapshot.now:%H:%M:%S}, x {snapshot.rate:.2g}"
     )
 
 
-def _sessions(seen: Moment) -> str:
-    canary, total = seen.sessions.get("canary", 0), seen.held
+def _describe_sessions(snapshot: Moment) -> str:
+    canary, total = snapshot.sessions.get("canary", 0), snapshot.total
     share = f" ({canary / total:.1%})" if total else ""
-    return f"{total} in this stage, {canary} of them on the canary arm{share}, {seen.errors} not ok"
+    return f"{total} in this stage, {canary} of them on the canary arm{share}, {snapshot.errors} not ok"
 
 
-def _scored(seen: Moment) -> str:
-    state = seen.state
-    needed = state.policy.stage_sessions[state.stage - 1]
-    mine, theirs = state.evidence.canary, state.evidence.production
-    return f"canary {mine.sessions} of {needed}{_rate(mine)}, production {theirs.sessions}{_rate(theirs)}"
-
-
-def _rate(tally: Tally) -> str:
-    return "" if tally.pass_rate is None else f" (pass rate {tally.pass_rate:.3f})"
-
-
-def _evidence(state: State) -> str:
-    """The three tests nearest to their threshold."""
-    policy = state.policy
-    nearest = sorted(
-        ((name, value, policy.threshold(TESTS[name])) for name, value in state.evidence.e_values.items()),
-        key=lambda one: math.log(max(one[1], 1e-300)) / math.log(one[2]),
-        reverse=True,
+def _describe_scores(state: State) -> str:
+    required = state.policy.stage_sessions[state.stage - 1]
+    canary, production = state.evidence.canary, state.evidence.production
+    return (
+        f"canary {canary.sessions} of {required}{_format_rate(canary)}, production"
+        f" {production.sessions}{_format_rate(production)}"
     )
-    return ", ".join(f"{name} {_short(value)} of {limit:.0f}" for name, value, limit in nearest[:3])
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.3g}"
+def _format_rate(totals: Tally) -> str:
+    return "" if totals.pass_rate is None else f" (pass rate {totals.pass_rate:.3f})"
 
 
-def _forecast(seen: Moment) -> str:
-    state = seen.state
+def _describe_evidence(state: State) -> str:
+    """The three tests nearest to their threshold, on a logarithmic scale."""
+    values = [
+        (name, value, state.policy.threshold(TESTS[name])) for name, value in state.evidence.e_values.items()
+    ]
+    values.sort(key=lambda test: math.log(max(test[1], 1e-300)) / math.log(test[2]), reverse=True)
+    return ", ".join(
+        f"{name} {value:{'.2f' if value < 100 else '.3g'}} of {limit:.0f}"
+        for name, value, limit in values[:3]
+    )
+
+
+def _describe_forecast(snapshot: Moment) -> str:
+    state = snapshot.state
     if not state.live:
         return state.state
     if not state.weight:
         return "begins when every gateway replica is ready"
-    hours = Look(state, state, seen.now, (), (), (), ()).hours_left
+    hours = state.hours_left
     return "decision: unknown yet" if hours is None else f"decision in {60 * hours:.1f} min of the clock"

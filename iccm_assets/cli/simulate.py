@@ -1,4 +1,4 @@
-"""`iccm simulate`: developers who talk with the production model, correct it, accept and rate (X4)."""
+"""`iccm simulate`: developers who use the gateway: they ask, correct, accept and rate."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out
+from iccm_assets.cli.console import AsJson, echo_json, err, out, progress_bar
+from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.cli.own_gateway import own_gateway, token_of
 from iccm_assets.errors import GatewayError, InputError
 from iccm_assets.settings import Settings, get_settings
@@ -22,50 +22,44 @@ if TYPE_CHECKING:
     from iccm_assets.reference.traffic import Pending, Traffic
 
 DAYS = 7
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("simulate")(simulate)
 
 
 def simulate(
-    conversations: Annotated[int, typer.Option(min=1, max=100000, help="How many sessions.")] = 200,
-    days: Annotated[int | None, typer.Option(min=1, max=365, help="Days they spread over [7].")] = None,
-    start: Annotated[str, typer.Option(help="The first day, YYYY-MM-DD (UTC).")] = "",
-    end: Annotated[str, typer.Option(help="The last day; default: yesterday.")] = "",
-    users: Annotated[int, typer.Option(min=1, max=10000, help="How many developers.")] = 44,
+    conversations: Annotated[int, typer.Option(min=1, max=100000, help="Number of sessions.")] = 200,
+    days: Annotated[int | None, typer.Option(min=1, max=365, help="Days they are spread over [7].")] = None,
+    start: Annotated[str, typer.Option(help="First day, YYYY-MM-DD (UTC).")] = "",
+    end: Annotated[str, typer.Option(help="Last day; default: yesterday.")] = "",
+    users: Annotated[int, typer.Option(min=1, max=10000, help="Number of developers.")] = 44,
     drift: Annotated[
         str,
         typer.Option(
-            help="Share of new domains, first to last day (0.2:0.7), or when one appears (NAME@DAY);"
-            " several with commas."
+            help="Fraction of new domains, first to last day (0.2:0.7), or the day of a domain's first"
+            " appearance (NAME@DAY); several separated by commas."
         ),
     ] = "",
     new_domains: Annotated[
-        str, typer.Option(help="The new domains that are asked about, with commas [all].")
+        str, typer.Option(help="New domains to ask about, separated by commas [all].")
     ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed brings other sessions.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other sessions.")] = 1,
     gateway: Annotated[
-        str, typer.Option(help="URL of a gateway that runs [one of this command's own, for as long].")
+        str, typer.Option(help="URL of a running gateway [one started by this command].")
     ] = "",
-    token: Annotated[str, typer.Option(help="Bearer token for it [ICCM_GATEWAY__TOKENS' first].")] = "",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Sessions held at a time.")] = 16,
+    token: Annotated[str, typer.Option(help="Its bearer token [the first of ICCM_GATEWAY__TOKENS].")] = "",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Concurrent sessions.")] = 16,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Sessions begun a second at most [no limit].")
+        float | None, typer.Option(min=0.001, help="Maximum number of new sessions a second [no limit].")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate developers who use the gateway. The same seed and dates hold the same sessions again."""
+    """Simulate developers who use the gateway. The same seed and dates repeat the same sessions."""
     from iccm_assets.reference.developers import plan_conversations
     from iccm_assets.reference.drift import Drift, parse_drift
 
     settings = get_settings()
     first, last = period(start, end, days)
     length = (last - first).days + 1
-    chosen = domains(new_domains)
-    mix = parse_drift(drift, chosen, length) if drift else Drift()
+    families = domains(new_domains)
+    mix = parse_drift(drift, families, length) if drift else Drift()
     err.print(f"[dim]planning {conversations} sessions of {users} developers, {first} to {last}[/]")
     plan = plan_conversations(
         seed,
@@ -74,7 +68,7 @@ def simulate(
         users=users,
         end=last,
         drift=mix,
-        new_families=chosen,
+        new_families=families,
         name=f"{seed}-{first:%Y%m%d}-{last:%Y%m%d}",
     )
     with _gateway(settings, gateway) as url:
@@ -83,25 +77,20 @@ def simulate(
         )
     if as_json:
         echo_json({"first_day": first, "last_day": last, **asdict(traffic), "gateway": asdict(replies)})
-    else:
-        show(traffic)
-        show_replies(replies)
+        check_replies(replies)
+        return
+    show(traffic, replies)
     check_replies(replies)
-    if not as_json:
-        out.print("Materialize these days in Dagster to make examples of them.", highlight=False)
+    out.print("Materialize these days in Dagster to turn them into examples.", highlight=False)
 
 
 @contextmanager
 def _gateway(settings: Settings, url: str) -> Iterator[str]:
-    """The gateway at ``url``, or one of our own that serves the production version (else the base model)."""
+    """Yield ``url``, or that of a gateway of this command on the production version (else the base model)."""
     if url:
         yield url
         return
-    from iccm_assets.learning.model_store import ModelStore
-    from iccm_assets.rollout.bootstrap import ensure_production
-    from iccm_assets.store.database import connect
-
-    ensure_production(connect(settings), ModelStore(settings.home), settings)
+    ensure_production_version(settings)
     with err.status("starting a gateway"), ExitStack() as stack:
         started = stack.enter_context(own_gateway(settings))
         running = stack.pop_all()
@@ -118,68 +107,58 @@ def over_http(
     workers: int = 16,
     rate: float | None = None,
 ) -> tuple[Traffic, list[Pending], Replies]:
-    """Hold the sessions over HTTP, with a progress bar; what failed is in the replies."""
+    """Run the sessions over HTTP, with a progress bar; failures are in the replies."""
     from iccm_assets.reference import http_traffic
     from iccm_assets.reference.wire import Wire
 
-    with (
-        closing(Wire(url, token, connections=workers)) as wire,
-        Progress(*COLUMNS, console=err) as bar,
-    ):
-        task = bar.add_task(f"conversations over HTTP, {url}", total=len(plan))
-
-        def moved(done: int) -> None:
-            bar.update(task, completed=done)
-
-        return http_traffic.hold(wire, plan, by=by, workers=workers, rate=rate, progress=moved)
+    title = f"conversations over HTTP, {url}"
+    with closing(Wire(url, token, connections=workers)) as wire, progress_bar(title, len(plan)) as update:
+        return http_traffic.hold(
+            wire, plan, by=by, workers=workers, rate=rate, progress=lambda done: update(completed=done)
+        )
 
 
-def show(traffic: Traffic) -> None:
-    """What came of the sessions, in two lines."""
+def show(traffic: Traffic, replies: Replies) -> None:
+    """Print the outcome of the sessions, the arms that answered, and responses other than 200."""
     mix = ", ".join(f"{count} {name}" for name, count in traffic.domains.items())
     err.print(
-        f"{traffic.users} developers; {traffic.accepted_as_is} answers taken as they were,"
+        f"{traffic.users} developers; {traffic.accepted_as_is} answers accepted unchanged,"
         f" {traffic.corrected} corrected, {traffic.open} left open;"
-        f" {traffic.thumbs_up} thumbs up, {traffic.thumbs_down} down",
+        f" feedback +{traffic.thumbs_up}/−{traffic.thumbs_down}",
         highlight=False,
     )
-    err.print(f"[dim]{traffic.new_domain} about domains the base model never saw: {mix}[/]", highlight=False)
-
-
-def show_replies(replies: Replies) -> None:
-    """Which arm answered, and which replies there were beside 200."""
+    err.print(f"[dim]{traffic.new_domain} in domains unknown to the base model: {mix}[/]", highlight=False)
     arms = ", ".join(f"{count} by the {arm} arm" for arm, count in replies.arms.items()) or "none"
     other = ", ".join(f"{count} x {status}" for status, count in replies.statuses.items() if status != "200")
-    again = f"; {replies.retried} sent again ({other})" if other else ""
-    err.print(f"[dim]answers: {arms}{again}[/]", highlight=False)
+    retried = f"; {replies.retried} retried ({other})" if other else ""
+    err.print(f"[dim]answers: {arms}{retried}[/]", highlight=False)
 
 
 def check_replies(replies: Replies) -> None:
-    """Raises ``GatewayError`` when sessions could not be held."""
+    """Raise ``GatewayError`` if sessions failed."""
     if replies.failures:
         raise GatewayError(
-            f"{len(replies.failures)} sessions could not be held, the first since {replies.failures[0]}",
-            hint="The same command again holds those that are missing.",
+            f"{len(replies.failures)} sessions failed, the first because {replies.failures[0]}",
+            hint="Repeat the command to run the missing sessions.",
         )
 
 
 def domains(text: str) -> tuple[str, ...]:
-    """The new domains a list names, all of them for an empty one; ``InputError`` for one there is not."""
+    """Parse a list of new domains, all of them if empty; raises ``InputError`` for an unknown domain."""
     from iccm_assets.reference.world import NEW_FAMILIES
 
-    names = tuple(dict.fromkeys(one.strip() for one in text.split(","))) if text else NEW_FAMILIES
-    unknown = [name for name in names if name not in NEW_FAMILIES]
-    if unknown:
+    names = tuple(dict.fromkeys(map(str.strip, text.split(",")))) if text else NEW_FAMILIES
+    if unknown := [name for name in names if name not in NEW_FAMILIES]:
         raise InputError(
             f"--new-domains: {', '.join(map(repr, unknown))} is no new domain",
-            hint=f"There are {', '.join(NEW_FAMILIES)}.",
+            hint=f"Choose from {', '.join(NEW_FAMILIES)}.",
         )
     return names
 
 
 def period(start: str, end: str, days: int | None) -> tuple[date, date]:
-    """First and last day from what of them is given; ``InputError`` unless each has a daily partition."""
-    first, last = _day("--start", start), _day("--end", end)
+    """First and last day from two of the three values; ``InputError`` unless each has a daily partition."""
+    first, last = _parse_day("--start", start), _parse_day("--end", end)
     if first and last and days is not None and (last - first).days + 1 != days:
         raise InputError(
             f"--start {first} to --end {last} are {(last - first).days + 1} days, not {days}",
@@ -190,31 +169,31 @@ def period(start: str, end: str, days: int | None) -> tuple[date, date]:
     first = first or last - span
     if last < first:
         raise InputError(f"--start {first} is after --end {last}")
-    return _checked(first), _checked(last)
+    return _require_partition(first), _require_partition(last)
 
 
 def end_of(day: date) -> datetime:
-    """The moment a UTC day is over."""
+    """Return the end of a UTC day."""
     return datetime.combine(day + timedelta(days=1), time(), UTC)
 
 
-def _checked(day: date) -> date:
-    """The day, when it has, or gets tonight, a partition to be materialized in."""
-    from iccm_assets.defs.partitions import DAILY
+def _require_partition(day: date) -> date:
+    """Return the day if it has a partition to materialize, or gets one tonight."""
+    from iccm_assets.defs.partitions import daily_partitions
 
-    earliest, today = DAILY.start.date(), datetime.now(UTC).date()
+    earliest, today = daily_partitions.start.date(), datetime.now(UTC).date()
     if not earliest <= day <= today:
         raise InputError(
-            f"{day} has no daily partition: they go from {earliest} to {today}",
+            f"{day} has no daily partition: they range from {earliest} to {today}",
             hint="Choose other dates, or fewer --days.",
         )
     return day
 
 
-def _day(option: str, text: str) -> date | None:
+def _parse_day(option: str, text: str) -> date | None:
     if not text:
         return None
     try:
-        return _checked(date.fromisoformat(text))
+        return _require_partition(date.fromisoformat(text))
     except ValueError:
         raise InputError(f"{option} {text!r} is not a date", hint="Write it as YYYY-MM-DD.") from None

@@ -1,4 +1,4 @@
-"""What several weeks came to: week by week, then the last version against the base (acceptance story 4)."""
+"""Report of several weeks: week by week, then the last version compared with the base."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import Engine
 
+from iccm_assets.cli.console import make_grid, table
 from iccm_assets.cli.cycle import Week
-from iccm_assets.cli.demo_report import slice_rows
+from iccm_assets.cli.demo_report import CONFIDENCE_NOTE, OUTCOME_COLORS, slice_rows
+from iccm_assets.judging import evaluation
+from iccm_assets.judging.comparison import Comparison, compare
+from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.verdict import GateEvidence
+from iccm_assets.learning import versions
+from iccm_assets.learning.versions import ModelVersion
+from iccm_assets.reference.world import NEW_FAMILIES
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from iccm_assets.judging.comparison import Comparison
-    from iccm_assets.judging.evaluation import Subject
-    from iccm_assets.judging.verdict import GateEvidence
-    from iccm_assets.learning.versions import ModelVersion
     from iccm_assets.models.seq import Answer, LoadedModel
 
-COLOURS = {"gate_passed": "green", "gate_failed": "red", "failed": "red"}
+STATUS_COLORS = {"gate_passed": "green", "gate_failed": "red", "failed": "red"}
 
 
 @dataclass(frozen=True)
@@ -37,87 +41,84 @@ class Story:
     comparison: Comparison
 
     @property
-    def holds(self) -> bool:
-        """Another version than the base serves, it is better with evidence, and no slice was lost."""
+    def is_improvement(self) -> bool:
+        """Whether a version other than the base serves and is better with evidence, without forgetting."""
         return self.base != self.last and self.comparison.holds
 
     @property
     def reason(self) -> str:
-        """What is missing, or, when it holds, on what it stands."""
+        """What is missing, or the evidence of the improvement."""
         if self.base == self.last:
             return f"{self.base} is still in production: no candidate passed the quality gate"
         return self.comparison.reason
 
 
-def tell(engine: sa.Engine, settings: Settings, base: str) -> Story:
-    """Compare the version in production with ``base`` on the canary set; scores that are stored are read."""
-    from iccm_assets.judging import evaluation
-    from iccm_assets.judging.comparison import compare
-    from iccm_assets.judging.orchestra import orchestra_of
-    from iccm_assets.learning import versions
-
+def tell(engine: Engine, settings: Settings, base: str) -> Story:
+    """Compare the version in production with ``base`` on the canary set; reuses stored scores."""
     with engine.connect() as conn:
-        serving = versions.get(conn, "production")
-        subjects = [_subject(versions.get(conn, base), settings), _subject(serving, settings)]
-    chosen, orchestra = evaluation.canary_items(settings), orchestra_of(settings)
-    before, after = (evaluation.measure(engine, one, chosen, orchestra, settings) for one in subjects)
-    evidence = evaluation.gate_evidence((after, before), chosen, (evaluation.Latency(), evaluation.Latency()))
-    return Story(base, serving.version, evidence, compare(evidence, settings.evaluation))
+        pair = [versions.get(conn, name) for name in ("production", base)]
+    items, orchestra = evaluation.canary_items(settings), orchestra_of(settings)
+    last, first = (
+        evaluation.measure(engine, _make_subject(version, settings), items, orchestra, settings)
+        for version in pair
+    )
+    latencies = (evaluation.Latency(), evaluation.Latency())
+    evidence = evaluation.gate_evidence((last, first), items, latencies)
+    return Story(base, pair[0].version, evidence, compare(evidence, settings.evaluation))
 
 
 def show(weeks: Sequence[Week], story: Story, console: Console) -> None:
-    """The weeks, the traffic, the comparison by slice, and the outcome."""
-    console.print(_weeks(weeks))
-    told = [(f"[bold]week {week.number}[/]", line) for week in weeks for line in _sentences(week)]
-    console.print(_indented(told))
+    """Print the weeks, the traffic, the comparison by slice, and the outcome."""
+    console.print(_week_table(weeks))
     console.print(
-        "[dim]at first: test pass rate of CET-D's own answers to the week's sessions; canary: pass rate"
-        " on the canary set of the version in production at the week's end[/]"
+        _make_list([(f"[bold]week {week.number}[/]", line) for week in weeks for line in _describe(week)])
+    )
+    console.print(
+        "[dim]first response: test pass rate of CET-D's first responses to the week's sessions; canary: pass"
+        " rate on the canary set of the version in production at the week's end[/]"
     )
     console.print()
-    console.print(_mix(weeks))
+    console.print(_domain_table(weeks))
     console.print()
-    console.print(_slices(story))
-    console.print("[dim]better, worse: one-sided paired confidence that the mean changed that way[/]")
-    _show_outcome(story, console)
+    console.print(table(f"{story.base} (base) and {story.last} (last), by slice", slice_rows(story.evidence)))
+    console.print(CONFIDENCE_NOTE)
+    _print_outcome(story, console)
 
 
 def as_json(weeks: Sequence[Week], story: Story) -> dict[str, Any]:
-    """The whole report as plain values."""
-    found = story.comparison
+    """The whole report as values for ``echo_json``."""
     return {
         "weeks": [{**asdict(week), "outcome": week.outcome} for week in weeks],
         "base": story.base,
         "last": story.last,
-        "holds": story.holds,
+        "is_improvement": story.is_improvement,
         "reason": story.reason,
-        "comparison": asdict(found),
+        "comparison": asdict(story.comparison),
         "slices": slice_rows(story.evidence),
     }
 
 
-def _subject(version: ModelVersion, settings: Settings) -> Subject:
-    """A version whose weights are only loaded when an answer is missing from the stored ones."""
-    from iccm_assets.judging.evaluation import Subject
+def _make_subject(version: ModelVersion, settings: Settings) -> evaluation.Subject:
+    """A version whose weights are loaded only if a stored response is missing."""
 
     @cache
-    def loaded() -> LoadedModel:
+    def load() -> LoadedModel:
         from iccm_assets.models.seq import load_model, set_threads
 
         set_threads(settings.training.threads)
         return load_model(version.path)
 
-    def answer(sources: Sequence[str], batch_size: int) -> list[Answer]:
+    def generate_responses(sources: Sequence[str], batch_size: int) -> list[Answer]:
         from iccm_assets.models.seq import generate
 
         limit = settings.evaluation.max_new_tokens
-        return generate(loaded(), sources, max_new_tokens=limit, batch_size=batch_size)
+        return generate(load(), sources, max_new_tokens=limit, batch_size=batch_size)
 
-    return Subject(version, answer)
+    return evaluation.Subject(version, generate_responses)
 
 
-def _weeks(weeks: Sequence[Week]) -> Table:
-    drawn = Table(
+def _week_table(weeks: Sequence[Week]) -> Table:
+    built = Table(
         title="Weeks",
         title_justify="left",
         header_style="bold",
@@ -125,42 +126,39 @@ def _weeks(weeks: Sequence[Week]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    drawn.add_column("", justify="right")
-    drawn.add_column("ends")
-    for name in ("sessions", "new", "at first", "kept", "learned"):
-        drawn.add_column(name, justify="right")
-    drawn.add_column("quality gate")
-    drawn.add_column("canary", justify="right")
+    texts = ("ends", "quality gate")
+    numbers = ("sessions", "new", "first response", "filtered", "trained on")
+    for name in ("", "ends", *numbers, "quality gate", "canary"):
+        built.add_column(name, justify="left" if name in texts else "right")
     for week in weeks:
-        first = week.funnel.first_answers
-        drawn.add_row(
+        rate, conversations = week.funnel.first_response_pass_rate, week.traffic.conversations
+        built.add_row(
             str(week.number),
             f"{week.last:%b %d}",
-            str(week.traffic.conversations),
-            f"{week.traffic.new_domain / max(1, week.traffic.conversations):.0%}",
-            "-" if first is None else f"{first:.3f}",
+            str(conversations),
+            f"{week.traffic.new_domain / max(1, conversations):.0%}",
+            "-" if rate is None else f"{rate:.3f}",
             str(week.funnel.filtered),
-            str(week.learned_from.get("origin pool", 0)),
-            _verdict(week),
+            str(week.trained_on.get("origin pool", 0)),
+            _format_outcome(week),
             "-" if week.pass_rate is None else f"{week.pass_rate:.3f}",
         )
-    return drawn
+    return built
 
 
-def _verdict(week: Week) -> str:
-    colour = COLOURS.get(week.outcome, "yellow")
+def _format_outcome(week: Week) -> str:
+    color = STATUS_COLORS.get(week.outcome, "yellow")
     gain = week.run.improvement if week.run else None
-    word = week.outcome.removeprefix("gate_")
-    return f"[{colour}]{word}[/]" + ("" if gain is None else f" {gain:+.3f}")
+    change = "" if gain is None else f" {gain:+.3f}"
+    return f"[{color}]{week.outcome.removeprefix('gate_')}[/]{change}"
 
 
-def _sentences(week: Week) -> list[str]:
-    counts = week.learned_from
+def _describe(week: Week) -> list[str]:
     lines = [f"{week.trigger}; {week.production} serves"]
-    if counts:
+    if counts := week.trained_on:
+        pool, pinned, sample = (counts.get(f"origin {name}", 0) for name in ("pool", "pinned", "sample"))
         lines.append(
-            f"learned from {counts.get('origin pool', 0)} new examples, {counts.get('origin pinned', 0)}"
-            f" of earlier weeks, {counts.get('origin sample', 0)} of the base's sample"
+            f"trained on {pool} new examples, {pinned} of earlier weeks, {sample} of the base's sample"
         )
     if week.run and week.outcome != "gate_passed":
         lines.append(week.run.error or (week.run.notes or "").split("\n")[-1])
@@ -169,48 +167,46 @@ def _sentences(week: Week) -> list[str]:
     return lines
 
 
-def _indented(rows: Sequence[tuple[str, str]]) -> Table:
-    """Lines under a label that is said once, wrapped beside it."""
-    drawn = Table.grid(padding=(0, 2))
-    said = ""
-    for label, line in rows:
-        drawn.add_row("" if label == said else label, escape(line))
-        said = label
-    return drawn
+def _make_list(rows: Sequence[tuple[str, str]]) -> Table:
+    """A table of lines with labels, each label only where it changes."""
+    previous = ["", *(label for label, _ in rows)]
+    return make_grid(
+        [
+            ("" if label == before else label, escape(line))
+            for (label, line), before in zip(rows, previous, strict=False)
+        ]
+    )
 
 
-def _mix(weeks: Sequence[Week]) -> Table:
-    from iccm_assets.reference.world import NEW_FAMILIES
-
-    drawn = Table(title="Traffic by domain", title_justify="left", header_style="bold")
-    drawn.add_column("domain")
-    for week in weeks:
-        drawn.add_column(f"week {week.number}", justify="right")
-    old = [week.traffic.conversations - week.traffic.new_domain for week in weeks]
-    drawn.add_row("known to the base model", *map(str, old))
+def _domain_table(weeks: Sequence[Week]) -> Table:
+    known = [week.traffic.conversations - week.traffic.new_domain for week in weeks]
+    columns = [f"week {week.number}" for week in weeks]
+    rows: list[dict[str, Any]] = [
+        {"domain": "known to the base model", **dict(zip(columns, known, strict=True))}
+    ]
     for name in NEW_FAMILIES:
-        drawn.add_row(f"new: {name}", *(str(week.traffic.domains.get(name, 0) or "-") for week in weeks))
-    return drawn
+        counts = (week.traffic.domains.get(name, 0) or None for week in weeks)
+        rows.append({"domain": f"new: {name}", **dict(zip(columns, counts, strict=True))})
+    return table("Traffic by domain", rows)
 
 
-def _slices(story: Story) -> Table:
-    from iccm_assets.cli.console import table
-
-    return table(f"{story.base} (base) and {story.last} (last), by slice", slice_rows(story.evidence))
-
-
-def _show_outcome(story: Story, console: Console) -> None:
-    found = story.comparison
-    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+def _print_outcome(story: Story, console: Console) -> None:
+    comparison = story.comparison
+    p = "p < 0.001" if comparison.p < 0.001 else f"p = {comparison.p:.3f}"
     console.print(
-        f"\n[bold]{story.last} against {story.base}[/] on {found.items} items: {found.before:.3f} →"
-        f" {found.after:.3f}, difference {found.difference:+.3f}"
-        f" (95 % confidence interval {found.low:+.3f} to {found.high:+.3f}, {p})",
+        f"\n[bold]{story.last} against {story.base}[/] on {comparison.items} items: {comparison.before:.3f} →"
+        f" {comparison.after:.3f}, difference {comparison.difference:+.3f}"
+        f" (95 % confidence interval {comparison.low:+.3f} to {comparison.high:+.3f}, {p})",
         highlight=False,
     )
-    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-    rules = (found.better, found.nothing_lost)
-    said = [(f"  [{colours[rule.outcome]}]{rule.outcome}[/] {rule.name}", rule.reason) for rule in rules]
-    console.print(_indented(said))
-    if story.holds:
-        console.print("\n[bold green]Better than the base with evidence, and no slice lost.[/]")
+    rules = (comparison.better, comparison.nothing_lost)
+    console.print(
+        _make_list(
+            [
+                (f"  [{OUTCOME_COLORS[rule.outcome]}]{rule.outcome}[/] {rule.name}", rule.reason)
+                for rule in rules
+            ]
+        )
+    )
+    if story.is_improvement:
+        console.print("\n[bold green]Better than the base with evidence, no forgetting.[/]")

@@ -1,4 +1,4 @@
-"""`iccm verify`: train a version again and compare its weights, bit for bit (L5)."""
+"""`iccm verify`: train a version again and compare its weights bit for bit."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out
-from iccm_assets.settings import get_settings
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("verify")(verify)
+from iccm_assets.cli.console import AsJson, echo_json, parse_progress, print_line, progress_bar
+from iccm_assets.cli.context import open_platform
 
 
 def verify(
@@ -24,37 +18,30 @@ def verify(
     ] = "production",
     as_json: AsJson = False,
 ) -> None:
-    """Train VERSION again from its stored parent, training set, configuration and seed; compare the weights.
+    """Train VERSION again from its stored parent, dataset, configuration and seed; compare the weights.
 
-    Exit code 0 when they are the same bit for bit, 1 otherwise. Changes nothing.
+    Exits 0 if they are identical bit for bit, 1 otherwise. Changes nothing.
     """
-    from iccm_assets.cli.launch import COUNTED
     from iccm_assets.learning import versions
     from iccm_assets.learning.verification import retrace
-    from iccm_assets.store.database import connect
 
-    settings = get_settings()
-    engine = connect(settings)
+    settings, engine = open_platform()
     with engine.connect() as conn:
-        chosen = versions.get(conn, version)
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task(f"{chosen.version}: starting the trainer", total=None)
+        original = versions.get(conn, version)
+    with progress_bar(f"{original.version}: starting the trainer", transient=True) as update:
 
         def tell(line: str) -> None:
-            counted = COUNTED.search(line)
-            if counted:
-                done, total = int(counted[1]), int(counted[2])
-                bar.update(task, description=line[:90], completed=done, total=total)
+            if counts := parse_progress(line):
+                update(description=line[:90], **counts)
 
-        found = retrace(engine, settings.home, chosen, tell=tell)
+        report = retrace(engine, settings.home, original, tell=tell)
+    reproduced = report.outcome == "reproduced"
     if as_json:
-        echo_json(asdict(found))
+        echo_json(asdict(report))
     else:
-        colour = "green" if found.outcome == "reproduced" else "red"
-        out.print(
-            f"{chosen.version}: [bold {colour}]{found.outcome}[/], {escape(found.reason)}", soft_wrap=True
-        )
-        if found.made_weights_digest:
-            took = f"{found.examples} examples, {found.seconds:.1f} s"
-            out.print(f"weights {found.made_weights_digest}; {took}", highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if found.outcome == "reproduced" else 1)
+        color = "green" if reproduced else "red"
+        print_line(f"{original.version}: [bold {color}]{report.outcome}[/], {escape(report.reason)}")
+        if report.made_weights_digest:
+            effort = f"{report.examples} examples, {report.seconds:.1f} s"
+            print_line(f"weights {report.made_weights_digest}; {effort}")
+    raise typer.Exit(0 if reproduced else 1)

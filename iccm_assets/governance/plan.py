@@ -111,5 +111,5 @@ def _replacement(
         base=base.version,
         reason=f"{base.version} is the last clean ancestor, {steps} step{'s' if steps > 1 else ''} back",
         retrain=f"iccm retrain --base {base.version} --reason '{why}'",
-        deploy_base=f"iccm deploy {base.version} --force --at-once --reason '{why}'",
+        deploy_base=f"iccm deploy {base.version} --force --skip-rollout --reason '{why}'",
     )

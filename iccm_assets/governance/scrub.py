@@ -90,15 +90,16 @@ def scrub(
         done.remains.append("backups and archived write-ahead log of your PostgreSQL server")
         if not rewrite:
             done.remains.append(
-                "free space in the server's table files, until it is used again (--scrub rewrites them)"
+                "free space in the server's table files, until it is used again (--rewrite-tables rewrites them)"
             )
     done.remains.append("backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk")
     with engine.begin() as conn:
         conn.execute(
             sa.text(
-                "update iccm.erasures set scrubbed_at = iccm.now(), scrub = :scrub where scrubbed_at is null"
-            ).bindparams(sa.bindparam("scrub", type_=JSONB)),
-            {"scrub": asdict(done)},
+                "update iccm.erasures set physically_erased_at = iccm.now(), physical_erasure = :report"
+                " where physically_erased_at is null"
+            ).bindparams(sa.bindparam("report", type_=JSONB)),
+            {"report": asdict(done)},
         )
     return done
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli import alerts, config, deploy, doctor, evaluate, lineage, retrain, status
+from iccm_assets.cli.main import build
 from iccm_assets.settings import Settings, get_settings
 
 Run = Callable[..., Result]
@@ -18,9 +17,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; what a command raises is raised here."""
-    app = typer.Typer()
-    for group in (alerts, config, deploy, doctor, evaluate, lineage, retrain, status):
-        group.register(app)
+    app = build("alerts", "config", "deploy", "doctor", "evaluate", "lineage", "retrain", "status")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str, exit_code: int = 0) -> Result:

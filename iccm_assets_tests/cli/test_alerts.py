@@ -17,7 +17,7 @@ from iccm_assets_tests.cli.conftest import Run
 def test_alerts_are_listed_sent_and_then_arrived(
     run: Run, engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "No alert." in run("alerts", "list").output
+    assert "No alerts." in run("alerts", "list").output
     with engine.begin() as conn:
         raise_alert(conn, "k", "critical", "Model [Rollback]", "v2")
     with receiver() as slack:
@@ -25,16 +25,16 @@ def test_alerts_are_listed_sent_and_then_arrived(
         slack.status = 500
         failed = json.loads(run("alerts", "deliver", "--json", exit_code=1).stdout)
         assert (failed["delivered"], failed["failed"], failed["waiting"]) == (0, 1, 1)
-        [row] = json.loads(run("alerts", "list", "--undelivered", "--json").stdout)
+        [row] = json.loads(run("alerts", "list", "--pending", "--json").stdout)
         assert (row["key"], row["delivered_at"]) == ("k", None) and list(row["lacking"].values()) == [
             row["last_error"]
         ]
         slack.status = 200
         with engine.begin() as conn:
-            conn.execute(sa.text("update iccm.alert_deliveries set tried_at = tried_at - interval '1 hour'"))
+            conn.execute(sa.text("update iccm.alert_deliveries set last_attempt_at = last_attempt_at - interval '1 hour'"))
         assert "1 messages delivered, 0 failed" in run("alerts", "deliver").output
         assert slack.keys() == {"k": 1}
-    assert "Every alert has arrived." in run("alerts", "list", "--undelivered").output
+    assert "All alerts have been delivered." in run("alerts", "list", "--pending").output
     assert "Model [Rollback]" in run("alerts", "list").output
 
 

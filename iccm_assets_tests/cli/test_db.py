@@ -86,7 +86,7 @@ def test_somebody_elses_server_is_neither_started_nor_stopped(iccm):
     for verb in ("start", "stop"):
         told = iccm("db", verb, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
         assert told.returncode == 1
-        assert "not ours to start or stop" in told.stderr
+        assert "does not start or stop" in told.stderr
 
 
 @pytest.mark.parametrize("words", [("db", "status"), ("db", "upgrade"), ("env",), ("db", "url", "--dagster")])

@@ -123,7 +123,7 @@ def test_without_json_it_is_a_table_for_people(tmp_path):
     ]
     ran = iccm("dedup", "--new", write(tmp_path / "a", rows))
     assert ran.returncode == 0
-    assert "2 of 3 rows kept, 1 repeat" in ran.stdout and "[a]" in ran.stdout and "0.999988" in ran.stdout
+    assert "2 of 3 rows kept, 1 removed as duplicates" in ran.stdout and "[a]" in ran.stdout and "0.999988" in ran.stdout
 
 
 def test_gzipped_files_byte_order_marks_and_blank_lines_are_read(tmp_path):

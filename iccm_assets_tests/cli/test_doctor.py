@@ -25,12 +25,12 @@ def test_every_check_says_what_it_found_and_every_failed_one_how_to_fix_it(
         checks
     )
     assert any(name.startswith("sandbox") for name in checks)
-    assert all(check["found"] for check in checks.values())
+    assert all(check["detail"] for check in checks.values())
     assert all(bool(check["fix"]) != check["ok"] for check in checks.values())
-    assert "no-model" in checks["base model"]["found"]
+    assert "no-model" in checks["base model"]["detail"]
     printed = run("doctor", exit_code=1).stdout
     assert "missing base model" in printed
-    assert "fix: Give an existing directory" in printed
+    assert "fix: Use an existing directory" in printed
 
 
 def test_an_address_that_is_none_is_a_finding_of_the_settings(
@@ -40,7 +40,7 @@ def test_an_address_that_is_none_is_a_finding_of_the_settings(
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     assert (
         "ICCM_ORCHESTRA: Value error, part 2 is not openai:http://host:port/v1#model"
-        in (report["checks"][-1]["found"])
+        in (report["checks"][-1]["detail"])
     )
 
 
@@ -48,7 +48,7 @@ def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: p
     monkeypatch.setenv("ICCM_TRIGGERS__FLOOR_EXAMPLES", "none")
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     assert report["checks"][-1]["name"] == "settings"
-    assert "ICCM_TRIGGERS__FLOOR_EXAMPLES" in report["checks"][-1]["found"]
+    assert "ICCM_TRIGGERS__FLOOR_EXAMPLES" in report["checks"][-1]["detail"]
 
 
 @pytest.mark.parametrize(
@@ -65,27 +65,27 @@ def test_what_only_a_later_step_would_stumble_over_is_found_now(
     monkeypatch.setenv(variable, value)
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     (check,) = (check for check in report["checks"] if check["name"] == name)
-    assert check["required"] and not check["ok"] and value in check["found"] and check["fix"]
+    assert check["required"] and not check["ok"] and value in check["detail"] and check["fix"]
 
 
 def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
     found = doctor.database(settings)
     assert found.ok
-    assert "with pgvector, schema revision" in found.found
+    assert "with pgvector, schema revision" in found.detail
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"postgresql://app:hunter2@127.0.0.1:{free.getsockname()[1]}/iccm"
         lost = doctor.database(load_settings(database_url=url))
     assert not lost.ok and lost.required
-    assert "127.0.0.1" in lost.found
+    assert "127.0.0.1" in lost.detail
     assert "ICCM_DATABASE_URL" in lost.fix
-    assert "hunter2" not in lost.found + lost.fix
+    assert "hunter2" not in lost.detail + lost.fix
 
 
 def test_without_a_url_the_embedded_binaries_are_run() -> None:
     found = doctor.database(load_settings())
     assert found.ok
-    assert "embedded, postgres (PostgreSQL)" in found.found
+    assert "embedded, postgres (PostgreSQL)" in found.detail
 
 
 def test_a_taken_port_is_no_obstacle_but_said() -> None:
@@ -100,7 +100,7 @@ def test_a_taken_port_is_no_obstacle_but_said() -> None:
 def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = doctor.disk(tmp_path / "not" / "there" / "yet")
     assert check.ok
-    assert str(tmp_path) in check.found
+    assert str(tmp_path) in check.detail
     monkeypatch.setattr(doctor, "NEEDED_DISK_BYTES", 1 << 60)
     full = doctor.disk(tmp_path)
     assert not full.ok

@@ -6,11 +6,10 @@ import json
 
 import pytest
 import sqlalchemy as sa
-import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli import erase
+from iccm_assets.cli.main import build
 from iccm_assets.errors import InputError, NotAllowed
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store import tables as t
@@ -19,10 +18,8 @@ from iccm_assets_tests.learning.rows import conversation, training_run, version
 
 def run(*arguments: str, answer: str | None = None) -> Result:
     """Like the fixture of this folder, with something typed in."""
-    app = typer.Typer()
-    erase.register(app)
     get_settings.cache_clear()
-    result = CliRunner().invoke(app, arguments, input=answer, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(build("erase"), ("erase", *arguments), input=answer, env={"COLUMNS": "200"})
     get_settings.cache_clear()
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -53,12 +50,12 @@ def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -
     said = run("--user", "ann", answer="y\n").stdout
     assert "2 conversations would be erased" in said and "2 conversations erased" in said
     assert "iccm retrain --base v1-base --reason 'erasure" in said
-    assert "backups" in said and "--scrub" in said  # the server is not ours
+    assert "backups" in said and "--rewrite-tables" in said  # the server is not ours
 
 
 def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> None:
     planned = json.loads(run("--user", "ann", "--dry-run", "--json").stdout)
-    done = json.loads(run("--user", "ann", "--yes", "--scrub", "--json").stdout)
+    done = json.loads(run("--user", "ann", "--yes", "--rewrite-tables", "--json").stdout)
     assert planned["dry_run"] and planned["files"] is None and planned["erasure"] is None
     for key in ("conversations", "rows", "versions", "newly_erased"):
         assert planned[key] == done[key]
@@ -81,7 +78,7 @@ def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> Non
         (["--conversation", "one"], "named by its number"),
         (["--user", "'; drop schema iccm cascade; --", "--yes"], "there is no user"),
         (["--session", "s99", "--dry-run"], "there is no session"),
-        (["--user", "ann", "--yes", "--json", "--replace"], "not together"),
+        (["--user", "ann", "--yes", "--json", "--retrain"], "cannot be combined"),
     ],
 )
 def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""`iccm evaluate --rejudge` and the names `evaluate` and `deploy` take."""
+"""`iccm evaluate --replay` and the names `evaluate` and `deploy` take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_what_flips_is_listed_and_nothing_is_changed(
     run: Run, judged: Settings, engine: sa.Engine, tmp_path: Path
 ) -> None:
     before = past.contents(engine)
-    first, again = (run("evaluate", "--rejudge", "--json").stdout for _ in range(2))
+    first, again = (run("evaluate", option, "--json").stdout for option in ("--replay", "--rejudge"))
     assert first == again
     found = json.loads(first)
     assert (len(found["verdicts"]), found["flips"], found["unreadable"]) == (10, [], [])
@@ -33,39 +33,39 @@ def test_what_flips_is_listed_and_nothing_is_changed(
     assert found["gate"]["max_slice_drop"] == judged.evaluation.max_slice_drop
     path = tmp_path / "gate.toml"
     path.write_text("max_slice_drop = 0.19\n")
-    other = json.loads(run("evaluate", "--rejudge", "--gate", str(path), "--json").stdout)
+    other = json.loads(run("evaluate", "--replay", "--gate", str(path), "--json").stdout)
     assert [(one["version"], one["before"], one["after"]) for one in other["flips"]] == [
         ("forgetful", "fail", "pass")
     ]
-    printed = run("evaluate", "--rejudge", "--set", "max_slice_drop=0.19").stdout
+    printed = run("evaluate", "--replay", "--set", "max_slice_drop=0.19").stdout
     assert "on forgetful: fail → pass: " in printed
     assert "gate then and now: max_slice_drop 0.05 → 0.19" in printed
-    assert "10 stored verdicts judged again, 1 flip, 0 cannot be read; nothing was changed." in printed
+    assert "10 stored verdicts replayed, 1 changed, 0 cannot be read; nothing was stored." in printed
     assert past.contents(engine) == before
 
 
 def test_damaged_evidence_is_named(run: Run, judged: Settings, engine: sa.Engine) -> None:
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.gate_verdicts set evidence = '{}' where version = 'slow'"))
-    printed = run("evaluate", "--rejudge").stdout
+    printed = run("evaluate", "--replay").stdout
     assert "on slow: stored gate evidence: " in printed and "1 cannot be read" in printed
 
 
 def test_a_wrong_question_is_one_clear_error(run: Run, judged: Settings) -> None:
     with pytest.raises(InputError, match="no number wish"):
-        run("evaluate", "--rejudge", "--set", "wish=1")
-    with pytest.raises(InputError, match="nothing but a --rejudge"):
+        run("evaluate", "--replay", "--set", "wish=1")
+    with pytest.raises(InputError, match="require --replay"):
         run("evaluate", "--set", "max_slice_drop=0.1")
-    with pytest.raises(InputError, match="each verdict's own bound"):
-        run("evaluate", "--rejudge", "--emergency")
+    with pytest.raises(InputError, match="each verdict's own threshold"):
+        run("evaluate", "--replay", "--emergency")
     with pytest.raises(VersionNotFound, match="'v9'"):
-        run("evaluate", "v9", "--rejudge")
+        run("evaluate", "v9", "--rejudge")  # the alias
 
 
 def test_production_is_a_name_everywhere(run: Run, judged: Settings) -> None:
     with pytest.raises(NotAllowed, match="base is the version in production"):
         run("evaluate", "production")
-    assert json.loads(run("evaluate", "production", "--rejudge", "--json").stdout)["verdicts"] == []
+    assert json.loads(run("evaluate", "production", "--replay", "--json").stdout)["verdicts"] == []
     with pytest.raises(NotAllowed, match="base is in production already"):
         run("deploy", "production")
     with pytest.raises(VersionNotFound, match="There are: "):

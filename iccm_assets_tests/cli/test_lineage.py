@@ -60,7 +60,7 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> 
     found = json.loads(run("lineage", "--conversation", "1", "--json").stdout)
     assert [one["version"] for one in found["versions"]] == ["v2-good", "v3-bad"]
     assert "in the training pool" in run("lineage", "--conversation", "1").stdout
-    assert "No version has learned from it." in run("lineage", "--conversation", "5").stdout
+    assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
 
 
 def test_the_first_rows_are_listed_and_all_of_them_when_asked(

@@ -54,7 +54,7 @@ def test_a_version_that_is_not_text_is_one_line(settings) -> None:
 def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_path) -> None:
     ran = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
     assert ran.returncode == 1
-    assert f"{outside} has no daily partition: they go from 2025-01-01 to " in ran.stderr
+    assert f"{outside} has no daily partition: they range from 2025-01-01 to " in ran.stderr
     assert ran.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 

@@ -60,7 +60,7 @@ def test_a_refusal_is_an_answer_not_an_error(run: Run, job: Job, outcome: str) -
 
 def test_one_key_is_retrained_once(run: Run, job: Job) -> None:
     run("retrain", "--key", "release-4")
-    with pytest.raises(NotAllowed, match=r"key release-4 already had its retraining: run \d+, gate_passed"):
+    with pytest.raises(NotAllowed, match=r"key release-4 already had its retrain: run \d+, gate_passed"):
         run("retrain", "--key", "release-4")
     assert len(job.runs) == 1
 
@@ -71,7 +71,7 @@ def test_a_failed_attempt_of_a_key_is_retried_on_its_row_three_times(run: Run, j
         with pytest.raises(TrainingError, match="is failed"):
             run("retrain", "--key", "release-4")
     assert len(set(job.runs)) == 1 and len(job.runs) == 3
-    with pytest.raises(NotAllowed, match="already had its retraining"):
+    with pytest.raises(NotAllowed, match="already had its retrain"):
         run("retrain", "--key", "release-4")
 
 

@@ -8,20 +8,16 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from iccm_assets.cli import rollout
+from iccm_assets.cli.main import build
 from iccm_assets.errors import InputError
 
 BASE = ("--production", "0.8", "--canary", "0.1", "--sessions-per-day", "500", "--runs", "3")
 
 
 def run(*arguments):
-    app = typer.Typer()
-    rollout.register(app)
-    app.callback()(lambda: None)
-    result = CliRunner().invoke(app, ("rollout", "simulate", *arguments))
+    result = CliRunner().invoke(build("rollout"), ("rollout", "simulate", *arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

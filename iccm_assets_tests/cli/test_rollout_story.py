@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
@@ -30,7 +30,7 @@ from iccm_assets.errors import InputError
 from iccm_assets.reference.http_traffic import Replies
 from iccm_assets.reference.visitors import code_base, visits
 from iccm_assets.rollout.policy import Policy
-from iccm_assets.rollout.state import opening
+from iccm_assets.rollout.state import State
 from iccm_assets.settings import Evaluation, Rollout
 from iccm_assets.store import tables as t
 from iccm_assets_tests.gateway.world import version
@@ -58,7 +58,7 @@ BACK = replace(
     statuses={"v2": "rolled_back", "v1": "production"},
     events=(event("started", 1, 0.1), event("rolled_back", 24, 0.0)),
     rollbacks=(Rollback(NOON, "low_pass_rate", "/models/v2", "it was bad"),),
-    alerts=({"key": "a", "severity": "warning", "title": "Model Rollback", "body": "[v2] taken back"},),
+    alerts=({"key": "a", "severity": "warning", "title": "Model Rollback", "body": "[v2] rolled back"},),
 )  # fmt: skip
 
 
@@ -141,10 +141,10 @@ def test_a_split_that_is_off_is_told(splits: tuple[Split, ...], name: str) -> No
         ({"archived": False}, ["archived"]),
         ({"rollbacks": ()}, ["rollback event written"]),
         ({"alerts": ()}, ["alert written"]),
-        ({"events": (event("rolled_back", 24, 0.0, "somebody"),)}, ["rolled back by itself"]),
+        ({"events": (event("rolled_back", 24, 0.0, "somebody"),)}, ["rolled back automatically"]),
         (
             {"state": "ramping", "closed_at": None},
-            ["rolled back by itself", "within 1 hour of the platform's clock"],
+            ["rolled back automatically", "within 1 hour of the platform's clock"],
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_developers_without_an_answer_are_told() -> None:
     good = Replies({"production": 9, "canary": 1}, {"200": 10}, 0, ())
     assert check_replies([good]).ok
     bad = check_replies([good, replace(good, failures=("503, tried 5 times",))])
-    assert not bad.ok and bad.told == "20 sessions were answered, 1 were not: 503, tried 5 times"
+    assert not bad.ok and bad.detail == "20 sessions were answered, 1 were not: 503, tried 5 times"
 
 
 def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
@@ -165,25 +165,25 @@ def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
     console = Console(file=StringIO(), width=200)
     rollout_report.show(told, console)
     text = console.file.getvalue()
-    for part in ("1640", "165", "10.1%", "49.7%", "low_pass_rate", "24 minutes", "[v2] taken back", "yes"):
+    for part in ("1640", "165", "10.1%", "49.7%", "low_pass_rate", "24 minutes", "[v2] rolled back", "yes"):
         assert part in text, text
     assert told.failures == []
     document = told.to_json()
     assert document["rollout"]["splits"][0]["share"] == 0.1006
-    assert document["rollback"]["lasted_seconds"] == 24 * 60
+    assert document["rollback"]["duration_seconds"] == 24 * 60
     assert document["rollback"]["sessions_per_hour"] == pytest.approx(400)
 
 
 def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
     policy = Policy.frozen(Rollout(), Evaluation())
-    state = opening(7, "v2", "v1", policy, NOON)
+    state = State(7, "v2", "v1", policy, NOON, NOON)
     waiting = Moment(state, NOON, 1.0, {}, 0, 0)
     assert "begins when every gateway replica is ready" in rollout_watch.line(waiting)
     ramping = replace(state, weight=0.1, lease_until=NOON + timedelta(seconds=60))
     seen = Moment(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
     rows = dict(rollout_watch.rows(seen))
     assert "100 in this stage, 10 of them on the canary arm (10.0%), 1 not ok" in rows["sessions"]
-    assert "lease 60 s left" in rows["time"] and "x 2.5" in rows["time"]
+    assert "lease expires in 60 s" in rows["time"] and "x 2.5" in rows["time"]
     assert "canary 0 of 30" in rows["scored"] and "4 wait" in rows["scored"]
     assert rows["evidence against"].count("1.00 of ") == 3
     console = Console(file=StringIO(), width=120)
@@ -203,7 +203,7 @@ def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
 
 
 def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
-    policy = Policy.frozen(Rollout(), Evaluation()).to_json()
+    policy = asdict(Policy.frozen(Rollout(), Evaluation()))
     with engine.begin() as conn:
         version(conn, "v1", "production")
         version(conn, "v2", "rolled_back")

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-import typer
 from typer.testing import CliRunner
 
-from iccm_assets.cli import cycle, demo, simulate
+from iccm_assets.cli import cycle, simulate
+from iccm_assets.cli.main import build
 from iccm_assets.errors import InputError
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
 from iccm_assets.settings import Settings, get_settings
@@ -19,9 +19,7 @@ YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
 
 def call(*arguments: str) -> str:
-    app = typer.Typer()
-    simulate.register(app)
-    demo.register(app)
+    app = build("simulate", "demo")
     get_settings.cache_clear()
     try:
         result = CliRunner().invoke(app, arguments)

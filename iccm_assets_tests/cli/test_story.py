@@ -38,10 +38,10 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
         last=DAY + timedelta(days=7 * number),
         traffic=held,
         late=5,
-        trigger="112 new examples, 50 asked for",
+        trigger="112 new examples, 50 required",
         run=run,
         funnel=Funnel(200, 170, 130, 121, 0.612),
-        learned_from={"origin pool": 100, "origin pinned": 90, "origin sample": 400},
+        trained_on={"origin pool": 100, "origin pinned": 90, "origin sample": 400},
         production=production,
         pass_rate=0.782,
         seconds={"traffic": 40.0, "data": 60.0, "retrain": 130.0},
@@ -74,7 +74,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
         "passed +0.031",
         "failed",
         "no retrain",
-        "at first",
+        "first response",
         "slice [tally] fell",
         "→",
         "p < 0.001",
@@ -85,15 +85,15 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
 
 
 def test_a_story_holds_with_evidence_and_not_without() -> None:
-    assert told(0.7).holds
-    assert not told(0.0).holds and "improvement" in told(0.0).reason
+    assert told(0.7).is_improvement
+    assert not told(0.0).is_improvement and "improvement" in told(0.0).reason
     same = told(0.7, last="v1-24ccf5ac")
-    assert not same.holds and "no candidate passed" in same.reason
+    assert not same.is_improvement and "no candidate passed" in same.reason
 
 
 def test_the_report_is_one_json_document() -> None:
     plain = json.loads(json.dumps(story.as_json([week(1, "gate_passed", "v2")], told(0.7)), default=str))
-    assert plain["holds"] and plain["weeks"][0]["outcome"] == "gate_passed"
+    assert plain["is_improvement"] and plain["weeks"][0]["outcome"] == "gate_passed"
     assert (
         plain["comparison"]["low"] > 0 and len(plain["slices"]) == len(BASE_FAMILIES) + len(NEW_FAMILIES) + 1
     )

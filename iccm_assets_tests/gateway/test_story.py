@@ -1,4 +1,4 @@
-"""Developers, live scoring and controller at once, on a real gateway: a failing candidate is taken back."""
+"""Developers, live scoring and controller at once, on a real gateway: a failing candidate is rolled back."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def test_the_demo_ends_with_a_report(platform: Platform) -> None:
         "Training curve",
         "Before and after",
         "Lineage",
-        "Where everything lies",
+        "Locations",
         "try next",
     ):
         assert part in platform.demo.stdout, platform.demo.stdout

@@ -1,0 +1,33 @@
+"""What commands start from: settings, an engine on the migrated database, the version in production."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iccm_assets.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+def open_platform() -> tuple[Settings, Engine]:
+    """Load the settings and connect to the platform's database, migrated to the newest revision."""
+    # Imported here, as in all commands: SQLAlchemy costs 0.15 s, and `--help` needs no database.
+    from iccm_assets.store.database import connect
+
+    settings = get_settings()
+    return settings, connect(settings)
+
+
+def ensure_production_version(settings: Settings) -> str:
+    """Return the version in production; deploy the base model if there is none."""
+    from iccm_assets.learning.model_store import ModelStore
+    from iccm_assets.rollout.bootstrap import ensure_production
+    from iccm_assets.store.database import connect
+
+    engine = connect(settings)
+    try:
+        version, _ = ensure_production(engine, ModelStore(settings.home), settings)
+        return version.version
+    finally:
+        engine.dispose()
