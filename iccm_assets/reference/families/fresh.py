@@ -1,5 +1,8 @@
-"""New families, which only production sees: cycle (remainders), ledger (running totals), shares (division),
-rules (two tests decide), ends (the first or last element)."""
+"""New families, which only production sees.
+
+These are cycle (remainders), ledger (running totals), shares (division), rules (two tests decide) and ends
+(the first or last element of a list).
+"""
 
 from __future__ import annotations
 
@@ -9,71 +12,68 @@ from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
+    ORDERINGS,
     Draft,
     Family,
-    compare,
+    branch,
+    comparison,
+    distinct,
+    draft_function,
     give,
     negative_guard,
     number,
-    py_atom,
     py_branches,
     py_chain,
-    py_condition,
-    py_guards,
-    py_outcome,
+    py_ternary,
     py_test,
     py_value,
+    py_when,
+    py_whens,
+    returned,
+    step,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 
+_OPPOSITES = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+
 
 def _cycle(rng: Random, words: Lexicon) -> Draft:
-    """A number goes round: its remainder decides, or is the answer."""
+    """A number modulo a constant: the remainder decides, or is the result."""
     name = words.number_name()
     size = rng.randint(3, 30)
+    modulo = ast.Step("modulo", ast.Number(size))
     statements: list[ast.Statement] = [*negative_guard(rng, name, 0.4)]
     if rng.random() < 0.5:
-        steps = [ast.Step("modulo", ast.Number(size))]
+        steps = [modulo]
         if rng.random() < 0.7:
-            steps.insert(0, ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
+            steps.insert(0, step(rng, ("plus", "minus", "times"), 2, 40))
         if rng.random() < 0.5:
-            steps.append(ast.Step(rng.choice(("plus", "times")), ast.Number(rng.randint(2, 40))))
+            steps.append(step(rng, ("plus", "times"), 2, 40))
         statements.append(ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps)))))
-        gives = "int"
-    else:
-        rests = rng.sample(range(min(size, 5)), rng.choice((1, 2, 2)))
-        results = [words.label() for _ in rests]
-        op = rng.choice(("is", "is", "is less than"))
-        rests = sorted(rest + (op != "is") for rest in rests)
-        left = ast.Chain(ast.Name(name), (ast.Step("modulo", ast.Number(size)),))
-        for rest, result in zip(rests, results, strict=True):
-            test = ast.Compare(left, op, ast.Number(rest))  # type: ignore[arg-type]
-            statements.append(ast.When(ast.Condition((test,)), ast.Return(ast.Chain(ast.Text(result)))))
-        statements.append(ast.Otherwise(ast.Return(ast.Chain(ast.Text(words.label())))))
-        gives = "str"
-    return Draft(
-        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("int",), gives
-    )
+        return draft_function(words, (name,), statements, ("int",), "int")
+    remainders = rng.sample(range(min(size, 5)), rng.choice((1, 2, 2)))
+    results = [words.label() for _ in remainders]
+    op = rng.choice(("is", "is", "is less than"))
+    left = ast.Chain(ast.Name(name), (modulo,))
+    for remainder, result in zip(sorted(remainders), results, strict=True):
+        statements.append(branch(comparison(left, op, remainder + (op != "is")), give(result)))
+    statements.append(ast.Otherwise(give(words.label())))
+    return draft_function(words, (name,), statements, ("int",), "str")
 
 
 def _write_cycle(document: ast.Document, style: str, rng: Random) -> list[str]:
-    last = document.statements[-1]
-    if isinstance(last, ast.Otherwise):
+    if isinstance(document.statements[-1], ast.Otherwise):
         return py_branches(document, style, rng)
-    lines, _ = py_guards(document, rng)
-    assert (
-        isinstance(last, ast.Always)
-        and isinstance(last.outcome, ast.Return)
-        and isinstance(last.outcome.value, ast.Chain)
-    )
+    lines = py_whens(document, rng)
+    code = py_chain(returned(document, ast.Chain))
     if style in {"if", "ternary"}:
-        return [*lines, f"return {py_chain(last.outcome.value)}"]
-    var = rng.choice(("result", "spot", "turn"))
-    return [*lines, f"{var} = {py_chain(last.outcome.value)}", f"return {var}"]
+        return [*lines, f"return {code}"]
+    variable = rng.choice(("result", "spot", "turn"))
+    return [*lines, f"{variable} = {code}", f"return {variable}"]
 
 
 def _ledger(rng: Random, words: Lexicon) -> Draft:
-    """A total runs along a list."""
+    """A running total over a list."""
     name = words.list_name()
     statements: list[ast.Statement] = [ast.Start(ast.Number(number(rng)))]
 
@@ -81,14 +81,10 @@ def _ledger(rng: Random, words: Lexicon) -> Draft:
         roll = rng.random()
         if roll < 0.4:
             return ast.Chain(ast.Number(rng.randint(1, 20)))
-        steps = (ast.Step("times", ast.Number(rng.randint(2, 9))),) if roll < 0.7 else ()
-        return ast.Chain(ast.Item(), steps)
+        return ast.Chain(ast.Item(), (step(rng, ("times",), 2, 9),) if roll < 0.7 else ())
 
     split = rng.random() < 0.6
-    tests: tuple[ast.Test, ...] = ()
-    if split:
-        op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
-        tests = (ast.Compare(ast.Chain(ast.Item()), op, ast.Number(number(rng))),)  # type: ignore[arg-type]
+    tests = (comparison(ast.Item(), rng.choice(ORDERINGS), number(rng)),) if split else ()
     moves = [rng.choice(("add", "add", "subtract")) for _ in range(2)]
     first = amount()
     if not split and isinstance(first.base, ast.Number):
@@ -100,159 +96,116 @@ def _ledger(rng: Random, words: Lexicon) -> Draft:
         side = rng.choice(("at least", "at most"))
         limit = rng.choice((0, number(rng))) if side == "at least" else 100 + number(rng)
         statements.append(ast.Keep(side, ast.Number(limit)))  # type: ignore[arg-type]
-    steps = (
-        (ast.Step(rng.choice(("plus", "times", "minus")), ast.Number(rng.randint(2, 12))),)
-        if rng.random() < 0.25
-        else ()
-    )
+    steps = (step(rng, ("plus", "times", "minus"), 2, 12),) if rng.random() < 0.25 else ()
     statements.append(ast.Always(ast.Return(ast.Chain(ast.Total(), steps))))
-    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
-    return Draft(document, ("list[int]",), "int")
+    return draft_function(words, (name,), statements, ("list[int]",), "int")
 
 
 def _write_ledger(document: ast.Document, style: str, rng: Random) -> list[str]:
     total = rng.choice(("total", "balance", "acc", "sum_so_far"))
     item = rng.choice(("x", "item", "v", "move"))
-    start = next(part for part in document.statements if isinstance(part, ast.Start))
-    eaches = [part for part in document.statements if isinstance(part, ast.Each)]
-    keeps = [part for part in document.statements if isinstance(part, ast.Keep)]
-    last = document.statements[-1]
-    assert (
-        isinstance(last, ast.Always)
-        and isinstance(last.outcome, ast.Return)
-        and isinstance(last.outcome.value, ast.Chain)
-    )
-    assert eaches[0].source is not None
-    lines = [f"{total} = {start.value.value}", f"for {item} in {eaches[0].source.name}:"]
-    moves = [f"{total} {'+' if each.op == 'add' else '-'}= {py_chain(each.amount, item)}" for each in eaches]
-    if eaches[0].tests:
-        test = " and ".join(py_test(one, rng, item) for one in eaches[0].tests)
-        if style == "continue" and len(eaches) == 1 and not keeps:
-            opposite = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-            left, sign, right = test.split()
-            lines += [
-                f"{INDENT}if {left} {opposite[sign]} {right}:",
-                f"{INDENT * 2}continue",
-                f"{INDENT}{moves[0]}",
-            ]
-        else:
-            lines += [f"{INDENT}if {test}:", f"{INDENT * 2}{moves[0]}"]
-            lines += [f"{INDENT}else:", f"{INDENT * 2}{moves[1]}"] if len(moves) > 1 else []
-    else:
-        lines.append(f"{INDENT}{moves[0]}")
-    for keep in keeps:
-        pick, sign = ("max", "<") if keep.side == "at least" else ("min", ">")
+    loops = [part for part in document.statements if isinstance(part, ast.Each)]
+    limits = [part for part in document.statements if isinstance(part, ast.Keep)]
+    start = document.statements[0]
+    assert isinstance(start, ast.Start)
+    lines = _write_moves(loops, item, total, style == "continue" and not limits, rng)
+    for limit in limits:
+        value = limit.limit.value
+        clamp, sign = ("max", "<") if limit.side == "at least" else ("min", ">")
         if style == "minmax":
-            lines.append(f"{INDENT}{total} = {pick}({total}, {keep.limit.value})")
+            lines.append(f"{total} = {clamp}({total}, {value})")
         else:
-            lines += [
-                f"{INDENT}if {total} {sign} {keep.limit.value}:",
-                f"{INDENT * 2}{total} = {keep.limit.value}",
-            ]
-    return [*lines, f"return {py_chain(last.outcome.value, item, total)}"]
+            lines += [f"if {total} {sign} {value}:", f"{INDENT}{total} = {value}"]
+    opening = [f"{total} = {start.value.value}", f"for {item} in {document.params[0]}:"]
+    ending = f"return {py_chain(returned(document, ast.Chain), item, total)}"
+    return [*opening, *(INDENT + line for line in lines), ending]
+
+
+def _write_moves(loops: list[ast.Each], item: str, total: str, may_continue: bool, rng: Random) -> list[str]:
+    moves = [f"{total} {'+' if loop.op == 'add' else '-'}= {py_chain(loop.amount, item)}" for loop in loops]
+    if not loops[0].tests:
+        return moves[:1]
+    test = " and ".join(py_test(test, rng, item) for test in loops[0].tests)
+    if may_continue and len(moves) == 1:
+        left, sign, right = test.split()
+        return [f"if {left} {_OPPOSITES[sign]} {right}:", f"{INDENT}continue", moves[0]]
+    otherwise = ["else:", INDENT + moves[1]] if len(moves) > 1 else []
+    return [f"if {test}:", INDENT + moves[0], *otherwise]
 
 
 def _shares(rng: Random, words: Lexicon) -> Draft:
     """A number is divided, by a constant or by another number."""
-    name = words.number_name()
-    steps = [ast.Step("divided by", ast.Number(rng.randint(2, 20)))]
-    params: tuple[str, ...] = (name,)
-    statements = [*negative_guard(rng, name, 0.4)]
+    params: tuple[str, ...] = (words.number_name(),)
+    steps = [step(rng, ("divided by",), 2, 20)]
+    statements: list[ast.Statement] = [*negative_guard(rng, params[0], 0.4)]
     if rng.random() < 0.5:
-        other = words.number_name()
-        params = (name, other)
-        steps = [ast.Step("divided by", ast.Name(other))]
-        nothing = ast.When(
-            compare(ast.Name(other), "is", 0), ERROR if rng.random() < 0.6 else give(number(rng))
-        )
-        statements = [nothing]
+        divisor = words.number_name()
+        params += (divisor,)
+        steps = [ast.Step("divided by", ast.Name(divisor))]
+        outcome = ERROR if rng.random() < 0.6 else give(number(rng))
+        statements = [branch(comparison(ast.Name(divisor), "is", 0), outcome)]
     if rng.random() < 0.5:
-        steps.insert(0, ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
+        steps.insert(0, step(rng, ("plus", "minus", "times"), 2, 40))
     if rng.random() < 0.5:
-        steps.append(ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 40))))
-    ending = ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps))))
-    document = ast.Document(words.function_name(), params, (*statements, ending), words.purpose())
-    return Draft(document, tuple("int" for _ in params), "int")
+        steps.append(step(rng, ("plus", "minus", "times"), 2, 40))
+    statements.append(ast.Always(ast.Return(ast.Chain(ast.Name(params[0]), tuple(steps)))))
+    return draft_function(words, params, statements, tuple("int" for _ in params), "int")
 
 
 def _write_shares(document: ast.Document, style: str, rng: Random) -> list[str]:
-    lines = []
-    for part in document.statements[:-1]:
-        assert isinstance(part, ast.When)
-        lines += [f"if {py_condition(part.condition, rng)}:", INDENT + py_outcome(part.outcome, rng)]
-    last = document.statements[-1]
-    assert isinstance(last, ast.Always)
-    code = py_value(last.outcome)
+    lines = py_whens(document, rng)
+    code = py_chain(returned(document, ast.Chain))
     if style == "plain":
         return [*lines, f"return {code}"]
-    var = rng.choice(("share", "part", "result") if style == "named" else ("value", "out"))
-    return [*lines, f"{var} = {code}", f"return {var}"]
+    variable = rng.choice(("share", "part", "result") if style == "named" else ("value", "out"))
+    return [*lines, f"{variable} = {code}", f"return {variable}"]
 
 
 def _rules(rng: Random, words: Lexicon) -> Draft:
     """Two numbers together decide, two tests to a rule."""
     params = (words.number_name(), words.number_name())
-    ops = ("is less than", "is at most", "is more than", "is at least", "is", "is not")
-    labels: list[str] = []
-    while len(labels) < 3:
-        label = words.label()
-        labels += [label] if label not in labels else []
+    ops = (*ORDERINGS, "is", "is not")
+    *labels, last = distinct(words.label, 3)
 
     def condition() -> ast.Condition:
-        tests = tuple(
-            ast.Compare(ast.Chain(ast.Name(name)), rng.choice(ops), ast.Number(number(rng, 1)))  # type: ignore[arg-type]
-            for name in params
-        )
+        tests = tuple(comparison(ast.Name(name), rng.choice(ops), number(rng, 1)) for name in params)
         return ast.Condition(tests, rng.choice(("and", "or")))
 
     statements: list[ast.Statement] = [
         ast.When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]
     ]
-    statements.append(ast.Otherwise(give(labels[-1])))
-    document = ast.Document(words.function_name(), params, tuple(statements), words.purpose())
-    return Draft(document, ("int", "int"), "str")
+    statements.append(ast.Otherwise(give(last)))
+    return draft_function(words, params, statements, ("int", "int"), "str")
 
 
 def _ends(rng: Random, words: Lexicon) -> Draft:
     """The first or the last element of a list."""
     name, other = words.list_name(), words.number_name()
     kind = rng.choice(("int", "str"))
-    empty = ast.Condition((ast.Empty(ast.Chain(ast.Name(name))),))
-    instead = give(number(rng)) if kind == "int" else give(words.label())
-    outcome = ast.Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else instead
-    statements: list[ast.Statement] = [ast.When(empty, outcome)]
-    order = [ast.Return(ast.EndItem(end, ast.Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
-    params: tuple[str, ...] = (name,)
+    default = give(number(rng) if kind == "int" else words.label())
+    outcome = ast.Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else default
+    statements: list[ast.Statement] = [branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)]
+    ends = [ast.Return(ast.EndItem(end, ast.Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
     if rng.random() < 0.6:
-        params = (name, other)
-        op = rng.choice(("is less than", "is at most", "is more than", "is at least"))
-        statements += [ast.When(compare(ast.Name(other), op, number(rng)), order[0]), ast.Otherwise(order[1])]
-    else:
-        statements.append(ast.Always(order[0]))
-    document = ast.Document(words.function_name(), params, tuple(statements), words.purpose())
-    return Draft(document, (f"list[{kind}]", "int")[: len(params)], kind)
+        test = comparison(ast.Name(other), rng.choice(ORDERINGS), number(rng))
+        statements += [branch(test, ends[0]), ast.Otherwise(ends[1])]
+        return draft_function(words, (name, other), statements, (f"list[{kind}]", "int"), kind)
+    statements.append(ast.Always(ends[0]))
+    return draft_function(words, (name,), statements, (f"list[{kind}]",), kind)
 
 
 def _write_ends(document: ast.Document, style: str, rng: Random) -> list[str]:
-    def value(outcome: ast.Outcome) -> str:
-        assert isinstance(outcome, ast.Return) and isinstance(outcome.value, ast.EndItem)
-        return f"{py_atom(outcome.value.source)}[{'-1' if outcome.value.end == 'last' else '0'}]"
-
-    first, *rest = document.statements
-    assert isinstance(first, ast.When)
-    lines = [f"if {py_condition(first.condition, rng)}:", INDENT + py_outcome(first.outcome, rng)]
-    if len(rest) == 1:
-        assert isinstance(rest[0], ast.Always)
-        return [*lines, f"return {value(rest[0].outcome)}"]
-    middle, last = rest
-    assert isinstance(middle, ast.When) and isinstance(last, ast.Otherwise)
-    test = py_condition(middle.condition, rng)
-    if style == "ternary":
-        return [*lines, f"return {value(middle.outcome)} if {test} else {value(last.outcome)}"]
-    if style == "else":
-        return [*lines, f"if {test}:", f"{INDENT}return {value(middle.outcome)}",
-                "else:", f"{INDENT}return {value(last.outcome)}"]  # fmt: skip
-    return [*lines, f"if {test}:", f"{INDENT}return {value(middle.outcome)}", f"return {value(last.outcome)}"]
+    first, *middle, last = document.statements
+    assert isinstance(first, ast.When) and isinstance(last, ast.Always | ast.Otherwise)
+    lines, ending = py_when(first, rng), f"return {py_value(last.outcome)}"
+    for part in middle:
+        assert isinstance(part, ast.When)
+        if style == "ternary":
+            return [*lines, py_ternary([part], last.outcome, rng)]
+        lines += py_when(part, rng)
+    if not middle:
+        return [*lines, ending]
+    return [*lines, "else:", INDENT + ending] if style == "else" else [*lines, ending]
 
 
 CYCLE = Family("cycle", _cycle, _write_cycle, ("if", "ternary", "result", "elif"))

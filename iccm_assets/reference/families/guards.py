@@ -1,4 +1,4 @@
-"""The base family about errors: guards. Each argument is checked, and each fault has an error of its own."""
+"""The base family about errors: each argument is checked, and each fault raises its own error."""
 
 from __future__ import annotations
 
@@ -9,77 +9,76 @@ from iccm_assets.reference.families.writing import (
     INDENT,
     Draft,
     Family,
+    branch,
+    comparison,
+    draft_function,
     number,
-    py_chain,
     py_condition,
-    py_edit,
     py_outcome,
+    py_value,
     yoda,
 )  # fmt: skip
 from iccm_assets.reference.words import ERRORS, MARKS, Lexicon
 
 
-def _fault(rng: Random, words: Lexicon, name: str, kind: str) -> ast.Test:
+def _fault(rng: Random, name: str, kind: str) -> ast.Test:
+    subject = ast.Name(name)
     if kind == "int":
-        op = rng.choice(("is less than", "is more than", "is at most", "is"))
-        return ast.Compare(ast.Chain(ast.Name(name)), op, ast.Number(number(rng)))  # type: ignore[arg-type]
+        return comparison(
+            subject, rng.choice(("is less than", "is more than", "is at most", "is")), number(rng)
+        )
     roll = rng.random()
     if roll < 0.4:
-        return ast.Empty(ast.Chain(ast.Name(name)))
+        return ast.Empty(ast.Chain(subject))
     if roll < 0.75 or kind != "str":
-        return ast.Compare(ast.Chain(ast.Name(name)), "is longer than", ast.Number(rng.randint(2, 12)))
-    return ast.Compare(
-        ast.Chain(ast.Name(name)), rng.choice(("contains", "starts with")), ast.Text(rng.choice(MARKS))
-    )
+        return comparison(subject, "is longer than", rng.randint(2, 12))
+    return comparison(subject, rng.choice(("contains", "starts with")), rng.choice(MARKS))
 
 
 def _result(rng: Random, names: dict[str, str]) -> ast.Expression:
     name, kind = rng.choice(sorted(names.items()))
     if kind == "str" and rng.random() < 0.6:
-        return ast.Edited(
-            ast.Name(name), (ast.Edit(rng.choice(("stripped", "in lower case", "in upper case"))),)
-        )
+        edit = ast.Edit(rng.choice(("stripped", "in lower case", "in upper case")))
+        return ast.Edited(ast.Name(name), (edit,))
     base = ast.Name(name) if kind == "int" else ast.Size(ast.Name(name))
-    others = [other for other, its in names.items() if other != name and its == "int"]
-    operand = (
-        ast.Name(rng.choice(others)) if others and rng.random() < 0.5 else ast.Number(rng.randint(2, 30))
-    )
+    others = [other for other, other_kind in names.items() if other != name and other_kind == "int"]
+    other = rng.choice(others) if others and rng.random() < 0.5 else None
+    operand = ast.Name(other) if other else ast.Number(rng.randint(2, 30))
     return ast.Chain(base, (ast.Step(rng.choice(("plus", "minus", "times")), operand),))
 
 
 def _guards(rng: Random, words: Lexicon) -> Draft:
-    """Two or three arguments, most of them checked."""
+    """One to three arguments, most of them checked."""
     kinds = tuple(rng.choice(("int", "int", "str", "list[int]")) for _ in range(rng.choice((1, 2, 2, 3))))
     make = {"int": words.number_name, "str": words.text_name, "list[int]": words.list_name}
     names = {make[kind](): kind for kind in kinds}
     faults = [(name, kind) for name, kind in names.items() if rng.random() < 0.8] or list(names.items())[:1]
     errors = rng.sample(ERRORS, len(faults))
     statements: list[ast.Statement] = [
-        ast.When(ast.Condition((_fault(rng, words, name, kind),)), ast.Raise(error))
+        branch(_fault(rng, name, kind), ast.Raise(error))
         for (name, kind), error in zip(faults, errors, strict=True)
     ]
     result = _result(rng, names)
     statements.append(ast.Always(ast.Return(result)))
-    document = ast.Document(words.function_name(), tuple(names), tuple(statements), words.purpose())
-    return Draft(document, kinds, "str" if isinstance(result, ast.Edited) else "int")
+    return draft_function(
+        words, tuple(names), statements, kinds, "str" if isinstance(result, ast.Edited) else "int"
+    )
 
 
 def _write_guards(document: ast.Document, style: str, rng: Random) -> list[str]:
+    *guards, last = document.statements
+    assert isinstance(last, ast.Always)
     lines: list[str] = []
-    for part in document.statements:
-        if isinstance(part, ast.When):
-            test = yoda(part.condition, rng) if style == "yoda" else py_condition(part.condition, rng)
-            word = "elif" if style == "elif" and lines else "if"
-            lines += [f"{word} {test}:", INDENT + py_outcome(part.outcome, rng)]
-    last = document.statements[-1]
-    assert isinstance(last, ast.Always) and isinstance(last.outcome, ast.Return)
-    value = last.outcome.value
-    assert isinstance(value, ast.Chain | ast.Edited)
-    code = py_chain(value) if isinstance(value, ast.Chain) else py_edit(value.base.name, value.edits[0])
+    for guard in guards:
+        assert isinstance(guard, ast.When)
+        condition = (yoda if style == "literal_first" else py_condition)(guard.condition, rng)
+        keyword = "elif" if style == "elif" and lines else "if"
+        lines += [f"{keyword} {condition}:", INDENT + py_outcome(guard.outcome, rng)]
+    code = py_value(last.outcome)
     if style == "result":
-        var = rng.choice(("result", "out", "answer"))
-        return [*lines, f"{var} = {code}", f"return {var}"]
+        variable = rng.choice(("result", "out", "answer"))
+        return [*lines, f"{variable} = {code}", f"return {variable}"]
     return [*lines, f"return {code}"]
 
 
-GUARDS = Family("guards", _guards, _write_guards, ("plain", "elif", "yoda", "result"))
+GUARDS = Family("guards", _guards, _write_guards, ("plain", "elif", "literal_first", "result"))

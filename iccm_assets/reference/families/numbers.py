@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
+    ORDERINGS,
     Draft,
     Family,
-    compare,
+    branch,
+    comparison,
     distinct,
+    draft_function,
     give,
     ladder,
     negative_guard,
     number,
+    py_atom,
     py_branches,
     py_chain,
     py_guards,
+    py_value,
+    returned,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 
 BRANCHES = ("if", "elif", "ternary", "result", "else")
+
+
+def _results(rng: Random, words: Lexicon, count: int) -> list[int | str]:
+    """Draw different results, all texts or all numbers."""
+    if rng.random() < 0.5:
+        return [*distinct(words.label, count)]
+    return [*distinct(lambda: number(rng), count)]
 
 
 def _tiers(rng: Random, words: Lexicon) -> Draft:
@@ -34,25 +48,10 @@ def _tiers(rng: Random, words: Lexicon) -> Draft:
     op = rng.choice(("is less than", "is at most") if rising else ("is more than", "is at least"))
     if not rising:
         steps.reverse()
-    texts = rng.random() < 0.5
-    results: list[int | str] = list(_labels(words, count + 1)) if texts else list(distinct(rng, count + 1))
-    statements: list[ast.Statement] = [*negative_guard(rng, name)] if rising else []
-    statements += [
-        ast.When(compare(ast.Name(name), op, step), give(out))
-        for step, out in zip(steps, results, strict=False)
-    ]
-    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.9 else ERROR))
-    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
-    return Draft(document, ("int",), "str" if texts else "int")
-
-
-def _labels(words: Lexicon, count: int) -> list[str]:
-    labels: list[str] = []
-    while len(labels) < count:
-        label = words.label()
-        if label not in labels:
-            labels.append(label)
-    return labels
+    results = _results(rng, words, count + 1)
+    guards = negative_guard(rng, name) if rising else ()
+    tests = [comparison(ast.Name(name), op, step) for step in steps]
+    return _draft_branches(rng, words, name, tests, results, 0.9, guards)
 
 
 def _bands(rng: Random, words: Lexicon) -> Draft:
@@ -63,24 +62,48 @@ def _bands(rng: Random, words: Lexicon) -> Draft:
     bands = list(zip(ends[::2], ends[1::2], strict=True))
     if rng.random() < 0.3:
         bands.reverse()
-    texts = rng.random() < 0.5
-    results: list[int | str] = list(_labels(words, count + 1)) if texts else list(distinct(rng, count + 1))
-    statements: list[ast.Statement] = [
-        ast.When(
-            ast.Condition((ast.Between(ast.Chain(ast.Name(name)), ast.Number(low), ast.Number(high)),)),
-            give(out),
-        )
-        for (low, high), out in zip(bands, results, strict=False)
+    results = _results(rng, words, count + 1)
+    left = ast.Chain(ast.Name(name))
+    tests = [ast.Between(left, ast.Number(low), ast.Number(high)) for low, high in bands]
+    return _draft_branches(rng, words, name, tests, results, 0.7)
+
+
+def _codes(rng: Random, words: Lexicon) -> Draft:
+    """A text code stands for a number or another text."""
+    name = words.text_name()
+    count = rng.choice((2, 3, 3, 4))
+    keys = distinct(words.label, count)
+    results: list[int | str] = [*distinct(lambda: number(rng), count + 1)]
+    if rng.random() < 0.25:
+        labels = distinct(words.label, 2 * count + 1)
+        results = [*[label for label in labels if label not in keys][: count + 1]]
+    tests = [comparison(ast.Name(name), "is", key) for key in keys]
+    return _draft_branches(rng, words, name, tests, results, 0.65, kind="str")
+
+
+def _draft_branches(
+    rng: Random,
+    words: Lexicon,
+    name: str,
+    tests: Sequence[ast.Test],
+    results: list[int | str],
+    chance: float,
+    guards: tuple[ast.Statement, ...] = (),
+    kind: str = "int",
+) -> Draft:
+    """Each test has its result; ``chance`` is that of a last result instead of an error."""
+    statements = [
+        *guards,
+        *(branch(test, give(result)) for test, result in zip(tests, results, strict=False)),
     ]
-    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.7 else ERROR))
-    document = ast.Document(words.function_name(), (name,), tuple(statements), words.purpose())
-    return Draft(document, ("int",), "str" if texts else "int")
+    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < chance else ERROR))
+    return draft_function(words, (name,), statements, (kind,), type(results[0]).__name__)
 
 
 def _limits(rng: Random, words: Lexicon) -> Draft:
-    """A scaled number is kept between limits."""
+    """A scaled number is clamped between limits."""
     name = words.number_name()
-    low, high = ladder(rng, 2)
+    low, high = (ast.Number(value) for value in ladder(rng, 2))
     steps: list[ast.Step] = []
     if rng.random() < 0.75:
         steps.append(ast.Step("times", ast.Number(rng.randint(2, 9))))
@@ -89,130 +112,83 @@ def _limits(rng: Random, words: Lexicon) -> Draft:
     if rng.random() < 0.3:
         steps.reverse()
     ends = rng.choice(("both", "both", "low", "high"))
-    value = ast.Limited(
-        ast.Chain(ast.Name(name), tuple(steps)),
-        ast.Number(low) if ends != "high" else None,
-        ast.Number(high) if ends != "low" else None,
-    )
-    statements: tuple[ast.Statement, ...] = (*negative_guard(rng, name), ast.Always(ast.Return(value)))
-    return Draft(ast.Document(words.function_name(), (name,), statements, words.purpose()), ("int",), "int")
+    chain = ast.Chain(ast.Name(name), tuple(steps))
+    value = ast.Limited(chain, low if ends != "high" else None, high if ends != "low" else None)
+    statements: list[ast.Statement] = [*negative_guard(rng, name), ast.Always(ast.Return(value))]
+    return draft_function(words, (name,), statements, ("int",), "int")
 
 
 def _write_limits(document: ast.Document, style: str, rng: Random) -> list[str]:
     lines, _ = py_guards(document, rng)
-    last = document.statements[-1]
-    assert (
-        isinstance(last, ast.Always)
-        and isinstance(last.outcome, ast.Return)
-        and isinstance(last.outcome.value, ast.Limited)
-    )
-    limited = last.outcome.value
+    limited = returned(document, ast.Limited)
     low, high = limited.low, limited.high
     code = py_chain(limited.value)
     if style == "minmax":
-        code = (
-            f"min({high.value}, {code})"
-            if high and rng.random() < 0.5
-            else f"min({code}, {high.value})"
-            if high
-            else code
-        )
+        if high:
+            code = f"min({high.value}, {code})" if rng.random() < 0.5 else f"min({code}, {high.value})"
         return [*lines, f"return max({low.value}, {code})" if low else f"return {code}"]
-    var = rng.choice(("value", "result", "raw"))
-    lines.append(f"{var} = {code}")
-    if style == "steps":
-        lines += [f"{var} = max({var}, {low.value})"] if low else []
-        lines += [f"{var} = min({var}, {high.value})"] if high else []
-        return [*lines, f"return {var}"]
+    variable = rng.choice(("value", "result", "raw"))
+    lines.append(f"{variable} = {code}")
+    limits = [(end.value, clamp, sign) for end, clamp, sign in ((low, "max", "<"), (high, "min", ">")) if end]
     if style == "ternary":
-        code = f"{high.value} if {var} > {high.value} else {var}" if high else var
-        return [*lines, f"return {low.value} if {var} < {low.value} else {code}" if low else f"return {code}"]
-    for limit, sign in ((low, "<"), (high, ">")):
-        if limit:
-            lines += [f"if {var} {sign} {limit.value}:", f"{INDENT}return {limit.value}"]
-    return [*lines, f"return {var}"]
+        code = variable
+        for limit, _, sign in reversed(limits):
+            code = f"{limit} if {variable} {sign} {limit} else {code}"
+        return [*lines, f"return {code}"]
+    for limit, clamp, sign in limits:
+        if style == "steps":
+            lines.append(f"{variable} = {clamp}({variable}, {limit})")
+        else:
+            lines += [f"if {variable} {sign} {limit}:", f"{INDENT}return {limit}"]
+    return [*lines, f"return {variable}"]
 
 
 def _pricing(rng: Random, words: Lexicon) -> Draft:
     """Two numbers are combined, differently when one of them passes a threshold."""
-    first, second = words.number_name(), words.number_name()
+    params = words.number_name(), words.number_name()
 
     def formula() -> ast.Return:
-        one, two = (first, second) if rng.random() < 0.6 else (second, first)
-        steps = (
-            [ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Name(two))]
-            if rng.random() < 0.7
-            else []
-        )
+        base, operand = params if rng.random() < 0.6 else params[::-1]
+        steps: list[ast.Step] = []
+        if rng.random() < 0.7:
+            steps.append(ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Name(operand)))
         if not steps or rng.random() < 0.7:
             steps.append(ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 30))))
         if rng.random() < 0.2:
             steps.reverse()
-        return ast.Return(ast.Chain(ast.Name(one), tuple(steps)))
+        return ast.Return(ast.Chain(ast.Name(base), tuple(steps)))
 
-    ops = ("is less than", "is at most", "is more than", "is at least")
-    statements: list[ast.Statement] = [*negative_guard(rng, rng.choice((first, second)), 0.25)]
-    seen: list[ast.Return] = []
+    statements: list[ast.Statement] = [*negative_guard(rng, rng.choice(params), 0.25)]
+    outcomes: list[ast.Return] = []
     for _ in range(rng.choice((1, 1, 2))):
-        statements.append(
-            ast.When(
-                compare(ast.Name(rng.choice((first, second))), rng.choice(ops), number(rng, 2)), formula()
-            )
-        )
+        test = comparison(ast.Name(rng.choice(params)), rng.choice(ORDERINGS), number(rng, 2))
+        outcomes.append(formula())
+        statements.append(branch(test, outcomes[-1]))
     for _ in range(20):
         last = formula()
-        seen = [
-            part.outcome
-            for part in statements
-            if isinstance(part, ast.When) and isinstance(part.outcome, ast.Return)
-        ]
-        if last not in seen:
+        if last not in outcomes:
             break
     statements.append(ast.Otherwise(last))
-    document = ast.Document(words.function_name(), (first, second), tuple(statements), words.purpose())
-    return Draft(document, ("int", "int"), "int")
-
-
-def _codes(rng: Random, words: Lexicon) -> Draft:
-    """A text code stands for a number or another text."""
-    name = words.text_name()
-    count = rng.choice((2, 3, 3, 4))
-    keys = _labels(words, count)
-    results: list[int | str] = list(distinct(rng, count + 1))
-    if rng.random() < 0.25:
-        results = []
-        results += [label for label in _labels(words, 2 * count + 1) if label not in keys][: count + 1]
-    statements: list[ast.Statement] = [
-        ast.When(compare(ast.Name(name), "is", key), give(result))
-        for key, result in zip(keys, results, strict=False)
-    ]
-    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < 0.65 else ERROR))
-    gives = "str" if isinstance(results[0], str) else "int"
-    return Draft(
-        ast.Document(words.function_name(), (name,), tuple(statements), words.purpose()), ("str",), gives
-    )
+    return draft_function(words, params, statements, ("int", "int"), "int")
 
 
 def _write_codes(document: ast.Document, style: str, rng: Random) -> list[str]:
     if style != "dict":
         return py_branches(document, style, rng)
-    table = {}
-    for part in document.statements[:-1]:
-        assert (
-            isinstance(part, ast.When)
-            and isinstance(part.outcome, ast.Return)
-            and isinstance(part.outcome.value, ast.Chain)
-        )
-        test = part.condition.tests[0]
-        table[test.right.value] = part.outcome.value.base.value  # type: ignore[union-attr]
-    last = document.statements[-1]
+    *branches, last = document.statements
     assert isinstance(last, ast.Otherwise)
-    name = document.params[0]
-    lines = [f"table = {table!r}"]
+    table = ", ".join(map(_dict_item, branches))
+    lines, name = [f"table = {{{table}}}"], document.params[0]
     if isinstance(last.outcome, ast.Return):
-        assert isinstance(last.outcome.value, ast.Chain)
-        return [*lines, f"return table.get({name}, {py_chain(last.outcome.value)})"]
+        return [*lines, f"return table.get({name}, {py_value(last.outcome)})"]
     return [*lines, f"if {name} not in table:", f"{INDENT}raise ValueError", f"return table[{name}]"]
+
+
+def _dict_item(statement: ast.Statement) -> str:
+    assert isinstance(statement, ast.When)
+    (test,) = statement.condition.tests
+    assert isinstance(test, ast.Compare)
+    return f"{py_atom(test.right)}: {py_value(statement.outcome)}"
 
 
 TIERS = Family("tiers", _tiers, py_branches, BRANCHES)

@@ -3,112 +3,110 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Literal
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.families.writing import (
     INDENT,
     Draft,
     Family,
+    branch,
+    comparison,
     give,
     negative_guard,
     number,
     py_atom,
     py_chain,
-    py_condition,
     py_outcome,
     py_test,
+    py_when,
+    step,
 )  # fmt: skip
 from iccm_assets.reference.words import DRAINS, FILLS, LOOKS, RESETS, Lexicon
 
-_SYMBOLS = {"plus": "+", "minus": "-", "times": "*"}
+_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
 
-def _returns(value: ast.Expression | ast.Atom) -> ast.Always:
-    is_atom = isinstance(value, ast.Own | ast.Name | ast.Size | ast.Number)
-    return ast.Always(ast.Return(ast.Chain(value) if is_atom else value))  # type: ignore[arg-type]
+def _returns(value: ast.Expression | ast.Own | ast.Size) -> ast.Always:
+    return ast.Always(ast.Return(ast.Chain(value) if isinstance(value, ast.Own | ast.Size) else value))
+
+
+def _set(target: ast.Own, value: ast.Expression | ast.Name | ast.Number) -> ast.Do:
+    is_atom = isinstance(value, ast.Name | ast.Number)
+    return ast.Do(ast.Set(target, ast.Chain(value) if is_atom else value))  # type: ignore[arg-type]
 
 
 def _error(rng: Random, *others: str) -> ast.Raise:
     return ast.Raise(rng.choice(("ValueError", "ValueError", *others)))
 
 
+def _draft(
+    words: Lexicon, params: list[str], statements: list[ast.Statement], methods: list[ast.Document]
+) -> Draft:
+    name, purpose = words.class_name(), words.purpose()
+    document = ast.ClassDocument(name, tuple(params), tuple(statements), tuple(methods), purpose)
+    kinds = [tuple("int" for _ in names) for names in (params, *(method.params for method in methods))]
+    return Draft(document, kinds[0], "", tuple(kinds[1:]))
+
+
 def _gauges(rng: Random, words: Lexicon) -> Draft:
     """A number that methods raise and lower, inside limits."""
     level = ast.Own(words.number_name())
-    params, creation, cap = _gauge_creation(rng, words, level)
+    params: list[str] = []
+    statements: list[ast.Statement] = []
+    if rng.random() < 0.5:
+        params.append(words.number_name())
+        statements += [*negative_guard(rng, params[0], 0.4), _set(level, ast.Name(params[0]))]
+    else:
+        statements.append(_set(level, ast.Number(number(rng))))
+    cap: ast.Own | None = None
+    if rng.random() >= 0.7:
+        cap = ast.Own(words.number_name())
+        params.append(cap.name)
+        statements.append(_set(cap, ast.Name(cap.name)))
     methods = [_fill_gauge(rng, words, level, cap)]
     choices = rng.sample(("drain", "look", "reset"), rng.choice((1, 1, 2)))
     if "drain" in choices:
         methods.append(_drain_gauge(rng, words, level))
     if "look" in choices:
-        steps = (ast.Step(rng.choice(("times", "plus", "minus")), ast.Number(rng.randint(2, 40))),)
-        methods.append(ast.Document(words.method_name(LOOKS), (), (_returns(ast.Chain(level, steps)),)))
+        value = ast.Chain(level, (step(rng, ("times", "plus", "minus"), 2, 40),))
+        methods.append(ast.Document(words.method_name(LOOKS), (), (_returns(value),)))
     if "reset" in choices:
-        set_back = ast.Do(ast.Set(level, ast.Chain(ast.Number(rng.choice((0, 0, number(rng)))))))
-        methods.append(ast.Document(words.method_name(RESETS), (), (set_back,)))
-    document = ast.ClassDocument(words.class_name(), params, creation, tuple(methods), words.purpose())
-    return _draft(document)
-
-
-def _draft(document: ast.ClassDocument, kinds: tuple[str, ...] = ()) -> Draft:
-    kinds = kinds or tuple("int" for _ in document.params)
-    return Draft(document, kinds, "", tuple(tuple("int" for _ in one.params) for one in document.methods))
-
-
-def _gauge_creation(
-    rng: Random, words: Lexicon, level: ast.Own
-) -> tuple[tuple[str, ...], tuple[ast.Statement, ...], ast.Own | None]:
-    statements: list[ast.Statement] = []
-    params: list[str] = []
-    if rng.random() < 0.5:
-        params.append(words.number_name())
-        statements += [
-            *negative_guard(rng, params[0], 0.4),
-            ast.Do(ast.Set(level, ast.Chain(ast.Name(params[0])))),
-        ]
-    else:
-        statements.append(ast.Do(ast.Set(level, ast.Chain(ast.Number(number(rng))))))
-    if rng.random() < 0.7:
-        return tuple(params), tuple(statements), None
-    cap = ast.Own(words.number_name())
-    params.append(cap.name)
-    return tuple(params), (*statements, ast.Do(ast.Set(cap, ast.Chain(ast.Name(cap.name))))), cap
+        reset = _set(level, ast.Number(rng.choice((0, 0, number(rng)))))
+        methods.append(ast.Document(words.method_name(RESETS), (), (reset,)))
+    return _draft(words, params, statements, methods)
 
 
 def _fill_gauge(rng: Random, words: Lexicon, level: ast.Own, cap: ast.Own | None) -> ast.Document:
     amount = words.number_name()
-    gain = (ast.Step("plus", ast.Name(amount)),)
+    gain = ast.Step("plus", ast.Name(amount))
+    filled = ast.Chain(level, (gain,))
     statements: list[ast.Statement] = [*negative_guard(rng, amount, 0.4)]
     if cap or rng.random() < 0.3:
-        most = cap or ast.Number(20 + number(rng))
-        test = ast.Compare(ast.Chain(level, gain), "is more than", most)
-        statements.append(ast.When(ast.Condition((test,)), _error(rng, "OverflowError")))
-        statements.append(ast.Do(ast.Set(level, ast.Chain(level, gain))))
+        limit = cap or ast.Number(20 + number(rng))
+        statements.append(branch(comparison(filled, "is more than", limit), _error(rng, "OverflowError")))
+        statements.append(_set(level, filled))
     elif rng.random() < 0.5:
-        statements.append(
-            ast.Do(ast.Set(level, ast.Limited(ast.Chain(level, gain), None, ast.Number(20 + number(rng)))))
-        )
+        statements.append(_set(level, ast.Limited(filled, None, ast.Number(20 + number(rng)))))
     else:
-        times = (ast.Step("times", ast.Number(rng.randint(2, 9))),) if rng.random() < 0.3 else ()
-        statements.append(ast.Do(ast.Set(level, ast.Chain(level, (*gain, *times)))))
+        times = (step(rng, ("times",), 2, 9),) if rng.random() < 0.3 else ()
+        statements.append(_set(level, ast.Chain(level, (gain, *times))))
     if rng.random() < 0.7:
         statements.append(_returns(level))
     return ast.Document(words.method_name(FILLS), (amount,), tuple(statements))
 
 
 def _drain_gauge(rng: Random, words: Lexicon, level: ast.Own) -> ast.Document:
-    amount = words.number_name()
-    loss = ast.Chain(level, (ast.Step("minus", ast.Name(amount)),))
+    amount = ast.Name(words.number_name())
+    drained = ast.Chain(level, (ast.Step("minus", amount),))
+    statements: tuple[ast.Statement, ...]
     if rng.random() < 0.6:
-        test = ast.Compare(ast.Chain(ast.Name(amount)), "is more than", level)
-        change = (ast.When(ast.Condition((test,)), _error(rng, "RuntimeError")), ast.Do(ast.Set(level, loss)))
-        return ast.Document(words.method_name(DRAINS), (amount,), (*change, _returns(level)))
-    low = ast.Number(rng.choice((0, 0, number(rng))))
-    return ast.Document(
-        words.method_name(DRAINS),
-        (amount,),
-        (ast.Do(ast.Set(level, ast.Limited(loss, low, None))), _returns(level)),
-    )
+        guard = branch(comparison(amount, "is more than", level), _error(rng, "RuntimeError"))
+        statements = (guard, _set(level, drained))
+    else:
+        low = ast.Number(rng.choice((0, 0, number(rng))))
+        statements = (_set(level, ast.Limited(drained, low, None)),)
+    return ast.Document(words.method_name(DRAINS), (amount.name,), (*statements, _returns(level)))
 
 
 def _stacks(rng: Random, words: Lexicon) -> Draft:
@@ -121,53 +119,48 @@ def _queues(rng: Random, words: Lexicon) -> Draft:
     return _container(rng, words, "first")
 
 
-def _container(rng: Random, words: Lexicon, end: str) -> Draft:
+def _container(rng: Random, words: Lexicon, end: Literal["first", "last"]) -> Draft:
     items = ast.Own(words.list_name())
-    creation: list[ast.Statement] = [ast.Do(ast.Set(items, ast.EmptyList()))]
-    params: tuple[str, ...] = ()
-    most: ast.Own | ast.Number = ast.Number(rng.randint(1, 4))
+    creation: list[ast.Statement] = [_set(items, ast.EmptyList())]
+    params: list[str] = []
+    capacity: ast.Own | ast.Number = ast.Number(rng.randint(1, 4))
     if rng.random() < 0.5:
-        most = ast.Own(words.number_name())
-        params = (most.name,)
-        creation += [ast.Do(ast.Set(most, ast.Chain(ast.Name(most.name))))]
-        creation[:0] = negative_guard(rng, most.name, 0.3)
+        capacity = ast.Own(words.number_name())
+        params.append(capacity.name)
+        creation.append(_set(capacity, ast.Name(capacity.name)))
+        creation[:0] = negative_guard(rng, capacity.name, 0.3)
     value = words.number_name()
     push: list[ast.Statement] = [*negative_guard(rng, value, 0.25)]
-    if isinstance(most, ast.Own) or rng.random() < 0.5:
-        full = ast.Compare(ast.Chain(ast.Size(items)), "is at least", most)
-        push.append(ast.When(ast.Condition((full,)), _error(rng, "OverflowError", "IndexError")))
-    steps = (
-        (ast.Step(rng.choice(("times", "plus")), ast.Number(rng.randint(2, 20))),)
-        if rng.random() < 0.3
-        else ()
-    )
+    if params or rng.random() < 0.5:
+        full = comparison(ast.Size(items), "is at least", capacity)
+        push.append(branch(full, _error(rng, "OverflowError", "IndexError")))
+    steps = (step(rng, ("times", "plus"), 2, 20),) if rng.random() < 0.3 else ()
     push.append(ast.Do(ast.Append(ast.Chain(ast.Name(value), steps), items)))
     if rng.random() < 0.5:
         push.append(_returns(ast.Size(items)))
-    fault = _error(rng, "IndexError") if rng.random() < 0.8 else give(number(rng))
-    empty = ast.When(ast.Condition((ast.Empty(ast.Chain(items)),)), fault)
-    pop = (empty, _returns(ast.EndItem(end, items, taken=True)))  # type: ignore[arg-type]
+    outcome = _error(rng, "IndexError") if rng.random() < 0.8 else give(number(rng))
+    empty = branch(ast.Empty(ast.Chain(items)), outcome)
+    pop = (empty, _returns(ast.EndItem(end, items, True)))
     methods = [
         ast.Document(words.method_name(FILLS), (value,), tuple(push)),
         ast.Document(words.method_name(DRAINS), (), pop),
     ]
     if rng.random() < 0.5:
         methods.append(ast.Document(words.method_name(LOOKS), (), _look(rng, items, end, empty)))
-    document = ast.ClassDocument(words.class_name(), params, tuple(creation), tuple(methods), words.purpose())
-    return _draft(document)
+    return _draft(words, params, creation, methods)
 
 
-def _look(rng: Random, items: ast.Own, end: str, empty: ast.When) -> tuple[ast.Statement, ...]:
+def _look(
+    rng: Random, items: ast.Own, end: Literal["first", "last"], empty: ast.When
+) -> tuple[ast.Statement, ...]:
     roll = rng.random()
     if roll < 0.35:
         return (_returns(ast.Size(items)),)
     if roll < 0.7:
-        return (empty, _returns(ast.EndItem(end, items)))  # type: ignore[arg-type]
-    test = ast.Compare(
-        ast.Chain(ast.Item()), rng.choice(("is more than", "is less than")), ast.Number(number(rng))
-    )
-    kind = rng.choice(("count", "sum"))
-    return (_returns(ast.Aggregate(kind, ast.Items(items, (test,)))),)  # type: ignore[arg-type]
+        return (empty, _returns(ast.EndItem(end, items)))
+    test = comparison(ast.Item(), rng.choice(("is more than", "is less than")), number(rng))
+    kinds: tuple[ast.AggregateKind, ...] = ("count", "sum")
+    return (_returns(ast.Aggregate(rng.choice(kinds), ast.Items(items, (test,)))),)
 
 
 # ---- Python
@@ -177,9 +170,9 @@ def _write(document: ast.ClassDocument, style: str, rng: Random) -> list[str]:
     lines = [f"class {document.name}:"]
     if document.purpose:
         lines += [f'{INDENT}"""{rng.choice(("The {}.", "Keeps the {}."))}"""'.format(document.purpose), ""]
-    creation = ast.Document("__init__", document.params, document.statements)
-    for number_, method in enumerate((creation, *document.methods)):
-        lines += [""] if number_ else []
+    constructor = ast.Document("__init__", document.params, document.statements)
+    for method in (constructor, *document.methods):
+        lines += [""] if method is not constructor else []
         lines.append(f"{INDENT}def {method.name}({', '.join(('self', *method.params))}):")
         for statement in method.statements:
             lines += [INDENT * 2 + line for line in _statement(statement, style, rng)]
@@ -188,48 +181,46 @@ def _write(document: ast.ClassDocument, style: str, rng: Random) -> list[str]:
 
 def _statement(statement: ast.Statement, style: str, rng: Random) -> list[str]:
     match statement:
-        case ast.When(condition, outcome):
-            return [f"if {py_condition(condition, rng)}:", INDENT + py_outcome(outcome, rng)]
+        case ast.When():
+            return py_when(statement, rng)
         case ast.Always(outcome):
             return _ending(outcome, style, rng)
         case ast.Do(ast.Append(value, target)):
-            into, code = py_atom(target), py_chain(value)
-            return [f"{into} += [{code}]" if style == "short" else f"{into}.append({code})"]
+            name, code = py_atom(target), py_chain(value)
+            return [f"{name} += [{code}]" if style == "short" else f"{name}.append({code})"]
         case ast.Do(ast.Set(target, value)):
-            return _assignment(py_atom(target), target, value, style)
+            return _assignment(target, value, style)
     raise AssertionError(statement)
 
 
-def _assignment(name: str, target: ast.Own, value: ast.Expression, style: str) -> list[str]:
+def _assignment(target: ast.Own, value: ast.Expression, style: str) -> list[str]:
+    name = py_atom(target)
     match value:
         case ast.EmptyList():
             return [f"{name} = []"]
         case ast.Chain(base, (ast.Step(op, operand),)) if base == target and style == "short":
-            return [f"{name} {_SYMBOLS[op]}= {py_atom(operand)}"]
+            return [f"{name} {_OPERATORS[op]}= {py_atom(operand)}"]
         case ast.Chain():
             return [f"{name} = {py_chain(value)}"]
         case ast.Limited(chain, low, high):
             limit = low or high
             assert limit is not None
-            if style == "checked":
-                sign = "<" if low else ">"
-                return [*_assignment(name, target, chain, "short"), f"if {name} {sign} {limit.value}:",
-                        f"{INDENT}{name} = {limit.value}"]  # fmt: skip
-            return [f"{name} = {'max' if low else 'min'}({py_chain(chain)}, {limit.value})"]
+            if style != "checked":
+                return [f"{name} = {'max' if low else 'min'}({py_chain(chain)}, {limit.value})"]
+            check = f"if {name} {'<' if low else '>'} {limit.value}:"
+            return [*_assignment(target, chain, "short"), check, f"{INDENT}{name} = {limit.value}"]
     raise AssertionError(value)
 
 
 def _ending(outcome: ast.Outcome, style: str, rng: Random) -> list[str]:
     assert isinstance(outcome, ast.Return)
     match outcome.value:
-        case ast.EndItem(end, source, taken):
-            name, at = py_atom(source), "-1" if end == "last" else "0"
-            if not taken:
-                return [f"return {name}[{at}]"]
+        case ast.EndItem(end, source, True):
+            name, index = py_atom(source), "-1" if end == "last" else "0"
             if style == "checked":
-                var = rng.choice(("found", "one", "value"))
-                return [f"{var} = {name}[{at}]", f"del {name}[{at}]", f"return {var}"]
-            return [f"return {name}.pop({'' if end == 'last' else at})"]
+                variable = rng.choice(("found", "one", "value"))
+                return [f"{variable} = {name}[{index}]", f"del {name}[{index}]", f"return {variable}"]
+            return [f"return {name}.pop({'' if end == 'last' else index})"]
         case ast.Aggregate(kind, items):
             test = py_test(items.tests[0], rng, "x")
             value = "1" if kind == "count" else "x"

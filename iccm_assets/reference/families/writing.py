@@ -1,32 +1,46 @@
-"""What families share: the shape of a family, and pieces of Python for their source code.
+"""What the families share: the family type, document parts, and pieces of Python for their source code.
 
-The readers do not use this module: they write their own code (O2).
+The reconstructors do not use this module: they write their own code (O2). Every function that takes ``rng``
+draws from it in a fixed order; another order would change the shipped data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.words import Lexicon
 
+T = TypeVar("T")
+
 INDENT = "    "
+ERROR = ast.Raise("ValueError")
+ORDERINGS = ("is less than", "is at most", "is more than", "is at least")
 _PRECEDENCE = {"plus": 1, "minus": 1, "times": 2, "divided by": 2, "modulo": 2}
-_SYMBOLS = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%"}
+_OPERATORS = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "modulo": "%"}
 _RELATIONS = {
-    "is less than": "<", "is at most": "<=", "is more than": ">", "is at least": ">=",
-    "is": "==", "is not": "!=",
+    "is less than": "{} < {}", "is at most": "{} <= {}", "is more than": "{} > {}",
+    "is at least": "{} >= {}", "is": "{} == {}", "is not": "{} != {}",
+}  # fmt: skip
+_COMPARISONS = _RELATIONS | {
+    "is longer than": "len({}) > {}", "is shorter than": "len({}) < {}",
+    "starts with": "{}.startswith({})", "ends with": "{}.endswith({})", "contains": "{1} in {0}",
+}  # fmt: skip
+_EDITS = {
+    "stripped": "{0}.strip()", "in lower case": "{0}.lower()", "in upper case": "{0}.upper()",
+    "capitalised": "{0}.capitalize()", "replaced": "{0}.replace({1}, {2})", "cut": "{0}[:{1}]",
+    "sorted": "sorted({0})", "reversed": "{0}[::-1]", "without repeats": "list(dict.fromkeys({0}))",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A document with the kinds of its parameters: ``int``, ``str``, ``list[int]`` or ``list[str]``.
+    """A document with its parameter types: ``int``, ``str``, ``list[int]`` or ``list[str]``.
 
-    ``gives`` is what a function returns; for a class ``method_kinds`` has its methods' parameters.
+    A function has a return type; a class has the parameter types of each method instead.
     """
 
     document: ast.Document | ast.ClassDocument
@@ -39,17 +53,32 @@ class Draft:
 class Family:
     """A kind of function or class: draws documents and writes source code for them in several styles.
 
-    ``write`` gives the lines of a function's body, or of a whole class.
+    ``write`` returns the lines of a function's body, or of a whole class.
     """
 
     name: str
     draw: Callable[[Random, Lexicon], Draft]
     write: Callable[[Any, str, Random], list[str]]
-    styles: tuple[str, ...] = field(default=("plain",))
+    styles: tuple[str, ...]
+
+
+# ---- parts of documents
+
+
+def draft_function(
+    words: Lexicon,
+    params: Sequence[str],
+    statements: Iterable[ast.Statement],
+    kinds: tuple[str, ...],
+    gives: str,
+) -> Draft:
+    """Draw a name and a purpose for a function and put it together."""
+    document = ast.Document(words.function_name(), tuple(params), tuple(statements), words.purpose())
+    return Draft(document, kinds, gives)
 
 
 def number(rng: Random, low: int = 0, high: int = 99) -> int:
-    """A constant: mostly one or two digits, now and then a round three-digit one."""
+    """Draw a constant: mostly one or two digits, rarely a round three-digit one."""
     roll = rng.random()
     if roll < 0.25:
         return rng.randint(low, min(high, 12))
@@ -59,7 +88,7 @@ def number(rng: Random, low: int = 0, high: int = 99) -> int:
 
 
 def ladder(rng: Random, count: int) -> list[int]:
-    """Increasing constants, at least two apart so that each step can be told from the next."""
+    """Draw increasing constants, at least two apart so that each interval holds a number."""
     values: set[int] = set()
     while len(values) < count:
         value = number(rng, 1)
@@ -68,53 +97,68 @@ def ladder(rng: Random, count: int) -> list[int]:
     return sorted(values)
 
 
-def distinct(rng: Random, count: int, low: int = 0, high: int = 99) -> list[int]:
-    """Different constants in any order."""
-    values: list[int] = []
+def distinct(draw: Callable[[], T], count: int) -> list[T]:
+    """Draw until there are ``count`` different values; keep their order."""
+    values: list[T] = []
     while len(values) < count:
-        value = number(rng, low, high)
+        value = draw()
         if value not in values:
             values.append(value)
     return values
 
 
-def compare(left: ast.Atom, op: str, right: int | str) -> ast.Condition:
-    """A condition of one comparison with a constant."""
-    constant = ast.Text(right) if isinstance(right, str) else ast.Number(right)
-    return ast.Condition((ast.Compare(ast.Chain(left), op, constant),))  # type: ignore[arg-type]
+def literal(value: int | str | ast.Atom) -> ast.Atom:
+    """Return the constant as a node; a node as it is."""
+    if isinstance(value, int):
+        return ast.Number(value)
+    return ast.Text(value) if isinstance(value, str) else value
+
+
+def comparison(left: ast.Atom | ast.Chain, op: str, right: int | str | ast.Atom) -> ast.Compare:
+    """Build a comparison."""
+    chain = left if isinstance(left, ast.Chain) else ast.Chain(left)
+    return ast.Compare(chain, op, literal(right))  # type: ignore[arg-type]
+
+
+def branch(test: ast.Test, outcome: ast.Outcome) -> ast.When:
+    """Build an outcome under a condition of one test."""
+    return ast.When(ast.Condition((test,)), outcome)
 
 
 def give(value: int | str) -> ast.Return:
-    """The outcome that returns a constant."""
-    return ast.Return(ast.Chain(ast.Text(value) if isinstance(value, str) else ast.Number(value)))
+    """Build the outcome that returns a constant."""
+    return ast.Return(ast.Chain(literal(value)))
+
+
+def step(rng: Random, ops: Sequence[ast.ArithmeticOp], low: int, high: int) -> ast.Step:
+    """Draw an operation with a constant from ``low`` to ``high``."""
+    op = rng.choice(ops) if len(ops) > 1 else ops[0]  # a choice of one would draw, too
+    return ast.Step(op, ast.Number(rng.randint(low, high)))
 
 
 def negative_guard(rng: Random, name: str, chance: float = 0.35) -> tuple[ast.When, ...]:
-    """Sometimes: numbers below a small constant raise ValueError."""
+    """Sometimes: raise ValueError for numbers below a small constant."""
     if rng.random() >= chance:
         return ()
-    return (
-        ast.When(
-            compare(ast.Name(name), rng.choice(("is less than", "is at most")), rng.choice((0, 0, 1, 2))),
-            ERROR,
-        ),
-    )
-
-
-ERROR = ast.Raise("ValueError")
+    op = rng.choice(("is less than", "is at most"))
+    return (branch(comparison(ast.Name(name), op, rng.choice((0, 0, 1, 2))), ERROR),)
 
 
 # ---- Python
 
 
+def returned(document: ast.Document, kind: type[T]) -> T:
+    """Return the value of the last statement, which is of this kind."""
+    last = document.statements[-1]
+    assert isinstance(last, ast.Always | ast.Otherwise) and isinstance(last.outcome, ast.Return)
+    assert isinstance(last.outcome.value, kind)
+    return last.outcome.value
+
+
 def py_atom(atom: ast.Atom, item: str = "item", total: str = "total") -> str:
-    """An atom as Python."""
+    """Write an atom."""
     match atom:
-        case ast.Number(value):
-            return repr(value)
-        case ast.Text(value):
-            return repr(value)
-        case ast.Truth(value):
+        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
             return repr(value)
         case ast.Name(name):
             return name
@@ -124,133 +168,130 @@ def py_atom(atom: ast.Atom, item: str = "item", total: str = "total") -> str:
             return total
         case ast.Own(name):
             return f"self.{name}"
-        case ast.Size(of):
-            return f"len({py_atom(of)})"
+        case ast.Size(source):
+            return f"len({py_atom(source)})"
 
 
 def py_chain(chain: ast.Chain, item: str = "item", total: str = "total") -> str:
-    """Arithmetic as Python, with the brackets that reading from left to right needs."""
+    """Write arithmetic, with the brackets that evaluation from left to right needs."""
     return py_steps(py_atom(chain.base, item, total), chain.steps, item, total)
 
 
 def py_steps(code: str, steps: tuple[ast.Step, ...], item: str = "item", total: str = "total") -> str:
-    """The steps of a chain applied to a piece of code that needs no brackets itself."""
+    """Apply the steps of a chain to code that needs no brackets itself."""
     loosest = 9
     for step in steps:
-        strength = _PRECEDENCE[step.op]
-        code = f"({code})" if loosest < strength else code
-        code = f"{code} {_SYMBOLS[step.op]} {py_atom(step.operand, item, total)}"
-        loosest = strength
+        precedence = _PRECEDENCE[step.op]
+        code = f"({code})" if loosest < precedence else code
+        code = f"{code} {_OPERATORS[step.op]} {py_atom(step.operand, item, total)}"
+        loosest = precedence
     return code
 
 
-def py_test(test: ast.Test, rng: Random, item: str = "item", total: str = "total") -> str:
-    """One test as Python, in one of the usual spellings."""
-    left = py_chain(test.left, item, total)
+def py_test(test: ast.Test, rng: Random, item: str = "item") -> str:
+    """Write one test, in one of the usual spellings."""
+    left = py_chain(test.left, item)
     match test:
         case ast.Empty():
             return rng.choice((f"not {left}", f"len({left}) == 0"))
         case ast.Between(_, low, high):
-            ends = py_atom(low), py_atom(high)
-            return rng.choice(
-                (f"{ends[0]} <= {left} <= {ends[1]}", f"{left} >= {ends[0]} and {left} <= {ends[1]}")
-            )
+            spelling = rng.choice(("{0} <= {1} <= {2}", "{1} >= {0} and {1} <= {2}"))
+            return spelling.format(py_atom(low), left, py_atom(high))
         case ast.Compare(_, op, right):
-            value = py_atom(right, item, total)
-            match op:
-                case "is longer than":
-                    return f"len({left}) > {value}"
-                case "is shorter than":
-                    return f"len({left}) < {value}"
-                case "starts with":
-                    return f"{left}.startswith({value})"
-                case "ends with":
-                    return f"{left}.endswith({value})"
-                case "contains":
-                    return f"{value} in {left}"
-            return f"{left} {_RELATIONS[op]} {value}"
+            return _COMPARISONS[op].format(left, py_atom(right, item))
+
+
+def py_list_edit(code: str, edit: ast.Edit) -> str:
+    """Apply a change to the code of a list."""
+    return _EDITS[edit.kind].format(code, *(repr(arg.value) for arg in edit.args))
 
 
 def py_edit(code: str, edit: ast.Edit) -> str:
-    """A change to a text as Python."""
-    args = [repr(arg.value) for arg in edit.args]
-    simple = code if "+" not in code.replace("'+'", "") else f"({code})"
-    match edit.kind:
-        case "stripped":
-            return f"{simple}.strip()"
-        case "in lower case":
-            return f"{simple}.lower()"
-        case "in upper case":
-            return f"{simple}.upper()"
-        case "capitalised":
-            return f"{simple}.capitalize()"
-        case "replaced":
-            return f"{simple}.replace({args[0]}, {args[1]})"
-        case "cut":
-            return f"{simple}[:{args[0]}]"
-        case "in front":
-            return f"{args[0]} + {code}"
-    return f"{code} + {args[0]}"
+    """Apply a change to the code of a text."""
+    if edit.kind in {"in front", "at the end"}:
+        affix = repr(edit.args[0].value)
+        return f"{affix} + {code}" if edit.kind == "in front" else f"{code} + {affix}"
+    return py_list_edit(f"({code})" if "+" in code.replace("'+'", "") else code, edit)
 
 
 def yoda(condition: ast.Condition, rng: Random) -> str:
-    """A condition of one comparison with the constant in front, where that can be said."""
+    """Write a condition of one comparison with the constant first, where there is a mirrored operator."""
     (test,) = condition.tests
     if not isinstance(test, ast.Compare) or test.op not in _RELATIONS:
         return py_condition(condition, rng)
     mirrored = _RELATIONS[test.op].translate(str.maketrans("<>", "><"))
-    return f"{py_atom(test.right)} {mirrored} {py_chain(test.left)}"
+    return mirrored.format(py_atom(test.right), py_chain(test.left))
 
 
 def py_condition(condition: ast.Condition, rng: Random) -> str:
-    """A condition as Python."""
+    """Write a condition."""
     return f" {condition.joiner} ".join(py_test(test, rng) for test in condition.tests)
 
 
 def py_value(outcome: ast.Outcome) -> str:
-    """The Python of an outcome that returns arithmetic."""
-    assert isinstance(outcome, ast.Return) and isinstance(outcome.value, ast.Chain)
-    return py_chain(outcome.value)
+    """Write the value of an outcome: arithmetic, one edit of a text, or the end of a list."""
+    assert isinstance(outcome, ast.Return)
+    match outcome.value:
+        case ast.Edited(base, (edit,)):
+            return py_edit(base.name, edit)
+        case ast.EndItem(end, source):
+            return f"{py_atom(source)}[{-1 if end == 'last' else 0}]"
+        case ast.Chain():
+            return py_chain(outcome.value)
+    raise AssertionError(outcome)
 
 
 def py_outcome(outcome: ast.Outcome, rng: Random) -> str:
-    """A return or raise statement."""
+    """Write a return or raise statement."""
     if isinstance(outcome, ast.Raise):
         return f"raise {outcome.error}" + rng.choice(("", "", "('bad value')", "('not allowed')"))
     return f"return {py_value(outcome)}"
 
 
+def py_when(statement: ast.When, rng: Random, keyword: str = "if") -> list[str]:
+    """Write a condition and its outcome."""
+    condition = py_condition(statement.condition, rng)
+    return [f"{keyword} {condition}:", INDENT + py_outcome(statement.outcome, rng)]
+
+
+def py_whens(document: ast.Document, rng: Random) -> list[str]:
+    """Write all ``When`` statements."""
+    whens = [statement for statement in document.statements if isinstance(statement, ast.When)]
+    return [line for statement in whens for line in py_when(statement, rng)]
+
+
 def py_guards(document: ast.Document, rng: Random) -> tuple[list[str], tuple[ast.When, ...]]:
-    """The lines of the leading checks that raise, and the ``When`` statements after them."""
+    """Write the leading checks that raise; return their lines and the ``When`` statements after them."""
     whens = [statement for statement in document.statements if isinstance(statement, ast.When)]
     lines: list[str] = []
     while whens and isinstance(whens[0].outcome, ast.Raise):
-        guard = whens.pop(0)
-        lines += [f"if {py_condition(guard.condition, rng)}:", INDENT + py_outcome(guard.outcome, rng)]
+        lines += py_when(whens.pop(0), rng)
     return lines, tuple(whens)
 
 
+def py_ternary(whens: Iterable[ast.When], last: ast.Outcome, rng: Random, form: str = "{} if {}") -> str:
+    """Write one return statement that decides among the outcomes."""
+    parts = [form.format(py_value(part.outcome), py_condition(part.condition, rng)) for part in whens]
+    return "return " + " else ".join((*parts, py_value(last)))
+
+
 def py_branches(document: ast.Document, style: str, rng: Random) -> list[str]:
-    """``When``/``Otherwise`` as Python: styles ``if``, ``elif``, ``ternary``, ``result``, ``else``."""
+    """Write ``When`` and ``Otherwise``; styles ``if``, ``elif``, ``ternary``, ``result``, ``else``."""
     lines, whens = py_guards(document, rng)
     last = next(part.outcome for part in document.statements if isinstance(part, ast.Otherwise))
-    if style == "ternary" and not isinstance(last, ast.Raise):
-        parts = [f"{py_value(when.outcome)} if {py_condition(when.condition, rng)}" for when in whens]
-        return [*lines, "return " + " else ".join([*parts, py_value(last)])]
-    if style == "result" and not isinstance(last, ast.Raise):
-        var = rng.choice(("result", "answer", "out"))
-        lines.append(f"{var} = {py_value(last)}")
-        word = "if"
-        for when in whens:
-            lines += [
-                f"{word} {py_condition(when.condition, rng)}:",
-                f"{INDENT}{var} = {py_value(when.outcome)}",
-            ]
-            word = "elif"
-        return [*lines, f"return {var}"]
-    for index, when in enumerate(whens):
-        word = "elif" if style == "elif" and index else "if"
-        lines += [f"{word} {py_condition(when.condition, rng)}:", INDENT + py_outcome(when.outcome, rng)]
-    if style in {"else", "elif"}:
-        return [*lines, "else:", INDENT + py_outcome(last, rng)]
-    return [*lines, py_outcome(last, rng)]
+    if style in {"ternary", "result"} and isinstance(last, ast.Raise):
+        style = "if"
+    if style == "ternary":
+        return [*lines, py_ternary(whens, last, rng)]
+    keywords = ("if", *["elif" if style in {"elif", "result"} else "if"] * len(whens))
+    if style == "result":
+        variable = rng.choice(("result", "answer", "out"))
+        lines.append(f"{variable} = {py_value(last)}")
+        for keyword, part in zip(keywords, whens, strict=False):
+            lines.append(f"{keyword} {py_condition(part.condition, rng)}:")
+            lines.append(f"{INDENT}{variable} = {py_value(part.outcome)}")
+        return [*lines, f"return {variable}"]
+    for keyword, part in zip(keywords, whens, strict=False):
+        lines += py_when(part, rng, keyword)
+    ending = py_outcome(last, rng)
+    return [*lines, "else:", INDENT + ending] if style in {"else", "elif"} else [*lines, ending]
