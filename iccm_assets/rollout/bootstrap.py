@@ -10,14 +10,14 @@ from iccm_assets.learning import versions
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import Manifest, verify
-from iccm_assets.rollout import deployment
+from iccm_assets.rollout.deployment import bootstrap
 from iccm_assets.settings import Settings
 
 
 def ensure_production(
     engine: sa.Engine, store: ModelStore, settings: Settings
 ) -> tuple[ModelVersion, Manifest]:
-    """The version in production and its verified manifest; the base model where there is none yet.
+    """Return the version in production and its verified manifest; the base model where there is none yet.
 
     Raises ``ModelNotFound`` or ``DamagedCheckpoint``; the database is unchanged then.
     """
@@ -25,8 +25,7 @@ def ensure_production(
         serving = versions.production(conn)
     if serving is None:
         published = store.import_model(settings.base_model)
+        path, base = str(published.path), published.manifest.base
         with engine.begin() as conn:
-            serving = deployment.bootstrap(
-                conn, digest=published.digest, path=str(published.path), base_model=published.manifest.base
-            )
+            serving = bootstrap(conn, digest=published.digest, path=path, base_model=base)
     return serving, verify(Path(serving.path))

@@ -1,10 +1,11 @@
-"""How far a rollout has counted, as the opaque text its state keeps (`State.cursor`)."""
+"""How far a rollout has counted requests and scores, as the opaque text in its state (`State.watermark`)."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from iccm_assets.errors import InputError
 
@@ -13,43 +14,41 @@ from iccm_assets.errors import InputError
 class Cursor:
     """Where the next observation begins.
 
-    Requests stored by transactions below ``next`` are counted. Scored answers are told by their rows in
+    Requests stored by transactions below ``next`` are counted. Scored responses are counted by their rows in
     `rollout_samples`; those with an id up to ``first`` were given before the rollout. Everything stored until
-    ``settled`` is counted; what was stored until ``marked_at`` will be once all transactions below ``mark``
+    ``settled`` is counted; everything stored until ``marked_at`` will be once all transactions below ``mark``
     have ended.
     """
 
     first: int
     next: int
-    settled: datetime
+    settled: AwareDatetime
     mark: int
-    marked_at: datetime
+    marked_at: AwareDatetime
 
     @classmethod
     def of(cls, text: str) -> Cursor | None:
-        """The cursor in a state; None before the first observation. ``InputError`` when it is damaged."""
-        if not text:
-            return None
+        """Parse a state's watermark; None before the first observation. ``InputError`` when it is damaged."""
         try:
-            stored = json.loads(text)
-            times = {name: datetime.fromisoformat(stored[name]) for name in ("settled", "marked_at")}
-            return cls(**{**stored, **times})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"cursor {text!r}: {error}") from None
+            return _WATERMARK.validate_json(text) if text else None
+        except ValidationError as error:
+            raise InputError(f"watermark {text!r}: {error.errors()[0]['msg']}") from None
 
     def __str__(self) -> str:
-        times = {name: getattr(self, name).astimezone(UTC).isoformat() for name in ("settled", "marked_at")}
-        return json.dumps({**asdict(self), **times})
+        return _WATERMARK.dump_json(self).decode()
+
+
+_WATERMARK = TypeAdapter(Cursor)
 
 
 def advanced(
     before: Cursor | None, *, first: int, until: int, oldest: int, newest: int, now: datetime
 ) -> Cursor:
-    """The cursor after requests below ``until`` were counted. Pure.
+    """Return the watermark after requests below ``until`` were counted.
 
-    ``oldest`` is the id of the oldest transaction still running, ``newest`` the next one to be given out;
-    they are equal while nobody writes. ``until`` is below ``oldest`` when there was more than one observation
-    can take.
+    ``oldest`` is the id of the oldest transaction still running, ``newest`` the next one to be assigned; they
+    are equal while nobody writes. ``until`` is below ``oldest`` when there was more than one observation can
+    take.
     """
     if before is None:
         before = Cursor(first, 0, now, newest, now)

@@ -1,4 +1,4 @@
-"""Deploying as an asset does it: a rollout, found open already or opened now, or at once if asked."""
+"""Deploying as an asset does it: a rollout, its live one or a new one, or at once if asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import verify
 from iccm_assets.rollout import deployment, records
-from iccm_assets.rollout.opening import open_rollout
+from iccm_assets.rollout.opening import Opened, open_rollout
 from iccm_assets.rollout.state import State
 from iccm_assets.rollout.view import waiting_for
 from iccm_assets.settings import Settings
@@ -20,7 +20,7 @@ from iccm_assets.settings import Settings
 
 @dataclass(frozen=True)
 class Delivered:
-    """The version, and what is told about it: plain numbers and words."""
+    """The version, and its metadata: plain numbers and text."""
 
     version: ModelVersion
     metadata: dict[str, Any]
@@ -29,32 +29,38 @@ class Delivered:
 def deliver(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, rollout: bool = True
 ) -> Delivered:
-    """Open the version's rollout; its own live one is found again, so a step that is retried changes nothing.
+    """Open the version's rollout; with a live one of its own, nothing changes, so a step may be retried.
 
     Without ``rollout`` it is promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
     """
-    if not rollout:
-        with engine.connect() as conn:
-            verify(Path(versions.get(conn, version).path))
-        promoted, authorisation = deployment.deploy(engine, version, actor=actor)
-        return _promoted(promoted, authorisation)
     with engine.connect() as conn:
-        live, candidate = records.live(conn), versions.get(conn, version)
+        candidate, live = versions.get(conn, version), records.live(conn) if rollout else None
     if live is not None and live.candidate == candidate.version:
-        return Delivered(candidate, _rollout(live, live.reason or "its rollout is open already"))
-    opened = open_rollout(engine, settings, candidate.version, actor=actor)
-    if opened.state is None:
-        return _promoted(opened.version, opened.authorisation)
-    return Delivered(opened.version, _rollout(opened.state, opened.authorisation.reason))
+        return Delivered(candidate, _rollout_metadata(live, live.reason or "its rollout is open already"))
+    if rollout:
+        opened = open_rollout(engine, settings, candidate.version, actor=actor)
+    else:
+        verify(Path(candidate.path))
+        opened = Opened(*deployment.deploy(engine, version, actor=actor), None)
+    authorization = opened.authorisation
+    if opened.state is not None:
+        return Delivered(opened.version, _rollout_metadata(opened.state, authorization.reason))
+    metadata = {
+        "version": opened.version.version,
+        "previous_version": authorization.evidence["production"] or "",
+        "reason": authorization.reason,
+        "weight": 1.0,
+        "state": opened.version.status,
+    }
+    return Delivered(opened.version, metadata)
 
 
-def _rollout(state: State, reason: str) -> dict[str, Any]:
+def _rollout_metadata(state: State, reason: str) -> dict[str, Any]:
     policy = state.policy
-    hours = sum(policy.stage_seconds) / 3600
-    sessions = ", ".join(str(one) for one in policy.stage_sessions)
+    hours, sessions = sum(policy.stage_seconds) / 3600, ", ".join(map(str, policy.stage_sessions))
     return {
         "version": state.candidate,
-        "former_version": state.production,
+        "previous_version": state.production,
         "reason": reason,
         "weight": state.weight,
         "rollout": state.id,
@@ -62,18 +68,5 @@ def _rollout(state: State, reason: str) -> dict[str, Any]:
         "stage": state.stage,
         "emergency": state.emergency,
         "forecast": f"at least {hours:g} h healthy, and {sessions} scored canary-arm sessions in its stages; "
-        f"waits for {'; '.join(waiting_for(state)) or 'the next tick'}",
+        f"waiting for: {'; '.join(waiting_for(state)) or 'the next tick'}",
     }
-
-
-def _promoted(version: ModelVersion, authorisation: deployment.Authorisation) -> Delivered:
-    return Delivered(
-        version,
-        {
-            "version": version.version,
-            "former_version": authorisation.evidence["production"] or "",
-            "reason": authorisation.reason,
-            "weight": 1.0,
-            "state": version.status,
-        },
-    )

@@ -1,25 +1,28 @@
-"""What a rollout has learned since it was opened: sums per arm, and the evidence of every test (R5, R11).
+"""What a rollout has learned since it was opened: sums per arm, and the evidence of every test.
 
 Comparisons with production are made inside *blocks*: the sessions are cut, in the order they were served,
-into slices of a fixed number, and inside a slice each canary session meets its share of the production
+into chunks of a fixed number, and inside a chunk each canary session meets its share of the production
 sessions. Both arms of a block saw the same hour and the same mix of work, and every session is in one block
 at most, so a change of traffic between Monday and Tuesday cannot pass for a difference between models.
-A slice that lacks an arm compares nothing. A session of an earlier stage that is scored late counts for the
-candidate's own limits, not for comparisons.
+A chunk that lacks an arm compares nothing. A session of an earlier stage that is scored late counts for the
+candidate's own guardrails, not for comparisons (R5, R11).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import field, replace
 from functools import lru_cache
-from typing import Any
+from statistics import fmean
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
 
 from iccm_assets.rollout.eprocess import GRID, Book, Scales, bet, opened, reopened
 from iccm_assets.rollout.observation import Counts, Observation, Paired, Scored
 from iccm_assets.rollout.policy import BAKE, Policy
 
-# Sessions in a slice: about two canary sessions at 10 %, four at 50 %.
+# Sessions in a chunk by stage: about two canary sessions at 10 %, four at 50 %.
 SLICES = {1: 20, 2: 8}
 
 # Variances lie in [0, 1/4]; bets are made on four times them.
@@ -41,24 +44,24 @@ _ROW = {name: row for row, name in enumerate(TESTS)}
 
 @dataclass(frozen=True)
 class Tally:
-    """One arm's sums: scored sessions, their pass rates and (of ``varied`` of them) variances, requests."""
+    """One arm's sums: scored sessions, their pass rates and (of ``variance_count`` of them) variances."""
 
     sessions: int = 0
-    pass_rates: float = 0.0
-    varied: int = 0
-    variances: float = 0.0
+    pass_rate_sum: float = 0.0
+    variance_count: int = 0
+    variance_sum: float = 0.0
     requests: int = 0
     errors: int = 0
 
     @property
     def pass_rate(self) -> float | None:
         """The mean pass rate; None without sessions."""
-        return self.pass_rates / self.sessions if self.sessions else None
+        return self.pass_rate_sum / self.sessions if self.sessions else None
 
     @property
     def variance(self) -> float | None:
         """The mean implementation variance; None when none was measured."""
-        return self.variances / self.varied if self.varied else None
+        return self.variance_sum / self.variance_count if self.variance_count else None
 
     @property
     def error_rate(self) -> float | None:
@@ -66,15 +69,15 @@ class Tally:
         return self.errors / self.requests if self.requests else None
 
     def counting(self, scored: Sequence[Scored], counts: Counts) -> Tally:
-        """These sums and what was seen since."""
+        """Add newly scored sessions and newly counted requests."""
         if not scored and not counts.requests:
             return self
-        variances = [one.variance for one in scored if one.variance is not None]
+        variances = [session.variance for session in scored if session.variance is not None]
         return Tally(
             self.sessions + len(scored),
-            self.pass_rates + sum(one.pass_rate for one in scored),
-            self.varied + len(variances),
-            self.variances + sum(variances),
+            self.pass_rate_sum + sum(session.pass_rate for session in scored),
+            self.variance_count + len(variances),
+            self.variance_sum + sum(variances),
             self.requests + counts.requests,
             self.errors + counts.errors,
         )
@@ -82,12 +85,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of it. ``canary`` and ``production`` are the stage's sums, ``*_total`` the rollout's.
+    """All evidence. ``canary`` and ``production`` are the stage's sums, ``*_total`` the rollout's.
 
-    ``slice``: the sessions of the unfinished slice. ``timing``: requests and slow ones of either arm not yet
-    compared. ``blocks`` and ``pairs``: comparisons made live and by replay. ``hour``: the last hour of the
-    rollout for which a new bet was opened. ``slow_after``: ms per output token above which the canary arm's
-    next requests count as slow; None until production was measured.
+    ``open_chunk``: the sessions of the unfinished chunk. ``timing``: timed and slow requests of the canary
+    and the production arm not yet compared. ``blocks`` and ``pairs``: comparisons made live and by replay.
+    ``hour``: the last hour of the rollout for which a new bet was started. ``slow_after``: ms per output
+    token above which the canary arm's next requests count as slow; None until production was measured.
     """
 
     book: Book = field(default_factory=lambda: opened(len(TESTS)))
@@ -95,12 +98,18 @@ class Evidence:
     production: Tally = Tally()
     canary_total: Tally = Tally()
     production_total: Tally = Tally()
-    slice: tuple[Scored, ...] = ()
+    open_chunk: tuple[Scored, ...] = ()
     timing: tuple[int, int, int, int] = (0, 0, 0, 0)
     blocks: int = 0
     pairs: int = 0
     hour: int = 0
     slow_after: float | None = None
+
+    @model_validator(mode="after")
+    def _check_stakes(self) -> Evidence:
+        if [len(stakes) for stakes in self.book.log_stakes] != [GRID] * len(TESTS):
+            raise ValueError(f"not {GRID} bets for each of {len(TESTS)} tests")
+        return self
 
     @property
     def e_values(self) -> dict[str, float]:
@@ -109,58 +118,55 @@ class Evidence:
 
     @property
     def comparisons(self) -> int:
-        """Scored sessions that say something about the candidate: live ones and replayed pairs."""
+        """Scored sessions that measure the candidate: live ones and replayed pairs."""
         return self.canary_total.sessions + self.pairs
 
     def at_new_stage(self) -> Evidence:
-        """The stage's sums and the unfinished slice begin anew; the evidence goes on."""
-        return replace(self, canary=Tally(), production=Tally(), slice=(), timing=(0, 0, 0, 0))
+        """Reset the stage's sums and the unfinished chunk; the bets continue."""
+        return replace(self, canary=Tally(), production=Tally(), open_chunk=(), timing=(0, 0, 0, 0))
 
 
-class _Bets:
-    """What one observation has to say to each test, collected to be bet on at once."""
-
-    def __init__(self) -> None:
-        self.tests: list[int] = []
-        self.values: list[float] = []
-        self.counts: list[float] = []
-
-    def on(self, test: str, value: float, count: float = 1.0) -> None:
-        self.tests.append(_ROW[test])
-        self.values.append(value)
-        self.counts.append(count)
+# (test, value, how often it was observed)
+Bet = tuple[str, float, float]
+Block = tuple[list[Scored], list[Scored]]
 
 
-def absorb(evidence: Evidence, seen: Observation, policy: Policy, stage: int, hour: int) -> Evidence:
-    """The evidence after a faultless observation; ``hour`` of the rollout opens a new bet (eprocess.py)."""
-    canary = [one for one in seen.sessions if one.arm == "canary"]
-    production = [one for one in seen.sessions if one.arm == "production"]
-    blocks, rest = _cut((*evidence.slice, *seen.sessions), stage)
-    bets = _Bets()
-    _own_limits(bets, canary, seen.canary, policy)
-    _comparisons(bets, blocks, seen.replay, policy)
-    timing = _latency(bets, evidence.timing, seen)
+def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: int, hour: int) -> Evidence:
+    """Update the evidence by a valid observation; hour ``hour`` of the rollout starts a new bet."""
+    arms: dict[str, list[Scored]] = {"canary": [], "production": []}
+    for session in observation.sessions:
+        arms[session.arm].append(session)
+    blocks, rest = _cut((*evidence.open_chunk, *observation.sessions), stage)
+    latency, timing = _latency(evidence.timing, observation)
+    bets = [
+        *_own_limits(arms["canary"], observation.canary, policy),
+        *_comparisons(blocks, observation.replay, policy),
+        *latency,
+    ]
+    tests = [_ROW[test] for test, _, _ in bets]
+    values, counts = [value for _, value, _ in bets], [count for _, _, count in bets]
     book = reopened(evidence.book, hour) if hour > evidence.hour else evidence.book
-    mine = [one for one in canary if one.stage == stage]
-    theirs = [one for one in production if one.stage == stage]
+    sums = {}
+    for arm, sessions in arms.items():
+        requests = getattr(observation, arm)
+        in_stage = [session for session in sessions if session.stage == stage]
+        sums[arm] = getattr(evidence, arm).counting(in_stage, requests)
+        sums[f"{arm}_total"] = getattr(evidence, f"{arm}_total").counting(sessions, requests)
     return Evidence(
-        book=bet(book, _scales(policy), bets.tests, bets.values, bets.counts),
-        canary=evidence.canary.counting(mine, seen.canary),
-        production=evidence.production.counting(theirs, seen.production),
-        canary_total=evidence.canary_total.counting(canary, seen.canary),
-        production_total=evidence.production_total.counting(production, seen.production),
-        slice=rest,
+        book=bet(book, _scales(policy), tests, values, counts),
+        open_chunk=rest,
         timing=timing,
         blocks=evidence.blocks + len(blocks),
-        pairs=evidence.pairs + len(seen.replay),
+        pairs=evidence.pairs + len(observation.replay),
         hour=max(hour, evidence.hour),
-        slow_after=_slow_after(evidence, seen, policy),
+        slow_after=_slow_after(evidence, observation, policy),
+        **sums,
     )
 
 
 @lru_cache(maxsize=64)
 def _scales(policy: Policy) -> Scales:
-    """How each test bets: narrowly where the effects worth finding are of one size, else widely.
+    """How each test bets: narrowly where the relevant effects are of one size, else widely.
 
     Two tests of one family on the same quantity bet the same shares: the evidence against the laxer limit
     is then never more than that against the stricter one, and they can share their part of alpha.
@@ -178,112 +184,73 @@ def _scales(policy: Policy) -> Scales:
         "latency": (1.0, 1.8),
         "errors": (policy.health_error_rate, 3.0),
     }
-    return tuple(scales[name] for name in TESTS)
-
-
-Block = tuple[list[Scored], list[Scored]]
+    return tuple(scales[test] for test in TESTS)
 
 
 def _cut(sessions: Sequence[Scored], stage: int) -> tuple[list[Block], tuple[Scored, ...]]:
-    """Blocks of (canary, production) sessions out of every full slice, and the unfinished rest."""
+    """Cut blocks of (canary, production) sessions from every full chunk; also return the unfinished rest."""
     if stage == BAKE:
         return [], ()
-    waiting = [one for one in sessions if one.stage == stage]
+    waiting = [session for session in sessions if session.stage == stage]
     size, blocks = SLICES[stage], []
     full = len(waiting) - len(waiting) % size
     for start in range(0, full, size):
-        part = waiting[start : start + size]
-        canary = [one for one in part if one.arm == "canary"]
-        production = [one for one in part if one.arm == "production"]
-        meetings = min(len(canary), len(production))
-        blocks += [(canary[at::meetings], production[at::meetings]) for at in range(meetings)]
+        chunk = waiting[start : start + size]
+        canary = [session for session in chunk if session.arm == "canary"]
+        production = [session for session in chunk if session.arm == "production"]
+        # The scarcer arm sets the number of blocks; the other arm is dealt out over them in turn.
+        number = min(len(canary), len(production))
+        blocks += [(canary[index::number], production[index::number]) for index in range(number)]
     return blocks, tuple(waiting[full:])
 
 
-def _own_limits(bets: _Bets, canary: Sequence[Scored], counts: Counts, policy: Policy) -> None:
+def _own_limits(canary: Sequence[Scored], counts: Counts, policy: Policy) -> Iterator[Bet]:
     """The candidate against fixed limits: two floors of the pass rate, the variance, the error rate."""
-    for one in canary:
-        bets.on("stage_floor", policy.min_pass_rate - one.pass_rate)
-        bets.on("health_floor", policy.health_pass_rate - one.pass_rate)
-        if one.variance is not None:
-            bets.on("variance", _TO_UNIT * (one.variance - policy.health_variance))
-            bets.on("variance_above_floor", _TO_UNIT * (one.variance - policy.variance_floor))
+    for session in canary:
+        yield "stage_floor", policy.min_pass_rate - session.pass_rate, 1
+        yield "health_floor", policy.health_pass_rate - session.pass_rate, 1
+        if session.variance is not None:
+            yield "variance", _TO_UNIT * (session.variance - policy.health_variance), 1
+            yield "variance_above_floor", _TO_UNIT * (session.variance - policy.variance_floor), 1
     if counts.requests:
-        bets.on("errors", 1.0 - policy.health_error_rate, counts.errors)
-        bets.on("errors", -policy.health_error_rate, counts.requests - counts.errors)
+        yield "errors", 1.0 - policy.health_error_rate, counts.errors
+        yield "errors", -policy.health_error_rate, counts.requests - counts.errors
 
 
-def _comparisons(bets: _Bets, blocks: Sequence[Block], replay: Sequence[Paired], policy: Policy) -> None:
+def _comparisons(blocks: Sequence[Block], replay: Sequence[Paired], policy: Policy) -> Iterator[Bet]:
     """The candidate against production: the pass rate live and replayed, the variance live."""
-    losses = [_mean_pass_rate(theirs) - _mean_pass_rate(mine) for mine, theirs in blocks]
-    losses += [pair.production - pair.canary for pair in replay]
+    losses = [pair.production - pair.canary for pair in replay]
+    for canary, production in blocks:
+        losses.append(
+            fmean(session.pass_rate for session in production)
+            - fmean(session.pass_rate for session in canary)
+        )
+        variances = [[s.variance for s in arm if s.variance is not None] for arm in (canary, production)]
+        if all(variances):
+            excess = fmean(variances[0]) - policy.max_variance_ratio * fmean(variances[1])
+            yield "variance_ratio", _TO_UNIT * excess, 1
     for loss in losses:
-        bets.on("drop_first", loss - policy.allowed_drops[0])
-        bets.on("drop_second", loss - policy.allowed_drops[1])
-    for mine, theirs in blocks:
-        variance, beside = _mean_variance(mine), _mean_variance(theirs)
-        if variance is not None and beside is not None:
-            bets.on("variance_ratio", _TO_UNIT * (variance - policy.max_variance_ratio * beside))
+        yield "drop_first", loss - policy.allowed_drops[0], 1
+        yield "drop_second", loss - policy.allowed_drops[1], 1
 
 
-def _latency(bets: _Bets, waiting: tuple[int, int, int, int], seen: Observation) -> tuple[int, int, int, int]:
-    """Slow requests of both arms side by side, once both have some; what is left over waits."""
-    new = (seen.canary.timed, seen.canary.slow, seen.production.timed, seen.production.slow)
-    timed, slow, their_timed, their_slow = (old + more for old, more in zip(waiting, new, strict=True))
-    if not (timed and their_timed):
-        return timed, slow, their_timed, their_slow
-    bets.on("latency", slow / timed - their_slow / their_timed)
-    return 0, 0, 0, 0
+def _latency(
+    waiting: tuple[int, int, int, int], observation: Observation
+) -> tuple[list[Bet], tuple[int, int, int, int]]:
+    """Compare the arms' slow requests once both have some; else keep them for the next observation."""
+    canary, production = observation.canary, observation.production
+    new = (canary.timed, canary.slow, production.timed, production.slow)
+    timed, slow, timed_production, slow_production = (
+        old + more for old, more in zip(waiting, new, strict=True)
+    )
+    if not (timed and timed_production):
+        return [], (timed, slow, timed_production, slow_production)
+    return [("latency", slow / timed - slow_production / timed_production, 1)], (0, 0, 0, 0)
 
 
-def _slow_after(evidence: Evidence, seen: Observation, policy: Policy) -> float | None:
-    """Known before the requests it is used on: E3's ratio times production's p95 over the window."""
-    window = seen.production_window
+def _slow_after(evidence: Evidence, observation: Observation, policy: Policy) -> float | None:
+    """The gate's ratio times production's p95: known before the requests that it is applied to."""
+    window = observation.production_window
     if window.latency_p95 is None or window.timed < policy.health_requests:
         return evidence.slow_after
     return policy.max_latency_ratio * window.latency_p95
-
-
-def _mean_pass_rate(scored: Sequence[Scored]) -> float:
-    return sum(one.pass_rate for one in scored) / len(scored)
-
-
-def _mean_variance(scored: Sequence[Scored]) -> float | None:
-    known = [one.variance for one in scored if one.variance is not None]
-    return sum(known) / len(known) if known else None
-
-
-def to_json(evidence: Evidence) -> dict[str, Any]:
-    """Plain JSON; `from_json` is the inverse."""
-    tallies = ("canary", "production", "canary_total", "production_total")
-    return {
-        "reserve": evidence.book.reserve,
-        "log_stakes": {name: list(one) for name, one in zip(TESTS, evidence.book.log_stakes, strict=True)},
-        **{name: list(vars(getattr(evidence, name)).values()) for name in tallies},
-        "slice": [list(one) for one in evidence.slice],
-        "timing": list(evidence.timing),
-        "blocks": evidence.blocks,
-        "pairs": evidence.pairs,
-        "hour": evidence.hour,
-        "slow_after": evidence.slow_after,
-    }
-
-
-def from_json(document: Mapping[str, Any]) -> Evidence:
-    """The stored evidence; ``KeyError``, ``TypeError`` or ``ValueError`` when it is damaged."""
-    stakes = tuple(tuple(map(float, document["log_stakes"][name])) for name in TESTS)
-    if any(len(one) != GRID for one in stakes):
-        raise ValueError(f"not {GRID} bets for every test")
-    return Evidence(
-        book=Book(float(document["reserve"]), stakes),
-        canary=Tally(*document["canary"]),
-        production=Tally(*document["production"]),
-        canary_total=Tally(*document["canary_total"]),
-        production_total=Tally(*document["production_total"]),
-        slice=tuple(Scored(*one) for one in document["slice"]),
-        timing=tuple(document["timing"]),
-        blocks=document["blocks"],
-        pairs=document["pairs"],
-        hour=document["hour"],
-        slow_after=document["slow_after"],
-    )

@@ -1,69 +1,58 @@
-"""Does the registry say one thing about who serves? Decisions over plain values (U4, M1, R7)."""
+"""Is the registry consistent about which version serves? Decisions over plain values (U4, M1, R7)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from iccm_assets.findings import Finding
-
-
-@dataclass(frozen=True)
-class LiveRollout:
-    """The live row of ``rollouts``."""
-
-    id: int
-    candidate: str
-    production: str
-    state: str
-    weight: float
-    lease_until: datetime | None
+from iccm_assets.rollout.state import State
 
 
 def one_production(versions: Sequence[str]) -> Finding:
-    """Exactly one version is in production (M1)."""
-    told = f"{len(versions)} versions in production: {', '.join(versions) or 'none'}"
+    """Check that exactly one version is in production."""
+    description = f"{len(versions)} versions in production: {', '.join(versions) or 'none'}"
     recovery = (
         "None: materialize `base_model`, which puts the base model in production when there is none. More "
         "than one cannot be written by this platform (partial unique index `model_versions_one_production`): "
         "`iccm db upgrade` restores the schema."
     )
-    return Finding(len(versions) == 1, told, recovery, numbers={"production_versions": float(len(versions))})
+    numbers = {"production_versions": float(len(versions))}
+    return Finding(len(versions) == 1, description, recovery, numbers=numbers)
 
 
-def consistent(rollout: LiveRollout | None, serving: str | None, canaries: Sequence[str]) -> Finding:
-    """The live rollout and the versions' statuses fit each other (R8)."""
+def consistent(rollout: State | None, serving: str | None, canaries: Sequence[str]) -> Finding:
+    """Check that the live rollout and the versions' statuses match."""
     recovery = (
-        "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` tells "
-        "what the controller sees; `iccm rollout abort` ends the rollout and leaves production where it is."
+        "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` shows "
+        "the state the controller has; `iccm rollout abort` ends the rollout and leaves production as it is."
     )
     if rollout is None:
-        told = f"no rollout is live; {len(canaries)} versions have the status canary"
-        return Finding(not canaries, told, recovery)
+        description = f"no rollout is live; {len(canaries)} versions have the status canary"
+        return Finding(not canaries, description, recovery)
     baking = rollout.state == "baking"
     expected = rollout.candidate if baking else rollout.production
-    told = f"rollout {rollout.id} is {rollout.state}: {expected} should be in production, {serving} is"
-    fits = serving == expected and set(canaries) <= {rollout.candidate}
+    matches = serving == expected and set(canaries) <= {rollout.candidate}
+    description = f"rollout {rollout.id} is {rollout.state}: {expected} should be in production, {serving} is"
     if not baking:
-        fits = fits and rollout.candidate in canaries
-        told += f"; canary: {', '.join(canaries) or 'none'}, should be {rollout.candidate}"
-    return Finding(fits, told, recovery)
+        matches = matches and rollout.candidate in canaries
+        description += f"; canary: {', '.join(canaries) or 'none'}, should be {rollout.candidate}"
+    return Finding(matches, description, recovery)
 
 
-def leased(rollout: LiveRollout | None, now: datetime) -> Finding:
-    """A canary arm with weight has a lease that is not over (R7)."""
+def leased(rollout: State | None, now: datetime) -> Finding:
+    """Check that a canary arm with traffic has a lease that has not expired."""
     recovery = (
-        "Nothing is served by the candidate now: without a lease all traffic goes to production. The "
-        "controller has stopped: is the Dagster daemon running, and `rollout_controller_sensor` on? Its "
-        "ticks say what holds it up. It takes the rollout up where it stands."
+        "The candidate serves nothing now: without a lease all traffic goes to production. The controller "
+        "has stopped: is the Dagster daemon running, and `rollout_controller_sensor` on? Its ticks say what "
+        "stops it. It continues the rollout where it stands."
     )
     if rollout is None or rollout.weight == 0:
         return Finding(True, "no canary arm has traffic", recovery)
-    left = (rollout.lease_until - now).total_seconds() if rollout.lease_until else float("-inf")
+    numbers = {"weight": rollout.weight}
     if rollout.lease_until is None:
-        told = f"the canary arm of rollout {rollout.id} has weight {rollout.weight:g} and no lease"
-    else:
-        told = f"weight {rollout.weight:g}, the lease {'ends in' if left > 0 else 'ended'} {abs(left):.0f} s"
-        told += "" if left > 0 else " ago"
-    return Finding(left > 0, told, recovery, numbers={"weight": rollout.weight})
+        description = f"the canary arm of rollout {rollout.id} has weight {rollout.weight:g} and no lease"
+        return Finding(False, description, recovery, numbers=numbers)
+    seconds = (rollout.lease_until - now).total_seconds()
+    lease = f"expires in {seconds:.0f} s" if seconds > 0 else f"expired {-seconds:.0f} s ago"
+    return Finding(seconds > 0, f"weight {rollout.weight:g}, the lease {lease}", recovery, numbers=numbers)

@@ -1,14 +1,15 @@
-"""Which limits the candidate has crossed, by evidence or by plain means (R1, R2, R4, R5). Pure."""
+"""Guardrails that the candidate violates, by evidence or by plain means; pure functions (R4, R5)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from iccm_assets.rollout.evidence import TESTS, Evidence, Tally
-from iccm_assets.rollout.observation import Observation
+from iccm_assets.rollout.observation import Observation, Window
 from iccm_assets.rollout.policy import BAKE, Policy
 
-# Rollback reasons; the first four are SPEC R4's and E3's names.
+# Rollback reasons.
 LOW_PASS_RATE = "low_pass_rate"
 VARIANCE_SPIKE = "variance_spike"
 ERROR_RATE_SPIKE = "error_rate_spike"
@@ -19,150 +20,169 @@ BELOW_FLOOR = "pass_rate_floor"
 
 @dataclass(frozen=True)
 class Crossing:
-    """A limit that was crossed: the rollback reason, the story, its numbers.
+    """A violated guardrail: the rollback reason, a description, its numbers.
 
-    ``excused``: production itself misses this limit, so it alerts and does not roll back (R5).
+    One that production violates, too, raises an alert and does not roll back.
     """
 
     reason: str
-    story: str
+    description: str
     numbers: dict[str, float] = field(default_factory=dict)
-    excused: bool = False
+    also_violated_by_production: bool = False
+
+
+# Tests that must all exceed their threshold, reason, description, and whether production violates it, too.
+_Guardrail = tuple[tuple[str, ...], str, str, bool]
 
 
 def by_evidence(evidence: Evidence, policy: Policy, stage: int) -> list[Crossing]:
-    """The limits of this stage against which the evidence has reached its threshold."""
-    reached = {
-        name for name, e_value in evidence.e_values.items() if e_value >= policy.threshold(TESTS[name])
-    }
-    if reached <= {"variance_above_floor"}:  # which says nothing without variance_ratio
+    """Return the guardrails of this stage against which the evidence has reached its threshold."""
+    e_values = evidence.e_values
+    exceeded = {test for test, value in e_values.items() if value >= policy.threshold(TESTS[test])}
+    if exceeded <= {"variance_above_floor"}:  # which proves nothing without variance_ratio
         return []
-    mine, found = evidence.canary_total, []
-    if mine.requests >= policy.health_requests:
-        found += _by_requests(evidence, policy, stage)
+    violations = []
+    for tests, reason, description, by_production in _guardrails(evidence, policy, stage):
+        # A guardrail with two null hypotheses, either of which acquits, needs the evidence against both.
+        if exceeded.issuperset(tests):
+            value, needed = min(e_values[test] for test in tests), policy.threshold(TESTS[tests[0]])
+            numbers = {"evidence": float(f"{value:.6g}"), "needed": round(needed, 3)}
+            description = f"{description}; evidence {value:.3g} of {needed:.3g}"
+            violations.append(Crossing(reason, description, numbers, by_production))
+    return violations
+
+
+def _guardrails(evidence: Evidence, policy: Policy, stage: int) -> Iterator[_Guardrail]:
+    """The guardrails for which there are enough requests or sessions; in the bake there is no comparison."""
+    if evidence.canary_total.requests >= policy.health_requests:
+        yield from _request_guardrails(evidence, policy, stage)
     if evidence.comparisons >= policy.health_sessions:
-        found += _by_sessions(evidence, policy)
+        reference = _reference(evidence, evidence.production.sessions >= policy.health_sessions)
+        yield from _session_guardrails(evidence.canary_total, reference, policy)
         if stage != BAKE:
-            found += _by_comparison(evidence, policy, stage)
-    # A test of two null hypotheses, either of which acquits, needs the evidence against both.
-    return [
-        _told(evidence, policy, tests, crossing) for tests, crossing in found if reached.issuperset(tests)
-    ]
+            yield from _comparison_guardrails(evidence, reference, policy, stage)
 
 
-Judged = list[tuple[tuple[str, ...], Crossing]]
-
-
-def _by_requests(evidence: Evidence, policy: Policy, stage: int) -> Judged:
-    """Errors (R4) and, beside production, speed (E3)."""
+def _request_guardrails(evidence: Evidence, policy: Policy, stage: int) -> Iterator[_Guardrail]:
     limit = policy.health_error_rate
-    theirs = _production(evidence, evidence.production.requests >= policy.health_requests)
-    story = f"error rate {_shown(evidence.canary_total.error_rate)}, limit {limit:g}"
-    found: Judged = [
-        (("errors",), Crossing(ERROR_RATE_SPIKE, story, excused=(theirs.error_rate or 0.0) > limit))
-    ]
+    reference = _reference(evidence, evidence.production.requests >= policy.health_requests)
+    description = f"error rate {_format(evidence.canary_total.error_rate)}, limit {limit:g}"
+    yield ("errors",), ERROR_RATE_SPIKE, description, (reference.error_rate or 0.0) > limit
     if stage != BAKE:
-        story = f"slower per token than {policy.max_latency_ratio:g} x production's p95 too often"
-        found.append((("latency",), Crossing(LATENCY_REGRESSION, story)))
-    return found
+        description = f"slower per token than {policy.max_latency_ratio:g} x production's p95 too often"
+        yield ("latency",), LATENCY_REGRESSION, description, False
 
 
-def _by_sessions(evidence: Evidence, policy: Policy) -> Judged:
-    """The pass rate and the variance of the candidate by itself (R4)."""
-    mine, limit = evidence.canary_total, policy.health_pass_rate
-    theirs = _production(evidence, evidence.production.sessions >= policy.health_sessions)
-    story = f"pass rate {_shown(mine.pass_rate)} of {mine.sessions} canary-arm sessions, limit {limit:g}"
-    floor = Crossing(LOW_PASS_RATE, story, excused=_misses(theirs, limit))
+def _session_guardrails(canary: Tally, reference: Tally, policy: Policy) -> Iterator[_Guardrail]:
+    """The pass rate and the variance of the candidate by itself."""
+    limit = policy.health_pass_rate
+    description = f"{_pass_rate(canary)}, limit {limit:g}"
+    yield ("health_floor",), LOW_PASS_RATE, description, _is_below(reference.pass_rate, limit)
     limit = policy.health_variance
-    story = f"implementation variance {_shown(mine.variance)}, limit {limit:g}"
-    variance = Crossing(VARIANCE_SPIKE, story, excused=(theirs.variance or 0.0) > limit)
-    return [(("health_floor",), floor), (("variance",), variance)]
+    description = f"implementation variance {_format(canary.variance)}, limit {limit:g}"
+    yield ("variance",), VARIANCE_SPIKE, description, (reference.variance or 0.0) > limit
 
 
-def _by_comparison(evidence: Evidence, policy: Policy, stage: int) -> Judged:
-    """The candidate beside production, and the stages' floor (R1, R2)."""
-    mine, total = evidence.canary_total, evidence.production_total
-    theirs = _production(evidence, evidence.production.sessions >= policy.health_sessions)
-    told = f"pass rate {_shown(mine.pass_rate)} of {mine.sessions} canary-arm sessions"
-    story = f"{told}, {_shown(total.pass_rate)} of {total.sessions} of production"
-    story += f", {evidence.pairs} replayed pairs" if evidence.pairs else ""
-    story += f", allowed drop {policy.allowed_drops[stage - 1]:g}"
-    floor = f"{told}, limit {policy.min_pass_rate:g}"
-    variance = f"implementation variance {_shown(mine.variance)}, {_shown(total.variance)} of production"
-    return [
-        ((("drop_first", "drop_second")[stage - 1],), Crossing(DEGRADATION, story)),
-        (("stage_floor",), Crossing(BELOW_FLOOR, floor, excused=_misses(theirs, policy.min_pass_rate))),
-        (("variance_ratio", "variance_above_floor"), Crossing(VARIANCE_SPIKE, variance)),
-    ]
+def _comparison_guardrails(
+    evidence: Evidence, reference: Tally, policy: Policy, stage: int
+) -> Iterator[_Guardrail]:
+    """The candidate compared with production, and the stages' floor."""
+    canary, production, floor = evidence.canary_total, evidence.production_total, policy.min_pass_rate
+    drop = f"{_pass_rate(canary)}, {_format(production.pass_rate)} of {production.sessions} of production"
+    drop += f", {evidence.pairs} replayed pairs" if evidence.pairs else ""
+    drop += f", allowed drop {policy.allowed_drops[stage - 1]:g}"
+    yield (("drop_first", "drop_second")[stage - 1],), DEGRADATION, drop, False
+    description = f"{_pass_rate(canary)}, limit {floor:g}"
+    yield ("stage_floor",), BELOW_FLOOR, description, _is_below(reference.pass_rate, floor)
+    description = (
+        f"implementation variance {_format(canary.variance)}, {_format(production.variance)} of production"
+    )
+    yield ("variance_ratio", "variance_above_floor"), VARIANCE_SPIKE, description, False
 
 
-def _told(evidence: Evidence, policy: Policy, tests: tuple[str, ...], crossing: Crossing) -> Crossing:
-    found = min(evidence.e_values[name] for name in tests)
-    needed = policy.threshold(TESTS[tests[0]])
-    numbers = {"evidence": float(f"{found:.6g}"), "needed": round(needed, 3)}
-    return replace(crossing, story=f"{crossing.story}; evidence {found:.3g} of {needed:.3g}", numbers=numbers)
-
-
-def _production(evidence: Evidence, enough: bool) -> Tally:
+def _reference(evidence: Evidence, enough: bool) -> Tally:
     """Production's sums in this stage, or since the opening while there are too few (in the bake, none)."""
     return evidence.production if enough else evidence.production_total
 
 
-def _misses(theirs: Tally, limit: float) -> bool:
-    return theirs.pass_rate is not None and theirs.pass_rate < limit
+def _is_below(value: float | None, limit: float) -> bool:
+    return value is not None and value < limit
 
 
-def by_health_means(seen: Observation, policy: Policy) -> list[Crossing]:
-    """R4 on the plain means of the health window."""
-    mine, theirs = seen.canary_window, seen.production_window
-    found = []
-    if mine.requests >= policy.health_requests:
-        rate = mine.errors / mine.requests
-        beside = theirs.errors / theirs.requests if theirs.requests >= policy.health_requests else 0.0
+def by_health_means(observation: Observation, policy: Policy) -> list[Crossing]:
+    """Return the health guardrails that the plain means of the health window violate."""
+    canary, production = observation.canary_window, observation.production_window
+    violations = []
+    if canary.requests >= policy.health_requests:
+        reference = production if production.requests >= policy.health_requests else Window()
         limit = policy.health_error_rate
-        found.append(_above(ERROR_RATE_SPIKE, "error rate", rate, limit, beside > limit))
-    if mine.sessions >= policy.health_sessions:
-        known = theirs.sessions >= policy.health_sessions
-        beside = theirs.pass_rate if known and theirs.pass_rate is not None else 1.0
+        violations.append(
+            _above(ERROR_RATE_SPIKE, "error rate", canary.error_rate, limit, reference.error_rate)
+        )
+    if canary.sessions >= policy.health_sessions:
+        reference = production if production.sessions >= policy.health_sessions else Window()
         limit = policy.health_pass_rate
-        found.append(_below(LOW_PASS_RATE, mine.pass_rate, limit, mine.sessions, beside < limit))
-        beside, limit = (theirs.variance or 0.0) if known else 0.0, policy.health_variance
-        found.append(_above(VARIANCE_SPIKE, "implementation variance", mine.variance, limit, beside > limit))
-    return [one for one in found if one is not None]
+        violations.append(
+            _below(LOW_PASS_RATE, canary.pass_rate, limit, canary.sessions, reference.pass_rate)
+        )
+        limit = policy.health_variance
+        violations.append(
+            _above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit, reference.variance)
+        )
+    return _present(violations)
 
 
-def by_stage_means(evidence: Evidence, seen: Observation, policy: Policy, stage: int) -> list[Crossing]:
-    """R1 or R2 on the plain means of the stage, looked at when it could advance."""
-    mine, theirs = evidence.canary, evidence.production
-    if stage == BAKE or mine.pass_rate is None:
+def by_stage_means(
+    evidence: Evidence, observation: Observation, policy: Policy, stage: int
+) -> list[Crossing]:
+    """Return the stage's guardrails that its plain means violate, checked when it could advance."""
+    canary, production = evidence.canary, evidence.production
+    if stage == BAKE or canary.pass_rate is None:
         return []
-    excused = theirs.pass_rate is not None and theirs.pass_rate < policy.min_pass_rate
-    found = [_below(BELOW_FLOOR, mine.pass_rate, policy.min_pass_rate, mine.sessions, excused)]
-    if theirs.pass_rate is not None:
-        bound = theirs.pass_rate - policy.allowed_drops[stage - 1]
-        found.append(_below(DEGRADATION, mine.pass_rate, bound, mine.sessions, False))
-    limit = max(policy.max_variance_ratio * (theirs.variance or 0.0), policy.variance_floor)
-    found.append(_above(VARIANCE_SPIKE, "implementation variance", mine.variance, limit, False))
-    slow, fast = seen.canary_window, seen.production_window
+    rate, reference, sessions = canary.pass_rate, production.pass_rate, canary.sessions
+    violations = [_below(BELOW_FLOOR, rate, policy.min_pass_rate, sessions, reference)]
+    if reference is not None:
+        violations.append(_below(DEGRADATION, rate, reference - policy.allowed_drops[stage - 1], sessions))
+    limit = max(policy.max_variance_ratio * (production.variance or 0.0), policy.variance_floor)
+    violations.append(_above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit))
+    slow, fast = observation.canary_window, observation.production_window
     if fast.latency_p95 and min(slow.timed, fast.timed) >= policy.health_requests:
         limit = policy.max_latency_ratio * fast.latency_p95
-        found.append(_above(LATENCY_REGRESSION, "p95 latency per token", slow.latency_p95, limit, False))
-    return [one for one in found if one is not None]
+        violations.append(_above(LATENCY_REGRESSION, "p95 latency per token", slow.latency_p95, limit))
+    return _present(violations)
 
 
-def _below(reason: str, value: float | None, limit: float, of: int, excused: bool) -> Crossing | None:
+def _below(
+    reason: str, value: float | None, limit: float, sessions: int, production: float | None = None
+) -> Crossing | None:
     if value is None or value >= limit:
         return None
-    story = f"mean pass rate {value:.3f} of {of} canary-arm sessions is below {limit:.3f}"
-    return Crossing(reason, story, {"value": round(value, 6), "limit": round(limit, 6)}, excused)
+    description = f"mean pass rate {value:.3f} of {sessions} canary-arm sessions is below {limit:.3f}"
+    return Crossing(reason, description, _numbers(value, limit), _is_below(production, limit))
 
 
-def _above(reason: str, what: str, value: float | None, limit: float, excused: bool) -> Crossing | None:
+def _above(
+    reason: str, quantity: str, value: float | None, limit: float, production: float | None = None
+) -> Crossing | None:
     if value is None or value <= limit:
         return None
-    story = f"{what} {value:.3f} is above {limit:.3f}"
-    return Crossing(reason, story, {"value": round(value, 6), "limit": round(limit, 6)}, excused)
+    by_production = production is not None and production > limit
+    return Crossing(
+        reason, f"{quantity} {value:.3f} is above {limit:.3f}", _numbers(value, limit), by_production
+    )
 
 
-def _shown(value: float | None) -> str:
+def _numbers(value: float, limit: float) -> dict[str, float]:
+    return {"value": round(value, 6), "limit": round(limit, 6)}
+
+
+def _present(violations: Iterable[Crossing | None]) -> list[Crossing]:
+    return [violation for violation in violations if violation is not None]
+
+
+def _pass_rate(canary: Tally) -> str:
+    return f"pass rate {_format(canary.pass_rate)} of {canary.sessions} canary-arm sessions"
+
+
+def _format(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""One tick of the controller: time, lease and evidence brought up to now, and judged (R4-R7). Pure."""
+"""One tick of the controller: time, lease and evidence updated, and assessed; pure functions (R4-R7)."""
 
 from __future__ import annotations
 
@@ -16,129 +16,121 @@ from iccm_assets.rollout.state import State
 
 @dataclass(frozen=True)
 class Look:
-    """One tick in the making: the state before, the state with time, lease and evidence brought up to now."""
+    """The state before, the state with time, lease and evidence updated, and what follows from them."""
 
     before: State
     state: State
     now: datetime
-    doubts: tuple[str, ...]
-    crossings: tuple[Crossing, ...]
-    events: tuple[Event, ...]
-    actions: tuple[Action, ...]
-
-    @property
-    def hours_left(self) -> float | None:
-        """Forecast: hours until the stage can end, at the pace seen so far; None while there is no pace."""
-        state, policy = self.state, self.state.policy
-        time = 0.0 if state.approved else policy.stage_seconds[state.stage - 1] - state.healthy_seconds
-        missing = policy.stage_sessions[state.stage - 1] - state.evidence.canary.sessions
-        if missing <= 0:
-            return max(time, 0.0) / 3600
-        seen = state.evidence.canary.sessions
-        if not seen or state.stage_seconds <= 0:
-            return None
-        return max(time, missing * state.stage_seconds / seen) / 3600
-
-    @property
-    def progress(self) -> str:
-        """The stage in numbers, for people."""
-        state, policy = self.state, self.state.policy
-        at, tally, beside = state.stage - 1, state.evidence.canary, state.evidence.production
-        rate = "-" if tally.pass_rate is None else f"{tally.pass_rate:.3f}"
-        theirs = "" if beside.pass_rate is None else f" (production {beside.pass_rate:.3f})"
-        left = "unknown yet" if self.hours_left is None else f"in {self.hours_left:.1f} h"
-        return (
-            f"stage {state.stage} at {state.weight:.0%}: {state.healthy_seconds / 3600:.2f} of "
-            f"{policy.stage_seconds[at] / 3600:g} h healthy, {tally.sessions} of {policy.stage_sessions[at]} "
-            f"scored canary-arm sessions, pass rate {rate}{theirs}; decision {left}"
-        )
+    doubts: tuple[str, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    events: tuple[Event, ...] = ()
+    actions: tuple[Action, ...] = ()
 
 
-def take(before: State, seen: Observation | None, now: datetime) -> Look:
-    """Bring time, lease and evidence up to now, and judge them."""
-    policy = before.policy
-    wrong = ("nothing could be observed",) if seen is None else faults(seen, before.cursor, now)
-    doubts = wrong or _doubts(before, seen, now)
-    passed = 0.0 if before.observed_at is None else (now - before.observed_at).total_seconds()
-    counted = min(max(passed, 0.0), policy.lease_seconds)
-    lapsed = before.weight > 0 and (before.lease_until is None or now > before.lease_until)
-    healthy = before.weight > 0 and before.state != "paused" and before.held_for != "doubt"
-    seconds, evidence = before.seconds + counted, before.evidence
-    crossings: list[Crossing] = []
-    healthy_seconds = before.healthy_seconds + (counted if healthy and not lapsed and not doubts else 0.0)
-    if seen is not None and not wrong:
-        evidence = absorb(evidence, seen, policy, before.stage, int(seconds // 3600))
-        if policy.evidence == "sequential":
-            crossings = limits.by_evidence(evidence, policy, before.stage)
-    state = replace(
+def take(before: State, observation: Observation | None, now: datetime) -> Look:
+    """Update time, lease and evidence, and assess them; ``observation`` is None when there is none."""
+    if observation is None:
+        doubts: tuple[str, ...] = ("nothing could be observed",)
+    elif doubts := faults(observation, before.watermark, now):
+        observation = None
+    else:
+        doubts = _data_issues(before, observation, now)
+    state, violations = _advance_time(before, now, reliable=not doubts), list[Crossing]()
+    if observation is not None:
+        state, violations = _count(state, observation, now, reliable=not doubts)
+    excused = [_alert(state, each) for each in violations if each.also_violated_by_production]
+    alerts = tuple(alert for alert in excused if alert.key not in state.raised_alerts)
+    state = replace(state, raised_alerts=(*state.raised_alerts, *(alert.key for alert in alerts)))
+    return Look(before, state, now, doubts, tuple(violations), _lapse(before, now), alerts)
+
+
+def _seconds_since_observed(before: State, now: datetime) -> float:
+    return 0.0 if before.observed_at is None else (now - before.observed_at).total_seconds()
+
+
+def _is_lapsed(before: State, now: datetime) -> bool:
+    return before.weight > 0 and (before.lease_until is None or now > before.lease_until)
+
+
+def _advance_time(before: State, now: datetime, reliable: bool) -> State:
+    """Renew the lease and count the time since the last tick, at most a lease of it."""
+    lease = before.policy.lease_seconds
+    seconds = min(max(_seconds_since_observed(before, now), 0.0), lease)
+    # The whole interval must have been healthy: a gap that began with unreliable data does not count.
+    healthy = before.weight > 0 and before.state != "paused" and before.hold_reason != "unreliable_data"
+    counts = healthy and reliable and not _is_lapsed(before, now)
+    return replace(
         before,
         revision=before.revision + 1,
         observed_at=now,
-        lease_until=now + timedelta(seconds=policy.lease_seconds),
-        stage_seconds=before.stage_seconds + counted,
-        seconds=seconds,
-        healthy_seconds=healthy_seconds,
-        evidence=evidence,
-        cursor=before.cursor if seen is None or wrong else seen.until,
+        lease_until=now + timedelta(seconds=lease),
+        stage_seconds=before.stage_seconds + seconds,
+        total_seconds=before.total_seconds + seconds,
+        healthy_seconds=before.healthy_seconds + (seconds if counts else 0.0),
     )
-    if seen is not None and not wrong and policy.evidence == "point":
-        state, crossings = _by_means(state, seen, now, sure=not doubts)
-    events = _lapse(before, now, passed) if lapsed else ()
-    alerts = [_excuse(state, one) for one in crossings if one.excused]
-    alerts = [one for one in alerts if one.key not in state.alerted]
-    if alerts:
-        state = replace(state, alerted=(*state.alerted, *(one.key for one in alerts)))
-    return Look(before, state, now, doubts, tuple(crossings), events, tuple(alerts))
 
 
-def _by_means(state: State, seen: Observation, now: datetime, sure: bool) -> tuple[State, list[Crossing]]:
-    """The limits crossed by plain means: health every few minutes, the stage's limits at its end (R5)."""
-    found: list[Crossing] = []
+def _count(
+    state: State, observation: Observation, now: datetime, reliable: bool
+) -> tuple[State, list[Crossing]]:
+    """Add the observation to the evidence; return the violated guardrails with the new state."""
+    policy, hour = state.policy, int(state.total_seconds // 3600)
+    evidence = absorb(state.evidence, observation, policy, state.stage, hour)
+    state = replace(state, evidence=evidence, watermark=observation.until)
+    if policy.evidence == "sequential":
+        return state, limits.by_evidence(evidence, policy, state.stage)
+    # Plain means: health every few minutes, the stage's guardrails at its end.
+    violations: list[Crossing] = []
     checked = state.checked_at
-    due = checked is None or abs((now - checked).total_seconds()) >= state.policy.health_interval_seconds
-    if due:
-        found += limits.by_health_means(seen, state.policy)
+    if checked is None or abs((now - checked).total_seconds()) >= policy.health_interval_seconds:
+        violations += limits.by_health_means(observation, policy)
         state = replace(state, checked_at=now)
-    if sure and state.state != "paused" and state.time_is_up and state.enough:
-        found += limits.by_stage_means(state.evidence, seen, state.policy, state.stage)
-    return state, found
+    if reliable and state.state != "paused" and state.time_is_up and state.enough:
+        violations += limits.by_stage_means(evidence, observation, policy, state.stage)
+    return state, violations
 
 
-def _doubts(state: State, seen: Observation | None, now: datetime) -> tuple[str, ...]:
-    """Why a faultless observation still proves nothing."""
-    if seen is None:
-        return ()
-    found, oldest = [], state.policy.max_data_age_seconds
-    if seen.fresh_at is None:
-        found.append("nobody knows how fresh the scores are")
-    elif (age := (now - seen.fresh_at).total_seconds()) > oldest:
-        found.append(f"the scores are {age / 60:.0f} minutes old, {oldest / 60:g} are allowed")
-    if not seen.replicas:
-        found.append("no gateway replica is alive")
-    elif seen.ready < seen.replicas:
-        found.append(f"{seen.ready} of {seen.replicas} gateway replicas have the candidate ready")
-    return tuple(found)
+def _data_issues(state: State, observation: Observation, now: datetime) -> tuple[str, ...]:
+    """Why a valid observation still proves nothing."""
+    issues, max_age = [], state.policy.max_data_age_seconds
+    if observation.fresh_at is None:
+        issues.append("score freshness is unknown")
+    elif (age := (now - observation.fresh_at).total_seconds()) > max_age:
+        issues.append(f"the scores are {age / 60:.0f} minutes old, {max_age / 60:g} are allowed")
+    if not observation.replicas:
+        issues.append("no gateway replica is alive")
+    elif observation.ready < observation.replicas:
+        issues.append(
+            f"{observation.ready} of {observation.replicas} gateway replicas have the candidate ready"
+        )
+    return tuple(issues)
 
 
-def _lapse(before: State, now: datetime, passed: float) -> tuple[Event, ...]:
-    """The canary arm had no lease for a while, found out on recovery (R7): its end and its return (M2).
+def _lapse(before: State, now: datetime) -> tuple[Event, ...]:
+    """Record on recovery that the canary arm had no lease for a while: its end and its return.
 
-    In the bake the candidate is production, which needs no lease: nothing moved.
+    In the bake the candidate is production, which needs no lease: its traffic stays.
     """
-    since = before.lease_until or before.observed_at or before.stage_entered_at
-    gone, weight = (now - since).total_seconds(), before.weight
-    why = f"no tick for {passed:.0f} s, the lease ran out {gone:.0f} s ago"
-    numbers = {"gap_seconds": round(passed, 3), "lapse_seconds": round(gone, 3)}
-    name, version, away = before.state, before.candidate, weight if before.stage == BAKE else 0.0
-    lost = Event("lapsed", since, name, name, version, away, f"{why}; production had all traffic", numbers)
-    back = Event("recovered", now, name, name, version, weight, f"{why}; that time does not count", numbers)
-    return (lost, back)
+    if not _is_lapsed(before, now):
+        return ()
+    expired_at = before.lease_until or before.observed_at or before.stage_entered_at
+    gap, lapse = _seconds_since_observed(before, now), (now - expired_at).total_seconds()
+    summary = f"no tick for {gap:.0f} s, the lease expired {lapse:.0f} s ago"
+    numbers = {"gap_seconds": round(gap, 3), "lapse_seconds": round(lapse, 3)}
+    state, version, weight = before.state, before.candidate, before.weight
+    reduced = weight if before.stage == BAKE else 0.0
+    lost, back = f"{summary}; production had all traffic", f"{summary}; that time does not count"
+    return (
+        Event("lapsed", expired_at, state, state, version, reduced, lost, numbers),
+        Event("recovered", now, state, state, version, weight, back, numbers),
+    )
 
 
-def _excuse(state: State, crossing: Crossing) -> Alert:
+def _alert(state: State, violation: Crossing) -> Alert:
     return Alert(
-        f"rollout-{state.id}-floor-{crossing.reason}",
+        f"rollout-{state.id}-floor-{violation.reason}",
         "warning",
-        "Production misses a limit",
-        f"{state.candidate} is not rolled back, since production misses the limit too: {crossing.story}",
+        "Production violates guardrail",
+        f"{state.candidate} is not rolled back because production violates the guardrail, too: "
+        f"{violation.description}",
     )

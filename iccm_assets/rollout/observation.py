@@ -1,4 +1,4 @@
-"""What the controller saw since its last decision: plain numbers, and what is wrong with them (R6, R11)."""
+"""What the controller has observed since its last decision, and whether it is valid (R6, R11)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Literal, NamedTuple
 Arm = Literal["production", "canary"]
 
 # A clock this far ahead of the database's is a wrong clock, not a race.
-_AHEAD = timedelta(seconds=60)
-_HIGHEST_VARIANCE = 0.25
+_CLOCK_TOLERANCE = timedelta(seconds=60)
+MAX_VARIANCE = 0.25
 
 
 class Scored(NamedTuple):
-    """One newly scored session (R11): its arm, the stage it was served in, and what it scored.
+    """One newly scored session: its arm, the stage it was served in, and its score.
 
     ``pass_rate`` in [0, 1]; ``variance`` in [0, 0.25], None when the orchestra gave none. A session that
-    met both arms is not among them; content that cannot be scored for the candidate's fault scores 0.
+    used both arms is not among them; a response that cannot be scored for the candidate's fault scores 0.
     """
 
     arm: Arm
@@ -39,7 +39,8 @@ class Counts:
     """Requests assigned to one arm since the last decision.
 
     ``errors`` of ``requests`` failed, timed out or fell back. ``slow`` of the ``timed`` ones took longer per
-    output token than ``State.slow_after`` ms (canary arm) or than that divided by E3's ratio (production).
+    output token than ``Evidence.slow_after`` ms (canary arm) or than that divided by the gate's latency ratio
+    (production).
     """
 
     requests: int = 0
@@ -50,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Window:
-    """One arm over the health window (R4); means are None where nothing was measured.
+    """One arm over the health window; means are None where nothing was measured.
 
     ``latency_p95``: milliseconds per output token of the ``timed`` requests.
     """
@@ -63,16 +64,20 @@ class Window:
     timed: int = 0
     latency_p95: float | None = None
 
+    @property
+    def error_rate(self) -> float | None:
+        """The share of failed requests; None without requests."""
+        return self.errors / self.requests if self.requests else None
+
 
 @dataclass(frozen=True)
 class Observation:
-    """One reading of the database, for the state whose ``cursor`` is ``since``.
+    """One reading of the database, for the state whose ``watermark`` is ``since``.
 
-    ``sessions`` are in the order in which they were served; each is given once in the life of a rollout,
-    and ``since``/``until`` (opaque to the decision) are what makes sure of that. ``fresh_at`` is the moment
-    up to which everything that can be scored has been scored; None when that is not known. ``ready`` of the
-    live ``replicas`` have the candidate loaded, verified and warm (G3). ``faults`` are what the reader
-    itself found wrong.
+    ``sessions`` are in the order in which they were served; each is observed once in the life of a rollout,
+    which ``since``/``until`` (opaque to the decision) ensure. ``fresh_at`` is the time up to which everything
+    that can be scored has been scored; None when that is unknown. ``ready`` of the live ``replicas`` have the
+    candidate loaded, verified and warm. ``faults`` are those that the observer itself reports.
     """
 
     since: str
@@ -89,49 +94,57 @@ class Observation:
     faults: tuple[str, ...] = ()
 
 
-def faults(observation: Observation, cursor: str, now: datetime) -> tuple[str, ...]:
-    """What makes the observation unusable as a whole; empty when it can be counted."""
-    found = list(observation.faults)
-    if observation.since != cursor:
-        found.append(f"it begins at {observation.since!r}, the evidence ends at {cursor!r}")
+def faults(observation: Observation, watermark: str, now: datetime) -> tuple[str, ...]:
+    """Say what makes the observation unusable as a whole; empty when it can be counted."""
+    errors = list(observation.faults)
+    if observation.since != watermark:
+        errors.append(f"it starts at {observation.since!r}, the evidence ends at {watermark!r}")
     fresh_at = observation.fresh_at
     if fresh_at is not None and fresh_at.tzinfo is None:
-        found.append("the time of its scores has no time zone")
-    elif fresh_at is not None and fresh_at > now + _AHEAD:
-        found.append(f"its scores are from {fresh_at:%Y-%m-%d %H:%M:%S}, after now")
+        errors.append("the time of its scores has no time zone")
+    elif fresh_at is not None and fresh_at > now + _CLOCK_TOLERANCE:
+        errors.append(f"its scores are from {fresh_at:%Y-%m-%d %H:%M:%S}, after now")
     if not _are_counts(observation.ready, observation.replicas) or observation.ready > observation.replicas:
-        found.append(f"{observation.ready} of {observation.replicas} replicas are ready")
-    wrong = sum(not _is_score(one) for one in observation.sessions)
-    wrong += sum(not (_is_share(one.canary) and _is_share(one.production)) for one in observation.replay)
-    if wrong:
-        found.append(f"{wrong} scores are not pass rates in [0, 1] with a variance in [0, 0.25]")
+        errors.append(f"{observation.ready} of {observation.replicas} replicas are ready")
+    invalid = sum(not _is_score(session) for session in observation.sessions)
+    invalid += sum(not all(map(_is_share, pair)) for pair in observation.replay)
+    if invalid:
+        errors.append(f"{invalid} scores are not pass rates in [0, 1] with a variance in [0, 0.25]")
     for arm in ("canary", "production"):
-        found += _impossible(arm, getattr(observation, arm), getattr(observation, f"{arm}_window"))
-    return tuple(found)
+        counts, window = getattr(observation, arm), getattr(observation, f"{arm}_window")
+        if not _is_possible(counts):
+            errors.append(f"{arm}: impossible counts: {counts}")
+        if not _is_possible_window(window):
+            errors.append(f"{arm}: an impossible window: {window}")
+    return tuple(errors)
 
 
-def _impossible(arm: str, counts: Counts, window: Window) -> list[str]:
-    found = []
-    whole = _are_counts(counts.requests, counts.errors, counts.timed, counts.slow)
-    if not (whole and counts.errors <= counts.requests and counts.slow <= counts.timed <= counts.requests):
-        found.append(f"{arm}: counts that cannot be: {counts}")
-    whole = _are_counts(window.sessions, window.requests, window.errors, window.timed)
-    means = all(one is None or _is_share(one) for one in (window.pass_rate, window.variance))
-    latency = window.latency_p95 is None or (_is_number(window.latency_p95) and window.latency_p95 >= 0)
-    if not (whole and window.errors <= window.requests and means and latency):
-        found.append(f"{arm}: a window that cannot be: {window}")
-    return found
-
-
-def _is_score(scored: Scored) -> bool:
-    known = scored.arm in ("production", "canary")
-    variance = scored.variance is None or (
-        _is_share(scored.variance) and scored.variance <= _HIGHEST_VARIANCE
+def _is_possible(counts: Counts) -> bool:
+    return _are_counts(counts.requests, counts.errors, counts.timed, counts.slow) and (
+        counts.errors <= counts.requests and counts.slow <= counts.timed <= counts.requests
     )
-    return known and _is_share(scored.pass_rate) and variance
 
 
-# A database driver may hand over a Decimal or a None where a number was meant: neither is one.
+def _is_possible_window(window: Window) -> bool:
+    latency = window.latency_p95
+    return (
+        _are_counts(window.sessions, window.requests, window.errors, window.timed)
+        and window.errors <= window.requests
+        and all(mean is None or _is_share(mean) for mean in (window.pass_rate, window.variance))
+        and (latency is None or (_is_number(latency) and latency >= 0))
+    )
+
+
+def _is_score(session: Scored) -> bool:
+    variance = session.variance
+    return (
+        session.arm in ("production", "canary")
+        and _is_share(session.pass_rate)
+        and (variance is None or (_is_share(variance) and variance <= MAX_VARIANCE))
+    )
+
+
+# A database driver may return a Decimal or None instead of a number: both are refused.
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -141,4 +154,4 @@ def _is_share(value: float) -> bool:
 
 
 def _are_counts(*values: object) -> bool:
-    return all(isinstance(one, int) and one >= 0 for one in values)
+    return all(isinstance(value, int) and value >= 0 for value in values)

@@ -1,8 +1,8 @@
-"""Opening a rollout: a version that may be deployed, no traffic yet, and the numbers of today (R1-R8)."""
+"""Opening a rollout: an authorized version, no traffic yet, and the numbers of today (R1-R8)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from iccm_assets.store.notify import notify_routing
 
 @dataclass(frozen=True)
 class Opened:
-    """What became of the wish to deploy ``version``: a rollout's state.
+    """The version to deploy, its authorization, and its rollout.
 
-    ``state`` is None where there was no production version to roll out against: it was promoted at once.
+    ``state`` is None where there was no production version to compare with: it was promoted at once.
     """
 
     version: ModelVersion
@@ -36,130 +36,80 @@ class Opened:
 
 
 def open_rollout(
-    engine: sa.Engine,
-    settings: Settings,
-    version: str,
-    *,
-    actor: str,
-    force_reason: str | None = None,
-    training_run_id: int | None = None,
-    emergency: bool = False,
+    engine: sa.Engine, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
 ) -> Opened:
     """Verify the version's files and open its rollout; the first production version is promoted at once.
 
-    ``force_reason`` skips the quality gate, not the rollout. The retrain that made the version is looked up
-    where none is given; an emergency one makes the rollout one.
+    ``force_reason`` skips the quality gate, not the rollout. The rollout of a version that an emergency
+    retrain made is an emergency, too.
 
     Raises ``NotAllowed`` when the version may not be deployed or a rollout is live already (the database
-    decides races), ``DamagedCheckpoint`` or ``ModelNotFound`` for its files; nothing was changed then.
+    decides races), ``DamagedCheckpoint`` or ``ModelNotFound`` for its files; nothing has changed then.
     """
     with engine.connect() as conn:
-        candidate = versions.get(conn, version)
-        serving = versions.production(conn)
+        candidate, serving = versions.get(conn, version), versions.production(conn)
     if candidate.status == "production":
         raise NotAllowed(f"{candidate.version} is in production already")
     verify(Path(candidate.path))
     if serving is None:
-        first, authorisation = deployment.deploy(
-            engine, candidate.version, actor=actor, force_reason=force_reason
-        )
-        return Opened(first, authorisation, None)
+        first = deployment.deploy(engine, candidate.version, actor=actor, force_reason=force_reason)
+        return Opened(*first, None)
     with engine.begin() as conn:
-        return begin(
-            conn,
-            settings,
-            candidate.version,
-            actor=actor,
-            force_reason=force_reason,
-            training_run_id=training_run_id,
-            emergency=emergency,
-        )
+        return _open(conn, settings, candidate.version, actor=actor, force_reason=force_reason)
 
 
-def begin(
-    conn: sa.Connection,
-    settings: Settings,
-    version: str,
-    *,
-    actor: str,
-    force_reason: str | None = None,
-    training_run_id: int | None = None,
-    emergency: bool = False,
+def _open(
+    conn: sa.Connection, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
 ) -> Opened:
-    """`open_rollout` in the caller's transaction, of a version whose files the caller has verified."""
+    """Open a rollout in the caller's transaction, of a version whose files the caller has verified."""
     records.lock_deployment(conn)
-    authorisation = deployment.authorise(conn, version, force_reason)
-    deployment.refuse_unless_allowed(version, authorisation)
+    authorization = deployment.authorise(conn, version, force_reason)
+    deployment.refuse_unless_allowed(version, authorization)
     candidate, serving = versions.get(conn, version), versions.production(conn)
     if serving is None:
-        raise NotAllowed(f"nothing is in production, so {version} has nothing to be rolled out against")
-    run_id, urgent = _training_run(conn, candidate.version, training_run_id)
-    row = _insert(
+        raise NotAllowed(f"nothing is in production, so there is no version to roll out {version} against")
+    state = _insert(
         conn,
         candidate=candidate.version,
         production=serving.version,
-        training_run_id=run_id,
-        emergency=emergency or urgent,
-        policy=Policy.frozen(settings.rollout, settings.evaluation).to_json(),
-        reason=authorisation.reason,
+        **_training_run(conn, candidate.version),
+        policy=asdict(Policy.frozen(settings.rollout, settings.evaluation)),
+        reason=authorization.reason,
     )
-    conn.execute(
-        t.model_versions.update()
-        .where(t.model_versions.c.version == candidate.version)
-        .values(status="canary")
-    )
-    state = State.from_row(row)
-    records.append_events(conn, state.id, (_opened(state, candidate, authorisation, actor),))
-    notify_routing(conn)
-    return Opened(versions.get(conn, candidate.version), authorisation, state)
-
-
-def _opened(state: State, candidate: ModelVersion, authorisation: Authorisation, actor: str) -> Event:
-    return Event(
+    records.set_status(conn, candidate.version, "canary")
+    event = Event(
         event_type="opened",
-        at=state.opened_at,
+        timestamp=state.opened_at,
         from_state=candidate.status,
         to_state=state.state,
         version=state.candidate,
         weight=0.0,
-        notes=authorisation.reason,
-        evidence={**authorisation.evidence, "emergency": state.emergency},
+        notes=authorization.reason,
+        evidence={**authorization.evidence, "emergency": state.emergency},
         actor=actor,
     )
+    records.append_events(conn, state.id, (event,))
+    notify_routing(conn)
+    return Opened(versions.get(conn, candidate.version), authorization, state)
 
 
-def _training_run(conn: sa.Connection, version: str, given: int | None) -> tuple[int | None, bool]:
-    """The retrain that made the version, and whether it was an emergency."""
+def _training_run(conn: sa.Connection, version: str) -> dict[str, Any]:
+    """Return the retrain that made the version, and whether it was an emergency, as columns of `rollouts`."""
     runs = t.phase4_training_runs.c
-    which = runs.candidate_version == version if given is None else runs.id == given
-    row = conn.execute(
-        sa.select(runs.id, runs.emergency).where(which).order_by(runs.id.desc()).limit(1)
-    ).one_or_none()
-    if row is None and given is not None:
-        raise NotAllowed(f"there is no training run {given}")
-    return (None, False) if row is None else (row.id, row.emergency)
+    query = sa.select(runs.id, runs.emergency).where(runs.candidate_version == version)
+    row = conn.execute(query.order_by(runs.id.desc()).limit(1)).one_or_none()
+    return {} if row is None else {"training_run_id": row.id, "emergency": row.emergency}
 
 
-def _insert(conn: sa.Connection, **values: Any) -> Any:
-    """The new row; the index that allows one live rollout decides between two that open at once."""
-    at = now(conn)
+def _insert(conn: sa.Connection, **values: Any) -> State:
+    """Insert the row; the index that allows one live rollout decides between two that open at once."""
+    values["opened_at"] = values["stage_entered_at"] = now(conn)
     try:
         with conn.begin_nested():
-            return (
-                conn.execute(
-                    t.rollouts.insert()
-                    .values(**values, opened_at=at, stage_entered_at=at)
-                    .returning(t.rollouts)
-                )
-                .one()
-                ._mapping
-            )
+            query = t.rollouts.insert().values(values).returning(t.rollouts)
+            return State.from_row(conn.execute(query).one()._asdict())
     except sa.exc.IntegrityError as error:
         if getattr(getattr(error.orig, "diag", None), "constraint_name", None) != "rollouts_one_live":
             raise
-    live = records.live(conn)
-    which = "a rollout" if live is None else f"rollout {live.id} of {live.candidate}"
-    raise NotAllowed(
-        f"{which} is live, {values['candidate']} waits",
-        hint="See iccm rollout show; iccm rollout abort makes room.",
-    )
+    deployment.refuse_while_live(conn, values["candidate"])
+    raise NotAllowed(f"another rollout was live; open the one of {values['candidate']} again")

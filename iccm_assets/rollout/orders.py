@@ -1,4 +1,4 @@
-"""What a person may order of a live rollout, as a pure function (R9)."""
+"""What a person may do to a live rollout, as a pure function."""
 
 from __future__ import annotations
 
@@ -10,62 +10,60 @@ from iccm_assets.errors import NotAllowed
 from iccm_assets.rollout.look import Look
 from iccm_assets.rollout.outcome import Decision
 from iccm_assets.rollout.policy import BAKE
-from iccm_assets.rollout.state import Approval, State, StateName
-from iccm_assets.rollout.transitions import aborted, decided, rolled_back
+from iccm_assets.rollout.state import Approval, State
+from iccm_assets.rollout.transitions import aborted, decided, rolled_back, running_state
 
 
 def command(state: State, verb: str, actor: str, now: datetime, note: str = "") -> Decision:
-    """What a person orders: pause, resume, approve, abort or rollback (R9); the actor is recorded.
+    """Apply a person's command: pause, resume, approve, abort or rollback; the actor is recorded.
 
-    ``NotAllowed`` says why an order makes no sense now; nothing was changed then.
+    ``NotAllowed`` says why the command makes no sense now; nothing has changed then (R9).
     """
     if not state.live:
-        raise NotAllowed(f"rollout {state.id} is {state.state}; it cannot be changed any more")
-    if verb not in _ORDERS:
-        raise NotAllowed(f"{verb!r} is no order; there are {', '.join(_ORDERS)}")
-    before = state
-    state = replace(state, revision=state.revision + 1)
-    why = f"by {actor}{f': {note}' if note else ''}"
-    return _ORDERS[verb](Look(before, state, now, (), (), (), ()), why, actor)
+        raise NotAllowed(f"rollout {state.id} is {state.state} and cannot be changed any more")
+    if verb not in _COMMANDS:
+        raise NotAllowed(f"{verb!r} is no command; use one of {', '.join(_COMMANDS)}")
+    look = Look(state, replace(state, revision=state.revision + 1), now)
+    return _COMMANDS[verb](look, f"by {actor}{f': {note}' if note else ''}", actor)
 
 
-def _pause(look: Look, why: str, actor: str) -> Decision:
+def _pause(look: Look, reason: str, actor: str) -> Decision:
     if look.before.state == "paused":
         raise NotAllowed(f"rollout {look.state.id} is paused already")
-    return decided(look, replace(look.state, state="paused", reason=f"paused {why}"), "paused", why, actor)
+    state = replace(look.state, state="paused", reason=f"paused {reason}")
+    return decided(look, state, "paused", reason, actor)
 
 
-def _resume(look: Look, why: str, actor: str) -> Decision:
+def _resume(look: Look, reason: str, actor: str) -> Decision:
     if look.before.state != "paused":
         raise NotAllowed(f"rollout {look.state.id} is {look.before.state}, not paused")
-    name: StateName = "baking" if look.state.stage == BAKE else "ramping"
-    # The pause ends here, not at the tick before it: what lies between is no healthy time.
-    state = replace(look.state, state=name, observed_at=look.now, reason=f"resumed {why}")
-    return decided(look, state, "resumed", why, actor)
+    # The pause ends here, not at the tick before it: the time between is no healthy time.
+    name = running_state(look.state.stage)
+    state = replace(look.state, state=name, observed_at=look.now, reason=f"resumed {reason}")
+    return decided(look, state, "resumed", reason, actor)
 
 
-def _approve(look: Look, why: str, actor: str) -> Decision:
+def _approve(look: Look, reason: str, actor: str) -> Decision:
     state = look.state
     if state.weight == 0:
         raise NotAllowed(f"rollout {state.id} has no traffic yet; there is no wait to skip")
     if state.approved:
         raise NotAllowed(f"stage {state.stage} of rollout {state.id} is approved already")
-    leave = Approval(state.stage, actor, look.now.isoformat())
-    told = f"approved {why}; it ends when samples and health allow"
-    return decided(look, replace(state, approvals=(*state.approvals, leave)), "approved", told, actor)
+    state = replace(state, approvals=(*state.approvals, Approval(state.stage, actor, look.now)))
+    description = f"approved {reason}; the stage ends when samples and health allow"
+    return decided(look, state, "approved", description, actor)
 
 
-def _abort(look: Look, why: str, actor: str) -> Decision:
-    if look.state.stage == BAKE:
-        return rolled_back(look, "aborted", why, actor)
-    return aborted(look, "aborted", why, actor)
+def _abort(look: Look, reason: str, actor: str) -> Decision:
+    end = rolled_back if look.state.stage == BAKE else aborted
+    return end(look, "aborted", reason, actor)
 
 
-def _roll_back(look: Look, why: str, actor: str) -> Decision:
-    return rolled_back(look, "manual", why, actor)
+def _roll_back(look: Look, reason: str, actor: str) -> Decision:
+    return rolled_back(look, "manual", reason, actor)
 
 
-_ORDERS: dict[str, Callable[[Look, str, str], Decision]] = {
+_COMMANDS: dict[str, Callable[[Look, str, str], Decision]] = {
     "pause": _pause,
     "resume": _resume,
     "approve": _approve,

@@ -13,13 +13,10 @@ CONTROLLER = "controller"
 
 @dataclass(frozen=True)
 class Event:
-    """A row of `deployment_events`: what happened at ``at``, from which state to which, why, with numbers.
-
-    From then on ``version`` has ``weight`` of the traffic (M2).
-    """
+    """A row of `deployment_events`; from ``timestamp`` on, ``version`` has ``weight`` of the traffic."""
 
     event_type: str
-    at: datetime
+    timestamp: datetime
     from_state: str
     to_state: str
     version: str
@@ -31,7 +28,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Alert:
-    """A row of the outbox; `key` is unique for ever (A1)."""
+    """A row of the alert outbox; ``key`` is unique."""
 
     key: str
     severity: str
@@ -40,22 +37,15 @@ class Alert:
 
 
 @dataclass(frozen=True)
-class SetWeight:
-    """Tell the gateways: the canary arm has this share from now on (G4)."""
-
-    weight: float
-
-
-@dataclass(frozen=True)
 class Promote:
-    """Candidate -> `production`, former -> `retired`, in the decision's transaction (R8)."""
+    """Candidate -> `production`, previous version -> `retired`, in the decision's transaction."""
 
 
 @dataclass(frozen=True)
 class RollBack:
-    """Candidate -> `rolled_back`, with a row of `rollback_events` (R8).
+    """Candidate -> `rolled_back`, with a row of `rollback_events`.
 
-    ``restore``: the candidate is in production, and the former version takes its place again.
+    ``restore``: the candidate is in production, and the previous version replaces it.
     """
 
     reason: str
@@ -64,17 +54,17 @@ class RollBack:
 
 @dataclass(frozen=True)
 class Abandon:
-    """Candidate -> `candidate` again: stopped without a verdict on it (R6, R9)."""
+    """Candidate -> `candidate` again: stopped without a verdict on it."""
 
     reason: str
 
 
-Action = SetWeight | Promote | RollBack | Abandon | Alert
+Action = Promote | RollBack | Abandon | Alert
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The next state (the same one when the rollout is closed), and what goes with it."""
+    """The next state (the same one when the rollout is closed), its reason, events and actions."""
 
     state: State
     reason: str

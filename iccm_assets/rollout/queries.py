@@ -1,10 +1,10 @@
-"""The statements an observation is made of; observing.py says what they are for."""
+"""The statements that make up an observation; observing.py explains their use."""
 
 from __future__ import annotations
 
 from sqlalchemy import text
 
-# Below the oldest running transaction all have ended, and whatever they stored can be seen.
+# All transactions below the oldest running one have ended, and everything they stored is visible.
 TRANSACTIONS = text(
     """
     select (pg_snapshot_xmin(pg_current_snapshot()))::text::bigint as oldest,
@@ -14,13 +14,13 @@ TRANSACTIONS = text(
 FIRST = text("select coalesce(max(id), 0) as first from iccm.requirements")
 FULL = text(
     """
-    select stored_in from iccm.requests where rollout_id = :rollout and stored_in >= :since
-    order by stored_in offset :most limit 1
+    select stored_xid from iccm.requests where rollout_id = :rollout and stored_xid >= :since
+    order by stored_xid offset :max_rows limit 1
     """
 )
 
-# `rejected` is a full queue or no model at all: nobody tried to answer. What the canary arm could not take
-# is a `fallback`.
+# `rejected` means a full queue or no model at all: no version was asked. A request that the canary arm could
+# not serve is a `fallback`.
 COUNTS = text(
     """
     select assigned_arm as arm, count(*) as requests,
@@ -29,22 +29,22 @@ COUNTS = text(
         count(*) filter (where timed and per_token > limit_ms) as slow
     from (
         select assigned_arm, status, latency_ms / nullif(output_tokens, 0) as per_token,
-            case assigned_arm when 'canary' then cast(:bound as double precision)
-                else cast(:beside as double precision) end as limit_ms,
+            case assigned_arm when 'canary' then cast(:canary_limit as double precision)
+                else cast(:production_limit as double precision) end as limit_ms,
             coalesce(
-                status = 'ok' and cast(:bound as double precision) is not null
+                status = 'ok' and cast(:canary_limit as double precision) is not null
                 and latency_ms is not null and output_tokens > 0, false
             ) as timed
         from iccm.requests
-        where rollout_id = :rollout and stored_in >= :since and stored_in < :until
+        where rollout_id = :rollout and stored_xid >= :since and stored_xid < :until
             and assigned_arm is not null and status <> 'rejected'
-    ) as told
+    ) as counts
     group by assigned_arm
     """
 )
 
-# An empty answer is the model's fault, whatever the orchestra made of it (R11). An answer waits for an
-# earlier one of its session that is not scored yet. What is in `rollout_samples` goes first, and the rest is
+# An empty response is the model's fault, whatever the orchestra scored (R11). A response waits for an earlier
+# one of its session that is not scored yet. Rows in `rollout_samples` are excluded first, and the rest is
 # looked up by key (`limit 1`): a rollout may have counted any number of sessions, few are new at a time.
 ANSWERS = text(
     """
@@ -58,10 +58,10 @@ ANSWERS = text(
                 select from iccm.rollout_samples s where s.rollout_id = :rollout and s.requirement_id = r.id
             )
     )
-    select r.id, r.session_key, q.assigned_arm as arm, q.created_at as served_at,
+    select r.id as requirement_id, r.session_key, q.assigned_arm as arm, q.created_at as served_at,
         coalesce(r.test_pass_rate, 0.0) as pass_rate, r.implementation_variance as variance,
         exists (
-            select from iccm.rollout_samples s where s.rollout_id = :rollout and s.left_out is null
+            select from iccm.rollout_samples s where s.rollout_id = :rollout and s.exclusion_reason is null
                 and s.session_key = r.session_key
         ) as counted,
         met.both_arms, met.elsewhere
@@ -85,10 +85,10 @@ ANSWERS = text(
                 and p.test_pass_rate is null and p.scored_at is null and c.erased_at is null
                 and (p.created_at, p.id) < (r.created_at, r.id)
         )
-    order by q.created_at, r.id limit :most
+    order by q.created_at, r.id limit :max_rows
     """
 )
-# Since when the answer that waits longest could have been scored: it may have come late, or its tests have.
+# Since when the oldest unscored response could have been scored: it, or its tests, may have come late.
 PENDING = text(
     """
     select min(greatest(r.created_at, c.updated_at)) as since
@@ -98,7 +98,7 @@ PENDING = text(
     where r.id > :first and r.kind = 'model' and r.test_suite is not null and r.test_pass_rate is null
         and r.scored_at is null and q.rollout_id = :rollout and c.erased_at is null
         and not exists (
-            select from iccm.rollout_samples s where s.rollout_id = :rollout and s.left_out is null
+            select from iccm.rollout_samples s where s.rollout_id = :rollout and s.exclusion_reason is null
                 and s.session_key = encode(sha256(convert_to(r.session_id, 'UTF8')), 'hex')
         )
     """
@@ -116,10 +116,10 @@ PACE = text(
     where scored_at > :since and kind = 'model' and test_pass_rate is not null
     """
 )
-# Both versions heard by the same members on the same item; of several measurements the newest.
+# Both versions scored by the same members on the same item; of several measurements the newest.
 PAIRS = text(
     """
-    with heard as (
+    with scored as (
         select model_digest, item, canary_set_digest, orchestra, judge_version, decoding,
             avg(test_pass_rate) as rate, array_agg(reconstructor order by reconstructor) as members,
             max(id) as newest
@@ -133,10 +133,10 @@ PAIRS = text(
             and count(*) >= :quorum
     )
     select distinct on (c.item) c.item, c.rate as canary, p.rate as production
-    from heard c join heard p using (item, canary_set_digest, orchestra, judge_version, decoding, members)
+    from scored c join scored p using (item, canary_set_digest, orchestra, judge_version, decoding, members)
     where c.model_digest = (select digest from iccm.model_versions where version = :candidate)
         and p.model_digest = (select digest from iccm.model_versions where version = :production)
-    order by c.item, greatest(c.newest, p.newest) desc limit :most
+    order by c.item, greatest(c.newest, p.newest) desc limit :max_rows
     """
 )
 
@@ -144,13 +144,13 @@ WINDOW_SCORES = text(
     """
     select arm, count(*) as sessions, sum(pass_rate) as rates, count(variance) as varied,
         sum(variance) as variances
-    from iccm.rollout_samples where rollout_id = :rollout and served_at > :since and left_out is null
+    from iccm.rollout_samples where rollout_id = :rollout and served_at > :since and exclusion_reason is null
     group by arm
     """
 )
 WINDOW_REQUESTS = text(
     """
-    select arms.arm, told.* from (values ('canary'), ('production')) as arms (arm) cross join lateral (
+    select arms.arm, counts.* from (values ('canary'), ('production')) as arms (arm) cross join lateral (
         select count(*) as requests,
             count(*) filter (where status in ('error', 'timeout', 'fallback')) as errors,
             count(per_token) as timed,
@@ -160,8 +160,8 @@ WINDOW_REQUESTS = text(
             from iccm.requests
             where rollout_id = :rollout and assigned_arm = arms.arm and created_at > :since
                 and status <> 'rejected'
-            order by created_at desc limit :most
+            order by created_at desc limit :max_rows
         ) as newest
-    ) as told
+    ) as counts
     """
 )

@@ -1,9 +1,8 @@
-"""Reading for a decision that must not take long: every statement has what is left of the time (R7)."""
+"""Statements with a common deadline, for a decision that must not take long (R7)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,27 +13,19 @@ _LIMIT = sa.text("select set_config('statement_timeout', :ms, true)")
 
 
 class Reader:
-    """Runs statements on a connection until ``seconds`` are over; then PostgreSQL or it itself gives up."""
+    """Runs statements on a connection for ``seconds`` in all; then PostgreSQL cancels them."""
 
     def __init__(self, conn: sa.Connection, seconds: float) -> None:
         self._conn, self._deadline = conn, time.monotonic() + seconds
 
-    def limit(self) -> None:
-        """Give the connection's next statement the time that is left; ``DatabaseError`` when none is."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise DatabaseError("reading took longer than a tick may take")
-        self._conn.execute(_LIMIT, {"ms": str(max(1, int(1000 * left)))})
-
     def all(self, query: sa.TextClause, **values: Any) -> list[sa.Row[Any]]:
-        """All rows."""
-        self.limit()
+        """Return all rows; ``DatabaseError`` when no time remains."""
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise DatabaseError("reading took longer than a tick may take; nothing was counted")
+        self._conn.execute(_LIMIT, {"ms": str(max(1, int(1000 * remaining)))})
         return list(self._conn.execute(query, values))
 
     def one(self, query: sa.TextClause, **values: Any) -> sa.Row[Any]:
-        """The only row."""
+        """Return the only row."""
         return self.all(query, **values)[0]
-
-    def mappings(self, query: sa.TextClause, **values: Any) -> list[Mapping[str, Any]]:
-        """All rows, by name."""
-        return [dict(row._mapping) for row in self.all(query, **values)]

@@ -1,185 +1,178 @@
-"""The row of `rollouts` as a value, and the way there and back."""
+"""A row of `rollouts` as a value, and the conversion between both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from dataclasses import asdict, field, fields
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from iccm_assets.errors import InputError
-from iccm_assets.rollout import evidence as evidence_
 from iccm_assets.rollout.evidence import Evidence
 from iccm_assets.rollout.policy import BAKE, WEIGHTS, Policy
+from iccm_assets.store.tables import LIVE_STATES
 
 StateName = Literal["ramping", "holding", "paused", "baking", "completed", "rolled_back", "aborted"]
-LIVE: tuple[StateName, ...] = ("ramping", "holding", "paused", "baking")
 
-# Why time does not count, or a stage cannot end: "" (it can), too little data, or data in doubt.
-HeldFor = Literal["", "samples", "doubt"]
+# Why time does not count, or a stage cannot end: "" (it can), too few samples, or unreliable data.
+HeldFor = Literal["", "samples", "unreliable_data"]
+
+# Fields kept in the column `evidence`; the others have columns of their own.
+_IN_EVIDENCE = (
+    "evidence",
+    "watermark",
+    "stage_seconds",
+    "total_seconds",
+    "hold_reason",
+    "checked_at",
+    "raised_alerts",
+    "approvals",
+)
 
 
 @dataclass(frozen=True)
 class Approval:
-    """A person's leave to end a stage before its time (R9)."""
+    """A person's approval to end a stage before its time."""
 
     stage: int
     actor: str
-    at: str
+    approved_at: AwareDatetime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
 class State:
-    """One rollout. Durations in seconds, moments in UTC.
+    """One rollout. Durations in seconds, timestamps in UTC.
 
-    ``healthy_seconds`` of this stage were observed and good (R7); ``stage_seconds`` of it were observed at
-    all, and ``seconds`` since the opening. ``cursor`` is how far observations have been counted (opaque).
-    ``checked_at``: the last look at the health window (`point`). ``alerted``: keys of alerts raised.
+    ``healthy_seconds`` of this stage were observed and healthy; ``stage_seconds`` of it were observed at all,
+    and ``total_seconds`` since the opening. ``watermark`` is how far observations are counted (opaque).
+    ``checked_at``: the last check of the health window (`point`). ``raised_alerts``: keys of alerts raised.
     """
 
     id: int
     candidate: str
     production: str
     policy: Policy
-    opened_at: datetime
-    stage_entered_at: datetime
+    opened_at: AwareDatetime
+    stage_entered_at: AwareDatetime
     state: StateName = "ramping"
     stage: int = 1
     weight: float = 0.0
     emergency: bool = False
-    lease_until: datetime | None = None
+    lease_until: AwareDatetime | None = None
     revision: int = 0
     healthy_seconds: float = 0.0
-    observed_at: datetime | None = None
-    held_since: datetime | None = None
+    observed_at: AwareDatetime | None = None
+    held_since: AwareDatetime | None = None
     reason: str = ""
-    closed_at: datetime | None = None
+    closed_at: AwareDatetime | None = None
     evidence: Evidence = field(default_factory=Evidence)
-    cursor: str = ""
+    watermark: str = ""
     stage_seconds: float = 0.0
-    seconds: float = 0.0
-    held_for: HeldFor = ""
-    checked_at: datetime | None = None
-    alerted: tuple[str, ...] = ()
+    total_seconds: float = 0.0
+    hold_reason: HeldFor = ""
+    checked_at: AwareDatetime | None = None
+    raised_alerts: tuple[str, ...] = ()
     approvals: tuple[Approval, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> State:
+        """Refuse a state that no decision can lead to."""
+        if self.stage not in WEIGHTS or self.weight not in (0.0, WEIGHTS[self.stage]):
+            raise ValueError(f"weight {self.weight:g} at stage {self.stage}")
+        if self.state == "baking" and self.stage != BAKE:
+            raise ValueError(f"baking at stage {self.stage}")
+        return self
 
     @property
     def live(self) -> bool:
         """Whether the rollout can still change."""
-        return self.state in LIVE
-
-    @property
-    def slow_after(self) -> float | None:
-        """Milliseconds per output token above which the canary arm's next requests count as slow (E3)."""
-        return self.evidence.slow_after
+        return self.state in LIVE_STATES
 
     @property
     def approved(self) -> Approval | None:
-        """The leave to end this stage early, if somebody gave it."""
-        return next((one for one in self.approvals if one.stage == self.stage), None)
+        """The approval to end this stage early, if there is one."""
+        return next((approval for approval in self.approvals if approval.stage == self.stage), None)
+
+    @property
+    def needed_seconds(self) -> float:
+        """The healthy time that the stage needs."""
+        return self.policy.stage_seconds[self.stage - 1]
+
+    @property
+    def needed_sessions(self) -> int:
+        """The scored canary-arm sessions that the stage needs."""
+        return self.policy.stage_sessions[self.stage - 1]
 
     @property
     def time_is_up(self) -> bool:
-        """Whether the stage was healthy for long enough, or a person gave leave to skip the wait."""
-        return self.approved is not None or self.healthy_seconds >= self.policy.stage_seconds[self.stage - 1]
+        """Whether the stage was healthy for long enough, or a person approved to skip the wait."""
+        return self.approved is not None or self.healthy_seconds >= self.needed_seconds
 
     @property
     def enough(self) -> bool:
         """Whether the stage has its minimum of scored canary-arm sessions."""
-        return self.evidence.canary.sessions >= self.policy.stage_sessions[self.stage - 1]
+        return self.evidence.canary.sessions >= self.needed_sessions
+
+    @property
+    def hours_left(self) -> float | None:
+        """Forecast: hours until the stage can end at its present pace; None while there is no pace."""
+        seconds = 0.0 if self.approved else max(self.needed_seconds - self.healthy_seconds, 0.0)
+        sessions = self.evidence.canary.sessions
+        if not self.enough:
+            if not sessions or self.stage_seconds <= 0:
+                return None
+            seconds = max(seconds, (self.needed_sessions - sessions) * self.stage_seconds / sessions)
+        return seconds / 3600
+
+    @property
+    def progress(self) -> str:
+        """The stage in numbers, for people."""
+        canary, production = self.evidence.canary, self.evidence.production
+        rate = "-" if canary.pass_rate is None else f"{canary.pass_rate:.3f}"
+        reference = "" if production.pass_rate is None else f" (production {production.pass_rate:.3f})"
+        forecast = "unknown yet" if self.hours_left is None else f"in {self.hours_left:.1f} h"
+        return (
+            f"stage {self.stage} at {self.weight:.0%}: {self.healthy_seconds / 3600:.2f} of "
+            f"{self.needed_seconds / 3600:g} h healthy, {canary.sessions} of {self.needed_sessions} "
+            f"scored canary-arm sessions, pass rate {rate}{reference}; decision {forecast}"
+        )
 
     def canary_weight(self, now: datetime) -> float:
-        """What the split may send to the canary arm now: nothing without a living lease (R7)."""
+        """Return the share that routing may send to the canary arm now: nothing without a live lease."""
         leased = self.lease_until is not None and now <= self.lease_until
         return self.weight if self.live and leased else 0.0
 
     def to_row(self) -> dict[str, Any]:
-        """The columns of `rollouts` that say all of this; `from_row` is the inverse."""
-        progress = {
-            "cursor": self.cursor,
-            "stage_seconds": self.stage_seconds,
-            "seconds": self.seconds,
-            "held_for": self.held_for,
-            "checked_at": None if self.checked_at is None else self.checked_at.isoformat(),
-            "alerted": list(self.alerted),
-            "approvals": [vars(one) for one in self.approvals],
-        }
-        plain = {name: getattr(self, name) for name in _COLUMNS}
-        return {
-            **plain,
-            "policy": self.policy.to_json(),
-            "evidence": {**progress, **evidence_.to_json(self.evidence)},
-        }
+        """Return the columns of `rollouts`; `from_row` is the inverse."""
+        document = _STATE.dump_python(self, mode="json")
+        columns = {name.name: getattr(self, name.name) for name in fields(self)}
+        columns = {name: value for name, value in columns.items() if name not in _IN_EVIDENCE}
+        evidence = {name: document[name] for name in _IN_EVIDENCE}
+        return {**columns, "policy": asdict(self.policy), "evidence": evidence}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> State:
-        """The state in a row; one whose ``evidence`` is empty has observed nothing yet.
+        """Parse a row; one whose ``evidence`` is empty has observed nothing yet.
 
-        ``InputError`` names what is damaged: nothing is decided on it, and the lease runs out.
+        ``InputError`` says what is damaged: nothing is decided on such a row, and its lease runs out.
         """
         try:
             stored = row["evidence"] or {}
-            policy = Policy.from_json(row["policy"])
-            found = cls(policy=policy, **{name: row[name] for name in _COLUMNS})
-            found = replace(found, reason=found.reason or "")
-            return _consistent(_with_progress(found, stored) if stored else found)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            which = row.get("id") if hasattr(row, "get") else None
-            raise InputError(f"rollout {which}: {type(error).__name__}: {error}") from None
+            columns = {name: value for name, value in row.items() if name not in _IN_EVIDENCE}
+            state = _STATE.validate_python({**columns, "reason": row["reason"] or "", **stored})
+            # Each field has a default, so that a document which lacks some would pass for a fresh one.
+            if stored and state.to_row()["evidence"] != stored:
+                raise ValueError("the column evidence is incomplete or has values out of place")
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "row"
+            raise InputError(f"rollout {row.get('id')}: {where}: {problem['msg']}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"rollout {row.get('id')}: {type(error).__name__}: {error}") from None
+        return state
 
 
-_COLUMNS = (
-    "id",
-    "candidate",
-    "production",
-    "opened_at",
-    "stage_entered_at",
-    "state",
-    "stage",
-    "weight",
-    "emergency",
-    "lease_until",
-    "revision",
-    "healthy_seconds",
-    "observed_at",
-    "held_since",
-    "reason",
-    "closed_at",
-)
-
-
-def _with_progress(state: State, stored: Mapping[str, Any]) -> State:
-    checked = stored["checked_at"]
-    return replace(
-        state,
-        evidence=evidence_.from_json(stored),
-        cursor=stored["cursor"],
-        stage_seconds=float(stored["stage_seconds"]),
-        seconds=float(stored["seconds"]),
-        held_for=stored["held_for"],
-        checked_at=None if checked is None else datetime.fromisoformat(checked),
-        alerted=tuple(stored["alerted"]),
-        approvals=tuple(Approval(**one) for one in stored["approvals"]),
-    )
-
-
-def _consistent(state: State) -> State:
-    """The same state; ``ValueError`` for one that no decision could have led to."""
-    moments = (state.opened_at, state.stage_entered_at, state.lease_until, state.observed_at)
-    if any(one is not None and one.tzinfo is None for one in moments):
-        raise ValueError("a moment without a time zone")
-    if state.state not in get_args(StateName) or state.held_for not in get_args(HeldFor):
-        raise ValueError(f"state {state.state!r}, held for {state.held_for!r}")
-    if state.stage not in WEIGHTS or state.weight not in (0.0, WEIGHTS[state.stage]):
-        raise ValueError(f"weight {state.weight:g} at stage {state.stage}")
-    if state.state == "baking" and state.stage != BAKE:
-        raise ValueError(f"baking at stage {state.stage}")
-    return state
-
-
-def opening(
-    id: int, candidate: str, production: str, policy: Policy, now: datetime, *, emergency: bool = False
-) -> State:
-    """A rollout at its opening: no traffic yet, all evidence to come."""
-    now = now.astimezone(UTC)
-    return State(id, candidate, production, policy, now, now, emergency=emergency)
+_STATE = TypeAdapter(State)

@@ -1,4 +1,4 @@
-"""A rollout in numbers, for people and JSON: where it is, what it waits for, how near the limits. Pure."""
+"""A rollout in numbers, for people and JSON; pure functions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from iccm_assets.rollout.evidence import TESTS, Tally
-from iccm_assets.rollout.look import Look
 from iccm_assets.rollout.state import State
 
 
 def describe(state: State, now: datetime) -> dict[str, Any]:
-    """Everything `iccm rollout show` tells; plain values, durations in seconds.
+    """Return what `iccm rollout show` shows; plain values, durations in seconds.
 
-    ``forecast_hours`` is the time until the stage can end at the pace seen so far; None while there is no
-    pace, and for a rollout that is over.
+    ``forecast_hours`` is the time until the stage can end at its present pace; None while there is no pace,
+    and for a rollout that is over.
     """
-    policy, evidence, at = state.policy, state.evidence, state.stage - 1
-    left = None if state.lease_until is None else (state.lease_until - now).total_seconds()
+    evidence, lease_until = state.evidence, state.lease_until if state.live else None
     return {
         "id": state.id,
         "candidate": state.candidate,
@@ -29,94 +27,87 @@ def describe(state: State, now: datetime) -> dict[str, Any]:
         "stage": state.stage,
         "weight": state.weight,
         "weight_now": state.canary_weight(now),
-        "lease_seconds_left": None if left is None or not state.live else round(left, 1),
+        "lease_seconds_left": lease_until and round((lease_until - now).total_seconds(), 1),
         "opened_at": state.opened_at,
         "stage_entered_at": state.stage_entered_at,
         "closed_at": state.closed_at,
         "healthy_seconds": round(state.healthy_seconds, 1),
-        "healthy_seconds_needed": policy.stage_seconds[at],
+        "healthy_seconds_needed": state.needed_seconds,
         "scored_sessions": evidence.canary.sessions,
-        "scored_sessions_needed": policy.stage_sessions[at],
+        "scored_sessions_needed": state.needed_sessions,
         "approved_by": state.approved.actor if state.approved else None,
         "canary": _arm(evidence.canary),
         "production_arm": _arm(evidence.production),
         "replayed_pairs": evidence.pairs,
         "blocks": evidence.blocks,
-        "evidence": policy.evidence,
+        "evidence": state.policy.evidence,
         "tests": [
-            {"test": name, "e_value": float(f"{value:.6g}"), "threshold": policy.threshold(TESTS[name])}
-            for name, value in evidence.e_values.items()
+            {"test": test, "e_value": float(f"{value:.6g}"), "threshold": state.policy.threshold(TESTS[test])}
+            for test, value in evidence.e_values.items()
         ],
         "waiting_for": waiting_for(state),
-        "forecast_hours": forecast_hours(state, now),
+        "forecast_hours": _forecast_hours(state),
         "reason": state.reason,
     }
 
 
 def shown(state: State) -> list[Any]:
-    """What of a rollout is a change worth an observation of its own."""
+    """Return what makes a change of the rollout worth an observation of its own."""
     return [state.id, state.state, state.stage, state.weight]
 
 
-def observed(state: State, now: datetime) -> dict[str, Any]:
-    """The numbers of one observation, for plots: whatever was not measured is left out."""
-    mine, theirs = state.evidence.canary, state.evidence.production
-    known = {
+def observed(state: State) -> dict[str, Any]:
+    """Return the numbers of one observation, for plots; without those that were not measured."""
+    canary, production = state.evidence.canary, state.evidence.production
+    values = {
         "rollout": state.id,
         "version": state.candidate,
         "state": state.state,
         "stage": state.stage,
         "weight": state.weight,
         "healthy_hours": round(state.healthy_seconds / 3600, 3),
-        "scored_sessions": mine.sessions,
-        "pass_rate_canary": mine.pass_rate,
-        "pass_rate_production": theirs.pass_rate,
-        "error_rate_canary": mine.error_rate,
-        "implementation_variance_canary": mine.variance,
-        "forecast_hours": forecast_hours(state, now),
+        "scored_sessions": canary.sessions,
+        "pass_rate_canary": canary.pass_rate,
+        "pass_rate_production": production.pass_rate,
+        "error_rate_canary": canary.error_rate,
+        "implementation_variance_canary": canary.variance,
+        "forecast_hours": _forecast_hours(state),
         "waiting_for": "; ".join(waiting_for(state)) or None,
         "reason": state.reason or "opened",
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def timeline(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `records.history` tells, newest first, as rows of a table; at most the last 30."""
+    """Return the last 30 events of `records.history`, newest first, as rows of a table."""
     return [
         {
-            "time": f"{one['timestamp']:%Y-%m-%d %H:%M:%S}",
-            "event": one["event_type"],
-            "weight": "" if one["weight"] is None else f"{one['weight']:.0%}",
-            "by": one["actor"],
-            "why": one["notes"] or "",
+            "time": f"{event['timestamp']:%Y-%m-%d %H:%M:%S}",
+            "event": event["event_type"],
+            "weight": "" if event["weight"] is None else f"{event['weight']:.0%}",
+            "actor": event["actor"],
+            "reason": event["notes"] or "",
         }
-        for one in reversed(events[-30:])
+        for event in reversed(events[-30:])
     ]
 
 
 def waiting_for(state: State) -> list[str]:
-    """What has to come before the stage can end, in words; empty when nothing has, or it is over."""
-    if not state.live:
-        return []
-    found = []
-    if state.state == "paused":
-        found.append("somebody to resume it")
-    if state.weight == 0:
-        found.append("every gateway replica to have the candidate ready")
-    if state.held_for == "doubt" and state.weight > 0:
-        found.append("data that can be relied on")
-    seconds = state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds
-    if not state.time_is_up:
-        found.append(f"{seconds / 3600:.2f} h of healthy time")
-    missing = state.policy.stage_sessions[state.stage - 1] - state.evidence.canary.sessions
-    if missing > 0:
-        found.append(f"{missing} scored canary-arm sessions")
-    return found
+    """Say what the end of the stage waits for; empty when nothing is missing, or the rollout is over."""
+    needed_hours = (state.needed_seconds - state.healthy_seconds) / 3600
+    needed_sessions = state.needed_sessions - state.evidence.canary.sessions
+    conditions = (
+        (state.state == "paused", "manual resume"),
+        (state.weight == 0, "every gateway replica to have the candidate ready"),
+        (state.hold_reason == "unreliable_data" and state.weight > 0, "reliable data"),
+        (not state.time_is_up, f"{needed_hours:.2f} h of healthy time"),
+        (not state.enough, f"{needed_sessions} scored canary-arm sessions"),
+    )
+    return [text for missing, text in conditions if missing] if state.live else []
 
 
-def forecast_hours(state: State, now: datetime) -> float | None:
-    """Hours until the stage can end at the pace seen so far."""
-    hours = Look(state, state, now, (), (), (), ()).hours_left if state.live else None
+def _forecast_hours(state: State) -> float | None:
+    hours = state.hours_left if state.live else None
     return None if hours is None else round(hours, 3)
 
 

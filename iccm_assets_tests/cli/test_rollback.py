@@ -101,7 +101,7 @@ def test_skipping_the_rollout_requires_a_reason_and_records_it(world: World) -> 
     assert (done["status"], done["rollout"]) == ("production", None)
     [event] = world.rows("select * from iccm.deployment_events order by id desc limit 1")
     assert (event.event_type, event.actor) == ("promoted", ME)
-    assert event.evidence["at_once"] == "no gateway yet" and "no gateway yet" in event.notes
+    assert event.evidence["without_rollout"] == "no gateway yet" and "no gateway yet" in event.notes
     assert told("rollback")["serving"] == world.production
 
 

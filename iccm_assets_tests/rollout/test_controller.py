@@ -219,6 +219,6 @@ def test_a_damaged_row_is_decided_on_by_nobody(world: World) -> None:
 
     world.open()
     with world.engine.begin() as conn:
-        conn.execute(t.rollouts.update().values(evidence={"cursor": 5}))
+        conn.execute(t.rollouts.update().values(evidence={"watermark": 5}))
     with pytest.raises(InputError, match="rollout 1"):
         controller.tick(world.engine, world.settings)

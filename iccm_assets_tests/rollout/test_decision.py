@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from iccm_assets.errors import InputError, NotAllowed
 from iccm_assets.rollout.decision import decide
 from iccm_assets.rollout.observation import Counts, Observation, Paired, Scored, Window
 from iccm_assets.rollout.orders import command
-from iccm_assets.rollout.outcome import Abandon, Alert, Promote, RollBack, SetWeight
+from iccm_assets.rollout.outcome import Abandon, Alert, Promote, RollBack
 from iccm_assets.rollout.policy import WEIGHTS, Policy
-from iccm_assets.rollout.state import State, opening
+from iccm_assets.rollout.state import State
 from iccm_assets.settings import Evaluation, Rollout
 from iccm_assets_tests.rollout.ticks import NOW, PRODUCTION, SHORT, Drive, seen
 
@@ -40,7 +41,9 @@ def test_a_healthy_candidate_goes_through_all_stages_and_says_so():
     assert [event for event in drive.events if event not in ("held", "resumed")] == [
         "started", "advanced", "promoted", "completed",
     ]  # fmt: skip
-    weights = [one.weight for decision in drive.decisions for one in of(decision, SetWeight)]
+    starts = ("started", "advanced", "promoted")
+    events = [event for decision in drive.decisions for event in decision.events]
+    weights = [event.weight for event in events if event.event_type in starts]
     assert weights == [0.1, 0.5, 1.0]
     assert sum(len(of(decision, Promote)) for decision in drive.decisions) == 1
     # The candidate is production now: the lease still lives, and there is no canary arm to send to.
@@ -110,7 +113,7 @@ def test_a_variance_spike_and_a_slow_candidate_are_rolled_back():
     assert "variance_spike" in drive.state.reason
     drive = Drive(replace(SHORT, max_hold_seconds=10**6)).until(1)
     drive.tick(requests=20)
-    assert drive.state.slow_after == pytest.approx(12.0)  # 1.2 x production's p95 of 10 ms per token
+    assert drive.state.evidence.slow_after == pytest.approx(12.0)  # 1.2 x production's p95 of 10 ms per token
     for _ in range(200):
         if drive.state.live:
             drive.tick(n=0, requests=20, canary=0.8, slow=18)
@@ -123,7 +126,7 @@ def test_a_floor_that_production_misses_too_alerts_once_and_does_not_roll_back()
         drive.tick(canary=0.6, production=0.6)
     assert drive.state.live
     raised = [one.title for decision in drive.decisions for one in alerts(decision)]
-    assert raised.count("Production misses a limit") == 2  # the stage's floor and health's
+    assert raised.count("Production violates guardrail") == 2  # the stage's floor and health's
     for _ in range(120):
         if drive.state.live:
             drive.tick(canary=0.3, production=0.6)
@@ -191,7 +194,7 @@ def test_too_few_samples_hold_alert_once_and_end_undecided():
     assert drive.state.state == "aborted" and "undecided" in drive.state.reason
     assert of(drive.decisions[-1], Abandon) == [Abandon("undecided")]
     titles = [one.title for decision in drive.decisions for one in alerts(decision)]
-    assert titles == ["Rollout waits for samples", "Rollout undecided"]
+    assert titles == ["Rollout waiting for samples", "Rollout undecided"]
     assert drive.state.stage_seconds == pytest.approx(7200, abs=100)
 
 
@@ -220,8 +223,8 @@ def test_a_dead_controller_means_production_and_its_absence_does_not_count():
     assert alive.canary_weight(drive.now + timedelta(seconds=181)) == 0.0
     back = drive.tick(3600)
     lost, found = back.events[:2]
-    assert (lost.event_type, lost.at, lost.weight) == ("lapsed", alive.lease_until, 0.0)
-    assert (found.event_type, found.at, found.weight) == ("recovered", drive.now, 0.5)
+    assert (lost.event_type, lost.timestamp, lost.weight) == ("lapsed", alive.lease_until, 0.0)
+    assert (found.event_type, found.timestamp, found.weight) == ("recovered", drive.now, 0.5)
     assert lost.evidence == {"gap_seconds": 3600.0, "lapse_seconds": 3420.0}
     assert drive.state.healthy_seconds == alive.healthy_seconds
     assert drive.state.canary_weight(drive.now) == 0.5
@@ -290,7 +293,7 @@ def test_a_person_can_end_it(stage, order, ends):
         (1, ("pause", "pause"), "paused already"),
         (1, ("approve", "approve"), "approved already"),
         (1, ("abort", "rollback"), "is aborted"),
-        (1, ("promote",), "is no order"),
+        (1, ("promote",), "is no command"),
         (0, ("approve",), "no traffic yet"),
     ],
 )
@@ -334,8 +337,9 @@ def test_a_row_that_makes_no_sense_is_named_and_not_decided_on():
         {"stage": 4},
         {"state": "done"},
         {"state": "baking"},
-        {"evidence": {"cursor": ""}},
-        {"evidence": {**row["evidence"], "log_stakes": {}}},
+        {"evidence": {"watermark": ""}},
+        {"evidence": {**row["evidence"], "evidence": {}}},
+        {"evidence": {**row["evidence"], "total_seconds": "long"}},
         {"evidence": "nothing"},
         {"observed_at": NOW.replace(tzinfo=None)},
     ]
@@ -350,7 +354,7 @@ def test_the_policy_is_the_settings_in_seconds_and_survives_json():
     policy = Policy.frozen(Rollout(), Evaluation())
     assert policy.stage_seconds == (21600, 43200, 86400) and policy.stage_sessions == (30, 75, 10)
     assert policy.max_hold_seconds == 14 * 86400
-    assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
+    assert TypeAdapter(Policy).validate_python(json.loads(json.dumps(asdict(policy)))) == policy
 
 
 # Everything that may happen at a tick, and how often it is tried.
@@ -387,7 +391,7 @@ def check(before: State, decision, look: Observation | None, now) -> None:
         told = decision.events[-1].evidence
         assert told["canary"]["sessions"] >= policy.stage_sessions[at]
         assert told["healthy_seconds"] >= policy.stage_seconds[at] or before.approved
-        assert look is not None and look.since == before.cursor and not look.faults
+        assert look is not None and look.since == before.watermark and not look.faults
         assert look.fresh_at and abs((now - look.fresh_at).total_seconds()) <= policy.max_data_age_seconds
         assert look.ready == look.replicas > 0 and before.state != "paused" and before.weight > 0
     assert bool(of(decision, Promote)) == (after.stage == 3 and before.stage == 2)
@@ -452,5 +456,5 @@ def test_nothing_that_may_happen_breaks_a_promise_and_every_rollout_ends(steps, 
 
 
 def test_opening_has_no_traffic():
-    state = opening(1, "b", "a", SHORT, NOW)
+    state = State(1, "b", "a", SHORT, NOW, NOW)
     assert state.weight == 0 and state.live and state.canary_weight(NOW) == 0

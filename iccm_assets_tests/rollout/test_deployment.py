@@ -35,15 +35,15 @@ def verdict(status: str, production: str = "v1") -> dict[str, Any]:
 def test_only_a_passing_verdict_against_todays_production_or_a_recorded_reason_allows_it(
     status: str, found: dict[str, Any] | None, force: str | None, allowed: bool, words: str
 ) -> None:
-    decision = deployment.decide("v2", status, "v1", "v1", found, force)
+    decision = deployment.decide("v2", status, "v1", found, force)
     assert decision.allowed is allowed
     assert words in decision.reason
 
 
 def test_no_deployment_brings_erased_data_into_service_unless_a_person_says_why() -> None:
-    refused = deployment.decide("v2", "candidate", "v1", "v1", verdict("pass"), None, erased=3)
-    assert not refused.allowed and "learned from 3 conversations erased since" in refused.reason
-    assert deployment.decide("v2", "candidate", "v1", "v1", verdict("pass"), "worth it", erased=3).allowed
+    refused = deployment.decide("v2", "candidate", "v1", verdict("pass"), None, erased=3)
+    assert not refused.allowed and "was trained on 3 conversations erased since" in refused.reason
+    assert deployment.decide("v2", "candidate", "v1", verdict("pass"), "worth it", erased=3).allowed
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from iccm_assets.rollout import evidence as ev
 from iccm_assets.rollout.eprocess import GRID, bet, opened, reopened
@@ -172,7 +173,7 @@ def test_replayed_pairs_are_evidence_of_their_own():
         evidence = absorb(evidence, look(replay=(Paired(0.6, 0.8),)), PRODUCTION, 1, 0)
         pairs += 1
     assert pairs <= 40 and evidence.pairs == pairs and evidence.canary.sessions == 0
-    assert "replayed pairs" in by_evidence(evidence, PRODUCTION, 1)[0].story
+    assert "replayed pairs" in by_evidence(evidence, PRODUCTION, 1)[0].description
 
 
 def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries():
@@ -189,13 +190,13 @@ def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries
     evidence = Evidence()
     for one in sessions:
         evidence = absorb(evidence, look([one]), PRODUCTION, 2, 0)
-    assert evidence.blocks == len(whole) and evidence.slice == rest
+    assert evidence.blocks == len(whole) and evidence.open_chunk == rest
 
 
 def test_a_session_of_an_earlier_stage_counts_for_the_candidates_own_limits_only():
     evidence = absorb(Evidence(), look([Scored("canary", 1, 0.1, 0.2)] * 30), PRODUCTION, 2, 0)
     assert evidence.canary.sessions == 0 and evidence.canary_total.sessions == 30
-    assert evidence.blocks == 0 and evidence.slice == ()
+    assert evidence.blocks == 0 and evidence.open_chunk == ()
     assert "low_pass_rate" in [one.reason for one in by_evidence(evidence, PRODUCTION, 2)]
 
 
@@ -205,5 +206,7 @@ def test_evidence_survives_json_to_the_last_bit():
         counts = {"canary": Counts(9, 1, 8, 1), "production": Counts(9, 0, 9, 0)}
         sessions = served(rng, 7, 1, 0.7, 0.8)
         evidence = absorb(evidence, look(sessions, replay=(Paired(0.5, 0.6),), **counts), PRODUCTION, 1, at)
-    assert ev.from_json(json.loads(json.dumps(ev.to_json(evidence), allow_nan=False))) == evidence
+    document = TypeAdapter(Evidence).dump_python(evidence, mode="json")
+    stored = json.loads(json.dumps(document, allow_nan=False))
+    assert TypeAdapter(Evidence).validate_python(stored) == evidence
     assert len(evidence.e_values) == len(TESTS)

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from iccm_assets.rollout import health
-from iccm_assets.rollout.health import LiveRollout
+from iccm_assets.rollout.state import State
+from iccm_assets_tests.rollout.ticks import SHORT
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-LIVE = LiveRollout(3, "v2", "v1", "ramping", 0.1, NOW + timedelta(seconds=100))
+LIVE = State(3, "v2", "v1", SHORT, NOW, NOW, weight=0.1, lease_until=NOW + timedelta(seconds=100))
 
 
 @pytest.mark.parametrize(("versions", "passed"), [([], False), (["v1"], True), (["v1", "v2"], False)])
@@ -28,8 +29,8 @@ def test_exactly_one_version_is_in_production(versions: list[str], passed: bool)
         (LIVE, "v2", ["v2"], False),
         (LIVE, "v1", [], False),
         (LIVE, "v1", ["v2", "v3"], False),
-        (replace(LIVE, state="baking"), "v2", [], True),
-        (replace(LIVE, state="baking"), "v1", ["v2"], False),
+        (replace(LIVE, state="baking", stage=3, weight=1.0), "v2", [], True),
+        (replace(LIVE, state="baking", stage=3, weight=1.0), "v1", ["v2"], False),
         (LIVE, None, ["v2"], False),
     ],
 )

@@ -41,8 +41,8 @@ def rates(world: World, arm: str = "canary") -> list[float]:
     return [one.pass_rate for one in seen(world).sessions if one.arm == arm]
 
 
-def left_out(world: World) -> dict[str, int]:
-    query = "select coalesce(left_out, 'counted'), count(*) from iccm.rollout_samples group by 1"
+def count_exclusions(world: World) -> dict[str, int]:
+    query = "select coalesce(exclusion_reason, 'counted'), count(*) from iccm.rollout_samples group by 1"
     return {row[0]: row[1] for row in world.rows(query)}
 
 
@@ -55,7 +55,7 @@ def test_a_session_counts_by_its_first_scored_answer_once(rolled: World) -> None
     assert rates(rolled) == []
     rolled.tick()
     assert rolled.state().evidence.canary_total.sessions == 1
-    assert left_out(rolled) == {"counted": 1, "later_answer": 2}
+    assert count_exclusions(rolled) == {"counted": 1, "later_answer": 2}
 
 
 def test_an_answer_waits_for_an_earlier_one_of_its_session(rolled: World) -> None:
@@ -100,7 +100,7 @@ def test_a_session_that_met_both_arms_counts_in_errors_and_not_in_quality(rolled
     assert found.sessions == ()
     assert (found.canary.requests, found.canary.errors, found.production.requests) == (2, 1, 1)
     rolled.tick()
-    assert left_out(rolled) == {"both_arms": 3}
+    assert count_exclusions(rolled) == {"both_arms": 3}
 
 
 def test_a_session_with_requests_outside_the_rollout_is_left_out_of_either_arm(rolled: World) -> None:
@@ -111,7 +111,7 @@ def test_a_session_with_requests_outside_the_rollout_is_left_out_of_either_arm(r
     rolled.ask("lapsed", arm="production", rollout_id=None, rate=0.1)
     assert seen(rolled).sessions == ()
     rolled.tick()
-    assert left_out(rolled) == {"elsewhere": 1, "both_arms": 1}
+    assert count_exclusions(rolled) == {"elsewhere": 1, "both_arms": 1}
 
 
 def test_failures_are_counted_by_the_arm_they_were_assigned_to(rolled: World) -> None:
@@ -131,7 +131,7 @@ def test_slow_requests_are_told_by_bounds_known_before(rolled: World) -> None:
         rolled.ask(arm="production", latency=100.0, tokens=10, tests=False)
     assert seen(rolled).production.timed == 0
     rolled.tick()
-    assert rolled.state().slow_after == pytest.approx(12.0)
+    assert rolled.state().evidence.slow_after == pytest.approx(12.0)
     for per_token in (11.0, 13.0, 9.0):
         rolled.ask(arm="canary", latency=per_token * 10, tokens=10, tests=False)
         rolled.ask(arm="production", latency=per_token * 10, tokens=10, tests=False)
@@ -305,7 +305,7 @@ def test_an_impossible_variance_is_left_out_and_holds_nothing_up(rolled: World) 
     rolled.ask("b", arm="canary", rate=0.7)
     rolled.tick()
     assert rolled.state().evidence.canary_total.sessions == 1
-    assert left_out(rolled) == {"counted": 1, "impossible": 1}
+    assert count_exclusions(rolled) == {"counted": 1, "impossible": 1}
 
 
 def test_sessions_belong_to_the_stage_they_were_served_in(world: World) -> None:
@@ -323,7 +323,7 @@ def test_a_damaged_cursor_is_a_fault_and_counts_nothing(rolled: World) -> None:
     rolled.ask("a", arm="canary")
     with rolled.engine.begin() as conn:
         conn.execute(
-            sa.text("update iccm.rollouts set evidence = jsonb_set(evidence, '{cursor}', '\"nonsense\"')")
+            sa.text("update iccm.rollouts set evidence = jsonb_set(evidence, '{watermark}', '\"nonsense\"')")
         )
     decision = rolled.tick()
     assert "nonsense" in decision.reason and rolled.rows("select 1 from iccm.rollout_samples") == []

@@ -94,7 +94,7 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
     counted = world.rows(
         """
         select count(*) as n, count(distinct session_key) as sessions from iccm.rollout_samples
-        where left_out is null
+        where exclusion_reason is null
         """
     )[0]
     assert counted.n == counted.sessions
@@ -148,7 +148,7 @@ def test_a_killed_controller_leaves_production_serving_and_its_successor_shorten
     assert after.stage == 1 and after.weight == 0.1
     assert check_history(world).count("lapsed") == check_history(world).count("recovered") == 1
     total = after.evidence.canary_total.sessions + after.evidence.production_total.sessions
-    [row] = world.rows("select count(*) as n from iccm.rollout_samples where left_out is null")
+    [row] = world.rows("select count(*) as n from iccm.rollout_samples where exclusion_reason is null")
     assert total == row.n
     final = world.until("completed", steps=120)
     assert final.reason and check_history(world).count("promoted") == 1
@@ -178,7 +178,7 @@ def test_a_tick_that_dies_in_the_middle_of_its_transaction_has_changed_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(records, "apply", dies)
+        patched.setattr(records, "append_events", dies)
         with pytest.raises(KeyboardInterrupt):
             controller.tick(world.engine, world.settings)
     assert world.state() == before and world.events() == events
@@ -207,7 +207,7 @@ def test_a_controller_that_comes_second_returns_what_the_first_one_left(
     decision = controller.tick(world.engine, world.settings)
     assert decision is not None and decision.events == () and decision.actions == ()
     assert decision.state == world.state()
-    assert world.rows("select count(*) from iccm.rollout_samples where left_out is null")[0][0] == 1
+    assert world.rows("select count(*) from iccm.rollout_samples where exclusion_reason is null")[0][0] == 1
 
 
 def test_an_order_waits_for_a_tick_in_progress_and_is_not_lost(world: World) -> None:

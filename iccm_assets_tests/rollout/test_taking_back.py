@@ -15,7 +15,7 @@ def back(world: World, reason: str = "") -> str:
 
 
 def test_with_nothing_to_go_back_to_it_is_refused(world: World) -> None:
-    with pytest.raises(NotAllowed, match="no former production version"):
+    with pytest.raises(NotAllowed, match="no previous production version"):
         back(world)
     assert world.statuses()[world.production] == "production"
 
@@ -50,5 +50,5 @@ def test_after_completion_the_former_version_is_back_with_events_and_alert(world
     with world.engine.connect() as conn:
         assert [one.version for one in served_at(conn, before)] == [world.candidate]
         assert [one.version for one in served_at(conn, world.now())] == [world.production]
-    with pytest.raises(NotAllowed, match="no former"):
+    with pytest.raises(NotAllowed, match="no previous"):
         back(world)  # it does not swing back to the one that was taken back

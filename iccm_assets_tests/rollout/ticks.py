@@ -9,7 +9,7 @@ from iccm_assets.rollout.decision import decide
 from iccm_assets.rollout.observation import Counts, Observation, Scored, Window
 from iccm_assets.rollout.outcome import Decision
 from iccm_assets.rollout.policy import Policy
-from iccm_assets.rollout.state import State, opening
+from iccm_assets.rollout.state import State
 from iccm_assets.settings import Evaluation, Rollout
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ def seen(
     window = Window(n, canary, 0.01, requests, errors, requests, 10.0) if n else Window()
     beside = Window(n, production, 0.01, requests, 0, requests, 10.0) if n else Window()
     look = Observation(
-        since=state.cursor,
+        since=state.watermark,
         until=str(state.revision + 1),
         fresh_at=now,
         replicas=2,
@@ -67,7 +67,7 @@ class Drive:
     """A rollout and its clock; `tick` decides after a while, by default on a good look."""
 
     def __init__(self, policy: Policy = SHORT) -> None:
-        self.state = opening(7, "candidate", "former", policy, NOW)
+        self.state = State(7, "candidate", "former", policy, NOW, NOW)
         self.now = NOW
         self.decisions: list[Decision] = []
 
