@@ -173,12 +173,12 @@ def _dispatch_all(
     by: Send,
     report: DeliveryReport,
 ) -> None:
-    deadline, mutex = time.monotonic() + seconds, threading.Lock()
+    deadline = time.monotonic() + seconds
     failures: list[Exception] = []
 
     def work(channel: Channel) -> None:
         try:
-            while time.monotonic() < deadline and _send_next(engine, channel, limits, by, report, mutex):
+            while time.monotonic() < deadline and _send_next(engine, channel, limits, by, report):
                 pass
         except Exception as error:  # usually a database error: raised again at the end of the pass
             failures.append(error)
@@ -187,8 +187,11 @@ def _dispatch_all(
     threads = [threading.Thread(target=work, args=(item,), name="alerts", daemon=True) for item in channels]
     for thread in threads:
         thread.start()
-    for thread, channel in zip(threads, channels, strict=True):
+    for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    # A channel ends its pass at the first failure, so it has at most one.
+    report.delivered, report.failed = len(report.arrived), len(report.errors)
+    for thread, channel in zip(threads, channels, strict=True):
         if thread.is_alive():
             report.errors[channel.name] = f"no answer within {seconds:g} s"
     if failures:
@@ -201,7 +204,6 @@ def _send_next(
     limits: Alerts,
     by: Send,
     report: DeliveryReport,
-    mutex: threading.Lock,
 ) -> bool:
     """Send the channel's next due alert; return whether there was one and it was sent."""
     with engine.begin() as conn:
@@ -212,14 +214,11 @@ def _send_next(
         footer = f"{row.severity}, {row.created_at:%Y-%m-%d %H:%M} UTC, {row.key}"
         error = by(channel, Message(row.title, f"{row.body}\n{footer}".lstrip(), row.severity))
         conn.execute(_MARK, {"key": row.key, "channel": channel.name, "error": error})
-    with mutex:
-        if error:
-            report.failed += 1
-            report.errors[channel.name] = error
-            log.warning("alert %s was not delivered to %s: %s", row.key, channel.name, error)
-        else:
-            report.delivered += 1
-            report.arrived.append(row.key)
+    if error:
+        report.errors[channel.name] = error
+        log.warning("alert %s was not delivered to %s: %s", row.key, channel.name, error)
+    else:
+        report.arrived.append(row.key)
     return not error
 
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iccm_assets.errors import first_line
 from iccm_assets.gateway import auth, conversations, openapi, schemas
@@ -151,57 +151,47 @@ class Gateway:
 
 
 class Wall:
-    """ASGI middleware: check tokens, limit concurrent requests, and turn errors into problem documents."""
+    """ASGI middleware: require a token, and limit the number of concurrent requests."""
 
     def __init__(self, app: ASGIApp, tokens: Sequence[bytes], most: int) -> None:
         self._app, self._tokens, self._max_in_flight = app, tokens, most
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        problem = None
+        app = self._app
+        if scope["type"] == "http":
+            header = dict(scope["headers"]).get(b"authorization")
+            try:
+                auth.check(scope["path"], header and header.decode("latin-1"), self._tokens)
+                if self._in_flight >= self._max_in_flight and scope["path"].startswith("/v1/"):
+                    raise Problem(503, "too many requests", retry_after=RETRY_SECONDS)
+            except Problem as problem:
+                app = problem.response()
         self._in_flight += 1
         try:
-            header = dict(scope["headers"]).get(b"authorization")
-            auth.check(scope["path"], header and header.decode("latin-1"), self._tokens)
-            if self._in_flight > self._max_in_flight and scope["path"].startswith("/v1/"):
-                raise Problem(503, "too many requests", retry_after=RETRY_SECONDS)
-            await self._app(scope, receive, send_and_note)
-        except Problem as error:
-            problem = error
-        except Exception:
-            log.exception("a request failed")
-            problem = Problem(500, "the gateway failed on this request; see its log")
+            await app(scope, receive, send)
         finally:
             self._in_flight -= 1
-        if problem is not None and not started:
-            await problem.response()(scope, receive, send)
 
 
 def make_app(gateway: Gateway, settings: Settings) -> ASGIApp:
     """Create the application."""
-    handlers = {404: _to_problem, 405: _to_problem, Problem: _to_problem}
+    handlers = {404: _to_response, 405: _to_response, Problem: _to_response, Exception: _to_response}
     app = Starlette(routes=gateway.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Wall(app, auth.tokens_of(settings), settings.gateway.max_in_flight)
 
 
-async def _to_problem(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-        not_allowed = Problem(405, f"method not allowed; use {allow}", allow=allow)
-        error = not_allowed if error.status_code == 405 else Problem(404, "not found; see /docs")
-    assert isinstance(error, Problem)
-    return error.response()
+async def _to_response(request: Request, error: Exception) -> Response:
+    """Turn an error into a problem document; unexpected ones also reach uvicorn, which logs them."""
+    if isinstance(error, Problem):
+        return error.response()
+    if not isinstance(error, HTTPException):
+        return Problem(500, "the gateway failed on this request; see its log").response()
+    if error.status_code == 404:
+        return Problem(404, "not found; see /docs").response()
+    allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    return Problem(405, f"method not allowed; use {allow}", allow=allow).response()
 
 
 def _json(model: BaseModel) -> Response:

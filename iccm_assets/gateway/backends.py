@@ -67,6 +67,7 @@ class OpenAiBackend:
 
     def __init__(self, version: Version, settings: Settings) -> None:
         self._address = address_of(version.version, settings.gateway.openai_urls)
+        self._completions_url = f"{self._address.url}/completions"
         self._limit = settings.gateway.queue_size
         self._max_tokens = settings.evaluation.max_new_tokens
         self._timeout = settings.gateway.timeout_seconds
@@ -112,10 +113,6 @@ class OpenAiBackend:
                 if len(body) > LARGEST_REPLY:
                     raise Failed(f"the response is larger than {LARGEST_REPLY >> 20} MiB")
         return bytes(body)
-
-    @property
-    def _completions_url(self) -> str:
-        return f"{self._address.url}/completions"
 
     def _body(self, source: str) -> dict[str, Any]:
         from iccm_assets.models.encoding import SEPARATOR

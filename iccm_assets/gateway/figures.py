@@ -48,10 +48,6 @@ class Figures(Collector, threading.Thread):
         """Stop without waiting for a running query."""
         self._stopping.set()
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: the exposed metrics depend on the reading."""
-        return ()
-
     def collect(self) -> Iterator[Metric]:
         """Return the metrics of the latest reading, without a query."""
         age = None if self._reading is None else time.monotonic() - self._reading[0]

@@ -74,10 +74,12 @@ class Fleet:
 
     def _next_to_load(self) -> Version | None:
         now = time.monotonic()
-        for name, version in self._required.items():
-            if name not in self.ready and self._retry_at.get(name, 0.0) <= now:
-                return version
-        return None
+        candidates = (
+            version
+            for name, version in self._required.items()
+            if name not in self.ready and self._retry_at.get(name, 0.0) <= now
+        )
+        return next(candidates, None)
 
     def _try_load(self, version: Version) -> None:
         name, started = version.version, time.monotonic()

@@ -16,11 +16,15 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
-    """The gateway's metrics. With several workers, gauges are sums or minima over the live ones."""
+    """The gateway's metrics. With several workers, gauges are sums or minima over the live ones.
 
-    def __init__(self) -> None:
+    The metrics of ``collector`` are equal in all workers, and exposed once.
+    """
+
+    def __init__(self, collector: Collector) -> None:
         self.registry = CollectorRegistry()
-        self._collectors: list[Collector] = []
+        self.registry.register(collector)
+        self._collector = collector
         gauge = partial(Gauge, namespace=_NAMESPACE, registry=self.registry, multiprocess_mode="livesum")
         minimum = partial(Gauge, namespace=_NAMESPACE, registry=self.registry, multiprocess_mode="livemin")
         counter = partial(Counter, namespace=_NAMESPACE, registry=self.registry)
@@ -53,17 +57,11 @@ class Metrics:
         self.ready = minimum("model_ready", "1 if the version is loaded, 0 if loading failed.", ("version",))
         self.database = minimum("database_up", "Whether the database can be reached.")
 
-    def beside(self, collector: Collector) -> None:
-        """Also expose a collector whose metrics are equal in all workers; they are exposed once."""
-        self._collectors.append(collector)
-        self.registry.register(collector)
-
     def text(self) -> bytes:
         """Render all metrics in the Prometheus text format."""
         registry = self.registry
         if SHARED in os.environ:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            for collector in self._collectors:
-                registry.register(collector)
+            registry.register(self._collector)
         return generate_latest(registry)

@@ -16,11 +16,10 @@ from iccm_assets.errors import IccmError, ModelNotFound
 from iccm_assets.gateway.fleet import Load
 from iccm_assets.gateway.probing import serving_path
 from iccm_assets.judging import evaluation, quality
+from iccm_assets.judging.fall import Fall
 from iccm_assets.judging.orchestra import orchestra_of
-from iccm_assets.judging.quality import Measurement
 from iccm_assets.judging.report import markdown_table
 from iccm_assets.learning import triggers, versions
-from iccm_assets.learning.triggers import Fire
 from iccm_assets.orphans import end_with_starter
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store.database import connect
@@ -59,7 +58,7 @@ def measure_production(
 
 
 def metadata(
-    version: str, path: str, measured: Sequence[Measurement], ids: dict[str, int], settings: Settings
+    version: str, path: str, measured: Sequence[quality.Measurement], ids: dict[str, int], settings: Settings
 ) -> dict[str, Any]:
     """Build the materialization's metadata in Dagster Pipes form; Dagster plots numbers over time."""
     result: dict[str, Any] = {"version": version, "serving_path": path}
@@ -73,7 +72,7 @@ def metadata(
             "baseline": drop.baseline_mean,
             "standard_error": drop.standard_error,
             "implementation_variance": measurement.variance,
-            "quality_drop": _difference(drop.baseline_mean, drop.mean),
+            "quality_drop": _difference(drop),
         }
         result |= {f"{name}_{key}": value for key, value in numbers.items() if value is not None}
         decision = triggers.degradation(
@@ -89,7 +88,7 @@ def metadata(
             ),
             settings.triggers,
         )
-        prefix = "**degraded**: " if isinstance(decision, Fire) else ""
+        prefix = "**degraded**: " if isinstance(decision, triggers.Fire) else ""
         suffix = f" ({drop.remark})" if drop.remark else ""
         verdicts.append(f"- {prefix}{decision.reason}{suffix}")
         source = measurement.baseline.source if measurement.baseline else "none"
@@ -101,8 +100,10 @@ def metadata(
     return result
 
 
-def _difference(before: float | None, now: float | None) -> float | None:
-    return None if before is None or now is None else round(before - now, 9)
+def _difference(drop: Fall) -> float | None:
+    return (
+        None if drop.mean is None or drop.baseline_mean is None else round(drop.baseline_mean - drop.mean, 9)
+    )
 
 
 def main() -> int:

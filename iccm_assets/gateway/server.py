@@ -107,7 +107,8 @@ class _GatewayProcess:
         self._settings = settings
         self._engine: sa.Engine | None = None
         self.fleet = Fleet(load)
-        self.metrics = Metrics()
+        self.figures = Figures(self.engine, settings)
+        self.metrics = Metrics(self.figures)
         self.spool = Spool(settings.home / "spool", replica, int(limits.spool_max_mib * (1 << 20)))
         self.control = Control(
             self._url,
@@ -119,8 +120,6 @@ class _GatewayProcess:
         self.control.on_look = self._update_gauges
         self.shipper = Shipper(self.spool, self.engine, settings, self.metrics)
         self.service = Service(settings, self.control, self.fleet, self.spool, self.metrics)
-        self.figures = Figures(self.engine, settings)
-        self.metrics.beside(self.figures)
 
     def _url(self) -> str | None:
         """Return the database's URL; an embedded server that someone stopped is not started again."""

@@ -155,8 +155,7 @@ class Told(figures.Figures):
     def collect(self):
         yield figures.gauge("iccm_database_metrics_up", "Fresh.", 1.0)
 
-metrics = Metrics()
-metrics.beside(Told())
+metrics = Metrics(Told())
 metrics.weight.set(0.1)
 print(metrics.text().decode())
 """
