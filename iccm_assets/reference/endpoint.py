@@ -1,7 +1,8 @@
-"""An OpenAI-compatible endpoint that serves the builtin readers as models, with faults on demand (O1, O2).
+"""An OpenAI-compatible mock endpoint that serves the reconstructors as models, with injected faults (O1, O2).
 
-It shows that an orchestra of endpoints works without a network or a model, and it is what the orchestra's
-own faults are tested against. On the standard library's server: the faults need every byte in hand.
+It shows that an orchestra of endpoints works without a network or a model, and the orchestra's error handling
+is tested against it. It uses the standard library's server, because the faults need control of every byte:
+an ASGI server would not drop a connection, nor send less than it announced.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -26,11 +27,25 @@ from iccm_assets.reference.readers import READERS
 LARGEST_REQUEST_BYTES = 4 << 20
 HUGE_BYTES = 50_000_000
 IDLE_SECONDS = 60.0
+_UNTIL_CLOSE = {"Content-Length": "", "Connection": "close"}  # the body ends where the connection does
+_FAULTY_CONTENT: dict[str, Callable[[str], str]] = {
+    "empty": lambda content: "",
+    "silent": lambda content: "",
+    "filter": lambda content: "",
+    "length": lambda content: content[: len(content) // 2],
+    "refusal": lambda content: "I am sorry, but I cannot help with that.",
+    "open": lambda content: content[: content.rfind("```")],
+    "prose": lambda content: "```python\nFirst, we look at the input.\n```",
+    "several": lambda content: "\nor\n".join(
+        [content, *(f"```python\ndef f(*args):\n    return {value}\n```" for value in (None, 0))]
+    ),
+}
+_FINISH_REASONS = {"length": "length", "filter": "content_filter"}
 
 
 @dataclass
 class Behaviour:
-    """How the endpoint behaves: shares of requests by fault, and what it has been asked so far."""
+    """Which faults the endpoint injects, as fractions of its requests, and the requests so far."""
 
     faults: Mapping[str, float] = field(default_factory=dict)
     seed: int = 17
@@ -41,7 +56,7 @@ class Behaviour:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self, model: str, text: str) -> str:
-        """Counts the request and draws its fault."""
+        """Count the request and draw its fault."""
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
         with self._lock:
             self.requests[model] += 1
@@ -50,10 +65,10 @@ class Behaviour:
 
 
 class ReferenceEndpoint:
-    """The running server; a context manager. Port 0 takes a free one.
+    """The running server; a context manager. Port 0 picks a free port.
 
     Raises:
-        InputError: the address cannot be listened on.
+        InputError: the server cannot listen on the address.
     """
 
     def __init__(self, behaviour: Behaviour | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -64,7 +79,7 @@ class ReferenceEndpoint:
             self._server = _Server((host, port), handler)
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"cannot listen on {host}:{port}: {error}", hint="Give another --port."
+                f"cannot listen on {host}:{port}: {error}", hint="Choose another --port."
             ) from None
 
     @property
@@ -74,11 +89,11 @@ class ReferenceEndpoint:
 
     @property
     def members(self) -> str:
-        """Its models as an `ICCM_ORCHESTRA`."""
+        """The endpoint's models as a value of `ICCM_ORCHESTRA`."""
         return ",".join(f"openai:{self.url}#{model}" for model in READERS)
 
     def serve(self) -> None:
-        """Answer until `close`."""
+        """Serve until `close`."""
         self._server.serve_forever(poll_interval=0.1)
 
     def close(self) -> None:
@@ -97,13 +112,13 @@ class ReferenceEndpoint:
 
 
 class _Server(ThreadingHTTPServer):
-    # Requests that hang on purpose end with the server, not with their client.
+    # Requests that hang on purpose must not keep the process alive.
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, as from a fault it was meant to, is nothing to report."""
+        """Report no client that disconnects, because faults make clients do so."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -115,132 +130,103 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") != "/v1/models":
-            self._error(404, f"no such page: {self.path}")
+            self._error(404, f"not found: {self.path}")
             return
         models = [{"id": model, "object": "model", "created": 0, "owned_by": "iccm"} for model in READERS]
-        self._json(200, {"object": "list", "data": models})
+        self._send(200, json.dumps({"object": "list", "data": models}).encode())
 
     def do_POST(self) -> None:
         if self.path.rstrip("/") != "/v1/chat/completions":
             self.close_connection = True
-            self._error(404, f"no such page: {self.path}")
+            self._error(404, f"not found: {self.path}")
             return
         try:
-            model, text = self._question()
+            model, text = self._read_request()
         except InputError as error:
             self.close_connection = True
             self._error(400, error.detail)
             return
         if model not in READERS:
-            self._error(404, f"no such model: {model}; there are {', '.join(READERS)}")
+            self._error(404, f"no such model: {model}; the models are {', '.join(READERS)}")
             return
-        self._answer(model, text, self.endpoint.behaviour.next_fault(model, text))
+        self._respond(model, text, self.endpoint.behaviour.next_fault(model, text))
 
-    def _question(self) -> tuple[str, str]:
-        """The model asked and the requirements, which are the last message of the user."""
+    def _read_request(self) -> tuple[str, str]:
+        """Return the requested model and the requirements, which are the last user message."""
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             length = -1
         if not 0 <= length <= LARGEST_REQUEST_BYTES:
-            raise InputError(f"a Content-Length from 0 to {LARGEST_REQUEST_BYTES} is needed")
+            raise InputError(f"Content-Length must be from 0 to {LARGEST_REQUEST_BYTES}")
         try:
             request = json.loads(self.rfile.read(length))
-            said = [one["content"] for one in request["messages"] if one["role"] == "user"]
-            model, text = request["model"], said[-1]
+            contents = [message["content"] for message in request["messages"] if message["role"] == "user"]
+            model, text = request["model"], contents[-1]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            raise InputError("not a chat completion request with a model and a user's message") from None
+            raise InputError("not a chat completion request with a model and a user message") from None
         if not isinstance(model, str) or not isinstance(text, str):
-            raise InputError("model and content are texts")
+            raise InputError("model and content must be strings")
         return model, text.removeprefix(PROMPT)
 
-    def _answer(self, model: str, text: str, fault: str) -> None:
-        content = _content(model, text)
-        reply = json.dumps(_spoiled(fault, model, content)).encode()
-        if fault in {"hang", "drip", "huge", "drop"}:
-            self._never_end(fault)
-        elif fault in {"429", "500", "html", "redirect"}:
-            self._refuse(fault)
-        elif fault in {"half", "short"}:
-            self.close_connection = True
-            self._send(200, reply[: len(reply) // 2], length=len(reply) if fault == "half" else None)
-        else:
-            if fault == "slow":
-                self.endpoint.stopping.wait(self.endpoint.behaviour.slow_seconds)
-            self._send(200, reply[:20] + b"\xff\xfe\x00" + reply[20:] if fault == "garbage" else reply)
-
-    def _refuse(self, fault: str) -> None:
+    def _respond(self, model: str, text: str, fault: str) -> None:
+        """Send the completion, or what the fault makes of it."""
+        config = self.endpoint.behaviour
+        body = json.dumps(_completion(model, _content(model, text), fault)).encode()
+        self.close_connection |= fault in {"hang", "drop", "drip", "huge", "half", "short"}
         match fault:
-            case "429":
-                seconds = self.endpoint.behaviour.retry_after_seconds
-                self._error(429, "too many requests", {"Retry-After": f"{seconds:g}"})
-            case "500":
-                self._error(500, "the model has crashed")
-            case "html":
-                self._send(200, b"<!doctype html><title>Sign in</title>", kind="text/html")
-            case _:
-                self._send(302, b"", headers={"Location": self.path})
-
-    def _never_end(self, fault: str) -> None:
-        self.close_connection = True
-        match fault:
+            case "drop":
+                pass
             case "hang":
                 self.endpoint.stopping.wait()
             case "drip":
                 self._stream(b" ", 1 << 40, pause=0.02)
             case "huge":
                 self._stream(b" " * (1 << 20), HUGE_BYTES >> 20, pause=0.0)
+            case "429":
+                self._error(429, "too many requests", {"Retry-After": f"{config.retry_after_seconds:g}"})
+            case "500":
+                self._error(500, "the model crashed")
+            case "html":
+                self._send(200, b"<!doctype html><title>Sign in</title>", {"Content-Type": "text/html"})
+            case "redirect":
+                self._send(302, b"", {"Location": self.path})
+            case "half":
+                self._send(200, body[: len(body) // 2], {"Content-Length": str(len(body))})
+            case "short":
+                self._send(200, body[: len(body) // 2], _UNTIL_CLOSE)
+            case "garbage":
+                self._send(200, body[:20] + b"\xff\xfe\x00" + body[20:])
+            case _:
+                self.endpoint.stopping.wait(config.slow_seconds if fault == "slow" else 0)
+                self._send(200, body)
 
     def _stream(self, chunk: bytes, times: int, pause: float) -> None:
-        self._head(200, length=None)
+        self._send(200, b"", _UNTIL_CLOSE)
         for _ in range(times):
-            if self.endpoint.stopping.wait(pause) if pause else self.endpoint.stopping.is_set():
+            if self.endpoint.stopping.wait(pause):
                 break
             self.wfile.write(chunk)
 
     def _error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        body = json.dumps({"error": {"message": message, "code": status}}).encode()
-        self._send(status, body, headers=headers)
+        self._send(status, json.dumps({"error": {"message": message, "code": status}}).encode(), headers)
 
-    def _json(self, status: int, value: Any) -> None:
-        self._send(status, json.dumps(value).encode())
-
-    def _send(
-        self,
-        status: int,
-        body: bytes,
-        *,
-        length: int | None = -1,
-        kind: str = "application/json",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._head(status, len(body) if length == -1 else length, kind, headers)
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send a response; a header without a value is left out."""
+        self.send_response(status)
+        defaults = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in {**defaults, **(headers or {})}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
         self.wfile.write(body)
 
-    def _head(
-        self,
-        status: int,
-        length: int | None,
-        kind: str = "application/json",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Without a length the body ends where the connection does."""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        if length is None:
-            self.send_header("Connection", "close")
-        else:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: what was asked is for those who asked."""
+        """Log nothing: requests may hold private code."""
 
 
 def _content(model: str, text: str) -> str:
-    """The reader's code in a fence; what it cannot read it says in words, as a chat model would."""
+    """Return the code in a fence, or what cannot be read in words, as a chat model would."""
     try:
         code = READERS[model](text)
     except (ValueError, IccmError) as error:
@@ -248,37 +234,16 @@ def _content(model: str, text: str) -> str:
     return f"```python\n{code.rstrip()}\n```\n"
 
 
-def _spoiled(fault: str, model: str, content: str) -> dict[str, Any]:
-    """The completion as the fault has it: as it should be, unless the fault is in what is said."""
-    match fault:
-        case "empty":
-            return {**_completion(model, ""), "choices": []}
-        case "silent":
-            return _completion(model, "")
-        case "length":
-            return _completion(model, content[: len(content) // 2], "length")
-        case "filter":
-            return _completion(model, "", "content_filter")
-        case "refusal":
-            return _completion(model, "I am sorry, but I cannot help with that.")
-        case "open":
-            return _completion(model, content[: content.rfind("```")])
-        case "prose":
-            return _completion(model, "```python\nFirst, we look at the input.\n```")
-        case "several":
-            others = [f"```python\ndef f(*args):\n    return {value}\n```" for value in (None, 0)]
-            return _completion(model, "\nor\n".join([content, *others]))
-        case _:
-            return _completion(model, content)
-
-
-def _completion(model: str, content: str, finish: str = "stop") -> dict[str, Any]:
+def _completion(model: str, content: str, fault: str) -> dict[str, Any]:
+    """Build the response document, with a fault if it is one of the content."""
+    content = _FAULTY_CONTENT.get(fault, str)(content)
     message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": _FINISH_REASONS.get(fault, "stop")}
     return {
         "id": f"chatcmpl-{hashlib.sha256(content.encode()).hexdigest()[:24]}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+        "choices": [] if fault == "empty" else [choice],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }
