@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from iccm_assets.errors import first_line
 from iccm_assets.gateway import auth, conversations, openapi, schemas
 from iccm_assets.gateway.bodies import read_json
-from iccm_assets.gateway.metrics import CONTENT_TYPE
 from iccm_assets.gateway.problems import Problem
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import RETRY_SECONDS, Service
@@ -107,15 +107,9 @@ class Gateway:
                 weights = {routing.production: 1 - weight, split.candidate: weight}
             lease = split.lease_until
             rollout = schemas.Lease(
-                rollout_id=split.rollout_id,
-                state=split.state,
-                stage=split.stage,
-                candidate=split.candidate,
-                former=split.former,
-                weight=split.weight,
+                **dict(split),
                 effective_weight=weight,
                 reason=reason,
-                lease_until=None if lease is None else lease.isoformat(),
                 lease_seconds_left=None if lease is None else clock.seconds_until(lease),
             )
         return _json(
@@ -141,7 +135,7 @@ class Gateway:
         return _json(schemas.Status(status="ok"))
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _openapi(self, request: Request) -> Response:
         return JSONResponse(openapi.document())

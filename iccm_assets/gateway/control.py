@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 # A single statement reads one snapshot: a promotion is visible completely or not at all.
 _STATE = f"""
     with live as (
-        select id, candidate, production, state, stage, weight, lease_until from iccm.rollouts
-        where state in {LIVE_STATES}
+        select id as rollout_id, state, stage, candidate, production as former, weight, lease_until
+        from iccm.rollouts where state in {LIVE_STATES}
     ), serving as (
         select version from iccm.model_versions where status = 'production'
     ), previous as (
@@ -37,7 +37,7 @@ _STATE = f"""
         order by deployed_at desc limit 1
     ), needed as (
         select version from serving union select version from previous
-        union select candidate from live union select production from live
+        union select candidate from live union select former from live
     )
     select iccm.now() as now,
         coalesce((select (value ->> 'rate')::double precision from iccm.platform where key = 'clock'), 1.0)

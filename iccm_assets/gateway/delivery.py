@@ -80,17 +80,17 @@ def deliver(conn: sa.Connection, records: Sequence[Record], settings: Settings) 
     sessions = {entry["row"]["session_id"] for entry in records}
     acquire_lock(conn, Lock.SESSION, *sessions)
     erased = _erased(conn, sessions)
-    retained = [entry for entry in records if entry["row"]["session_id"] not in erased]
-    if requests := _deduplicate([entry for entry in retained if entry["type"] == "request"]):
+    by_type: dict[str, list[Record]] = {"request": [], "feedback": []}
+    for entry in records:
+        if entry["row"]["session_id"] not in erased:
+            by_type[entry["type"]].append(entry)
+    if requests := _deduplicate(by_type["request"]):
         new_ids = _store_requests(conn, requests)
-        new = [entry for entry in requests if "response" in entry and entry["row"]["request_id"] in new_ids]
-        if new:
-            _store_responses(conn, new, sorted(new_ids), settings)
-    for entry in retained:
-        if entry["type"] == "feedback":
-            conn.execute(sa.text(_FEEDBACK), dict(entry["row"]))
-            conn.execute(sa.text(_TOUCH), {"session_id": entry["row"]["session_id"]})
-    return len(records) - len(retained)
+        _store_responses(conn, requests, new_ids, settings)
+    for entry in by_type["feedback"]:
+        conn.execute(sa.text(_FEEDBACK), dict(entry["row"]))
+        conn.execute(sa.text(_TOUCH), {"session_id": entry["row"]["session_id"]})
+    return len(records) - sum(map(len, by_type.values()))
 
 
 def _deduplicate(records: Sequence[Record]) -> list[Record]:
@@ -123,11 +123,15 @@ def _store_requests(conn: sa.Connection, records: Sequence[Record]) -> set[str]:
 
 
 def _store_responses(
-    conn: sa.Connection, records: Sequence[Record], new_ids: Sequence[str], settings: Settings
+    conn: sa.Connection, records: Sequence[Record], new_ids: set[str], settings: Settings
 ) -> None:
+    """Store the responses of the new requests, and extend their conversations."""
     by_session: dict[str, list[Record]] = defaultdict(list)
     for entry in records:
-        by_session[entry["row"]["session_id"]].append(entry)
+        if "response" in entry and entry["row"]["request_id"] in new_ids:
+            by_session[entry["row"]["session_id"]].append(entry)
+    if not by_session:
+        return
     conversations: dict[str, int] = {}
     for session, entries in by_session.items():
         try:
@@ -138,7 +142,7 @@ def _store_responses(
             log.warning("a conversation was not extended: %s", error)
     conn.execute(
         sa.text(_RESPONSES).bindparams(sa.bindparam("conversations", type_=sa.dialects.postgresql.JSONB)),
-        {"conversations": conversations, "new_ids": new_ids},
+        {"conversations": conversations, "new_ids": sorted(new_ids)},
     )
 
 
@@ -155,16 +159,17 @@ def _extend_conversation(
     if tests is None and row is not None and stored_metadata.get("source_code") == source:
         tests = row.test_suite
     messages = [] if row is None else list(row.content)
-    redacted = Counter(stored_metadata.pop("redacted", {}))
+    redacted, user_id = Counter(stored_metadata.pop("redacted", {})), None
     for entry in records:
         messages.append({"role": "user", "content": entry["response"]["source"]})
         messages.append({"role": "assistant", "content": entry["response"]["text"]})
         redacted.update(entry["response"]["redacted"])
+        user_id = entry["row"]["user_id"] or user_id
     metadata = {**stored_metadata, **latest["response"]["metadata"]}
     conversation = Conversation(
         session_id=session,
         messages=messages,
-        user_id=next((user for entry in reversed(records) if (user := entry["row"]["user_id"])), None),
+        user_id=user_id,
         timestamp=datetime.fromisoformat(latest["row"]["created_at"]),
         metadata=metadata | ({"redacted": dict(redacted)} if redacted else {}),
         origin="gateway",

@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from dagster_pipes import open_dagster_pipes
+from dagster_pipes import PipesContext
 
-from iccm_assets.errors import IccmError, ModelNotFound
+from iccm_assets.errors import ModelNotFound
 from iccm_assets.gateway.fleet import Load
 from iccm_assets.gateway.probing import serving_path
 from iccm_assets.judging import evaluation, quality
-from iccm_assets.judging.fall import Fall
 from iccm_assets.judging.orchestra import orchestra_of
 from iccm_assets.judging.report import markdown_table
 from iccm_assets.learning import triggers, versions
-from iccm_assets.orphans import end_with_starter
+from iccm_assets.orphans import run_pipes_worker
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store.database import connect
 
@@ -72,7 +71,11 @@ def metadata(
             "baseline": drop.baseline_mean,
             "standard_error": drop.standard_error,
             "implementation_variance": measurement.variance,
-            "quality_drop": _difference(drop),
+            "quality_drop": (
+                None
+                if drop.mean is None or drop.baseline_mean is None
+                else round(drop.baseline_mean - drop.mean, 9)
+            ),
         }
         result |= {f"{name}_{key}": value for key, value in numbers.items() if value is not None}
         decision = triggers.degradation(
@@ -100,25 +103,15 @@ def metadata(
     return result
 
 
-def _difference(drop: Fall) -> float | None:
-    return (
-        None if drop.mean is None or drop.baseline_mean is None else round(drop.baseline_mean - drop.mean, 9)
-    )
+def _measure_request(pipes: PipesContext) -> dict[str, Any]:
+    settings = load_settings()
+    run_id = pipes.extras.get("dagster_run_id")
+    return measure_production(connect(settings), settings, dagster_run_id=run_id, log=pipes.log.info)
 
 
 def main() -> int:
-    """Measure under Dagster Pipes, and report the `metadata` or a named `error`."""
-    end_with_starter()
-    with open_dagster_pipes() as pipes:
-        run_id, log = pipes.extras.get("dagster_run_id"), pipes.log.info
-        try:
-            settings = load_settings()
-            result = measure_production(connect(settings), settings, dagster_run_id=run_id, log=log)
-        except IccmError as error:
-            pipes.report_custom_message({"error": error.to_dict()})
-        else:
-            pipes.report_custom_message({"metadata": result})
-    return 0
+    """Run the worker under Dagster Pipes."""
+    return run_pipes_worker(_measure_request)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from iccm_assets.gateway.split import Arm, arm_of
 
@@ -50,20 +52,21 @@ class Version:
     digest: str
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(BaseModel):
     """The live rollout: ``candidate`` gets ``weight`` of the sessions until ``lease_until``.
 
     ``former`` is the version the rollout started from. While it bakes, the candidate is production itself.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     rollout_id: int
     state: str
     stage: int
     candidate: str
     former: str
-    weight: float
-    lease_until: datetime | None
+    weight: float = Field(description="Traffic fraction set by the controller.")
+    lease_until: Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str)] | None
 
 
 @dataclass(frozen=True)
@@ -141,22 +144,10 @@ def routing_of(row: Mapping[str, Any], asked_at: float) -> tuple[Routing | None,
     clock = Clock(row["now"].astimezone(UTC), asked_at, row["rate"])
     if row["production"] is None:
         return None, clock
-    rollout, replicas = row["rollout"], [frozenset(ready) for ready in row["replicas"] or []]
-    split = None
-    if rollout is not None:
-        lease = rollout["lease_until"]
-        split = Split(
-            rollout_id=rollout["id"],
-            state=rollout["state"],
-            stage=rollout["stage"],
-            candidate=rollout["candidate"],
-            former=rollout["production"],
-            weight=float(rollout["weight"]),
-            lease_until=None if lease is None else datetime.fromisoformat(lease),
-        )
+    replicas = [frozenset(ready) for ready in row["replicas"] or []]
     routing = Routing(
         production=row["production"],
-        split=split,
+        split=None if row["rollout"] is None else Split.model_validate(row["rollout"]),
         former=row["previous"],
         versions={version["version"]: Version(**version) for version in row["versions"] or []},
         everywhere=frozenset.intersection(*replicas) if replicas else frozenset(),

@@ -18,6 +18,7 @@ from pydantic import (
 
 from iccm_assets.capture.conversations import ERASED, MAX_NAME
 from iccm_assets.errors import SuiteError
+from iccm_assets.gateway.routing import Split
 from iccm_assets.judging.suites import load_suite
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -167,20 +168,13 @@ class Thanks(BaseModel):
     request_id: str | None
 
 
-class Lease(BaseModel):
+class Lease(Split):
     """The live rollout, and the traffic its canary arm gets now."""
 
-    rollout_id: int
-    state: str
-    stage: int
-    candidate: str
-    former: str
-    weight: float = Field(description="Traffic fraction set by the controller.")
     effective_weight: float = Field(
         description="Traffic fraction in force: 0 without a lease, or while a replica is not ready."
     )
     reason: str
-    lease_until: str | None
     lease_seconds_left: float | None
 
 
