@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from logging.handlers import BufferingHandler
 
 from iccm_assets.addresses import alert_urls
 
@@ -65,28 +66,24 @@ def send(channel: Channel, message: Message) -> str:
             sent = service.notify(title=message.title, body=message.body, notify_type=types[message.severity])
         except Exception as error:  # an error in a plugin is a failed delivery and must not end the pass
             return without_secrets(f"{type(error).__name__}: {error}", channel.url)
-    return "" if sent else without_secrets(" ".join(warnings) or "not delivered", channel.url)
+    text = " ".join(" ".join(warning.getMessage() for warning in warnings).split())
+    return "" if sent else without_secrets(text or "not delivered", channel.url)
 
 
 @contextmanager
-def _captured_warnings() -> Iterator[list[str]]:
+def _captured_warnings() -> Iterator[list[logging.LogRecord]]:
     """Collect apprise's warnings in this thread: they are the only place where it explains a failure.
 
     They do not reach any other log, since they may contain parts of a URL.
     """
-    messages: list[str] = []
     thread, logger = threading.get_ident(), logging.getLogger("apprise")
-
-    class CaptureHandler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == thread:
-                messages.append(" ".join(record.getMessage().split()))
-
-    handler = CaptureHandler(logging.WARNING)
+    handler = BufferingHandler(capacity=1000)
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: record.thread == thread)
     logger.propagate = False
     logger.addHandler(handler)
     try:
-        yield messages
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
 

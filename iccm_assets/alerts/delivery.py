@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.alerts.channels import Channel, Message, Send, channels_of, send
 from iccm_assets.settings import Alerts, Settings
@@ -50,7 +50,7 @@ class DeliveryReport:
 
 
 _RECENT = "a.delivered_at is null and a.created_at > iccm.now() - make_interval(days => :days)"
-_ENQUEUE = sa.text(
+_ENQUEUE = text(
     f"""
     insert into iccm.alert_deliveries (key, channel)
     select a.key, channel from iccm.alerts a, unnest(cast(:channels as text[])) as channel
@@ -67,7 +67,7 @@ _DUE = """
             + make_interval(secs => least(:retry * power(2, d.attempts - 1), :max_retry))
     )
 """
-_CLAIM = sa.text(
+_CLAIM = text(
     f"""
     select d.key, a.severity, a.title, a.body, a.created_at
     from iccm.alert_deliveries d join iccm.alerts a using (key)
@@ -76,14 +76,14 @@ _CLAIM = sa.text(
     for update of d skip locked
     """
 )
-_MARK = sa.text(
+_MARK = text(
     """
     update iccm.alert_deliveries set attempts = attempts + 1, last_attempt_at = iccm.now(),
         last_error = nullif(:error, ''), delivered_at = case when :error = '' then iccm.now() end
     where key = :key and channel = :channel
     """
 )
-_FINALIZE = sa.text(
+_FINALIZE = text(
     """
     with unfinished as (
         select key from iccm.alerts where delivered_at is null order by key for update skip locked
@@ -100,8 +100,8 @@ _FINALIZE = sa.text(
         and (a.attempts, a.last_error) is distinct from (totals.attempts::integer, totals.error)
     """
 )
-_COUNT_PENDING = sa.text("select count(*) from iccm.alerts where delivered_at is null")
-_ANY_DUE = sa.text(
+_COUNT_PENDING = text("select count(*) from iccm.alerts where delivered_at is null")
+_ANY_DUE = text(
     f"""
     select exists (
         select from iccm.alerts a cross join unnest(cast(:channels as text[])) as channel (name)
@@ -110,7 +110,7 @@ _ANY_DUE = sa.text(
     )
     """
 )
-_LIST = sa.text(
+_LIST = text(
     """
     select a.key, a.severity, a.title, a.body, a.created_at, a.delivered_at, a.attempts, a.last_error,
         coalesce((
@@ -123,19 +123,19 @@ _LIST = sa.text(
 )
 
 
-def newest(conn: sa.Connection, limit: int, *, undelivered: bool = False) -> list[dict[str, Any]]:
+def newest(conn: Connection, limit: int, *, undelivered: bool = False) -> list[dict[str, Any]]:
     """List the newest alerts; ``lacking`` maps the channels that did not get one to their last error."""
     rows = conn.execute(_LIST, {"limit": limit, "undelivered": undelivered})
     return [dict(row._mapping) for row in rows]
 
 
-def waiting(engine: sa.Engine) -> int:
+def waiting(engine: Engine) -> int:
     """Count the alerts that have not reached all channels."""
     with engine.connect() as conn:
         return int(conn.execute(_COUNT_PENDING).scalar_one())
 
 
-def is_due(engine: sa.Engine, settings: Settings) -> bool:
+def is_due(engine: Engine, settings: Settings) -> bool:
     """Check by one query, without apprise, whether a pass would send anything now."""
     names = [channel.name for channel in channels_of(settings.alert_urls)]
     if not names:
@@ -145,7 +145,7 @@ def is_due(engine: sa.Engine, settings: Settings) -> bool:
 
 
 def deliver_alerts(
-    engine: sa.Engine, settings: Settings, *, seconds: float | None = None, by: Send = send
+    engine: Engine, settings: Settings, *, seconds: float | None = None, by: Send = send
 ) -> DeliveryReport:
     """Send what is due to all channels in parallel; return after ``seconds`` even when a channel hangs.
 
@@ -166,7 +166,7 @@ def deliver_alerts(
 
 
 def _dispatch_all(
-    engine: sa.Engine,
+    engine: Engine,
     channels: Sequence[Channel],
     limits: Alerts,
     seconds: float,
@@ -199,7 +199,7 @@ def _dispatch_all(
 
 
 def _send_next(
-    engine: sa.Engine,
+    engine: Engine,
     channel: Channel,
     limits: Alerts,
     by: Send,

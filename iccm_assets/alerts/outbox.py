@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-import sqlalchemy as sa
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
 from iccm_assets.store import tables as t
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
 
-def raise_alert(conn: sa.Connection, key: str, severity: str, title: str, body: str = "") -> bool:
+def raise_alert(conn: Connection, key: str, severity: str, title: str, body: str = "") -> bool:
     """Insert an alert into the outbox, in the caller's transaction; return whether it is new.
 
     ``key`` identifies the cause and is unique: raising the same cause again changes nothing and logs

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import sqlalchemy as sa
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -37,7 +38,7 @@ class Gateway:
     """The handlers and what they share."""
 
     def __init__(
-        self, service: Service, engine: Callable[[], sa.Engine], settings: Settings, replica: str
+        self, service: Service, engine: Callable[[], Engine], settings: Settings, replica: str
     ) -> None:
         self._service, self._engine, self._settings, self._replica = service, engine, settings, replica
         self._max_bytes = int(settings.gateway.max_body_mib * (1 << 20))
@@ -91,7 +92,7 @@ class Gateway:
         self._database_calls += 1
         try:
             return await run_in_threadpool(call)
-        except sa.exc.DBAPIError as error:
+        except DBAPIError as error:
             log.warning("a database call failed: %s", first_line(error.orig or error))
             raise Problem(503, "the database call failed", retry_after=RETRY_SECONDS) from None
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.capture.conversations import Conversation, record
 from iccm_assets.capture.extraction import source_of
@@ -24,7 +24,7 @@ _TESTS = """
     select test_suite from iccm.requirements
     where session_id = :session and kind = 'model' order by created_at desc, id desc limit 1
 """
-_ADD_TESTS_TO_RESPONSES = sa.text(
+_ADD_TESTS_TO_RESPONSES = text(
     """
     update iccm.requirements response set test_suite = accepted.test_suite
     from iccm.requirements accepted
@@ -40,7 +40,7 @@ _SESSION = """
 """
 
 
-def complete(engine: sa.Engine, given: Completion, settings: Settings) -> int:
+def complete(engine: Engine, given: Completion, settings: Settings) -> int:
     """Store a session in its final state and return the conversation's id; raise a `Problem` if rejected.
 
     Source and tests default to those in the messages, then to those of the session's last response. Tests
@@ -73,13 +73,11 @@ def complete(engine: sa.Engine, given: Completion, settings: Settings) -> int:
             conversation_id = record(conn, conversation, settings=settings)
             conn.execute(_ADD_TESTS_TO_RESPONSES, {"session": session})
             return conversation_id
-    except InputError as error:
-        raise Problem(422, error.message) from None
-    except NotAllowed as error:
-        raise Problem(410, error.message) from None
+    except (InputError, NotAllowed) as error:
+        raise Problem(422 if isinstance(error, InputError) else 410, error.message) from None
 
 
-def session_of(engine: sa.Engine, request_id: str | None, session: str | None) -> str | None:
+def session_of(engine: Engine, request_id: str | None, session: str | None) -> str | None:
     """Find the session of a request, or the session itself if it exists."""
     query = _SESSION if request_id is None else _REQUEST_SESSION
     with engine.connect() as conn:
@@ -87,5 +85,5 @@ def session_of(engine: sa.Engine, request_id: str | None, session: str | None) -
     return result
 
 
-def _query_value(conn: sa.Connection, query: str, **parameters: str | None) -> Any:
-    return conn.execute(sa.text(query), parameters).scalar_one_or_none()
+def _query_value(conn: Connection, query: str, **parameters: str | None) -> Any:
+    return conn.execute(text(query), parameters).scalar_one_or_none()

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.capture.conversations import Conversation, erased_name, record
 from iccm_assets.errors import IccmError
@@ -75,7 +76,7 @@ _CONVERSATION = """
 """
 
 
-def deliver(conn: sa.Connection, records: Sequence[Record], settings: Settings) -> int:
+def deliver(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
     """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
     sessions = {entry["row"]["session_id"] for entry in records}
     acquire_lock(conn, Lock.SESSION, *sessions)
@@ -88,8 +89,8 @@ def deliver(conn: sa.Connection, records: Sequence[Record], settings: Settings) 
         new_ids = _store_requests(conn, requests)
         _store_responses(conn, requests, new_ids, settings)
     for entry in by_type["feedback"]:
-        conn.execute(sa.text(_FEEDBACK), dict(entry["row"]))
-        conn.execute(sa.text(_TOUCH), {"session_id": entry["row"]["session_id"]})
+        conn.execute(text(_FEEDBACK), dict(entry["row"]))
+        conn.execute(text(_TOUCH), {"session_id": entry["row"]["session_id"]})
     return len(records) - sum(map(len, by_type.values()))
 
 
@@ -101,15 +102,15 @@ def _deduplicate(records: Sequence[Record]) -> list[Record]:
     return list(by_id.values())
 
 
-def _erased(conn: sa.Connection, sessions: set[str]) -> set[str]:
+def _erased(conn: Connection, sessions: set[str]) -> set[str]:
     names = {erased_name(session): session for session in sessions}
-    query = sa.text("select session_id from iccm.conversations where session_id = any(:names)")
+    query = text("select session_id from iccm.conversations where session_id = any(:names)")
     return {names[name] for name in conn.execute(query, {"names": list(names)}).scalars()}
 
 
-def _store_requests(conn: sa.Connection, records: Sequence[Record]) -> set[str]:
+def _store_requests(conn: Connection, records: Sequence[Record]) -> set[str]:
     """Store the requests and return the ids that are new, or that got their first response."""
-    conn.execute(sa.text(_TEMPORARY))
+    conn.execute(text(_TEMPORARY))
     driver: Any = conn.connection.driver_connection
     columns = ", ".join((*_COLUMNS, *_RESPONSE_COLUMNS))
     with driver.cursor() as cursor, cursor.copy(f"copy delivery ({columns}) from stdin") as copy:
@@ -119,11 +120,11 @@ def _store_requests(conn: sa.Connection, records: Sequence[Record]) -> set[str]:
             suite = None if tests is None else json.dumps(tests, ensure_ascii=False)
             row = [entry["row"][name] for name in _COLUMNS]
             copy.write_row([*row, response.get("text"), response.get("source_sha256"), suite])
-    return set(conn.execute(sa.text(_REQUESTS)).scalars())
+    return set(conn.execute(text(_REQUESTS)).scalars())
 
 
 def _store_responses(
-    conn: sa.Connection, records: Sequence[Record], new_ids: set[str], settings: Settings
+    conn: Connection, records: Sequence[Record], new_ids: set[str], settings: Settings
 ) -> None:
     """Store the responses of the new requests, and extend their conversations."""
     by_session: dict[str, list[Record]] = defaultdict(list)
@@ -141,16 +142,16 @@ def _store_responses(
             # Usually the conversation is too large; its responses and requests are stored without it.
             log.warning("a conversation was not extended: %s", error)
     conn.execute(
-        sa.text(_RESPONSES).bindparams(sa.bindparam("conversations", type_=sa.dialects.postgresql.JSONB)),
+        text(_RESPONSES).bindparams(bindparam("conversations", type_=JSONB)),
         {"conversations": conversations, "new_ids": sorted(new_ids)},
     )
 
 
 def _extend_conversation(
-    conn: sa.Connection, session: str, records: Sequence[Record], settings: Settings
+    conn: Connection, session: str, records: Sequence[Record], settings: Settings
 ) -> int:
     """Append the responses to the session's conversation, unless it was completed; return its id."""
-    row = conn.execute(sa.text(_CONVERSATION), {"session": session}).one_or_none()
+    row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
     if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
         return int(row.id)
     records = sorted(records, key=lambda entry: entry["row"]["created_at"])

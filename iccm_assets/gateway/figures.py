@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
-import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from iccm_assets.errors import DatabaseError, first_line
 from iccm_assets.judging.pending import count, pending_live
@@ -36,7 +37,7 @@ Samples = Iterable[tuple[Sequence[str], float | None]]
 class Figures(Collector, threading.Thread):
     """Expose the latest reading as Prometheus metrics, equal in all processes that share a database."""
 
-    def __init__(self, engine: Callable[[], sa.Engine], settings: Settings) -> None:
+    def __init__(self, engine: Callable[[], Engine], settings: Settings) -> None:
         threading.Thread.__init__(self, name="database-metrics", daemon=True)
         self._engine = engine
         self._window = timedelta(minutes=settings.gateway.figures_window_minutes)
@@ -72,7 +73,7 @@ class Figures(Collector, threading.Thread):
                     traffic = live(conn, self._window)
                 self._reading = (time.monotonic(), traffic, count(engine, pending_live()))
                 failing = False
-            except (sa.exc.SQLAlchemyError, DatabaseError, OSError) as error:
+            except (SQLAlchemyError, DatabaseError, OSError) as error:
                 if not failing:
                     log.warning("cannot read the metrics from the database: %s", first_line(error))
                 failing = True
@@ -106,8 +107,9 @@ def of_arms(arms: Iterable[ArmFigures]) -> Iterator[Metric]:
         for labels, arm in by_labels
         for rating, thumbs in (("up", arm.thumbs_up), ("down", arm.thumbs_down))
     )
-    text = "Response latency, in the window."
-    yield _family("iccm_arm_latency_seconds", text, (*ARM, "quantile"), latencies)
+    yield _family(
+        "iccm_arm_latency_seconds", "Response latency, in the window.", (*ARM, "quantile"), latencies
+    )
     yield _family("iccm_arm_feedback", "Ratings, in the window.", (*ARM, "rating"), ratings)
 
 
@@ -120,8 +122,11 @@ def of_rollout(rollout: LiveRollout | None) -> Iterator[Metric]:
         info = [((str(rollout.id), rollout.candidate, rollout.production, rollout.state), 1.0)]
         stage, weight, held_seconds = rollout.stage, rollout.weight, rollout.held_seconds or 0.0
         if rollout.lease_seconds is not None:
-            text = "Remaining seconds of the canary's lease; negative once it has expired."
-            yield gauge("iccm_rollout_lease_seconds", text, rollout.lease_seconds)
+            yield gauge(
+                "iccm_rollout_lease_seconds",
+                "Remaining seconds of the canary's lease; negative once it has expired.",
+                rollout.lease_seconds,
+            )
     yield _family("iccm_rollout", "1 for the live rollout and its state.", labels, info)
     yield gauge("iccm_rollout_stage", "1: 10 %, 2: 50 %, 3: bake; 0 without a rollout.", stage)
     yield gauge("iccm_rollout_weight", "Traffic fraction of the canary arm set by the controller.", weight)
@@ -133,8 +138,12 @@ def of_platform(found: Live, waiting: int) -> Iterator[Metric]:
     production: Samples = [] if found.production is None else [((found.production,), 1.0)]
     ready: Samples = [((version,), replicas) for version, replicas in sorted(found.ready.items())]
     yield gauge("iccm_gateway_replicas", "Live gateway processes.", found.replicas)
-    text = "Live gateway processes with the version loaded and warm."
-    yield _family("iccm_gateway_replicas_ready", text, ("version",), ready)
+    yield _family(
+        "iccm_gateway_replicas_ready",
+        "Live gateway processes with the version loaded and warm.",
+        ("version",),
+        ready,
+    )
     yield _family("iccm_production", "1 for the production version.", ("version",), production)
     yield gauge("iccm_alerts_undelivered", "Alerts not delivered yet.", found.undelivered_alerts)
     yield gauge("iccm_live_scoring_pending", "Responses with tests that have no score yet.", waiting)

@@ -111,8 +111,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     secured = endpoint.path not in OPEN
     responses = {"200": {"description": "OK", "content": _content(endpoint.answer)}}
     for status in sorted({*endpoint.refusals, *((401,) if secured else ())}):
-        problem = {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}}
-        responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
+        responses[str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
+        }
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": f"{endpoint.method}{endpoint.path.replace('/', '_')}",

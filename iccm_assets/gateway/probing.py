@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import httpx2
-import sqlalchemy as sa
+from sqlalchemy import Engine
 
 from iccm_assets.errors import IccmError
 from iccm_assets.gateway.auth import bearer_tokens
@@ -131,7 +131,7 @@ class Loaded(ServingPath):
 
 @contextmanager
 def serving_path(
-    engine: sa.Engine, settings: Settings, version: ModelVersion, load: Load | None = None
+    engine: Engine, settings: Settings, version: ModelVersion, load: Load | None = None
 ) -> Iterator[ServingPath]:
     """Open the serving path of a version; raise what loading raises if no gateway has it ready."""
     with engine.connect() as conn:

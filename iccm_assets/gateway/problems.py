@@ -33,9 +33,13 @@ class Problem(Exception):
         }
         self._headers = {name: value for name, value in headers.items() if value is not None}
         self._status = status
-        title = HTTPStatus(status).phrase
-        self._document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-        self._document |= extensions
+        self._document = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            **extensions,
+        }
 
     def response(self) -> Response:
         """Build the HTTP response."""

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sqlalchemy as sa
 from dagster_pipes import PipesContext
+from sqlalchemy import Engine
 
 from iccm_assets.errors import ModelNotFound
 from iccm_assets.gateway.fleet import Load
@@ -27,7 +27,7 @@ Log = Callable[[str], None]
 
 
 def measure_production(
-    engine: sa.Engine,
+    engine: Engine,
     settings: Settings,
     *,
     dagster_run_id: str | None = None,

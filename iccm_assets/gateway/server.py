@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-import sqlalchemy as sa
 import uvicorn
+from sqlalchemy import Engine
 
 from iccm_assets.errors import DatabaseUnreachable, InputError
 from iccm_assets.gateway.app import Gateway, make_app
@@ -105,7 +105,7 @@ class _GatewayProcess:
     def __init__(self, replica: str, settings: Settings, load: Load) -> None:
         limits = settings.gateway
         self._settings = settings
-        self._engine: sa.Engine | None = None
+        self._engine: Engine | None = None
         self.fleet = Fleet(load)
         self.figures = Figures(self.engine, settings)
         self.metrics = Metrics(self.figures)
@@ -127,7 +127,7 @@ class _GatewayProcess:
             return self._settings.database_url.replace("postgres://", "postgresql://", 1)
         return EmbeddedServer(self._settings.home).running()
 
-    def engine(self) -> sa.Engine:
+    def engine(self) -> Engine:
         """Return an engine on the database at its current URL; raise ``DatabaseUnreachable`` without one."""
         if self._engine is None or not self.control.connected:
             url = self._url()

@@ -147,8 +147,9 @@ class Service:
         limits, backend = self._settings.gateway, self.fleet.ready.get(routing.production)
         if backend is None or 2 * backend.waiting >= limits.queue_size:
             self.metrics.probes.labels("rejected").inc()
-            detail = "probe rejected: production is serving user traffic"
-            raise Problem(503, detail, retry_after=RETRY_SECONDS)
+            raise Problem(
+                503, "probe rejected: production is serving user traffic", retry_after=RETRY_SECONDS
+            )
         started = time.perf_counter()
         result = await self._generate(routing.production, source, started + limits.timeout_seconds)
         self.metrics.probes.labels(result.status).inc()

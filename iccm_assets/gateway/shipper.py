@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from iccm_assets.errors import DatabaseError, IccmError, first_line
 from iccm_assets.gateway.delivery import Record, deliver
@@ -32,7 +33,7 @@ class Shipper(threading.Thread):
     """Flush the spool in the background, and count what was stored and what was rejected."""
 
     def __init__(
-        self, spool: Spool, engine: Callable[[], sa.Engine], settings: Settings, metrics: Metrics
+        self, spool: Spool, engine: Callable[[], Engine], settings: Settings, metrics: Metrics
     ) -> None:
         super().__init__(name="spool-worker", daemon=True)
         self._spool, self._engine, self._settings, self._metrics = spool, engine, settings, metrics
@@ -62,13 +63,12 @@ class Shipper(threading.Thread):
             if time.monotonic() >= self._next_recovery:
                 self._recover_orphans()
                 self._next_recovery = time.monotonic() + ADOPT_SECONDS
-        except (sa.exc.SQLAlchemyError, DatabaseError, OSError) as error:
-            if not self._failing:
+        except Exception as error:
+            if not isinstance(error, (SQLAlchemyError, DatabaseError, OSError)):
+                log.exception("spool flush failed, will retry")
+            elif not self._failing:
                 log.warning("spool flush failed, will retry: %s", first_line(error))
             self._failing = True
-            return False
-        except Exception:
-            log.exception("spool flush failed, will retry")
             return False
         if self._failing:
             log.warning("spool flush succeeds again")
@@ -92,7 +92,7 @@ class Shipper(threading.Thread):
         try:
             with self._engine().begin() as conn:
                 dropped = deliver(conn, batch, self._settings)
-        except (sa.exc.DBAPIError, IccmError, KeyError, TypeError, ValueError) as error:
+        except (DBAPIError, IccmError, KeyError, TypeError, ValueError) as error:
             if _is_transient(error):
                 raise
             if len(batch) == 1:
@@ -115,7 +115,7 @@ class Shipper(threading.Thread):
 
 def _is_transient(error: Exception) -> bool:
     """Check whether the same records may be stored later: the server was the reason, not the record."""
-    if not isinstance(error, sa.exc.DBAPIError):
+    if not isinstance(error, DBAPIError):
         return isinstance(error, DatabaseError)
     state = getattr(error.orig, "sqlstate", None)  # None when the server did not respond
     return state is None or state[:2] in _TRANSIENT_CLASSES or state in _SCHEMA_MISSING

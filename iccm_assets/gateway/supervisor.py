@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -39,15 +38,14 @@ def supervise(listening: socket.socket, workers: int, settings: Settings) -> Non
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    shared = Path(tempfile.mkdtemp(prefix="iccm-gateway-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="iccm-gateway-", ignore_cleanup_errors=True) as shared:
         processes = [_start(listening, shared) for _ in range(workers)]
         while not stopping.wait(0.2):
             for index, worker in enumerate(processes):
                 if worker.poll() is not None:
                     log.error("worker %d exited with status %s, restarting", worker.pid, worker.returncode)
                     # Its gauges must not be added up any more; its counters stay.
-                    for stale in shared.glob(f"gauge_live*_{worker.pid}.db"):
+                    for stale in Path(shared).glob(f"gauge_live*_{worker.pid}.db"):
                         stale.unlink(missing_ok=True)
                     stopping.wait(RESTART_SECONDS)
                     processes[index] = _start(listening, shared)
@@ -60,16 +58,14 @@ def supervise(listening: socket.socket, workers: int, settings: Settings) -> Non
             except subprocess.TimeoutExpired:
                 log.error("worker %d does not stop, killing it; its spool is stored later", worker.pid)
                 worker.kill()
-    finally:
-        shutil.rmtree(shared, ignore_errors=True)
 
 
-def _start(listening: socket.socket, shared: Path) -> subprocess.Popen[bytes]:
+def _start(listening: socket.socket, shared: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "iccm_assets.gateway.supervisor", "--parent", str(os.getpid())]
     return subprocess.Popen(
         [*command, "--fd", str(listening.fileno())],
         pass_fds=[listening.fileno()],
-        env={**os.environ, SHARED: str(shared)},
+        env={**os.environ, SHARED: shared},
         # Ctrl-C reaches only the supervisor, which stops its workers in order.
         start_new_session=True,
     )
