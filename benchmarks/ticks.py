@@ -95,8 +95,8 @@ def main() -> None:
 def measure(rounds: int) -> None:
     """The slowest of some ticks of each sensor, after one that opens connections."""
     from iccm_assets.defs.automation import sensors
-    from iccm_assets.defs.resources import Platform
-    from iccm_assets.defs.rollout.sensors import rollout_controller_sensor
+    from iccm_assets.defs.resources import PlatformResource
+    from iccm_assets.defs.automation.sensors import rollout_controller_sensor
 
     looked_at = (
         sensors.new_data_threshold_sensor,
@@ -108,7 +108,7 @@ def measure(rounds: int) -> None:
         for sensor in looked_at:
             seconds, said = [], ""
             for _ in range(rounds + 1):
-                context = dg.build_sensor_context(instance=instance, resources={"platform": Platform()})
+                context = dg.build_sensor_context(instance=instance, resources={"platform": PlatformResource()})
                 started = time.perf_counter()
                 found = sensor.evaluate_tick(context)
                 seconds.append(time.perf_counter() - started)

@@ -1,6 +1,6 @@
-"""What the assets are given: the platform's settings and database, opened on first use.
+"""What assets, checks, schedules and sensors are given: the platform's settings and database.
 
-Resource hooks run on every sensor tick, so nothing is opened or loaded in them.
+Dagster sets resources up on every sensor tick, so nothing is opened or loaded before it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from iccm_assets.defs.messages import workers
+from iccm_assets.defs.pipes_reader import pipes_client
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def _engine() -> sa.Engine:
     return connect(get_settings())
 
 
-class Platform(dg.ConfigurableResource):
-    """The settings of this process (`ICCM_*`) and what they lead to."""
+class PlatformResource(dg.ConfigurableResource):
+    """The settings of this process (`ICCM_*`) and what they configure."""
 
     @property
     def settings(self) -> Settings:
@@ -36,7 +36,7 @@ class Platform(dg.ConfigurableResource):
 
     @property
     def engine(self) -> sa.Engine:
-        """Connections to the platform's database, migrated to the newest schema."""
+        """The engine of the platform's database, whose schema is migrated on first use."""
         return _engine()
 
     @property
@@ -54,4 +54,4 @@ class Platform(dg.ConfigurableResource):
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.Definitions(resources={"platform": Platform(), "pipes": workers()})
+    return dg.Definitions(resources={"platform": PlatformResource(), "pipes": pipes_client()})

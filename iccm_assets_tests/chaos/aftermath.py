@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from dagster import RunsFilter
 
-from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+from iccm_assets.defs.automation.training_run_tags import TRAINING_RUN_TAG
 from iccm_assets.errors import IccmError
 from iccm_assets.learning import training_runs
 from iccm_assets.learning.model_store import ModelStore

@@ -13,7 +13,7 @@ from random import Random
 import sqlalchemy as sa
 from dagster import RunsFilter
 
-from iccm_assets.defs.learning.runs import TRAINING_RUN_TAG
+from iccm_assets.defs.automation.training_run_tags import TRAINING_RUN_TAG
 from iccm_assets.learning import training_runs, triggers
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.rollout import records

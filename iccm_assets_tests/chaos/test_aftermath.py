@@ -25,7 +25,6 @@ RUN = TrainingRun(
     emergency=True,
     status="gate_passed",
     timestamp=datetime(2026, 3, 1, tzinfo=UTC),
-    training_timestamp=None,
     base_version="v1",
     candidate_version="v2",
     dataset_digest="d",

@@ -13,13 +13,15 @@ from iccm_assets.settings import get_settings
 
 
 @pytest.fixture
-def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[resources.Platform]:
+def platform(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> Iterator[resources.PlatformResource]:
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     monkeypatch.setenv("ICCM_DATABASE_URL", url)
     monkeypatch.setenv("ICCM_HOME", str(tmp_path / "home"))
     get_settings.cache_clear()
     resources._engine.cache_clear()
-    yield resources.Platform()
+    yield resources.PlatformResource()
     resources._engine().dispose()
     resources._engine.cache_clear()
     get_settings.cache_clear()

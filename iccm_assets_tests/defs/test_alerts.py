@@ -11,7 +11,7 @@ from dagster._core.test_utils import instance_for_test
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.defs import resources
-from iccm_assets.defs.automation.alerts import alert_delivery_sensor, run_failure_alert_sensor
+from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
 from iccm_assets.errors import TrainingDiverged
 from iccm_assets.settings import get_settings
 from iccm_assets.store import tables as t
@@ -26,32 +26,32 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def tick(platform: resources.Platform, instance: dg.DagsterInstance) -> str:
+def tick(platform: resources.PlatformResource, instance: dg.DagsterInstance) -> str:
     with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
         return alert_delivery_sensor.evaluate_tick(context).skip_message or ""
 
 
 def test_the_sensor_delivers_what_is_due_and_says_what_waits(
     engine: sa.Engine,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with engine.begin() as conn:
         raise_alert(conn, "k", "warning", "Model Rollback")
     said = tick(platform, instance)
-    assert said == "1 alerts wait, none is due, and ICCM_ALERT_URLS names no channel"
+    assert said == "1 alerts are pending, none is due, and ICCM_ALERT_URLS names no channel"
     with receiver() as slack:
         monkeypatch.setenv("ICCM_ALERT_URLS", slack.url)
         get_settings.cache_clear()
         assert tick(platform, instance).startswith("1 messages delivered, 0 failed")
-        assert tick(platform, instance) == "0 alerts wait, none is due"
+        assert tick(platform, instance) == "0 alerts are pending, none is due"
         assert slack.keys() == {"k": 1}
 
 
 def looked_at(
     instance: dg.DagsterInstance,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     result: dg.ExecuteInProcessResult,
 ) -> None:
     """The sensor's look at a failed run, twice."""
@@ -69,7 +69,7 @@ def looked_at(
 
 def test_a_failed_run_raises_one_alert_with_its_cause(
     engine: sa.Engine,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
 ) -> None:
     @dg.op
@@ -92,7 +92,7 @@ def test_a_failed_run_raises_one_alert_with_its_cause(
 
 def test_a_run_that_a_red_check_has_stopped_is_no_failure(
     engine: sa.Engine,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
 ) -> None:
     @dg.asset(check_specs=[dg.AssetCheckSpec("gate", asset="measured", blocking=True)])

@@ -14,7 +14,7 @@ from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.holdout import is_held_out
 from iccm_assets.curation.pool import fold_days
 from iccm_assets.definitions import defs
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import get_settings
 from iccm_assets.store.database import engine_for
 from iccm_assets_tests.curation.worlds import HashEmbedder, everything, write_canary_set
@@ -79,7 +79,7 @@ def outcome(engine: sa.Engine) -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_backfill_of_90_days_is_two_runs_and_equals_90_daily_ones(
-    engine: sa.Engine, new_database, platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path
+    engine: sa.Engine, new_database, platform: PlatformResource, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     """In Dagster the backfill; the daily runs are the same two calls day by day, in another database.
 
@@ -112,11 +112,9 @@ def test_a_backfill_of_90_days_is_two_runs_and_equals_90_daily_ones(
         story = last.records[0].asset_materialization.metadata
     assert story["captured"].value == story["scored"].value == PER_DAY
     held_out = sum(is_held_out(f"session-{n}", 0.15) for n in range((DAYS - 1) * PER_DAY, DAYS * PER_DAY))
-    reasons = {
-        record.data["reason"]: record.data["conversations"] for record in story["lost_on_the_way"].records
-    }
+    reasons = {record.data["reason"]: record.data["conversations"] for record in story["rejections"].records}
     assert reasons["held_out"] == held_out
-    assert sum(reasons.values()) + story["kept"].value == PER_DAY
+    assert sum(reasons.values()) + story["retained"].value == PER_DAY
     assert story["duplicates_removed"].value == reasons.get("duplicate", 0)
 
     daily = engine_for(new_database())

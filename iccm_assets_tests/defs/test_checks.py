@@ -23,11 +23,13 @@ from iccm_assets.definitions import defs
 from iccm_assets.defs import resources
 from iccm_assets.defs.capture import checks as capture
 from iccm_assets.defs.curation import checks as curation
-from iccm_assets.defs.judging import assets as judging_assets
-from iccm_assets.defs.judging import checks as judging
-from iccm_assets.defs.learning import checks as learning
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.evaluation import checks as evaluation
+from iccm_assets.defs.evaluation.assets import missing_items_result
+from iccm_assets.defs.monitoring import checks as monitoring
+from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.rollout import checks as rollout
+from iccm_assets.defs.scoring import checks as scoring
+from iccm_assets.defs.training import checks as training
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.rollout.bootstrap import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
@@ -38,7 +40,7 @@ from iccm_assets_tests.curation.test_filtering import HELD_OUT, SESSIONS, SUITE
 from iccm_assets_tests.curation.worlds import HashEmbedder, write_canary_set
 from iccm_assets_tests.learning.rows import training_run, version
 
-ROOMS = (capture, curation, judging, learning, rollout)
+CHECK_MODULES = (capture, curation, evaluation, monitoring, rollout, scoring, training)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def fill(engine: sa.Engine, settings: Settings) -> None:
 @pytest.fixture
 def sound(
     template: tuple[str, Settings], server_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Platform]:
+) -> Iterator[PlatformResource]:
     """A platform of its own that is as the template."""
     name, settings = template
     copy = f"test_copy_{secrets.token_hex(4)}"
@@ -101,7 +103,7 @@ def sound(
     monkeypatch.setattr("iccm_assets.models.embedding.Embedder.load", lambda settings: HashEmbedder())
     get_settings.cache_clear()
     resources._engine.cache_clear()
-    yield Platform()
+    yield PlatformResource()
     resources._engine().dispose()
     resources._engine.cache_clear()
     get_settings.cache_clear()
@@ -109,7 +111,7 @@ def sound(
 
 
 @pytest.fixture
-def engine(sound: Platform) -> sa.Engine:
+def engine(sound: PlatformResource) -> sa.Engine:
     return sound.engine
 
 
@@ -147,18 +149,21 @@ def change(engine: sa.Engine, sql: str, **values: object) -> Any:
         return conn.execute(sa.text(sql), values)
 
 
-def evaluate(check: dg.AssetChecksDefinition, platform: Platform) -> dg.AssetCheckResult:
+def evaluate(check: dg.AssetChecksDefinition, platform: PlatformResource) -> dg.AssetCheckResult:
     return check.op.compute_fn.decorated_fn(platform)
 
 
 def all_checks() -> dict[str, dg.AssetChecksDefinition]:
     found = [
-        one for room in ROOMS for one in vars(room).values() if isinstance(one, dg.AssetChecksDefinition)
+        one
+        for module in CHECK_MODULES
+        for one in vars(module).values()
+        if isinstance(one, dg.AssetChecksDefinition)
     ]
     return {next(iter(one.check_keys)).name: one for one in found}
 
 
-def red(platform: Platform) -> dict[str, dg.AssetCheckResult]:
+def red(platform: PlatformResource) -> dict[str, dg.AssetCheckResult]:
     results = {name: evaluate(check, platform) for name, check in all_checks().items()}
     return {name: found for name, found in results.items() if not found.passed}
 
@@ -180,51 +185,51 @@ def test_a_red_gate_leaves_no_check_planned_that_will_not_run() -> None:
         if key.asset_key.path[0] in after and "_".join([*key.asset_key.path, key.name]) in nodes
     ]
     elsewhere = {node.name for node in repository.get_job("production_quality_job").nodes}
-    assert "deployed_model_version_one_production_version" in elsewhere
+    assert "deployed_model_version_exactly_one_production_version" in elsewhere
 
 
-def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound: Platform) -> None:
+def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound: PlatformResource) -> None:
     results = {name: evaluate(check, sound) for name, check in all_checks().items()}
     assert {name: found.description for name, found in results.items() if not found.passed} == {}
     assert len(results) >= 19
     # Nothing was trained or evaluated yet: those have nothing to recover from.
-    idle = {"checkpoint_is_intact", "weights_moved", "lineage_is_complete"}
+    idle = {"checkpoint_checksum_matches", "weights_changed", "lineage_is_complete"}
     assert {name for name, found in results.items() if "recovery" not in found.metadata} == idle
 
 
-def test_a_day_without_arrivals_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_a_day_without_arrivals_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     change(
         engine,
         """update iccm.conversations set "timestamp" = "timestamp" - interval '1 day'
            where "timestamp" >= date_trunc('day', iccm.now() at time zone 'UTC') at time zone 'UTC'
                 - interval '1 day'""",
     )
-    assert "arrivals_continue" in red(sound)
+    assert "daily_volume_is_normal" in red(sound)
 
 
-def test_a_refused_record_is_seen(sound: Platform) -> None:
+def test_a_refused_record_is_seen(sound: PlatformResource) -> None:
     spool = sound.settings.home / "spool"
     spool.mkdir(parents=True)
     try:
-        (spool / "refused.jsonl").write_text("{}\n", encoding="utf-8")
-        assert set(red(sound)) == {"spool_is_delivered"}
+        (spool / "dead_letters.jsonl").write_text("{}\n", encoding="utf-8")
+        assert set(red(sound)) == {"spool_is_flushed"}
     finally:
         shutil.rmtree(spool)
 
 
-def test_unreadable_content_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_unreadable_content_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     change(engine, "update iccm.conversations set content = '{}' where id % 5 = 0")
-    assert "content_is_readable" in red(sound)
+    assert "content_is_valid" in red(sound)
 
 
 def test_a_day_that_was_not_filtered_and_one_that_changed_since_are_seen(
-    sound: Platform, engine: sa.Engine
+    sound: PlatformResource, engine: sa.Engine
 ) -> None:
     change(engine, "delete from iccm.filtered_days where day = (select max(day) from iccm.filtered_days)")
-    assert set(red(sound)) == {"yesterday_is_filtered", "days_are_current"}
+    assert set(red(sound)) == {"yesterday_is_materialized", "partitions_are_fresh"}
 
 
-def test_late_feedback_makes_its_day_stale(sound: Platform, engine: sa.Engine) -> None:
+def test_late_feedback_makes_its_day_stale(sound: PlatformResource, engine: sa.Engine) -> None:
     change(
         engine,
         """insert into iccm.feedback (session_id, rating, created_at)
@@ -232,28 +237,28 @@ def test_late_feedback_makes_its_day_stale(sound: Platform, engine: sa.Engine) -
            order by "timestamp" desc limit 1""",
     )
     found = red(sound)
-    assert set(found) == {"days_are_current"}
-    assert found["days_are_current"].severity == dg.AssetCheckSeverity.WARN
+    assert set(found) == {"partitions_are_fresh"}
+    assert found["partitions_are_fresh"].severity == dg.AssetCheckSeverity.WARN
 
 
-def test_texts_without_a_score_are_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_texts_without_a_score_are_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     with engine.connect() as conn:
         yesterday = now(conn) - timedelta(days=1)
     put(engine, SESSIONS[-1], yesterday, "late shall be late.", rate=None)
     assert "no_missing_scores" in red(sound)
 
 
-def test_inconclusive_scores_are_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_inconclusive_scores_are_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     change(
         engine,
         "update iccm.requirements set test_pass_rate = null, implementation_variance = null where id % 4 = 0",
     )
-    assert "few_inconclusive" in red(sound)
+    assert "inconclusive_rate_is_low" in red(sound)
 
 
 @pytest.mark.parametrize("how", ["held_out", "erased", "canary"])
 def test_what_may_not_be_learned_from_is_seen_wherever_it_lies(
-    sound: Platform, engine: sa.Engine, how: str
+    sound: PlatformResource, engine: sa.Engine, how: str
 ) -> None:
     [victim] = change(engine, "select max(conversation_id) from iccm.phase4_training_data").scalars()
     for table in ("filtered_conversations", "phase4_training_data"):
@@ -269,13 +274,13 @@ def test_what_may_not_be_learned_from_is_seen_wherever_it_lies(
     if how == "erased":
         change(engine, "update iccm.conversations set erased_at = iccm.now() where id = :id", id=victim)
     found = red(sound)
-    assert {"nothing_leaked", "not_in_training_pool"} <= set(found)
-    for name in ("nothing_leaked", "not_in_training_pool"):
-        assert str(victim) in found[name].metadata["named"].value
+    assert {"no_contamination", "no_train_test_overlap"} <= set(found)
+    for name in ("no_contamination", "no_train_test_overlap"):
+        assert str(victim) in found[name].metadata["sample_ids"].value
         assert found[name].severity == dg.AssetCheckSeverity.ERROR
 
 
-def test_a_vector_close_to_the_canary_sets_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_a_vector_close_to_the_canary_sets_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     from iccm_assets.curation.canary_set import load_canary_set
 
     item = load_canary_set(sound.settings.canary_set).items[3]
@@ -286,11 +291,11 @@ def test_a_vector_close_to_the_canary_sets_is_seen(sound: Platform, engine: sa.E
            where conversation_id = (select max(conversation_id) from iccm.phase4_training_data)""",
         hash=content_sha256(item.requirements),
     )
-    assert "not_in_training_pool" in red(sound)
+    assert "no_train_test_overlap" in red(sound)
 
 
 def test_a_pair_of_duplicates_is_seen_unless_both_were_learned_from(
-    sound: Platform, engine: sa.Engine
+    sound: PlatformResource, engine: sa.Engine
 ) -> None:
     change(
         engine,
@@ -305,27 +310,27 @@ def test_a_pair_of_duplicates_is_seen_unless_both_were_learned_from(
     assert red(sound) == {}
 
 
-def test_rows_lost_between_filter_and_pool_are_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_rows_lost_between_filter_and_pool_are_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     change(
         engine,
         "delete from iccm.phase4_training_data where conversation_id = "
         "(select max(conversation_id) from iccm.phase4_training_data)",
     )
-    assert set(red(sound)) == {"rows_add_up"}
+    assert set(red(sound)) == {"row_counts_reconcile"}
 
 
-def test_a_day_that_was_never_folded_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_a_day_that_was_never_folded_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     change(engine, "delete from iccm.pool_days where day = (select max(day) from iccm.pool_days)")
-    assert set(red(sound)) == {"rows_add_up"}
+    assert set(red(sound)) == {"row_counts_reconcile"}
 
 
 def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
-    sound: Platform, engine: sa.Engine
+    sound: PlatformResource, engine: sa.Engine
 ) -> None:
     [serving] = change(engine, "select version from iccm.model_versions").scalars()
     with engine.begin() as conn:
         version(conn, "v9", status="candidate")
-    item = {"slice": "s", "candidate_variance": None, "production_variance": None, "doubt": ""}
+    item = {"slice": "s", "candidate_variance": None, "production_variance": None, "unreliable_reason": ""}
     evidence = {
         "candidate_version": "v9",
         "production_version": serving,
@@ -345,26 +350,26 @@ def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
                 canary_set_digest="another", orchestra="o", judge_version="j",
             )
         )  # fmt: skip
-    assert set(red(sound)) == {"is_unchanged"}
-    told = judging_assets._missing_items(sound)
+    assert set(red(sound)) == {"digest_is_unchanged"}
+    told = missing_items_result(sound)
     assert not told.passed and told.check_name == "no_missing_items"
-    assert "2 of 3" in told.description and told.metadata["named"].value == "b, never measured"
+    assert "2 of 3" in told.description and told.metadata["sample_ids"].value == "b, never measured"
 
 
-def test_damage_to_the_production_model_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_damage_to_the_production_model_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     [path] = change(engine, "select path from iccm.model_versions").scalars()
     tokenizer = Path(path) / "tokenizer.json"
     tokenizer.chmod(0o644)
     whole = tokenizer.read_bytes()
     try:
         tokenizer.write_bytes(whole + b" ")
-        assert set(red(sound)) == {"production_is_intact"}
+        assert set(red(sound)) == {"production_checksum_matches"}
     finally:
         tokenizer.write_bytes(whole)
 
 
 def test_a_checkpoint_that_moved_nothing_or_lost_its_teachers_is_seen(
-    sound: Platform, engine: sa.Engine
+    sound: PlatformResource, engine: sa.Engine
 ) -> None:
     [path] = change(engine, "select path from iccm.model_versions").scalars()
     [teacher] = change(engine, "select max(id) from iccm.conversations").scalars()
@@ -380,17 +385,17 @@ def test_a_checkpoint_that_moved_nothing_or_lost_its_teachers_is_seen(
         conn.execute(
             t.training_run_examples.insert().values(training_run_id=run, conversation_id=teacher, role="new")
         )
-    assert set(red(sound)) == {"weights_moved"}
+    assert set(red(sound)) == {"weights_changed"}
     change(engine, "update iccm.conversations set erased_at = iccm.now() where id = :id", id=teacher)
-    assert {"weights_moved", "lineage_is_complete"} <= set(red(sound))
+    assert {"weights_changed", "lineage_is_complete"} <= set(red(sound))
 
 
 def test_no_production_version_a_stray_canary_and_a_lost_lease_are_seen(
-    sound: Platform, engine: sa.Engine
+    sound: PlatformResource, engine: sa.Engine
 ) -> None:
     with engine.begin() as conn:
         version(conn, "v2", status="canary")
-    assert set(red(sound)) == {"statuses_fit_the_rollout"}
+    assert set(red(sound)) == {"statuses_match_rollout"}
     change(
         engine,
         """insert into iccm.rollouts (candidate, production, weight, lease_until)
@@ -399,27 +404,31 @@ def test_no_production_version_a_stray_canary_and_a_lost_lease_are_seen(
     )
     assert red(sound) == {}
     change(engine, "update iccm.rollouts set lease_until = iccm.now() - interval '5 minutes'")
-    assert set(red(sound)) == {"weight_is_leased"}
+    assert set(red(sound)) == {"canary_lease_is_active"}
     change(engine, "update iccm.model_versions set status = 'retired' where status = 'production'")
-    assert {"one_production_version", "statuses_fit_the_rollout", "production_is_intact"} <= set(red(sound))
+    assert {"exactly_one_production_version", "statuses_match_rollout", "production_checksum_matches"} <= set(
+        red(sound)
+    )
 
 
-def test_production_that_fell_or_that_nobody_measures_is_seen(sound: Platform, engine: sa.Engine) -> None:
+def test_production_that_fell_or_that_nobody_measures_is_seen(
+    sound: PlatformResource, engine: sa.Engine
+) -> None:
     change(
         engine,
         """insert into iccm.quality_measurements (version, "set", n, mean, baseline_mean, judge_version)
            select version, 'canary_set', 20, 0.7, 0.8, 'j' from iccm.model_versions
            where status = 'production'""",
     )
-    assert set(red(sound)) == {"is_measured_and_holds"}
+    assert set(red(sound)) == {"production_quality_is_stable"}
     change(engine, "update iccm.quality_measurements set mean = 0.79")
     assert red(sound) == {}
     change(engine, "update iccm.quality_measurements set measured_at = measured_at - interval '1 day'")
     change(engine, "update iccm.model_versions set deployed_at = deployed_at - interval '1 day'")
-    assert set(red(sound)) == {"is_measured_and_holds"}
+    assert set(red(sound)) == {"production_quality_is_stable"}
 
 
-def test_no_check_reads_a_large_pool_for_long(sound: Platform, engine: sa.Engine) -> None:
+def test_no_check_reads_a_large_pool_for_long(sound: PlatformResource, engine: sa.Engine) -> None:
     """Bounded by what they read, not by time: only the newest rows of a large pool are compared."""
     from iccm_assets.curation import facts
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from iccm_assets.defs import resources
-from iccm_assets.defs.judging.live_scoring import live_scoring_job, live_scoring_schedule
+from iccm_assets.defs.automation.jobs import live_scoring_job
+from iccm_assets.defs.automation.schedules import live_scoring_schedule
 from iccm_assets.settings import Settings
 from iccm_assets_tests.judging.test_live import served, stored
 
@@ -23,7 +24,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def tick(platform: resources.Platform, instance: dg.DagsterInstance) -> dg.ScheduleExecutionData:
+def tick(platform: resources.PlatformResource, instance: dg.DagsterInstance) -> dg.ScheduleExecutionData:
     with dg.build_schedule_context(instance=instance, resources={"platform": platform}) as context:
         return live_scoring_schedule.evaluate_tick(context)
 
@@ -31,21 +32,21 @@ def tick(platform: resources.Platform, instance: dg.DagsterInstance) -> dg.Sched
 def test_the_schedule_says_how_much_there_is_to_score(
     engine: sa.Engine,
     settings: Settings,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
 ) -> None:
-    assert tick(platform, instance).skip_message == "0 answers with tests wait for a score"
+    assert tick(platform, instance).skip_message == "0 responses with tests are waiting for a score"
     served(engine, settings, "r", "s")
     assert len(tick(platform, instance).run_requests) == 1
     at_work = create_run_for_test(instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED)
     said = tick(platform, instance).skip_message
-    assert said == f"1 answers wait, and run {at_work.run_id[:8]} is started already"
+    assert said == f"1 responses are waiting, and run {at_work.run_id[:8]} is started"
 
 
 def test_the_job_scores_and_tells_its_story(
     engine: sa.Engine,
     settings: Settings,
-    platform: resources.Platform,
+    platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
 ) -> None:
     served(engine, settings, "r", "s", text=TEXT)
@@ -64,5 +65,5 @@ def test_the_job_scores_and_tells_its_story(
     )
     [output] = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
-    assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["left"].value == 0
+    assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["pending"].value == 0
     assert [record.data["arm"] for record in metadata["arms"].records] == ["production"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from iccm_assets.defs.learning.progress import observing
-from iccm_assets.defs.messages import whole_lines, workers
+from iccm_assets.defs.pipes_reader import iter_complete_lines, pipes_client
+from iccm_assets.defs.training.training_progress import with_progress
 
 SLOW_WRITER = """
 import json, time
@@ -31,7 +31,7 @@ def test_half_a_line_is_waited_for_and_a_killed_writers_is_left(tmp_path: Path) 
     path.write_text('{"a":', encoding="utf-8")
     over = threading.Event()
     found: list[str] = []
-    thread = threading.Thread(target=lambda: found.extend(whole_lines(str(path), over.is_set)))
+    thread = threading.Thread(target=lambda: found.extend(iter_complete_lines(str(path), over.is_set)))
     thread.start()
     with path.open("a", encoding="utf-8") as file:
         for part in (" 1}", "\nb\n", "c", "\nd without an end"):
@@ -49,10 +49,10 @@ def test_a_long_message_that_is_written_in_parts_arrives(observed: bool) -> None
 
     @dg.asset
     def probe(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient) -> dg.MaterializeResult:
-        client = observing(pipes, context) if observed else pipes
+        client = with_progress(pipes, context) if observed else pipes
         done = client.run(context=context, command=[sys.executable, "-c", SLOW_WRITER])
         received.extend(done.get_custom_messages())
         return dg.MaterializeResult()
 
-    assert dg.materialize([probe], resources={"pipes": workers()}).success
+    assert dg.materialize([probe], resources={"pipes": pipes_client()}).success
     assert received == ["x" * 9000]

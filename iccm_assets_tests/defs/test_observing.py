@@ -10,15 +10,15 @@ from dagster._core.test_utils import instance_for_test
 
 from iccm_assets.capture.conversations import Conversation, record
 from iccm_assets.definitions import defs
-from iccm_assets.defs.capture.observing import SHOWN_DAYS
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.capture.observations import DISPLAY_DAYS
+from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.store.clock import now
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 CONVERSATIONS = dg.AssetKey("conversations")
 
 
-def observations(platform: Platform, first, last) -> list[dg.AssetObservation]:
+def observations(platform: PlatformResource, first, last) -> list[dg.AssetObservation]:
     """Those a run of ``reconstructions`` for some days makes."""
     job = (
         defs()
@@ -38,7 +38,7 @@ def observations(platform: Platform, first, last) -> list[dg.AssetObservation]:
 
 
 def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
-    engine: sa.Engine, platform: Platform
+    engine: sa.Engine, platform: PlatformResource
 ) -> None:
     with engine.begin() as conn:
         yesterday = now(conn) - timedelta(days=1)
@@ -55,7 +55,7 @@ def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
             )
     day = yesterday.date()
     [seen] = observations(platform, day - timedelta(days=2), day)
-    told = {name: value.value for name, value in seen.metadata.items() if name != "last_days"}
+    told = {name: value.value for name, value in seen.metadata.items() if name != "daily_history"}
     assert told == {
         "day": day.isoformat(),
         "arrived": 3,
@@ -64,5 +64,5 @@ def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
         "from gateway": 2,
         "from import": 1,
     }
-    assert len(seen.metadata["last_days"].records) == SHOWN_DAYS
+    assert len(seen.metadata["daily_history"].records) == DISPLAY_DAYS
     assert observations(platform, day - timedelta(days=9), day - timedelta(days=8)) == []

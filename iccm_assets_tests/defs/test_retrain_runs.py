@@ -8,13 +8,13 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.defs.learning.runs import (
+from iccm_assets.defs.automation.training_run_tags import (
     DISPATCH_TAG,
     TRAINING_RUN_TAG,
     RetrainConfig,
+    get_dagster_run_statuses,
+    get_training_run,
     run_request,
-    seen_runs,
-    training_run_of,
 )
 from iccm_assets.errors import IccmError
 from iccm_assets.learning import dispatch, training_runs, triggers
@@ -39,18 +39,18 @@ def test_a_retrain_of_the_launchpad_has_a_row_with_what_was_asked_and_tags_that_
         version(conn, "v0", status="retired")
     launched = context(instance)
     config = RetrainConfig(reason="a new domain", emergency=True, base="v0", window_days=14)
-    run, claims = training_run_of(launched, engine, config)
+    run, claims = get_training_run(launched, engine, config)
     assert (run.trigger, run.emergency, run.notes) == ("manual", True, "a new domain")
     assert (run.requested_base, run.requested_window_days, run.dispatch) == ("v0", 14, 1)
     assert run.trigger_key == f"manual:{launched.run_id}" and claims is None
     assert instance.get_run_by_id(launched.run_id).tags[TRAINING_RUN_TAG] == str(run.id)
-    assert seen_runs(instance, {run.id: 1})[run.id].run_id == launched.run_id
-    assert training_run_of(launched, engine, config)[0].id == run.id
+    assert get_dagster_run_statuses(instance, {run.id: 1})[run.id].run_id == launched.run_id
+    assert get_training_run(launched, engine, config)[0].id == run.id
 
 
 def test_a_base_nobody_knows_is_refused_by_name(engine: sa.Engine, instance: dg.DagsterInstance) -> None:
     with pytest.raises(IccmError, match="v9"):
-        training_run_of(context(instance), engine, RetrainConfig(base="v9"))
+        get_training_run(context(instance), engine, RetrainConfig(base="v9"))
     with engine.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.phase4_training_runs")).scalar_one() == 0
 
@@ -64,7 +64,7 @@ def test_a_dispatched_run_brings_its_row_and_its_dispatch(
         assert dispatch.take(conn, row.id, 0) is None
     tags = dict(run_request(taken).tags)
     assert tags[DISPATCH_TAG] == "1"
-    run, claims = training_run_of(context(instance, tags), engine, RetrainConfig())
+    run, claims = get_training_run(context(instance, tags), engine, RetrainConfig())
     assert (run.id, claims) == (row.id, 1)
 
 

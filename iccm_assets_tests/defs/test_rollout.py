@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.defs import resources
+from iccm_assets.defs.automation.sensors import rollout_controller_sensor
 from iccm_assets.defs.rollout.assets import DeploymentConfig, deployed_model_version
-from iccm_assets.defs.rollout.sensors import rollout_controller_sensor
 from iccm_assets.rollout import controller
 from iccm_assets.settings import Settings, get_settings, load_settings
 from iccm_assets_tests.rollout.live import World
@@ -24,13 +24,13 @@ def world(engine: sa.Engine, settings: Settings, tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[resources.Platform]:
+def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[resources.PlatformResource]:
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     monkeypatch.setenv("ICCM_DATABASE_URL", url)
     monkeypatch.setenv("ICCM_PROFILE", "production")
     get_settings.cache_clear()
     resources._engine.cache_clear()
-    yield resources.Platform()
+    yield resources.PlatformResource()
     resources._engine().dispose()
     resources._engine.cache_clear()
     get_settings.cache_clear()
@@ -39,7 +39,7 @@ def platform(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[res
 class Ticks:
     """The sensor on an ephemeral instance, its cursor kept as the daemon keeps it."""
 
-    def __init__(self, instance: dg.DagsterInstance, platform: resources.Platform) -> None:
+    def __init__(self, instance: dg.DagsterInstance, platform: resources.PlatformResource) -> None:
         self.instance, self.platform, self.cursor = instance, platform, None
 
     def __call__(self) -> tuple[str, list[dg.AssetObservation]]:
@@ -53,7 +53,7 @@ class Ticks:
 
 
 @pytest.fixture
-def tick(platform: resources.Platform) -> Iterator[Ticks]:
+def tick(platform: resources.PlatformResource) -> Iterator[Ticks]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield Ticks(instance, platform)
 
@@ -94,7 +94,9 @@ def test_the_sensor_ticks_and_observes_on_change_and_every_five_minutes(world: W
     assert tick()[1] == []
 
 
-def materialized(world: World, platform: resources.Platform, **config: object) -> dict[str, dg.MetadataValue]:
+def materialized(
+    world: World, platform: resources.PlatformResource, **config: object
+) -> dict[str, dg.MetadataValue]:
     done = dg.materialize(
         [deployed_model_version],
         resources={"platform": platform},
@@ -106,7 +108,9 @@ def materialized(world: World, platform: resources.Platform, **config: object) -
     return done.asset_materializations_for_node("deployed_model_version")[0].metadata
 
 
-def test_materializing_the_asset_opens_the_rollout_once(world: World, platform: resources.Platform) -> None:
+def test_materializing_the_asset_opens_the_rollout_once(
+    world: World, platform: resources.PlatformResource
+) -> None:
     told = materialized(world, platform)
     again = materialized(world, platform)
     assert told["rollout"] == again["rollout"] and told["weight"].value == 0.0
@@ -116,7 +120,7 @@ def test_materializing_the_asset_opens_the_rollout_once(world: World, platform: 
 
 
 def test_materializing_it_without_a_rollout_promotes_at_once(
-    world: World, platform: resources.Platform
+    world: World, platform: resources.PlatformResource
 ) -> None:
     told = materialized(world, platform, rollout=False)
     assert told["weight"].value == 1.0

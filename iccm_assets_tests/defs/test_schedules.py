@@ -12,7 +12,9 @@ from iccm_assets.defs.automation.schedules import daily_data_schedule, weekly_re
 from iccm_assets_tests.learning.rows import NOW, conversation, training_run, version
 
 
-def evaluate(schedule: dg.ScheduleDefinition, platform: resources.Platform) -> list[dg.RunRequest] | str:
+def evaluate(
+    schedule: dg.ScheduleDefinition, platform: resources.PlatformResource
+) -> list[dg.RunRequest] | str:
     """The run requests of a tick at `NOW` (a Sunday, 02:00 UTC), or the reason it was skipped."""
     context = dg.build_schedule_context(scheduled_execution_time=NOW, resources={"platform": platform})
     found = schedule.evaluate_tick(context)
@@ -27,7 +29,7 @@ def fill(engine: sa.Engine, examples: int) -> None:
 
 
 def test_with_too_few_examples_the_week_is_skipped_with_its_number(
-    engine: sa.Engine, platform: resources.Platform
+    engine: sa.Engine, platform: resources.PlatformResource
 ) -> None:
     fill(engine, 41)
     said = evaluate(weekly_retrain_schedule, platform)
@@ -37,7 +39,7 @@ def test_with_too_few_examples_the_week_is_skipped_with_its_number(
 
 
 def test_with_enough_examples_the_week_gets_exactly_one_retraining(
-    engine: sa.Engine, platform: resources.Platform
+    engine: sa.Engine, platform: resources.PlatformResource
 ) -> None:
     fill(engine, 80)
     [request] = evaluate(weekly_retrain_schedule, platform)
@@ -46,11 +48,11 @@ def test_with_enough_examples_the_week_gets_exactly_one_retraining(
     assert request.tags["iccm/training_run_id"] == str(row.id)
     assert (row.trigger, row.status) == ("weekly", "requested")
     again = evaluate(weekly_retrain_schedule, platform)
-    assert isinstance(again, str) and "has its retraining already" in again
+    assert isinstance(again, str) and "already has a retraining" in again
 
 
 def test_what_production_has_learned_does_not_count_again(
-    engine: sa.Engine, platform: resources.Platform
+    engine: sa.Engine, platform: resources.PlatformResource
 ) -> None:
     fill(engine, 60)
     with engine.begin() as conn:
@@ -61,7 +63,7 @@ def test_what_production_has_learned_does_not_count_again(
 
 
 def test_the_daily_data_job_takes_yesterday_and_the_days_that_changed(
-    engine: sa.Engine, platform: resources.Platform
+    engine: sa.Engine, platform: resources.PlatformResource
 ) -> None:
     with engine.begin() as conn:
         for number, age in enumerate((2, 3, 6, 20), start=1):

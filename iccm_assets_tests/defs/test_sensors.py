@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -45,7 +46,7 @@ def pass_time(engine: sa.Engine, **length: float) -> None:
 
 
 def tick(
-    sensor: dg.SensorDefinition, platform: resources.Platform, instance: dg.DagsterInstance
+    sensor: dg.SensorDefinition, platform: resources.PlatformResource, instance: dg.DagsterInstance
 ) -> list[dg.RunRequest] | str:
     """The run requests of a tick, or the reason it was skipped."""
     with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
@@ -110,7 +111,7 @@ def live_rollout(engine: sa.Engine, stage: int) -> int:
                 stage=stage,
                 state="baking" if stage == 3 else "ramping",
                 weight={1: 0.1, 2: 0.5, 3: 1.0}[stage],
-                policy=Policy.frozen(get_settings().rollout, get_settings().evaluation).to_json(),
+                policy=asdict(Policy.frozen(get_settings().rollout, get_settings().evaluation)),
             )
             .returning(t.rollouts.c.id)
         ).scalar_one()
@@ -130,7 +131,7 @@ def test_a_hundred_examples_start_exactly_one_retrain_a_day(engine, platform, in
     )
     assert request.run_key == f"training-run-{row.id}-attempt-1-dispatch-1"
     assert request.tags["iccm/training_run_id"] == str(row.id)
-    assert "has its retraining already" in tick(new_data_threshold_sensor, platform, instance)
+    assert "already has a retraining" in tick(new_data_threshold_sensor, platform, instance)
     assert len(rows(engine)) == 1
 
 
@@ -143,7 +144,7 @@ def test_with_fewer_the_skip_says_how_many(engine, platform, instance) -> None:
 def test_before_three_it_does_not_look(engine, platform, instance) -> None:
     fill(engine, 120)
     set_time(engine, AT_FOUR.replace(hour=2, minute=59))
-    assert tick(new_data_threshold_sensor, platform, instance) == "02:59 UTC, looks from 03:00 on"
+    assert tick(new_data_threshold_sensor, platform, instance) == "02:59 UTC, runs from 03:00 on"
 
 
 def ticks_at_once(sensor, platform, instance) -> list[list[dg.RunRequest] | str]:
@@ -290,7 +291,7 @@ def test_a_run_that_fails_before_it_trains_uses_its_three_attempts_up_and_is_ale
         assert isinstance(tick(retrain_dispatch_sensor, platform, instance), str)
         assert (rows(engine)[0].status, rows(engine)[0].attempt) == ("failed", attempt)
         pass_time(engine, minutes=6)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
     with engine.connect() as conn:
         [alert] = conn.execute(sa.select(t.alerts)).all()
     assert alert.key == f"training_run:{row}:failed" and "failed before training began" in alert.body
@@ -316,9 +317,9 @@ def test_a_canceled_run_is_called_off_for_good(engine, platform, instance) -> No
     ask(engine, "one")
     [request] = tick(retrain_dispatch_sensor, platform, instance)
     launch(instance, request, dg.DagsterRunStatus.CANCELED)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
     [row] = rows(engine)
-    assert row.status == "skipped" and "called off" in row.notes
+    assert row.status == "skipped" and "was canceled" in row.notes
 
 
 def test_an_attempt_whose_dagster_run_has_died_fails_and_is_retried(engine, platform, instance) -> None:
@@ -365,7 +366,7 @@ def test_a_run_that_dies_after_its_verdict_holds_nothing_and_its_candidate_is_de
     tags = {"iccm/training_run_id": "1", "iccm/dispatch": "1"}
     run = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
     passed(engine, run)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
     assert not instance.get_run_by_id(run.run_id).is_finished
     long_ago(engine, instance, run)
     [request] = tick(retrain_dispatch_sensor, platform, instance)
@@ -375,7 +376,7 @@ def test_a_run_that_dies_after_its_verdict_holds_nothing_and_its_candidate_is_de
     [again] = tick(retrain_dispatch_sensor, platform, instance)  # before the daemon has made the run
     assert again.run_key == request.run_key
     launch(instance, request, dg.DagsterRunStatus.STARTED)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
 
 
 def test_a_candidate_that_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended(
@@ -388,7 +389,7 @@ def test_a_candidate_that_passed_while_a_rollout_was_live_is_deployed_when_that_
         version(conn, "v3", "v1", status="canary")
         conn.execute(t.rollouts.insert().values(candidate="v3", production="v1"))
     deployment_fails(instance, run)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
     long_ago(engine, instance, run)
     end_rollout(engine, "v3")
     [request] = tick(retrain_dispatch_sensor, platform, instance)
@@ -396,7 +397,7 @@ def test_a_candidate_that_passed_while_a_rollout_was_live_is_deployed_when_that_
     again = instance.create_run_for_job(retrain, tags=request.tags, status=dg.DagsterRunStatus.STARTED)
     pass_time(engine, seconds=60)
     deployment_fails(instance, again)
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
 
 
 def test_a_verdict_against_a_version_that_no_longer_serves_deploys_nothing(
@@ -414,7 +415,7 @@ def test_a_verdict_against_a_version_that_no_longer_serves_deploys_nothing(
                 judge_version="1",
             )
         )  # fmt: skip
-    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run waits"
+    assert tick(retrain_dispatch_sensor, platform, instance) == "no training run is waiting"
 
 
 def deployment_fails(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

@@ -174,17 +174,17 @@ def test_history_older_than_a_year_goes_except_what_a_live_rollout_and_the_basel
 
 def test_the_job_tells_what_went_and_why(engine, lived, monkeypatch: pytest.MonkeyPatch) -> None:
     from iccm_assets.defs import resources
-    from iccm_assets.defs.automation.maintenance import maintenance_job
+    from iccm_assets.defs.automation.jobs import maintenance_job
 
-    monkeypatch.setattr(resources.Platform, "engine", property(lambda self: engine))
-    monkeypatch.setattr(resources.Platform, "settings", property(lambda self: lived))
+    monkeypatch.setattr(resources.PlatformResource, "engine", property(lambda self: engine))
+    monkeypatch.setattr(resources.PlatformResource, "settings", property(lambda self: lived))
     later(engine, 8)
     with dg.DagsterInstance.ephemeral() as instance:
         done = maintenance_job.execute_in_process(
-            instance=instance, resources={"platform": resources.Platform()}
+            instance=instance, resources={"platform": resources.PlatformResource()}
         )
     assert done.success
     [output] = [event for event in done.all_events if event.is_successful_output]
     metadata = output.event_specific_data.metadata
     assert metadata["removed"].value == 4
-    assert "v1: it is the parent of v2, which is production" in metadata["fates"].value
+    assert "v1: it is the parent of v2, which is production" in metadata["retention_decisions"].value

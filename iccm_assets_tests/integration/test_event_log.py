@@ -68,5 +68,5 @@ def test_no_line_of_a_conversation_is_in_dagsters_database(platform: Platform) -
         engine.dispose()
     assert len(lines) > 200 and len(log) > 100_000
     # What is told of a day is there, and a line that is there would be found.
-    assert found_in(log, {"removed_as_duplicates", "taught_by"}) == ["removed_as_duplicates", "taught_by"]
+    assert found_in(log, {"removed_as_duplicates", "training_conversations"}) == ["removed_as_duplicates", "training_conversations"]
     assert found_in(log, lines) == []

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.defs.learning.progress import observing
+from iccm_assets.defs.training.training_progress import with_progress
 from iccm_assets.errors import (
     DamagedCheckpoint,
     DatabaseUnreachable,
@@ -27,7 +27,7 @@ from iccm_assets.errors import (
     TrainingError,
 )
 from iccm_assets.learning import trainer as module
-from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, read_reply, write_job
+from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, read_reply
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.trainer import train
 from iccm_assets.learning.training_runs import get as get_run
@@ -46,7 +46,7 @@ def staging_is_empty(job: TrainingJob) -> bool:
 
 
 def in_a_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
-    write_job(job, tmp_path / "job.json")
+    (tmp_path / "job.json").write_text(job.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-m", "iccm_assets.learning.trainer", str(tmp_path / "job.json")],
         capture_output=True, text=True, check=False,
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_published(tmp_path: Path) 
 
 def test_a_killed_trainer_publishes_nothing_and_the_next_attempt_starts_clean(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=500, early_stopping_patience=500)
-    write_job(job, tmp_path / "job.json")
+    (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [sys.executable, "-m", "iccm_assets.learning.trainer", str(tmp_path / "job.json")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -260,10 +260,10 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_the_nam
     @dg.asset
     def probe(context, pipes: dg.PipesSubprocessClient) -> dg.MaterializeResult:
         for name, job in (("good", good), ("bad", bad)):
-            done = observing(pipes, context).run(
+            done = with_progress(pipes, context).run(
                 context=context,
                 command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
-                extras={"job": job.to_dict()},
+                extras={"job": job.model_dump(mode="json")},
             )
             answers[name] = list(done.get_custom_messages())
             # Asked before the asset ends: an observation is there while the training goes on.

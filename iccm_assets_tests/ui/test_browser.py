@@ -28,7 +28,7 @@ ASSETS = (
     "deployed_model_version",
     "production_quality",
 )
-GROUPS = ("capture", "curation", "learning", "judging", "rollout")
+GROUPS = ("capture", "curation", "scoring", "training", "evaluation", "rollout")
 CURATION = "/locations/iccm_assets/asset-groups/curation/lineage"
 RUNS = """
     query { runsOrError(limit: 100) { ... on Runs { results {
@@ -93,7 +93,7 @@ def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance
     page.get_by_role("button", name=re.compile("^Launch ")).click()
     finished(instance, lambda one: one["tags"].get("dagster/partition") == instance.yesterday.isoformat())
     page.goto("/assets/training_pool?view=partitions&partition=" + instance.yesterday.isoformat())
-    page.get_by_text("lost_on_the_way").wait_for()
+    page.get_by_text("rejections").wait_for()
     page.get_by_text("in the pool").first.wait_for()
     picture(page, "partition")
 
@@ -139,7 +139,7 @@ def test_arrivals_are_observed(page: Any) -> None:
     page.goto("/assets/conversations?view=overview", wait_until="domcontentloaded")
     page.get_by_text("arrived", exact=True).first.wait_for()
     page.get_by_text("from simulated").first.wait_for()
-    page.get_by_text("last_days").first.wait_for()
+    page.get_by_text("daily_history").first.wait_for()
 
 
 def test_the_gates_verdict_says_why_and_what_to_do(page: Any, instance: Instance) -> None:
@@ -157,6 +157,6 @@ def test_the_gates_verdict_says_why_and_what_to_do(page: Any, instance: Instance
     page.get_by_text("verdict_rules").first.wait_for()
     picture(page, "gate")
     page.goto("/assets/fine_tuned_checkpoint?view=events", wait_until="domcontentloaded")
-    for name in ("model_card", "dataset", "taught_by", "loss_curve"):
+    for name in ("model_card", "dataset", "training_conversations", "loss_curve"):
         page.get_by_text(name, exact=True).first.wait_for()
     picture(page, "checkpoint")

@@ -1,21 +1,24 @@
-"""The jobs: daily data and retraining are kept apart, since their partitions differ."""
+"""Jobs. Daily data and retraining are kept apart, since their partitions differ."""
 
 import dagster as dg
+
+from iccm_assets.defs.automation.ops import apply_retention, score_live_responses
+from iccm_assets.settings import load_settings
 
 daily_data_job = dg.define_asset_job(
     "daily_data_job",
     selection=dg.AssetSelection.assets("reconstructions", "filtered_conversations", "training_pool")
     | dg.AssetSelection.checks_for_assets("conversations"),
-    description="Score, filter and deduplicate days of conversations (P6).",
+    description="Score, filter and deduplicate days of conversations.",
 )
 
 production_quality_job = dg.define_asset_job(
     "production_quality_job",
-    # Who serves is checked here, every six hours, and not in a retrain: a red gate ends that, and would leave
-    # these checks planned and never run, which Dagster shows as failed.
+    # The checks of `deployed_model_version` run here and not in a retrain: a failed quality gate ends it
+    # and leaves them planned and never executed, which Dagster shows as failed.
     selection=dg.AssetSelection.assets("production_quality")
     | dg.AssetSelection.checks_for_assets("deployed_model_version"),
-    description="Measure the version that serves on the canary set and the production holdout (T8).",
+    description="Measure the production version on the canary set and the production holdout.",
     tags={"dagster/max_runtime": "14400"},
 )
 
@@ -26,6 +29,26 @@ retrain_job = dg.define_asset_job(
     )
     | dg.AssetSelection.assets("deployed_model_version").without_checks(),
     description="Train a candidate, measure it against production, deploy it if the quality gate passes.",
-    # Its attempts are counted in the training run's row (T6): Dagster's own retries would double them.
-    tags={"dagster/max_runtime": "43200", "dagster/max_retries": "0"},
+    # Attempts are counted in the row of the training run: Dagster's own retries would double them.
+    tags={
+        "dagster/max_runtime": str(load_settings().training.max_runtime_seconds),
+        "dagster/max_retries": "0",
+    },
 )
+
+
+@dg.job(
+    description="Score new gateway responses that came with tests, so that a rollout has quality evidence.",
+    # Dagster does not notice a killed run worker: until this limit the schedule sees an unfinished run.
+    tags={"dagster/max_runtime": "900"},
+)
+def live_scoring_job():
+    score_live_responses()
+
+
+@dg.job(
+    description="Delete checkpoints, datasets and rows past their retention period, never what is in use.",
+    tags={"dagster/max_runtime": "7200"},
+)
+def maintenance_job():
+    apply_retention()

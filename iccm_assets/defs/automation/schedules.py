@@ -1,67 +1,50 @@
-"""When the platform acts by itself; every skip says why, with its numbers."""
+"""Schedules. Each skipped tick logs the reason with its numbers."""
 
 from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from iccm_assets.defs.automation.jobs import daily_data_job, production_quality_job, retrain_job
-from iccm_assets.defs.automation.ticks import started, tick
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.automation.jobs import (
+    daily_data_job,
+    live_scoring_job,
+    maintenance_job,
+    production_quality_job,
+    retrain_job,
+)
+from iccm_assets.defs.automation.tick_transaction import request_run_or_skip, tick_transaction
+from iccm_assets.defs.resources import PlatformResource
+
+RUNNING = dg.DefaultScheduleStatus.RUNNING
 
 
 @dg.schedule(
     job=daily_data_job,
     cron_schedule="0 1 * * *",
     execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Yesterday, and the days of the last week whose inputs changed since (P6).",
+    default_status=RUNNING,
+    description="Daily at 01:00 UTC: yesterday, and days of the last week whose inputs have changed.",
 )
-def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
+def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
     from iccm_assets.curation.filtering import changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
     earliest = yesterday - timedelta(days=platform.settings.curation.late_days - 1)
     with platform.engine.connect() as conn:
         days = changed_days(conn, earliest, yesterday)
-    ranges = _ranges(sorted({*days, yesterday}))
-    return [_run_of(yesterday, first, last) for first, last in ranges]
+    return [
+        dg.RunRequest(
+            run_key=f"{yesterday}:{first}:{last}",
+            tags={
+                "dagster/asset_partition_range_start": first.isoformat(),
+                "dagster/asset_partition_range_end": last.isoformat(),
+            },
+        )
+        for first, last in _consecutive_ranges(sorted({*days, yesterday}))
+    ]
 
 
-@dg.schedule(
-    job=production_quality_job,
-    cron_schedule="0 */6 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every six hours, once there is a production version (T8).",
-)
-def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
-    from iccm_assets.learning import versions
-
-    with tick(platform) as conn:
-        serving = versions.production(conn)
-    if serving is None:
-        return dg.SkipReason("there is no production version yet")
-    at = context.scheduled_execution_time.astimezone(UTC)
-    return dg.RunRequest(run_key=f"{at:%Y-%m-%dT%H:%M}", tags={"iccm/version": serving.version})
-
-
-@dg.schedule(
-    job=retrain_job,
-    cron_schedule="0 2 * * 0",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Sunday 02:00 UTC, when there are enough selectable new examples (T1).",
-)
-def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Platform):
-    from iccm_assets.learning import causes
-
-    at = context.scheduled_execution_time.astimezone(UTC)
-    with tick(platform) as conn:
-        return started(conn, platform, causes.weekly(conn, at, platform.settings))
-
-
-def _ranges(days: list[date]) -> list[tuple[date, date]]:
-    """Sorted days as runs of consecutive ones."""
+def _consecutive_ranges(days: list[date]) -> list[tuple[date, date]]:
+    """Group sorted days into (first, last) ranges of consecutive days."""
     ranges: list[tuple[date, date]] = []
     for day in days:
         if ranges and day - ranges[-1][1] == timedelta(days=1):
@@ -71,11 +54,67 @@ def _ranges(days: list[date]) -> list[tuple[date, date]]:
     return ranges
 
 
-def _run_of(yesterday: date, first: date, last: date) -> dg.RunRequest:
-    return dg.RunRequest(
-        run_key=f"{yesterday}:{first}:{last}",
-        tags={
-            "dagster/asset_partition_range_start": first.isoformat(),
-            "dagster/asset_partition_range_end": last.isoformat(),
-        },
-    )
+@dg.schedule(
+    job=production_quality_job,
+    cron_schedule="0 */6 * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Every six hours, once there is a production version.",
+)
+def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+    from iccm_assets.learning import versions
+
+    with tick_transaction(platform) as conn:
+        production = versions.production(conn)
+    if production is None:
+        return dg.SkipReason("there is no production version yet")
+    scheduled = context.scheduled_execution_time.astimezone(UTC)
+    return dg.RunRequest(run_key=f"{scheduled:%Y-%m-%dT%H:%M}", tags={"iccm/version": production.version})
+
+
+@dg.schedule(
+    job=retrain_job,
+    cron_schedule="0 2 * * 0",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Sunday 02:00 UTC, when there are enough selectable new examples.",
+)
+def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+    from iccm_assets.learning import causes
+
+    scheduled = context.scheduled_execution_time.astimezone(UTC)
+    with tick_transaction(platform) as conn:
+        return request_run_or_skip(conn, platform, causes.weekly(conn, scheduled, platform.settings))
+
+
+@dg.schedule(
+    job=live_scoring_job,
+    cron_schedule="*/5 * * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Every five minutes, when there are responses to score and no run scores them already.",
+)
+def live_scoring_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+    from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+    from iccm_assets.judging.live import count_live
+
+    pending = count_live(platform.engine)
+    if not pending:
+        return dg.SkipReason("0 responses with tests are waiting for a score")
+    unfinished = dg.RunsFilter(job_name=live_scoring_job.name, statuses=NOT_FINISHED_STATUSES)
+    if runs := context.instance.get_runs(unfinished, limit=1):
+        status = runs[0].status.value.lower()
+        return dg.SkipReason(f"{pending} responses are waiting, and run {runs[0].run_id[:8]} is {status}")
+    return dg.RunRequest(run_key=None)
+
+
+@dg.schedule(
+    job=maintenance_job,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Daily at 04:00 UTC.",
+)
+def maintenance_schedule(context: dg.ScheduleEvaluationContext):
+    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")

@@ -1,156 +1,252 @@
-"""What retrains by itself: two triggers that look at data and quality, and the one that starts what waits."""
+"""Sensors: triggers that look at data and quality, the retrain dispatcher, the rollout controller, alerts.
+
+Each skipped tick logs the reason with its numbers.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from iccm_assets.defs.automation.jobs import retrain_job
-from iccm_assets.defs.automation.ticks import started, tick
-from iccm_assets.defs.learning.runs import (
-    delivery_request,
-    end_zombie,
-    last_run,
+from iccm_assets.defs.automation.tick_transaction import request_run_or_skip, tick_transaction
+from iccm_assets.defs.automation.training_run_tags import (
+    deployment_run_request,
+    fail_stalled_run,
+    get_dagster_run_status,
+    get_dagster_run_statuses,
+    get_latest_run,
+    list_started_retrains,
     run_request,
-    seen_run,
-    seen_runs,
-    started_retrains,
 )
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.metadata import table_metadata
+from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
     from iccm_assets.learning.turns import SeenRun, Turn
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
+DEPLOYED_VERSION_KEY = dg.AssetKey("deployed_model_version")
+# Between two observations of a rollout that has not changed.
+OBSERVATION_INTERVAL = timedelta(minutes=5)
 
 
 @dg.sensor(
     job=retrain_job,
     minimum_interval_seconds=60,
     default_status=RUNNING,
-    description="An emergency when production fell by more than 0.05 from its baseline, with evidence (T2).",
+    description="Starts an emergency retrain when production quality has dropped by more than 0.05 below its "
+    "baseline, with evidence.",
 )
-def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: Platform):
+def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
     from iccm_assets.learning import causes
+    from iccm_assets.learning.triggers import Skip
     from iccm_assets.rollout.emergency import alert_degradation
 
-    with tick(platform) as conn:
-        cause = causes.degradation(conn, platform.settings)
-        if isinstance(cause, causes.Fired):
-            alert_degradation(conn, cause.run.id, cause.reason)
-        return started(conn, platform, cause)
+    with tick_transaction(platform) as conn:
+        decision = causes.degradation(conn, platform.settings)
+        if not isinstance(decision, Skip):
+            alert_degradation(conn, decision.id, decision.notes or "")
+        return request_run_or_skip(conn, platform, decision)
 
 
 @dg.sensor(
     job=retrain_job,
     minimum_interval_seconds=60,
     default_status=RUNNING,
-    description="Once a UTC day, at or after 03:00, when there are many selectable new examples (T3).",
+    description="Once a UTC day, at or after 03:00, when there are many selectable new examples.",
 )
-def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: Platform):
+def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
     from iccm_assets.learning import causes
     from iccm_assets.store.clock import now
 
-    with tick(platform) as conn:
-        return started(conn, platform, causes.data_threshold(conn, now(conn), platform.settings))
+    with tick_transaction(platform) as conn:
+        decision = causes.data_threshold(conn, now(conn), platform.settings)
+        return request_run_or_skip(conn, platform, decision)
 
 
 @dg.sensor(
     job=retrain_job,
     minimum_interval_seconds=30,
     default_status=RUNNING,
-    description="Starts training runs that wait as soon as the way is free, retries failed attempts, and "
-    "notices attempts that died (T6).",
+    description="Starts waiting training runs when nothing is in their way, retries failed attempts, "
+    "fails stalled ones.",
 )
-def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platform):
-    """The state comes from the rows and from what Dagster says of its runs, never from "I launched it"."""
+def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+    """Dispatch by the rows and by what Dagster reports of its runs; the sensor remembers nothing itself."""
     from iccm_assets.learning import dispatch, turns
     from iccm_assets.rollout.emergency import abort_for_emergency
 
     _reconcile(context, platform)
-    _end_strays(context, platform)
-    if delivery := _delivery(context, platform):
-        return delivery
+    _fail_stalled_runs(context, platform)
+    if request := _request_missed_deployment(context, platform):
+        return request
     settings = platform.settings
-    with tick(platform) as conn:
-        found = dispatch.situation(conn, settings.triggers)
-    seen = _seen(context.instance, found.turns)
-    busy = found.running.id if found.running else None
-    patience = settings.training.heartbeat_timeout_seconds
-    decision = turns.next_turn(found.turns, busy, found.rollout, seen, settings.triggers, patience)
+    with tick_transaction(platform) as conn:
+        queue = dispatch.situation(conn, settings.triggers)
+    states = _dagster_states(context.instance, queue.turns)
+    timeout = settings.training.heartbeat_timeout_seconds
+    decision = turns.next_turn(queue, states, settings.triggers, timeout)
     if isinstance(decision, turns.Wait):
         return dg.SkipReason(decision.reason)
-    with tick(platform) as conn:
-        taken = dispatch.take(conn, decision.id, decision.dispatch)
-        if taken is None:
-            return dg.SkipReason(f"{decision.reason}: started by somebody else")
+    with tick_transaction(platform) as conn:
+        claimed = dispatch.take(conn, decision.id, decision.dispatch)
+        if claimed is None:
+            return dg.SkipReason(f"{decision.reason}: another daemon has started it")
         if decision.abort is not None:
             abort_for_emergency(conn, decision.abort, decision.reason)
     if decision.zombie:
-        end_zombie(context.instance, decision.zombie, f"dispatch {taken.dispatch} replaces it")
+        fail_stalled_run(context.instance, decision.zombie, f"dispatch {claimed.dispatch} replaces it")
     context.log.info(decision.reason)
-    return run_request(taken)
+    return run_request(claimed)
 
 
-def _reconcile(context: dg.SensorEvaluationContext, platform: Platform) -> None:
-    """Give rows whose Dagster run is over, or whose worker is silent, the outcome they have not got."""
-    from iccm_assets.learning import dispatch, turns
+def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
+    """Give training runs an outcome whose Dagster run is over or whose worker has stopped its heartbeat."""
+    from iccm_assets.learning import dispatch, training_runs, turns
     from iccm_assets.rollout.emergency import alert_failed, alert_queued
 
     settings, instance = platform.settings, context.instance
-    with tick(platform) as conn:
-        found = dispatch.situation(conn, settings.triggers)
-    # An attempt that ended in order said so before its Dagster run did: its fence no longer fits below.
-    own = seen_run(instance, found.running.dagster_run_id) if found.running else None
-    seen = _seen(instance, found.turns)
-    lost = turns.lost_attempt(found.running, own, settings.training.heartbeat_timeout_seconds)
-    with tick(platform) as conn:
-        is_lost = lost is not None and dispatch.lose(conn, lost)
-        dispatch.fail_unclaimed(conn, turns.failed_before_claim(found.turns, seen))
-        dispatch.call_off(conn, turns.called_off(found.turns, seen))
-        for one in turns.stuck(found.turns, seen):
-            alert_queued(conn, one.id, one.run_id, one.reason)
+    with tick_transaction(platform) as conn:
+        queue = dispatch.situation(conn, settings.triggers)
+    # An attempt that ended in order released its fence before its Dagster run ended: `mark_stalled` skips it.
+    own = get_dagster_run_status(instance, queue.running.dagster_run_id) if queue.running else None
+    states = _dagster_states(instance, queue.turns)
+    lost = turns.lost_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
+    with tick_transaction(platform) as conn:
+        is_lost = lost is not None and training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason)
+        dispatch.fail_unclaimed(conn, turns.failed_before_claim(queue.turns, states))
+        dispatch.call_off(conn, turns.called_off(queue.turns, states))
+        for stuck in turns.stuck(queue.turns, states):
+            alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
         for run in dispatch.used_up(conn, settings.triggers):
             alert_failed(conn, run.id, run.attempt, run.error or "no reason recorded")
     if is_lost:
         context.log.warning(f"training run {lost.id}: {lost.reason}")
         if lost.zombie:
-            end_zombie(instance, lost.zombie, lost.reason)
+            fail_stalled_run(instance, lost.zombie, lost.reason)
 
 
-def _end_strays(context: dg.SensorEvaluationContext, platform: Platform) -> None:
-    """End Dagster runs that nobody carries on and whose rows do not wait for them."""
+def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
+    """Report Dagster runs as failed that no worker executes and no training run waits for."""
     from iccm_assets.learning import dispatch, leftovers
 
-    started = started_retrains(context.instance)
+    started = list_started_retrains(context.instance)
     if not started:
         return
-    with tick(platform) as conn:
+    with tick_transaction(platform) as conn:
         rows = dispatch.rows(conn, list(started))
-    pairs = [(run, rows[row]) for row, several in started.items() if row in rows for run in several]
+    pairs = [(run, rows[row]) for row, runs in started.items() if row in rows for run in runs]
     for stray in leftovers.strays(pairs, platform.settings.training.heartbeat_timeout_seconds):
         context.log.warning(f"Dagster run {stray.run_id}: {stray.reason}")
-        end_zombie(context.instance, stray.run_id, stray.reason)
+        fail_stalled_run(context.instance, stray.run_id, stray.reason)
 
 
-def _delivery(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | None:
-    """The deployment of a candidate that has passed and whose run died before it had opened a rollout."""
+def _request_missed_deployment(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | None:
+    """Request the deployment of a candidate that passed the gate, whose run died before the rollout."""
     from iccm_assets.learning import dispatch, leftovers, training_runs
 
-    with tick(platform) as conn:
+    with tick_transaction(platform) as conn:
         passed = dispatch.passed_and_not_deployed(conn)
         run = training_runs.get(conn, passed.id) if passed else None
     if passed is None:
         return None
-    last = last_run(context.instance, passed.id)
-    decision = leftovers.undelivered(passed, last, platform.settings.triggers.max_attempts)
+    latest = get_latest_run(context.instance, passed.id)
+    decision = leftovers.undelivered(passed, latest, platform.settings.triggers.max_attempts)
     if not isinstance(decision, leftovers.Deliver):
         return None
     context.log.warning(decision.reason)
-    return delivery_request(run, decision)
+    return deployment_run_request(run, decision)
 
 
-def _seen(instance: dg.DagsterInstance, waiting: Sequence[Turn]) -> dict[int, SeenRun]:
-    return seen_runs(instance, {turn.id: turn.dispatch for turn in waiting if turn.dispatch})
+def _dagster_states(instance: dg.DagsterInstance, waiting: Sequence[Turn]) -> dict[int, SeenRun]:
+    return get_dagster_run_statuses(instance, {turn.id: turn.dispatch for turn in waiting if turn.dispatch})
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=RUNNING,
+    description="Advances the live rollout: observes, decides, renews its lease. Launches no runs.",
+)
+def rollout_controller_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.SensorResult:
+    """One tick of the controller. The cursor only limits how often an unchanged rollout is observed."""
+    from iccm_assets.rollout import controller, records
+    from iccm_assets.rollout.view import observed, shown, timeline
+    from iccm_assets.store.clock import now
+
+    decision = controller.tick(platform.engine, platform.settings)
+    cursor = json.loads(context.cursor) if context.cursor else {}
+    with platform.engine.connect() as conn:
+        current = now(conn)
+        # A rollout that ended by a command, or by another controller, gets a last observation.
+        state = records.newest(conn) if decision is None else decision.state
+        events = records.history(conn, state.id) if state else []
+    if state is None:
+        return dg.SensorResult(skip_reason="no rollout yet")
+    changed = cursor.get("key") != shown(state)
+    due = state.live and (
+        not cursor or current - datetime.fromisoformat(cursor["at"]) >= OBSERVATION_INTERVAL
+    )
+    summary = f"rollout {state.id} of {state.candidate} is {state.state}: {state.reason}"
+    if not (changed or due):
+        return dg.SensorResult(skip_reason=summary, cursor=context.cursor)
+    metadata = {**observed(state), "timeline": table_metadata(timeline(events))}
+    observation = dg.AssetObservation(DEPLOYED_VERSION_KEY, description=summary, metadata=metadata)
+    new_cursor = json.dumps({"key": shown(state), "at": current.isoformat()})
+    return dg.SensorResult(skip_reason=summary, asset_events=[observation], cursor=new_cursor)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=RUNNING,
+    description="Delivers pending alerts to the channels of ICCM_ALERT_URLS.",
+)
+def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+    from iccm_assets.alerts.delivery import deliver_alerts, is_due, waiting
+
+    engine, settings = platform.engine, platform.settings
+    if not is_due(engine, settings):
+        no_channel = "" if settings.alert_urls else ", and ICCM_ALERT_URLS names no channel"
+        return dg.SkipReason(f"{waiting(engine)} alerts are pending, none is due{no_channel}")
+    report = deliver_alerts(engine, settings)
+    context.log.info(report.sentence())
+    return dg.SkipReason(report.sentence())
+
+
+@dg.run_failure_sensor(
+    default_status=RUNNING,
+    description="Raises one alert for each failed Dagster run of this platform.",
+)
+def run_failure_alert_sensor(context: dg.RunFailureSensorContext, platform: PlatformResource):
+    from iccm_assets.alerts.outbox import raise_alert
+
+    run = context.dagster_run
+    errors = [event.step_failure_data.error for event in context.get_step_failure_events()]
+    # A failed asset check is a verdict that has raised its own alert; the run ended as designed.
+    by_check = bool(errors) and all("AssetCheckFailed" in (error.cls_name or "") for error in errors if error)
+    with platform.engine.begin() as conn:
+        raise_alert(
+            conn,
+            f"dagster_run_failed:{run.run_id}",
+            "info" if by_check else "critical",
+            f"{run.job_name} was stopped by a check" if by_check else f"{run.job_name} failed",
+            f"Dagster run {run.run_id}: {_root_cause(errors) or context.failure_event.message}",
+        )
+
+
+def _root_cause(errors: list) -> str:
+    """The first line of the innermost cause of the first failed step."""
+    for error in errors:
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None and (lines := error.message.strip().splitlines()):
+            return lines[0][:500]
+    return ""

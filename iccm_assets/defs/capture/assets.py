@@ -1,24 +1,19 @@
-"""Where the data comes from: conversations the gateway and the importers write."""
+"""The source of the data: conversations that the gateway and the importers write."""
 
 import dagster as dg
 
-from iccm_assets.defs.schemas import CONVERSATIONS as COLUMNS
-from iccm_assets.defs.schemas import schema
+from iccm_assets.defs.column_schemas import CONVERSATIONS, column_schema
+from iccm_assets.defs.partitions import OWNERS
 
-CONVERSATIONS = dg.AssetSpec(
+conversations = dg.AssetSpec(
     "conversations",
     group_name="capture",
     kinds={"postgres"},
-    owners=["team:ml-platform"],
+    owners=OWNERS,
     description=(
         "Conversations between developers and CET-D, one row per session, written by the gateway and the "
-        "importers as they happen (C1, C2). Not made here: the platform only reads them. What arrived "
-        "yesterday is observed when the daily run reads it: all, by origin, users, test suites."
+        "importers. External: Dagster only reads it. The daily run observes yesterday's volume: total, by "
+        "origin, users, test suites."
     ),
-    metadata={"dagster/table_name": "iccm.conversations", **schema(COLUMNS)},
+    metadata={"dagster/table_name": "iccm.conversations", **column_schema(CONVERSATIONS)},
 )
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.Definitions(assets=[CONVERSATIONS])

@@ -1,81 +1,62 @@
-"""Checks of the filtered rows and the pool: fresh, current, free of leaks and duplicates (U4)."""
+"""Checks of the filtered rows and the pool: materialized, fresh, free of contamination and duplicates."""
 
 from datetime import timedelta
 
-import dagster as dg
-
-from iccm_assets.defs.resources import Platform
-from iccm_assets.defs.show import result
+from iccm_assets.defs.check_factory import platform_check
 
 
-@dg.asset_check(asset="filtered_conversations", description="Was yesterday's partition made?")
-def yesterday_is_filtered(platform: Platform) -> dg.AssetCheckResult:
+@platform_check("filtered_conversations", "Was yesterday's partition materialized?")
+def yesterday_is_materialized(conn, settings):
     from iccm_assets.capture.arrivals import count_days
     from iccm_assets.curation import facts, health
     from iccm_assets.store.clock import now
 
-    with platform.engine.connect() as conn:
-        yesterday = now(conn).date() - timedelta(days=1)
-        [arrived] = count_days(conn, yesterday, yesterday)
-        filtered = facts.is_filtered(conn, yesterday)
-    return result(health.yesterday(yesterday, filtered, arrived.total))
+    yesterday = now(conn).date() - timedelta(days=1)
+    [volume] = count_days(conn, yesterday, yesterday)
+    return health.yesterday(yesterday, facts.is_filtered(conn, yesterday), volume.total)
 
 
-@dg.asset_check(
-    asset="filtered_conversations", description="Did inputs of the last week change since they were filtered?"
+@platform_check(
+    "filtered_conversations", "Are the days of the last week unchanged since they were materialized?"
 )
-def days_are_current(platform: Platform) -> dg.AssetCheckResult:
+def partitions_are_fresh(conn, settings):
     from iccm_assets.curation import health
     from iccm_assets.curation.filtering import changed_days
     from iccm_assets.store.clock import now
 
-    back = platform.settings.curation.late_days
-    with platform.engine.connect() as conn:
-        yesterday = now(conn).date() - timedelta(days=1)
-        changed = changed_days(conn, yesterday - timedelta(days=back - 1), yesterday)
-    return result(health.current(back, changed))
+    days = settings.curation.late_days
+    yesterday = now(conn).date() - timedelta(days=1)
+    return health.current(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
 
 
-@dg.asset_check(
-    asset="filtered_conversations",
-    description="Is any row held out, erased, or of the canary set (F3, F4)? The newest 2000 rows.",
+@platform_check(
+    "filtered_conversations",
+    "Is every row free of holdout sessions, erased content and canary items? Checks the newest 2000.",
 )
-def nothing_leaked(platform: Platform) -> dg.AssetCheckResult:
+def no_contamination(conn, settings):
     from iccm_assets.curation import facts, health
 
-    with platform.engine.connect() as conn:
-        found = facts.leaks_of(conn, "filtered_conversations", platform.settings)
-    return result(health.leaks(found.looked_at, found.held_out, found.erased, found.overlapping))
+    return health.leaks(*facts.leaks_of(conn, "filtered_conversations", settings))
 
 
-@dg.asset_check(
-    asset="training_pool",
-    description="Is any pair of stored vectors at the threshold or above (P2)? The newest 5000 rows.",
+@platform_check(
+    "training_pool",
+    "Are all pairs of stored vectors below the similarity threshold? Checks the newest 5000 rows.",
 )
-def no_duplicates(platform: Platform) -> dg.AssetCheckResult:
+def no_duplicates(conn, settings):
     from iccm_assets.curation import facts, health
 
-    threshold = platform.settings.curation.duplicate_similarity
-    with platform.engine.connect() as conn:
-        pool = facts.pool_vectors(conn)
+    threshold = settings.curation.duplicate_similarity
+    pool = facts.pool_vectors(conn)
     pairs = health.similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
-    return result(health.duplicates(len(pool.ids), pool.of, pairs, threshold))
+    return health.duplicates(len(pool.ids), pool.of, pairs, threshold)
 
 
-@dg.asset_check(
-    asset="training_pool",
-    description="Is every filtered row in the pool or removed as a duplicate, and no day forgotten (P4)?",
+@platform_check(
+    "training_pool",
+    "Is every filtered row in the pool or removed as a duplicate, and every filtered day deduplicated?",
 )
-def rows_add_up(platform: Platform) -> dg.AssetCheckResult:
+def row_counts_reconcile(conn, settings):
     from iccm_assets.curation import facts, health
 
-    with platform.engine.connect() as conn:
-        counts = facts.pool_counts(conn)
-    return result(health.adds_up(**vars(counts)))
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.Definitions(
-        asset_checks=[yesterday_is_filtered, days_are_current, nothing_leaked, no_duplicates, rows_add_up]
-    )
+    return health.adds_up(**facts.pool_counts(conn))

@@ -1,41 +1,44 @@
-"""Rolling a proven candidate out (section 7)."""
+"""The deployment of a candidate that passed the quality gate."""
 
 import dagster as dg
+from pydantic import Field
 
-from iccm_assets.defs.resources import Platform
+from iccm_assets.defs.partitions import OWNERS
+from iccm_assets.defs.resources import PlatformResource
 
 
 class DeploymentConfig(dg.Config):
-    """Which version to deploy; empty: the one this run trained, else the newest candidate.
+    """Options of a deployment."""
 
-    ``rollout`` false promotes at once after the gate, without traffic in between.
-    """
-
-    version: str = ""
-    rollout: bool = True
+    version: str = Field(
+        "", description="The version to deploy; empty: the one this run trained, else the newest candidate."
+    )
+    rollout: bool = Field(
+        True, description="Roll out over live traffic; false promotes immediately once the gate has passed."
+    )
 
 
 @dg.asset(
     group_name="rollout",
     kinds={"postgres"},
-    owners=["team:ml-platform"],
+    owners=OWNERS,
     code_version="2",
     deps=["canary_evaluation"],
 )
 def deployed_model_version(
-    context: dg.AssetExecutionContext, config: DeploymentConfig, platform: Platform
+    context: dg.AssetExecutionContext, config: DeploymentConfig, platform: PlatformResource
 ) -> dg.MaterializeResult:
-    """The version that serves, or is on its way: opens the candidate's rollout (10, 50, 100 %; R1-R9).
+    """The version in service, or being rolled out: opens a rollout to 10, 50 and 100 % of traffic.
 
-    The verdict of this very version is read again from the database: launching this asset alone does not
-    bypass the quality gate (E4). What becomes of the rollout is observed here, by
-    `rollout_controller_sensor`. The first production version is promoted at once.
+    The verdict of exactly this version is read again from the database: materializing this asset alone does
+    not bypass the quality gate. `rollout_controller_sensor` adds observations of the rollout here. The first
+    production version is promoted immediately.
     """
     from iccm_assets.rollout.candidates import trained_in
     from iccm_assets.rollout.delivery import deliver
 
     candidate = trained_in(platform.engine, context.run.run_id, config.version)
-    delivered = deliver(
+    deployment = deliver(
         platform.engine,
         platform.settings,
         candidate,
@@ -43,6 +46,6 @@ def deployed_model_version(
         rollout=config.rollout,
     )
     return dg.MaterializeResult(
-        metadata={**delivered.metadata, "path": dg.MetadataValue.path(delivered.version.path)},
-        data_version=dg.DataVersion(delivered.version.digest),
+        metadata={**deployment.metadata, "path": dg.MetadataValue.path(deployment.version.path)},
+        data_version=dg.DataVersion(deployment.version.digest),
     )

@@ -1,46 +1,48 @@
-"""The frozen evaluation set, and the candidate's measurement against production (E1-E4)."""
+"""The canary set, and the evaluation of a candidate against production."""
 
 import sys
+from contextlib import nullcontext
 
 import dagster as dg
+from pydantic import Field
 
-from iccm_assets.defs.partitions import WEEKLY
-from iccm_assets.defs.resources import Platform
-from iccm_assets.defs.schemas import CANARY_SET, schema
-from iccm_assets.defs.show import result, table
+from iccm_assets.defs.column_schemas import CANARY_SET, column_schema
+from iccm_assets.defs.metadata import table_metadata, to_asset_check_result, worker_metadata
+from iccm_assets.defs.partitions import OWNERS, weekly_freshness
+from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.orphans import started_by_me
 
-OWNERS = ["team:ml-platform"]
 QUALITY_GATE = "quality_gate"
-# Told by the evaluation itself: a check of its own would not run after a red gate, which ends the run.
+# Returned by the evaluation itself: a separate check never executes after a failed gate, which ends the run.
 NO_MISSING_ITEMS = "no_missing_items"
-PLOTTED = ("improvement", "candidate_test_pass_rate", "production_test_pass_rate")
+PLOTTED_METADATA = ("improvement", "candidate_test_pass_rate", "production_test_pass_rate")
 RECOVERY = (
-    "Nothing was deployed and production is untouched. `verdict_in_words` names the rule and its numbers. "
+    "Nothing was deployed and production is unchanged. `verdict_rules` names the rule and its numbers. "
     "Inconclusive: evaluate again with more evidence (`iccm evaluate VERSION`). Failed: the examples stay "
     "selectable for the next retrain. To deploy anyway: `iccm deploy VERSION --force --reason …`."
 )
 
 
 @dg.asset(
-    group_name="judging",
+    group_name="evaluation",
     kinds={"json"},
     owners=OWNERS,
     code_version="1",
-    freshness_policy=WEEKLY,
-    metadata=schema(CANARY_SET),
+    freshness_policy=weekly_freshness,
+    metadata=column_schema(CANARY_SET),
 )
-def canary_set(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """The frozen evaluation set (`ICCM_CANARY_SET`), sliced by domain and never trained on (X3)."""
+def canary_set(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+    """The frozen evaluation set (`ICCM_CANARY_SET`), sliced by domain and never trained on."""
     from iccm_assets.curation.canary_set import load_canary_set
 
     loaded = load_canary_set(platform.settings.canary_set)
+    slices = [{"slice": name, "items": items} for name, items in loaded.slices.items()]
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(loaded.items),
             "digest": loaded.digest,
             "slices": len(loaded.slices),
-            "items_by_slice": table([{"slice": name, "items": n} for name, n in loaded.slices.items()]),
+            "items_by_slice": table_metadata(slices),
             "path": dg.MetadataValue.path(platform.settings.canary_set),
         },
         data_version=dg.DataVersion(loaded.digest),
@@ -48,24 +50,26 @@ def canary_set(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
 
 
 class EvaluationConfig(dg.Config):
-    """Which version to evaluate; empty: the one this run trained, else the newest candidate."""
+    """Options of an evaluation."""
 
-    version: str = ""
+    version: str = Field(
+        "", description="The version to evaluate; empty: the one this run trained, else the newest candidate."
+    )
 
 
 @dg.asset(
-    group_name="judging",
+    group_name="evaluation",
     kinds={"python", "torch"},
     owners=OWNERS,
     code_version="1",
-    freshness_policy=WEEKLY,
+    freshness_policy=weekly_freshness,
     deps=["fine_tuned_checkpoint", "canary_set"],
     check_specs=[
         dg.AssetCheckSpec(
             QUALITY_GATE,
             asset="canary_evaluation",
             blocking=True,
-            description="May this candidate replace production? pass, fail or inconclusive (E3).",
+            description="May this candidate replace production? pass, fail or inconclusive.",
         ),
         dg.AssetCheckSpec(
             NO_MISSING_ITEMS,
@@ -77,24 +81,21 @@ class EvaluationConfig(dg.Config):
 def canary_evaluation(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
-    platform: Platform,
+    platform: PlatformResource,
     pipes: dg.PipesSubprocessClient,
 ) -> dg.MaterializeResult:
-    """Candidate and production, measured on the same items by running code, and the gate's verdict.
+    """Candidate and production, measured on the same items by running code, and the verdict of the gate.
 
-    Both models are asked in one process; scores are cached by model, item, orchestra and judge. The
-    verdict is stored with its evidence, and the candidate's status follows it.
+    One process loads both models; scores are cached by model, item, orchestra and judge. The verdict is
+    stored with its evidence, and the status of the candidate follows it.
     """
-    from contextlib import nullcontext
-
-    from iccm_assets.errors import IccmError
     from iccm_assets.learning import retrain
     from iccm_assets.rollout.candidates import trained_in
 
     claimed = retrain.running_in(platform.engine, context.run.run_id)
     candidate = trained_in(platform.engine, context.run.run_id, config.version)
     with retrain.failing(platform.engine, claimed) if claimed else nullcontext():
-        answer = pipes.run(
+        worker = pipes.run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.judging.evaluator"],
             env=started_by_me(),
@@ -105,45 +106,34 @@ def canary_evaluation(
                 "dagster_run_id": context.run.run_id,
             },
         )
-        reply = next(iter(answer.get_custom_messages()), {})
-        if "metadata" not in reply:
-            raise IccmError.from_dict(reply.get("error") or {"name": "IccmError", "detail": "", "hint": ""})
+        metadata = worker_metadata(worker.get_custom_messages())
         if claimed:
             retrain.conclude(platform.engine, claimed, candidate)
-    metadata = {name: _metadata_value(value) for name, value in reply["metadata"].items()}
-    verdict = reply["metadata"]["verdict"]
     return dg.MaterializeResult(
         metadata=metadata,
         check_results=[
-            _missing_items(platform),
+            missing_items_result(platform),
             dg.AssetCheckResult(
                 check_name=QUALITY_GATE,
-                passed=verdict == "pass",
+                passed=metadata["verdict"] == "pass",
                 severity=dg.AssetCheckSeverity.ERROR,
-                description=reply["metadata"]["in_a_sentence"],
+                description=metadata["summary"],
                 metadata={
-                    "verdict_in_words": metadata["verdict_in_words"],
+                    "verdict_rules": metadata["verdict_rules"],
                     "recovery": dg.MetadataValue.text(RECOVERY),
-                    **{name: metadata[name] for name in PLOTTED if name in metadata},
+                    **{name: metadata[name] for name in PLOTTED_METADATA if name in metadata},
                 },
             ),
         ],
     )
 
 
-def _missing_items(platform: Platform) -> dg.AssetCheckResult:
-    """Of the verdict that was just stored."""
+def missing_items_result(platform: PlatformResource) -> dg.AssetCheckResult:
+    """Check the evidence of the verdict that was just stored."""
     from iccm_assets.judging import facts, health
 
     with platform.engine.connect() as conn:
         last = facts.last_verdict(conn)
-    return result(health.missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS)
-
-
-def _metadata_value(value: object) -> object:
-    return dg.MetadataValue.md(value["raw_value"]) if isinstance(value, dict) else value
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.Definitions(assets=[canary_set, canary_evaluation])
+    return to_asset_check_result(
+        health.missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
+    )

@@ -1,4 +1,4 @@
-"""The base model, and the candidate trained from production (L1-L7)."""
+"""The base model, and the candidate fine-tuned on production conversations."""
 
 import sys
 from pathlib import Path
@@ -6,73 +6,71 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from iccm_assets.defs.learning.progress import observing
-from iccm_assets.defs.learning.runs import RetrainConfig, training_run_of
-from iccm_assets.defs.partitions import WEEKLY
-from iccm_assets.defs.resources import Platform
-from iccm_assets.defs.show import table
+from iccm_assets.defs.automation.training_run_tags import RetrainConfig, get_training_run
+from iccm_assets.defs.metadata import table_metadata
+from iccm_assets.defs.partitions import OWNERS, weekly_freshness
+from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.defs.training.training_progress import with_progress
 from iccm_assets.orphans import started_by_me
 
 if TYPE_CHECKING:
     from iccm_assets.learning.retrain import Plan
     from iccm_assets.learning.versions import ModelVersion
 
-OWNERS = ["team:ml-platform"]
-
 
 @dg.asset(
-    group_name="learning",
+    group_name="training",
     kinds={"huggingface"},
     owners=OWNERS,
     code_version="1",
-    freshness_policy=WEEKLY,
+    freshness_policy=weekly_freshness,
 )
-def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
     """The first production version: `ICCM_BASE_MODEL`, copied into the model store with its manifest.
 
-    Once there is a production version this only verifies it.
+    Once there is a production version, materializing this asset verifies it.
     """
     from iccm_assets.rollout.bootstrap import ensure_production
 
-    serving, manifest = ensure_production(platform.engine, platform.model_store, platform.settings)
+    production, manifest = ensure_production(platform.engine, platform.model_store, platform.settings)
     return dg.MaterializeResult(
         metadata={
-            "production_version": serving.version,
+            "production_version": production.version,
             "base_model": manifest.base,
-            "digest": serving.digest,
+            "digest": production.digest,
             "size_bytes": manifest.size,
-            "path": dg.MetadataValue.path(serving.path),
+            "path": dg.MetadataValue.path(production.path),
         },
-        data_version=dg.DataVersion(serving.digest),
+        data_version=dg.DataVersion(production.digest),
     )
 
 
 @dg.asset(
-    group_name="learning",
+    group_name="training",
     kinds={"huggingface", "torch"},
     owners=OWNERS,
     code_version="1",
     pool="training",
-    freshness_policy=WEEKLY,
+    freshness_policy=weekly_freshness,
     output_required=False,
     deps=["base_model", dg.AssetDep("training_pool", partition_mapping=dg.LastPartitionMapping())],
 )
 def fine_tuned_checkpoint(
     context: dg.AssetExecutionContext,
     config: RetrainConfig,
-    platform: Platform,
+    platform: PlatformResource,
     pipes: dg.PipesSubprocessClient,
 ):
-    """A candidate: the production model fine-tuned on selected pool examples and rehearsal (L1-L7).
+    """A candidate: the production model fine-tuned on selected pool examples and rehearsal examples.
 
-    Trained in a process of its own and published under its content's digest. With fewer examples than the
-    floor nothing trains (T5) and the run ends here, without an output.
+    A separate process trains it; it is published under the digest of its content. With fewer examples than
+    the minimum nothing trains and the run ends here, without an output.
     """
     from iccm_assets.learning import retrain
     from iccm_assets.learning.curves import loss_curve_markdown
     from iccm_assets.learning.job import read_reply
 
-    request, dispatch = training_run_of(context, platform.engine, config)
+    request, dispatch = get_training_run(context, platform.engine, config)
     with retrain.attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
         if isinstance(claimed, retrain.Skipped):
             context.log.info(claimed.reason)
@@ -81,13 +79,13 @@ def fine_tuned_checkpoint(
         context.log.info(plan.reason)
         if isinstance(plan, retrain.Skipped):
             return
-        answer = observing(pipes, context).run(
+        worker = with_progress(pipes, context).run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
             env=started_by_me(),
             extras={"job": plan.job.to_dict()},
         )
-        outcome = read_reply(answer.get_custom_messages())
+        outcome = read_reply(worker.get_custom_messages())
         candidate = retrain.register(platform.engine, claimed, plan, outcome)
     yield dg.MaterializeResult(
         metadata={
@@ -99,30 +97,24 @@ def fine_tuned_checkpoint(
     )
 
 
-def _links(candidate: "ModelVersion", plan: "Plan", platform: Platform) -> dict[str, dg.MetadataValue]:
-    """Where the version, its card, its parent and its training set are, and who taught it: ids, no text."""
+def _links(
+    candidate: "ModelVersion", plan: "Plan", platform: PlatformResource
+) -> dict[str, dg.MetadataValue]:
+    """Links to the version, its card, parent and dataset, and the ids of its training conversations."""
     from iccm_assets.learning.card import CARD
     from iccm_assets.learning.facts import dagster_run_of, teachers
 
     with platform.engine.connect() as conn:
         parent_run = dagster_run_of(conn, plan.base.version)
-        taught = [vars(one) for one in teachers(conn, plan.job.training_run_id)]
-    card = Path(candidate.path) / CARD
+        conversations = teachers(conn, plan.job.training_run_id)
+    card = (Path(candidate.path) / CARD).read_text(encoding="utf-8")
+    # The front matter is for the Hugging Face Hub.
+    body = card.split("---\n", 2)[-1] if card.startswith("---\n") else card
     return {
         "path": dg.MetadataValue.path(candidate.path),
-        "model_card": dg.MetadataValue.md(_without_front_matter(card.read_text(encoding="utf-8"))),
+        "model_card": dg.MetadataValue.md(body),
         "parent_path": dg.MetadataValue.path(plan.base.path),
         **({"parent_run": dg.MetadataValue.dagster_run(parent_run)} if parent_run else {}),
         "dataset": dg.MetadataValue.path(plan.job.dataset),
-        "taught_by": table(taught, "no conversations"),
+        "training_conversations": table_metadata(conversations, "no conversations"),
     }
-
-
-def _without_front_matter(card: str) -> str:
-    """The card as a person reads it; the front matter is for the hub."""
-    return card.split("---\n", 2)[-1] if card.startswith("---\n") else card
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return dg.Definitions(assets=[base_model, fine_tuned_checkpoint])

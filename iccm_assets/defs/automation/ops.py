@@ -1,0 +1,83 @@
+"""Ops of the jobs that are not made of assets: live scoring and maintenance."""
+
+import dagster as dg
+
+from iccm_assets.defs.metadata import table_metadata
+from iccm_assets.defs.resources import PlatformResource
+
+
+@dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
+def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
+    """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
+    from iccm_assets.judging.live import count_live, score_live
+
+    total, scored = count_live(platform.engine), 0
+
+    def progress(count: int) -> None:
+        nonlocal scored
+        scored += count
+        context.log.info(f"scored {scored} of {max(scored, total)} responses")
+
+    report = score_live(
+        platform.engine,
+        platform.orchestra,
+        platform.settings,
+        seconds=platform.settings.scoring.pass_seconds,
+        progress=progress,
+    )
+    for line in (report.sentence(), *(arm.sentence() for arm in report.arms)):
+        context.log.info(line)
+    if report.arms:
+        # Numbers of observations become plots over time on the asset's page.
+        context.log_event(dg.AssetObservation("deployed_model_version", metadata=_arm_metrics(report.arms)))
+    context.add_output_metadata(
+        {
+            "scored": report.scored.scored,
+            "inconclusive": report.scored.inconclusive,
+            "invalid_suites": report.scored.bad_suites,
+            "members_unavailable": report.scored.answers["missing"],
+            "pending": report.left,
+            "seconds": report.seconds,
+            "arms": table_metadata([arm.row() for arm in report.arms]),
+        }
+    )
+
+
+def _arm_metrics(arms) -> dict:
+    """Metrics of both arms under names that stay the same from version to version."""
+    metrics: dict = {}
+    for arm in sorted(arms, key=lambda arm: arm.requests):  # of two versions, the one that served more
+        row = arm.row()
+        metrics[f"{arm.arm} version"] = row.pop("version")
+        row.pop("arm")
+        metrics |= {f"{arm.arm} {name}": value for name, value in row.items() if value is not None}
+    return metrics
+
+
+@dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
+def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
+    """Delete checkpoints, datasets and rows past their retention period."""
+    from iccm_assets.governance.housekeeping import tidy
+
+    report = tidy(platform.engine, platform.settings)
+    for decision in report.removed:
+        context.log.info(f"deleted {decision.kind} {decision.name[:12]}: {decision.reason}")
+    decisions = [
+        {
+            "kind": decision.kind,
+            "name": decision.name[:12],
+            "decision": "deleted" if decision.goes else "retained",
+            "reason": decision.reason,
+        }
+        for decision in report.fates
+    ]
+    context.add_output_metadata(
+        {
+            "deleted": len(report.removed),
+            "retained": len(report.fates) - len(report.removed),
+            "freed_bytes": report.freed_bytes,
+            **{f"deleted_rows: {table}": count for table, count in report.rows.items()},
+            "stale_staging": len(report.staging),
+            "retention_decisions": table_metadata(decisions),
+        }
+    )

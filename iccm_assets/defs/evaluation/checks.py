@@ -1,0 +1,34 @@
+"""Checks of the canary set: unchanged, slices large enough, disjoint from the training pool."""
+
+from iccm_assets.defs.check_factory import platform_check
+
+
+@platform_check("canary_set", "Is it the set the last verdict was reached on?")
+def digest_is_unchanged(conn, settings):
+    from iccm_assets.curation.canary_set import load_canary_set
+    from iccm_assets.judging import facts, health
+
+    last = facts.last_verdict(conn)
+    digest, version = (last.canary_set_digest, last.version) if last else (None, "")
+    return health.same_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
+
+
+@platform_check("canary_set", "Are its slices large enough for the gate to see forgetting?")
+def slices_have_min_items(conn, settings):
+    from iccm_assets.curation.canary_set import load_canary_set
+    from iccm_assets.judging import health
+
+    return health.slice_sizes(load_canary_set(settings.canary_set).slices)
+
+
+@platform_check(
+    "canary_set", "Is the training pool disjoint from it (exact and similar)? Checks the newest rows."
+)
+def no_train_test_overlap(conn, settings):
+    from iccm_assets.curation import facts, health
+    from iccm_assets.models.embedding import Embedder
+
+    rows, problems = facts.leaks_of(conn, "phase4_training_data", settings)
+    similar = facts.like_canary_set(conn, settings, Embedder.load(settings).digest)
+    overlapping = sorted({*problems["overlapping_canary_set"], *similar})
+    return health.leaks(rows, {**problems, "overlapping_canary_set": overlapping})

@@ -1,0 +1,34 @@
+"""The quality of production, measured through its serving path."""
+
+import sys
+
+import dagster as dg
+
+from iccm_assets.defs.metadata import worker_metadata
+from iccm_assets.defs.partitions import OWNERS
+from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.orphans import started_by_me
+
+
+@dg.asset(
+    group_name="monitoring",
+    kinds={"python", "torch"},
+    owners=OWNERS,
+    code_version="1",
+    deps=["deployed_model_version", "canary_set"],
+)
+def production_quality(
+    context: dg.AssetExecutionContext, platform: PlatformResource, pipes: dg.PipesSubprocessClient
+) -> dg.MaterializeResult:
+    """The production version on the canary set and the production holdout, compared with its baseline.
+
+    Every response is generated again through the serving path: a live gateway, whose probes count as no
+    traffic, or the same code in a separate process. `quality_degradation_sensor` reads what is stored here.
+    """
+    worker = pipes.run(
+        context=context,
+        command=[sys.executable, "-m", "iccm_assets.gateway.quality"],
+        env=started_by_me(),
+        extras={"dagster_run_id": context.run.run_id},
+    )
+    return dg.MaterializeResult(metadata=worker_metadata(worker.get_custom_messages()))
