@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from iccm_assets.errors import IccmError
+
+if TYPE_CHECKING:
+    from dagster_pipes import PipesContext
 
 STARTED_BY = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
@@ -37,3 +44,20 @@ def end_with_starter(every_seconds: float = EVERY_SECONDS) -> None:
         os._exit(EXIT_STATUS)
 
     threading.Thread(target=watch, name="starter-watch", daemon=True).start()
+
+
+def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
+    """Run the work of a process under Dagster Pipes; it ends with its parent process.
+
+    Reports what ``work`` returns as the message `metadata`, or its ``IccmError`` as `error`.
+    """
+    from dagster_pipes import open_dagster_pipes
+
+    end_with_starter()
+    with open_dagster_pipes() as pipes:
+        try:
+            message = {"metadata": work(pipes)}
+        except IccmError as error:
+            message = {"error": error.to_dict()}
+        pipes.report_custom_message(message)
+    return 0

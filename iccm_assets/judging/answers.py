@@ -1,7 +1,8 @@
 """Chat responses: extract the implementation from a chat completion; pure functions, no I/O (O1).
 
 Strict on purpose, because no answer is better than a wrong one: a response must be complete, say that it is
-finished, and contain exactly one code block that is the implementation. Everything else is a `Flaw`.
+finished, and contain exactly one code block that is the implementation. Everything else raises
+`InvalidResponse`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 class Flaw(Exception):
     """An unusable response, with its reason.
 
-    ``alive``: the endpoint works, only this answer is unusable. ``retries``: the most retries that make
-    sense (None: the settings decide). ``wait``: the seconds of a `Retry-After`.
+    ``endpoint_works``: only this answer is unusable. ``max_retries``: the most retries that make sense
+    (None: the settings decide). ``retry_after_seconds``: the seconds of a `Retry-After`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ def content_of(body: bytes) -> str:
     """Return the text of a finished chat completion.
 
     Raises:
-        Flaw: not a completion (worth a retry), or one that was cut, filtered or refused (not worth one).
+        InvalidResponse: not a completion (worth a retry), or a cut, filtered or refused one (not worth it).
     """
     try:
         response: Any = json.loads(body.decode("utf-8"))
@@ -65,7 +66,7 @@ def code_of(content: str) -> str:
     example of use, do not count.
 
     Raises:
-        Flaw: no such block, several different ones, or an answer that stops inside a block.
+        InvalidResponse: no such block, several different ones, or an answer that stops inside a block.
     """
     answer = content.rpartition("</think>")[2]
     if "<think>" in answer:

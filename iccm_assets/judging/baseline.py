@@ -11,7 +11,7 @@ afterwards becomes the baseline.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -63,12 +63,8 @@ def at_deployment(
     """Build the baseline from the measurements before the deployment; None if there are none."""
     results = _results(engine, version, chosen, settings)
     rates = {item: rate for item, rows in results.items() if (rate := _rate(rows, orchestra)) is not None}
-    unrated = _items(engine, chosen, [item for item in results if item not in rates])
-    # The newest row holds the answer; an item that changed since cannot be scored with it.
-    answers = {item: rows[-1] for item, rows in results.items()}
-    rescored = [
-        item for item in unrated if (item.digest or chosen.digest) == answers[item.item].canary_set_digest
-    ]
+    answers = {item: rows[-1] for item, rows in results.items() if item not in rates}
+    rescored = _unchanged_items(engine, chosen, answers)
     tasks = [ScoringTask(answers[item.item].requirements, item.suite, item.source_code) for item in rescored]
     for item, score in zip(rescored, score_texts(tasks, orchestra, settings), strict=True):
         if score.test_pass_rate is not None:
@@ -92,17 +88,17 @@ def record(conn: sa.Connection, version: str, name: str, baseline: Baseline) -> 
 
 
 def _results(
-    engine: sa.Engine, version: ModelVersion, chosen: EvaluationSet, settings: Settings
+    engine: sa.Engine, version: ModelVersion, evaluation_set: EvaluationSet, settings: Settings
 ) -> dict[str, list[Any]]:
     """Load the rows of `canary_results` of before the version's deployment, by item, oldest first."""
     cr = t.canary_results.c
     query = sa.select(t.canary_results).where(
-        cr.model_digest == version.digest, cr.set == chosen.name, cr.decoding == decoding_of(settings)
+        cr.model_digest == version.digest, cr.set == evaluation_set.name, cr.decoding == decoding_of(settings)
     )
     if version.deployed_at is not None:
         query = query.where(cr.created_at <= version.deployed_at)
-    if chosen.name == CANARY_SET:
-        query = query.where(cr.canary_set_digest == chosen.digest)
+    if evaluation_set.name == CANARY_SET:
+        query = query.where(cr.canary_set_digest == evaluation_set.digest)
     results: dict[str, list[Any]] = defaultdict(list)
     with engine.connect() as conn:
         for row in conn.execute(query.order_by(cr.id)):
@@ -123,9 +119,17 @@ def _rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
     return fmean(rates.values()) if set(rates) == {member.name for member in orchestra.members} else None
 
 
-def _items(engine: sa.Engine, chosen: EvaluationSet, names: Sequence[str]) -> list[Item]:
-    """Load items by name: of the canary set, or conversations in their current state."""
-    if chosen.name == CANARY_SET:
-        return [item for item in chosen.items if item.item in names]
-    ids = [int(name.removeprefix("conversation:")) for name in names]
-    return [holdout_item(row) for row in rows_of(engine, ids)] if ids else []
+def _unchanged_items(
+    engine: sa.Engine, evaluation_set: EvaluationSet, answers: Mapping[str, Any]
+) -> list[Item]:
+    """Load the items of these answers (rows, by item), without those that changed since."""
+    ids = [int(name.removeprefix("conversation:")) for name in answers if evaluation_set.name != CANARY_SET]
+    items = (
+        evaluation_set.items if evaluation_set.name == CANARY_SET else map(holdout_item, rows_of(engine, ids))
+    )
+    return [
+        item
+        for item in items
+        if item.item in answers
+        and answers[item.item].canary_set_digest == (item.digest or evaluation_set.digest)
+    ]

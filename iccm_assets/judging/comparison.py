@@ -21,8 +21,8 @@ LEVEL = 0.95
 class Comparison:
     """The paired comparison of a version with an earlier one.
 
-    ``low`` and ``high`` bound the mean difference, two-sided at the confidence ``LEVEL``; ``p`` is one-sided,
-    against "not better". ``better`` and ``nothing_lost`` are results of the gate's rules.
+    ``low`` and ``high`` bound the mean difference, two-sided at ``CONFIDENCE_LEVEL``; ``p_value`` is
+    one-sided, against "not better". ``improvement`` and ``no_forgetting`` are results of the gate's rules.
     """
 
     items: int
@@ -72,17 +72,17 @@ def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
     )
 
 
-def interval(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Return the two-sided interval of the mean of differences in [-1, 1] that the gate's test implies."""
-    return _lower_bound(differences, level), -_lower_bound([-value for value in differences], level)
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the two-sided interval, at ``CONFIDENCE_LEVEL``, of the mean of differences in [-1, 1]."""
+    return _lower_bound(differences), -_lower_bound([-value for value in differences])
 
 
-def _lower_bound(differences: Sequence[float], level: float) -> float:
-    """Find the largest bound that the mean exceeds with confidence ``(1 + level) / 2``, to four decimals."""
-    confidence, low, high = (1.0 + level) / 2.0, -1.0, statistics.mean(differences)
+def _lower_bound(differences: Sequence[float]) -> float:
+    """Find the largest bound that the mean exceeds with the confidence required, to four decimals."""
+    low, high = -1.0, statistics.mean(differences)
     while high - low > 1e-5:
         middle = (low + high) / 2.0
-        if statistics.confidence_above(differences, middle, -1.0) >= confidence:
+        if statistics.confidence_above(differences, middle, -1.0) >= (1.0 + LEVEL) / 2.0:
             low = middle
         else:
             high = middle

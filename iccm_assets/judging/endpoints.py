@@ -2,8 +2,8 @@
 
 A request that fails is ``missing``, with its reason, and never a score. One deadline covers everything
 (connecting, TLS, headers, a body that drips, retries and the waits between them). That is why requests run
-on an event loop, where all of it can be cancelled: `Calls` is that loop. The rate limit of a URL is kept in
-its `Line`, which all members at that URL share.
+on an event loop, where all of it can be cancelled: the `RequestLoop`. All members at one URL share its
+`RateLimiter`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from random import Random
@@ -39,15 +39,11 @@ PROMPT = (
 DEFAULT_KEY = "OPENAI_API_KEY"
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
-# 408 timeout, 409 lock, 425 too early, 429 rate limit: retried, as is everything from 500.
-_TRANSIENT = frozenset({408, 409, 425, 429})
-# The text was too long or rejected: no sign of a broken endpoint.
-_TEXT_REJECTED = frozenset({400, 413, 422})
 
 
 @dataclass
 class Line:
-    """Rate limiter of one URL; ``free_at`` is the time (monotonic seconds) of the next free slot."""
+    """Rate limiter of one URL; ``next_slot_at`` is the time (monotonic seconds) of the next free slot."""
 
     free_at: float = 0.0
 
@@ -101,7 +97,7 @@ class ChatEndpoint:
 
     @property
     def identity(self) -> str:
-        """Name, prompt and decoding: what answers depend on. Timeouts, limits and keys are not part of it."""
+        """What answers depend on: name, prompt and decoding, but no timeouts, limits and keys (E1)."""
         return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.body(''), sort_keys=True)}"
 
     def body(self, requirements: str) -> dict[str, Any]:
@@ -122,10 +118,6 @@ class ChatEndpoint:
         """Read the API key from the environment; empty when there is none."""
         return os.environ.get(self.key_variable or "", "").strip()
 
-    def reconstruct(self, requirements: str) -> Reconstruction:
-        with Calls() as calls:
-            return calls.place(self, requirements).result()
-
 
 def own_key_variable(address: EndpointAddress) -> str:
     """Return the variable of one endpoint's own key: `OPENAI_API_KEY_`, host and port, in upper case."""
@@ -138,8 +130,8 @@ def wait_before_retry(
 ) -> tuple[float | None, str]:
     """Return the seconds to wait before the next attempt, or None for no retry, with the reason.
 
-    ``attempt`` counts from 0. A `Retry-After` is followed when the ``left`` seconds of the deadline allow
-    it; otherwise the wait doubles from 0.5 s to 8 s, shortened by up to a quarter (``jitter``, 0 to 1).
+    ``attempt`` counts from 0. A `Retry-After` is followed when ``remaining_seconds`` (of the deadline)
+    allow it; otherwise the wait doubles from 0.5 s to 8 s, less up to a quarter (``jitter``, 0 to 1).
     """
     allowed = retries if flaw.retries is None else min(retries, flaw.retries)
     if attempt >= allowed:
@@ -211,8 +203,8 @@ class Calls(AbstractContextManager["Calls"]):
             return Reconstruction(endpoint.name, "answered", code)
 
     async def _ask_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
-        """Return the code, within the deadline and the allowed retries; raises the last `Flaw`."""
-        limits, line = endpoint.limits, endpoint.line
+        """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
+        limits, limiter = endpoint.limits, endpoint.line
         deadline = time.monotonic() + limits.timeout_seconds
         attempt, last_failure = 0, ""
         try:
@@ -228,8 +220,8 @@ class Calls(AbstractContextManager["Calls"]):
                         if wait is None:
                             raise Flaw(reason, alive=flaw.alive) from None
                         if flaw.wait is not None:
-                            line.free_at = max(line.free_at, now + wait)
-                        wait = max(wait, line.next_turn(now, limits.requests_per_minute))
+                            limiter.free_at = max(limiter.free_at, now + wait)
+                        wait = max(wait, limiter.next_turn(now, limits.requests_per_minute))
                     attempt, last_failure = attempt + 1, f" after {reason}"
                     await asyncio.sleep(wait)
         except TimeoutError:
@@ -279,18 +271,17 @@ def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> Flaw:
     if 300 <= status < 400:
         return Flaw(f"HTTP {status}: redirects to {headers.get('location', 'nowhere')[:100]}", retries=0)
     reason = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
-    if status in _TRANSIENT or status >= 500:
+    # 408 timeout, 409 lock, 425 too early, 429 rate limit
+    if status in (408, 409, 425, 429) or status >= 500:
         return Flaw(reason, wait=retry_after(headers.get("retry-after"), time.time))
-    return Flaw(reason, alive=status in _TEXT_REJECTED, retries=0)
+    # The text was too long or rejected: no sign of a broken endpoint.
+    return Flaw(reason, alive=status in (400, 413, 422), retries=0)
 
 
 def retry_after(value: str | None, clock: Callable[[], float]) -> float | None:
     """Parse a `Retry-After` header, a number or a date, into seconds; None when it is absent or invalid."""
-    try:
-        seconds = float(value or "nan")
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value or "").timestamp() - clock()
-        except (ValueError, OverflowError):
-            return None
-    return seconds if 0 <= seconds < float("inf") else None
+    for parse in (float, lambda date: parsedate_to_datetime(date).timestamp() - clock()):
+        with suppress(ValueError, OverflowError):
+            seconds = parse(value or "")
+            return seconds if 0 <= seconds < float("inf") else None
+    return None

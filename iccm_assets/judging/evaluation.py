@@ -1,7 +1,7 @@
 """Paired evaluation: measure candidate and production on the same items, in one process (E1, E2).
 
 Scores are cached in `canary_results` by model digest, item, orchestra, judge version and decoding, so
-production is not paid for twice. Latency is measured anew each time, interleaved, at batch 1. Models are
+production is not paid for twice. Latency is measured every time, interleaved, at batch 1. Models are
 passed in as functions: this module loads no weights.
 """
 
@@ -147,8 +147,8 @@ def measure(
 
 def _measure_batch(
     engine: sa.Engine,
-    subject: Subject,
-    chosen: EvaluationSet,
+    evaluated: Subject,
+    evaluation_set: EvaluationSet,
     batch: Sequence[Item],
     key: dict[str, Any],
     orchestra: Orchestra,
@@ -159,10 +159,10 @@ def _measure_batch(
     A score belongs to a text: if any version wrote the same text for an item, it is not judged again. So two
     versions never differ in an item on which their texts agree.
     """
-    answers = subject.answer([item.source_code for item in batch], settings.evaluation.batch_size)
+    answers = evaluated.answer([item.source_code for item in batch], settings.evaluation.batch_size)
     texts = {item.item: answer.text for item, answer in zip(batch, answers, strict=True)}
     judge = {name: key[name] for name in ("orchestra", "judge_version")}
-    known = _cached_scores(engine, judge, chosen, orchestra, texts)
+    known = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
     tasks = [
         ScoringTask(texts[item.item], item.suite, item.source_code)
         for item in batch
@@ -170,10 +170,10 @@ def _measure_batch(
     ]
     fresh = iter(list(score_texts(tasks, orchestra, settings)))
     scores = {item.item: known.get(item.item) or next(fresh) for item in batch}
-    key = {**key, "version": subject.version.version, "set": chosen.name}
+    key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
     with engine.begin() as conn:
         for item, answer in zip(batch, answers, strict=True):
-            digest = item.digest or chosen.digest
+            digest = item.digest or evaluation_set.digest
             _store(conn, {**key, "canary_set_digest": digest}, item, answer, scores[item.item])
         alert_without_sandbox(conn, scores.values())
     return scores
@@ -194,8 +194,11 @@ def gate_evidence(
     items = []
     for item in chosen.items:
         candidate, production = (measured.scores[item.item] for measured in canary)
-        members = (*candidate.members, *production.members)
-        suspects = [member.reconstructor for member in members if member.status == "suspect"]
+        suspects = [
+            member.reconstructor
+            for member in (*candidate.members, *production.members)
+            if member.status == "suspect"
+        ]
         items.append(
             ItemEvidence(
                 item=item.item,
@@ -204,7 +207,7 @@ def gate_evidence(
                 production=production.test_pass_rate,
                 candidate_variance=candidate.implementation_variance,
                 production_variance=production.implementation_variance,
-                doubt=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
+                unreliable_reason=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
             )
         )
     return GateEvidence(
@@ -220,14 +223,14 @@ def gate_evidence(
 def measure_latency(
     subjects: Sequence[Subject], items: Sequence[Item], rounds: int, warmup: int = 2
 ) -> list[Latency]:
-    """Measure batch-1 latencies of each subject: the fastest of the rounds per item, interleaved A B, B A, …
+    """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
 
     Other load on the machine can only slow an answer down, and in bursts. The fastest answer of several
     rounds over the whole set measures the model; a single round would measure its neighbours.
     """
-    for subject in subjects:
+    for evaluated in subjects:
         for item in items[:warmup]:
-            subject.answer([item.source_code], 1)
+            evaluated.answer([item.source_code], 1)
     answers: list[list[list[Answer]]] = [[[] for _ in items] for _ in subjects]
     order = list(range(len(subjects)))
     for _ in range(rounds):
@@ -256,7 +259,7 @@ def _cache_key(version: ModelVersion, orchestra: Orchestra, settings: Settings) 
 def _cached_scores(
     engine: sa.Engine,
     key: dict[str, Any],
-    chosen: EvaluationSet,
+    evaluation_set: EvaluationSet,
     orchestra: Orchestra,
     texts: Mapping[str, str] | None = None,
 ) -> dict[str, Score]:
@@ -265,7 +268,7 @@ def _cached_scores(
     An item is left out unless every member of the orchestra answered: a missing one has to be asked again.
     """
     cr = t.canary_results
-    digests = {item.item: item.digest or chosen.digest for item in chosen.items}
+    digests = {item.item: item.digest or evaluation_set.digest for item in evaluation_set.items}
     query = sa.select(cr).where(
         cr.c.canary_set_digest.in_(set(digests.values())),
         cr.c.status.in_(["scored", "unreadable"]),

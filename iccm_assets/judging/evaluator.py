@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from dagster_pipes import PipesContext
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.alerts.outbox import raise_alert
@@ -24,10 +25,11 @@ from iccm_assets.judging.verdict import GateEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.seq import Answer, generate, load_model, set_threads
-from iccm_assets.orphans import end_with_starter
+from iccm_assets.orphans import run_pipes_worker
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
+from iccm_assets.store.database import connect
 
 # Columns of the forgetting matrix before production's; more are not readable.
 MOST_ANCESTORS = 8
@@ -35,20 +37,14 @@ MOST_ANCESTORS = 8
 STATUS_OF_VERDICT = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
 
 
-@dataclass(frozen=True)
-class EvaluationJob:
-    """The candidate to evaluate against the current production version."""
-
-    candidate: str
-    emergency: bool = False
-    training_run_id: int | None = None
-    dagster_run_id: str | None = None
-
-
 def evaluate(
     engine: sa.Engine,
-    job: EvaluationJob,
+    candidate_version: str,
     settings: Settings,
+    *,
+    emergency: bool = False,
+    training_run_id: int | None = None,
+    dagster_run_id: str | None = None,
     log: Callable[[str], None] = lambda message: None,
 ) -> EvaluationOutcome:
     """Measure the candidate and production on the canary set and the holdout, and store the verdict.
@@ -56,7 +52,7 @@ def evaluate(
     Raises ``ModelNotFound`` or ``DamagedCheckpoint`` when a version cannot be loaded; nothing is stored then.
     """
     with engine.connect() as conn:
-        candidate = versions.get(conn, job.candidate)
+        candidate = versions.get(conn, candidate_version)
         production = versions.production(conn)
         if production is None:
             raise IccmError(
@@ -64,19 +60,19 @@ def evaluate(
             )
         ancestors = _ancestors(conn, production)
     orchestra = orchestra_of(settings)
-    subjects = (_subject(candidate, settings), _subject(production, settings))
+    evaluated = (_load_version(candidate, settings), _load_version(production, settings))
     canary_set = evaluation.canary_items(settings)
     holdout_set = evaluation.holdout_items(engine, settings)
-    canary = _measure_both(engine, subjects, canary_set, orchestra, settings, log)
-    holdout = _measure_both(engine, subjects, holdout_set, orchestra, settings, log)
+    canary = _measure_both(engine, evaluated, canary_set, orchestra, settings, log)
+    holdout = _measure_both(engine, evaluated, holdout_set, orchestra, settings, log)
     count, rounds = settings.evaluation.latency_items, settings.evaluation.latency_rounds
     latency_items = canary_set.items[:: max(1, len(canary_set.items) // count)][:count]
     log(f"latency at batch 1 on {len(latency_items)} items, {rounds} rounds")
-    of_candidate, of_production = evaluation.measure_latency(subjects, latency_items, rounds)
+    of_candidate, of_production = evaluation.measure_latency(evaluated, latency_items, rounds)
     latency = (of_candidate, of_production)
     evidence = evaluation.gate_evidence(canary, canary_set, latency)
     cached = [evaluation.remembered(engine, v, canary_set, orchestra, settings) for v in ancestors]
-    verdict = gate.decide(evidence, settings.evaluation, emergency=job.emergency)
+    verdict = gate.decide(evidence, settings.evaluation, emergency=emergency)
     outcome = EvaluationOutcome(
         candidate,
         production,
@@ -87,7 +83,14 @@ def evaluate(
         verdict,
         ancestors=tuple(scores for scores in cached if scores.scores),
     )
-    _store(engine, job, outcome, evidence, canary_set.digest, orchestra, settings)
+    context = {
+        "training_run_id": training_run_id,
+        "dagster_run_id": dagster_run_id,
+        "gate": settings.evaluation.model_dump(mode="json"),
+        "canary_set_digest": canary_set.digest,
+        "orchestra": orchestra.digest,
+    }
+    _store(engine, outcome, evidence, context)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
     return outcome
 
@@ -101,7 +104,7 @@ def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]
     return ancestors
 
 
-def _subject(version: ModelVersion, settings: Settings) -> Subject:
+def _load_version(version: ModelVersion, settings: Settings) -> Subject:
     set_threads(settings.training.threads)
     loaded = load_model(version.path)
 
@@ -115,33 +118,28 @@ def _subject(version: ModelVersion, settings: Settings) -> Subject:
 
 def _measure_both(
     engine: sa.Engine,
-    subjects: tuple[Subject, Subject],
-    chosen: EvaluationSet,
+    evaluated: tuple[Subject, Subject],
+    evaluation_set: EvaluationSet,
     orchestra: Orchestra,
     settings: Settings,
     log: Callable[[str], None],
 ) -> tuple[Measured, Measured]:
-    total, done = 2 * len(chosen.items), 0
+    total, done = 2 * len(evaluation_set.items), 0
 
     def progress(count: int) -> None:
         nonlocal done
         done += count
-        log(f"{chosen.name}: {done} of {total} answers scored")
+        log(f"{evaluation_set.name}: {done} of {total} answers scored")
 
     candidate, production = (
-        evaluation.measure(engine, subject, chosen, orchestra, settings, progress) for subject in subjects
+        evaluation.measure(engine, version, evaluation_set, orchestra, settings, progress)
+        for version in evaluated
     )
     return candidate, production
 
 
 def _store(
-    engine: sa.Engine,
-    job: EvaluationJob,
-    outcome: EvaluationOutcome,
-    evidence: GateEvidence,
-    canary_set_digest: str,
-    orchestra: Orchestra,
-    settings: Settings,
+    engine: sa.Engine, outcome: EvaluationOutcome, evidence: GateEvidence, context: dict[str, Any]
 ) -> None:
     """Store the verdict with its evidence, statuses and metrics, and an alert unless it passed, at once."""
     verdict = outcome.verdict
@@ -149,17 +147,13 @@ def _store(
         statement = t.gate_verdicts.insert().values(
             version=outcome.candidate.version,
             production_version=outcome.production.version,
-            training_run_id=job.training_run_id,
             status=verdict.status,
             improvement=verdict.improvement,
             verdict=json.loads(verdict.to_json()),
             evidence=json.loads(evidence.to_json()),
-            gate=settings.evaluation.model_dump(mode="json"),
-            canary_set_digest=canary_set_digest,
-            orchestra=orchestra.digest,
             judge_version=JUDGE_VERSION,
-            dagster_run_id=job.dagster_run_id,
             created_at=now(conn),
+            **context,
         )
         verdict_id = conn.execute(statement.returning(t.gate_verdicts.c.id)).scalar_one()
         if verdict.status != "pass":
@@ -189,23 +183,16 @@ def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
     )
 
 
+def _evaluate_request(pipes: PipesContext) -> dict[str, Any]:
+    """Evaluate the candidate that the Pipes extras name, with their options, and return the metadata."""
+    settings, options = load_settings(), dict(pipes.extras)
+    candidate = options.pop("candidate")
+    return report.metadata(evaluate(connect(settings), candidate, settings, log=pipes.log.info, **options))
+
+
 def main() -> int:
-    """Evaluate the job in the Pipes extras; reports `metadata` or a named `error`."""
-    from dagster_pipes import open_dagster_pipes
-
-    from iccm_assets.store.database import connect
-
-    end_with_starter()
-    with open_dagster_pipes() as pipes:
-        try:
-            settings = load_settings()
-            job = EvaluationJob(**pipes.extras)
-            outcome = evaluate(connect(settings), job, settings, log=pipes.log.info)
-        except IccmError as error:
-            pipes.report_custom_message({"error": error.to_dict()})
-        else:
-            pipes.report_custom_message({"metadata": report.metadata(outcome)})
-    return 0
+    """Run the worker under Dagster Pipes."""
+    return run_pipes_worker(_evaluate_request)
 
 
 if __name__ == "__main__":

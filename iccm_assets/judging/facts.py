@@ -43,28 +43,26 @@ class Quality:
 
 def quality(conn: sa.Connection) -> Quality | None:
     """Load the latest measurement of the production version; None while there is none."""
-    production = conn.execute(
-        sa.text(
-            "select version, extract(epoch from iccm.now() - deployed_at) / 3600 as hours"
-            " from iccm.model_versions where status = 'production'"
-        )
-    ).one_or_none()
-    if production is None:
-        return None
     rows = conn.execute(
         sa.text(
             """
-            select distinct on ("set") "set", n, baseline_mean - mean as fall,
-                extract(epoch from iccm.now() - measured_at) / 3600 as hours
-            from iccm.quality_measurements where version = :version
-            order by "set", measured_at desc
+            select v.version, q."set", q.n, q.fall,
+                extract(epoch from iccm.now() - greatest(coalesce(v.deployed_at, iccm.now()), q.measured_at))
+                    / 3600 as hours
+            from iccm.model_versions v left join lateral (
+                select distinct on ("set") "set", n, baseline_mean - mean as fall, measured_at
+                from iccm.quality_measurements where version = v.version
+                order by "set", measured_at desc
+            ) q on true
+            where v.status = 'production'
             """
-        ),
-        {"version": production.version},
+        )
     ).all()
+    if not rows:
+        return None
     return Quality(
-        version=production.version,
-        hours=float(min([production.hours or 0.0, *(row.hours for row in rows)])),
+        version=rows[0].version,
+        hours=float(min(row.hours for row in rows)),
         holdout=sum(row.n for row in rows if row.set == "production_holdout"),
         falls={row.set: row.fall for row in rows if row.fall is not None},
     )

@@ -34,7 +34,7 @@ class Fall:
 def fall_on_same_items(
     now: Mapping[str, float | None], before: Mapping[str, float] | None, drop: float
 ) -> Fall:
-    """Compare current rates with those at the deployment on the same items; ``drop`` is the allowed drop."""
+    """Compare current rates with those at the deployment on the same items; ``allowed_drop`` is the limit."""
     rates = {item: rate for item, rate in now.items() if rate is not None}
     if unmeasured := _unmeasured(len(now), len(rates)):
         return unmeasured

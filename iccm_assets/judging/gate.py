@@ -14,8 +14,9 @@ not by chance" would raise a false alarm on most equal models.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from iccm_assets.judging import statistics
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Outcome, RuleResult, Verdict
@@ -46,18 +47,19 @@ class _Pairs:
     reliable: tuple[ItemEvidence, ...]
     missing: int
 
+    @classmethod
+    def of(cls, items: Sequence[ItemEvidence], expected: int) -> Self:
+        reliable = tuple(item for item in items if item.reliable)
+        return cls(reliable, max(expected, len(items)) - len(reliable))
+
     @property
     def differences(self) -> list[float]:
         return [pair.difference for pair in self.reliable]
 
-    def mean_rate(self, *, of_candidate: bool) -> float:
-        return statistics.mean([pair.rate(of_candidate=of_candidate) for pair in self.reliable])
-
 
 def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False) -> Verdict:
     """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
-    reliable = tuple(item for item in evidence.items if item.reliable)
-    pairs = _Pairs(reliable, max(evidence.expected_items, len(evidence.items)) - len(reliable))
+    pairs = _Pairs.of(evidence.items, evidence.expected_items)
     rules = (
         _complete(evidence, pairs.missing),
         _improvement(pairs, settings, emergency),
@@ -67,7 +69,7 @@ def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False
         _forgetting(evidence, settings),
     )
     status = min((rule.outcome for rule in rules), key=_STRONGEST_FIRST.index)
-    improvement = statistics.mean(pairs.differences) if reliable else None
+    improvement = statistics.mean(pairs.differences) if pairs.reliable else None
     return Verdict(status, improvement, emergency, rules)
 
 
@@ -78,15 +80,14 @@ def variance_limit(production: float, settings: Evaluation) -> float:
 
 def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
     """Pass if every item was measured and the judge trusts every number; inconclusive otherwise."""
-    doubts = [f"{item.item} ({item.doubt})" for item in evidence.items if item.doubt]
-    gaps = [item.item for item in evidence.items if not item.reliable and not item.doubt]
+    doubts = [f"{item.item} ({item.unreliable_reason})" for item in evidence.items if item.unreliable_reason]
+    gaps = [item.item for item in evidence.items if not item.reliable and not item.unreliable_reason]
     unmeasured = max(0, evidence.expected_items - len(evidence.items))
-    layers = evidence.missing_layers
     problems = [
         (gaps, f"{len(gaps)} items have no score: {_join(gaps)}"),
         (unmeasured, f"{unmeasured} of {evidence.expected_items} items were not measured"),
         (doubts, f"the judge does not trust its verdict on {len(doubts)} items: {_join(doubts)}"),
-        (layers, f"sandbox layers were missing: {_join(layers)}"),
+        (evidence.missing_layers, f"sandbox layers were missing: {_join(evidence.missing_layers)}"),
         (not evidence.items and not unmeasured, "nothing was measured"),
     ]
     reason = "; ".join(text for present, text in problems if present)
@@ -121,8 +122,8 @@ def _improvement(pairs: _Pairs, settings: Evaluation, emergency: bool) -> RuleRe
         "bound": bound,
         "confidence": confidence,
         "items": float(len(differences)),
-        "candidate": pairs.mean_rate(of_candidate=True),
-        "production": pairs.mean_rate(of_candidate=False),
+        "candidate": statistics.mean([pair.rate(of_candidate=True) for pair in pairs.reliable]),
+        "production": statistics.mean([pair.rate(of_candidate=False) for pair in pairs.reliable]),
     }
     return RuleResult("improvement", outcome, reason, numbers)
 
@@ -135,11 +136,10 @@ def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
     changes: dict[str, float] = {}
     results: list[RuleResult] = []
     for name, items in sorted(slices.items()):
-        reliable = tuple(item for item in items if item.reliable)
-        if reliable:
-            changes[name] = statistics.mean([pair.difference for pair in reliable])
+        pairs = _Pairs.of(items, len(items))
+        if pairs.reliable:
+            changes[name] = statistics.mean(pairs.differences)
         if len(items) >= settings.slice_min_items:
-            pairs = _Pairs(reliable, len(items) - len(reliable))
             results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
     if lost := [result.reason for result in results if result.outcome == "fail"]:
         return RuleResult("forgetting", "fail", "; ".join(lost), changes)
@@ -154,20 +154,19 @@ def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
     )
 
 
-def _drop(name: str, subject: str, pairs: _Pairs, allowed: float, settings: Evaluation) -> RuleResult:
+def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: Evaluation) -> RuleResult:
     """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
     if not pairs.reliable:
-        return RuleResult(name, "inconclusive", f"{subject}: nothing could be compared", {"allowed": allowed})
+        return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     change = statistics.mean(pairs.differences)
     favourable = [*pairs.differences, *[1.0] * pairs.missing]
     # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
     max_gain = 1.0 if pairs.missing else 1.0 - production
     confidence = statistics.confidence_of_harm([-value for value in favourable], allowed, -max_gain)
-    exceeded = statistics.mean(favourable) < -allowed
-    observed = f"{subject} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
+    observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
     numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
-    return _harm(name, observed, exceeded, confidence, numbers, settings)
+    return _harm(name, observed, statistics.mean(favourable) < -allowed, confidence, numbers, settings)
 
 
 def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
@@ -183,7 +182,7 @@ def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
     candidate, production = (statistics.mean(values) for values in zip(*variances, strict=True))
     limit = variance_limit(production, settings)
     # In the candidate's favour, a missing item has variance 0 and production's the largest there is, 1/4.
-    over_ratio = [own - ratio * base for own, base in variances] + [-ratio / 4] * missing
+    over_ratio = [own - ratio * reference for own, reference in variances] + [-ratio / 4] * missing
     over_floor = [own for own, _ in variances] + [0.0] * missing
     confidence = min(
         statistics.confidence_of_harm(over_ratio, 0.0, -ratio / 4),
@@ -211,8 +210,8 @@ def _latency(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
         "ratio": round(candidate / production, 6),
         "limit": ratio,
     }
-    exceeded = candidate > ratio * production
-    return _harm(name, f"{observed}, limit {ratio:g} x", exceeded, confidence, numbers, settings)
+    observed = f"{observed}, limit {ratio:g} x"
+    return _harm(name, observed, candidate > ratio * production, confidence, numbers, settings)
 
 
 def _harm(

@@ -43,7 +43,7 @@ def inconclusive(scored: int, without: int, days: int) -> Finding:
 
 
 def same_canary_set(digest: str, last: str | None, since: str) -> Finding:
-    """Check that the canary set is the one of the last verdict; ``since`` names that verdict's version."""
+    """Check that the canary set is the one of the last verdict, which was on ``last_version``."""
     verdict = f"the last verdict ({since}) used {last}" if last else "there is no verdict yet"
     return Finding(
         last in (None, digest),
@@ -74,7 +74,7 @@ def missing_items(version: str, items: int, missing: Sequence[str]) -> Finding:
     return Finding(
         not missing,
         f"{version}: {len(missing)} of {items} items have no reliable score for both versions",
-        "The verdict is inconclusive while an item is missing. Each item's `doubt` is in "
+        "The verdict is inconclusive while an item is missing. Each item's `unreliable_reason` is in "
         "`gate_verdicts.evidence`. Fix what stopped the judge (`iccm doctor`, `iccm orchestra check`) and "
         f"run `iccm evaluate {version}`: existing scores are kept.",
         numbers={"items": float(items), "missing": float(len(missing))},
@@ -85,8 +85,8 @@ def missing_items(version: str, items: int, missing: Sequence[str]) -> Finding:
 def quality_is_known(version: str, hours: float, holdout: int, fallen: Sequence[str]) -> Finding:
     """Check that production was measured recently and is as good as its baseline (T8).
 
-    ``hours`` since its last measurement or, without one, its deployment; ``fallen`` are the sets on which the
-    last measurement is more than ``FALL`` below the baseline.
+    ``hours`` since its last measurement or, without one, its deployment; on ``dropped_sets`` the last
+    measurement is more than ``MAX_QUALITY_DROP`` below the baseline.
     """
     drop = f"more than {FALL:g} below its baseline on {', '.join(fallen)}" if fallen else "no drop"
     return Finding(

@@ -68,8 +68,7 @@ def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
             .where(c.timestamp >= since, c.erased_at.is_(None))
             .order_by(c.timestamp.desc(), c.id.desc())
         )
-        share = settings.curation.held_out_share
-        return [row.id for row in sessions if is_held_out(row.session_id, share)]
+        return [row.id for row in sessions if is_held_out(row.session_id, settings.curation.held_out_share)]
 
 
 def rows_of(engine: sa.Engine, ids: list[int]) -> list[HoldoutRow]:

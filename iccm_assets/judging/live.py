@@ -45,7 +45,7 @@ class LiveReport:
 
 
 def count_live(engine: sa.Engine) -> int:
-    """Count the answers that `score_live` would score now."""
+    """Count the answers that `score_live_responses` would score now."""
     return count(engine, pending_live())
 
 
@@ -59,9 +59,9 @@ def score_live(
 ) -> LiveReport:
     """Score unscored answers of the gateway that came with tests; ``progress`` gets the number newly stored.
 
-    After ``seconds`` no further text is started; texts in progress are finished. An empty answer or one
-    without a statement scores 0. One that cannot be scored for another reason is inconclusive, marked as
-    tried, and retried only for members that were missing. However the pass ends, its scores are stored;
+    After ``time_budget_seconds`` no further text is started; texts in progress are finished. An empty answer
+    or one without a statement scores 0. One that cannot be scored for another reason is inconclusive, marked
+    as tried, and retried only for members that were missing. However the pass ends, its scores are stored;
     concurrent passes share the work.
     """
     started = time.monotonic()

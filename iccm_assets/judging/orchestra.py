@@ -18,10 +18,12 @@ from importlib.metadata import entry_points
 from iccm_assets.addresses import EndpointAddress, parse_orchestra
 from iccm_assets.errors import OrchestraError
 from iccm_assets.judging.endpoints import DEFAULT_KEY, Calls, ChatEndpoint, Line, own_key_variable
-from iccm_assets.judging.reconstruction import Question, Reader, Reconstruction, Reconstructor
+from iccm_assets.judging.reconstruction import Question, Reader, Reconstruction
 from iccm_assets.settings import Endpoints, Settings
 
 ENTRY_POINT_GROUP = "iccm.reconstructors"
+
+Reconstructor = Reader | ChatEndpoint
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ class Orchestra:
     @property
     def digest(self) -> str:
         """Hash of the members, their prompt and their decoding; part of every cached score's key (E1)."""
-        names = "\n".join(member.identity for member in self.members)
-        return hashlib.sha256(names.encode()).hexdigest()[:12]
+        return hashlib.sha256("\n".join(member.identity for member in self.members).encode()).hexdigest()[:12]
 
     def reconstruct(self, requirements: str) -> list[Reconstruction]:
         """Return one re-implementation per member, in the order of the members."""
@@ -72,9 +73,11 @@ class Orchestra:
         self, question: Question, futures: Mapping[str, Future[Reconstruction]]
     ) -> list[Reconstruction]:
         def answer(member: Reconstructor) -> Reconstruction:
-            if future := futures.get(member.name):
-                return future.result()
-            return question.known.get(member.name) or member.reconstruct(question.requirements)
+            if member.name in question.known:
+                return question.known[member.name]
+            if isinstance(member, ChatEndpoint):
+                return futures[member.name].result()
+            return member.reconstruct(question.requirements)
 
         return [answer(member) for member in self.members]
 
@@ -99,8 +102,9 @@ def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> O
     members: list[Reconstructor] = []
     for part in parts:
         if isinstance(part, EndpointAddress):
-            line = lines.setdefault(part.url, Line())
-            members.append(ChatEndpoint(part, limits or Endpoints(), keys[part], line))
+            members.append(
+                ChatEndpoint(part, limits or Endpoints(), keys[part], lines.setdefault(part.url, Line()))
+            )
         else:
             members.extend(_local_reconstructors(part))
     if len(members) < quorum:

@@ -33,7 +33,6 @@ _RETRY = sa.literal_column(
     """,
     sa.Boolean,
 )
-_LACKS_MEMBERS = sa.literal_column("(requirements.evidence ->> 'missing')::int > 0", sa.Boolean)
 
 
 def row_version() -> sa.Label[str]:
@@ -48,7 +47,8 @@ def pending(days: tuple[date, date] | None = None) -> sa.Select[Any]:
     intervals.
     """
     r, c = t.requirements, t.conversations
-    query = _unscored(_RETRY if days is None else _LACKS_MEMBERS).order_by(r.c.id)
+    has_missing_members = sa.literal_column("(requirements.evidence ->> 'missing')::int > 0", sa.Boolean)
+    query = _unscored(_RETRY if days is None else has_missing_members).order_by(r.c.id)
     if days is not None:
         first = datetime.combine(days[0], time(), UTC)
         last = datetime.combine(days[1] + timedelta(days=1), time(), UTC)
@@ -81,9 +81,9 @@ def pending_live() -> sa.Select[Any]:
 
 def count(engine: sa.Engine, query: sa.Select[Any]) -> int:
     """Count the rows of a query."""
+    subquery = query.order_by(None).subquery()
     with engine.connect() as conn:
-        count_query = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
-        return conn.execute(count_query).scalar_one()
+        return conn.execute(sa.select(sa.func.count()).select_from(subquery)).scalar_one()
 
 
 def _unscored(retry: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import baseline as baselines
 from iccm_assets.judging.baseline import FIRST, Baseline
-from iccm_assets.judging.evaluation import CANARY_SET, EvaluationSet
+from iccm_assets.judging.evaluation import BATCH, CANARY_SET, EvaluationSet
 from iccm_assets.judging.fall import Fall, fall_on_other_items, fall_on_same_items
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra
@@ -30,9 +30,6 @@ from iccm_assets.store.clock import now
 if TYPE_CHECKING:
     from iccm_assets.gateway.probing import Told
 
-BATCH = 48
-
-Progress = Callable[[str], None]
 Asking = Callable[[Sequence[str]], "Sequence[Told]"]
 """Sources -> production's answer to each, in order, through the serving path."""
 
@@ -49,7 +46,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Production on one set: ratings, the drop from the baseline, and the baseline (``is_new``: made now)."""
+    """Production on one set: ratings, the drop from the baseline, and the baseline, possibly made now."""
 
     set: str
     set_digest: str
@@ -67,7 +64,7 @@ class Measurement:
 
 
 def rate(
-    chosen: EvaluationSet, ask: Asking, orchestra: Orchestra, settings: Settings, tell: Progress
+    chosen: EvaluationSet, ask: Asking, orchestra: Orchestra, settings: Settings, tell: Callable[[str], None]
 ) -> list[Rated]:
     """Let production answer every item, and score each answer."""
     ratings: list[Rated] = []
@@ -98,32 +95,36 @@ def measure(
     ask: Asking,
     orchestra: Orchestra,
     settings: Settings,
-    tell: Progress = lambda message: None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Measurement:
     """Measure production on one set against its baseline; without one, this measurement becomes it."""
     ratings = rate(chosen, ask, orchestra, settings, tell)
     rates = {rating.item: rating.rate for rating in ratings}
     identity = baselines.identity_of(chosen, orchestra, settings)
     known = baselines.stored(version, chosen.name, identity)
-    base = known or baselines.at_deployment(engine, version, chosen, orchestra, settings)
+    baseline = known or baselines.at_deployment(engine, version, chosen, orchestra, settings)
     min_items = settings.triggers.degradation_min_items
-    if base is not None and len(base.rates) < min_items:
-        base = None  # so few conversations of that time prove no drop
-    drop = _drop(chosen.name, rates, base, settings)
-    if base is None and drop.mean is not None and drop.n >= min_items:
+    if baseline is not None and len(baseline.rates) < min_items:
+        baseline = None  # so few conversations of that time prove no drop
+    drop = _drop(chosen.name, rates, baseline, settings)
+    if baseline is None and drop.mean is not None and drop.n >= min_items:
         with engine.connect() as conn:
             recorded_at = now(conn).isoformat()
         measured = {item: value for item, value in rates.items() if value is not None}
-        base = Baseline(measured, identity, FIRST, recorded_at)
-        drop = _drop(chosen.name, rates, base, settings)
+        baseline = Baseline(measured, identity, FIRST, recorded_at)
+        drop = _drop(chosen.name, rates, baseline, settings)
     reasons = dict(Counter(rating.reason for rating in ratings if rating.reason))
-    return Measurement(chosen.name, chosen.digest, tuple(ratings), drop, base, base is not known, reasons)
+    return Measurement(
+        chosen.name, chosen.digest, tuple(ratings), drop, baseline, baseline is not known, reasons
+    )
 
 
-def _drop(name: str, rates: dict[str, float | None], base: Baseline | None, settings: Settings) -> Fall:
+def _drop(name: str, rates: dict[str, float | None], baseline: Baseline | None, settings: Settings) -> Fall:
     if name == CANARY_SET:
-        return fall_on_same_items(rates, base.rates if base else None, settings.triggers.degradation_drop)
-    return fall_on_other_items(rates, list(base.rates.values()) if base else None)
+        return fall_on_same_items(
+            rates, baseline.rates if baseline else None, settings.triggers.degradation_drop
+        )
+    return fall_on_other_items(rates, list(baseline.rates.values()) if baseline else None)
 
 
 def store(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from iccm_assets.errors import InputError
 
@@ -33,23 +33,9 @@ class Question:
     known: Mapping[str, Reconstruction] = field(default_factory=dict)
 
 
-class Reconstructor(Protocol):
-    """One member of the orchestra."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def identity(self) -> str:
-        """Everything its answers depend on; part of every cached score's key (E1)."""
-
-    def reconstruct(self, requirements: str) -> Reconstruction:
-        """Re-implement the requirements. Errors of the text or the endpoint become a status, never raise."""
-
-
 @dataclass(frozen=True)
 class Reader:
-    """An in-process reconstructor; a text it cannot parse is ``unreadable``."""
+    """An in-process reconstructor; its function raises ValueError or InputError for an invalid text."""
 
     name: str
     read: Callable[[str], str]
@@ -59,6 +45,7 @@ class Reader:
         return self.name
 
     def reconstruct(self, requirements: str) -> Reconstruction:
+        """Re-implement the requirements; a text that cannot be parsed is ``unreadable``."""
         try:
             return Reconstruction(self.name, "answered", self.read(requirements))
         except (ValueError, InputError) as error:
@@ -66,6 +53,6 @@ class Reader:
 
 
 def printable(text: str) -> str:
-    """Return the text as one line that PostgreSQL can store, of at most ``DETAIL_CHARACTERS``."""
+    """Return the text as one line that PostgreSQL can store, of at most ``MAX_DETAIL_CHARACTERS``."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd").split())
     return line[:DETAIL_CHARACTERS]

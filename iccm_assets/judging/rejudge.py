@@ -141,14 +141,13 @@ def judge_again(row: Any, chosen: Evaluation) -> Rejudged:
             if recorded
             else None
         ),
-        gate_changed=_changes(recorded, chosen) if recorded else {},
+        gate_changed={
+            name: (then, now)
+            for name in gate.NUMBERS
+            if recorded and (then := getattr(recorded, name)) != (now := getattr(chosen, name))
+        },
         verdict=verdict,
     )
-
-
-def _changes(before: Evaluation, after: Evaluation) -> dict[str, tuple[Any, Any]]:
-    pairs = {name: (getattr(before, name), getattr(after, name)) for name in gate.NUMBERS}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def gate_from(base: Evaluation, file: Path | None, assignments: Sequence[str]) -> Evaluation:

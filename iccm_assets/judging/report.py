@@ -54,15 +54,20 @@ def forgetting_matrix(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
     """
     columns = (*outcome.ancestors, outcome.canary[1], outcome.canary[0])
     means = {scores.version: slice_means(scores, outcome.slices) for scores in columns}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, items in sorted(Counter(outcome.slices.values()).items()):
         rates = {version: by_slice.get(name, nan) for version, by_slice in means.items()}
         candidate, production = rates[outcome.candidate.version], rates[outcome.production.version]
         best = max((rate for rate in rates.values() if not isnan(rate)), default=nan)
-        row: dict[str, Any] = {"slice": name, "items": items}
-        row |= {version: round(rate, 4) for version, rate in rates.items()}
-        row |= {"change": round(candidate - production, 4) + 0.0, "forgotten": round(best - candidate, 4)}
-        rows.append(row)
+        rows.append(
+            {
+                "slice": name,
+                "items": items,
+                **{version: round(rate, 4) for version, rate in rates.items()},
+                "change": round(candidate - production, 4) + 0.0,
+                "forgotten": round(best - candidate, 4),
+            }
+        )
     return rows
 
 

@@ -1,9 +1,9 @@
 """Scoring: does a requirements text let others rebuild the code? (O1, J2)
 
 `score_texts` asks every member of the orchestra for a re-implementation, runs the test suite of the original
-on each in the sandbox, and aggregates. `score_pending` does so for the stored requirements that have a suite
+on each in the sandbox, and aggregates. `score_unscored` does so for the stored requirements that have a suite
 and no score yet. It commits in batches, so that a pass can be resumed, and several passes may run at once
-(pending.py).
+(scoring_queue.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _ANSWERED = ("scored", "suspect", "inconclusive")
 class ScoringTask:
     """A requirements text to score with a suite; only the signatures are read from the source.
 
-    ``known`` holds earlier answers by member name: they are judged, and those members are not asked again.
+    ``cached_answers`` holds earlier answers by member name: they are judged, and those members are not asked
+    again.
     """
 
     requirements: str
@@ -189,9 +190,9 @@ class ScoringReport:
     """The result of one pass over the unscored requirements, in rows.
 
     ``answers`` counts members x texts by outcome: answered, unreadable, missing; texts with an invalid suite
-    (``bad_suites``) are not among them. ``rows`` is the number of rows the pass selected, including those
-    that another scorer claimed or that the time did not suffice for. ``reused`` rows got the score that the
-    same text of the same session already had.
+    (``invalid_suites``) are not among them. ``selected_rows`` includes rows that another scorer claimed or
+    that the time did not suffice for. ``reused`` rows got the score that the same text of the same session
+    already had.
     """
 
     scored: int = 0
@@ -212,12 +213,12 @@ def _report(score: Score) -> ScoringReport:
     return ScoringReport(scored=len(rates), inconclusive=1 - len(rates), rates=rates, answers=answers)
 
 
-# What to do with a group of rows: score the task, or store this score, which needs nobody's answer.
+# What to do with a group of rows: score the task, or store this score, which needs no answer.
 _Work = ScoringTask | tuple[Score, ScoringReport]
 
 
 def count_pending(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
-    """Count the requirements rows that `score_pending` would score; ``days`` as there."""
+    """Count the requirements rows that `score_unscored` would score; ``days`` as there."""
     return count(engine, pending(days))
 
 
@@ -233,7 +234,7 @@ def score_pending(
 
     An inconclusive score leaves `test_pass_rate` null but sets `scored_at`. If members were missing, it is
     retried and only those members are asked again: with ``days`` every time, otherwise at growing intervals
-    (pending.py), so that a text no endpoint answers is not paid for every few minutes. To retry an
+    (scoring_queue.py), so that a text no endpoint answers is not paid for every few minutes. To retry an
     inconclusive score of another cause, clear `scored_at`.
 
     However the pass ends, the scores until then are stored. Rows claimed by another scorer are skipped.
@@ -250,9 +251,9 @@ def score_rows(
     until: float = math.inf,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoringReport:
-    """Run one pass over the rows of a query of pending.py, in its order; see `score_pending`.
+    """Run one pass over the rows of a query of scoring_queue.py, in its order; see `score_unscored`.
 
-    No text is started after ``until`` (on `time.monotonic`); texts in progress are finished and stored.
+    No text is started after ``deadline`` (on `time.monotonic`); texts in progress are finished and stored.
     """
     with engine.connect() as conn:
         rows = conn.execute(query).all()
@@ -330,11 +331,12 @@ def _known(conn: sa.Connection, requirement_ids: Sequence[int]) -> dict[int, dic
     )
     known: dict[int, dict[str, Reconstruction]] = defaultdict(dict)
     for row in rows:
-        if row.status in _ANSWERED:
-            answer = Reconstruction(row.reconstructor, "answered", row.implementation_code)
-        else:
-            answer = Reconstruction(row.reconstructor, "unreadable", detail=row.reason or "")
-        known[row.requirement_id][row.reconstructor] = answer
+        known[row.requirement_id][row.reconstructor] = Reconstruction(
+            row.reconstructor,
+            "answered" if row.status in _ANSWERED else "unreadable",
+            row.implementation_code or "",
+            row.reason or "",
+        )
     return known
 
 
@@ -393,8 +395,7 @@ def _group(
     groups: dict[tuple[Any, ...], tuple[list[Any], _Work]] = {}
     for row in rows:
         if score := reusable.get(row.id):
-            report = replace(_report(score), answers=Counter(), reused=1)
-            groups[row.id, "reused"] = ([row], (score, report))
+            groups[row.id, "reused"] = ([row], (score, replace(_report(score), answers=Counter(), reused=1)))
             continue
         source, answers = source_of(row.content, row.metadata), known.get(row.id, {})
         empty = row.kind == "model" and not has_statements(row.text)
@@ -471,6 +472,9 @@ def _evidence(score: Score, previous: Mapping[str, Any] | None, timestamp: datet
     missing = sum(member.status == "missing" for member in score.members)
     if not missing:
         return {"reason": score.reason}
-    attempts = int((previous or {}).get("attempts", 0)) + 1
-    tried_at = timestamp.isoformat()
-    return {"reason": score.reason, "missing": missing, "attempts": attempts, "tried_at": tried_at}
+    return {
+        "reason": score.reason,
+        "missing": missing,
+        "attempts": int((previous or {}).get("attempts", 0)) + 1,
+        "tried_at": timestamp.isoformat(),
+    }

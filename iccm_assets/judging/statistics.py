@@ -42,7 +42,7 @@ def mean(values: Sequence[float]) -> float:
 def confidence_above(values: Sequence[float], bound: float, lowest: float) -> float:
     """Return the one-sided confidence in [0, 1] that the mean behind ``values`` is above ``bound``.
 
-    ``lowest`` is the smallest value an observation can take (-1 for a difference of pass rates). Without
+    ``min_value`` is the smallest value an observation can take (-1 for a difference of pass rates). Without
     observations, or when none lies above the bound, the confidence is 0. A claim made only at confidence
     0.9 or more is wrong in at most 10 % of the cases where the mean is not above the bound.
     """

@@ -58,7 +58,7 @@ class _StoredValue:
 class ItemEvidence(_StoredValue):
     """The scores of one canary item for both versions: means over the orchestra, None where inconclusive.
 
-    ``doubt`` says why the judge does not trust these numbers; empty when it does.
+    ``unreliable_reason`` says why the judge does not trust these numbers; empty when it does.
     """
 
     item: str
@@ -67,12 +67,12 @@ class ItemEvidence(_StoredValue):
     production: float | None
     candidate_variance: float | None = None
     production_variance: float | None = None
-    doubt: str = ""
+    unreliable_reason: str = ""
 
     @property
     def reliable(self) -> bool:
         """Whether both versions have a score that the judge trusts."""
-        return self.candidate is not None and self.production is not None and not self.doubt
+        return self.candidate is not None and self.production is not None and not self.unreliable_reason
 
     @property
     def difference(self) -> float:

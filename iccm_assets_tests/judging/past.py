@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[tuple[ItemEvidence, ...], dict[str, Any]]] = {
     "slow": (BETTER, {"candidate_latency": tuple(1.5 * one for one in STEADY)}),
     "spread": (SPREAD, {}),
     "gap": (BETTER + items([(None, 1.0)], "gap"), {}),
-    "doubted": (BETTER + items([(1.0, 1.0)], "odd", doubt="suspect implementation by a"), {}),
+    "doubted": (BETTER + items([(1.0, 1.0)], "odd", unreliable_reason="suspect implementation by a"), {}),
     "unmeasured": ((), {"expected_items": 120}),
 }
 THEN = {

@@ -182,7 +182,7 @@ def test_a_missing_item_leaves_a_pass_open() -> None:
 
 
 def test_a_doubtful_judge_leaves_a_pass_open() -> None:
-    doubted = (replace(BETTER[0], doubt="left its process"), *BETTER[1:])
+    doubted = (replace(BETTER[0], unreliable_reason="left its process"), *BETTER[1:])
     verdict = decide(evidence(doubted), GATE)
     assert verdict.status == "inconclusive"
     assert "numbers-0 (left its process)" in verdict.reasons[0]
