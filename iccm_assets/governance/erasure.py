@@ -1,16 +1,15 @@
-"""Erasing conversations (V2): gone from every row at once, in one transaction.
+"""Erasing conversations: gone from every row at once, in one transaction.
 
-What stays of a conversation is a tombstone: its id, moment, day's worth of lineage and ``erased_at``; its
-session's name becomes a hash (so that the session cannot be posted again), its user becomes nobody.
-Requests keep their numbers (status, latency, arm), for they are evidence about models. What lies in files
-is ``scrub``'s business.
+A tombstone remains of a conversation: its id, time, lineage and ``erased_at``; its session id becomes a hash
+(so that the session cannot be posted again), its user id null. Requests keep their numbers (status, latency,
+arm), which are evidence about models. `scrub` erases from files (V2).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -24,34 +23,34 @@ from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.errors import DatabaseError, InputError
 from iccm_assets.governance.learners import plan_for
 from iccm_assets.governance.plan import Plan
+from iccm_assets.store.locks import Lock, acquire_lock
 
 Kind = Literal["conversation", "session", "user"]
 
-_LOCK = 0x1CC4_0E01
 _LOCK_TIMEOUT = "60s"
-_ATTEMPTS = 5
+_MAX_ATTEMPTS = 5
 _DEADLOCK, _LOCK_NOT_AVAILABLE = "40P01", "55P03"
-_MOST = 2**63 - 1
+_MAX_BIGINT = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose text goes: one conversation by its id, one session, or everything of one user."""
+    """Whose text is erased: one conversation by its id, one session, or everything of one user."""
 
     kind: Kind
     value: str
 
     def __post_init__(self) -> None:
-        """Refuse what can name nobody."""
+        """Refuse an impossible name."""
         if not self.value.strip() or len(self.value) > MAX_NAME or not self.value.isprintable():
             raise InputError(f"a {self.kind} is named by a text of 1 to {MAX_NAME} printable characters")
-        number = self.value.isascii() and self.value.isdigit() and int(self.value) <= _MOST
+        number = self.value.isascii() and self.value.isdigit() and int(self.value) <= _MAX_BIGINT
         if self.kind == "conversation" and not number:
             raise InputError(f"a conversation is named by its number, not {self.value!r}")
 
     @property
     def sha256(self) -> str:
-        """What the record of the erasure holds instead of the name."""
+        """The hash that the record of the erasure holds instead of the name."""
         return hashlib.sha256(f"{self.kind}:{self.value}".encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -60,10 +59,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Erased:
-    """An erasure's outcome, or on a trial run what it would be.
+    """The result of an erasure, real or in a dry run.
 
     ``counts``: rows changed by table. ``conversations``: ids of all of the subject's erasures, of which
-    ``newly`` went now. ``hashes``: of the texts, to take their vectors out again after a refold.
+    ``newly`` were erased now. ``hashes``: of the texts, to delete their embeddings again after a rebuild.
     """
 
     erasure: int | None
@@ -78,31 +77,32 @@ class Erased:
 
 
 def erase(engine: sa.Engine, subject: Subject, *, actor: str, trial: bool = False) -> Erased:
-    """Erase everything of a subject from every row; ``trial`` rolls back and so tells exactly what would go.
+    """Erase everything of a subject from every row; a ``trial`` rolls back, so that its result is exact.
 
-    A subject erased before is found again: what it left since goes too, and the plan is made anew. A
-    training run under way on such a conversation is stopped: its fence is old from here on. Raises
+    A subject erased before is erased again: its rows since then go, too, and the plan is recomputed. A
+    running training run on such a conversation is stopped: its fencing token is stale from now on. Raises
     ``InputError`` when there is no such subject, ``DatabaseError`` when a lock cannot be had.
     """
-    for attempt in range(_ATTEMPTS):
+    attempt = 1
+    while True:
         try:
             with engine.connect() as conn, conn.begin() as transaction:
                 conn.execute(sa.text(f"set local lock_timeout = '{_LOCK_TIMEOUT}'"))
-                conn.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-                done = _Erasure(conn, subject, actor).run()
+                acquire_lock(conn, Lock.ERASURE)
+                result = _Erasure(conn, subject, actor).run()
                 if trial:
                     transaction.rollback()
-                return done
+                return result
         except sa.exc.DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None)
             if state == _LOCK_NOT_AVAILABLE:
                 raise DatabaseError(
-                    f"other work held rows of this {subject.kind} for {_LOCK_TIMEOUT}, nothing was erased",
+                    f"other work locked rows of this {subject.kind} for {_LOCK_TIMEOUT}, nothing was erased",
                     hint="Try again when it has ended.",
                 ) from None
-            if state != _DEADLOCK or attempt == _ATTEMPTS - 1:
+            if state != _DEADLOCK or attempt == _MAX_ATTEMPTS:
                 raise
-    raise AssertionError("unreachable")
+        attempt += 1
 
 
 _WHERE = {
@@ -123,64 +123,64 @@ class _Erasure:
         self._counts: Counter[str] = Counter()
 
     def run(self) -> Erased:
-        names = {"value": self._subject.value, "erased": erased_name(self._subject.value)}
-        found = self._rows(
+        subject = self._subject
+        rows = self._rows(
             f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
-            f" where {_WHERE[self._subject.kind]} order by c.id for update",
-            **names,
+            f" where {_WHERE[subject.kind]} order by c.id for update",
+            value=subject.value,
+            erased=erased_name(subject.value),
         )
-        live = [row for row in found if row.erased_at is None]
+        live = [row for row in rows if row.erased_at is None]
         ids = [row.id for row in live]
         sessions, requests = self._sessions(live)
         earlier = self._rows(
             "select id, conversations, erased_at, subject_sha256 = :sha as same from iccm.erasures"
             " where subject_sha256 = :sha or conversations && cast(:ids as bigint[]) order by id",
-            sha=self._subject.sha256,
-            ids=[row.id for row in found],
+            sha=subject.sha256,
+            ids=[row.id for row in rows],
         )
-        if not (found or requests or earlier):
-            raise InputError(f"there is no {self._subject}", hint="Names are compared exactly.")
-        before = {one for row in earlier if row.same for one in row.conversations}
-        everything = sorted(before | {row.id for row in found})
+        if not (rows or requests or earlier):
+            raise InputError(f"there is no {subject}", hint="Names are compared exactly.")
+        before = {id for erasure in earlier if erasure.same for id in erasure.conversations}
+        conversations = sorted(before | {row.id for row in rows})
         number: int | None = earlier[-1].id if earlier else None
-        hashes: tuple[str, ...] = ()
+        hashes: set[str] = set()
         stopped: list[int] = []
         if ids or requests:
             number = self._open(ids)
             hashes = self._delete(ids, sessions, requests)
             self._keep_numbers(sessions, requests)
             stopped = self._stop_training(ids, number)
-        plan = plan_for(self._conn, everything, number)
+        plan = plan_for(self._conn, conversations, number)
         if ids or requests:
             self._close(number, plan)
         self._alert(number, plan)
         return Erased(
             erasure=number,
-            subject=self._subject,
-            conversations=tuple(everything),
+            subject=subject,
+            conversations=tuple(conversations),
             newly=len(ids),
             counts=dict(self._counts),
             stopped_runs=tuple(stopped),
             plan=plan,
             earlier=earlier[-1].erased_at if earlier else None,
-            hashes=hashes,
+            hashes=tuple(sorted(hashes)),
         )
 
     def _rows(self, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:
         return self._conn.execute(sa.text(sql), values).all()
 
     def _change(self, table: str, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:
-        """Execute a change that returns a row for each row it touched, and count those."""
+        """Execute a change that returns a row for each changed row, and count these."""
         rows = self._rows(sql, **values)
         self._counts[table] += len(rows)
         return rows
 
     def _sessions(self, live: Sequence[sa.Row[Any]]) -> tuple[list[str], list[str]]:
-        """The subject's sessions and requests; a request of a session somebody else holds is taken alone."""
+        """Return the subject's sessions and requests, without sessions that another user shares."""
         sessions = {row.session_id for row in live}
         if self._subject.kind == "session":
             sessions.add(self._subject.value)
-        user = self._subject.value if self._subject.kind == "user" else None
         rows = self._rows(
             """
             select r.request_id, r.session_id, exists (
@@ -192,7 +192,7 @@ class _Erasure:
             for update
             """,
             sessions=sorted(sessions),
-            user=user,
+            user=self._subject.value if self._subject.kind == "user" else None,
         )
         sessions.update(row.session_id for row in rows if row.session_id and not row.shared)
         return sorted(sessions), sorted(row.request_id for row in rows)
@@ -210,20 +210,20 @@ class _Erasure:
         )
         return int(row.id)
 
-    def _delete(self, ids: list[int], sessions: list[str], requests: list[str]) -> tuple[str, ...]:
-        """Take out every row that holds or is made from the texts; returns the texts' hashes."""
-        whose = {"ids": ids, "sessions": sessions, "requests": requests}
-        theirs = "(session_id = any(:sessions) or conversation_id = any(:ids) or request_id = any(:requests))"
+    def _delete(self, ids: list[int], sessions: list[str], requests: list[str]) -> set[str]:
+        """Delete every row that holds or is made from the texts; return the texts' hashes."""
+        subject = {"ids": ids, "sessions": sessions, "requests": requests}
+        match = "(session_id = any(:sessions) or conversation_id = any(:ids) or request_id = any(:requests))"
         self._change(
             "reconstructions",
             f"""
             delete from iccm.reconstructions
-            where requirement_id in (select id from iccm.requirements where {theirs}) returning 1
+            where requirement_id in (select id from iccm.requirements where {match}) returning 1
             """,
-            **whose,
+            **subject,
         )
         texts = self._change(
-            "requirements", f"delete from iccm.requirements where {theirs} returning text", **whose
+            "requirements", f"delete from iccm.requirements where {match} returning text", **subject
         )
         self._change(
             "feedback",
@@ -231,22 +231,22 @@ class _Erasure:
             delete from iccm.feedback
             where session_id = any(:sessions) or request_id = any(:requests) returning 1
             """,
-            **whose,
+            **subject,
         )
-        hashes = {content_sha256(row.text) for row in texts} | self._leave_the_pool(ids)
+        hashes = {content_sha256(row.text) for row in texts} | self._delete_from_pool(ids)
         self._change(
             "canary_results",
             """
             delete from iccm.canary_results
             where set = 'production_holdout' and item = any(:items) returning 1
             """,
-            items=[f"conversation:{one}" for one in ids],
+            items=[f"conversation:{id}" for id in ids],
         )
         self._counts["embeddings"] += drop_vectors(self._conn, hashes)
-        return tuple(sorted(hashes))
+        return hashes
 
-    def _leave_the_pool(self, ids: list[int]) -> set[str]:
-        """Out of pool and filter, as the filter itself would leave it: rejected, reason `erased`."""
+    def _delete_from_pool(self, ids: list[int]) -> set[str]:
+        """Delete from pool and filter as the filter itself does: rejected, reason `erased`."""
         pooled = self._change(
             "phase4_training_data",
             """
@@ -255,7 +255,7 @@ class _Erasure:
             """,
             ids=ids,
         )
-        kept = self._change(
+        filtered = self._change(
             "filtered_conversations",
             """
             delete from iccm.filtered_conversations where conversation_id = any(:ids)
@@ -263,36 +263,33 @@ class _Erasure:
             """,
             ids=ids,
         )
-        for day, count in Counter(row.day for row in kept).items():
-            self._conn.execute(
-                sa.text(
-                    """
-                    update iccm.filtered_days set kept = kept - :n, rejected = rejected + :n
-                    where day = :day
-                    """
-                ),
-                {"day": day, "n": count},
+        for day, count in Counter(row.day for row in filtered).items():
+            self._rows(
+                """
+                update iccm.filtered_days set kept = kept - :n, rejected = rejected + :n
+                where day = :day returning 1
+                """,
+                day=day,
+                n=count,
             )
         self._change(
             "phase4_rejections",
             "delete from iccm.phase4_rejections where conversation_id = any(:ids) returning 1",
             ids=ids,
         )
-        self._conn.execute(
-            sa.text(
-                """
-                insert into iccm.phase4_rejections (conversation_id, stage, day, reason)
-                select c.id, 'policy', d.day, 'erased' from iccm.conversations c
-                join iccm.filtered_days d on d.day = (c."timestamp" at time zone 'UTC')::date
-                where c.id = any(:ids)
-                """
-            ),
-            {"ids": ids},
+        self._rows(
+            """
+            insert into iccm.phase4_rejections (conversation_id, stage, day, reason)
+            select c.id, 'policy', d.day, 'erased' from iccm.conversations c
+            join iccm.filtered_days d on d.day = (c."timestamp" at time zone 'UTC')::date
+            where c.id = any(:ids) returning 1
+            """,
+            ids=ids,
         )
-        return {row.content_sha256 for row in (*pooled, *kept)}
+        return {row.content_sha256 for row in (*pooled, *filtered)}
 
     def _keep_numbers(self, sessions: list[str], requests: list[str]) -> None:
-        """Rows that count for something stay, without content and under names that tell nothing."""
+        """Keep the rows with numbers, without content and under meaningless names."""
         hashed = "'erased:' || encode(sha256(convert_to({}, 'UTF8')), 'hex')"
         self._change(
             "requests",
@@ -324,39 +321,34 @@ class _Erasure:
             ) returning r.id
             """,
             ids=ids,
-            error=f"stopped by erasure {number}: conversations it was learning from are gone",
+            error=f"stopped by erasure {number}: conversations it was training on are erased",
         )
         return [row.id for row in rows]
 
     def _close(self, number: int | None, plan: Plan) -> None:
-        values = {
-            "id": number,
-            "counts": dict(self._counts),
-            "versions": [one.version for one in plan.versions],
-        }
+        query = "update iccm.erasures set counts = :counts, versions = :versions where id = :id"
+        versions = [affected.version for affected in plan.versions]
         self._conn.execute(
-            sa.text(
-                "update iccm.erasures set counts = :counts, versions = :versions where id = :id"
-            ).bindparams(sa.bindparam("counts", type_=JSONB)),
-            values,
+            sa.text(query).bindparams(sa.bindparam("counts", type_=JSONB)),
+            {"id": number, "counts": dict(self._counts), "versions": versions},
         )
 
     def _alert(self, number: int | None, plan: Plan) -> None:
-        """A2: one alert for each version in service, once for each erasure."""
-        for one in plan.replacements:
-            instead = f" Replace it: {one.retrain}" if one.retrain else ""
+        """Alert once per erasure about each version in service."""
+        for step in plan.replacements:
+            replace = f" Replace it: {step.retrain}" if step.retrain else ""
             raise_alert(
                 self._conn,
-                f"erased_data:{one.version}:{number}",
+                f"erased_data:{step.version}:{number}",
                 "warning",
-                "Erased data still in production",
-                f"{one.version} learned from conversations of erasure {number}; {one.reason}.{instead}",
+                "Production model trained on erased data",
+                f"{step.version} was trained on conversations of erasure {number}; {step.reason}.{replace}",
             )
 
 
-def drop_vectors(conn: sa.Connection, hashes: Sequence[str] | set[str]) -> int:
-    """Delete the vectors of these texts, but for a text that another conversation's example has as well."""
-    gone: int = conn.execute(
+def drop_vectors(conn: sa.Connection, hashes: Collection[str]) -> int:
+    """Delete the embeddings of these texts, except those that another conversation's example has, too."""
+    result = conn.execute(
         sa.text(
             """
             delete from iccm.embeddings e where e.content_sha256 = any(:hashes)
@@ -367,5 +359,5 @@ def drop_vectors(conn: sa.Connection, hashes: Sequence[str] | set[str]) -> int:
             """
         ),
         {"hashes": sorted(hashes)},
-    ).rowcount
-    return gone
+    )
+    return result.rowcount

@@ -1,98 +1,98 @@
-"""Carrying the retention out (V3): files by ``retention.decide``, rows older than a year in small batches.
+"""Applies the retention rules: files by ``retention.decide``, rows past their retention in small batches.
 
-Versions are decided on and removed under the deployment's lock, so that none is deployed, taken back or used
-as a base while it goes. Whoever wants to load a removed checkpoint is told by name that it is gone.
+Versions are decided on and deleted under the deployment's lock, so that none is deployed, rolled back or used
+as a base while it is deleted. Whoever loads a deleted checkpoint gets an error that says so (V3).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from iccm_assets.governance.retention import Fate, Needs, Stored, Version, decide
-from iccm_assets.learning import training_runs
+from iccm_assets.governance.retention import SERVING, Fate, Needs, Stored, Version, decide
 from iccm_assets.learning.dataset import DatasetStore
 from iccm_assets.learning.directories import STAGING, remove_tree
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
+from iccm_assets.store.locks import Lock, acquire_lock
+from iccm_assets.store.tables import LIVE_STATES
 
 DELETED_AT_ONCE = 5_000
 
-# A candidate that has passed cannot be deployed while a rollout is live: its time begins when that has ended.
+# A candidate that passed cannot be deployed while a rollout is live: its time starts when that has ended.
 _VERSIONS = sa.text(
-    """
-    SELECT m.version, m.parent_version, m.status, m.digest, r.dataset_digest,
+    f"""
+    select m.version, m.parent_version, m.status, m.digest, r.dataset_digest,
         greatest(
             m.created_at,
-            (SELECT max(g.created_at) FROM iccm.gate_verdicts g WHERE g.version = m.version),
-            (SELECT max(o.closed_at) FROM iccm.rollouts o WHERE o.candidate = m.version),
-            (SELECT max(b."timestamp") FROM iccm.rollback_events b WHERE b.from_version = m.version),
-            (SELECT max(o.closed_at) FROM iccm.rollouts o WHERE o.production = passed.against)
-        ) AS since,
-        (SELECT o.id FROM iccm.rollouts o
-         WHERE o.production = passed.against AND o.state IN ('ramping', 'holding', 'paused', 'baking')
-        ) AS waits_for
-    FROM iccm.model_versions m
-    LEFT JOIN LATERAL (
-        SELECT g.production_version AS against
-        FROM (SELECT status, production_version FROM iccm.gate_verdicts
-              WHERE version = m.version ORDER BY id DESC LIMIT 1) g
-        WHERE g.status = 'pass' AND m.status = 'candidate'
-    ) passed ON true
-    LEFT JOIN LATERAL (
-        SELECT dataset_digest FROM iccm.phase4_training_runs r
-        WHERE r.candidate_version = m.version ORDER BY id DESC LIMIT 1
-    ) r ON true
-    ORDER BY m.version
+            (select max(g.created_at) from iccm.gate_verdicts g where g.version = m.version),
+            (select max(o.closed_at) from iccm.rollouts o where o.candidate = m.version),
+            (select max(b."timestamp") from iccm.rollback_events b where b.from_version = m.version),
+            (select max(o.closed_at) from iccm.rollouts o where o.production = passed.against)
+        ) as since,
+        (select o.id from iccm.rollouts o
+         where o.production = passed.against and o.state in {LIVE_STATES}
+        ) as waits_for
+    from iccm.model_versions m
+    left join lateral (
+        select g.production_version as against
+        from (select status, production_version from iccm.gate_verdicts
+              where version = m.version order by id desc limit 1) g
+        where g.status = 'pass' and m.status = 'candidate'
+    ) passed on true
+    left join lateral (
+        select dataset_digest from iccm.phase4_training_runs r
+        where r.candidate_version = m.version order by id desc limit 1
+    ) r on true
+    order by m.version
     """
 )
 _NEEDED = sa.text(
-    """
-    SELECT candidate, production FROM iccm.rollouts
-    WHERE state IN ('ramping', 'holding', 'paused', 'baking')
-    """
-)
-_UNDER_WAY = sa.text(
-    """
-    SELECT base_version, requested_base, candidate_version, dataset_digest FROM iccm.phase4_training_runs
-    WHERE status IN ('requested', 'waiting', 'running') OR (status = 'failed' AND attempt < :attempts)
+    f"""
+    select candidate, production from iccm.rollouts
+    where state in {LIVE_STATES}
     """
 )
-# Rows of a live rollout, and the stored scores of a version that serves (its baseline), stay at any age.
+_UNFINISHED = sa.text(
+    """
+    select base_version, requested_base, candidate_version, dataset_digest from iccm.phase4_training_runs
+    where status in ('requested', 'waiting', 'running') or (status = 'failed' and attempt < :attempts)
+    """
+)
+# Rows of a live rollout, and the stored scores of a serving version (its baseline), are retained at any age.
 _OLD_ROWS = {
-    "requests": """
-        DELETE FROM iccm.requests WHERE ctid = ANY(ARRAY(
-            SELECT q.ctid FROM iccm.requests q
-            WHERE q.created_at < :before AND NOT EXISTS (
-                SELECT FROM iccm.rollouts o
-                WHERE o.id = q.rollout_id AND o.state IN ('ramping', 'holding', 'paused', 'baking'))
-            LIMIT :batch))
+    "requests": f"""
+        delete from iccm.requests where ctid = any(array(
+            select q.ctid from iccm.requests q
+            where q.created_at < :before and not exists (
+                select from iccm.rollouts o
+                where o.id = q.rollout_id and o.state in {LIVE_STATES})
+            limit :batch))
     """,
     "reconstructions": """
-        DELETE FROM iccm.reconstructions WHERE ctid = ANY(ARRAY(
-            SELECT q.ctid FROM iccm.reconstructions q WHERE q.created_at < :before LIMIT :batch))
+        delete from iccm.reconstructions where ctid = any(array(
+            select q.ctid from iccm.reconstructions q where q.created_at < :before limit :batch))
     """,
     "canary_results": """
-        DELETE FROM iccm.canary_results WHERE ctid = ANY(ARRAY(
-            SELECT q.ctid FROM iccm.canary_results q
-            WHERE q.created_at < :before AND NOT (q.version = ANY(:kept))
-              AND NOT (q.model_digest = ANY(:kept_digests))
-            LIMIT :batch))
+        delete from iccm.canary_results where ctid = any(array(
+            select q.ctid from iccm.canary_results q
+            where q.created_at < :before and not (q.version = any(:retained))
+              and not (q.model_digest = any(:retained_digests))
+            limit :batch))
     """,
 }
 
 
 @dataclass
 class Report:
-    """What went and what stayed."""
+    """What was deleted and what was retained."""
 
     fates: list[Fate] = field(default_factory=list)
     freed_bytes: int = 0
@@ -101,88 +101,76 @@ class Report:
 
     @property
     def removed(self) -> list[Fate]:
-        return [one for one in self.fates if one.goes]
+        """The deleted checkpoints and datasets."""
+        return [fate for fate in self.fates if fate.goes]
 
 
 def tidy(engine: sa.Engine, settings: Settings) -> Report:
-    """Remove what V3 lets go. Stopped halfway, the next call goes on."""
+    """Delete what is past its retention. Stopped halfway, the next call continues."""
     report = Report()
-    _remove_files(engine, settings, report)
+    _delete_files(engine, settings, report)
     report.staging = ModelStore(settings.home).sweep()
+    mv = t.model_versions.c
     with engine.connect() as conn:
-        kept = _serving(conn)
+        query = sa.select(mv.version, mv.parent_version, mv.digest).where(mv.status.in_(SERVING))
+        serving = conn.execute(query).all()
+    retained = {
+        "retained": sorted({name for row in serving for name in row[:2] if name}),
+        "retained_digests": sorted(row.digest for row in serving),
+    }
     for table, statement in _OLD_ROWS.items():
-        report.rows[table] = _delete_rows(engine, settings, statement, kept)
+        report.rows[table] = _delete_rows(engine, settings, statement, retained)
     return report
 
 
 def fates(conn: sa.Connection, settings: Settings) -> list[Fate]:
-    """What `tidy` would do with the files now."""
+    """Return what `tidy` would decide on the files now."""
     versions = [Version(*row) for row in conn.execute(_VERSIONS)]
-    store, sets = ModelStore(settings.home), DatasetStore(settings.home).root
-    models = [_stored(store.root / digest) for digest in store.digests()]
-    return decide(
-        versions, _needs(conn, settings), models, list(_datasets(sets)), now(conn), settings.retention
-    )
+    store, datasets = ModelStore(settings.home), DatasetStore(settings.home).root
+    models = _stored(store.root / digest for digest in store.digests())
+    directories = sorted(datasets.iterdir()) if datasets.is_dir() else []
+    stored = _stored(each for each in directories if each.is_dir() and each.name != STAGING)
+    return decide(versions, _needs(conn, settings), models, stored, now(conn), settings.retention)
 
 
-def _remove_files(engine: sa.Engine, settings: Settings, report: Report) -> None:
-    models, sets = ModelStore(settings.home).root, DatasetStore(settings.home).root
+def _delete_files(engine: sa.Engine, settings: Settings, report: Report) -> None:
+    roots = {"model": ModelStore(settings.home).root, "training set": DatasetStore(settings.home).root}
+    mv = t.model_versions
     with engine.begin() as conn:
-        conn.execute(sa.text("select pg_advisory_xact_lock(hashtext('iccm.deployment'))"))
-        training_runs.lock(conn)
+        acquire_lock(conn, Lock.DEPLOYMENT)
+        acquire_lock(conn, Lock.TRAINING_RUNS)
         report.fates = fates(conn, settings)
         for fate in report.removed:
-            directory = (models if fate.kind == "model" else sets) / fate.name
-            report.freed_bytes += sum(one.stat().st_size for one in directory.rglob("*") if one.is_file())
+            directory = roots[fate.kind] / fate.name
+            report.freed_bytes += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             if fate.kind == "model":
-                _mark(conn, fate)
+                # The version's row says that its weights are deleted.
+                removed = {"removed": {"at": now(conn).isoformat(), "reason": fate.reason}}
+                metrics = mv.c.metrics.op("||")(sa.cast(removed, JSONB))
+                conn.execute(mv.update().where(mv.c.digest == fate.name).values(metrics=metrics))
             remove_tree(directory)
 
 
-def _mark(conn: sa.Connection, fate: Fate) -> None:
-    """Say in the version's row that its weights are gone."""
-    mv = t.model_versions
-    told = {"removed": {"at": now(conn).isoformat(), "reason": fate.reason}}
-    merged = mv.c.metrics.op("||")(sa.cast(told, JSONB))
-    conn.execute(mv.update().where(mv.c.digest == fate.name).values(metrics=merged))
-
-
 def _needs(conn: sa.Connection, settings: Settings) -> Needs:
+    unfinished = conn.execute(_UNFINISHED, {"attempts": settings.triggers.max_attempts}).all()
     versions = {name for row in conn.execute(_NEEDED) for name in row}
-    datasets = set()
-    for row in conn.execute(_UNDER_WAY, {"attempts": settings.triggers.max_attempts}):
-        versions |= {row.base_version, row.requested_base, row.candidate_version}
-        datasets.add(row.dataset_digest)
+    versions |= {name for row in unfinished for name in row[:3]}
+    datasets = {row.dataset_digest for row in unfinished}
     return Needs(frozenset(filter(None, versions)), frozenset(filter(None, datasets)))
 
 
-def _serving(conn: sa.Connection) -> list[sa.Row[Any]]:
-    mv = t.model_versions.c
-    query = sa.select(mv.version, mv.digest, mv.parent_version).where(mv.status.in_(("production", "canary")))
-    return list(conn.execute(query))
-
-
-def _delete_rows(engine: sa.Engine, settings: Settings, statement: str, kept: list[sa.Row[Any]]) -> int:
-    deleted = 0
-    values: dict[str, Any] = {"batch": DELETED_AT_ONCE}
-    if ":kept" in statement:
-        names = {name for row in kept for name in (row.version, row.parent_version) if name}
-        values |= {"kept": sorted(names), "kept_digests": sorted(row.digest for row in kept)}
-    while True:
+def _delete_rows(
+    engine: sa.Engine, settings: Settings, statement: str, retained: dict[str, list[str]]
+) -> int:
+    deleted, batch = 0, DELETED_AT_ONCE
+    while batch == DELETED_AT_ONCE:
         with engine.begin() as conn:
-            before = now(conn) - settings.retention.history
-            done = conn.execute(sa.text(statement), {**values, "before": before}).rowcount
-        deleted += done
-        if done < DELETED_AT_ONCE:
-            return deleted
+            values = {"before": now(conn) - settings.retention.history, "batch": DELETED_AT_ONCE}
+            batch = conn.execute(sa.text(statement), {**retained, **values}).rowcount
+        deleted += batch
+    return deleted
 
 
-def _datasets(root: Path) -> Iterator[Stored]:
-    if root.is_dir():
-        yield from (_stored(one) for one in sorted(root.iterdir()) if one.is_dir() and one.name != STAGING)
-
-
-def _stored(directory: Path) -> Stored:
-    """Files are as old as the machine's clock says, not the platform's."""
-    return Stored(directory.name, max(0.0, time.time() - directory.stat().st_mtime) / 86400)
+def _stored(directories: Iterable[Path]) -> list[Stored]:
+    """Files are as old as the machine's clock says, not the platform clock."""
+    return [Stored(each.name, max(0.0, time.time() - each.stat().st_mtime) / 86400) for each in directories]

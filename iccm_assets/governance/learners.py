@@ -1,4 +1,4 @@
-"""Reading from the lineage which versions learned from which conversations (V1, V2)."""
+"""Reads from the lineage which versions were trained on which conversations (V1, V2)."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from sqlalchemy import Connection, text
 from iccm_assets.governance.plan import Node, Plan, decide
 
 _NODES = text(
-    "SELECT version, parent_version, status, path FROM iccm.model_versions ORDER BY created_at, version"
+    "select version, parent_version, status, path from iccm.model_versions order by created_at, version"
 )
 _LEARNED = text(
     """
-    SELECT r.candidate_version, count(DISTINCT e.conversation_id) FROM iccm.training_run_examples e
-    JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-    WHERE e.conversation_id = ANY(:ids) AND r.candidate_version IS NOT NULL
-    GROUP BY 1
+    select r.candidate_version, count(distinct e.conversation_id) from iccm.training_run_examples e
+    join iccm.phase4_training_runs r on r.id = e.training_run_id
+    where e.conversation_id = any(:ids) and r.candidate_version is not null
+    group by 1
     """
 )
 _TAINTED = text(
     """
-    SELECT DISTINCT r.candidate_version FROM iccm.conversations c
-    JOIN iccm.training_run_examples e ON e.conversation_id = c.id
-    JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-    WHERE c.erased_at IS NOT NULL AND r.candidate_version IS NOT NULL
+    select distinct r.candidate_version from iccm.conversations c
+    join iccm.training_run_examples e on e.conversation_id = c.id
+    join iccm.phase4_training_runs r on r.id = e.training_run_id
+    where c.erased_at is not null and r.candidate_version is not null
     """
 )
-_ERASED_IN_LINE = text(
+_ERASED_IN_ANCESTRY = text(
     """
-    WITH RECURSIVE line (version, parent_version) AS (
-        SELECT version, parent_version FROM iccm.model_versions WHERE version = :version
-        UNION
-        SELECT m.version, m.parent_version
-        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
+    with recursive ancestry (version, parent_version) as (
+        select version, parent_version from iccm.model_versions where version = :version
+        union
+        select m.version, m.parent_version
+        from iccm.model_versions m join ancestry on m.version = ancestry.parent_version
     )
-    SELECT DISTINCT e.conversation_id FROM line
-    JOIN iccm.phase4_training_runs r ON r.candidate_version = line.version
-    JOIN iccm.training_run_examples e ON e.training_run_id = r.id
-    JOIN iccm.conversations c ON c.id = e.conversation_id AND c.erased_at IS NOT NULL
+    select distinct e.conversation_id from ancestry
+    join iccm.phase4_training_runs r on r.candidate_version = ancestry.version
+    join iccm.training_run_examples e on e.training_run_id = r.id
+    join iccm.conversations c on c.id = e.conversation_id and c.erased_at is not null
     """
 )
 
 
 def plan_for(conn: Connection, conversations: Sequence[int], erasure: int | None) -> Plan:
-    """The plan for these erased conversations, as things stand in this transaction."""
+    """Make the plan for these erased conversations, on what this transaction sees."""
     nodes = [
         Node(row.version, row.parent_version, row.status, (Path(row.path) / "config.json").is_file())
         for row in conn.execute(_NODES)
@@ -55,5 +55,5 @@ def plan_for(conn: Connection, conversations: Sequence[int], erasure: int | None
 
 
 def erased_in_line(conn: Connection, version: str | None) -> set[int]:
-    """The erased conversations that a version, or one it descends from, has learned from."""
-    return set(conn.execute(_ERASED_IN_LINE, {"version": version}).scalars())
+    """Return the erased conversations that a version, or one of its ancestors, was trained on."""
+    return set(conn.execute(_ERASED_IN_ANCESTRY, {"version": version}).scalars())

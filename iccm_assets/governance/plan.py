@@ -1,7 +1,7 @@
-"""What an erasure means for the models: who learned from it, and how to replace those in service (V2).
+"""Which models an erasure affects, and how to replace those in service; pure functions.
 
-A version has learned from a conversation when the training run it came from used it, in whatever role, or
-when a version it descends from did.
+A version was trained on a conversation when its own training run used it, in whatever role, or the run of
+one of its ancestors did (V2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ IN_SERVICE = ("production", "canary")
 
 @dataclass(frozen=True)
 class Node:
-    """A model version and its parent. ``available``: its files are there to train from."""
+    """A model version and its parent. ``available``: its files exist, so that one can train from it."""
 
     version: str
     parent: str | None
@@ -24,7 +24,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Affected:
-    """A version that learned from erased conversations.
+    """A version that was trained on erased conversations.
 
     ``examples`` counts those of its own training run; ``inherited_from`` names the nearest ancestor whose
     run used some, where it is not itself.
@@ -39,7 +39,7 @@ class Affected:
 
 @dataclass(frozen=True)
 class Replacement:
-    """How a version in service is replaced. ``base``: its nearest ancestor that learned nothing erased."""
+    """How to replace a version in service. ``base``: its nearest ancestor trained on nothing erased."""
 
     version: str
     base: str | None
@@ -62,7 +62,7 @@ def decide(
     tainted: Collection[str],
     erasure: int | None,
 ) -> Plan:
-    """The plan for one erasure.
+    """Make the plan for one erasure.
 
     ``nodes``: all versions, oldest first. ``learned``: conversations of this erasure by the version whose
     own run used them. ``tainted``: versions whose own run used any conversation erased so far; a base must
@@ -71,7 +71,7 @@ def decide(
     known = {node.version: node for node in nodes}
     affected = []
     for node in nodes:
-        source = next((one.version for one in _line(node, known) if learned.get(one.version)), None)
+        source = next((each.version for each in _line(node, known) if learned.get(each.version)), None)
         if source is not None:
             affected.append(
                 Affected(
@@ -82,12 +82,12 @@ def decide(
                     in_service=node.status in IN_SERVICE,
                 )
             )
-    serving = [known[one.version] for one in affected if one.in_service]
+    serving = [known[version.version] for version in affected if version.in_service]
     return Plan(tuple(affected), tuple(_replacement(node, known, tainted, erasure) for node in serving))
 
 
 def _line(node: Node, known: Mapping[str, Node]) -> Iterator[Node]:
-    """The version and those it descends from, nearest first."""
+    """The version and its ancestors, nearest first."""
     current: Node | None = node
     while current is not None:
         yield current
@@ -97,19 +97,21 @@ def _line(node: Node, known: Mapping[str, Node]) -> Iterator[Node]:
 def _replacement(
     node: Node, known: Mapping[str, Node], tainted: Collection[str], erasure: int | None
 ) -> Replacement:
-    line = list(_line(node, known))
-    dirty = [number for number, one in enumerate(line) if one.version in tainted]
-    clean = line[max(dirty, default=-1) + 1 :]
-    base = next((one for one in clean if one.available), None)
+    ancestry = list(_line(node, known))
+    dirty = [index for index, ancestor in enumerate(ancestry) if ancestor.version in tainted]
+    clean = ancestry[max(dirty, default=-1) + 1 :]
+    base = next((ancestor for ancestor in clean if ancestor.available), None)
     if base is None:
-        reason = f"none of its {len(clean)} clean ancestors has its files left: name a base model anew"
+        reason = (
+            f"none of its {len(clean)} clean ancestors has files on disk; specify a base model with --base"
+        )
         return Replacement(node.version, None, reason, None, None)
-    why = f"erasure {'N' if erasure is None else erasure}"
-    steps = line.index(base)
+    reason = f"erasure {'N' if erasure is None else erasure}"
+    steps = ancestry.index(base)
     return Replacement(
         version=node.version,
         base=base.version,
         reason=f"{base.version} is the last clean ancestor, {steps} step{'s' if steps > 1 else ''} back",
-        retrain=f"iccm retrain --base {base.version} --reason '{why}'",
-        deploy_base=f"iccm deploy {base.version} --force --skip-rollout --reason '{why}'",
+        retrain=f"iccm retrain --base {base.version} --reason '{reason}'",
+        deploy_base=f"iccm deploy {base.version} --force --skip-rollout --reason '{reason}'",
     )

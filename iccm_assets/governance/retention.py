@@ -1,4 +1,4 @@
-"""What is thrown away, and what is not, each with its reason: one pure decision (V3)."""
+"""What is deleted and what is retained, each with its reason; pure functions (V3)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from datetime import datetime
 
 from iccm_assets.settings import Retention
 
-UNPROMOTED = ("candidate", "gate_failed", "inconclusive")
 SERVING = ("production", "canary")
 
 
 @dataclass(frozen=True)
 class Version:
-    """A model version. ``since`` is when it got where it is: made, judged, left by a rollout, rolled back.
+    """A model version. ``since`` is its last change: made, judged, left by a rollout, or rolled back.
 
     ``waits_for`` is the live rollout, of another candidate against the same production version, that has to
-    end before one that has passed can be deployed.
+    end before a version that passed the gate can be deployed.
     """
 
     version: str
@@ -31,7 +30,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Needs:
-    """Versions and training sets that something unfinished needs: a live rollout, a training run."""
+    """Versions and datasets that a live rollout or an unfinished training run needs."""
 
     versions: frozenset[str]
     datasets: frozenset[str]
@@ -39,7 +38,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Fate:
-    """One version, checkpoint or training set: whether its files go, and why."""
+    """Whether the files of one checkpoint or dataset are deleted, and the reason."""
 
     name: str
     kind: str
@@ -49,7 +48,7 @@ class Fate:
 
 @dataclass(frozen=True)
 class Stored:
-    """A directory of the model store or of the training sets, and how long nobody has touched it."""
+    """A directory of the model store or of the datasets, and its days without a write."""
 
     digest: str
     idle_days: float
@@ -63,74 +62,63 @@ def decide(
     now: datetime,
     settings: Retention,
 ) -> list[Fate]:
-    """The fate of every stored checkpoint and training set.
+    """Decide on every stored checkpoint and dataset.
 
-    A checkpoint that several versions share goes only when none of them keeps it. What a version that stays
-    needs to be made again (``iccm verify``: its parent's weights and its training set) stays with it.
+    A checkpoint that several versions share is deleted only when none of them needs it. A retained version
+    also retains what reproduces it (``iccm verify``): its parent's weights and its dataset.
     """
-    reasons = {one.version: why_kept(one, versions, needs, now, settings) for one in versions}
-    by_name = {one.version: one for one in versions}
-    verifiable = {
-        one.parent: f"{one.version} is made again from it"
-        for one in versions
-        if reasons[one.version] and one.parent in by_name
+    reasons = {each.version: why_kept(each, versions, needs, now, settings) for each in versions}
+    parents = {
+        each.parent: f"{each.version} is reproduced from it" for each in versions if reasons[each.version]
     }
-    for name, why in verifiable.items():
-        if name is not None:
-            reasons[name] = reasons[name] or why
-    fates = [_checkpoint(one, versions, reasons, settings) for one in models]
-    kept_sets = {
-        one.dataset: f"{one.version} was trained on it"
-        for one in versions
-        if one.dataset and reasons[one.version]
-    }
-    needed = dict.fromkeys(needs.datasets, "a training run under way uses it")
-    return fates + [_training_set(one, {**kept_sets, **needed}, settings) for one in datasets]
+    reasons = {name: reason or parents.get(name) for name, reason in reasons.items()}
+    retained_datasets = {
+        each.dataset: f"{each.version} was trained on it"
+        for each in versions
+        if each.dataset and reasons[each.version]
+    } | dict.fromkeys(needs.datasets, "an unfinished training run uses it")
+    return [
+        *(_checkpoint(model, versions, reasons, settings) for model in models),
+        *(_dataset(dataset, retained_datasets, settings) for dataset in datasets),
+    ]
 
 
 def why_kept(
-    one: Version, versions: Collection[Version], needs: Needs, now: datetime, settings: Retention
+    version: Version, versions: Collection[Version], needs: Needs, now: datetime, settings: Retention
 ) -> str | None:
-    """Why a version's checkpoint stays, or ``None``; the rules of V3 for the version itself."""
-    if one.status in SERVING:
-        return f"it is {one.status}"
-    child = next(
-        (other for other in versions if other.parent == one.version and other.status in SERVING), None
+    """Return why a version's checkpoint is retained for its own sake, or None."""
+    status = version.status
+    days = settings.rolled_back_days if status == "rolled_back" else settings.unpromoted_days
+    age = (now - version.since).total_seconds() / 86400
+    children = [each for each in versions if each.parent == version.version and each.status in SERVING]
+    parent_of = "".join(
+        f"it is the parent of {each.version}, which is {each.status}" for each in children[:1]
     )
-    if child is not None:
-        return f"it is the parent of {child.version}, which is {child.status}"
-    if one.version in needs.versions:
-        return "a live rollout or a training run under way needs it"
-    if one.waits_for is not None:
-        return f"it has passed and waits for rollout {one.waits_for} to end"
-    if one.status == "retired":
-        return "it was production: kept for ever"
-    limit = settings.rolled_back_days if one.status == "rolled_back" else settings.unpromoted_days
-    age = (now - one.since).total_seconds() / 86400
-    return None if age > limit else f"{one.status} for {age:.1f} of {limit} days"
+    rules = (
+        (status in SERVING, f"it is {status}"),
+        (parent_of, parent_of),
+        (version.version in needs.versions, "a live rollout or an unfinished training run needs it"),
+        (version.waits_for is not None, f"it has passed and waits for rollout {version.waits_for} to end"),
+        (status == "retired", "it was production: retained for ever"),
+        (age <= days, f"{status} for {age:.1f} of {days} days"),
+    )
+    return next((reason for applies, reason in rules if applies), None)
 
 
 def _checkpoint(
-    stored: Stored, versions: Sequence[Version], reasons: dict[str, str | None], settings: Retention
+    model: Stored, versions: Sequence[Version], reasons: dict[str, str | None], settings: Retention
 ) -> Fate:
-    mine = [one for one in versions if one.digest == stored.digest]
-    if not mine:
-        goes = stored.idle_days > settings.unpromoted_days
-        return Fate(stored.digest, "model", goes, f"no version names it, {stored.idle_days:.1f} days old")
-    kept = [f"{one.version}: {reasons[one.version]}" for one in mine if reasons[one.version]]
-    if kept:
-        return Fate(stored.digest, "model", False, "; ".join(kept))
-    told = "; ".join(f"{one.version} is {one.status} for longer than it is kept" for one in mine)
-    return Fate(stored.digest, "model", True, told)
+    owners = [each for each in versions if each.digest == model.digest]
+    if not owners:
+        expired = model.idle_days > settings.unpromoted_days
+        return Fate(model.digest, "model", expired, f"no version names it, {model.idle_days:.1f} days old")
+    retained = [f"{each.version}: {reasons[each.version]}" for each in owners if reasons[each.version]]
+    reasons_to_delete = [f"{each.version} is {each.status} for longer than its retention" for each in owners]
+    return Fate(model.digest, "model", not retained, "; ".join(retained or reasons_to_delete))
 
 
-def _training_set(stored: Stored, kept: dict[str, str], settings: Retention) -> Fate:
-    if stored.digest in kept:
-        return Fate(stored.digest, "training set", False, kept[stored.digest])
-    goes = stored.idle_days > settings.unpromoted_days
-    return Fate(
-        stored.digest,
-        "training set",
-        goes,
-        f"no version that is kept needs it, {stored.idle_days:.1f} days old",
-    )
+def _dataset(dataset: Stored, retained: dict[str, str], settings: Retention) -> Fate:
+    reason = retained.get(dataset.digest)
+    expired = reason is None and dataset.idle_days > settings.unpromoted_days
+    reason = reason or f"no retained version needs it, {dataset.idle_days:.1f} days old"
+    return Fate(dataset.digest, "training set", expired, reason)

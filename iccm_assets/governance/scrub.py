@@ -1,9 +1,8 @@
-"""The physical half of an erasure: what is gone from every row goes from the files too (V2).
+"""The physical half of an erasure: what is gone from every row is erased from the files, too.
 
 PostgreSQL keeps the bytes of a deleted row in its page until the table is rewritten, in the write-ahead log
-until its file is removed, and values of columns in the planner's statistics. On the embedded server, which
-is ours alone, all three are dealt with. Every step may be repeated: a scrub that was killed is finished by
-the next erasure, of whatever subject.
+until its file is removed, and values of columns in the planner's statistics. On the embedded server all three
+are erased. Every step may be repeated: the next erasure, of any subject, finishes one that was killed (V2).
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ TABLES = (
     "embeddings",
     "canary_results",
 )
-# A rewrite shuts readers and writers out; waiting for it in the queue would shut out those behind it too.
+# A rewrite blocks readers and writers, and while it waits for its lock it blocks those behind it, too.
 LOCK_TIMEOUT = "20s"
-SNAPSHOT_SECONDS = 60.0
-_MOST_WAL_FILES = 200
+SNAPSHOT_TIMEOUT_SECONDS = 60.0
+_MAX_WAL_FILES = 200
 Progress = Callable[[str], None]
 
 
 @dataclass
 class Scrub:
-    """What was done, and ``remains``: what is beyond the platform's reach. ``seconds`` by step."""
+    """What was erased, and ``remains``: what is out of the platform's reach. ``seconds`` by step."""
 
     snapshots: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
@@ -64,52 +63,52 @@ def scrub(
     embedder: TextEmbedder | None = None,
     progress: Progress = lambda step: None,
 ) -> Scrub:
-    """Take everything that was ever erased out of the files; marks every erasure scrubbed that was not.
+    """Erase from the files everything that was ever erased; mark every unfinished erasure as finished.
 
-    ``hashes``: of the texts erased just now, whose vectors are taken out once more after the refold, in
-    case a filter under way had embedded them again. ``rewrite``: whether tables are rewritten; by default
-    on the embedded server only. Raises ``DatabaseError`` when a table cannot be had: nothing comes back
-    then, and running it again goes on.
+    ``hashes``: of the texts erased just now, whose embeddings are deleted once more after the rebuild, in
+    case a running filter had embedded them again. ``rewrite``: whether tables are rewritten; by default on
+    the embedded server only. Raises ``DatabaseError`` when a table cannot be locked: nothing comes back then,
+    and the same command continues.
     """
     embedded = settings.database_url is None
     rewrite = embedded if rewrite is None else rewrite
-    done = Scrub(rewritten=rewrite)
-    with _timed(done, "files", progress):
-        _files(engine, settings, done)
-    with _timed(done, "training pool", progress):
-        _refold(engine, settings, embedder, done)
+    report = Scrub(rewritten=rewrite)
+    with _timed(report, "files", progress):
+        _files(engine, settings, report)
+    with _timed(report, "training pool", progress):
+        _refold(engine, settings, embedder, report)
         with engine.begin() as conn:
             drop_vectors(conn, hashes)
-    with _timed(done, "tables", progress), _autocommit(engine) as conn:
+    with _timed(report, "tables", progress), _autocommit(engine) as conn:
         _wait_for_readers(conn)
         _vacuum(conn, rewrite, statistics=embedded)
     if embedded:
-        with _timed(done, "write-ahead log", progress), _autocommit(engine) as conn:
+        with _timed(report, "write-ahead log", progress), _autocommit(engine) as conn:
             _renew_wal(conn)
     else:
-        done.remains.append("backups and archived write-ahead log of your PostgreSQL server")
+        report.remains.append("backups and archived write-ahead log of your PostgreSQL server")
         if not rewrite:
-            done.remains.append(
-                "free space in the server's table files, until it is used again (--rewrite-tables rewrites them)"
+            report.remains.append(
+                "free space in the server's table files until reuse (--rewrite-tables rewrites them)"
             )
-    done.remains.append("backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk")
+    report.remains.append("backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk")
+    query = """
+        update iccm.erasures set physically_erased_at = iccm.now(), physical_erasure = :report
+        where physically_erased_at is null
+    """
     with engine.begin() as conn:
         conn.execute(
-            sa.text(
-                "update iccm.erasures set physically_erased_at = iccm.now(), physical_erasure = :report"
-                " where physically_erased_at is null"
-            ).bindparams(sa.bindparam("report", type_=JSONB)),
-            {"report": asdict(done)},
+            sa.text(query).bindparams(sa.bindparam("report", type_=JSONB)), {"report": asdict(report)}
         )
-    return done
+    return report
 
 
 @contextmanager
-def _timed(done: Scrub, step: str, progress: Progress) -> Iterator[None]:
+def _timed(report: Scrub, step: str, progress: Progress) -> Iterator[None]:
     progress(step)
     started = time.monotonic()
     yield
-    done.seconds[step] = round(time.monotonic() - started, 3)
+    report.seconds[step] = round(time.monotonic() - started, 3)
 
 
 @contextmanager
@@ -129,24 +128,24 @@ def _autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
             conn.execute(sa.text("reset lock_timeout"))
 
 
-def _files(engine: sa.Engine, settings: Settings, done: Scrub) -> None:
+def _files(engine: sa.Engine, settings: Settings, report: Scrub) -> None:
     with engine.connect() as conn:
         erased = conn.execute(sa.text("select id from iccm.conversations where erased_at is not null"))
-        done.snapshots = strip_snapshots(settings.home, set(erased.scalars()))
+        report.snapshots = strip_snapshots(settings.home, set(erased.scalars()))
         registered = conn.execute(sa.text("select digest from iccm.model_versions"))
-        done.models = drop_unregistered(settings.home, set(registered.scalars()))
+        report.models = drop_unregistered(settings.home, set(registered.scalars()))
 
 
-def _refold(engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, done: Scrub) -> None:
-    """What the erased examples had displaced comes back into the pool (P4)."""
+def _refold(engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, report: Scrub) -> None:
+    """Rebuild the pool, so that examples which the erased ones had displaced return."""
     with engine.connect() as conn:
         if not conn.execute(sa.text("select exists (select from iccm.pool_days)")).scalar_one():
             return
     try:
         embedder = embedder or Embedder.load(settings)
-        done.refolded_days = fold_days(engine, [], settings, embedder).refolded_days
-    except IccmError as error:  # the next daily run folds again by itself
-        done.remains.append(f"the training pool is to be folded anew by the next daily run ({error.message})")
+        report.refolded_days = fold_days(engine, [], settings, embedder).refolded_days
+    except IccmError as error:  # the next daily run rebuilds the pool
+        report.remains.append(f"the next daily run has to rebuild the training pool ({error.message})")
 
 
 _BLOCKERS = sa.text(
@@ -160,11 +159,11 @@ _BLOCKERS = sa.text(
 
 
 def _wait_for_readers(conn: sa.Connection) -> None:
-    """Even a rewrite keeps a deleted row that an open transaction may still read."""
+    """Wait for older transactions: even a rewrite keeps a deleted row that one of them may still read."""
     horizon = conn.execute(
         sa.text("select (pg_snapshot_xmax(pg_current_snapshot())::text::bigint % 4294967296)::text")
     ).scalar_one()
-    deadline = time.monotonic() + SNAPSHOT_SECONDS
+    deadline = time.monotonic() + SNAPSHOT_TIMEOUT_SECONDS
     while blockers := conn.execute(_BLOCKERS, {"horizon": horizon}).all():
         if time.monotonic() > deadline:
             first = blockers[0]
@@ -183,7 +182,7 @@ def _vacuum(conn: sa.Connection, rewrite: bool, *, statistics: bool) -> None:
     for table in TABLES:
         conn.execute(sa.text(f"{mode} iccm.{table}"))
     if statistics:
-        _forget_statistics(conn)  # once more: autovacuum may have analysed what was there before
+        _forget_statistics(conn)  # again: autovacuum may have analysed the old contents in between
         conn.execute(sa.text("vacuum (full) pg_catalog.pg_statistic"))
     for table in TABLES:
         conn.execute(sa.text(f"analyze iccm.{table}"))
@@ -202,12 +201,12 @@ def _forget_statistics(conn: sa.Connection) -> None:
 
 
 def _renew_wal(conn: sa.Connection) -> None:
-    """Until none of today's files of the log is left, those prepared for later use included."""
+    """Switch files until all present files of the log are removed, also those prepared for later use."""
     if conn.execute(sa.text("show wal_recycle")).scalar_one() != "off":
         conn.execute(sa.text("alter system set wal_recycle = off"))
         conn.execute(sa.text("select pg_reload_conf()"))
     old = _wal_files(conn)
-    for _ in range(_MOST_WAL_FILES):
+    for _ in range(_MAX_WAL_FILES):
         conn.execute(sa.text("checkpoint"))
         conn.execute(sa.text("select pg_switch_wal()"))
         conn.execute(sa.text("checkpoint"))

@@ -1,7 +1,7 @@
-"""Erased text in files: training-set snapshots and models nobody registered (V2).
+"""Erased text in files: dataset snapshots, and models that no version names.
 
-A snapshot that holds an erased conversation is replaced by its manifest alone, which then says `erased`:
-the digest and the counts stay for the lineage, the examples (all of them) are gone.
+A snapshot that holds an erased conversation is replaced by its manifest, which then says `erased`: the digest
+and the counts stay for the lineage, the examples (all of them) are deleted (V2).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from iccm_assets.learning.directories import STAGING, flush_tree, move_into_plac
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.models.manifest import read_manifest
 
-_KEPT = ("digest", "seed", "counts")
+_RETAINED = ("digest", "seed", "counts")
 
 
 def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
-    """Take the examples out of every snapshot that holds one of these conversations; returns the digests.
+    """Delete the examples of every snapshot that holds one of these conversations; return the digests.
 
-    A snapshot that cannot be read may hold anything and loses its examples as well. What a process that is
-    no more left in the staging folder goes.
+    A snapshot that cannot be read may hold anything and loses its examples, too. Staging directories of dead
+    processes are removed.
     """
     root = DatasetStore(home).root
     if not root.is_dir():
@@ -39,17 +39,17 @@ def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
     stripped = []
     for directory in sorted(root.iterdir()):
         if directory.name != STAGING and (directory / EXAMPLES).exists():
-            found = _conversations(directory)
-            if found is None or found & set(erased):
-                _strip(directory, sorted((found or set()) & set(erased)))
+            conversations = _conversations(directory)
+            if conversations is None or conversations & set(erased):
+                _strip(directory, sorted((conversations or set()) & set(erased)))
                 stripped.append(directory.name)
     return stripped
 
 
 def drop_unregistered(home: Path, registered: Collection[str]) -> list[str]:
-    """Delete models that learned from a stripped snapshot and that no version names; returns their digests.
+    """Delete models trained on a rewritten snapshot that no version names; return their digests.
 
-    Such a model is left when a run was stopped between publishing and registering it.
+    Such a model remains when a run was stopped between publishing and registering it.
     """
     store, datasets = ModelStore(home), DatasetStore(home).root
     dropped = []
@@ -65,19 +65,19 @@ def drop_unregistered(home: Path, registered: Collection[str]) -> list[str]:
 
 
 def _conversations(directory: Path) -> set[int] | None:
-    """The conversations of a snapshot; None when it cannot be read."""
+    """Return the conversations of a snapshot; None when it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         column = pq.read_table(directory / EXAMPLES, columns=["conversation_id"])["conversation_id"]
-        return {int(one) for one in column.to_pylist() if one is not None}
+        return {int(value) for value in column.to_pylist() if value is not None}
     except (OSError, KeyError, pa.ArrowException):
         return None
 
 
 def _strip(directory: Path, erased: list[int]) -> None:
-    """Gone first, then named: a crash between the two leaves nothing, which is as good."""
+    """Delete first, then write the manifest: a crash between the two leaves nothing, which is as good."""
     try:
         known: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -85,7 +85,7 @@ def _strip(directory: Path, erased: list[int]) -> None:
     remove_tree(directory)
     staging = directory.parent / STAGING / f"{directory.name}-{os.getpid()}"
     staging.mkdir(parents=True, exist_ok=True)
-    kept = {name: known[name] for name in _KEPT if name in known} | {"erased": erased}
-    (staging / MANIFEST).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    manifest = {name: known[name] for name in _RETAINED if name in known} | {"erased": erased}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     flush_tree(staging)
     move_into_place(staging, directory)

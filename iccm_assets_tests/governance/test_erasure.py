@@ -269,7 +269,7 @@ def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_lef
         return real(store, dataset)
 
     monkeypatch.setattr(DatasetStore, "write", write)
-    refused = pytest.raises(TrainingError, match="4 chosen conversations were erased")
+    refused = pytest.raises(TrainingError, match="4 selected conversations were erased")
     with refused, retrain.attempt(world.engine, run, "d1") as claimed:
         retrain.prepare(world.engine, world.settings, claimed)
     assert not list((world.home / "datasets").glob("[0-9a-f]*"))

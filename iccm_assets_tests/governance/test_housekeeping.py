@@ -186,5 +186,5 @@ def test_the_job_tells_what_went_and_why(engine, lived, monkeypatch: pytest.Monk
     assert done.success
     [output] = [event for event in done.all_events if event.is_successful_output]
     metadata = output.event_specific_data.metadata
-    assert metadata["removed"].value == 4
+    assert metadata["deleted"].value == 4
     assert "v1: it is the parent of v2, which is production" in metadata["retention_decisions"].value

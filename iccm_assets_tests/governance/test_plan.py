@@ -91,6 +91,6 @@ def test_a_version_that_two_trainings_came_to_learned_from_each_conversation_onc
         for run in (1, 2):
             training_run(conn, run, "v2", examples={1: "new", 2: "new", 3: "new"})
         [affected] = plan_for(conn, [1, 2], 7).versions
-        line = version_lineage(conn, "v2").line
+        line = version_lineage(conn, "v2").ancestry
     assert (affected.version, affected.examples) == ("v2", 2)
     assert line[0].examples == 3

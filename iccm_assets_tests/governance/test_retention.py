@@ -71,7 +71,7 @@ def test_what_a_kept_version_is_made_again_from_stays_with_it() -> None:
         version("v2", "retired", parent="v1"),
         version("v3", "gate_failed"),
     ]
-    assert "v2 is made again from it" in fate(versions, "v1").reason
+    assert "v2 is reproduced from it" in fate(versions, "v1").reason
     assert "v2 was trained on it" in fate(versions, "v2", kind="training set").reason
     assert fate(versions, "v3", kind="training set").goes
     kept = Needs(frozenset(), frozenset({"d-v3"}))

@@ -145,7 +145,7 @@ def learn(world: World, parent: str | None = None, *, status: str = "candidate",
         run = training_runs.request(conn, triggers.manual(name), parent)
     assert run is not None
     with retrain.attempt(world.engine, run, f"dagster-{name}") as claimed:
-        assert isinstance(claimed, retrain.Claimed)
+        assert not isinstance(claimed, retrain.Skipped)
         plan = retrain.prepare(world.engine, world.settings, claimed)
         assert isinstance(plan, retrain.Plan), plan
         with world.engine.begin() as conn:
@@ -153,7 +153,7 @@ def learn(world: World, parent: str | None = None, *, status: str = "candidate",
                 conn, digest=name * 8, path=plan.base.path, parent=plan.base.version, status=status
             )
             training_runs.finish(
-                conn, claimed.run.id, claimed.fence, "gate_passed", candidate_version=made.version
+                conn, claimed.id, claimed.fence, "gate_passed", candidate_version=made.version
             )
             ids = [one.conversation_id for one in plan.dataset.examples if one.conversation_id is not None]
             pool = t.phase4_training_data
