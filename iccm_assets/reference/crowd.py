@@ -1,27 +1,27 @@
-"""Many people at once: threads that take one errand after the other, at a given pace, and lose no failure."""
+"""Load generator: threads that run one task per item, at a given rate, and lose no failure."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 from iccm_assets.errors import IccmError
 
 T = TypeVar("T")
 
-SOON = 0.05
-"""Seconds after which a waiting thread looks again whether the pace has changed."""
-BEHIND = 1.0
-"""Seconds of a pace that could not be kept and are made up for; more would end in a burst."""
+_END: Any = object()
+
+_MAX_BACKLOG_SECONDS = 1.0
+"""Delay that the generator makes up for; more would end in a burst."""
 
 
 class Crowd(Generic[T]):
-    """``workers`` threads do ``errand`` for every item, in order, ``rate`` a second at most (None: no limit).
+    """``workers`` threads run the task for every item, in order, at most ``rate`` a second (None: no limit).
 
-    An ``IccmError`` ends an errand: it is kept in ``failures`` and the others go on. Any other exception
-    ends the crowd, and ``join`` raises it.
+    An ``IccmError`` ends one task: its message is added to ``failures`` and the others continue. Any other
+    exception stops the generator, and ``join`` raises it.
     """
 
     def __init__(
@@ -34,85 +34,76 @@ class Crowd(Generic[T]):
     ) -> None:
         self.done = 0
         self.failures: list[str] = []
-        self._items, self._errand = iter(items), errand
+        self._items, self._task = iter(items), errand
         self._rate, self._due = rate, 0.0
-        self._mutex = threading.Lock()
-        self._over = threading.Event()
-        self._broken: Exception | None = None
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._error: Exception | None = None
         self._threads = [
             threading.Thread(target=self._run, name=f"developer-{number}", daemon=True)
             for number in range(workers)
         ]
 
     def start(self) -> Crowd[T]:
-        """Set out."""
-        for one in self._threads:
-            one.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
         return self
 
     def pace(self, rate: float | None) -> None:
-        """From now on so many errands a second."""
-        with self._mutex:
+        """Change the rate, also for threads that are waiting."""
+        with self._changed:
             if rate is not None and rate != self._rate:
                 self._due = min(self._due, time.monotonic() + 1.0 / rate)
             self._rate = rate
+            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Begin no further errand; `join` waits for those begun."""
-        self._over.set()
+        """Start no further task; `join` waits for the running ones."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def join(self) -> None:
-        """Wait until everything is done, or stopped; raises what broke an errand, unless an ``IccmError``."""
-        for one in self._threads:
-            while one.is_alive():
-                one.join(0.5)  # a join without end would not let Ctrl-C through
-        if self._broken is not None:
-            raise self._broken
+        """Wait until all tasks are done or the generator is stopped; raise the error that stopped it."""
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.5)  # a join without a timeout would block Ctrl-C
+        if self._error is not None:
+            raise self._error
 
     @property
     def broken(self) -> bool:
-        """Whether something broke that `join` will raise."""
-        return self._broken is not None
+        """Whether an error stopped the generator; `join` will raise it."""
+        return self._error is not None
 
     def _run(self) -> None:
         try:
-            while not self._over.is_set():
-                wait = self._wait()
-                if wait > 0:
-                    self._over.wait(min(wait, SOON))
-                    continue
+            for item in self._scheduled_items():
                 try:
-                    item = self._take()
-                except StopIteration:
-                    return
-                if item is not None:
-                    self._do(item[0])
+                    self._task(item)
+                except IccmError as error:
+                    self.failures.append(error.message)
+                else:
+                    with self._changed:
+                        self.done += 1
         except Exception as error:
-            with self._mutex:
-                self._broken = self._broken or error
-            self._over.set()
+            self._error = self._error or error
+            self.stop()
 
-    def _wait(self) -> float:
-        """Seconds until the next errand's time comes."""
-        with self._mutex:
-            return 0.0 if self._rate is None else self._due - time.monotonic()
+    def _scheduled_items(self) -> Iterator[T]:
+        """Yield items, each in its time slot, until the last one or until stopped."""
+        while True:
+            with self._changed:
+                while not self._stopped and (seconds := self._seconds_until_due()) > 0:
+                    self._changed.wait(seconds)
+                if self._rate is not None:
+                    earliest = time.monotonic() - _MAX_BACKLOG_SECONDS
+                    self._due = max(self._due, earliest) + 1.0 / self._rate
+                item = _END if self._stopped else next(self._items, _END)
+            if item is _END:
+                return
+            yield item
 
-    def _take(self) -> tuple[T] | None:
-        """The next item, if its time has come and nobody was quicker; ``StopIteration`` after the last."""
-        with self._mutex:
-            now = time.monotonic()
-            if self._rate is not None:
-                if self._due > now:
-                    return None
-                self._due = max(self._due, now - BEHIND) + 1.0 / self._rate
-            return (next(self._items),)
-
-    def _do(self, item: T) -> None:
-        try:
-            self._errand(item)
-        except IccmError as error:
-            with self._mutex:
-                self.failures.append(error.message)
-            return
-        with self._mutex:
-            self.done += 1
+    def _seconds_until_due(self) -> float:
+        return 0.0 if self._rate is None else self._due - time.monotonic()

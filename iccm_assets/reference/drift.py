@@ -1,4 +1,4 @@
-"""How the mix of domains moves over simulated days (X4)."""
+"""Drift of the domain mix over simulated days (X4)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SYNTAX = "Write it as FROM:TO (shares of new domains, 0.2:0.7), SHARE, NAME@DAY,
 
 @dataclass(frozen=True)
 class Drift:
-    """Share of sessions about new domains, from the first day to the last, and when a domain appears.
+    """Fraction of sessions about new domains, from the first day to the last, and when a domain appears.
 
-    ``appears`` maps a new domain to the first day, counted from 1, on which somebody asks about it; a domain
-    that is not named is there from the beginning.
+    ``appears`` maps a new domain to the day, counted from 1, on which its first session is possible; a domain
+    that is not named exists from the first day.
     """
 
     start: float = 0.5
@@ -24,30 +24,30 @@ class Drift:
     appears: tuple[tuple[str, int], ...] = ()
 
     def share(self, day: int, days: int) -> float:
-        """The share on ``day`` (from 1) of ``days``: a straight line from the first day to the last."""
+        """Return the fraction on ``day`` (from 1) of ``days``, interpolated linearly."""
         return self.start + (self.end - self.start) * ((day - 1) / (days - 1) if days > 1 else 0.0)
 
     def present(self, day: int, domains: Sequence[str]) -> list[str]:
-        """Those of the new domains that have appeared by ``day``."""
+        """Return those of the new domains that have appeared by ``day``."""
         first = dict(self.appears)
         return [name for name in domains if first.get(name, 1) <= day]
 
 
 def parse_drift(text: str, domains: Sequence[str], days: int) -> Drift:
-    """What ``--drift`` says, e.g. ``0.2:0.7``, ``cycle@10`` or ``0.1:0.5,cycle@3,ledger@10``.
+    """Parse ``--drift``, e.g. ``0.2:0.7``, ``cycle@10`` or ``0.1:0.5,cycle@3,ledger@10``.
 
-    Raises ``InputError`` naming the part that is wrong.
+    Raises ``InputError`` that names the invalid part.
     """
     shares: tuple[float, float] | None = None
     appears: dict[str, int] = {}
-    for part in (one.strip() for one in text.split(",")):
+    for part in map(str.strip, text.split(",")):
         if "@" in part:
             name, day = _appearance(part, domains, days)
             if name in appears:
                 raise InputError(f"--drift names {name} twice")
             appears[name] = day
         elif shares is not None:
-            raise InputError(f"--drift {text!r} gives the share of new domains twice", hint=SYNTAX)
+            raise InputError(f"--drift {text!r} sets the share of new domains twice", hint=SYNTAX)
         else:
             shares = _shares(part)
     start, end = shares or (Drift.start, Drift.end)
@@ -55,8 +55,10 @@ def parse_drift(text: str, domains: Sequence[str], days: int) -> Drift:
 
 
 def week_by_week(domains: Sequence[str], weeks: int, start: float = 0.4, end: float = 0.6) -> Drift:
-    """The drift of a demo: more and more sessions about new domains, of which two thirds are there from the
-    first day, and the others appear one after the other, spread over the later weeks."""
+    """Return the drift of a demo: an increasing fraction of sessions about new domains.
+
+    Two thirds of the domains exist from the first day; the others appear one by one over the later weeks.
+    """
     if weeks == 1:
         return Drift()
     later = domains[-(-2 * len(domains) // 3) :]
@@ -72,14 +74,14 @@ def _shares(part: str) -> tuple[float, float]:
     except ValueError:
         raise InputError(f"--drift: {part!r} is neither a share nor NAME@DAY", hint=SYNTAX) from None
     if not (0.0 <= start <= 1.0 and 0.0 <= end <= 1.0):
-        raise InputError(f"--drift: a share lies between 0 and 1, not {part}", hint=SYNTAX)
+        raise InputError(f"--drift: a share must be between 0 and 1, not {part}", hint=SYNTAX)
     return start, end
 
 
 def _appearance(part: str, domains: Sequence[str], days: int) -> tuple[str, int]:
     name, _, day = part.partition("@")
     if name not in domains:
-        raise InputError(f"--drift: {name!r} is none of the new domains {', '.join(domains)}", hint=SYNTAX)
+        raise InputError(f"--drift: {name!r} is not a new domain; they are {', '.join(domains)}", hint=SYNTAX)
     if not (re.fullmatch(r"[0-9]{1,4}", day) and 1 <= int(day) <= days):
-        raise InputError(f"--drift: {part}: the day is a number from 1 to {days}", hint=SYNTAX)
+        raise InputError(f"--drift: {part}: the day must be a number from 1 to {days}", hint=SYNTAX)
     return name, int(day)

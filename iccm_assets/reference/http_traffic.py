@@ -1,8 +1,8 @@
 """Simulated developers who use the gateway over HTTP, as an editor would (X4, C1, C2).
 
-They ask with their code and, those who have one, their test suite; look at the answer; then store the session
-as it ended. Sessions of past days are stored with their past ``timestamp``. All they send is marked
-``metadata.simulated``, so that a demo can tell it from what people said.
+They send their code and, if they have one, their test suite, read the response, then store the finished
+session. Sessions of past days are stored with their past ``timestamp``. All requests are marked
+``metadata.simulated``, so that a demo can tell them from real ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from iccm_assets.reference.traffic import Pending, Traffic, summary
 from iccm_assets.reference.wire import PASSING, Wire
 
 MARK = {"simulated": True}
-# A rating is 404 until the gateway has stored its request, when another process answered it.
+# Feedback on a request is 404 until the gateway has stored it, if another process answered it.
 NOT_YET = PASSING | {404}
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the gateway answered."""
+    """A response of the gateway."""
 
     request_id: str
     requirements: str
@@ -37,7 +37,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Replies:
-    """What the gateway made of a simulation: answers by arm, replies by status, and what failed for good."""
+    """Responses of the gateway to a simulation: by arm, by status, retries, and requests that failed for good."""
 
     arms: dict[str, int]
     statuses: dict[str, int]
@@ -46,23 +46,24 @@ class Replies:
 
 
 def ask(wire: Wire, session: PlannedSession) -> Told:
-    """The developer's question; raises ``GatewayError``. Asked again, it is the same request."""
+    """Send the developer's question; raises ``GatewayError``. Sent again, it is the same request."""
+    suite = session.example.test_suite if brings_tests(session) else None
+    return ask_as(wire, session.session_id, session, suite)
+
+
+def ask_as(wire: Wire, session_id: str, session: PlannedSession, suite: dict[str, Any] | None) -> Told:
+    """Send the question of the session under another session id and with this test suite."""
     reply = wire.post(
         "/v1/requirements",
         {
-            "session_id": session.session_id,
+            "session_id": session_id,
             "user_id": session.user_id,
-            "request_id": f"{session.session_id}/1",
+            "request_id": f"{session_id}/1",
             "source_code": session.source_code,
-            "tests": session.example.test_suite if brings_tests(session) else None,
+            "tests": suite,
             "metadata": MARK,
         },
     )
-    return told_by(reply)
-
-
-def told_by(reply: dict[str, Any]) -> Told:
-    """An answer of the gateway as a value."""
     return Told(
         reply["request_id"],
         reply["requirements"],
@@ -73,12 +74,12 @@ def told_by(reply: dict[str, Any]) -> Told:
 
 
 def brings_tests(session: PlannedSession) -> bool:
-    """Whether the question comes with a suite: not from those who do not come back, or only days later."""
+    """Whether the question includes a test suite: not for developers who never return, or only days later."""
     return session.habit != "abandons" and not {"untested", "late"} & set(session.traits)
 
 
 def store(wire: Wire, ended: FinishedConversation, *, now: datetime) -> None:
-    """Post a session of the past as it ended, or stands; what lies after ``now`` is said to be now."""
+    """Store a session of the past as it ended; a timestamp after ``now`` is replaced by now."""
     body: dict[str, Any] = {
         "session_id": ended.session_id,
         "user_id": ended.user_id,
@@ -94,7 +95,7 @@ def store(wire: Wire, ended: FinishedConversation, *, now: datetime) -> None:
 
 
 def rate(wire: Wire, told: Told, rating: int) -> None:
-    """A thumb for one answer."""
+    """Send feedback (1 or -1) on a response."""
     wire.post("/v1/feedback", {"request_id": told.request_id, "rating": rating}, passing=NOT_YET)
 
 
@@ -107,60 +108,69 @@ def hold(
     rate: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Traffic, list[Pending], Replies]:
-    """Hold these sessions over HTTP, as far as they have got at ``by``, and store them.
+    """Run these sessions over HTTP up to their state at ``by``, and store them.
 
-    Returns what came of it, the sessions that `deliver` has to bring later, and the gateway's replies: those
-    that failed for good are in ``failures``, and their sessions count nowhere else.
+    Returns a summary, the sessions that `deliver` has to finish later, and the response statistics. A session
+    that fails for good is in their ``failures`` and nowhere else.
     """
-    now = datetime.fromisoformat(wire.get("/v1/routing")["now"])
-    kept: list[tuple[PlannedSession, FinishedConversation, Told]] = []
+    now = _get_gateway_time(wire)
+    results: list[tuple[PlannedSession, FinishedConversation, Told]] = []
     mutex = threading.Lock()
 
-    def errand(session: PlannedSession) -> None:
-        told = ask(wire, session)
-        ended = finish(session, told.requirements, by)
-        store(wire, ended, now=now)
+    def run_session(session: PlannedSession) -> None:
+        response = ask(wire, session)
+        conversation = finish(session, response.requirements, by)
+        store(wire, conversation, now=now)
         with mutex:
-            kept.append((session, ended, told))
-            progress(len(kept))
+            results.append((session, conversation, response))
+            progress(len(results))
 
-    crowd = _held(Crowd(sessions, errand, workers=workers, rate=rate))
-    late = [(one, told) for one, _, told in kept if one.delivered_at > by]
-    pending = [Pending(one, told.requirements, told.version) for one, told in late]
-    versions = Counter(told.version for _, _, told in kept)
-    served = ", ".join(name for name, _ in versions.most_common())
-    traffic = summary(served, [one for one, _, _ in kept], [ended for _, ended, _ in kept])
-    return traffic, pending, _replies(wire, crowd, Counter(told.arm for _, _, told in kept))
+    failures = _run_all(Crowd(sessions, run_session, workers=workers, rate=rate))
+    pending = [
+        Pending(session, response.requirements, response.version)
+        for session, _, response in results
+        if session.delivered_at > by
+    ]
+    versions = Counter(response.version for _, _, response in results)
+    traffic = summary(
+        ", ".join(version for version, _ in versions.most_common()),
+        [session for session, _, _ in results],
+        [conversation for _, conversation, _ in results],
+    )
+    arms = Counter(response.arm for _, _, response in results)
+    return traffic, pending, _response_stats(wire, failures, arms)
 
 
 def deliver(
     wire: Wire, pending: Sequence[Pending], *, by: datetime, workers: int = 16
 ) -> tuple[list[Pending], Replies]:
-    """Store the end of those sessions that is known at ``by``; returns the others."""
-    now = datetime.fromisoformat(wire.get("/v1/routing")["now"])
+    """Store the end of the sessions that ended by then; returns the others."""
+    now = _get_gateway_time(wire)
 
-    def errand(one: Pending) -> None:
-        store(wire, finish(one.session, one.answer, by), now=now)
+    def store_end(item: Pending) -> None:
+        store(wire, finish(item.session, item.answer, by), now=now)
 
-    due = [one for one in pending if one.session.delivered_at <= by]
-    crowd = _held(Crowd(due, errand, workers=workers))
-    return [one for one in pending if one.session.delivered_at > by], _replies(wire, crowd, Counter())
+    due = [item for item in pending if item.session.delivered_at <= by]
+    failures = _run_all(Crowd(due, store_end, workers=workers))
+    still_pending = [item for item in pending if item.session.delivered_at > by]
+    return still_pending, _response_stats(wire, failures, Counter())
 
 
-def _held(crowd: Crowd[Any]) -> Crowd[Any]:
-    """Run to its end; on an interruption nothing further is begun."""
+def _get_gateway_time(wire: Wire) -> datetime:
+    return datetime.fromisoformat(wire.get("/v1/routing")["now"])
+
+
+def _run_all(crowd: Crowd[Any]) -> list[str]:
+    """Run all tasks and return the failures; an interruption starts no further task."""
     crowd.start()
     try:
         crowd.join()
     finally:
         crowd.stop()
-    return crowd
+    return crowd.failures
 
 
-def _replies(wire: Wire, crowd: Crowd[Any], arms: Counter[str]) -> Replies:
+def _response_stats(wire: Wire, failures: Sequence[str], arms: Counter[str]) -> Replies:
     return Replies(
-        arms=dict(sorted(arms.items())),
-        statuses=dict(sorted(wire.statuses.items())),
-        retried=wire.retried,
-        failures=tuple(crowd.failures),
+        dict(sorted(arms.items())), dict(sorted(wire.statuses.items())), wire.retried, tuple(failures)
     )

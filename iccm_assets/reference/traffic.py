@@ -1,4 +1,4 @@
-"""What simulated traffic came to: sessions, their users, and how the developers took the answers (X4)."""
+"""Summary of simulated traffic: sessions, users, and how the developers took the responses (X4)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from iccm_assets.reference.developers import FinishedConversation, PlannedSessio
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a simulation brought: sessions and their users, and how the developers took the answers.
+    """Sessions and users of a simulation, and how the developers took the responses.
 
-    ``open`` sessions have an answer and nobody who accepted it: abandoned, or not heard of yet.
+    Nobody has accepted the response of an ``open`` session: it is abandoned or not finished yet.
     """
 
     version: str
@@ -31,7 +31,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Pending:
-    """A session that was asked and answered, and whose end the platform has yet to hear of."""
+    """A session that has its response but is not finished yet."""
 
     session: PlannedSession
     answer: str
@@ -41,19 +41,20 @@ class Pending:
 def summary(
     version: str, sessions: Sequence[PlannedSession], finished: Sequence[FinishedConversation]
 ) -> Traffic:
-    """What these sessions came to."""
-    ended = [one for one in finished if not one.open]
-    as_is = sum(one.requirements == one.answer for one in ended)
+    """Summarise these sessions."""
+    accepted = [conversation for conversation in finished if not conversation.open]
+    as_is = sum(conversation.requirements == conversation.answer for conversation in accepted)
+    ratings = Counter(conversation.rating for conversation in finished)
     return Traffic(
         version=version,
         conversations=len(finished),
-        users=len({one.user_id for one in finished}),
+        users=len({conversation.user_id for conversation in finished}),
         new_domain=sum(session.new_domain for session in sessions),
         repeated=sum(session.repeats is not None for session in sessions),
         accepted_as_is=as_is,
-        corrected=len(ended) - as_is,
-        open=len(finished) - len(ended),
-        thumbs_up=sum(one.rating == 1 for one in finished),
-        thumbs_down=sum(one.rating == -1 for one in finished),
+        corrected=len(accepted) - as_is,
+        open=len(finished) - len(accepted),
+        thumbs_up=ratings[1],
+        thumbs_down=ratings[-1],
         domains=dict(Counter(session.sketch.family for session in sessions).most_common()),
     )

@@ -1,35 +1,32 @@
-"""Developers of the present: sessions that come one after the other, as long as a rollout wants them (X4).
+"""Live sessions of simulated developers: one after the other, for as long as a rollout needs them (X4).
 
-They work on one code base: each asks about one of its modules, and a share of them brings the module's test
-suite, which is what makes a session evidence (R11). Those take the answer to its end, and rate it; the others
-ask and go on with their day.
+The developers share one code base: each asks about one of its modules, and a fraction of them includes the
+module's test suite, which makes the session evidence (R11). Those finish the conversation and rate the
+response; the others only ask.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from random import Random
-from typing import Any
 
-from iccm_assets.reference import http_traffic
 from iccm_assets.reference.developers import PlannedSession, finish, plan_conversations
 from iccm_assets.reference.drift import Drift
-from iccm_assets.reference.http_traffic import MARK, NOT_YET, Told
+from iccm_assets.reference.http_traffic import MARK, Told, ask_as, brings_tests, rate
 from iccm_assets.reference.wire import Wire
 
 MODULES = 240
 NEW_SHARE = 0.3
-"""Share of the code base in domains the base model never saw."""
-
-
+"""Fraction of the code base in domains the base model never saw."""
 OTHER_SEED = 7919
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One session of today: about whose module, and whether its tests come along."""
+    """One live session: its module, and whether the question includes the module's tests."""
 
     session_id: str
     module: PlannedSession
@@ -37,8 +34,8 @@ class Visit:
 
 
 def code_base(seed: int, today: date) -> list[PlannedSession]:
-    """The modules developers will ask about, not those of a simulated week; the same seed, the same code."""
-    known = plan_conversations(
+    """Draw the modules developers ask about, none of them from a simulated week."""
+    sessions = plan_conversations(
         seed + OTHER_SEED,
         n=2 * MODULES,
         days=1,
@@ -46,57 +43,35 @@ def code_base(seed: int, today: date) -> list[PlannedSession]:
         drift=Drift(NEW_SHARE, NEW_SHARE),
         name=f"today-{seed}",
     )
-    fit = [one for one in known if http_traffic.brings_tests(one) and one.repeats is None]
-    return fit[:MODULES]
+    return [session for session in sessions if brings_tests(session) and session.repeats is None][:MODULES]
 
 
 def visits(modules: Sequence[PlannedSession], name: str, *, tests: float, seed: int) -> Iterator[Visit]:
-    """Sessions without end: modules at random, a share ``tests`` of them with their suite."""
+    """Draw sessions without end: random modules, a fraction ``tests`` of them with their suite."""
     rng = Random(f"visitors {seed} {name}")
-    number = 0
-    while True:
+    for number in itertools.count():
         yield Visit(f"sim-{name}-{number:05d}", rng.choice(modules), rng.random() < tests)
-        number += 1
 
 
 def visit(wire: Wire, one: Visit) -> Told:
-    """Hold the session; raises ``GatewayError``."""
-    module, suite = one.module, one.module.example.test_suite if one.tests else None
-    told = _ask(wire, one, suite)
+    """Run one session; raises ``GatewayError``."""
+    module = one.module
+    suite = module.example.test_suite if one.tests else None
+    response = ask_as(wire, one.session_id, module, suite)
     if one.tests:
-        ended = replace(finish(module, told.requirements), session_id=one.session_id)
-        wire.post("/v1/conversations", _completion(one, ended.messages, ended.requirements, suite))
-        if ended.rating is not None:
-            wire.post(
-                "/v1/feedback", {"request_id": told.request_id, "rating": ended.rating}, passing=NOT_YET
-            )
-    return told
-
-
-def _ask(wire: Wire, one: Visit, suite: dict[str, Any] | None) -> Told:
-    reply = wire.post(
-        "/v1/requirements",
-        {
-            "session_id": one.session_id,
-            "user_id": one.module.user_id,
-            "request_id": f"{one.session_id}/1",
-            "source_code": one.module.source_code,
-            "tests": suite,
-            "metadata": MARK,
-        },
-    )
-    return http_traffic.told_by(reply)
-
-
-def _completion(
-    one: Visit, messages: Sequence[dict[str, str]], requirements: str, suite: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {
-        "session_id": one.session_id,
-        "user_id": one.module.user_id,
-        "messages": list(messages),
-        "requirements": requirements,
-        "source_code": one.module.source_code,
-        "tests": suite,
-        "metadata": MARK,
-    }
+        conversation = finish(module, response.requirements)
+        wire.post(
+            "/v1/conversations",
+            {
+                "session_id": one.session_id,
+                "user_id": module.user_id,
+                "messages": list(conversation.messages),
+                "requirements": conversation.requirements,
+                "source_code": module.source_code,
+                "tests": suite,
+                "metadata": MARK,
+            },
+        )
+        if conversation.rating is not None:
+            rate(wire, response, conversation.rating)
+    return response

@@ -1,11 +1,12 @@
-"""How a simulated developer's editor talks to the gateway: JSON over HTTP, patient with a busy one (G1, G6).
+"""Client of the gateway for simulated developers: JSON over HTTP, with retries (G1, G6).
 
-Refusals that pass (503 and 504 with `Retry-After`, a connection that breaks) are tried again within bounds;
-all others are a ``GatewayError``. Every reply is counted, so that nothing gets lost in a simulation.
+A temporary failure (503 and 504 with `Retry-After`, a broken connection) is retried within a time limit; any
+other one is a ``GatewayError``. Every response is counted, so that a simulation can account for all of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     import httpx2
 
 PASSING = frozenset({503, 504})
-LONGEST_WAIT = 10.0
-SHORTEST_WAIT = 0.05
+_MAX_WAIT_SECONDS = 10.0
+_MIN_WAIT_SECONDS = 0.05
 
 
 class Wire:
-    """Connections of several threads to one gateway.
+    """Connections to one gateway, shared by several threads.
 
-    ``statuses`` counts replies by status, and broken connections by the error's name; ``retried`` counts
-    what was sent again. ``patience`` is how many seconds one message is tried for.
+    ``statuses`` counts responses by status, and broken connections by the name of the error; ``retried``
+    counts repeated requests. ``patience`` is the time limit in seconds for one request with its retries.
     """
 
     def __init__(self, url: str, token: str = "", *, connections: int = 16, patience: float = 60.0) -> None:
@@ -35,7 +36,7 @@ class Wire:
         self.url = url.rstrip("/")
         self.statuses: Counter[str] = Counter()
         self.retried = 0
-        self._patience = patience
+        self._timeout = patience
         self._mutex = threading.Lock()
         try:
             self._client: httpx2.Client = httpx2.Client(
@@ -48,45 +49,45 @@ class Wire:
             raise GatewayError(f"{url}: {error}") from None
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._client.close()
 
     def get(self, path: str) -> dict[str, Any]:
-        """What the gateway shows there."""
+        """Get a document of the gateway."""
         return self._send("GET", path, None, PASSING)
 
     def post(
         self, path: str, body: Mapping[str, Any], *, passing: frozenset[int] = PASSING
     ) -> dict[str, Any]:
-        """The reply to a message; ``passing`` are the refusals that are worth another try.
+        """Post a document and return the response; the statuses in ``passing`` are retried.
 
-        Raises ``GatewayError`` with the gateway's reason when it is refused for good, or for too long.
+        Raises ``GatewayError`` with the gateway's reason if it rejects the request, or does so for too long.
         """
         return self._send("POST", path, body, passing)
 
     def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None, passing: frozenset[int]
+        self, method: str, path: str, body: Mapping[str, Any] | None, retryable: frozenset[int]
     ) -> dict[str, Any]:
-        deadline = time.monotonic() + self._patience
-        for attempt in range(1_000_000):
-            status, reply, wait = self._once(method, path, body)
+        deadline = time.monotonic() + self._timeout
+        for attempt in itertools.count():
+            status, response, wait = self._send_once(method, path, body)
             if status is not None and status < 400:
-                return dict(reply)
-            reason = f"{self.url}{path}: {status or 'no reply'}, {reply.get('detail', 'no reason given')}"
-            if status is not None and status not in passing:
+                break
+            reason = f"{self.url}{path}: {status or 'no reply'}, {response.get('detail', 'no reason given')}"
+            if status is not None and status not in retryable:
                 raise GatewayError(reason)
-            wait = min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** min(attempt, 8)) if wait is None else wait
+            wait = wait or min(_MAX_WAIT_SECONDS, _MIN_WAIT_SECONDS * 2 ** min(attempt, 8))
             if time.monotonic() + wait > deadline:
-                raise GatewayError(f"{reason} (tried {attempt + 1} times in {self._patience:g} s)")
+                raise GatewayError(f"{reason} (tried {attempt + 1} times in {self._timeout:g} s)")
             with self._mutex:
                 self.retried += 1
             time.sleep(wait)
-        raise GatewayError(f"{self.url}{path}: no reply")
+        return response
 
-    def _once(
+    def _send_once(
         self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[int | None, Mapping[str, Any], float | None]:
-        """Status, reply and the wait that was asked for; no status when there was no reply."""
+    ) -> tuple[int | None, dict[str, Any], float | None]:
+        """Return status, response and requested wait in seconds; without a response the status is None."""
         import httpx2
 
         try:
@@ -96,21 +97,22 @@ class Wire:
             return None, {"detail": str(error) or type(error).__name__}, None
         self._count(str(reply.status_code))
         try:
-            told = reply.json()
+            response = reply.json()
         except ValueError:
-            told = {"detail": reply.text[:200]}
-        if not isinstance(told, dict):
-            told = {"detail": str(told)[:200]}
-        return reply.status_code, told, _wait(reply)
+            response = reply.text
+        if not isinstance(response, dict):
+            response = {"detail": str(response)[:200]}
+        return reply.status_code, response, _retry_after(reply)
 
-    def _count(self, what: str) -> None:
+    def _count(self, outcome: str) -> None:
         with self._mutex:
-            self.statuses[what] += 1
+            self.statuses[outcome] += 1
 
 
-def _wait(reply: httpx2.Response) -> float | None:
-    """Seconds of a `Retry-After`, within bounds; None without one that can be read."""
+def _retry_after(reply: httpx2.Response) -> float | None:
+    """Return the seconds of `Retry-After`, within bounds; None if it is missing or unreadable."""
     try:
-        return min(LONGEST_WAIT, max(SHORTEST_WAIT, float(reply.headers["Retry-After"])))
+        seconds = float(reply.headers["Retry-After"])
     except (KeyError, ValueError):
         return None
+    return min(_MAX_WAIT_SECONDS, max(_MIN_WAIT_SECONDS, seconds))
