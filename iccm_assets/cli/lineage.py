@@ -15,7 +15,6 @@ from iccm_assets.errors import InputError
 
 if TYPE_CHECKING:
     from iccm_assets.store.lineage import ConversationLineage, VersionLineage
-    from iccm_assets.store.traffic import Period
 
 LISTED = 10
 # Wide enough for every table here: a pipe has no width, and a narrow terminal wraps long rows.
@@ -61,7 +60,7 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
     if (run := version.run) is not None:
         cause = f"run    {run['id']} ({run['trigger']}, {escape(run['trigger_key'])}): {run['status']}"
         print_line(f"{cause}, dataset {run['dataset_digest'] or '-'}")
-    _print_rows("Ancestry", [asdict(ancestor) for ancestor in version.line], all_rows)
+    _print_rows("Ancestry", [asdict(ancestor) for ancestor in version.ancestry], all_rows)
     roles = ", ".join(f"{count} {role}" for role, count in version.roles.items()) or "none"
     print_line(f"Conversations of its own run: {roles}")
     conversations = [asdict(conversation) for conversation in version.conversations]
@@ -78,7 +77,12 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
         print_line(f"gate   {verdict['created_at']:%Y-%m-%d %H:%M} {verdict['status']} {against}: {reasons}")
     _print_lines("traffic", [_format_decision(event) for event in version.traffic], all_rows)
     _print_lines("rollback", [_format_rollback(event) for event in version.rollbacks], all_rows)
-    _print_lines("served", [_format_period(period) for period in version.periods], all_rows)
+    periods = [
+        f"{period.since:%Y-%m-%d %H:%M} to {f'{period.until:%Y-%m-%d %H:%M}' if period.until else 'now'}"
+        f" with {period.weight:.0%} of the traffic"
+        for period in version.periods
+    ]
+    _print_lines("served", periods, all_rows)
 
 
 def _format_decision(event: Mapping[str, Any]) -> str:
@@ -99,11 +103,6 @@ def _format_rollback(event: Mapping[str, Any]) -> str:
     return f"{event['timestamp']:%Y-%m-%d %H:%M} {event['reason']}, {versions}, by {event['actor']}{notes}"
 
 
-def _format_period(period: Period) -> str:
-    until = f"{period.until:%Y-%m-%d %H:%M}" if period.until else "now"
-    return f"{period.since:%Y-%m-%d %H:%M} to {until} with {period.weight:.0%} of the traffic"
-
-
 def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> None:
     session = f"session {escape(conversation.session_id)}, {conversation.origin}"
     erased = ", erased" if conversation.erased_at else ""
@@ -116,7 +115,7 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
     passed = "passed the filter" if conversation.filtered else "did not pass the filter"
     in_pool = f"in the training pool{' (pinned)' if conversation.pinned else ''}"
     print_line(f"{scored}, {passed}, {in_pool if conversation.in_pool else 'not in the pool'}")
-    for rejection in conversation.left_out:
+    for rejection in conversation.rejections:
         twin = f", duplicate of {rejection.duplicate_of} ({rejection.similarity})"
         suffix = twin if rejection.duplicate_of else ""
         print_line(f"rejected by {rejection.stage}: {escape(rejection.reason)}{suffix}")

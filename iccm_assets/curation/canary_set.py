@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iccm_assets.curation.json_lines import read_json_lines
 from iccm_assets.errors import InputError
 
 FIELDS = ("item", "slice", "source_code", "requirements")
@@ -16,7 +17,7 @@ FIELDS = ("item", "slice", "source_code", "requirements")
 
 @dataclass(frozen=True)
 class CanaryItem:
-    """One program with its true requirements and its test suite (SPEC J1)."""
+    """A program with its true requirements and its test suite."""
 
     item: str
     slice: str
@@ -27,7 +28,7 @@ class CanaryItem:
 
 @dataclass(frozen=True)
 class CanarySet:
-    """Items in file order; `digest` changes with any character of any item."""
+    """Items in file order; `digest` (16 hex digits) changes with any character of any item."""
 
     items: tuple[CanaryItem, ...]
     digest: str
@@ -35,49 +36,32 @@ class CanarySet:
     @property
     def slices(self) -> dict[str, int]:
         """Number of items of each slice."""
-        names = [item.slice for item in self.items]
-        return {name: names.count(name) for name in sorted(set(names))}
+        return dict(sorted(Counter(item.slice for item in self.items).items()))
 
 
 def load_canary_set(path: str | Path) -> CanarySet:
     """Read JSON lines (optionally gzipped) of `{item, slice, source_code, requirements, test_suite}`.
 
     Raises:
-        InputError: no such file, an unreadable line, a missing field or an item named twice.
+        InputError: no such file, an invalid line, a missing field or a repeated item.
     """
-    items: list[CanaryItem] = []
-    for number, line in enumerate(_lines(Path(path)), start=1):
-        if line.strip():
-            items.append(_item(line, f"{path}, line {number}"))
+    try:
+        items = tuple(_parse_item(row, location) for location, row in read_json_lines(Path(path)))
+    except InputError as error:
+        hint = "Set ICCM_CANARY_SET to a JSON-lines file."
+        raise InputError(f"the canary set {error.detail}", hint=hint) from None
     if not items:
         raise InputError(f"the canary set {path} is empty")
-    names = [item.item for item in items]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the canary set {path} has the item {twice!r} twice")
+    [(name, count)] = Counter(item.item for item in items).most_common(1)
+    if count > 1:
+        raise InputError(f"the canary set {path} has the item {name!r} twice")
     canonical = json.dumps([vars(item) for item in items], sort_keys=True, ensure_ascii=False)
-    return CanarySet(tuple(items), hashlib.sha256(canonical.encode()).hexdigest()[:16])
+    return CanarySet(items, hashlib.sha256(canonical.encode()).hexdigest()[:16])
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        return text.decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the canary set {path}: {error}", hint="Set ICCM_CANARY_SET to a JSON-lines file."
-        ) from None
-
-
-def _item(line: str, where: str) -> CanaryItem:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict) or any(not isinstance(row.get(field), str) for field in FIELDS):
-        raise InputError(f"{where}: wants the text fields {', '.join(FIELDS)}")
+def _parse_item(row: dict[str, Any], location: str) -> CanaryItem:
+    if any(not isinstance(row.get(field), str) for field in FIELDS):
+        raise InputError(f"{location}: needs the text fields {', '.join(FIELDS)}")
     if not isinstance(row.get("test_suite"), dict):
-        raise InputError(f"{where}: wants a test_suite object (SPEC J1)")
-    texts = {field: row[field] for field in FIELDS}
-    return CanaryItem(**texts, test_suite=row["test_suite"])
+        raise InputError(f"{location}: needs a test_suite object")
+    return CanaryItem(**{field: row[field] for field in (*FIELDS, "test_suite")})

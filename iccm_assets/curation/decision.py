@@ -1,4 +1,4 @@
-"""Whether a conversation may teach the model: one pure decision, with its reason (F1, F3, M3)."""
+"""Filter policy: whether a conversation may be trained on, with the reason; pure functions (F1, F3, M3)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Stage = Literal["filter", "policy"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A conversation of the day as the database knows it.
+    """A conversation of the day with its scores.
 
-    ``requirements`` and the scores are those of the accepted text, None where there is none;
-    ``first_*`` those of CET-D's first answer.
+    ``requirements`` and the scores belong to the accepted text, None without one; ``first_*`` belong to
+    CET-D's first response.
     """
 
     conversation_id: int
@@ -33,7 +33,7 @@ class Candidate:
     scored: bool = False
     test_pass_rate: float | None = None
     implementation_variance: float | None = None
-    first_answer: str | None = None
+    first_response: str | None = None
     first_test_pass_rate: float | None = None
 
 
@@ -54,7 +54,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row of ``phase4_rejections``: ``reason`` is one word to count by, ``detail`` has the numbers."""
+    """A row of ``phase4_rejections``: ``reason`` is a code to count by, ``detail`` has the numbers."""
 
     conversation_id: int
     stage: Stage
@@ -63,15 +63,19 @@ class Reject:
     similarity: float | None = None
 
 
-def decide(candidate: Candidate, curation: Curation) -> Keep | Reject:
-    """Keep or reject one conversation; the first reason that holds is the one named.
+# Stage, reason and detail of a rejection.
+Rejection = tuple[Stage, str, str | None]
 
-    Overlap with the canary set is looked at afterwards, for the kept alone: see ``reject_leak``.
+
+def decide(candidate: Candidate, curation: Curation) -> Keep | Reject:
+    """Keep or reject one conversation; reports the first reason that applies.
+
+    Overlap with the canary set is checked later, for kept conversations only: see ``reject_leak``.
     """
     source = source_of(candidate.content, candidate.metadata)
-    rejected = _policy(candidate, curation) or _content(candidate, source) or _evidence(candidate, curation)
-    if rejected is not None:
-        return rejected
+    rejection = _policy(candidate, curation) or _content(candidate, source) or _evidence(candidate, curation)
+    if rejection is not None:
+        return Reject(candidate.conversation_id, *rejection)
     rate, variance = candidate.test_pass_rate, candidate.implementation_variance
     assert source is not None and candidate.requirements is not None
     assert rate is not None and variance is not None
@@ -84,57 +88,45 @@ def decide(candidate: Candidate, curation: Curation) -> Keep | Reject:
         test_pass_rate=rate,
         implementation_variance=variance,
         quality_score=rate - curation.variance_weight * variance,
-        failed_first=_failed_first(candidate, curation),
+        # CET-D's first response had failed, and the developer accepted another text (T7).
+        failed_first=candidate.first_test_pass_rate is not None
+        and candidate.first_test_pass_rate <= curation.min_test_pass_rate
+        and candidate.first_response != candidate.requirements,
     )
 
 
 def reject_leak(kept: Keep, leak: Leak) -> Reject:
-    """What becomes of a kept conversation that overlaps the canary set (F4)."""
+    """Reject a kept conversation that overlaps the canary set (F4)."""
     return Reject(kept.conversation_id, "policy", "canary_leak", leak.detail, leak.similarity)
 
 
-def _policy(candidate: Candidate, curation: Curation) -> Reject | None:
+def _policy(candidate: Candidate, curation: Curation) -> Rejection | None:
     if candidate.erased:
-        return Reject(candidate.conversation_id, "policy", "erased")
-    if is_held_out(candidate.session_id, curation.held_out_share):
-        return Reject(candidate.conversation_id, "policy", "held_out")
-    return None
+        return "policy", "erased", None
+    held_out = is_held_out(candidate.session_id, curation.held_out_share)
+    return ("policy", "held_out", None) if held_out else None
 
 
-def _content(candidate: Candidate, source: str | None) -> Reject | None:
-    missing = None
+def _content(candidate: Candidate, source: str | None) -> Rejection | None:
     if not messages_of(candidate.content):
-        missing = "no_messages"
-    elif candidate.requirements is None or not candidate.requirements.strip():
-        missing = "no_requirements"
-    elif source is None:
-        missing = "no_source_code"
-    return None if missing is None else Reject(candidate.conversation_id, "filter", missing)
+        return "filter", "no_messages", None
+    if candidate.requirements is None or not candidate.requirements.strip():
+        return "filter", "no_requirements", None
+    return ("filter", "no_source_code", None) if source is None else None
 
 
-def _evidence(candidate: Candidate, curation: Curation) -> Reject | None:
-    """Bad, not measured and not measurable are three different things."""
+def _evidence(candidate: Candidate, curation: Curation) -> Rejection | None:
+    """Distinguish bad scores, missing scores and scores that cannot be measured."""
     rate, variance = candidate.test_pass_rate, candidate.implementation_variance
-    reason, detail = None, None
     if candidate.negative_feedback:
-        reason = "negative_feedback"
-    elif not candidate.scored:
-        reason = "not_scored" if candidate.has_test_suite else "no_test_suite"
-    elif rate is None or variance is None:
-        reason = "inconclusive"
-    elif not rate > curation.min_test_pass_rate:
-        reason = "low_test_pass_rate"
-        detail = f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
-    elif not variance < curation.max_implementation_variance:
-        reason = "high_implementation_variance"
-        detail = f"{variance:.4f} is not below {curation.max_implementation_variance:g}"
-    return None if reason is None else Reject(candidate.conversation_id, "filter", reason, detail)
-
-
-def _failed_first(candidate: Candidate, curation: Curation) -> bool:
-    """CET-D's first answer had not worked, and the developer ended with another text (T7)."""
-    return (
-        candidate.first_test_pass_rate is not None
-        and candidate.first_test_pass_rate <= curation.min_test_pass_rate
-        and candidate.first_answer != candidate.requirements
-    )
+        return "filter", "negative_feedback", None
+    if not candidate.scored:
+        return "filter", "not_scored" if candidate.has_test_suite else "no_test_suite", None
+    if rate is None or variance is None:
+        return "filter", "inconclusive", None
+    if not rate > curation.min_test_pass_rate:
+        return "filter", "low_test_pass_rate", f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
+    maximum = curation.max_implementation_variance
+    if not variance < maximum:
+        return "filter", "high_implementation_variance", f"{variance:.4f} is not below {maximum:g}"
+    return None

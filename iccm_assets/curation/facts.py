@@ -1,39 +1,29 @@
-"""What `curation.health` decides over, read from the tables; of large ones the newest rows only."""
+"""Queries for the checks of filtered rows and training pool; of large tables only the newest rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
-from iccm_assets.curation.embeddings import content_sha256, vectors_of
+from iccm_assets.curation.embeddings import content_sha256, parse_vector, vectors_of
 from iccm_assets.curation.holdout import is_held_out
 from iccm_assets.curation.leaks import Text, load_index
 from iccm_assets.curation.similarity import Float64, nearest, unit_rows
 from iccm_assets.settings import Settings
 from iccm_assets.store.tables import EMBEDDING_DIMENSIONS
 
-# Two seconds of work at most: reading programs costs about half a millisecond each.
+# At most two seconds of work: parsing a program takes about half a millisecond.
 MOST_PROGRAMS = 2_000
 MOST_VECTORS = 5_000
 
 
 @dataclass(frozen=True)
-class Leaks:
-    """Conversation ids among ``looked_at`` rows that may not be there."""
-
-    looked_at: int
-    held_out: list[int]
-    erased: list[int]
-    overlapping: list[int]
-
-
-@dataclass(frozen=True)
 class PoolVectors:
-    """Stored vectors of the pool as unit rows; ``of`` is the size of the whole pool."""
+    """Stored vectors of the pool as unit rows, shape (n, 384); ``of`` is the size of the whole pool."""
 
     ids: list[int]
     pinned: list[bool]
@@ -41,125 +31,108 @@ class PoolVectors:
     of: int
 
 
-@dataclass(frozen=True)
-class PoolCounts:
-    """How filtered rows and pool relate, over the folded days."""
+def leaks_of(conn: Connection, table: str, settings: Settings) -> tuple[int, dict[str, list[int]]]:
+    """Check the newest rows of ``filtered_conversations`` or ``phase4_training_data``.
 
-    filtered: int
-    pool: int
-    removed: int
-    lost: list[int]
-    stray: list[int]
-    days: list[date]
-
-
-def leaks_of(conn: sa.Connection, table: str, settings: Settings) -> Leaks:
-    """Look through the newest rows of ``filtered_conversations`` or ``phase4_training_data``."""
+    Returns the number of rows and, by problem, the conversation ids that must not be there.
+    """
     rows = conn.execute(
-        sa.text(
+        text(
             f"""
             select f.conversation_id as id, f.session_id, f.source_code, f.requirements,
                 c.erased_at is not null as erased
             from iccm.{table} f join iccm.conversations c on c.id = f.conversation_id
-            order by f.day desc, f.conversation_id desc limit :most
+            order by f.day desc, f.conversation_id desc limit :max_rows
             """
         ),
-        {"most": MOST_PROGRAMS},
+        {"max_rows": MOST_PROGRAMS},
     ).all()
-    index = load_index(settings.canary_set)
-    return Leaks(
-        len(rows),
-        [row.id for row in rows if is_held_out(row.session_id, settings.curation.held_out_share)],
-        [row.id for row in rows if row.erased],
-        [row.id for row in rows if index.find(Text(row.source_code, row.requirements)) is not None],
-    )
+    index, fraction = load_index(settings.canary_set), settings.curation.held_out_share
+    return len(rows), {
+        "held_out": [row.id for row in rows if is_held_out(row.session_id, fraction)],
+        "erased": [row.id for row in rows if row.erased],
+        "overlapping_canary_set": [
+            row.id for row in rows if index.find(Text(row.source_code, row.requirements)) is not None
+        ],
+    }
 
 
-def like_canary_set(conn: sa.Connection, settings: Settings, embedder: str) -> list[int]:
-    """Pool rows whose stored vector is too close to one of the canary set's (F4).
+def like_canary_set(conn: Connection, settings: Settings, embedder: str) -> list[int]:
+    """Return the pool rows whose stored vector is too similar to one of the canary set (F4).
 
-    ``embedder`` is the digest of the embedder in use; canary texts without a vector of its are left out.
+    ``embedder`` is the digest of the current embedder; canary texts that it has not embedded are ignored.
     """
-    hashes = [content_sha256(text) for text in load_index(settings.canary_set).requirements]
-    canaries = vectors_of(conn, hashes, embedder)
+    hashes = [content_sha256(requirements) for requirements in load_index(settings.canary_set).requirements]
+    canary = vectors_of(conn, hashes, embedder)
     pool = pool_vectors(conn)
-    if not canaries or not pool.ids:
+    if not canary or not pool.ids:
         return []
-    others = unit_rows(np.stack(list(canaries.values())))
-    found = nearest(pool.vectors, others, settings.curation.duplicate_similarity)
-    return [id_ for id_, like in zip(pool.ids, found, strict=True) if like is not None]
+    canary_rows = unit_rows(np.stack(list(canary.values())))
+    matches = nearest(pool.vectors, canary_rows, settings.curation.duplicate_similarity)
+    return [id_ for id_, match in zip(pool.ids, matches, strict=True) if match is not None]
 
 
-def pool_vectors(conn: sa.Connection) -> PoolVectors:
-    """All vectors of a small pool, the newest of a large one."""
-    size = conn.execute(sa.text("select count(*) from iccm.phase4_training_data")).scalar_one()
+def pool_vectors(conn: Connection) -> PoolVectors:
+    """Load all vectors of a small pool, the newest of a large one."""
+    size = conn.execute(text("select count(*) from iccm.phase4_training_data")).scalar_one()
     rows = conn.execute(
-        sa.text(
+        text(
             """
             select conversation_id, pinned, vector_send(embedding) from iccm.phase4_training_data
-            order by day desc, conversation_id desc limit :most
+            order by day desc, conversation_id desc limit :max_rows
             """
         ),
-        {"most": MOST_VECTORS},
+        {"max_rows": MOST_VECTORS},
     ).all()
-    return PoolVectors(
-        [row[0] for row in rows], [row[1] for row in rows], _matrix([row[2] for row in rows]), size
-    )
+    vectors = np.array([parse_vector(row[2]) for row in rows]).reshape(-1, EMBEDDING_DIMENSIONS)
+    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], unit_rows(vectors), size)
 
 
-def pool_counts(conn: sa.Connection) -> PoolCounts:
-    """Over all folded days; ids of at most 100 rows of each kind."""
-    filtered, pool, removed = conn.execute(
-        sa.text(
-            """
-            select (select count(*) from iccm.filtered_conversations f
-                    where exists (select from iccm.pool_days d where d.day = f.day)),
-                (select count(*) from iccm.phase4_training_data),
-                (select count(*) from iccm.phase4_rejections where stage = 'dedup')
-            """
-        )
-    ).one()
-    return PoolCounts(filtered, pool, removed, *(list(conn.execute(sa.text(sql)).scalars()) for sql in _ODD))
+def pool_counts(conn: Connection) -> dict[str, Any]:
+    """Count filtered rows, pool rows and duplicates over the days of the pool, as arguments of `adds_up`.
 
-
-_ODD = (
+    Ids of at most 100 rows of each kind.
     """
-    select f.conversation_id from iccm.filtered_conversations f
-    where exists (select from iccm.pool_days d where d.day = f.day)
-        and not exists (
-            select from iccm.phase4_training_data p where p.conversation_id = f.conversation_id
-                and (p.pinned or p.content_sha256 = f.content_sha256)
-        )
-        and not exists (
-            select from iccm.phase4_rejections r
-            where r.conversation_id = f.conversation_id and r.stage = 'dedup'
-        )
-    order by f.day limit 100
-    """,
-    """
-    select p.conversation_id from iccm.phase4_training_data p
-    where not p.pinned and not exists (
-        select from iccm.filtered_conversations f where f.conversation_id = p.conversation_id
-    )
-    order by p.day limit 100
-    """,
-    """
-    select f.day from iccm.filtered_days f
-    where f.kept > 0 and not exists (select from iccm.pool_days d where d.day = f.day)
-    order by f.day limit 100
-    """,
-)
+    counts = conn.execute(text(_COUNTS)).mappings().one()
+    return {**counts, **{name: list(conn.execute(text(sql)).scalars()) for name, sql in _UNEXPECTED.items()}}
 
 
-def is_filtered(conn: sa.Connection, day: date) -> bool:
-    """Whether the filter has run for a day."""
-    query = sa.text("select exists (select from iccm.filtered_days where day = :day)")
+_COUNTS = """
+    select (select count(*) from iccm.filtered_conversations f
+            where exists (select from iccm.pool_days d where d.day = f.day)) as filtered,
+        (select count(*) from iccm.phase4_training_data) as pool,
+        (select count(*) from iccm.phase4_rejections where stage = 'dedup') as removed
+"""
+_UNEXPECTED = {
+    "lost": """
+        select f.conversation_id from iccm.filtered_conversations f
+        where exists (select from iccm.pool_days d where d.day = f.day)
+            and not exists (
+                select from iccm.phase4_training_data p where p.conversation_id = f.conversation_id
+                    and (p.pinned or p.content_sha256 = f.content_sha256)
+            )
+            and not exists (
+                select from iccm.phase4_rejections r
+                where r.conversation_id = f.conversation_id and r.stage = 'dedup'
+            )
+        order by f.day limit 100
+    """,
+    "stray": """
+        select p.conversation_id from iccm.phase4_training_data p
+        where not p.pinned and not exists (
+            select from iccm.filtered_conversations f where f.conversation_id = p.conversation_id
+        )
+        order by p.day limit 100
+    """,
+    "days": """
+        select f.day from iccm.filtered_days f
+        where f.kept > 0 and not exists (select from iccm.pool_days d where d.day = f.day)
+        order by f.day limit 100
+    """,
+}
+
+
+def is_filtered(conn: Connection, day: date) -> bool:
+    """Return whether the filter has processed a day."""
+    query = text("select exists (select from iccm.filtered_days where day = :day)")
     return bool(conn.execute(query, {"day": day}).scalar_one())
-
-
-def _matrix(sent: Sequence[bytes]) -> Float64:
-    """pgvector's binary form: two 16-bit numbers, then big-endian float32."""
-    if not sent:
-        return np.zeros((0, EMBEDDING_DIMENSIONS))
-    rows = [np.frombuffer(one, dtype=">f4", offset=4) for one in sent]
-    return unit_rows(np.array(rows, dtype=np.float64))

@@ -1,6 +1,6 @@
-"""``filtered_conversations``: what of a day's conversations may teach the model (F1-F4).
+"""``filtered_conversations``: the conversations of a day that may be trained on (F1-F4).
 
-``filter_day`` replaces one UTC day's rows in one transaction. What it reads follows the day's rows, not
+``filter_day`` replaces the rows of one UTC day in one transaction. Its cost follows the rows of the day, not
 the size of the tables: an index range of ``conversations`` and look-ups by session.
 """
 
@@ -9,26 +9,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, text
 
+from iccm_assets.capture.arrivals import midnight
 from iccm_assets.curation.decision import Candidate, Keep, Reject, decide, reject_leak
 from iccm_assets.curation.embeddings import TextEmbedder, content_sha256, embed_texts
 from iccm_assets.curation.leaks import Text, find_leaks, load_index
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Curation, Settings
 from iccm_assets.store import tables as t
+from iccm_assets.store.clock import now
 from iccm_assets.store.locks import Lock, acquire_lock
 
-# A row written in a transaction that committed after the filter had read: its moment lies before.
-_COMMIT_SLACK = timedelta(minutes=5)
+# A transaction that committed after the filter had read may have written rows with an earlier time.
+_COMMIT_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """One day's funnel: conversations in, kept, and rejected by reason."""
+    """Counts of one day: all conversations, kept ones, and rejected ones by reason."""
 
     day: date
     conversations: int
@@ -37,112 +39,101 @@ class FilterReport:
 
 
 def filter_day(
-    engine: sa.Engine, day: date, settings: Settings, embedder: TextEmbedder | None = None
+    engine: Engine, day: date, settings: Settings, embedder: TextEmbedder | None = None
 ) -> FilterReport:
-    """Decide every conversation of one UTC day anew and store the outcome; running it again is no change.
+    """Decide every conversation of one UTC day and store the result; running it again changes nothing.
 
-    Raises ``InputError`` when the canary set cannot be read: without it nothing may pass (F4).
+    Raises ``InputError`` when the canary set cannot be read: without it no conversation may pass (F4).
     """
     index = load_index(settings.canary_set)
     embedder = embedder or Embedder.load(settings)
-    # Ahead of the transaction, which then only looks vectors up.
-    embed_texts(engine, _probable_texts(engine, day, settings.curation), embedder)
+    # Before the transaction, which then only loads vectors.
+    embed_texts(engine, _texts_likely_to_pass(engine, day, settings.curation), embedder)
     with engine.begin() as conn:
         acquire_lock(conn, Lock.FILTERED_DAY, day)
-        read_at = conn.execute(sa.text("select iccm.now()")).scalar_one()
-        decisions = [decide(one, settings.curation) for one in _candidates(conn, day)]
-        kept = [one for one in decisions if isinstance(one, Keep)]
-        rejected = [one for one in decisions if isinstance(one, Reject)]
-        texts = [Text(one.source_code, one.requirements) for one in kept]
+        read_at = now(conn)
+        decisions = [decide(candidate, settings.curation) for candidate in _conversations(conn, day)]
+        passed = [decision for decision in decisions if isinstance(decision, Keep)]
+        texts = [Text(decision.source_code, decision.requirements) for decision in passed]
         leaks = find_leaks(engine, texts, index, embedder, settings.curation.duplicate_similarity)
-        rejected += [reject_leak(one, leak) for one, leak in zip(kept, leaks, strict=True) if leak]
-        kept = [one for one, leak in zip(kept, leaks, strict=True) if leak is None]
+        kept = [decision for decision, leak in zip(passed, leaks, strict=True) if leak is None]
+        rejected = [decision for decision in decisions if isinstance(decision, Reject)]
+        rejected += [
+            reject_leak(decision, leak) for decision, leak in zip(passed, leaks, strict=True) if leak
+        ]
         _replace_day(conn, day, read_at, kept, rejected)
-    reasons = Counter(one.reason for one in rejected)
+    reasons = Counter(rejection.reason for rejection in rejected)
     return FilterReport(day, len(decisions), len(kept), dict(sorted(reasons.items())))
 
 
-def changed_days(conn: sa.Connection, first: date, last: date) -> list[date]:
-    """The days from ``first`` to ``last`` whose inputs changed since they were filtered (P6).
+def changed_days(conn: Connection, first: date, last: date) -> list[date]:
+    """Return the days from ``first`` to ``last`` whose inputs changed since they were filtered (P6).
 
-    Days that have conversations and were never filtered belong to them, and so do days that a
-    conversation has left for another.
+    This includes days with conversations that were never filtered, and days from which a conversation moved
+    to another day.
     """
-    rows = conn.execute(
-        sa.text(
-            """
-            with inputs as (
-                select (c."timestamp" at time zone 'UTC')::date as day, greatest(
-                    c.updated_at,
-                    c.erased_at,
-                    (select max(r.scored_at) from iccm.requirements r where r.session_id = c.session_id),
-                    (select max(f.created_at) from iccm.feedback f where f.session_id = c.session_id)
-                ) as changed_at
-                from iccm.conversations c
-                where c."timestamp" >= :start and c."timestamp" < :end
-            ), moved as (
-                select f.day from iccm.filtered_conversations f
-                join iccm.conversations c on c.id = f.conversation_id
-                where f.day between :first and :last
-                    and f.day is distinct from (c."timestamp" at time zone 'UTC')::date
-            )
-            select distinct i.day from inputs i
-            left join iccm.filtered_days d on d.day = i.day
-            where d.day is null or i.changed_at > d.filtered_at - cast(:slack as interval)
-            union
-            select day from moved
-            order by 1
-            """
-        ),
-        {
-            "start": _start(first),
-            "end": _start(last + timedelta(days=1)),
-            "first": first,
-            "last": last,
-            "slack": _COMMIT_SLACK,
-        },
+    days = {"first": first, "last": last, "tolerance": _COMMIT_TOLERANCE}
+    return list(conn.execute(_CHANGED_DAYS, {**_range(first, last), **days}).scalars())
+
+
+_CHANGED_DAYS = text(
+    """
+    with inputs as (
+        select (c."timestamp" at time zone 'UTC')::date as day, greatest(
+            c.updated_at,
+            c.erased_at,
+            (select max(r.scored_at) from iccm.requirements r where r.session_id = c.session_id),
+            (select max(f.created_at) from iccm.feedback f where f.session_id = c.session_id)
+        ) as changed_at
+        from iccm.conversations c
+        where c."timestamp" >= :start and c."timestamp" < :end
+    ), moved as (
+        select f.day from iccm.filtered_conversations f
+        join iccm.conversations c on c.id = f.conversation_id
+        where f.day between :first and :last
+            and f.day is distinct from (c."timestamp" at time zone 'UTC')::date
     )
-    return [row.day for row in rows]
-
-
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
-
-
-def _window(day: date) -> dict[str, datetime]:
-    return {"start": _start(day), "end": _start(day + timedelta(days=1))}
-
-
-def _probable_texts(engine: sa.Engine, day: date, curation: Curation) -> list[str]:
-    """Accepted texts of the day that will pass on their scores alone."""
-    with engine.connect() as conn:
-        rows = conn.execute(
-            sa.text(
-                """
-                select a.text from iccm.conversations c
-                join iccm.requirements a on a.session_id = c.session_id and a.kind = 'accepted'
-                where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
-                    and a.test_pass_rate > :rate and a.implementation_variance < :variance
-                """
-            ),
-            {
-                **_window(day),
-                "rate": curation.min_test_pass_rate,
-                "variance": curation.max_implementation_variance,
-            },
-        )
-        return list(rows.scalars())
-
-
-_CANDIDATES = sa.text(
+    select distinct i.day from inputs i
+    left join iccm.filtered_days d on d.day = i.day
+    where d.day is null or i.changed_at > d.filtered_at - cast(:tolerance as interval)
+    union
+    select day from moved
+    order by 1
     """
-    select c.id, c.session_id, c.user_id, c.content, c.metadata, c.erased_at is not null as erased,
+)
+
+
+def _range(first: date, last: date) -> dict[str, object]:
+    return {"start": midnight(first), "end": midnight(last + timedelta(days=1))}
+
+
+_LIKELY_TO_PASS = text(
+    """
+    select a.text from iccm.conversations c
+    join iccm.requirements a on a.session_id = c.session_id and a.kind = 'accepted'
+    where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
+        and a.test_pass_rate > :rate and a.implementation_variance < :variance
+    """
+)
+
+
+def _texts_likely_to_pass(engine: Engine, day: date, curation: Curation) -> list[str]:
+    """Return the accepted texts of the day that pass by their scores alone."""
+    limits = {"rate": curation.min_test_pass_rate, "variance": curation.max_implementation_variance}
+    with engine.connect() as conn:
+        return list(conn.execute(_LIKELY_TO_PASS, {**_range(day, day), **limits}).scalars())
+
+
+_CONVERSATIONS = text(
+    """
+    select c.id as conversation_id, c.session_id, c.user_id, c.content, c.metadata,
+        c.erased_at is not null as erased,
         exists (
             select from iccm.feedback f where f.session_id = c.session_id and f.rating < 0
         ) as negative_feedback,
-        a.text, a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
+        a.text as requirements, a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
         a.test_pass_rate, a.implementation_variance,
-        m.text as first_answer, m.test_pass_rate as first_test_pass_rate
+        m.text as first_response, m.test_pass_rate as first_test_pass_rate
     from iccm.conversations c
     left join iccm.requirements a on a.session_id = c.session_id and a.kind = 'accepted'
     left join lateral (
@@ -156,46 +147,36 @@ _CANDIDATES = sa.text(
 )
 
 
-def _candidates(conn: sa.Connection, day: date) -> Iterator[Candidate]:
-    """The day's conversations, a few hundred in memory at a time."""
-    for row in conn.execute(_CANDIDATES, _window(day), execution_options={"yield_per": 200}):
-        yield Candidate(
-            conversation_id=row.id,
-            session_id=row.session_id,
-            user_id=row.user_id,
-            content=row.content,
-            metadata=row.metadata,
-            erased=row.erased,
-            negative_feedback=row.negative_feedback,
-            requirements=row.text,
-            has_test_suite=bool(row.has_test_suite),
-            scored=bool(row.scored),
-            test_pass_rate=row.test_pass_rate,
-            implementation_variance=row.implementation_variance,
-            first_answer=row.first_answer,
-            first_test_pass_rate=row.first_test_pass_rate,
-        )
+def _conversations(conn: Connection, day: date) -> Iterator[Candidate]:
+    """Load the day's conversations, some hundred at a time."""
+    rows = conn.execute(_CONVERSATIONS, _range(day, day), execution_options={"yield_per": 200})
+    for row in rows.mappings():
+        yield Candidate(**row)
 
 
 def _replace_day(
-    conn: sa.Connection, day: date, read_at: datetime, kept: Sequence[Keep], rejected: Sequence[Reject]
+    conn: Connection, day: date, read_at: datetime, kept: Sequence[Keep], rejected: Sequence[Reject]
 ) -> None:
-    """Delete the window, insert the window. A conversation whose day has changed leaves its old one."""
-    ids = [one.conversation_id for one in kept] + [one.conversation_id for one in rejected]
-    for table, more in (
+    """Delete the day's rows and insert the new ones; a conversation that moved leaves its old day."""
+    ids = [row.conversation_id for row in kept] + [row.conversation_id for row in rejected]
+    for table, condition in (
         (t.filtered_conversations, ""),
         (t.phase4_rejections, "and stage in ('filter', 'policy')"),
     ):
         conn.execute(
-            sa.text(f"delete from {table.fullname} where (day = :day or conversation_id = any(:ids)) {more}"),
+            text(
+                f"delete from {table.fullname} where (day = :day or conversation_id = any(:ids)) {condition}"
+            ),
             {"day": day, "ids": ids},
         )
     if kept:
-        conn.execute(t.filtered_conversations.insert(), [_filtered(day, one) for one in kept])
+        conn.execute(t.filtered_conversations.insert(), [_filtered_row(day, decision) for decision in kept])
     if rejected:
-        conn.execute(t.phase4_rejections.insert(), [{"day": day, **vars(one)} for one in rejected])
+        conn.execute(
+            t.phase4_rejections.insert(), [{"day": day, **vars(rejection)} for rejection in rejected]
+        )
     conn.execute(
-        sa.text(
+        text(
             """
             insert into iccm.filtered_days (day, filtered_at, kept, rejected)
             values (:day, :read_at, :kept, :rejected)
@@ -207,5 +188,5 @@ def _replace_day(
     )
 
 
-def _filtered(day: date, kept: Keep) -> dict[str, Any]:
+def _filtered_row(day: date, kept: Keep) -> dict[str, Any]:
     return {"day": day, **vars(kept), "content_sha256": content_sha256(kept.requirements)}

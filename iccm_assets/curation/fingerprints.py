@@ -10,7 +10,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 
-# Names a copy cannot change without changing what the program does.
+# Names that a copy cannot change without changing the behaviour of the program.
 _BUILTIN_NAMES = frozenset(dir(builtins))
 _BUILTIN_ATTRIBUTES = frozenset(
     name
@@ -25,93 +25,85 @@ _SPACE = re.compile(r"\s+")
 
 
 def text_hash(text: str) -> str | None:
-    """Of a text without regard to case, white space and Unicode form; None for one without content."""
-    normal = _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return _hash(normal) if normal else None
+    """Hash a text, ignoring case, white space and Unicode form; None for an empty text."""
+    normalized = _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return _sha256(normalized) if normalized else None
 
 
 def program_hash(source: str) -> str | None:
-    """Of a Python program without regard to comments, layout, annotations, docstrings and chosen names.
+    """Hash a Python program, ignoring comments, layout, annotations, docstrings and the names it chose.
 
-    Names are numbered by first use, so ``a - b`` and ``b - a`` differ; builtins, methods of builtin
-    types, imported names and constants count. None for what is not Python or holds no statement.
+    Names are numbered by first use, so ``a - b`` and ``b - a`` differ within a program; builtins, methods of
+    builtin types, imported names and constants count. None for text that is not Python or has no statement.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
-        tokens = " ".join(_Blind(tree).tokens())
+        tokens = " ".join(_NameBlindTokens(tree).node(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    says_something = any(not isinstance(node, ast.Pass) for node in _undocumented(tree, tree.body))
-    return _hash(tokens) if says_something else None
+    has_statement = any(not isinstance(node, ast.Pass) for node in _without_docstring(tree, tree.body))
+    return _sha256(tokens) if has_statement else None
 
 
-def _hash(text: str) -> str:
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
-class _Blind:
-    """The tree as a stream of tokens, chosen names replaced by numbers."""
+class _NameBlindTokens:
+    """A syntax tree as a stream of tokens in which the names the program chose are numbers."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self._tree = tree
         self._numbers: dict[str, str] = {}
-        self._own = _bound_names(tree)
+        self._bound = _bound_names(tree)
         self._selves = _first_parameters(tree)
 
-    def tokens(self) -> Iterator[str]:
-        yield from self._node(self._tree)
-
-    def _node(self, node: ast.AST) -> Iterator[str]:
+    def node(self, node: ast.AST) -> Iterator[str]:
+        """Yield the tokens of a node."""
         if isinstance(node, ast.AnnAssign) and node.value is not None:
             node = ast.Assign(targets=[node.target], value=node.value)
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
             if name not in _IGNORED_FIELDS:
-                undocumented = (
-                    _undocumented(node, value) if isinstance(value, list) and name == "body" else value
-                )
-                yield from self._field(node, name, undocumented)
+                is_body = name == "body" and isinstance(value, list)
+                yield from self._field(node, name, _without_docstring(node, value) if is_body else value)
         yield ")"
 
     def _field(self, node: ast.AST, name: str, value: object) -> Iterator[str]:
         if isinstance(value, list):
             yield "["
-            for one in value:
-                yield from self._field(node, name, one)
+            for element in value:
+                yield from self._field(node, name, element)
             yield "]"
         elif isinstance(value, ast.AST):
-            yield from self._node(value)
+            yield from self.node(value)
         elif isinstance(value, str) and name in _NAME_FIELDS and not isinstance(node, ast.Constant):
             yield self._name(node, name, value)
         else:
             yield f"{type(value).__name__}:{value!r}"
 
     def _name(self, node: ast.AST, field: str, name: str) -> str:
-        imported = isinstance(node, ast.alias) and field == "name"
-        attribute = (
-            isinstance(node, ast.Attribute) and name in _BUILTIN_ATTRIBUTES and not self._of_self(node)
-        )
-        dunder = name.startswith("__") and name.endswith("__")
-        builtin = isinstance(node, ast.Name) and name in _BUILTIN_NAMES and name not in self._own
-        if imported or attribute or dunder or builtin:
-            return name
-        return self._numbers.setdefault(name, f"#{len(self._numbers)}")
-
-    def _of_self(self, node: ast.Attribute) -> bool:
-        return isinstance(node.value, ast.Name) and node.value.id in self._selves
+        fixed = name.startswith("__") and name.endswith("__")
+        if isinstance(node, ast.alias):
+            fixed |= field == "name"
+        elif isinstance(node, ast.Name):
+            fixed |= name in _BUILTIN_NAMES and name not in self._bound
+        elif isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in self._selves
+            fixed |= name in _BUILTIN_ATTRIBUTES and not own
+        return name if fixed else self._numbers.setdefault(name, f"#{len(self._numbers)}")
 
 
 def _first_parameters(tree: ast.Module) -> frozenset[str]:
-    """What methods call their object: an attribute of it is the program's own, whatever its name."""
+    """Return the names of the methods' first parameters: their attributes are always the program's own."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    methods = [one for node in classes for one in node.body if isinstance(one, ast.FunctionDef)]
-    return frozenset(one.args.args[0].arg for one in methods if one.args.args)
+    methods = [member for node in classes for member in node.body if isinstance(member, ast.FunctionDef)]
+    return frozenset(method.args.args[0].arg for method in methods if method.args.args)
 
 
 def _bound_names(tree: ast.Module) -> frozenset[str]:
-    """Names the program itself gives a meaning to, be they builtins elsewhere."""
+    """Return the names that the program binds itself, even if they shadow builtins."""
     bound = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -123,14 +115,12 @@ def _bound_names(tree: ast.Module) -> frozenset[str]:
     return frozenset(bound)
 
 
-def _undocumented(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a module, class or function without its docstring."""
-    documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-    if documented and body and _is_text(body[0]):
-        return body[1:] or [ast.Pass()]
+def _without_docstring(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return the statements of a module, class or function without its docstring."""
+    match node, body:
+        case (
+            ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef(),
+            [ast.Expr(value=ast.Constant(value=str())), *rest],
+        ):
+            return rest or [ast.Pass()]
     return body
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)

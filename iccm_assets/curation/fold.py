@@ -1,18 +1,18 @@
-"""The greedy fold that removes near-duplicates (P2), pure numpy.
+"""Greedy removal of near-duplicates (P2), pure numpy.
 
-Rows are taken in the order given; a row is kept when no row kept so far is at least ``threshold``
-similar, else removed, naming the most similar row kept so far (ties: the earliest kept) and how similar
-it is. Similarity is that of ``curation.similarity``; nothing is approximate.
+Rows are processed in the given order. A row is kept unless a row kept before it is at least ``threshold``
+similar; else it is removed, with the most similar kept row (of equals, the earliest) and the similarity.
+Similarity is defined by ``curation.similarity``; nothing is approximate.
 
-Cost: one float32 product of each row with the rows kept before it. 10 000 rows of 384 dimensions take
-about a second on two cores and 150 MB.
+Cost: one float32 product of each row with the rows kept before it. 10 000 rows of 384 dimensions take about a
+second on two cores and 150 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Rows(Generic[Id]):
-    """Ids and their vectors, shape (n, d), any length but zero; ``fold`` brings them to unit length."""
+    """Ids and their vectors, shape (n, d), of any length but zero; ``fold`` normalizes them."""
 
     ids: Sequence[Id]
     vectors: Matrix
@@ -39,7 +39,7 @@ class Rows(Generic[Id]):
 
 @dataclass(frozen=True)
 class Removed(Generic[Id]):
-    """A row left out, the kept row it repeats, and their similarity (6 decimals)."""
+    """A removed row, the kept row it duplicates, and their similarity (6 decimals)."""
 
     id: Id
     duplicate_of: Id
@@ -48,15 +48,10 @@ class Removed(Generic[Id]):
 
 @dataclass(frozen=True)
 class FoldResult(Generic[Id]):
-    """The decision on every row of ``rows``, in their order; ``kept_first`` is not repeated here."""
+    """The decision on every row of ``rows``, in their order; ``kept_first`` is not included."""
 
     kept: list[Id]
     removed: list[Removed[Id]]
-
-
-def no_rows(dimensions: int = 384) -> Rows[Any]:
-    """An empty pool or an empty day."""
-    return Rows((), np.zeros((0, dimensions), dtype=np.float32))
 
 
 def fold(
@@ -65,18 +60,20 @@ def fold(
     threshold: float = 0.9,
     progress: Callable[[int], None] | None = None,
 ) -> FoldResult[Id]:
-    """Fold ``rows`` onto ``kept_first``, which stay as they are and are not compared with each other.
+    """Deduplicate ``rows`` against ``kept_first`` and each other; ``kept_first`` is retained as it is.
 
-    ``progress`` is told how many rows were decided, block by block. Raises ``InputError`` for vectors
+    ``progress`` is called with the number of rows of each processed block. Raises ``InputError`` for vectors
     without a direction, of different dimensions, or a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold} is not in (0, 1]")
-    if not len(rows.ids):
-        return FoldResult([], [])
-    kept = _Kept(rows, kept_first, threshold)
-    units = unit_rows(rows.vectors)
     result: FoldResult[Id] = FoldResult([], [])
+    if not len(rows.ids):
+        return result
+    if kept_first is None or not len(kept_first.ids):
+        kept_first = Rows((), rows.vectors[:0])
+    kept = _KeptRows(kept_first, rows.vectors.shape, threshold)
+    units = unit_rows(rows.vectors)
     for start in range(0, len(units), _BLOCK):
         ids = rows.ids[start : start + _BLOCK]
         for id_, duplicate in zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True):
@@ -89,62 +86,53 @@ def fold(
     return result
 
 
-class _Kept(Generic[Id]):
-    """The rows kept so far, as float64 and float32 unit vectors in arrays that leave room for all."""
+class _KeptRows(Generic[Id]):
+    """The kept rows as float64 and float32 unit vectors, in arrays with room for all rows."""
 
-    def __init__(self, rows: Rows[Id], first: Rows[Id] | None, threshold: float) -> None:
-        dimensions = rows.vectors.shape[1]
-        if first is not None and len(first.ids) and first.vectors.shape[1] != dimensions:
+    def __init__(self, first: Rows[Id], shape: tuple[int, ...], threshold: float) -> None:
+        count, dimensions = shape
+        if first.vectors.shape[1] != dimensions:
             raise InputError(
                 f"vectors of {first.vectors.shape[1]} and of {dimensions} dimensions cannot be compared"
             )
         self.ids: list[Id] = []
         self.threshold = threshold
-        self.slack = margin(dimensions)
-        size = len(rows.ids) + (len(first.ids) if first is not None else 0)
-        self.exact: Float64 = np.empty((size, dimensions))
-        self.quick: Float32 = np.empty((size, dimensions), dtype=np.float32)
-        if first is not None and len(first.ids):
-            self._take_first(first)
-
-    def _take_first(self, first: Rows[Id]) -> None:
-        """The pool; of equal vectors only the first can ever be named, so the others are left out."""
-        seen: set[bytes] = set()
+        self.exact: Float64 = np.empty((len(first.ids) + count, dimensions))
+        self.quick: Float32 = np.empty(self.exact.shape, dtype=np.float32)
+        # Of equal vectors only the first can ever be the match, so the others are omitted.
+        distinct: set[bytes] = set()
         for id_, unit in zip(first.ids, unit_rows(first.vectors), strict=True):
-            if (key := unit.tobytes()) not in seen:
-                seen.add(key)
-                self._keep(id_, unit)
+            if (key := unit.tobytes()) not in distinct:
+                distinct.add(key)
+                self._append(id_, unit)
 
-    def _keep(self, id_: Id, unit: Float64) -> None:
-        position = len(self.ids)
-        self.exact[position] = unit
-        self.quick[position] = unit
+    def _append(self, id_: Id, unit: Float64) -> None:
+        self.exact[len(self.ids)] = self.quick[len(self.ids)] = unit
         self.ids.append(id_)
 
     def add_block(self, ids: Sequence[Id], units: Float64) -> list[tuple[Id, float] | None]:
-        """Decide a block of rows in order: None for a kept one, else what it duplicates."""
-        before = len(self.ids)
+        """Decide a block of rows in order: None for a kept row, else the row it duplicates and how similar.
+
+        One float32 product compares the block with the rows kept before it, another compares it with itself:
+        of those candidates, only rows that were kept count.
+        """
         quick = units.astype(np.float32)
-        bound = self.threshold - self.slack
-        close = np.asarray(quick @ self.quick[:before].T >= bound)
-        close_inside = np.asarray(quick @ quick.T >= bound)
-        with_close = set(np.flatnonzero(close.any(axis=1)).tolist())
-        position_in_kept: dict[int, int] = {}
+        minimum = self.threshold - margin(units.shape[1])
+        close = np.asarray(quick @ self.quick[: len(self.ids)].T >= minimum)
+        close_in_block = np.asarray(quick @ quick.T >= minimum)
+        positions = np.full(len(ids), -1)  # in the kept rows
         decisions: list[tuple[Id, float] | None] = []
         for index, id_ in enumerate(ids):
-            candidates = np.flatnonzero(close[index]) if index in with_close else np.empty(0, dtype=np.intp)
-            earlier = np.flatnonzero(close_inside[index, :index]).tolist()
-            inside = [position_in_kept[one] for one in earlier if one in position_in_kept]
-            duplicate = self._duplicate(
-                np.concatenate([candidates, np.array(inside, dtype=np.intp)]), units[index]
-            )
+            in_block = positions[:index][close_in_block[index, :index]]
+            candidates = np.concatenate([np.flatnonzero(close[index]), in_block[in_block >= 0]])
+            duplicate = self._most_similar(candidates, units[index])
             if duplicate is None:
-                position_in_kept[index] = len(self.ids)
-                self._keep(id_, units[index])
+                positions[index] = len(self.ids)
+                self._append(id_, units[index])
             decisions.append(duplicate)
         return decisions
 
-    def _duplicate(self, candidates: npt.NDArray[np.intp], unit: Float64) -> tuple[Id, float] | None:
+    def _most_similar(self, candidates: npt.NDArray[np.intp], unit: Float64) -> tuple[Id, float] | None:
         if not len(candidates):
             return None
         exact = similarities(self.exact[candidates], unit)

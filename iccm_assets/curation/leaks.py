@@ -1,13 +1,13 @@
-"""Nothing that overlaps the canary set may be learned from (F4)."""
+"""Decontamination: nothing that overlaps the canary set may be trained on (F4)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-import sqlalchemy as sa
+from sqlalchemy import Engine
 
 from iccm_assets.curation.canary_set import CanarySet, load_canary_set
 from iccm_assets.curation.embeddings import TextEmbedder, embed_texts
@@ -17,7 +17,7 @@ from iccm_assets.curation.similarity import nearest, unit_rows
 
 @dataclass(frozen=True)
 class Leak:
-    """The canary-set item that is overlapped, how, and how similar the requirements are, if that is how."""
+    """The overlapping canary-set item, how it overlaps, and the similarity if that is how."""
 
     item: str
     how: str
@@ -25,81 +25,78 @@ class Leak:
 
     @property
     def detail(self) -> str:
-        """The finding in words, with its number."""
+        """Description with the similarity."""
         number = "" if self.similarity is None else f" ({self.similarity:.6f})"
         return f"{self.how} as canary-set item {self.item}{number}"
 
 
 @dataclass(frozen=True)
 class Text:
-    """What of a conversation could leak."""
+    """The texts of a conversation that are compared with the canary set."""
 
     source_code: str
     requirements: str
 
 
 class CanaryIndex:
-    """The canary set, prepared for looking things up in it."""
+    """Index of a canary set by the hashes of its texts."""
 
     def __init__(self, canary_set: CanarySet) -> None:
         self.digest = canary_set.digest
-        self.items = [one.item for one in canary_set.items]
-        self.requirements = [one.requirements for one in canary_set.items]
-        self._sources = _by_hash([(text_hash(one.source_code), one.item) for one in canary_set.items])
-        self._programs = _by_hash([(program_hash(one.source_code), one.item) for one in canary_set.items])
-        self._texts = _by_hash([(text_hash(one.requirements), one.item) for one in canary_set.items])
+        self.items = [item.item for item in canary_set.items]
+        self.requirements = [item.requirements for item in canary_set.items]
+        # Overlap and key -> item; backwards, so that the first item of a hash remains.
+        self._keys = {
+            key: item.item
+            for item in reversed(canary_set.items)
+            for key in _keys(Text(item.source_code, item.requirements))
+        }
 
     def find(self, text: Text) -> Leak | None:
-        """An overlap that can be seen without embeddings."""
-        looked_up = (
-            ("the same source", self._sources, text_hash(text.source_code)),
-            ("the same program under other names", self._programs, program_hash(text.source_code)),
-            ("the same requirements", self._texts, text_hash(text.requirements)),
-        )
-        for how, index, key in looked_up:
-            if key is not None and key in index:
-                return Leak(index[key], how)
+        """Return the first overlap that can be found without embeddings."""
+        for key in _keys(text):
+            if key in self._keys:
+                return Leak(self._keys[key], key[0])
         return None
 
 
+def _keys(text: Text) -> list[tuple[str, str]]:
+    """Return the kinds of overlap with their hashes, without hashes of texts that have none."""
+    hashes = (
+        ("the same source", text_hash(text.source_code)),
+        ("the same program under other names", program_hash(text.source_code)),
+        ("the same requirements", text_hash(text.requirements)),
+    )
+    return [(how, key) for how, key in hashes if key is not None]
+
+
 def load_index(path: str) -> CanaryIndex:
-    """The index of a canary-set file; read again only when the file changed."""
-    try:
-        changed = Path(path).stat().st_mtime_ns
-    except OSError:
-        changed = 0  # load_canary_set says what is wrong
-    return _load_index(path, changed)
+    """Return the index of a canary-set file; it is read again only after a change."""
+    # Without a file, load_canary_set reports the problem.
+    return _load_index(path, os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
 
 
 @lru_cache(maxsize=4)
-def _load_index(path: str, _changed: int) -> CanaryIndex:
+def _load_index(path: str, _modified: int) -> CanaryIndex:
     return CanaryIndex(load_canary_set(path))
 
 
 def find_leaks(
-    engine: sa.Engine,
+    engine: Engine,
     texts: Sequence[Text],
     index: CanaryIndex,
     embedder: TextEmbedder,
     threshold: float,
 ) -> list[Leak | None]:
-    """For each text the overlap with the canary set, or None. Embeds what was not embedded before."""
+    """Return for each text its overlap with the canary set, or None. Embeds texts that have no vector."""
     leaks = [index.find(text) for text in texts]
-    open_ = [position for position, leak in enumerate(leaks) if leak is None]
-    if not open_:
+    remaining = [position for position, leak in enumerate(leaks) if leak is None]
+    if not remaining:
         return leaks
-    canaries = unit_rows(embed_texts(engine, index.requirements, embedder).vectors)
-    rows = unit_rows(embed_texts(engine, [texts[one].requirements for one in open_], embedder).vectors)
-    for position, found in zip(open_, nearest(rows, canaries, threshold), strict=True):
-        if found is not None:
-            leaks[position] = Leak(index.items[found.index], "requirements as similar", found.similarity)
+    canary = unit_rows(embed_texts(engine, index.requirements, embedder).vectors)
+    requirements = [texts[position].requirements for position in remaining]
+    rows = unit_rows(embed_texts(engine, requirements, embedder).vectors)
+    for position, match in zip(remaining, nearest(rows, canary, threshold), strict=True):
+        if match is not None:
+            leaks[position] = Leak(index.items[match.index], "requirements as similar", match.similarity)
     return leaks
-
-
-def _by_hash(pairs: Sequence[tuple[str | None, str]]) -> dict[str, str]:
-    """The first item of each hash."""
-    found: dict[str, str] = {}
-    for key, item in pairs:
-        if key is not None:
-            found.setdefault(key, item)
-    return found

@@ -1,18 +1,19 @@
-"""Pictures of the data for the Dagster UI: PNG bytes; matplotlib is imported where one is drawn (0.5 s)."""
+"""Plots of the data for the Dagster UI, as PNG bytes; matplotlib is imported only to draw one (0.5 s)."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from itertools import dropwhile
 from typing import Any
 
 from iccm_assets.curation.story import DayStory
 
-# A run of more days than these draws pictures of its newest days alone: numbers are told for all.
+# A run of more days plots only its newest days; the numbers cover all.
 MOST_PICTURED = 31
-# From what stays to what is lost; a reason keeps its colour from day to day.
+# From pool rows to rejections; a reason has the same colour on every day.
 COLOURS = {
     "in the pool": "#2a9d6f",
     "duplicate": "#8ab6a3",
@@ -27,13 +28,13 @@ OTHER = "#bdbdbd"
 
 
 def markdown(png: bytes, alt: str) -> str:
-    """A picture as Markdown with its bytes inside, for ``MetadataValue.md``."""
+    """Return an image as Markdown with the bytes embedded, for ``MetadataValue.md``."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
 
 
 def histogram(rates: Sequence[float], threshold: float) -> bytes:
-    """How the pass rates of a day are spread, and where the filter cuts; never empty axes without words."""
-    figure, axes = _axes(6.4, 2.6, layout=None)  # an automatic layout doubles what a picture costs
+    """Plot the distribution of a day's pass rates and the threshold of the filter."""
+    figure, axes = _axes(6.4, 2.6, layout=None)  # an automatic layout doubles the time
     figure.subplots_adjust(left=0.09, right=0.98, top=0.88, bottom=0.19)
     if rates:
         _, _, bars = axes.hist(rates, bins=20, range=(0, 1), color=COLOURS["in the pool"])
@@ -50,31 +51,29 @@ def histogram(rates: Sequence[float], threshold: float) -> bytes:
     kept = sum(rate > threshold for rate in rates)
     axes.set_title(f"{kept} of {len(rates)} texts above the threshold", loc="left", fontsize=9)
     axes.set(xlabel="test pass rate", ylabel="texts", xlim=(0, 1))
-    _whole_numbers(axes.yaxis)
+    _integer_ticks(axes.yaxis)
     return _png(figure)
 
 
 def days_of_data(stories: Sequence[DayStory]) -> bytes:
-    """A stacked bar a day: what reached the pool at the bottom, what was lost above it, by reason.
+    """Plot a stacked bar per day: pool rows at the bottom, rejections by reason above.
 
-    Begins with the first day that has any conversations.
+    Starts with the first day that has conversations.
     """
-    stories = list(dropwhile(lambda one: not one.captured, stories))
+    stories = list(dropwhile(lambda story: not story.captured, stories))
     figure, axes = _axes(min(10.0, 3.4 + 0.3 * len(stories)), 3.0)
-    names = ["in the pool", *_reasons(stories)]
-    floor = [0] * len(stories)
-    for name in names:
-        heights = [one.pool if name == "in the pool" else one.reasons.get(name, 0) for one in stories]
-        axes.bar(
-            range(len(stories)), heights, bottom=floor, color=COLOURS.get(name, OTHER), label=_words(name)
-        )
-        floor = [low + high for low, high in zip(floor, heights, strict=True)]
-    step = -(-len(stories) // 10) or 1
-    shown = range(0, len(stories), step)
-    axes.set_xticks(list(shown), [f"{stories[n].day:%d %b}" for n in shown], fontsize=8)
+    counts = [{"in the pool": story.pool, **story.reasons} for story in stories]
+    bottom = [0] * len(stories)
+    for name in ["in the pool", *_reasons(stories)]:
+        heights = [count.get(name, 0) for count in counts]
+        label, colour = name.replace("_", " "), COLOURS.get(name, OTHER)
+        axes.bar(range(len(stories)), heights, bottom=bottom, color=colour, label=label)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    ticks = range(0, len(stories), -(-len(stories) // 10) or 1)
+    axes.set_xticks(list(ticks), [f"{stories[tick].day:%d %b}" for tick in ticks], fontsize=8)
     axes.set_ylabel("conversations")
-    axes.set_title("where each day's conversations went", loc="left", fontsize=9)
-    _whole_numbers(axes.yaxis)
+    axes.set_title("conversations by day and outcome", loc="left", fontsize=9)
+    _integer_ticks(axes.yaxis)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8
@@ -83,17 +82,12 @@ def days_of_data(stories: Sequence[DayStory]) -> bytes:
 
 
 def _reasons(stories: Sequence[DayStory]) -> list[str]:
-    """Known ones in their order, then the others by how many there are."""
-    counts: dict[str, int] = {}
+    """Return reasons with a colour in the order of the colours, then the others by frequency."""
+    counts: Counter[str] = Counter()
     for story in stories:
-        for name, count in story.reasons.items():
-            counts[name] = counts.get(name, 0) + count
+        counts.update(story.reasons)
     known = [name for name in COLOURS if name in counts]
     return known + sorted(counts.keys() - set(known), key=lambda name: (-counts[name], name))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _axes(width: float, height: float, layout: Any = "constrained") -> tuple[Any, Any]:
@@ -107,7 +101,7 @@ def _axes(width: float, height: float, layout: Any = "constrained") -> tuple[Any
     return figure, axes
 
 
-def _whole_numbers(axis: Any) -> None:
+def _integer_ticks(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, nbins=5))

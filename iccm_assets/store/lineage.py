@@ -49,7 +49,7 @@ class Taught:
 class VersionLineage:
     """Origin of a version and the decisions about it.
 
-    ``line`` starts with the version itself. ``run`` is the training run that produced it, ``verdicts``
+    ``ancestry`` starts with the version itself. ``run`` is the training run that produced it, ``verdicts``
     are its gate verdicts, ``traffic`` its deployment events (``forced``: a person overruled the gate),
     ``rollbacks`` the rollbacks from or to it: rows with the columns of their tables, oldest first.
     """
@@ -62,7 +62,7 @@ class VersionLineage:
     created_at: datetime
     deployed_at: datetime | None
     run: Row | None
-    line: tuple[Ancestor, ...]
+    ancestry: tuple[Ancestor, ...]
     conversations: tuple[Taught, ...]
     verdicts: tuple[Row, ...]
     traffic: tuple[Row, ...]
@@ -126,7 +126,7 @@ class ConversationLineage:
     quality_score: float | None
     in_pool: bool
     pinned: bool
-    left_out: tuple[Left, ...]
+    rejections: tuple[Left, ...]
     uses: tuple[Use, ...]
     versions: tuple[Learner, ...]
 
@@ -259,7 +259,7 @@ def version_lineage(conn: Connection, given: str) -> VersionLineage:
     return VersionLineage(
         **load(_VERSION)[0],
         run=next(iter(load(_RUN)), None),
-        line=tuple(Ancestor(**row) for row in load(_ANCESTRY)),
+        ancestry=tuple(Ancestor(**row) for row in load(_ANCESTRY)),
         conversations=tuple(Taught(**row) for row in load(_TRAINING_CONVERSATIONS)),
         verdicts=tuple(load(_VERDICTS)),
         traffic=tuple(load(_TRAFFIC)),
@@ -288,7 +288,7 @@ def conversation_lineage(conn: Connection, conversation_id: int) -> Conversation
         raise InputError(f"there is no conversation {conversation_id}")
     return ConversationLineage(
         **conversation,
-        left_out=tuple(Left(*row) for row in conn.execute(_REJECTIONS, key)),
+        rejections=tuple(Left(*row) for row in conn.execute(_REJECTIONS, key)),
         uses=tuple(Use(*row) for row in conn.execute(_USES, key)),
         versions=tuple(Learner(*row) for row in conn.execute(_TRAINED_VERSIONS, key)),
     )

@@ -1,8 +1,8 @@
 """Run one PostgreSQL program as an unprivileged user; started by root in a process of its own (S2).
 
-`python -I FILE SPEC` with SPEC a JSON object `{"uid", "gid", "package", "home", "args"}`; in `args`,
-`{package}` and `{home}` stand for the two directories. The user need not be able to reach them (a closed parent such as
-/root hides them), and their modes, owners and mounts do not change:
+`python -I FILE SPEC`, where SPEC is a JSON object `{"uid", "gid", "package", "home", "args"}`; in `args`,
+`{package}` and `{home}` stand for the two directories. The user need not be able to reach them (a closed
+parent such as /root hides them), and their modes, owners and mounts do not change:
 
 - the home is passed as an open directory, `/proc/self/fd/N`, which bypasses its parents;
 - the programs find their files by their real path, so hidden ones are bound into a private mount namespace,

@@ -49,7 +49,7 @@ def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> 
         assert found["version"] == "v2-good"
     assert [one["conversation_id"] for one in found["conversations"]] == [1, 2, 3]
     assert found["roles"] == {"new": 2, "validation": 1}
-    assert [one["version"] for one in found["line"]] == ["v2-good", "v1-base"]
+    assert [one["version"] for one in found["ancestry"]] == ["v2-good", "v1-base"]
     printed = run("lineage", "production").stdout
     assert "2 new, 1 validation" in printed
     assert "improvement: +0.0310 [240 items]" in printed

@@ -24,7 +24,7 @@ GOOD = Candidate(
     scored=True,
     test_pass_rate=0.9,
     implementation_variance=0.02,
-    first_answer="x shall be 2.",
+    first_response="x shall be 2.",
     first_test_pass_rate=0.5,
 )
 
@@ -83,8 +83,8 @@ def test_the_source_may_stand_in_the_metadata():
         ({"first_test_pass_rate": 0.75}, True),
         ({"first_test_pass_rate": 0.76}, False),
         ({"first_test_pass_rate": None}, False),
-        ({"first_answer": None, "first_test_pass_rate": None}, False),
-        ({"first_answer": "x shall be 1."}, False),
+        ({"first_response": None, "first_test_pass_rate": None}, False),
+        ({"first_response": "x shall be 1."}, False),
     ],
 )
 def test_failed_first_means_a_bad_answer_that_was_corrected(change, failed_first):

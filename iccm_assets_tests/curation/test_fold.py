@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iccm_assets.curation.fold import FoldResult, Removed, Rows, fold, no_rows
+from iccm_assets.curation.fold import FoldResult, Removed, Rows, fold
 from iccm_assets.curation.similarity import nearest, similarities, similarity, unit_rows
 from iccm_assets.errors import InputError
 
@@ -21,8 +21,8 @@ def brute_force(rows: Rows, kept_first: Rows, threshold: float) -> FoldResult:
     result = FoldResult([], [])
     for id_, vector in zip(rows.ids, rows.vectors, strict=True):
         this = unit(vector)
-        found = [(round(float(np.dot(other, this)), 6), other_id) for other_id, other in kept]
-        best = max(found, key=lambda one: one[0], default=None)
+        matches = [(round(float(np.dot(other, this)), 6), other_id) for other_id, other in kept]
+        best = max(matches, key=lambda match: match[0], default=None)
         if best is not None and best[0] >= threshold:
             result.removed.append(Removed(id_, best[1], best[0]))
         else:
@@ -91,9 +91,10 @@ def test_pool_rows_are_not_compared_with_each_other():
 
 def test_empty_pool_empty_day_and_identical_rows_are_defined():
     same = np.tile(np.arange(1.0, 385.0), (1000, 1))
-    assert fold(no_rows(), numbered("e", same), 0.9) == FoldResult([], [])
-    assert fold(no_rows(), no_rows(), 0.9) == FoldResult([], [])
-    result = fold(numbered("r", same), no_rows(), 0.9)
+    no_rows = Rows((), np.zeros((0, 384)))
+    assert fold(no_rows, numbered("e", same), 0.9) == FoldResult([], [])
+    assert fold(no_rows, no_rows, 0.9) == FoldResult([], [])
+    result = fold(numbered("r", same), no_rows, 0.9)
     assert result.kept == ["r0"] and len(result.removed) == 999
     assert set(result.removed[-1:]) == {Removed("r999", "r0", 1.0)}
 
@@ -126,19 +127,19 @@ def test_ten_thousand_rows_take_seconds():
 
 def test_similarities_equal_the_pairwise_definition_even_on_rounding_boundaries():
     rng = np.random.default_rng(3)
-    one = np.array([1.0, 0.0])
+    vector = np.array([1.0, 0.0])
     first = np.concatenate([rng.uniform(-1, 1, 2000), (rng.integers(0, 999_999, 2000) + 0.5) * 1e-6])
     rows = np.stack([first, np.sqrt(1 - first**2)], axis=1)
-    assert similarities(rows, one).tolist() == [similarity(row, one) for row in rows]
+    assert similarities(rows, vector).tolist() == [similarity(row, vector) for row in rows]
 
 
 def test_nearest_equals_the_definition():
     rng = np.random.default_rng(9)
     vectors = unit_rows(clustered(rng, 700, spread=0.25))
     rows, others = vectors[:300], np.concatenate([vectors[300:], vectors[300:310]])
-    for row, found in zip(rows, nearest(rows, others, 0.9), strict=True):
+    for row, match in zip(rows, nearest(rows, others, 0.9), strict=True):
         every = [similarity(other, row) for other in others]
-        if found is None:
+        if match is None:
             assert max(every) < 0.9
         else:
-            assert (found.index, found.similarity) == (every.index(max(every)), max(every))
+            assert (match.index, match.similarity) == (every.index(max(every)), max(every))

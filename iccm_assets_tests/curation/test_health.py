@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from iccm_assets.curation import health
-from iccm_assets.curation.health import Pair
 from iccm_assets.curation.similarity import similarity, unit_rows
 
 DAY = date(2026, 3, 2)
@@ -22,18 +21,17 @@ def test_yesterday_must_be_there_unless_nothing_came() -> None:
 
 
 def test_changed_days_are_named() -> None:
-    found = health.current(7, [DAY])
-    assert not found.passed and not found.error and "2026-03-02" in found.text
+    result = health.current(7, [DAY])
+    assert not result.passed and not result.error and "2026-03-02" in result.text
     assert health.current(7, []).passed
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
-def test_any_kind_of_leak_is_red_and_names_its_conversation(kind: int) -> None:
-    lists: list[list[int]] = [[], [], []]
-    assert health.leaks(5, *lists).passed
-    lists[kind] = [42]
-    found = health.leaks(5, *lists)
-    assert not found.passed and found.error and found.ids == ("42",)
+@pytest.mark.parametrize("kind", ["held_out", "erased", "overlapping_canary_set"])
+def test_any_kind_of_leak_is_red_and_names_its_conversation(kind: str) -> None:
+    problems: dict[str, list[int]] = {"held_out": [], "erased": [], "overlapping_canary_set": []}
+    assert health.leaks(5, problems).passed
+    result = health.leaks(5, {**problems, kind: [42]})
+    assert not result.passed and result.error and result.ids == ("42",) and result.numbers[kind] == 1
 
 
 def test_similar_pairs_are_those_of_the_definition() -> None:
@@ -48,15 +46,15 @@ def test_similar_pairs_are_those_of_the_definition() -> None:
         for b in range(a + 1, len(rows))
         if similarity(rows[a], rows[b]) >= 0.9 and not (exempt[a] and exempt[b])
     }
-    found = health.similar_pairs(ids, rows, exempt, 0.9)
-    assert {(pair.one, pair.other) for pair in found} == expected and len(expected) > 5
-    assert all(pair.similarity >= 0.9 for pair in found)
+    pairs = health.similar_pairs(ids, rows, exempt, 0.9)
+    assert {pair[:2] for pair in pairs} == expected and len(expected) > 5
+    assert all(exact >= 0.9 for _, _, exact in pairs)
     assert health.similar_pairs([], np.zeros((0, 16)), [], 0.9) == []
 
 
 def test_a_pair_is_red_with_its_similarity() -> None:
-    found = health.duplicates(10, 12, [Pair(1, 2, 0.95)], 0.9)
-    assert not found.passed and found.ids == ("1~2 (0.950000)",) and "10 of 12" in found.text
+    result = health.duplicates(10, 12, [(1, 2, 0.95)], 0.9)
+    assert not result.passed and result.ids == ("1~2 (0.950000)",) and "10 of 12" in result.text
     assert health.duplicates(10, 10, [], 0.9).passed
 
 
@@ -64,5 +62,5 @@ def test_a_pair_is_red_with_its_similarity() -> None:
 def test_rows_add_up_or_the_odd_ones_are_named(odd: dict[str, list[object]]) -> None:
     fine = {"filtered": 10, "pool": 8, "removed": 2, "lost": [], "stray": [], "days": []}
     assert health.adds_up(**fine).passed
-    found = health.adds_up(**{**fine, **odd})
-    assert not found.passed and found.ids == (str(next(iter(odd.values()))[0]),)
+    result = health.adds_up(**{**fine, **odd})
+    assert not result.passed and result.ids == (str(next(iter(odd.values()))[0]),)

@@ -74,7 +74,7 @@ def test_nothing_of_an_erased_user_is_left_and_the_replacement_never_saw_it(plat
     lineage = platform.json("lineage", replacement)
     used = {one["conversation_id"] for one in lineage["conversations"]}
     assert used and not used & set(done["conversations"])
-    assert [one["version"] for one in lineage["line"]] == [replacement, base]
+    assert [one["version"] for one in lineage["ancestry"]] == [replacement, base]
     again = platform.iccm("erase", "--user", user, "--yes")
     assert again.returncode == 0 and "Erased before" in again.stdout
     unknown = platform.iccm("erase", "--user", "nobody'; drop table iccm.conversations; --", "--yes")

@@ -56,7 +56,7 @@ def three_generations(engine: sa.Engine) -> sa.Engine:
 def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         lineage = version_lineage(conn, "v3")
-    assert [(ancestor.version, ancestor.generations, ancestor.examples) for ancestor in lineage.line] == [
+    assert [(ancestor.version, ancestor.generations, ancestor.examples) for ancestor in lineage.ancestry] == [
         ("v3", 0, 1),
         ("v2", 1, 2),
         ("v1", 2, 0),
@@ -97,7 +97,7 @@ def test_a_conversation_knows_every_version_that_learned_from_it(three_generatio
 def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         duplicate, unused = conversation_lineage(conn, 5), conversation_lineage(conn, 6)
-    assert [(row.reason, row.duplicate_of, row.similarity) for row in duplicate.left_out] == [
+    assert [(row.reason, row.duplicate_of, row.similarity) for row in duplicate.rejections] == [
         ("duplicate", 1, 0.97)
     ]
     assert (duplicate.filtered, duplicate.in_pool, duplicate.versions) == (True, False, ())
@@ -201,7 +201,7 @@ def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: s
             if "iccm." in sql
         ]
     assert of_version.roles == {"new": 550, "rehearsal": 100}
-    assert [ancestor.generations for ancestor in of_version.line] == list(range(40))
+    assert [ancestor.generations for ancestor in of_version.ancestry] == list(range(40))
     assert [row.how for row in of_conversation.versions].count("directly") == 2
     assert len(of_conversation.versions) == 40
     assert len(plans) == len(executed) > 10
