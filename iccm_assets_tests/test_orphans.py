@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def started(*command: str) -> tuple[subprocess.Popen[str], psutil.Process]:
 @pytest.mark.slow
 def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
-    job.write_text(json.dumps(tiny_job(tmp_path / "home", epochs=100_000).to_dict()), encoding="utf-8")
+    job.write_text(tiny_job(tmp_path / "home", epochs=100_000).model_dump_json(), encoding="utf-8")
     starter, trainer = started(sys.executable, "-m", "iccm_assets.learning.trainer", str(job))
     try:
         with pytest.raises(psutil.TimeoutExpired):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
 
@@ -36,22 +36,13 @@ WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Funnel:
-    """Conversations of a week from capture to the training pool, and the pass rate of CET-D's responses."""
-
-    captured: int
-    scored: int
-    filtered: int
-    pool: int
-    first_response_pass_rate: float | None
-
-
-@dataclass(frozen=True)
 class Week:
-    """The result of one cycle; ``run`` is None if the trigger did not fire for the reason in ``trigger``.
+    """The result of one cycle; ``run`` is None if the trigger did not fire, for the reason in ``trigger``.
 
-    ``late`` sessions of an earlier week ended in this one; ``trained_on`` counts the training set by role and
-    origin; ``pass_rate`` on the canary set is that of the version in production at the end.
+    ``funnel`` counts conversations captured, scored, filtered and in the pool, and has the mean test pass
+    rate of CET-D's first responses, None without any. ``late`` sessions of an earlier week ended in this
+    one; ``trained_on`` counts the training set by role and origin; ``pass_rate`` on the canary set is that
+    of the version in production at the end.
     """
 
     number: int
@@ -61,7 +52,7 @@ class Week:
     late: int
     trigger: str
     run: TrainingRun | None
-    funnel: Funnel
+    funnel: dict[str, Any]
     trained_on: dict[str, int]
     production: str
     pass_rate: float | None
@@ -89,18 +80,11 @@ def platform_clock(engine: Engine) -> Iterator[None]:
             reset_clock(conn)
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """The gateway the developers use."""
-
-    url: str
-    token: str
-
-
 def live(
     engine: Engine,
     settings: Settings,
-    gateway: Gateway,
+    url: str,
+    token: str,
     number: int,
     moment: datetime,
     days: int,
@@ -117,23 +101,27 @@ def live(
     Returns the week's result, the retrain's Dagster run, and the sessions that end in a later week. Raises
     ``IccmError`` if a step failed; a rejected candidate is a result.
     """
+    from iccm_assets.curation.filtering import changed_days
+
     last = moment.date() - timedelta(days=1)
     first = last - timedelta(days=days - 1)
     _set_clock(engine, moment)
     seconds: dict[str, float] = {}
     with timed(seconds, "traffic"):
-        still_pending, traffic, new_pending = _converse(engine, gateway, sessions, pending, moment)
+        still_pending, traffic, new_pending = _converse(engine, url, token, sessions, pending, moment)
     with timed(seconds, "data"):
-        _require_success(
-            run_days(_first_changed_day(engine, first, last), last, title="daily_data_job", console=err)
-        )
+        with engine.connect() as conn:  # late conversations may have changed days of an earlier week
+            start = min([first, *changed_days(conn, first - WEEK, last)])
+        materialized = run_days(start, last, title="daily_data_job", console=err)
+        if not materialized.success:
+            raise IccmError(materialized.error, hint=f"See the log of Dagster run {materialized.run_id}.")
     with timed(seconds, "retrain"):
         decision, run = _request_retrain(engine, settings, manual)
         result = None if run is None else run_retrain(run.id, rollout=rollout, console=err)
-    start, end = simulate.end_of(first - timedelta(days=1)), simulate.end_of(last)
-    bounds = {"first": first, "last": last, "start": start, "end": end}
+    since, until = simulate.end_of(first - timedelta(days=1)), simulate.end_of(last)
+    bounds = {"first": first, "last": last, "start": since, "end": until}
     with engine.connect() as conn:
-        counts = conn.execute(text(_FUNNEL), bounds).one()
+        funnel = dict(conn.execute(text(_FUNNEL), bounds).mappings().one())
         run = None if run is None else training_runs.get(conn, run.id)
         trained = versions.get(conn, run.candidate_version).metrics if run and run.candidate_version else {}
         production = versions.get(conn, "production")
@@ -145,7 +133,7 @@ def live(
         late=len(pending) - len(still_pending),
         trigger=decision.reason,
         run=run,
-        funnel=Funnel(*counts),
+        funnel=funnel,
         trained_on=trained.get("training", {}).get("counts", {}),
         production=production.version,
         pass_rate=production.metrics.get("evaluation", {}).get("test_pass_rate"),
@@ -156,20 +144,20 @@ def live(
 
 def _converse(
     engine: Engine,
-    gateway: Gateway,
+    url: str,
+    token: str,
     sessions: Sequence[PlannedSession],
     pending: Sequence[Pending],
     moment: datetime,
 ) -> tuple[list[Pending], Traffic, list[Pending]]:
     """Run the week's sessions over HTTP, and the ends of earlier ones that are due by now."""
-    from iccm_assets.reference import http_traffic
-    from iccm_assets.reference.wire import Wire
+    from iccm_assets.reference import http_traffic, wire
 
-    with closing(Wire(gateway.url, gateway.token)) as wire:
-        await_clock(wire, moment)
-        still_pending, late_replies = http_traffic.deliver(wire, pending, by=moment)
+    with closing(wire.Wire(url, token)) as client:
+        await_clock(client, moment)
+        still_pending, late_replies = http_traffic.deliver(client, pending, by=moment)
     simulate.check_replies(late_replies)
-    traffic, new_pending, replies = simulate.over_http(gateway.url, gateway.token, sessions, by=moment)
+    traffic, new_pending, replies = simulate.over_http(url, token, sessions, by=moment)
     simulate.show(traffic, replies)
     simulate.check_replies(replies)
     _wait_for_spool(engine, [session.session_id for session in sessions])
@@ -215,22 +203,9 @@ def _wait(find_problem: Callable[[], str], seconds: float) -> None:
         clock_time.sleep(0.1)
 
 
-def refused(run: TrainingRun) -> bool:
-    """Return whether the retrain ended without a deployment, as designed."""
-    return run.status in ("gate_failed", "inconclusive", "skipped")
-
-
 def _set_clock(engine: Engine, moment: datetime) -> None:
     with engine.begin() as conn:
         set_clock(conn, shift=moment - now(conn))
-
-
-def _first_changed_day(engine: Engine, first: date, last: date) -> date:
-    """The first day to materialize: of this week, or an earlier one that late conversations changed."""
-    from iccm_assets.curation.filtering import changed_days
-
-    with engine.connect() as conn:
-        return min([first, *changed_days(conn, first - WEEK, last)])
 
 
 def _request_retrain(
@@ -253,15 +228,16 @@ def _request_retrain(
 
 _FUNNEL = """
 select
-    (select count(*) from iccm.conversations c where c."timestamp" >= :start and c."timestamp" < :end),
+    (select count(*) from iccm.conversations c where c."timestamp" >= :start and c."timestamp" < :end)
+        as captured,
     (select count(*) from iccm.requirements r join iccm.conversations c on c.id = r.conversation_id
      where r.kind = 'accepted' and r.test_pass_rate is not null
-       and c."timestamp" >= :start and c."timestamp" < :end),
-    (select count(*) from iccm.filtered_conversations where day between :first and :last),
-    (select count(*) from iccm.phase4_training_data where day between :first and :last),
+       and c."timestamp" >= :start and c."timestamp" < :end) as scored,
+    (select count(*) from iccm.filtered_conversations where day between :first and :last) as filtered,
+    (select count(*) from iccm.phase4_training_data where day between :first and :last) as pool,
     (select avg(r.test_pass_rate)
      from iccm.requirements r join iccm.conversations c on c.id = r.conversation_id
-     where r.kind = 'model' and c."timestamp" >= :start and c."timestamp" < :end)
+     where r.kind = 'model' and c."timestamp" >= :start and c."timestamp" < :end) as first_response_pass_rate
 """
 
 
@@ -271,8 +247,3 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = clock_time.monotonic()
     yield
     seconds[name] = round(clock_time.monotonic() - started, 1)
-
-
-def _require_success(result: Launched) -> None:
-    if not result.success:
-        raise IccmError(result.error, hint=f"See the log of Dagster run {result.run_id}.")

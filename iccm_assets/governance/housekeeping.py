@@ -1,4 +1,4 @@
-"""Applies the retention rules: files by ``retention.decide``, rows past their retention in small batches.
+"""Applies the retention rules: files by ``retention.decide_retention``, old rows in small batches.
 
 Versions are decided on and deleted under the deployment's lock, so that none is deployed, rolled back or used
 as a base while it is deleted. Whoever loads a deleted checkpoint gets an error that says so (V3).
@@ -124,7 +124,7 @@ def tidy(engine: sa.Engine, settings: Settings) -> Report:
 
 
 def fates(conn: sa.Connection, settings: Settings) -> list[Fate]:
-    """Return what `tidy` would decide on the files now."""
+    """Return what `apply_retention` would decide on the files now."""
     versions = [Version(*row) for row in conn.execute(_VERSIONS)]
     store, datasets = ModelStore(settings.home), DatasetStore(settings.home).root
     models = _stored(store.root / digest for digest in store.digests())

@@ -1,6 +1,6 @@
-"""Filling a candidate's staging directory: everything of the model but its manifest file (L6).
+"""Write a trained model to its staging directory, except for its manifest file (L6).
 
-Nothing written here may depend on time, place or machine name, or two equal trainings would get two
+Nothing written here may depend on time, location or machine name, or two equal trainings would have two
 digests.
 """
 
@@ -20,16 +20,16 @@ from iccm_assets.models.resolve import is_published
 from iccm_assets.models.seq import LoadedModel, device_class
 
 HISTORY = "training_history.json"
-# Written anew for every candidate, or not part of a model.
-_NOT_INHERITED = {"config.json", "generation_config.json", CARD, MANIFEST, HISTORY}
+# Written again for every candidate, or not part of a model.
+_NOT_COPIED = {"config.json", "generation_config.json", CARD, MANIFEST, HISTORY}
 
 
 def write_candidate(
     job: TrainingJob, parent: LoadedModel, dataset: Dataset, trained: Trained, staging: Path
 ) -> Manifest:
-    """Write weights, configs, tokenizer, history and card; returns the manifest, still without files."""
+    """Write weights, configs, tokenizer, history and model card; return the manifest without its files."""
     trained.loaded.model.save_pretrained(staging)
-    _inherit_tokenizer(parent.path, staging)
+    _copy_tokenizer(parent.path, staging)
     base = read_manifest(parent.path).base if is_published(parent.path) else parent.path.name
     history = [
         {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
@@ -60,10 +60,10 @@ def write_candidate(
     )
 
 
-def _inherit_tokenizer(parent: Path, staging: Path) -> None:
-    """Copy the parent's tokenizer files unchanged: saving them anew could alter them or name local paths."""
+def _copy_tokenizer(parent: Path, staging: Path) -> None:
+    """Copy the parent's tokenizer files: saving the tokenizer could alter them or write local paths."""
     for path in sorted(parent.iterdir()):
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not weights and path.name not in _NOT_INHERITED and path.suffix not in FOREIGN:
+        if path.is_file() and not weights and path.name not in _NOT_COPIED and path.suffix not in FOREIGN:
             shutil.copyfile(path, staging / path.name)
             (staging / path.name).chmod(0o644)

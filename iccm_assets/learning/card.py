@@ -1,7 +1,7 @@
-"""The model card of a fine-tuned checkpoint: what it learned from, how, and how it went (L6).
+"""The model card of a fine-tuned checkpoint: training data, hyperparameters and losses (L6).
 
-It is part of the content-addressed directory, so it holds nothing that differs between two equal
-trainings. Scores of the quality gate come later and live in the database.
+It is part of the content-addressed directory, so it contains nothing that differs between two equal
+trainings. The scores of the quality gate come later and are stored in the database.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def model_card(
     movement: Movement,
     best_step: int,
 ) -> str:
-    """The card as Markdown with the front matter the Hugging Face hub reads."""
-    evaluations = [point for point in history if point.validation_loss is not None]
+    """Return the card as Markdown, with front matter for the Hugging Face hub."""
     lines = [
         "---",
         "library_name: transformers",
@@ -34,8 +33,8 @@ def model_card(
         "---",
         "# CET-D, fine-tuned",
         "",
-        "Reads source code and writes the software requirements it can be rebuilt from. Fine-tuned by the",
-        "ICCM platform on production conversations whose requirements were proven by reconstruction.",
+        "Reads source code and writes software requirements from which the code can be reconstructed.",
+        "Fine-tuned by the ICCM platform on production conversations with reconstructible requirements.",
         "",
         *_table("Origin", {"base model": base, "parent": parent_digest, "training set": dataset_digest}),
         *_table("Examples", counts),
@@ -45,20 +44,21 @@ def model_card(
         "| epoch | step | mean loss per target token |",
         "|---|---|---|",
         *(
-            f"| {point.epoch:g} | {point.step}{' (kept)' if point.step == best_step else ''} "
+            f"| {point.epoch:g} | {point.step}{' (best)' if point.step == best_step else ''} "
             f"| {point.validation_loss:.5f} |"
-            for point in evaluations
+            for point in history
+            if point.validation_loss is not None
         ),
         "",
         *_table(
-            "Movement of the weights",
+            "Change of the weights",
             {
                 "norm of the change / norm of the parent": f"{movement.relative:.3e}",
                 "largest change of one weight": f"{movement.largest:.3e}",
                 "share of weights changed": f"{movement.changed_share:.4f}",
             },
         ),
-        "Scores on the canary set and the verdict of the quality gate are kept in the platform's database:",
+        "Scores on the canary set and the verdict of the quality gate are stored in the platform's database:",
         "see `iccm status` or the `canary_evaluation` asset.",
         "",
     ]

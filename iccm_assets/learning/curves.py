@@ -1,4 +1,4 @@
-"""The loss curve as a picture for the Dagster UI (L7)."""
+"""Plot the loss curve for the Dagster UI (L7)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from iccm_assets.learning.job import LossPoint
 
 
 def loss_curve_png(history: Sequence[LossPoint]) -> bytes:
-    """Training loss per step and validation loss per epoch, as a PNG; an empty history gives empty axes."""
+    """Plot training loss per step and validation loss per epoch; an empty history gives empty axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     steps = [(point.step, point.loss) for point in history if point.loss is not None]
-    evaluations = [
-        (point.step, point.validation_loss) for point in history if point.validation_loss is not None
-    ]
+    epochs = [(point.step, point.validation_loss) for point in history if point.validation_loss is not None]
     if steps:
         axes.plot(*zip(*steps, strict=True), linewidth=1, alpha=0.7, label="training, per step")
-    if evaluations:
-        axes.plot(*zip(*evaluations, strict=True), marker="o", linewidth=2, label="validation, per epoch")
-    if steps or evaluations:
+    if epochs:
+        axes.plot(*zip(*epochs, strict=True), marker="o", linewidth=2, label="validation, per epoch")
+    if history:
         axes.legend(frameon=False)
-    axes.set(xlabel="optimiser step", ylabel="loss per target token")
+    axes.set(xlabel="optimizer step", ylabel="loss per target token")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()
@@ -35,5 +33,5 @@ def loss_curve_png(history: Sequence[LossPoint]) -> bytes:
 
 
 def loss_curve_markdown(history: Sequence[LossPoint]) -> str:
-    """The picture as Markdown with the image inside, for ``MetadataValue.md``."""
+    """Return the plot as Markdown with the image embedded, for ``MetadataValue.md``."""
     return f"![loss](data:image/png;base64,{base64.b64encode(loss_curve_png(history)).decode('ascii')})"

@@ -1,8 +1,8 @@
-"""Training sets as immutable snapshots: what exactly a model learned from (L3, L5).
+"""Training sets as immutable, content-addressed snapshots (L3, L5).
 
-``compose`` puts a set together from selected examples and rehearsal; ``DatasetStore`` keeps it under
+``compose`` builds a set from selected examples and rehearsal; ``DatasetStore`` stores it under
 ``$ICCM_HOME/datasets/<digest>/`` as a Parquet file and a manifest. The digest is the sha256 over the
-canonical JSON of the ordered examples and the seed, so it names the content and not the file.
+canonical JSON of the ordered examples and the seed, so it identifies the content and not the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,15 +27,15 @@ from iccm_assets.models.manifest import sha256_json
 Role = Literal["new", "rehearsal", "validation"]
 EXAMPLES = "examples.parquet"
 MANIFEST = "manifest.json"
-# Earlier lessons get at most this share of the rehearsal; the rest is the base model's own sample.
+# Earlier training conversations fill at most this share of the rehearsal, the base model's sample the rest.
 PINNED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Example:
-    """One pair to learn from.
+    """One pair of source code and requirements to train on.
 
-    ``origin`` is ``pool`` (selected now), ``pinned`` (learned by an earlier version) or
+    ``origin`` is ``pool`` (selected now), ``pinned`` (an earlier version was trained on it) or
     ``sample/<slice>`` (the base model's own training sample, which has no conversation).
     """
 
@@ -53,19 +53,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An ordered training set with the seed it was drawn with."""
+    """An ordered training set with the seed of its random choices."""
 
     examples: tuple[Example, ...]
     seed: int
 
     @property
     def digest(self) -> str:
-        """The content address."""
+        """The content address: sha256 over the canonical JSON of examples and seed."""
         return sha256_json({"examples": [asdict(example) for example in self.examples], "seed": self.seed})
 
     @property
     def counts(self) -> dict[str, int]:
-        """Examples per role and per origin, e.g. ``{"new": 72, "origin pool": 80, …}``."""
+        """Number of examples per role and per origin, e.g. ``{"new": 72, "origin pool": 80, …}``."""
         roles = Counter(example.role for example in self.examples)
         origins = Counter(f"origin {example.origin.split('/')[0]}" for example in self.examples)
         return {
@@ -73,8 +73,13 @@ class Dataset:
             **dict(sorted(origins.items())),
         }
 
+    @property
+    def conversation_ids(self) -> list[int]:
+        """The conversations of the examples; the base model's sample has none."""
+        return [row.conversation_id for row in self.examples if row.conversation_id is not None]
+
     def of_role(self, *roles: Role) -> list[Example]:
-        """The examples of these roles, in order."""
+        """Return the examples of these roles, in order."""
         return [example for example in self.examples if example.role in roles]
 
 
@@ -87,54 +92,49 @@ def compose(
     validation_share: float,
     seed: int,
 ) -> Dataset:
-    """The training set of one run: new examples, rehearsal, and a validation split of both.
+    """Build the training set of one run: new examples, rehearsal, and a validation split of both.
 
     ``rehearsal_fraction`` is the share of *all* examples that is rehearsal, as far as ``sample`` and
-    ``pinned`` reach; ``validation_share`` of each (at least one example in all) is set aside by hash.
-    The result does not depend on the order of the arguments' rows. Raises ``InputError`` when fewer
-    than two examples are left to train on and validate with.
+    ``pinned`` suffice; ``validation_share`` of each (at least one example in all) is held out by hash.
+    The result does not depend on the order of the arguments' rows. Raises ``InputError`` if fewer than two
+    examples remain to train and validate with.
     """
-    rng = np.random.default_rng(seed)
-    chosen = _unique(sorted(new, key=_order))
-    taken = {example.content_hash for example in chosen}
-    wanted = round(len(chosen) * rehearsal_fraction / (1 - rehearsal_fraction))
-    rehearsal = _rehearsal(
-        [one for one in _unique(sorted(sample, key=_order)) if one.content_hash not in taken],
-        [one for one in _unique(sorted(pinned, key=_order)) if one.content_hash not in taken],
-        wanted,
-        rng,
+    unique_new = _unique(new)
+    new_hashes = {row.content_hash for row in unique_new}
+    rehearsal = _draw_rehearsal(
+        _unique(sample, new_hashes),
+        _unique(pinned, new_hashes),
+        _rehearsal_size(len(unique_new), rehearsal_fraction),
+        np.random.default_rng(seed),
     )
-    if len(chosen) + len(rehearsal) < 2:
-        raise InputError(f"{len(chosen)} new and {len(rehearsal)} rehearsal examples are no training set")
-    examples = [replace(one, role="new") for one in chosen] + [
-        replace(one, role="rehearsal") for one in rehearsal
+    examples = [
+        *(replace(row, role="new") for row in unique_new),
+        *(replace(row, role="rehearsal") for row in rehearsal),
     ]
+    if len(examples) < 2:
+        raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are no training set")
     return Dataset(tuple(_split(examples, validation_share, seed)), seed)
 
 
 def rehearsal_remark(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
-    """What to know about a set's rehearsal (L3); empty when it has all that was wanted.
+    """Say that a set has too little rehearsal (L3); empty if it has enough.
 
-    ``sample`` is where the base model's own training sample was to be read, empty when none is named.
+    ``sample`` is the path of the base model's own training sample, empty if none is configured.
     """
-    new = sum(one.origin == "pool" for one in dataset.examples)
-    wanted = round(new * rehearsal_fraction / (1 - rehearsal_fraction))
-    found = len(dataset.examples) - new
-    if found >= wanted:
+    new = sum(row.origin == "pool" for row in dataset.examples)
+    wanted = _rehearsal_size(new, rehearsal_fraction)
+    actual = len(dataset.examples) - new
+    if actual >= wanted:
         return ""
-    why = (
-        f"{sample} has no more"
-        if sample
-        else "ICCM_REHEARSAL names no sample of the base model's own training"
-    )
-    return f"{found} of {wanted} rehearsal examples, {why}: forgetting is only measured, not fought"
+    reason = f"{sample} has no more" if sample else "ICCM_REHEARSAL is not set"
+    return f"{actual} of {wanted} rehearsal examples, {reason}: forgetting is measured but not prevented"
 
 
 def load_rehearsal(path: str) -> list[Example]:
     """Read the base model's own training sample: JSON lines, gzipped if the name ends in ``.gz``.
 
     Each line is an object with the strings ``source_code`` and ``requirements`` and optionally
-    ``slice``. An empty path is an empty sample. Raises ``InputError`` naming the line.
+    ``slice``. An empty path is an empty sample. Raises ``InputError`` with the line number.
     """
     if not path:
         return []
@@ -142,7 +142,7 @@ def load_rehearsal(path: str) -> list[Example]:
         raw = Path(path).read_bytes()
         lines = (gzip.decompress(raw) if path.endswith(".gz") else raw).decode("utf-8").split("\n")
         return [
-            _rehearsal_row(line, f"{path}, line {number}")
+            _parse_rehearsal_line(line, f"{path}, line {number}")
             for number, line in enumerate(lines, start=1)
             if line.strip()
         ]
@@ -157,14 +157,14 @@ class DatasetStore:
         self.root = Path(home) / "datasets"
 
     def write(self, dataset: Dataset) -> Path:
-        """Store a training set; storing the same one again changes nothing. Returns its directory."""
+        """Store a training set and return its directory; a set that is stored already stays as it is."""
         target = self.root / dataset.digest
         if target.exists():
             try:
                 self.load(dataset.digest)
                 return target
             except InputError:
-                remove_tree(target)  # damaged: what is at hand is the same content, whole
+                remove_tree(target)  # damaged, and about to be written again with the same content
         staging = self.root / STAGING / f"{dataset.digest}-{os.getpid()}"
         remove_tree(staging)
         staging.mkdir(parents=True)
@@ -180,12 +180,12 @@ class DatasetStore:
         return target
 
     def load(self, digest: str) -> Dataset:
-        """Read a training set and check it against its digest; raises ``InputError`` if it differs."""
+        """Read a training set; raises ``InputError`` if it does not match its digest."""
         return read_dataset(self.root / digest)
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read a training set from its directory, checked against manifest and directory name."""
+    """Read a training set; raises ``InputError`` if it does not match its manifest or directory name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -205,12 +205,8 @@ def _write_files(dataset: Dataset, directory: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            pa.field("conversation_id", pa.int64()),
-            *(pa.field(name, pa.string()) for name in ("source_code", "requirements", "role", "origin")),
-        ]
-    )
+    texts = ("source_code", "requirements", "role", "origin")
+    schema = pa.schema([("conversation_id", pa.int64()), *((name, pa.string()) for name in texts)])
     table = pa.Table.from_pylist([asdict(example) for example in dataset.examples], schema=schema)
     pq.write_table(table, directory / EXAMPLES, compression="zstd")
     manifest = {
@@ -222,31 +218,34 @@ def _write_files(dataset: Dataset, directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _order(example: Example) -> tuple[int, int, str]:
-    known = example.conversation_id is not None
-    return (0 if known else 1, example.conversation_id or 0, example.content_hash)
+def _rehearsal_size(new: int, fraction: float) -> int:
+    return round(new * fraction / (1 - fraction))
 
 
-def _unique(examples: Iterable[Example]) -> list[Example]:
+def _unique(examples: Iterable[Example], excluded: Container[str] = ()) -> list[Example]:
+    """Return one example per content in a fixed order: by conversation, then the base model's sample."""
     first: dict[str, Example] = {}
-    for example in examples:
-        first.setdefault(example.content_hash, example)
+    for row in sorted(
+        examples, key=lambda row: (row.conversation_id is None, row.conversation_id or 0, row.content_hash)
+    ):
+        if row.content_hash not in excluded:
+            first.setdefault(row.content_hash, row)
     return list(first.values())
 
 
-def _rehearsal(
-    sample: list[Example], pinned: list[Example], wanted: int, rng: np.random.Generator
+def _draw_rehearsal(
+    sample: list[Example], pinned: list[Example], size: int, rng: np.random.Generator
 ) -> list[Example]:
-    """Earlier lessons up to their share, the rest from the sample, evenly over its slices."""
-    from_pinned = min(len(pinned), round(wanted * PINNED_SHARE))
-    from_sample = min(len(sample), wanted - from_pinned)
-    from_pinned = min(len(pinned), wanted - from_sample)
-    picked = [pinned[index] for index in sorted(rng.choice(len(pinned), from_pinned, replace=False))]
-    return picked + _even_draw(sample, from_sample, rng)
+    """Draw pinned examples up to their share and the rest from the sample, evenly over its slices."""
+    from_pinned = min(len(pinned), round(size * PINNED_SHARE))
+    from_sample = min(len(sample), size - from_pinned)
+    from_pinned = min(len(pinned), size - from_sample)
+    indices = sorted(rng.choice(len(pinned), from_pinned, replace=False))
+    return [pinned[index] for index in indices] + _draw_evenly(sample, from_sample, rng)
 
 
-def _even_draw(sample: list[Example], count: int, rng: np.random.Generator) -> list[Example]:
-    """``count`` rows without replacement, the slices taking turns."""
+def _draw_evenly(sample: list[Example], count: int, rng: np.random.Generator) -> list[Example]:
+    """Draw ``count`` rows without replacement, in turn from each slice."""
     slices: dict[str, list[Example]] = defaultdict(list)
     for index in rng.permutation(len(sample)):
         slices[sample[index].origin].append(sample[index])
@@ -259,27 +258,23 @@ def _even_draw(sample: list[Example], count: int, rng: np.random.Generator) -> l
 
 
 def _split(examples: list[Example], share: float, seed: int) -> list[Example]:
-    """Mark the validation examples: of new and rehearsal the same share, those of smallest hash."""
-    marked: set[str] = set()
+    """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
+    # Ranked by a hash with the seed, not drawn: an example keeps its place when others come or go.
+    ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))
+    validation: list[Example] = []
     for role in ("new", "rehearsal"):
-        ranked = sorted(
-            (sha256_json([seed, one.content_hash]), one.content_hash) for one in examples if one.role == role
-        )
-        marked.update(content for _, content in ranked[: round(len(ranked) * share)])
-    if not marked:
-        marked.add(min((sha256_json([seed, one.content_hash]), one.content_hash) for one in examples)[1])
-    return [replace(one, role="validation") if one.content_hash in marked else one for one in examples]
+        candidates = [row for row in ranked if row.role == role]
+        validation += candidates[: round(len(candidates) * share)]
+    hashes = {row.content_hash for row in validation or ranked[:1]}
+    return [replace(row, role="validation") if row.content_hash in hashes else row for row in examples]
 
 
-def _rehearsal_row(line: str, where: str) -> Example:
+def _parse_rehearsal_line(line: str, location: str) -> Example:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error})") from None
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(key), str) for key in ("source_code", "requirements")
-    ):
-        raise InputError(f"{where} needs the strings source_code and requirements")
-    return Example(
-        None, row["source_code"], row["requirements"], "rehearsal", f"sample/{row.get('slice', '')}"
-    )
+        raise InputError(f"{location} is not JSON ({error})") from None
+    match row:
+        case {"source_code": str(source_code), "requirements": str(requirements)}:
+            return Example(None, source_code, requirements, "rehearsal", f"sample/{row.get('slice', '')}")
+    raise InputError(f"{location} needs the strings source_code and requirements")

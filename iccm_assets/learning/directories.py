@@ -1,7 +1,7 @@
-"""Directories that appear whole or not at all: staging, fsync, rename, read-only (L6).
+"""Directories that appear complete or not at all: staging, fsync, rename, read-only (L6).
 
 A reader never sees half a directory: everything is written and flushed under another name on the same
-file system, then renamed. A crash leaves at most a staging directory, which ``sweep`` removes.
+file system, then renamed. A crash leaves at most a staging directory, which maintenance removes later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READ_ONLY_DIRECTORY = 0o555
 
 
 def flush(path: Path) -> None:
-    """fsync a file, or a directory's entries."""
+    """Fsync a file, or the entries of a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -28,34 +28,30 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(directory: Path) -> None:
-    """fsync every file and directory of a tree, leaves first."""
-    for folder, _, names in os.walk(directory, topdown=False):
-        for name in names:
-            flush(Path(folder) / name)
-        flush(Path(folder))
+    """Fsync every file and directory of a tree, leaves first."""
+    for path in _leaves_first(directory):
+        flush(path)
 
 
 def freeze(directory: Path) -> None:
-    """Make a tree read-only (root can still write; verification notices)."""
-    for folder, _, names in os.walk(directory, topdown=False):
-        for name in names:
-            (Path(folder) / name).chmod(READ_ONLY_FILE)
-        Path(folder).chmod(READ_ONLY_DIRECTORY)
+    """Make a tree read-only. Root can still write to it; verification detects that."""
+    for path in _leaves_first(directory):
+        path.chmod(READ_ONLY_DIRECTORY if path.is_dir() else READ_ONLY_FILE)
 
 
 def move_into_place(staging: Path, target: Path) -> None:
-    """Rename a flushed staging directory to its final name and freeze it there.
+    """Rename a flushed staging directory to its final name and make it read-only.
 
-    Raises ``OSError`` when the target exists and is not empty; the staging directory is then unchanged.
+    Raises ``OSError`` if the target exists and is not empty; the staging directory is then unchanged.
     """
-    # A directory must be writable to be moved to another parent, so it is frozen only afterwards.
+    # A directory must be writable to move to another parent, so it becomes read-only only afterwards.
     staging.rename(target)
     flush(target.parent)
     freeze(target)
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a tree even when it is read-only; a missing one is fine."""
+    """Delete a tree, even a read-only one; do nothing if it does not exist."""
     if not directory.exists():
         return
     for folder, _, _ in os.walk(directory):
@@ -63,11 +59,15 @@ def remove_tree(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=False)
 
 
-def stale(staging_root: Path, older_than_seconds: float, now: float | None = None) -> Iterator[Path]:
-    """Staging directories in which nothing was written for so long."""
-    limit = (time.time() if now is None else now) - older_than_seconds
-    if not staging_root.is_dir():
-        return
-    for directory in sorted(staging_root.iterdir()):
-        if max((path.stat().st_mtime for path in [directory, *directory.rglob("*")]), default=0.0) < limit:
+def stale(staging_root: Path, older_than_seconds: float) -> Iterator[Path]:
+    """Yield the staging directories without a write for this many wall-clock seconds."""
+    limit = time.time() - older_than_seconds
+    for directory in sorted(staging_root.glob("*")):
+        if max(path.stat().st_mtime for path in [directory, *directory.rglob("*")]) < limit:
             yield directory
+
+
+def _leaves_first(directory: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(directory, topdown=False):
+        yield from (Path(folder) / name for name in names)
+        yield Path(folder)

@@ -1,7 +1,8 @@
-"""What `learning.health` decides over: manifests on disk and rows of the registry."""
+"""Read what the checks in `learning.health` judge: manifests on disk and rows of the registry."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import sqlalchemy as sa
 from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
 from iccm_assets.models.manifest import read_manifest, verify
 
-# About a second of hashing; larger models have the sizes of their files compared.
+# About a second of hashing; of larger models only the file sizes are compared.
 MOST_HASHED_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class Intact:
-    """The outcome of looking at a model's directory."""
+    """The result of comparing a model's directory with its manifest."""
 
     damage: str
     hashed: bool
@@ -25,47 +26,41 @@ class Intact:
 
 @dataclass(frozen=True)
 class Trained:
-    """The newest version that was trained here, with its lineage."""
+    """The version of the last finished training, with its lineage.
+
+    ``recorded`` is the number of its examples by role, ``erased`` the ids of those erased since.
+    """
 
     version: str
     path: str
-    parent: str | None
     training: dict[str, Any]
     recorded: dict[str, int] = field(default_factory=dict)
     erased: list[int] = field(default_factory=list)
 
 
 def look_at(path: str) -> Intact:
-    """Compare a model's directory with its manifest, by hash where that is quick."""
+    """Compare a model's directory with its manifest, by hash unless it is too large."""
     directory = Path(path)
     try:
-        manifest = read_manifest(directory)
-        if manifest.size <= MOST_HASHED_BYTES:
-            verify(directory)
-            return Intact("", True)
-        for name, entry in sorted(manifest.files.items()):
-            present = directory / name
-            if not present.is_file():
-                raise DamagedCheckpoint(f"{present} is missing")
-            if present.stat().st_size != entry.size:
-                raise DamagedCheckpoint(f"{present} has {present.stat().st_size} bytes, not {entry.size}")
+        hashed = read_manifest(directory).size <= MOST_HASHED_BYTES
+        verify(directory, hash_files=hashed)
     except (DamagedCheckpoint, ModelNotFound) as error:
         return Intact(error.detail, False)
-    return Intact("", False)
+    return Intact("", hashed)
 
 
 def newest_trained(conn: sa.Connection) -> Trained | None:
-    """The version the last finished training made; None before the first."""
-    row = conn.execute(
+    """Return the version of the last finished training; None before the first."""
+    version = conn.execute(
         sa.text(
             """
-            select v.version, v.path, v.parent_version, v.metrics -> 'training' as training, r.id as run_id
+            select v.version, v.path, v.metrics -> 'training' as training, r.id as run_id
             from iccm.phase4_training_runs r join iccm.model_versions v on v.version = r.candidate_version
             order by v.created_at desc, r.id desc limit 1
             """
         )
     ).one_or_none()
-    if row is None:
+    if version is None:
         return None
     examples = conn.execute(
         sa.text(
@@ -75,33 +70,19 @@ def newest_trained(conn: sa.Connection) -> Trained | None:
             where e.training_run_id = :run
             """
         ),
-        {"run": row.run_id},
+        {"run": version.run_id},
     ).all()
-    recorded: dict[str, int] = {}
-    for one in examples:
-        recorded[one.role] = recorded.get(one.role, 0) + 1
     return Trained(
-        row.version,
-        row.path,
-        row.parent_version,
-        dict(row.training or {}),
-        recorded,
-        [one.id for one in examples if one.erased],
+        version.version,
+        version.path,
+        dict(version.training or {}),
+        Counter(row.role for row in examples),
+        [row.id for row in examples if row.erased],
     )
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """One conversation a training learned from; numbers only."""
-
-    conversation_id: int
-    role: str
-    day: str
-    quality_score: float | None
-
-
-def teachers(conn: sa.Connection, training_run_id: int) -> list[Teacher]:
-    """The conversations of a training, new ones first, best first."""
+def teachers(conn: sa.Connection, training_run_id: int) -> list[dict[str, Any]]:
+    """List the conversations of a training (ids and numbers, no text): new ones first, best first."""
     rows = conn.execute(
         sa.text(
             """
@@ -117,11 +98,11 @@ def teachers(conn: sa.Connection, training_run_id: int) -> list[Teacher]:
         ),
         {"run": training_run_id},
     )
-    return [Teacher(*row) for row in rows]
+    return [dict(row) for row in rows.mappings()]
 
 
 def dagster_run_of(conn: sa.Connection, version: str) -> str | None:
-    """The Dagster run that made a version, where one did."""
+    """Return the Dagster run that trained a version; None if it was not trained here."""
     query = sa.text(
         "select dagster_run_id from iccm.phase4_training_runs where candidate_version = :version "
         "order by id desc limit 1"

@@ -1,8 +1,8 @@
-"""The training loop: Hugging Face ``Trainer``, set up so that it is careful and repeatable (L1, L2, L5).
+"""Fine-tune with the Hugging Face ``Trainer``, configured to be cautious and reproducible (L1, L2, L5).
 
-Weights are float32 whatever the checkpoint holds: in bfloat16 updates of 1e-6 round to nothing. The loss
-counts target tokens only and is their mean over a whole optimiser step, however it is cut into batches.
-Runs in the trainer process; knows neither the database nor the model store.
+Weights are float32 whatever the checkpoint holds: in bfloat16, updates of 1e-6 round to zero. The loss covers
+target tokens only and is their mean over a whole optimizer step, however it is split into batches. Runs in
+the trainer process, without the database and the model store.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ OnPoint = Callable[[LossPoint], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained model (in evaluation mode, adapters merged, averaged) and its curve."""
+    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve."""
 
     loaded: LoadedModel
     history: tuple[LossPoint, ...]
@@ -52,49 +53,59 @@ def fine_tune(
     on_point: OnPoint,
     identity: str | None = None,
 ) -> Trained:
-    """Train on the dataset's new and rehearsal examples, keep the epoch of least validation loss.
+    """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
-    ``scratch`` takes the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called
-    for every step and evaluation and may raise to stop. With an ``identity``, which names this training,
-    each epoch's checkpoint can be gone on from, and one that lies in ``scratch`` is, to the same bits.
-    Raises ``TrainingDiverged`` when the loss, the gradient or a weight is not finite.
+    ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called for
+    every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
+    checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
+    result. Raises ``TrainingDiverged`` if the loss, the gradient or a weight is not finite.
     """
-    kept = None if identity is None else resume.find(scratch, identity)
+    checkpoint = None if identity is None else resume.find(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
     train = _encode(loaded, dataset, config, "new", "rehearsal")
     validation = _encode(loaded, dataset, config, "validation")
-    with _repeatable(config):
+    with _reproducible(config):
         model = _trainable(loaded.model, config)
-        recorder = _Recorder(on_point, identity, kept.history if kept else ())
+        recorder = _Recorder(on_point, identity, checkpoint.history if checkpoint else ())
         arguments = _arguments(
             config,
             epochs,
             len(train),
             scratch,
-            # Optimiser state is three quarters of a checkpoint: written only to go on from.
+            # Optimizer state is three quarters of a checkpoint: written only if the training can be resumed.
             save_only_model=identity is None,
-            eval_on_start=kept is None,
+            eval_on_start=checkpoint is None,
         )
-        trainer = _trainer(loaded, model, train, validation, config, arguments, recorder)
-        trainer.train(resume_from_checkpoint=str(kept.checkpoint) if kept else None)
-        best_step = _best_step(trainer, recorder)
-        model = _merged(trainer.model, loaded, config, scratch)
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=partial(_collate, loaded),
+            compute_loss_func=partial(_token_loss, loaded.kind),
+            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
+        best_step = trainer.state.best_global_step
+        if not best_step:
+            raise TrainingDiverged(f"no epoch was evaluated in {len(recorder.history)} records")
+        model = _merge_adapters(trainer.model, loaded, config, scratch)
         _average(model, production, config.interpolation)
         movement = _movement(model, production)
-    steps = [point.step for point in recorder.history]
     return Trained(
         replace(loaded, model=model.eval()),
         tuple(recorder.history),
-        best_step,
-        stopped_early=max(steps, default=0) < trainer.state.max_steps,
+        int(best_step),
+        stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
         movement=movement,
         parameters=sum(weight.numel() for weight in model.parameters()),
-        resumed_from_step=kept.step if kept else 0,
+        resumed_from_step=checkpoint.step if checkpoint else 0,
     )
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]
-    """Turns the Trainer's logs into loss points, refuses what is not finite, marks whole checkpoints (L4)."""
+    """Records loss points, raises on values that are not finite, and marks complete checkpoints (L4)."""
 
     def __init__(self, on_point: OnPoint, identity: str | None, history: Sequence[LossPoint]) -> None:
         self.history: list[LossPoint] = list(history)
@@ -114,7 +125,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._record(state, validation_loss=metrics["eval_loss"])
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # The Trainer forgets on resuming that it was about to stop: from there it would train on too long.
+        # A resumed Trainer does not know that it was about to stop: from there it would train for too long.
         if self._identity is not None and not control.should_training_stop:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             resume.mark(checkpoint, self._identity, self.history)
@@ -128,62 +139,31 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._on_point(point)
 
 
-class _Collator:
-    """Pads encoded examples to one batch of tensors; makes the decoder's input for seq2seq models."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._kind: Kind = loaded.kind
-        self._filler = pad_token(loaded.tokenizer)
-        self._start = decoder_start(loaded.model) if loaded.kind == "seq2seq" else 0
-
-    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        inputs = [row.input_ids for row in rows]
-        batch = {
-            "input_ids": pad(inputs, self._filler),
-            "attention_mask": pad([[1] * len(row) for row in inputs], 0),
-            "labels": pad([row.labels for row in rows], IGNORED),
-        }
-        if self._kind == "seq2seq":
-            batch["decoder_input_ids"] = pad([[self._start, *row.labels[:-1]] for row in rows], self._filler)
-        return {name: torch.tensor(values) for name, values in batch.items()}
+def _collate(loaded: LoadedModel, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
+    filler = pad_token(loaded.tokenizer)
+    batch = {
+        "input_ids": pad([row.input_ids for row in rows], filler),
+        "attention_mask": pad([[1] * len(row.input_ids) for row in rows], 0),
+        "labels": pad([row.labels for row in rows], IGNORED),
+    }
+    if loaded.kind == "seq2seq":
+        start = decoder_start(loaded.model)
+        batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], filler)
+    return {name: torch.tensor(values) for name, values in batch.items()}
 
 
-class _TokenLoss:
-    """Cross entropy summed over target tokens, divided by the target tokens of the optimiser step."""
-
-    def __init__(self, kind: Kind) -> None:
-        self._shifted = kind == "causal"
-
-    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        if self._shifted:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        total = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
-        )
-        return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-def _trainer(
-    loaded: LoadedModel,
-    model: Any,
-    train: list[Encoded],
-    validation: list[Encoded],
-    config: Training,
-    arguments: TrainingArguments,
-    recorder: _Recorder,
-) -> Trainer:
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=_Collator(loaded),
-        compute_loss_func=_TokenLoss(loaded.kind),
-        callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+def _token_loss(
+    kind: Kind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
+) -> torch.Tensor:
+    """Return the cross entropy summed over target tokens, divided by those of the optimizer step."""
+    logits = outputs["logits"].float()
+    if kind == "causal":  # each position predicts the next token
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    total = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def _arguments(
@@ -223,7 +203,7 @@ def _arguments(
         prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        bf16=_has_bf16(),
         disable_tqdm=True,
         report_to="none",
         seed=config.seed,
@@ -232,9 +212,9 @@ def _arguments(
 
 
 @contextlib.contextmanager
-def _repeatable(config: Training) -> Iterator[None]:
-    """Fixed seeds, threads and algorithms while training; the process's own settings afterwards (L5)."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+def _reproducible(config: Training) -> Iterator[None]:
+    """Fix seeds, threads and algorithms for the block; restore the process's settings afterwards (L5)."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     set_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     set_seed(config.seed)
@@ -242,63 +222,50 @@ def _repeatable(config: Training) -> Iterator[None]:
         yield
     finally:
         set_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def _encode(loaded: LoadedModel, dataset: Dataset, config: Training, *roles: Any) -> list[Encoded]:
     examples = dataset.of_role(*roles)
     if not examples:
         raise TrainingError(f"the training set has no {' or '.join(roles)} examples")
-    room = positions(loaded)
+    limits = (config.max_source_tokens, config.max_target_tokens, positions(loaded))
     return [
-        encode_example(
-            loaded.tokenizer,
-            loaded.kind,
-            one.source_code,
-            one.requirements,
-            config.max_source_tokens,
-            config.max_target_tokens,
-            room,
-        )
-        for one in examples
+        encode_example(loaded.tokenizer, loaded.kind, row.source_code, row.requirements, *limits)
+        for row in examples
     ]
 
 
-def _best_step(trainer: Trainer, recorder: _Recorder) -> int:
-    """The step of the least validation loss among the epochs; the Trainer has loaded that checkpoint."""
-    best = trainer.state.best_global_step
-    if not best:
-        raise TrainingDiverged(f"no epoch was evaluated in {len(recorder.history)} records")
-    return int(best)
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _trainable(model: Any, config: Training) -> Any:
-    """The model as the Trainer gets it: all of it in float32, or adapters on a frozen half-precision base."""
+    """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
     if config.method == "full":
         return model.float()
     from peft import LoraConfig, get_peft_model
 
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return get_peft_model(
-        model.to(torch.bfloat16) if half else model.float(),
+        model.to(torch.bfloat16) if _has_bf16() else model.float(),
         LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
     )
 
 
-def _merged(model: Any, loaded: LoadedModel, config: Training, scratch: Path) -> Any:
-    """The whole model in float32; adapters are merged into production's own, unrounded weights."""
+def _merge_adapters(model: Any, loaded: LoadedModel, config: Training, scratch: Path) -> Any:
+    """Return the whole model in float32; adapters are merged into production's own, unrounded weights."""
     if config.method == "full":
         return model
     from peft import PeftModel
 
     model.save_pretrained(scratch / "adapter")
-    fresh = load_model(loaded.path, device=str(loaded.model.device)).model
-    return PeftModel.from_pretrained(fresh, str(scratch / "adapter")).merge_and_unload()
+    base = load_model(loaded.path, device=str(loaded.model.device)).model
+    return PeftModel.from_pretrained(base, str(scratch / "adapter")).merge_and_unload()
 
 
 @torch.no_grad()
 def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
-    """weights = (1 - share) × production + share × trained; share 1 leaves the trained ones alone."""
+    """Set weights = (1 - share) × production + share × trained; share 1 keeps the trained ones."""
     if share == 1.0:
         return
     for name, weight in model.named_parameters():
@@ -307,7 +274,7 @@ def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> N
 
 @torch.no_grad()
 def _movement(model: Any, production: dict[str, torch.Tensor]) -> Movement:
-    """Compare with production's weights; raises ``TrainingDiverged`` naming one that is not finite."""
+    """Compare with production's weights; raises ``TrainingDiverged`` if one is not finite."""
     moved = length = largest = 0.0
     changed = total = 0
     for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Are the models what was published, and did training do anything? Decisions over values (U4, L2, L6)."""
+"""Judge the models' files, the change of their weights and their lineage: pure functions (U4, L2, L6)."""
 
 from __future__ import annotations
 
@@ -7,66 +7,59 @@ from collections.abc import Mapping
 
 from iccm_assets.findings import Finding, named
 
-# Training at 1e-6 moves little; more than this is another model.
+# Training at a rate of 1e-6 changes little; a larger relative change is another model.
 MOST_MOVEMENT = 0.5
 
 
 def intact(version: str, damage: str, hashed: bool) -> Finding:
-    """Whether a model's directory fits its manifest; ``damage`` is what does not, empty when all does."""
-    how = "every file hashed" if hashed else "sizes only: too large to hash in a check"
-    told = f"{version}: {damage}" if damage else f"{version} fits its manifest ({how})"
+    """Judge whether a model's directory matches its manifest; ``damage`` is empty if it does."""
+    method = "every file hashed" if hashed else "sizes only: too large to hash in a check"
+    text = f"{version}: {damage}" if damage else f"{version} matches its manifest ({method})"
     recovery = (
-        "A damaged checkpoint is refused at load, so nothing wrong is served, but a gateway that restarts "
-        "cannot load it. Restore the directory from a backup; a fine-tuned version can be made again bit for "
-        "bit (`iccm verify VERSION` shows whether). Production: `iccm rollback` goes to the former version "
-        "at once."
+        "A damaged checkpoint is rejected at load, so no wrong output is served, but a restarted gateway "
+        "cannot load it. Restore the directory from a backup; a fine-tuned version can be reproduced bit for "
+        "bit (`iccm verify VERSION` shows whether). Production: `iccm rollback` returns to the previous "
+        "version immediately."
     )
-    return Finding(not damage, told, recovery, numbers={"hashed": float(hashed)})
+    return Finding(not damage, text, recovery, numbers={"hashed": float(hashed)})
 
 
 def moved(version: str, movement: Mapping[str, float] | None) -> Finding:
-    """How far a fine-tuned version's weights are from its parent's (L2)."""
+    """Judge how much a fine-tuned version's weights differ from its parent's (L2)."""
     recovery = (
-        "Nothing moved: weights in half precision swallow steps of 1e-6, or every example was cut away; see "
-        "the loss curve and `selection` of the materialization. Too far: the learning rate does not fit this "
-        "model (`ICCM_TRAINING__LEARNING_RATE`). The quality gate decides either way; do not force this "
-        "version."
+        "No change: half-precision weights round steps of 1e-6 to zero, or every example was truncated to "
+        "nothing; see the loss curve and `selection` of the materialization. Too much: the learning rate is "
+        "too high for this model (`ICCM_TRAINING__LEARNING_RATE`). The quality gate decides in either case; "
+        "do not force the deployment of this version."
     )
     if movement is None:
         return Finding(True, f"{version} was not trained here", recovery)
     relative, share = float(movement["relative"]), float(movement["changed_share"])
-    told = f"{version}: the change is {relative:.2e} of the weights' norm, {share:.1%} of the weights changed"
+    text = (
+        f"{version}: the relative change of the weights is {relative:.2e}, {share:.1%} of the weights changed"
+    )
     passed = math.isfinite(relative) and 0 < relative < MOST_MOVEMENT
-    return Finding(passed, told, recovery, numbers={"relative_change": relative, "changed_share": share})
+    return Finding(passed, text, recovery, numbers={"relative_change": relative, "changed_share": share})
 
 
 def taught(version: str, recorded: Mapping[str, int], counted: Mapping[str, int], gone: list[int]) -> Finding:
-    """Whether the lineage rows of a version's training are those its trainer counted (V1).
+    """Judge whether the lineage rows of a training match its trainer's counts (V1).
 
-    ``gone``: conversations it learned from that were erased since.
+    ``gone``: ids of its training conversations that were erased since.
     """
-    # Rehearsal also draws on the base model's sample, which has no conversations.
-    pairs = {name: (recorded.get(name, 0), counted.get(name, 0)) for name in ("new", "validation")}
-    told = f"{version} learned from " + ", ".join(
+    # Only these roles: rehearsal also uses the base model's sample, which has no conversations.
+    excess = [name for name in ("new", "validation") if recorded.get(name, 0) > counted.get(name, 0)]
+    text = f"{version} was trained on " + ", ".join(
         f"{n} {name} examples" for name, n in sorted(recorded.items())
     )
-    more = {name: pair for name, pair in pairs.items() if pair[0] > pair[1]}
-    if more:
-        told += "; its trainer counted " + ", ".join(f"{n} {name}" for name, (_, n) in more.items())
+    if excess:
+        text += "; its trainer counted " + ", ".join(f"{counted.get(name, 0)} {name}" for name in excess)
     if gone:
-        told += f"; {len(gone)} of them erased since"
+        text += f"; {len(gone)} of them erased since"
     recovery = (
-        "Erased since: `iccm erase` printed the plan that replaces this version (docs/governance.md). Counts "
-        "that differ: `iccm verify VERSION` compares the stored snapshot with what was learned."
+        "Erased since: `iccm erase` printed the plan to replace this version (docs/governance.md). Different "
+        "counts: `iccm verify VERSION` compares the stored snapshot with the training examples."
     )
-    return Finding(
-        not more and not gone and bool(recorded),
-        told,
-        recovery,
-        error=bool(more),
-        numbers={
-            **{f"{name}_examples": float(n) for name, n in recorded.items()},
-            "erased": float(len(gone)),
-        },
-        ids=named(gone),
-    )
+    numbers = {**{f"{name}_examples": float(n) for name, n in recorded.items()}, "erased": float(len(gone))}
+    passed = bool(recorded) and not excess and not gone
+    return Finding(passed, text, recovery, error=bool(excess), numbers=numbers, ids=named(gone))

@@ -1,33 +1,33 @@
-"""What goes into the trainer process and what comes out of it: plain values, no torch.
+"""The messages between the asset and the trainer process: plain values, no torch.
 
-The asset that starts the trainer and the trainer itself both speak these; they cross the process
-boundary as JSON.
+The asset that starts the trainer and the trainer itself exchange them as JSON.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iccm_assets.errors import IccmError, TrainingError
 from iccm_assets.settings import Training
 
-# Settings that say how a run is supervised, not what it learns: not part of a candidate's identity.
+# Settings of the supervision of a run, which do not affect the weights: not part of a candidate's identity.
 OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
 
 
-@dataclass(frozen=True)
-class TrainingJob:
+class TrainingJob(BaseModel):
     """One attempt at one training run.
 
-    ``base`` is the production model's directory (or a path or hub id), ``dataset`` a training set's
-    directory. ``run_id``, ``attempt`` and ``fence`` name the staging directory; ``training_run_id`` is
-    the database row whose fence is guarded, null when there is none (``iccm verify``, tests). ``device`` is
-    the device class whose bits are wanted (L5); null takes what the machine has.
+    ``base`` is the directory of the production model (or a path or hub id), ``dataset`` that of a training
+    set. ``run_id``, ``attempt`` and ``fence`` make up the name of the staging directory; ``training_run_id``
+    is the database row whose fencing token is checked, null if there is none (``iccm verify``, tests).
+    ``device`` is the required device class (L5); null accepts any.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: str
     base: str
@@ -42,31 +42,18 @@ class TrainingJob:
 
     @property
     def epochs(self) -> int:
-        """Epochs at most: fewer in an emergency (L1)."""
+        """The maximum number of epochs: fewer in an emergency (L1)."""
         return self.config.emergency_epochs if self.emergency else self.config.epochs
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The configuration as far as it decides about the weights; with a base and a training set, all."""
+        """The hyperparameters: with a base and a training set, all that determines the weights."""
         return {**self.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": self.epochs}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The job as JSON values, e.g. as Dagster Pipes extras under ``job``."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "config": self.config.model_dump(mode="json")}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingJob:
-        """The inverse of ``to_dict``; raises ``TrainingError`` on anything else."""
-        try:
-            return cls(**{**values, "config": Training(**values["config"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise TrainingError(f"the job cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)
 class LossPoint:
-    """One line of the training curve.
+    """One point of the training curve.
 
     A training step has ``loss`` (mean per target token over the step), ``learning_rate`` and
     ``grad_norm`` (before clipping); an evaluation has ``validation_loss``. Step 0 is the model before
@@ -82,20 +69,20 @@ class LossPoint:
     grad_norm: float | None = None
 
     def line(self) -> str:
-        """The point as one log line (L7)."""
-        where = f"step {self.step}/{self.total_steps} epoch {self.epoch:.2f}"
+        """Format the point as one log line (L7)."""
+        text = f"step {self.step}/{self.total_steps} epoch {self.epoch:.2f}"
         if self.validation_loss is not None:
-            return f"{where} validation loss {self.validation_loss:.4f}"
+            return f"{text} validation loss {self.validation_loss:.4f}"
         rate, gradient = self.learning_rate or 0.0, self.grad_norm or 0.0
-        return f"{where} loss {self.loss or 0.0:.4f} learning rate {rate:.2e} gradient {gradient:.3f}"
+        return f"{text} loss {self.loss or 0.0:.4f} learning rate {rate:.2e} gradient {gradient:.3f}"
 
 
 @dataclass(frozen=True)
 class Movement:
-    """How far training moved the weights, compared in float32 (L2).
+    """How much training changed the weights, compared in float32 (L2).
 
     ``relative`` is the norm of the change over the norm of production's weights; ``largest`` the
-    greatest change of one weight; ``changed_share`` the share of weights that changed at all.
+    largest change of one weight; ``changed_share`` the share of weights that changed at all.
     """
 
     relative: float
@@ -103,13 +90,14 @@ class Movement:
     changed_share: float
 
 
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """A published candidate and how it came about.
+class TrainingOutcome(BaseModel):
+    """A published candidate and the course of its training.
 
-    Times are seconds of wall clock of this attempt; ``resumed_from_step`` is 0 unless it went on from a
-    killed one's checkpoint.
+    ``seconds`` are wall-clock seconds of this attempt by phase; ``resumed_from_step`` is 0 unless the attempt
+    resumed the checkpoint of a killed one.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
     path: str
@@ -128,37 +116,31 @@ class TrainingOutcome:
     seconds: Mapping[str, float]
     resumed_from_step: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOutcome:
-        """The inverse of ``to_dict``."""
-        history = tuple(LossPoint(**point) for point in values["history"])
-        return cls(**{**values, "history": history, "movement": Movement(**values["movement"])})
+def parse_job(values: Any) -> TrainingJob:
+    """Validate a job's JSON values; raises ``TrainingError`` if they are not a job."""
+    try:
+        return TrainingJob.model_validate(values)
+    except ValidationError as error:
+        raise TrainingError(f"the job is invalid ({' '.join(str(error).split())})") from error
 
 
 def reply_of(outcome: TrainingOutcome | IccmError) -> dict[str, Any]:
-    """What the trainer process answers: the outcome, or the named error."""
-    if isinstance(outcome, TrainingOutcome):
-        return {"outcome": outcome.to_dict()}
-    return {"error": outcome.to_dict()}
+    """Return the trainer's reply as JSON values: the outcome or the error."""
+    if isinstance(outcome, IccmError):
+        return {"error": outcome.to_dict()}
+    return {"outcome": outcome.model_dump(mode="json")}
 
 
 def read_reply(messages: Sequence[Any]) -> TrainingOutcome:
-    """The outcome among a trainer's messages (Pipes ``get_custom_messages()``).
+    """Return the outcome among a trainer's messages (Pipes ``get_custom_messages()``).
 
-    Raises the error the trainer met, by its own name, or ``TrainingError`` when it never answered.
+    Raises the trainer's error by its own class, or ``TrainingError`` if there is no reply.
     """
     for message in reversed(messages):
-        if isinstance(message, Mapping) and "outcome" in message:
-            return TrainingOutcome.from_dict(message["outcome"])
-        if isinstance(message, Mapping) and "error" in message:
-            raise IccmError.from_dict(message["error"])
-    raise TrainingError("the trainer process ended without an answer")
-
-
-def write_job(job: TrainingJob, path: Path) -> None:
-    """Store a job for ``python -m iccm_assets.learning.trainer FILE``."""
-    path.write_text(json.dumps(job.to_dict(), indent=1), encoding="utf-8")
+        match message:
+            case {"outcome": outcome}:
+                return TrainingOutcome.model_validate(outcome)
+            case {"error": error}:
+                raise IccmError.from_dict(error)
+    raise TrainingError("the trainer process ended without a reply")

@@ -1,93 +1,92 @@
-"""What a retraining started now would learn from: the pool rows ``selection`` chooses among."""
+"""Read the pool rows that a retraining could train on now; ``selection`` chooses among them (T7)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
 from iccm_assets.learning.selection import PoolRow, Selection, largest_selection, select, window
 from iccm_assets.settings import Selection as SelectionSettings
 
-_BASE = "CASE WHEN CAST(:base AS text) IS NULL THEN m.status = 'production' ELSE m.version = :base END"
-_LINE = f"""
-    line (version, parent_version) AS (
-        SELECT m.version, m.parent_version FROM iccm.model_versions m WHERE {_BASE}
-        UNION
-        SELECT m.version, m.parent_version
-        FROM iccm.model_versions m JOIN line ON m.version = line.parent_version
+_BASE = "case when cast(:base as text) is null then m.status = 'production' else m.version = :base end"
+_ANCESTRY = f"""
+    ancestry (version, parent_version) as (
+        select m.version, m.parent_version from iccm.model_versions m where {_BASE}
+        union
+        select m.version, m.parent_version
+        from iccm.model_versions m join ancestry on m.version = ancestry.parent_version
     )
 """
 
-# A refused or rolled-back candidate is not in production's line, so what it learned from stays selectable.
+# A rejected or rolled-back candidate is not an ancestor of production, so its examples stay selectable.
 # Pinned rows stay in the pool when they no longer qualify: only what the filter keeps today is selectable.
 _NEW_ROWS = """
-    FROM iccm.phase4_training_data t
-    JOIN iccm.conversations c ON c.id = t.conversation_id
-    WHERE t.day >= :first_day AND c.erased_at IS NULL
-      AND EXISTS (SELECT FROM iccm.filtered_conversations f
-                  WHERE f.conversation_id = t.conversation_id AND f.day >= :first_day)
-      AND NOT EXISTS (
-          SELECT FROM iccm.training_run_examples e
-          JOIN iccm.phase4_training_runs r ON r.id = e.training_run_id
-          JOIN line ON line.version = r.candidate_version
-          WHERE e.conversation_id = t.conversation_id AND e.role IN ('new', 'validation'))
+    from iccm.phase4_training_data t
+    join iccm.conversations c on c.id = t.conversation_id
+    where t.day >= :first_day and c.erased_at is null
+      and exists (select from iccm.filtered_conversations f
+                  where f.conversation_id = t.conversation_id and f.day >= :first_day)
+      and not exists (
+          select from iccm.training_run_examples e
+          join iccm.phase4_training_runs r on r.id = e.training_run_id
+          join ancestry on ancestry.version = r.candidate_version
+          where e.conversation_id = t.conversation_id and e.role in ('new', 'validation'))
 """
 _ROWS = text(
     f"""
-    WITH RECURSIVE {_LINE}
-    SELECT t.conversation_id, c.session_id, c.user_id, c."timestamp", t.quality_score, t.failed_first
+    with recursive {_ANCESTRY}
+    select t.conversation_id, c.session_id, c.user_id, c."timestamp", t.quality_score, t.failed_first
     {_NEW_ROWS}
-    ORDER BY t.conversation_id
+    order by t.conversation_id
     """
 )
 
-# One row per owner, not per example: a sensor asks every minute. An owner is named as in ``PoolRow.owner``.
+# One row per owner, not per example: a sensor runs it every minute. An owner is the same as
+# ``PoolRow.owner``.
 _COUNTS = text(
     f"""
-    WITH RECURSIVE {_LINE}
-    SELECT count(*)
-    {_NEW_ROWS} AND c."timestamp" BETWEEN :start AND :end
-    GROUP BY CASE WHEN c.user_id <> '' THEN 'user:' || c.user_id ELSE 'session:' || c.session_id END
+    with recursive {_ANCESTRY}
+    select count(*)
+    {_NEW_ROWS} and c."timestamp" between :start and :end
+    group by case when c.user_id <> '' then 'user:' || c.user_id else 'session:' || c.session_id end
     """
 )
 
 _LAST_TRAINING = text(
     f"""
-    SELECT max(r.training_timestamp)
-    FROM iccm.phase4_training_runs r
-    JOIN iccm.model_versions m ON m.version = r.candidate_version
-    WHERE {_BASE}
+    select max(r.training_timestamp)
+    from iccm.phase4_training_runs r
+    join iccm.model_versions m on m.version = r.candidate_version
+    where {_BASE}
     """
 )
 
 
 @dataclass(frozen=True)
 class NewRows:
-    """Pool rows the base has not learned from, and when the base was trained (``None``: not here)."""
+    """Pool rows that no ancestor was trained on; ``last_training_at`` is ``None`` for an imported base."""
 
     rows: tuple[PoolRow, ...]
     last_training_at: datetime | None
 
 
 def fetch(conn: Connection, now: datetime, settings: SelectionSettings, base: str | None = None) -> NewRows:
-    """The qualifying pool rows of the widest window that no ancestor of the base has learned from.
+    """Read the qualifying pool rows of the widest window that no ancestor of the base was trained on.
 
-    The base is the production model unless another version is named. The last training is that of the base:
-    a refused candidate used nothing up, so it does not shorten the window either.
+    The base is the production model unless ``base`` is another version. The last training is that of the
+    base: a rejected candidate used no examples up, so it does not shorten the window either.
     """
-    first_day = (now - timedelta(days=settings.max_window_days)).date()
-    rows = conn.execute(_ROWS, {"first_day": first_day, "base": base})
+    rows = conn.execute(_ROWS, {"first_day": _first_day(now, settings), "base": base})
     last = conn.execute(_LAST_TRAINING, {"base": base}).scalar()
     return NewRows(tuple(PoolRow(*row) for row in rows), last)
 
 
 def selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
-    """What T1 and T3 count: ``propose(…).selectable``, without reading the examples."""
+    """Count as ``propose(…).selectable`` does, without reading the examples (T1, T3)."""
     span = window(now, conn.execute(_LAST_TRAINING, {"base": None}).scalar(), settings)
-    first_day = (now - timedelta(days=settings.max_window_days)).date()
-    values = {"first_day": first_day, "base": None, "start": span.start, "end": span.end}
+    values = {"first_day": _first_day(now, settings), "base": None, "start": span.start, "end": span.end}
     counts = conn.execute(_COUNTS, values).scalars().all()
     return largest_selection(counts, sum(counts), settings)[0]
 
@@ -99,6 +98,10 @@ def propose(
     emergency: bool = False,
     base: str | None = None,
 ) -> Selection:
-    """T7 on the pool as it is at ``now``, for production or for the version named as base."""
-    found = fetch(conn, now, settings, base)
-    return select(found.rows, now, found.last_training_at, settings, emergency)
+    """Select the examples of a retraining at ``now``, from production or from ``base`` (T7)."""
+    candidates = fetch(conn, now, settings, base)
+    return select(candidates.rows, now, candidates.last_training_at, settings, emergency)
+
+
+def _first_day(now: datetime, settings: SelectionSettings) -> date:
+    return (now - timedelta(days=settings.max_window_days)).date()

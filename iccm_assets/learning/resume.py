@@ -1,9 +1,9 @@
-"""Going on where a killed attempt stopped (L4).
+"""Resume the training of a killed attempt from its last complete checkpoint (L4).
 
-The Trainer writes its checkpoints in place, file by file, so a killed one can leave half of one behind. A
-mark written last, after everything was flushed, tells a whole checkpoint from half of one; it also holds
-the curve so far and the identity of the training, so that nothing is ever continued with other data, another
-configuration or other package versions. Going on from a mark gives the same bits as never having stopped.
+The Trainer writes its checkpoints in place, file by file, so a killed one can leave half a checkpoint. A
+marker, written last and after everything was flushed, distinguishes a complete checkpoint; it also holds the
+curve so far and the identity of the training, so that no training resumes with other data, another
+configuration or other package versions. A resumed training gives the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,58 +23,57 @@ TRAINER_STATE = "trainer_state.json"
 
 @dataclass(frozen=True)
 class Resumable:
-    """A whole checkpoint and the curve up to it."""
+    """A complete checkpoint and the curve up to it."""
 
     checkpoint: Path
     history: tuple[LossPoint, ...]
 
     @property
     def step(self) -> int:
-        """The optimiser steps already done."""
+        """The number of optimizer steps done."""
         return _step(self.checkpoint)
 
 
 def mark(checkpoint: Path, identity: str, history: Sequence[LossPoint]) -> None:
-    """Say that a checkpoint is whole; called once it is."""
+    """Mark a checkpoint as complete, with the names of its files."""
     flush_tree(checkpoint)
-    _write(checkpoint / MARK, {"identity": identity, "history": [asdict(point) for point in history]})
+    files = [path.name for path in checkpoint.iterdir()]
+    points = [asdict(point) for point in history]
+    _write(checkpoint / MARK, {"identity": identity, "history": points, "files": files})
 
 
 def find(scratch: Path, identity: str) -> Resumable | None:
-    """The newest whole checkpoint of this very training; every other one is deleted.
+    """Return the newest complete checkpoint of this very training; delete every other one.
 
-    The best epoch's checkpoint is kept beside it, and named by its present place in the Trainer's state.
+    The best epoch's checkpoint stays, too; the Trainer's state is updated with its present path.
     """
-    whole = {path: found for path in _checkpoints(scratch) if (found := _read_mark(path, identity))}
-    for path in sorted(whole, key=_step, reverse=True):
+    checkpoints = [path for path in scratch.glob("checkpoint-*") if path.is_dir()]
+    complete = {path: point for path in checkpoints if (point := _read_marker(path, identity))}
+    for path in sorted(complete, key=_step, reverse=True):
         state = json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))
         best = scratch / Path(state["best_model_checkpoint"] or path).name
-        if best in whole:
+        if best in complete:
             _write(path / TRAINER_STATE, {**state, "best_model_checkpoint": str(best)})
-            _remove_others(scratch, keep={path, best})
-            return whole[path]
-    _remove_others(scratch, keep=set())
+            _remove(set(checkpoints) - {path, best})
+            return complete[path]
+    _remove(set(checkpoints))
     return None
 
 
-def _checkpoints(scratch: Path) -> list[Path]:
-    return [path for path in scratch.glob("checkpoint-*") if path.is_dir()]
+def _remove(checkpoints: set[Path]) -> None:
+    for path in checkpoints:
+        remove_tree(path)
 
 
-def _remove_others(scratch: Path, keep: set[Path]) -> None:
-    for path in _checkpoints(scratch):
-        if path not in keep:
-            remove_tree(path)
-
-
-def _read_mark(checkpoint: Path, identity: str) -> Resumable | None:
+def _read_marker(checkpoint: Path, identity: str) -> Resumable | None:
     path = checkpoint / MARK
-    if not path.is_file():
+    marker = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # The Trainer deletes old checkpoints file by file, too: the marker may outlive the files.
+    if marker.get("identity") != identity or not all(
+        (checkpoint / name).exists() for name in marker["files"]
+    ):
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    if told["identity"] != identity:
-        return None
-    return Resumable(checkpoint, tuple(LossPoint(**point) for point in told["history"]))
+    return Resumable(checkpoint, tuple(LossPoint(**point) for point in marker["history"]))
 
 
 def _step(checkpoint: Path) -> int:
@@ -82,9 +81,9 @@ def _step(checkpoint: Path) -> int:
 
 
 def _write(path: Path, values: Any) -> None:
-    """Replace a JSON file whole."""
-    fresh = path.with_name(f".{path.name}")
-    fresh.write_text(json.dumps(values), encoding="utf-8")
-    flush(fresh)
-    fresh.rename(path)
+    """Replace a JSON file atomically."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(values), encoding="utf-8")
+    flush(temporary)
+    temporary.rename(path)
     flush(path.parent)

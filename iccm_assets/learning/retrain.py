@@ -1,15 +1,15 @@
-"""One retraining from its claimed row to a registered candidate: what the asset does, in its order.
+"""One retraining, from its claimed row to a registered candidate, in the order of the asset's steps.
 
-`attempt` claims the row and marks it failed when anything below it fails; `prepare` chooses the examples,
-writes the snapshot and describes the trainer's job; `register` gives what was published its version row.
-The row stays `running` until the evaluation gives it its outcome.
+`attempt` claims the row and marks it as failed if anything inside fails; `prepare` selects the examples,
+writes the snapshot and describes the trainer's job; `register` registers the published candidate. The row
+stays `running` until the evaluation records its outcome.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +36,15 @@ from iccm_assets.store.clock import now
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """A training run in this process's hands; `fence` is what it may publish with."""
-
-    run: TrainingRun
-    fence: int
-
-
-@dataclass(frozen=True)
 class Skipped:
-    """Nothing is trained now, and why (T5, T6)."""
+    """Nothing is trained now, for this reason (T5, T6)."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the trainer is asked to do, and why these examples."""
+    """The trainer's job, its dataset and base, and the reason for these examples."""
 
     job: TrainingJob
     dataset: Dataset
@@ -63,52 +55,50 @@ class Plan:
 @contextmanager
 def attempt(
     engine: sa.Engine, run: TrainingRun, dagster_run_id: str, dispatch: int | None = None
-) -> Iterator[Claimed | Skipped]:
-    """Claim the row for one attempt; what fails inside is recorded on the row and raised again.
+) -> Iterator[TrainingRun | Skipped]:
+    """Claim the row for one attempt; record what fails inside on the row and raise it again.
 
-    Yields ``Skipped`` when the row has to wait for its turn. ``dispatch`` is the one this Dagster run was
-    started by, if it was.
+    Yields the claimed row, whose fence is the right to publish, or ``Skipped`` if the row has to wait.
+    ``dispatch`` is the one that started this Dagster run, if any.
     """
     with engine.begin() as conn:
         fence = training_runs.claim(conn, run.id, dagster_run_id, dispatch=dispatch)
-        current = training_runs.get(conn, run.id)
+        run = training_runs.get(conn, run.id)
     if fence is None:
-        yield Skipped(f"training run {run.id} waits: {current.notes or ''}")
+        yield Skipped(f"training run {run.id} waits: {run.notes or ''}")
         return
-    with failing(engine, Claimed(current, fence)):
-        yield Claimed(current, fence)
+    with failing(engine, run):
+        yield run
 
 
 @contextmanager
-def failing(engine: sa.Engine, claimed: Claimed) -> Iterator[None]:
-    """Keep the attempt's heart beating, and mark it failed, with the error's words, when the block raises."""
+def failing(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
+    """Send the attempt's heartbeats, and mark it as failed with the error's text if the block raises."""
     every = training_runs.seconds_between_beats(get_settings().training.heartbeat_timeout_seconds)
     try:
-        with training_runs.kept_alive(engine, claimed.run.id, claimed.fence, every):
+        with training_runs.kept_alive(engine, run.id, run.fence, every):
             yield
     except BaseException as error:
         with engine.begin() as conn:
-            if training_runs.still_current(conn, claimed.run.id, claimed.fence):
-                said = f"{type(error).__name__}: {error}"[:2000]
-                training_runs.finish(conn, claimed.run.id, claimed.fence, "failed", error=said)
+            if training_runs.still_current(conn, run.id, run.fence):
+                message = f"{type(error).__name__}: {error}"[:2000]
+                training_runs.finish(conn, run.id, run.fence, "failed", error=message)
         raise
 
 
-def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | Skipped:
-    """Choose the examples (T7), write the snapshot and record both; ``Skipped`` below the floor (T5)."""
-    emergency = claimed.run.emergency
+def prepare(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Plan | Skipped:
+    """Select the examples, write the snapshot and record both; ``Skipped`` below the minimum (T5, T7)."""
     with engine.begin() as conn:
-        base = _base(conn, claimed.run.requested_base)
+        base = _base_version(conn, run.requested_base)
         at = now(conn)
-        chosen_from = settings.selection.over(claimed.run.requested_window_days)
-        selection = proposal.propose(conn, at, chosen_from, emergency, base=claimed.run.requested_base)
+        window = settings.selection.over(run.requested_window_days)
+        selection = proposal.propose(conn, at, window, run.emergency, base=run.requested_base)
         if below := triggers.below_floor(len(selection.chosen), settings.triggers):
             training_runs.finish(
-                conn, claimed.run.id, claimed.fence, "skipped", notes=below.reason, base_version=base.version
+                conn, run.id, run.fence, "skipped", notes=below.reason, base_version=base.version
             )
             return Skipped(f"{below.reason}; {selection.reason}")
-        chosen = {row.conversation_id for row in selection.chosen}
-        new, pinned = _pool_examples(conn, chosen)
+        new, pinned = _read_examples(conn, {row.conversation_id for row in selection.chosen})
     dataset = compose(
         new,
         load_rehearsal(settings.rehearsal),
@@ -123,19 +113,19 @@ def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | S
         base=base.path,
         dataset=str(directory),
         config=settings.training,
-        run_id=str(claimed.run.id),
-        attempt=claimed.run.attempt,
-        fence=claimed.fence,
-        emergency=emergency,
-        training_run_id=claimed.run.id,
+        run_id=str(run.id),
+        attempt=run.attempt,
+        fence=run.fence,
+        emergency=run.emergency,
+        training_run_id=run.id,
     )
     with engine.begin() as conn:
         _refuse_erased(conn, dataset, directory)
-        _record_lineage(conn, claimed.run.id, dataset)
+        _record_lineage(conn, run.id, dataset)
         training_runs.record(
             conn,
-            claimed.run.id,
-            claimed.fence,
+            run.id,
+            run.fence,
             base_version=base.version,
             dataset_digest=dataset.digest,
             training_timestamp=at,
@@ -145,9 +135,8 @@ def prepare(engine: sa.Engine, settings: Settings, claimed: Claimed) -> Plan | S
     return Plan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
 
 
-def register(engine: sa.Engine, claimed: Claimed, plan: Plan, outcome: TrainingOutcome) -> ModelVersion:
-    """Give the published candidate its version row, and pin what it learned from (P2)."""
-    learned = [one.conversation_id for one in plan.dataset.examples if one.conversation_id is not None]
+def register(engine: sa.Engine, run: TrainingRun, plan: Plan, outcome: TrainingOutcome) -> ModelVersion:
+    """Register the published candidate as a version, and pin its training conversations (P2)."""
     metrics = {
         "training": {
             "validation_loss": outcome.best_validation_loss,
@@ -166,15 +155,16 @@ def register(engine: sa.Engine, claimed: Claimed, plan: Plan, outcome: TrainingO
             status="candidate",
             metrics=metrics,
         )
-        training_runs.record(conn, claimed.run.id, claimed.fence, candidate_version=candidate.version)
-        lock_pool(conn)  # a fold between choosing and pinning could have taken a row out
+        training_runs.record(conn, run.id, run.fence, candidate_version=candidate.version)
+        lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row
         pool = t.phase4_training_data
-        conn.execute(pool.update().where(pool.c.conversation_id.in_(learned)).values(pinned=True))
+        examples = pool.c.conversation_id.in_(plan.dataset.conversation_ids)
+        conn.execute(pool.update().where(examples).values(pinned=True))
     return candidate
 
 
 def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> dict[str, Any]:
-    """The materialization's plain metadata; numbers become plots over time."""
+    """Return the materialization's metadata; Dagster plots the numbers over time."""
     return {
         "version": candidate.version,
         "parent_version": plan.base.version,
@@ -193,90 +183,85 @@ def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> d
     }
 
 
-def running_in(engine: sa.Engine, dagster_run_id: str) -> Claimed | None:
-    """The attempt this Dagster run is carrying, if any."""
-    runs = t.phase4_training_runs.c
+def running_in(engine: sa.Engine, dagster_run_id: str) -> TrainingRun | None:
+    """Return the training run that this Dagster run is working on; ``None`` if there is none."""
     with engine.connect() as conn:
-        run_id = conn.execute(
-            sa.select(runs.id).where(runs.status == "running", runs.dagster_run_id == dagster_run_id)
-        ).scalar_one_or_none()
-        if run_id is None:
+        running = training_runs.running_attempt(conn)
+        if running is None or running.dagster_run_id != dagster_run_id:
             return None
-        run = training_runs.get(conn, run_id)
-    return Claimed(run, run.fence)
+        return training_runs.get(conn, running.id)
 
 
-def conclude(engine: sa.Engine, claimed: Claimed, candidate: str) -> TrainingRun:
-    """Write the newest verdict of the candidate into the run's row: its outcome (E4)."""
+def conclude(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun:
+    """Record the newest verdict on the candidate as the run's outcome (E4)."""
     gv = t.gate_verdicts
     with engine.begin() as conn:
-        row = conn.execute(
+        verdict = conn.execute(
             sa.select(gv).where(gv.c.version == candidate).order_by(gv.c.id.desc()).limit(1)
         ).one_or_none()
-        if row is None:
+        if verdict is None:
             raise IccmError(f"{candidate} has no verdict")
         return training_runs.finish(
             conn,
-            claimed.run.id,
-            claimed.fence,
-            training_runs.VERDICT_STATUS[row.status],
-            notes="; ".join(row.verdict["reasons"]),
-            improvement=row.improvement,
-            verdict=row.status,
+            run.id,
+            run.fence,
+            training_runs.VERDICT_STATUS[verdict.status],
+            notes="; ".join(verdict.verdict["reasons"]),
+            improvement=verdict.improvement,
+            verdict=verdict.status,
         )
 
 
-def _base(conn: sa.Connection, requested: str | None) -> ModelVersion:
-    """The version to train from: the one asked for, else the one in production."""
+def _base_version(conn: sa.Connection, requested: str | None) -> ModelVersion:
+    """Return the version to train from: the requested one, else the one in production."""
     if requested is not None:
         return versions.get(conn, requested)
-    serving = versions.production(conn)
-    if serving is None:
+    production = versions.production(conn)
+    if production is None:
         raise ModelNotFound("no production version", hint="Materialize base_model first.")
-    return serving
+    return production
 
 
-def _pool_examples(conn: sa.Connection, chosen: set[int]) -> tuple[list[Example], list[Example]]:
-    """The chosen rows, and the pinned others that still qualify, for rehearsal (P4, L3)."""
+def _read_examples(conn: sa.Connection, selected: set[int]) -> tuple[list[Example], list[Example]]:
+    """Read the selected rows and, for rehearsal, the other pinned rows that still qualify (P4, L3)."""
     pool = t.phase4_training_data.c
     rows = conn.execute(
         sa.select(pool.conversation_id, pool.source_code, pool.requirements).where(
-            sa.or_(pool.conversation_id.in_(chosen), sa.and_(pool.pinned, pool.qualifies))
+            sa.or_(pool.conversation_id.in_(selected), sa.and_(pool.pinned, pool.qualifies))
         )
     ).all()
-    new, pinned = [], []
-    for conversation_id, source, requirements in rows:
-        if conversation_id in chosen:
-            new.append(Example(conversation_id, source, requirements, "new", "pool"))
-        else:
-            pinned.append(Example(conversation_id, source, requirements, "rehearsal", "pinned"))
-    return new, pinned
+    examples = [
+        Example(row.conversation_id, row.source_code, row.requirements, "new", "pool") for row in rows
+    ]
+    new = [row for row in examples if row.conversation_id in selected]
+    pinned = [row for row in examples if row.conversation_id not in selected]
+    return new, [replace(row, role="rehearsal", origin="pinned") for row in pinned]
 
 
 def _refuse_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
-    """An erasure since the examples were chosen: its text has just been written again, and must go (V2)."""
+    """Fail if an example was erased since its selection, and delete the snapshot that holds its text (V2)."""
     c = t.conversations.c
-    ids = [one.conversation_id for one in dataset.examples if one.conversation_id is not None]
     rows = conn.execute(
         sa.select(c.id, c.erased_at)
-        .where(c.id.in_(ids))
+        .where(c.id.in_(dataset.conversation_ids))
         .order_by(c.id)
         .with_for_update(read=True, key_share=True)
     )
-    erased = [row.id for row in rows if row.erased_at is not None]
+    erased = [str(row.id) for row in rows if row.erased_at is not None]
     if erased:
         remove_tree(directory)
-        named = ", ".join(map(str, erased[:5]))
-        raise TrainingError(f"{len(erased)} chosen conversations were erased meanwhile ({named})")
+        raise TrainingError(
+            f"{len(erased)} selected conversations were erased meanwhile ({', '.join(erased[:5])})"
+        )
 
 
 def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset) -> None:
-    """The conversations of this attempt's dataset; an earlier attempt's are replaced."""
+    """Record the conversations of this attempt's dataset in place of an earlier attempt's."""
     examples = t.training_run_examples
     conn.execute(examples.delete().where(examples.c.training_run_id == run_id))
     rows = [
-        {"training_run_id": run_id, "conversation_id": one.conversation_id, "role": one.role}
-        for one in dataset.examples
-        if one.conversation_id is not None
+        {"training_run_id": run_id, "conversation_id": row.conversation_id, "role": row.role}
+        for row in dataset.examples
+        if row.conversation_id is not None
     ]
     conn.execute(examples.insert(), rows)

@@ -1,8 +1,8 @@
-"""When a retraining starts: one pure decision per trigger (T1-T5).
+"""When a retraining starts: one decision per trigger, as pure functions (T1-T6).
 
-A decision is ``Fire`` with the key that makes its cause unique, or ``Skip``; both say why, with numbers. Who
-asks writes the row (``training_runs.request``), whose unique key keeps one cause from firing twice, whatever
-the number of daemons that asked.
+A decision is ``Fire``, with the key that makes its cause unique, or ``Skip``; both have a reason with
+numbers. The caller writes the row (``training_runs.request``), whose unique key prevents two retrainings of
+one cause, however many daemons ask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from iccm_assets.settings import Triggers
 Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
 
 DATA_THRESHOLD_FROM = time(3, 0, tzinfo=UTC)
-"""The daily data trigger looks at or after this time of the UTC day (T3)."""
+"""The time of the UTC day from which the daily data trigger runs (T3)."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Skip:
 class Measurement:
     """One row of ``quality_measurements``: production's quality on one set.
 
-    ``standard_error`` is that of the fall ``baseline_mean - mean`` (of paired differences where the set is
-    the same, as on the canary set); ``None`` where it, or the baseline, could not be measured.
-    ``confidence`` that the fall exceeds the allowed drop is stored where it was computed from the items
-    themselves; else it follows from the standard error.
+    ``standard_error`` is that of the drop ``baseline_mean - mean`` (of paired differences if the set is
+    the same, as on the canary set); ``None`` if it, or the baseline, could not be measured.
+    ``confidence`` that the drop exceeds the allowed one is stored if it was computed from the items;
+    otherwise it follows from the standard error.
     """
 
     id: int
@@ -63,109 +63,115 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is done about a fall: the last emergency retrain, when it was over, and a rollout it has led to.
+    """The last emergency retrain, and the live rollout of an emergency's candidate.
 
-    ``over_at`` is ``None`` while the emergency waits, runs or may be tried again.
+    ``ended_at`` is ``None`` while the emergency waits, runs or may be retried.
     """
 
     run: int | None = None
     status: str = ""
-    over_at: datetime | None = None
+    ended_at: datetime | None = None
     rollout: int | None = None
 
 
 def weekly(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
-    """T1: enough new examples for this ISO week."""
+    """Fire when there are enough new examples, once per ISO week (T1)."""
     if selectable < triggers.weekly_min_examples:
         return Skip(f"{selectable} of {triggers.weekly_min_examples} new examples")
     year, week, _ = now.astimezone(UTC).isocalendar()
-    key = f"weekly:{year}-W{week:02d}"
-    return Fire("weekly", key, f"{selectable} new examples, {triggers.weekly_min_examples} asked for")
+    reason = f"{selectable} new examples, {triggers.weekly_min_examples} required"
+    return Fire("weekly", f"weekly:{year}-W{week:02d}", reason)
 
 
 def data_threshold_key(now: datetime) -> str:
-    """T3's cause: the UTC date."""
+    """Return the trigger key of a UTC day (T3)."""
     return f"data_threshold:{now.astimezone(UTC):%Y-%m-%d}"
 
 
 def data_threshold_too_early(now: datetime) -> Skip | None:
-    """Why T3 does not look yet; ``None`` from 03:00 UTC on."""
+    """Return why the daily data trigger does not run yet; ``None`` from 03:00 UTC on (T3)."""
     utc = now.astimezone(UTC)
     if utc.timetz() >= DATA_THRESHOLD_FROM:
         return None
-    return Skip(f"{utc:%H:%M} UTC, looks from {DATA_THRESHOLD_FROM:%H:%M} on")
+    return Skip(f"{utc:%H:%M} UTC, runs from {DATA_THRESHOLD_FROM:%H:%M} on")
 
 
 def data_threshold(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
-    """T3: many new examples, once per UTC day, from 03:00 on."""
+    """Fire when there are many new examples, once per UTC day, from 03:00 on (T3)."""
     if too_early := data_threshold_too_early(now):
         return too_early
     if selectable < triggers.threshold_min_examples:
         return Skip(f"{selectable} of {triggers.threshold_min_examples} new examples")
-    reason = f"{selectable} new examples, {triggers.threshold_min_examples} asked for"
+    reason = f"{selectable} new examples, {triggers.threshold_min_examples} required"
     return Fire("data_threshold", data_threshold_key(now), reason)
 
 
 def emergency_due(measurements: Sequence[Measurement], answer: Answer, triggers: Triggers) -> Fire | Skip:
-    """T2 on the newest measurement of each set: one emergency for a fall, however many sets show it.
+    """Decide on the newest measurement of each set: one emergency per drop, however many sets show it (T2).
 
-    While an emergency is under way, or the rollout it has led to, no other is asked for; afterwards only a
-    measurement taken since then counts.
+    No second emergency starts while one is active, or the rollout of its candidate is live; afterwards only a
+    later measurement counts.
     """
     if not measurements:
         return Skip("production has not been measured since its deployment")
-    decisions = [degradation(one, triggers) for one in measurements]
-    told = "; ".join(one.reason for one in decisions)
-    due = [(one, fire) for one, fire in zip(measurements, decisions, strict=True) if isinstance(fire, Fire)]
-    if not due:
-        return Skip(told)
-    if answer.run is not None and answer.over_at is None:
-        return Skip(f"training run {answer.run}, an emergency, is {answer.status}; {told}")
+    decisions = [degradation(measurement, triggers) for measurement in measurements]
+    summary = "; ".join(decision.reason for decision in decisions)
+    fired = [
+        (measurement.measured_at, decision)
+        for measurement, decision in zip(measurements, decisions, strict=True)
+        if isinstance(decision, Fire)
+    ]
+    if not fired:
+        return Skip(summary)
+    if answer.run is not None and answer.ended_at is None:
+        return Skip(f"training run {answer.run}, an emergency, is {answer.status}; {summary}")
     if answer.rollout is not None:
-        return Skip(f"rollout {answer.rollout} of an emergency's candidate is live; {told}")
-    since = answer.over_at
-    fresh = [fire for one, fire in due if since is None or one.measured_at is None or one.measured_at > since]
-    if not fresh:
-        return Skip(
-            f"not measured since training run {answer.run}, an emergency, ended {answer.status}; {told}"
-        )
-    return fresh[0]
+        return Skip(f"rollout {answer.rollout} of an emergency's candidate is live; {summary}")
+    for measured_at, fire in fired:
+        if answer.ended_at is None or measured_at is None or measured_at > answer.ended_at:
+            return fire
+    return Skip(
+        f"not measured since training run {answer.run}, an emergency, ended {answer.status}; {summary}"
+    )
 
 
 def degradation(measurement: Measurement, triggers: Triggers) -> Fire | Skip:
-    """T2: production fell by more than the allowed drop, and not by chance: an emergency.
+    """Fire an emergency when production dropped by more than the allowed drop, and not by chance (T2).
 
-    The evidence asked for is one-sided and for the fall being *larger than the allowed drop*, not merely
-    larger than zero: four looks a day would otherwise find noise within weeks. docs/automation.md says how
-    often that is wrong over many looks. A measurement without an error, without a baseline or with few items
-    is no evidence either way.
+    The evidence is one-sided and for a drop *larger than the allowed one*, not merely larger than zero:
+    otherwise noise would fire within weeks at four measurements a day. docs/automation.md states the error
+    rate over many measurements. A measurement without an error, without a baseline or with few items is no
+    evidence in either direction.
     """
-    what = f"{measurement.version} on {measurement.set}"
+    subject = f"{measurement.version} on {measurement.set}"
     mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
     if mean is None or error is None or baseline is None or not math.isfinite(mean + error + baseline):
-        return Skip(f"{what}: not comparable (mean {mean}, standard error {error}, baseline {baseline})")
+        return Skip(f"{subject}: not comparable (mean {mean}, standard error {error}, baseline {baseline})")
     if measurement.n < triggers.degradation_min_items:
-        few = f"{measurement.n} of {triggers.degradation_min_items} items"
-        return Skip(f"{what}: {mean:.3f} (baseline {baseline:.3f}), but {few} are no evidence")
-    fall = round(baseline - mean, 9)
-    # A sample cannot know its mean better than one item's worth, even when all its items agree.
-    error = max(error, 1 / measurement.n)
-    by_error = NormalDist().cdf((fall - triggers.degradation_drop) / error)
-    sure = by_error if measurement.confidence is None else measurement.confidence
-    story = f"{what}: {mean:.3f}, {fall:.3f} below its baseline {baseline:.3f} (n {measurement.n}"
-    story += f", confidence {sure:.3f} that the fall exceeds {triggers.degradation_drop:g})"
-    if fall <= triggers.degradation_drop or sure < triggers.degradation_confidence:
-        return Skip(story)
-    return Fire("degradation", f"degradation:{measurement.id}", story, emergency=True)
+        items = f"{measurement.n} of {triggers.degradation_min_items} items"
+        return Skip(f"{subject}: {mean:.3f} (baseline {baseline:.3f}), but {items} are no evidence")
+    drop = round(baseline - mean, 9)
+    confidence = measurement.confidence
+    if confidence is None:
+        # A sample cannot determine its mean better than one item's worth, even if all its items agree.
+        error = max(error, 1 / measurement.n)
+        confidence = NormalDist().cdf((drop - triggers.degradation_drop) / error)
+    reason = (
+        f"{subject}: {mean:.3f}, {drop:.3f} below its baseline {baseline:.3f} (n {measurement.n}"
+        f", confidence {confidence:.3f} that the drop exceeds {triggers.degradation_drop:g})"
+    )
+    if drop <= triggers.degradation_drop or confidence < triggers.degradation_confidence:
+        return Skip(reason)
+    return Fire("degradation", f"degradation:{measurement.id}", reason, emergency=True)
 
 
 def manual(key: str | None = None, reason: str = "", emergency: bool = False) -> Fire:
-    """T4: a person asked. Without a key every request is its own cause."""
-    return Fire("manual", f"manual:{key or uuid.uuid4().hex}", reason or "asked for by hand", emergency)
+    """Fire on a person's request; without a key every request is a cause of its own (T4)."""
+    return Fire("manual", f"manual:{key or uuid.uuid4().hex}", reason or "requested manually", emergency)
 
 
 def below_floor(selected: int, triggers: Triggers) -> Skip | None:
-    """T5: the reason not to train on so few examples, or ``None`` when there are enough."""
+    """Return why not to train on so few examples; ``None`` if there are enough (T5)."""
     if selected < triggers.floor_examples:
         return Skip(f"{selected} of {triggers.floor_examples} new examples, too few to train on")
     return None
@@ -174,10 +180,10 @@ def below_floor(selected: int, triggers: Triggers) -> Skip | None:
 def must_wait(
     emergency: bool, running: int | None, live_rollout: int | None, emergency_ahead: int | None
 ) -> str | None:
-    """T6: why a requested run may not start yet, or ``None`` when the way is free.
+    """Return why a training run may not start yet; ``None`` if it may (T6).
 
-    ``running`` and ``live_rollout`` are the ids of what is under way, ``emergency_ahead`` that of an
-    emergency which has not started; only another emergency does not wait for it.
+    ``running`` and ``live_rollout`` are the ids of the running training run and the live rollout,
+    ``emergency_ahead`` that of an emergency which has not started; only another emergency may overtake it.
     """
     if running is not None:
         return f"training run {running} is running"

@@ -1,7 +1,7 @@
-"""Whether a version can be made again, bit for bit, from what is stored about it (L5).
+"""Check that a version can be reproduced, bit for bit, from its stored records (L5).
 
-The parent, the training set, the configuration, the seed and the thread count of the version's manifest are
-given to the trainer once more, in a directory of its own; nothing is written to the store or the database.
+The trainer runs again with the parent, the training set, the configuration, the seed and the thread count of
+the version's manifest, in a temporary directory; nothing is written to the store or the database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from iccm_assets.errors import DamagedCheckpoint, InputError, ModelError, TrainingError
 from iccm_assets.learning.dataset import MANIFEST, DatasetStore
 from iccm_assets.learning.directories import remove_tree
-from iccm_assets.learning.job import TrainingJob, TrainingOutcome, read_reply, write_job
+from iccm_assets.learning.job import TrainingJob, TrainingOutcome, read_reply
 from iccm_assets.learning.model_store import ModelStore, training_provenance
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import Manifest, verify
@@ -41,11 +41,11 @@ Train = Callable[[TrainingJob, Tell], TrainingOutcome]
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of making a version again.
+    """The result of reproducing a version.
 
-    ``impossible`` means nothing was trained or could be compared: no verdict, and ``reason`` says why;
-    ``erased`` names the conversations that are missing. ``same_digest`` also covers the files beside the
-    weights, which name the package versions and so may differ where the weights do not.
+    ``impossible`` means that there is nothing to compare: no verdict, for this ``reason``; ``erased`` are the
+    ids of the missing conversations. ``same_digest`` also covers the files beside the weights, which contain
+    the package versions and may therefore differ where the weights do not.
     """
 
     version: str
@@ -64,47 +64,46 @@ def retrace(
 ) -> Verification:
     """Train a version again and compare its weights.
 
-    ``tell`` gets the trainer's progress, line by line. Raises ``DamagedCheckpoint`` or ``ModelNotFound`` when
-    the version itself is not whole, and whatever ends the training.
+    ``tell`` gets the trainer's progress, line by line. Raises ``DamagedCheckpoint`` or ``ModelNotFound``
+    if the version itself is damaged, and any error that ends the training.
     """
     manifest = verify(Path(version.path))
     with engine.connect() as conn:
         erased = erased_examples(conn, home, manifest, version.version)
-    if obstacle := why_not(version.version, manifest, erased) or _missing(home, manifest):
-        return Verification(version.version, "impossible", obstacle, manifest.weights_digest, erased=erased)
-    with workplace(home) as directory:
-        try:
-            made = (train or in_a_process)(_job(home, directory, manifest), tell)
-        except TrainingError as error:
-            return Verification(version.version, "impossible", str(error), manifest.weights_digest)
-    return compare(version.version, manifest, made)
+    reason = why_not(version.version, manifest, erased) or _missing_input(home, manifest)
+    if not reason:
+        with workplace(home) as directory:
+            try:
+                reproduced = (train or in_a_process)(_job(home, directory, manifest), tell)
+                return compare(version.version, manifest, reproduced)
+            except TrainingError as error:
+                reason = str(error)
+    return Verification(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
 
 
 def why_not(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
-    """The reason a version cannot be made again that its records already tell; None when there is none."""
+    """Return why a version's records rule out its reproduction; None if they do not."""
     if manifest.parent_digest is None or manifest.dataset_digest is None:
         return f"{version} was not trained here: it was imported from {manifest.base}"
     if erased:
-        named = ", ".join(map(str, erased))
-        return f"conversations it learned from were erased since ({len(erased)}): {named}"
+        return f"{len(erased)} of its training conversations were erased since: {', '.join(map(str, erased))}"
     return None
 
 
 def compare(version: str, manifest: Manifest, made: TrainingOutcome) -> Verification:
-    """The verdict on a version and what training it again has made."""
+    """Compare a version with the outcome of training it again."""
     same = made.weights_digest == manifest.weights_digest
-    here = training_provenance()
-    moved = sorted(
-        f"{name} {manifest.code.get(name, 'unknown')} -> {here[name]}"
-        for name in here
-        if manifest.code.get(name) != here[name]
-    )
+    differences = [
+        f"{name} {manifest.code.get(name, 'unknown')} -> {installed}"
+        for name, installed in sorted(training_provenance().items())
+        if manifest.code.get(name) != installed
+    ]
     if same:
         reason = "the same weights, bit for bit"
-    elif moved:
-        reason = f"other weights; the packages are others too: {', '.join(moved)}"
+    elif differences:
+        reason = f"different weights, and different package versions: {', '.join(differences)}"
     else:
-        reason = f"other weights on the same package versions and device class ({manifest.device})"
+        reason = f"different weights with the same package versions and device class ({manifest.device})"
     return Verification(
         version,
         "reproduced" if same else "differs",
@@ -118,7 +117,7 @@ def compare(version: str, manifest: Manifest, made: TrainingOutcome) -> Verifica
 
 
 def erased_examples(conn: sa.Connection, home: Path, manifest: Manifest, version: str) -> tuple[int, ...]:
-    """The conversations of a version's training set that were erased since, by the rows and the snapshot."""
+    """Return the erased conversations of a version's training set, by the rows and the snapshot."""
     runs, used, c = t.phase4_training_runs.c, t.training_run_examples.c, t.conversations.c
     rows = conn.execute(
         sa.select(c.id)
@@ -127,19 +126,19 @@ def erased_examples(conn: sa.Connection, home: Path, manifest: Manifest, version
         .where(runs.candidate_version == version, runs.dataset_digest == manifest.dataset_digest)
         .where(c.erased_at.is_not(None))
     )
-    return tuple(sorted({*rows.scalars(), *_named_by_snapshot(home, manifest)}))
+    return tuple(sorted({*rows.scalars(), *_erased_from_snapshot(home, manifest)}))
 
 
-def _named_by_snapshot(home: Path, manifest: Manifest) -> list[int]:
+def _erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
     path = DatasetStore(home).root / (manifest.dataset_digest or "-") / MANIFEST
     try:
-        return [int(one) for one in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
+        return [int(member) for member in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
     except (OSError, ValueError, TypeError, AttributeError):
-        return []  # whether the snapshot is there and whole is asked when it is loaded
+        return []  # a missing or damaged snapshot is reported when it is loaded
 
 
-def _missing(home: Path, manifest: Manifest) -> str | None:
-    """What of the ingredients is no longer there, or no longer what it was."""
+def _missing_input(home: Path, manifest: Manifest) -> str | None:
+    """Return which input of the training is missing or changed; None if all are intact."""
     try:
         DatasetStore(home).load(manifest.dataset_digest or "")
         ModelStore(home).verify(manifest.parent_digest or "")
@@ -147,16 +146,16 @@ def _missing(home: Path, manifest: Manifest) -> str | None:
     except DamagedCheckpoint as error:
         return f"its parent is damaged: {error.detail}"
     except ModelError:
-        return f"its parent {manifest.parent_digest} is not in the model store any more"
+        return f"its parent {manifest.parent_digest} is no longer in the model store"
     except InputError as error:
         return f"its training set cannot be read: {error.detail}"
     except ValueError:
-        return "its configuration is not one that this version of the platform knows"
+        return "its configuration is not valid in this version of the platform"
     return None
 
 
 def _job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
-    # The recorded number of epochs is that of the run, emergency or not.
+    # The recorded number of epochs is that of the run, whether it was an emergency or not.
     return TrainingJob(
         home=str(directory),
         base=str(ModelStore(home).path(manifest.parent_digest or "")),
@@ -169,29 +168,29 @@ def _job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
 
 @contextmanager
 def workplace(home: Path) -> Iterator[Path]:
-    """A directory below the home that is gone afterwards, also after Ctrl-C or a request to terminate.
+    """Create a directory below the home and delete it afterwards, even after Ctrl-C or SIGTERM.
 
-    What a verification that was killed outright left behind is removed first.
+    Directories of killed verifications are removed first.
     """
     root = home / WORKPLACE
-    for leftover in root.glob("*-*"):
-        owner = leftover.name.split("-", 1)[0]
+    for directory in root.glob("*-*"):
+        owner = directory.name.split("-", 1)[0]
         if not owner.isdigit() or not psutil.pid_exists(int(owner)):
-            remove_tree(leftover)
+            remove_tree(directory)
     root.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
     try:
-        with _terminated_as_interrupted():
+        with _sigterm_as_interrupt():
             yield directory
     finally:
         remove_tree(directory)
-        with suppress(OSError):  # another verification works there
+        with suppress(OSError):  # another verification is using it
             root.rmdir()
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds the stack like Ctrl-C; only the main thread may ask for that."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C; only the main thread may set a signal handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -207,37 +206,38 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def in_a_process(job: TrainingJob, tell: Tell) -> TrainingOutcome:
-    """Train in a process of its own, as the asset does; raises the error the trainer met."""
+    """Train in a subprocess, as the asset does; raises the trainer's error."""
     path = Path(job.home) / "job.json"
-    write_job(job, path)
-    answer, last, status = said([sys.executable, "-m", "iccm_assets.learning.trainer", str(path)], tell)
+    path.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    output, last_line, status = said([sys.executable, "-m", "iccm_assets.learning.trainer", str(path)], tell)
     try:
-        return read_reply([json.loads(answer)])
+        reply = json.loads(output)
     except ValueError as error:
-        raise TrainingError(f"the trainer process ended with {status}: {last}") from error
+        raise TrainingError(f"the trainer process ended with {status}: {last_line}") from error
+    return read_reply([reply])
 
 
 def said(command: Sequence[str], tell: Tell) -> tuple[str, str, int]:
-    """What a command wrote to its standard output, the last of its log lines, and its exit status.
+    """Run a command; return its standard output, its last log line and its exit status.
 
-    Both streams are read as they come: an answer larger than a pipe holds would wait for ever to be read.
+    Both streams are read concurrently: the process would block on output larger than a pipe's buffer.
     """
-    last = ""
-    answers: list[str] = []
+    last_line = ""
+    output: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         stdout, stderr = process.stdout, process.stderr
         assert stdout is not None and stderr is not None
-        reader = threading.Thread(target=lambda: answers.append(stdout.read()), daemon=True)
+        reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
         reader.start()
         try:
             for line in stderr:
-                last = line.strip() or last
+                last_line = line.strip() or last_line
                 tell(line.rstrip())
         except BaseException:
             process.kill()
             raise
         finally:
             reader.join()
-    return "".join(answers), last, process.returncode
+    return "".join(output), last_line, process.returncode

@@ -1,12 +1,12 @@
-"""The registry of model versions: rows of `model_versions`, the only truth about a model's status.
+"""The registry of model versions: rows of `model_versions`, the only source of a version's status.
 
-The weights lie in the content-addressed model store; a row says what they are for. Changing which
-version serves is `rollout.deployment`'s business.
+The weights are in the content-addressed model store; a row says what they are used for. Changing the version
+in production is the task of `rollout.deployment`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -32,34 +32,21 @@ class ModelVersion:
     deployed_at: datetime | None
 
 
-_COLUMNS = [
-    t.model_versions.c[name]
-    for name in (
-        "version",
-        "parent_version",
-        "status",
-        "digest",
-        "path",
-        "metrics",
-        "created_at",
-        "deployed_at",
-    )
-]
+_SELECT = sa.select(*(t.model_versions.c[field.name] for field in fields(ModelVersion)))
 
 
 def get(conn: sa.Connection, version: str) -> ModelVersion:
-    """The version a person calls so: its name, ``production``, or the start of its digest.
+    """Return a version by its name, ``production``, or the start of its digest.
 
-    Raises ``VersionNotFound``, which says which versions there are.
+    Raises ``VersionNotFound``, which lists the versions that exist.
     """
-    named = version_named(conn, version)
-    row = conn.execute(sa.select(*_COLUMNS).where(t.model_versions.c.version == named)).one()
-    return ModelVersion(*row)
+    name = version_named(conn, version)
+    return ModelVersion(*conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
 
 
 def production(conn: sa.Connection) -> ModelVersion | None:
-    """The version in production; None before the platform is bootstrapped."""
-    row = conn.execute(sa.select(*_COLUMNS).where(t.model_versions.c.status == "production")).one_or_none()
+    """Return the version in production; None before the platform is bootstrapped."""
+    row = conn.execute(_SELECT.where(t.model_versions.c.status == "production")).one_or_none()
     return ModelVersion(*row) if row else None
 
 
@@ -72,38 +59,36 @@ def register(
     status: str,
     metrics: dict[str, Any] | None = None,
 ) -> ModelVersion:
-    """Give a published model its version row; the same digest under the same parent keeps its name.
+    """Register a published model; the same digest under the same parent keeps its name.
 
     Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
     """
     mv = t.model_versions
     acquire_lock(conn, Lock.MODEL_VERSIONS)
-    known = conn.execute(
+    name = conn.execute(
         sa.select(mv.c.version).where(mv.c.digest == digest, mv.c.parent_version.is_not_distinct_from(parent))
     ).scalar_one_or_none()
-    if known is None:
+    if name is None:
         number = conn.execute(sa.select(sa.func.count()).select_from(mv)).scalar_one() + 1
-        known = f"v{number}-{digest[:8]}"
+        name = f"v{number}-{digest[:8]}"
         conn.execute(
             mv.insert().values(
-                version=known,
+                version=name,
                 parent_version=parent,
                 status=status,
                 digest=digest,
                 path=path,
                 metrics=metrics or {},
                 created_at=now(conn),
-                deployed_at=None,
             )
         )
-    return get(conn, known)
+    return get(conn, name)
 
 
 def newest_candidate(conn: sa.Connection) -> ModelVersion | None:
-    """The version registered last that is not settled yet (candidate or inconclusive)."""
+    """Return the version registered last that is still open (candidate or inconclusive)."""
     row = conn.execute(
-        sa.select(*_COLUMNS)
-        .where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))
+        _SELECT.where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))
         .order_by(t.model_versions.c.created_at.desc())
         .limit(1)
     ).one_or_none()

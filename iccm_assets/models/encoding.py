@@ -1,11 +1,11 @@
-"""How text becomes tokens, for training and generating alike: the one place that knows.
+"""Tokenize text, the same way for training and for generation.
 
 - seq2seq: the encoder reads the source as is, with the tokenizer's own special tokens; the decoder
   writes the requirements and the end token.
-- causal: ``[bos] source SEPARATOR requirements eos``. Source and separator are tokenized apart, so
-  their boundary is the same with and without an answer behind it; the loss counts the answer only.
+- causal: ``[bos] source SEPARATOR requirements eos``. Source and separator are tokenized separately, so
+  their boundary is the same with and without a response after it; the loss covers the response only.
 
-A source that is too long loses its end, never the separator.
+A source that is too long is truncated at its end; the separator always remains.
 """
 
 from __future__ import annotations
@@ -27,21 +27,16 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
 
-    @property
-    def length(self) -> int:
-        """Tokens of the longer side, for batching by length."""
-        return max(len(self.input_ids), len(self.labels))
-
 
 def encode_source(tokenizer: Any, kind: Kind, source: str, max_tokens: int) -> list[int]:
-    """Token ids the model reads before it answers; at most ``max_tokens``, at least one."""
+    """Return the token ids of the model's input: at least one, at most ``max_tokens``."""
     if kind == "seq2seq":
         ids = list(tokenizer(source, truncation=True, max_length=max_tokens)["input_ids"])
         return ids or [end_token(tokenizer)]
     head = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    separator = _plain(tokenizer, SEPARATOR)
+    separator = _tokenize(tokenizer, SEPARATOR)
     room = max(0, max_tokens - len(head) - len(separator))
-    return [*head, *_plain(tokenizer, source)[:room], *separator]
+    return [*head, *_tokenize(tokenizer, source)[:room], *separator]
 
 
 def encode_example(
@@ -53,24 +48,24 @@ def encode_example(
     max_target_tokens: int,
     positions: int | None = None,
 ) -> Encoded:
-    """One training example; the target always ends with the end token, even when cut.
+    """Tokenize one training example; the target ends with the end token, even if it is truncated.
 
-    ``positions`` is what the model can hold: on each side for seq2seq; together for causal, where at least
-    half of them are left to the source.
+    ``positions`` is the model's context length: per side for seq2seq; for both sides together for causal,
+    where at least half of it stays for the source.
     """
     if positions is not None:
         max_target_tokens = min(max_target_tokens, positions // 2 if kind == "causal" else positions)
-    answer = [*_plain(tokenizer, requirements)[: max_target_tokens - 1], end_token(tokenizer)]
+    target = [*_tokenize(tokenizer, requirements)[: max_target_tokens - 1], end_token(tokenizer)]
     if positions is not None:
-        max_source_tokens = min(max_source_tokens, positions - (len(answer) if kind == "causal" else 0))
+        max_source_tokens = min(max_source_tokens, positions - (len(target) if kind == "causal" else 0))
     prompt = encode_source(tokenizer, kind, source, max_source_tokens)
     if kind == "seq2seq":
-        return Encoded(prompt, answer)
-    return Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer)
+        return Encoded(prompt, target)
+    return Encoded([*prompt, *target], [IGNORED] * len(prompt) + target)
 
 
 def end_token(tokenizer: Any) -> int:
-    """The id that ends an answer."""
+    """Return the token id that ends a response; ``ValueError`` if the tokenizer has none."""
     for name in ("eos_token_id", "sep_token_id", "pad_token_id"):
         value = getattr(tokenizer, name, None)
         if value is not None:
@@ -79,17 +74,16 @@ def end_token(tokenizer: Any) -> int:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """The id batches are filled up with; the end token where the tokenizer has none."""
+    """Return the padding token id, or the end token id if the tokenizer has no padding token."""
     return end_token(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> list[list[int]]:
-    """Rows of equal length, filled with ``value``."""
-    width = max((len(row) for row in rows), default=0)
-    if left:
-        return [[value] * (width - len(row)) + list(row) for row in rows]
-    return [list(row) + [value] * (width - len(row)) for row in rows]
+    """Pad rows to equal length with ``value``, on the right or on the left."""
+    width = max(map(len, rows), default=0)
+    fillers = ([value] * (width - len(row)) for row in rows)
+    return [[*filler, *row] if left else [*row, *filler] for row, filler in zip(rows, fillers, strict=True)]
 
 
-def _plain(tokenizer: Any, text: str) -> list[int]:
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

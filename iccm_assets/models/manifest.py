@@ -1,8 +1,8 @@
-"""What a published model directory consists of, and the proof that it still does (L6).
+"""The manifest of a published model directory: its files, its provenance, its digest (L6).
 
 ``MANIFEST.json`` lists the sha256 and size of every other file of the directory, and what the weights
 were made from. It holds no time, host or path, so the same training gives the same manifest; its digest
-is the model's name everywhere.
+identifies the model everywhere.
 """
 
 from __future__ import annotations
@@ -10,71 +10,75 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+# A manifest with an unknown key or a converted value would no longer match its own digest.
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(BaseModel):
     """One file of a model directory: sha256 in hex, size in bytes."""
+
+    model_config = _STRICT
 
     sha256: str
     size: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(BaseModel):
     """Provenance and content of a model.
 
     ``kind`` is ``imported`` or ``fine-tuned``; ``config`` is the training configuration; ``code`` maps
     package names to the versions that made the weights. Fields that an imported model lacks are null.
-    The parent is named by digest: version names belong to one database, digests to all.
+    The parent is identified by digest: version names belong to one database, digests to all.
     """
+
+    model_config = _STRICT
 
     kind: str
     base: str
     files: Mapping[str, FileEntry]
     parent_digest: str | None = None
     dataset_digest: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = {}
     seed: int | None = None
     threads: int | None = None
     device: str | None = None
-    code: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = {}
     format: int = FORMAT
 
     @property
     def digest(self) -> str:
-        """sha256 over the canonical JSON of everything in the manifest: the model's content address."""
-        return sha256_json(asdict(self))
+        """The model's content address: sha256 over the canonical JSON of the whole manifest."""
+        return sha256_json(self.model_dump())
 
     @property
     def weights_digest(self) -> str:
-        """sha256 over the weight files alone: equal when two trainings agree bit for bit (L5)."""
-        weights = {name: entry.sha256 for name, entry in self.files.items() if name.endswith(".safetensors")}
-        return sha256_json(weights)
+        """sha256 over the weight files alone: equal if two trainings agree bit for bit (L5)."""
+        return sha256_json(
+            {name: entry.sha256 for name, entry in self.files.items() if name.endswith(".safetensors")}
+        )
 
     @property
     def size(self) -> int:
-        """Bytes of all listed files."""
+        """Total bytes of all listed files."""
         return sum(entry.size for entry in self.files.values())
 
     def to_json(self) -> str:
         """The text of ``MANIFEST.json``."""
-        return (
-            json.dumps({**asdict(self), "digest": self.digest}, indent=1, sort_keys=True, ensure_ascii=False)
-            + "\n"
-        )
+        values = {**self.model_dump(), "digest": self.digest}
+        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def sha256_json(value: Any) -> str:
-    """sha256 of the canonical JSON of a value: sorted keys, no spaces, UTF-8; NaN is refused."""
+    """Hash the canonical JSON of a value: sorted keys, no spaces, UTF-8; raises ``ValueError`` for NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -82,7 +86,7 @@ def sha256_json(value: Any) -> str:
 def describe_files(directory: Path) -> dict[str, FileEntry]:
     """Hash every file below a directory except the manifest itself, keyed by POSIX path, sorted.
 
-    Raises ``DamagedCheckpoint`` for a link or a special file: they cannot be vouched for.
+    Raises ``DamagedCheckpoint`` for a link or a special file, whose content can change from outside.
     """
     return {name: describe_file(path) for name, path in sorted(_files(directory)) if name != MANIFEST}
 
@@ -90,48 +94,44 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
 def read_manifest(directory: Path) -> Manifest:
     """Read ``MANIFEST.json`` and check it against its own digest; the files are not touched.
 
-    Raises ``ModelNotFound`` when there is no such directory or manifest, ``DamagedCheckpoint`` when the
-    manifest is not readable, does not fit its digest, or lies in the wrong directory of a store.
+    Raises ``ModelNotFound`` if the directory or the manifest does not exist, ``DamagedCheckpoint`` if the
+    manifest is unreadable, does not match its digest, or is in another model's directory of a store.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise ModelNotFound(f"{directory} has no {MANIFEST}")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        digest = raw.pop("digest")
-        raw["files"] = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
-        manifest = Manifest(**raw)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        recorded = values.pop("digest")
+        manifest = Manifest.model_validate(values)
         actual = manifest.digest
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({error})") from error
-    if digest != actual:
-        raise DamagedCheckpoint(f"{path} was changed (digest {actual[:12]}, recorded {str(digest)[:12]})")
+        raise DamagedCheckpoint(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    if recorded != actual:
+        raise DamagedCheckpoint(f"{path} was changed (digest {actual[:12]}, recorded {str(recorded)[:12]})")
     if is_digest(directory.name) and directory.name != actual:
         raise DamagedCheckpoint(f"{path} is the manifest of {actual[:12]}, not of this directory")
     return manifest
 
 
-def verify(directory: Path) -> Manifest:
-    """Hash every file again and compare with the manifest.
+def verify(directory: Path, *, hash_files: bool = True) -> Manifest:
+    """Compare every file with the manifest: its size and, unless ``hash_files`` is false, its sha256.
 
-    Raises ``DamagedCheckpoint`` naming the first file that is changed, missing or not listed, and
-    ``ModelNotFound`` when there is no manifest.
+    Raises ``DamagedCheckpoint`` with the name of the first changed, missing or unlisted file, and
+    ``ModelNotFound`` if there is no manifest.
     """
     manifest = read_manifest(directory)
     present = dict(_files(directory))
     present.pop(MANIFEST, None)
-    for name in sorted(manifest.files.keys() - present.keys()):
-        raise DamagedCheckpoint(f"{directory / name} is missing")
-    for name in sorted(present.keys() - manifest.files.keys()):
-        raise DamagedCheckpoint(f"{directory / name} is not listed in {MANIFEST}")
+    for name in sorted(manifest.files.keys() ^ present.keys()):
+        problem = f"is not listed in {MANIFEST}" if name in present else "is missing"
+        raise DamagedCheckpoint(f"{directory / name} {problem}")
     for name, expected in sorted(manifest.files.items()):
-        actual = describe_file(present[name])
-        if actual.size != expected.size:
-            raise DamagedCheckpoint(
-                f"{directory / name} has {actual.size} bytes, {expected.size} were published"
-            )
-        if actual.sha256 != expected.sha256:
-            raise DamagedCheckpoint(f"{directory / name} was changed (sha256 {actual.sha256[:12]})")
+        size = present[name].stat().st_size
+        if size != expected.size:
+            raise DamagedCheckpoint(f"{directory / name} has {size} bytes, {expected.size} were published")
+        if hash_files and (sha256 := describe_file(present[name]).sha256) != expected.sha256:
+            raise DamagedCheckpoint(f"{directory / name} was changed (sha256 {sha256[:12]})")
     return manifest
 
 
@@ -144,15 +144,15 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Hash one file; raises ``DamagedCheckpoint`` when it cannot be read."""
+    """Hash one file; raises ``DamagedCheckpoint`` if it cannot be read."""
     try:
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return FileEntry(digest, path.stat().st_size)
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(sha256=sha256, size=path.stat().st_size)
     except OSError as error:
         raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
 
 
 def is_digest(name: str) -> bool:
-    """Whether a directory of this name claims to be a published model."""
+    """Return whether a directory name is a digest, so that the directory must hold a published model."""
     return len(name) == 64 and set(name) <= set("0123456789abcdef")

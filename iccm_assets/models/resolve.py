@@ -1,7 +1,7 @@
-"""From "a path or a hub id" to a local directory that is safe to load: the rules of the entrance.
+"""Resolve a path or a hub id to a local model directory that is safe to load.
 
-Nothing is executed from a model directory (no remote code) and no pickle is opened: weights are
-safetensors or the directory is refused (L6).
+No code from a model directory runs and no pickle is opened: weights that are not safetensors are
+rejected (L6).
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from iccm_assets.errors import ModelError, ModelNotFound
+from iccm_assets.errors import ModelError, ModelNotFound, first_line
 from iccm_assets.models.manifest import MANIFEST
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# What a from_pretrained directory needs; code, pickles and other frameworks' weights are left out.
+# What a from_pretrained directory needs, without code, pickles and the weights of other frameworks.
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HUB_TIMEOUT_SECONDS = 10.0
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name can only be a path: it is then never looked up in the network."""
+    """Return whether a name can only be a path, so that the hub is never asked for it."""
     return name.startswith((".", "/", "~")) or "\\" in name or HUB_ID.fullmatch(name) is None
 
 
 def resolve(name: str) -> Path:
-    """The local directory of a model given by path or hub id.
+    """Return the local directory of a model, named by path or hub id.
 
-    An existing directory wins over a hub id. Hub ids come from the Hugging Face cache; only what is not
-    there is downloaded, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFound``.
+    An existing directory takes precedence over a hub id. A hub id is looked up in the Hugging Face cache, and
+    downloaded if it is not there, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFound``.
     """
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():
             return path.absolute()
-    except (OSError, RuntimeError) as error:  # not allowed to look, a name too long, an unknown ~user
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
         raise ModelNotFound(f"{name[:200]} ({error})") from error
     if looks_local(name):
-        raise ModelNotFound(name or "(empty name)", hint="Give an existing directory or a hub id.")
+        raise ModelNotFound(name or "(empty name)", hint="Use an existing directory or a hub id.")
     return _from_hub(name)
 
 
 def check_loadable(directory: Path) -> None:
-    """Refuse a directory that is no model, or whose weights are pickles (``ModelError``)."""
+    """Raise ``ModelNotFound`` if a directory is no model, ``ModelError`` if its weights are pickles."""
     if not (directory / "config.json").is_file():
         raise ModelNotFound(f"{directory} has no config.json")
     if any(directory.glob("*.safetensors")):
@@ -51,13 +51,13 @@ def check_loadable(directory: Path) -> None:
     if pickles:
         raise ModelError(
             f"the weights of {directory} are pickles ({', '.join(pickles)}), which can run code when opened",
-            hint="Convert them with save_pretrained() on a machine you can lose.",
+            hint="Convert them with save_pretrained() on a disposable machine.",
         )
     raise ModelNotFound(f"{directory} has no *.safetensors")
 
 
 def is_published(directory: Path) -> bool:
-    """Whether the directory carries a manifest and therefore must match it."""
+    """Return whether the directory has a manifest, which it must then match."""
     return (directory / MANIFEST).exists()
 
 
@@ -68,19 +68,19 @@ def _from_hub(name: str) -> Path:
     patterns = list(WANTED)
     try:
         cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        # A download that was interrupted leaves an incomplete snapshot in the cache.
         if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
             return cached
     except (LocalEntryNotFoundError, HFValidationError):
-        pass  # not in the cache: the hub is asked next
+        pass  # not in the cache: ask the hub
     if constants.HF_HUB_OFFLINE:
         raise ModelNotFound(
-            f"{name} is no directory and not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
+            f"{name} is not a directory and not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_SECONDS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFound(
-            f"{name} is not a directory, and the hub has no such model or cannot be reached "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-            hint="Check the name, or give a local path.",
+            f"{name} is not a directory, and the hub lacks it or is unreachable ({first_line(error)})",
+            hint="Check the name, or use a local path.",
         ) from error

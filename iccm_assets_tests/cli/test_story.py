@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from iccm_assets.cli import story
-from iccm_assets.cli.cycle import Funnel, Week
+from iccm_assets.cli.cycle import Week
 from iccm_assets.judging.comparison import compare
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
 from iccm_assets.learning.training_runs import TrainingRun
@@ -40,7 +40,13 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
         late=5,
         trigger="112 new examples, 50 required",
         run=run,
-        funnel=Funnel(200, 170, 130, 121, 0.612),
+        funnel={
+            "captured": 200,
+            "scored": 170,
+            "filtered": 130,
+            "pool": 121,
+            "first_response_pass_rate": 0.612,
+        },
         trained_on={"origin pool": 100, "origin pinned": 90, "origin sample": 400},
         production=production,
         pass_rate=0.782,

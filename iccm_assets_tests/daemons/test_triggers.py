@@ -54,7 +54,7 @@ def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none
     assert (row.attempt, row.dispatch, row.status) == (1, 1, "gate_failed")
     assert learned(world, row.id) == 100
     assert world.said("new_data_threshold_sensor")[-1] == (
-        f"{row.trigger_key} has its retraining already: training run {row.id}, gate_failed"
+        f"{row.trigger_key} already has a retraining: training run {row.id}, gate_failed"
     )
 
 

@@ -32,7 +32,7 @@ def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any)
     """A job whose base lies in the home's store; ``changes`` go to the configuration or the job itself."""
     base = ModelStore(home).import_model(str(make(home / "source" / make.__name__)))
     dataset = DatasetStore(home).write(tiny_dataset())
-    own = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.__dataclass_fields__}
+    own = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.model_fields}
     values: dict[str, Any] = {
         "home": str(home),
         "base": str(base.path),

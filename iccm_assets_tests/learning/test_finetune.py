@@ -10,7 +10,7 @@ import torch
 
 from iccm_assets.errors import TrainingDiverged, TrainingError
 from iccm_assets.learning.dataset import Dataset
-from iccm_assets.learning.finetune import Trained, _arguments, _Collator, _TokenLoss, fine_tune
+from iccm_assets.learning.finetune import Trained, _arguments, _collate, _token_loss, fine_tune
 from iccm_assets.learning.job import LossPoint
 from iccm_assets.models.encoding import IGNORED, encode_example
 from iccm_assets.models.seq import load_model
@@ -84,13 +84,12 @@ def test_neither_prompt_nor_padding_carries_loss(make: Callable[[Path], Path], t
         encode_example(loaded.tokenizer, loaded.kind, source, "It shall run.", 100, 100)
         for source in ("x", "y" * 40, "zz")
     ]
-    loss = _TokenLoss(loaded.kind)
 
     def of(chosen: list) -> float:
-        batch = _Collator(loaded)(chosen)
+        batch = _collate(loaded, chosen)
         labels = batch.pop("labels")
         with torch.inference_mode():
-            return float(loss(loaded.model(**batch), labels))
+            return float(_token_loss(loaded.kind, loaded.model(**batch), labels))
 
     assert of(rows) == pytest.approx(sum(of([row]) for row in rows) / 3, rel=1e-5)
 
@@ -139,10 +138,10 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
         encode_example(trained.loaded.tokenizer, "seq2seq", row.source_code, row.requirements, 2048, 1024)
         for row in rows
     ]
-    batch = _Collator(trained.loaded)(encoded)
+    batch = _collate(trained.loaded, encoded)
     labels = batch.pop("labels")
     with torch.inference_mode():
-        kept = float(_TokenLoss("seq2seq")(model(**batch), labels))
+        kept = float(_token_loss("seq2seq", model(**batch), labels))
     assert kept == pytest.approx(epochs[trained.best_step], rel=1e-4)
 
 

@@ -6,7 +6,15 @@ import pytest
 
 from iccm_assets.errors import IccmError, NothingLearned, TrainingError
 from iccm_assets.learning.curves import loss_curve_markdown, loss_curve_png
-from iccm_assets.learning.job import LossPoint, Movement, TrainingJob, TrainingOutcome, read_reply, reply_of
+from iccm_assets.learning.job import (
+    LossPoint,
+    Movement,
+    TrainingJob,
+    TrainingOutcome,
+    parse_job,
+    read_reply,
+    reply_of,
+)
 from iccm_assets.settings import Training
 
 OUTCOME = TrainingOutcome(
@@ -19,8 +27,11 @@ OUTCOME = TrainingOutcome(
 
 
 def test_a_job_survives_the_process_boundary() -> None:
-    job = TrainingJob("/home", "base", "data", Training(learning_rate=5e-4), "7", 2, 3, True, 7)
-    assert TrainingJob.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    job = TrainingJob(
+        home="/home", base="base", dataset="data", config=Training(learning_rate=5e-4), run_id="7",
+        attempt=2, fence=3, emergency=True, training_run_id=7,
+    )  # fmt: skip
+    assert parse_job(json.loads(json.dumps(job.model_dump(mode="json")))) == job
 
 
 @pytest.mark.parametrize(
@@ -28,13 +39,15 @@ def test_a_job_survives_the_process_boundary() -> None:
 )
 def test_a_job_that_is_none_is_a_training_error(values: dict) -> None:
     with pytest.raises(TrainingError):
-        TrainingJob.from_dict(values)
+        parse_job(values)
 
 
 def test_an_emergency_has_its_own_number_of_epochs() -> None:
-    job = TrainingJob("h", "b", "d", Training(epochs=9, emergency_epochs=4), "1")
+    job = TrainingJob(
+        home="h", base="b", dataset="d", config=Training(epochs=9, emergency_epochs=4), run_id="1"
+    )
     assert job.epochs == 9
-    assert TrainingJob("h", "b", "d", job.config, "1", emergency=True).epochs == 4
+    assert job.model_copy(update={"emergency": True}).epochs == 4
 
 
 def test_the_outcome_survives_the_process_boundary() -> None:
@@ -50,7 +63,7 @@ def test_a_named_failure_is_raised_again_by_its_name_with_detail_and_hint() -> N
 
 @pytest.mark.parametrize("messages", [[], ["text"], [{"progress": 1}]])
 def test_a_trainer_that_never_answered_is_a_training_error(messages: list) -> None:
-    with pytest.raises(TrainingError, match="without an answer"):
+    with pytest.raises(TrainingError, match="without a reply"):
         read_reply(messages)
 
 

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def killed(job: TrainingJob, killed_at: str) -> None:
 
 
 def next_attempt(job: TrainingJob) -> TrainingJob:
-    return replace(job, attempt=job.attempt + 1, fence=job.fence + 1)
+    return job.model_copy(update={"attempt": job.attempt + 1, "fence": job.fence + 1})
 
 
 def published(job: TrainingJob) -> list[str]:
@@ -78,7 +77,7 @@ def published(job: TrainingJob) -> list[str]:
 
 def undisturbed(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
     """The same training in another home, where nobody interferes."""
-    return train(replace(job, home=str(tmp_path / "elsewhere")))
+    return train(job.model_copy(update={"home": str(tmp_path / "elsewhere")}))
 
 
 def test_killed_at_ten_random_moments_in_a_row_it_still_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_killed_at_ten_random_moments_in_a_row_it_still_ends_with_the_same_weigh
         assert published(job) in ([], [expected.digest])
         assert process.exitcode in (0, -signal.SIGKILL)
         # After a success, begin once more.
-        job = replace(job, run_id=f"{kills}") if process.exitcode == 0 else next_attempt(job)
+        job = job.model_copy(update={"run_id": f"{kills}"}) if process.exitcode == 0 else next_attempt(job)
     last = train(job)
     assert last.digest == expected.digest and published(job) == [expected.digest]
     assert list(ModelStore(Path(job.home)).staging_root.glob(f"{job.run_id}-*")) == []
@@ -121,7 +120,7 @@ def test_the_next_attempt_goes_on_from_the_last_whole_epoch_to_the_same_bits(
 
 def test_nothing_is_gone_on_with_under_another_configuration(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
-    other = replace(next_attempt(job), config=job.config.model_copy(update={"seed": 99}))
+    other = next_attempt(job).model_copy(update={"config": job.config.model_copy(update={"seed": 99})})
     expected = undisturbed(other, tmp_path)
     killed(job, "step 11")
     restarted = train(other)

@@ -49,9 +49,11 @@ def test_a_run_its_row_waits_for_is_no_stray(kept: Row) -> None:
     ids=["passed", "refused", "called off", "attempt lost", "other hands", "dispatched again"],
 )
 def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: Row) -> None:
-    [found] = strays([(started(), left)], LIMIT)
-    assert found.run_id == "r"
-    assert f"training run 7 is {left.status}" in found.reason and "900 s are allowed" in found.reason
+    [orphan] = strays([(started(), left)], LIMIT)
+    assert orphan.run_id == "r"
+    assert (
+        f"training run 7 has been {left.status} for" in orphan.reason and "900 s are allowed" in orphan.reason
+    )
 
 
 def test_a_run_that_deploys_after_its_verdict_is_given_time() -> None:
@@ -72,19 +74,19 @@ def test_what_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended() 
     assert "it waits for rollout 4 to end" in undelivered(waits, refused, 3)
     decision = undelivered(Passed(7, "v2", freed_seconds=60.0), refused, 3)
     assert isinstance(decision, Deliver) and decision.reason.endswith("the rollout it waited for has ended")
-    assert "says why" in undelivered(Passed(7, "v2", freed_seconds=7201.0), refused, 3)
+    assert "logged the reason" in undelivered(Passed(7, "v2", freed_seconds=7201.0), refused, 3)
 
 
 @pytest.mark.parametrize(
     ("seen", "why"),
     [
-        (None, "Dagster knows no run of it"),
+        (None, "Dagster has no run of it"),
         (last("started"), "its Dagster run r is started"),
         (last("queued"), "its Dagster run r is queued"),
         (last("canceled"), "its Dagster run r was canceled"),
         (last("succeeded"), "its Dagster run r has succeeded"),
-        (last("failed", answered=True), "its Dagster run r says why"),
-        (last("failed", deliveries=3), "3 runs have died over it"),
+        (last("failed", answered=True), "its Dagster run r logged the reason"),
+        (last("failed", deliveries=3), "3 deployment runs have died"),
     ],
 )
 def test_it_is_left_alone_where_somebody_is_at_it_or_has_answered(seen: LastRun | None, why: str) -> None:

@@ -30,7 +30,7 @@ SUNDAY = datetime(2026, 1, 4, 2, 0, tzinfo=UTC)
 def test_the_weekly_trigger_asks_for_fifty_examples() -> None:
     assert weekly(SUNDAY, 49, T) == Skip("49 of 50 new examples")
     fired = weekly(SUNDAY, 50, T)
-    assert fired == Fire("weekly", "weekly:2026-W01", "50 new examples, 50 asked for")
+    assert fired == Fire("weekly", "weekly:2026-W01", "50 new examples, 50 required")
 
 
 def test_the_weekly_key_is_the_iso_week_in_utc() -> None:
@@ -43,7 +43,7 @@ def test_the_weekly_key_is_the_iso_week_in_utc() -> None:
 @pytest.mark.parametrize(
     ("hour", "minute", "examples", "outcome"),
     [
-        (2, 59, 500, Skip("02:59 UTC, looks from 03:00 on")),
+        (2, 59, 500, Skip("02:59 UTC, runs from 03:00 on")),
         (3, 0, 41, Skip("41 of 100 new examples")),
         (3, 0, 99, Skip("99 of 100 new examples")),
         (3, 0, 100, "data_threshold:2026-01-04"),

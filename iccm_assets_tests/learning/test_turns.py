@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iccm_assets.learning.training_runs import Attempt
 from iccm_assets.learning.turns import (
-    Attempt,
     LiveRollout,
     SeenRun,
+    Situation,
     Start,
     Turn,
     Wait,
@@ -23,6 +24,7 @@ from iccm_assets.settings import Triggers
 
 T = Triggers()
 CLAIM = 900.0
+RUNNING = Attempt(3, 1, "run-c", 0.0)
 
 
 def turn(number: int = 1, status: str = "requested", **given_: object) -> Turn:
@@ -31,7 +33,7 @@ def turn(number: int = 1, status: str = "requested", **given_: object) -> Turn:
 
 
 def decide(*turns: Turn, running=None, rollout=None, seen=None) -> Start | Wait:
-    return next_turn(turns, running, rollout, seen or {}, T, CLAIM)
+    return next_turn(Situation(turns, running, rollout), seen or {}, T, CLAIM)
 
 
 def test_a_requested_row_is_started() -> None:
@@ -42,11 +44,11 @@ def test_a_requested_row_is_started() -> None:
 @pytest.mark.parametrize(
     ("turns", "context", "words"),
     [
-        ((), {}, "no training run waits"),
-        ((turn(),), {"running": 3}, "training run 3 is running, 1 more to follow"),
-        ((turn(),), {"rollout": LiveRollout(8, 1)}, "waits: rollout 8 is live, stage 1"),
-        ((turn(emergency=True),), {"rollout": LiveRollout(8, 3)}, "waits: rollout 8 is live, stage 3"),
-        ((turn(emergency=True),), {"running": 3}, "training run 3 is running"),
+        ((), {}, "no training run is waiting"),
+        ((turn(),), {"running": RUNNING}, "training run 3 is running, 1 more to follow"),
+        ((turn(),), {"rollout": LiveRollout(8, 1)}, "training run 1: rollout 8 is live, stage 1"),
+        ((turn(emergency=True),), {"rollout": LiveRollout(8, 3)}, "an emergency: rollout 8 is live, stage 3"),
+        ((turn(emergency=True),), {"running": RUNNING}, "training run 3 is running"),
         ((turn(dispatch=1, dispatched_seconds=40.0),), {}, "is not there yet, 40 of 300 s"),
         (
             (turn(dispatch=1, dispatched_seconds=4000.0),),
@@ -59,7 +61,7 @@ def test_a_requested_row_is_started() -> None:
             "its Dagster run r is started",
         ),
         ((turn(status="failed", attempt=1, idle_seconds=60.0),), {}, "attempt 2 follows, 60 of 300 s"),
-        ((turn(status="failed", attempt=3),), {}, "no training run waits"),
+        ((turn(status="failed", attempt=3),), {}, "no training run is waiting"),
     ],
 )
 def test_what_waits_says_for_what(turns: tuple[Turn, ...], context: dict, words: str) -> None:
@@ -135,14 +137,14 @@ TURNS = st.lists(
 
 @given(
     TURNS,
-    st.none() | st.integers(1, 9),
+    st.none() | st.just(RUNNING),
     st.none() | st.builds(LiveRollout, st.integers(1, 9), st.integers(1, 3)),
     st.dictionaries(
         st.integers(1, 50), st.builds(SeenRun, st.just("r"), STATES, st.floats(0, 2000), st.integers(0, 3))
     ),
 )
 def test_no_start_ever_breaks_the_rules(turns, running, rollout, seen) -> None:
-    decision = next_turn(turns, running, rollout, seen, T, CLAIM)
+    decision = next_turn(Situation(turns, running, rollout), seen, T, CLAIM)
     if isinstance(decision, Wait):
         assert decision.reason
         return

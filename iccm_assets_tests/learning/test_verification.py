@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -126,7 +126,7 @@ def test_other_weights_are_told_from_the_same_ones(lived: Trained) -> None:
     made = lived.version(tiny_job(lived.settings.home, epochs=1))
 
     def luckless(job: TrainingJob, tell: Tell) -> TrainingOutcome:
-        return train(replace(job, config=job.config.model_copy(update={"seed": 4711})))
+        return train(job.model_copy(update={"config": job.config.model_copy(update={"seed": 4711})}))
 
     found = lived.verify(made, train=luckless)
     assert (found.outcome, found.same_digest) == ("differs", False)
@@ -155,7 +155,7 @@ def test_what_was_not_trained_here_or_lost_its_ingredients_gets_a_reason(lived: 
         imported = versions.register(conn, digest=base.name, path=job.base, parent=None, status="production")
     made = lived.version(job)
     assert "imported from tiny_t5" in lived.verify(imported).reason
-    elsewhere = replace(job, device="TPU v9")
+    elsewhere = job.model_copy(update={"device": "TPU v9"})
     found = lived.verify(made, train=lambda job, tell: train(elsewhere))
     assert found.outcome == "impossible" and "TPU v9" in found.reason
     weights = base / "model.safetensors"
@@ -163,7 +163,7 @@ def test_what_was_not_trained_here_or_lost_its_ingredients_gets_a_reason(lived: 
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "model.safetensors" in lived.verify(made).reason
     remove_tree(base)
-    assert "not in the model store any more" in lived.verify(made).reason
+    assert "no longer in the model store" in lived.verify(made).reason
     remove_tree(Path(job.dataset))
     assert "training set cannot be read" in lived.verify(made).reason
     mine = Path(made.path) / "README.md"
@@ -200,10 +200,10 @@ def test_the_command_leaves_nothing_behind_when_it_is_interrupted(
         (staging / name).write_bytes((Path(job.base) / name).read_bytes())
     claimed = ModelStore(lived.settings.home).publish(
         staging,
-        replace(
-            manifest, kind="fine-tuned", parent_digest=manifest.digest, dataset_digest=Path(job.dataset).name,
-            config=job.recipe, seed=17, threads=2,
-        ),
+        manifest.model_copy(update={
+            "kind": "fine-tuned", "parent_digest": manifest.digest, "dataset_digest": Path(job.dataset).name,
+            "config": job.recipe, "seed": 17, "threads": 2,
+        }),
     )  # fmt: skip
     with lived.engine.begin() as conn:
         made = versions.register(

@@ -80,7 +80,7 @@ def test_a_wrong_path_says_what_is_expected(wrong):
 
 
 def test_a_directory_without_weights_is_no_embedder(tmp_path):
-    with pytest.raises(ModelNotFound, match="holds no weights"):
+    with pytest.raises(ModelNotFound, match="has no weights"):
         Embedder.load(load_settings(embedder=str(tmp_path)))
 
 
@@ -100,7 +100,7 @@ def test_a_hub_that_cannot_be_reached_is_an_answer_in_seconds():
         env={"PATH": "/usr/bin", "HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:9"},
         check=True,
     )
-    assert "the hub could not deliver it" in ran.stdout
+    assert "download failed (" in ran.stdout
 
 
 def test_a_damaged_directory_is_refused_by_name(tmp_path):

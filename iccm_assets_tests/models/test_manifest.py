@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +85,8 @@ def test_a_directory_without_manifest_is_no_published_model(tmp_path: Path) -> N
 
 def test_the_digest_follows_every_field_and_the_weights_digest_only_the_weights(published: Path) -> None:
     manifest = verify(published)
-    assert replace(manifest, seed=4).digest != manifest.digest
-    assert replace(manifest, parent_digest="x").digest != manifest.digest
-    assert replace(manifest, seed=4).weights_digest == manifest.weights_digest
+    assert manifest.model_copy(update={"seed": 4}).digest != manifest.digest
+    assert manifest.model_copy(update={"parent_digest": "x"}).digest != manifest.digest
+    assert manifest.model_copy(update={"seed": 4}).weights_digest == manifest.weights_digest
     other = {**manifest.files, "model.safetensors": manifest.files["config.json"]}
-    assert replace(manifest, files=other).weights_digest != manifest.weights_digest
+    assert manifest.model_copy(update={"files": other}).weights_digest != manifest.weights_digest
