@@ -54,7 +54,7 @@ def channels_of(spec: str) -> list[Channel]:
 
 
 def send(channel: Channel, message: Message) -> str:
-    """Send by apprise (see `Send`); apprise's own limits apply: 4 s to connect, 4 s for each response."""
+    """Send by apprise (a `SendFunction`), which waits up to 4 s to connect and 4 s for each response."""
     from apprise import Apprise, NotifyType
 
     types = {"info": NotifyType.INFO, "warning": NotifyType.WARNING, "critical": NotifyType.FAILURE}

@@ -147,7 +147,7 @@ def is_due(engine: Engine, settings: Settings) -> bool:
 def deliver_alerts(
     engine: Engine, settings: Settings, *, seconds: float | None = None, by: Send = send
 ) -> DeliveryReport:
-    """Send what is due to all channels in parallel; return after ``seconds`` even when a channel hangs.
+    """Send what is due to all channels in parallel, for at most ``time_budget_seconds``.
 
     A hanging channel keeps its message locked until it returns, and delays nothing else.
     """

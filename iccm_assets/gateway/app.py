@@ -84,7 +84,7 @@ class Gateway:
         return _json(await self._service.probe(body.source_code))
 
     async def _in_database(self, call: Callable[[], T]) -> T:
-        """Run a call that needs the database; raise a 503 `Problem` if PostgreSQL is unavailable or busy."""
+        """Run a call that needs the database; raise a 503 `ProblemDetail` if it is unavailable or busy."""
         if not self._service.control.connected:
             raise Problem(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
         if self._database_calls >= DATABASE_CALLS:

@@ -42,7 +42,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def check(path: str, header: str | None, tokens: Sequence[bytes]) -> None:
-    """Raise a 401 `Problem` unless the path is public or the header's token is configured."""
+    """Raise a 401 `ProblemDetail` unless the path is public or the header's token is configured."""
     if not tokens or path in OPEN:
         return
     scheme, _, token = (header or "").partition(" ")

@@ -35,7 +35,10 @@ class Backend(Protocol):
     """A model that is loaded, verified and warm (G7)."""
 
     async def answer(self, source: str) -> Answer:
-        """Generate a response; raise ``Busy`` or ``Failed``. Cancelling it removes it from the queue."""
+        """Generate a response; raise ``QueueFullError`` or ``GenerationError``.
+
+        Cancelling it removes the request from the queue.
+        """
 
     @property
     def waiting(self) -> int:
@@ -55,7 +58,7 @@ class _Job:
 class Batcher:
     """A backend around a blocking ``generate``, which maps several sources to their responses in order.
 
-    A batch that takes longer than ``stuck_seconds`` is considered hung, and new requests fail at once.
+    A batch that takes longer than ``stall_timeout_seconds`` counts as hung, and new requests fail at once.
     """
 
     def __init__(

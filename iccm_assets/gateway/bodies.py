@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_json(request: Request, model: type[Model], most: int) -> Model:
-    """Read a body of at most ``most`` bytes as a ``model``; raise a `Problem` that says what is wrong."""
+    """Read a body of at most ``max_bytes`` as a ``model``; raise a `ProblemDetail` with the reason if invalid."""
     content_type = request.headers.get("content-type", "")
     if not _JSON.fullmatch(content_type.strip()):
         raise Problem(
@@ -66,7 +66,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 
 def parse(body: bytes) -> Any:
-    """Parse JSON that PostgreSQL can store completely; raise a 400 `Problem` otherwise."""
+    """Parse JSON that PostgreSQL can store completely; raise a 400 `ProblemDetail` otherwise."""
     try:
         text = body.decode("utf-8")
         value = json.loads(

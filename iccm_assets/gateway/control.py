@@ -78,8 +78,10 @@ class Control(threading.Thread):
         self,
         url: Callable[[], str | None],
         replica: str,
+        address: str,
         fleet: Fleet,
         *,
+        on_refresh: Callable[[], None],
         poll_seconds: float,
         keep_former: bool,
     ) -> None:
@@ -87,10 +89,8 @@ class Control(threading.Thread):
         self.routing: Routing | None = None
         self.clock: Clock | None = None
         self.connected = False
-        self.address = ""
-        self.on_look: Callable[[], None] = lambda: None
-        self._url, self._replica, self._fleet = url, replica, fleet
-        self._poll_seconds, self._keep_previous = poll_seconds, keep_former
+        self._url, self._replica, self._address, self._fleet = url, replica, address, fleet
+        self._on_refresh, self._poll_seconds, self._keep_previous = on_refresh, poll_seconds, keep_former
         self._stopping = threading.Event()
         self._failure_logged = False
 
@@ -111,7 +111,7 @@ class Control(threading.Thread):
             except Exception:
                 log.exception("refreshing the routing failed, retrying")
             self.connected = False
-            self.on_look()
+            self._on_refresh()
             self._stopping.wait(min(self._poll_seconds, 0.5))
 
     def _refresh_until_stopped(self) -> None:
@@ -132,7 +132,7 @@ class Control(threading.Thread):
         # The heartbeat comes first, so that the state read afterwards includes this replica as it is now.
         if self._fleet.settled:
             ready, failed = sorted(self._fleet.ready), json.dumps(dict(self._fleet.failed))
-            conn.execute(_HEARTBEAT, (self._replica, self.address, ready, failed))
+            conn.execute(_HEARTBEAT, (self._replica, self._address, ready, failed))
         queried_at = elapsed()
         row = conn.execute(_STATE).fetchone()
         assert row is not None  # the query always returns one row
@@ -143,4 +143,4 @@ class Control(threading.Thread):
         if self._failure_logged:
             log.warning("the database can be reached again")
         self.connected, self._failure_logged = True, False
-        self.on_look()
+        self._on_refresh()

@@ -41,7 +41,7 @@ _SESSION = """
 
 
 def complete(engine: Engine, given: Completion, settings: Settings) -> int:
-    """Store a session in its final state and return the conversation's id; raise a `Problem` if rejected.
+    """Store a session in its final state, and return the conversation's id; a `ProblemDetail` rejects it.
 
     Source and tests default to those in the messages, then to those of the session's last response. Tests
     that arrive only now are added to the responses about the same source (R11).

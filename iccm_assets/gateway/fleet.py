@@ -26,15 +26,15 @@ UNLOAD_SECONDS = 60.0
 class Fleet:
     """The loaded models: ``ready`` maps versions to backends, ``failed`` to the reason loading failed.
 
-    Other threads read both, so they are replaced and never changed in place. ``settled`` becomes true once
-    each model required at the start is loaded or has failed.
+    Other threads read both, so they are replaced and never changed in place. ``startup_complete`` becomes true
+    once each model required at the start is loaded or has failed.
     """
 
-    def __init__(self, load: Load, *, unload_seconds: float = UNLOAD_SECONDS) -> None:
+    def __init__(self, load: Load) -> None:
         self.ready: Mapping[str, Backend] = {}
         self.failed: Mapping[str, str] = {}
         self.settled = False
-        self._load, self._unload_seconds = load, unload_seconds
+        self._load = load
         self._required: dict[str, Version] = {}
         self._unused_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
@@ -104,7 +104,7 @@ class Fleet:
             name: self._unused_since.get(name, now) for name in self.ready.keys() - required
         }
         for name, since in self._unused_since.items():
-            if now - since >= self._unload_seconds:
+            if now - since >= UNLOAD_SECONDS:
                 backend = self.ready[name]
                 self.ready = {key: ready for key, ready in self.ready.items() if key != name}
                 backend.close()

@@ -20,7 +20,7 @@ from iccm_assets.gateway.problems import MEDIA_TYPE
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One operation; ``refusals`` are its error statuses besides 401 and 405."""
+    """One operation; ``error_statuses`` are its error statuses besides 401 and 405."""
 
     method: str
     path: str

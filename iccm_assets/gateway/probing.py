@@ -64,7 +64,7 @@ class ServingPath(ABC):
 
     @abstractmethod
     async def ask(self, number: int, source: str) -> Told:
-        """Return the result for the source at index ``number``."""
+        """Return the result for the source at this index."""
 
 
 class OverHttp(ServingPath):

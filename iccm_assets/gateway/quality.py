@@ -36,7 +36,7 @@ def measure_production(
 ) -> dict[str, Any]:
     """Measure production, store a row per set, and return the metadata.
 
-    Nothing is stored if production changes meanwhile. Raises ``ModelNotFound`` if there is no production
+    Nothing is stored if production changes meanwhile. Raises ``ModelNotFoundError`` if there is no production
     version, and what loading it raises.
     """
     with engine.connect() as conn:

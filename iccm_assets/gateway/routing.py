@@ -24,10 +24,10 @@ def elapsed() -> float:
 
 @dataclass(frozen=True)
 class Clock:
-    """The platform clock: it read ``said`` at monotonic time ``at`` and advances ``rate`` times as fast.
+    """The platform clock: ``reading`` at monotonic time ``read_at``, advancing ``rate`` times as fast.
 
-    ``at`` is measured before the query, so this clock may be ahead by the query's duration but never behind:
-    a lease ends slightly too early rather than too late.
+    ``read_at`` is measured before the query, so this clock may be ahead by the query's duration but never
+    behind: a lease ends slightly too early rather than too late.
     """
 
     said: datetime
@@ -73,7 +73,7 @@ class Split(BaseModel):
 class Routing:
     """Snapshot of production, the live rollout if any, and the models they need.
 
-    ``everywhere`` contains the versions that all live replicas have ready (G3).
+    ``ready_everywhere`` contains the versions that all live replicas have ready (G3).
     """
 
     production: str
@@ -95,7 +95,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Route:
-    """The chosen ``version``, and the fallback ``instead`` if it fails in the canary arm."""
+    """The chosen ``version``, and the ``fallback_version`` if it fails in the canary arm."""
 
     arm: Arm
     version: str
@@ -124,8 +124,8 @@ def canary_weight(routing: Routing, now: datetime, loaded: Collection[str]) -> t
 def choose(routing: Routing, key: str, now: datetime, loaded: Collection[str], last: str | None) -> Route:
     """Choose the version that serves the session (or request) ``key``.
 
-    ``last`` is the version that served as production before: it continues while a new production version
-    is being loaded.
+    ``last_production`` is the version that served as production before: it continues while a new production
+    version is being loaded.
     """
     production = routing.production if routing.production in loaded or last is None else last
     split = routing.split

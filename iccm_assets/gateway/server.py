@@ -75,8 +75,7 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
     # The event loop gets its turn within a millisecond while the model's and the spool's threads run.
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
-    process = _GatewayProcess(replica, settings, load)
-    process.control.address = address_of(listening)
+    process = _GatewayProcess(replica, address_of(listening), settings, load)
     gateway = Gateway(process.service, process.engine, settings, replica)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -102,7 +101,7 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
 class _GatewayProcess:
     """The components of one process."""
 
-    def __init__(self, replica: str, settings: Settings, load: Load) -> None:
+    def __init__(self, replica: str, address: str, settings: Settings, load: Load) -> None:
         limits = settings.gateway
         self._settings = settings
         self._engine: Engine | None = None
@@ -113,11 +112,12 @@ class _GatewayProcess:
         self.control = Control(
             self._url,
             replica,
+            address,
             self.fleet,
+            on_refresh=self._update_gauges,
             poll_seconds=limits.poll_seconds,
             keep_former=limits.keep_former_warm,
         )
-        self.control.on_look = self._update_gauges
         self.shipper = Shipper(self.spool, self.engine, settings, self.metrics)
         self.service = Service(settings, self.control, self.fleet, self.spool, self.metrics)
 
@@ -128,7 +128,7 @@ class _GatewayProcess:
         return EmbeddedServer(self._settings.home).running()
 
     def engine(self) -> Engine:
-        """Return an engine on the database at its current URL; raise ``DatabaseUnreachable`` without one."""
+        """Return an engine at the current URL of the database; raise ``DatabaseUnreachableError`` without."""
         if self._engine is None or not self.control.connected:
             url = self._url()
             if url is None:

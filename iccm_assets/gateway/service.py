@@ -71,7 +71,7 @@ class Service:
         return self.fleet.settled and routing is not None and self._production(routing) in self.fleet.ready
 
     def moment(self) -> tuple[Routing, Clock]:
-        """Return the routing and the clock; raise a 503 `Problem` before they were read once."""
+        """Return the routing and the clock; raise a 503 `ProblemDetail` before they were read once."""
         routing, clock = self.control.routing, self.control.clock
         if routing is None or clock is None:
             raise Problem(503, "the gateway is starting", retry_after=RETRY_SECONDS)
@@ -140,8 +140,8 @@ class Service:
     async def probe(self, source: str) -> Probed:
         """Generate production's own response, to measure it: no session, no arm, nothing recorded (T8).
 
-        User traffic has priority: raises a 503 `Problem` while half of the model's queue is in use, or while
-        another version serves in place of production.
+        User traffic has priority: raises a 503 `ProblemDetail` while half of the model's queue is in use, or
+        while another version serves in place of production.
         """
         routing, _ = self.moment()
         limits, backend = self._settings.gateway, self.fleet.ready.get(routing.production)
@@ -239,7 +239,7 @@ class Service:
         return session if session in self._sessions.values() else None
 
     def rate(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
-        """Record a rating; raise a 503 `Problem` if the spool is full."""
+        """Record a rating; raise a 503 `ProblemDetail` if the spool is full."""
         _, clock = self.moment()
         try:
             self._spool.append(
@@ -257,7 +257,7 @@ class Service:
 
 
 def garbage(answer: Answer, longest: int) -> str | None:
-    """Return the reason a canary response is invalid, or None; ``longest`` is in characters."""
+    """Return the reason a canary response is invalid, or None; ``max_characters`` is in characters."""
     text = answer.text
     if not text.strip():
         return "invalid response: empty"

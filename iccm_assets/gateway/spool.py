@@ -58,7 +58,7 @@ class Spool:
             return self._segment_bytes + sum(self._closed.values())
 
     def append(self, record: dict[str, Any]) -> None:
-        """Append a record; it then survives this process. Raises ``SpoolFull``."""
+        """Append a record; it then survives this process. Raises ``SpoolFullError``."""
         payload = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         with self._mutex:
