@@ -1,7 +1,7 @@
-"""What `ICCM_ORCHESTRA` may say (O1, S3): names, and addresses of chat endpoints; and `ICCM_ALERT_URLS` (A1).
+"""Parsing of the URL lists `ICCM_ORCHESTRA` and `ICCM_ALERT_URLS`.
 
-Read where the settings are validated and where the orchestra is made, so that both refuse the same.
-No message repeats an address: one with a password in it is refused without being shown.
+The settings and the orchestra use the same functions, so that both reject the same values. Error messages
+never contain a URL, which may hold a password.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _SCHEME = "openai:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
-# A comma, or blanks, before what begins like a URL: commas inside of one separate its recipients.
+# A comma or blanks before the start of a URL: commas inside a URL separate its recipients.
 _BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 def alert_urls(spec: str) -> list[str]:
-    """The apprise URLs of a comma-separated list."""
+    """Split a comma-separated list of apprise URLs."""
     return [url for part in _BETWEEN_URLS.split(spec) if (url := part.strip().strip(","))]
 
 
 @dataclass(frozen=True)
 class EndpointAddress:
-    """An OpenAI-compatible endpoint's base URL, without a trailing slash, and the model asked for there."""
+    """The base URL of an OpenAI-compatible endpoint, without a trailing slash, and its model."""
 
     url: str
     model: str
@@ -45,19 +45,19 @@ class EndpointAddress:
 
 
 def parse_orchestra(spec: str) -> list[str | EndpointAddress]:
-    """The parts of the list, in order: names as text, endpoints as addresses.
+    """Parse the members in order: names as text, endpoints as ``EndpointAddress``.
 
     Raises:
-        ValueError: an empty list, a malformed part, or the same part twice; it says which part.
+        ValueError: the list is empty, or a part is malformed or repeated; the message says which part.
     """
     parts = [part.strip() for part in spec.split(",")]
-    found = [_part(number, part) for number, part in enumerate(parts, start=1) if part]
-    if not found:
-        raise ValueError(f"names nobody; give builtin or {EXAMPLE}")
-    for number, one in enumerate(found):
-        if one in found[:number]:
-            raise ValueError(f"a member is named twice: {one if isinstance(one, str) else one.name}")
-    return found
+    members = [_part(number, part) for number, part in enumerate(parts, start=1) if part]
+    if not members:
+        raise ValueError(f"is empty; use `builtin` or `{EXAMPLE}`")
+    for number, member in enumerate(members):
+        if member in members[:number]:
+            raise ValueError(f"a member is named twice: {member if isinstance(member, str) else member.name}")
+    return members
 
 
 def _part(number: int, part: str) -> str | EndpointAddress:
@@ -73,19 +73,19 @@ def _address(number: int, text: str) -> EndpointAddress:
         url = urlsplit(text)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"part {number} is not {EXAMPLE}: {_first(error)}") from None
+        raise ValueError(f"part {number} is not {EXAMPLE}: {_url_error(error)}") from None
     if url.username is not None or url.password is not None:
         raise ValueError(
             f"part {number} holds a password; keys come from the environment (docs/orchestra.md)"
         )
     if url.query:
-        raise ValueError(f"part {number} has a query (?…), which belongs into ICCM_ENDPOINTS__REQUEST")
-    whole = url.scheme in {"http", "https"} and url.hostname and url.fragment and port != 0
-    if not whole or not text.isprintable() or any(character.isspace() for character in text):
+        raise ValueError(f"part {number} has a query (?…), which belongs in ICCM_ENDPOINTS__REQUEST")
+    is_complete = url.scheme in {"http", "https"} and url.hostname and url.fragment and port != 0
+    if not is_complete or not text.isprintable() or any(character.isspace() for character in text):
         raise ValueError(f"part {number} is not {EXAMPLE}")
     return EndpointAddress(f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}", url.fragment)
 
 
-def _first(error: ValueError) -> str:
-    """Without the value it complains of, which may hold a secret."""
+def _url_error(error: ValueError) -> str:
+    """The kind of error without its value, which may hold a secret."""
     return "no such port" if "ort" in str(error) else "not a URL"

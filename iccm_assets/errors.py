@@ -1,27 +1,28 @@
 """The error tree of the platform.
 
-An error's docstring is its message: what happened, what was not lost, what to do next. Raise it with
-the particulars: ``raise SuiteError("case 3: 'expect' and 'raises' exclude each other")``.
+The docstring of a class is the beginning of its message: what happened and what was kept. Raise it with the
+details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each other")``.
 
     IccmError
     ├── SettingsError          an ICCM_* variable is unknown or its value impossible
     ├── DatabaseError
-    │   ├── DatabaseUnreachable
+    │   ├── DatabaseUnreachableError
     │   └── EmbeddedServerError
     ├── InputError             a file or request that cannot be read
-    │   └── SuiteError
+    │   └── TestSuiteError
     ├── ModelError
-    │   ├── ModelNotFound
-    │   │   └── VersionNotFound
-    │   └── DamagedCheckpoint
+    │   ├── ModelNotFoundError
+    │   │   └── VersionNotFoundError
+    │   └── CorruptCheckpointError
     ├── TrainingError
-    │   ├── NothingLearned
-    │   ├── TrainingDiverged
-    │   └── StaleFence
-    ├── SandboxUnavailable
+    │   ├── NoWeightsChangedError
+    │   ├── TrainingDivergedError
+    │   └── StaleFenceError
+    ├── SandboxUnavailableError
     ├── OrchestraError
+    ├── AlertError
     ├── GatewayError
-    └── NotAllowed             the gate, a lock or a rule forbids what was asked
+    └── OperationNotAllowedError    the gate, a lock or a rule forbids it
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def first_line(error: BaseException) -> str:
 
 
 class IccmError(Exception):
-    """The platform could not do what was asked."""
+    """The operation failed."""
 
     def __init__(self, detail: str = "", *, hint: str = "") -> None:
         self.detail = detail
@@ -44,19 +45,20 @@ class IccmError(Exception):
 
     @property
     def message(self) -> str:
-        """The class's sentence, the particulars, and what to do next, in one line."""
+        """The sentence of the class, the detail and the hint, in one line."""
         sentence = " ".join((type(self).__doc__ or "").split())
-        told = sentence.rstrip(".") + (f": {self.detail}" if self.detail else ".")
-        parts = [told if not self.hint or told.endswith((".", "!", "?")) else f"{told}.", self.hint]
-        return " ".join(part for part in parts if part)
+        text = sentence.rstrip(".") + (f": {self.detail}" if self.detail else ".")
+        if not self.hint:
+            return text
+        return f"{text if text.endswith(('.', '!', '?')) else text + '.'} {self.hint}"
 
     def to_dict(self) -> dict[str, str]:
-        """The error as JSON values, for crossing a process boundary; `from_dict` is the inverse."""
+        """The error as JSON values, to pass it between processes; `from_dict` is the inverse."""
         return {"name": type(self).__name__, "detail": self.detail, "hint": self.hint}
 
     @staticmethod
     def from_dict(values: Mapping[str, str]) -> IccmError:
-        """The error of this name, or an ``IccmError`` where the name is not known."""
+        """The error of the class ``name``; an ``IccmError`` if there is no such class."""
         kind = globals().get(values["name"], IccmError)
         return kind(values["detail"], hint=values["hint"])  # type: ignore[no-any-return]
 
@@ -82,11 +84,11 @@ class InputError(IccmError):
 
 
 class SuiteError(InputError):
-    """The test suite is not valid (SPEC J1); nothing was run."""
+    """The test suite is not valid; nothing was run."""
 
 
 class ModelError(IccmError):
-    """The model cannot be used; production is untouched."""
+    """The model cannot be used; production is unchanged."""
 
 
 class ModelNotFound(ModelError):
@@ -98,15 +100,15 @@ class VersionNotFound(ModelNotFound):
 
 
 class DamagedCheckpoint(ModelError):
-    """The checkpoint does not match its manifest and is refused."""
+    """The checkpoint does not match its manifest; it was not loaded."""
 
 
 class TrainingError(IccmError):
-    """Training failed; production and the model store are untouched, a re-run starts clean."""
+    """Training failed; production and the model store are unchanged."""
 
 
 class NothingLearned(TrainingError):
-    """Training moved no weight; the run is refused."""
+    """Training changed no weight; nothing was published."""
 
 
 class TrainingDiverged(TrainingError):
@@ -114,24 +116,24 @@ class TrainingDiverged(TrainingError):
 
 
 class StaleFence(TrainingError):
-    """Another attempt has taken this training run over; this one may not publish."""
+    """Another attempt has claimed this training run; nothing was published."""
 
 
 class SandboxUnavailable(IccmError):
-    """A layer of the sandbox is missing, so no verdict can be given."""
+    """A layer of the sandbox is missing; no verdict was given."""
 
 
 class OrchestraError(IccmError):
-    """The orchestra is misconfigured or could not be asked; no score was given."""
+    """The orchestra is misconfigured or unreachable; no score was given."""
 
 
 class AlertError(IccmError):
-    """An alert did not reach every channel; it is in the outbox and is sent again."""
+    """An alert did not reach every channel; it stays in the outbox and is retried."""
 
 
 class GatewayError(IccmError):
-    """The gateway did not do what was asked; what it has acknowledged is kept."""
+    """The gateway failed; everything it has acknowledged is kept."""
 
 
 class NotAllowed(IccmError):
-    """This is not allowed in the present state; nothing was changed."""
+    """This is not allowed in the current state; nothing was changed."""

@@ -1,16 +1,18 @@
-"""What a check of the platform found: plain values, whoever shows them (U4)."""
+"""The result of a check of the platform, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether all is well, in one sentence with its numbers, and what to do when it is not.
+    """Whether a check passed, described with its numbers, and the recovery when it did not.
 
-    ``error`` is how bad a red one is: an error, or a warning. ``ids`` names rows to look at, never content.
+    ``error``: a failure is an error, else a warning. ``ids`` name rows to look at, never content.
     """
 
     passed: bool
@@ -21,9 +23,6 @@ class Finding:
     ids: tuple[str, ...] = ()
 
 
-MOST_NAMED = 20
-
-
-def named(ids: list[str] | list[int]) -> tuple[str, ...]:
-    """The first of some ids, as text: enough to start looking."""
-    return tuple(str(one) for one in ids[:MOST_NAMED])
+def named(ids: Sequence[str] | Sequence[int]) -> tuple[str, ...]:
+    """Return the first ids as text, at most ``MOST_NAMED``."""
+    return tuple(str(row_id) for row_id in ids[:MOST_NAMED])

@@ -1,7 +1,7 @@
-"""A worker ends with the process that started it: nobody waits for what an orphan would still make.
+"""Worker processes that exit with the process that started them.
 
-A trainer or evaluator whose run worker was killed would go on for hours, keep its training run's heart
-beating and the machine busy, and in the end hand its result to nobody.
+Otherwise a trainer or evaluator whose run worker was killed continues for hours, sends heartbeats for its
+training run, keeps the machine busy, and nobody reads its result.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ EVERY_SECONDS = 1.0
 
 
 def started_by_me() -> dict[str, str]:
-    """What a worker's environment has to hold for it to end with this process."""
+    """The environment variables with which a worker exits with this process."""
     return {STARTED_BY: str(os.getpid())}
 
 
 def end_with_starter(every_seconds: float = EVERY_SECONDS) -> None:
-    """From now on this process ends, as if killed, when the one that started it has; without one, never."""
-    named = os.environ.get(STARTED_BY, "")
-    if not named:
+    """Exit this process when its parent has exited; without ``WORKER_STARTED_BY`` do nothing."""
+    pid = os.environ.get(STARTED_BY, "")
+    if not pid:
         return
-    starter = int(named)
-    # A launcher in between would make somebody else the parent; then the starter's pid has to do.
-    direct = os.getppid() == starter
+    parent = int(pid)
+    # With a launcher in between the parent is another process: then the existence of the pid is checked.
+    is_direct = os.getppid() == parent
 
     def watch() -> None:
         pause = threading.Event()
-        while os.getppid() == starter if direct else psutil.pid_exists(starter):
+        while os.getppid() == parent if is_direct else psutil.pid_exists(parent):
             pause.wait(every_seconds)
         os._exit(EXIT_STATUS)
 
-    threading.Thread(target=watch, name="starter-watch", daemon=True).start()
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:

@@ -1,11 +1,11 @@
-"""Every number of the platform in one typed tree (S3).
+"""The settings of the platform in one typed tree (S3).
 
-Values come from, strongest first: arguments, environment (``ICCM_<GROUP>__<FIELD>`` and the short
-names of the top-level fields, e.g. ``ICCM_HOME``), the profile's file, the defaults below, which are
-the production numbers. An unknown ``ICCM_*`` variable or an impossible value is a ``SettingsError``.
+Sources, highest precedence first: arguments, environment (``ICCM_<GROUP>__<FIELD>`` and the short names of
+the top-level fields, e.g. ``ICCM_HOME``), the file of the profile, the defaults below, which are the
+production values. An unknown ``ICCM_*`` variable or an impossible value raises ``SettingsError``.
 
-The profile is ``local`` (``profiles/local.toml``: what the tiny reference model needs, X5) when no
-``ICCM_BASE_MODEL`` is named, else ``production``; ``ICCM_PROFILE`` says otherwise.
+The profile is ``local`` (``profiles/local.toml``: what the packaged demo model needs) unless
+``ICCM_BASE_MODEL`` is set, then ``production``; ``ICCM_PROFILE`` overrides it.
 """
 
 from __future__ import annotations
@@ -29,238 +29,299 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from iccm_assets.addresses import parse_orchestra
-from iccm_assets.errors import SettingsError
+from iccm_assets.errors import SettingsError, first_line
 
 PACKAGE = Path(__file__).parent
 REFERENCE_MODEL = PACKAGE / "reference" / "data" / "base_model"
 REFERENCE_REHEARSAL = PACKAGE / "reference" / "data" / "rehearsal.jsonl.gz"
 REFERENCE_CANARY_SET = PACKAGE / "reference" / "data" / "canary_set.jsonl.gz"
 
-Share = Field(ge=0.0, le=1.0)
-
 
 class Group(BaseModel):
-    """A group of settings: immutable, and no field it does not know."""
+    """A group of settings: immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Capture(Group):
-    """What happens to conversations before they are stored (C4)."""
+    """Processing of conversations before they are stored."""
 
-    redact: bool = Field(True, description="Replace secrets and personal data by typed placeholders.")
-    max_conversation_mib: float = Field(4.0, gt=0, description="A larger conversation is refused.")
+    redact: bool = Field(True, description="Replace secrets and personal data with typed placeholders.")
+    max_conversation_mib: float = Field(
+        4.0, gt=0, description="Maximum size of a conversation; a larger one is rejected."
+    )
 
 
 class Curation(Group):
-    """Which conversations may teach the model (F1-F4, P1-P3)."""
+    """Filter and deduplication of training examples."""
 
-    min_test_pass_rate: float = Field(0.75, ge=0, le=1, description="Kept only above this test pass rate.")
+    min_test_pass_rate: float = Field(
+        0.75, ge=0, le=1, description="A conversation passes the filter above this test pass rate."
+    )
     max_implementation_variance: float = Field(
-        0.04, ge=0, le=1, description="Kept only below this variance over the orchestra."
+        0.04,
+        ge=0,
+        le=1,
+        description="A conversation passes the filter below this variance over the orchestra.",
     )
     variance_weight: float = Field(
         0.5, ge=0, description="quality_score = test_pass_rate - weight x implementation_variance."
     )
     duplicate_similarity: float = Field(
-        0.9, gt=0, le=1, description="Cosine at or above which two requirements texts are duplicates."
+        0.9, gt=0, le=1, description="Cosine similarity at or above which two texts are near-duplicates."
     )
-    held_out_share: float = Field(0.15, ge=0, lt=1, description="Share of sessions never trained on (F3).")
+    held_out_share: float = Field(0.15, ge=0, lt=1, description="Fraction of sessions never trained on.")
     holdout_days: int = Field(
-        28, ge=1, description="Age in days up to which a held-out session is evaluated."
+        28, ge=1, description="Maximum age of a holdout session that is evaluated, in days."
     )
-    late_days: int = Field(7, ge=1, description="Days the daily job looks back for changed inputs (P6).")
+    late_days: int = Field(7, ge=1, description="Days that the daily job checks for changed inputs.")
 
 
 class Triggers(Group):
-    """When a retraining starts (T1-T6)."""
+    """Conditions under which a retrain starts."""
 
-    weekly_min_examples: int = Field(50, ge=1, description="Selectable examples the weekly trigger asks for.")
+    weekly_min_examples: int = Field(50, ge=1, description="Selectable examples the weekly trigger requires.")
     threshold_min_examples: int = Field(
-        100, ge=1, description="Selectable examples the daily trigger asks for."
+        100, ge=1, description="Selectable examples the daily trigger requires."
     )
-    floor_examples: int = Field(20, ge=1, description="Below this nothing trains, whatever the trigger (T5).")
-    degradation_drop: float = Field(0.05, gt=0, le=1, description="Fall of production that is an emergency.")
+    floor_examples: int = Field(
+        20, ge=1, description="Minimum examples of any training; below it a run is skipped."
+    )
+    degradation_drop: float = Field(
+        0.05, gt=0, le=1, description="Drop of production quality below its baseline that is an emergency."
+    )
     degradation_confidence: float = Field(
-        0.99, gt=0.5, lt=1, description="Confidence that the fall exceeds that; a look errs at most so often."
+        0.99,
+        gt=0.5,
+        lt=1,
+        description="Confidence required that the drop exceeds the limit; false alarms per measurement: 1 - this.",
     )
     degradation_min_items: int = Field(
-        20, ge=2, description="Fewer items are no evidence that production has fallen."
+        20, ge=2, description="Minimum items of a measurement that counts as evidence."
     )
-    max_attempts: int = Field(3, ge=1, description="Attempts one training run may take (T6).")
-    retry_minutes: float = Field(5.0, ge=0, description="Before a failed attempt is followed by the next.")
+    max_attempts: int = Field(3, ge=1, description="Maximum attempts of one training run.")
+    retry_minutes: float = Field(
+        5.0, ge=0, description="Delay between a failed attempt and the next, in minutes."
+    )
     dispatch_timeout_seconds: int = Field(
-        300, ge=10, description="A Dagster run nobody has heard of for so long is started again (T6)."
+        300,
+        ge=10,
+        description="Restart a dispatched training run if Dagster has not reported it within this time.",
     )
 
 
 class Selection(Group):
-    """Which pool rows a retraining learns from (T7)."""
+    """Selection of the pool rows that a retrain trains on."""
 
-    window_days: int = Field(7, ge=1, description="Age of the examples taken, in days.")
+    window_days: int = Field(7, ge=1, description="Maximum age of the selected examples, in days.")
     max_window_days: int = Field(
-        30, ge=1, description="The window reaches back to the last training, at most so far."
+        30, ge=1, description="Limit of the window when the last training is longer ago, in days."
     )
-    max_examples: int = Field(100, ge=1, description="New examples at most.")
-    emergency_max_examples: int = Field(200, ge=1, description="The same in an emergency.")
-    max_per_user: int = Field(10, ge=1, description="Examples of one user at most.")
-    max_user_share: float = Field(0.10, gt=0, le=1, description="Share of the selection one user may have.")
+    max_examples: int = Field(100, ge=1, description="Maximum number of new examples.")
+    emergency_max_examples: int = Field(
+        200, ge=1, description="Maximum number of new examples in an emergency."
+    )
+    max_per_user: int = Field(10, ge=1, description="Maximum number of examples of one user.")
+    max_user_share: float = Field(
+        0.10, gt=0, le=1, description="Maximum share of the selection that one user has."
+    )
 
     def over(self, window_days: int | None) -> Selection:
-        """The same limits on a window asked for by hand, back to the last training or not; None: these."""
+        """A copy whose window is exactly ``window_days``; None returns the group itself."""
         if window_days is None:
             return self
         return self.model_copy(update={"window_days": window_days, "max_window_days": window_days})
 
 
 class Training(Group):
-    """How the candidate is trained (L1-L5)."""
+    """Training of a candidate."""
 
     method: Literal["full", "lora"] = Field(
-        "full", description="Train all weights, or low-rank adapters merged at the end."
+        "full", description="Train all weights, or low-rank adapters that are merged at the end."
     )
-    learning_rate: float = Field(1e-6, gt=0, le=1)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in optimiser steps.")
-    max_warmup_share: float = Field(
-        0.2, ge=0, le=1, description="Warm-up is at most this share of the steps."
-    )
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in optimizer steps.")
+    max_warmup_share: float = Field(0.2, ge=0, le=1, description="Maximum share of the steps that warm up.")
     batch_size: int = Field(2, ge=1, description="Examples per forward pass.")
-    gradient_accumulation_steps: int = Field(4, ge=1)
-    max_grad_norm: float = Field(0.5, gt=0)
-    epochs: int = Field(5, ge=1)
-    emergency_epochs: int = Field(3, ge=1)
-    early_stopping_patience: int = Field(2, ge=1, description="Epochs without a better validation loss.")
-    validation_share: float = Field(0.1, gt=0, lt=1)
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes per optimizer step.")
+    max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping norm.")
+    epochs: int = Field(5, ge=1, description="Maximum number of epochs.")
+    emergency_epochs: int = Field(3, ge=1, description="Maximum number of epochs in an emergency.")
+    early_stopping_patience: int = Field(
+        2, ge=1, description="Epochs without a lower validation loss before training stops."
+    )
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of the examples used for validation.")
     rehearsal_fraction: float = Field(
-        0.5, ge=0, lt=1, description="Share of the examples that is rehearsal (L3)."
+        0.5, ge=0, lt=1, description="Share of the examples that are rehearsal examples."
     )
     interpolation: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Weight of the trained weights when averaged with production's (1 = no averaging).",
+        description="Weight of the trained weights in the average with production's; 1: no averaging.",
     )
-    max_source_tokens: int = Field(2048, ge=8)
-    max_target_tokens: int = Field(1024, ge=8)
-    seed: int = Field(17, ge=0)
+    max_source_tokens: int = Field(2048, ge=8, description="Maximum tokens of an input.")
+    max_target_tokens: int = Field(1024, ge=8, description="Maximum tokens of a target.")
+    seed: int = Field(
+        17, ge=0, description="Seed of training; the same inputs and seed give the same weights."
+    )
     threads: int = Field(
-        2, ge=1, description="torch threads; part of the manifest, since sums depend on it (L5)."
+        2, ge=1, description="torch threads; stored in the manifest, since floating-point sums depend on it."
     )
-    lora_r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    max_runtime_seconds: int = Field(12 * 3600, ge=60, description="A retrain run is stopped after this.")
+    lora_r: int = Field(16, ge=1, description="Rank of the adapters.")
+    lora_alpha: int = Field(32, ge=1, description="Scaling of the adapters.")
+    max_runtime_seconds: int = Field(
+        12 * 3600, ge=60, description="Maximum runtime of a retrain run; Dagster terminates it afterwards."
+    )
     heartbeat_timeout_seconds: int = Field(
-        900, ge=10, description="A running attempt silent for this long is dead (T6)."
+        900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
     )
 
 
 class Evaluation(Group):
-    """The quality gate (E3) and how answers are generated for it."""
+    """The quality gate, and the generation of the responses it compares."""
 
-    confidence: float = Field(0.90, gt=0.5, lt=1, description="One-sided paired confidence a verdict needs.")
-    emergency_bound: float = Field(-0.02, ge=-1, le=0, description="Smallest improvement in an emergency.")
-    max_pass_rate_drop: float = Field(0.02, ge=0, le=1)
-    max_variance_ratio: float = Field(1.5, ge=1)
-    variance_floor: float = Field(0.005, ge=0)
-    max_latency_ratio: float = Field(
-        1.2, ge=1, description="p95 latency per output token, candidate : production."
+    confidence: float = Field(
+        0.90, gt=0.5, lt=1, description="One-sided paired confidence that a verdict requires."
     )
-    slice_min_items: int = Field(20, ge=2)
-    max_slice_drop: float = Field(0.05, ge=0, le=1)
-    latency_items: int = Field(40, ge=5, description="Items on which latency is measured at batch 1.")
-    latency_rounds: int = Field(3, ge=1, description="Rounds of which each item's fastest answer counts.")
+    emergency_bound: float = Field(-0.02, ge=-1, le=0, description="Minimum improvement in an emergency.")
+    max_pass_rate_drop: float = Field(
+        0.02, ge=0, le=1, description="Maximum drop of the mean pass rate below production."
+    )
+    max_variance_ratio: float = Field(
+        1.5, ge=1, description="Maximum implementation variance, candidate : production."
+    )
+    variance_floor: float = Field(0.005, ge=0, description="Variance below which the ratio is not judged.")
+    max_latency_ratio: float = Field(
+        1.2, ge=1, description="Maximum p95 latency per output token, candidate : production."
+    )
+    slice_min_items: int = Field(20, ge=2, description="Minimum items of a slice judged for forgetting.")
+    max_slice_drop: float = Field(0.05, ge=0, le=1, description="Maximum drop of a slice.")
+    latency_items: int = Field(40, ge=5, description="Items whose latency is measured at batch size 1.")
+    latency_rounds: int = Field(
+        3, ge=1, description="Latency rounds; the fastest response of each item counts."
+    )
     batch_size: int = Field(32, ge=1, description="Prompts generated together.")
-    max_new_tokens: int = Field(512, ge=8)
+    max_new_tokens: int = Field(512, ge=8, description="Maximum tokens of a response.")
 
 
 class Judge(Group):
-    """Limits of one sandboxed implementation (J3)."""
+    """Limits of one sandboxed implementation."""
 
-    wall_seconds: float = Field(10.0, gt=0)
-    cpu_seconds: int = Field(5, ge=1)
-    memory_mib: int = Field(512, ge=32, description="All processes of one implementation together.")
-    processes: int = Field(64, ge=1)
-    output_mib: float = Field(1.0, gt=0)
+    wall_seconds: float = Field(10.0, gt=0, description="Wall-clock time.")
+    cpu_seconds: int = Field(5, ge=1, description="CPU time.")
+    memory_mib: int = Field(512, ge=32, description="Memory of all processes together.")
+    processes: int = Field(64, ge=1, description="Processes at a time.")
+    output_mib: float = Field(1.0, gt=0, description="Output of all cases together.")
     workers: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
-        description="Implementations judged at a time.",
+        description="Implementations judged concurrently.",
     )
 
 
 class Scoring(Group):
-    """Scoring of live traffic (U2)."""
+    """Scoring of live traffic."""
 
     pass_seconds: float = Field(
-        240.0, gt=0, description="After this a pass begins no further text; the next one goes on."
+        240.0, gt=0, description="Time budget of one scoring pass; remaining texts are left to the next pass."
     )
 
 
 class Endpoints(Group):
-    """How the orchestra's chat endpoints are asked (O1); API keys are no settings (docs/orchestra.md)."""
+    """Requests to the chat endpoints of the orchestra; API keys are not settings (docs/orchestra.md)."""
 
     timeout_seconds: float = Field(
-        120.0, gt=0, description="One text at one endpoint, from the first byte out to the last byte in."
+        120.0, gt=0, description="Timeout of one text at one endpoint, retries included."
     )
-    connect_seconds: float = Field(5.0, gt=0, description="Of these, for getting a connection.")
-    retries: int = Field(2, ge=0, le=20, description="Further requests after one that failed, in that time.")
-    concurrency: int = Field(4, ge=1, le=256, description="Requests to one URL at a time.")
-    requests_per_minute: float = Field(0.0, ge=0, description="To one URL, evenly spaced; 0: no limit.")
-    max_answer_mib: float = Field(4.0, gt=0, le=64, description="A longer reply is cut off and is no answer.")
+    connect_seconds: float = Field(5.0, gt=0, description="Connect timeout.")
+    retries: int = Field(2, ge=0, le=20, description="Retries of a failed request within the timeout.")
+    concurrency: int = Field(4, ge=1, le=256, description="Concurrent requests to one URL.")
+    requests_per_minute: float = Field(
+        0.0, ge=0, description="Rate limit of one URL, evenly spaced; 0: no limit."
+    )
+    max_answer_mib: float = Field(
+        4.0, gt=0, le=64, description="Maximum size of a reply; a longer one is invalid."
+    )
     failures_before_pause: int = Field(
-        8, ge=1, description="Failures in a row after which an endpoint is left alone for a while."
+        8, ge=1, description="Consecutive failures that open the circuit breaker of an endpoint."
     )
-    pause_seconds: float = Field(300.0, gt=0, description="How long, before one request tries it again.")
-    system_prompt: str = Field("", description="Sent before the requirements; empty: none is sent.")
-    max_tokens: int = Field(4096, ge=16)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = Field(17, ge=0)
+    pause_seconds: float = Field(
+        300.0, gt=0, description="Time an open circuit breaker waits before it lets one request through."
+    )
+    system_prompt: str = Field("", description="System prompt sent before the requirements; empty: none.")
+    max_tokens: int = Field(4096, ge=16, description="Maximum tokens of a reply.")
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature; 0: greedy.")
+    seed: int = Field(17, ge=0, description="Seed sent with every request.")
     request: dict[str, JsonValue] = Field(
-        {}, description="JSON merged into each request's body; null takes a field out."
+        {}, description="JSON merged into the body of every request; null removes a field."
     )
 
 
 class Rollout(Group):
-    """Progressive deployment (R1-R9); a rollout keeps the numbers it was opened with."""
+    """Progressive deployment; a rollout keeps the values it was opened with."""
 
     evidence: Literal["sequential", "point"] = Field(
-        "sequential", description="What crosses a limit: anytime-valid evidence, or plain means (R5)."
+        "sequential",
+        description="How a guardrail is judged: anytime-valid sequential evidence, or plain means.",
     )
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="Error shared by all tests of one rollout (R5).")
-    first_stage_hours: float = Field(6.0, gt=0, description="Healthy time at 10 % (R1).")
-    first_stage_sessions: int = Field(30, ge=1, description="Scored canary-arm sessions at 10 % (R1).")
-    second_stage_hours: float = Field(12.0, gt=0, description="Healthy time at 50 % (R2).")
-    second_stage_sessions: int = Field(75, ge=1, description="Scored canary-arm sessions at 50 % (R2).")
-    bake_hours: float = Field(24.0, gt=0, description="Healthy time at 100 %, the old version warm (R3).")
-    min_pass_rate: float = Field(0.73, gt=0, lt=1, description="Floor of the stages at 10 and 50 %.")
-    first_stage_drop: float = Field(0.01, ge=0, lt=1, description="Allowed below production at 10 %.")
-    second_stage_drop: float = Field(0.0, ge=0, lt=1, description="Allowed below production at 50 %.")
-    health_pass_rate: float = Field(0.70, gt=0, lt=1, description="Floor in every live state (R4).")
-    health_variance: float = Field(0.05, gt=0, le=0.25, description="Implementation variance at most (R4).")
-    health_error_rate: float = Field(0.05, gt=0, lt=1, description="Canary-arm error rate at most (R4).")
-    health_sessions: int = Field(10, ge=1, description="Fewer scored sessions carry no verdict on quality.")
-    health_requests: int = Field(20, ge=1, description="Fewer requests carry no verdict on errors or speed.")
-    health_interval_seconds: float = Field(300.0, gt=0, description="Between two looks at health, `point`.")
-    health_window_minutes: float = Field(60.0, gt=0, description="What such a look sees.")
-    max_data_age_minutes: float = Field(60.0, gt=0, description="Scores older than this are stale (R6).")
-    max_hold: float = Field(14.0, gt=0, description="Days a stage may last before it ends undecided (R6).")
-    lease_seconds: float = Field(180.0, gt=0, description="Life of the canary weight after a tick (R7).")
-    tick_seconds: float = Field(30.0, gt=0, description="Between two ticks of the controller.")
-    tick_timeout_seconds: float = Field(5.0, gt=0, description="A tick is given up after this (R7).")
-    ready_minutes: float = Field(10.0, gt=0, description="Replicas may take to load before it is alerted.")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Significance level shared by all quality tests of one rollout."
+    )
+    first_stage_hours: float = Field(6.0, gt=0, description="Minimum healthy time at 10 %.")
+    first_stage_sessions: int = Field(30, ge=1, description="Minimum scored canary-arm sessions at 10 %.")
+    second_stage_hours: float = Field(12.0, gt=0, description="Minimum healthy time at 50 %.")
+    second_stage_sessions: int = Field(75, ge=1, description="Minimum scored canary-arm sessions at 50 %.")
+    bake_hours: float = Field(
+        24.0, gt=0, description="Minimum healthy time at 100 %, with the previous version warm."
+    )
+    min_pass_rate: float = Field(
+        0.73, gt=0, lt=1, description="Minimum pass rate of the stages at 10 and 50 %."
+    )
+    first_stage_drop: float = Field(
+        0.01, ge=0, lt=1, description="Maximum pass-rate drop below production at 10 %."
+    )
+    second_stage_drop: float = Field(
+        0.0, ge=0, lt=1, description="Maximum pass-rate drop below production at 50 %."
+    )
+    health_pass_rate: float = Field(0.70, gt=0, lt=1, description="Minimum pass rate in every live state.")
+    health_variance: float = Field(0.05, gt=0, le=0.25, description="Maximum implementation variance.")
+    health_error_rate: float = Field(0.05, gt=0, lt=1, description="Maximum canary-arm error rate.")
+    health_sessions: int = Field(10, ge=1, description="Minimum scored sessions for a verdict on quality.")
+    health_requests: int = Field(20, ge=1, description="Minimum requests for a verdict on errors or latency.")
+    health_interval_seconds: float = Field(
+        300.0, gt=0, description="Interval between two health assessments, `point` only."
+    )
+    health_window_minutes: float = Field(60.0, gt=0, description="Window of such an assessment.")
+    max_data_age_minutes: float = Field(
+        60.0, gt=0, description="Maximum age of the newest score; older scores are stale."
+    )
+    max_hold: float = Field(
+        14.0, gt=0, description="Maximum days of a stage; afterwards the rollout is aborted as undecided."
+    )
+    lease_seconds: float = Field(
+        180.0, gt=0, description="Lifetime of the canary weight after a controller tick."
+    )
+    tick_seconds: float = Field(30.0, gt=0, description="Interval between two controller ticks.")
+    tick_timeout_seconds: float = Field(5.0, gt=0, description="Timeout of a controller tick.")
+    ready_minutes: float = Field(
+        10.0, gt=0, description="Time the replicas have to load a version before an alert is raised."
+    )
     replay_below_sessions: int = Field(
-        200, ge=0, description="Scored sessions a day below which holdout sessions are replayed (R11)."
+        200,
+        ge=0,
+        description="Scored sessions a day below which holdout sessions are replayed as paired evidence.",
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Rollout:
-        """A lease that lives from tick to tick, and stages that can end before they are undecided."""
+        """Require a lease that outlives a tick, and stages that can end before they are undecided."""
         if self.lease_seconds < self.tick_seconds + self.tick_timeout_seconds:
             raise ValueError("lease_seconds is shorter than a tick and its timeout")
         longest = max(self.first_stage_hours, self.second_stage_hours, self.bake_hours)
         if longest >= 24 * self.max_hold:
-            raise ValueError(f"a stage of {longest:g} h cannot end within max_hold of {self.max_hold:g} days")
+            raise ValueError(f"a stage of {longest:g} h cannot end within max_hold_days of {self.max_hold:g}")
         if self.health_pass_rate > self.min_pass_rate:
             raise ValueError("health_pass_rate is above min_pass_rate")
         if self.second_stage_drop > self.first_stage_drop:
@@ -269,65 +330,72 @@ class Rollout(Group):
 
 
 class Retention(Group):
-    """How long what nobody needs is kept (V3)."""
+    """Retention of checkpoints and history."""
 
-    unpromoted_days: int = Field(7, ge=1, description="Checkpoints that were never promoted.")
-    rolled_back_days: int = Field(30, ge=1, description="Checkpoints that were rolled back.")
+    unpromoted_days: int = Field(7, ge=1, description="Retention of checkpoints that were never promoted.")
+    rolled_back_days: int = Field(30, ge=1, description="Retention of checkpoints that were rolled back.")
     history_days: int = Field(
-        365, ge=30, description="Reconstructions, routing (requests) and canary history."
+        365, ge=30, description="Retention of reconstructions, requests and canary history."
     )
 
     @property
     def history(self) -> timedelta:
-        """The same as a duration."""
+        """``history_days`` as a duration."""
         return timedelta(days=self.history_days)
 
 
 class Gateway(Group):
-    """The HTTP service that answers with CET-D (G1-G7)."""
+    """The HTTP service that serves CET-D."""
 
     backend: Literal["transformers", "openai"] = Field(
-        "transformers", description="Models in this process, or an OpenAI-compatible server per version (G7)."
+        "transformers",
+        description="Models in the gateway process, or an OpenAI-compatible server per version.",
     )
     openai_urls: dict[str, str] = Field(
         {},
-        description="JSON: version -> http://host:port/v1#model; the key * serves the others, and {version}"
-        " stands for their name.",
+        description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version} stands for"
+        " the name of the version.",
     )
     tokens: str = Field(
-        "", description="Bearer tokens, comma separated, 16 characters at least; needed off loopback (G6)."
+        "", description="Bearer tokens, comma separated, at least 16 characters each; required off loopback."
     )
-    device: str = Field("", description="torch device of the models; empty: the GPU if there is one.")
+    device: str = Field("", description="torch device of the models; empty: a GPU if available.")
     threads: int = Field(
-        default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="torch threads of one process."
+        default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="torch threads per process."
     )
-    batch_size: int = Field(16, ge=1, le=1024, description="Requests answered together at most (G6).")
-    batch_wait_ms: float = Field(1.0, ge=0, le=1000, description="How long a batch waits for company.")
-    queue_size: int = Field(64, ge=1, description="Requests waiting per model; beyond it 503 (G6).")
-    max_in_flight: int = Field(256, ge=1, description="Requests in one process at a time; beyond it 503.")
-    timeout_seconds: float = Field(30.0, gt=0, description="A request is given up after this (504).")
+    batch_size: int = Field(16, ge=1, le=1024, description="Maximum requests per batch.")
+    batch_wait_ms: float = Field(
+        1.0, ge=0, le=1000, description="How long to wait for more requests before running a batch."
+    )
+    queue_size: int = Field(64, ge=1, description="Maximum queued requests per model; beyond it 503.")
+    max_in_flight: int = Field(
+        256, ge=1, description="Maximum concurrent requests per process; beyond it 503."
+    )
+    timeout_seconds: float = Field(30.0, gt=0, description="Timeout of a request (504).")
     canary_timeout_seconds: float = Field(
-        10.0, gt=0, description="Of these, for the canary arm, before production answers (G3)."
+        10.0, gt=0, description="Timeout of the canary arm, after which production responds."
     )
-    max_body_mib: float = Field(1.0, gt=0, le=64, description="A larger body is refused (413).")
-    max_answer_kib: int = Field(256, ge=1, description="A longer answer of the canary arm is garbage.")
-    poll_seconds: float = Field(1.0, gt=0, le=2.0, description="Between two looks at the routing (G4).")
-    drain_seconds: float = Field(30.0, gt=0, description="Given to requests in flight at shutdown.")
-    spool_max_mib: float = Field(512.0, gt=0, description="Of answers not yet stored; beyond it 503 (G5).")
-    spool_batch: int = Field(200, ge=1, le=10000, description="Records stored in one transaction.")
-    spool_pause_ms: float = Field(250.0, ge=1, description="Between two deliveries from the spool.")
+    max_body_mib: float = Field(1.0, gt=0, le=64, description="Maximum request body (413).")
+    max_answer_kib: int = Field(
+        256, ge=1, description="Maximum response of the canary arm; a longer one is invalid."
+    )
+    poll_seconds: float = Field(1.0, gt=0, le=2.0, description="Polling interval of the routing.")
+    drain_seconds: float = Field(30.0, gt=0, description="Time for requests in flight at shutdown.")
+    spool_max_mib: float = Field(512.0, gt=0, description="Maximum spool size; beyond it 503.")
+    spool_batch: int = Field(200, ge=1, le=10000, description="Maximum records per transaction.")
+    spool_pause_ms: float = Field(250.0, ge=1, description="Interval between two flushes of the spool.")
     figures_seconds: float = Field(
-        15.0, ge=1, description="Between two readings of what `/metrics` tells from the database (A3)."
+        15.0, ge=1, description="Interval between two reads of the database metrics in `/metrics`."
     )
-    figures_window_minutes: float = Field(60.0, gt=0, description="The time both arms' figures are about.")
+    figures_window_minutes: float = Field(60.0, gt=0, description="Window of the metrics of both arms.")
     keep_former_warm: bool = Field(
-        True, description="Keep the version that served before loaded, so that a rollback is immediate."
+        True, description="Keep the previous version loaded, so that a rollback is immediate."
     )
 
     @field_validator("tokens", mode="after")
     @classmethod
     def _long_enough(cls, value: str) -> str:
-        # No message repeats a token.
+        # Error messages never contain a token.
         for number, token in enumerate(filter(None, (part.strip() for part in value.split(","))), start=1):
             if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
                 raise ValueError(f"token {number} is shorter than 16 characters, or not plain ASCII")
@@ -348,18 +416,24 @@ class Gateway(Group):
 
 
 class Alerts(Group):
-    """How the outbox is delivered to the channels of `alert_urls` (A1)."""
+    """Delivery of alerts to the channels of `alert_urls`."""
 
     pass_seconds: float = Field(
-        20.0, gt=0, le=50, description="A pass of the daemon takes so long at most; a hanging channel, too."
+        20.0, gt=0, le=50, description="Time budget of one delivery pass, and timeout of one channel."
     )
-    retry_seconds: float = Field(30.0, gt=0, description="After a channel's first failure; then doubling.")
-    max_retry_minutes: float = Field(60.0, gt=0, description="Between two attempts at most.")
-    give_up_days: int = Field(7, ge=1, description="An older alert is not sent any more; its row stays.")
+    retry_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="Delay after the first failure of a channel; doubles with each further failure.",
+    )
+    max_retry_minutes: float = Field(60.0, gt=0, description="Maximum delay between two attempts.")
+    give_up_days: int = Field(
+        7, ge=1, description="Maximum age of an alert that is still delivered; its row is retained."
+    )
 
 
 class Settings(BaseSettings):
-    """The platform's settings; ``iccm config show`` prints them with where each came from."""
+    """The settings of the platform; ``iccm config show`` prints them with the source of each value."""
 
     model_config = SettingsConfigDict(
         env_prefix="ICCM_",
@@ -371,9 +445,9 @@ class Settings(BaseSettings):
     )
 
     profile: Literal["local", "production"] = Field(
-        "production", description="Which profile's overrides hold (X5)."
+        "production", description="Profile whose overrides apply."
     )
-    home: Path = Field(Path("~/.iccm"), description="Where the platform keeps its files.")
+    home: Path = Field(Path("~/.iccm"), description="Directory of all files of the platform.")
     database_url: str | None = Field(
         None, description="PostgreSQL >= 15 with pgvector; unset: the embedded server."
     )
@@ -385,7 +459,7 @@ class Settings(BaseSettings):
     )
     rehearsal: str = Field(
         str(REFERENCE_REHEARSAL),
-        description="JSON lines (optionally .gz) with the base model's own training sample.",
+        description="JSON lines (optionally .gz): the training sample of the base model.",
     )
     canary_set: str = Field(
         str(REFERENCE_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set."
@@ -396,12 +470,14 @@ class Settings(BaseSettings):
     orchestra: str = Field(
         "builtin", description="Reconstructors, comma separated: `builtin` or `openai:URL#model`."
     )
-    orchestra_quorum: int = Field(2, ge=1, description="Fewer answers than this make a score inconclusive.")
+    orchestra_quorum: int = Field(
+        2, ge=1, description="Minimum reconstructions of a score; fewer make it inconclusive."
+    )
     sandbox: Literal["strict", "unsafe"] = Field(
         "strict", description="`unsafe` runs untrusted code without isolation."
     )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
-    compute: Literal["local", "ray", "k8s"] = Field("local", description="Where workers run.")
+    compute: Literal["local"] = Field("local", description="Where worker processes run.")
 
     capture: Capture = Capture()
     curation: Curation = Curation()
@@ -437,7 +513,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _own_rehearsal(self) -> Settings:
-        """The packaged rehearsal sample belongs to the packaged model only, unless it is asked for (L3)."""
+        """The packaged rehearsal sample is for the packaged model only, unless it is set explicitly."""
         if self.base_model != str(REFERENCE_MODEL) and "rehearsal" not in self.model_fields_set:
             object.__setattr__(self, "rehearsal", "")
         return self
@@ -455,63 +531,63 @@ class Settings(BaseSettings):
 
 
 class _ProfileSource(PydanticBaseSettingsSource):
-    """The overrides of the profile in force, weaker than the environment."""
+    """The overrides of the profile; the environment takes precedence."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        chosen = self.current_state.get("profile") or default_profile()
-        return {**profile_overrides(chosen), "profile": chosen}
+        profile = self.current_state.get("profile") or default_profile()
+        return {**profile_overrides(profile), "profile": profile}
 
 
 def default_profile() -> str:
-    """``local`` while the packaged reference model is the base model, else ``production``."""
+    """``local`` while the packaged demo model is the base model, else ``production``."""
     return "production" if os.environ.get("ICCM_BASE_MODEL") else "local"
 
 
 def profile_overrides(name: str) -> dict[str, Any]:
-    """What a profile's file sets; the production profile sets nothing."""
+    """The values of a profile's file; the production profile has none."""
     path = PACKAGE / "profiles" / f"{name}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def known_variables() -> dict[str, str]:
-    """Every environment variable the platform reads, with its description."""
+    """Return every environment variable of the platform with its description."""
     names: dict[str, str] = {}
     for name, field in Settings.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Group):
-            for inner, inner_field in annotation.model_fields.items():
-                names[f"ICCM_{name}__{inner}".upper()] = inner_field.description or ""
+            for member, group_field in annotation.model_fields.items():
+                names[f"ICCM_{name}__{member}".upper()] = group_field.description or ""
         else:
             names[f"ICCM_{name}".upper()] = field.description or ""
     return names
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings; raises ``SettingsError`` naming each unknown variable or impossible value."""
+    """Load the settings; raise ``SettingsError`` with every unknown variable or impossible value."""
     known = known_variables()
     unknown = sorted(
         name for name in os.environ if name.upper().startswith("ICCM_") and name.upper() not in known
     )
     if unknown:
         raise SettingsError(
-            f"unknown variable {', '.join(unknown)}", hint="`iccm config show` lists the names there are."
+            f"unknown variable {', '.join(unknown)}", hint="`iccm config show` lists the known names."
         )
     try:
         return Settings(**overrides)
     except ValidationError as error:
         problems = "; ".join(
-            f"ICCM_{'__'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
-            for one in error.errors()
+            f"ICCM_{'__'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors()
         )
         raise SettingsError(problems) from None
     except ValueError as error:  # pydantic-settings: a group variable that is not JSON
-        raise SettingsError(str(error).splitlines()[0]) from None
+        raise SettingsError(first_line(error)) from None
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
+    """The settings of this process, loaded once."""
     return load_settings()

@@ -47,7 +47,5 @@ def request_run_or_skip(
         return dg.SkipReason(decision.reason)
     claimed = dispatch.take_if_free(conn, decision, platform.settings.triggers)
     if isinstance(claimed, str):
-        return dg.SkipReason(
-            f"fired: training run {decision.run.id} ({decision.reason}); it waits: {claimed}"
-        )
+        return dg.SkipReason(f"fired: training run {decision.id} ({decision.notes}); it waits: {claimed}")
     return run_request(claimed)

@@ -30,5 +30,4 @@ def content_is_valid(conn, settings):
 def spool_is_flushed(conn, settings):
     from iccm_assets.capture import arrivals, health
 
-    spool = arrivals.spool_state(settings.home / "spool")
-    return health.spool(spool.refused, spool.waiting_bytes, spool.oldest_seconds)
+    return health.spool(*arrivals.spool_state(settings.home / "spool"))

@@ -101,8 +101,8 @@ def canary_evaluation(
             env=started_by_me(),
             extras={
                 "candidate": candidate,
-                "emergency": bool(claimed and claimed.run.emergency),
-                "training_run_id": claimed.run.id if claimed else None,
+                "emergency": bool(claimed and claimed.emergency),
+                "training_run_id": claimed.id if claimed else None,
                 "dagster_run_id": context.run.run_id,
             },
         )

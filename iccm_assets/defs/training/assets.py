@@ -83,7 +83,7 @@ def fine_tuned_checkpoint(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
             env=started_by_me(),
-            extras={"job": plan.job.to_dict()},
+            extras={"job": plan.job.model_dump(mode="json")},
         )
         outcome = read_reply(worker.get_custom_messages())
         candidate = retrain.register(platform.engine, claimed, plan, outcome)
