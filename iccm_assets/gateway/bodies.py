@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_json(request: Request, model: type[Model], most: int) -> Model:
-    """Read a body of at most ``max_bytes`` as a ``model``; raise a `ProblemDetail` with the reason if invalid."""
+    """Read a body of at most ``max_bytes`` as a ``model``; a `ProblemDetail` says what is wrong with it."""
     content_type = request.headers.get("content-type", "")
     if not _JSON.fullmatch(content_type.strip()):
         raise Problem(

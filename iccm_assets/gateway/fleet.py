@@ -26,7 +26,7 @@ UNLOAD_SECONDS = 60.0
 class Fleet:
     """The loaded models: ``ready`` maps versions to backends, ``failed`` to the reason loading failed.
 
-    Other threads read both, so they are replaced and never changed in place. ``startup_complete`` becomes true
+    Other threads read both, so they are replaced, never changed in place. ``startup_complete`` becomes true
     once each model required at the start is loaded or has failed.
     """
 

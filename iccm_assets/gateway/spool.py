@@ -42,9 +42,10 @@ class Spool:
         self.root, self.directory = root, root / replica
         self._max_bytes = max_bytes
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _try_lock(self.directory)
-        if self._lock is None:
+        lock = _try_lock(self.directory)
+        if lock is None:
             raise IccmError(f"{self.directory} is in use by another process")
+        self._lock = lock
         self._mutex = threading.Lock()
         self._number = 0
         self._file: int | None = None
@@ -92,9 +93,7 @@ class Spool:
                 if not self._segment_bytes:
                     self._path().unlink(missing_ok=True)
                 self._file = None
-            if self._lock is not None:
-                _unlock(self.directory, self._lock)
-                self._lock = None
+            _unlock(self.directory, self._lock)
 
     def _path(self) -> Path:
         return self.directory / f"{self._number:08d}{SUFFIX}"
