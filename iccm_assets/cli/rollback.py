@@ -19,4 +19,6 @@ def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
     if as_json:
         echo_json(asdict(result))
     else:
-        out.print(f"{result.away} rolled back, [bold]{result.serving}[/] serves: {escape(result.reason)}")
+        out.print(
+            f"{result.rolled_back} rolled back, [bold]{result.serving}[/] serves: {escape(result.reason)}"
+        )

@@ -2,7 +2,7 @@
 
 A tombstone remains of a conversation: its id, time, lineage and ``erased_at``; its session id becomes a hash
 (so that the session cannot be posted again), its user id null. Requests keep their numbers (status, latency,
-arm), which are evidence about models. `scrub` erases from files (V2).
+arm), which are evidence about models. `physical_erasure` erases from files (V2).
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Erased:
     """The result of an erasure, real or in a dry run.
 
     ``counts``: rows changed by table. ``conversations``: ids of all of the subject's erasures, of which
-    ``newly`` were erased now. ``hashes``: of the texts, to delete their embeddings again after a rebuild.
+    ``newly_erased`` were erased now. ``hashes``: of the texts, to delete their embeddings again after a
+    rebuild.
     """
 
     erasure: int | None
@@ -77,7 +78,7 @@ class Erased:
 
 
 def erase(engine: sa.Engine, subject: Subject, *, actor: str, trial: bool = False) -> Erased:
-    """Erase everything of a subject from every row; a ``trial`` rolls back, so that its result is exact.
+    """Erase everything of a subject from every row; a ``dry_run`` rolls back, so that its result is exact.
 
     A subject erased before is erased again: its rows since then go, too, and the plan is recomputed. A
     running training run on such a conversation is stopped: its fencing token is stale from now on. Raises

@@ -64,9 +64,9 @@ def decide(
 ) -> Plan:
     """Make the plan for one erasure.
 
-    ``nodes``: all versions, oldest first. ``learned``: conversations of this erasure by the version whose
-    own run used them. ``tainted``: versions whose own run used any conversation erased so far; a base must
-    be clean of those too. ``erasure``: its number, None before it has one.
+    ``nodes``: all versions, oldest first. ``trained_examples``: conversations of this erasure by the version
+    whose own run used them. ``trained_on_erased``: versions whose own run used any conversation erased so
+    far; a base must be clean of those too. ``erasure``: its number, None before it has one.
     """
     known = {node.version: node for node in nodes}
     affected = []

@@ -44,7 +44,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Scrub:
-    """What was erased, and ``remains``: what is out of the platform's reach. ``seconds`` by step."""
+    """What was erased, and ``out_of_reach``: what is out of the platform's reach. ``seconds`` by step."""
 
     snapshots: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)

@@ -14,10 +14,10 @@ from iccm_assets.errors import InputError
 class Cursor:
     """Where the next observation begins.
 
-    Requests stored by transactions below ``next`` are counted. Scored responses are counted by their rows in
-    `rollout_samples`; those with an id up to ``first`` were given before the rollout. Everything stored until
-    ``settled`` is counted; everything stored until ``marked_at`` will be once all transactions below ``mark``
-    have ended.
+    Requests stored by transactions below ``next_xid`` are counted. Scored responses are counted by their rows
+    in `rollout_samples`; those with an id up to ``first_requirement_id`` were given before the rollout.
+    Everything stored until ``settled_at`` is counted; everything stored until ``high_watermark_at`` will be
+    once all transactions below ``high_watermark`` have ended.
     """
 
     first: int

@@ -3,7 +3,7 @@
 Every change is one transaction: demote, promote, event row. A candidate is deployed on the verdict stored
 for *that* version, read again here: launching the deployment alone cannot bypass the gate.
 
-Deployments go through a rollout (opening.py), which also starts with `authorise`. `deploy` is for the first
+Deployments go through a rollout (opening.py), which also starts with `authorize`. `deploy` is for the first
 production version, and for people and demos that want no traffic in between (E4, M1).
 """
 
@@ -70,7 +70,7 @@ def decide(
 
 
 def authorise(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorisation:
-    """Apply `decide` to what the database says now."""
+    """Apply `authorization_decision` to what the database says now."""
     candidate, serving = versions.get(conn, version), versions.production(conn)
     production = serving.version if serving else None
     erased = erased_in_line(conn, candidate.version) - erased_in_line(conn, production)

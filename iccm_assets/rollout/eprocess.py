@@ -5,9 +5,9 @@ given all earlier values, is not above zero, no strategy makes money on average,
 the stake ever reaches ``1 / α`` times its start with probability at most α, however often it is checked. The
 stake is the evidence (an *e-value*) that the mean is above zero.
 
-A `Book` holds one such stake for each of several tests. It bets every share of a fixed grid at once (a
-mixture: nothing adapts to the data, and the order of the observations between two starts does not matter)
-and keeps a reserve, a small part of which is staked every hour, so that good hours do not use up the
+A `EProcesses` object holds one such stake for each of several tests. It bets every share of a fixed grid at
+once (a mixture: nothing adapts to the data, and the order of the observations between two starts does not
+matter) and keeps a reserve, a small part of which is staked every hour, so that good hours do not use up the
 evidence against a later bad one. Bets of any sizes, each started at a time fixed in advance, are together
 such a bet again.
 
@@ -54,32 +54,32 @@ def opened(tests: int) -> Book:
     return Book(1.0 - _INITIAL_STAKE, ((math.log(_INITIAL_STAKE / GRID),) * GRID,) * tests)
 
 
-def reopened(book: Book, hour: int) -> Book:
+def reopened(processes: Book, hour: int) -> Book:
     """Stake a further part of the reserve at the beginning of hour ``hour`` (1, 2, …) of the rollout.
 
     The part is 1 / (k (k + 1)) of the original reserve in hour k: over all hours exactly the reserve.
     """
-    part = min((1.0 - _INITIAL_STAKE) / (hour * (hour + 1)), book.reserve)
+    part = min((1.0 - _INITIAL_STAKE) / (hour * (hour + 1)), processes.reserve)
     if part <= 0.0:
-        return book
-    stakes = np.logaddexp(np.array(book.log_stakes), math.log(part / GRID))
-    return Book(book.reserve - part, _to_tuples(stakes))
+        return processes
+    stakes = np.logaddexp(np.array(processes.log_stakes), math.log(part / GRID))
+    return Book(processes.reserve - part, _to_tuples(stakes))
 
 
 def bet(
-    book: Book, scales: Scales, tests: Sequence[int], values: Sequence[float], counts: Sequence[float]
+    processes: Book, scales: Scales, tests: Sequence[int], values: Sequence[float], counts: Sequence[float]
 ) -> Book:
     """Update the stakes after ``values[i]`` was observed ``counts[i]`` times for test ``tests[i]``.
 
     No value may be below minus the first of its test's ``scales``, which is positive.
     """
     if not values:
-        return book
+        return processes
     rows = np.array(tests)
     gains = np.log1p(np.array(values)[:, None] * _shares(scales)[rows]) * np.array(counts)[:, None]
-    stakes = np.array(book.log_stakes)
+    stakes = np.array(processes.log_stakes)
     np.add.at(stakes, rows, gains)
-    return Book(book.reserve, _to_tuples(stakes))
+    return Book(processes.reserve, _to_tuples(stakes))
 
 
 @lru_cache(maxsize=64)

@@ -27,7 +27,7 @@ SLICES = {1: 20, 2: 8}
 
 # Variances lie in [0, 1/4]; bets are made on four times them.
 _TO_UNIT = 4.0
-# Each test's family, whose share of alpha it has (policy.ALPHA_SHARES).
+# Each test's family, whose share of alpha it has (policy.ALPHA_SPLIT).
 TESTS = {
     "drop_first": "drop",
     "drop_second": "drop",
@@ -87,34 +87,35 @@ class Tally:
 class Evidence:
     """All evidence. ``canary`` and ``production`` are the stage's sums, ``*_total`` the rollout's.
 
-    ``open_chunk``: the sessions of the unfinished chunk. ``timing``: timed and slow requests of the canary
-    and the production arm not yet compared. ``blocks`` and ``pairs``: comparisons made live and by replay.
-    ``hour``: the last hour of the rollout for which a new bet was started. ``slow_after``: ms per output
-    token above which the canary arm's next requests count as slow; None until production was measured.
+    ``open_chunk``: the sessions of the unfinished chunk. ``pending_timing``: timed and slow requests of the
+    canary and the production arm not yet compared. ``blocks`` and ``pairs``: comparisons made live and by
+    replay. ``hour``: the last hour of the rollout for which a new bet was started. ``slow_threshold_ms``: ms
+    per output token above which the canary arm's next requests count as slow; None until production was
+    measured.
     """
 
-    book: Book = field(default_factory=lambda: opened(len(TESTS)))
+    e_processes: Book = field(default_factory=lambda: opened(len(TESTS)))
     canary: Tally = Tally()
     production: Tally = Tally()
     canary_total: Tally = Tally()
     production_total: Tally = Tally()
     open_chunk: tuple[Scored, ...] = ()
-    timing: tuple[int, int, int, int] = (0, 0, 0, 0)
+    pending_timing: tuple[int, int, int, int] = (0, 0, 0, 0)
     blocks: int = 0
     pairs: int = 0
     hour: int = 0
-    slow_after: float | None = None
+    slow_threshold_ms: float | None = None
 
     @model_validator(mode="after")
     def _check_stakes(self) -> Evidence:
-        if [len(stakes) for stakes in self.book.log_stakes] != [GRID] * len(TESTS):
+        if [len(stakes) for stakes in self.e_processes.log_stakes] != [GRID] * len(TESTS):
             raise ValueError(f"not {GRID} bets for each of {len(TESTS)} tests")
         return self
 
     @property
     def e_values(self) -> dict[str, float]:
         """The evidence against the candidate, by test."""
-        return dict(zip(TESTS, self.book.e_values(), strict=True))
+        return dict(zip(TESTS, self.e_processes.e_values(), strict=True))
 
     @property
     def comparisons(self) -> int:
@@ -123,7 +124,7 @@ class Evidence:
 
     def at_new_stage(self) -> Evidence:
         """Reset the stage's sums and the unfinished chunk; the bets continue."""
-        return replace(self, canary=Tally(), production=Tally(), open_chunk=(), timing=(0, 0, 0, 0))
+        return replace(self, canary=Tally(), production=Tally(), open_chunk=(), pending_timing=(0, 0, 0, 0))
 
 
 # (test, value, how often it was observed)
@@ -137,7 +138,7 @@ def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: 
     for session in observation.sessions:
         arms[session.arm].append(session)
     blocks, rest = _cut((*evidence.open_chunk, *observation.sessions), stage)
-    latency, timing = _latency(evidence.timing, observation)
+    latency, pending_timing = _latency(evidence.pending_timing, observation)
     bets = [
         *_own_limits(arms["canary"], observation.canary, policy),
         *_comparisons(blocks, observation.replay, policy),
@@ -145,7 +146,7 @@ def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: 
     ]
     tests = [_ROW[test] for test, _, _ in bets]
     values, counts = [value for _, value, _ in bets], [count for _, _, count in bets]
-    book = reopened(evidence.book, hour) if hour > evidence.hour else evidence.book
+    processes = reopened(evidence.e_processes, hour) if hour > evidence.hour else evidence.e_processes
     sums = {}
     for arm, sessions in arms.items():
         requests = getattr(observation, arm)
@@ -153,13 +154,13 @@ def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: 
         sums[arm] = getattr(evidence, arm).counting(in_stage, requests)
         sums[f"{arm}_total"] = getattr(evidence, f"{arm}_total").counting(sessions, requests)
     return Evidence(
-        book=bet(book, _scales(policy), tests, values, counts),
+        e_processes=bet(processes, _scales(policy), tests, values, counts),
         open_chunk=rest,
-        timing=timing,
+        pending_timing=pending_timing,
         blocks=evidence.blocks + len(blocks),
         pairs=evidence.pairs + len(observation.replay),
         hour=max(hour, evidence.hour),
-        slow_after=_slow_after(evidence, observation, policy),
+        slow_threshold_ms=_slow_threshold(evidence, observation, policy),
         **sums,
     )
 
@@ -194,8 +195,8 @@ def _cut(sessions: Sequence[Scored], stage: int) -> tuple[list[Block], tuple[Sco
     waiting = [session for session in sessions if session.stage == stage]
     size, blocks = SLICES[stage], []
     full = len(waiting) - len(waiting) % size
-    for start in range(0, full, size):
-        chunk = waiting[start : start + size]
+    for offset in range(0, full, size):
+        chunk = waiting[offset : offset + size]
         canary = [session for session in chunk if session.arm == "canary"]
         production = [session for session in chunk if session.arm == "production"]
         # The scarcer arm sets the number of blocks; the other arm is dealt out over them in turn.
@@ -248,9 +249,9 @@ def _latency(
     return [("latency", slow / timed - slow_production / timed_production, 1)], (0, 0, 0, 0)
 
 
-def _slow_after(evidence: Evidence, observation: Observation, policy: Policy) -> float | None:
+def _slow_threshold(evidence: Evidence, observation: Observation, policy: Policy) -> float | None:
     """The gate's ratio times production's p95: known before the requests that it is applied to."""
     window = observation.production_window
     if window.latency_p95 is None or window.timed < policy.health_requests:
-        return evidence.slow_after
+        return evidence.slow_threshold_ms
     return policy.max_latency_ratio * window.latency_p95

@@ -39,8 +39,8 @@ class Counts:
     """Requests assigned to one arm since the last decision.
 
     ``errors`` of ``requests`` failed, timed out or fell back. ``slow`` of the ``timed`` ones took longer per
-    output token than ``Evidence.slow_after`` ms (canary arm) or than that divided by the gate's latency ratio
-    (production).
+    output token than ``Evidence.slow_threshold_ms`` ms (canary arm) or than that divided by the gate's
+    latency ratio (production).
     """
 
     requests: int = 0

@@ -7,7 +7,7 @@ Everything is counted exactly once, however late it comes (docs/rollout.md):
 - scored responses are recorded by their rows in `rollout_samples`: each is counted there as its session's
   score, or excluded with a reason, once; likewise the replayed pairs in `rollout_pairs`.
 
-`Reading` holds those rows; the controller stores them with the decision, in one transaction (R11).
+`ObservationBatch` holds those rows; the controller stores them with the decision, in one transaction (R11).
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _pairs(reader: Reader, state: State, settings: Settings, now: datetime) -> t
 
 def _counts(reader: Reader, state: State, since: int, until: int) -> dict[str, Counts]:
     """Count requests by the arm they were assigned to, and the slow ones once the limit is known."""
-    limit = state.evidence.slow_after
+    limit = state.evidence.slow_threshold_ms
     rows = reader.all(
         queries.COUNTS,
         rollout=state.id,

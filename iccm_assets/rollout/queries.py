@@ -1,4 +1,4 @@
-"""The statements that make up an observation; observing.py explains their use."""
+"""The statements that make up an observation; observer.py explains their use."""
 
 from __future__ import annotations
 

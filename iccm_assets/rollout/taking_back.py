@@ -21,7 +21,7 @@ from iccm_assets.store.notify import notify_routing
 class TakenBack:
     """The version rolled back and the one that serves now; ``rollout_id`` if that ended a live rollout."""
 
-    away: str
+    rolled_back: str
     serving: str
     rollout_id: int | None
     reason: str

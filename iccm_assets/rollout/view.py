@@ -79,7 +79,7 @@ def observed(state: State) -> dict[str, Any]:
 
 
 def timeline(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the last 30 events of `records.history`, newest first, as rows of a table."""
+    """Return the last 30 events of `repository.list_events`, newest first, as rows of a table."""
     return [
         {
             "time": f"{event['timestamp']:%Y-%m-%d %H:%M:%S}",

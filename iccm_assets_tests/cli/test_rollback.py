@@ -64,7 +64,9 @@ def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
     assert all(one["e_value"] < one["threshold"] for one in found["tests"])
     assert [one["event_type"] for one in found["events"]] == ["opened", "started"]
     shown = iccm("rollout", "show").stdout
-    assert "1 of 30 scored canary-arm sessions" in shown and "waiting for:" in shown and "health_floor" in shown
+    assert (
+        "1 of 30 scored canary-arm sessions" in shown and "waiting for:" in shown and "health_floor" in shown
+    )
 
 
 def test_orders_name_the_user_of_the_system(world: World) -> None:
@@ -88,7 +90,7 @@ def test_orders_name_the_user_of_the_system(world: World) -> None:
 def test_rollback_takes_a_candidate_back_and_then_has_nowhere_to_go(world: World) -> None:
     iccm("deploy", world.candidate)
     done = told("rollback", "--reason", "bad feeling")
-    assert (done["away"], done["serving"]) == (world.candidate, world.production)
+    assert (done["rolled_back"], done["serving"]) == (world.candidate, world.production)
     with pytest.raises(NotAllowed, match="no previous production version"):
         iccm("rollback")
 

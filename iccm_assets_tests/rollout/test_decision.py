@@ -113,7 +113,7 @@ def test_a_variance_spike_and_a_slow_candidate_are_rolled_back():
     assert "variance_spike" in drive.state.reason
     drive = Drive(replace(SHORT, max_hold_seconds=10**6)).until(1)
     drive.tick(requests=20)
-    assert drive.state.evidence.slow_after == pytest.approx(12.0)  # 1.2 x production's p95 of 10 ms per token
+    assert drive.state.evidence.slow_threshold_ms == pytest.approx(12.0)  # 1.2 x production's p95 of 10 ms per token
     for _ in range(200):
         if drive.state.live:
             drive.tick(n=0, requests=20, canary=0.8, slow=18)

@@ -103,8 +103,8 @@ def test_at_the_very_limit_no_test_exceeds_its_part_of_alpha():
     crossed = 0
     for stream in streams:
         book = opened(1)
-        for start in range(0, 150, 5):
-            book = bet(book, ((0.30, 1.8),), [0] * 5, (0.73 - stream[start : start + 5]).tolist(), [1] * 5)
+        for offset in range(0, 150, 5):
+            book = bet(book, ((0.30, 1.8),), [0] * 5, (0.73 - stream[offset : offset + 5]).tolist(), [1] * 5)
             if book.e_values()[0] >= 1 / part:
                 crossed += 1
                 break

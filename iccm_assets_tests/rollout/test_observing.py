@@ -131,7 +131,7 @@ def test_slow_requests_are_told_by_bounds_known_before(rolled: World) -> None:
         rolled.ask(arm="production", latency=100.0, tokens=10, tests=False)
     assert seen(rolled).production.timed == 0
     rolled.tick()
-    assert rolled.state().evidence.slow_after == pytest.approx(12.0)
+    assert rolled.state().evidence.slow_threshold_ms == pytest.approx(12.0)
     for per_token in (11.0, 13.0, 9.0):
         rolled.ask(arm="canary", latency=per_token * 10, tokens=10, tests=False)
         rolled.ask(arm="production", latency=per_token * 10, tokens=10, tests=False)
