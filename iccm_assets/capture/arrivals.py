@@ -1,24 +1,24 @@
-"""What arrived, counted: the facts behind `capture.health` and the observations of `conversations` (U1).
+"""Daily volumes, invalid content and spool state, for the checks and observations of `conversations`.
 
-Every query follows the rows of the days it asks for, not the size of the table.
+Every query reads the rows of the requested days only, whatever the size of the table. (U1)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, text
 
 MOST_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """One UTC day's conversations: all of them, and how many came in which way."""
+    """The conversations of one UTC day: all of them, and their number by origin."""
 
     day: date
     total: int
@@ -27,19 +27,10 @@ class Arrivals:
     with_test_suite: int = 0
 
 
-@dataclass(frozen=True)
-class SpoolState:
-    """The spools below a home: refused records, bytes not delivered, age of the oldest file in seconds."""
-
-    refused: int
-    waiting_bytes: int
-    oldest_seconds: float
-
-
-def count_days(conn: sa.Connection, first: date, last: date) -> list[Arrivals]:
-    """Every day from ``first`` to ``last``, days without conversations too."""
+def count_days(conn: Connection, first: date, last: date) -> list[Arrivals]:
+    """Count every day from ``first`` to ``last``, days without conversations too."""
     rows = conn.execute(
-        sa.text(
+        text(
             """
             select (c."timestamp" at time zone 'UTC')::date as day, c.origin, count(*) as n,
                 count(distinct coalesce(c.user_id, c.session_id)) as users,
@@ -54,67 +45,48 @@ def count_days(conn: sa.Connection, first: date, last: date) -> list[Arrivals]:
         ),
         {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
     ).all()
-    found = []
-    for number in range((last - first).days + 1):
-        day = first + timedelta(days=number)
+    days = []
+    for day in (first + timedelta(days=number) for number in range((last - first).days + 1)):
         by_origin = {row.origin: row for row in rows if row.day == day}
         whole = by_origin.pop(None, None)  # the row over all origins
-        found.append(
-            Arrivals(
-                day,
-                whole.n if whole else 0,
-                {origin: row.n for origin, row in by_origin.items()},
-                whole.users if whole else 0,
-                whole.suites if whole else 0,
-            )
-        )
-    return found
+        counts = {origin: row.n for origin, row in by_origin.items()}
+        days.append(Arrivals(day, whole.n, counts, whole.users, whole.suites) if whole else Arrivals(day, 0))
+    return days
 
 
-def unreadable(conn: sa.Connection, since: datetime) -> tuple[int, list[int]]:
-    """How many of the newest conversations were looked at, and the ids of those without messages (M3)."""
+def unreadable(conn: Connection, since: datetime) -> tuple[int, list[int]]:
+    """Return how many of the newest conversations were examined, and the ids of those without messages."""
     rows = conn.execute(
-        sa.text(
+        text(
             """
             select c.id, jsonb_typeof(c.content) = 'array' and jsonb_path_exists(c.content,
-                '$[*] ? (exists(@.role) && @.content.type() == "string")') as readable
+                '$[*] ? (exists(@.role) && @.content.type() == "string")') as valid
             from iccm.conversations c
             where c."timestamp" >= :since and c.erased_at is null
-            order by c."timestamp" desc limit :most
+            order by c."timestamp" desc limit :max_rows
             """
         ),
-        {"since": since, "most": MOST_LOOKED_AT},
+        {"since": since, "max_rows": MOST_LOOKED_AT},
     ).all()
-    return len(rows), [row.id for row in rows if not row.readable]
+    return len(rows), [row.id for row in rows if not row.valid]
 
 
-def spool_state(root: Path) -> SpoolState:
-    """Of the spools below ``root``; a folder that is not there holds nothing."""
-    refused, waiting, oldest = root / "refused.jsonl", 0, 0.0
+def spool_state(root: Path) -> tuple[int, int, float]:
+    """Dead letters, bytes not flushed, and age of the oldest file in seconds, of the spools below ``root``.
+
+    A folder that does not exist holds nothing.
+    """
+    dead_letters, size, oldest = 0, 0, 0.0
+    with suppress(FileNotFoundError), (root / "dead_letters.jsonl").open("rb") as stream:
+        dead_letters = sum(1 for _ in stream)
     for segment in root.glob("*/*.log"):
-        try:
+        with suppress(FileNotFoundError):  # flushed just now
             status = segment.stat()
-        except FileNotFoundError:
-            continue  # delivered just now
-        if status.st_size:
-            waiting += status.st_size
-            oldest = max(oldest, time.time() - status.st_mtime)
-    return SpoolState(_lines(refused), waiting, oldest)
-
-
-def _lines(path: Path) -> int:
-    try:
-        with path.open("rb") as stream:
-            return sum(1 for _ in stream)
-    except FileNotFoundError:
-        return 0
+            size += status.st_size
+            oldest = max(oldest, time.time() - status.st_mtime if status.st_size else 0.0)
+    return dead_letters, size, oldest
 
 
 def midnight(day: date) -> datetime:
-    """When a UTC day begins."""
+    """The beginning of a UTC day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def totals(days: Sequence[Arrivals]) -> list[int]:
-    """The counts alone, in order."""
-    return [one.total for one in days]

@@ -1,8 +1,8 @@
-"""What PostgreSQL and JSON cannot hold is replaced before a conversation is stored, and counted.
+"""Replace what PostgreSQL and JSON cannot hold before a conversation is stored, and count it.
 
 Text: NUL and lone surrogates become U+FFFD. Numbers: NaN and infinity become strings, in test suites
-the judge's ``{"$float": "nan"}``; there, floats that jsonb would give back as integers (from 1e16 up) are
-written the same way, since the judge tells ``1e16`` from ``10**16`` (J1).
+the judge's ``{"$float": "nan"}``; there, floats that jsonb would return as integers (from 1e16 up) are
+written the same way, since the judge distinguishes ``1e16`` from ``10**16``. (J1)
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from iccm_assets.errors import InputError
 
 _NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
-_DEPTH = 100
+_MAX_DEPTH = 100
 
 
 class Cleaner:
-    """Cleans the parts of one conversation; ``counts`` says how often something was replaced, by kind."""
+    """Cleans the parts of one conversation; ``counts`` holds the number of replacements by kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -36,15 +36,15 @@ class Cleaner:
 
     def document(self, value: object, what: str) -> Any:
         """A JSON value that jsonb accepts. Raises ``InputError`` for what is not JSON at all."""
-        return self._tree(value, self._number, 0, what)
+        return self._walk(value, self._number, 0, what)
 
     def suite(self, value: object) -> Any:
-        """The same for a test suite (J1), whose numbers keep their type."""
-        return self._tree(value, self._typed_number, 0, "test suite")
+        """The same for a test suite, whose numbers retain their type."""
+        return self._walk(value, _typed_number, 0, "test suite")
 
-    def _tree(self, value: object, number: Callable[[float], Any], depth: int, what: str) -> Any:
-        if depth > _DEPTH:
-            raise InputError(f"the {what} is nested deeper than {_DEPTH} levels")
+    def _walk(self, value: object, number: Callable[[float], Any], depth: int, name: str) -> Any:
+        if depth > _MAX_DEPTH:
+            raise InputError(f"the {name} is nested deeper than {_MAX_DEPTH} levels")
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, float):
@@ -52,12 +52,11 @@ class Cleaner:
         if value is None or isinstance(value, (bool, int)):
             return value
         if isinstance(value, Mapping):
-            return {
-                self.text(str(key)): self._tree(one, number, depth + 1, what) for key, one in value.items()
-            }
+            pairs = ((self.text(str(key)), item) for key, item in value.items())
+            return {key: self._walk(item, number, depth + 1, name) for key, item in pairs}
         if isinstance(value, (list, tuple)):
-            return [self._tree(one, number, depth + 1, what) for one in value]
-        raise InputError(f"the {what} holds a {type(value).__name__}, which is not JSON")
+            return [self._walk(item, number, depth + 1, name) for item in value]
+        raise InputError(f"the {name} holds a {type(value).__name__}, which is not JSON")
 
     def _number(self, value: float) -> Any:
         if math.isfinite(value):
@@ -65,13 +64,14 @@ class Cleaner:
         self.counts["not_finite"] += 1
         return str(value)
 
-    def _typed_number(self, value: float) -> Any:
-        text = repr(value)
-        return {"$float": text} if not math.isfinite(value) or "e+" in text else value
-
     def _replacement(self, match: re.Match[str]) -> str:
         self.counts["nul" if match[0] == "\x00" else "lone_surrogate"] += 1
         return "\ufffd"
+
+
+def _typed_number(value: float) -> Any:
+    text = repr(value)
+    return {"$float": text} if not math.isfinite(value) or "e+" in text else value
 
 
 def dump(value: object, what: str) -> str:

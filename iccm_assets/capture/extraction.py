@@ -1,7 +1,7 @@
-"""From a conversation's messages to the source asked about and the requirements accepted (C3).
+"""Extract the source asked about and the accepted requirements from a conversation's messages.
 
-Messages are ``[{role, content}]``, content a string or a list of blocks. Whatever else is found is
-skipped, and where nothing is left the answer is None, never an exception (M3).
+Messages are ``[{role, content}]``, content a string or a list of blocks. Anything else is skipped, and
+without a match the result is None, never an exception. (C3, M3)
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-# What follows the marks is taken whole: a second run of blanks would make hostile lines take quadratic time.
+# What follows the marks matches as a whole: a second run of blanks would take quadratic time.
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(?!`)([^\r\n]*)")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
 # Not "Shall I go on?", "we shall see" or talk about the word "shall".
@@ -23,7 +24,7 @@ _PROSE = {"", "text", "txt", "plaintext", "md", "markdown", "requirements"}
 
 @dataclass(frozen=True)
 class Message:
-    """One readable message: who said what."""
+    """One readable message and its role."""
 
     role: str
     text: str
@@ -39,51 +40,43 @@ class Fence:
 
 def messages_of(content: object) -> list[Message]:
     """The readable messages of a conversation's ``content``, in order; empty for anything else."""
-    if not isinstance(content, list):
-        return []
-    found = []
-    for entry in content:
-        if isinstance(entry, Mapping) and isinstance(role := entry.get("role"), str):
-            text = _text_of(entry.get("content"))
-            if text is not None:
-                found.append(Message(role.strip().lower(), text))
-    return found
+    entries = [entry for entry in _items(content) if isinstance(entry, Mapping)]
+    texts = ((entry.get("role"), _text(entry.get("content"))) for entry in entries)
+    return [
+        Message(role.strip().lower(), text)
+        for role, text in texts
+        if isinstance(role, str) and text is not None
+    ]
 
 
 def source_of(messages: object, metadata: object) -> str | None:
-    """The code the developer asked about (C3), or None.
+    """The code the developer asked about, or None. (C3)
 
-    ``metadata.source_code`` as it is, where present; else the last fenced code block of the user before
+    ``metadata.source_code`` unchanged, where present; else the last fenced code block of the user before
     the first requirements answer, or before the end where there is no such answer.
     """
-    given = _given(metadata, "source_code")
-    if given is not None:
-        return given
-    last = None
-    for message in messages_of(messages):
-        if message.role == "assistant" and _statements(message.text) is not None:
+    source = _metadata_text(metadata, "source_code")
+    for message in messages_of(messages) if source is None else ():
+        if message.role == "assistant" and has_statements(message.text):
             break
         if message.role == "user":
             for fence in fences(message.text):
-                last = fence.content if fence.content.strip() else last
-    return last
+                source = fence.content if fence.content.strip() else source
+    return source
 
 
 def requirements_of(messages: object, metadata: object) -> str | None:
-    """The requirements the developer accepted (C3), or None.
+    """The requirements the developer accepted, or None. (C3)
 
-    ``metadata.requirements`` as it is, where present; else the last assistant message holding "shall"
+    ``metadata.requirements`` unchanged, where present; else the last assistant message holding "shall"
     statements. Statements in program code do not count; a fence of text or markdown that holds them
     stands for the message when nothing outside does.
     """
-    given = _given(metadata, "requirements")
-    if given is not None:
-        return given
-    last = None
-    for message in messages_of(messages):
+    requirements = _metadata_text(metadata, "requirements")
+    for message in messages_of(messages) if requirements is None else ():
         if message.role == "assistant":
-            last = _statements(message.text) or last
-    return last
+            requirements = _statements(message.text) or requirements
+    return requirements
 
 
 def has_statements(text: str) -> bool:
@@ -93,31 +86,30 @@ def has_statements(text: str) -> bool:
 
 def fences(text: str) -> Iterator[Fence]:
     """The fenced code blocks of a markdown text; one that is never closed ends with the text."""
-    for fence, _ in _parts(text):
-        if fence is not None:
-            yield fence
+    return (fence for fence, _ in _parts(text) if fence is not None)
 
 
-def _given(metadata: object, name: str) -> str | None:
+def _metadata_text(metadata: object, name: str) -> str | None:
     value = metadata.get(name) if isinstance(metadata, Mapping) else None
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _text_of(content: object) -> str | None:
-    """A message's own words: tool calls, tool results, pictures and thoughts are somebody else's."""
+def _text(content: object) -> str | None:
+    """A message's own text, without tool calls, tool results, pictures and thoughts."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
-        return None
-    texts = []
-    for block in content:
-        if isinstance(block, str):
-            texts.append(block)
-        elif isinstance(block, Mapping) and block.get("type", "text") == "text":
-            text = block.get("text")
-            if isinstance(text, str):
-                texts.append(text)
-    return "\n".join(texts) if texts else None
+    blocks = [{"text": block} if isinstance(block, str) else block for block in _items(content)]
+    texts = (
+        block.get("text")
+        for block in blocks
+        if isinstance(block, Mapping) and block.get("type", "text") == "text"
+    )
+    own = [text for text in texts if isinstance(text, str)]
+    return "\n".join(own) if own else None
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _statements(text: str) -> str | None:
@@ -131,59 +123,42 @@ def _statements(text: str) -> str | None:
     return fenced
 
 
-@dataclass(frozen=True)
-class _Opening:
-    """The line that opened a fence."""
-
-    indentation: int
-    marks: str
-    info: str
-
-
 def _parts(text: str) -> Iterator[tuple[Fence | None, str]]:
-    """A markdown text cut into fences ``(fence, "")`` and what lies between them ``(None, text)``."""
+    """Cut a markdown text into fences ``(fence, "")`` and what lies between them ``(None, text)``."""
     lines: list[str] = []
-    opened: _Opening | None = None
+    opening: re.Match[str] | None = None
     in_list = False
     for line in text.split("\n"):
-        if opened is None and (opened := _opening(line, in_list)):
+        marks = _FENCE.fullmatch(line.rstrip("\r"))
+        if marks and opening is None and _opens(marks, in_list):
             yield None, "\n".join(lines)
-            lines = []
-        elif opened is not None and _closes(line, opened):
-            yield _fence(opened, lines), ""
-            opened, lines = None, []
+            opening, lines = marks, []
+        elif marks and opening is not None and _closes(marks, opening):
+            yield _fence(opening, lines), ""
+            opening, lines = None, []
         else:
             lines.append(line)
-            in_list = in_list or (opened is None and _LIST_ITEM.match(line) is not None)
-    if opened is None:
-        yield None, "\n".join(lines)
-    else:
-        yield _fence(opened, lines), ""
+            in_list = in_list or (opening is None and _LIST_ITEM.match(line) is not None)
+    yield (None, "\n".join(lines)) if opening is None else (_fence(opening, lines), "")
 
 
-def _opening(line: str, in_list: bool) -> _Opening | None:
+def _indentation(marks: re.Match[str]) -> int:
+    return len(marks[1].expandtabs(4))
+
+
+def _opens(marks: re.Match[str], in_list: bool) -> bool:
     """Four blanks before the marks are code by indentation, except under the items of a list."""
-    mark = _FENCE.fullmatch(line.rstrip("\r"))
-    if mark is None or ("`" in mark[2] and "`" in mark[3]):
-        return None
-    indentation = len(mark[1].expandtabs(4))
-    return _Opening(indentation, mark[2], mark[3].strip()) if indentation < 4 or in_list else None
+    return not ("`" in marks[2] and "`" in marks[3]) and (in_list or _indentation(marks) < 4)
 
 
-def _closes(line: str, opened: _Opening) -> bool:
-    mark = _FENCE.fullmatch(line.rstrip("\r"))
-    if mark is None or mark[3].strip() or len(mark[1].expandtabs(4)) > opened.indentation + 3:
+def _closes(marks: re.Match[str], opening: re.Match[str]) -> bool:
+    if marks[3].strip() or _indentation(marks) > _indentation(opening) + 3:
         return False
-    return mark[2][0] == opened.marks[0] and len(mark[2]) >= len(opened.marks)
+    return marks[2][0] == opening[2][0] and len(marks[2]) >= len(opening[2])
 
 
-def _fence(opened: _Opening, lines: list[str]) -> Fence:
-    """Its lines lose the indentation the fence itself has, where they have it."""
-    words = opened.info.split()
-    inside = (_dedented(line.rstrip("\r"), opened.indentation) for line in lines)
-    return Fence(words[0].lower() if words else "", "\n".join(inside))
-
-
-def _dedented(line: str, indentation: int) -> str:
-    stripped = line.lstrip(" ")
-    return line[min(len(line) - len(stripped), indentation) :]
+def _fence(opening: re.Match[str], lines: list[str]) -> Fence:
+    """Build the block; its lines lose the indentation of the fence itself, where they have it."""
+    language: str = next(iter(opening[3].lower().split()), "")
+    prefix = re.compile(f" {{0,{_indentation(opening)}}}")
+    return Fence(language, "\n".join(prefix.sub("", line.rstrip("\r"), count=1) for line in lines))

@@ -1,17 +1,17 @@
-"""Storing the sessions of Claude Code transcripts as conversations (C2).
+"""Store the sessions of Claude Code transcripts as conversations.
 
-Each file is merged into what is stored of its sessions already: files may come in any order, grow and come
-again, and only what is new changes a row.
+Each file is merged into what is already stored of its sessions: files may come in any order, grow and come
+again, and only new content changes a row. (C2)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
-import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.capture.conversations import Conversation, record
 from iccm_assets.capture.extraction import requirements_of, source_of
@@ -20,14 +20,15 @@ from iccm_assets.errors import InputError, NotAllowed
 from iccm_assets.settings import Settings
 
 ORIGIN = "claude-code"
-# `new`, `changed`, `unchanged`; `empty`: nothing was said in it; `other_origin`: captured otherwise, left as
-# it is; `erased`; `refused`: see the reason.
-STATES = ("new", "changed", "unchanged", "empty", "other_origin", "erased", "refused")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one session. ``source``, ``requirements``: whether there was one to be found (C3)."""
+    """The result of importing one session. ``source``, ``requirements``: whether it has any.
+
+    ``state`` is `new`, `changed`, `unchanged`, `empty` (without a message), `other_origin` (captured another
+    way, not changed), `erased` or `refused` (see ``reason``). (C3)
+    """
 
     session_id: str
     state: str
@@ -39,7 +40,7 @@ class Imported:
 
 
 def import_file(
-    engine: sa.Engine,
+    engine: Engine,
     settings: Settings,
     stream: BinaryIO,
     *,
@@ -48,81 +49,82 @@ def import_file(
 ) -> tuple[Transcript, list[Imported]]:
     """Store the sessions of one transcript, each in a transaction of its own.
 
-    Raises ``InputError`` only for a ``user_id`` that is none; whatever is wrong with a session is its state.
+    Raises ``InputError`` only for an invalid ``user_id``; what is wrong with a session is its state.
     """
     transcript = read(stream, progress)
-    return transcript, list(_sessions(engine, settings, transcript, user_id))
+    sessions = transcript.sessions.items()
+    return transcript, [
+        _import(engine, settings, session_id, turns, user_id) for session_id, turns in sessions
+    ]
 
 
-def _sessions(
-    engine: sa.Engine, settings: Settings, transcript: Transcript, user_id: str | None
-) -> Iterator[Imported]:
-    for session_id, turns in transcript.sessions.items():
-        if not turns:
-            yield Imported(session_id, "empty", reason="nothing was said in it")
-            continue
-        try:
-            with engine.begin() as conn:
-                yield _store(conn, settings, session_id, turns, user_id)
-        except NotAllowed as error:
-            yield Imported(session_id, "erased", messages=len(turns), reason=error.detail)
-        except InputError as error:
-            yield Imported(session_id, "refused", messages=len(turns), reason=error.detail)
+def _import(
+    engine: Engine, settings: Settings, session_id: str, turns: list[Turn], user_id: str | None
+) -> Imported:
+    if not turns:
+        return Imported(session_id, "empty", reason="it contains no messages")
+    try:
+        with engine.begin() as conn:
+            return _store(conn, settings, session_id, turns, user_id)
+    except (NotAllowed, InputError) as error:
+        state = "erased" if isinstance(error, NotAllowed) else "refused"
+        return Imported(session_id, state, messages=len(turns), reason=error.detail)
 
 
 def _store(
-    conn: sa.Connection, settings: Settings, session_id: str, new: list[Turn], user_id: str | None
+    conn: Connection, settings: Settings, session_id: str, new: list[Turn], user_id: str | None
 ) -> Imported:
-    row = _row(conn, session_id)
-    if row is not None and row.erased_at is None and row.origin != ORIGIN:
+    row = _lock_row(conn, session_id)
+    if row is not None and row.origin != ORIGIN:
         return Imported(session_id, "other_origin", row.id, len(new), reason=f"captured by {row.origin}")
-    kept: dict[str, Any] = {}
-    stored: list[Turn] = []
-    if row is not None and row.erased_at is None:
-        kept = {key: value for key, value in row.metadata.items() if key not in {"cleaned", "redacted"}}
-        stored = _stored_turns(row.content, kept)
-    turns = merge(stored, new)
+    metadata = dict(row.metadata) if row is not None else {}
+    turns = merge(_stored_turns(row.content, metadata) if row is not None else [], new)
+    metadata = {key: value for key, value in metadata.items() if key not in {"cleaned", "redacted"}}
     content = [{"role": turn.role, "content": turn.content} for turn in turns]
-    told = [[turn.key, turn.at.isoformat() if turn.at else None] for turn in turns]
-    conversation_id = record(
-        conn,
-        Conversation(
-            session_id=session_id,
-            messages=content,
-            user_id=user_id,
-            timestamp=_accepted_at(turns),
-            metadata={**kept, "turns": told},
-            origin=ORIGIN,
-            test_suite=None if row is None else row.test_suite,
-        ),
-        settings=settings,
+    conversation = Conversation(
+        session_id=session_id,
+        messages=content,
+        user_id=user_id,
+        timestamp=_accepted_at(turns),
+        metadata={
+            **metadata,
+            "turns": [[turn.key, turn.timestamp and turn.timestamp.isoformat()] for turn in turns],
+        },
+        origin=ORIGIN,
+        test_suite=None if row is None else row.test_suite,
     )
-    after = _row(conn, session_id)
-    state = (
-        "new" if row is None else "unchanged" if after and after.updated_at == row.updated_at else "changed"
-    )
-    source, requirements = source_of(content, kept), requirements_of(content, kept)
-    missing = [name for name, one in (("source", source), ("requirements", requirements)) if one is None]
+    conversation_id = record(conn, conversation, settings=settings)
+    return _report(conn, session_id, row, conversation_id, content, metadata)
+
+
+def _report(
+    conn: Connection, session_id: str, before: Any, conversation_id: int, content: list[Any], metadata: Any
+) -> Imported:
+    unchanged = before is not None and before.updated_at == _lock_row(conn, session_id).updated_at
+    state = "new" if before is None else "unchanged" if unchanged else "changed"
+    source, requirements = source_of(content, metadata), requirements_of(content, metadata)
+    missing = [name for name, text in (("source", source), ("requirements", requirements)) if text is None]
     return Imported(
         session_id,
         state,
         conversation_id,
-        len(turns),
+        len(content),
         source is not None,
         requirements is not None,
         f"no {' and no '.join(missing)} found in it" if missing else "",
     )
 
 
-def _row(conn: sa.Connection, session_id: str) -> Any:
-    """The session's row, locked; ``updated_at`` changes with every change of it."""
+def _lock_row(conn: Connection, session_id: str) -> Any:
+    """The session's row, locked, unless it was erased; ``updated_at`` changes with every change of it."""
     return conn.execute(
-        sa.text(
+        text(
             """
-            select c.id, c.origin, c.content, c.metadata, c.erased_at, c.updated_at,
+            select c.id, c.origin, c.content, c.metadata, c.updated_at,
                 (select r.test_suite from iccm.requirements r
                  where r.session_id = c.session_id and r.kind = 'accepted') as test_suite
-            from iccm.conversations c where c.session_id = :session_id for update of c
+            from iccm.conversations c
+            where c.session_id = :session_id and c.erased_at is null for update of c
             """
         ),
         {"session_id": session_id},
@@ -131,21 +133,21 @@ def _row(conn: sa.Connection, session_id: str) -> Any:
 
 def _stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
     """The turns of a stored conversation; none where they are not those of an import."""
-    told = metadata.get("turns")
-    if not isinstance(content, list) or not isinstance(told, list) or len(told) != len(content):
+    keys = metadata.get("turns")
+    if not isinstance(content, list) or not isinstance(keys, list):
         return []
     try:
         return [
-            Turn(key, datetime.fromisoformat(at) if at else None, one["role"], one["content"])
-            for (key, at), one in zip(told, content, strict=True)
+            Turn(key, datetime.fromisoformat(time) if time else None, message["role"], message["content"])
+            for (key, time), message in zip(keys, content, strict=True)
         ]
     except (TypeError, ValueError, KeyError):
         return []
 
 
 def _accepted_at(turns: list[Turn]) -> datetime | None:
-    """When the last requirements were given; in a session without any, when the last word was."""
+    """The time of the last requirements; in a session without any, of the last message."""
     for turn in reversed(turns):
         if requirements_of([{"role": turn.role, "content": turn.content}], {}) is not None:
-            return turn.at
-    return turns[-1].at
+            return turn.timestamp
+    return turns[-1].timestamp

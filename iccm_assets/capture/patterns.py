@@ -1,4 +1,4 @@
-"""A pattern whose findings are replaced by a placeholder, and the loop that applies many of them (C4)."""
+"""A pattern whose matches are replaced by a placeholder, and its application to a text. (C4)"""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 Found = Callable[[str], None]
+Span = tuple[int, int, str]  # start, end, kind
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``pattern`` (its group ``x``, else the whole) becomes ``<kind>`` where ``holds`` says so.
+    """``pattern`` (its group ``x``, else the whole) becomes ``<kind>`` where ``holds`` is true.
 
-    ``hints`` are texts of which one must occur, case and all, and ``gate`` a simpler pattern that must be
-    found, for the pattern to be tried: looking for them is much quicker. ``remember``: a finding without a
-    shape of its own, so that it is to be replaced also where nothing around it tells what it is.
+    ``hints`` are texts of which one must occur, case-sensitively, and ``gate`` a simpler pattern that must
+    match, for the pattern to be tried: searching for them is much quicker. ``remember``: a match without a
+    shape of its own, so it is to be replaced also where nothing around it tells what it is.
     """
 
     kind: str
@@ -26,26 +27,25 @@ class Rule:
     gate: re.Pattern[str] | None = None
 
     def apply(self, text: str, remember: Found) -> str:
-        """The text with this rule's findings replaced."""
+        """The text with this rule's matches replaced."""
         if self.hints and not any(hint in text for hint in self.hints):
             return text
         if self.gate is not None and not self.gate.search(text):
             return text
+        return self.pattern.sub(lambda match: self._replacement(match, remember), text)
+
+    def _replacement(self, match: re.Match[str], remember: Found) -> str:
         group = "x" if "x" in self.pattern.groupindex else 0
-        return self.pattern.sub(lambda match: self._replacement(match, group, remember), text)
-
-    def _replacement(self, match: re.Match[str], group: str | int, remember: Found) -> str:
-        found = match[group]
-        if not found or found.startswith("<") or not self.holds(match):
-            return match[0]
+        secret, whole, start = match[group], match[0], match.start()
+        if not secret or secret.startswith("<") or not self.holds(match):
+            return whole
         if self.remember:
-            remember(found)
-        start, end = (position - match.start() for position in match.span(group))
-        return f"{match[0][:start]}<{self.kind}>{match[0][end:]}"
+            remember(secret)
+        return f"{whole[: match.start(group) - start]}<{self.kind}>{whole[match.end(group) - start :]}"
 
 
-def replace_spans(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
-    """The text with each ``(start, end, kind)``, ordered and disjoint, replaced by ``<kind>``."""
+def replace_spans(text: str, spans: Iterable[Span]) -> str:
+    """Replace each ``(start, end, kind)``, ordered and disjoint, by ``<kind>``."""
     parts, position = [], 0
     for start, end, kind in spans:
         parts += [text[position:start], f"<{kind}>"]
@@ -56,7 +56,7 @@ def replace_spans(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
 def at_start(literal: str) -> str:
     """A pattern for ``literal`` where a word may begin: not inside one, but behind an escaped line end.
 
-    The literal comes first and what stands before it is looked at afterwards: so the regex engine can skip
-    to it instead of trying every position.
+    The literal comes first and what precedes it is tested afterwards, so that the regex engine can skip to
+    it instead of trying every position.
     """
     return rf"{literal}(?:(?<![A-Za-z0-9]{literal})|(?<=\\[nrt]{literal}))"

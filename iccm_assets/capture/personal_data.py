@@ -1,4 +1,4 @@
-"""Personal data with a pattern, checked where it can be: addresses, phone and card numbers, accounts (C4)."""
+"""Personal data with a pattern, checked where it can be: addresses, phone and card numbers, accounts. (C4)"""
 
 from __future__ import annotations
 
@@ -7,22 +7,9 @@ import re
 
 from iccm_assets.capture.patterns import Rule
 
-_FILES = {
-    "png",
-    "jpg",
-    "jpeg",
-    "gif",
-    "svg",
-    "webp",
-    "css",
-    "html",
-    "js",
-    "json",
-    "txt",
-    "xml",
-    "yaml",
-    "yml",
-}
+_FILES = frozenset(
+    ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "html", "js", "json", "txt", "xml", "yaml", "yml")
+)
 _VERSION = re.compile(
     r"(?i)(?:versions?_{0,2}|release|\bv|==|>=|<=|~=|\^|oid|sections?|sect?\.|§"
     r"|chapter|clause|appendix)\s?[\"'=:(-]{0,3}\s?[\"']?$"
@@ -32,45 +19,37 @@ _ADDRESS = re.compile(
 )
 
 
-def passes_luhn(found: str) -> bool:
-    """The check digit of card numbers."""
-    digits = [int(one) for one in found if one.isdecimal()]
+def passes_luhn(number: str) -> bool:
+    """Whether the check digit of a card number is right."""
+    digits = [int(character) for character in number if character.isdecimal()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-def is_card(found: str) -> bool:
-    """A number of a range and a length that is issued, with its check digit."""
-    digits = "".join(one for one in found if one.isdecimal())
-    first2, first4 = int(digits[:2] or 0), int(digits[:4] or 0)
-    lengths = {
-        13 <= len(digits) <= 19 and len(digits) in {13, 16, 19}: digits[:1] == "4",
-        len(digits) == 15: first2 in {34, 37},
-        len(digits) == 14: 300 <= first4 // 10 <= 305 or first2 in {36, 38, 39},
-    }
-    sixteen = len(digits) == 16 and (
-        51 <= first2 <= 55
-        or 2221 <= first4 <= 2720
-        or 3528 <= first4 <= 3589
-        or first2 in {50, 56, 57, 58, 60, 62, 63, 64, 65, 67}
-    )
-    return (sixteen or any(size and issued for size, issued in lengths.items())) and passes_luhn(digits)
+# Number of digits: (first, last) of the issued ranges, by as many leading digits as these have.
+_CARD_RANGES = {
+    13: ((4, 4),),
+    14: ((300, 305), (36, 36), (38, 39)),
+    15: ((34, 34), (37, 37)),
+    16: ((4, 4), (50, 58), (60, 60), (62, 65), (67, 67), (2221, 2720), (3528, 3589)),
+    19: ((4, 4),),
+}
 
 
-def is_iban(found: str) -> bool:
-    """An international account number with its check digits (ISO 7064, mod 97)."""
-    plain = re.sub(r"[ -]", "", found).upper()
+def is_card(text: str) -> bool:
+    """Whether this is a number of a range and a length that is issued, with its check digit."""
+    digits = "".join(character for character in text if character.isdecimal())
+    ranges = _CARD_RANGES.get(len(digits), ())
+    issued = any(first <= int(digits[: len(str(first))]) <= last for first, last in ranges)
+    return issued and passes_luhn(digits)
+
+
+def is_iban(text: str) -> bool:
+    """Whether this is an international account number with its check digits (ISO 7064, mod 97)."""
+    plain = re.sub(r"[ -]", "", text).upper()
     if not 15 <= len(plain) <= 34:
         return False
-    return int("".join(str(int(one, 36)) for one in plain[4:] + plain[:4])) % 97 == 1
-
-
-def _card(match: re.Match[str]) -> bool:
-    return is_card(match[0])
-
-
-def _iban(match: re.Match[str]) -> bool:
-    return is_iban(match[0])
+    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
 
 def _mail(match: re.Match[str]) -> bool:
@@ -79,39 +58,36 @@ def _mail(match: re.Match[str]) -> bool:
 
 
 def _ip4(match: re.Match[str]) -> bool:
-    found, text = match[0], match.string
+    text = match.string
     try:
-        address = ipaddress.IPv4Address(found)
+        address = ipaddress.IPv4Address(match[0])
     except ValueError:
         return False
     before = text[max(0, match.start() - 16) : match.start()]
-    if address.is_loopback or found.startswith(("0.", "255.")) or _VERSION.search(before):
+    if address.is_loopback or match[0].startswith(("0.", "255.")) or _VERSION.search(before):
         return False
-    if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and found.endswith(".0"):
-        return False  # a network, nobody's address
-    return len(found) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may count anything
+    if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and match[0].endswith(".0"):
+        return False  # a network, no person's address
+    return len(match[0]) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may count anything
 
 
 def _ip6(match: re.Match[str]) -> bool:
-    found = match[0]
     try:
-        address = ipaddress.IPv6Address(found)
+        address = ipaddress.IPv6Address(match[0])
     except ValueError:
         return False
     # Slices and qualified names may parse as short addresses: a compressed one has to begin as they do.
-    issued = re.match(r"[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|64:ff9b:", found, re.IGNORECASE)
-    return not address.is_loopback and (found.count(":") == 7 or issued is not None)
+    issued = re.match(r"(?i)[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|64:ff9b:", match[0])
+    return not address.is_loopback and (match[0].count(":") == 7 or issued is not None)
 
 
 def _phone(match: re.Match[str]) -> bool:
-    digits = sum(map(str.isdecimal, match[0]))
-    return 8 <= digits <= 15 and re.fullmatch(r"\+\d+\.\d+", match[0]) is None
+    return 8 <= sum(map(str.isdecimal, match[0])) <= 15 and re.fullmatch(r"\+\d+\.\d+", match[0]) is None
 
 
 def _called_phone(match: re.Match[str]) -> bool:
-    found = match["x"]
-    digits = sum(map(str.isdecimal, found))
-    return 7 <= digits <= 15 and re.match(r"\d{4}-\d\d-\d\d|(?:\d+\.){3}\d", found) is None
+    date_or_version = re.match(r"\d{4}-\d\d-\d\d|(?:\d+\.){3}\d", match["x"])
+    return 7 <= sum(map(str.isdecimal, match["x"])) <= 15 and date_or_version is None
 
 
 PERSONAL = (
@@ -130,7 +106,7 @@ PERSONAL = (
             r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}"
             r"(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
         ),
-        holds=_iban,
+        holds=lambda match: is_iban(match[0]),
         gate=re.compile(r"\d(?<=[A-Z]\d)\d[ -]?[A-Z0-9]{4}"),
     ),
     Rule(
@@ -140,7 +116,7 @@ PERSONAL = (
             r"|\d{3}[ -]?\d{6}[ -]?\d{4,5}|\d{12})"
             r"(?![\w]|\.\d)"
         ),
-        holds=_card,
+        holds=lambda match: is_card(match[0]),
     ),
     Rule(
         "IP",

@@ -1,20 +1,21 @@
-"""Secrets and personal data leave a text before it is stored (C4).
+"""Remove secrets and personal data from a text before it is stored.
 
-Each finding is replaced by a placeholder that names its kind, such as ``<EMAIL>``. What can be checked is
-checked (card and account numbers by their check digits, addresses by parsing), so that ordinary code stays
-as it is. Covered: keys and tokens of known shape, private keys, words that look like chance, values whose
-name says password, key, token or secret, credentials in URLs, headers, cookies and command lines, e-mail
+Each match is replaced by a placeholder that names its kind, such as ``<EMAIL>``. What can be checked is
+checked (card and account numbers by their check digits, addresses by parsing), so that ordinary code does
+not change. Covered: keys and tokens of known shape, private keys, words of high entropy, values whose name
+contains password, key, token or secret, credentials in URLs, headers, cookies and command lines, e-mail
 addresses, phone, card and account numbers, IP addresses. Not covered: names of people, postal addresses,
-secrets that look like ordinary words and stand alone.
+secrets that look like ordinary words and stand alone. (C4)
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,13 +25,13 @@ from iccm_assets.capture.secret_names import is_secret, kind_of, named_secrets
 from iccm_assets.capture.secret_shapes import SHAPES, UNKNOWN, looks_typed_blindly
 from iccm_assets.settings import Settings
 
-_SHORTEST = 6
-# Replacing may bring two halves together; a text settles after one round more, hostile ones after a few.
-_ROUNDS = 6
-_MOST_REMEMBERED = 500
+_MIN_LENGTH = 6
+# Replacing may bring two halves together; a text settles after one more round, hostile ones after a few.
+_MAX_ROUNDS = 6
+_MAX_REMEMBERED = 500
 
-# Detectors of detect-secrets whose findings have a shape of their own, and what a text must hold for them;
-# the guessing ones (entropy, keywords) take ordinary code for secrets, npm's takes quadratic time.
+# Detectors of detect-secrets whose matches have a shape of their own, and what a text must hold for them;
+# the guessing ones (entropy, keywords) match ordinary code, npm's takes quadratic time.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "AWS_ACCESS_KEY", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS")),
     ("azure_storage_key", "AzureStorageKeyDetector", "AZURE_KEY", ("AccountKey=",)),
@@ -50,34 +51,41 @@ _DETECTORS = (
 
 
 def redactor(settings: Settings) -> Callable[[str], str]:
-    """What a text that is stored alone goes through: ``redact``, or nothing (``ICCM_CAPTURE__REDACT``)."""
+    """The function for a text that is stored alone: ``redact``, or nothing (``ICCM_CAPTURE__REDACT``)."""
     return redact if settings.capture.redact else str
 
 
 def redact(text: str) -> str:
     """The text with secrets and personal data replaced; redacting it again changes nothing."""
-    return _redact(text, lambda found: None)
+    return _redact(text, lambda secret: None)
 
 
 def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
-    """A JSON value with all its texts redacted, and how many placeholders of each kind it holds now.
+    """A JSON value with all its texts redacted, and the number of its placeholders by kind.
 
-    A key tells what its value is (``{"password": "…"}``), and a password that its surroundings gave away
-    in one text is replaced in all of them, so that source, tests and metadata keep agreeing.
+    A key gives its value away (``{"password": "…"}``), and a password that its surroundings gave away in
+    one text is replaced in all of them, so that source, tests and metadata still agree.
     """
-    remembered: dict[str, str] = {}
-    done = _walk(value, None, _memo(remembered))
-    if remembered:
-        done = _texts(done, _replacer(remembered))
+    document = _DocumentRedactor()
+    redacted = document.redact(value, None)
     counts: Counter[str] = Counter()
-    _texts(done, lambda text: _count(text, counts))
-    return done, dict(sorted(counts.items()))
+    longest = sorted(document.remembered, key=len, reverse=True)[:_MAX_REMEMBERED]
+    pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, longest))})(?![^\W_])")
+
+    def replace_remembered_and_count(text: str) -> str:
+        if longest:
+            text = pattern.sub(lambda match: f"<{document.remembered[match[0]]}>", text)
+        counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
+        return text
+
+    redacted = _map_texts(redacted, replace_remembered_and_count)
+    return redacted, dict(sorted(counts.items()))
 
 
 def stored_user_id(user_id: str | None, settings: Settings) -> str | None:
     """The id a user is stored under: one that holds personal data becomes a pseudonym, always the same.
 
-    Whoever looks a user up by id (erasure, limits) asks by this one.
+    Lookups of a user by id (erasure, limits) use this one.
     """
     if user_id is None or redactor(settings)(user_id) == user_id:
         return user_id
@@ -85,17 +93,14 @@ def stored_user_id(user_id: str | None, settings: Settings) -> str | None:
 
 
 def _redact(text: str, remember: Found) -> str:
-    if len(text) < _SHORTEST:
-        return text
-    for _ in range(_ROUNDS):
-        before = text
-        text = _once(text, remember)
+    for _ in range(_MAX_ROUNDS if len(text) >= _MIN_LENGTH else 0):
+        before, text = text, _redact_once(text, remember)
         if text == before:
             break
     return text
 
 
-def _once(text: str, remember: Found) -> str:
+def _redact_once(text: str, remember: Found) -> str:
     for rule in (*SHAPES, *_IN_PLACE):
         text = rule.apply(text, remember)
     for detector, kind, hints in _detectors():
@@ -103,91 +108,72 @@ def _once(text: str, remember: Found) -> str:
             for secret in sorted(set(detector.analyze_string(text)), key=len, reverse=True):
                 if len(secret) >= 16:  # shorter ones would be replaced in the middle of other words
                     text = text.replace(secret, f"<{kind}>")
-    named = list(named_secrets(text))
-    for one in named:
-        remember(text[one.start : one.end])
-    text = replace_spans(text, ((one.start, one.end, one.kind) for one in named))
+    spans = list(named_secrets(text))
+    for start, end, _ in spans:
+        remember(text[start:end])
+    text = replace_spans(text, spans)
     for rule in (UNKNOWN, *PERSONAL):
         text = rule.apply(text, remember)
     return text
 
 
-def _memo(remembered: dict[str, str]) -> Callable[[str, str | None], str]:
-    """Redacts the texts of one document; a text that comes again is looked up."""
-    seen: dict[tuple[str, str | None], str] = {}
+class _DocumentRedactor:
+    """Redacts the texts of one document; a text that occurs again is looked up."""
 
-    def text_of(text: str, name: str | None) -> str:
+    def __init__(self) -> None:
+        self.remembered: dict[str, str] = {}
+        self._redacted: dict[tuple[str, str | None], str] = {}
+
+    def redact(self, value: Any, name: str | None) -> Any:
+        """The value with its texts redacted; ``name`` is the key it stands under."""
+        if isinstance(value, str):
+            return self._redact_text(value, name)
+        if isinstance(value, Mapping):
+            label = value.get("name") or value.get("key")
+            names = {"value": label} if isinstance(label, str) else {}
+            return _unique(
+                (self._redact_text(key, None), self.redact(item, names.get(key, key)))
+                for key, item in value.items()
+            )
+        if isinstance(value, list):
+            return [self.redact(item, name) for item in value]
+        card = type(value) is int and 10**12 <= value < 10**19 and is_card(str(value))
+        return "<CARD>" if card else value
+
+    def _redact_text(self, text: str, name: str | None) -> str:
         kind = kind_of(name) if name else None
-        if (text, kind) not in seen:
+        if (text, kind) not in self._redacted:
             if kind is not None and is_secret(text, kind):
-                _remember(remembered, text, kind)
-                seen[text, kind] = f"<{kind}>"
+                self._remember(text, kind)
+                self._redacted[text, kind] = f"<{kind}>"
             else:
-                found: list[str] = []
-                seen[text, kind] = _redact(text, found.append)
-                for one in found:
-                    _remember(remembered, one, "PASSWORD")
-        return seen[text, kind]
+                self._redacted[text, kind] = _redact(text, self._remember)
+        return self._redacted[text, kind]
 
-    return text_of
-
-
-def _remember(remembered: dict[str, str], found: str, kind: str) -> None:
-    """Only what is no word may be replaced wherever it stands."""
-    if len(found) >= _SHORTEST and not found.isalpha() and not found.isdecimal() and "<" not in found:
-        remembered.setdefault(found, kind)
+    def _remember(self, secret: str, kind: str = "PASSWORD") -> None:
+        """Only what is no word may be replaced wherever it stands."""
+        word = secret.isalpha() or secret.isdecimal() or "<" in secret
+        if len(secret) >= _MIN_LENGTH and not word:
+            self.remembered.setdefault(secret, kind)
 
 
-def _replacer(remembered: Mapping[str, str]) -> Callable[[str], str]:
-    longest = sorted(remembered, key=len, reverse=True)[:_MOST_REMEMBERED]
-    either = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, longest))})(?![^\W_])")
-    return lambda text: either.sub(lambda match: f"<{remembered[match[0]]}>", text)
-
-
-def _walk(value: Any, name: str | None, text_of: Callable[[str, str | None], str]) -> Any:
-    if isinstance(value, str):
-        return text_of(value, name)
-    if isinstance(value, Mapping):
-        told = value.get("name") or value.get("key")
-        named = {"value": told} if isinstance(told, str) else {}
-        pairs = ((text_of(key, None), _walk(one, named.get(key, key), text_of)) for key, one in value.items())
-        return _unique(pairs)
-    if isinstance(value, list):
-        return [_walk(one, name, text_of) for one in value]
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and 10**12 <= value < 10**19
-        and is_card(str(value))
-    ):
-        return "<CARD>"
-    return value
-
-
-def _unique(pairs: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """An object of these pairs; keys that became equal are numbered, so that no value is lost."""
-    made: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        name, number = key, 2
-        while name in made:
-            name, number = f"{key} {number}", number + 1
-        made[name] = value
-    return made
+        names = itertools.chain([key], (f"{key} {number}" for number in itertools.count(2)))
+        result[next(name for name in names if name not in result)] = value
+    return result
 
 
-def _texts(value: Any, change: Callable[[str], str]) -> Any:
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return _unique((change(key), _texts(one, change)) for key, one in value.items())
+        return _unique((change(key), _map_texts(item, change)) for key, item in value.items())
     if isinstance(value, list):
-        return [_texts(one, change) for one in value]
+        return [_map_texts(item, change) for item in value]
     return value
-
-
-def _count(text: str, counts: Counter[str]) -> str:
-    counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
-    return text
 
 
 @lru_cache(maxsize=1)
@@ -198,12 +184,7 @@ def _detectors() -> Sequence[tuple[Any, str, tuple[str, ...]]]:
     ]
 
 
-def _cookie_value(match: re.Match[str]) -> bool:
-    attributes = {"path", "domain", "expires", "max-age", "samesite", "version", "priority"}
-    return match["name"].lower() not in attributes and re.search(r"\d", match["x"]) is not None
-
-
-# Secrets told by the place they stand in: a URL, a header, a command line.
+# Secrets given away by their place: a URL, a header, a command line.
 _IN_PLACE = (
     Rule(
         "PASSWORD",

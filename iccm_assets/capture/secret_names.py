@@ -1,7 +1,7 @@
-"""Secrets that can be told only by what stands before them: ``DB_PASSWORD=…``, "the password is …" (C4).
+"""Secrets that only the text before them gives away: ``DB_PASSWORD=…``, "the password is …".
 
-The name says what the value may be, its quotes or place say where it ends, and the value itself has to look
-like a secret: ordinary words, names of other variables, types and templates do not.
+The name tells what the value may be, its quotes or place tell where it ends, and the value itself has to
+look like a secret: ordinary words, names of other variables, types and templates do not. (C4)
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from iccm_assets.capture.patterns import Span
 from iccm_assets.capture.secret_shapes import looks_random, looks_typed_blindly
 
-# Stems, lower case, and what a value under such a name is. Those with a trailing blank are whole words.
+# Stems, lower case, by the kind of a value under such a name.
 _STEMS = {
     "PASSWORD": (
         "password passwd passphrase passcode pwd passwort kennwort contraseña contrasena senha wachtwoord"
@@ -32,13 +32,13 @@ _WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key"
 _KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
 # A flat alternation of literals: the regex engine skips to their first letters.
 _NAME = re.compile("|".join(map(re.escape, sorted(_KINDS, key=len, reverse=True))))
-# "key" alone is the key of a table; these make it one of a lock.
+# "key" alone is the key of a table; these make it the key of a lock.
 _LOCK = re.compile(
     r"(?:api|app|access|secret|private|signing|encryption|account|master|auth|service|licen[sc]e|deploy|session"
     r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
     r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=_))[-_ ]?(?:access[-_ ]?)?$"
 )
-# What is about a secret, and is none: its file, its length, the header it travels in.
+# What is about a secret, and is none: its file, its length, its header.
 _ABOUT = re.compile(
     r"s?[-_]?(?:file|path|dir|url|uri|name|type|count|len|size|limit|field|format|expir|ttl|policy|prompt|label|hint"
     r"|error|message|regex|pattern|rule|min|max|hasher|iz|list|index|kind|class|manager|version|scheme|algo"
@@ -67,6 +67,9 @@ _QUOTED = re.compile(
 )
 _TO_BLANK = re.compile(r"[^\s\"'`<>]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
+_REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
+_SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # words of prose, too
+_VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
 _LINE_START = re.compile(
@@ -101,71 +104,65 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://|[.~]{0,2}/[\w.-]+(?:/|$)|[A-
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
-@dataclass(frozen=True)
-class NamedSecret:
-    """Where it stands and what its name says it is."""
-
-    start: int
-    end: int
-    kind: str
-
-
-def named_secrets(text: str) -> Iterator[NamedSecret]:
+def named_secrets(text: str) -> Iterator[Span]:
     """The secrets of a text that their names give away, ordered and disjoint."""
-    lower, done = _lower(text), 0
+    lower, end = _lower(text), 0
     for match in _NAME.finditer(lower):
-        if match.start() >= done and (found := _value_of(text, lower, match)) is not None:
-            done = found.end
-            yield found
+        if match.start() >= end and (secret := _find_value(text, lower, match)) is not None:
+            end = secret[1]
+            yield secret
 
 
 def kind_of(name: str) -> str | None:
-    """What a value of this name is (``PASSWORD``, ``API_KEY``, …); None where the name tells of no secret."""
-    lower = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200])
-    lower = _lower(lower)
-    for match in _NAME.finditer(lower):
-        kind = _kind(lower, match)
-        if kind is not None:
-            return kind
-    return None
+    """The kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None for the name of no secret."""
+    lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
+    return next(filter(None, (_kind(lower, match) for match in _NAME.finditer(lower))), None)
 
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
     """Whether a value, of a name of this kind, looks like a secret: no word, name or template."""
-    if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _TEMPLATE.match(value):
-        return False
-    if _URL.match(value) and not (_KEY_BYTES.fullmatch(value) and looks_random(value)):
-        return False
-    if _TECHNICAL.fullmatch(value):
+    if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _is_reference(value):
         return False
     if kind == "PASSWORD":
         return _is_password(value, quoted)
-    digits = any(map(str.isdigit, value)) or looks_typed_blindly(value)
-    long_enough = len(value) >= (8 if kind == "API_KEY" else 12)
-    return long_enough and digits and " " not in value and not _namelike(value)
+    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _namelike(value):
+        return False
+    return _has_digit(value) or looks_typed_blindly(value)
+
+
+def _is_reference(value: str) -> bool:
+    """Templates, names of algorithms and types, URLs and paths."""
+    if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value):
+        return True
+    return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and looks_random(value))
+
+
+def _has_digit(value: str) -> bool:
+    return any(map(str.isdigit, value))
 
 
 def _is_password(value: str, quoted: bool) -> bool:
     if _WORDS.fullmatch(value):
         single = value.isalpha() and value.isascii() and not _TELLING.search(value)
         return single and ((quoted and len(value) >= 8) or looks_typed_blindly(value))
-    digits = any(map(str.isdigit, value))
     if " " in value:
-        return (
-            quoted
-            and digits
-            and len(value) <= 64
-            and value.count(" ") <= 5
-            and not _NAMELIKE.fullmatch(value)
-        )
-    return digits or _SPECIAL.search(value) is not None
+        return quoted and _is_passphrase(value)
+    return _has_digit(value) or _SPECIAL.search(value) is not None
+
+
+def _is_passphrase(value: str) -> bool:
+    short = len(value) <= 64 and value.count(" ") <= 5
+    return short and _has_digit(value) and not _NAMELIKE.fullmatch(value)
 
 
 def _namelike(value: str) -> bool:
     """Words and small numbers: what variables, options and messages are made of."""
-    return (
-        _NAMELIKE.fullmatch(value) is not None and not looks_random(value) and not looks_typed_blindly(value)
-    )
+    return _NAMELIKE.fullmatch(value) is not None and not (looks_random(value) or looks_typed_blindly(value))
+
+
+def _is_ordinary(value: str, kind: str, telling: object) -> bool:
+    """Whether a namelike value is no secret; a ``telling`` context makes one word a password."""
+    return _namelike(value) and not (kind == "PASSWORD" and telling and _ONE_WORD.fullmatch(value))
 
 
 def _lower(text: str) -> str:
@@ -175,41 +172,28 @@ def _lower(text: str) -> str:
 
 
 def _kind(lower: str, name: re.Match[str]) -> str | None:
-    """What the name that holds this stem is the name of."""
+    """The kind of secret that the name around this stem is the name of."""
     stem, before = name[0], lower[max(0, name.start() - 24) : name.start()]
-    kind = _KINDS[stem]
-    if (
-        stem in _WHOLE
-        and (before[-1:].isalpha() or lower[name.end() : name.end() + 1].isalnum())
-        and stem != "key"
-    ):
-        return None
-    if stem == "key" and (not _LOCK.search(before) or lower[name.end() : name.end() + 1].isalpha()):
-        return None
-    if _ABOUT.match(lower, name.end()) or _OTHER_KEYS.search(before):
+    after = lower[name.end() : name.end() + 1]
+    if stem == "key":
+        whole = _LOCK.search(before) and not after.isalpha()
+    else:
+        whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
+    if not whole or _ABOUT.match(lower, name.end()) or _OTHER_KEYS.search(before):
         return None
     aws = "aws" in before and ("secret" in before or stem == "secret")
-    return "AWS_SECRET_KEY" if aws else kind
+    return "AWS_SECRET_KEY" if aws else _KINDS[stem]
 
 
-def _value_of(text: str, lower: str, name: re.Match[str]) -> NamedSecret | None:
+def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
     kind = _kind(lower, name)
     if kind is None:
         return None
-    end = name.end()
-    while (
-        end < len(text)
-        and end < name.end() + 30
-        and (text[end].isascii() and (text[end].isalnum() or text[end] in "_-"))
-    ):
-        end += 1
-    sign = _ASSIGN.match(text, end)
-    if sign is None or (
-        name[0] in {"pass", "pw", "pat", "auth", "sid", "salt"} and (sign["prose"] or sign["space"])
-    ):
+    sign = _ASSIGN.match(text, _REST_OF_NAME.match(text, name.end()).end())  # type: ignore[union-attr]
+    if sign is None or (name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"])):
         return None
-    if sign["xml"] and text[name.start() - 1 : sign.end()].isupper() and "</" not in text[end : end + 500]:
-        return None  # a placeholder
+    if sign["xml"] and _is_placeholder(text, name, sign):
+        return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
         return _quoted(quoted, sign, kind)
@@ -217,36 +201,58 @@ def _value_of(text: str, lower: str, name: re.Match[str]) -> NamedSecret | None:
     return _bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
 
 
-def _quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> NamedSecret | None:
+def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
+    """``<PASSWORD>`` without an end tag behind it."""
+    return (
+        text[name.start() - 1 : sign.end()].isupper() and "</" not in text[sign.start() : sign.start() + 500]
+    )
+
+
+def _quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None:
     group = "x" if value["x"] is not None else "y"
-    found = value[group]
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
-    if loose and _namelike(found) and not (kind == "PASSWORD" and _ONE_WORD.fullmatch(found)):
+    if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
         return None
-    return NamedSecret(*value.span(group), kind) if is_secret(found, kind) else None
+    return *value.span(group), kind
 
 
-def _bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> NamedSecret | None:
-    """A value without quotes: where it is an assignment of a line it goes up to the next blank."""
+def _bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> Span | None:
+    """A value without quotes: where it is an assignment of a line it extends to the next blank."""
     if sign["call"] or sign["eq"] in {"==", "!=", "->"}:
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
     env = on_line and upper and sign[0] == "="
-    value = (_TO_BLANK if env or (on_line and sign[0] == ": ") else _BARE).match(text, sign.end())
-    if value is None or (_CODE.match(text, value.start()) and not env):
+    value = _bare_value(text, sign, env, env or (on_line and sign[0] == ": "))
+    sure = on_line or _is_argument(sign, before)
+    if not (env and _is_env_value(value)) and not _is_bare_secret(value, sign, kind, sure):
         return None
+    return sign.end(), sign.end() + len(value), kind
+
+
+def _is_argument(sign: re.Match[str], before: str) -> bool:
+    """Whether the value stands in a command line, a URL, or markup."""
+    return bool(_ARGUMENT.search(before) or sign["xml"] or sign["value"])
+
+
+def _bare_value(text: str, sign: re.Match[str], env: bool, to_blank: bool) -> str:
+    """The text behind the sign as far as it can be a value; '' where it is program code."""
+    match = (_TO_BLANK if to_blank else _BARE).match(text, sign.end())
+    if match is None or (not env and _CODE.match(text, sign.end())):
+        return ""
     # An escaped line end, in JSON or in program text, ends the value too.
-    found = re.split(r"\\+[nrt\"']", value[0], maxsplit=1)[0].rstrip(",;)]}" if env else ".,;:!?)]}")
-    if env and len(found) >= 6 and not (_TEMPLATE.match(found) or _URL.match(found) or found.isupper()):
-        return NamedSecret(value.start(), value.start() + len(found), kind)
-    if not is_secret(found, kind, quoted=False):
-        return None
-    sure = on_line or _ARGUMENT.search(before) is not None or sign["xml"] or sign["value"]
-    told = sure or sign["prose"] or sign["eq"] == "："
-    if _namelike(found) and not (kind == "PASSWORD" and told and _ONE_WORD.fullmatch(found)):
-        return None
-    if sign["space"] and not sure and not any(map(str.isdigit, found)):
-        return None
-    if not told and re.fullmatch(r"[A-Za-z_]\w*(?:\.\w+)*", found) and kind != "API_KEY":
-        return None  # in program text, another name
-    return NamedSecret(value.start(), value.start() + len(found), kind)
+    return re.split(r"\\+[nrt\"']", match[0], maxsplit=1)[0].rstrip(",;)]}" if env else ".,;:!?)]}")
+
+
+def _is_env_value(value: str) -> bool:
+    """In a ``.env`` line almost everything behind the name of a secret is one."""
+    return len(value) >= 6 and not (_TEMPLATE.match(value) or _URL.match(value) or value.isupper())
+
+
+def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> bool:
+    """Without quotes the surroundings decide, too: in program text the value may be another name."""
+    telling = sure or sign["prose"] or sign["eq"] == "："
+    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, telling):
+        return False
+    if sign["space"] and not sure and not _has_digit(value):
+        return False
+    return bool(telling) or kind == "API_KEY" or not _VARIABLE.fullmatch(value)

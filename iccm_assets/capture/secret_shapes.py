@@ -1,4 +1,4 @@
-"""Secrets that can be told by their shape: the keys and tokens of known issuers, keys in armour (C4)."""
+"""Secrets recognised by their shape: the keys and tokens of known issuers, keys in armour. (C4)"""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ def _shape(
     kind: str,
     pattern: str,
     *hints: str,
-    holds: Callable[[re.Match[str]], bool] | None = None,
+    holds: Callable[[re.Match[str]], bool] = Rule.holds,
     gate: str | None = None,
 ) -> Rule:
-    always: Callable[[re.Match[str]], bool] = lambda match: True  # noqa: E731
-    return Rule(kind, re.compile(pattern), hints, holds or always, gate=re.compile(gate) if gate else None)
+    return Rule(kind, re.compile(pattern), hints, holds, gate=re.compile(gate) if gate else None)
 
 
 def looks_random(text: str) -> bool:
@@ -25,19 +24,23 @@ def looks_random(text: str) -> bool:
 
     Random base62 changes at 0.62 of its steps, CamelCase with numbers at 0.3.
     """
-    kinds = ["d" if one.isdigit() else "u" if one.isupper() else "l" for one in text if one.isalnum()]
-    if len(set(text)) < 12 or min(map(kinds.count, "dul")) < 2:
+    classes = [
+        "d" if character.isdigit() else "u" if character.isupper() else "l"
+        for character in text
+        if character.isalnum()
+    ]
+    if len(set(text)) < 12 or min(map(classes.count, "dul")) < 2:
         return False
-    changes = sum(a != b for a, b in itertools.pairwise(kinds))
-    return changes >= 0.42 * (len(kinds) - 1)
+    changes = sum(a != b for a, b in itertools.pairwise(classes))
+    return changes >= 0.42 * (len(classes) - 1)
 
 
 def looks_typed_blindly(text: str) -> bool:
-    """Whether letters alone change their case as often as chance would, and not as words put together do.
+    """Whether letters alone change their case as often as chance would, and not as joined words do.
 
     Names in camel case have no two capitals in a row, or then a long run of them.
     """
-    letters = [one for one in text if one.isalpha()]
+    letters = [character for character in text if character.isalpha()]
     if len(letters) < 12 or not text.isascii() or len(set(letters)) < 7:
         return False
     changes = sum(a.isupper() != b.isupper() for a, b in itertools.pairwise(letters))
@@ -47,12 +50,8 @@ def looks_typed_blindly(text: str) -> bool:
 
 def _mixed(match: re.Match[str]) -> bool:
     """Digits and letters both: no class name in a style sheet, no row of the same letter."""
-    found = match[0]
-    return any(map(str.isdigit, found)) and any(map(str.isalpha, found)) and len(set(found)) > 8
-
-
-def _hex_tail(found: str) -> bool:
-    return re.search(r"[0-9a-z]{24,}", found) is not None
+    text = match[0]
+    return any(map(str.isdigit, text)) and any(map(str.isalpha, text)) and len(set(text)) > 8
 
 
 def _begins(match: re.Match[str]) -> bool:
@@ -60,8 +59,13 @@ def _begins(match: re.Match[str]) -> bool:
     return not before[-1:].isalnum() or before in {"\\n", "\\r", "\\t"}
 
 
+def _token_of_ambiguous_prefix(match: re.Match[str]) -> bool:
+    hex_tail = re.search(r"[0-9a-z]{24,}", match[0]) is not None
+    return _begins(match) and _mixed(match) and (hex_tail or looks_random(match[0]))
+
+
 # A key in armour: up to its end line, or as far as its lines go where that was cut off. Brackets end it:
-# program text that looks for such lines is no key. Nothing is given back, so that hostile text takes linear
+# program text that looks for such lines is no key. Nothing backtracks, so that hostile text takes linear
 # time; by atomic groups, since possessive repeats of groups lose matches before Python 3.11.5.
 _ARMOUR = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
@@ -152,13 +156,11 @@ SHAPES = (
         "TOKEN",
         r"(?:secret_|ntn_|NRII-|glc_|pul-|fo1_|fm2_|sbp_|nfp_|cio|oy2|sl\.|ATBB|ATTA|gsk_|xai-|r8_|sk_|EZAK|EZTK|tfp_"
         r"|ops_|dp\.|bkua_|sqa_|sqp_|squ_|phc_|phx_|pat-|pat|sgp_|vcp_|vck_|AAAAAAAAAAAAAAAAAAAAA)[\w.=%+/$-]{20,1000}",
-        holds=lambda match: (
-            _begins(match) and _mixed(match) and (looks_random(match[0]) or _hex_tail(match[0]))
-        ),
+        holds=_token_of_ambiguous_prefix,
     ),
 )
 
-# 24 to 100 characters that look like nothing but chance, whoever issued them. Digests in hexadecimal have no
+# 24 to 100 characters that look like pure chance, whoever issued them. Digests in hexadecimal have no
 # upper case; pictures and other data in base64 are longer; integrity digests say so before them.
 UNKNOWN = Rule(
     "TOKEN",

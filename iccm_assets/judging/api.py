@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,13 +47,8 @@ def api_compatibility(original: str, implementation: str) -> float | None:
     if module is None:
         return 0.0
     broken = _broken(original_module, module)
-    return sum(broken.isdisjoint(_enclosing(path)) for path in paths) / len(paths)
-
-
-@lru_cache(maxsize=256)
-def _read_original(code: str) -> griffe.Module | None:
-    """Each original is compared with every member's re-implementation."""
-    return _read(code)
+    # A missing class takes its methods with it.
+    return sum(broken.isdisjoint(accumulate(path.split("."), "{}.{}".format)) for path in paths) / len(paths)
 
 
 def _read(code: str) -> griffe.Module | None:
@@ -70,6 +66,9 @@ def _read(code: str) -> griffe.Module | None:
     # The source may be hostile, and the reader is not written for that: what makes it fail is unreadable.
     except (Exception, RecursionError, MemoryError):
         return None
+
+
+_read_original = lru_cache(maxsize=256)(_read)  # compared with the re-implementation of every member
 
 
 def _construct_dataclasses(parent: griffe.Module | griffe.Class) -> None:
@@ -132,9 +131,3 @@ def _members(parent: griffe.Module | griffe.Class) -> Iterator[tuple[str, griffe
             yield member.path, member  # type: ignore[misc]
         if member.is_class:
             yield from _members(member)  # type: ignore[arg-type]
-
-
-def _enclosing(path: str) -> Iterator[str]:
-    """The path and those of everything it lies in: a missing class takes its methods with it."""
-    parts = path.split(".")
-    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -56,7 +56,6 @@ class Interpreter:
     binds: tuple[str, ...]
     links: tuple[tuple[str, str], ...]  # (target, link), as merged-/usr systems have them
     hidden: tuple[str, ...]  # folders inside the binds that are covered
-    packages: tuple[tuple[str, str], ...] = ()  # (name, host folder) of what PACKAGES shows
 
 
 def find_bubblewraps() -> list[Bubblewrap]:
@@ -144,11 +143,20 @@ def unprivileged_uid(slot: int) -> int:
 
 
 def command(
-    bubblewrap: Bubblewrap, python: Interpreter, *, filter_fd: int, info_fd: int, uid: int | None
+    bubblewrap: Bubblewrap,
+    python: Interpreter,
+    packages: tuple[tuple[str, str], ...],
+    *,
+    filter_fd: int,
+    info_fd: int,
+    uid: int | None,
 ) -> list[str]:
-    """Build the command line up to and with the interpreter; ``uid`` is what root becomes first."""
+    """Build the command line up to and with the interpreter.
+
+    ``packages`` are (name, host folder) of what PACKAGES shows; ``uid`` is what root becomes first.
+    """
     shown = {path: path for path in python.binds}
-    shown.update((f"{PACKAGES}/{name}", folder) for name, folder in python.packages)
+    shown.update((f"{PACKAGES}/{name}", folder) for name, folder in packages)
     if uid is None:
         return _sandbox(bubblewrap.path, python, shown, filter_fd, info_fd)
     sources = {path: f"{STAGE}/{index}" for index, path in enumerate(shown)}

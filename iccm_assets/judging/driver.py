@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-CHUNK = 1 << 16
 NONCE_BYTES = 16
 HEAD = NONCE_BYTES + 4
 MAX_OUTPUT_TEXT = 2000  # bytes of output that a reply carries
@@ -32,17 +31,6 @@ SIGINT, SIGKILL = 2, 9  # the signal module takes as long to import as all other
 EXIT_SECONDS = 0.05  # between a complete answer and the process's own exit
 MAX_LEFTOVERS = 2000
 RESERVED_FD = 240  # descriptors of the answer: honest code may close or count the first ones
-
-
-def read_exactly(descriptor: int, size: int) -> bytes:
-    """Read ``size`` bytes; b"" when the other side has ended."""
-    data = b""
-    while len(data) < size:
-        piece = os.read(descriptor, min(size - len(data), 1 << 20))
-        if not piece:
-            return b""
-        data += piece
-    return data
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -116,7 +104,7 @@ class CaseProcess:
         """Read what a pipe holds; False once it is at its end."""
         while not self.killed:
             try:
-                piece = os.read(descriptor, CHUNK)
+                piece = os.read(descriptor, 1 << 16)
             except BlockingIOError:
                 return True
             if not piece:
@@ -324,17 +312,18 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
 def answer_requests(context: dict[str, Any], control: tuple[int, int]) -> None:
     """Answer one request after the other, until the pipe they come through ends."""
     source, files = "", None
-    while size := read_exactly(control[0], 4):
-        request = marshal.loads(read_exactly(control[0], int.from_bytes(size, "big")))
-        if request["do"] == "load":
-            source, files = request["source"], request["files"]
-            sys.path += request["paths"]
-            preload(request["preload"])
-            if files is not None:  # pytest takes long to import; no case's time pays for it
-                context["pytest_cases"].preload()
-                warm_up()
-                write_all(control[1], b"ready\n")
-            continue
-        if files is not None:
-            request["plan"] = (*request["plan"], files)
-        write_all(control[1], run_case(request, source, context, control))
+    with os.fdopen(control[0], "rb", closefd=False) as requests:
+        while size := requests.read(4):
+            request = marshal.loads(requests.read(int.from_bytes(size, "big")))
+            if request["do"] == "load":
+                source, files = request["source"], request["files"]
+                sys.path += request["paths"]
+                preload(request["preload"])
+                if files is not None:  # pytest takes long to import; no case's time pays for it
+                    context["pytest_cases"].preload()
+                    warm_up()
+                    write_all(control[1], b"ready\n")
+                continue
+            if files is not None:
+                request["plan"] = (*request["plan"], files)
+            write_all(control[1], run_case(request, source, context, control))

@@ -26,8 +26,6 @@ from iccm_assets.settings import Settings
 # Changes when the same implementation and suite may get another verdict; baselines are then measured again.
 JUDGE_VERSION = "2"
 
-__all__ = ["JUDGE_VERSION", "CaseResult", "JudgeResult", "judge", "judge_many", "probe"]
-
 
 @dataclass(frozen=True)
 class JudgeResult:
@@ -71,7 +69,7 @@ def _judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult
     suspicions = suspicions_of(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
-        passed / len(suite), tuple(results), bool(suspicions), suspicions, layers=sandbox.layers
+        passed / len(suite.cases), tuple(results), bool(suspicions), suspicions, layers=sandbox.started.layers
     )
 
 
@@ -98,7 +96,7 @@ def probe(settings: Settings) -> dict[str, str]:
     """The sandbox's layers on this machine, as ``iccm doctor`` shows them; a missing one is marked so."""
     try:
         with Sandbox.start(settings) as sandbox:
-            return sandbox.layers
+            return sandbox.started.layers
     except SandboxUnavailable as error:
         return _missing_layers(error)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType
@@ -56,38 +56,26 @@ class LayersMissing(SandboxUnavailable):
         )
 
 
-@dataclass
 class Handle:
     """A process by descriptor: its number may be reused, the descriptor never means another process."""
 
-    pid: int
-    descriptor: int
-
-    @classmethod
-    def of(cls, pid: int) -> Handle:
-        return cls(pid, os.pidfd_open(pid))
+    def __init__(self, pid: int, descriptor: int | None = None) -> None:
+        self.pid = pid
+        self.descriptor = os.pidfd_open(pid) if descriptor is None else descriptor
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
 
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-    def kill_and_wait(self) -> None:
-        """Kill it and wait until it is dead; a first process dies after everything in its namespace."""
-        self.kill()
-        readable(self.descriptor, END_SECONDS)
-
     def kill_relative(self, pid: int) -> None:
         """Kill ``pid`` if it (still) is a process of this one's pid namespace."""
         with suppress(OSError):  # it has just ended
-            other = Handle.of(pid)
+            other = Handle(pid)
             try:
                 if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid"):
                     other.kill()
             finally:
-                other.close()
+                os.close(other.descriptor)
 
 
 @dataclass(frozen=True)
@@ -153,8 +141,9 @@ def command_line(
 ) -> list[str]:
     """Build the command that starts a sandbox; ``descriptors``: of the filter and of bubblewrap's info."""
     uid = bubblewrap.unprivileged_uid(slot) if os.geteuid() == 0 else None
-    python = replace(bubblewrap.find_interpreter(), packages=packages)
-    return bubblewrap.command(bwrap, python, filter_fd=descriptors[0], info_fd=descriptors[1], uid=uid)
+    python = bubblewrap.find_interpreter()
+    filter_fd, info_fd = descriptors
+    return bubblewrap.command(bwrap, python, packages, filter_fd=filter_fd, info_fd=info_fd, uid=uid)
 
 
 def unsafe(scratch: Path) -> Started:
@@ -167,7 +156,7 @@ def unsafe(scratch: Path) -> Started:
         ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem"), "off: ICCM_SANDBOX=unsafe"
     )
     layers = {**off, "memory": "sampler", "rlimits": "ok"}
-    return _start(process, Handle.of(process.pid), {**DRIVER, "scratch": str(scratch)}, lambda: layers)
+    return _start(process, Handle(process.pid), {**DRIVER, "scratch": str(scratch)}, lambda: layers)
 
 
 def _start(
@@ -184,7 +173,7 @@ def _start(
     except BaseException:
         end(process, driver)
         raise
-    hold(requests)
+    lifelines.add(requests)
     return Started(
         process, driver, layers, requests, _descriptor(process.stdout), lambda: end(process, driver)
     )
@@ -215,7 +204,7 @@ def _launch(
 
 def _first_process(process: subprocess.Popen[bytes], info: bytes) -> Handle:
     try:
-        return Handle.of(int(json.loads(info)["child-pid"]))
+        return Handle(int(json.loads(info)["child-pid"]))
     except (ValueError, KeyError, TypeError, ProcessLookupError):
         raise SandboxUnavailable(_start_error(process)) from None
 
@@ -251,11 +240,11 @@ def _start_error(process: subprocess.Popen[bytes]) -> str:
 @cache
 def _code() -> dict[str, CodeType]:
     """The modules that run inside, compiled, by file name. They cannot import this package."""
-    sources = {
-        name: Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    folder = Path(__file__).parent
+    return {
+        name: compile((folder / f"{name}.py").read_text("utf-8"), f"<{name}>", "exec", dont_inherit=True)
         for name in ("tripwires", "pytest_cases", "runner", "driver", "cells")
     }
-    return {name: compile(source, f"<{name}>", "exec", dont_inherit=True) for name, source in sources.items()}
 
 
 # ---- layers --------------------------------------------------------------------------------------
@@ -309,7 +298,7 @@ def _inspect(pid: int, outside: frozenset[str]) -> dict[str, str]:
 
 
 def _is_privileged(status: Mapping[str, list[str]]) -> bool:
-    capabilities = (int(*status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
+    capabilities = (int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
     return "0" in status["Uid"] or any(capabilities)
 
 
@@ -321,25 +310,17 @@ def _filesystem_problem(pid: int, outside: frozenset[str]) -> str:
 
 # ---- ending, and pipes ---------------------------------------------------------------------------
 
-_lifelines: set[int] = set()  # descriptors that keep a sandbox or a warm pool going
-
-
-def hold(descriptor: int) -> None:
-    """Make sure that no fork of this process keeps this descriptor's sandbox going after this process."""
-    _lifelines.add(descriptor)
-
-
-def let_go(descriptor: int) -> None:
-    """Undo ``hold``, before the descriptor is closed."""
-    _lifelines.discard(descriptor)
+# Descriptors that keep a sandbox or a warm pool going. A fork of this process must not do so after this
+# process; remove one before it is closed.
+lifelines: set[int] = set()
 
 
 def _in_a_fork() -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in _lifelines:
+    for descriptor in lifelines:
         os.dup2(null, descriptor, False)  # not closed: the fork's own code still closes this number
     os.close(null)
-    _lifelines.clear()
+    lifelines.clear()
 
 
 os.register_at_fork(after_in_child=_in_a_fork)
@@ -351,12 +332,12 @@ def end(process: subprocess.Popen[bytes], driver: Handle | None) -> None:
     Without one yet, close the pipe: what is still starting ends as soon as it reads.
     """
     if process.stdin and not process.stdin.closed:
-        let_go(process.stdin.fileno())
+        lifelines.discard(process.stdin.fileno())
         process.stdin.close()
     if driver is not None:
         if process.poll() is None:
             driver.kill()
-        driver.close()
+        os.close(driver.descriptor)
     try:
         process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
@@ -388,6 +369,5 @@ def readable(descriptor: int, seconds: float) -> bool:
 
 def write_frame(descriptor: int, data: bytes) -> None:
     """Write ``data`` behind its length in 4 bytes."""
-    rest = len(data).to_bytes(4, "big") + data
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    with os.fdopen(descriptor, "wb", closefd=False) as stream:
+        stream.write(len(data).to_bytes(4, "big") + data)

@@ -22,7 +22,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 
@@ -39,39 +39,33 @@ PROC = "/tmp/proc"  # below the forked sandboxes' own /tmp, which covers it
 PRELOADED = ("collections", "enum", "functools", "heapq", "itertools", "math", "operator", "re", "string")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a worker was started from; it may be used while a new one would be started from the same."""
+Origin = tuple[bubblewrap.Bubblewrap, list[str], bytes]  # bwrap, command line, system call filter
 
-    bwrap: bubblewrap.Bubblewrap
-    command: tuple[str, ...]
-    filter: bytes
 
-    @classmethod
-    def now(cls) -> Origin:
-        """What a worker would be started from now; raises ``SandboxUnavailable``."""
-        if not seccomp.supported():
-            raise SandboxUnavailable("no system call filter for this architecture")
-        bwrap = bubblewrap.find_bubblewraps()[-1]
-        return cls(bwrap, tuple(launch.command_line(bwrap, (0, 0), 0)), seccomp.program())
+def current_origin() -> Origin:
+    """What a worker would be started from now; raises ``SandboxUnavailable``."""
+    if not seccomp.supported():
+        raise SandboxUnavailable("no system call filter for this architecture")
+    bwrap = bubblewrap.find_bubblewraps()[-1]
+    return bwrap, launch.command_line(bwrap, (0, 0), 0), seccomp.program()
 
 
 class Nursery:
-    """A started worker. Several threads may share it only under ``lock``."""
+    """A started worker, for use while a new one would have the same origin; threads take its ``lock``."""
 
     def __init__(self, origin: Origin, process: Popen[bytes], first: Handle, control: socket.socket) -> None:
         self.origin, self.process, self.first, self.control = origin, process, first, control
         self.lock = threading.Lock()
         self.surroundings = launch.surroundings(first.pid)
-        launch.hold(control.fileno())
+        launch.lifelines.add(control.fileno())
 
     @classmethod
     def start(cls) -> Nursery:
         """Start a worker; raises ``SandboxUnavailable``."""
-        origin = Origin.now()
+        origin = current_origin()
         values = {
             "start": "cells",
-            "filter": origin.filter,
+            "filter": origin[2],
             "tmpfs": (("/tmp", bubblewrap.SCRATCH_BYTES), ("/dev/shm", bubblewrap.SHARED_BYTES)),
             "proc": PROC,
             "preload": PRELOADED,
@@ -80,7 +74,7 @@ class Nursery:
             control, remote = socket.socketpair()
             cleanup.callback(control.close)
             with remote:
-                process, first = launch.behind(origin.bwrap, remote.fileno(), nursery=PROC)
+                process, first = launch.behind(origin[0], remote.fileno(), nursery=PROC)
             cleanup.callback(launch.end, process, first)
             launch.greet(process, control.fileno(), values)
             worker = cls(origin, process, first, control)
@@ -97,12 +91,13 @@ class Nursery:
             if len(descriptors) != 3:
                 raise SandboxUnavailable(f"the warm pool made none: {message.decode('utf-8', 'replace')}")
             requests, replies, process = descriptors
-            launch.hold(requests)
-            cleanup.callback(launch.let_go, requests)
+            launch.lifelines.add(requests)
+            cleanup.callback(launch.lifelines.discard, requests)
             driver = Handle(_read_pid(process), process)
-            cleanup.callback(driver.kill_and_wait)
+            cleanup.callback(launch.readable, process, launch.END_SECONDS)
+            cleanup.callback(driver.kill)
             launch.hear_ready(replies)
-            layers = launch.verify(self.origin.bwrap, driver.pid, self.surroundings)
+            layers = launch.verify(self.origin[0], driver.pid, self.surroundings)
             return Started(self.process, driver, layers, requests, replies, cleanup.pop_all().close)
 
     def _ask(self) -> tuple[bytes, list[int]]:
@@ -118,12 +113,6 @@ class Nursery:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % size])
         return message, descriptors.tolist()
-
-    def end(self) -> None:
-        """End it, with every sandbox that is still there."""
-        launch.let_go(self.control.fileno())
-        self.control.close()
-        launch.end(self.process, self.first)
 
 
 def _read_pid(descriptor: int) -> int:
@@ -148,7 +137,7 @@ class Keeper:
     def take(self) -> Started | None:
         """Fork a warm sandbox, or return None: start one in the ordinary way."""
         try:
-            origin = Origin.now()
+            origin = current_origin()
         except SandboxUnavailable:
             return None  # the ordinary way reports what is missing
         with self.lock:
@@ -200,7 +189,9 @@ class Keeper:
             while self.busy:  # one sandbox failed, and others are still in use
                 self.lock.wait(IDLE_SECONDS)
             self.starting = False
-        nursery.end()
+        launch.lifelines.discard(nursery.control.fileno())
+        nursery.control.close()
+        launch.end(nursery.process, nursery.first)
 
     def close(self) -> None:
         """End the worker now."""

@@ -23,6 +23,7 @@ OWN_NAMES = frozenset(("implementation.py", "solution.py"))
 CONFIGURATION = frozenset(
     ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml")
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -44,21 +45,17 @@ def files_of(written: Any) -> Mapping[str, str]:
 
 def _problem(name: str, text: Any) -> str:
     path = PurePosixPath(name)
-    if not name or any(not _PART.fullmatch(part) for part in name.split("/")):
-        return "a path is relative, of letters, digits, '_', '-' and '.', without '..'"
-    if len(path.parts) > 10:
-        return "more than 10 folders deep"
-    if name in OWN_NAMES:
-        return "that name is the implementation's"
-    if path.name in CONFIGURATION:
-        return "a suite does not configure pytest"
-    if not isinstance(text, str):
-        return "its content must be text"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "its content is not valid Unicode"
-    return ""
+    problems = {
+        "a path is relative, of letters, digits, '_', '-' and '.', without '..'": not all(
+            map(_PART.fullmatch, name.split("/"))
+        ),
+        "more than 10 folders deep": len(path.parts) > 10,
+        "that name is the implementation's": name in OWN_NAMES,
+        "a suite does not configure pytest": path.name in CONFIGURATION,
+        "its content must be text": not isinstance(text, str),
+        "its content is not valid Unicode": isinstance(text, str) and _SURROGATE.search(text),
+    }
+    return next((problem for problem, holds in problems.items() if holds), "")
 
 
 def planned_tests(files: Mapping[str, str]) -> list[str]:
@@ -81,12 +78,10 @@ def _tests_in(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
             yield f"{prefix}::{node.name}"
-        elif isinstance(node, ast.ClassDef) and (node.name.startswith("Test") or _is_unittest(node)):
-            yield from _tests_in(f"{prefix}::{node.name}", node.body)
-
-
-def _is_unittest(node: ast.ClassDef) -> bool:
-    return any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+        elif isinstance(node, ast.ClassDef):
+            unittest = any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+            if unittest or node.name.startswith("Test"):
+                yield from _tests_in(f"{prefix}::{node.name}", node.body)
 
 
 @cache

@@ -173,7 +173,11 @@ def execute_case(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) ->
         instance = target(*args, **kwargs)
     except BaseException as error:
         return '["o",' + encode_exception(error) + ",[]]"
-    return '["o",null,[' + ",".join([call(instance, *step, encoder) for step in plan[4]]) + "]]"
+    return (
+        '["o",null,['
+        + ",".join([call(instance, method, args, kwargs, encoder) for method, args, kwargs in plan[4]])
+        + "]]"
+    )
 
 
 def lookup(owner: Any, name: str) -> Any:

@@ -112,11 +112,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             return cls(settings, launch.unsafe(scratch), scratch)
         return cls(settings, (not packages and nursery.keeper.take()) or launch.strict(packages))
 
-    @property
-    def layers(self) -> dict[str, str]:
-        """The state of each isolation layer."""
-        return self.started.layers
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -193,8 +188,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 self._buffer += piece
                 continue
             exceeded = exceeded or self._exceeded_limit(budget, started)
-            if exceeded:
-                self._kill_case()
+            # Everything below the init process, which then reports the end of the case and cleans up.
+            for pid in processes_below(self.started.driver.pid)[1:] if exceeded else ():
+                self.started.driver.kill_relative(pid)
         return Reply("lost", wall=time.monotonic() - started)
 
     def _exceeded_limit(self, budget: Budget, started: float) -> str:
@@ -220,11 +216,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         case = processes_below(self.started.driver.pid)[1:2]
         self._queue_wait = max(self._queue_wait, sum(map(waited, case)))
         return elapsed if elapsed > budget.wall * PATIENCE else elapsed - self._queue_wait
-
-    def _kill_case(self) -> None:
-        """Kill everything below the init process, which then reports the end of the case and cleans up."""
-        for pid in processes_below(self.started.driver.pid)[1:]:
-            self.started.driver.kill_relative(pid)
 
     def _take_reply(self) -> Reply | None:
         """Parse one reply out of the buffer; None while it is incomplete."""

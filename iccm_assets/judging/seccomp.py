@@ -128,9 +128,9 @@ _SPECIAL: dict[str, tuple[int, int]] = {
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
 
 
-def supported(machine: str | None = None) -> bool:
+def supported() -> bool:
     """Whether there is a filter for this architecture."""
-    return (machine or platform.machine()) in _ARCHITECTURES
+    return platform.machine() in _ARCHITECTURES
 
 
 @cache

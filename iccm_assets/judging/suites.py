@@ -78,9 +78,6 @@ class Suite:
     digest: str
     files: Mapping[str, str] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.cases)
-
 
 def read_suite(path: Path) -> Suite:
     """Load a suite from a JSON file; ``InputError`` without the file, ``SuiteError`` for anything else."""
@@ -96,7 +93,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object; of a key that occurs twice, one value would silently be lost."""
     names = [name for name, _ in pairs]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
-        raise SuiteError(f"key {duplicate!r} is there twice")
+        raise SuiteError(f"duplicate key {duplicate!r}")
     return dict(pairs)
 
 
@@ -116,28 +113,32 @@ def load_suite(obj: object) -> Suite:
     try:
         if kind == "pytest":
             return _pytest_suite(obj, digest)
-        return Suite("cases", tuple(_case(index, case) for index, case in enumerate(_cases(obj))), digest)
+        return Suite("cases", _cases(obj), digest)
     except ValueProblem as error:
         raise SuiteError(str(error)) from None
 
 
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueProblem(message)
+
+
 def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
-    _reject_unknown_keys(obj, {"kind", "files"})
+    _check_keys(obj, {"kind", "files"})
     pytest_suites.packages()
     files = pytest_suites.files_of(obj.get("files"))
     tests = pytest_suites.planned_tests(files)
-    _check_count(tests, "tests", MAX_CASES)
+    _require(len(tests) <= MAX_CASES, f"{len(tests)} tests; at most {MAX_CASES}")
     cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
     return Suite("pytest", tuple(cases), digest, files)
 
 
-def _cases(obj: dict[str, Any]) -> list[Any]:
-    cases = obj.get("cases")
-    _reject_unknown_keys(obj, {"kind", "cases"})
-    if not isinstance(cases, list) or not cases:
-        raise ValueProblem("'cases' must be a list with at least one case")
-    _check_count(cases, "cases", MAX_CASES)
-    return cases
+def _cases(obj: dict[str, Any]) -> tuple[Case, ...]:
+    cases: Any = obj.get("cases")
+    _check_keys(obj, {"kind", "cases"})
+    _require(cases and isinstance(cases, list), "'cases' must be a list with at least one case")
+    _require(len(cases) <= MAX_CASES, f"{len(cases)} cases; at most {MAX_CASES}")
+    return tuple(_case(index, case) for index, case in enumerate(cases))
 
 
 @contextmanager
@@ -153,52 +154,37 @@ def _located(place: str) -> Iterator[None]:
 
 def _case(index: int, written: Any) -> Case:
     with _located(f"case {index}"):
-        if not isinstance(written, dict):
-            raise ValueProblem("a case is an object")
-        if ("call" in written) == ("new" in written):
-            raise ValueProblem("a case has either 'call' or 'new'")
-        return _class_case(index, written) if "new" in written else _function_case(index, written)
-
-
-def _function_case(index: int, written: dict[str, Any]) -> Case:
-    _reject_unknown_keys(written, _CALL_KEYS)
-    if ("expect" in written) == ("raises" in written):
-        raise ValueProblem("a case has either 'expect' or 'raises'")
-    return Case(index, _call(written, "call"), _expectation(written))
+        _require(isinstance(written, dict), "a case is an object")
+        _require(("call" in written) != ("new" in written), "a case has either 'call' or 'new'")
+        if "new" in written:
+            return _class_case(index, written)
+        _check_keys(written, _CALL_KEYS)
+        _require(("expect" in written) != ("raises" in written), "a case has either 'expect' or 'raises'")
+        return Case(index, _call(written, "call"), _expectation(written))
 
 
 def _class_case(index: int, written: dict[str, Any]) -> Case:
-    _reject_unknown_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
+    _check_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
     steps = written.get("steps", [])
-    if not isinstance(steps, list):
-        raise ValueProblem("'steps' must be a list")
-    _check_count(steps, "steps", MAX_STEPS)
-    if "raises" in written and steps:
-        raise ValueProblem("a constructor that raises has no steps")
-    if "raises" not in written and not steps:
-        raise ValueProblem("'new' needs 'steps' or 'raises'")
+    _require(isinstance(steps, list), "'steps' must be a list")
+    _require(len(steps) <= MAX_STEPS, f"{len(steps)} steps; at most {MAX_STEPS}")
+    _require("raises" not in written or not steps, "a constructor that raises has no steps")
+    _require("raises" in written or steps, "'new' needs 'steps' or 'raises'")
     call, expected = _call(written, "new"), _expectation(written)
     return Case(index, call, expected, tuple(_step(number, step) for number, step in enumerate(steps)))
 
 
 def _step(number: int, written: Any) -> tuple[Call, Expectation]:
     with _located(f"step {number}"):
-        if not isinstance(written, dict) or "call" not in written:
-            raise ValueProblem("a step is an object with 'call'")
-        _reject_unknown_keys(written, _CALL_KEYS)
-        if "expect" in written and "raises" in written:
-            raise ValueProblem("'expect' and 'raises' exclude each other")
+        _require(isinstance(written, dict) and "call" in written, "a step is an object with 'call'")
+        _check_keys(written, _CALL_KEYS)
+        _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
         return _call(written, "call"), _expectation(written)
 
 
-def _check_count(items: list[Any], name: str, maximum: int) -> None:
-    if len(items) > maximum:
-        raise ValueProblem(f"{len(items)} {name}; at most {maximum}")
-
-
-def _reject_unknown_keys(written: dict[str, Any], names: set[str]) -> None:
-    if unknown := sorted(set(written) - names):
-        raise ValueProblem(f"unknown key {', '.join(map(repr, unknown))}")
+def _check_keys(written: dict[str, Any], names: set[str]) -> None:
+    unknown = sorted(set(written) - names)
+    _require(not unknown, f"unknown key {', '.join(map(repr, unknown))}")
 
 
 def _is_name(text: object) -> bool:
@@ -207,14 +193,12 @@ def _is_name(text: object) -> bool:
 
 def _call(written: dict[str, Any], key: str) -> Call:
     name = written[key]
-    if not _is_name(name):
-        raise ValueProblem(f"{key!r} must be a name, not {name!r}")
+    _require(_is_name(name), f"{key!r} must be a name, not {name!r}")
     args = _decode("args", written.get("args", []))
     kwargs = _decode("kwargs", written.get("kwargs", {}))
-    if not isinstance(args, list):
-        raise ValueProblem("'args' must be a list")
-    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
-        raise ValueProblem("'kwargs' must be an object")
+    _require(isinstance(args, list), "'args' must be a list")
+    object_like = isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
+    _require(object_like, "'kwargs' must be an object")
     return Call(name, args, kwargs)
 
 
@@ -228,8 +212,8 @@ def _exception_name(name: Any) -> str:
     """The class's own name: without its module, and without the aliases Python keeps (IOError)."""
     last = str(name).rpartition(".")[2]
     known = getattr(builtins, last, None)
-    if not _is_name(name) or (isinstance(known, type) and not issubclass(known, BaseException)):
-        raise ValueProblem(f"'raises' must be the name of an exception, not {name!r}")
+    valid = _is_name(name) and (not isinstance(known, type) or issubclass(known, BaseException))
+    _require(valid, f"'raises' must be the name of an exception, not {name!r}")
     return known.__name__ if isinstance(known, type) else last
 
 

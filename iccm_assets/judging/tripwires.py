@@ -80,7 +80,9 @@ class AuditHook:
         path = "/" + os.path.abspath("".join([path])).lstrip("/")
         if path in HARMLESS_FILES or (path + "/").startswith(OWN_FOLDERS):
             return None
-        if any(_names(text, path) for text in self.inputs) or self._called_by(INTROSPECTION_MODULES):
+        # An input may name this path: opening it is then what the case asks for.
+        asked = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
+        if asked or self._called_by(INTROSPECTION_MODULES):
             return None
         return "file: reached for " + path
 
@@ -89,23 +91,6 @@ class AuditHook:
         if frame.f_code.co_name == "__init__" and frame.f_locals.get("fileno") is not None:
             return None  # socketpair() wrapping a descriptor it already has
         return "socket: tried to open a socket"
-
-    def network(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return "socket: tried " + event
-
-    def heap(self, event: str, args: tuple[Any, ...]) -> str | None:
-        inside_library = _getframe(2).f_code.co_filename.startswith(STDLIB)
-        return None if inside_library else "memory: searched it with " + event
-
-    def symbol(self, event: str, args: tuple[Any, ...]) -> str | None:
-        name = args[1]
-        return "system call: looked up " + name + "() in the C library" if name in DANGEROUS_SYMBOLS else None
-
-    def limits(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return "process: tried to limit process 1" if args[0] == 1 else None
-
-    def kill(self, event: str, args: tuple[Any, ...]) -> str | None:
-        return f"process: tried to signal process {args[0]}" if args[0] in (-1, 1) else None
 
     def _called_by(self, files: frozenset[str]) -> bool:
         frame, remaining = _getframe(3), 20
@@ -118,15 +103,29 @@ class AuditHook:
 
 CHECKS: dict[str, Callable[[AuditHook, str, tuple[Any, ...]], str | None]] = {
     **dict.fromkeys(PATH_EVENTS, AuditHook.path),
-    **dict.fromkeys(SOCKET_EVENTS, AuditHook.network),
-    **dict.fromkeys(HEAP_SEARCH_EVENTS, AuditHook.heap),
+    **dict.fromkeys(SOCKET_EVENTS, lambda hook, event, args: "socket: tried " + event),
+    **dict.fromkeys(
+        HEAP_SEARCH_EVENTS,
+        lambda hook, event, args: (
+            None
+            if _getframe(2).f_code.co_filename.startswith(STDLIB)
+            else "memory: searched it with " + event
+        ),
+    ),
+    **dict.fromkeys(
+        ("os.kill", "os.killpg"),
+        lambda hook, event, args: (
+            f"process: tried to signal process {args[0]}" if args[0] in (-1, 1) else None
+        ),
+    ),
     "socket.__new__": AuditHook.new_socket,
-    "ctypes.dlsym": AuditHook.symbol,
-    "resource.prlimit": AuditHook.limits,
-    "os.kill": AuditHook.kill,
-    "os.killpg": AuditHook.kill,
+    "ctypes.dlsym": lambda hook, event, args: (
+        f"system call: looked up {args[1]}() in the C library" if args[1] in DANGEROUS_SYMBOLS else None
+    ),
+    "resource.prlimit": lambda hook, event, args: (
+        "process: tried to limit process 1" if args[0] == 1 else None
+    ),
 }
-REPLACEABLE = ("dumps", "loads", "dump", "load")
 
 
 def install(violations: int, inputs: Any) -> None:
@@ -137,7 +136,7 @@ def install(violations: int, inputs: Any) -> None:
 def report_tampering(violations: int) -> None:
     """Report the first function of json that the implementation replaced, if any."""
     json = sys.modules.get("json")
-    for name in REPLACEABLE if json is not None else ():
+    for name in ("dumps", "loads", "dump", "load") if json is not None else ():
         try:
             file = getattr(json, name).__code__.co_filename
         except AttributeError:
@@ -145,11 +144,6 @@ def report_tampering(violations: int) -> None:
         if not file.startswith((STDLIB, "<frozen")):
             _write(violations, f"tampering: replaced json.{name}\n".encode())
             return
-
-
-def _names(text: str, path: str) -> bool:
-    """Whether an input names this path: opening it is then what the case asks for."""
-    return path.endswith("/" + text) or ("/" in text and text in path)
 
 
 def strings_in(value: Any, strings: set[str]) -> set[str]:

@@ -19,6 +19,7 @@ import binascii
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 Tree = list[Any]
@@ -61,26 +62,19 @@ def _decode_object(written: dict[str, Any], depth: int) -> Any:
     return {key: decode(value, depth + 1) for key, value in written.items()}
 
 
-def _decode_items(tag: str, content: Any, depth: int) -> list[Any]:
+def _decode_collection(tag: str, content: Any, depth: int) -> Any:
+    pairs = tag == "$dict"
     if not isinstance(content, list):
-        raise ValueProblem(f"{tag} takes a list")
-    return [decode(item, depth + 1) for item in content]
-
-
-def _build_hashed(tag: str, build: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    if len(items) > MAX_HASHED:
+        raise ValueProblem("$dict takes a list of [key, value] pairs" if pairs else f"{tag} takes a list")
+    if pairs and any(not isinstance(pair, list) or len(pair) != 2 for pair in content):
+        raise ValueProblem("$dict takes a list of [key, value] pairs")
+    if tag != "$tuple" and len(content) > MAX_HASHED:
         raise ValueProblem(f"{tag} holds more than {MAX_HASHED} elements")
+    items = [decode(item, depth if pairs else depth + 1) for item in content]
     try:
-        return build(items)
+        return _COLLECTIONS[tag](items)
     except TypeError as error:  # an unhashable element or key
         raise ValueProblem(f"{tag}: {error}") from None
-
-
-def _decode_dict(content: Any, depth: int) -> Any:
-    if not isinstance(content, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in content):
-        raise ValueProblem("$dict takes a list of [key, value] pairs")
-    pairs = [(decode(key, depth + 1), decode(value, depth + 1)) for key, value in content]
-    return _build_hashed("$dict", dict, pairs)
 
 
 def _decode_bytes(content: Any, depth: int) -> bytes:
@@ -96,13 +90,14 @@ def _decode_float(content: Any, depth: int) -> float:
     return float(content)
 
 
+_COLLECTIONS: dict[str, Callable[[Any], Any]] = {
+    "$tuple": tuple,
+    "$set": set,
+    "$frozenset": frozenset,
+    "$dict": dict,
+}
 _TAGS: dict[str, Callable[[Any, int], Any]] = {
-    "$tuple": lambda content, depth: tuple(_decode_items("$tuple", content, depth)),
-    "$set": lambda content, depth: _build_hashed("$set", set, _decode_items("$set", content, depth)),
-    "$frozenset": lambda content, depth: _build_hashed(
-        "$frozenset", frozenset, _decode_items("$frozenset", content, depth)
-    ),
-    "$dict": _decode_dict,
+    **{tag: partial(_decode_collection, tag) for tag in _COLLECTIONS},
     "$bytes": _decode_bytes,
     "$float": _decode_float,
 }
@@ -169,11 +164,6 @@ def _check_pairs(rest: list[Any], depth: int) -> None:
         _check_items([pair], depth)
 
 
-def _check_unknown(rest: list[Any], depth: int) -> None:
-    name, own_equality = rest
-    _require(isinstance(name, str) and own_equality in (0, 1))
-
-
 _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "n": lambda rest, depth: _require(not rest),
     "b": lambda rest, depth: _require(rest in ([0], [1])),
@@ -186,7 +176,8 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "S": _check_items,
     "F": _check_items,
     "d": _check_pairs,
-    "u": _check_unknown,  # a type without an encoded form: its name, and whether it redefines equality
+    # A type without an encoded form: its name, and whether it redefines equality.
+    "u": lambda rest, depth: _require(len(rest) == 2 and isinstance(rest[0], str) and rest[1] in (0, 1)),
 }
 
 
@@ -222,9 +213,8 @@ def _same_value(kind: str, expected: Any = None, actual: Any = None) -> bool:
 
 
 def _same_float(expected: float, actual: float) -> bool:
-    if math.isnan(expected) or math.isnan(actual):
-        return math.isnan(expected) and math.isnan(actual)
-    return math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
+    both_nan = math.isnan(expected) and math.isnan(actual)
+    return both_nan or math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
 
 
 def _sequence_difference(expected: Tree, actual: Tree, where: str, prefix: str) -> str:
@@ -317,20 +307,18 @@ def _format_any(node: Tree, limit: int) -> str:
     return _FORMATS[kind](content, limit)
 
 
-def _format_integer(digits: str, limit: int) -> str:
-    # A longer one would be cut anyway, and printing it in decimal takes quadratic time.
-    return str(int(digits, 16)) if len(digits) <= 400 else f"an integer of {len(digits)} hex digits"
-
-
 _FORMATS: dict[str, Callable[[Any, int], str]] = {
     "n": lambda content, limit: "None",
     "b": lambda content, limit: str(bool(content)),
-    "i": _format_integer,
+    # A longer one would be cut anyway, and printing it in decimal takes quadratic time.
+    "i": lambda digits, limit: (
+        str(int(digits, 16)) if len(digits) <= 400 else f"an integer of {len(digits)} hex digits"
+    ),
     "f": lambda content, limit: repr(float.fromhex(content)),
     "s": lambda content, limit: repr(content[:limit]),
     "y": lambda content, limit: repr(bytes.fromhex(content[: 2 * limit])),
 }
-_BRACKETS = {"l": "[]", "t": "()", "S": "{}", "F": "{}", "d": "{}"}
+_BRACKETS = {"l": ("[", "]"), "t": ("(", ")"), "S": ("{", "}"), "F": ("{", "}"), "d": ("{", "}")}
 
 
 def _format_container(kind: str, content: list[Any], limit: int) -> str:

@@ -41,7 +41,9 @@ def usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> Usage:
     stored, files = _stored(pid, tmpfs)
     memory = stored + sum(map(_unshared, pids))
     if memory > limit:
-        memory = stored + sum(map(_proportional, pids))
+        # Divided by their users, or undivided where the kernel does not tell.
+        names = "Pss_Anon:", "Pss_Shmem:"
+        memory = stored + sum(sum(_sizes(pid, "smaps_rollup", names) or [_unshared(pid)]) for pid in pids)
     return Usage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
 
 
@@ -60,17 +62,13 @@ def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
 
 def _unshared(pid: int) -> int:
     """Anonymous and shared-memory pages; pages shared after a fork count in each process."""
-    return sum(_sizes(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:")))
+    return sum(_sizes(pid, "status", ("RssAnon:", "RssShmem:")))
 
 
-def _proportional(pid: int) -> int:
-    """The same with each shared page divided by its users; undivided where the kernel does not tell."""
-    return sum(_sizes(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")) or [_unshared(pid)])
-
-
-def _sizes(path: str, names: tuple[str, ...]) -> list[int]:
+def _sizes(pid: int, file: str, names: tuple[str, ...]) -> list[int]:
     """The sizes of these names in a file of the kernel, in bytes."""
-    return [int(row.split()[1]) << 10 for row in _read(path).splitlines() if row.startswith(names)]
+    rows = _read(f"/proc/{pid}/{file}").splitlines()
+    return [int(row.split()[1]) << 10 for row in rows if row.startswith(names)]
 
 
 def waited(pid: int) -> float:

@@ -51,7 +51,7 @@ def test_a_refused_record_is_an_error_and_a_segment_that_waits_a_warning() -> No
     waiting = health.spool(0, 100, 3600)
     assert not waiting.passed and not waiting.error and "3600 s" in waiting.text
     refused = health.spool(2, 0, 0)
-    assert not refused.passed and refused.error and "refused.jsonl" in refused.recovery
+    assert not refused.passed and refused.error and "dead_letters.jsonl" in refused.recovery
 
 
 def put(conn: sa.Connection, session: str, **more: object) -> int:
@@ -76,7 +76,7 @@ def test_arrivals_are_counted_by_day_and_origin_with_empty_days_in_between(engin
     assert (first.total, first.by_origin) == (2, {"gateway": 1, "import": 1})
     assert first.with_test_suite == 1 and first.users == 2
     assert (empty.total, empty.by_origin) == (0, {})
-    assert arrivals.totals([first, empty, last]) == [2, 0, 1]
+    assert [day.total for day in (first, empty, last)] == [2, 0, 1]
 
 
 def test_what_is_no_list_of_messages_is_unreadable_and_erased_rows_are_not_looked_at(
@@ -96,14 +96,14 @@ def test_what_is_no_list_of_messages_is_unreadable_and_erased_rows_are_not_looke
 
 
 def test_the_spool_is_measured_by_its_oldest_segment(tmp_path: Path) -> None:
-    assert arrivals.spool_state(tmp_path / "none") == arrivals.SpoolState(0, 0, 0.0)
+    assert arrivals.spool_state(tmp_path / "none") == (0, 0, 0.0)
     for replica, age in (("a", 10), ("b", 4000)):
         (tmp_path / replica).mkdir()
         segment = tmp_path / replica / "1.log"
         segment.write_bytes(b"x" * 50)
         os.utime(segment, (time.time() - age,) * 2)
     (tmp_path / "a" / "2.log").touch()
-    (tmp_path / "refused.jsonl").write_text("{}\n{}\n", encoding="utf-8")
-    state = arrivals.spool_state(tmp_path)
-    assert (state.refused, state.waiting_bytes) == (2, 100)
-    assert 3990 < state.oldest_seconds < 4300
+    (tmp_path / "dead_letters.jsonl").write_text("{}\n{}\n", encoding="utf-8")
+    dead_letters, pending_bytes, oldest_seconds = arrivals.spool_state(tmp_path)
+    assert (dead_letters, pending_bytes) == (2, 100)
+    assert 3990 < oldest_seconds < 4300

@@ -170,7 +170,7 @@ def test_several_sessions_in_one_file_are_told_apart(load, engine, transcript):
     )
     assert found["sessions"] == {"empty": 1, "new": 2}
     reasons = {one["session_id"]: one["reason"] for one in found["conversations"]}
-    assert reasons == {"s1": "", "s2": "no requirements found in it", "s4": "nothing was said in it"}
+    assert reasons == {"s1": "", "s2": "no requirements found in it", "s4": "it contains no messages"}
     assert [row.session_id for row in rows(engine)] == ["s1", "s2"]
 
 

@@ -114,7 +114,7 @@ def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
         '{"kind": "cases", "cases": [{"call": "f", "kwargs": {"expect": 1, "expect": 2}, "expect": 1}]}',
     ):
         (tmp_path / "twice.json").write_text(text, encoding="utf-8")
-        with pytest.raises(SuiteError, match="key 'expect' is there twice"):
+        with pytest.raises(SuiteError, match="duplicate key 'expect'"):
             read_suite(tmp_path / "twice.json")
 
 
