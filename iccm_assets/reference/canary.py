@@ -1,4 +1,4 @@
-"""Which functions belong to the canary set, decided before anything else is drawn (X3, F4)."""
+"""The split between canary set and traffic, decided before anything else is drawn (X3, F4)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ RESERVED_PER_FAMILY = 64
 
 @lru_cache(maxsize=2)
 def reserved(seed: int = CANARY_SEED) -> dict[str, tuple[Sketch, ...]]:
-    """By family, the functions kept apart for the canary set, all of different shape."""
-    kept: dict[str, tuple[Sketch, ...]] = {}
+    """Draw, by family, the programs reserved for the canary set, all with different signatures."""
+    programs: dict[str, tuple[Sketch, ...]] = {}
     for family in FAMILIES:
         rng = Random(f"canary {seed} {family}")
-        found: dict[str, Sketch] = {}
-        while len(found) < RESERVED_PER_FAMILY:
-            item = sketch(family, rng)
-            found.setdefault(shape(item.draft.document), item)
-        kept[family] = tuple(found.values())
-    return kept
+        distinct: dict[str, Sketch] = {}
+        while len(distinct) < RESERVED_PER_FAMILY:
+            program = sketch(family, rng)
+            distinct.setdefault(shape(program.document), program)
+        programs[family] = tuple(distinct.values())
+    return programs
 
 
 @lru_cache(maxsize=2)
 def reserved_shapes(seed: int = CANARY_SEED) -> frozenset[str]:
-    """The shapes nothing else in the world may have."""
-    return frozenset(shape(item.draft.document) for items in reserved(seed).values() for item in items)
+    """Return the signatures that nothing else in the simulation may have."""
+    return frozenset(shape(program.document) for programs in reserved(seed).values() for program in programs)

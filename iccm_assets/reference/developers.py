@@ -1,14 +1,13 @@
-"""Simulated developers: who asks what, when, and what they make of CET-D's answer (X4).
+"""Simulated developers: who asks what and when, and how they take CET-D's answer (X4).
 
-A pure generator: ``plan_conversations`` decides everything that does not depend on the model, and
-``finish`` turns one planned session and CET-D's answer into the conversation as it ended. It knows no
-database and no clock; ``iccm simulate`` carries the result to the platform.
+A pure generator without database or clock: ``plan_conversations`` decides everything that does not depend on
+the model, and ``finish`` turns one planned session and CET-D's answer into the finished conversation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from random import Random
@@ -16,7 +15,7 @@ from typing import Any
 
 from iccm_assets.reference import dialogue
 from iccm_assets.reference.canary import reserved_shapes
-from iccm_assets.reference.dialogue import vaguer as vaguer
+from iccm_assets.reference.dialogue import vaguer
 from iccm_assets.reference.drift import Drift
 from iccm_assets.reference.generator import Example, Sketch, rewritten, shape, sketch, with_suite
 from iccm_assets.reference.language import render
@@ -26,14 +25,14 @@ from iccm_assets.reference.trial import score
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
 
 REPEATS = 0.02
-"""Share of sessions about code that somebody, not the same person by habit, has asked about before."""
+"""Fraction of sessions about code that anybody has asked about before."""
 
 
 @dataclass(frozen=True)
 class PlannedSession:
     """One session before CET-D has answered.
 
-    ``timestamp`` is the acceptance; ``delivered_at`` is when the platform hears of it, never earlier.
+    ``timestamp`` is the acceptance; ``delivered_at`` is its arrival at the platform, never earlier.
     """
 
     session_id: str
@@ -50,7 +49,7 @@ class PlannedSession:
 
     @cached_property
     def example(self) -> Example:
-        """What the developer has: code, what it should do, and tests, whose drawing takes a while."""
+        """Code, true requirements and tests, which are expensive to draw."""
         rng = Random(f"{self.seed} suite")
         return with_suite(self.sketch, rng, cases=rng.randint(6, 10))
 
@@ -61,24 +60,23 @@ class PlannedSession:
 
     @property
     def opening(self) -> list[dict[str, str]]:
-        """What is said before CET-D's answer; the last message holds the code."""
+        """The messages before CET-D's answer; the last one contains the code."""
         rng = Random(self.seed)
         small_talk = dialogue.greeting(rng) if "chatty" in self.traits else []
-        asked = dialogue.question(self.source_code, self.traits, self.repeats is not None, rng)
-        return [*small_talk, {"role": "user", "content": asked}]
+        question = dialogue.question(self.source_code, self.traits, self.repeats is not None, rng)
+        return [*small_talk, {"role": "user", "content": question}]
 
 
 @dataclass(frozen=True)
 class FinishedConversation:
     """One session as it ended, ready to be captured.
 
-    An ``open`` one ended, or stands, with CET-D's answer: nobody has accepted anything. ``requirements`` and
-    ``source_code`` of one that is not ``named`` are only in its messages.
+    An ``open`` one has CET-D's answer as its last message: nobody has accepted anything. Unless it is
+    ``named``, requirements and source code are only in the messages.
     """
 
     session_id: str
     user_id: str
-    asked_at: datetime
     timestamp: datetime
     messages: tuple[dict[str, str], ...]
     source_code: str
@@ -103,37 +101,39 @@ def plan_conversations(
     new_families: Sequence[str] = NEW_FAMILIES,
     name: str = "",
 ) -> list[PlannedSession]:
-    """``n`` sessions on the ``days`` days up to and including ``end`` (UTC), in the order they are asked.
+    """Plan ``n`` sessions on the ``days`` days up to and including ``end`` (UTC), in order of time.
 
-    Every user has at least one session when ``n >= users``; no session holds code of the canary set. The
-    same arguments give the same plan; ``name`` (default: the seed) tells the sessions of two plans apart.
+    Every user has at least one session if ``n >= users``; no session contains code of the canary set. The
+    same arguments give the same plan; ``name`` (default: the seed) distinguishes the sessions of two plans.
     """
     rng = Random(f"developers {seed}")
     drift = drift or Drift()
     first = end - timedelta(days=days - 1)
-    people = _askers(team(users, rng), n, rng)
-    moments = sorted(_moment(rng, end - timedelta(days=rng.randrange(days))) for _ in range(n))
+    developers = _draw_developers(team(users, rng), n, rng)
+    times = sorted(_draw_time(rng, end - timedelta(days=rng.randrange(days))) for _ in range(n))
     asked: list[tuple[str, str, Sketch]] = []
     plan: list[PlannedSession] = []
-    for index, (developer, moment) in enumerate(zip(people, moments, strict=True)):
+    for index, (developer, asked_at) in enumerate(zip(developers, times, strict=True)):
         session_id = f"sim-{name or seed}-{index:05d}"
         habit, traits = developer.session(rng)
-        families = _families(drift, (moment.date() - first).days + 1, days, base_families, new_families, rng)
-        repeats, item = _subject(rng, developer, traits, asked, families)
+        day = (asked_at.date() - first).days + 1
+        wants_new = rng.random() < drift.share(day, days)
+        families = (drift.present(day, new_families) if wants_new else []) or base_families
+        repeats, program = _draw_program(rng, developer, traits, asked, families)
         if repeats is None:
-            asked.append((session_id, developer.user_id, item))
-        accepted, delivered = _acceptance(moment, traits, rng)
+            asked.append((session_id, developer.user_id, program))
+        accepted_at, delivered_at = _draw_acceptance(asked_at, traits, rng)
         plan.append(
             PlannedSession(
                 session_id=session_id,
                 user_id=developer.user_id,
-                asked_at=moment,
-                timestamp=accepted,
-                delivered_at=delivered,
+                asked_at=asked_at,
+                timestamp=accepted_at,
+                delivered_at=delivered_at,
                 habit=habit,
                 traits=traits,
-                sketch=item,
-                new_domain=item.family in NEW_FAMILIES,
+                sketch=program,
+                new_domain=program.family in NEW_FAMILIES,
                 repeats=repeats,
                 seed=f"{seed} {index:05d}",
             )
@@ -142,39 +142,11 @@ def plan_conversations(
 
 
 def finish(session: PlannedSession, answer: str, by: datetime | None = None) -> FinishedConversation:
-    """The conversation after the developer has seen CET-D's answer, as far as it is known ``by`` then."""
-    if session.habit == "abandons" or (by is not None and session.delivered_at > by):
-        return _open(session, answer)
-    rng = Random(f"{session.seed} finish")
-    right = score(answer, session.example.test_suite)[0] == 1.0
-    accepted = _accepted(session, answer, right, rng)
-    messages = [*session.opening, {"role": "assistant", "content": answer}]
-    if accepted == answer:
-        messages.append({"role": "user", "content": dialogue.approval(session.traits, rng)})
-    else:
-        messages.append({"role": "user", "content": dialogue.correction(accepted, rng)})
-        messages.append({"role": "assistant", "content": accepted})
-    return FinishedConversation(
+    """Finish the conversation with CET-D's answer; it stays open if it ends after ``by``, or never."""
+    metadata = {"language": "python", "family": session.sketch.family, "habit": session.habit}
+    unanswered = FinishedConversation(
         session_id=session.session_id,
         user_id=session.user_id,
-        asked_at=session.asked_at,
-        timestamp=session.timestamp,
-        messages=tuple(messages),
-        source_code=session.source_code,
-        answer=answer,
-        requirements=accepted,
-        test_suite=None if "untested" in session.traits else session.example.test_suite,
-        rating=_rating(session.traits, right),
-        metadata=_metadata(session),
-        named="by_chat" not in session.traits,
-    )
-
-
-def _open(session: PlannedSession, answer: str) -> FinishedConversation:
-    return FinishedConversation(
-        session_id=session.session_id,
-        user_id=session.user_id,
-        asked_at=session.asked_at,
         timestamp=session.asked_at,
         messages=(*session.opening, {"role": "assistant", "content": answer}),
         source_code=session.source_code,
@@ -182,88 +154,89 @@ def _open(session: PlannedSession, answer: str) -> FinishedConversation:
         requirements=answer,
         test_suite=None,
         rating=None,
-        metadata=_metadata(session),
+        metadata=metadata | ({"repeats": session.repeats} if session.repeats else {}),
         open=True,
         named=False,
     )
+    if session.habit == "abandons" or (by is not None and session.delivered_at > by):
+        return unanswered
+    rng = Random(f"{session.seed} finish")
+    is_right = score(answer, session.example.test_suite)[0] == 1.0
+    accepted = _write_requirements(session, answer, is_right, rng)
+    if accepted == answer:
+        reaction = [{"role": "user", "content": dialogue.approval(session.traits, rng)}]
+    else:
+        correction = {"role": "user", "content": dialogue.correction(accepted, rng)}
+        reaction = [correction, {"role": "assistant", "content": accepted}]
+    return replace(
+        unanswered,
+        timestamp=session.timestamp,
+        messages=(*unanswered.messages, *reaction),
+        requirements=accepted,
+        test_suite=None if "untested" in session.traits else session.example.test_suite,
+        rating=_rate(session.traits, is_right),
+        open=False,
+        named="by_chat" not in session.traits,
+    )
 
 
-def _metadata(session: PlannedSession) -> dict[str, Any]:
-    known = {"language": "python", "family": session.sketch.family, "habit": session.habit}
-    return known | ({"repeats": session.repeats} if session.repeats else {})
-
-
-def _accepted(session: PlannedSession, answer: str, right: bool, rng: Random) -> str:
+def _write_requirements(session: PlannedSession, answer: str, is_right: bool, rng: Random) -> str:
     true = session.sketch.requirements
     if session.habit == "vague":
         return vaguer(true, rng)
-    if right or session.habit == "accepts":
+    if is_right or session.habit == "accepts":
         return answer
-    match session.habit:
-        case "partial":
-            written = dialogue.half_corrected(answer, true, rng)
-        case "mistaken":
-            written = render(rng.choice(list(mutants(session.sketch.draft.document))))
-        case _:
-            written = true
+    written = true
+    if session.habit == "partial":
+        written = dialogue.half_corrected(answer, true, rng)
+    elif session.habit == "mistaken":
+        written = render(rng.choice(list(mutants(session.sketch.document))))
     return dialogue.mistyped(written, rng) if "typos" in session.traits else written
 
 
-def _rating(traits: Sequence[Trait], right: bool) -> int | None:
-    if "grumbles" in traits and not right:
-        return -1
-    return 1 if "praises" in traits and right else None
+def _rate(traits: Sequence[Trait], is_right: bool) -> int | None:
+    if is_right:
+        return 1 if "praises" in traits else None
+    return -1 if "grumbles" in traits else None
 
 
-def _askers(people: list[Developer], n: int, rng: Random) -> list[Developer]:
-    """One session for everyone first, the rest by how busy they are, in random order."""
-    busy = [one.activity for one in people]
-    askers = people[:n] + rng.choices(people, busy, k=max(0, n - len(people)))
-    rng.shuffle(askers)
-    return askers
+def _draw_developers(team: list[Developer], n: int, rng: Random) -> list[Developer]:
+    """Draw one session for everyone first, the rest by activity, in random order."""
+    activity = [developer.activity for developer in team]
+    developers = team[:n] + rng.choices(team, activity, k=max(0, n - len(team)))
+    rng.shuffle(developers)
+    return developers
 
 
-def _moment(rng: Random, day: date) -> datetime:
-    """A second of the day, mostly in working hours."""
+def _draw_time(rng: Random, day: date) -> datetime:
+    """Draw a second of the day, mostly in working hours."""
     seconds = int(min(86_399, max(0, rng.gauss(13.5, 3.5) * 3600)))
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 
 
-def _acceptance(asked: datetime, traits: Sequence[Trait], rng: Random) -> tuple[datetime, datetime]:
-    """When the requirements were accepted, and when the platform hears of it."""
+def _draw_acceptance(asked_at: datetime, traits: Sequence[Trait], rng: Random) -> tuple[datetime, datetime]:
+    """Draw when the requirements are accepted, and when the platform receives them."""
     if "late" not in traits:
-        return asked, asked
-    accepted = asked + timedelta(seconds=rng.randrange(86_400, 4 * 86_400))
-    return accepted, accepted + timedelta(seconds=rng.randrange(2 * 86_400))
+        return asked_at, asked_at
+    accepted_at = asked_at + timedelta(seconds=rng.randrange(86_400, 4 * 86_400))
+    return accepted_at, accepted_at + timedelta(seconds=rng.randrange(2 * 86_400))
 
 
-def _families(
-    drift: Drift, day: int, days: int, base: Sequence[str], new: Sequence[str], rng: Random
-) -> Sequence[str]:
-    """What the session is about: one of the new families that have appeared by now, or one of the base."""
-    wants_new = rng.random() < drift.share(day, days)
-    return (drift.present(day, new) if wants_new else []) or base
-
-
-def _subject(
+def _draw_program(
     rng: Random,
     developer: Developer,
     traits: Sequence[Trait],
     asked: Sequence[tuple[str, str, Sketch]],
     families: Sequence[str],
 ) -> tuple[str | None, Sketch]:
-    """Code nobody has asked about, or the earlier session it comes from and the code written again."""
-    before = [one for one in asked if "asks_again" in traits and one[1] == developer.user_id]
-    if not before and rng.random() < REPEATS:
-        before = list(asked)
-    if not before:
-        return None, _fresh(rng, families)
-    session_id, _, item = rng.choice(before)
-    return session_id, rewritten(item, rng)
-
-
-def _fresh(rng: Random, families: Sequence[str]) -> Sketch:
+    """Draw new code, or rewrite that of an earlier session, whose id is returned with it."""
+    earlier = [session for session in asked if "asks_again" in traits and session[1] == developer.user_id]
+    if not earlier and rng.random() < REPEATS:
+        earlier = list(asked)
+    if earlier:
+        session_id, _, program = rng.choice(earlier)
+        return session_id, rewritten(program, rng)
     while True:
-        item = sketch(rng.choice(families), rng)
-        if shape(item.draft.document) not in reserved_shapes():
-            return item
+        program = sketch(rng.choice(families), rng)
+        if shape(program.document) not in reserved_shapes():
+            return None, program

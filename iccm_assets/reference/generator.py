@@ -18,7 +18,7 @@ from iccm_assets.reference.world import FAMILIES
 
 @dataclass(frozen=True)
 class Sketch:
-    """An example without its test suite: all that training needs."""
+    """Source code and requirements drawn from one document, without tests: all that training needs."""
 
     source_code: str
     requirements: str
@@ -27,31 +27,22 @@ class Sketch:
     draft: Draft
 
     @property
-    def entry_point(self) -> str:
-        """The name of the function or class."""
-        return self.draft.document.name
+    def document(self) -> ast.Document | ast.ClassDocument:
+        """The function or class in the requirements language."""
+        return self.draft.document
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(Sketch):
     """A function or class as a developer has it: code, true requirements, tests."""
 
-    source_code: str
-    requirements: str
     test_suite: dict[str, Any]
-    family: str
-    style: str
-    entry_point: str
-    document: ast.Document | ast.ClassDocument
 
 
 def sketch(family: str, rng: Random) -> Sketch:
     """Draw source code and requirements of one family."""
-    chosen = FAMILIES[family]
-    draft = chosen.draw(rng, Lexicon(rng))
-    style = rng.choice(chosen.styles)
-    source = _source(draft, chosen.write(draft.document, style, rng), rng)
-    return Sketch(source, render(draft.document), family, style, draft)
+    draft = FAMILIES[family].draw(rng, Lexicon(rng))
+    return rewritten(Sketch("", render(draft.document), family, "", draft), rng)
 
 
 def generate(family: str, rng: Random, *, cases: int = 8) -> Example:
@@ -60,46 +51,35 @@ def generate(family: str, rng: Random, *, cases: int = 8) -> Example:
 
 
 def with_suite(item: Sketch, rng: Random, *, cases: int = 8) -> Example:
-    """The sketch with a test suite drawn for it."""
-    document = item.draft.document
-    return Example(
-        source_code=item.source_code,
-        requirements=item.requirements,
-        test_suite=suite(item.draft, rng, cases),
-        family=item.family,
-        style=item.style,
-        entry_point=item.entry_point,
-        document=document,
-    )
+    """Draw a test suite for the program."""
+    return Example(**vars(item), test_suite=suite(item.draft, rng, cases))
 
 
 def rewritten(item: Sketch, rng: Random) -> Sketch:
-    """The same function or class written again, perhaps in another style."""
-    chosen = FAMILIES[item.family]
-    style = rng.choice(chosen.styles)
-    source = _source(item.draft, chosen.write(item.draft.document, style, rng), rng)
+    """Write the same function or class again, perhaps in another style."""
+    family = FAMILIES[item.family]
+    style = rng.choice(family.styles)
+    source = _source(item.draft, family.write(item.document, style, rng), rng)
     return dataclasses.replace(item, source_code=source, style=style)
 
 
 def shape(document: ast.Document | ast.ClassDocument) -> str:
-    """What a document says with its names blinded: equal shapes are the same code twice."""
-    short: dict[str, str] = {}
+    """Render a document with numbered names and no purpose: equal signatures mean the same program twice."""
+    numbers: dict[str, str] = {}
     text = render(dataclasses.replace(document, purpose=None))
-    return re.sub(r"`(\w+)`", lambda found: short.setdefault(found[1], f"`n{len(short)}`"), text)
+    return re.sub(r"`(\w+)`", lambda match: numbers.setdefault(match[1], f"`n{len(numbers)}`"), text)
 
 
 def _source(draft: Draft, body: list[str], rng: Random) -> str:
     document = draft.document
     if isinstance(document, ast.ClassDocument):
         return "\n".join(body) + "\n"
-    hints = rng.random() < 0.4
-    params = ", ".join(
-        f"{name}: {kind}" if hints else name for name, kind in zip(document.params, draft.kinds, strict=True)
-    )
-    opening = f"def {document.name}({params}){f' -> {draft.gives}' if hints else ''}:"
-    lines = [opening]
+    has_hints = rng.random() < 0.4
+    form, returns = ("{}: {}", f" -> {draft.gives}") if has_hints else ("{}", "")
+    params = ", ".join(map(form.format, document.params, draft.kinds))
+    lines = [f"def {document.name}({params}){returns}:"]
     if document.purpose:
         form = rng.choice(("Return the {}.", "Compute the {}.", "The {}.", "Gives the {}", "# {}"))
         text = form.format(document.purpose)
-        lines.append(f"{INDENT}{text}" if form.startswith("#") else f'{INDENT}"""{text}"""')
+        lines.append(INDENT + (text if form.startswith("#") else f'"""{text}"""'))
     return "\n".join((*lines, *(INDENT + line for line in body))) + "\n"

@@ -37,7 +37,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Replies:
-    """Responses of the gateway to a simulation: by arm, by status, retries, and requests that failed for good."""
+    """Responses to a simulation: by arm, by status, retries, and requests that failed for good."""
 
     arms: dict[str, int]
     statuses: dict[str, int]

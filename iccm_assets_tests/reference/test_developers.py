@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_week_and_another_name_other_sessions() -> 
 
 
 def test_nobody_asks_about_code_of_the_canary_set(plan: list[PlannedSession]) -> None:
-    assert not {shape(one.sketch.draft.document) for one in plan} & reserved_shapes()
+    assert not {shape(one.sketch.document) for one in plan} & reserved_shapes()
 
 
 def test_enough_conversations_can_be_learnt_from(ended) -> None:

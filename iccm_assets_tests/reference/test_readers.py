@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.errors import IccmError
-from iccm_assets.reference.developers import vaguer
+from iccm_assets.reference.dialogue import vaguer
 from iccm_assets.reference.generator import generate
 from iccm_assets.reference.readers import READERS, ReaderError
 from iccm_assets.reference.trial import score
