@@ -142,18 +142,15 @@ class Batcher:
                 return
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
             results = [error if isinstance(error, Failed) else Failed(first_line[:200].rstrip(": "))]
-        _set_results(batch, results)
+        with suppress(RuntimeError):  # the event loop is closed: nothing awaits the results
+            batch[0].future.get_loop().call_soon_threadsafe(_set_results, batch, results)
 
 
 def _set_results(batch: list[_Job], results: list[Answer | Failed]) -> None:
-    def set_in_event_loop() -> None:
-        for job, result in zip(batch, results, strict=True):
-            if job.future.done():
-                continue
-            if isinstance(result, Failed):
-                job.future.set_exception(result)
-            else:
-                job.future.set_result(result)
-
-    with suppress(RuntimeError):  # the event loop is closed: nobody awaits the results
-        batch[0].future.get_loop().call_soon_threadsafe(set_in_event_loop)
+    for job, result in zip(batch, results, strict=True):
+        if job.future.done():
+            continue
+        if isinstance(result, Failed):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

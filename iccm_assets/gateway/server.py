@@ -89,7 +89,10 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
             backlog=2048,
         )
     )
-    with _ignored_signals(), process.running():
+    # uvicorn raises the signal that stopped it again after it has shut down; that must not skip the flush.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with process.running():
         if parent is not None:
             threading.Thread(
                 target=_stop_with, args=(parent, server), name="parent-watch", daemon=True
@@ -169,17 +172,6 @@ class _GatewayProcess:
             lease = None if routing.split is None else routing.split.lease_until
             metrics.weight.set(canary_weight(routing, clock.now(), self.fleet.ready)[0])
             metrics.lease.set(0 if lease is None else max(0.0, clock.seconds_until(lease)))
-
-
-@contextlib.contextmanager
-def _ignored_signals() -> Iterator[None]:
-    """Ignore the signal that uvicorn raises again after it has shut down, so that `run` returns."""
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _stop_with(parent: int, server: uvicorn.Server) -> None:

@@ -206,31 +206,29 @@ class Service:
 
     async def _record(self, outcome: Outcome, ask: Ask, answer: Answer | None) -> None:
         """Append to the spool; a response that cannot be recorded is not sent (G5)."""
-
-        def append_response() -> None:
-            assert answer is not None
-            record = answer_record(
-                outcome,
-                self._settings,
-                source=ask.source_code,
-                text=answer.text,
-                tests=ask.tests,
-                metadata=ask.metadata,
-            )
-            self._spool.append(record)
-
         try:
             if answer is None:
                 self._spool.append(outcome_record(outcome, self._settings))
             elif len(ask.source_code) + len(answer.text) < INLINE_CHARACTERS and not (
                 ask.tests or ask.metadata
             ):
-                append_response()
+                self._append_response(outcome, ask, answer.text)
             else:
-                await run_in_threadpool(append_response)
+                await run_in_threadpool(self._append_response, outcome, ask, answer.text)
         except SpoolFull as error:
             if answer is not None:
                 raise Problem(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
+
+    def _append_response(self, outcome: Outcome, ask: Ask, text: str) -> None:
+        record = answer_record(
+            outcome,
+            self._settings,
+            source=ask.source_code,
+            text=text,
+            tests=ask.tests,
+            metadata=ask.metadata,
+        )
+        self._spool.append(record)
 
     def session_of(self, request_id: str | None, session: str | None) -> str | None:
         """Find the session of a request this process served recently; None if unknown."""
