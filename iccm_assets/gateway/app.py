@@ -165,6 +165,9 @@ class Wall:
         self._in_flight += 1
         try:
             await app(scope, receive, send)
+        except Exception:
+            # Starlette has sent a response. With the error, uvicorn would close the client's connection.
+            log.exception("a request failed")
         finally:
             self._in_flight -= 1
 
@@ -178,7 +181,7 @@ def make_app(gateway: Gateway, settings: Settings) -> ASGIApp:
 
 
 async def _to_response(request: Request, error: Exception) -> Response:
-    """Turn an error into a problem document; unexpected ones also reach uvicorn, which logs them."""
+    """Turn an error into a problem document; Starlette raises an unexpected one again afterwards."""
     if isinstance(error, Problem):
         return error.response()
     if not isinstance(error, HTTPException):

@@ -38,11 +38,13 @@ def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fres
         at = rollout_story.Stage(fresh, settings, one.url, "", modules, 1)
         found, replies = rollout_story.carry(at, rollout)
     assert (found.state, found.weight, found.production) == ("rolled_back", 0.0, "v1")
-    assert found.events[-1].notes.startswith("error_rate_spike") and found.events[-1].actor == "controller"
+    assert (
+        found.events[-1]["notes"].startswith("error_rate_spike") and found.events[-1]["actor"] == "controller"
+    )
     [split] = found.splits
     assert split.fallbacks == split.canary_requests >= settings.rollout.health_requests
     assert (split.weight, split.failed, split.both_arms) == (0.1, 0, 0)
     assert check_replies([replies]).ok and replies.arms["production"] == sum(replies.arms.values())
-    assert [one.reason for one in found.rollbacks] == ["error_rate_spike"]
+    assert [one["reason"] for one in found.rollbacks] == ["error_rate_spike"]
     assert "Model Rollback" in [one["title"] for one in found.alerts]
     assert rollout_story.live_rollout(fresh) is None
