@@ -1,4 +1,4 @@
-"""Rebuilds everything under ``reference/data`` (X2, X3).
+"""Rebuild everything under ``data`` (X2, X3).
 
     python -m iccm_assets.reference.build canary-set     # seconds
     python -m iccm_assets.reference.build rehearsal      # seconds
@@ -6,8 +6,8 @@
     python -m iccm_assets.reference.build all
     python -m iccm_assets.reference.build score          # the base model on the canary set
 
-The same seed gives the same canary set and rehearsal sample, byte for byte, anywhere; and the same
-base model on the same device class and thread count (torch sums in another order elsewhere).
+The same seed gives the same canary set and rehearsal sample, byte for byte, on every machine; and the same
+base model on the same device class with the same number of threads (torch sums in another order elsewhere).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ REHEARSAL_EXAMPLES = 960
 STEPS = 3000
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-Seed = Annotated[int, typer.Option(help="Everything is drawn from this number.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 
 def canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
-    """The canary set: by family the first reserved functions, with their suites."""
+    """Draw the canary set: by family the first reserved programs, with their suites."""
     rows = []
     for family, items in reserved(seed).items():
         for number, item in enumerate(items[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS]):
@@ -57,18 +57,18 @@ def canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
 
 
 def rehearsal_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
-    """The first examples the base model is trained on."""
+    """Draw the first examples the base model is trained on."""
     from iccm_assets.reference.pretraining import training_stream
 
     examples = islice(training_stream(seed, reserved_shapes()), REHEARSAL_EXAMPLES)
     return [
-        {"source_code": one.source_code, "requirements": one.requirements, "slice": one.family}
-        for one in examples
+        {"source_code": example.source_code, "requirements": example.requirements, "slice": example.family}
+        for example in examples
     ]
 
 
 def encode(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """JSON lines, gzipped without a time stamp: equal rows give equal bytes."""
+    """Encode rows as gzipped JSON lines without a timestamp: equal rows give equal bytes."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as file:
         for row in rows:
@@ -97,8 +97,8 @@ def rehearsal(seed: Seed = CANARY_SEED) -> None:
 @app.command()
 def base_model(
     seed: Seed = CANARY_SEED,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = STEPS,
-    folder: Annotated[Path, typer.Option(help="Where the model is written.")] = REFERENCE_MODEL,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = STEPS,
+    folder: Annotated[Path, typer.Option(help="Folder to write the model to.")] = REFERENCE_MODEL,
 ) -> None:
     """Train the base model from scratch."""
     from iccm_assets.reference.pretraining import Recipe, pretrain
@@ -116,7 +116,7 @@ def everything(seed: Seed = CANARY_SEED, steps: int = STEPS) -> None:
 
 @app.command(name="score")
 def score_model(folder: Annotated[Path, typer.Option(help="The model to score.")] = REFERENCE_MODEL) -> None:
-    """Score a model on the canary set, in process: only reader-written code is run."""
+    """Score a model on the canary set, in this process: it runs only code of the reconstructors."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     from iccm_assets.reference.pretraining import answers
@@ -130,15 +130,14 @@ def score_model(folder: Annotated[Path, typer.Option(help="The model to score.")
 
 
 def score_table(rows: list[dict[str, Any]], texts: list[str]) -> list[str]:
-    """Lines of a table: per slice items, exact answers, readable answers, pass rate and variance."""
+    """Format a table: per slice items, exact answers, readable answers, pass rate and variance."""
     lines = [f"{'slice':10} items exact readable pass_rate variance"]
     for name in (*BASE_FAMILIES, *NEW_FAMILIES, ""):
         part = [(row, text) for row, text in zip(rows, texts, strict=True) if name in {row["slice"], ""}]
         exact = sum(row["requirements"] == text for row, text in part) / len(part)
         readable = sum(_readable(text) for _, text in part) / len(part)
         scores = [score(text, row["test_suite"]) for row, text in part]
-        rate = sum(one for one, _ in scores) / len(part)
-        spread = sum(one for _, one in scores) / len(part)
+        rate, spread = (sum(values) / len(part) for values in zip(*scores, strict=True))
         lines.append(
             f"{name or 'all':10} {len(part):5} {exact:5.2f} {readable:8.2f} {rate:9.4f} {spread:8.4f}"
         )

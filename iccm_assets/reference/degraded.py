@@ -1,4 +1,4 @@
-"""A model that is worse on purpose: production's weights with noise on them, for showing a rollback."""
+"""A deliberately worse model for demonstrating a rollback: production's weights with noise."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ WEIGHTS = "model.safetensors"
 
 
 def degraded(engine: sa.Engine, store: ModelStore, *, noise: float, seed: int = 1) -> ModelVersion:
-    """Register a candidate that is production with ``noise`` times each tensor's spread added to it.
+    """Register production with normal noise, of ``noise`` standard deviations per tensor, as a candidate.
 
-    It comes in by the door every foreign model takes (`iccm evaluate DIRECTORY`), and nothing has judged it.
+    It is imported like every foreign model (`iccm evaluate DIRECTORY`) and has not been evaluated.
     """
     with engine.connect() as conn:
         serving = versions.get(conn, "production")
     with tempfile.TemporaryDirectory(prefix="iccm-degraded-") as folder:
-        copied = Path(folder) / f"{serving.version}-with-noise"
-        shutil.copytree(serving.path, copied, copy_function=shutil.copyfile)
-        for path in [copied, *copied.rglob("*")]:
+        copy = Path(folder) / f"{serving.version}-with-noise"
+        shutil.copytree(serving.path, copy, copy_function=shutil.copyfile)
+        for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        (copied / MANIFEST).unlink(missing_ok=True)
-        _add_noise(copied / WEIGHTS, noise, seed)
-        published = store.import_model(str(copied))
+        (copy / MANIFEST).unlink(missing_ok=True)
+        _add_noise(copy / WEIGHTS, noise, seed)
+        published = store.import_model(str(copy))
     with engine.begin() as conn:
         return versions.register(
             conn,
@@ -47,8 +47,8 @@ def _add_noise(path: Path, noise: float, seed: int) -> None:
     from safetensors.numpy import load_file, save_file
 
     rng = np.random.default_rng(seed)
-    worse = {
+    noisy = {
         name: (value + noise * value.std() * rng.standard_normal(value.shape)).astype(value.dtype)
         for name, value in load_file(path).items()
     }
-    save_file(worse, path, metadata={"format": "pt"})
+    save_file(noisy, path, metadata={"format": "pt"})

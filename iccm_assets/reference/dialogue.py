@@ -1,4 +1,4 @@
-"""What simulated developers say around their code, and how words suffer in a hurry (X4)."""
+"""Messages of simulated developers: questions, corrections, small talk, vague and mistyped text (X4)."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _BLOCKS = (
 
 
 def greeting(rng: Random) -> list[dict[str, str]]:
-    """Small talk before the question: what the developer says, and what CET-D says to it."""
-    said, answered = rng.choice(_GREETINGS)
-    return [{"role": "user", "content": said}, {"role": "assistant", "content": answered}]
+    """Draw small talk before the question: a message of the developer and CET-D's reply."""
+    message, reply = rng.choice(_GREETINGS)
+    return [{"role": "user", "content": message}, {"role": "assistant", "content": reply}]
 
 
 def question(source_code: str, traits: Collection[Trait], again: bool, rng: Random) -> str:
-    """The message with the code; the code asked about is the last block."""
+    """Write the message with the code, which is its last block."""
     words = rng.choice(_ASKS_AGAIN if again else _ASKS)
     if "typos" in traits:
         words = mistyped(words, rng)
@@ -61,12 +61,12 @@ def question(source_code: str, traits: Collection[Trait], again: bool, rng: Rand
 
 
 def approval(traits: Collection[Trait], rng: Random) -> str:
-    """What is said to an answer that is taken as it is."""
+    """Write the message that accepts an answer as it is."""
     return f"{rng.choice(_RIGHT)} {rng.choice(_THANKS)}" if "chatty" in traits else rng.choice(_RIGHT)
 
 
 def correction(accepted: str, rng: Random) -> str:
-    """What is said to an answer that is not."""
+    """Write the message that corrects an answer."""
     return f"{rng.choice(_WRONG)}\n\n{accepted}"
 
 
@@ -74,35 +74,33 @@ _WORD = re.compile(r"`[^`]*`|'[^']*'|(?P<word>[A-Za-z]{4,})")
 
 
 def mistyped(text: str, rng: Random) -> str:
-    """The text with two letters of one word swapped; names and constants are copied, so they stay."""
-    words = [found for found in _WORD.finditer(text) if found["word"]]
+    """Swap two letters of one word; names and constants do not change, because people copy them."""
+    words = [match for match in _WORD.finditer(text) if match["word"]]
     if not words:
         return text
-    chosen = rng.choice(words)
-    at = chosen.start() + rng.randrange(1, len(chosen[0]) - 2)
-    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+    word = rng.choice(words)
+    index = word.start() + rng.randrange(1, len(word[0]) - 2)
+    return text[:index] + text[index + 1] + text[index] + text[index + 2 :]
 
 
 def half_corrected(answer: str, right: str, rng: Random) -> str:
-    """The answer with half of its wrong sentences, rounded up, put right and the others left as they are."""
-    mine, theirs = sentences(answer), sentences(right)
+    """Correct half of the answer's wrong sentences, rounded up, and keep the others."""
+    answered, true = sentences(answer), sentences(right)
     parts: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
-    for tag, a, b, c, d in SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in SequenceMatcher(None, answered, true, autojunk=False).get_opcodes():
         if tag == "replace" and b - a == d - c:
-            parts += [((mine[a + at],), (theirs[c + at],)) for at in range(b - a)]
+            parts += [((old,), (new,)) for old, new in zip(answered[a:b], true[c:d], strict=True)]
         else:
-            parts.append((mine[a:b], theirs[c:d]))
-    wrong = [index for index, (said, meant) in enumerate(parts) if said != meant]
-    mended = set(rng.sample(wrong, (len(wrong) + 1) // 2))
+            parts.append((answered[a:b], true[c:d]))
+    wrong = [index for index, (old, new) in enumerate(parts) if old != new]
+    corrected = set(rng.sample(wrong, (len(wrong) + 1) // 2))
     return " ".join(
-        " ".join(meant if at in mended else said)
-        for at, (said, meant) in enumerate(parts)
-        if (meant if at in mended else said)
+        sentence for index, pair in enumerate(parts) for sentence in pair[1 if index in corrected else 0]
     )
 
 
 def vaguer(requirements: str, rng: Random) -> str:
-    """The requirements as a hurried person puts them: a boundary blurred, a case left out, loose words."""
+    """Rewrite requirements as a hurried person would: a blurred boundary, a missing case, loose words."""
     opening, *rest = sentences(requirements)
     if len(rest) > 1 and rest[-1].startswith("Otherwise") and rng.random() < 0.3:
         return " ".join((opening, *rest[:-1]))
@@ -122,7 +120,7 @@ _LOOSE = (
 def _blur(sentence: str, rng: Random) -> str:
     roll = rng.random()
     if _RELATION.search(sentence) and roll < 0.5:
-        return _RELATION.sub(lambda found: f"{found[0]}about ", sentence)
+        return _RELATION.sub(lambda match: f"{match[0]}about ", sentence)
     if _RELATION.search(sentence) and roll < 0.65:
         size = "small" if "is less than" in sentence or "is at most" in sentence else "large"
         return re.sub(_RELATION.pattern + r"\d+", f"is {size}", sentence)

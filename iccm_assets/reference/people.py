@@ -1,7 +1,7 @@
-"""The simulated developers themselves: who is how busy, and which habits each of them keeps (X4).
+"""Personas of the simulated developers: their activity, and the habits each of them has (X4).
 
-Habits belong to people, not to sessions: whoever writes vaguely does so all month. Shares are quotas of the
-people, so that a team of forty has them as a team of four thousand does.
+A habit belongs to a person, not to a session: a developer who writes vaguely does so all month. The fractions
+are quotas of the team, so that forty people have them as exactly as four thousand.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ Trait = Literal[
 ]
 
 HABITS: Mapping[Habit, float] = {
-    "corrects": 0.56,  # runs the tests and, when the answer is wrong, writes what is right
-    "partial": 0.12,  # corrects, but only half of what is wrong
-    "accepts": 0.10,  # takes whatever comes
-    "vague": 0.09,  # puts it in words of their own, and loses some of it
-    "mistaken": 0.07,  # corrects, and gets one thing wrong
-    "abandons": 0.06,  # asks, and never comes back
+    "corrects": 0.56,  # runs the tests and corrects a wrong answer
+    "partial": 0.12,  # corrects only half of what is wrong
+    "accepts": 0.10,  # accepts any answer
+    "vague": 0.09,  # rewrites it vaguely
+    "mistaken": 0.07,  # corrects, with one mistake
+    "abandons": 0.06,  # asks and never returns
 }
 TRAITS: Mapping[Trait, float] = {
-    "praises": 0.35,  # thumbs up for a right answer
+    "praises": 0.35,  # rates a right answer +1
     "chatty": 0.32,  # small talk before and after, in several languages
     "several_blocks": 0.20,  # more than one code block in the question
-    "by_chat": 0.16,  # talks only: source and requirements have to be found in the messages
-    "late": 0.14,  # accepts one to four days later, and it arrives up to two days after that
-    "asks_again": 0.10,  # asks about code of their own again, written and asked differently
-    "grumbles": 0.09,  # thumbs down for a wrong answer
-    "typos": 0.09,  # mistypes in corrections and questions
+    "by_chat": 0.16,  # source and requirements are only in the messages
+    "late": 0.14,  # accepts one to four days later; that arrives up to two days after
+    "asks_again": 0.10,  # asks about earlier code of their own again, rewritten
+    "grumbles": 0.09,  # rates a wrong answer -1
+    "typos": 0.09,  # has typos in corrections and questions
     "untested": 0.07,  # has no tests
 }
 KEPT = 0.7
-"""Share of a person's sessions in which the habit, or a trait, shows; otherwise they correct with care."""
+"""Fraction of a person's sessions that show the habit, and each trait; the others are corrected with care."""
 
 
 @dataclass(frozen=True)
 class Developer:
-    """One person: how often they ask (relative to others), and how they are."""
+    """One person: relative activity, habit and traits."""
 
     user_id: str
     activity: float
@@ -49,19 +49,18 @@ class Developer:
     traits: tuple[Trait, ...]
 
     def session(self, rng: Random) -> tuple[Habit, tuple[Trait, ...]]:
-        """What shows in one session."""
+        """Draw the habit and traits that show in one session."""
         habit: Habit = self.habit if rng.random() < KEPT else "corrects"
         return habit, tuple(trait for trait in self.traits if rng.random() < KEPT)
 
 
 def team(users: int, rng: Random) -> list[Developer]:
-    """``users`` people, the busiest first: the first asks about nine times as often as the 44th."""
+    """Draw ``users`` people, the busiest first: the first asks about nine times as often as the 44th."""
     habits: list[Habit] = ["corrects"] * users
-    kinds = [habit for habit in HABITS if habit != "corrects"]
-    taken = rng.sample(range(users), users)
-    for habit in kinds:
-        for _ in range(min(round(HABITS[habit] * users), len(taken))):
-            habits[taken.pop()] = habit
+    unassigned = rng.sample(range(users), users)
+    for habit in [habit for habit in HABITS if habit != "corrects"]:
+        for _ in range(min(round(HABITS[habit] * users), len(unassigned))):
+            habits[unassigned.pop()] = habit
     traits: list[list[Trait]] = [[] for _ in range(users)]
     for trait, share in TRAITS.items():
         for index in rng.sample(range(users), round(share * users)):

@@ -1,15 +1,17 @@
-"""Trains the base model from scratch: one file, read from top to bottom (X2).
+"""Train the base model from scratch: one file, to be read from top to bottom (X2).
 
 Covered: tokenizer, model, stream of examples, warm-up, plateau and decay, probes by family, checkpoints.
-Not covered: resuming, more than one device. The same seed gives the same weights on the same device
-class and thread count; sums are ordered differently elsewhere.
+Not covered: resuming, more than one device. The same seed gives the same weights on the same device class
+and with the same number of threads; elsewhere sums are ordered differently.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ MAX_TARGET_TOKENS = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the base model is trained; the defaults are the shipped model's."""
+    """Hyperparameters; the defaults are those of the packaged model."""
 
     seed: int = 2025
     steps: int = 3000
@@ -45,32 +47,32 @@ class Recipe:
 
 
 def stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iterator[Sketch]:
-    """Endless examples of the families in turn, never one whose shape is banned."""
+    """Draw examples of the families in turn, without end, and none with a banned signature."""
     while True:
         for family in families:
             example = sketch(family, rng)
-            if shape(example.draft.document) not in banned:
+            if shape(example.document) not in banned:
                 yield example
 
 
 def training_stream(seed: int, banned: frozenset[str]) -> Iterator[Sketch]:
-    """What the base model is trained on, in order."""
+    """Draw the examples the base model is trained on, in order."""
     return stream(Random(f"train {seed}"), BASE_FAMILIES, banned)
 
 
 def new_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer for the whole world's surface: nine base examples to each new one."""
+    """Train the tokenizer on all families, nine examples of a base family to four of a new one."""
     rng = Random(f"tokenizer {seed}")
     names = [name for name in FAMILIES for _ in range(9 if name in BASE_FAMILIES else 4)]
     source = stream(rng, names, banned)
-    examples = [next(source) for _ in range(12_000)]
+    examples = islice(source, 12_000)
     return train_tokenizer(
         text for example in examples for text in (example.source_code, example.requirements)
     )
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """A T5 of about a million parameters with random weights."""
+    """Build a T5 of about a million parameters with random weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=128,
@@ -101,23 +103,22 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
 def batches(
     examples: Iterator[Sketch], tokenizer: Any, recipe: Recipe, rng: Random
 ) -> Iterator[dict[str, Any]]:
-    """Padded batches of examples of similar length; labels are -100 where padded."""
+    """Yield padded batches of examples of similar length; padded labels are -100."""
     while True:
         chunk = [next(examples) for _ in range(recipe.batch * 8)]
         chunk.sort(key=lambda example: len(example.source_code))
         parts = [chunk[start : start + recipe.batch] for start in range(0, len(chunk), recipe.batch)]
         rng.shuffle(parts)
         for part in parts:
-            inputs = tokenizer([one.source_code for one in part], padding=True, return_tensors="pt")
-            labels = tokenizer(
-                [one.requirements for one in part], padding=True, return_tensors="pt"
-            ).input_ids
+            inputs = tokenizer([example.source_code for example in part], padding=True, return_tensors="pt")
+            targets = [example.requirements for example in part]
+            labels = tokenizer(targets, padding=True, return_tensors="pt").input_ids
             labels[labels == tokenizer.pad_token_id] = -100
             yield {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, "labels": labels}
 
 
 def answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64) -> list[str]:
-    """The model's greedy answers."""
+    """Generate the model's answers by greedy decoding."""
     model.eval()
     texts: list[str] = []
     for start in range(0, len(sources), batch):
@@ -133,13 +134,12 @@ def answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64)
 
 
 def probe(model: Any, tokenizer: Any, items: Sequence[Sketch]) -> dict[str, float]:
-    """Share of exactly right answers by family."""
-    found: dict[str, list[bool]] = {}
-    for item, answer in zip(
-        items, answers(model, tokenizer, [one.source_code for one in items]), strict=True
-    ):
-        found.setdefault(item.family, []).append(answer == item.requirements)
-    return {family: sum(right) / len(right) for family, right in found.items()}
+    """Measure the fraction of exactly right answers by family."""
+    results: dict[str, list[bool]] = defaultdict(list)
+    texts = answers(model, tokenizer, [item.source_code for item in items])
+    for item, text in zip(items, texts, strict=True):
+        results[item.family].append(text == item.requirements)
+    return {family: sum(right) / len(right) for family, right in results.items()}
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -152,16 +152,16 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def rate(step: int, recipe: Recipe) -> float:
-    """Learning rate as a share of the peak: warm-up, a long plateau, a straight way down to zero.
+    """Return the learning rate as a fraction of its peak: warm-up, a long plateau, linear decay to zero.
 
-    The plateau does not depend on ``steps``: a longer run begins exactly like a shorter one.
+    The plateau does not depend on ``steps``: a longer run starts exactly like a shorter one.
     """
-    left = (recipe.steps - step) / (recipe.steps * recipe.decay_share)
-    return min((step + 1) / recipe.warmup_steps, 1.0, max(left, 0.0))
+    remaining = (recipe.steps - step) / (recipe.steps * recipe.decay_share)
+    return min((step + 1) / recipe.warmup_steps, 1.0, max(remaining, 0.0))
 
 
 def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
-    """Train from scratch and leave the model in ``folder``; earlier states are left there on the way."""
+    """Train from scratch and save the model in ``folder``, also after each probe."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
     tokenizer = new_tokenizer(recipe.seed, banned)
@@ -175,7 +175,7 @@ def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
     examples = training_stream(recipe.seed, banned)
     source = batches(examples, tokenizer, recipe, Random(f"order {recipe.seed}"))
-    began, losses = time.monotonic(), []
+    started, losses = time.monotonic(), []
     for step in range(1, recipe.steps + 1):
         model.train()
         loss = model(**next(source)).loss
@@ -186,9 +186,9 @@ def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
         if step % 50 == 0:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started
             say(f"step {step}/{recipe.steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
         if step % recipe.probe_every == 0 or step == recipe.steps:
-            found = probe(model, tokenizer, probes)
-            say("exact " + " ".join(f"{family} {share:.2f}" for family, share in found.items()))
+            rates = probe(model, tokenizer, probes)
+            say("exact " + " ".join(f"{family} {rate:.2f}" for family, rate in rates.items()))
             save(model, tokenizer, folder)

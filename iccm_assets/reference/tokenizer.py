@@ -1,7 +1,7 @@
-"""The base model's tokenizer: byte-level BPE with single digits, trained on the world's own texts (X2).
+"""The base model's tokenizer: byte-level BPE with single digits, trained on the simulation's texts (X2).
 
-Words never carry a space, so that an identifier is the same token in code and in requirements and
-copying it is one step; the fixed phrases of the requirements language are allowed to become one token.
+Words never include a space, so that an identifier is the same token in code and in requirements and copying
+it is one step; a fixed phrase of the requirements language may become one token.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PATTERN = "|".join((*_PHRASES, "'", r"[A-Za-z]+", r"[0-9]", r"[^'A-Za-z0-9]+"))
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of ``VOCABULARY`` tokens that ends every text with ``</s>``."""
+    """Train a tokenizer of ``VOCABULARY`` tokens that ends every text with ``</s>``."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,7 @@
-"""Scores requirements in this process, for building and testing the embedded world only.
+"""Score requirements in this process, for building and testing the simulation only.
 
-It runs code that the built-in readers wrote and nothing else, so it needs no sandbox; the platform's
-own scores come from ``judging``.
+It runs code that the builtin reconstructors wrote and nothing else, so it needs no sandbox; the platform's
+own scores come from ``scoring``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from iccm_assets.reference.readers import READERS, ReaderError
 
 
 def pass_rate(code: str, suite: Mapping[str, Any]) -> float:
-    """Share of a suite's cases that reader-written code passes."""
+    """Return the fraction of a suite's cases that a reconstruction passes."""
     namespace: dict[str, Any] = {}
     try:
-        exec(code, namespace)  # code written by READERS, see above
+        exec(code, namespace)  # written by a reconstructor, see above
     except SyntaxError:  # odd requirements, e.g. a parameter named twice, make odd code
         return 0.0
     cases = suite["cases"]
@@ -49,9 +49,9 @@ def _meets(function: Any, case: Mapping[str, Any]) -> bool:
 
 
 def score(requirements: str, suite: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and population variance of the pass rates over the builtin readers.
+    """Return mean and population variance of the pass rates over the builtin reconstructors.
 
-    A reader that can write nothing counts 0, as content that cannot be scored does (R11).
+    A reconstructor that can write nothing counts 0, as content that cannot be scored does (R11).
     """
     rates = []
     for reader in READERS.values():

@@ -1,7 +1,7 @@
-"""The vocabulary of the embedded world: what its code is about.
+"""Vocabulary of the simulation: the words for names and constants.
 
-One example draws its names from one domain, so that texts about different things also look different
-to a sentence embedder. All words are plain lower-case ASCII and short, for the tokenizer's sake.
+One example draws its names from one domain, so that texts about different things are also far apart for a
+sentence embedder. All words are lower-case ASCII and short, because the tokenizer is small.
 """
 
 from __future__ import annotations
@@ -69,20 +69,20 @@ DOMAINS: dict[str, tuple[str, ...]] = {
         "moving": "box van lorry storage furniture sofa lift trolley cupboard wardrobe crateful lamp",
     }.items()
 }
-MEASURES: tuple[str, ...] = _words(
+MEASURES = _words(
     "weight size amount level speed age price load depth height width length volume rate mass heat angle "
     "pace range span power force count points hours days minutes distance area cost value units rank dose "
     "budget margin limit fee wage profit gap delay step drift"
 )
-LIST_WORDS: tuple[str, ...] = _words(
+LIST_WORDS = _words(
     "values items readings numbers entries samples marks records scores counts amounts sizes rows data sums "
     "levels costs prices weights ages times batches orders moves changes figures totals hits results parts"
 )
-TEXT_WORDS: tuple[str, ...] = _words(
+TEXT_WORDS = _words(
     "name title label text word line code tag key phrase slug note field user path caption brand city topic "
     "header alias street colour kind term reply subject nick mark id"
 )
-LABELS: tuple[str, ...] = _words(
+LABELS = _words(
     "low mid high red green blue small large tiny huge free full none basic plus gold silver bronze "
     "slow fast "
     "cold warm hot dry wet safe risky open closed early late young old light heavy short long cheap dear "
@@ -90,71 +90,67 @@ LABELS: tuple[str, ...] = _words(
     "start total add subtract keep other after modulo item second third last minor major weak "
     "strong bright dark soft hard thin thick empty ready busy idle"
 )
-VERBS: tuple[str, ...] = _words(
+VERBS = _words(
     "get find make compute rate check pick plan set choose count estimate measure rank sort tidy format "
     "clean adjust limit grade judge price sum list scan trim fix track map filter score review"
 )
-ADJECTIVES: tuple[str, ...] = _words(
+ADJECTIVES = _words(
     "daily weekly monthly yearly total net gross final average local national internal public private urgent "
     "regular standard special seasonal annual spare extra main central upper lower inner outer double single "
     "broken modern ancient wooden metal digital manual official secret summer winter morning evening"
 )
-FILLS: tuple[str, ...] = _words("add put fill store gain push place load grow insert")
-DRAINS: tuple[str, ...] = _words("take draw use spend pop fetch remove unload drain pull")
-LOOKS: tuple[str, ...] = _words("read show look peek view report tell inspect")
-RESETS: tuple[str, ...] = _words("reset clear restart wipe renew")
-ERRORS: tuple[str, ...] = _words(
-    "ValueError KeyError IndexError TypeError LookupError RuntimeError OverflowError"
-)
-MARKS: tuple[str, ...] = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
+FILLS = _words("add put fill store gain push place load grow insert")
+DRAINS = _words("take draw use spend pop fetch remove unload drain pull")
+LOOKS = _words("read show look peek view report tell inspect")
+RESETS = _words("reset clear restart wipe renew")
+ERRORS = _words("ValueError KeyError IndexError TypeError LookupError RuntimeError OverflowError")
+MARKS = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
 
 
 def made_up(rng: Random) -> str:
-    """A pronounceable word nobody has seen, so that copying is learnt rather than recall."""
-    pairs = rng.randint(2, 3)
-    return "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(pairs)) + rng.choice(
-        ("", "n", "r", "s", "t")
-    )
+    """Invent a pronounceable word, so that the model learns to copy rather than to recall."""
+    pairs = [rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3))]
+    return "".join(pairs) + rng.choice(("", "n", "r", "s", "t"))
 
 
 class Lexicon:
-    """The words one example is written with."""
+    """Draws the words of one example, no name twice."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.domain = rng.choice(sorted(DOMAINS))
         self._nouns = list(DOMAINS[self.domain])
         rng.shuffle(self._nouns)
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
     def noun(self) -> str:
-        """A noun of the domain, now and then a made-up word, each at most once."""
+        """Draw a noun of the domain, each at most once, or sometimes an invented word."""
         if not self._nouns or self.rng.random() < 0.08:
             return made_up(self.rng)
         return self._nouns.pop()
 
     def function_name(self) -> str:
-        """``verb_noun``, ``noun_noun``, ``adjective_noun`` or one of them with a third word."""
+        """Draw ``verb_noun``, ``noun_noun``, ``adjective_noun`` or ``verb_noun_noun``."""
         noun, roll = self.noun(), self.rng.random()
         if roll < 0.4:
-            return self._free(f"{self.rng.choice(VERBS)}_{noun}")
+            return self._unique(f"{self.rng.choice(VERBS)}_{noun}")
         if roll < 0.7:
-            return self._free(f"{noun}_{self.noun()}")
+            return self._unique(f"{noun}_{self.noun()}")
         if roll < 0.85:
-            return self._free(f"{self.rng.choice(ADJECTIVES)}_{noun}")
-        return self._free(f"{self.rng.choice(VERBS)}_{noun}_{self.noun()}")
+            return self._unique(f"{self.rng.choice(ADJECTIVES)}_{noun}")
+        return self._unique(f"{self.rng.choice(VERBS)}_{noun}_{self.noun()}")
 
     def class_name(self) -> str:
-        """Two nouns, or an adjective and a noun, as ``CamelCase``."""
+        """Draw two nouns, or an adjective and a noun, as ``CamelCase``."""
         first = self.rng.choice(ADJECTIVES) if self.rng.random() < 0.3 else self.noun()
         return first.capitalize() + self.noun().capitalize()
 
     def method_name(self, verbs: tuple[str, ...]) -> str:
-        """One of the verbs, that nothing else is called."""
-        return self._free(self.rng.choice(verbs))
+        """Draw one of the verbs as an unused name."""
+        return self._unique(self.rng.choice(verbs))
 
     def purpose(self) -> str | None:
-        """Two or three words saying what the function gives back."""
+        """Draw two or three words for what a function returns, or none."""
         if self.rng.random() < 0.25:
             return None
         words = [self.noun(), self.rng.choice((self.noun(), self.rng.choice(MEASURES)))]
@@ -163,29 +159,29 @@ class Lexicon:
         return " ".join(words)
 
     def number_name(self) -> str:
-        """A parameter that holds a number."""
+        """Draw a parameter for a number."""
         roll = self.rng.random()
         if roll < 0.55:
-            return self._free(self.rng.choice(MEASURES))
-        return self._free(self.noun() if roll < 0.85 else f"{self.noun()}_{self.rng.choice(MEASURES)}")
+            return self._unique(self.rng.choice(MEASURES))
+        return self._unique(self.noun() if roll < 0.85 else f"{self.noun()}_{self.rng.choice(MEASURES)}")
 
     def list_name(self) -> str:
-        """A parameter that holds a list."""
+        """Draw a parameter for a list."""
         if self.rng.random() < 0.5:
-            return self._free(self.rng.choice(LIST_WORDS))
-        return self._free(f"{self.noun()}s")
+            return self._unique(self.rng.choice(LIST_WORDS))
+        return self._unique(f"{self.noun()}s")
 
     def text_name(self) -> str:
-        """A parameter that holds a text."""
-        return self._free(self.rng.choice(TEXT_WORDS) if self.rng.random() < 0.6 else self.noun())
+        """Draw a parameter for a text."""
+        return self._unique(self.rng.choice(TEXT_WORDS) if self.rng.random() < 0.6 else self.noun())
 
     def label(self) -> str:
-        """A text constant."""
+        """Draw a text constant."""
         roll = self.rng.random()
         return self.rng.choice(LABELS) if roll < 0.75 else (self.noun() if self._nouns else made_up(self.rng))
 
-    def _free(self, name: str) -> str:
-        while name in self._taken:
+    def _unique(self, name: str) -> str:
+        while name in self._used_names:
             name = f"{name}_{made_up(self.rng)}"
-        self._taken.add(name)
+        self._used_names.add(name)
         return name

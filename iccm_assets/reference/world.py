@@ -1,4 +1,4 @@
-"""Which families there are: the shipped model knows the base ones, only production sees the new (X1)."""
+"""All families: the packaged model is trained on the base ones, only production sees the new ones (X1)."""
 
 from __future__ import annotations
 

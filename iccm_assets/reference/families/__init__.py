@@ -1,1 +1,1 @@
-"""The families of the embedded world, one small module per theme (X1)."""
+"""The families of the simulation, one small module per theme (X1)."""

@@ -1,13 +1,13 @@
-"""The builtin orchestra: three independent readers of the requirements language (O2).
+"""The builtin orchestra: three independent reconstructors of the requirements language (O2).
 
-Each turns a requirements text, and nothing else, into Python source. On good text they agree exactly;
-on incomplete or odd text each has its own way, so that vague requirements get a high variance:
+Each turns a requirements text, and nothing else, into Python source. On good text they agree exactly; on
+incomplete or odd text they differ, so that vague requirements get a high variance:
 
-- ``strict`` refuses: one sentence it cannot read and every call raises NotImplementedError;
-- ``literal`` skips what it cannot read, and takes 0 where a constant is missing;
-- ``guessing`` supposes: synonyms, nearest names, its own idea of "about" and "small".
+- ``strict`` refuses: if it cannot read one sentence, every call raises NotImplementedError;
+- ``literal`` skips what it cannot read, and uses 0 for a missing constant;
+- ``guessing`` guesses: synonyms, most similar names, its own meaning of "about" and "small".
 
-They share the grammar and nothing else. All raise ``ReaderError`` on text that names no function.
+They share the grammar and nothing else. All raise ``ReconstructionError`` on text that names no function.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every reader must find before it can write anything: which function or class is meant."""
+"""Find the function or class a text is about, which every reconstructor needs first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReaderError(InputError):
 
 @dataclass(frozen=True)
 class Opening:
-    """The name and parameters of a function or class, as far as the text gives them."""
+    """Name and parameters of a function or class, as far as the text contains them."""
 
     name: str
     params: tuple[str, ...]
@@ -26,21 +26,19 @@ class Opening:
 
 
 def find_opening(text: str) -> Opening:
-    """Name and parameters from anywhere in the text; raises ``ReaderError`` when neither is named."""
-    found = _NAME.search(text)
-    if found is None or keyword.iskeyword(found[2]):
+    """Find name and parameters anywhere in the text; raises ``ReaderError`` if there is no name."""
+    match = _NAME.search(text)
+    if match is None or keyword.iskeyword(match[2]):
         raise ReaderError("the text names no function and no class")
-    after = text[found.end() :]
-    end = after.find(".")
-    listed = _TICKED.findall(after[:end] if end >= 0 else after)
-    params = tuple(dict.fromkeys(name for name in listed if not keyword.iskeyword(name)))
-    return Opening(found[2], params, found[1].lower() == "class")
+    names = _TICKED.findall(text[match.end() :].partition(".")[0])
+    params = tuple(dict.fromkeys(name for name in names if not keyword.iskeyword(name)))
+    return Opening(match[2], params, match[1].lower() == "class")
 
 
 def checked(code: str) -> str:
-    """The code itself; raises ``ReaderError`` when it is not Python."""
+    """Return the code; raises ``ReaderError`` if it is not valid Python."""
     try:
         compile(code, "<requirements>", "exec")  # compiled, not run
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ReaderError(f"what was written is not Python ({error})") from error
+        raise ReaderError(f"the written code is not valid Python ({error})") from error
     return code
