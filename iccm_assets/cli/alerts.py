@@ -55,26 +55,29 @@ def deliver(as_json: AsJson = False) -> None:
 @group.command()
 def test(as_json: AsJson = False) -> None:
     """Send a test alert to every channel. Exits 1 unless all channels received it."""
-    from iccm_assets.alerts.channels import channels_of
-    from iccm_assets.alerts.delivery import deliver_alerts
-    from iccm_assets.alerts.outbox import raise_alert
+    from iccm_assets.alerts import channels, delivery, outbox
 
     settings, engine = open_platform()
-    channels = channels_of(settings.alert_urls)
-    if not channels:
+    n_channels = len(channels.channels_of(settings.alert_urls))
+    if not n_channels:
         raise SettingsError(
             "ICCM_ALERT_URLS names no channel",
             hint="For example ICCM_ALERT_URLS=slack://TokenA/TokenB/TokenC",
         )
     key = f"test:{secrets.token_hex(4)}"
     with engine.begin() as conn:
-        raise_alert(conn, key, "info", "ICCM test alert", "Sent by `iccm alerts test`; no action needed.")
-    report = deliver_alerts(engine, settings)
+        outbox.raise_alert(
+            conn, key, "info", "ICCM test alert", "Sent by `iccm alerts test`; no action needed."
+        )
+    report = delivery.deliver_alerts(engine, settings)
     arrived = report.arrived.count(key)
     if as_json:
-        echo_json({"key": key, "channels": len(channels), "arrived": arrived, "errors": report.errors})
+        echo_json({"key": key, "channels": n_channels, "arrived": arrived, "errors": report.errors})
     else:
-        out.print(f"{key} arrived on {arrived} of {len(channels)} channels", markup=False)
-    if arrived < len(channels):
-        reasons = "; ".join(f"{name}: {error}" for name, error in report.errors.items())
-        raise AlertError(reasons or "older alerts are delivered first", hint="`iccm alerts list` shows them.")
+        out.print(f"{key} arrived on {arrived} of {n_channels} channels", markup=False)
+    if arrived < n_channels:
+        raise AlertError(
+            "; ".join(f"{name}: {error}" for name, error in report.errors.items())
+            or "older alerts are delivered first",
+            hint="`iccm alerts list` shows them.",
+        )

@@ -60,20 +60,23 @@ def show(as_json: AsJson = False) -> None:
 
 
 def describe(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
-    """Every setting in the order of the tree, secrets masked."""
+    """List every setting in the order of the tree, secrets masked."""
     variables = {name.upper() for name, value in environment.items() if value}
-    overrides = profile_overrides(settings.profile)
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if not isinstance(value, Group):
-            yield _make_setting((name,), value, field.description, variables, overrides)
+    return _walk(settings, profile_overrides(settings.profile), variables)
+
+
+def _walk(
+    tree: Settings | Group, overrides: Mapping[str, Any], variables: set[str], path: tuple[str, ...] = ()
+) -> Iterator[Setting]:
+    for name, field in type(tree).model_fields.items():
+        value, variable = getattr(tree, name), "ICCM_" + "__".join((*path, name)).upper()
+        if isinstance(value, Group):
+            yield from _walk(value, overrides.get(name, {}), variables, (*path, name))
             continue
-        inner_overrides = overrides.get(name, {})
-        for inner, inner_field in type(value).model_fields.items():
-            inner_value = getattr(value, inner)
-            yield _make_setting(
-                (name, inner), inner_value, inner_field.description, variables, inner_overrides
-            )
+        source: Source = "profile" if name in overrides else "default"
+        if variable in variables:
+            source = "environment"
+        yield Setting(".".join((*path, name)), variable, masked(name, value), source, field.description or "")
 
 
 def masked(name: str, value: Any) -> Any:
@@ -90,18 +93,3 @@ def masked(name: str, value: Any) -> Any:
         return ",".join(f"{scheme}://{MASK}" if separator else MASK for scheme, separator, _ in urls)
     value = _USERINFO.sub(lambda match: f"{match[1]}{':' + MASK if match[2] else ''}@", value)
     return _SECRET_QUERY.sub(rf"\g<1>{MASK}", value)
-
-
-def _make_setting(
-    path: tuple[str, ...],
-    value: Any,
-    description: str | None,
-    variables: set[str],
-    overrides: Mapping[str, Any],
-) -> Setting:
-    variable = "ICCM_" + "__".join(path).upper()
-    source: Source = "profile" if path[-1] in overrides else "default"
-    if variable in variables:
-        source = "environment"
-    plain = value if value is None or isinstance(value, _PLAIN_TYPES) else str(value)
-    return Setting(".".join(path), variable, masked(path[-1], plain), source, description or "")

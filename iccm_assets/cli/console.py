@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Reason = Annotated[str, typer.Option("--reason", help="Reason; recorded with your user name.")]
@@ -46,9 +47,17 @@ def print_plain(text: str) -> None:
     print_line(escape(text))
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Build a table from rows with equal keys; numbers to the right, floats with three decimals."""
-    built = Table(title=title, title_justify="left", header_style="bold")
+def print_headline(title: str) -> None:
+    """Print a rule with a title on standard error."""
+    err.rule(f"[bold]{title}", align="left")
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> Table:
+    """Build a table from rows with equal keys; numbers to the right, floats with three decimals.
+
+    Texts are printed as they are, ``rich.text.Text`` in its style; ``options`` go to ``rich.table.Table``.
+    """
+    built = Table(title=title, title_justify="left", header_style="bold", **options)
     for name, value in (rows[0] if rows else {"": ""}).items():
         built.add_column(name, justify="right" if isinstance(value, int | float) else "left")
     for row in rows:
@@ -90,7 +99,9 @@ def parse_progress(message: str) -> dict[str, Any]:
     return {} if match is None else {"completed": int(match[1]), "total": int(match[2])}
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell(value: Any) -> str | Text:
+    if isinstance(value, Text):
+        return value
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, datetime):

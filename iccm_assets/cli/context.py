@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ def open_platform() -> tuple[Settings, Engine]:
 
 def ensure_production_version(settings: Settings) -> str:
     """Return the version in production; deploy the base model if there is none."""
-    from iccm_assets.learning.model_store import ModelStore
     from iccm_assets.rollout.bootstrap import ensure_production
     from iccm_assets.store.database import connect
 

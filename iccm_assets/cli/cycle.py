@@ -216,8 +216,8 @@ def _request_retrain(
         timestamp = now(conn)
         decision: Fire | Skip = triggers.manual("demo", "the demo's retrain")
         if not manual:
-            selection = propose(conn, timestamp, settings.selection)
-            decision = triggers.weekly(timestamp, selection.selectable, settings.triggers)
+            selectable = propose(conn, timestamp, settings.selection).selectable
+            decision = triggers.weekly(timestamp, selectable, settings.triggers)
         if isinstance(decision, Skip):
             return decision, None
         run = training_runs.request(conn, decision, dispatched=True)

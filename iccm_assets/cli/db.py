@@ -12,6 +12,9 @@ from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import DatabaseError, NotAllowed
 from iccm_assets.settings import Settings, get_settings
+from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets.store.processes import recorded_pid
+from iccm_assets.store.programs import programs
 
 NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
 
@@ -30,8 +33,6 @@ def start(as_json: AsJson = False) -> None:
 @group.command()
 def stop() -> None:
     """Stop the embedded server; connections close and open transactions roll back."""
-    from iccm_assets.store.embedded import EmbeddedServer
-
     settings = get_settings()
     _require_embedded(settings)
     typer.echo("stopped" if EmbeddedServer(settings.home).stop() else "it was not running")
@@ -71,7 +72,6 @@ def url(
 def shell(context: typer.Context) -> None:
     """Open psql on the database; further arguments go to psql (`iccm db shell -c 'select iccm.now()'`)."""
     from iccm_assets.store.database import database_url
-    from iccm_assets.store.programs import programs
 
     target = database_url(get_settings())
     bundled = programs() / "bin" / "psql"
@@ -102,20 +102,18 @@ def _require_embedded(settings: Settings) -> None:
 def _load_status(settings: Settings) -> dict[str, Any]:
     """Describe the database; starts nothing."""
     from iccm_assets.store.database import current_revision, engine_for, head_revision
-    from iccm_assets.store.embedded import EmbeddedServer
 
     state: dict[str, Any] = {"embedded": settings.database_url is None}
     target = settings.database_url
     if target is None:
         server = EmbeddedServer(settings.home)
-        process = server.status()
-        state |= {
-            "running": process.running,
-            "pid": process.pid,
-            "data": str(process.data),
-            "log": str(process.log),
-        }
         target = server.running()
+        state |= {
+            "running": target is not None,
+            "pid": recorded_pid(server.data) if target else None,
+            "data": str(server.data),
+            "log": str(server.log),
+        }
         if target is None:
             return state
     engine = engine_for(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +48,14 @@ def dedup(
         embed = _Embed(update, len(rows))
         result = file_dedup.dedup(rows, pool, threshold, embed, lambda count: update(advance=count))
     if as_json:
-        typer.echo(json.dumps(as_data(result, embed.n_embedded)))
+        # The keys are promised to other programs; decisions in the order they were made.
+        removed = [
+            {"id": row.id, "duplicate_of": row.duplicate_of, "similarity": row.similarity}
+            for row in result.removed
+        ]
+        typer.echo(json.dumps({"kept": result.kept, "removed": removed, "embedded": embed.n_embedded}))
     else:
         _print(result, len(pool), {row.id: row for row in [*pool, *rows]}, embed.n_embedded)
-
-
-def as_data(result: FoldResult[Id], embedded: int) -> dict[str, Any]:
-    """The result in the format promised to other programs: decisions in the order they were made."""
-    removed = [
-        {"id": row.id, "duplicate_of": row.duplicate_of, "similarity": row.similarity}
-        for row in result.removed
-    ]
-    return {"kept": result.kept, "removed": removed, "embedded": embedded}
 
 
 class _Embed:

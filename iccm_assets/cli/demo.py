@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import Engine, text
 
 from iccm_assets.cli import cycle, simulate
-from iccm_assets.cli.console import AsJson, echo_json, err, out
+from iccm_assets.cli.console import AsJson, echo_json, err, out, print_headline
 from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.cli.cycle import Week
 from iccm_assets.cli.launch import Launched
@@ -20,7 +20,6 @@ from iccm_assets.cli.own_gateway import own_gateway, token_of
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.errors import IccmError, InputError
 from iccm_assets.judging.orchestra import orchestra_of
-from iccm_assets.learning import versions
 from iccm_assets.models import resolve
 from iccm_assets.settings import REFERENCE_MODEL, Settings, get_settings
 from iccm_assets.store.clock import now
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from iccm_assets.reference.traffic import Pending
 
 DAY = timedelta(days=1)
+# A rejected candidate or a skipped run is a result; any other unsuccessful retrain is an error.
+_RESULTS = ("gate_failed", "inconclusive", "skipped")
 
 
 def demo(
@@ -90,11 +91,12 @@ def _run(
     with_rollout: bool,
     as_json: bool,
 ) -> None:
+    from iccm_assets.cli import rollout_story
     from iccm_assets.cli.fresh import start_fresh
     from iccm_assets.reference.developers import plan_conversations
 
     started = time.monotonic()
-    _print_headline("Empty database, base model in production")
+    print_headline("Empty database, base model in production")
     start_fresh(settings)
     ensure_production_version(settings)
     engine = connect(settings)
@@ -106,7 +108,7 @@ def _run(
     results: list[Week] = []
     pending: list[Pending] = []
     retrain: Launched | None = None
-    rollout_report: Told | None = None
+    rollouts: Told | None = None
     token = token_of(settings)
     with cycle.platform_clock(engine), own_gateway(settings) as url:
         for number in range(1, weeks + 1):
@@ -116,11 +118,12 @@ def _run(
             start, stop = simulate.end_of(first_day - DAY), simulate.end_of(last_day)
             sessions = [session for session in plan if start <= session.asked_at < stop]
             title = f"{first_day:%b %d} to {last_day:%b %d}, {len(sessions)} conversations"
-            _print_headline(f"Week {number} of {weeks}: {title}" if weeks > 1 else title)
+            print_headline(f"Week {number} of {weeks}: {title}" if weeks > 1 else title)
             week, retrain, pending = cycle.live(
                 engine,
                 settings,
-                cycle.Gateway(url, token),
+                url,
+                token,
                 number,
                 week_end,
                 days,
@@ -130,38 +133,14 @@ def _run(
                 rollout=with_rollout,
             )
             results.append(week)
-            _stop_if_failed(week, retrain)
+            if retrain and not retrain.success and week.outcome not in _RESULTS:
+                raise IccmError(
+                    f"the retrain of week {number} failed: {retrain.error}",
+                    hint=f"See the log of Dagster run {retrain.run_id}.",
+                )
         if with_rollout:
-            rollout_report = _roll_out(engine, settings, url, token, seed, results[0])
-    _report(engine, settings, results, retrain, rollout_report, time.monotonic() - started, as_json)
-
-
-def _roll_out(engine: Engine, settings: Settings, url: str, token: str, seed: int, week: Week) -> Told:
-    """Roll out the week's candidate, then let a degraded one be rolled back."""
-    from iccm_assets.cli import rollout_facts, rollout_story
-    from iccm_assets.cli.rollout_report import Told
-    from iccm_assets.reference.visitors import code_base
-
-    context = rollout_story.Stage(engine, settings, url, token, code_base(seed, week.last + DAY), seed)
-    seconds, replies = dict(week.seconds), {}
-    run = week.run
-    checks = rollout_facts.check_learning(run.status if run else None, run.improvement if run else None)
-    rollout_id, completed = rollout_story.live_rollout(engine), None
-    if rollout_id is not None:
-        _print_headline("Rollout: 10 %, 50 %, 100 % of the traffic")
-        with cycle.timed(seconds, "rollout"):
-            completed, replies["rollout"] = rollout_story.carry(context, rollout_id)
-        checks += rollout_facts.check_rollout(completed)
-    elif run is not None and run.status == "gate_passed":
-        checks.append(rollout_facts.Check("a rollout of the candidate", False, "none is live"))
-    _print_headline("Rollback: a degraded, forced candidate")
-    with engine.connect() as conn:
-        production = versions.get(conn, "production").version
-    with cycle.timed(seconds, "rollback"):
-        rolled_back, replies["rollback"] = rollout_story.take_back(context)
-    checks += rollout_facts.check_rollback(rolled_back, production)
-    checks.append(rollout_facts.check_replies([*replies.values()]))
-    return Told(completed, rolled_back, tuple(checks), replies, seconds)
+            rollouts = rollout_story.demonstrate(engine, settings, url, token, seed, results[0])
+    _report(engine, settings, results, retrain, rollouts, time.monotonic() - started, as_json)
 
 
 def _report(
@@ -169,24 +148,23 @@ def _report(
     settings: Settings,
     weeks: list[Week],
     retrain: Launched | None,
-    rollout_report: Told | None,
+    rollouts: Told | None,
     seconds: float,
     as_json: bool,
 ) -> None:
-    from iccm_assets.cli import demo_report, story
-    from iccm_assets.cli.rollout_report import show
+    from iccm_assets.cli import demo_report, rollout_report, story
 
-    _print_headline("Report")
+    print_headline("Report")
     if len(weeks) == 1 and weeks[0].run and retrain and not as_json:
         demo_report.show_learning(engine, weeks[0].run.id, retrain, out)
-        if rollout_report is not None:
-            show(rollout_report, out)
+        if rollouts is not None:
+            rollout_report.show(rollouts, out)
         demo_report.show_places(settings, seconds, out)
     else:
         comparison = story.tell(engine, settings, _base_version(engine))
         if as_json:
-            more = {} if rollout_report is None else rollout_report.to_json()
-            echo_json({**story.as_json(weeks, comparison), **more, "seconds": round(seconds, 1)})
+            report = story.as_json(weeks, comparison) | (rollouts.to_json() if rollouts else {})
+            echo_json(report | {"seconds": round(seconds, 1)})
         else:
             story.show(weeks, comparison, out)
             demo_report.show_places(settings, seconds, out)
@@ -196,20 +174,11 @@ def _report(
                 f" {comparison.reason}",
                 hint="See `iccm status` and the Dagster runs; another --seed gives other weeks.",
             )
-    if rollout_report is not None and rollout_report.failures:
+    if rollouts is not None and rollouts.failures:
         raise IccmError(
-            f"{len(rollout_report.failures)} of {len(rollout_report.checks)} acceptance checks failed:"
-            f" {'; '.join(rollout_report.failures)}",
+            f"{len(rollouts.failures)} of {len(rollouts.checks)} acceptance checks failed:"
+            f" {'; '.join(rollouts.failures)}",
             hint="See `iccm rollout show` and the alerts; another --seed gives another week.",
-        )
-
-
-def _stop_if_failed(week: Week, retrain: Launched | None) -> None:
-    """A rejected candidate is a result; a failed retrain is an error."""
-    if retrain and not retrain.success and not (week.run and cycle.refused(week.run)):
-        raise IccmError(
-            f"the retrain of week {week.number} failed: {retrain.error}",
-            hint=f"See the log of Dagster run {retrain.run_id}.",
         )
 
 
@@ -248,7 +217,3 @@ def check_inputs(settings: Settings) -> None:
     load_rehearsal(settings.rehearsal)
     orchestra_of(settings)
     resolve.check_loadable(resolve.resolve(settings.base_model))
-
-
-def _print_headline(title: str) -> None:
-    err.rule(f"[bold]{title}", align="left")

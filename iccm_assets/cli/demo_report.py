@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -120,20 +121,21 @@ def slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
         if item.reliable:
             slices.setdefault(item.slice, []).append(item)
     all_items = [item for items in slices.values() for item in items]
-    return [_slice_row(name, items) for name, items in [*sorted(slices.items()), ("all", all_items)] if items]
-
-
-def _slice_row(name: str, items: Sequence[Any]) -> dict[str, Any]:
-    differences = [item.difference for item in items]
-    return {
-        "slice": name,
-        "items": len(items),
-        "before": sum(item.production for item in items) / len(items),
-        "after": sum(item.candidate for item in items) / len(items),
-        "change": sum(differences) / len(items),
-        "better": confidence_above(differences, 0.0, -1.0),
-        "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
-    }
+    rows = []
+    for name, items in [*sorted(slices.items()), ("all", all_items)] if all_items else []:
+        differences = [item.difference for item in items]
+        rows.append(
+            {
+                "slice": name,
+                "items": len(items),
+                "before": fmean(item.production for item in items),
+                "after": fmean(item.candidate for item in items),
+                "change": fmean(differences),
+                "better": confidence_above(differences, 0.0, -1.0),
+                "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
+            }
+        )
+    return rows
 
 
 def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
@@ -192,7 +194,7 @@ def _sparkline(values: Sequence[float], width: int = 32) -> str:
     """Values as a line of blocks, averaged to at most `width` of them."""
     size = -(-len(values) // width)
     chunks = [values[start : start + size] for start in range(0, len(values), size)]
-    means = [sum(chunk) / len(chunk) for chunk in chunks]
+    means = [fmean(chunk) for chunk in chunks]
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)

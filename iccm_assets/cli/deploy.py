@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -11,10 +11,7 @@ from rich.markup import escape
 from iccm_assets.cli.console import AsJson, echo_json, get_actor, out
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, NotAllowed
-from iccm_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
+from iccm_assets.models import manifest
 
 
 def deploy(
@@ -39,6 +36,7 @@ def deploy(
     Without --force the stored verdict of the quality gate decides. A forced version is rolled out, too.
     """
     from iccm_assets.learning import versions
+    from iccm_assets.rollout import deployment, opening
 
     reason = reason.strip()
     for option, requested in (("--force", force), ("--skip-rollout", skip_rollout)):
@@ -49,40 +47,29 @@ def deploy(
         candidate = versions.get(conn, version)
     if candidate.status == "production":
         raise NotAllowed(f"{candidate.version} is in production already")
-    forced = reason if force else None
+    actor, forced, rollout_id = get_actor(), reason if force else None, None
     if skip_rollout:
-        result = _promote(engine, candidate.version, candidate.path, forced, reason)
+        manifest.verify(Path(candidate.path))
+        deployed, authorization = deployment.deploy(
+            engine, candidate.version, actor=actor, force_reason=forced, note=reason
+        )
     else:
-        result = _open_rollout(engine, settings, candidate.version, forced)
+        opened = opening.open_rollout(engine, settings, candidate.version, actor=actor, force_reason=forced)
+        deployed, authorization = opened.version, opened.authorisation
+        rollout_id = None if opened.state is None else opened.state.id
     if as_json:
-        echo_json(result)
-    elif result["rollout"] is None:
-        out.print(f"[bold]{result['version']}[/] is in production: {escape(result['reason'])}")
+        echo_json(
+            {
+                "version": deployed.version,
+                "status": deployed.status,
+                "reason": authorization.reason,
+                "rollout": rollout_id,
+            }
+        )
+    elif rollout_id is None:
+        out.print(f"[bold]{deployed.version}[/] is in production: {escape(authorization.reason)}")
     else:
         out.print(
-            f"rollout {result['rollout']} of [bold]{result['version']}[/] is open: {escape(result['reason'])}"
+            f"rollout {rollout_id} of [bold]{deployed.version}[/] is open: {escape(authorization.reason)}"
         )
         out.print("It starts when every gateway has loaded the model; watch: iccm rollout show --watch 5")
-
-
-def _promote(engine: Engine, version: str, path: str, forced: str | None, reason: str) -> dict[str, Any]:
-    from iccm_assets.models.manifest import verify
-    from iccm_assets.rollout import deployment
-
-    verify(Path(path))
-    promoted, authorization = deployment.deploy(
-        engine, version, actor=get_actor(), force_reason=forced, note=reason
-    )
-    return _to_json(promoted.version, promoted.status, authorization.reason, None)
-
-
-def _open_rollout(engine: Engine, settings: Settings, version: str, forced: str | None) -> dict[str, Any]:
-    from iccm_assets.rollout.opening import open_rollout
-
-    opened = open_rollout(engine, settings, version, actor=get_actor(), force_reason=forced)
-    rollout_id = None if opened.state is None else opened.state.id
-    return _to_json(opened.version.version, opened.version.status, opened.authorisation.reason, rollout_id)
-
-
-def _to_json(version: str, status: str, reason: str, rollout_id: int | None) -> dict[str, Any]:
-    return {"version": version, "status": status, "reason": reason, "rollout": rollout_id}

@@ -65,9 +65,11 @@ def _run(settings: Settings, port: int, stop: threading.Event, message: str) -> 
 @contextmanager
 def _dagster(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run webserver and daemon in their own session, so that Ctrl-C reaches only this command."""
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "iccm_assets.definitions"]
     process = subprocess.Popen(
-        [*command, "-h", "127.0.0.1", "-p", str(port)],
+        [
+            *(sys.executable, "-m", "dagster", "dev", "-m", "iccm_assets.definitions"),
+            *("-h", "127.0.0.1", "-p", str(port)),
+        ],
         env={**os.environ, **environment(settings)},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

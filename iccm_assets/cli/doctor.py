@@ -16,17 +16,11 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, out, print_line
 from iccm_assets.curation.canary_set import load_canary_set
-from iccm_assets.errors import (
-    DatabaseError,
-    IccmError,
-    InputError,
-    ModelNotFound,
-    OrchestraError,
-    first_line,
-)
+from iccm_assets.errors import DatabaseError, IccmError, ModelNotFound, first_line
 from iccm_assets.judging.orchestra import orchestra_of
 from iccm_assets.models import manifest, resolve
 from iccm_assets.settings import Settings, load_settings
+from iccm_assets.store.programs import programs
 
 MINIMUM_PYTHON = (3, 11)
 # A home with the database, the embedder's cache and some checkpoints of the reference model.
@@ -87,8 +81,10 @@ def examine() -> Iterator[Check]:
     yield port(UI_PORT)
     yield _run_check("base model", _describe_base_model, settings)
     yield _run_check("embedder", _describe_embedder, settings)
-    yield _run_check("canary set", _describe_canary_set, settings)
-    yield _run_check("orchestra", _describe_orchestra, settings)
+    fix = "Correct ICCM_CANARY_SET or the file."
+    yield _run_check("canary set", _describe_canary_set, settings, fix)
+    fix = "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
+    yield _run_check("orchestra", _describe_orchestra, settings, fix)
     yield browser()
 
 
@@ -110,14 +106,19 @@ def sandbox(settings: Settings) -> Iterator[Check]:
     from iccm_assets.judging.sandbox import LayersMissing, Sandbox
 
     if settings.sandbox == "unsafe":
-        fix = "Unset ICCM_SANDBOX: untrusted code runs without isolation."
-        yield Check("sandbox", False, False, "ICCM_SANDBOX=unsafe", fix)
+        yield Check(
+            "sandbox",
+            False,
+            False,
+            "ICCM_SANDBOX=unsafe",
+            "Unset ICCM_SANDBOX: untrusted code runs without isolation.",
+        )
         return
     restriction, fix = user_namespaces(Path("/proc/sys"))
     yield Check("user namespaces", not restriction, False, restriction or "allowed", fix)
     try:
-        with Sandbox.start(settings) as started:
-            layers = started.layers
+        with Sandbox.start(settings) as running:
+            layers = running.started.layers
     except LayersMissing as error:
         layers = error.layers
     except IccmError as error:
@@ -167,19 +168,17 @@ def browser() -> Check:
     return Check("chromium", path is not None, False, path or "not found", "" if path else fix)
 
 
-def _run_check(name: str, describe: Callable[[Settings], str], settings: Settings) -> Check:
+def _run_check(name: str, describe: Callable[[Settings], str], settings: Settings, fix: str = "") -> Check:
     try:
         return Check(name, True, True, describe(settings))
     except IccmError as error:
-        return Check(name, False, True, error.detail, error.hint)
+        return Check(name, False, True, error.detail, error.hint or fix)
     except Exception as error:
         # Any error of a library is a result of the check: the command itself must not fail.
         return Check(name, False, True, first_line(error), "Reinstall the package (`make install`).")
 
 
 def _describe_embedded(_: Settings) -> str:
-    from iccm_assets.store.programs import programs
-
     command = [str(programs() / "bin" / "postgres"), "--version"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True)
     return f"embedded, {result.stdout.strip()}"
@@ -233,20 +232,13 @@ def _describe_embedder(settings: Settings) -> str:
 
 
 def _describe_canary_set(settings: Settings) -> str:
-    try:
-        canary_set = load_canary_set(settings.canary_set)
-    except InputError as error:
-        raise InputError(error.detail, hint=error.hint or "Correct ICCM_CANARY_SET or the file.") from None
+    canary_set = load_canary_set(settings.canary_set)
     return f"{len(canary_set.items)} items in {len(canary_set.slices)} slices, {canary_set.digest}"
 
 
 def _describe_orchestra(settings: Settings) -> str:
     """List the members; sends no request to endpoints, because requests cost money."""
-    try:
-        orchestra = orchestra_of(settings)
-    except OrchestraError as error:
-        fix = error.hint or "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
-        raise OrchestraError(error.detail, hint=fix) from None
+    orchestra = orchestra_of(settings)
     return f"{', '.join(member.name for member in orchestra.members)}; quorum {orchestra.quorum}"
 
 

@@ -12,7 +12,7 @@ from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, NotAllowed
 
 if TYPE_CHECKING:
-    from iccm_assets.governance.erasure import Erased, Subject
+    from iccm_assets.governance.erasure import Erased
     from iccm_assets.governance.scrub import Scrub
 
 
@@ -39,7 +39,7 @@ def erase(
     """
     from iccm_assets.governance import erasure, scrub
 
-    subject = _parse_subject(conversation, session, user)
+    subject = erasure.Subject(*_parse_subject(conversation, session, user))
     if retrain and as_json:
         raise InputError(
             "--retrain cannot be combined with --json", hint="Run the command named in the plan."
@@ -68,38 +68,34 @@ def erase(
         _retrain(result)
 
 
-def _parse_subject(conversation: str | None, session: str | None, user: str | None) -> Subject:
-    from iccm_assets.governance.erasure import Subject
-
+def _parse_subject(conversation: str | None, session: str | None, user: str | None) -> tuple[Any, str]:
     options = {"conversation": conversation, "session": session, "user": user}
     match [(kind, value) for kind, value in options.items() if value is not None]:
         case [(kind, value)]:
-            return Subject(kind, value)  # type: ignore[arg-type]
+            return kind, value
     raise InputError("give exactly one of --conversation ID, --session ID and --user ID")
 
 
 def _report(result: Erased, files: Scrub | None, as_json: bool, *, dry_run: bool = False) -> None:
     if as_json:
-        echo_json(_to_json(result, files, dry_run))
+        echo_json(
+            {
+                "dry_run": dry_run,
+                "erasure": result.erasure if not dry_run or result.earlier else None,
+                "subject": result.subject.kind,
+                "conversations": list(result.conversations),
+                "newly_erased": result.newly,
+                "erased_before": result.earlier,
+                "rows": result.counts,
+                "stopped_training_runs": list(result.stopped_runs),
+                **asdict(result.plan),
+                "files": None if files is None else asdict(files),
+            }
+        )
         return
     _print_erasure(result, dry_run=dry_run)
     for remark in files.remains if files else ():
         print_plain(f"Out of reach, delete it yourself: {remark}.")
-
-
-def _to_json(result: Erased, files: Scrub | None, dry_run: bool) -> dict[str, Any]:
-    return {
-        "dry_run": dry_run,
-        "erasure": result.erasure if not dry_run or result.earlier else None,
-        "subject": result.subject.kind,
-        "conversations": list(result.conversations),
-        "newly_erased": result.newly,
-        "erased_before": result.earlier,
-        "rows": result.counts,
-        "stopped_training_runs": list(result.stopped_runs),
-        **asdict(result.plan),
-        "files": None if files is None else asdict(files),
-    }
 
 
 def _print_erasure(result: Erased, *, dry_run: bool = False) -> None:

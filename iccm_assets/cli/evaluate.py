@@ -12,6 +12,7 @@ from rich.markup import escape
 from iccm_assets.cli.console import AsJson, echo_json, out, parse_progress, print_line, progress_bar, table
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
 def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str:
     """Copy a model trained elsewhere into the store and register it as a candidate."""
     from iccm_assets.learning import versions
-    from iccm_assets.learning.model_store import ModelStore
 
     stored = ModelStore(settings.home).import_model(directory)
     with engine.begin() as conn:
@@ -173,8 +173,10 @@ def _print_replay(result: Rejudgement) -> None:
                 " and the gate recorded with it give another verdict today: evidence or gate code changed"
             )
     for unreadable in result.unreadable:
-        verdict_id, reason = unreadable.verdict_id, escape(unreadable.reason)
-        print_line(f"[yellow]not replayed[/] verdict {verdict_id} on {unreadable.version}: {reason}")
+        print_line(
+            f"[yellow]not replayed[/] verdict {unreadable.verdict_id} on {unreadable.version}:"
+            f" {escape(unreadable.reason)}"
+        )
     print_line(
         f"{len(result.judged)} stored verdicts replayed, {len(result.flips)} changed, "
         f"{len(result.unreadable)} cannot be read; nothing was stored."

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.errors import NotAllowed
 from iccm_assets.gateway.shipper import DEAD_LETTERS
@@ -54,8 +54,7 @@ def _refuse_real_data(engine: Engine, settings: Settings) -> None:
             f"{len(gateways)} gateways serve from this database ({', '.join(gateways)})",
             hint=f"Stop them. {ELSEWHERE}",
         )
-    conversations = real_conversations(engine)
-    if conversations:
+    if conversations := real_conversations(engine):
         raise NotAllowed(
             f"this database holds {conversations} conversations that were not simulated;"
             " the demo would delete them",
@@ -71,14 +70,12 @@ def _refuse_real_data(engine: Engine, settings: Settings) -> None:
 
 def real_conversations(engine: Engine) -> int:
     """Count conversations that are neither simulated in process nor marked by simulated developers."""
+    query = """
+        select count(*) from iccm.conversations
+        where origin <> 'simulated' and metadata -> 'simulated' is distinct from 'true'::jsonb
+    """
     with engine.connect() as conn:
-        if conn.execute(text("select to_regclass('iccm.conversations')")).scalar_one() is None:
-            return 0
-        query = """
-            select count(*) from iccm.conversations
-            where origin <> 'simulated' and metadata -> 'simulated' is distinct from 'true'::jsonb
-        """
-        return int(conn.execute(text(query)).scalar_one())
+        return conn.execute(text(query)).scalar_one() if _has_table(conn, "conversations") else 0
 
 
 def real_answers(spool: Path) -> int:
@@ -101,6 +98,9 @@ def _is_simulated(record: dict[str, Any]) -> bool:
 def live_gateways(engine: Engine) -> list[str]:
     """List addresses, or names, of the gateway processes with a fresh heartbeat in this database."""
     with engine.connect() as conn:
-        if conn.execute(text("select to_regclass('iccm.gateway_replicas')")).scalar_one() is None:
-            return []
-        return [replica.address or replica.replica for replica in live_replicas(conn)]
+        replicas = live_replicas(conn) if _has_table(conn, "gateway_replicas") else []
+    return [replica.address or replica.replica for replica in replicas]
+
+
+def _has_table(conn: Connection, name: str) -> bool:
+    return conn.execute(text("select to_regclass('iccm.' || :name)"), {"name": name}).scalar_one() is not None

@@ -45,7 +45,8 @@ class _Summary:
         self.skipped += transcript.skipped
         self.malformed += transcript.malformed
         if not transcript.entries:
-            self.useless_files.append(f"{name} {_describe_useless(transcript)}")
+            reason = f"holds no line of a transcript ({_format_counts(transcript.malformed)})"
+            self.useless_files.append(f"{name} {reason if transcript.lines else 'is empty'}")
         for session in sessions:
             known = self.conversations.get(session.session_id)
             if known is None or known.state == "empty" or session.state in {"changed", "refused"}:
@@ -85,8 +86,7 @@ def claude_code(
     settings, engine = open_platform()
     summary = _Summary()
     size = sum(path.stat().st_size for _, path in sources if path is not None)
-    title = f"{len(sources)} file{'s' * (len(sources) != 1)}"
-    with progress_bar(title, size or None, in_bytes=True) as update:
+    with progress_bar(f"files: {len(sources)}", size or None, in_bytes=True) as update:
         for name, path in sources:
             with _open(path) as stream:
                 transcript, sessions = import_file(
@@ -108,18 +108,16 @@ def _find_sources(files: list[str]) -> Iterator[tuple[str, Path | None]]:
         if name == "-":
             yield "standard input", None
             continue
-        for path in _list_transcripts(Path(name)) if Path(name).is_dir() else [Path(name)]:
+        paths = [Path(name)]
+        if paths[0].is_dir():
+            paths = sorted(path for path in paths[0].rglob("*.jsonl") if path.is_file())
+        if not paths:
+            raise InputError(f"there is no .jsonl file in {name}")
+        for path in paths:
             _check_readable(path)
             if path.resolve() not in known:
                 known.add(path.resolve())
                 yield str(path), path
-
-
-def _list_transcripts(directory: Path) -> list[Path]:
-    paths = sorted(path for path in directory.rglob("*.jsonl") if path.is_file())
-    if not paths:
-        raise InputError(f"there is no .jsonl file in {directory}")
-    return paths
 
 
 def _check_readable(path: Path) -> None:
@@ -133,12 +131,6 @@ def _check_readable(path: Path) -> None:
 
 def _open(path: Path | None) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if path is None else path.open("rb")
-
-
-def _describe_useless(transcript: Transcript) -> str:
-    if not transcript.lines:
-        return "is empty"
-    return f"holds no line of a transcript ({_format_counts(transcript.malformed)})"
 
 
 def _format_counts(counts: Counter[str]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from iccm_assets.cli.console import AsJson, out
+from iccm_assets.cli.console import AsJson, out, table
 from iccm_assets.errors import InputError, SandboxUnavailable
 from iccm_assets.judging import judge as runner
 from iccm_assets.judging.judge import JudgeResult
@@ -28,26 +27,25 @@ def judge(
     plan = read_suite(suite)
     result = runner.judge(_read_source(implementation), plan, get_settings())
     if as_json:
-        typer.echo(json.dumps(as_data(result)))
+        # The keys are promised to other programs.
+        cases = [
+            {"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in result.results
+        ]
+        document = {
+            "test_pass_rate": result.test_pass_rate,
+            "results": cases,
+            "suspect": result.suspect,
+            "suspicions": list(result.suspicions),
+            "evidence": result.evidence,
+            "layers": result.layers,
+            "reason": result.reason,
+            "duration_ms": result.duration_ms,
+        }
+        typer.echo(json.dumps(document))
     elif result.test_pass_rate is not None:
         _print(result)
     if result.test_pass_rate is None:
         raise SandboxUnavailable(result.reason, hint="`iccm doctor` names what is missing.")
-
-
-def as_data(result: JudgeResult) -> dict[str, object]:
-    """The result in the format promised to other programs."""
-    results = [{"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in result.results]
-    return {
-        "test_pass_rate": result.test_pass_rate,
-        "results": results,
-        "suspect": result.suspect,
-        "suspicions": list(result.suspicions),
-        "evidence": result.evidence,
-        "layers": result.layers,
-        "reason": result.reason,
-        "duration_ms": result.duration_ms,
-    }
 
 
 def _read_source(path: Path) -> str:
@@ -62,14 +60,20 @@ def _read_source(path: Path) -> str:
 
 
 def _print(result: JudgeResult) -> None:
-    table = Table("case", "verdict", "detail")
-    for case in result.results:
-        style = "green" if case.verdict == "passed" else "red"
-        table.add_row(str(case.case), Text(case.verdict, style=style), Text(case.detail))
-    out.print(table)
+    rows = [
+        {
+            "case": str(case.case),
+            "verdict": Text(case.verdict, style="green" if case.verdict == "passed" else "red"),
+            "detail": case.detail,
+        }
+        for case in result.results
+    ]
+    out.print(table("Cases", rows))
     passed = sum(case.verdict == "passed" for case in result.results)
-    rate = result.test_pass_rate or 0.0
-    out.print(f"test pass rate {rate:.3f} ({passed} of {len(result.results)}), {result.duration_ms:.0f} ms")
+    out.print(
+        f"test pass rate {result.test_pass_rate:.3f} ({passed} of {len(result.results)}),"
+        f" {result.duration_ms:.0f} ms"
+    )
     if result.evidence == "pytest":
         out.print("evidence: pytest, the weaker kind: tests and implementation share a process")
     if result.suspect:

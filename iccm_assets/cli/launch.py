@@ -39,14 +39,6 @@ class Launched:
     error: str = ""
 
 
-def dagster_instance() -> dg.DagsterInstance:
-    """Open the platform's Dagster instance; sets the environment variables Dagster reads."""
-    import dagster as dg
-
-    os.environ.update(environment(get_settings()))
-    return dg.DagsterInstance.get()
-
-
 def run_job(
     name: str,
     *,
@@ -67,17 +59,21 @@ def run_job(
     # A run resets the level of "dagster"; the level of its children stays.
     for logger in ("dagster", "dagster._core"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    instance = dagster_instance()
-    job = defs().resolve_job_def(name)
+    os.environ.update(environment(get_settings()))
+    instance = dg.DagsterInstance.get()
     run_id = make_new_run_id()
     # The job runs in the main thread, where Dagster can turn Ctrl-C into a canceled run.
     with _follow(instance, run_id, title, console):
-        result = job.execute_in_process(
-            instance=instance,
-            run_id=run_id,
-            tags=dict(tags or {}),
-            run_config={**QUIET, **(run_config or {})},
-            raise_on_error=False,
+        result = (
+            defs()
+            .resolve_job_def(name)
+            .execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                tags=dict(tags or {}),
+                run_config={**QUIET, **(run_config or {})},
+                raise_on_error=False,
+            )
         )
     failures = [event for event in result.all_events if event.is_step_failure]
     return Launched(run_id, result.success, _root_cause(failures[0]) if failures else "")
@@ -85,11 +81,9 @@ def run_job(
 
 def run_days(first: date, last: date, *, title: str, console: Console = err) -> Launched:
     """Materialize the daily data assets for a range of days in one run."""
-    tags = {
-        "dagster/asset_partition_range_start": first.isoformat(),
-        "dagster/asset_partition_range_end": last.isoformat(),
-    }
-    return run_job("daily_data_job", title=title, tags=tags, console=console)
+    tag = "dagster/asset_partition_range"
+    days = {f"{tag}_start": first.isoformat(), f"{tag}_end": last.isoformat()}
+    return run_job("daily_data_job", title=title, tags=days, console=console)
 
 
 def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console = err) -> Launched:
@@ -131,8 +125,10 @@ def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Cons
             while not stop.wait(POLL_SECONDS):
                 batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
                 cursor = batch.cursor
-                for record in batch.records:
-                    _show_message(record.event_log_entry, bar, task)
+                for entry in (record.event_log_entry for record in batch.records):
+                    if not entry.is_dagster_event:
+                        message = entry.user_message.partition("\n")[0][:90]
+                        bar.update(task, message=message, **parse_progress(message))
 
         thread = threading.Thread(target=follow, name="follow-run", daemon=True)
         thread.start()
@@ -142,12 +138,6 @@ def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Cons
             stop.set()
             thread.join()
             bar.update(task, total=1, completed=1, message="")
-
-
-def _show_message(entry: dg.EventLogEntry, bar: Progress, task: Any) -> None:
-    if not entry.is_dagster_event:
-        message = entry.user_message.splitlines()[0][:90] if entry.user_message else ""
-        bar.update(task, message=message, **parse_progress(message))
 
 
 def _root_cause(event: Any) -> str:

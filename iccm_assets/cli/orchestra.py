@@ -10,6 +10,7 @@ from rich.markup import escape
 from iccm_assets.cli.console import AsJson, echo_json, err, print_line
 from iccm_assets.errors import OrchestraError
 from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.suites import load_suite
 from iccm_assets.settings import get_settings
 
 # Plain enough for any model and within the reference language, so that every member can be asked.
@@ -31,7 +32,6 @@ def check(as_json: AsJson = False) -> None:
     Costs one request per endpoint.
     """
     from iccm_assets.judging.scoring import ScoringTask, score_texts
-    from iccm_assets.judging.suites import load_suite
 
     settings = get_settings()
     orchestra = orchestra_of(settings)
@@ -50,8 +50,14 @@ def check(as_json: AsJson = False) -> None:
     ]
     answered = sum(member.test_pass_rate is not None for member in score.members)
     if as_json:
-        ok = answered >= orchestra.quorum
-        echo_json({"ok": ok, "quorum": orchestra.quorum, "digest": orchestra.digest, "members": members})
+        echo_json(
+            {
+                "ok": answered >= orchestra.quorum,
+                "quorum": orchestra.quorum,
+                "digest": orchestra.digest,
+                "members": members,
+            }
+        )
     else:
         for row in members:
             print_line(_format(row))

@@ -54,7 +54,12 @@ def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
         yield url
     finally:
         listening.close()
-        _stop(process, settings)
+        process.terminate()
+        try:
+            process.wait(settings.gateway.drain_seconds + 15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -72,12 +77,3 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
     raise GatewayError(
         f"the gateway {state}: {lines[-1] if lines else 'its log is empty'}", hint=f"See {log}."
     )
-
-
-def _stop(process: subprocess.Popen[bytes], settings: Settings) -> None:
-    process.terminate()
-    try:
-        process.wait(settings.gateway.drain_seconds + 15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

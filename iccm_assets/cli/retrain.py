@@ -71,8 +71,9 @@ def _request(
     known = training_runs.by_key(conn, fire.key)
     if known is None:  # deleted between the two statements, which the platform itself never does
         raise NotAllowed(f"the training run of key {key} was deleted meanwhile")
-    retry = known.status == "failed" and known.attempt < settings.triggers.max_attempts
-    if known.status in ("requested", "waiting") or retry:
+    if known.status in ("requested", "waiting") or (
+        known.status == "failed" and known.attempt < settings.triggers.max_attempts
+    ):
         claimed = dispatch.take(conn, known.id, known.dispatch)
         if claimed is not None:
             return claimed

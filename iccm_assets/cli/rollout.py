@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Group
+from rich.live import Live
 from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, out, progress_bar, table
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -57,17 +59,11 @@ def show(
     elif watch is None:
         out.print(_render(state))
     else:
-        _watch(engine, state, watch)
-
-
-def _watch(engine: Engine, state: dict[str, Any], seconds: float) -> None:
-    from rich.live import Live
-
-    with Live(_render(state), console=out, auto_refresh=False) as screen:
-        while state["live"]:
-            time.sleep(seconds)
-            state = _load(engine, state["id"])
-            screen.update(_render(state), refresh=True)
+        with Live(_render(state), console=out, auto_refresh=False) as screen:
+            while state["live"]:
+                time.sleep(watch)
+                state = _load(engine, state["id"])
+                screen.update(_render(state), refresh=True)
 
 
 def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
@@ -165,24 +161,22 @@ def simulate(
 
 
 def _check(production: float, canary: float, sessions_per_day: float, runs: int, seed: int) -> None:
-    for name, value in (("--production", production), ("--canary", canary)):
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"{name} {value:g} is not a pass rate between 0 and 1")
-    if not 0.0 < sessions_per_day <= MOST_SESSIONS:
-        raise InputError(
-            f"--sessions-per-day {sessions_per_day:g} is not above 0 and at most {MOST_SESSIONS:.0f}"
-        )
-    if not 0 < runs <= MOST_RUNS:
-        raise InputError(f"--runs {runs} is not between 1 and {MOST_RUNS}")
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed} is not between 0 and 2^63 - 1")
+    sessions = f"{sessions_per_day:g} is not above 0 and at most {MOST_SESSIONS:.0f}"
+    for valid, message in (
+        (0.0 <= production <= 1.0, f"--production {production:g} is not a pass rate between 0 and 1"),
+        (0.0 <= canary <= 1.0, f"--canary {canary:g} is not a pass rate between 0 and 1"),
+        (0.0 < sessions_per_day <= MOST_SESSIONS, f"--sessions-per-day {sessions}"),
+        (0 < runs <= MOST_RUNS, f"--runs {runs} is not between 1 and {MOST_RUNS}"),
+        (0 <= seed < 2**63, f"--seed {seed} is not between 0 and 2^63 - 1"),
+    ):
+        if not valid:
+            raise InputError(message)
 
 
 def _simulate(
     production: float, canary: float, sessions_per_day: float, runs: int, seed: int, evidence: Evidence
 ) -> Simulation:
     from iccm_assets.rollout import simulation
-    from iccm_assets.rollout.policy import Policy
 
     settings = load_settings(profile="production")
     policy = replace(Policy.frozen(settings.rollout, settings.evaluation), evidence=evidence)

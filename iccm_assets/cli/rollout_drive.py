@@ -33,47 +33,47 @@ TICK_SECONDS = 1.0
 SCORE_SECONDS = 1.5
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0
+# Bounds of the clock's rate: at the maximum, a lease of 180 s lasts 15 s of real time.
 SLOWEST, FASTEST = 0.25, 12.0
-"""Bounds of the clock's rate: at the maximum, a lease of 180 s lasts 15 s of real time."""
+# Consecutive errors after which a background loop stops.
 PATIENCE = 10
-"""Consecutive errors after which a background loop stops."""
 
 
-class Helper:
+class Helper(threading.Thread):
     """A thread that repeats one function; it keeps the error that stopped it until ``check``."""
 
     def __init__(self, name: str, do: Callable[[], float]) -> None:
-        self.name = name
+        super().__init__(name=name, daemon=True)
         self.errors = 0
-        self._do, self._stop = do, threading.Event()
+        self._do, self._over = do, threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self.start()
 
     def stop(self) -> None:
         """Finish the current call and end the thread."""
-        self._stop.set()
-        self._thread.join()
+        self._over.set()
+        self.join()
 
     def check(self) -> None:
         """Raise the error that stopped the loop."""
         if self._error is not None:
             raise self._error
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Repeat the function until ``stop`` or an error that would come again."""
         consecutive = 0
-        while not self._stop.is_set():
+        while not self._over.is_set():
             try:
                 pause, consecutive = self._do(), 0
             except Exception as error:
                 pause, consecutive = TICK_SECONDS, consecutive + 1
                 self.errors += 1
                 log.warning("%s: %s", self.name, first_line(error))
-                # Only the database may hiccup: any other error would come again.
+                # The database may be away for a moment; any other error is a defect and would come again.
                 if consecutive >= PATIENCE or not isinstance(error, DBAPIError):
                     self._error = error
                     return
-            self._stop.wait(pause)
+            self._over.wait(pause)
 
 
 @contextmanager
@@ -160,8 +160,7 @@ class Pacer:
     def __init__(self, engine: Engine, wanted: dict[int, int]) -> None:
         self._engine, self._wanted = engine, wanted
         self._stage: tuple[int, float] = (0, 0.0)
-        self._entered_at, self._sessions_before = 0.0, 0
-        self._set_at = 0.0
+        self._entered_at, self._set_at, self._sessions_before = 0.0, 0.0, 0
 
     def __call__(self, snapshot: Moment) -> None:
         """Adjust the clock's rate every two seconds, by the traffic since the stage began."""
@@ -173,6 +172,6 @@ class Pacer:
             return
         pace = (snapshot.total - self._sessions_before) / (timestamp - self._entered_at)
         remaining = max(0.0, state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds)
-        missing = self._wanted[state.stage] - snapshot.total
-        set_rate(self._engine, snapshot, paced(remaining, missing, pace))
+        rate = paced(remaining, self._wanted[state.stage] - snapshot.total, pace)
+        set_rate(self._engine, snapshot, rate)
         self._set_at = timestamp

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, TextClause, select, text
 
+from iccm_assets.reference.http_traffic import Replies
+from iccm_assets.rollout.state import State
 from iccm_assets.store import tables as t
 
-if TYPE_CHECKING:
-    from iccm_assets.reference.http_traffic import Replies
+# A row by column name.
+Row = dict[str, Any]
 
 SESSIONS_AT_TEN = 1500
 TEN, FIFTY = (0.08, 0.12), (0.46, 0.54)
@@ -45,31 +47,12 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Event:
-    """A row of `deployment_events`."""
-
-    timestamp: datetime
-    event_type: str
-    to_state: str
-    version: str | None
-    weight: float | None
-    notes: str
-    actor: str
-
-
-@dataclass(frozen=True)
-class Rollback:
-    """A row of `rollback_events`."""
-
-    timestamp: datetime
-    reason: str
-    new_model_path: str | None
-    notes: str
-
-
-@dataclass(frozen=True)
 class Facts:
-    """One rollout as the tables record it; ``statuses`` are the present ones of its two versions."""
+    """One rollout as the tables record it; ``statuses`` are the present ones of its two versions.
+
+    ``events``, ``rollbacks`` and ``alerts`` are rows of `deployment_events`, `rollback_events` and `alerts`,
+    with the columns of the queries below, oldest first.
+    """
 
     rollout_id: int
     candidate: str
@@ -80,9 +63,9 @@ class Facts:
     opened_at: datetime
     closed_at: datetime | None
     splits: tuple[Split, ...]
-    events: tuple[Event, ...]
-    rollbacks: tuple[Rollback, ...]
-    alerts: tuple[dict[str, Any], ...]
+    events: tuple[Row, ...]
+    rollbacks: tuple[Row, ...]
+    alerts: tuple[Row, ...]
     production: str
     statuses: dict[str, str]
     archived: bool
@@ -171,15 +154,21 @@ _VERSIONS = text("select version, status, path from iccm.model_versions")
 
 def facts(conn: Connection, rollout_id: int) -> Facts:
     """Load the record of one rollout."""
-    from iccm_assets.rollout.state import State
-
     row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
-    state, rollout = State.from_row(dict(row._mapping)), {"rollout": rollout_id}
+    state = State.from_row(dict(row._mapping))
+    values = {
+        "rollout": rollout_id,
+        # A rollout's own alerts are written shortly after the observation that closed it.
+        "prefix": f"rollout-{rollout_id}-",
+        "since": state.opened_at,
+        "until": state.closed_at or state.opened_at,
+    }
+
+    def load(query: TextClause) -> tuple[Row, ...]:
+        return tuple(dict(row) for row in conn.execute(query, values).mappings())
+
     known = {version.version: version for version in conn.execute(_VERSIONS)}
-    traffic = conn.execute(_TRAFFIC, rollout).one()
-    # A rollout's own alerts are written shortly after the observation that closed it.
-    prefix = f"rollout-{rollout_id}-"
-    span = {"prefix": prefix, "since": state.opened_at, "until": state.closed_at or state.opened_at}
+    traffic = conn.execute(_TRAFFIC, values).one()
     return Facts(
         rollout_id=rollout_id,
         candidate=state.candidate,
@@ -189,10 +178,10 @@ def facts(conn: Connection, rollout_id: int) -> Facts:
         weight=state.weight,
         opened_at=state.opened_at,
         closed_at=state.closed_at,
-        splits=tuple(Split(*values) for values in conn.execute(_SPLITS, rollout)),
-        events=tuple(Event(*values) for values in conn.execute(_EVENTS, rollout)),
-        rollbacks=tuple(Rollback(*values) for values in conn.execute(_ROLLBACKS, rollout)),
-        alerts=tuple(dict(alert) for alert in conn.execute(_ALERTS, span).mappings()),
+        splits=tuple(Split(**row) for row in load(_SPLITS)),
+        events=load(_EVENTS),
+        rollbacks=load(_ROLLBACKS),
+        alerts=load(_ALERTS),
         production=next(version.version for version in known.values() if version.status == "production"),
         statuses={name: known[name].status for name in (state.candidate, state.production)},
         archived=Path(known[state.candidate].path).is_dir(),
@@ -247,26 +236,25 @@ def check_rollback(found: Facts, production_before: str) -> list[Check]:
     """Check for an automatic rollback within an hour of the platform's clock, with all its records."""
     duration = found.lasted
     ended = "still live" if duration is None else f"{duration / MINUTE:.0f} minutes after its opening"
-    traffic = f"{found.sessions} sessions, {found.scored_canary} of the canary arm scored"
-    notes, actor = (found.events[-1].notes, found.events[-1].actor) if found.events else ("no event", "")
-    status = found.statuses[found.candidate]
-    files = "retained" if found.archived else "deleted"
+    last = found.events[-1] if found.events else {"notes": "no event", "actor": ""}
     alerts = sum(alert["title"] == "Model Rollback" for alert in found.alerts)
-    before, after = production_before, found.production
     checks = {
         "rolled back automatically": (
-            found.state == "rolled_back" and actor == "controller",
-            f"{found.state}: {notes}",
+            found.state == "rolled_back" and last["actor"] == "controller",
+            f"{found.state}: {last['notes']}",
         ),
         "within 1 hour of the platform's clock": (
             duration is not None and duration <= HOUR,
-            f"{ended}, {traffic}",
+            f"{ended}, {found.sessions} sessions, {found.scored_canary} of the canary arm scored",
         ),
         "weight 0": (found.weight == 0, f"weight {found.weight:g}"),
-        "production unchanged": (before == after, f"{after} serves, {before} did before"),
+        "production unchanged": (
+            found.production == production_before,
+            f"{found.production} serves, {production_before} did before",
+        ),
         "archived": (
-            status == "rolled_back" and found.archived,
-            f"{found.candidate} is {status}, its files are {files}",
+            found.statuses[found.candidate] == "rolled_back" and found.archived,
+            f"{found.candidate} is {found.statuses[found.candidate]}, its files are {'retained' if found.archived else 'deleted'}",
         ),
         "rollback event written": (len(found.rollbacks) == 1, f"{len(found.rollbacks)} rows"),
         "alert written": (alerts == 1, f"{alerts} alerts named Model Rollback"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,17 +54,11 @@ def show(report: Told, console: Console) -> None:
     console.print(
         make_grid([("", alert["severity"], alert["title"], escape(alert["body"])) for alert in alerts])
     )
-    show_checks(report.checks, console)
+    console.print("\n[bold]Acceptance checks[/]")
+    details = [(check, f"[dim]{escape(check.detail)}[/]") for check in report.checks]
+    console.print(make_grid([("", _MARKS[check.ok], check.name, detail) for check, detail in details]))
     durations = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
     console.print(f"[dim]{durations}[/]", highlight=False)
-
-
-def show_checks(checks: Sequence[Check], console: Console) -> None:
-    """Print the acceptance checks and their results."""
-    console.print("\n[bold]Acceptance checks[/]")
-    console.print(
-        make_grid([("", _MARKS[check.ok], check.name, f"[dim]{escape(check.detail)}[/]") for check in checks])
-    )
 
 
 def _print_splits(record: Facts, console: Console) -> None:
@@ -90,10 +83,10 @@ def _print_events(title: str, record: Facts, console: Console) -> None:
     console.print(f"\n[bold]{title}[/]: {record.candidate} against {record.former} (platform clock)")
     rows = []
     for event in record.events:
-        weight = "" if event.weight is None else f"{event.weight:.0%}"
+        weight = "" if event["weight"] is None else f"{event['weight']:.0%}"
         # The rules of the gate are in the report already.
-        notes = event.notes.split("; ")[0] if event.event_type == "opened" else event.notes
-        rows.append(("", f"{event.timestamp:%H:%M:%S}", event.event_type, weight, escape(notes)))
+        notes = event["notes"].split("; ")[0] if event["event_type"] == "opened" else event["notes"]
+        rows.append(("", f"{event['timestamp']:%H:%M:%S}", event["event_type"], weight, escape(notes)))
     console.print(make_grid(rows))
 
 
@@ -103,9 +96,10 @@ def _print_rollback(record: Facts, console: Console) -> None:
     rate = "-" if record.canary_pass_rate is None else f"{record.canary_pass_rate:.3f}"
     for rollback in record.rollbacks:
         console.print(
-            f"  [bold red]{rollback.reason}[/]: rolled back {minutes} minutes of the platform's clock after"
-            f" its opening, after {record.sessions} sessions{hourly}; {record.canary_sessions} of them on the"
-            f" candidate, {record.scored_canary} scored, pass rate {rate}. {record.production} serves.",
+            f"  [bold red]{rollback['reason']}[/]: rolled back {minutes} minutes of the platform's clock"
+            f" after its opening, after {record.sessions} sessions{hourly}; {record.canary_sessions} of them"
+            f" on the candidate, {record.scored_canary} scored, pass rate {rate}."
+            f" {record.production} serves.",
             highlight=False,
         )
 

@@ -108,13 +108,15 @@ def over_http(
     rate: float | None = None,
 ) -> tuple[Traffic, list[Pending], Replies]:
     """Run the sessions over HTTP, with a progress bar; failures are in the replies."""
-    from iccm_assets.reference import http_traffic
-    from iccm_assets.reference.wire import Wire
+    from iccm_assets.reference import http_traffic, wire
 
     title = f"conversations over HTTP, {url}"
-    with closing(Wire(url, token, connections=workers)) as wire, progress_bar(title, len(plan)) as update:
+    with (
+        closing(wire.Wire(url, token, connections=workers)) as client,
+        progress_bar(title, len(plan)) as update,
+    ):
         return http_traffic.hold(
-            wire, plan, by=by, workers=workers, rate=rate, progress=lambda done: update(completed=done)
+            client, plan, by=by, workers=workers, rate=rate, progress=lambda done: update(completed=done)
         )
 
 

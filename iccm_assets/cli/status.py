@@ -25,14 +25,23 @@ def status(as_json: AsJson = False) -> None:
         traffic = live(conn, WINDOW)
     required = settings.triggers.weekly_min_examples
     if as_json:
-        selectable = {"examples": proposal.selectable, "required": required, "reason": proposal.reason}
-        arms = [arm.row() for arm in traffic.arms]
-        live_traffic = {"arms": arms, "replicas": traffic.replicas, "ready": dict(traffic.ready)}
-        state = {
-            "rollout": asdict(traffic.rollout) if traffic.rollout else None,
-            "undelivered_alerts": traffic.undelivered_alerts,
-        }
-        echo_json({**asdict(platform), **state, "selectable": selectable, "live": live_traffic})
+        echo_json(
+            asdict(platform)
+            | {
+                "rollout": asdict(traffic.rollout) if traffic.rollout else None,
+                "undelivered_alerts": traffic.undelivered_alerts,
+                "selectable": {
+                    "examples": proposal.selectable,
+                    "required": required,
+                    "reason": proposal.reason,
+                },
+                "live": {
+                    "arms": [arm.row() for arm in traffic.arms],
+                    "replicas": traffic.replicas,
+                    "ready": dict(traffic.ready),
+                },
+            }
+        )
         return
     _print(platform, traffic)
     out.print(f"{proposal.selectable} of {required} new examples for the weekly retrain: {proposal.reason}")

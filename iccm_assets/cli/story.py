@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Engine
 
 from iccm_assets.cli.console import make_grid, table
@@ -111,46 +112,37 @@ def _make_subject(version: ModelVersion, settings: Settings) -> evaluation.Subje
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[Answer]:
         from iccm_assets.models.seq import generate
 
-        limit = settings.evaluation.max_new_tokens
-        return generate(load(), sources, max_new_tokens=limit, batch_size=batch_size)
+        return generate(
+            load(), sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
+        )
 
     return evaluation.Subject(version, generate_responses)
 
 
 def _week_table(weeks: Sequence[Week]) -> Table:
-    built = Table(
-        title="Weeks",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    texts = ("ends", "quality gate")
-    numbers = ("sessions", "new", "first response", "filtered", "trained on")
-    for name in ("", "ends", *numbers, "quality gate", "canary"):
-        built.add_column(name, justify="left" if name in texts else "right")
-    for week in weeks:
-        rate, conversations = week.funnel.first_response_pass_rate, week.traffic.conversations
-        built.add_row(
-            str(week.number),
-            f"{week.last:%b %d}",
-            str(conversations),
-            f"{week.traffic.new_domain / max(1, conversations):.0%}",
-            "-" if rate is None else f"{rate:.3f}",
-            str(week.funnel.filtered),
-            str(week.trained_on.get("origin pool", 0)),
-            _format_outcome(week),
-            "-" if week.pass_rate is None else f"{week.pass_rate:.3f}",
-        )
-    return built
+    rows = [
+        {
+            "": week.number,
+            "ends": f"{week.last:%b %d}",
+            "sessions": week.traffic.conversations,
+            "new": f"{week.traffic.new_domain / max(1, week.traffic.conversations):.0%}",
+            "first response": week.funnel["first_response_pass_rate"],
+            "filtered": week.funnel["filtered"],
+            "trained on": week.trained_on.get("origin pool", 0),
+            "quality gate": _format_outcome(week),
+            "canary": week.pass_rate,
+        }
+        for week in weeks
+    ]
+    return table("Weeks", rows, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def _format_outcome(week: Week) -> str:
-    color = STATUS_COLORS.get(week.outcome, "yellow")
+def _format_outcome(week: Week) -> Text:
     gain = week.run.improvement if week.run else None
     change = "" if gain is None else f" {gain:+.3f}"
-    return f"[{color}]{week.outcome.removeprefix('gate_')}[/]{change}"
+    return Text.assemble(
+        (week.outcome.removeprefix("gate_"), STATUS_COLORS.get(week.outcome, "yellow")), change
+    )
 
 
 def _describe(week: Week) -> list[str]:

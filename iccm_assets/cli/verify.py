@@ -42,6 +42,7 @@ def verify(
         color = "green" if reproduced else "red"
         print_line(f"{original.version}: [bold {color}]{report.outcome}[/], {escape(report.reason)}")
         if report.made_weights_digest:
-            effort = f"{report.examples} examples, {report.seconds:.1f} s"
-            print_line(f"weights {report.made_weights_digest}; {effort}")
+            print_line(
+                f"weights {report.made_weights_digest}; {report.examples} examples, {report.seconds:.1f} s"
+            )
     raise typer.Exit(0 if reproduced else 1)

@@ -31,7 +31,11 @@ def test_alerts_are_listed_sent_and_then_arrived(
         ]
         slack.status = 200
         with engine.begin() as conn:
-            conn.execute(sa.text("update iccm.alert_deliveries set last_attempt_at = last_attempt_at - interval '1 hour'"))
+            conn.execute(
+                sa.text(
+                    "update iccm.alert_deliveries set last_attempt_at = last_attempt_at - interval '1 hour'"
+                )
+            )
         assert "1 messages delivered, 0 failed" in run("alerts", "deliver").output
         assert slack.keys() == {"k": 1}
     assert "All alerts have been delivered." in run("alerts", "list", "--pending").output

@@ -22,7 +22,7 @@ def test_every_variable_there_is_is_shown_with_its_description(run: Run) -> None
     assert set(found) == set(known_variables())
     assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["value"] == 20
     assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["name"] == "triggers.floor_examples"
-    assert "nothing trains" in found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["description"]
+    assert "below it a run is skipped" in found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["description"]
 
 
 def test_the_source_of_each_value_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

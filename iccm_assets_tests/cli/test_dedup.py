@@ -123,7 +123,11 @@ def test_without_json_it_is_a_table_for_people(tmp_path):
     ]
     ran = iccm("dedup", "--new", write(tmp_path / "a", rows))
     assert ran.returncode == 0
-    assert "2 of 3 rows kept, 1 removed as duplicates" in ran.stdout and "[a]" in ran.stdout and "0.999988" in ran.stdout
+    assert (
+        "2 of 3 rows kept, 1 removed as duplicates" in ran.stdout
+        and "[a]" in ran.stdout
+        and "0.999988" in ran.stdout
+    )
 
 
 def test_gzipped_files_byte_order_marks_and_blank_lines_are_read(tmp_path):
@@ -150,13 +154,13 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
     ("second", "said"),
     [
         ("{", "not JSON"),
-        ("[1]", "not an object"),
+        ("[1]", "not a JSON object"),
         ('{"text": "x"}', "no id"),
         ('{"id": true, "text": "x"}', "the id is neither"),
         ('{"id": "x"}', "neither a text nor an embedding"),
         ('{"id": "x", "text": null}', "neither a text nor an embedding"),
         ('{"id": "g", "embedding": [0, 1]}', "already used in"),
-        ('{"id": "x", "embedding": [1, 0, 0]}', "3 dimensions, where"),
+        ('{"id": "x", "embedding": [1, 0, 0]}', "3 dimensions, but"),
         ('{"id": "x", "embedding": []}', "not a list of numbers"),
         ('{"id": "x", "embedding": "1,0"}', "not a list of numbers"),
         ('{"id": "x", "embedding": [1, NaN]}', "not a finite number"),

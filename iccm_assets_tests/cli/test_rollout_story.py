@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,9 +15,7 @@ from rich.console import Console
 from iccm_assets.cli import rollout_report, rollout_watch
 from iccm_assets.cli.rollout_drive import FASTEST, SLOWEST, Helper, paced
 from iccm_assets.cli.rollout_facts import (
-    Event,
     Facts,
-    Rollback,
     Split,
     check_learning,
     check_replies,
@@ -41,8 +40,11 @@ FIFTY = Split(0.5, 905, 450, 905, 450, 0, 0, 0, 130)
 ALL = Split(1.0, 150, 150, 150, 150, 0, 0, 0, 40)
 
 
-def event(kind: str, minute: float, weight: float, actor: str = "controller") -> Event:
-    return Event(NOON + timedelta(minutes=minute), kind, kind, "v2", weight, f"{kind}, [numbers]", actor)
+def event(kind: str, minute: float, weight: float, actor: str = "controller") -> dict[str, Any]:
+    return {
+        "timestamp": NOON + timedelta(minutes=minute), "event_type": kind, "to_state": kind, "version": "v2",
+        "weight": weight, "notes": f"{kind}, [numbers]", "actor": actor,
+    }  # fmt: skip
 
 
 GOOD = Facts(
@@ -57,7 +59,7 @@ BACK = replace(
     closed_at=NOON + timedelta(minutes=24), production="v1", sessions=160, canary_sessions=16,
     statuses={"v2": "rolled_back", "v1": "production"},
     events=(event("started", 1, 0.1), event("rolled_back", 24, 0.0)),
-    rollbacks=(Rollback(NOON, "low_pass_rate", "/models/v2", "it was bad"),),
+    rollbacks=({"timestamp": NOON, "reason": "low_pass_rate", "new_model_path": "/m/v2", "notes": "bad"},),
     alerts=({"key": "a", "severity": "warning", "title": "Model Rollback", "body": "[v2] rolled back"},),
 )  # fmt: skip
 
@@ -258,7 +260,7 @@ def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
     first, second = found.splits
     assert (first.weight, first.requests, first.canary_requests, first.fallbacks) == (0.1, 3, 1, 1)
     assert (second.weight, second.requests, second.canary_requests) == (0.5, 2, 1)
-    assert [one.event_type for one in found.events] == [kind for kind, _, _ in steps]
+    assert [one["event_type"] for one in found.events] == [kind for kind, _, _ in steps]
     assert [one["key"] for one in found.alerts] == ["during", f"rollout-{rollout}-ended"]
     assert (found.production, found.sessions, found.archived) == ("v1", 6, False)
-    assert found.lasted == timedelta(minutes=30) and found.rollbacks[0].reason == "low_pass_rate"
+    assert found.lasted == timedelta(minutes=30) and found.rollbacks[0]["reason"] == "low_pass_rate"

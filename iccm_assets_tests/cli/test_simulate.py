@@ -80,7 +80,7 @@ def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
     ("arguments", "said"),
     [
         (("--drift", "0.2:2"), "between 0 and 1"),
-        (("--drift", f"{BASE_FAMILIES[0]}@2"), "none of the new domains"),
+        (("--drift", f"{BASE_FAMILIES[0]}@2"), "is not a new domain"),
         (("--drift", f"{NEW_FAMILIES[0]}@8"), "from 1 to 7"),
         (("--new-domains", "nowhere"), "no new domain"),
         (("--end", "tomorrow"), "not a date"),

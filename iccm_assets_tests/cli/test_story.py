@@ -29,8 +29,10 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
     run = None
     if status:
         run = TrainingRun(
-            number, "weekly", f"weekly:{number}", 1, 1, at, False, status, at, at,
-            "v1-24ccf5ac", "v2-411c0800", None, {}, 0.031, facts.get("notes"), None, None,
+            id=number, trigger="weekly", trigger_key=f"weekly:{number}", attempt=1, fence=1, heartbeat_at=at,
+            emergency=False, status=status, timestamp=at, base_version="v1-24ccf5ac",
+            candidate_version="v2-411c0800", dataset_digest=None, config={}, improvement=0.031,
+            notes=facts.get("notes"), error=None, dagster_run_id=None,
         )  # fmt: skip
     return Week(
         number=number,
