@@ -101,9 +101,9 @@ def base_model(
     folder: Annotated[Path, typer.Option(help="Folder to write the model to.")] = REFERENCE_MODEL,
 ) -> None:
     """Train the base model from scratch."""
-    from iccm_assets.reference.pretraining import Recipe, pretrain
+    from iccm_assets.reference.pretraining import pretrain
 
-    pretrain(Recipe(seed=seed, steps=steps), reserved_shapes(seed), folder, typer.echo)
+    pretrain(seed, steps, reserved_shapes(seed), folder, typer.echo)
 
 
 @app.command(name="all")

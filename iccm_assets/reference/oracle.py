@@ -62,8 +62,8 @@ class Undefined:
     """Outcome of a call that the document does not specify."""
 
 
-class _Environment(dict[str, Value]):
-    """Parameters by name; ``<item>``, ``<total>`` and ``<attributes>`` cannot collide with a parameter."""
+# Parameters by name; the keys <item>, <total> and <attributes> cannot collide with a parameter.
+_Environment = dict[str, Value]
 
 
 def run_object(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -29,21 +28,15 @@ if TYPE_CHECKING:
 MAX_TARGET_TOKENS = 256
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Hyperparameters; the defaults are those of the packaged model."""
-
-    seed: int = 2025
-    steps: int = 3000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    decay_share: float = 0.3
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    threads: int = 2
-    probe_every: int = 500
-    probe_items: int = 20
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 200
+DECAY_FRACTION = 0.3
+MAX_GRADIENT_NORM = 1.0
+WEIGHT_DECAY = 0.01
+THREADS = 2
+PROBE_EVERY = 500
+PROBE_ITEMS = 20
 
 
 def stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iterator[Sketch]:
@@ -100,14 +93,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     return model
 
 
-def batches(
-    examples: Iterator[Sketch], tokenizer: Any, recipe: Recipe, rng: Random
-) -> Iterator[dict[str, Any]]:
+def batches(examples: Iterator[Sketch], tokenizer: Any, rng: Random) -> Iterator[dict[str, Any]]:
     """Yield padded batches of examples of similar length; padded labels are -100."""
     while True:
-        chunk = [next(examples) for _ in range(recipe.batch * 8)]
+        chunk = [next(examples) for _ in range(BATCH_SIZE * 8)]
         chunk.sort(key=lambda example: len(example.source_code))
-        parts = [chunk[start : start + recipe.batch] for start in range(0, len(chunk), recipe.batch)]
+        parts = [chunk[start : start + BATCH_SIZE] for start in range(0, len(chunk), BATCH_SIZE)]
         rng.shuffle(parts)
         for part in parts:
             inputs = tokenizer([example.source_code for example in part], padding=True, return_tensors="pt")
@@ -151,44 +142,42 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         file.chmod(0o644)  # safetensors writes 0600, which another user's worker could not read
 
 
-def rate(step: int, recipe: Recipe) -> float:
+def rate(step: int, steps: int) -> float:
     """Return the learning rate as a fraction of its peak: warm-up, a long plateau, linear decay to zero.
 
     The plateau does not depend on ``steps``: a longer run starts exactly like a shorter one.
     """
-    remaining = (recipe.steps - step) / (recipe.steps * recipe.decay_share)
-    return min((step + 1) / recipe.warmup_steps, 1.0, max(remaining, 0.0))
+    remaining = (steps - step) / (steps * DECAY_FRACTION)
+    return min((step + 1) / WARMUP_STEPS, 1.0, max(remaining, 0.0))
 
 
-def pretrain(recipe: Recipe, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
+def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
     """Train from scratch and save the model in ``folder``, also after each probe."""
-    torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
-    tokenizer = new_tokenizer(recipe.seed, banned)
+    torch.manual_seed(seed)
+    torch.set_num_threads(THREADS)
+    tokenizer = new_tokenizer(seed, banned)
     model = new_model(tokenizer)
     say(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    probes_rng = Random(f"probe {recipe.seed}")
-    probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(recipe.probe_items)]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
-    examples = training_stream(recipe.seed, banned)
-    source = batches(examples, tokenizer, recipe, Random(f"order {recipe.seed}"))
+    probes_rng = Random(f"probe {seed}")
+    probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(PROBE_ITEMS)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    examples = training_stream(seed, banned)
+    source = batches(examples, tokenizer, Random(f"order {seed}"))
     started, losses = time.monotonic(), []
-    for step in range(1, recipe.steps + 1):
+    for step in range(1, steps + 1):
         model.train()
         loss = model(**next(source)).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
         if step % 50 == 0:
             seconds = time.monotonic() - started
-            say(f"step {step}/{recipe.steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
-        if step % recipe.probe_every == 0 or step == recipe.steps:
+            say(f"step {step}/{steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
+        if step % PROBE_EVERY == 0 or step == steps:
             rates = probe(model, tokenizer, probes)
             say("exact " + " ".join(f"{family} {rate:.2f}" for family, rate in rates.items()))
             save(model, tokenizer, folder)

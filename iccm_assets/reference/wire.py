@@ -39,7 +39,7 @@ class Wire:
         self._timeout = patience
         self._mutex = threading.Lock()
         try:
-            self._client: httpx2.Client = httpx2.Client(
+            self._client = httpx2.Client(
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=httpx2.Timeout(60.0, connect=10.0),

@@ -15,5 +15,5 @@ _BASE = (
 )  # fmt: skip
 _NEW = (CYCLE, LEDGER, SHARES, RULES, ENDS, QUEUES)
 FAMILIES: dict[str, Family] = {family.name: family for family in (*_BASE, *_NEW)}
-BASE_FAMILIES: tuple[str, ...] = tuple(family.name for family in _BASE)
-NEW_FAMILIES: tuple[str, ...] = tuple(family.name for family in _NEW)
+BASE_FAMILIES = tuple(family.name for family in _BASE)
+NEW_FAMILIES = tuple(family.name for family in _NEW)

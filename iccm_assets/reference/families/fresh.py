@@ -42,23 +42,23 @@ def _cycle(rng: Random, words: Lexicon) -> Draft:
     name = words.number_name()
     size = rng.randint(3, 30)
     modulo = ast.Step("modulo", ast.Number(size))
-    statements: list[ast.Statement] = [*negative_guard(rng, name, 0.4)]
+    whens = [*negative_guard(rng, name, 0.4)]
     if rng.random() < 0.5:
         steps = [modulo]
         if rng.random() < 0.7:
             steps.insert(0, step(rng, ("plus", "minus", "times"), 2, 40))
         if rng.random() < 0.5:
             steps.append(step(rng, ("plus", "times"), 2, 40))
-        statements.append(ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps)))))
-        return draft_function(words, (name,), statements, ("int",), "int")
+        ending = ast.Always(ast.Return(ast.Chain(ast.Name(name), tuple(steps))))
+        return draft_function(words, (name,), (*whens, ending), ("int",), "int")
     remainders = rng.sample(range(min(size, 5)), rng.choice((1, 2, 2)))
     results = [words.label() for _ in remainders]
     op = rng.choice(("is", "is", "is less than"))
     left = ast.Chain(ast.Name(name), (modulo,))
     for remainder, result in zip(sorted(remainders), results, strict=True):
-        statements.append(branch(comparison(left, op, remainder + (op != "is")), give(result)))
-    statements.append(ast.Otherwise(give(words.label())))
-    return draft_function(words, (name,), statements, ("int",), "str")
+        whens.append(branch(comparison(left, op, remainder + (op != "is")), give(result)))
+    last = ast.Otherwise(give(words.label()))
+    return draft_function(words, (name,), (*whens, last), ("int",), "str")
 
 
 def _write_cycle(document: ast.Document, style: str, rng: Random) -> list[str]:
@@ -97,8 +97,8 @@ def _ledger(rng: Random, words: Lexicon) -> Draft:
         limit = rng.choice((0, number(rng))) if side == "at least" else 100 + number(rng)
         statements.append(ast.Keep(side, ast.Number(limit)))  # type: ignore[arg-type]
     steps = (step(rng, ("plus", "times", "minus"), 2, 12),) if rng.random() < 0.25 else ()
-    statements.append(ast.Always(ast.Return(ast.Chain(ast.Total(), steps))))
-    return draft_function(words, (name,), statements, ("list[int]",), "int")
+    ending = ast.Always(ast.Return(ast.Chain(ast.Total(), steps)))
+    return draft_function(words, (name,), (*statements, ending), ("list[int]",), "int")
 
 
 def _write_ledger(document: ast.Document, style: str, rng: Random) -> list[str]:
@@ -135,21 +135,21 @@ def _write_moves(loops: list[ast.Each], item: str, total: str, may_continue: boo
 
 def _shares(rng: Random, words: Lexicon) -> Draft:
     """A number is divided, by a constant or by another number."""
-    params: tuple[str, ...] = (words.number_name(),)
+    params = [words.number_name()]
     steps = [step(rng, ("divided by",), 2, 20)]
-    statements: list[ast.Statement] = [*negative_guard(rng, params[0], 0.4)]
+    whens = [*negative_guard(rng, params[0], 0.4)]
     if rng.random() < 0.5:
-        divisor = words.number_name()
-        params += (divisor,)
-        steps = [ast.Step("divided by", ast.Name(divisor))]
+        divisor = ast.Name(words.number_name())
+        params.append(divisor.name)
+        steps = [ast.Step("divided by", divisor)]
         outcome = ERROR if rng.random() < 0.6 else give(number(rng))
-        statements = [branch(comparison(ast.Name(divisor), "is", 0), outcome)]
+        whens = [branch(comparison(divisor, "is", 0), outcome)]
     if rng.random() < 0.5:
         steps.insert(0, step(rng, ("plus", "minus", "times"), 2, 40))
     if rng.random() < 0.5:
         steps.append(step(rng, ("plus", "minus", "times"), 2, 40))
-    statements.append(ast.Always(ast.Return(ast.Chain(ast.Name(params[0]), tuple(steps)))))
-    return draft_function(words, params, statements, tuple("int" for _ in params), "int")
+    ending = ast.Always(ast.Return(ast.Chain(ast.Name(params[0]), tuple(steps))))
+    return draft_function(words, params, (*whens, ending), ("int",) * len(params), "int")
 
 
 def _write_shares(document: ast.Document, style: str, rng: Random) -> list[str]:
@@ -171,11 +171,8 @@ def _rules(rng: Random, words: Lexicon) -> Draft:
         tests = tuple(comparison(ast.Name(name), rng.choice(ops), number(rng, 1)) for name in params)
         return ast.Condition(tests, rng.choice(("and", "or")))
 
-    statements: list[ast.Statement] = [
-        ast.When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]
-    ]
-    statements.append(ast.Otherwise(give(last)))
-    return draft_function(words, params, statements, ("int", "int"), "str")
+    whens = [ast.When(condition(), give(label)) for label in labels[: rng.choice((1, 2, 2))]]
+    return draft_function(words, params, (*whens, ast.Otherwise(give(last))), ("int", "int"), "str")
 
 
 def _ends(rng: Random, words: Lexicon) -> Draft:
@@ -184,14 +181,13 @@ def _ends(rng: Random, words: Lexicon) -> Draft:
     kind = rng.choice(("int", "str"))
     default = give(number(rng) if kind == "int" else words.label())
     outcome = ast.Raise(rng.choice(("ValueError", "IndexError"))) if rng.random() < 0.6 else default
-    statements: list[ast.Statement] = [branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)]
+    guard = branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)
     ends = [ast.Return(ast.EndItem(end, ast.Name(name))) for end in rng.sample(("first", "last"), 2)]  # type: ignore[arg-type]
     if rng.random() < 0.6:
         test = comparison(ast.Name(other), rng.choice(ORDERINGS), number(rng))
-        statements += [branch(test, ends[0]), ast.Otherwise(ends[1])]
+        statements = (guard, branch(test, ends[0]), ast.Otherwise(ends[1]))
         return draft_function(words, (name, other), statements, (f"list[{kind}]", "int"), kind)
-    statements.append(ast.Always(ends[0]))
-    return draft_function(words, (name,), statements, (f"list[{kind}]",), kind)
+    return draft_function(words, (name,), (guard, ast.Always(ends[0])), (f"list[{kind}]",), kind)
 
 
 def _write_ends(document: ast.Document, style: str, rng: Random) -> list[str]:

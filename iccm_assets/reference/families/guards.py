@@ -54,15 +54,13 @@ def _guards(rng: Random, words: Lexicon) -> Draft:
     names = {make[kind](): kind for kind in kinds}
     faults = [(name, kind) for name, kind in names.items() if rng.random() < 0.8] or list(names.items())[:1]
     errors = rng.sample(ERRORS, len(faults))
-    statements: list[ast.Statement] = [
+    guards = [
         branch(_fault(rng, name, kind), ast.Raise(error))
         for (name, kind), error in zip(faults, errors, strict=True)
     ]
     result = _result(rng, names)
-    statements.append(ast.Always(ast.Return(result)))
-    return draft_function(
-        words, tuple(names), statements, kinds, "str" if isinstance(result, ast.Edited) else "int"
-    )
+    gives = "str" if isinstance(result, ast.Edited) else "int"
+    return draft_function(words, tuple(names), (*guards, ast.Always(ast.Return(result))), kinds, gives)
 
 
 def _write_guards(document: ast.Document, style: str, rng: Random) -> list[str]:

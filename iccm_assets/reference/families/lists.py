@@ -59,9 +59,7 @@ def _sieve(rng: Random, words: Lexicon) -> Draft:
     name = words.list_name()
     texts = rng.random() < 0.35
     tests = _item_tests(rng, words, texts, 0.2)
-    steps: tuple[ast.Step, ...] = ()
-    if not texts and rng.random() < 0.55:
-        steps = (step(rng, ("times", "plus", "minus"), 2, 20),)
+    steps = (step(rng, ("times", "plus", "minus"), 2, 20),) if not texts and rng.random() < 0.55 else ()
     cut = ast.Edit("cut", (ast.Number(rng.randint(1, 5)),))
     pool = [ast.Edit("sorted"), ast.Edit("reversed"), ast.Edit("without repeats"), cut]
     edits = tuple(rng.sample(pool, rng.choice((0, 1, 1, 2))))

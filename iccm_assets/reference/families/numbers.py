@@ -26,6 +26,7 @@ from iccm_assets.reference.families.writing import (
     py_guards,
     py_value,
     returned,
+    step,
 )  # fmt: skip
 from iccm_assets.reference.words import Lexicon
 
@@ -104,18 +105,16 @@ def _limits(rng: Random, words: Lexicon) -> Draft:
     """A scaled number is clamped between limits."""
     name = words.number_name()
     low, high = (ast.Number(value) for value in ladder(rng, 2))
-    steps: list[ast.Step] = []
-    if rng.random() < 0.75:
-        steps.append(ast.Step("times", ast.Number(rng.randint(2, 9))))
+    steps = [step(rng, ("times",), 2, 9)] if rng.random() < 0.75 else []
     if rng.random() < 0.75 or not steps:
-        steps.append(ast.Step(rng.choice(("plus", "minus")), ast.Number(rng.randint(1, 40))))
+        steps.append(step(rng, ("plus", "minus"), 1, 40))
     if rng.random() < 0.3:
         steps.reverse()
     ends = rng.choice(("both", "both", "low", "high"))
     chain = ast.Chain(ast.Name(name), tuple(steps))
     value = ast.Limited(chain, low if ends != "high" else None, high if ends != "low" else None)
-    statements: list[ast.Statement] = [*negative_guard(rng, name), ast.Always(ast.Return(value))]
-    return draft_function(words, (name,), statements, ("int",), "int")
+    guards = negative_guard(rng, name)
+    return draft_function(words, (name,), (*guards, ast.Always(ast.Return(value))), ("int",), "int")
 
 
 def _write_limits(document: ast.Document, style: str, rng: Random) -> list[str]:
@@ -153,23 +152,20 @@ def _pricing(rng: Random, words: Lexicon) -> Draft:
         if rng.random() < 0.7:
             steps.append(ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Name(operand)))
         if not steps or rng.random() < 0.7:
-            steps.append(ast.Step(rng.choice(("plus", "minus", "times")), ast.Number(rng.randint(2, 30))))
+            steps.append(step(rng, ("plus", "minus", "times"), 2, 30))
         if rng.random() < 0.2:
             steps.reverse()
         return ast.Return(ast.Chain(ast.Name(base), tuple(steps)))
 
-    statements: list[ast.Statement] = [*negative_guard(rng, rng.choice(params), 0.25)]
-    outcomes: list[ast.Return] = []
+    whens = [*negative_guard(rng, rng.choice(params), 0.25)]
     for _ in range(rng.choice((1, 1, 2))):
         test = comparison(ast.Name(rng.choice(params)), rng.choice(ORDERINGS), number(rng, 2))
-        outcomes.append(formula())
-        statements.append(branch(test, outcomes[-1]))
+        whens.append(branch(test, formula()))
     for _ in range(20):
         last = formula()
-        if last not in outcomes:
+        if last not in [part.outcome for part in whens]:
             break
-    statements.append(ast.Otherwise(last))
-    return draft_function(words, params, statements, ("int", "int"), "int")
+    return draft_function(words, params, (*whens, ast.Otherwise(last)), ("int", "int"), "int")
 
 
 def _write_codes(document: ast.Document, style: str, rng: Random) -> list[str]:

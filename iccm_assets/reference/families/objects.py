@@ -59,9 +59,8 @@ def _gauges(rng: Random, words: Lexicon) -> Draft:
         statements += [*negative_guard(rng, params[0], 0.4), _set(level, ast.Name(params[0]))]
     else:
         statements.append(_set(level, ast.Number(number(rng))))
-    cap: ast.Own | None = None
-    if rng.random() >= 0.7:
-        cap = ast.Own(words.number_name())
+    cap = ast.Own(words.number_name()) if rng.random() >= 0.7 else None
+    if cap:
         params.append(cap.name)
         statements.append(_set(cap, ast.Name(cap.name)))
     methods = [_fill_gauge(rng, words, level, cap)]
@@ -99,14 +98,14 @@ def _fill_gauge(rng: Random, words: Lexicon, level: ast.Own, cap: ast.Own | None
 def _drain_gauge(rng: Random, words: Lexicon, level: ast.Own) -> ast.Document:
     amount = ast.Name(words.number_name())
     drained = ast.Chain(level, (ast.Step("minus", amount),))
-    statements: tuple[ast.Statement, ...]
+    guards = []
     if rng.random() < 0.6:
-        guard = branch(comparison(amount, "is more than", level), _error(rng, "RuntimeError"))
-        statements = (guard, _set(level, drained))
+        guards.append(branch(comparison(amount, "is more than", level), _error(rng, "RuntimeError")))
+        change = _set(level, drained)
     else:
         low = ast.Number(rng.choice((0, 0, number(rng))))
-        statements = (_set(level, ast.Limited(drained, low, None)),)
-    return ast.Document(words.method_name(DRAINS), (amount.name,), (*statements, _returns(level)))
+        change = _set(level, ast.Limited(drained, low, None))
+    return ast.Document(words.method_name(DRAINS), (amount.name,), (*guards, change, _returns(level)))
 
 
 def _stacks(rng: Random, words: Lexicon) -> Draft:
@@ -159,8 +158,8 @@ def _look(
     if roll < 0.7:
         return (empty, _returns(ast.EndItem(end, items)))
     test = comparison(ast.Item(), rng.choice(("is more than", "is less than")), number(rng))
-    kinds: tuple[ast.AggregateKind, ...] = ("count", "sum")
-    return (_returns(ast.Aggregate(rng.choice(kinds), ast.Items(items, (test,)))),)
+    kind = rng.choice(("count", "sum"))
+    return (_returns(ast.Aggregate(kind, ast.Items(items, (test,)))),)  # type: ignore[arg-type]
 
 
 # ---- Python

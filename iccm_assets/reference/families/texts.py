@@ -51,12 +51,12 @@ def _cleaning(rng: Random, words: Lexicon) -> Draft:
         _edit(end, affix),  # type: ignore[arg-type]
     ]
     edits = tuple(rng.sample(pool, rng.choice((2, 2, 3, 3, 4))))
-    statements: list[ast.Statement] = []
+    guards = []
     if rng.random() < 0.3:
         outcome = ERROR if rng.random() < 0.5 else give(words.label())
-        statements.append(branch(ast.Empty(ast.Chain(ast.Name(name))), outcome))
-    statements.append(ast.Always(ast.Return(ast.Edited(ast.Name(name), edits))))
-    return draft_function(words, (name,), statements, ("str",), "str")
+        guards = [branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)]
+    ending = ast.Always(ast.Return(ast.Edited(ast.Name(name), edits)))
+    return draft_function(words, (name,), (*guards, ending), ("str",), "str")
 
 
 def _write_cleaning(document: ast.Document, style: str, rng: Random) -> list[str]:
@@ -87,12 +87,11 @@ def _forms(rng: Random, words: Lexicon) -> Draft:
     ]
     outcomes = [ast.Return(ast.Edited(ast.Name(name), (edit,))) for edit in rng.sample(pool, count + 1)]
     tests = distinct(lambda: _text_test(rng, words, name), count)
-    statements: list[ast.Statement] = [
+    whens = [
         branch(test, ERROR if rng.random() < 0.12 else outcome)
         for test, outcome in zip(tests, outcomes, strict=False)
     ]
-    statements.append(ast.Otherwise(outcomes[-1]))
-    return draft_function(words, (name,), statements, ("str",), "str")
+    return draft_function(words, (name,), (*whens, ast.Otherwise(outcomes[-1])), ("str",), "str")
 
 
 def _write_forms(document: ast.Document, style: str, rng: Random) -> list[str]:
