@@ -1,6 +1,6 @@
 """Daily volumes, invalid content and spool state, for the checks and observations of `conversations`.
 
-Every query reads the rows of the requested days only, whatever the size of the table. (U1)
+Every query reads the rows of the requested days only, not the whole table. (U1)
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def record(
 
     The same session again replaces the row; an identical one changes nothing, not even ``updated_at``. A
     changed text, source or test suite clears the scores that rested on it. Raises ``InputError`` (too
-    large, not JSON, a request id of another session) and ``NotAllowed`` (the session was erased).
+    large, not JSON, a request id of another session) and ``OperationNotAllowedError`` (erased session).
     """
     settings = settings or get_settings()
     _check(conversation)

@@ -16,7 +16,7 @@ class Rule:
 
     ``hints`` are texts of which one must occur, case-sensitively, and ``gate`` a simpler pattern that must
     match, for the pattern to be tried: searching for them is much quicker. ``remember``: a match without a
-    shape of its own, so it is to be replaced also where nothing around it tells what it is.
+    shape of its own, so it is also replaced where nothing around it identifies it.
     """
 
     kind: str

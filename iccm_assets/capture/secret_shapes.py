@@ -160,7 +160,7 @@ SHAPES = (
     ),
 )
 
-# 24 to 100 characters that look like pure chance, whoever issued them. Digests in hexadecimal have no
+# 24 to 100 characters that look like pure chance, from any issuer. Digests in hexadecimal have no
 # upper case; pictures and other data in base64 are longer; integrity digests say so before them.
 UNKNOWN = Rule(
     "TOKEN",

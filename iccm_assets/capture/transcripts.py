@@ -157,12 +157,12 @@ class _Reader:
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Each line, and whether it is whole: of one beyond ``MAX_LINE`` only the beginning is held in memory."""
+    """Each line, and whether it is complete; only ``MAX_LINE_BYTES`` of a line are held in memory."""
     while line := stream.readline(MAX_LINE):
-        whole = line.endswith(b"\n") or len(line) < MAX_LINE
-        yield line, whole
-        while not whole and (rest := stream.readline(2**20)):
-            whole = rest.endswith(b"\n")
+        complete = line.endswith(b"\n") or len(line) < MAX_LINE
+        yield line, complete
+        while not complete and (rest := stream.readline(2**20)):
+            complete = rest.endswith(b"\n")
 
 
 def _parse_line(raw: bytes) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _blocks(content: str | list[Any]) -> list[Any]:
 
 
 def _key(entry: dict[str, Any], message: Mapping[str, Any], role: str) -> str:
-    """Identify an answer by its own id, whatever number of lines it has; any other message by its line's.
+    """Identify an answer by its own id, over all its lines; any other message by its line's.
 
     Lines without either are identified by content and time. A digest, so that no rule takes it for a secret.
     """

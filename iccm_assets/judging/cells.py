@@ -62,7 +62,7 @@ class ForkedSandbox:
         self.error = b"" if number.isdigit() else os.read(replies[0], 300)
 
     def close(self) -> None:
-        """Let it go: an init process ends when nobody can send it a request."""
+        """Close the pipes; an init process ends when its request pipe does."""
         for descriptor in self.descriptors:
             os.close(descriptor)
 

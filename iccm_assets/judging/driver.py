@@ -1,8 +1,8 @@
 """The sandbox's first process: forks one child per case and reports how each ended.
 
 Standard library only; runs as pid 1 of its own pid namespace, where no process can signal, trace or outlive
-it. It never runs a line of the implementation itself: each case is a fresh fork that imports it anew
-(``runner.run``), and whatever that fork leaves behind is killed before the next case.
+it. It never runs a line of the implementation itself: each case is a fresh fork that imports it
+(``case_runner.run``), and everything that fork leaves behind is killed before the next case.
 
 Protocol on two pipes that only this process holds (a child closes them before the implementation starts):
 requests are length-prefixed marshal from outside, replies are one header line and three byte strings. (J2)

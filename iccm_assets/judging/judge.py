@@ -1,6 +1,6 @@
 """The judge: does an implementation do what a suite plans?
 
-    result = judge(source, suite, settings)
+    result = run_suite(source, suite, settings)
 
 Each case runs in the sandbox; its answer comes back as data and is compared here, where the expected
 values are. The pass rate counts the planned cases. Without a sandbox there is no pass rate (``None``),
@@ -76,7 +76,7 @@ def _judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult
 def judge_many(
     work: Iterable[tuple[str, Suite]], settings: Settings, workers: int | None = None
 ) -> Iterator[JudgeResult]:
-    """``judge`` for each (implementation, suite), ``settings.judge.workers`` at a time, results in order."""
+    """Run each (implementation, suite), ``settings.judge.workers`` at a time; results in order."""
     count = workers or settings.judge.workers
     todo = iter(work)
     running: deque[Future[JudgeResult]] = deque()

@@ -1,7 +1,7 @@
 """Start the init process behind bubblewrap, inspect what was started, and end it. (J3)
 
-A sandbox ends when its first process finds that nobody can send it a request any more: the judge closed the
-pipe or died, at any time, start-up included. So the bubblewraps in front of it are never killed while they
+A sandbox ends when its first process finds its request pipe closed: the judge closed it or died, at any time,
+start-up included. So the bubblewraps in front of it are never killed while they
 start, get no signal from a terminal, and may always write what they have to report.
 """
 
@@ -95,7 +95,7 @@ class Started:
 
 
 def strict(packages: Packages = ()) -> Started:
-    """Start a sandbox with every layer; raises ``SandboxUnavailable``, also for missing layers.
+    """Start a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers.
 
     ``packages`` (name, folder) become importable inside, from ``bubblewrap.PACKAGES``.
     """
@@ -219,7 +219,7 @@ def greet(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, 
 
 
 def hear_ready(replies: int) -> None:
-    """Wait for the first line of an init process; ``SandboxUnavailable`` when it is not ``ready``."""
+    """Wait for the first line of an init process; ``SandboxUnavailableError`` when it is not ``ready``."""
     line = os.read(replies, 300) if readable(replies, START_SECONDS) else b""
     if line != b"ready\n":
         raise SandboxUnavailable(f"it is not ready: {line.decode('utf-8', 'replace')}")
@@ -264,7 +264,7 @@ def _scratch_devices(pid: int | str) -> list[str]:
 
 
 def verify(bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None) -> dict[str, str]:
-    """Read from outside which layers hold for the running first process; raises ``LayersMissing``."""
+    """Read from outside which layers hold for the running first process; raises ``MissingLayersError``."""
     try:
         layers = {
             "bubblewrap": bwrap.version,

@@ -43,7 +43,7 @@ Origin = tuple[bubblewrap.Bubblewrap, list[str], bytes]  # bwrap, command line, 
 
 
 def current_origin() -> Origin:
-    """What a worker would be started from now; raises ``SandboxUnavailable``."""
+    """What a worker would be started from now; raises ``SandboxUnavailableError``."""
     if not seccomp.supported():
         raise SandboxUnavailable("no system call filter for this architecture")
     bwrap = bubblewrap.find_bubblewraps()[-1]
@@ -61,7 +61,7 @@ class Nursery:
 
     @classmethod
     def start(cls) -> Nursery:
-        """Start a worker; raises ``SandboxUnavailable``."""
+        """Start a worker; raises ``SandboxUnavailableError``."""
         origin = current_origin()
         values = {
             "start": "cells",
@@ -82,7 +82,7 @@ class Nursery:
             return worker
 
     def cell(self) -> Started:
-        """Fork a sandbox with every layer; raises ``SandboxUnavailable``, also for missing layers."""
+        """Fork a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers."""
         with self.lock:
             message, descriptors = self._ask()
         with ExitStack() as cleanup:

@@ -1,6 +1,6 @@
 """One test function of a ``pytest`` suite in its own process.
 
-Standard library only, sent into the sandbox like ``runner.py``, which calls it. The tests, pytest and the
+Standard library only, sent into the sandbox like ``case_runner.py``, its caller. The tests, pytest and the
 implementation share this process: what is reported here is the word of whichever wrote last. (J1)
 """
 

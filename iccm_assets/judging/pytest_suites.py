@@ -29,7 +29,7 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def files_of(written: Any) -> Mapping[str, str]:
-    """Check a suite's files by relative path; ``SuiteError`` names the file that is not allowed."""
+    """Check a suite's files by relative path; ``TestSuiteError`` names the file that is not allowed."""
     if not isinstance(written, dict) or not written:
         raise SuiteError("'files' must be an object of at least one path and its text")
     if len(written) > MAX_FILES:
@@ -59,7 +59,7 @@ def _problem(name: str, text: Any) -> str:
 
 
 def planned_tests(files: Mapping[str, str]) -> list[str]:
-    """The test functions as pytest names them; raises ``SuiteError`` when there is none."""
+    """The test functions as pytest names them; raises ``TestSuiteError`` when there is none."""
     names = sorted(name for name in files if _TEST_FILE.fullmatch(PurePosixPath(name).name))
     tests = dict.fromkeys(test for name in names for test in _tests_in(name, _parse(name, files[name]).body))
     if not tests:
@@ -86,7 +86,7 @@ def _tests_in(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
 
 @cache
 def packages() -> tuple[tuple[str, str], ...]:
-    """(name, host path) of what pytest needs; raises ``SuiteError`` where pytest is not installed."""
+    """(name, host path) of what pytest needs; raises ``TestSuiteError`` where pytest is not installed."""
     specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
     if specs["pytest"] is None:
         hint = "`pip install pytest`, or write the tests as kind 'cases'."

@@ -1,8 +1,8 @@
 """One case in its own process: run the implementation, send back what it did.
 
 Standard library only, no import of this package: the code is sent into the sandbox as is and runs after
-``driver.py`` forked. It shares its process with the implementation, so nothing here is trusted. It knows
-no expected value; whatever an implementation makes it send is just that implementation's answer. The care
+``init_process.py`` forked. It shares its process with the implementation, so nothing here is trusted. It has
+no expected value; anything an implementation makes it send is just that implementation's answer. The care
 taken here (own copies of builtins, no method of a foreign object called) keeps *honest* answers right when
 an implementation redefines things, and names what a dishonest one does. (J1)
 """
@@ -53,7 +53,7 @@ _SEQUENCES = (("l", list), ("t", tuple), ("S", set), ("F", frozenset))
 
 
 class Encoder:
-    """Encode values as JSON (see ``values.py``), by exact type, up to ``limit`` characters."""
+    """Encode values as JSON (see ``suite_values.py``), by exact type, up to ``limit`` characters."""
 
     def __init__(self, limit: int) -> None:
         self.remaining = limit

@@ -102,7 +102,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
     @classmethod
     def start(cls, settings: Settings, packages: launch.Packages = ()) -> Sandbox:
-        """Start a sandbox that is ready for an implementation; raises ``SandboxUnavailable``.
+        """Start a sandbox that is ready for an implementation; raises ``SandboxUnavailableError``.
 
         ``packages`` (name, folder) are what a suite of kind ``pytest`` runs with.
         The sandbox ends when this process does, however it ends.
@@ -210,7 +210,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _own_time(self, started: float, budget: Budget) -> float:
         """Seconds since ``started`` without those in which the machine ran other processes instead.
 
-        So no implementation can use up another one's time; ``PATIENCE`` bounds what is forgiven.
+        So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds what is forgiven.
         """
         elapsed = time.monotonic() - started
         case = processes_below(self.started.driver.pid)[1:2]

@@ -90,7 +90,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),  # a message queue would outlive its case
-    "inotify_init": (253, None),  # the kernel gives so many to a user, whatever the sandbox
+    "inotify_init": (253, None),  # the kernel limits them per user, across sandboxes
     "inotify_init1": (294, 26),
     "adjtimex": (159, 171),
     "clock_adjtime": (305, 266),
@@ -186,7 +186,7 @@ def _special_bodies() -> dict[str, list[bytes]]:
             kill,
             deny,
         ],
-        # A connected pair reaches nobody else; asyncio and multiprocessing need one.
+        # A connected pair reaches no other process; asyncio and multiprocessing need one.
         "socketpair": [_instruction(_LOAD, _ARG0), _instruction(_JUMP_EQUAL, AF_UNIX, 0, 1), allow, deny],
         "ioctl": [
             _instruction(_LOAD, _ARG1),

@@ -1,6 +1,6 @@
 """Test suites as data: what a suite may contain, and a clear error when it contains something else.
 
-``load_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that stay apart from here
+``parse_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that stay apart from here
 on: the *inputs* (what to call, with what), which are all that ever enters the sandbox, and the
 *expectations*, which never do. (J1)
 """
@@ -80,7 +80,7 @@ class Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """Load a suite from a JSON file; ``InputError`` without the file, ``SuiteError`` for anything else."""
+    """Load a suite from a JSON file; ``InputError`` without the file, ``TestSuiteError`` otherwise."""
     try:
         return load_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
     except OSError as error:
@@ -98,7 +98,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load_suite(obj: object) -> Suite:
-    """Validate parsed JSON; ``SuiteError`` names the case and what is wrong with it."""
+    """Validate parsed JSON; ``TestSuiteError`` names the case and what is wrong with it."""
     if not isinstance(obj, dict):
         raise SuiteError('a suite is an object: {"kind": "cases", "cases": […]}')
     try:

@@ -81,8 +81,8 @@ class AuditHook:
         if path in HARMLESS_FILES or (path + "/").startswith(OWN_FOLDERS):
             return None
         # An input may name this path: opening it is then what the case asks for.
-        asked = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
-        if asked or self._called_by(INTROSPECTION_MODULES):
+        is_input = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
+        if is_input or self._called_by(INTROSPECTION_MODULES):
             return None
         return "file: reached for " + path
 

@@ -38,7 +38,7 @@ class ValueProblem(ValueError):
 
 
 def decode(written: Any, depth: int = 0) -> Any:
-    """The Python value of a written one; raises ``ValueProblem`` when it has none."""
+    """The Python value of a written one; raises ``InvalidValueError`` when it has none."""
     if depth > MAX_DEPTH:
         raise ValueProblem(f"nested more than {MAX_DEPTH} deep")
     if isinstance(written, float) and not math.isfinite(written):
@@ -134,7 +134,7 @@ def tree_of(value: Any) -> Tree:
 
 
 def check_tree(node: Any, depth: int = 0) -> Tree:
-    """``node`` itself when it is a well-formed encoded value, whoever wrote it; else ``ValueProblem``."""
+    """``node`` itself when it is a well-formed encoded value, from any source; else ``InvalidValueError``."""
     try:
         _require(depth <= MAX_DEPTH + 1 and isinstance(node, list) and isinstance(node[0], str))
         _CHECKS[node[0]](node[1:], depth)
@@ -222,7 +222,7 @@ def _sequence_difference(expected: Tree, actual: Tree, where: str, prefix: str) 
     if sizes[0] != sizes[1]:
         return f"{prefix}expected {sizes[0]} elements {show(expected)}, got {sizes[1]} {show(actual)}"
     pairs = enumerate(zip(expected[1], actual[1], strict=True))
-    differences = (difference(wanted, item, f"{where}[{index}]") for index, (wanted, item) in pairs)
+    differences = (difference(item, actual_item, f"{where}[{index}]") for index, (item, actual_item) in pairs)
     return next(filter(None, differences), "")
 
 
@@ -273,7 +273,7 @@ def _same_elements(expected: list[Tree], actual: list[Tree]) -> bool:
 
 
 def canonical(node: Tree) -> str:
-    """A string that is equal for exactly equal values, whatever the order of their sets and dicts."""
+    """A string that is equal for exactly equal values, independent of the order of their sets and dicts."""
     kind, content = node[0], node[-1]
     if kind == "f":
         number = float.fromhex(content)

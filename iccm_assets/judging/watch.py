@@ -2,7 +2,7 @@
 
 Limits per process are the kernel's; the total limits are kept by sampling: every few milliseconds the tree
 below the sandbox's first process is walked and added up. Control groups would be exact, but an ordinary user
-has none to write to, and the sandbox is to be the same for everybody. (J3)
+has none to write to, and the sandbox is the same for every user. (J3)
 """
 
 from __future__ import annotations
