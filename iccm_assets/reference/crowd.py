@@ -95,8 +95,8 @@ class Crowd(Generic[T]):
         """Yield items, each in its time slot, until the last one or until stopped."""
         while True:
             with self._changed:
-                while not self._stopped and (seconds := self._seconds_until_due()) > 0:
-                    self._changed.wait(seconds)
+                while not self._stopped and self._rate and (wait := self._due - time.monotonic()) > 0:
+                    self._changed.wait(wait)
                 if self._rate is not None:
                     earliest = time.monotonic() - _MAX_BACKLOG_SECONDS
                     self._due = max(self._due, earliest) + 1.0 / self._rate
@@ -104,6 +104,3 @@ class Crowd(Generic[T]):
             if item is _END:
                 return
             yield item
-
-    def _seconds_until_due(self) -> float:
-        return 0.0 if self._rate is None else self._due - time.monotonic()

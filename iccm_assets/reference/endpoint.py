@@ -40,6 +40,7 @@ _FAULTY_CONTENT: dict[str, Callable[[str], str]] = {
         [content, *(f"```python\ndef f(*args):\n    return {value}\n```" for value in (None, 0))]
     ),
 }
+_STREAMS = {"drip": (b" ", 1 << 40, 0.02), "huge": (b" " * (1 << 20), HUGE_BYTES >> 20, 0.0)}
 _FINISH_REASONS = {"length": "length", "filter": "content_filter"}
 
 
@@ -179,10 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
             case "hang":
                 self.endpoint.stopping.wait()
-            case "drip":
-                self._stream(b" ", 1 << 40, pause=0.02)
-            case "huge":
-                self._stream(b" " * (1 << 20), HUGE_BYTES >> 20, pause=0.0)
+            case "drip" | "huge":
+                self._stream(*_STREAMS[fault])
             case "429":
                 self._error(429, "too many requests", {"Retry-After": f"{config.retry_after_seconds:g}"})
             case "500":

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -169,22 +170,21 @@ def parse(text: str) -> ast.Document | ast.ClassDocument:
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
     if not parts or not isinstance(parts[0], Signature) or parts[0].kind == "method":
         raise RequirementsError("the first sentence must be `The function/class `name` shall take ...`")
-    groups: list[tuple[Signature, list[ast.Statement]]] = []
-    for part in parts:
-        if isinstance(part, Signature):
-            groups.append((part, []))
-        else:
-            groups[-1][1].append(part)
-    first, *methods = (
-        ast.Document(signature.name, signature.params, tuple(body), signature.purpose)
-        for signature, body in groups
-    )
-    kinds = [signature.kind for signature, _ in groups]
+    first, *methods = _split_documents(parts)
+    kinds = [part.kind for part in parts if isinstance(part, Signature)]
     if kinds == ["function"] and first.statements:
         return first
     if kinds[0] == "class" and {*kinds[1:]} == {"method"} and all(method.statements for method in methods):
         return ast.ClassDocument(first.name, first.params, first.statements, tuple(methods), first.purpose)
     raise RequirementsError("one function, or one class with its methods, each with a statement, is expected")
+
+
+def _split_documents(parts: Sequence[Signature | ast.Statement]) -> Iterator[ast.Document]:
+    """Yield one document per signature, with the statements after it."""
+    starts = [index for index, part in enumerate(parts) if isinstance(part, Signature)]
+    for start, end in pairwise((*starts, len(parts))):
+        signature, *body = cast("list[Any]", parts[start:end])
+        yield ast.Document(signature.name, signature.params, tuple(body), signature.purpose)
 
 
 # The text of each node; {0}, {1}, ... are its fields. A test is written without its left side, field 0.

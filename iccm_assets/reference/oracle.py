@@ -47,6 +47,7 @@ _EDITS: dict[str, Callable[..., Value]] = {
     "reversed": lambda value: value[::-1],
     "without repeats": lambda value: list(dict.fromkeys(value)),
 }
+_INDEX = {"first": 0, "last": -1}
 _AGGREGATES: dict[str, Callable[..., Value]] = {"count": len, "sum": sum, "largest": max, "smallest": min}
 
 
@@ -152,14 +153,17 @@ def _value(expression: ast.Expression, env: _Environment) -> Value:
         case ast.Whether(condition):
             return _condition(condition, env)
         case ast.Limited(chain, low, high):
-            number = _value(chain, env)
-            number = min(number, high.value) if high else number
-            return max(number, low.value) if low else number
+            return _clamp(_value(chain, env), low, high)
         case ast.EndItem(end, source, removed):
-            values, index = _atom(source, env), -1 if end == "last" else 0
+            values, index = _atom(source, env), _INDEX[end]
             return values.pop(index) if removed else values[index]
         case ast.EmptyList():
             return []
+
+
+def _clamp(number: Value, low: ast.Number | None, high: ast.Number | None) -> Value:
+    number = min(number, high.value) if high else number
+    return max(number, low.value) if low else number
 
 
 def _aggregate(aggregate: ast.Aggregate, env: _Environment) -> Value:

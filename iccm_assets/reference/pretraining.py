@@ -26,14 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MAX_TARGET_TOKENS = 256
-
-
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 200
 DECAY_FRACTION = 0.3
-MAX_GRADIENT_NORM = 1.0
-WEIGHT_DECAY = 0.01
 THREADS = 2
 PROBE_EVERY = 500
 PROBE_ITEMS = 20
@@ -160,7 +156,7 @@ def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, say: C
     say(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     probes_rng = Random(f"probe {seed}")
     probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(PROBE_ITEMS)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     examples = training_stream(seed, banned)
     source = batches(examples, tokenizer, Random(f"order {seed}"))
@@ -169,7 +165,7 @@ def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, say: C
         model.train()
         loss = model(**next(source)).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)

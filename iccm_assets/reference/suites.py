@@ -142,10 +142,7 @@ def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) ->
 
     A mutant that already fails n chosen cases adds 1/4^n to the worth of a further one.
     """
-    kills = [
-        {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, trial), outcome)}
-        for trial, outcome in pool
-    ]
+    kills = [_find_failing(mutated, trial, outcome) for trial, outcome in pool]
     kill_counts = Counter[int]()
     chosen: list[int] = []
     missing_errors = {error for _, outcome in pool for error in _errors(outcome)}
@@ -162,6 +159,10 @@ def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) ->
         missing_errors -= _errors(pool[best][1])
         kill_counts.update(kills[best])
     return sorted(chosen)
+
+
+def _find_failing(mutated: Sequence[Any], trial: Trial, outcome: Any) -> set[int]:
+    return {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, trial), outcome)}
 
 
 def _errors(outcome: Any) -> set[str]:

@@ -228,12 +228,7 @@ class _Writer:
             case ast.Whether(condition):
                 return f"True if {self._condition(condition)} else False"
             case ast.Limited(chain, low, high):
-                variable = self._assign(depth, self._chain(chain))
-                for sign, limit in ((">", high), ("<", low)):
-                    if limit:
-                        value = repr(limit.value)
-                        self._put(depth, f"if {variable} {sign} {value}: {variable} = {value}")
-                return variable
+                return self._clamp(depth, self._assign(depth, self._chain(chain)), low, high)
             case ast.EndItem(end, source, removed):
                 item = f"{self._atom(source)}[{-1 if end == 'last' else 0}]"
                 if removed:
@@ -243,6 +238,13 @@ class _Writer:
                 return item
             case ast.EmptyList():
                 return "[]"
+
+    def _clamp(self, depth: int, variable: str, low: ast.Number | None, high: ast.Number | None) -> str:
+        for sign, limit in ((">", high), ("<", low)):
+            if limit:
+                value = repr(limit.value)
+                self._put(depth, f"if {variable} {sign} {value}: {variable} = {value}")
+        return variable
 
     def _assign(self, depth: int, code: str) -> str:
         self.variables += 1

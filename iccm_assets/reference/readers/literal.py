@@ -36,12 +36,23 @@ _LIST_EDITS = {
     "sorted": "sorted({})", "reversed": "list(reversed({}))", "without repeats": "[*dict.fromkeys({})]",
     "cut": "{}[:{}]",
 }  # fmt: skip
+_INDEX = {"first": 0, "last": -1}
 _AGGREGATES = {
     "count": "sum(1 for _ in {})",
     "sum": "sum({})",
     "largest": "(sorted({}) or [{!r}])[-1]",
     "smallest": "(sorted({}) or [{!r}])[0]",
 }
+
+_APPLY_RULES = """    ]
+    for applies, result in rules:
+        if applies():
+            value = result()
+            if isinstance(value, type):
+                raise value
+            return value
+    return None
+"""
 
 
 def read(text: str) -> str:
@@ -106,10 +117,7 @@ class _Writer:
                 outcome = statement.outcome
                 result = outcome.error if isinstance(outcome, ast.Raise) else self._value(outcome.value)
                 lines.append(f"        (lambda: {self._guard(statement)}, lambda: {result}),")
-        lines += ["    ]", "    for applies, result in rules:", "        if applies():"]
-        lines += ["            value = result()", "            if isinstance(value, type):"]
-        lines += ["                raise value", "            return value", "    return None"]
-        return "\n".join(lines) + "\n"
+        return "\n".join((*lines, _APPLY_RULES))
 
     def method(self, statements: list[ast.Statement]) -> list[str]:
         lines = [f"def {self.name}({', '.join(('self', *self.params))}):"]
@@ -174,12 +182,10 @@ class _Writer:
             case ast.Whether(condition):
                 return self._condition(condition)
             case ast.Limited(chain, low, high):
-                code = self._value(chain)
-                code = f"min({high.value!r}, {code})" if high else code
-                return f"max({low.value!r}, {code})" if low else code
+                return _clamp(self._value(chain), low, high)
             case ast.EndItem(end, source, removed):
-                code, index = self._atom(source), -1 if end == "last" else 0
-                return f"{code}.pop({index})" if removed else f"{code}[{index}]"
+                form = "{}.pop({})" if removed else "{}[{}]"
+                return form.format(self._atom(source), _INDEX[end])
             case ast.EmptyList():
                 return "list()"
 
@@ -221,6 +227,11 @@ class _Writer:
                 return f"len({self._atom(source)})"
             case ast.Number(value) | ast.Text(value) | ast.Truth(value):
                 return f"({value!r})"
+
+
+def _clamp(code: str, low: ast.Number | None, high: ast.Number | None) -> str:
+    code = f"min({high.value!r}, {code})" if high else code
+    return f"max({low.value!r}, {code})" if low else code
 
 
 def _edited(code: str, edits: tuple[ast.Edit, ...], templates: dict[str, str]) -> str:

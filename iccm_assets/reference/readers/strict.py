@@ -25,6 +25,8 @@ _EDITS = {
     "in front": "({1} + {0})", "at the end": "({0} + {1})", "sorted": "sorted({0})", "reversed": "{0}[::-1]",
     "without repeats": "list(dict.fromkeys({0}))",
 }  # fmt: skip
+_CLAMPS = {"at least": "max", "at most": "min"}
+_INDEX = {"first": 0, "last": -1}
 _AGGREGATES = {
     "count": "len({})",
     "sum": "sum({})",
@@ -101,7 +103,7 @@ def _action(action: ast.Action, known: set[str]) -> str:
 def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
     loops = [part for part in document.statements if isinstance(part, ast.Each)]
     source = loops[0].source
-    if source is None or any(loop.source not in {None, source} for loop in loops):
+    if source is None or {loop.source for loop in loops} - {None, source}:
         raise _UnknownNameError
     yield f"for _item in {_atom(source, known)}:"
     inner = known | {"<item>"}
@@ -109,10 +111,8 @@ def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
         yield f"    {keyword} {' and '.join(_test(test, inner) for test in loop.tests) or 'True'}:"
         sign = "+" if loop.op == "add" else "-"
         yield f"        {_atom(ast.Total(), known)} {sign}= {_value(loop.amount, inner)}"
-    for limit in document.statements:
-        if isinstance(limit, ast.Keep):
-            clamp = "max" if limit.side == "at least" else "min"
-            yield f"    _total = {clamp}(_total, {limit.limit.value!r})"
+    for limit in (part for part in document.statements if isinstance(part, ast.Keep)):
+        yield f"    _total = {_CLAMPS[limit.side]}(_total, {limit.limit.value!r})"
 
 
 def _outcome(outcome: ast.Outcome, known: set[str]) -> str:
@@ -138,14 +138,17 @@ def _value(expression: ast.Expression, known: set[str]) -> str:
         case ast.Whether(condition):
             return f"bool({_condition(condition, known)})"
         case ast.Limited(chain, low, high):
-            code = _value(chain, known)
-            code = f"min({code}, {high.value!r})" if high else code
-            return f"max({code}, {low.value!r})" if low else code
+            return _clamp(_value(chain, known), low, high)
         case ast.EndItem(end, source, removed):
-            index = -1 if end == "last" else 0
-            return f"{_atom(source, known)}{f'.pop({index})' if removed else f'[{index}]'}"
+            form = "{}.pop({})" if removed else "{}[{}]"
+            return form.format(_atom(source, known), _INDEX[end])
         case ast.EmptyList():
             return "[]"
+
+
+def _clamp(code: str, low: ast.Number | None, high: ast.Number | None) -> str:
+    code = f"min({code}, {high.value!r})" if high else code
+    return f"max({code}, {low.value!r})" if low else code
 
 
 def _edited(code: str, edits: tuple[ast.Edit, ...]) -> str:
