@@ -118,13 +118,14 @@ class _Erasure:
     """One erasure, inside its transaction."""
 
     def __init__(self, conn: sa.Connection, subject: Subject, actor: str) -> None:
-        self._conn = conn
-        self._subject = subject
-        self._actor = actor
+        self._conn, self._subject, self._actor = conn, subject, actor
         self._counts: Counter[str] = Counter()
+        self._number: int | None = None
+        self._hashes: set[str] = set()
+        self._stopped: tuple[int, ...] = ()
 
     def run(self) -> Erased:
-        subject = self._subject
+        subject, plan = self._subject, None
         rows = self._rows(
             f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
             f" where {_WHERE[subject.kind]} order by c.id for update",
@@ -132,40 +133,48 @@ class _Erasure:
             erased=erased_name(subject.value),
         )
         live = [row for row in rows if row.erased_at is None]
-        ids = [row.id for row in live]
         sessions, requests = self._sessions(live)
-        earlier = self._rows(
-            "select id, conversations, erased_at, subject_sha256 = :sha as same from iccm.erasures"
-            " where subject_sha256 = :sha or conversations && cast(:ids as bigint[]) order by id",
-            sha=subject.sha256,
-            ids=[row.id for row in rows],
-        )
+        earlier = self._earlier([row.id for row in rows])
         if not (rows or requests or earlier):
             raise InputError(f"there is no {subject}", hint="Names are compared exactly.")
-        before = {id for erasure in earlier if erasure.same for id in erasure.conversations}
-        conversations = sorted(before | {row.id for row in rows})
-        number: int | None = earlier[-1].id if earlier else None
-        hashes: set[str] = set()
-        stopped: list[int] = []
-        if ids or requests:
-            number = self._open(ids)
-            hashes = self._delete(ids, sessions, requests)
-            self._keep_numbers(sessions, requests)
-            stopped = self._stop_training(ids, number)
-        plan = plan_for(self._conn, conversations, number)
-        if ids or requests:
-            self._close(number, plan)
-        self._alert(number, plan)
+        before = (erasure.conversations for erasure in earlier if erasure.same)
+        conversations = sorted({row.id for row in rows}.union(*before))
+        self._number = earlier[-1].id if earlier else None
+        if live or requests:
+            plan = self._erase([row.id for row in live], sessions, requests, conversations)
+        plan = plan or plan_for(self._conn, conversations, self._number)
+        self._alert(plan)
         return Erased(
-            erasure=number,
+            erasure=self._number,
             subject=subject,
             conversations=tuple(conversations),
-            newly=len(ids),
+            newly=len(live),
             counts=dict(self._counts),
-            stopped_runs=tuple(stopped),
+            stopped_runs=self._stopped,
             plan=plan,
             earlier=earlier[-1].erased_at if earlier else None,
-            hashes=tuple(sorted(hashes)),
+            hashes=tuple(sorted(self._hashes)),
+        )
+
+    def _erase(
+        self, ids: list[int], sessions: list[str], requests: list[str], conversations: list[int]
+    ) -> Plan:
+        """Erase from every table and record it; return the plan for all of the subject's conversations."""
+        self._number = self._open(ids)
+        self._hashes = self._delete(ids, sessions, requests)
+        self._keep_numbers(sessions, requests)
+        self._stopped = self._stop_training(ids)
+        plan = plan_for(self._conn, conversations, self._number)
+        self._close(plan)
+        return plan
+
+    def _earlier(self, ids: list[int]) -> Sequence[sa.Row[Any]]:
+        """Return the earlier erasures of this subject or of these conversations."""
+        return self._rows(
+            "select id, conversations, erased_at, subject_sha256 = :sha as same from iccm.erasures"
+            " where subject_sha256 = :sha or conversations && cast(:ids as bigint[]) order by id",
+            sha=self._subject.sha256,
+            ids=ids,
         )
 
     def _rows(self, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:
@@ -311,7 +320,7 @@ class _Erasure:
             sessions=sessions,
         )
 
-    def _stop_training(self, ids: list[int], number: int) -> list[int]:
+    def _stop_training(self, ids: list[int]) -> tuple[int, ...]:
         rows = self._rows(
             """
             update iccm.phase4_training_runs r set status = 'failed', fence = fence + 1,
@@ -322,28 +331,29 @@ class _Erasure:
             ) returning r.id
             """,
             ids=ids,
-            error=f"stopped by erasure {number}: conversations it was training on are erased",
+            error=f"stopped by erasure {self._number}: conversations it was training on are erased",
         )
-        return [row.id for row in rows]
+        return tuple(row.id for row in rows)
 
-    def _close(self, number: int | None, plan: Plan) -> None:
+    def _close(self, plan: Plan) -> None:
         query = "update iccm.erasures set counts = :counts, versions = :versions where id = :id"
         versions = [affected.version for affected in plan.versions]
         self._conn.execute(
             sa.text(query).bindparams(sa.bindparam("counts", type_=JSONB)),
-            {"id": number, "counts": dict(self._counts), "versions": versions},
+            {"id": self._number, "counts": dict(self._counts), "versions": versions},
         )
 
-    def _alert(self, number: int | None, plan: Plan) -> None:
+    def _alert(self, plan: Plan) -> None:
         """Alert once per erasure about each version in service."""
         for step in plan.replacements:
             replace = f" Replace it: {step.retrain}" if step.retrain else ""
             raise_alert(
                 self._conn,
-                f"erased_data:{step.version}:{number}",
+                f"erased_data:{step.version}:{self._number}",
                 "warning",
                 "Production model trained on erased data",
-                f"{step.version} was trained on conversations of erasure {number}; {step.reason}.{replace}",
+                f"{step.version} was trained on conversations of erasure {self._number}; "
+                f"{step.reason}.{replace}",
             )
 
 

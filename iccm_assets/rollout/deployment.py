@@ -3,8 +3,8 @@
 Every change is one transaction: demote, promote, event row. A candidate is deployed on the verdict stored
 for *that* version, read again here: launching the deployment alone cannot bypass the gate.
 
-Deployments go through a rollout (opening.py), which also starts with `authorize`. `deploy` is for the first
-production version, and for people and demos that want no traffic in between (E4, M1).
+Deployments go through a rollout (opening.py), which also starts with `require_authorized`. `deploy` is for
+the first production version, and for people and demos that want no traffic in between (E4, M1).
 """
 
 from __future__ import annotations
@@ -70,12 +70,20 @@ def decide(
 
 
 def authorise(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorisation:
-    """Apply `authorization_decision` to what the database says now."""
+    """Apply `authorization_decision` to what the database says now; ``NotAllowed`` when it refuses."""
     candidate, serving = versions.get(conn, version), versions.production(conn)
     production = serving.version if serving else None
     erased = erased_in_line(conn, candidate.version) - erased_in_line(conn, production)
     verdict = newest_verdict(conn, candidate.version)
-    return decide(candidate.version, candidate.status, production, verdict, force_reason, len(erased))
+    authorization = decide(
+        candidate.version, candidate.status, production, verdict, force_reason, len(erased)
+    )
+    if not authorization.allowed:
+        raise NotAllowed(
+            f"{version} is not deployed, {authorization.reason}",
+            hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
+        )
+    return authorization
 
 
 def newest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
@@ -84,15 +92,6 @@ def newest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
     query = sa.select(gv.verdict, gv.production_version).where(gv.version == version)
     row = conn.execute(query.order_by(gv.id.desc()).limit(1)).one_or_none()
     return {**row.verdict, "production": row.production_version} if row else None
-
-
-def refuse_unless_allowed(version: str, authorisation: Authorisation) -> None:
-    """Raise ``NotAllowed`` with the reason when a version may not be deployed."""
-    if not authorisation.allowed:
-        raise NotAllowed(
-            f"{version} is not deployed, {authorisation.reason}",
-            hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
-        )
 
 
 def refuse_while_live(conn: sa.Connection, version: str) -> None:
@@ -114,7 +113,6 @@ def deploy(
     with engine.begin() as conn:
         records.lock_deployment(conn)
         authorization = authorise(conn, version, force_reason)
-        refuse_unless_allowed(version, authorization)
         refuse_while_live(conn, version)
         if note:
             reason = f"{authorization.reason}; without a rollout: {note}"

@@ -99,11 +99,7 @@ def faults(observation: Observation, watermark: str, now: datetime) -> tuple[str
     errors = list(observation.faults)
     if observation.since != watermark:
         errors.append(f"it starts at {observation.since!r}, the evidence ends at {watermark!r}")
-    fresh_at = observation.fresh_at
-    if fresh_at is not None and fresh_at.tzinfo is None:
-        errors.append("the time of its scores has no time zone")
-    elif fresh_at is not None and fresh_at > now + _CLOCK_TOLERANCE:
-        errors.append(f"its scores are from {fresh_at:%Y-%m-%d %H:%M:%S}, after now")
+    errors += _time_errors(observation.fresh_at, now)
     if not _are_counts(observation.ready, observation.replicas) or observation.ready > observation.replicas:
         errors.append(f"{observation.ready} of {observation.replicas} replicas are ready")
     invalid = sum(not _is_score(session) for session in observation.sessions)
@@ -117,6 +113,14 @@ def faults(observation: Observation, watermark: str, now: datetime) -> tuple[str
         if not _is_possible_window(window):
             errors.append(f"{arm}: an impossible window: {window}")
     return tuple(errors)
+
+
+def _time_errors(fresh_at: datetime | None, now: datetime) -> list[str]:
+    if fresh_at is not None and fresh_at.tzinfo is None:
+        return ["the time of its scores has no time zone"]
+    if fresh_at is not None and fresh_at > now + _CLOCK_TOLERANCE:
+        return [f"its scores are from {fresh_at:%Y-%m-%d %H:%M:%S}, after now"]
+    return []
 
 
 def _is_possible(counts: Counts) -> bool:

@@ -45,14 +45,16 @@ _STAGES = {weight: stage for stage, weight in WEIGHTS.items()}
 class Sample:
     """One scored response; ``exclusion_reason`` is None where it is its session's score."""
 
+    score: Scored
     requirement_id: int
     session_key: str
-    arm: Arm
-    stage: int
-    pass_rate: float
-    variance: float | None
     served_at: datetime
     exclusion_reason: str | None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns of `rollout_samples`, without those of the decision."""
+        columns = {name: value for name, value in vars(self).items() if name != "score"}
+        return {**columns, **self.score._asdict()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Reading:
         decision = {"rollout_id": rollout_id, "revision": revision}
         if self.samples:
             conn.execute(
-                t.rollout_samples.insert(), [{**vars(sample), **decision} for sample in self.samples]
+                t.rollout_samples.insert(), [{**sample.to_row(), **decision} for sample in self.samples]
             )
         if self.pairs:
             rows = [{"item": item, **pair._asdict(), **decision} for item, pair in self.pairs]
@@ -105,7 +107,7 @@ def observe(
         fresh_at=min(watermark.settled, now if unscored is None else unscored.astimezone(UTC)),
         replicas=len(replicas),
         ready=ready,
-        sessions=tuple(Scored(each.arm, each.stage, each.pass_rate, each.variance) for each in counted),
+        sessions=tuple(sample.score for sample in counted),
         replay=tuple(pair for _, pair in pairs),
         canary=counts["canary"],
         production=counts["production"],
@@ -140,10 +142,8 @@ def _samples(reader: Reader, state: State, first: int) -> tuple[Sample, ...]:
         served_at = row.served_at.astimezone(UTC)
         # The last stage that had begun by then; a stage is known by its weight.
         weight = next((weight for start, weight in reversed(starts) if start <= served_at), WEIGHTS[1])
-        key, stage = row.session_key, _STAGES[weight]
-        samples.append(
-            Sample(row.requirement_id, key, row.arm, stage, row.pass_rate, row.variance, served_at, reason)
-        )
+        score = Scored(row.arm, _STAGES[weight], row.pass_rate, row.variance)
+        samples.append(Sample(score, row.requirement_id, row.session_key, served_at, reason))
     return tuple(samples)
 
 
@@ -197,16 +197,16 @@ def _windows(reader: Reader, state: State, counted: Sequence[Sample], now: datet
     requests = reader.all(
         queries.WINDOW_REQUESTS, rollout=state.id, since=since, max_rows=MAX_WINDOW_REQUESTS
     )
-    recent = [sample for sample in counted if sample.served_at > since]
+    recent = [sample.score for sample in counted if sample.served_at > since]
     return {
-        row.arm: _window([each for each in recent if each.arm == row.arm], scores.get(row.arm), row)
+        row.arm: _window([score for score in recent if score.arm == row.arm], scores.get(row.arm), row)
         for row in requests
     }
 
 
-def _window(new: Sequence[Sample], old: Any, requests: Any) -> Window:
-    variances = [sample.variance for sample in new if sample.variance is not None]
-    sessions, rate_sum = len(new), sum(sample.pass_rate for sample in new)
+def _window(new: Sequence[Scored], old: Any, requests: Any) -> Window:
+    variances = [score.variance for score in new if score.variance is not None]
+    sessions, rate_sum = len(new), sum(score.pass_rate for score in new)
     variance_count, variance_sum = len(variances), sum(variances)
     if old is not None:
         sessions, rate_sum = sessions + old.sessions, rate_sum + old.rates

@@ -64,7 +64,6 @@ def _open(
     """Open a rollout in the caller's transaction, of a version whose files the caller has verified."""
     records.lock_deployment(conn)
     authorization = deployment.authorise(conn, version, force_reason)
-    deployment.refuse_unless_allowed(version, authorization)
     candidate, serving = versions.get(conn, version), versions.production(conn)
     if serving is None:
         raise NotAllowed(f"nothing is in production, so there is no version to roll out {version} against")
