@@ -126,7 +126,10 @@ def _evidence(candidate: Candidate, curation: Curation) -> Rejection | None:
         return "filter", "inconclusive", None
     if not rate > curation.min_test_pass_rate:
         return "filter", "low_test_pass_rate", f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
-    maximum = curation.max_implementation_variance
-    if not variance < maximum:
-        return "filter", "high_implementation_variance", f"{variance:.4f} is not below {maximum:g}"
+    if not variance < curation.max_implementation_variance:
+        return (
+            "filter",
+            "high_implementation_variance",
+            f"{variance:.4f} is not below {curation.max_implementation_variance:g}",
+        )
     return None

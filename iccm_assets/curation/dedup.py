@@ -81,7 +81,7 @@ def _vectors(rows: Sequence[FileRow], embed: Embed) -> npt.NDArray[np.float64]:
     for row, vector in zip(rows, vectors, strict=True):
         if len(vector) != len(vectors[0]):
             raise InputError(
-                f"{row.where}: {len(vector)} dimensions, where {rows[0].where} has {len(vectors[0])}"
+                f"{row.where}: {len(vector)} dimensions, but {rows[0].where} has {len(vectors[0])}"
             )
     return np.stack(vectors).astype(np.float64)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -32,10 +32,9 @@ _COMMIT_TOLERANCE = timedelta(minutes=5)
 class FilterReport:
     """Counts of one day: all conversations, kept ones, and rejected ones by reason."""
 
-    day: date
     conversations: int
     kept: int
-    rejected: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int]
 
 
 def filter_day(
@@ -53,17 +52,19 @@ def filter_day(
         acquire_lock(conn, Lock.FILTERED_DAY, day)
         read_at = now(conn)
         decisions = [decide(candidate, settings.curation) for candidate in _conversations(conn, day)]
+        rejected = [decision for decision in decisions if isinstance(decision, Reject)]
         passed = [decision for decision in decisions if isinstance(decision, Keep)]
         texts = [Text(decision.source_code, decision.requirements) for decision in passed]
         leaks = find_leaks(engine, texts, index, embedder, settings.curation.duplicate_similarity)
-        kept = [decision for decision, leak in zip(passed, leaks, strict=True) if leak is None]
-        rejected = [decision for decision in decisions if isinstance(decision, Reject)]
-        rejected += [
-            reject_leak(decision, leak) for decision, leak in zip(passed, leaks, strict=True) if leak
-        ]
+        kept = []
+        for decision, leak in zip(passed, leaks, strict=True):
+            if leak is None:
+                kept.append(decision)
+            else:
+                rejected.append(reject_leak(decision, leak))
         _replace_day(conn, day, read_at, kept, rejected)
     reasons = Counter(rejection.reason for rejection in rejected)
-    return FilterReport(day, len(decisions), len(kept), dict(sorted(reasons.items())))
+    return FilterReport(len(decisions), len(kept), dict(sorted(reasons.items())))
 
 
 def changed_days(conn: Connection, first: date, last: date) -> list[date]:

@@ -42,7 +42,6 @@ class CanaryIndex:
     """Index of a canary set by the hashes of its texts."""
 
     def __init__(self, canary_set: CanarySet) -> None:
-        self.digest = canary_set.digest
         self.items = [item.item for item in canary_set.items]
         self.requirements = [item.requirements for item in canary_set.items]
         # Overlap and key -> item; backwards, so that the first item of a hash remains.

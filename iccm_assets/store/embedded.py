@@ -19,7 +19,6 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, LiteralString
@@ -52,18 +51,6 @@ _OTHER_CLIENTS: LiteralString = """
 """
 
 _LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """State of the server as `iccm db status` shows it."""
-
-    running: bool
-    pid: int | None
-    port: int | None
-    version: str | None
-    data: Path
-    log: Path
 
 
 class EmbeddedServer:
@@ -111,20 +98,6 @@ class EmbeddedServer:
         """Stop our server unless another client is connected; False if one is, or none was running."""
         url = self.running()
         return url is not None and _fetch_value(url, _OTHER_CLIENTS) == 0 and self.stop(timeout)
-
-    def status(self) -> ServerStatus:
-        """Return whether the server answers, and where; changes nothing."""
-        url = self.running()
-        if url is None:
-            return ServerStatus(False, None, None, None, self.data, self.log)
-        return ServerStatus(
-            running=True,
-            pid=processes.recorded_pid(self.data),
-            port=processes.recorded_port(self.data),
-            version=_fetch_value(url, "select current_setting('server_version')"),
-            data=self.data,
-            log=self.log,
-        )
 
     def _started(self, deadline: float) -> str:
         """Start the server from any state; the caller holds the lock."""
@@ -209,9 +182,8 @@ class EmbeddedServer:
         for leftover in self.root.glob("initdb-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if not self._password_file.is_file() or not self._password_file.read_text(encoding="utf-8").strip():
-            descriptor = os.open(self._password_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_hex(32))
+            self._password_file.touch(mode=0o600)
+            self._password_file.write_text(secrets.token_hex(32), encoding="utf-8")
         staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.root))
         if self._account is not None:
             os.chown(self._password_file, *self._account)

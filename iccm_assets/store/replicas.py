@@ -23,14 +23,14 @@ LIVE = f"""
 
 @dataclass(frozen=True)
 class Replica:
-    """A live gateway process; ``failed_versions`` maps a version to the reason why it could not be loaded."""
+    """A live gateway process and the versions it has loaded."""
 
     replica: str
     address: str | None
     ready_versions: list[str]
-    failed_versions: dict[str, str]
 
 
 def live_replicas(conn: Connection) -> list[Replica]:
     """Return the gateway processes with a fresh heartbeat, by name."""
-    return [Replica(*row) for row in conn.execute(text(LIVE))]
+    rows = conn.execute(text(LIVE))
+    return [Replica(row.replica, row.address, row.ready_versions) for row in rows]

@@ -114,15 +114,13 @@ def _copy_readable(stage: Path, bound: Path, names: list[str]) -> Path:
 
 
 def _first_unreadable(package: Path, home: Path) -> Path | None:
-    for path, mode in (
-        (package / "bin" / "postgres", os.R_OK | os.X_OK),
-        (package / "share" / "postgresql" / "postgres.bki", os.R_OK),
-        (package / "lib" / "postgresql" / "vector.so", os.R_OK),
-        (home, os.X_OK),
-    ):
-        if not os.access(path, mode):
-            return path
-    return None
+    required = {
+        package / "bin" / "postgres": os.R_OK | os.X_OK,
+        package / "share" / "postgresql" / "postgres.bki": os.R_OK,
+        package / "lib" / "postgresql" / "vector.so": os.R_OK,
+        home: os.X_OK,
+    }
+    return next((path for path, mode in required.items() if not os.access(path, mode)), None)
 
 
 def _inheritable(home: str) -> Path:

@@ -60,9 +60,9 @@ def test_a_proven_conversation_is_kept_with_its_quality():
     ],
 )
 def test_each_reason_has_its_name(change, stage, reason):
-    found = decide(replace(GOOD, **change), CURATION)
-    assert isinstance(found, Reject)
-    assert (found.conversation_id, found.stage, found.reason) == (7, stage, reason)
+    decision = decide(replace(GOOD, **change), CURATION)
+    assert isinstance(decision, Reject)
+    assert (decision.conversation_id, decision.stage, decision.reason) == (7, stage, reason)
 
 
 def test_the_limits_are_strict_and_their_numbers_are_told():
@@ -99,12 +99,12 @@ def test_a_leak_is_a_policy_rejection_with_item_and_similarity():
 
 def test_the_held_out_share_is_sticky_and_as_large_as_said():
     sessions = [f"session-{n}" for n in range(20_000)]
-    held = {one for one in sessions if is_held_out(one, 0.15)}
+    held = {session for session in sessions if is_held_out(session, 0.15)}
     assert 0.14 < len(held) / len(sessions) < 0.16
     assert (
         held
-        == {one for one in sessions if is_held_out(one, 0.15)}
-        < {one for one in sessions if is_held_out(one, 0.3)}
+        == {session for session in sessions if is_held_out(session, 0.15)}
+        < {session for session in sessions if is_held_out(session, 0.3)}
     )
-    assert not any(is_held_out(one, 0.0) for one in sessions)
+    assert not any(is_held_out(session, 0.0) for session in sessions)
     assert is_held_out("é\n🙂", 0.999999)

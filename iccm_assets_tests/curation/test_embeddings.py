@@ -48,16 +48,16 @@ def test_what_was_embedded_before_a_crash_is_kept(engine):
 
 
 def test_two_at_once_agree_on_the_vectors(engine):
-    texts, found = [f"text {n}" for n in range(400)], []
+    texts, results = [f"text {n}" for n in range(400)], []
 
     def run(order):
-        found.append(embed_texts(engine, texts[::order], HashEmbedder()).vectors[::order])
+        results.append(embed_texts(engine, texts[::order], HashEmbedder()).vectors[::order])
 
     threads = [threading.Thread(target=run, args=(order,)) for order in (1, -1, 1, -1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and all(np.array_equal(one, found[0]) for one in found)
+    assert len(results) == 4 and all(np.array_equal(vectors, results[0]) for vectors in results)
     with engine.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.embeddings")).scalar_one() == 400

@@ -167,15 +167,19 @@ def test_running_a_day_again_changes_nothing_and_another_day_is_left_alone(engin
 
 
 def test_rejections_of_the_fold_are_not_the_filters_to_delete(engine, canary_settings):
-    one, other = put(engine, SESSIONS[0]), put(engine, SESSIONS[1])
+    removed, other = put(engine, SESSIONS[0]), put(engine, SESSIONS[1])
     with engine.begin() as conn:
         conn.execute(
             t.phase4_rejections.insert().values(
-                conversation_id=one, stage="dedup", day=day(0), reason="near_duplicate", duplicate_of=other
+                conversation_id=removed,
+                stage="dedup",
+                day=day(0),
+                reason="near_duplicate",
+                duplicate_of=other,
             )
         )
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    assert reasons(engine) == {one: ("dedup", "near_duplicate")}
+    assert reasons(engine) == {removed: ("dedup", "near_duplicate")}
 
 
 def test_a_late_score_a_dislike_and_an_erasure_change_the_day(engine, canary_settings):

@@ -120,4 +120,4 @@ def test_a_changed_file_is_read_again(tmp_path):
         ],
     )
     assert load_index(str(path)).find(Text("a=1", "-")).item == "two"
-    assert CanaryIndex(load_canary_set(path)).digest == load_index(str(path)).digest
+    assert vars(CanaryIndex(load_canary_set(path))) == vars(load_index(str(path)))

@@ -84,7 +84,10 @@ def expected_pool(world, embedder, pinned=()):
     result = brute_force(rows(rest), rows(first), 0.9)
     days = {row[0]: day(row[1]) for row in ordered}
     kept = sorted((id_, days[id_], id_ in pinned) for id_ in [*result.kept, *(row[0] for row in first)])
-    removed = sorted((one.id, days[one.id], one.duplicate_of, one.similarity) for one in result.removed)
+    removed = sorted(
+        (duplicate.id, days[duplicate.id], duplicate.duplicate_of, duplicate.similarity)
+        for duplicate in result.removed
+    )
     return kept, removed
 
 
@@ -104,7 +107,7 @@ def test_thirty_days_at_once_equal_the_definition(filled, settings, world):
     kept, removed, days = the_pool(filled)
     assert (kept, removed) == expected_pool(world, HashEmbedder())
     assert len(removed) > 20 and len(kept) > 20
-    assert [one[0] for one in days] == [day(n) for n in range(DAYS)]
+    assert [row[0] for row in days] == [day(n) for n in range(DAYS)]
     assert (
         (report.kept, report.removed)
         == (len(kept), len(removed))

@@ -50,9 +50,9 @@ def server(cluster: Path, tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:
-    found = processes.postmaster_of(server.data)
-    assert found is not None
-    return found
+    process = processes.postmaster_of(server.data)
+    assert process is not None
+    return process
 
 
 def kill(process: psutil.Process) -> None:
@@ -151,7 +151,7 @@ def test_children_that_outlive_a_killed_postmaster_are_ended(server):
     """Frozen ones cannot notice its death, and would hold the shared memory for ever."""
     url = server.ensure()
     main = postmaster(server)
-    frozen = [one for one in main.children() if "checkpointer" in " ".join(one.cmdline())]
+    frozen = [child for child in main.children() if "checkpointer" in " ".join(child.cmdline())]
     assert len(frozen) == 1
     frozen[0].suspend()
     kill(main)
@@ -224,10 +224,10 @@ def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
     home = tmp_path / "home"
     code = "url = server.ensure(); psycopg.connect(url).close(); print(url)"
     commands = [client(home, code) for _ in range(4)]
-    said = [command.communicate(timeout=120) for command in commands]
+    outputs = [command.communicate(timeout=120) for command in commands]
     try:
-        assert [command.returncode for command in commands] == [0] * 4, said
-        assert len({out for out, _ in said}) == 1
+        assert [command.returncode for command in commands] == [0] * 4, outputs
+        assert len({out for out, _ in outputs}) == 1
         assert len(list((home / "postgres").glob("initdb-*"))) == 0
     finally:
         assert EmbeddedServer(home).stop() is True
@@ -292,7 +292,11 @@ def test_the_password_is_for_its_owner_only_and_needed(server):
 
 def test_it_listens_on_the_loopback_only_with_checksums_and_in_utc(server):
     url = server.ensure()
-    listening = [one.laddr.ip for one in postmaster(server).net_connections("tcp") if one.status == "LISTEN"]
+    listening = [
+        connection.laddr.ip
+        for connection in postmaster(server).net_connections("tcp")
+        if connection.status == "LISTEN"
+    ]
     assert listening == ["127.0.0.1"]
     shown = "select current_setting('data_checksums'), current_setting('timezone'), current_setting('fsync')"
     assert execute(url, shown) == [("on", "UTC", "off")]
@@ -307,10 +311,10 @@ def test_psycopg2_and_psql_take_the_same_url(server):
         cursor.execute("select 41 + 1")
         assert cursor.fetchone() == (42,)
     conn.close()
-    told = subprocess.run(
+    result = subprocess.run(
         [programs() / "bin" / "psql", url, "-Atc", "select 1"], capture_output=True, text=True
     )
-    assert told.stdout == "1\n"
+    assert result.stdout == "1\n"
 
 
 def test_a_cluster_of_another_version_is_refused_by_name(server):
@@ -369,9 +373,9 @@ class TestAsRoot:
         home = copied(cluster, tmp_path / "home")
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
         try:
-            told = self.with_programs(site, home)
-            assert told.returncode == 0, told.stderr
-            assert told.stdout == "[('vector',)]\n"
+            result = self.with_programs(site, home)
+            assert result.returncode == 0, result.stderr
+            assert result.stdout == "[('vector',)]\n"
         finally:
             EmbeddedServer(home).stop()
         assert Path("/proc/self/mounts").read_text(encoding="utf-8") == mounts
@@ -380,17 +384,17 @@ class TestAsRoot:
         """As in a container: root, but without CAP_SYS_ADMIN."""
         home = copied(cluster, tmp_path / "home")
         try:
-            told = self.with_programs(None, home, unable_to_mount=True)
-            assert told.returncode == 0, told.stderr
+            result = self.with_programs(None, home, unable_to_mount=True)
+            assert result.returncode == 0, result.stderr
         finally:
             EmbeddedServer(home).stop()
 
     def test_without_the_right_to_mount_closed_programs_are_an_error_with_its_fix(self, cluster, tmp_path):
         site = self.closed_programs(tmp_path, 0o755)
-        told = self.with_programs(site, copied(cluster, tmp_path / "home"), unable_to_mount=True)
-        assert told.returncode == 1
-        assert "mount namespace cannot be created" in told.stderr
-        assert "install iccm where others can read it" in told.stderr
+        result = self.with_programs(site, copied(cluster, tmp_path / "home"), unable_to_mount=True)
+        assert result.returncode == 1
+        assert "mount namespace cannot be created" in result.stderr
+        assert "install iccm where others can read it" in result.stderr
 
     def test_a_cluster_of_an_ordinary_user_keeps_its_owner(self, cluster, tmp_path):
         home = copied(cluster, tmp_path / "home")

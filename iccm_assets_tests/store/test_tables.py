@@ -68,11 +68,11 @@ def test_a_second_running_training_is_refused(engine):
 def test_a_session_may_have_several_answers_but_one_accepted_text(engine):
     r = t.requirements
     with engine.begin() as conn:
-        one = {"session_id": "s", "text": "It shall."}
-        conn.execute(r.insert().values([{**one, "kind": "model", "request_id": n} for n in ("r1", "r2")]))
-        conn.execute(r.insert().values(**one, kind="accepted"))
-        refused(conn, r.insert().values(**one, kind="accepted"), "requirements_one_accepted")
-        refused(conn, r.insert().values(**one, kind="model", request_id="r1"), "request_id")
+        values = {"session_id": "s", "text": "It shall."}
+        conn.execute(r.insert().values([{**values, "kind": "model", "request_id": n} for n in ("r1", "r2")]))
+        conn.execute(r.insert().values(**values, kind="accepted"))
+        refused(conn, r.insert().values(**values, kind="accepted"), "requirements_one_accepted")
+        refused(conn, r.insert().values(**values, kind="model", request_id="r1"), "request_id")
 
 
 @pytest.mark.parametrize(
