@@ -18,7 +18,6 @@ from iccm_assets.settings import Group, Settings, get_settings, profile_override
 Source = Literal["default", "profile", "environment"]
 
 MASK = "***"
-_PLAIN_TYPES = (bool, int, float, str, list, tuple)
 # user:password@ in any URL, even where the URL is part of a longer value.
 _USERINFO = re.compile(r"(?<=://)([^/@\s:]*)(:[^/@\s]*)?@")
 # Query parameters that carry a secret.
@@ -85,7 +84,7 @@ def masked(name: str, value: Any) -> Any:
         return [masked(name, item) for item in value]
     # "max_source_tokens" counts tokens; only texts can be secrets.
     if not isinstance(value, str) or not value:
-        return value if value is None or isinstance(value, _PLAIN_TYPES) else str(value)
+        return value
     if _SECRET_NAME.search(name):
         return MASK
     if name == "alert_urls":  # apprise puts tokens anywhere behind the scheme

@@ -220,8 +220,8 @@ def _describe_base_model(settings: Settings) -> str:
     resolve.check_loadable(directory)
     if resolve.is_published(directory):
         manifest.verify(directory)
-    tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
-    return f"{directory}, {len(tokenizer)} tokens"
+    size = len(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False))
+    return f"{directory}, {size} tokens"
 
 
 def _describe_embedder(settings: Settings) -> str:

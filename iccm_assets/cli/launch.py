@@ -109,15 +109,15 @@ def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console
 @contextmanager
 def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Console) -> Iterator[None]:
     """Show the run's newest message and a progress bar until the block ends."""
-    columns = (
+    stop = threading.Event()
+    with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
         TextColumn("{task.fields[message]}"),
-    )
-    stop = threading.Event()
-    with Progress(*columns, console=console) as bar:
+        console=console,
+    ) as bar:
         task = bar.add_task(title, total=None, message="starting")
 
         def follow() -> None:

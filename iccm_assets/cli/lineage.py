@@ -15,6 +15,7 @@ from iccm_assets.errors import InputError
 
 if TYPE_CHECKING:
     from iccm_assets.store.lineage import ConversationLineage, VersionLineage
+    from iccm_assets.store.traffic import Period
 
 LISTED = 10
 # Wide enough for every table here: a pipe has no width, and a narrow terminal wraps long rows.
@@ -61,6 +62,17 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
         cause = f"run    {run['id']} ({run['trigger']}, {escape(run['trigger_key'])}): {run['status']}"
         print_line(f"{cause}, dataset {run['dataset_digest'] or '-'}")
     _print_rows("Ancestry", [asdict(ancestor) for ancestor in version.ancestry], all_rows)
+    _print_training(version, all_rows)
+    for verdict in version.verdicts:
+        reasons = escape("; ".join(map(str, verdict["verdict"].get("reasons", []))))
+        against = f"against {verdict['production_version']}"
+        print_line(f"gate   {verdict['created_at']:%Y-%m-%d %H:%M} {verdict['status']} {against}: {reasons}")
+    _print_lines("traffic", [_format_decision(event) for event in version.traffic], all_rows)
+    _print_lines("rollback", [_format_rollback(event) for event in version.rollbacks], all_rows)
+    _print_lines("served", [_format_period(period) for period in version.periods], all_rows)
+
+
+def _print_training(version: VersionLineage, all_rows: bool) -> None:
     roles = ", ".join(f"{count} {role}" for role, count in version.roles.items()) or "none"
     print_line(f"Conversations of its own run: {roles}")
     conversations = [asdict(conversation) for conversation in version.conversations]
@@ -71,18 +83,6 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
             if row["role"] == role
         ]
         _print_rows(f"{heading}: {len(rows)} conversations", rows, all_rows)
-    for verdict in version.verdicts:
-        reasons = escape("; ".join(map(str, verdict["verdict"].get("reasons", []))))
-        against = f"against {verdict['production_version']}"
-        print_line(f"gate   {verdict['created_at']:%Y-%m-%d %H:%M} {verdict['status']} {against}: {reasons}")
-    _print_lines("traffic", [_format_decision(event) for event in version.traffic], all_rows)
-    _print_lines("rollback", [_format_rollback(event) for event in version.rollbacks], all_rows)
-    periods = [
-        f"{period.since:%Y-%m-%d %H:%M} to {f'{period.until:%Y-%m-%d %H:%M}' if period.until else 'now'}"
-        f" with {period.weight:.0%} of the traffic"
-        for period in version.periods
-    ]
-    _print_lines("served", periods, all_rows)
 
 
 def _format_decision(event: Mapping[str, Any]) -> str:
@@ -101,6 +101,11 @@ def _format_rollback(event: Mapping[str, Any]) -> str:
     versions = f"{event['from_version'] or '-'} → {event['to_version'] or '-'}"
     notes = f": {event['notes']}" if event["notes"] else ""
     return f"{event['timestamp']:%Y-%m-%d %H:%M} {event['reason']}, {versions}, by {event['actor']}{notes}"
+
+
+def _format_period(period: Period) -> str:
+    until = f"{period.until:%Y-%m-%d %H:%M}" if period.until else "now"
+    return f"{period.since:%Y-%m-%d %H:%M} to {until} with {period.weight:.0%} of the traffic"
 
 
 def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> None:

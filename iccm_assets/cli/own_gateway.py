@@ -33,13 +33,15 @@ def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
     listening = listen("127.0.0.1", port, settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     log = settings.home / "gateway.log"
-    command = [sys.executable, "-m", "iccm_assets.gateway.supervisor", "--parent", str(os.getpid())]
     environment = {**os.environ, "ICCM_HOME": str(settings.home)}
     if settings.database_url is not None:
         environment["ICCM_DATABASE_URL"] = settings.database_url
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*command, "--fd", str(listening.fileno())],
+            [
+                *(sys.executable, "-m", "iccm_assets.gateway.supervisor"),
+                *("--parent", str(os.getpid()), "--fd", str(listening.fileno())),
+            ],
             pass_fds=[listening.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -49,8 +49,10 @@ def retrain(
     else:
         _print(run)
     if run.status in ("requested", "running", "failed") or not result.success:
-        reason = run.error or result.error or "its Dagster run did not finish it"
-        raise TrainingError(f"training run {run.id} is {run.status}: {reason}")
+        raise TrainingError(
+            f"training run {run.id} is {run.status}:"
+            f" {run.error or result.error or 'its Dagster run did not finish it'}"
+        )
 
 
 def _request(

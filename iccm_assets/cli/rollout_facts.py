@@ -254,7 +254,8 @@ def check_rollback(found: Facts, production_before: str) -> list[Check]:
         ),
         "archived": (
             found.statuses[found.candidate] == "rolled_back" and found.archived,
-            f"{found.candidate} is {found.statuses[found.candidate]}, its files are {'retained' if found.archived else 'deleted'}",
+            f"{found.candidate} is {found.statuses[found.candidate]}, its files are"
+            f" {'retained' if found.archived else 'deleted'}",
         ),
         "rollback event written": (len(found.rollbacks) == 1, f"{len(found.rollbacks)} rows"),
         "alert written": (alerts == 1, f"{alerts} alerts named Model Rollback"),

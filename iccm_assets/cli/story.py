@@ -63,8 +63,7 @@ def tell(engine: Engine, settings: Settings, base: str) -> Story:
         evaluation.measure(engine, _make_subject(version, settings), items, orchestra, settings)
         for version in pair
     )
-    latencies = (evaluation.Latency(), evaluation.Latency())
-    evidence = evaluation.gate_evidence((last, first), items, latencies)
+    evidence = evaluation.gate_evidence((last, first), items, (evaluation.Latency(), evaluation.Latency()))
     return Story(base, pair[0].version, evidence, compare(evidence, settings.evaluation))
 
 
@@ -126,9 +125,9 @@ def _week_table(weeks: Sequence[Week]) -> Table:
             "ends": f"{week.last:%b %d}",
             "sessions": week.traffic.conversations,
             "new": f"{week.traffic.new_domain / max(1, week.traffic.conversations):.0%}",
-            "first response": week.funnel["first_response_pass_rate"],
+            "first\nresponse": week.funnel["first_response_pass_rate"],
             "filtered": week.funnel["filtered"],
-            "trained on": week.trained_on.get("origin pool", 0),
+            "trained\non": week.trained_on.get("origin pool", 0),
             "quality gate": _format_outcome(week),
             "canary": week.pass_rate,
         }

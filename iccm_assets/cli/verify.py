@@ -39,8 +39,8 @@ def verify(
     if as_json:
         echo_json(asdict(report))
     else:
-        color = "green" if reproduced else "red"
-        print_line(f"{original.version}: [bold {color}]{report.outcome}[/], {escape(report.reason)}")
+        style = "bold green" if reproduced else "bold red"
+        print_line(f"{original.version}: [{style}]{report.outcome}[/], {escape(report.reason)}")
         if report.made_weights_digest:
             print_line(
                 f"weights {report.made_weights_digest}; {report.examples} examples, {report.seconds:.1f} s"
