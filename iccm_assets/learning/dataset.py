@@ -15,6 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -250,11 +251,8 @@ def _draw_evenly(sample: list[Example], count: int, rng: np.random.Generator) ->
     for index in rng.permutation(len(sample)):
         slices[sample[index].origin].append(sample[index])
     queues = [slices[name] for name in sorted(slices)]
-    drawn: list[Example] = []
-    while len(drawn) < count:
-        queues = [queue for queue in queues if queue]
-        drawn += [queue.pop() for queue in queues[: count - len(drawn)]]
-    return drawn
+    turns = chain.from_iterable(zip_longest(*(reversed(queue) for queue in queues)))
+    return list(islice((row for row in turns if row is not None), count))
 
 
 def _split(examples: list[Example], share: float, seed: int) -> list[Example]:

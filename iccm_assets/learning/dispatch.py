@@ -120,9 +120,9 @@ def take_if_free(conn: Connection, run: TrainingRun, triggers: Triggers) -> Trai
     """
     acquire_lock(conn, Lock.TRAINING_RUNS)
     queue = situation(conn, triggers)
-    if reason := must_wait(
-        run.emergency, queue.running_id, queue.rollout.id if queue.rollout else None, None
-    ):
+    running_id = queue.running.id if queue.running else None
+    rollout_id = queue.rollout.id if queue.rollout else None
+    if reason := must_wait(run.emergency, running_id, rollout_id, None):
         return reason
     for turn in queue.turns:
         if turn.id != run.id and turn.status != "failed":

@@ -13,7 +13,7 @@ from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
 from iccm_assets.models.manifest import read_manifest, verify
 
 # About a second of hashing; of larger models only the file sizes are compared.
-MOST_HASHED_BYTES = 512 << 20
+MAX_HASHED_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def look_at(path: str) -> Intact:
     """Compare a model's directory with its manifest, by hash unless it is too large."""
     directory = Path(path)
     try:
-        hashed = read_manifest(directory).size <= MOST_HASHED_BYTES
+        hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
         verify(directory, hash_files=hashed)
     except (DamagedCheckpoint, ModelNotFound) as error:
         return Intact(error.detail, False)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from iccm_assets.findings import Finding, named
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
-MOST_MOVEMENT = 0.5
+MAX_RELATIVE_CHANGE = 0.5
 
 
 def intact(version: str, damage: str, hashed: bool) -> Finding:
@@ -38,7 +38,7 @@ def moved(version: str, movement: Mapping[str, float] | None) -> Finding:
     text = (
         f"{version}: the relative change of the weights is {relative:.2e}, {share:.1%} of the weights changed"
     )
-    passed = math.isfinite(relative) and 0 < relative < MOST_MOVEMENT
+    passed = math.isfinite(relative) and 0 < relative < MAX_RELATIVE_CHANGE
     return Finding(passed, text, recovery, numbers={"relative_change": relative, "changed_share": share})
 
 

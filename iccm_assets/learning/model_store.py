@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -153,10 +153,10 @@ class ModelStore:
             target.rename(damaged)
 
 
-def training_provenance(code: Mapping[str, str] | None = None) -> dict[str, str]:
+def training_provenance() -> dict[str, str]:
     """Return the versions of the packages that determine the weights, for ``Manifest.code``."""
     names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
-    return {**{name: version(name) for name in names}, **(code or {})}
+    return {name: version(name) for name in names}
 
 
 def _parse_fence(staging: Path) -> int:
@@ -166,13 +166,9 @@ def _parse_fence(staging: Path) -> int:
 
 def _copy_model(source: Path, target: Path, manifest: Manifest | None) -> None:
     """Copy the files of a model: the listed ones, or without a manifest all but foreign ones."""
-    names = manifest.files if manifest else [path.name for path in source.iterdir() if _is_model_file(path)]
-    for name in names:
+    files = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+    for name in manifest.files if manifest else [path.name for path in files if path.suffix not in FOREIGN]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         # A hub cache contains links to blobs: the content is copied, not the link.
         shutil.copyfile(source / name, target / name)
         (target / name).chmod(0o644)
-
-
-def _is_model_file(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.suffix not in FOREIGN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection, text
@@ -64,28 +63,20 @@ _LAST_TRAINING = text(
 )
 
 
-@dataclass(frozen=True)
-class NewRows:
-    """Pool rows that no ancestor was trained on; ``last_training_at`` is ``None`` for an imported base."""
-
-    rows: tuple[PoolRow, ...]
-    last_training_at: datetime | None
-
-
-def fetch(conn: Connection, now: datetime, settings: SelectionSettings, base: str | None = None) -> NewRows:
+def fetch(
+    conn: Connection, now: datetime, settings: SelectionSettings, base: str | None = None
+) -> list[PoolRow]:
     """Read the qualifying pool rows of the widest window that no ancestor of the base was trained on.
 
-    The base is the production model unless ``base`` is another version. The last training is that of the
-    base: a rejected candidate used no examples up, so it does not shorten the window either.
+    The base is the production model unless ``base`` is another version.
     """
     rows = conn.execute(_ROWS, {"first_day": _first_day(now, settings), "base": base})
-    last = conn.execute(_LAST_TRAINING, {"base": base}).scalar()
-    return NewRows(tuple(PoolRow(*row) for row in rows), last)
+    return [PoolRow(*row) for row in rows]
 
 
 def selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
     """Count as ``propose(…).selectable`` does, without reading the examples (T1, T3)."""
-    span = window(now, conn.execute(_LAST_TRAINING, {"base": None}).scalar(), settings)
+    span = window(now, _last_training(conn, None), settings)
     values = {"first_day": _first_day(now, settings), "base": None, "start": span.start, "end": span.end}
     counts = conn.execute(_COUNTS, values).scalars().all()
     return largest_selection(counts, sum(counts), settings)[0]
@@ -99,9 +90,14 @@ def propose(
     base: str | None = None,
 ) -> Selection:
     """Select the examples of a retraining at ``now``, from production or from ``base`` (T7)."""
-    candidates = fetch(conn, now, settings, base)
-    return select(candidates.rows, now, candidates.last_training_at, settings, emergency)
+    rows = fetch(conn, now, settings, base)
+    return select(rows, now, _last_training(conn, base), settings, emergency)
 
 
 def _first_day(now: datetime, settings: SelectionSettings) -> date:
     return (now - timedelta(days=settings.max_window_days)).date()
+
+
+def _last_training(conn: Connection, base: str | None) -> datetime | None:
+    # That of the base: a rejected candidate used no examples up, so it does not shorten the window either.
+    return conn.execute(_LAST_TRAINING, {"base": base}).scalar()

@@ -114,21 +114,18 @@ def select(
     chosen: list[PoolRow] = []
     chosen_by_owner: Counter[str] = Counter()
     for row in sorted(inside, key=lambda row: _sort_key(row, emergency)):
-        reason = _reason(chosen_by_owner[row.owner] >= cap, len(chosen) >= size, size >= limit)
-        counts[reason] += 1
-        if reason == "selected":
+        # Below the limit only the per-user cap can stop the selection.
+        if chosen_by_owner[row.owner] >= cap or (len(chosen) >= size and size < limit):
+            counts["user_cap"] += 1
+        elif len(chosen) >= size:
+            counts["limit"] += 1
+        else:
             chosen_by_owner[row.owner] += 1
             chosen.append(row)
+    counts["selected"] = len(chosen)
     return Selection(tuple(chosen), span, selectable, counts)
 
 
 def _sort_key(row: PoolRow, emergency: bool) -> tuple[bool, float, float, int]:
     after_failed_ones = emergency and not row.failed_first
     return (after_failed_ones, -row.quality_score, -row.timestamp.timestamp(), -row.conversation_id)
-
-
-def _reason(user_full: bool, all_full: bool, at_limit: bool) -> str:
-    """Return why a row is in or out; below the limit only the per-user cap can stop the selection."""
-    if user_full or (all_full and not at_limit):
-        return "user_cap"
-    return "limit" if all_full else "selected"

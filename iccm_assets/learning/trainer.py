@@ -74,14 +74,15 @@ def train(
     """
     from iccm_assets.learning.candidate import write_candidate
     from iccm_assets.learning.finetune import fine_tune
-    from iccm_assets.models.seq import load_model
+    from iccm_assets.models.seq import device_class, load_model
 
     started = time.perf_counter()
     dataset = read_dataset(Path(job.dataset))
     store = ModelStore(Path(job.home))
     with _named_failures():
         loaded = load_model(job.base)
-        resumable = _preflight(job, loaded, store.free_bytes())
+        device = device_class(loaded.model.device)
+        resumable = _preflight(job, loaded, device, store.free_bytes())
         staging = store.open_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
@@ -92,7 +93,7 @@ def train(
                 epochs=job.epochs,
                 scratch=staging / SCRATCH,
                 on_point=_with_heartbeat(progress, still_current),
-                identity=_identity(job, loaded, dataset) if resumable else None,
+                identity=_identity(job, loaded, dataset, device) if resumable else None,
             )
             if trained.movement.changed_share == 0.0:
                 raise NothingLearned(
@@ -137,13 +138,10 @@ def _outcome(
     )
 
 
-def _preflight(job: TrainingJob, loaded: LoadedModel, free: int) -> bool:
+def _preflight(job: TrainingJob, loaded: LoadedModel, device: str, free: int) -> bool:
     """Raise if the device or the free disk does not suffice; return whether resumable checkpoints fit."""
-    from iccm_assets.models.seq import device_class
-
-    available = device_class(loaded.model.device)
-    if job.device not in (None, available):
-        raise TrainingError(f"the job requires device class {job.device}, this machine has {available}")
+    if job.device not in (None, device):
+        raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
     size = 4 * sum(weight.numel() for weight in loaded.model.parameters())
     if free < DISK_FACTOR * size:
         raise TrainingError(
@@ -154,11 +152,8 @@ def _preflight(job: TrainingJob, loaded: LoadedModel, free: int) -> bool:
     return bool(free >= RESUMABLE_DISK_FACTOR * size)
 
 
-def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset) -> str:
+def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
-    from iccm_assets.models.seq import device_class
-
-    device = device_class(loaded.model.device)
     return sha256_json([loaded.digest, dataset.digest, job.recipe, device, training_provenance()])
 
 

@@ -274,7 +274,9 @@ def kept_alive(
                     heartbeat(conn, run_id, fence)
                 failures.clear()
             except StaleFence as error:
-                if not _finished(engine, run_id, fence):  # else the block has just recorded the outcome
+                with engine.connect() as conn:
+                    run = get(conn, run_id)
+                if run.fence != fence or not run.finished:  # else the block has just recorded the outcome
                     failures[:] = [error]
                 return
             except Exception as error:  # a database that is away for a while does not cost the attempt
@@ -332,13 +334,6 @@ def _check_claimable(run: TrainingRun, dagster_run_id: str, max_attempts: int) -
         raise NotAllowed(
             f"training run {run.id} has used its {max_attempts} attempts: {run.error or run.notes}"
         )
-
-
-def _finished(engine: Engine, run_id: int, fence: int) -> bool:
-    """Return whether the attempt of this fence has its outcome."""
-    with engine.connect() as conn:
-        run = get(conn, run_id)
-    return run.fence == fence and run.finished
 
 
 def _update(conn: Connection, run_id: int, fence: int, values: dict[str, Any]) -> None:

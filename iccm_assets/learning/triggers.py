@@ -123,16 +123,22 @@ def emergency_due(measurements: Sequence[Measurement], answer: Answer, triggers:
     ]
     if not fired:
         return Skip(summary)
-    if answer.run is not None and answer.ended_at is None:
-        return Skip(f"training run {answer.run}, an emergency, is {answer.status}; {summary}")
-    if answer.rollout is not None:
-        return Skip(f"rollout {answer.rollout} of an emergency's candidate is live; {summary}")
+    if reason := _emergency_in_progress(answer):
+        return Skip(f"{reason}; {summary}")
     for measured_at, fire in fired:
         if answer.ended_at is None or measured_at is None or measured_at > answer.ended_at:
             return fire
     return Skip(
         f"not measured since training run {answer.run}, an emergency, ended {answer.status}; {summary}"
     )
+
+
+def _emergency_in_progress(answer: Answer) -> str | None:
+    if answer.run is not None and answer.ended_at is None:
+        return f"training run {answer.run}, an emergency, is {answer.status}"
+    if answer.rollout is not None:
+        return f"rollout {answer.rollout} of an emergency's candidate is live"
+    return None
 
 
 def degradation(measurement: Measurement, triggers: Triggers) -> Fire | Skip:

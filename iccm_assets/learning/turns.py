@@ -72,11 +72,6 @@ class Situation:
     running: Attempt | None = None
     rollout: LiveRollout | None = None
 
-    @property
-    def running_id(self) -> int | None:
-        """The training run that is running."""
-        return self.running.id if self.running else None
-
 
 @dataclass(frozen=True)
 class Start:
@@ -170,19 +165,15 @@ def next_turn(
     rollout at stage 1 or 2. A Dagster run that started and did not claim its row within
     ``claim_within_seconds`` counts as dead and is replaced.
     """
-    if running := must_wait(False, situation.running_id, None, None):
+    if situation.running:
+        running = must_wait(False, situation.running.id, None, None)
         pending = sum(turn.status in ("requested", "waiting") for turn in situation.turns)
-        return Wait(f"{running}, {pending} more to follow" if pending else running)
-    startable = (
-        turn for turn in situation.turns if turn.status != "failed" or turn.attempt < triggers.max_attempts
-    )
-    due = next(startable, None)
+        return Wait(f"{running}, {pending} more to follow" if pending else f"{running}")
+    due = _first_due(situation.turns, triggers)
     if due is None:
         return Wait("no training run is waiting")
     subject = f"training run {due.id}" + (", an emergency" if due.emergency else "")
-    run = seen.get(due.id)
-    if run is not None and run.dispatch != due.dispatch:
-        run = None  # the row was dispatched again after Dagster was asked
+    run = _newest_run(due, seen)
     rollout = situation.rollout
     if reason := (
         _still_expected(due, run, triggers, claim_within_seconds)
@@ -198,6 +189,13 @@ def next_turn(
         abort=rollout.id if rollout else None,
         zombie=run.run_id if run and run.state in UNDER_WAY else None,
     )
+
+
+def _first_due(turns: Sequence[Turn], triggers: Triggers) -> Turn | None:
+    for turn in turns:
+        if turn.status != "failed" or turn.attempt < triggers.max_attempts:
+            return turn
+    return None
 
 
 def _retry_pause(turn: Turn, triggers: Triggers) -> str | None:
@@ -237,6 +235,12 @@ def _still_expected(
     return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
 
 
+def _newest_run(turn: Turn, seen: Mapping[int, SeenRun]) -> SeenRun | None:
+    run = seen.get(turn.id)
+    # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
+    return run if run and run.dispatch == turn.dispatch else None
+
+
 def _with_run(
     turns: Sequence[Turn], seen: Mapping[int, SeenRun], state: RunState, reason: str
 ) -> list[Settled]:
@@ -249,5 +253,5 @@ def _with_run(
             reason.format(run=run.run_id, minutes=(turn.dispatched_seconds or 0.0) / 60),
         )
         for turn in turns
-        if (run := seen.get(turn.id)) and run.state == state and run.dispatch == turn.dispatch
+        if (run := _newest_run(turn, seen)) and run.state == state
     ]

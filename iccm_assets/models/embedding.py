@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,14 @@ class Embedder:
             return np.zeros((0, DIMENSIONS), dtype=np.float32)
         if self._model is None:
             self._model = _load_model(self.path)
-        with _torch_threads(self._threads):
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
             raw = _forward(self._model, [_replace_surrogates(text) for text in texts])
+        finally:
+            torch.set_num_threads(threads)
         return _normalise(raw, self.path)
 
 
@@ -195,18 +200,6 @@ def _load_model(path: Path) -> Any:
             f"{path} cannot be loaded ({first_line(error)})", hint="Restore it or name another one."
         ) from error
     return model.eval()
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _replace_surrogates(text: str) -> str:

@@ -74,11 +74,6 @@ class Answer:
     latency_ms: float
 
 
-def default_device() -> str:
-    """Return ``cuda`` if there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def device_class(device: torch.device) -> str:
     """Return the CPU's vector instructions or the GPU's name: equal classes compute equal bits."""
     if device.type == "cpu":
@@ -115,7 +110,8 @@ def load_model(
             )
     except _UNLOADABLE as error:
         raise ModelError(f"{directory} cannot be loaded ({first_line(error)})") from error
-    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, kind, digest, directory)
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return LoadedModel(model, tokenizer, kind, digest, directory)
 
 
 def generate(

@@ -29,7 +29,7 @@ def test_of_a_large_model_sizes_and_missing_files_are_seen(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = ModelStore(settings.home).import_model(settings.base_model)
-    monkeypatch.setattr(facts, "MOST_HASHED_BYTES", 10)
+    monkeypatch.setattr(facts, "MAX_HASHED_BYTES", 10)
     assert facts.look_at(str(published.path)) == facts.Intact("", False)
     weights = published.path / "model.safetensors"
     weights.chmod(0o644)

@@ -15,7 +15,7 @@ S = Selection()
 
 def selectable(engine: sa.Engine) -> set[int]:
     with engine.connect() as conn:
-        return {row.conversation_id for row in fetch(conn, NOW, S).rows}
+        return {row.conversation_id for row in fetch(conn, NOW, S)}
 
 
 def test_what_production_and_its_ancestors_learned_is_used_up(engine: sa.Engine) -> None:
