@@ -1,4 +1,4 @@
-"""Rebuild everything under ``data`` (X2, X3).
+"""Rebuild everything under ``data``.
 
     python -m iccm_assets.reference.build canary-set     # seconds
     python -m iccm_assets.reference.build rehearsal      # seconds
@@ -40,20 +40,17 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 def canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
     """Draw the canary set: by family the first reserved programs, with their suites."""
-    rows = []
-    for family, items in reserved(seed).items():
-        for number, item in enumerate(items[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS]):
-            rng = Random(f"canary suite {seed} {family} {number}")
-            rows.append(
-                {
-                    "item": f"{family}-{number:02d}",
-                    "slice": family,
-                    "source_code": item.source_code,
-                    "requirements": item.requirements,
-                    "test_suite": suite(item.draft, rng),
-                }
-            )
-    return rows
+    return [
+        {
+            "item": f"{family}-{number:02d}",
+            "slice": family,
+            "source_code": program.source_code,
+            "requirements": program.requirements,
+            "test_suite": suite(program.draft, Random(f"canary suite {seed} {family} {number}")),
+        }
+        for family, programs in reserved(seed).items()
+        for number, program in enumerate(programs[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS])
+    ]
 
 
 def rehearsal_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:

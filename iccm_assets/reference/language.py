@@ -168,7 +168,7 @@ def sentences(text: str) -> tuple[str, ...]:
 def parse(text: str) -> ast.Document | ast.ClassDocument:
     """Parse a whole text; raises ``RequirementsError`` for anything outside the grammar."""
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
-    if not parts or not isinstance(parts[0], Signature) or parts[0].kind == "method":
+    if not parts or getattr(parts[0], "kind", "method") == "method":
         raise RequirementsError("the first sentence must be `The function/class `name` shall take ...`")
     first, *methods = _split_documents(parts)
     kinds = [part.kind for part in parts if isinstance(part, Signature)]

@@ -122,15 +122,14 @@ def _run(document: ast.Document | ast.ClassDocument, trial: Trial) -> Any:
 
 
 def _case(document: ast.Document | ast.ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
-    if trial.calls is None:
-        return {"call": document.name, "args": trial.args, **_expectation(outcome)}
-    if isinstance(outcome, Raised):
-        return {"new": document.name, "args": trial.args, **_expectation(outcome)}
+    case = {"call" if trial.calls is None else "new": document.name, "args": trial.args}
+    if trial.calls is None or isinstance(outcome, Raised):
+        return case | _expectation(outcome)
     steps = [
         {"call": name, "args": args, **_expectation(result)}
         for (name, args), result in zip(trial.calls, outcome, strict=True)
     ]
-    return {"new": document.name, "args": trial.args, "steps": steps}
+    return case | {"steps": steps}
 
 
 def _expectation(outcome: Any) -> dict[str, Any]:
@@ -154,7 +153,7 @@ def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) ->
         remaining = [index for index in range(len(pool)) if index not in chosen]
         edges = [index for index in remaining if pool[index][0].edge and len(chosen) < EDGE_CASES]
         errors = [index for index in remaining if missing_errors & _errors(pool[index][1])]
-        best = max(edges or errors or remaining, key=worth)
+        best = max(next(filter(None, (edges, errors, remaining))), key=worth)
         chosen.append(best)
         missing_errors -= _errors(pool[best][1])
         kill_counts.update(kills[best])

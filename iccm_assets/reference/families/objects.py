@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import Literal
 
@@ -108,17 +109,8 @@ def _drain_gauge(rng: Random, words: Lexicon, level: ast.Own) -> ast.Document:
     return ast.Document(words.method_name(DRAINS), (amount.name,), (*guards, change, _returns(level)))
 
 
-def _stacks(rng: Random, words: Lexicon) -> Draft:
-    """A list that is filled at its end and emptied from its end."""
-    return _container(rng, words, "last")
-
-
-def _queues(rng: Random, words: Lexicon) -> Draft:
-    """A list that is filled at its end and emptied from its beginning."""
-    return _container(rng, words, "first")
-
-
 def _container(rng: Random, words: Lexicon, end: Literal["first", "last"]) -> Draft:
+    """A list that is filled at its end and emptied from this end."""
     items = ast.Own(words.list_name())
     creation: list[ast.Statement] = [_set(items, ast.EmptyList())]
     params: list[str] = []
@@ -229,5 +221,5 @@ def _ending(outcome: ast.Outcome, style: str, rng: Random) -> list[str]:
 
 STYLES = ("plain", "short", "checked")
 GAUGES = Family("gauges", _gauges, _write, STYLES)
-STACKS = Family("stacks", _stacks, _write, STYLES)
-QUEUES = Family("queues", _queues, _write, STYLES)
+STACKS = Family("stacks", partial(_container, end="last"), _write, STYLES)
+QUEUES = Family("queues", partial(_container, end="first"), _write, STYLES)

@@ -25,6 +25,7 @@ _EDITS = {
     "in front": "({1} + {0})", "at the end": "({0} + {1})", "sorted": "sorted({0})", "reversed": "{0}[::-1]",
     "without repeats": "list(dict.fromkeys({0}))",
 }  # fmt: skip
+_SIGNS = {"add": "+", "subtract": "-"}
 _CLAMPS = {"at least": "max", "at most": "min"}
 _INDEX = {"first": 0, "last": -1}
 _AGGREGATES = {
@@ -109,8 +110,7 @@ def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
     inner = known | {"<item>"}
     for keyword, loop in zip(("if", *["elif"] * len(loops)), loops, strict=False):
         yield f"    {keyword} {' and '.join(_test(test, inner) for test in loop.tests) or 'True'}:"
-        sign = "+" if loop.op == "add" else "-"
-        yield f"        {_atom(ast.Total(), known)} {sign}= {_value(loop.amount, inner)}"
+        yield f"        {_atom(ast.Total(), known)} {_SIGNS[loop.op]}= {_value(loop.amount, inner)}"
     for limit in (part for part in document.statements if isinstance(part, ast.Keep)):
         yield f"    _total = {_CLAMPS[limit.side]}(_total, {limit.limit.value!r})"
 
