@@ -1,10 +1,15 @@
-"""The `iccm` command: one module per command or command group, and one place that reports errors."""
+"""The `iccm` command: one module per command or command group, and one place that reports errors.
+
+Commands that the product does not need to run (the demo, the simulation) are found by the entry point group
+`iccm.commands`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from importlib.metadata import entry_points
 from io import TextIOWrapper
 from typing import Any
 
@@ -15,12 +20,11 @@ from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError, In
 # typer brings its own copy of click and does not export this base of its usage errors.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+ENTRY_POINT_GROUP = "iccm.commands"
 # In the order of `iccm --help`. A module holds a Typer app `group`, or a function named like the command.
 COMMANDS = {
-    "demo": "iccm_assets.cli.demo",
     "dev": "iccm_assets.cli.dev",
     "serve": "iccm_assets.cli.serve",
-    "simulate": "iccm_assets.cli.simulate",
     "import": "iccm_assets.cli.importing",
     "status": "iccm_assets.cli.status",
     "retrain": "iccm_assets.cli.retrain",
@@ -53,13 +57,20 @@ def build(*names: str) -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(lambda: None)  # a single command keeps its name, too
-    for name in names or COMMANDS:
-        module = importlib.import_module(COMMANDS[name])
+    for name in names or (*entry_points(group=ENTRY_POINT_GROUP).names, *COMMANDS):
+        module = _load(name)
         if hasattr(module, "group"):
             app.add_typer(module.group, name=name)
         else:
             app.command(name)(getattr(module, name))
     return app
+
+
+def _load(name: str) -> Any:
+    """Import the module of a command; raises ``KeyError`` for a name that is no command."""
+    if name in COMMANDS:
+        return importlib.import_module(COMMANDS[name])
+    return entry_points(group=ENTRY_POINT_GROUP)[name].load()
 
 
 def main() -> None:
@@ -69,7 +80,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
-        status = build(*[name for name in sys.argv[1:2] if name in COMMANDS])(standalone_mode=False)
+        status = build(*_requested(sys.argv[1:2]))(standalone_mode=False)
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
     except CLICK_ERROR as error:
         error.show()
@@ -77,6 +88,13 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:
         status = _report(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _requested(names: list[str]) -> list[str]:
+    """The names that are commands; scanning the installed packages is left to the names that need it."""
+    return [
+        name for name in names if name in COMMANDS or name in entry_points(group=ENTRY_POINT_GROUP).names
+    ]
 
 
 def _report(error: BaseException) -> int:
