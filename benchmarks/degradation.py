@@ -15,12 +15,12 @@ import sys
 
 import numpy as np
 
-from iccm_assets.judging.fall import fall_on_other_items
-from iccm_assets.learning.triggers import Fire, Measurement, degradation
-from iccm_assets.settings import Triggers
+from iccm_assets.judging.fall import unpaired_drop
+from iccm_assets.learning.triggers import TriggerFired, QualityMeasurement, decide_degradation
+from iccm_assets.settings import TriggerSettings
 
 DAYS, LOOKS, WINDOW, MOST = 28, 4, 28, 200
-TRIGGERS = Triggers()
+TRIGGERS = TriggerSettings()
 
 
 def scores(rng: np.random.Generator, count: int, quality: float) -> np.ndarray:
@@ -37,11 +37,11 @@ def life(rng: np.random.Generator, a_day: int, before: float, after: float) -> i
         new = round(a_day * look / LOOKS) - round(a_day * (look - 1) / LOOKS)
         seen = np.append(seen, scores(rng, new, before if look <= 3 * LOOKS else after))
         newest = seen[-min(MOST, WINDOW * a_day) :]
-        found = fall_on_other_items({str(n): float(one) for n, one in enumerate(newest)}, base)
-        measured = Measurement(
+        found = unpaired_drop({str(n): float(one) for n, one in enumerate(newest)}, base)
+        measured = QualityMeasurement(
             look, "v", "production_holdout", found.n, found.mean, found.standard_error, found.baseline_mean
         )
-        if isinstance(degradation(measured, TRIGGERS), Fire):
+        if isinstance(decide_degradation(measured, TRIGGERS), TriggerFired):
             return look
     return None
 

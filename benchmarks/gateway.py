@@ -32,7 +32,7 @@ import psutil
 import sqlalchemy as sa
 
 from iccm_assets.store import tables as t
-from iccm_assets.store.database import engine_for, upgrade
+from iccm_assets.store.database import create_engine_for, upgrade
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets.store.notify import notify_routing
 
@@ -258,8 +258,8 @@ def main() -> None:
         home = Path(name)
         home.chmod(0o755)
         embedded = EmbeddedServer(home, durable=False)
-        url = embedded.ensure()
-        engine = engine_for(url)
+        url = embedded.ensure_running()
+        engine = create_engine_for(url)
         try:
             upgrade(engine)
             with engine.begin() as conn:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from iccm_assets.judging.judge import judge, judge_many
-from iccm_assets.judging.suites import load_suite
-from iccm_assets.settings import Judge, Settings, load_settings
+from iccm_assets.judging.judge import run_suite, run_suites
+from iccm_assets.judging.suites import parse_suite
+from iccm_assets.settings import JudgeSettings, Settings, load_settings
 
 SOURCE = "def add(a, b):\n    return a + b\n\ndef label(n):\n    return f'item-{n}'\n"
 SUITE = {
@@ -61,13 +61,13 @@ def timed(what: Callable[[], object]) -> float:
 
 def latency(suites: int, settings: Settings) -> None:
     """Judged suites and bare runs, by turns."""
-    suite = load_suite(SUITE)
+    suite = parse_suite(SUITE)
     for _ in range(5):  # warm
-        judge(SOURCE, suite, settings)
+        run_suite(SOURCE, suite, settings)
         time.sleep(0.05)
     judged, bare = [], []
     for _ in range(suites):
-        judged.append(timed(lambda: judge(SOURCE, suite, settings)))
+        judged.append(timed(lambda: run_suite(SOURCE, suite, settings)))
         bare.append(timed(lambda: subprocess.run([sys.executable, "-I", "-c", BARE], check=True)))
     for name, values in (("judge", judged), ("bare", bare)):
         values.sort()
@@ -85,12 +85,12 @@ def left() -> tuple[int, int, int]:
 
 def leaks(implementations: int, settings: Settings) -> None:
     """Many implementations, a quarter of them hostile, and what is left of them."""
-    suite = load_suite(SUITE)
-    limits = Judge().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
+    suite = parse_suite(SUITE)
+    limits = JudgeSettings().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
     settings = settings.model_copy(update={"judge": limits})
     work = ((HOSTILE[n // 4 % len(HOSTILE)] if n % 4 == 0 else SOURCE, suite) for n in range(implementations))
     before, started = left(), time.perf_counter()
-    rates = [result.test_pass_rate for result in judge_many(work, settings, workers=8)]
+    rates = [result.test_pass_rate for result in run_suites(work, settings, workers=8)]
     seconds = time.perf_counter() - started
     time.sleep(2)
     say(f"{implementations} implementations, 8 at a time: {implementations / seconds:.1f} a second")

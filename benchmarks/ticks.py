@@ -64,15 +64,15 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    from iccm_assets.store.database import engine_for, upgrade
+    from iccm_assets.store.database import create_engine_for, upgrade
     from iccm_assets.store.embedded import EmbeddedServer
 
     with tempfile.TemporaryDirectory(prefix="iccm-ticks-") as home:
         server = EmbeddedServer(Path(home), durable=False)
         try:
-            url = server.ensure()
+            url = server.ensure_running()
             os.environ |= {"ICCM_DATABASE_URL": url, "ICCM_HOME": home}
-            engine = engine_for(url)
+            engine = create_engine_for(url)
             upgrade(engine)
             started = time.perf_counter()
             with engine.begin() as conn:
@@ -108,7 +108,9 @@ def measure(rounds: int) -> None:
         for sensor in looked_at:
             seconds, said = [], ""
             for _ in range(rounds + 1):
-                context = dg.build_sensor_context(instance=instance, resources={"platform": PlatformResource()})
+                context = dg.build_sensor_context(
+                    instance=instance, resources={"platform": PlatformResource()}
+                )
                 started = time.perf_counter()
                 found = sensor.evaluate_tick(context)
                 seconds.append(time.perf_counter() - started)
@@ -124,9 +126,11 @@ def explain(engine: sa.Engine) -> None:
 
     with engine.connect() as conn:
         at, started = now(conn), time.perf_counter()
-        counted = proposal.selectable(conn, at, get_settings().selection)
+        counted = proposal.count_selectable(conn, at, get_settings().selection)
         say(f"{counted} selectable examples counted in {time.perf_counter() - started:.3f} s")
-        plan = sa.text(f"explain (analyze, costs off, timing off, summary on) {proposal._COUNTS.text}")
+        plan = sa.text(
+            f"explain (analyze, costs off, timing off, summary on) {proposal.COUNT_SELECTABLE_SQL.text}"
+        )
         span = {"first_day": at.date(), "base": None, "start": at, "end": at}
         span |= {"first_day": (at - timedelta(days=30)).date(), "start": at - timedelta(days=10)}
         say("\n".join(row[0] for row in conn.execute(plan, span)))

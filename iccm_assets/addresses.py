@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-EXAMPLE = "openai:http://host:port/v1#model"
+ENDPOINT_FORMAT = "openai:http://host:port/v1#model"
 _SCHEME = "openai:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
-def alert_urls(spec: str) -> list[str]:
+def parse_alert_urls(spec: str) -> list[str]:
     """Split a comma-separated list of apprise URLs."""
     return [url for part in _BETWEEN_URLS.split(spec) if (url := part.strip().strip(","))]
 
@@ -53,7 +53,7 @@ def parse_orchestra(spec: str) -> list[str | EndpointAddress]:
     parts = [part.strip() for part in spec.split(",")]
     members = [_part(number, part) for number, part in enumerate(parts, start=1) if part]
     if not members:
-        raise ValueError(f"is empty; use `builtin` or `{EXAMPLE}`")
+        raise ValueError(f"is empty; use `builtin` or `{ENDPOINT_FORMAT}`")
     for number, member in enumerate(members):
         if member in members[:number]:
             raise ValueError(f"a member is named twice: {member if isinstance(member, str) else member.name}")
@@ -64,7 +64,7 @@ def _part(number: int, part: str) -> str | EndpointAddress:
     if part.lower().startswith(_SCHEME):
         return _address(number, part[len(_SCHEME) :])
     if not _NAME.fullmatch(part):
-        raise ValueError(f"part {number} is neither a name nor {EXAMPLE}")
+        raise ValueError(f"part {number} is neither a name nor {ENDPOINT_FORMAT}")
     return part
 
 
@@ -73,7 +73,7 @@ def _address(number: int, text: str) -> EndpointAddress:
         url = urlsplit(text)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"part {number} is not {EXAMPLE}: {_url_error(error)}") from None
+        raise ValueError(f"part {number} is not {ENDPOINT_FORMAT}: {_url_error(error)}") from None
     if url.username is not None or url.password is not None:
         raise ValueError(
             f"part {number} holds a password; keys come from the environment (docs/orchestra.md)"
@@ -82,7 +82,7 @@ def _address(number: int, text: str) -> EndpointAddress:
         raise ValueError(f"part {number} has a query (?…), which belongs in ICCM_ENDPOINTS__REQUEST")
     is_complete = url.scheme in {"http", "https"} and url.hostname and url.fragment and port != 0
     if not is_complete or not text.isprintable() or any(character.isspace() for character in text):
-        raise ValueError(f"part {number} is not {EXAMPLE}")
+        raise ValueError(f"part {number} is not {ENDPOINT_FORMAT}")
     return EndpointAddress(f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}", url.fragment)
 
 

@@ -71,7 +71,7 @@ class DatabaseError(IccmError):
     """PostgreSQL refused; the transaction was rolled back."""
 
 
-class DatabaseUnreachable(DatabaseError):
+class DatabaseUnreachableError(DatabaseError):
     """PostgreSQL cannot be reached; nothing was changed."""
 
 
@@ -83,7 +83,7 @@ class InputError(IccmError):
     """The input cannot be read; nothing was stored."""
 
 
-class SuiteError(InputError):
+class TestSuiteError(InputError):
     """The test suite is not valid; nothing was run."""
 
 
@@ -91,15 +91,15 @@ class ModelError(IccmError):
     """The model cannot be used; production is unchanged."""
 
 
-class ModelNotFound(ModelError):
+class ModelNotFoundError(ModelError):
     """There is no model at this path or hub id."""
 
 
-class VersionNotFound(ModelNotFound):
+class VersionNotFoundError(ModelNotFoundError):
     """There is no such model version; nothing was changed."""
 
 
-class DamagedCheckpoint(ModelError):
+class CorruptCheckpointError(ModelError):
     """The checkpoint does not match its manifest; it was not loaded."""
 
 
@@ -107,19 +107,19 @@ class TrainingError(IccmError):
     """Training failed; production and the model store are unchanged."""
 
 
-class NothingLearned(TrainingError):
+class NoWeightsChangedError(TrainingError):
     """Training changed no weight; nothing was published."""
 
 
-class TrainingDiverged(TrainingError):
+class TrainingDivergedError(TrainingError):
     """The loss or the weights became NaN or infinite; nothing was published."""
 
 
-class StaleFence(TrainingError):
+class StaleFenceError(TrainingError):
     """Another attempt has claimed this training run; nothing was published."""
 
 
-class SandboxUnavailable(IccmError):
+class SandboxUnavailableError(IccmError):
     """A layer of the sandbox is missing; no verdict was given."""
 
 
@@ -135,5 +135,5 @@ class GatewayError(IccmError):
     """The gateway failed; everything it has acknowledged is kept."""
 
 
-class NotAllowed(IccmError):
+class OperationNotAllowedError(IccmError):
     """This is not allowed in the current state; nothing was changed."""

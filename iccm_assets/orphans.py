@@ -18,19 +18,19 @@ from iccm_assets.errors import IccmError
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
 
-STARTED_BY = "WORKER_STARTED_BY"
+PARENT_PID_ENV = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
-EVERY_SECONDS = 1.0
+CHECK_INTERVAL_SECONDS = 1.0
 
 
-def started_by_me() -> dict[str, str]:
+def parent_env() -> dict[str, str]:
     """The environment variables with which a worker exits with this process."""
-    return {STARTED_BY: str(os.getpid())}
+    return {PARENT_PID_ENV: str(os.getpid())}
 
 
-def end_with_starter(every_seconds: float = EVERY_SECONDS) -> None:
+def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
     """Exit this process when its parent has exited; without ``WORKER_STARTED_BY`` do nothing."""
-    pid = os.environ.get(STARTED_BY, "")
+    pid = os.environ.get(PARENT_PID_ENV, "")
     if not pid:
         return
     parent = int(pid)
@@ -40,7 +40,7 @@ def end_with_starter(every_seconds: float = EVERY_SECONDS) -> None:
     def watch() -> None:
         pause = threading.Event()
         while os.getppid() == parent if is_direct else psutil.pid_exists(parent):
-            pause.wait(every_seconds)
+            pause.wait(interval_seconds)
         os._exit(EXIT_STATUS)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
@@ -53,7 +53,7 @@ def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
     """
     from dagster_pipes import open_dagster_pipes
 
-    end_with_starter()
+    exit_with_parent()
     with open_dagster_pipes() as pipes:
         try:
             message = {"metadata": work(pipes)}

@@ -32,18 +32,18 @@ from iccm_assets.addresses import parse_orchestra
 from iccm_assets.errors import SettingsError, first_line
 
 PACKAGE = Path(__file__).parent
-REFERENCE_MODEL = PACKAGE / "reference" / "data" / "base_model"
-REFERENCE_REHEARSAL = PACKAGE / "reference" / "data" / "rehearsal.jsonl.gz"
-REFERENCE_CANARY_SET = PACKAGE / "reference" / "data" / "canary_set.jsonl.gz"
+PACKAGED_MODEL = PACKAGE / "reference" / "data" / "base_model"
+PACKAGED_REHEARSAL = PACKAGE / "reference" / "data" / "rehearsal.jsonl.gz"
+PACKAGED_CANARY_SET = PACKAGE / "reference" / "data" / "canary_set.jsonl.gz"
 
 
-class Group(BaseModel):
+class SettingsGroup(BaseModel):
     """A group of settings: immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Capture(Group):
+class CaptureSettings(SettingsGroup):
     """Processing of conversations before they are stored."""
 
     redact: bool = Field(True, description="Replace secrets and personal data with typed placeholders.")
@@ -52,7 +52,7 @@ class Capture(Group):
     )
 
 
-class Curation(Group):
+class CurationSettings(SettingsGroup):
     """Filter and deduplication of training examples."""
 
     min_test_pass_rate: float = Field(
@@ -70,24 +70,24 @@ class Curation(Group):
     duplicate_similarity: float = Field(
         0.9, gt=0, le=1, description="Cosine similarity at or above which two texts are near-duplicates."
     )
-    held_out_share: float = Field(0.15, ge=0, lt=1, description="Fraction of sessions never trained on.")
+    holdout_fraction: float = Field(0.15, ge=0, lt=1, description="Fraction of sessions never trained on.")
     holdout_days: int = Field(
         28, ge=1, description="Maximum age of a holdout session that is evaluated, in days."
     )
-    late_days: int = Field(7, ge=1, description="Days that the daily job checks for changed inputs.")
+    lookback_days: int = Field(7, ge=1, description="Days that the daily job checks for changed inputs.")
 
 
-class Triggers(Group):
+class TriggerSettings(SettingsGroup):
     """Conditions under which a retrain starts."""
 
     weekly_min_examples: int = Field(50, ge=1, description="Selectable examples the weekly trigger requires.")
     threshold_min_examples: int = Field(
         100, ge=1, description="Selectable examples the daily trigger requires."
     )
-    floor_examples: int = Field(
+    min_examples: int = Field(
         20, ge=1, description="Minimum examples of any training; below it a run is skipped."
     )
-    degradation_drop: float = Field(
+    max_quality_drop: float = Field(
         0.05, gt=0, le=1, description="Drop of production quality below its baseline that is an emergency."
     )
     degradation_confidence: float = Field(
@@ -110,7 +110,7 @@ class Triggers(Group):
     )
 
 
-class Selection(Group):
+class SelectionSettings(SettingsGroup):
     """Selection of the pool rows that a retrain trains on."""
 
     window_days: int = Field(7, ge=1, description="Maximum age of the selected examples, in days.")
@@ -126,14 +126,14 @@ class Selection(Group):
         0.10, gt=0, le=1, description="Maximum share of the selection that one user has."
     )
 
-    def over(self, window_days: int | None) -> Selection:
+    def with_window(self, window_days: int | None) -> SelectionSettings:
         """A copy whose window is exactly ``window_days``; None returns the group itself."""
         if window_days is None:
             return self
         return self.model_copy(update={"window_days": window_days, "max_window_days": window_days})
 
 
-class Training(Group):
+class TrainingSettings(SettingsGroup):
     """Training of a candidate."""
 
     method: Literal["full", "lora"] = Field(
@@ -155,7 +155,7 @@ class Training(Group):
     rehearsal_fraction: float = Field(
         0.5, ge=0, lt=1, description="Share of the examples that are rehearsal examples."
     )
-    interpolation: float = Field(
+    weight_averaging_alpha: float = Field(
         1.0,
         gt=0,
         le=1,
@@ -179,7 +179,7 @@ class Training(Group):
     )
 
 
-class Evaluation(Group):
+class EvaluationSettings(SettingsGroup):
     """The quality gate, and the generation of the responses it compares."""
 
     confidence: float = Field(
@@ -196,7 +196,7 @@ class Evaluation(Group):
     max_latency_ratio: float = Field(
         1.2, ge=1, description="Maximum p95 latency per output token, candidate : production."
     )
-    slice_min_items: int = Field(20, ge=2, description="Minimum items of a slice judged for forgetting.")
+    min_slice_items: int = Field(20, ge=2, description="Minimum items of a slice judged for forgetting.")
     max_slice_drop: float = Field(0.05, ge=0, le=1, description="Maximum drop of a slice.")
     latency_items: int = Field(40, ge=5, description="Items whose latency is measured at batch size 1.")
     latency_rounds: int = Field(
@@ -206,7 +206,7 @@ class Evaluation(Group):
     max_new_tokens: int = Field(512, ge=8, description="Maximum tokens of a response.")
 
 
-class Judge(Group):
+class JudgeSettings(SettingsGroup):
     """Limits of one sandboxed implementation."""
 
     wall_seconds: float = Field(10.0, gt=0, description="Wall-clock time.")
@@ -221,15 +221,15 @@ class Judge(Group):
     )
 
 
-class Scoring(Group):
+class ScoringSettings(SettingsGroup):
     """Scoring of live traffic."""
 
-    pass_seconds: float = Field(
+    time_budget_seconds: float = Field(
         240.0, gt=0, description="Time budget of one scoring pass; remaining texts are left to the next pass."
     )
 
 
-class Endpoints(Group):
+class EndpointSettings(SettingsGroup):
     """Requests to the chat endpoints of the orchestra; API keys are not settings (docs/orchestra.md)."""
 
     timeout_seconds: float = Field(
@@ -241,13 +241,13 @@ class Endpoints(Group):
     requests_per_minute: float = Field(
         0.0, ge=0, description="Rate limit of one URL, evenly spaced; 0: no limit."
     )
-    max_answer_mib: float = Field(
+    max_response_mib: float = Field(
         4.0, gt=0, le=64, description="Maximum size of a reply; a longer one is invalid."
     )
-    failures_before_pause: int = Field(
+    circuit_breaker_failures: int = Field(
         8, ge=1, description="Consecutive failures that open the circuit breaker of an endpoint."
     )
-    pause_seconds: float = Field(
+    circuit_breaker_cooldown_seconds: float = Field(
         300.0, gt=0, description="Time an open circuit breaker waits before it lets one request through."
     )
     system_prompt: str = Field("", description="System prompt sent before the requirements; empty: none.")
@@ -259,7 +259,7 @@ class Endpoints(Group):
     )
 
 
-class Rollout(Group):
+class RolloutSettings(SettingsGroup):
     """Progressive deployment; a rollout keeps the values it was opened with."""
 
     evidence: Literal["sequential", "point"] = Field(
@@ -297,7 +297,7 @@ class Rollout(Group):
     max_data_age_minutes: float = Field(
         60.0, gt=0, description="Maximum age of the newest score; older scores are stale."
     )
-    max_hold: float = Field(
+    max_hold_days: float = Field(
         14.0, gt=0, description="Maximum days of a stage; afterwards the rollout is aborted as undecided."
     )
     lease_seconds: float = Field(
@@ -305,23 +305,25 @@ class Rollout(Group):
     )
     tick_seconds: float = Field(30.0, gt=0, description="Interval between two controller ticks.")
     tick_timeout_seconds: float = Field(5.0, gt=0, description="Timeout of a controller tick.")
-    ready_minutes: float = Field(
+    load_timeout_minutes: float = Field(
         10.0, gt=0, description="Time the replicas have to load a version before an alert is raised."
     )
-    replay_below_sessions: int = Field(
+    replay_threshold_sessions: int = Field(
         200,
         ge=0,
         description="Scored sessions a day below which holdout sessions are replayed as paired evidence.",
     )
 
     @model_validator(mode="after")
-    def _possible(self) -> Rollout:
+    def _check_consistency(self) -> RolloutSettings:
         """Require a lease that outlives a tick, and stages that can end before they are undecided."""
         if self.lease_seconds < self.tick_seconds + self.tick_timeout_seconds:
             raise ValueError("lease_seconds is shorter than a tick and its timeout")
         longest = max(self.first_stage_hours, self.second_stage_hours, self.bake_hours)
-        if longest >= 24 * self.max_hold:
-            raise ValueError(f"a stage of {longest:g} h cannot end within max_hold_days of {self.max_hold:g}")
+        if longest >= 24 * self.max_hold_days:
+            raise ValueError(
+                f"a stage of {longest:g} h cannot end within max_hold_days of {self.max_hold_days:g}"
+            )
         if self.health_pass_rate > self.min_pass_rate:
             raise ValueError("health_pass_rate is above min_pass_rate")
         if self.second_stage_drop > self.first_stage_drop:
@@ -329,22 +331,26 @@ class Rollout(Group):
         return self
 
 
-class Retention(Group):
+class RetentionSettings(SettingsGroup):
     """Retention of checkpoints and history."""
 
-    unpromoted_days: int = Field(7, ge=1, description="Retention of checkpoints that were never promoted.")
-    rolled_back_days: int = Field(30, ge=1, description="Retention of checkpoints that were rolled back.")
-    history_days: int = Field(
+    unpromoted_retention_days: int = Field(
+        7, ge=1, description="Retention of checkpoints that were never promoted."
+    )
+    rolled_back_retention_days: int = Field(
+        30, ge=1, description="Retention of checkpoints that were rolled back."
+    )
+    history_retention_days: int = Field(
         365, ge=30, description="Retention of reconstructions, requests and canary history."
     )
 
     @property
-    def history(self) -> timedelta:
+    def history_retention(self) -> timedelta:
         """``history_days`` as a duration."""
-        return timedelta(days=self.history_days)
+        return timedelta(days=self.history_retention_days)
 
 
-class Gateway(Group):
+class GatewaySettings(SettingsGroup):
     """The HTTP service that serves CET-D."""
 
     backend: Literal["transformers", "openai"] = Field(
@@ -364,7 +370,7 @@ class Gateway(Group):
         default_factory=lambda: max(1, os.cpu_count() or 1), ge=1, description="torch threads per process."
     )
     batch_size: int = Field(16, ge=1, le=1024, description="Maximum requests per batch.")
-    batch_wait_ms: float = Field(
+    batch_timeout_ms: float = Field(
         1.0, ge=0, le=1000, description="How long to wait for more requests before running a batch."
     )
     queue_size: int = Field(64, ge=1, description="Maximum queued requests per model; beyond it 503.")
@@ -376,25 +382,29 @@ class Gateway(Group):
         10.0, gt=0, description="Timeout of the canary arm, after which production responds."
     )
     max_body_mib: float = Field(1.0, gt=0, le=64, description="Maximum request body (413).")
-    max_answer_kib: int = Field(
+    max_response_kib: int = Field(
         256, ge=1, description="Maximum response of the canary arm; a longer one is invalid."
     )
-    poll_seconds: float = Field(1.0, gt=0, le=2.0, description="Polling interval of the routing.")
-    drain_seconds: float = Field(30.0, gt=0, description="Time for requests in flight at shutdown.")
+    poll_interval_seconds: float = Field(1.0, gt=0, le=2.0, description="Polling interval of the routing.")
+    drain_timeout_seconds: float = Field(30.0, gt=0, description="Time for requests in flight at shutdown.")
     spool_max_mib: float = Field(512.0, gt=0, description="Maximum spool size; beyond it 503.")
     spool_batch: int = Field(200, ge=1, le=10000, description="Maximum records per transaction.")
-    spool_pause_ms: float = Field(250.0, ge=1, description="Interval between two flushes of the spool.")
-    figures_seconds: float = Field(
+    spool_flush_interval_ms: float = Field(
+        250.0, ge=1, description="Interval between two flushes of the spool."
+    )
+    database_metrics_interval_seconds: float = Field(
         15.0, ge=1, description="Interval between two reads of the database metrics in `/metrics`."
     )
-    figures_window_minutes: float = Field(60.0, gt=0, description="Window of the metrics of both arms.")
-    keep_former_warm: bool = Field(
+    database_metrics_window_minutes: float = Field(
+        60.0, gt=0, description="Window of the metrics of both arms."
+    )
+    keep_previous_warm: bool = Field(
         True, description="Keep the previous version loaded, so that a rollback is immediate."
     )
 
     @field_validator("tokens", mode="after")
     @classmethod
-    def _long_enough(cls, value: str) -> str:
+    def _check_token_length(cls, value: str) -> str:
         # Error messages never contain a token.
         for number, token in enumerate(filter(None, (part.strip() for part in value.split(","))), start=1):
             if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
@@ -402,7 +412,7 @@ class Gateway(Group):
         return value
 
     @model_validator(mode="after")
-    def _possible(self) -> Gateway:
+    def _check_consistency(self) -> GatewaySettings:
         if self.canary_timeout_seconds >= self.timeout_seconds:
             raise ValueError("canary_timeout_seconds leaves production no time to answer instead")
         for version, url in self.openai_urls.items():
@@ -415,10 +425,10 @@ class Gateway(Group):
         return self
 
 
-class Alerts(Group):
+class AlertSettings(SettingsGroup):
     """Delivery of alerts to the channels of `alert_urls`."""
 
-    pass_seconds: float = Field(
+    time_budget_seconds: float = Field(
         20.0, gt=0, le=50, description="Time budget of one delivery pass, and timeout of one channel."
     )
     retry_seconds: float = Field(
@@ -427,7 +437,7 @@ class Alerts(Group):
         description="Delay after the first failure of a channel; doubles with each further failure.",
     )
     max_retry_minutes: float = Field(60.0, gt=0, description="Maximum delay between two attempts.")
-    give_up_days: int = Field(
+    max_alert_age_days: int = Field(
         7, ge=1, description="Maximum age of an alert that is still delivered; its row is retained."
     )
 
@@ -455,14 +465,14 @@ class Settings(BaseSettings):
         None, description="Dagster's own database; unset: `<database>_dagster` on the same server."
     )
     base_model: str = Field(
-        str(REFERENCE_MODEL), description="Hugging Face hub id or path of the first model."
+        str(PACKAGED_MODEL), description="Hugging Face hub id or path of the first model."
     )
     rehearsal: str = Field(
-        str(REFERENCE_REHEARSAL),
+        str(PACKAGED_REHEARSAL),
         description="JSON lines (optionally .gz): the training sample of the base model.",
     )
     canary_set: str = Field(
-        str(REFERENCE_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set."
+        str(PACKAGED_CANARY_SET), description="JSON lines (optionally .gz): the frozen evaluation set."
     )
     embedder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="Hub id or path of the text embedder."
@@ -479,42 +489,42 @@ class Settings(BaseSettings):
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
     compute: Literal["local"] = Field("local", description="Where worker processes run.")
 
-    capture: Capture = Capture()
-    curation: Curation = Curation()
-    triggers: Triggers = Triggers()
-    selection: Selection = Selection()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    judge: Judge = Judge()
-    scoring: Scoring = Scoring()
-    endpoints: Endpoints = Endpoints()
-    rollout: Rollout = Rollout()
-    gateway: Gateway = Gateway()
-    retention: Retention = Retention()
-    alerts: Alerts = Alerts()
+    capture: CaptureSettings = CaptureSettings()
+    curation: CurationSettings = CurationSettings()
+    triggers: TriggerSettings = TriggerSettings()
+    selection: SelectionSettings = SelectionSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    judge: JudgeSettings = JudgeSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    endpoints: EndpointSettings = EndpointSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    retention: RetentionSettings = RetentionSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @field_validator("home", mode="after")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
     @field_validator("database_url", "dagster_database_url", mode="after")
     @classmethod
-    def _postgresql_only(cls, value: str | None) -> str | None:
+    def _check_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
         return value
 
     @field_validator("orchestra", mode="after")
     @classmethod
-    def _members(cls, value: str) -> str:
+    def _check_members(cls, value: str) -> str:
         parse_orchestra(value)
         return value
 
     @model_validator(mode="after")
-    def _own_rehearsal(self) -> Settings:
+    def _disable_packaged_rehearsal(self) -> Settings:
         """The packaged rehearsal sample is for the packaged model only, unless it is set explicitly."""
-        if self.base_model != str(REFERENCE_MODEL) and "rehearsal" not in self.model_fields_set:
+        if self.base_model != str(PACKAGED_MODEL) and "rehearsal" not in self.model_fields_set:
             object.__setattr__(self, "rehearsal", "")
         return self
 
@@ -557,7 +567,7 @@ def known_variables() -> dict[str, str]:
     names: dict[str, str] = {}
     for name, field in Settings.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Group):
+        if isinstance(annotation, type) and issubclass(annotation, SettingsGroup):
             for member, group_field in annotation.model_fields.items():
                 names[f"ICCM_{name}__{member}".upper()] = group_field.description or ""
         else:

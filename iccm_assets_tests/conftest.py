@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets.store.database import engine_for, upgrade
+from iccm_assets.store.database import create_engine_for, upgrade
 from iccm_assets.store.embedded import EmbeddedServer
 
 # A console keeps the width it finds when it is made, which is at the first import of the command line, by
@@ -41,9 +41,9 @@ def server_url() -> Iterator[str]:
     _end_servers_of_killed_sessions()
     home = Path(tempfile.gettempdir()) / f"{_PREFIX}{os.getpid()}"
     server = EmbeddedServer(home, durable=False)
-    url = server.ensure()
+    url = server.ensure_running()
     try:
-        engine = engine_for(url)
+        engine = create_engine_for(url)
         upgrade(engine)
         engine.dispose()
         yield url
@@ -75,7 +75,7 @@ def new_database(server_url: str) -> Iterator[Callable[..., str]]:
 @pytest.fixture
 def engine(new_database: Callable[..., str]) -> Iterator[sa.Engine]:
     """An engine on a fresh, migrated database of its own."""
-    made = engine_for(new_database())
+    made = create_engine_for(new_database())
     yield made
     made.dispose()
 

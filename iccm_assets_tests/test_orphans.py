@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from iccm_assets.orphans import EXIT_STATUS, STARTED_BY, started_by_me
+from iccm_assets.orphans import EXIT_STATUS, PARENT_PID_ENV, parent_env
 from iccm_assets_tests.learning.jobs import tiny_job
 
 STARTER = """
@@ -66,14 +66,14 @@ import dagster_pipes
 dagster_pipes.open_dagster_pipes = lambda: time.sleep(60)
 worker.main()
 """
-    environment = {**os.environ, STARTED_BY: str(gone.pid)}
+    environment = {**os.environ, PARENT_PID_ENV: str(gone.pid)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
     assert done.returncode == EXIT_STATUS
 
 
 def test_a_process_that_nobody_named_a_starter_for_goes_on() -> None:
     code = "import time; from iccm_assets.orphans import end_with_starter as e; e(0.01); time.sleep(0.2)"
-    environment = {name: value for name, value in os.environ.items() if name != STARTED_BY}
+    environment = {name: value for name, value in os.environ.items() if name != PARENT_PID_ENV}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-    living = {**environment, **started_by_me()}
+    living = {**environment, **parent_env()}
     assert subprocess.run([sys.executable, "-c", code], env=living, check=False).returncode == 0

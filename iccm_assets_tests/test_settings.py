@@ -7,7 +7,7 @@ import os
 import pytest
 
 from iccm_assets.errors import SettingsError
-from iccm_assets.settings import REFERENCE_REHEARSAL, known_variables, load_settings
+from iccm_assets.settings import PACKAGED_REHEARSAL, known_variables, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def test_the_packaged_model_brings_the_local_profile_and_its_rehearsal() -> None
     settings = load_settings()
     assert settings.profile == "local"
     assert settings.training.learning_rate > 1e-5
-    assert settings.rehearsal == str(REFERENCE_REHEARSAL)
+    assert settings.rehearsal == str(PACKAGED_REHEARSAL)
 
 
 def test_another_base_model_brings_the_production_numbers_and_no_foreign_rehearsal(
@@ -35,8 +35,8 @@ def test_another_base_model_brings_the_production_numbers_and_no_foreign_rehears
 
 def test_a_rehearsal_that_is_asked_for_is_used_with_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICCM_BASE_MODEL", "org/model")
-    monkeypatch.setenv("ICCM_REHEARSAL", str(REFERENCE_REHEARSAL))
-    assert load_settings().rehearsal == str(REFERENCE_REHEARSAL)
+    monkeypatch.setenv("ICCM_REHEARSAL", str(PACKAGED_REHEARSAL))
+    assert load_settings().rehearsal == str(PACKAGED_REHEARSAL)
 
 
 def test_the_environment_is_stronger_than_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:

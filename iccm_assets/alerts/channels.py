@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from logging.handlers import BufferingHandler
 
-from iccm_assets.addresses import alert_urls
+from iccm_assets.addresses import parse_alert_urls
 
-LONGEST_ERROR = 300
+MAX_ERROR_LENGTH = 300
 # A part of a URL that is at least this long and appears in an error may be the channel's token.
 _MIN_SECRET_LENGTH = 6
 _SEPARATORS = re.compile(r"[^A-Za-z0-9_\-.~%+]+")
@@ -36,7 +36,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Message:
+class AlertMessage:
     """One alert as it is sent to a channel."""
 
     title: str
@@ -44,16 +44,16 @@ class Message:
     severity: str
 
 
-Send = Callable[[Channel, Message], str]
+SendFunction = Callable[[Channel, AlertMessage], str]
 """Sends a message; returns the reason of a failure, or an empty string after a success."""
 
 
-def channels_of(spec: str) -> list[Channel]:
+def parse_channels(spec: str) -> list[Channel]:
     """Parse the setting into its distinct channels, in order."""
-    return [Channel(url) for url in dict.fromkeys(alert_urls(spec))]
+    return [Channel(url) for url in dict.fromkeys(parse_alert_urls(spec))]
 
 
-def send(channel: Channel, message: Message) -> str:
+def send(channel: Channel, message: AlertMessage) -> str:
     """Send by apprise (a `SendFunction`), which waits up to 4 s to connect and 4 s for each response."""
     from apprise import Apprise, NotifyType
 
@@ -65,9 +65,9 @@ def send(channel: Channel, message: Message) -> str:
                 return "apprise does not support this URL"
             sent = service.notify(title=message.title, body=message.body, notify_type=types[message.severity])
         except Exception as error:  # an error in a plugin is a failed delivery and must not end the pass
-            return without_secrets(f"{type(error).__name__}: {error}", channel.url)
+            return redact_url(f"{type(error).__name__}: {error}", channel.url)
     text = " ".join(" ".join(warning.getMessage() for warning in warnings).split())
-    return "" if sent else without_secrets(text or "not delivered", channel.url)
+    return "" if sent else redact_url(text or "not delivered", channel.url)
 
 
 @contextmanager
@@ -88,13 +88,13 @@ def _captured_warnings() -> Iterator[list[logging.LogRecord]]:
         logger.removeHandler(handler)
 
 
-def without_secrets(text: str, url: str) -> str:
+def redact_url(text: str, url: str) -> str:
     """Mask every part of the URL after its scheme in the text, and shorten the text for display."""
     address = url.split("://", 1)[-1]
     for part in sorted({address, *_SEPARATORS.split(address)}, key=len, reverse=True):
         if len(part) >= _MIN_SECRET_LENGTH:
             text = text.replace(part, "***")
-    return text[:LONGEST_ERROR]
+    return text[:MAX_ERROR_LENGTH]
 
 
 @lru_cache(maxsize=256)

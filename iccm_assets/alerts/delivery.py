@@ -17,14 +17,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.alerts.channels import Channel, Message, Send, channels_of, send
-from iccm_assets.settings import Alerts, Settings
+from iccm_assets.alerts.channels import Channel, AlertMessage, SendFunction, parse_channels, send
+from iccm_assets.settings import AlertSettings, Settings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class DeliveryReport:
+class DispatchReport:
     """Result of a pass: the number of messages sent and failed, and the last error of each channel.
 
     ``waiting`` counts the alerts that some channel lacks; ``arrived`` lists each sent alert's key once per
@@ -38,7 +38,7 @@ class DeliveryReport:
     errors: dict[str, str] = field(default_factory=dict)
     arrived: list[str] = field(default_factory=list)
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """Summarize the pass in one line, with its numbers."""
         if not self.channels:
             return f"ICCM_ALERT_URLS names no channel; {self.waiting} alerts stay in the outbox"
@@ -123,55 +123,59 @@ _LIST = text(
 )
 
 
-def newest(conn: Connection, limit: int, *, undelivered: bool = False) -> list[dict[str, Any]]:
+def list_alerts(conn: Connection, limit: int, *, pending_only: bool = False) -> list[dict[str, Any]]:
     """List the newest alerts; ``lacking`` maps the channels that did not get one to their last error."""
-    rows = conn.execute(_LIST, {"limit": limit, "undelivered": undelivered})
+    rows = conn.execute(_LIST, {"limit": limit, "undelivered": pending_only})
     return [dict(row._mapping) for row in rows]
 
 
-def waiting(engine: Engine) -> int:
+def count_pending(engine: Engine) -> int:
     """Count the alerts that have not reached all channels."""
     with engine.connect() as conn:
         return int(conn.execute(_COUNT_PENDING).scalar_one())
 
 
-def is_due(engine: Engine, settings: Settings) -> bool:
+def has_due_alerts(engine: Engine, settings: Settings) -> bool:
     """Check by one query, without apprise, whether a pass would send anything now."""
-    names = [channel.name for channel in channels_of(settings.alert_urls)]
+    names = [channel.name for channel in parse_channels(settings.alert_urls)]
     if not names:
         return False
     with engine.connect() as conn:
         return bool(conn.execute(_ANY_DUE, {**_limits(settings.alerts), "channels": names}).scalar_one())
 
 
-def deliver_alerts(
-    engine: Engine, settings: Settings, *, seconds: float | None = None, by: Send = send
-) -> DeliveryReport:
+def dispatch_alerts(
+    engine: Engine,
+    settings: Settings,
+    *,
+    time_budget_seconds: float | None = None,
+    send_message: SendFunction = send,
+) -> DispatchReport:
     """Send what is due to all channels in parallel, for at most ``time_budget_seconds``.
 
     A hanging channel keeps its message locked until it returns, and delays nothing else.
     """
-    channels = channels_of(settings.alert_urls)
-    report = DeliveryReport(len(channels))
+    channels = parse_channels(settings.alert_urls)
+    report = DispatchReport(len(channels))
     if channels:
         names = [channel.name for channel in channels]
         with engine.begin() as conn:
-            conn.execute(_ENQUEUE, {"channels": names, "days": settings.alerts.give_up_days})
-        budget = settings.alerts.pass_seconds if seconds is None else seconds
-        _dispatch_all(engine, channels, settings.alerts, budget, by, report)
+            conn.execute(_ENQUEUE, {"channels": names, "days": settings.alerts.max_alert_age_days})
+        budget = settings.alerts.time_budget_seconds if time_budget_seconds is None else time_budget_seconds
+        _dispatch_all(engine, channels, settings.alerts, budget, send_message, report)
         with engine.begin() as conn:
             conn.execute(_FINALIZE, {"channels": names, "needed": len(names)})
-    report.waiting = waiting(engine)
+    report.waiting = count_pending(engine)
     return report
 
 
 def _dispatch_all(
     engine: Engine,
     channels: Sequence[Channel],
-    limits: Alerts,
+    limits: AlertSettings,
     seconds: float,
-    by: Send,
-    report: DeliveryReport,
+    by: SendFunction,
+    report: DispatchReport,
 ) -> None:
     deadline = time.monotonic() + seconds
     failures: list[Exception] = []
@@ -201,9 +205,9 @@ def _dispatch_all(
 def _send_next(
     engine: Engine,
     channel: Channel,
-    limits: Alerts,
-    by: Send,
-    report: DeliveryReport,
+    limits: AlertSettings,
+    by: SendFunction,
+    report: DispatchReport,
 ) -> bool:
     """Send the channel's next due alert; return whether there was one and it was sent."""
     with engine.begin() as conn:
@@ -212,7 +216,7 @@ def _send_next(
             return False
         # The key is in the text, so that a reader recognizes an alert that is sent a second time.
         footer = f"{row.severity}, {row.created_at:%Y-%m-%d %H:%M} UTC, {row.key}"
-        error = by(channel, Message(row.title, f"{row.body}\n{footer}".lstrip(), row.severity))
+        error = by(channel, AlertMessage(row.title, f"{row.body}\n{footer}".lstrip(), row.severity))
         conn.execute(_MARK, {"key": row.key, "channel": channel.name, "error": error})
     if error:
         report.errors[channel.name] = error
@@ -222,9 +226,9 @@ def _send_next(
     return not error
 
 
-def _limits(limits: Alerts) -> dict[str, Any]:
+def _limits(limits: AlertSettings) -> dict[str, Any]:
     return {
-        "days": limits.give_up_days,
+        "days": limits.max_alert_age_days,
         "retry": limits.retry_seconds,
         "max_retry": 60.0 * limits.max_retry_minutes,
     }

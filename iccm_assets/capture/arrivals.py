@@ -13,11 +13,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-MOST_LOOKED_AT = 20_000
+MAX_SCANNED = 20_000
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class DailyVolume:
     """The conversations of one UTC day: all of them, and their number by origin."""
 
     day: date
@@ -27,7 +27,7 @@ class Arrivals:
     with_test_suite: int = 0
 
 
-def count_days(conn: Connection, first: date, last: date) -> list[Arrivals]:
+def daily_volumes(conn: Connection, first: date, last: date) -> list[DailyVolume]:
     """Count every day from ``first`` to ``last``, days without conversations too."""
     rows = conn.execute(
         text(
@@ -43,18 +43,20 @@ def count_days(conn: Connection, first: date, last: date) -> list[Arrivals]:
             group by grouping sets (1, (1, 2)) order by 1, 2
             """
         ),
-        {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
+        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
     ).all()
     days = []
     for day in (first + timedelta(days=number) for number in range((last - first).days + 1)):
         by_origin = {row.origin: row for row in rows if row.day == day}
         whole = by_origin.pop(None, None)  # the row over all origins
         counts = {origin: row.n for origin, row in by_origin.items()}
-        days.append(Arrivals(day, whole.n, counts, whole.users, whole.suites) if whole else Arrivals(day, 0))
+        days.append(
+            DailyVolume(day, whole.n, counts, whole.users, whole.suites) if whole else DailyVolume(day, 0)
+        )
     return days
 
 
-def unreadable(conn: Connection, since: datetime) -> tuple[int, list[int]]:
+def invalid_conversations(conn: Connection, since: datetime) -> tuple[int, list[int]]:
     """Return how many of the newest conversations were examined, and the ids of those without messages."""
     rows = conn.execute(
         text(
@@ -66,12 +68,12 @@ def unreadable(conn: Connection, since: datetime) -> tuple[int, list[int]]:
             order by c."timestamp" desc limit :max_rows
             """
         ),
-        {"since": since, "max_rows": MOST_LOOKED_AT},
+        {"since": since, "max_rows": MAX_SCANNED},
     ).all()
     return len(rows), [row.id for row in rows if not row.valid]
 
 
-def spool_state(root: Path) -> tuple[int, int, float]:
+def get_spool_state(root: Path) -> tuple[int, int, float]:
     """Dead letters, bytes not flushed, and age of the oldest file in seconds, of the spools below ``root``.
 
     A folder that does not exist holds nothing.
@@ -87,6 +89,6 @@ def spool_state(root: Path) -> tuple[int, int, float]:
     return dead_letters, size, oldest
 
 
-def midnight(day: date) -> datetime:
+def start_of_day(day: date) -> datetime:
     """The beginning of a UTC day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -20,25 +20,25 @@ _NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
 _MAX_DEPTH = 100
 
 
-class Cleaner:
+class Sanitizer:
     """Cleans the parts of one conversation; ``counts`` holds the number of replacements by kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def text(self, value: str) -> str:
+    def clean_text(self, value: str) -> str:
         """A text PostgreSQL accepts."""
         return _NUL_OR_SURROGATE.sub(self._replacement, value)
 
-    def optional(self, value: str | None) -> str | None:
+    def clean_optional(self, value: str | None) -> str | None:
         """The same for a text that may be missing."""
-        return None if value is None else self.text(value)
+        return None if value is None else self.clean_text(value)
 
-    def document(self, value: object, what: str) -> Any:
+    def clean_document(self, value: object, name: str) -> Any:
         """A JSON value that jsonb accepts. Raises ``InputError`` for what is not JSON at all."""
-        return self._walk(value, self._number, 0, what)
+        return self._walk(value, self._number, 0, name)
 
-    def suite(self, value: object) -> Any:
+    def clean_suite(self, value: object) -> Any:
         """The same for a test suite, whose numbers retain their type."""
         return self._walk(value, _typed_number, 0, "test suite")
 
@@ -46,13 +46,13 @@ class Cleaner:
         if depth > _MAX_DEPTH:
             raise InputError(f"the {name} is nested deeper than {_MAX_DEPTH} levels")
         if isinstance(value, str):
-            return self.text(value)
+            return self.clean_text(value)
         if isinstance(value, float):
             return number(value)
         if value is None or isinstance(value, (bool, int)):
             return value
         if isinstance(value, Mapping):
-            pairs = ((self.text(str(key)), item) for key, item in value.items())
+            pairs = ((self.clean_text(str(key)), item) for key, item in value.items())
             return {key: self._walk(item, number, depth + 1, name) for key, item in pairs}
         if isinstance(value, (list, tuple)):
             return [self._walk(item, number, depth + 1, name) for item in value]
@@ -74,9 +74,9 @@ def _typed_number(value: float) -> Any:
     return {"$float": text} if not math.isfinite(value) or "e+" in text else value
 
 
-def dump(value: object, what: str) -> str:
+def to_json(value: object, name: str) -> str:
     """A cleaned value as JSON text. Raises ``InputError`` for integers too long to write out."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise InputError(f"the {what} is not JSON ({error})") from None
+        raise InputError(f"the {name} is not JSON ({error})") from None

@@ -13,20 +13,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from iccm_assets.capture.cleaning import Cleaner, dump
-from iccm_assets.capture.extraction import requirements_of, source_of
-from iccm_assets.capture.redaction import redact_document, stored_user_id
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.capture.cleaning import Sanitizer, to_json
+from iccm_assets.capture.extraction import extract_requirements, extract_source
+from iccm_assets.capture.redaction import redact_document, pseudonymize_user_id
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.tables.capture import ARMS, ORIGINS
 
-MAX_NAME = 512
+MAX_ID_LENGTH = 512
 # An erased session's row is found by the hash of its session id, which itself is deleted.
-ERASED = "erased:"
+ERASED_PREFIX = "erased:"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelResponse:
     """One requirements text of CET-D. ``rating``: the developer's, -1, 1 or None."""
 
     request_id: str
@@ -57,12 +57,12 @@ class Conversation:
     requirements: str | None = None
     source_code: str | None = None
     test_suite: object = None
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ModelResponse, ...] = ()
     rating: int | None = None
     comment: str | None = None
 
 
-def record(
+def upsert_conversation(
     conn: Connection,
     conversation: Conversation,
     *,
@@ -92,19 +92,19 @@ def record(
     return conversation_id
 
 
-def erased_name(session_id: str) -> str:
+def erased_session_key(session_id: str) -> str:
     """What the row of an erased conversation has in place of its session id. (V2)"""
-    return ERASED + hashlib.sha256(session_id.encode("utf-8")).hexdigest()
+    return ERASED_PREFIX + hashlib.sha256(session_id.encode("utf-8")).hexdigest()
 
 
 def _refuse_erased(conn: Connection, session_id: str) -> None:
     """Check after the row was written: an erasure that held its lock has committed by then."""
     erased = text("select exists (select from iccm.conversations where session_id = :name)")
-    if conn.execute(erased, {"name": erased_name(session_id)}).scalar_one():
-        raise NotAllowed(f"session {session_id} was erased and is not recorded again")
+    if conn.execute(erased, {"name": erased_session_key(session_id)}).scalar_one():
+        raise OperationNotAllowedError(f"session {session_id} was erased and is not recorded again")
 
 
-def source_digest(source: str | None) -> str | None:
+def sha256_of_source(source: str | None) -> str | None:
     """sha256 of a source, hex: the value of ``requirements.source_sha256``."""
     return None if source is None else hashlib.sha256(source.encode("utf-8")).hexdigest()
 
@@ -115,15 +115,15 @@ class _Row:
 
     values: dict[str, Any]
     accepted: str | None
-    answers: tuple[Answer, ...]
+    answers: tuple[ModelResponse, ...]
     comment: str | None
 
 
 def _check(conversation: Conversation) -> None:
     _check_id("session_id", conversation.session_id)
-    if conversation.session_id.startswith(ERASED):
-        raise InputError(f"a session_id may not begin with {ERASED}")
-    check_user(conversation.user_id)
+    if conversation.session_id.startswith(ERASED_PREFIX):
+        raise InputError(f"a session_id may not begin with {ERASED_PREFIX}")
+    validate_user_id(conversation.user_id)
     if conversation.origin not in ORIGINS:
         raise InputError(f"an origin is one of {', '.join(ORIGINS)}, not {conversation.origin!r}")
     if not isinstance(conversation.metadata, Mapping):
@@ -143,22 +143,22 @@ def _check_feedback(rating: object, timestamp: datetime | None) -> None:
         raise InputError(f"a rating is -1 or 1, not {rating!r}")
 
 
-def check_user(user_id: str | None) -> None:
+def validate_user_id(user_id: str | None) -> None:
     """Raise ``InputError`` for what cannot be a user's id."""
     if user_id is not None:
         _check_id("user_id", user_id)
 
 
 def _check_id(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
-        raise InputError(f"{name} must be a text of 1 to {MAX_NAME} characters")
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH:
+        raise InputError(f"{name} must be a text of 1 to {MAX_ID_LENGTH} characters")
     if "\x00" in value or not value.isprintable():
         raise InputError(f"{name} holds characters that cannot be printed")
 
 
 def _prepare(conversation: Conversation, settings: Settings) -> _Row:
     """Clean, redact and extract, in this order: what is extracted is what the row will hold."""
-    cleaner = Cleaner()
+    cleaner = Sanitizer()
     parts = _clean(cleaner, conversation)
     parts, redacted = redact_document(parts) if settings.capture.redact else (parts, {})
     content, metadata, suite = parts["content"], parts["metadata"], parts["test_suite"]
@@ -167,35 +167,36 @@ def _prepare(conversation: Conversation, settings: Settings) -> _Row:
             metadata = {**metadata, name: counts}
     values = {
         "session_id": conversation.session_id,
-        "user_id": stored_user_id(conversation.user_id, settings),
+        "user_id": pseudonymize_user_id(conversation.user_id, settings),
         "timestamp": conversation.timestamp,
-        "content": dump(content, "conversation"),
-        "metadata": dump(metadata, "metadata"),
+        "content": to_json(content, "conversation"),
+        "metadata": to_json(metadata, "metadata"),
         "origin": conversation.origin,
-        "source_sha256": source_digest(source_of(content, metadata)),
-        "test_suite": None if suite is None else dump(suite, "test suite"),
+        "source_sha256": sha256_of_source(extract_source(content, metadata)),
+        "test_suite": None if suite is None else to_json(suite, "test suite"),
     }
     answers = tuple(
         replace(answer, text=text, comment=comment, created_at=answer.created_at or conversation.timestamp)
         for answer, (text, comment) in zip(conversation.answers, parts["answers"], strict=True)
     )
-    row = _Row(values, requirements_of(content, metadata), answers, parts["comment"])
+    row = _Row(values, extract_requirements(content, metadata), answers, parts["comment"])
     _check_size(row, settings.capture.max_conversation_mib)
     return row
 
 
-def _clean(cleaner: Cleaner, conversation: Conversation) -> dict[str, Any]:
+def _clean(cleaner: Sanitizer, conversation: Conversation) -> dict[str, Any]:
     """All texts of a conversation as one JSON value, clean: they are redacted together."""
     texts = {"source_code": conversation.source_code, "requirements": conversation.requirements}
     metadata = {**conversation.metadata, **{key: text for key, text in texts.items() if text is not None}}
     return {
-        "content": cleaner.document(conversation.messages, "conversation"),
-        "metadata": cleaner.document(metadata, "metadata"),
-        "test_suite": cleaner.suite(conversation.test_suite),
+        "content": cleaner.clean_document(conversation.messages, "conversation"),
+        "metadata": cleaner.clean_document(metadata, "metadata"),
+        "test_suite": cleaner.clean_suite(conversation.test_suite),
         "answers": [
-            [cleaner.text(answer.text), cleaner.optional(answer.comment)] for answer in conversation.answers
+            [cleaner.clean_text(answer.text), cleaner.clean_optional(answer.comment)]
+            for answer in conversation.answers
         ],
-        "comment": cleaner.optional(conversation.comment),
+        "comment": cleaner.clean_optional(conversation.comment),
     }
 
 
@@ -244,7 +245,9 @@ def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
         row.values,
     ).one()
     if stored.erased_at is not None:
-        raise NotAllowed(f"session {row.values['session_id']} was erased and is not recorded again")
+        raise OperationNotAllowedError(
+            f"session {row.values['session_id']} was erased and is not recorded again"
+        )
     return int(stored.id), False
 
 
@@ -294,7 +297,7 @@ def _upsert_accepted(conn: Connection, row: _Row) -> bool:
     return True
 
 
-def _upsert_answer(conn: Connection, row: _Row, answer: Answer) -> bool:
+def _upsert_answer(conn: Connection, row: _Row, answer: ModelResponse) -> bool:
     """Store a response of CET-D: one row per request. Return whether it changed."""
     values = {**row.values, **asdict(answer)}
     stored = conn.execute(

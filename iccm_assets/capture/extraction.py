@@ -23,7 +23,7 @@ _PROSE = {"", "text", "txt", "plaintext", "md", "markdown", "requirements"}
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One readable message and its role."""
 
     role: str
@@ -31,41 +31,41 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Fence:
+class CodeBlock:
     """A fenced code block: its language, lower case, and its content without the final newline."""
 
     language: str
     content: str
 
 
-def messages_of(content: object) -> list[Message]:
+def parse_messages(content: object) -> list[ChatMessage]:
     """The readable messages of a conversation's ``content``, in order; empty for anything else."""
     entries = [entry for entry in _items(content) if isinstance(entry, Mapping)]
     texts = ((entry.get("role"), _text(entry.get("content"))) for entry in entries)
     return [
-        Message(role.strip().lower(), text)
+        ChatMessage(role.strip().lower(), text)
         for role, text in texts
         if isinstance(role, str) and text is not None
     ]
 
 
-def source_of(messages: object, metadata: object) -> str | None:
+def extract_source(messages: object, metadata: object) -> str | None:
     """The code the developer asked about, or None. (C3)
 
     ``metadata.source_code`` unchanged, where present; else the last fenced code block of the user before
     the first requirements answer, or before the end where there is no such answer.
     """
     source = _metadata_text(metadata, "source_code")
-    for message in messages_of(messages) if source is None else ():
-        if message.role == "assistant" and has_statements(message.text):
+    for message in parse_messages(messages) if source is None else ():
+        if message.role == "assistant" and has_shall_statement(message.text):
             break
         if message.role == "user":
-            for fence in fences(message.text):
+            for fence in code_blocks(message.text):
                 source = fence.content if fence.content.strip() else source
     return source
 
 
-def requirements_of(messages: object, metadata: object) -> str | None:
+def extract_requirements(messages: object, metadata: object) -> str | None:
     """The requirements the developer accepted, or None. (C3)
 
     ``metadata.requirements`` unchanged, where present; else the last assistant message holding "shall"
@@ -73,18 +73,18 @@ def requirements_of(messages: object, metadata: object) -> str | None:
     stands for the message when nothing outside does.
     """
     requirements = _metadata_text(metadata, "requirements")
-    for message in messages_of(messages) if requirements is None else ():
+    for message in parse_messages(messages) if requirements is None else ():
         if message.role == "assistant":
             requirements = _statements(message.text) or requirements
     return requirements
 
 
-def has_statements(text: str) -> bool:
+def has_shall_statement(text: str) -> bool:
     """Whether a text holds a "shall" statement, outside of program code."""
     return _statements(text) is not None
 
 
-def fences(text: str) -> Iterator[Fence]:
+def code_blocks(text: str) -> Iterator[CodeBlock]:
     """The fenced code blocks of a markdown text; one that is never closed ends with the text."""
     return (fence for fence, _ in _parts(text) if fence is not None)
 
@@ -123,7 +123,7 @@ def _statements(text: str) -> str | None:
     return fenced
 
 
-def _parts(text: str) -> Iterator[tuple[Fence | None, str]]:
+def _parts(text: str) -> Iterator[tuple[CodeBlock | None, str]]:
     """Cut a markdown text into fences ``(fence, "")`` and what lies between them ``(None, text)``."""
     lines: list[str] = []
     opening: re.Match[str] | None = None
@@ -157,8 +157,8 @@ def _closes(marks: re.Match[str], opening: re.Match[str]) -> bool:
     return marks[2][0] == opening[2][0] and len(marks[2]) >= len(opening[2])
 
 
-def _fence(opening: re.Match[str], lines: list[str]) -> Fence:
+def _fence(opening: re.Match[str], lines: list[str]) -> CodeBlock:
     """Build the block; its lines lose the indentation of the fence itself, where they have it."""
     language: str = next(iter(opening[3].lower().split()), "")
     prefix = re.compile(f" {{0,{_indentation(opening)}}}")
-    return Fence(language, "\n".join(prefix.sub("", line.rstrip("\r"), count=1) for line in lines))
+    return CodeBlock(language, "\n".join(prefix.sub("", line.rstrip("\r"), count=1) for line in lines))

@@ -13,17 +13,17 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.conversations import Conversation, record
-from iccm_assets.capture.extraction import requirements_of, source_of
-from iccm_assets.capture.transcripts import Transcript, Turn, merge, read
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
+from iccm_assets.capture.extraction import extract_requirements, extract_source
+from iccm_assets.capture.transcripts import Transcript, Turn, merge_transcripts, read_transcript
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings
 
 ORIGIN = "claude-code"
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """The result of importing one session. ``source``, ``requirements``: whether it has any.
 
     ``state`` is `new`, `changed`, `unchanged`, `empty` (without a message), `other_origin` (captured another
@@ -39,19 +39,19 @@ class Imported:
     reason: str = ""
 
 
-def import_file(
+def import_transcript(
     engine: Engine,
     settings: Settings,
     stream: BinaryIO,
     *,
     user_id: str | None = None,
     progress: Callable[[int], None] = lambda size: None,
-) -> tuple[Transcript, list[Imported]]:
+) -> tuple[Transcript, list[ImportResult]]:
     """Store the sessions of one transcript, each in a transaction of its own.
 
     Raises ``InputError`` only for an invalid ``user_id``; what is wrong with a session is its state.
     """
-    transcript = read(stream, progress)
+    transcript = read_transcript(stream, progress)
     sessions = transcript.sessions.items()
     return transcript, [
         _import(engine, settings, session_id, turns, user_id) for session_id, turns in sessions
@@ -60,25 +60,25 @@ def import_file(
 
 def _import(
     engine: Engine, settings: Settings, session_id: str, turns: list[Turn], user_id: str | None
-) -> Imported:
+) -> ImportResult:
     if not turns:
-        return Imported(session_id, "empty", reason="it contains no messages")
+        return ImportResult(session_id, "empty", reason="it contains no messages")
     try:
         with engine.begin() as conn:
             return _store(conn, settings, session_id, turns, user_id)
-    except (NotAllowed, InputError) as error:
-        state = "erased" if isinstance(error, NotAllowed) else "refused"
-        return Imported(session_id, state, messages=len(turns), reason=error.detail)
+    except (OperationNotAllowedError, InputError) as error:
+        state = "erased" if isinstance(error, OperationNotAllowedError) else "refused"
+        return ImportResult(session_id, state, messages=len(turns), reason=error.detail)
 
 
 def _store(
     conn: Connection, settings: Settings, session_id: str, new: list[Turn], user_id: str | None
-) -> Imported:
+) -> ImportResult:
     row = _lock_row(conn, session_id)
     if row is not None and row.origin != ORIGIN:
-        return Imported(session_id, "other_origin", row.id, len(new), reason=f"captured by {row.origin}")
+        return ImportResult(session_id, "other_origin", row.id, len(new), reason=f"captured by {row.origin}")
     metadata = dict(row.metadata) if row is not None else {}
-    turns = merge(_stored_turns(row.content, metadata) if row is not None else [], new)
+    turns = merge_transcripts(_stored_turns(row.content, metadata) if row is not None else [], new)
     metadata = {key: value for key, value in metadata.items() if key not in {"cleaned", "redacted"}}
     content = [{"role": turn.role, "content": turn.content} for turn in turns]
     conversation = Conversation(
@@ -93,18 +93,18 @@ def _store(
         origin=ORIGIN,
         test_suite=None if row is None else row.test_suite,
     )
-    conversation_id = record(conn, conversation, settings=settings)
+    conversation_id = upsert_conversation(conn, conversation, settings=settings)
     return _report(conn, session_id, row, conversation_id, content, metadata)
 
 
 def _report(
     conn: Connection, session_id: str, before: Any, conversation_id: int, content: list[Any], metadata: Any
-) -> Imported:
+) -> ImportResult:
     unchanged = before is not None and before.updated_at == _lock_row(conn, session_id).updated_at
     state = "new" if before is None else "unchanged" if unchanged else "changed"
-    source, requirements = source_of(content, metadata), requirements_of(content, metadata)
+    source, requirements = extract_source(content, metadata), extract_requirements(content, metadata)
     missing = [name for name, text in (("source", source), ("requirements", requirements)) if text is None]
-    return Imported(
+    return ImportResult(
         session_id,
         state,
         conversation_id,
@@ -148,6 +148,6 @@ def _stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
 def _accepted_at(turns: list[Turn]) -> datetime | None:
     """The time of the last requirements; in a session without any, of the last message."""
     for turn in reversed(turns):
-        if requirements_of([{"role": turn.role, "content": turn.content}], {}) is not None:
+        if extract_requirements([{"role": turn.role, "content": turn.content}], {}) is not None:
             return turn.timestamp
     return turns[-1].timestamp

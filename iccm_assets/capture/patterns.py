@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-Found = Callable[[str], None]
+OnMatch = Callable[[str], None]
 Span = tuple[int, int, str]  # start, end, kind
 
 
 @dataclass(frozen=True)
-class Rule:
+class RedactionRule:
     """``pattern`` (its group ``x``, else the whole) becomes ``<kind>`` where ``holds`` is true.
 
     ``hints`` are texts of which one must occur, case-sensitively, and ``gate`` a simpler pattern that must
@@ -26,7 +26,7 @@ class Rule:
     remember: bool = False
     gate: re.Pattern[str] | None = None
 
-    def apply(self, text: str, remember: Found) -> str:
+    def apply(self, text: str, remember: OnMatch) -> str:
         """The text with this rule's matches replaced."""
         if self.hints and not any(hint in text for hint in self.hints):
             return text
@@ -34,7 +34,7 @@ class Rule:
             return text
         return self.pattern.sub(lambda match: self._replacement(match, remember), text)
 
-    def _replacement(self, match: re.Match[str], remember: Found) -> str:
+    def _replacement(self, match: re.Match[str], remember: OnMatch) -> str:
         group = "x" if "x" in self.pattern.groupindex else 0
         secret, whole, start = match[group], match[0], match.start()
         if not secret or secret.startswith("<") or not self.holds(match):
@@ -53,7 +53,7 @@ def replace_spans(text: str, spans: Iterable[Span]) -> str:
     return "".join([*parts, text[position:]])
 
 
-def at_start(literal: str) -> str:
+def at_word_start(literal: str) -> str:
     """A pattern for ``literal`` where a word may begin: not inside one, but behind an escaped line end.
 
     The literal comes first and what precedes it is tested afterwards, so that the regex engine can skip to

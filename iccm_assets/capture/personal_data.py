@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from iccm_assets.capture.patterns import Rule
+from iccm_assets.capture.patterns import RedactionRule
 
 _FILES = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "html", "js", "json", "txt", "xml", "yaml", "yml")
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(
 )
 
 
-def passes_luhn(number: str) -> bool:
+def luhn_valid(number: str) -> bool:
     """Whether the check digit of a card number is right."""
     digits = [int(character) for character in number if character.isdecimal()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
@@ -36,12 +36,12 @@ _CARD_RANGES = {
 }
 
 
-def is_card(text: str) -> bool:
+def is_card_number(text: str) -> bool:
     """Whether this is a number of a range and a length that is issued, with its check digit."""
     digits = "".join(character for character in text if character.isdecimal())
     ranges = _CARD_RANGES.get(len(digits), ())
     issued = any(first <= int(digits[: len(str(first))]) <= last for first, last in ranges)
-    return issued and passes_luhn(digits)
+    return issued and luhn_valid(digits)
 
 
 def is_iban(text: str) -> bool:
@@ -90,8 +90,8 @@ def _called_phone(match: re.Match[str]) -> bool:
     return 7 <= sum(map(str.isdecimal, match["x"])) <= 15 and date_or_version is None
 
 
-PERSONAL = (
-    Rule(
+PII_RULES = (
+    RedactionRule(
         "EMAIL",
         re.compile(
             r"(?:(?<![\w.+%-])|(?<=\\[nrt])|(?<=%[2-3][0-9A-F]))[\w.+'-]{0,63}[\w+](?:@|%40)"
@@ -100,7 +100,7 @@ PERSONAL = (
         holds=_mail,
         gate=re.compile(r"(?:@|%40)[^\W_]"),
     ),
-    Rule(
+    RedactionRule(
         "IBAN",
         re.compile(
             r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}"
@@ -109,29 +109,29 @@ PERSONAL = (
         holds=lambda match: is_iban(match[0]),
         gate=re.compile(r"\d(?<=[A-Z]\d)\d[ -]?[A-Z0-9]{4}"),
     ),
-    Rule(
+    RedactionRule(
         "CARD",
         re.compile(
             r"[2-6](?:(?<![\w.].)|(?<=\\[nrt].))(?:\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?:[ -]?\d{3})?"
             r"|\d{3}[ -]?\d{6}[ -]?\d{4,5}|\d{12})"
             r"(?![\w]|\.\d)"
         ),
-        holds=lambda match: is_card(match[0]),
+        holds=lambda match: is_card_number(match[0]),
     ),
-    Rule(
+    RedactionRule(
         "IP",
         re.compile(r"\d(?:(?<![\w.]\d)|(?<=\\[nrt]\d))\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w]|\.\d)"),
         holds=_ip4,
     ),
-    Rule(
+    RedactionRule(
         "IP",
         re.compile(r"(?:(?<![\w:.])|(?<=\\[nrt]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,34}(?![\w:])"),
         holds=_ip6,
         gate=re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]"),
     ),
-    Rule("SSN", re.compile(r"[0-8](?<![\w.-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")),
+    RedactionRule("SSN", re.compile(r"[0-8](?<![\w.-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")),
     # A number that is called one.
-    Rule(
+    RedactionRule(
         "PHONE",
         re.compile(
             r"(?:phone|Phone|PHONE|tel|Tel|TEL|téléphone|Téléphone|mobile|Mobile|MOBILE|mobil|Mobil|handy|Handy"
@@ -142,28 +142,30 @@ PERSONAL = (
         ),
         holds=_called_phone,
     ),
-    Rule(
+    RedactionRule(
         "PHONE",
         re.compile(r"\+(?:(?<![\w+]\+)|(?<=\\[nrt]\+))[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?!\w)"),
         holds=_phone,
     ),
-    Rule("PHONE", re.compile(r"\((?:(?<!\w\()|(?<=\\[nrt]\())\d{3}\)[ -]?\d{3}[-. ]\d{4}(?![\w-]|\.\d)")),
-    Rule(
+    RedactionRule(
+        "PHONE", re.compile(r"\((?:(?<!\w\()|(?<=\\[nrt]\())\d{3}\)[ -]?\d{3}[-. ]\d{4}(?![\w-]|\.\d)")
+    ),
+    RedactionRule(
         "PHONE",
         re.compile(r"\d(?:(?<![\w.-]\d)|(?<=\\[nrt]\d))(?:[-. ]\d)?\d\d([-.])\d{3}\1\d{4}(?![\w-]|\.\d)"),
     ),
-    Rule(
+    RedactionRule(
         "PHONE",
         re.compile(r"[2-9](?:(?<![\w.-].)|(?<=\\[nrt].))(?<!\d .)\d\d [2-9]\d\d \d{4}(?![\w-]|[. ]\d)"),
     ),
-    Rule(
+    RedactionRule(
         "PHONE",
         re.compile(
             r"0(?:(?<![\w./#-]0)|(?<=\\[nrt]0))(?<!\d 0)[1-9]"
             r"(?:(?:[ .]\d\d){4}|\d{0,3}[ /-]\d{3,4} ?\d{3,5})(?![\w/-]|[. ]\d)"
         ),
     ),
-    Rule(
+    RedactionRule(
         "PHONE",
         re.compile(r"00(?:(?<![\w./#-]00)|(?<=\\[nrt]00))[1-9]\d{0,2}(?:[ /-]\d{2,5}){2,5}(?![\w./-])"),
         holds=_phone,

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from iccm_assets.capture.patterns import Found, Rule, replace_spans
-from iccm_assets.capture.personal_data import PERSONAL, is_card
-from iccm_assets.capture.secret_names import is_secret, kind_of, named_secrets
-from iccm_assets.capture.secret_shapes import SHAPES, UNKNOWN, looks_typed_blindly
+from iccm_assets.capture.patterns import OnMatch, RedactionRule, replace_spans
+from iccm_assets.capture.personal_data import PII_RULES, is_card_number
+from iccm_assets.capture.secret_names import is_secret, classify_key, find_keyword_secrets
+from iccm_assets.capture.secret_shapes import TOKEN_RULES, HIGH_ENTROPY_RULE, is_keyboard_mash
 from iccm_assets.settings import Settings
 
 _MIN_LENGTH = 6
@@ -50,7 +50,7 @@ _DETECTORS = (
 )
 
 
-def redactor(settings: Settings) -> Callable[[str], str]:
+def make_redactor(settings: Settings) -> Callable[[str], str]:
     """The function for a text that is stored alone: ``redact``, or nothing (``ICCM_CAPTURE__REDACT``)."""
     return redact if settings.capture.redact else str
 
@@ -82,17 +82,17 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
     return redacted, dict(sorted(counts.items()))
 
 
-def stored_user_id(user_id: str | None, settings: Settings) -> str | None:
+def pseudonymize_user_id(user_id: str | None, settings: Settings) -> str | None:
     """The id a user is stored under: one that holds personal data becomes a pseudonym, always the same.
 
     Lookups of a user by id (erasure, limits) use this one.
     """
-    if user_id is None or redactor(settings)(user_id) == user_id:
+    if user_id is None or make_redactor(settings)(user_id) == user_id:
         return user_id
     return "user-" + hashlib.sha256(b"iccm user " + user_id.encode("utf-8", "replace")).hexdigest()[:20]
 
 
-def _redact(text: str, remember: Found) -> str:
+def _redact(text: str, remember: OnMatch) -> str:
     for _ in range(_MAX_ROUNDS if len(text) >= _MIN_LENGTH else 0):
         before, text = text, _redact_once(text, remember)
         if text == before:
@@ -100,19 +100,19 @@ def _redact(text: str, remember: Found) -> str:
     return text
 
 
-def _redact_once(text: str, remember: Found) -> str:
-    for rule in (*SHAPES, *_IN_PLACE):
+def _redact_once(text: str, remember: OnMatch) -> str:
+    for rule in (*TOKEN_RULES, *_IN_PLACE):
         text = rule.apply(text, remember)
     for detector, kind, hints in _detectors():
         if any(hint in text for hint in hints):
             for secret in sorted(set(detector.analyze_string(text)), key=len, reverse=True):
                 if len(secret) >= 16:  # shorter ones would be replaced in the middle of other words
                     text = text.replace(secret, f"<{kind}>")
-    spans = list(named_secrets(text))
+    spans = list(find_keyword_secrets(text))
     for start, end, _ in spans:
         remember(text[start:end])
     text = replace_spans(text, spans)
-    for rule in (UNKNOWN, *PERSONAL):
+    for rule in (HIGH_ENTROPY_RULE, *PII_RULES):
         text = rule.apply(text, remember)
     return text
 
@@ -137,11 +137,11 @@ class _DocumentRedactor:
             )
         if isinstance(value, list):
             return [self.redact(item, name) for item in value]
-        card = type(value) is int and 10**12 <= value < 10**19 and is_card(str(value))
+        card = type(value) is int and 10**12 <= value < 10**19 and is_card_number(str(value))
         return "<CARD>" if card else value
 
     def _redact_text(self, text: str, name: str | None) -> str:
-        kind = kind_of(name) if name else None
+        kind = classify_key(name) if name else None
         if (text, kind) not in self._redacted:
             if kind is not None and is_secret(text, kind):
                 self._remember(text, kind)
@@ -186,7 +186,7 @@ def _detectors() -> Sequence[tuple[Any, str, tuple[str, ...]]]:
 
 # Secrets given away by their place: a URL, a header, a command line.
 _IN_PLACE = (
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@"
@@ -195,14 +195,16 @@ _IN_PLACE = (
         lambda match: re.match(r"[${%(]", match["x"]) is None,
         remember=True,
     ),
-    Rule(
+    RedactionRule(
         "TOKEN",
         re.compile(r"(?<![A-Za-z0-9])https?://(?P<x>[A-Za-z0-9_-]{16,200})@"),
         ("://",),
         lambda match: re.search(r"\d", match["x"]) is not None,
     ),
-    Rule("TOKEN", re.compile(r"\b[Bb]earer\s{1,4}(?P<x>(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*)"), ("earer",)),
-    Rule(
+    RedactionRule(
+        "TOKEN", re.compile(r"\b[Bb]earer\s{1,4}(?P<x>(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*)"), ("earer",)
+    ),
+    RedactionRule(
         "TOKEN",
         re.compile(
             r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key|digest|key|negotiate)\s{1,4})?"
@@ -210,14 +212,14 @@ _IN_PLACE = (
         ),
         ("uthorization", "UTHORIZATION"),
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"\b[Bb]asic\s{1,4}(?P<x>[A-Za-z0-9+/]{12,}={1,2}|(?=[A-Za-z+/]{0,40}\d)[A-Za-z0-9+/]{16,})"
         ),
         ("asic ",),
     ),
-    Rule(
+    RedactionRule(
         "COOKIE",
         re.compile(
             r"(?i)(?<=cookie)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?(?P<x>[\w.%-]{1,80}=[^\r\n\"'\\<>]{8,4000})"
@@ -225,7 +227,7 @@ _IN_PLACE = (
         ("ookie", "OOKIE"),
         lambda match: re.search(r"\d", match["x"]) is not None and "(" not in match["x"],
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"(?<![\w-])(?:-u|--user|--proxy-user)[ =]{1,2}[\"']?[^\s:'\"<>]{1,100}:(?P<x>[^\s'\"<>]{4,200})"
@@ -234,7 +236,7 @@ _IN_PLACE = (
         lambda match: re.match(r"[${]|\d+$", match["x"]) is None,
         remember=True,
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"\b(?:sshpass|docker login|mysql\w{0,8}|mariadb|redis-cli|mongo\w{0,8}|ldap\w{1,8}|smbclient"
@@ -244,22 +246,22 @@ _IN_PLACE = (
         ("-p", "-a", "-w", "-P", "/p:"),
         remember=True,
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"\b(?:sshpass|mysql\w{0,8}|mariadb\w{0,8})\s(?:[^\n]{0,120}?\s)?-p\s?[\"']?(?P<x>[A-Za-z]{12,60})(?![\w.])"
         ),
         (" -p",),
-        holds=lambda match: looks_typed_blindly(match["x"]),
+        holds=lambda match: is_keyboard_mash(match["x"]),
         remember=True,
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(r"(?i)\bidentified\s{1,4}by\s{1,4}\\?[\"'](?P<x>[^\"'\s<>]{4,100})"),
         ("dentified", "DENTIFIED"),
         remember=True,
     ),
-    Rule(
+    RedactionRule(
         "PASSWORD",
         re.compile(
             r"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth)\s?[=(]{1,2}\s?\(?\s?[\"'][^\"'\n]{1,80}[\"'],\s?[\"'](?P<x>[^\"'\s<>]{6,100})[\"']"
@@ -272,7 +274,7 @@ _IN_PLACE = (
 
 _PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]{1,30})>")
 _KINDS = frozenset(
-    [rule.kind for rule in (*SHAPES, UNKNOWN, *_IN_PLACE, *PERSONAL)]
+    [rule.kind for rule in (*TOKEN_RULES, HIGH_ENTROPY_RULE, *_IN_PLACE, *PII_RULES)]
     + [kind for _, _, kind, _ in _DETECTORS]
     + ["PASSWORD", "API_KEY", "TOKEN", "SECRET", "AWS_SECRET_KEY"]
 )

@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterator
 
 from iccm_assets.capture.patterns import Span
-from iccm_assets.capture.secret_shapes import looks_random, looks_typed_blindly
+from iccm_assets.capture.secret_shapes import has_high_entropy, is_keyboard_mash
 
 # Stems, lower case, by the kind of a value under such a name.
 _STEMS = {
@@ -104,7 +104,7 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://|[.~]{0,2}/[\w.-]+(?:/|$)|[A-
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
-def named_secrets(text: str) -> Iterator[Span]:
+def find_keyword_secrets(text: str) -> Iterator[Span]:
     """The secrets of a text that their names give away, ordered and disjoint."""
     lower, end = _lower(text), 0
     for match in _NAME.finditer(lower):
@@ -113,7 +113,7 @@ def named_secrets(text: str) -> Iterator[Span]:
             yield secret
 
 
-def kind_of(name: str) -> str | None:
+def classify_key(name: str) -> str | None:
     """The kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None for the name of no secret."""
     lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
     return next(filter(None, (_kind(lower, match) for match in _NAME.finditer(lower))), None)
@@ -127,14 +127,14 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
         return _is_password(value, quoted)
     if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _namelike(value):
         return False
-    return _has_digit(value) or looks_typed_blindly(value)
+    return _has_digit(value) or is_keyboard_mash(value)
 
 
 def _is_reference(value: str) -> bool:
     """Templates, names of algorithms and types, URLs and paths."""
     if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value):
         return True
-    return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and looks_random(value))
+    return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and has_high_entropy(value))
 
 
 def _has_digit(value: str) -> bool:
@@ -144,7 +144,7 @@ def _has_digit(value: str) -> bool:
 def _is_password(value: str, quoted: bool) -> bool:
     if _WORDS.fullmatch(value):
         single = value.isalpha() and value.isascii() and not _TELLING.search(value)
-        return single and ((quoted and len(value) >= 8) or looks_typed_blindly(value))
+        return single and ((quoted and len(value) >= 8) or is_keyboard_mash(value))
     if " " in value:
         return quoted and _is_passphrase(value)
     return _has_digit(value) or _SPECIAL.search(value) is not None
@@ -157,7 +157,7 @@ def _is_passphrase(value: str) -> bool:
 
 def _namelike(value: str) -> bool:
     """Words and small numbers: what variables, options and messages are made of."""
-    return _NAMELIKE.fullmatch(value) is not None and not (looks_random(value) or looks_typed_blindly(value))
+    return _NAMELIKE.fullmatch(value) is not None and not (has_high_entropy(value) or is_keyboard_mash(value))
 
 
 def _is_ordinary(value: str, kind: str, telling: object) -> bool:

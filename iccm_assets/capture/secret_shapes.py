@@ -6,20 +6,20 @@ import itertools
 import re
 from collections.abc import Callable
 
-from iccm_assets.capture.patterns import Rule, at_start
+from iccm_assets.capture.patterns import RedactionRule, at_word_start
 
 
 def _shape(
     kind: str,
     pattern: str,
     *hints: str,
-    holds: Callable[[re.Match[str]], bool] = Rule.holds,
+    holds: Callable[[re.Match[str]], bool] = RedactionRule.holds,
     gate: str | None = None,
-) -> Rule:
-    return Rule(kind, re.compile(pattern), hints, holds, gate=re.compile(gate) if gate else None)
+) -> RedactionRule:
+    return RedactionRule(kind, re.compile(pattern), hints, holds, gate=re.compile(gate) if gate else None)
 
 
-def looks_random(text: str) -> bool:
+def has_high_entropy(text: str) -> bool:
     """Whether a word changes between lower case, upper case and digits as often as chance would.
 
     Random base62 changes at 0.62 of its steps, CamelCase with numbers at 0.3.
@@ -35,7 +35,7 @@ def looks_random(text: str) -> bool:
     return changes >= 0.42 * (len(classes) - 1)
 
 
-def looks_typed_blindly(text: str) -> bool:
+def is_keyboard_mash(text: str) -> bool:
     """Whether letters alone change their case as often as chance would, and not as joined words do.
 
     Names in camel case have no two capitals in a row, or then a long run of them.
@@ -61,7 +61,7 @@ def _begins(match: re.Match[str]) -> bool:
 
 def _token_of_ambiguous_prefix(match: re.Match[str]) -> bool:
     hex_tail = re.search(r"[0-9a-z]{24,}", match[0]) is not None
-    return _begins(match) and _mixed(match) and (hex_tail or looks_random(match[0]))
+    return _begins(match) and _mixed(match) and (hex_tail or has_high_entropy(match[0]))
 
 
 # A key in armour: up to its end line, or as far as its lines go where that was cut off. Brackets end it:
@@ -73,8 +73,8 @@ _ARMOUR = re.compile(
     r"|(?>(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))+))"
 )
 
-SHAPES = (
-    Rule("PRIVATE_KEY", _ARMOUR, ("-----BEGIN ",)),
+TOKEN_RULES = (
+    RedactionRule("PRIVATE_KEY", _ARMOUR, ("-----BEGIN ",)),
     _shape("PRIVATE_KEY", r"Private-Lines: (?P<x>\d+\s+(?:[A-Za-z0-9+/=]{16,}\s*)+)", "Private-Lines: "),
     _shape("PRIVATE_KEY", r"AGE-SECRET-KEY-1[0-9A-Z]{50,}", "AGE-SECRET-KEY-1"),
     _shape(
@@ -105,16 +105,16 @@ SHAPES = (
     # 64 bytes; the digests of package locks are as long and say so before.
     _shape("AZURE_KEY", r"(?<![A-Za-z0-9+/=-])[A-Za-z0-9+/]{86}==(?!=)", gate=r"==(?<=[A-Za-z0-9+/]{8}==)"),
     _shape("ANTHROPIC_KEY", r"sk-ant-[\w-]{16,}"),
-    _shape("OPENAI_KEY", at_start("sk-") + r"[\w-]{20,}", holds=_mixed),
+    _shape("OPENAI_KEY", at_word_start("sk-") + r"[\w-]{20,}", holds=_mixed),
     _shape("HUGGING_FACE_TOKEN", r"(?:hf_|api_org_)[A-Za-z0-9]{28,}"),
     _shape("NPM_TOKEN", r"npm_[A-Za-z0-9]{30,}"),
     _shape("NPM_TOKEN", r":_(?:authToken|auth|password)=(?P<x>[\w./+=-]{8,})"),
     _shape("PYPI_TOKEN", r"pypi-[A-Za-z0-9_-]{32,}", holds=_mixed),
-    _shape("SENDGRID_KEY", at_start("SG") + r"\.[\w-]{16,32}\.[\w-]{30,64}"),
+    _shape("SENDGRID_KEY", at_word_start("SG") + r"\.[\w-]{16,32}\.[\w-]{30,64}"),
     _shape("BREVO_KEY", r"xkeysib-[a-f0-9]{32,}[\w-]*"),
-    _shape("TWILIO_KEY", at_start("AC") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
-    _shape("TWILIO_KEY", at_start("SK") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
-    _shape("MAILGUN_KEY", at_start("key-") + r"[a-f0-9]{32}"),
+    _shape("TWILIO_KEY", at_word_start("AC") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
+    _shape("TWILIO_KEY", at_word_start("SK") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
+    _shape("MAILGUN_KEY", at_word_start("key-") + r"[a-f0-9]{32}"),
     _shape("MAILGUN_KEY", r"pubkey-[a-f0-9]{32}"),
     _shape(
         "MAILGUN_KEY",
@@ -131,17 +131,17 @@ SHAPES = (
         "EROKU",
     ),
     _shape("DATABRICKS_TOKEN", r"dapi[a-f0-9]{32}(?:-\d)?"),
-    _shape("ARTIFACTORY_KEY", at_start("AKC") + r"[a-zA-Z0-9]{30,}", holds=_mixed),
-    _shape("ARTIFACTORY_KEY", at_start("AP") + r"[\dA-F][a-zA-Z0-9]{25,}", holds=_mixed),
+    _shape("ARTIFACTORY_KEY", at_word_start("AKC") + r"[a-zA-Z0-9]{30,}", holds=_mixed),
+    _shape("ARTIFACTORY_KEY", at_word_start("AP") + r"[\dA-F][a-zA-Z0-9]{25,}", holds=_mixed),
     _shape("ARTIFACTORY_KEY", r"cmVmdGtu[A-Za-z0-9]{40,}"),
     _shape("SQUARE_TOKEN", r"sq0[a-z]{3}-[\w-]{20,}"),
-    _shape("SQUARE_TOKEN", at_start("EAAA") + r"[\w-]{40,}"),
+    _shape("SQUARE_TOKEN", at_word_start("EAAA") + r"[\w-]{40,}"),
     _shape("SHOPIFY_TOKEN", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{24,}"),
-    _shape("FACEBOOK_TOKEN", at_start("EAA") + r"[A-Za-z0-9]{60,}"),
+    _shape("FACEBOOK_TOKEN", at_word_start("EAA") + r"[A-Za-z0-9]{60,}"),
     _shape("TOKEN", r"SSWS (?P<x>[\w-]{30,})", "SSWS "),
     _shape("JWT", r"ey[JK][\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*){1,3}"),
     _shape("TOKEN", r"v[1-4]\.(?:local|public)\.[\w-]{30,}", ".local.", ".public."),
-    _shape("VAULT_TOKEN", at_start("hv") + r"[sbr]\.[\w-]{20,}"),
+    _shape("VAULT_TOKEN", at_word_start("hv") + r"[sbr]\.[\w-]{20,}"),
     _shape("TERRAFORM_TOKEN", r"(?<![\w-])[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}", ".atlasv1."),
     # Issuers whose tokens all begin with a word of their own, and those whose word means other things too.
     _shape(
@@ -162,11 +162,11 @@ SHAPES = (
 
 # 24 to 100 characters that look like pure chance, from any issuer. Digests in hexadecimal have no
 # upper case; pictures and other data in base64 are longer; integrity digests say so before them.
-UNKNOWN = Rule(
+HIGH_ENTROPY_RULE = RedactionRule(
     "TOKEN",
     re.compile(
         r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+)[_-])"
         r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
     ),
-    holds=lambda match: looks_random(match[0]),
+    holds=lambda match: has_high_entropy(match[0]),
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-MAX_LINE = 64 * 2**20
+MAX_LINE_BYTES = 64 * 2**20
 # Inputs and outputs of tools are cut to this length; pictures and signatures are dropped.
 _MAX_TOOL_TEXT = 4000
 _MAX_DEPTH = 60
@@ -65,7 +65,7 @@ class _Malformed(Exception):
     """The line is no transcript line; the message is the reason that is counted."""
 
 
-def read(stream: BinaryIO, progress: Callable[[int], None] = lambda size: None) -> Transcript:
+def read_transcript(stream: BinaryIO, progress: Callable[[int], None] = lambda size: None) -> Transcript:
     """Read a transcript to its end; ``progress`` receives the bytes of each line."""
     reader = _Reader()
     for raw, complete in _lines(stream):
@@ -76,7 +76,7 @@ def read(stream: BinaryIO, progress: Callable[[int], None] = lambda size: None) 
     return replace(reader.transcript, sessions=sessions)
 
 
-def merge(stored: list[Turn], new: list[Turn]) -> list[Turn]:
+def merge_transcripts(stored: list[Turn], new: list[Turn]) -> list[Turn]:
     """The turns of both, each once, ordered by time; the result does not depend on the order of files.
 
     Of two forms of a turn the one with more blocks stays: an answer is written down as it arrives.
@@ -158,8 +158,8 @@ class _Reader:
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
     """Each line, and whether it is complete; only ``MAX_LINE_BYTES`` of a line are held in memory."""
-    while line := stream.readline(MAX_LINE):
-        complete = line.endswith(b"\n") or len(line) < MAX_LINE
+    while line := stream.readline(MAX_LINE_BYTES):
+        complete = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
         yield line, complete
         while not complete and (rest := stream.readline(2**20)):
             complete = rest.endswith(b"\n")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, out, table
+from iccm_assets.cli.console import AsJson, echo_json, out, make_table
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import AlertError, SettingsError
 
@@ -23,16 +23,16 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """List alerts, newest first; --json names the channels that an alert has not reached."""
-    from iccm_assets.alerts.delivery import newest
+    from iccm_assets.alerts.delivery import list_alerts
 
     _, engine = open_platform()
     with engine.connect() as conn:
-        rows = newest(conn, limit, undelivered=pending)
+        rows = list_alerts(conn, limit, pending_only=pending)
     if as_json:
         echo_json(rows)
     elif rows:
         shortened = [{**row, "last_error": (row["last_error"] or "")[:60] or None} for row in rows]
-        out.print(table("Alerts", [{name: row[name] for name in _COLUMNS} for row in shortened]))
+        out.print(make_table("Alerts", [{name: row[name] for name in _COLUMNS} for row in shortened]))
     else:
         out.print("All alerts have been delivered." if pending else "No alerts.")
 
@@ -40,14 +40,14 @@ def show(
 @group.command()
 def deliver(as_json: AsJson = False) -> None:
     """Deliver due alerts, as the daemon does every 30 seconds. Exits 1 if a channel failed."""
-    from iccm_assets.alerts.delivery import deliver_alerts
+    from iccm_assets.alerts.delivery import dispatch_alerts
 
     settings, engine = open_platform()
-    report = deliver_alerts(engine, settings)
+    report = dispatch_alerts(engine, settings)
     if as_json:
         echo_json(vars(report))
     else:
-        out.print(report.sentence(), markup=False)
+        out.print(report.summary(), markup=False)
     if report.errors:
         raise typer.Exit(1)
 
@@ -58,7 +58,7 @@ def test(as_json: AsJson = False) -> None:
     from iccm_assets.alerts import channels, delivery, outbox
 
     settings, engine = open_platform()
-    n_channels = len(channels.channels_of(settings.alert_urls))
+    n_channels = len(channels.parse_channels(settings.alert_urls))
     if not n_channels:
         raise SettingsError(
             "ICCM_ALERT_URLS names no channel",
@@ -69,7 +69,7 @@ def test(as_json: AsJson = False) -> None:
         outbox.raise_alert(
             conn, key, "info", "ICCM test alert", "Sent by `iccm alerts test`; no action needed."
         )
-    report = delivery.deliver_alerts(engine, settings)
+    report = delivery.dispatch_alerts(engine, settings)
     arrived = report.arrived.count(key)
     if as_json:
         echo_json({"key": key, "channels": n_channels, "arrived": arrived, "errors": report.errors})

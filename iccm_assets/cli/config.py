@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import typer
 
-from iccm_assets.addresses import alert_urls
+from iccm_assets.addresses import parse_alert_urls
 from iccm_assets.cli.console import AsJson, echo_json
-from iccm_assets.judging.orchestra import orchestra_of
-from iccm_assets.settings import Group, Settings, get_settings, profile_overrides
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
+from iccm_assets.settings import SettingsGroup, Settings, get_settings, profile_overrides
 
 Source = Literal["default", "profile", "environment"]
 
@@ -47,7 +47,7 @@ def show(as_json: AsJson = False) -> None:
     Exits 1 after the list if the orchestra cannot be loaded.
     """
     settings = get_settings()
-    rows = list(describe(settings, os.environ))
+    rows = list(describe_settings(settings, os.environ))
     if as_json:
         echo_json({"profile": settings.profile, "settings": [asdict(row) for row in rows]})
     else:
@@ -55,40 +55,45 @@ def show(as_json: AsJson = False) -> None:
         for row in rows:
             value = "-" if row.value is None or row.value == "" else row.value
             typer.echo(f"{row.variable:{width}} = {value}  ({row.source})")
-    orchestra_of(settings)
+    load_orchestra_from_settings(settings)
 
 
-def describe(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
+def describe_settings(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
     """List every setting in the order of the tree, secrets masked."""
     variables = {name.upper() for name, value in environment.items() if value}
     return _walk(settings, profile_overrides(settings.profile), variables)
 
 
 def _walk(
-    tree: Settings | Group, overrides: Mapping[str, Any], variables: set[str], path: tuple[str, ...] = ()
+    tree: Settings | SettingsGroup,
+    overrides: Mapping[str, Any],
+    variables: set[str],
+    path: tuple[str, ...] = (),
 ) -> Iterator[Setting]:
     for name, field in type(tree).model_fields.items():
         value, variable = getattr(tree, name), "ICCM_" + "__".join((*path, name)).upper()
-        if isinstance(value, Group):
+        if isinstance(value, SettingsGroup):
             yield from _walk(value, overrides.get(name, {}), variables, (*path, name))
             continue
         source: Source = "profile" if name in overrides else "default"
         if variable in variables:
             source = "environment"
-        yield Setting(".".join((*path, name)), variable, masked(name, value), source, field.description or "")
+        yield Setting(
+            ".".join((*path, name)), variable, mask_secrets(name, value), source, field.description or ""
+        )
 
 
-def masked(name: str, value: Any) -> Any:
+def mask_secrets(name: str, value: Any) -> Any:
     """Mask the secrets of a value: passwords in URLs, and all of it if its name says it is secret."""
     if isinstance(value, list | tuple):
-        return [masked(name, item) for item in value]
+        return [mask_secrets(name, item) for item in value]
     # "max_source_tokens" counts tokens; only texts can be secrets.
     if not isinstance(value, str) or not value:
         return value
     if _SECRET_NAME.search(name):
         return MASK
     if name == "alert_urls":  # apprise puts tokens anywhere behind the scheme
-        urls = (url.partition("://") for url in alert_urls(value))
+        urls = (url.partition("://") for url in parse_alert_urls(value))
         return ",".join(f"{scheme}://{MASK}" if separator else MASK for scheme, separator, _ in urls)
     value = _USERINFO.sub(lambda match: f"{match[1]}{':' + MASK if match[2] else ''}@", value)
     return _SECRET_QUERY.sub(rf"\g<1>{MASK}", value)

@@ -52,7 +52,7 @@ def print_headline(title: str) -> None:
     err.rule(f"[bold]{title}", align="left")
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> Table:
+def make_table(title: str, rows: Sequence[Mapping[str, Any]], **options: Any) -> Table:
     """Build a table from rows with equal keys; numbers to the right, floats with three decimals.
 
     Texts are printed as they are, ``rich.text.Text`` in its style; ``options`` go to ``rich.table.Table``.

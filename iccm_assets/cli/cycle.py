@@ -17,26 +17,26 @@ from sqlalchemy import Engine, text
 
 from iccm_assets.cli import simulate
 from iccm_assets.cli.console import err
-from iccm_assets.cli.launch import Launched, run_days, run_retrain
+from iccm_assets.cli.launch import JobResult, run_daily_data, run_retrain
 from iccm_assets.errors import IccmError
 from iccm_assets.learning import training_runs, triggers, versions
-from iccm_assets.learning.proposal import propose
+from iccm_assets.learning.proposal import propose_selection
 from iccm_assets.learning.training_runs import TrainingRun
-from iccm_assets.learning.triggers import Fire, Skip
+from iccm_assets.learning.triggers import TriggerFired, TriggerSkipped
 from iccm_assets.settings import Settings
 from iccm_assets.store.clock import now, reset_clock, set_clock
 
 if TYPE_CHECKING:
     from iccm_assets.reference.developers import PlannedSession
-    from iccm_assets.reference.traffic import Pending, Traffic
-    from iccm_assets.reference.wire import Wire
+    from iccm_assets.reference.traffic import PendingSession, TrafficSummary
+    from iccm_assets.reference.wire import GatewayClient
 
-LOOKS_AT = time(2, tzinfo=UTC)
+TRIGGER_TIME = time(2, tzinfo=UTC)
 WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Week:
+class WeekResult:
     """The result of one cycle; ``run`` is None if the trigger did not fire, for the reason in ``trigger``.
 
     ``funnel`` counts conversations captured, scored, filtered and in the pool, and has the mean test pass
@@ -48,8 +48,8 @@ class Week:
     number: int
     first: date
     last: date
-    traffic: Traffic
-    late: int
+    traffic: TrafficSummary
+    late_sessions: int
     trigger: str
     run: TrainingRun | None
     funnel: dict[str, Any]
@@ -64,14 +64,14 @@ class Week:
         return self.run.status if self.run else "no retrain"
 
 
-def last_moment(now: datetime) -> datetime:
+def last_trigger_time(now: datetime) -> datetime:
     """Return the last 02:00 UTC before now: the end of a demo's last week."""
-    today = datetime.combine(now.date(), LOOKS_AT)
+    today = datetime.combine(now.date(), TRIGGER_TIME)
     return today if today <= now else today - timedelta(days=1)
 
 
 @contextmanager
-def platform_clock(engine: Engine) -> Iterator[None]:
+def reset_clock_afterwards(engine: Engine) -> Iterator[None]:
     """Reset the platform's clock to the server's at the end of the block."""
     try:
         yield
@@ -80,20 +80,20 @@ def platform_clock(engine: Engine) -> Iterator[None]:
             reset_clock(conn)
 
 
-def live(
+def run_week(
     engine: Engine,
     settings: Settings,
     url: str,
     token: str,
     number: int,
-    moment: datetime,
+    week_end: datetime,
     days: int,
     sessions: Sequence[PlannedSession],
-    pending: Sequence[Pending],
+    pending: Sequence[PendingSession],
     *,
     manual: bool,
     rollout: bool,
-) -> tuple[Week, Launched | None, list[Pending]]:
+) -> tuple[WeekResult, JobResult | None, list[PendingSession]]:
     """Run one cycle that ends at ``moment``; ``manual`` requests the retrain where the trigger would wait.
 
     A candidate that passes its gate is rolled out with ``rollout``, else promoted immediately.
@@ -103,34 +103,36 @@ def live(
     """
     from iccm_assets.curation.filtering import changed_days
 
-    last = moment.date() - timedelta(days=1)
+    last = week_end.date() - timedelta(days=1)
     first = last - timedelta(days=days - 1)
-    _set_clock(engine, moment)
+    _set_clock(engine, week_end)
     seconds: dict[str, float] = {}
-    with timed(seconds, "traffic"):
-        still_pending, traffic, new_pending = _converse(engine, url, token, sessions, pending, moment)
-    with timed(seconds, "data"):
+    with measure_seconds(seconds, "traffic"):
+        still_pending, traffic, new_pending = _converse(engine, url, token, sessions, pending, week_end)
+    with measure_seconds(seconds, "data"):
         with engine.connect() as conn:  # late conversations may have changed days of an earlier week
             start = min([first, *changed_days(conn, first - WEEK, last)])
-        materialized = run_days(start, last, title="daily_data_job", console=err)
+        materialized = run_daily_data(start, last, title="daily_data_job", console=err)
         if not materialized.success:
             raise IccmError(materialized.error, hint=f"See the log of Dagster run {materialized.run_id}.")
-    with timed(seconds, "retrain"):
+    with measure_seconds(seconds, "retrain"):
         decision, run = _request_retrain(engine, settings, manual)
         result = None if run is None else run_retrain(run.id, rollout=rollout, console=err)
-    since, until = simulate.end_of(first - timedelta(days=1)), simulate.end_of(last)
+    since, until = simulate.end_of_day(first - timedelta(days=1)), simulate.end_of_day(last)
     bounds = {"first": first, "last": last, "start": since, "end": until}
     with engine.connect() as conn:
         funnel = dict(conn.execute(text(_FUNNEL), bounds).mappings().one())
-        run = None if run is None else training_runs.get(conn, run.id)
-        trained = versions.get(conn, run.candidate_version).metrics if run and run.candidate_version else {}
-        production = versions.get(conn, "production")
-    week = Week(
+        run = None if run is None else training_runs.get_run(conn, run.id)
+        trained = (
+            versions.get_version(conn, run.candidate_version).metrics if run and run.candidate_version else {}
+        )
+        production = versions.get_version(conn, "production")
+    week = WeekResult(
         number=number,
         first=first,
         last=last,
         traffic=traffic,
-        late=len(pending) - len(still_pending),
+        late_sessions=len(pending) - len(still_pending),
         trigger=decision.reason,
         run=run,
         funnel=funnel,
@@ -147,24 +149,24 @@ def _converse(
     url: str,
     token: str,
     sessions: Sequence[PlannedSession],
-    pending: Sequence[Pending],
+    pending: Sequence[PendingSession],
     moment: datetime,
-) -> tuple[list[Pending], Traffic, list[Pending]]:
+) -> tuple[list[PendingSession], TrafficSummary, list[PendingSession]]:
     """Run the week's sessions over HTTP, and the ends of earlier ones that are due by now."""
     from iccm_assets.reference import http_traffic, wire
 
-    with closing(wire.Wire(url, token)) as client:
-        await_clock(client, moment)
-        still_pending, late_replies = http_traffic.deliver(client, pending, by=moment)
-    simulate.check_replies(late_replies)
-    traffic, new_pending, replies = simulate.over_http(url, token, sessions, by=moment)
-    simulate.show(traffic, replies)
-    simulate.check_replies(replies)
+    with closing(wire.GatewayClient(url, token)) as client:
+        wait_for_clock(client, moment)
+        still_pending, late_replies = http_traffic.finish_pending(client, pending, as_of=moment)
+    simulate.raise_on_failures(late_replies)
+    traffic, new_pending, replies = simulate.run_sessions(url, token, sessions, now=moment)
+    simulate.print_traffic(traffic, replies)
+    simulate.raise_on_failures(replies)
     _wait_for_spool(engine, [session.session_id for session in sessions])
     return still_pending, traffic, new_pending
 
 
-def await_clock(wire: Wire, moment: datetime, seconds: float = 60.0) -> None:
+def wait_for_clock(wire: GatewayClient, timestamp: datetime, timeout_seconds: float = 60.0) -> None:
     """Wait until the gateway's clock, which it polls every second or so, has reached ``moment``.
 
     A gateway that still lives in the week before takes this week's sessions for future ones and stores all
@@ -173,10 +175,10 @@ def await_clock(wire: Wire, moment: datetime, seconds: float = 60.0) -> None:
 
     def reached() -> str:
         time_there = datetime.fromisoformat(wire.get("/v1/routing")["now"])
-        late = f"the gateway's clock says {time_there:%Y-%m-%d %H:%M} and not {moment:%Y-%m-%d %H:%M}"
-        return late if time_there < moment else ""
+        late = f"the gateway's clock says {time_there:%Y-%m-%d %H:%M} and not {timestamp:%Y-%m-%d %H:%M}"
+        return late if time_there < timestamp else ""
 
-    _wait(reached, seconds)
+    _wait(reached, timeout_seconds)
 
 
 def _wait_for_spool(engine: Engine, sessions: Sequence[str], seconds: float = 60.0) -> None:
@@ -210,17 +212,17 @@ def _set_clock(engine: Engine, moment: datetime) -> None:
 
 def _request_retrain(
     engine: Engine, settings: Settings, manual: bool
-) -> tuple[Fire | Skip, TrainingRun | None]:
+) -> tuple[TriggerFired | TriggerSkipped, TrainingRun | None]:
     """Evaluate the weekly trigger, or a manual one, and request the run."""
     with engine.begin() as conn:
         timestamp = now(conn)
-        decision: Fire | Skip = triggers.manual("demo", "the demo's retrain")
+        decision: TriggerFired | TriggerSkipped = triggers.manual_trigger("demo", "the demo's retrain")
         if not manual:
-            selectable = propose(conn, timestamp, settings.selection).selectable
-            decision = triggers.weekly(timestamp, selectable, settings.triggers)
-        if isinstance(decision, Skip):
+            selectable = propose_selection(conn, timestamp, settings.selection).selectable
+            decision = triggers.decide_weekly(timestamp, selectable, settings.triggers)
+        if isinstance(decision, TriggerSkipped):
             return decision, None
-        run = training_runs.request(conn, decision, dispatched=True)
+        run = training_runs.create_run(conn, decision, dispatched=True)
     if run is None:
         raise IccmError(f"{decision.key} already has its retrain")
     return decision, run
@@ -242,7 +244,7 @@ select
 
 
 @contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+def measure_seconds(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Record the duration of the block."""
     started = clock_time.monotonic()
     yield

@@ -10,13 +10,13 @@ import typer
 
 from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import DatabaseError, NotAllowed
+from iccm_assets.errors import DatabaseError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets.store.processes import recorded_pid
-from iccm_assets.store.programs import programs
+from iccm_assets.store.programs import postgres_home
 
-NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
+EXIT_NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
 
 group = typer.Typer(help="Run and inspect the platform's PostgreSQL database.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def status(as_json: AsJson = False) -> None:
     state = _load_status(get_settings())
     _print_status(state, as_json)
     if not state["running"]:
-        raise typer.Exit(NOT_RUNNING)
+        raise typer.Exit(EXIT_NOT_RUNNING)
 
 
 @group.command()
@@ -52,7 +52,7 @@ def upgrade() -> None:
     """Upgrade the schema to the newest revision; several machines may run this at the same time."""
     from iccm_assets.store import database
 
-    engine = database.engine_for(database.database_url(get_settings()))
+    engine = database.create_engine_for(database.database_url(get_settings()))
     before, after = database.upgrade(engine)
     engine.dispose()
     typer.echo(f"at revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
@@ -74,7 +74,7 @@ def shell(context: typer.Context) -> None:
     from iccm_assets.store.database import database_url
 
     target = database_url(get_settings())
-    bundled = programs() / "bin" / "psql"
+    bundled = postgres_home() / "bin" / "psql"
     program = str(bundled) if bundled.is_file() else shutil.which("psql")
     if program is None:
         raise DatabaseError("there is no psql on this machine", hint="Install a PostgreSQL client.")
@@ -93,7 +93,7 @@ def _client_environment(target: str) -> dict[str, str]:
 
 def _require_embedded(settings: Settings) -> None:
     if settings.database_url is not None:
-        raise NotAllowed(
+        raise OperationNotAllowedError(
             "ICCM_DATABASE_URL names an external server, which this command does not start or stop",
             hint="Unset it to use the embedded server.",
         )
@@ -101,13 +101,13 @@ def _require_embedded(settings: Settings) -> None:
 
 def _load_status(settings: Settings) -> dict[str, Any]:
     """Describe the database; starts nothing."""
-    from iccm_assets.store.database import current_revision, engine_for, head_revision
+    from iccm_assets.store.database import current_revision, create_engine_for, head_revision
 
     state: dict[str, Any] = {"embedded": settings.database_url is None}
     target = settings.database_url
     if target is None:
         server = EmbeddedServer(settings.home)
-        target = server.running()
+        target = server.running_url()
         state |= {
             "running": target is not None,
             "pid": recorded_pid(server.data) if target else None,
@@ -116,7 +116,7 @@ def _load_status(settings: Settings) -> dict[str, Any]:
         }
         if target is None:
             return state
-    engine = engine_for(target)
+    engine = create_engine_for(target)
     state |= {
         "running": True,
         "address": f"{engine.url.host}:{engine.url.port or 5432}/{engine.url.database}",

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from iccm_assets.cli.console import AsJson, err, out, progress_bar, table
+from iccm_assets.cli.console import AsJson, err, out, progress_bar, make_table
 from iccm_assets.cli.context import open_platform
 from iccm_assets.curation import dedup as file_dedup
-from iccm_assets.curation.dedup import FileRow, Id
-from iccm_assets.curation.fold import FoldResult
+from iccm_assets.curation.dedup import DedupRow, Id
+from iccm_assets.curation.fold import DedupResult
 from iccm_assets.errors import InputError
 
-SHOWN = 20
+MAX_SHOWN_ROWS = 20
 
 
 def dedup(
@@ -42,11 +42,11 @@ def dedup(
     """
     if not 0 < threshold <= 1:
         raise InputError(f"--threshold {threshold:g} is not above 0 and at most 1")
-    pool = [] if existing is None else file_dedup.read_rows(existing)
-    rows = file_dedup.read_rows(new)
+    pool = [] if existing is None else file_dedup.read_jsonl(existing)
+    rows = file_dedup.read_jsonl(new)
     with progress_bar("comparing", len(rows), transient=True, disable=not err.is_terminal) as update:
         embed = _Embed(update, len(rows))
-        result = file_dedup.dedup(rows, pool, threshold, embed, lambda count: update(advance=count))
+        result = file_dedup.dedup_files(rows, pool, threshold, embed, lambda count: update(advance=count))
     if as_json:
         # The keys are promised to other programs; decisions in the order they were made.
         removed = [
@@ -77,11 +77,11 @@ class _Embed:
         finally:
             engine.dispose()
         self._update(description="comparing", completed=0, total=self._n_rows)
-        self.n_embedded = embedded.n_embedded
+        self.n_embedded = embedded.new_count
         return embedded.vectors
 
 
-def _print(result: FoldResult[Id], pool: int, rows: dict[Id, FileRow], embedded: int) -> None:
+def _print(result: DedupResult[Id], pool: int, rows: dict[Id, DedupRow], embedded: int) -> None:
     total = len(result.kept) + len(result.removed)
     out.print(
         f"[bold]{len(result.kept)}[/] of {total} rows kept, {len(result.removed)} removed as duplicates "
@@ -96,8 +96,8 @@ def _print(result: FoldResult[Id], pool: int, rows: dict[Id, FileRow], embedded:
             "similarity": f"{row.similarity:.6f}",
             "text": " ".join((rows[row.id].text or "").split())[:60],
         }
-        for row in result.removed[:SHOWN]
+        for row in result.removed[:MAX_SHOWN_ROWS]
     ]
-    out.print(table("Removed rows", shown))
-    if len(result.removed) > SHOWN:
-        out.print(f"… and {len(result.removed) - SHOWN} more; `--json` lists all.")
+    out.print(make_table("Removed rows", shown))
+    if len(result.removed) > MAX_SHOWN_ROWS:
+        out.print(f"… and {len(result.removed) - MAX_SHOWN_ROWS} more; `--json` lists all.")

@@ -14,22 +14,22 @@ from sqlalchemy import Engine, text
 from iccm_assets.cli import cycle, simulate
 from iccm_assets.cli.console import AsJson, echo_json, err, out, print_headline
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.cycle import Week
-from iccm_assets.cli.launch import Launched
-from iccm_assets.cli.own_gateway import own_gateway, token_of
+from iccm_assets.cli.cycle import WeekResult
+from iccm_assets.cli.launch import JobResult
+from iccm_assets.cli.own_gateway import run_gateway, get_token
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.errors import IccmError, InputError
-from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
 from iccm_assets.models import resolve
-from iccm_assets.settings import REFERENCE_MODEL, Settings, get_settings
+from iccm_assets.settings import PACKAGED_MODEL, Settings, get_settings
 from iccm_assets.store.clock import now
 from iccm_assets.store.database import close_engines, connect
 from iccm_assets.store.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
-    from iccm_assets.cli.rollout_report import Told
+    from iccm_assets.cli.rollout_report import RolloutReport
     from iccm_assets.reference.drift import Drift
-    from iccm_assets.reference.traffic import Pending
+    from iccm_assets.reference.traffic import PendingSession
 
 DAY = timedelta(days=1)
 # A rejected candidate or a skipped run is a result; any other unsuccessful retrain is an error.
@@ -74,10 +74,10 @@ def demo(
     if weeks > 1 and days != cycle.WEEK.days:
         raise InputError(f"a demo of {weeks} weeks has weeks of 7 days, not {days}", hint="Leave out --days.")
     mix = _parse_drift(drift, weeks, days)
-    if settings.base_model != str(REFERENCE_MODEL):
+    if settings.base_model != str(PACKAGED_MODEL):
         err.print(f"[dim]base model: {settings.base_model}[/]")
-    check_inputs(settings)
-    with server_of_the_demo(settings):
+    validate_inputs(settings)
+    with owned_server(settings):
         _run(settings, weeks, conversations, days, mix, seed, with_rollout, as_json)
 
 
@@ -92,34 +92,34 @@ def _run(
     as_json: bool,
 ) -> None:
     from iccm_assets.cli import rollout_story
-    from iccm_assets.cli.fresh import start_fresh
+    from iccm_assets.cli.fresh import reset_platform
     from iccm_assets.reference.developers import plan_conversations
 
     started = time.monotonic()
     print_headline("Empty database, base model in production")
-    start_fresh(settings)
+    reset_platform(settings)
     ensure_production_version(settings)
     engine = connect(settings)
     with engine.connect() as conn:
-        end = cycle.last_moment(now(conn))
+        end = cycle.last_trigger_time(now(conn))
     total, n_days = weeks * conversations, weeks * days
     err.print(f"[dim]planning {total} sessions with simulated developers over {n_days} days[/]")
     plan = plan_conversations(seed, n=total, days=n_days, end=end.date() - DAY, drift=mix)
-    results: list[Week] = []
-    pending: list[Pending] = []
-    retrain: Launched | None = None
-    rollouts: Told | None = None
-    token = token_of(settings)
-    with cycle.platform_clock(engine), own_gateway(settings) as url:
+    results: list[WeekResult] = []
+    pending: list[PendingSession] = []
+    retrain: JobResult | None = None
+    rollouts: RolloutReport | None = None
+    token = get_token(settings)
+    with cycle.reset_clock_afterwards(engine), run_gateway(settings) as url:
         for number in range(1, weeks + 1):
             week_end = end - (weeks - number) * cycle.WEEK
             last_day = week_end.date() - DAY
             first_day = last_day - (days - 1) * DAY
-            start, stop = simulate.end_of(first_day - DAY), simulate.end_of(last_day)
+            start, stop = simulate.end_of_day(first_day - DAY), simulate.end_of_day(last_day)
             sessions = [session for session in plan if start <= session.asked_at < stop]
             title = f"{first_day:%b %d} to {last_day:%b %d}, {len(sessions)} conversations"
             print_headline(f"Week {number} of {weeks}: {title}" if weeks > 1 else title)
-            week, retrain, pending = cycle.live(
+            week, retrain, pending = cycle.run_week(
                 engine,
                 settings,
                 url,
@@ -139,16 +139,16 @@ def _run(
                     hint=f"See the log of Dagster run {retrain.run_id}.",
                 )
         if with_rollout:
-            rollouts = rollout_story.demonstrate(engine, settings, url, token, seed, results[0])
+            rollouts = rollout_story.run_scenario(engine, settings, url, token, seed, results[0])
     _report(engine, settings, results, retrain, rollouts, time.monotonic() - started, as_json)
 
 
 def _report(
     engine: Engine,
     settings: Settings,
-    weeks: list[Week],
-    retrain: Launched | None,
-    rollouts: Told | None,
+    weeks: list[WeekResult],
+    retrain: JobResult | None,
+    rollouts: RolloutReport | None,
     seconds: float,
     as_json: bool,
 ) -> None:
@@ -156,18 +156,18 @@ def _report(
 
     print_headline("Report")
     if len(weeks) == 1 and weeks[0].run and retrain and not as_json:
-        demo_report.show_learning(engine, weeks[0].run.id, retrain, out)
+        demo_report.print_retrain(engine, weeks[0].run.id, retrain, out)
         if rollouts is not None:
-            rollout_report.show(rollouts, out)
-        demo_report.show_places(settings, seconds, out)
+            rollout_report.print_rollout_report(rollouts, out)
+        demo_report.print_locations(settings, seconds, out)
     else:
-        comparison = story.tell(engine, settings, _base_version(engine))
+        comparison = story.compare_with_base(engine, settings, _base_version(engine))
         if as_json:
-            report = story.as_json(weeks, comparison) | (rollouts.to_json() if rollouts else {})
+            report = story.to_json(weeks, comparison) | (rollouts.to_json() if rollouts else {})
             echo_json(report | {"seconds": round(seconds, 1)})
         else:
-            story.show(weeks, comparison, out)
-            demo_report.show_places(settings, seconds, out)
+            story.print_report(weeks, comparison, out)
+            demo_report.print_locations(settings, seconds, out)
         if len(weeks) > 1 and not comparison.is_improvement:
             raise IccmError(
                 f"{comparison.last} is not proven better than {comparison.base} without forgetting:"
@@ -190,30 +190,30 @@ def _base_version(engine: Engine) -> str:
 
 
 def _parse_drift(drift: str, weeks: int, days: int) -> Drift:
-    from iccm_assets.reference.drift import parse_drift, week_by_week
+    from iccm_assets.reference.drift import parse_drift, make_weekly_drift
     from iccm_assets.reference.world import NEW_FAMILIES
 
-    return parse_drift(drift, NEW_FAMILIES, weeks * days) if drift else week_by_week(NEW_FAMILIES, weeks)
+    return parse_drift(drift, NEW_FAMILIES, weeks * days) if drift else make_weekly_drift(NEW_FAMILIES, weeks)
 
 
 @contextmanager
-def server_of_the_demo(settings: Settings) -> Iterator[None]:
+def owned_server(settings: Settings) -> Iterator[None]:
     """Stop the embedded server at the end if it was started in the block and no other process uses it."""
     server = EmbeddedServer(settings.home)
-    starts_here = settings.database_url is None and server.running() is None
+    starts_here = settings.database_url is None and server.running_url() is None
     try:
         yield
     finally:
         if starts_here:
             close_engines()
-            server.stop_unless_used()
+            server.stop_if_idle()
 
 
-def check_inputs(settings: Settings) -> None:
+def validate_inputs(settings: Settings) -> None:
     """Load everything the demo needs before anything is deleted; raises the first error."""
     from iccm_assets.learning.dataset import load_rehearsal
 
     load_canary_set(settings.canary_set)
     load_rehearsal(settings.rehearsal)
-    orchestra_of(settings)
+    load_orchestra_from_settings(settings)
     resolve.check_loadable(resolve.resolve(settings.base_model))

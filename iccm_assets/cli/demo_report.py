@@ -13,17 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine, select, text
 
-from iccm_assets.cli.console import table
-from iccm_assets.cli.launch import Launched
+from iccm_assets.cli.console import make_table
+from iccm_assets.cli.launch import JobResult
 from iccm_assets.judging.statistics import confidence_above
 from iccm_assets.judging.verdict import GateEvidence, Verdict
 from iccm_assets.learning import training_runs, versions
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
-from iccm_assets.store.lineage import conversation_lineage
+from iccm_assets.store.lineage import load_conversation_lineage
 
-BARS = "▁▂▃▄▅▆▇█"
+SPARKLINE_BLOCKS = "▁▂▃▄▅▆▇█"
 OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed that way[/]"
 
@@ -54,10 +54,10 @@ select min(conversation_id) from iccm.training_run_examples where training_run_i
 """
 
 
-def show_learning(engine: Engine, training_run_id: int, retrain: Launched, console: Console) -> None:
+def print_retrain(engine: Engine, training_run_id: int, retrain: JobResult, console: Console) -> None:
     """Print the funnel, the training, the quality gate, an example's lineage and the outcome of a retrain."""
     with engine.connect() as conn:
-        run = training_runs.get(conn, training_run_id)
+        run = training_runs.get_run(conn, training_run_id)
     _print_funnel(engine, run, console)
     if run.candidate_version:
         _print_training(engine, run.candidate_version, console)
@@ -76,12 +76,12 @@ def _print_funnel(engine: Engine, run: TrainingRun, console: Console) -> None:
         funnel.add_row(name, str(count), "█" * round(40 * count / max_count))
     console.print(funnel)
     if reasons:
-        console.print(table("Rejections", [dict(row) for row in reasons]))
+        console.print(make_table("Rejections", [dict(row) for row in reasons]))
 
 
 def _print_training(engine: Engine, version: str, console: Console) -> None:
     with engine.connect() as conn:
-        candidate = versions.get(conn, version)
+        candidate = versions.get_version(conn, version)
     history = json.loads((Path(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
     training, validation = (
         [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
@@ -107,14 +107,14 @@ def _print_gate(engine: Engine, version: str, console: Console) -> None:
     evidence = GateEvidence.from_json(row.evidence)
     console.print()
     title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
-    console.print(table(title, slice_rows(evidence)))
+    console.print(make_table(title, make_slice_rows(evidence)))
     console.print(CONFIDENCE_NOTE)
     for rule in Verdict.from_json(row.verdict).rules:
         color = OUTCOME_COLORS[rule.outcome]
         console.print(f"  [{color}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
 
 
-def slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
+def make_slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
     """Rows per slice and for all items: count, both means, change, confidence of each direction."""
     slices: dict[str, list[Any]] = {}
     for item in evidence.items:
@@ -143,7 +143,7 @@ def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
         example = conn.execute(text(_EXAMPLE), {"id": run.id}).scalar_one()
         if example is None:
             return
-        lineage = conversation_lineage(conn, example)
+        lineage = load_conversation_lineage(conn, example)
     console.print(
         f"\n[bold]Lineage[/] of conversation {lineage.conversation_id} (session {lineage.session_id})"
     )
@@ -157,9 +157,9 @@ def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
         console.print(f"  {version.version} ({version.status}) was trained on it")
 
 
-def _print_outcome(engine: Engine, run: TrainingRun, retrain: Launched, console: Console) -> None:
+def _print_outcome(engine: Engine, run: TrainingRun, retrain: JobResult, console: Console) -> None:
     with engine.connect() as conn:
-        production = versions.production(conn)
+        production = versions.get_production_version(conn)
     name = production.version if production else "nothing"
     console.print()
     if retrain.success and run.status == "gate_passed":
@@ -172,7 +172,7 @@ def _print_outcome(engine: Engine, run: TrainingRun, retrain: Launched, console:
         )
 
 
-def show_places(settings: Settings, seconds: float, console: Console) -> None:
+def print_locations(settings: Settings, seconds: float, console: Console) -> None:
     """Print where the demo's data are, what to try next, and the demo's duration."""
     database = settings.database_url or f"embedded, {settings.home / 'postgres'}"
     console.print("\n[bold]Locations[/]")
@@ -196,5 +196,5 @@ def _sparkline(values: Sequence[float], width: int = 32) -> str:
     chunks = [values[start : start + size] for start in range(0, len(values), size)]
     means = [fmean(chunk) for chunk in chunks]
     low, high = min(means), max(means)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((mean - low) * scale)] for mean in means)
+    scale = (len(SPARKLINE_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(SPARKLINE_BLOCKS[round((mean - low) * scale)] for mean in means)

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, get_actor, out
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.models import manifest
 
 
@@ -44,9 +44,9 @@ def deploy(
             raise InputError(f"{option} requires --reason, which is recorded with the deployment")
     settings, engine = open_platform()
     with engine.connect() as conn:
-        candidate = versions.get(conn, version)
+        candidate = versions.get_version(conn, version)
     if candidate.status == "production":
-        raise NotAllowed(f"{candidate.version} is in production already")
+        raise OperationNotAllowedError(f"{candidate.version} is in production already")
     actor, forced, rollout_id = get_actor(), reason if force else None, None
     if skip_rollout:
         manifest.verify(Path(candidate.path))
@@ -55,7 +55,7 @@ def deploy(
         )
     else:
         opened = opening.open_rollout(engine, settings, candidate.version, actor=actor, force_reason=forced)
-        deployed, authorization = opened.version, opened.authorisation
+        deployed, authorization = opened.version, opened.authorization
         rollout_id = None if opened.state is None else opened.state.id
     if as_json:
         echo_json(

@@ -15,15 +15,15 @@ import typer
 
 from iccm_assets.cli.console import err
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.demo import server_of_the_demo
-from iccm_assets.cli.env import environment
-from iccm_assets.cli.own_gateway import own_gateway
+from iccm_assets.cli.demo import owned_server
+from iccm_assets.cli.env import get_dagster_environment
+from iccm_assets.cli.own_gateway import run_gateway
 from iccm_assets.cli.serve import DEFAULT_PORT
 from iccm_assets.errors import IccmError
 from iccm_assets.settings import Settings, get_settings
 
 # Dagster stops its code servers and its daemon one after the other.
-DAGSTER_SECONDS = 60.0
+DAGSTER_STOP_TIMEOUT_SECONDS = 60.0
 
 
 def dev(
@@ -41,12 +41,12 @@ def dev(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with server_of_the_demo(settings):
+    with owned_server(settings):
         version = ensure_production_version(settings)
         if no_gateway:
             _run(settings, port, stop, f"{version} is in production")
             return
-        with own_gateway(settings, gateway_port) as url:
+        with run_gateway(settings, gateway_port) as url:
             _run(settings, port, stop, f"gateway   {url} serves {version} (/docs)")
 
 
@@ -70,7 +70,7 @@ def _dagster(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]
             *(sys.executable, "-m", "dagster", "dev", "-m", "iccm_assets.definitions"),
             *("-h", "127.0.0.1", "-p", str(port)),
         ],
-        env={**os.environ, **environment(settings)},
+        env={**os.environ, **get_dagster_environment(settings)},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -80,7 +80,7 @@ def _dagster(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.wait(DAGSTER_SECONDS)
+            process.wait(DAGSTER_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

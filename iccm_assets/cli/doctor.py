@@ -16,18 +16,18 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, out, print_line
 from iccm_assets.curation.canary_set import load_canary_set
-from iccm_assets.errors import DatabaseError, IccmError, ModelNotFound, first_line
-from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, first_line
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
 from iccm_assets.models import manifest, resolve
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets.store.programs import programs
+from iccm_assets.store.programs import postgres_home
 
-MINIMUM_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 # A home with the database, the embedder's cache and some checkpoints of the reference model.
-NEEDED_DISK_BYTES = 2 << 30
+MIN_DISK_BYTES = 2 << 30
 UI_PORT = 3000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PROGRAM_SECONDS = 20
+PROGRAM_TIMEOUT_SECONDS = 20
 _SANDBOX_FIX = (
     "Allow user namespaces for this user (in a container: run it with --security-opt seccomp=unconfined)."
 )
@@ -40,7 +40,7 @@ _USER_NAMESPACE_SWITCHES = (
 
 
 @dataclass(frozen=True)
-class Check:
+class SystemCheck:
     """One requirement: what the machine has, and the fix, which is empty if it is ok."""
 
     name: str
@@ -54,7 +54,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Check this machine; exits 1 if something required is missing."""
     # Check what works without a network: the model hub is not asked.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    checks = list(examine())
+    checks = list(run_checks())
     missing = [check for check in checks if check.required and not check.ok]
     if as_json:
         echo_json({"ok": not missing, "checks": [asdict(check) for check in checks]})
@@ -66,47 +66,49 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Check]:
+def run_checks() -> Iterator[SystemCheck]:
     """Run every check in order; a check that fails to run is a missing requirement, never an exception."""
-    yield python_version()
+    yield check_python()
     try:
         settings = load_settings()
     except IccmError as error:
-        yield Check("settings", False, True, error.detail, error.hint or "Unset or correct the variable.")
+        yield SystemCheck(
+            "settings", False, True, error.detail, error.hint or "Unset or correct the variable."
+        )
         return
-    yield Check("settings", True, True, f"profile {settings.profile}")
-    yield database(settings)
-    yield from sandbox(settings)
-    yield disk(settings.home)
-    yield port(UI_PORT)
+    yield SystemCheck("settings", True, True, f"profile {settings.profile}")
+    yield check_database(settings)
+    yield from check_sandbox(settings)
+    yield check_disk(settings.home)
+    yield check_port(UI_PORT)
     yield _run_check("base model", _describe_base_model, settings)
     yield _run_check("embedder", _describe_embedder, settings)
     fix = "Correct ICCM_CANARY_SET or the file."
     yield _run_check("canary set", _describe_canary_set, settings, fix)
     fix = "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
     yield _run_check("orchestra", _describe_orchestra, settings, fix)
-    yield browser()
+    yield check_browser()
 
 
-def python_version() -> Check:
+def check_python() -> SystemCheck:
     """Check the version of Python."""
-    current, minimum = (".".join(map(str, version)) for version in (sys.version_info[:3], MINIMUM_PYTHON))
-    ok = sys.version_info >= MINIMUM_PYTHON
-    return Check("python", ok, True, current, "" if ok else f"Install Python {minimum} or newer.")
+    current, minimum = (".".join(map(str, version)) for version in (sys.version_info[:3], MIN_PYTHON))
+    ok = sys.version_info >= MIN_PYTHON
+    return SystemCheck("python", ok, True, current, "" if ok else f"Install Python {minimum} or newer.")
 
 
-def database(settings: Settings) -> Check:
+def check_database(settings: Settings) -> SystemCheck:
     """Check the server at ``ICCM_DATABASE_URL``, or the programs of the embedded one."""
     describe = _describe_embedded if settings.database_url is None else _describe_server
     return _run_check("postgresql", describe, settings)
 
 
-def sandbox(settings: Settings) -> Iterator[Check]:
+def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     """Check each layer of the sandbox, in one that is started for this."""
-    from iccm_assets.judging.sandbox import LayersMissing, Sandbox
+    from iccm_assets.judging.sandbox import MissingLayersError, Sandbox
 
     if settings.sandbox == "unsafe":
-        yield Check(
+        yield SystemCheck(
             "sandbox",
             False,
             False,
@@ -114,22 +116,22 @@ def sandbox(settings: Settings) -> Iterator[Check]:
             "Unset ICCM_SANDBOX: untrusted code runs without isolation.",
         )
         return
-    restriction, fix = user_namespaces(Path("/proc/sys"))
-    yield Check("user namespaces", not restriction, False, restriction or "allowed", fix)
+    restriction, fix = find_namespace_restriction(Path("/proc/sys"))
+    yield SystemCheck("user namespaces", not restriction, False, restriction or "allowed", fix)
     try:
         with Sandbox.start(settings) as running:
-            layers = running.started.layers
-    except LayersMissing as error:
+            layers = running.running.layers
+    except MissingLayersError as error:
         layers = error.layers
     except IccmError as error:
-        yield Check("sandbox", False, True, error.detail, fix or error.hint or _SANDBOX_FIX)
+        yield SystemCheck("sandbox", False, True, error.detail, fix or error.hint or _SANDBOX_FIX)
         return
     for name, state in layers.items():
         ok = not state.startswith("missing")
-        yield Check(f"sandbox {name}", ok, True, state, "" if ok else fix or _SANDBOX_FIX)
+        yield SystemCheck(f"sandbox {name}", ok, True, state, "" if ok else fix or _SANDBOX_FIX)
 
 
-def user_namespaces(sysctl: Path) -> tuple[str, str]:
+def find_namespace_restriction(sysctl: Path) -> tuple[str, str]:
     """Find the kernel setting that forbids user namespaces, and its fix; two empty texts if none does."""
     for name, forbidding, allowing in _USER_NAMESPACE_SWITCHES:
         switch = sysctl / name
@@ -139,17 +141,17 @@ def user_namespaces(sysctl: Path) -> tuple[str, str]:
     return "", ""
 
 
-def disk(home: Path) -> Check:
+def check_disk(home: Path) -> SystemCheck:
     """Check free space and write access where the platform keeps its files."""
     directory = next(path for path in (home, *home.parents) if path.exists())
     free, writable = shutil.disk_usage(directory).free, os.access(directory, os.W_OK)
-    ok = free >= NEEDED_DISK_BYTES and writable
+    ok = free >= MIN_DISK_BYTES and writable
     detail = f"{free / 2**30:.1f} GiB free at {directory}" + ("" if writable else ", not writable")
-    fix = f"Free {NEEDED_DISK_BYTES >> 30} GiB, or set ICCM_HOME to a writable directory with enough space."
-    return Check("disk", ok, True, detail, "" if ok else fix)
+    fix = f"Free {MIN_DISK_BYTES >> 30} GiB, or set ICCM_HOME to a writable directory with enough space."
+    return SystemCheck("disk", ok, True, detail, "" if ok else fix)
 
 
-def port(number: int) -> Check:
+def check_port(number: int) -> SystemCheck:
     """Check that the default port of the Dagster UI is free; another one works, too."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,39 +159,48 @@ def port(number: int) -> Check:
             probe.bind(("127.0.0.1", number))
         except OSError as error:
             fix = f"Stop the process on port {number}, or start the UI with `dagster dev --port`."
-            return Check("port", False, False, f"127.0.0.1:{number}: {error.strerror}", fix)
-    return Check("port", True, False, f"127.0.0.1:{number} is free")
+            return SystemCheck("port", False, False, f"127.0.0.1:{number}: {error.strerror}", fix)
+    return SystemCheck("port", True, False, f"127.0.0.1:{number} is free")
 
 
-def browser() -> Check:
+def check_browser() -> SystemCheck:
     """Check for a Chromium, which only the browser tests need."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     fix = "Only the browser tests need it: install chromium, or `playwright install chromium`."
-    return Check("chromium", path is not None, False, path or "not found", "" if path else fix)
+    return SystemCheck("chromium", path is not None, False, path or "not found", "" if path else fix)
 
 
-def _run_check(name: str, describe: Callable[[Settings], str], settings: Settings, fix: str = "") -> Check:
+def _run_check(
+    name: str, describe: Callable[[Settings], str], settings: Settings, fix: str = ""
+) -> SystemCheck:
     try:
-        return Check(name, True, True, describe(settings))
+        return SystemCheck(name, True, True, describe(settings))
     except IccmError as error:
-        return Check(name, False, True, error.detail, error.hint or fix)
+        return SystemCheck(name, False, True, error.detail, error.hint or fix)
     except Exception as error:
         # Any error of a library is a result of the check: the command itself must not fail.
-        return Check(name, False, True, first_line(error), "Reinstall the package (`make install`).")
+        return SystemCheck(name, False, True, first_line(error), "Reinstall the package (`make install`).")
 
 
 def _describe_embedded(_: Settings) -> str:
-    command = [str(programs() / "bin" / "postgres"), "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True)
+    command = [str(postgres_home() / "bin" / "postgres"), "--version"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_SECONDS, check=True
+    )
     return f"embedded, {result.stdout.strip()}"
 
 
 def _describe_server(settings: Settings) -> str:
     from sqlalchemy import text
 
-    from iccm_assets.store.database import MINIMUM_VERSION, current_revision, database_url, engine_for
+    from iccm_assets.store.database import (
+        MIN_SERVER_VERSION,
+        current_revision,
+        database_url,
+        create_engine_for,
+    )
 
-    engine = engine_for(database_url(settings))
+    engine = create_engine_for(database_url(settings))
     try:
         revision = current_revision(engine)
         with engine.connect() as conn:
@@ -199,8 +210,8 @@ def _describe_server(settings: Settings) -> str:
             ).one_or_none()
     finally:
         engine.dispose()
-    if version < MINIMUM_VERSION:
-        raise DatabaseError(f"version {version}", hint=f"Use PostgreSQL {MINIMUM_VERSION} or newer.")
+    if version < MIN_SERVER_VERSION:
+        raise DatabaseError(f"version {version}", hint=f"Use PostgreSQL {MIN_SERVER_VERSION} or newer.")
     if vector is None:
         raise DatabaseError("no pgvector", hint=f"Install postgresql-{version}-pgvector on the server.")
     return f"version {version} with pgvector, schema revision {revision or 'none yet'}"
@@ -212,13 +223,13 @@ def _describe_base_model(settings: Settings) -> str:
     name = settings.base_model
     try:
         directory = resolve.resolve(name)
-    except ModelNotFound:
-        if resolve.looks_local(name):
+    except ModelNotFoundError:
+        if resolve.is_local_path(name):
             raise
         fix = f"With a network: `hf download {name}`; without: set ICCM_BASE_MODEL to a directory."
-        raise ModelNotFound(f"{name} is not in the Hugging Face cache", hint=fix) from None
+        raise ModelNotFoundError(f"{name} is not in the Hugging Face cache", hint=fix) from None
     resolve.check_loadable(directory)
-    if resolve.is_published(directory):
+    if resolve.has_manifest(directory):
         manifest.verify(directory)
     size = len(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False))
     return f"{directory}, {size} tokens"
@@ -238,11 +249,11 @@ def _describe_canary_set(settings: Settings) -> str:
 
 def _describe_orchestra(settings: Settings) -> str:
     """List the members; sends no request to endpoints, because requests cost money."""
-    orchestra = orchestra_of(settings)
+    orchestra = load_orchestra_from_settings(settings)
     return f"{', '.join(member.name for member in orchestra.members)}; quorum {orchestra.quorum}"
 
 
-def _format(check: Check) -> str:
+def _format(check: SystemCheck) -> str:
     mark = "[green]ok     [/]" if check.ok else "[red]missing[/]" if check.required else "[yellow]absent [/]"
     fix = f"\n        fix: {check.fix}" if check.fix else ""
     return mark + escape(f" {check.name}: {check.detail}{fix}")

@@ -16,12 +16,12 @@ from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.errors import InputError
 from iccm_assets.settings import PACKAGE, Settings, get_settings
 
-INSTANCE = PACKAGE / "profiles" / "dagster.yaml"
+DAGSTER_YAML = PACKAGE / "profiles" / "dagster.yaml"
 
 
 def env(as_json: AsJson = False) -> None:
     """Print the variables Dagster needs, for `eval "$(iccm env)"`; starts the database if necessary."""
-    variables = environment(get_settings())
+    variables = get_dagster_environment(get_settings())
     if as_json:
         echo_json(variables)
         return
@@ -29,23 +29,23 @@ def env(as_json: AsJson = False) -> None:
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def get_dagster_environment(settings: Settings) -> dict[str, str]:
     """Return `ICCM_HOME`, `DAGSTER_HOME` and `DAGSTER_PG_URL`; creates that directory and that database."""
     from iccm_assets.store.database import dagster_url
 
     return {
         "ICCM_HOME": str(settings.home),
-        "DAGSTER_HOME": str(dagster_home(settings)),
+        "DAGSTER_HOME": str(prepare_dagster_home(settings)),
         "DAGSTER_PG_URL": dagster_url(settings),
     }
 
 
-def dagster_home(settings: Settings) -> Path:
+def prepare_dagster_home(settings: Settings) -> Path:
     """Create the instance directory with the package's dagster.yaml; set DAGSTER_HOME to use another."""
     home = settings.home / "dagster"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        _write_if_changed(home / "dagster.yaml", INSTANCE.read_bytes())
+        _write_if_changed(home / "dagster.yaml", DAGSTER_YAML.read_bytes())
     except OSError as error:
         raise InputError(
             f"{error.filename}: {error.strerror}", hint="Set ICCM_HOME to a writable directory."

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, out, print_plain, table
+from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, out, print_plain, make_table
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.errors import InputError, OperationNotAllowedError
 
 if TYPE_CHECKING:
-    from iccm_assets.governance.erasure import Erased
-    from iccm_assets.governance.scrub import Scrub
+    from iccm_assets.governance.erasure import ErasureResult
+    from iccm_assets.governance.scrub import PhysicalErasureReport
 
 
 def erase(
@@ -39,24 +39,26 @@ def erase(
     """
     from iccm_assets.governance import erasure, scrub
 
-    subject = erasure.Subject(*_parse_subject(conversation, session, user))
+    subject = erasure.DataSubject(*_parse_subject(conversation, session, user))
     if retrain and as_json:
         raise InputError(
             "--retrain cannot be combined with --json", hint="Run the command named in the plan."
         )
     settings, engine = open_platform()
     if dry_run or not yes:
-        preview = erasure.erase(engine, subject, actor=get_actor(), trial=True)
+        preview = erasure.erase(engine, subject, actor=get_actor(), dry_run=True)
         if dry_run:
             _report(preview, None, as_json, dry_run=True)
             return
         if as_json:
-            raise NotAllowed("--json asks no questions", hint="Give --yes as well, or --dry-run.")
+            raise OperationNotAllowedError(
+                "--json asks no questions", hint="Give --yes as well, or --dry-run."
+            )
         _print_erasure(preview, dry_run=True)
         if not typer.confirm(f"Erase {subject} permanently?", err=True):
-            raise NotAllowed("not confirmed, nothing was erased")
+            raise OperationNotAllowedError("not confirmed, nothing was erased")
     result = erasure.erase(engine, subject, actor=get_actor())
-    files = scrub.scrub(
+    files = scrub.erase_from_files(
         engine,
         settings,
         result.hashes,
@@ -76,16 +78,18 @@ def _parse_subject(conversation: str | None, session: str | None, user: str | No
     raise InputError("give exactly one of --conversation ID, --session ID and --user ID")
 
 
-def _report(result: Erased, files: Scrub | None, as_json: bool, *, dry_run: bool = False) -> None:
+def _report(
+    result: ErasureResult, files: PhysicalErasureReport | None, as_json: bool, *, dry_run: bool = False
+) -> None:
     if as_json:
         echo_json(
             {
                 "dry_run": dry_run,
-                "erasure": result.erasure if not dry_run or result.earlier else None,
+                "erasure": result.erasure if not dry_run or result.erased_before else None,
                 "subject": result.subject.kind,
                 "conversations": list(result.conversations),
-                "newly_erased": result.newly,
-                "erased_before": result.earlier,
+                "newly_erased": result.newly_erased,
+                "erased_before": result.erased_before,
                 "rows": result.counts,
                 "stopped_training_runs": list(result.stopped_runs),
                 **asdict(result.plan),
@@ -94,17 +98,17 @@ def _report(result: Erased, files: Scrub | None, as_json: bool, *, dry_run: bool
         )
         return
     _print_erasure(result, dry_run=dry_run)
-    for remark in files.remains if files else ():
+    for remark in files.out_of_reach if files else ():
         print_plain(f"Out of reach, delete it yourself: {remark}.")
 
 
-def _print_erasure(result: Erased, *, dry_run: bool = False) -> None:
+def _print_erasure(result: ErasureResult, *, dry_run: bool = False) -> None:
     would_be = "would be " if dry_run else ""
-    out.print(f"[bold]{result.newly} conversations[/] {would_be}erased", highlight=False)
-    if result.earlier is not None:
-        out.print(f"Erased before, on {result.earlier:%Y-%m-%d %H:%M} UTC; the plan covers everything.")
+    out.print(f"[bold]{result.newly_erased} conversations[/] {would_be}erased", highlight=False)
+    if result.erased_before is not None:
+        out.print(f"Erased before, on {result.erased_before:%Y-%m-%d %H:%M} UTC; the plan covers everything.")
     if rows := [{"table": name, "rows": count} for name, count in result.counts.items() if count]:
-        out.print(table("Rows emptied or deleted", rows))
+        out.print(make_table("Rows emptied or deleted", rows))
     for run in result.stopped_runs:
         out.print(f"Training run {run} used it and {would_be or 'was '}stopped.")
     if result.plan.versions:
@@ -113,8 +117,8 @@ def _print_erasure(result: Erased, *, dry_run: bool = False) -> None:
         out.print("No model version was trained on it.")
 
 
-def _print_plan(result: Erased, dry_run: bool) -> None:
-    out.print(table("Versions trained on it", [asdict(version) for version in result.plan.versions]))
+def _print_plan(result: ErasureResult, dry_run: bool) -> None:
+    out.print(make_table("Versions trained on it", [asdict(version) for version in result.plan.versions]))
     for step in result.plan.replacements:
         print_plain(f"{step.version} is in service. {step.reason}.")
         if step.retrain and not dry_run:
@@ -124,12 +128,12 @@ def _print_plan(result: Erased, dry_run: bool) -> None:
         out.print("None of them is in service.")
 
 
-def _retrain(result: Erased) -> None:
+def _retrain(result: ErasureResult) -> None:
     """Execute the plan: one retrain for each version in service, once per erasure."""
     from iccm_assets.cli.retrain import retrain
 
     for step in result.plan.replacements:
         if step.base is None:
-            raise NotAllowed(f"{step.version} cannot be replaced: {step.reason}")
+            raise OperationNotAllowedError(f"{step.version} cannot be replaced: {step.reason}")
         key = f"erasure:{result.erasure}:{step.version}"
         retrain(reason=f"erasure {result.erasure}", emergency=False, key=key, base=step.base, as_json=False)

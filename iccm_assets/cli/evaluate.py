@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, out, parse_progress, print_line, progress_bar, table
+from iccm_assets.cli.console import (
+    AsJson,
+    echo_json,
+    out,
+    parse_progress,
+    print_line,
+    progress_bar,
+    make_table,
+)
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from iccm_assets.judging.rejudge import Rejudgement
+    from iccm_assets.judging.rejudge import GateReplay
 
 
 def evaluate(
@@ -75,12 +83,14 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
     if version and Path(version).is_dir():
         version = _import_candidate(engine, settings, version)
     with engine.connect() as conn:
-        candidate = versions.get(conn, version) if version else versions.newest_candidate(conn)
-        production = versions.production(conn)
+        candidate = versions.get_version(conn, version) if version else versions.latest_candidate(conn)
+        production = versions.get_production_version(conn)
     if candidate is None:
-        raise NotAllowed("there is no candidate to evaluate", hint="Name a VERSION, or run `iccm retrain`.")
+        raise OperationNotAllowedError(
+            "there is no candidate to evaluate", hint="Name a VERSION, or run `iccm retrain`."
+        )
     if production is not None and production.version == candidate.version:
-        raise NotAllowed(
+        raise OperationNotAllowedError(
             f"{candidate.version} is the version in production: there is nothing to compare it with"
         )
     with progress_bar(f"evaluating {candidate.version}") as update:
@@ -97,14 +107,16 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
                 "version": candidate.version,
                 "production": outcome.production.version,
                 "verdict": json.loads(outcome.verdict.to_json()),
-                **report.summary(outcome),
+                **report.summarize_versions(outcome),
             }
         )
         return
     out.print(
-        table(f"{candidate.version} compared with {outcome.production.version}", report.slice_rows(outcome))
+        make_table(
+            f"{candidate.version} compared with {outcome.production.version}", report.slice_rows(outcome)
+        )
     )
-    out.print(escape(report.holdout_in_words(outcome)), soft_wrap=True)
+    out.print(escape(report.describe_holdout(outcome)), soft_wrap=True)
     out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
 
 
@@ -114,8 +126,8 @@ def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str
 
     stored = ModelStore(settings.home).import_model(directory)
     with engine.begin() as conn:
-        production = versions.production(conn)
-        registered = versions.register(
+        production = versions.get_production_version(conn)
+        registered = versions.register_version(
             conn,
             digest=stored.digest,
             path=str(stored.path),
@@ -128,15 +140,15 @@ def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str
 
 def _replay(version: str | None, gate: Path | None, assignments: list[str], as_json: bool) -> None:
     from iccm_assets.judging import rejudge
-    from iccm_assets.store.naming import version_named
+    from iccm_assets.store.naming import resolve_version
 
     settings, engine = open_platform()
-    thresholds = rejudge.gate_from(settings.evaluation, gate, assignments)
+    thresholds = rejudge.load_gate(settings.evaluation, gate, assignments)
     if version is not None:
         with engine.connect() as conn:
-            version = version_named(conn, version)
+            version = resolve_version(conn, version)
     with progress_bar("replaying stored evidence", transient=True) as update:
-        result = rejudge.rejudge(
+        result = rejudge.replay_gate(
             engine, thresholds, version, lambda done, total: update(completed=done, total=total)
         )
     if as_json:
@@ -145,8 +157,8 @@ def _replay(version: str | None, gate: Path | None, assignments: list[str], as_j
         _print_replay(result)
 
 
-def _print_replay(result: Rejudgement) -> None:
-    if result.judged:
+def _print_replay(result: GateReplay) -> None:
+    if result.replayed:
         rows = [
             {
                 "verdict": verdict.verdict_id,
@@ -154,19 +166,19 @@ def _print_replay(result: Rejudgement) -> None:
                 "decided": verdict.judged_at,
                 "then": verdict.before,
                 "now": verdict.after,
-                "": "changed" if verdict.flipped else "same" if verdict.identical else "other numbers",
+                "": "changed" if verdict.changed else "same" if verdict.identical else "other numbers",
             }
-            for verdict in result.judged
+            for verdict in result.replayed
         ]
-        out.print(table("Stored verdicts under this gate", rows))
-    for flip in result.flips:
+        out.print(make_table("Stored verdicts under this gate", rows))
+    for flip in result.changed_verdicts:
         changes = ", ".join(f"{name} {then} → {now}" for name, (then, now) in flip.gate_changed.items())
         reasons = "; ".join(flip.verdict.reasons) + (f" (gate then and now: {changes})" if changes else "")
         print_line(
             f"[bold]changed[/] verdict {flip.verdict_id} on {flip.version}: {flip.before} → {flip.after}:"
             f" {escape(reasons)}"
         )
-    for verdict in result.judged:
+    for verdict in result.replayed:
         if verdict.reproduces is False:
             print_line(
                 f"[yellow]not reproduced[/] verdict {verdict.verdict_id} on {verdict.version}: its evidence"
@@ -178,6 +190,6 @@ def _print_replay(result: Rejudgement) -> None:
             f" {escape(unreadable.reason)}"
         )
     print_line(
-        f"{len(result.judged)} stored verdicts replayed, {len(result.flips)} changed, "
+        f"{len(result.replayed)} stored verdicts replayed, {len(result.changed_verdicts)} changed, "
         f"{len(result.unreadable)} cannot be read; nothing was stored."
     )

@@ -17,7 +17,7 @@ from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError
 
 if TYPE_CHECKING:
-    from iccm_assets.capture.importing import Imported
+    from iccm_assets.capture.importing import ImportResult
     from iccm_assets.capture.transcripts import Transcript
 
 group = typer.Typer(help="Import conversations from other tools.", no_args_is_help=True)
@@ -35,9 +35,9 @@ class _Summary:
     skipped: Counter[str] = field(default_factory=Counter)
     malformed: Counter[str] = field(default_factory=Counter)
     useless_files: list[str] = field(default_factory=list)
-    conversations: dict[str, Imported] = field(default_factory=dict)
+    conversations: dict[str, ImportResult] = field(default_factory=dict)
 
-    def add(self, name: str, transcript: Transcript, sessions: Iterable[Imported]) -> None:
+    def add(self, name: str, transcript: Transcript, sessions: Iterable[ImportResult]) -> None:
         """Count a file; of a session in several files the most informative result is kept."""
         self.files += 1
         self.lines += transcript.lines
@@ -78,10 +78,10 @@ def claude_code(
     as_json: AsJson = False,
 ) -> None:
     """Import Claude Code transcripts. A repeated import changes nothing; a longer one extends its session."""
-    from iccm_assets.capture.conversations import check_user
-    from iccm_assets.capture.importing import import_file
+    from iccm_assets.capture.conversations import validate_user_id
+    from iccm_assets.capture.importing import import_transcript
 
-    check_user(user)
+    validate_user_id(user)
     sources = list(_find_sources(files))
     settings, engine = open_platform()
     summary = _Summary()
@@ -89,7 +89,7 @@ def claude_code(
     with progress_bar(f"files: {len(sources)}", size or None, in_bytes=True) as update:
         for name, path in sources:
             with _open(path) as stream:
-                transcript, sessions = import_file(
+                transcript, sessions = import_transcript(
                     engine, settings, stream, user_id=user, progress=lambda n: update(advance=n)
                 )
             summary.add(name, transcript, sessions)

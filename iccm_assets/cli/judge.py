@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from iccm_assets.cli.console import AsJson, out, table
-from iccm_assets.errors import InputError, SandboxUnavailable
+from iccm_assets.cli.console import AsJson, out, make_table
+from iccm_assets.errors import InputError, SandboxUnavailableError
 from iccm_assets.judging import judge as runner
 from iccm_assets.judging.judge import JudgeResult
-from iccm_assets.judging.suites import read_suite
+from iccm_assets.judging.suites import load_suite_file
 from iccm_assets.settings import get_settings
 
 
@@ -24,8 +24,8 @@ def judge(
     as_json: AsJson = False,
 ) -> None:
     """Test one implementation in the sandbox; exits 0 whenever there is a verdict."""
-    plan = read_suite(suite)
-    result = runner.judge(_read_source(implementation), plan, get_settings())
+    plan = load_suite_file(suite)
+    result = runner.run_suite(_read_source(implementation), plan, get_settings())
     if as_json:
         # The keys are promised to other programs.
         cases = [
@@ -35,7 +35,7 @@ def judge(
             "test_pass_rate": result.test_pass_rate,
             "results": cases,
             "suspect": result.suspect,
-            "suspicions": list(result.suspicions),
+            "suspicions": list(result.violations),
             "evidence": result.evidence,
             "layers": result.layers,
             "reason": result.reason,
@@ -45,7 +45,7 @@ def judge(
     elif result.test_pass_rate is not None:
         _print(result)
     if result.test_pass_rate is None:
-        raise SandboxUnavailable(result.reason, hint="`iccm doctor` names what is missing.")
+        raise SandboxUnavailableError(result.reason, hint="`iccm doctor` names what is missing.")
 
 
 def _read_source(path: Path) -> str:
@@ -68,7 +68,7 @@ def _print(result: JudgeResult) -> None:
         }
         for case in result.results
     ]
-    out.print(table("Cases", rows))
+    out.print(make_table("Cases", rows))
     passed = sum(case.verdict == "passed" for case in result.results)
     out.print(
         f"test pass rate {result.test_pass_rate:.3f} ({passed} of {len(result.results)}),"
@@ -77,4 +77,4 @@ def _print(result: JudgeResult) -> None:
     if result.evidence == "pytest":
         out.print("evidence: pytest, the weaker kind: tests and implementation share a process")
     if result.suspect:
-        out.print(Text("suspect: " + "; ".join(result.suspicions), style="yellow"))
+        out.print(Text("suspect: " + "; ".join(result.violations), style="yellow"))

@@ -20,18 +20,18 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from iccm_assets.cli.console import err, parse_progress
 from iccm_assets.cli.context import open_platform
-from iccm_assets.cli.env import environment
+from iccm_assets.cli.env import get_dagster_environment
 from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-POLL_SECONDS = 0.5
+QUIET_LOGGING = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+POLL_INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Launched:
+class JobResult:
     """A finished Dagster run; ``error`` is that of its first failed step."""
 
     run_id: str
@@ -46,7 +46,7 @@ def run_job(
     tags: Mapping[str, str] | None = None,
     run_config: Mapping[str, Any] | None = None,
     console: Console = err,
-) -> Launched:
+) -> JobResult:
     """Run a job of the code location in this process, to its end, and follow its log."""
     import dagster as dg
     from dagster._core.utils import make_new_run_id
@@ -59,7 +59,7 @@ def run_job(
     # A run resets the level of "dagster"; the level of its children stays.
     for logger in ("dagster", "dagster._core"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.update(environment(get_settings()))
+    os.environ.update(get_dagster_environment(get_settings()))
     instance = dg.DagsterInstance.get()
     run_id = make_new_run_id()
     # The job runs in the main thread, where Dagster can turn Ctrl-C into a canceled run.
@@ -71,22 +71,22 @@ def run_job(
                 instance=instance,
                 run_id=run_id,
                 tags=dict(tags or {}),
-                run_config={**QUIET, **(run_config or {})},
+                run_config={**QUIET_LOGGING, **(run_config or {})},
                 raise_on_error=False,
             )
         )
     failures = [event for event in result.all_events if event.is_step_failure]
-    return Launched(run_id, result.success, _root_cause(failures[0]) if failures else "")
+    return JobResult(run_id, result.success, _root_cause(failures[0]) if failures else "")
 
 
-def run_days(first: date, last: date, *, title: str, console: Console = err) -> Launched:
+def run_daily_data(first: date, last: date, *, title: str, console: Console = err) -> JobResult:
     """Materialize the daily data assets for a range of days in one run."""
     tag = "dagster/asset_partition_range"
     days = {f"{tag}_start": first.isoformat(), f"{tag}_end": last.isoformat()}
     return run_job("daily_data_job", title=title, tags=days, console=console)
 
 
-def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console = err) -> Launched:
+def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console = err) -> JobResult:
     """Run a requested and dispatched training run through to the deployment.
 
     A candidate that passes the quality gate is rolled out with ``rollout``, else promoted immediately.
@@ -96,7 +96,7 @@ def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console
 
     _, engine = open_platform()
     with engine.connect() as conn:
-        run = training_runs.get(conn, training_run_id)
+        run = training_runs.get_run(conn, training_run_id)
     return run_job(
         "retrain_job",
         title=f"retrain {training_run_id}",
@@ -122,7 +122,7 @@ def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Cons
 
         def follow() -> None:
             cursor: str | None = None
-            while not stop.wait(POLL_SECONDS):
+            while not stop.wait(POLL_INTERVAL_SECONDS):
                 batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
                 cursor = batch.cursor
                 for entry in (record.event_log_entry for record in batch.records):

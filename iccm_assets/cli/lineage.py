@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, out, print_line, table
+from iccm_assets.cli.console import AsJson, echo_json, out, print_line, make_table
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError
 
 if TYPE_CHECKING:
     from iccm_assets.store.lineage import ConversationLineage, VersionLineage
-    from iccm_assets.store.traffic import Period
+    from iccm_assets.store.traffic import ServingPeriod
 
-LISTED = 10
+MAX_LISTED = 10
 # Wide enough for every table here: a pipe has no width, and a narrow terminal wraps long rows.
-WIDTH = 240
-HEADINGS = {"new": "Trained on as new", "rehearsal": "Rehearsed", "validation": "Used for validation"}
+MIN_PIPE_WIDTH = 240
+ROLE_HEADINGS = {"new": "Trained on as new", "rehearsal": "Rehearsed", "validation": "Used for validation"}
 
 
 def lineage(
@@ -30,26 +30,26 @@ def lineage(
     conversation: Annotated[int | None, typer.Option("--conversation", help="Conversation id.")] = None,
     session: Annotated[str | None, typer.Option("--session", help="Session id of a conversation.")] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all", help=f"List all rows, not the first {LISTED} of each kind.")
+        bool, typer.Option("--all", help=f"List all rows, not the first {MAX_LISTED} of each kind.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the training conversations, verdicts and traffic of VERSION, or the use of a conversation."""
-    from iccm_assets.store.lineage import conversation_lineage, conversation_of, version_lineage
+    from iccm_assets.store.lineage import load_conversation_lineage, find_conversation, load_version_lineage
 
     if [version, conversation, session].count(None) != 2:
         raise InputError("give either a VERSION or --conversation ID or --session ID")
     _, engine = open_platform()
     with engine.connect() as conn:
         if version is not None:
-            traced = version_lineage(conn, version)
+            traced = load_version_lineage(conn, version)
             if as_json:
                 echo_json({**asdict(traced), "roles": traced.roles})
             else:
                 _print_version(traced, all_rows)
             return
-        number = conversation if conversation is not None else conversation_of(conn, session or "")
-        use = conversation_lineage(conn, number)
+        number = conversation if conversation is not None else find_conversation(conn, session or "")
+        use = load_conversation_lineage(conn, number)
     echo_json(asdict(use)) if as_json else _print_conversation(use, all_rows)
 
 
@@ -76,7 +76,7 @@ def _print_training(version: VersionLineage, all_rows: bool) -> None:
     roles = ", ".join(f"{count} {role}" for role, count in version.roles.items()) or "none"
     print_line(f"Conversations of its own run: {roles}")
     conversations = [asdict(conversation) for conversation in version.conversations]
-    for role, heading in HEADINGS.items():
+    for role, heading in ROLE_HEADINGS.items():
         rows = [
             {name: value for name, value in row.items() if name != "role"}
             for row in conversations
@@ -103,7 +103,7 @@ def _format_rollback(event: Mapping[str, Any]) -> str:
     return f"{event['timestamp']:%Y-%m-%d %H:%M} {event['reason']}, {versions}, by {event['actor']}{notes}"
 
 
-def _format_period(period: Period) -> str:
+def _format_period(period: ServingPeriod) -> str:
     until = f"{period.until:%Y-%m-%d %H:%M}" if period.until else "now"
     return f"{period.since:%Y-%m-%d %H:%M} to {until} with {period.weight:.0%} of the traffic"
 
@@ -133,7 +133,7 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
 
 def _print_lines(name: str, lines: Sequence[str], all_rows: bool) -> None:
     """Print one line each: no table is wide enough for reasons written by people."""
-    shown = lines if all_rows else lines[:LISTED]
+    shown = lines if all_rows else lines[:MAX_LISTED]
     for line in shown:
         print_line(f"{name:8} {escape(line)}")
     if len(shown) < len(lines):
@@ -144,9 +144,9 @@ def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], all_rows: bool) -
     """Print the rows as a table, uncut if standard output is no terminal; nothing for no rows."""
     if not rows:
         return
-    shown = rows if all_rows else rows[:LISTED]
+    shown = rows if all_rows else rows[:MAX_LISTED]
     limit = f", the first {len(shown)} (--all lists all {len(rows)})" if len(shown) < len(rows) else ""
-    built = table(f"{title}{limit}", shown)
+    built = make_table(f"{title}{limit}", shown)
     for column in built.columns:
         column.overflow = "fold"
-    out.print(built, width=None if out.is_terminal else max(out.width, WIDTH))
+    out.print(built, width=None if out.is_terminal else max(out.width, MIN_PIPE_WIDTH))

@@ -15,10 +15,10 @@ from typing import Any
 
 import typer
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable, IccmError, InputError, first_line
+from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, IccmError, InputError, first_line
 
 # typer brings its own copy of click and does not export this base of its usage errors.
-CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 ENTRY_POINT_GROUP = "iccm.commands"
 # In the order of `iccm --help`. A module holds a Typer app `group`, or a function named like the command.
@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 
-def build(*names: str) -> typer.Typer:
+def build_app(*names: str) -> typer.Typer:
     """Build the command line of the named commands, or of all; each costs the imports of its module."""
     app = typer.Typer(
         name="iccm",
@@ -80,9 +80,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
-        status = build(*_requested(sys.argv[1:2]))(standalone_mode=False)
+        status = build_app(*_requested(sys.argv[1:2]))(standalone_mode=False)
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
-    except CLICK_ERROR as error:
+    except ClickError as error:
         error.show()
         status = error.exit_code
     except (Exception, KeyboardInterrupt) as error:
@@ -92,9 +92,7 @@ def main() -> None:
 
 def _requested(names: list[str]) -> list[str]:
     """The names that are commands; scanning the installed packages is left to the names that need it."""
-    return [
-        name for name in names if name in COMMANDS or name in entry_points(group=ENTRY_POINT_GROUP).names
-    ]
+    return [name for name in names if name in COMMANDS or name in entry_points(group=ENTRY_POINT_GROUP).names]
 
 
 def _report(error: BaseException) -> int:
@@ -132,7 +130,7 @@ def _database_message(error: BaseException) -> str | None:
     if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
         return None
     lost = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-    return str((DatabaseUnreachable if lost else DatabaseError)(first_line(error.orig)))
+    return str((DatabaseUnreachableError if lost else DatabaseError)(first_line(error.orig)))
 
 
 def _print_error(message: str, code: int = 1) -> int:

@@ -9,8 +9,8 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, err, print_line
 from iccm_assets.errors import OrchestraError
-from iccm_assets.judging.orchestra import orchestra_of
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
+from iccm_assets.judging.suites import parse_suite
 from iccm_assets.settings import get_settings
 
 # Plain enough for any model and within the reference language, so that every member can be asked.
@@ -34,8 +34,8 @@ def check(as_json: AsJson = False) -> None:
     from iccm_assets.judging.scoring import ScoringTask, score_texts
 
     settings = get_settings()
-    orchestra = orchestra_of(settings)
-    task = ScoringTask(CHECK_TEXT, load_suite({"kind": "cases", "cases": CHECK_CASES}))
+    orchestra = load_orchestra_from_settings(settings)
+    task = ScoringTask(CHECK_TEXT, parse_suite({"kind": "cases", "cases": CHECK_CASES}))
     [score] = score_texts([task], orchestra, settings)
     keys = {member.name: _describe_key(member) for member in orchestra.members}
     members: list[dict[str, Any]] = [
@@ -76,18 +76,18 @@ def serve(
     slow_seconds: Annotated[float, typer.Option(min=0, help="Delay of a slow response.")] = 1.0,
 ) -> None:
     """Serve the builtin reconstructors as an OpenAI-compatible endpoint, until interrupted."""
-    from iccm_assets.reference.endpoint import Behaviour, ReferenceEndpoint
+    from iccm_assets.reference.endpoint import FaultConfig, MockEndpoint
     from iccm_assets.reference.faults import parse_faults
 
-    behaviour = Behaviour(parse_faults(fault), seed, slow_seconds)
-    endpoint = ReferenceEndpoint(behaviour, host, port)
+    behaviour = FaultConfig(parse_faults(fault), seed, slow_seconds)
+    endpoint = MockEndpoint(behaviour, host, port)
     typer.echo(f"ICCM_ORCHESTRA={endpoint.members}")
     try:
         endpoint.serve()
     except KeyboardInterrupt:
-        err.print(f"{behaviour.requests.total()} requests answered.")
+        err.print(f"{behaviour.request_counts.total()} requests answered.")
     finally:
-        endpoint.stopping.set()
+        endpoint.stop_requested.set()
 
 
 def _format(member: dict[str, Any]) -> str:

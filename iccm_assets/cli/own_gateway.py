@@ -13,22 +13,22 @@ from pathlib import Path
 from iccm_assets.errors import GatewayError
 from iccm_assets.settings import Settings
 
-READY_SECONDS = 120.0
+READY_TIMEOUT_SECONDS = 120.0
 
 
-def token_of(settings: Settings) -> str:
+def get_token(settings: Settings) -> str:
     """Return a token that gateways under these settings accept; empty if they require none."""
     return next(filter(None, map(str.strip, settings.gateway.tokens.split(","))), "")
 
 
 @contextmanager
-def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
+def run_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
     """Run a gateway on the settings' database until the block ends; yields its URL once it is ready.
 
     At the end it flushes its spool and stops; it also ends if this process is killed. There must be a version
     in production. Raises ``GatewayError`` with the gateway's last log line if it does not get ready.
     """
-    from iccm_assets.gateway.server import address_of, listen
+    from iccm_assets.gateway.server import socket_url, listen
 
     listening = listen("127.0.0.1", port, settings)
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
             stderr=stream,
             start_new_session=True,  # Ctrl-C reaches only the command, which then stops the gateway in order
         )
-    url = address_of(listening)
+    url = socket_url(listening)
     try:
         _wait_until_ready(url, process, log)
         listening.close()
@@ -58,7 +58,7 @@ def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
         listening.close()
         process.terminate()
         try:
-            process.wait(settings.gateway.drain_seconds + 15)
+            process.wait(settings.gateway.drain_timeout_seconds + 15)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -67,7 +67,7 @@ def own_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     import httpx2
 
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         # Until its event loop runs, connections wait in the listening socket.
         with suppress(httpx2.HTTPError):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from iccm_assets.cli import launch
 from iccm_assets.cli.console import AsJson, echo_json, out, print_plain
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import NotAllowed, TrainingError
+from iccm_assets.errors import OperationNotAllowedError, TrainingError
 from iccm_assets.learning import dispatch, training_runs, triggers, versions
 from iccm_assets.learning.training_runs import TrainingRun
 from iccm_assets.settings import Settings
@@ -43,7 +43,7 @@ def retrain(
         run = _request(conn, settings, reason, emergency, key, base, window_days)
     result = launch.run_retrain(run.id, rollout=True)
     with engine.connect() as conn:
-        run = training_runs.get(conn, run.id)
+        run = training_runs.get_run(conn, run.id)
     if as_json:
         echo_json({**asdict(run), "dagster_run_succeeded": result.success})
     else:
@@ -65,21 +65,21 @@ def _request(
     window_days: int | None,
 ) -> TrainingRun:
     """Create and dispatch a training run, or dispatch the run of the same key again if it may be retried."""
-    fire = triggers.manual(key, reason, emergency)
-    version = None if base is None else versions.get(conn, base).version
-    run = training_runs.request(conn, fire, version, window_days=window_days, dispatched=True)
+    fire = triggers.manual_trigger(key, reason, emergency)
+    version = None if base is None else versions.get_version(conn, base).version
+    run = training_runs.create_run(conn, fire, version, window_days=window_days, dispatched=True)
     if run is not None:
         return run
-    known = training_runs.by_key(conn, fire.key)
+    known = training_runs.get_by_trigger_key(conn, fire.key)
     if known is None:  # deleted between the two statements, which the platform itself never does
-        raise NotAllowed(f"the training run of key {key} was deleted meanwhile")
+        raise OperationNotAllowedError(f"the training run of key {key} was deleted meanwhile")
     if known.status in ("requested", "waiting") or (
         known.status == "failed" and known.attempt < settings.triggers.max_attempts
     ):
-        claimed = dispatch.take(conn, known.id, known.dispatch)
+        claimed = dispatch.claim_dispatch(conn, known.id, known.dispatch)
         if claimed is not None:
             return claimed
-    raise NotAllowed(f"key {key} already had its retrain: run {known.id}, {known.status}")
+    raise OperationNotAllowedError(f"key {key} already had its retrain: run {known.id}, {known.status}")
 
 
 def _print(run: TrainingRun) -> None:

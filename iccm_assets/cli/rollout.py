@@ -14,9 +14,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, out, progress_bar, table
+from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, out, progress_bar, make_table
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import load_settings
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Evidence = Literal["sequential", "point"]
 
 # More takes hours and does not make the estimates better.
-MOST_RUNS = 100_000
-MOST_SESSIONS = 100_000.0
+MAX_RUNS = 100_000
+MAX_SESSIONS_PER_DAY = 100_000.0
 _BAR_WIDTH = 40
 _COMMANDS = {
     "pause": "Freeze the traffic weight until `resume`; health checks continue.",
@@ -68,17 +68,19 @@ def show(
 
 def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
     from iccm_assets.rollout import records
-    from iccm_assets.rollout.view import describe
+    from iccm_assets.rollout.view import to_dict
     from iccm_assets.store.clock import now
 
     with engine.connect() as conn:
-        state = records.newest(conn) if rollout_id is None else records.get(conn, rollout_id)
+        state = (
+            records.get_latest_rollout(conn) if rollout_id is None else records.get_rollout(conn, rollout_id)
+        )
         if state is None:
-            raise NotAllowed("there was no rollout yet", hint="iccm deploy VERSION opens one.")
+            raise OperationNotAllowedError("there was no rollout yet", hint="iccm deploy VERSION opens one.")
         return {
-            **describe(state, now(conn)),
-            "answers": records.answers(conn, state.id),
-            "events": records.history(conn, state.id),
+            **to_dict(state, now(conn)),
+            "answers": records.count_samples(conn, state.id),
+            "events": records.list_events(conn, state.id),
         }
 
 
@@ -102,7 +104,7 @@ def _render(state: dict[str, Any]) -> Group:
         reasons = "; ".join(state["waiting_for"]) or "the next tick"
         lines.append(f"waiting for: {reasons}; end of the stage: {forecast}")
     lines.append(escape(state["reason"]))
-    return Group(*lines, table("this stage", arms), table("evidence since the start", tests))
+    return Group(*lines, make_table("this stage", arms), make_table("evidence since the start", tests))
 
 
 def _format_lease(seconds: float | None) -> str:
@@ -116,7 +118,7 @@ def _make_command(verb: str) -> Callable[..., None]:
         from iccm_assets.rollout import controller
 
         settings, engine = open_platform()
-        decision = controller.order(engine, settings, verb, actor=get_actor(), note=reason.strip())
+        decision = controller.execute_command(engine, settings, verb, actor=get_actor(), note=reason.strip())
         state = decision.state
         if as_json:
             echo_json(
@@ -161,12 +163,12 @@ def simulate(
 
 
 def _check(production: float, canary: float, sessions_per_day: float, runs: int, seed: int) -> None:
-    sessions = f"{sessions_per_day:g} is not above 0 and at most {MOST_SESSIONS:.0f}"
+    sessions = f"{sessions_per_day:g} is not above 0 and at most {MAX_SESSIONS_PER_DAY:.0f}"
     for valid, message in (
         (0.0 <= production <= 1.0, f"--production {production:g} is not a pass rate between 0 and 1"),
         (0.0 <= canary <= 1.0, f"--canary {canary:g} is not a pass rate between 0 and 1"),
-        (0.0 < sessions_per_day <= MOST_SESSIONS, f"--sessions-per-day {sessions}"),
-        (0 < runs <= MOST_RUNS, f"--runs {runs} is not between 1 and {MOST_RUNS}"),
+        (0.0 < sessions_per_day <= MAX_SESSIONS_PER_DAY, f"--sessions-per-day {sessions}"),
+        (0 < runs <= MAX_RUNS, f"--runs {runs} is not between 1 and {MAX_RUNS}"),
         (0 <= seed < 2**63, f"--seed {seed} is not between 0 and 2^63 - 1"),
     ):
         if not valid:
@@ -179,34 +181,36 @@ def _simulate(
     from iccm_assets.rollout import simulation
 
     settings = load_settings(profile="production")
-    policy = replace(Policy.frozen(settings.rollout, settings.evaluation), evidence=evidence)
-    world = simulation.World(production, canary, sessions_per_day, settings.rollout.replay_below_sessions)
+    policy = replace(Policy.from_settings(settings.rollout, settings.evaluation), evidence=evidence)
+    world = simulation.TrueEffect(
+        production, canary, sessions_per_day, settings.rollout.replay_threshold_sessions
+    )
     with progress_bar("rollouts", runs, transient=True, disable=not err.is_terminal) as update:
         return simulation.simulate(world, policy, runs, seed, lambda count: update(advance=count))
 
 
 def _print(result: Simulation) -> None:
-    from iccm_assets.rollout.simulation import OUTCOMES, spread
+    from iccm_assets.rollout.simulation import OUTCOMES, percentiles
 
     rows = []
     for name in OUTCOMES:
-        endings = result.of(name)
-        row: dict[str, Any] = {"outcome": name, "share": len(endings) / len(result.endings)}
+        endings = result.with_outcome(name)
+        row: dict[str, Any] = {"outcome": name, "share": len(endings) / len(result.outcomes)}
         for label, values in (
-            ("hours", spread([ending.hours for ending in endings])),
-            ("canary sessions", spread([ending.canary_sessions for ending in endings])),
+            ("hours", percentiles([ending.hours for ending in endings])),
+            ("canary sessions", percentiles([ending.canary_sessions for ending in endings])),
         ):
             for key in ("median", "p90"):
                 row[f"{label} ({key})"] = "-" if values is None else f"{values[key]:.1f}"
         rows.append(row)
-    out.print(table(f"{len(result.endings)} rollouts: {_describe(result)}", rows))
+    out.print(make_table(f"{len(result.outcomes)} rollouts: {_describe(result)}", rows))
     for reason, count in result.to_json()["reasons"].items():
         out.print(f"rolled back for {reason}: {count}")
-    _print_histogram([ending.hours for ending in result.endings])
+    _print_histogram([ending.hours for ending in result.outcomes])
 
 
 def _describe(result: Simulation) -> str:
-    world = result.world
+    world = result.effect
     return (
         f"production {world.production:g}, candidate {world.canary:g}, {world.sessions_per_day:g} scored"
         f" sessions a day, evidence {result.evidence}"
@@ -236,11 +240,11 @@ def _plot(result: Simulation, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.hist(
-        [[ending.hours for ending in result.of(name)] for name in OUTCOMES],
+        [[ending.hours for ending in result.with_outcome(name)] for name in OUTCOMES],
         bins=30,
         stacked=True,
         color=["#2e7d32", "#c62828", "#9e9e9e"],
-        label=[f"{name} {len(result.of(name)) / len(result.endings):.0%}" for name in OUTCOMES],
+        label=[f"{name} {len(result.with_outcome(name)) / len(result.outcomes):.0%}" for name in OUTCOMES],
     )
     axes.set_xlabel("hours until the end")
     axes.set_ylabel("rollouts")

@@ -19,9 +19,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from iccm_assets.cli import rollout_watch
-from iccm_assets.cli.rollout_watch import Moment
+from iccm_assets.cli.rollout_watch import RolloutSnapshot
 from iccm_assets.errors import IccmError, first_line
-from iccm_assets.judging.live import score_live
+from iccm_assets.judging.live import score_live_responses
 from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.rollout.controller import tick
 from iccm_assets.settings import Settings
@@ -29,23 +29,23 @@ from iccm_assets.store.clock import set_clock
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 1.0
-SCORE_SECONDS = 1.5
-LOOK_SECONDS = 0.5
-LINE_SECONDS = 10.0
+TICK_INTERVAL_SECONDS = 1.0
+SCORING_BUDGET_SECONDS = 1.5
+REFRESH_INTERVAL_SECONDS = 0.5
+LOG_INTERVAL_SECONDS = 10.0
 # Bounds of the clock's rate: at the maximum, a lease of 180 s lasts 15 s of real time.
-SLOWEST, FASTEST = 0.25, 12.0
+MIN_CLOCK_RATE, MAX_CLOCK_RATE = 0.25, 12.0
 # Consecutive errors after which a background loop stops.
-PATIENCE = 10
+MAX_CONSECUTIVE_ERRORS = 10
 
 
-class Helper(threading.Thread):
+class BackgroundLoop(threading.Thread):
     """A thread that repeats one function; it keeps the error that stopped it until ``check``."""
 
-    def __init__(self, name: str, do: Callable[[], float]) -> None:
+    def __init__(self, name: str, step: Callable[[], float]) -> None:
         super().__init__(name=name, daemon=True)
         self.errors = 0
-        self._do, self._over = do, threading.Event()
+        self._do, self._over = step, threading.Event()
         self._error: Exception | None = None
         self.start()
 
@@ -54,7 +54,7 @@ class Helper(threading.Thread):
         self._over.set()
         self.join()
 
-    def check(self) -> None:
+    def raise_error(self) -> None:
         """Raise the error that stopped the loop."""
         if self._error is not None:
             raise self._error
@@ -66,29 +66,31 @@ class Helper(threading.Thread):
             try:
                 pause, consecutive = self._do(), 0
             except Exception as error:
-                pause, consecutive = TICK_SECONDS, consecutive + 1
+                pause, consecutive = TICK_INTERVAL_SECONDS, consecutive + 1
                 self.errors += 1
                 log.warning("%s: %s", self.name, first_line(error))
                 # The database may be away for a moment; any other error is a defect and would come again.
-                if consecutive >= PATIENCE or not isinstance(error, DBAPIError):
+                if consecutive >= MAX_CONSECUTIVE_ERRORS or not isinstance(error, DBAPIError):
                     self._error = error
                     return
             self._over.wait(pause)
 
 
 @contextmanager
-def machinery(engine: Engine, orchestra: Orchestra, settings: Settings) -> Iterator[list[Helper]]:
+def background_loops(
+    engine: Engine, orchestra: Orchestra, settings: Settings
+) -> Iterator[list[BackgroundLoop]]:
     """Run the controller and live scoring until the block ends."""
 
     def run_controller() -> float:
         tick(engine, settings)
-        return TICK_SECONDS
+        return TICK_INTERVAL_SECONDS
 
     def run_scoring() -> float:
-        report = score_live(engine, orchestra, settings, seconds=SCORE_SECONDS)
-        return 0.0 if report.left else LOOK_SECONDS
+        report = score_live_responses(engine, orchestra, settings, time_budget_seconds=SCORING_BUDGET_SECONDS)
+        return 0.0 if report.remaining else REFRESH_INTERVAL_SECONDS
 
-    helpers = [Helper("controller", run_controller), Helper("live scoring", run_scoring)]
+    helpers = [BackgroundLoop("controller", run_controller), BackgroundLoop("live scoring", run_scoring)]
     try:
         yield helpers
     finally:
@@ -96,73 +98,77 @@ def machinery(engine: Engine, orchestra: Orchestra, settings: Settings) -> Itera
             helper.stop()
 
 
-def watch(
+def watch_rollout(
     engine: Engine,
     rollout_id: int,
-    helpers: list[Helper],
-    steer: Callable[[Moment], None],
+    loops: list[BackgroundLoop],
+    steer: Callable[[RolloutSnapshot], None],
     *,
     console: Console,
-    seconds: float,
-) -> Moment:
+    timeout_seconds: float,
+) -> RolloutSnapshot:
     """Show the rollout until it is closed; ``steer`` gets every snapshot and may change clock and traffic.
 
     Raises ``IccmError`` if it is still live after so many seconds, and the error of a failed helper.
     """
     started = time.monotonic()
-    printed = started - LINE_SECONDS
+    printed = started - LOG_INTERVAL_SECONDS
     stage: Any = None
     with Live(console=console, refresh_per_second=4, transient=True) as screen:
         while True:
-            for helper in helpers:
-                helper.check()
+            for helper in loops:
+                helper.raise_error()
             with engine.connect() as conn:
-                snapshot = rollout_watch.moment(conn, rollout_id)
+                snapshot = rollout_watch.load_snapshot(conn, rollout_id)
             state = snapshot.state
             if console.is_terminal:
-                screen.update(rollout_watch.panel(snapshot))
-            elif time.monotonic() - printed >= LINE_SECONDS or (state.state, state.stage) != stage:
-                console.print(rollout_watch.line(snapshot), soft_wrap=True, highlight=False)
+                screen.update(rollout_watch.render_panel(snapshot))
+            elif time.monotonic() - printed >= LOG_INTERVAL_SECONDS or (state.state, state.stage) != stage:
+                console.print(rollout_watch.format_line(snapshot), soft_wrap=True, highlight=False)
                 printed, stage = time.monotonic(), (state.state, state.stage)
-            if not state.live:
+            if not state.is_live:
                 return snapshot
-            if time.monotonic() - started > seconds:
+            if time.monotonic() - started > timeout_seconds:
                 raise IccmError(
-                    f"rollout {rollout_id} is still {state.state} after {seconds:.0f} s: {state.reason}",
+                    f"rollout {rollout_id} is still {state.state} after {timeout_seconds:.0f} s: {state.reason}",
                     hint="See `iccm rollout show`; a slower machine may need more time.",
                 )
             steer(snapshot)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(REFRESH_INTERVAL_SECONDS)
 
 
-def paced(seconds_left: float, sessions_left: int, sessions_per_second: float) -> float:
+def compute_clock_rate(
+    remaining_seconds: float, remaining_sessions: int, sessions_per_second: float
+) -> float:
     """Compute the clock rate at which a stage's time and its required sessions end together.
 
     It is 1 if only sessions are missing.
     """
-    if seconds_left <= 0:
+    if remaining_seconds <= 0:
         return 1.0
-    if sessions_left <= 0 or sessions_per_second <= 0:
-        return FASTEST if sessions_left <= 0 else SLOWEST
-    return min(FASTEST, max(SLOWEST, seconds_left * sessions_per_second / sessions_left))
+    if remaining_sessions <= 0 or sessions_per_second <= 0:
+        return MAX_CLOCK_RATE if remaining_sessions <= 0 else MIN_CLOCK_RATE
+    return min(
+        MAX_CLOCK_RATE, max(MIN_CLOCK_RATE, remaining_seconds * sessions_per_second / remaining_sessions)
+    )
 
 
-def set_rate(engine: Engine, snapshot: Moment, rate: float) -> None:
+def set_rate(engine: Engine, snapshot: RolloutSnapshot, rate: float) -> None:
     """Set the rate of the platform's clock if it is off by more than a tenth."""
     if abs(rate / snapshot.rate - 1.0) > 0.1:
         with engine.begin() as conn:
             set_clock(conn, rate=rate)
 
 
-class Pacer:
+class ClockPacer:
     """Keep the platform's clock in step with the traffic: ``wanted`` sessions by stage."""
 
-    def __init__(self, engine: Engine, wanted: dict[int, int]) -> None:
-        self._engine, self._wanted = engine, wanted
+    def __init__(self, engine: Engine, target_sessions: dict[int, int]) -> None:
+        self._engine, self._wanted = engine, target_sessions
         self._stage: tuple[int, float] = (0, 0.0)
         self._entered_at, self._set_at, self._sessions_before = 0.0, 0.0, 0
 
-    def __call__(self, snapshot: Moment) -> None:
+    def __call__(self, snapshot: RolloutSnapshot) -> None:
         """Adjust the clock's rate every two seconds, by the traffic since the stage began."""
         state, timestamp = snapshot.state, time.monotonic()
         if (state.stage, state.weight) != self._stage:
@@ -172,6 +178,6 @@ class Pacer:
             return
         pace = (snapshot.total - self._sessions_before) / (timestamp - self._entered_at)
         remaining = max(0.0, state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds)
-        rate = paced(remaining, self._wanted[state.stage] - snapshot.total, pace)
+        rate = compute_clock_rate(remaining, self._wanted[state.stage] - snapshot.total, pace)
         set_rate(self._engine, snapshot, rate)
         self._set_at = timestamp

@@ -10,20 +10,20 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, select, text
 
-from iccm_assets.reference.http_traffic import Replies
+from iccm_assets.reference.http_traffic import ResponseStats
 from iccm_assets.rollout.state import State
 from iccm_assets.store import tables as t
 
 # A row by column name.
 Row = dict[str, Any]
 
-SESSIONS_AT_TEN = 1500
-TEN, FIFTY = (0.08, 0.12), (0.46, 0.54)
+MIN_SESSIONS_AT_TEN_PERCENT = 1500
+TEN_PERCENT_BOUNDS, FIFTY_PERCENT_BOUNDS = (0.08, 0.12), (0.46, 0.54)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Split:
+class TrafficSplit:
     """Traffic while the canary arm had ``weight``: requests and sessions by assigned arm.
 
     ``fallbacks`` were answered by production instead of the canary arm; ``failed`` were not answered.
@@ -47,7 +47,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RolloutRecord:
     """One rollout as the tables record it; ``statuses`` are the present ones of its two versions.
 
     ``events``, ``rollbacks`` and ``alerts`` are rows of `deployment_events`, `rollback_events` and `alerts`,
@@ -56,13 +56,13 @@ class Facts:
 
     rollout_id: int
     candidate: str
-    former: str
+    previous: str
     state: str
     stage: int
     weight: float
     opened_at: datetime
     closed_at: datetime | None
-    splits: tuple[Split, ...]
+    splits: tuple[TrafficSplit, ...]
     events: tuple[Row, ...]
     rollbacks: tuple[Row, ...]
     alerts: tuple[Row, ...]
@@ -75,18 +75,18 @@ class Facts:
     canary_pass_rate: float | None
 
     @property
-    def lasted(self) -> timedelta | None:
+    def duration(self) -> timedelta | None:
         """Time from opening to end on the platform's clock; None while it is live."""
         return None if self.closed_at is None else self.closed_at - self.opened_at
 
     @property
     def sessions_per_hour(self) -> float | None:
         """Traffic of the whole rollout on the platform's clock."""
-        return self.sessions / (self.lasted / HOUR) if self.lasted else None
+        return self.sessions / (self.duration / HOUR) if self.duration else None
 
 
 @dataclass(frozen=True)
-class Check:
+class AcceptanceCheck:
     """An acceptance check; ``ok`` is None if the result is unknown."""
 
     name: str
@@ -152,7 +152,7 @@ _TRAFFIC = text(
 _VERSIONS = text("select version, status, path from iccm.model_versions")
 
 
-def facts(conn: Connection, rollout_id: int) -> Facts:
+def load_rollout_record(conn: Connection, rollout_id: int) -> RolloutRecord:
     """Load the record of one rollout."""
     row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
     state = State.from_row(dict(row._mapping))
@@ -169,16 +169,16 @@ def facts(conn: Connection, rollout_id: int) -> Facts:
 
     known = {version.version: version for version in conn.execute(_VERSIONS)}
     traffic = conn.execute(_TRAFFIC, values).one()
-    return Facts(
+    return RolloutRecord(
         rollout_id=rollout_id,
         candidate=state.candidate,
-        former=state.production,
+        previous=state.production,
         state=state.state,
         stage=state.stage,
         weight=state.weight,
         opened_at=state.opened_at,
         closed_at=state.closed_at,
-        splits=tuple(Split(**row) for row in load(_SPLITS)),
+        splits=tuple(TrafficSplit(**row) for row in load(_SPLITS)),
         events=load(_EVENTS),
         rollbacks=load(_ROLLBACKS),
         alerts=load(_ALERTS),
@@ -192,82 +192,86 @@ def facts(conn: Connection, rollout_id: int) -> Facts:
     )
 
 
-def check_learning(status: str | None, improvement: float | None) -> list[Check]:
+def check_retrain(status: str | None, improvement: float | None) -> list[AcceptanceCheck]:
     """Check that the retrain passed its gate and the new version is better on the canary set."""
     ended = f"the retrain ended as {status}" if status else "there was no retrain"
-    gate = Check("quality gate passed", status == "gate_passed", ended)
+    gate = AcceptanceCheck("quality gate passed", status == "gate_passed", ended)
     name = "better on the canary set"
     if improvement is None:
-        return [gate, Check(name, None, "not measured")]
-    return [gate, Check(name, improvement > 0, f"improvement {improvement:+.4f}")]
+        return [gate, AcceptanceCheck(name, None, "not measured")]
+    return [gate, AcceptanceCheck(name, improvement > 0, f"improvement {improvement:+.4f}")]
 
 
-def check_rollout(found: Facts) -> list[Check]:
+def check_rollout(record: RolloutRecord) -> list[AcceptanceCheck]:
     """Check that traffic was split as specified, no request failed, and the candidate took over."""
-    by_weight = {split.weight: split for split in found.splits}
-    failed = sum(split.failed for split in found.splits)
-    both = sum(split.both_arms for split in found.splits)
+    by_weight = {split.weight: split for split in record.splits}
+    failed = sum(split.failed for split in record.splits)
+    both = sum(split.both_arms for split in record.splits)
     return [
-        _check_share("10 % of the traffic", by_weight.get(0.1), TEN, SESSIONS_AT_TEN),
-        _check_share("50 % of the traffic", by_weight.get(0.5), FIFTY, 0),
-        Check("no session changed its arm within a stage", both == 0, f"{both} did"),
-        Check("no request failed", failed == 0, f"{failed} failed"),
-        Check(
+        _check_share(
+            "10 % of the traffic", by_weight.get(0.1), TEN_PERCENT_BOUNDS, MIN_SESSIONS_AT_TEN_PERCENT
+        ),
+        _check_share("50 % of the traffic", by_weight.get(0.5), FIFTY_PERCENT_BOUNDS, 0),
+        AcceptanceCheck("no session changed its arm within a stage", both == 0, f"{both} did"),
+        AcceptanceCheck("no request failed", failed == 0, f"{failed} failed"),
+        AcceptanceCheck(
             "completed, and in production",
-            found.state == "completed" and found.production == found.candidate,
-            f"{found.candidate} ended {found.state}; {found.production} is in production",
+            record.state == "completed" and record.production == record.candidate,
+            f"{record.candidate} ended {record.state}; {record.production} is in production",
         ),
     ]
 
 
-def _check_share(name: str, split: Split | None, bounds: tuple[float, float], min_sessions: int) -> Check:
+def _check_share(
+    name: str, split: TrafficSplit | None, bounds: tuple[float, float], min_sessions: int
+) -> AcceptanceCheck:
     if split is None or not split.requests:
-        return Check(name, False, "there was no such traffic")
+        return AcceptanceCheck(name, False, "there was no such traffic")
     low, high = bounds
     required = f" (at least {min_sessions} required)" if min_sessions else ""
     detail = (
         f"{split.canary_requests} of {split.requests} requests ({split.share:.1%}, required {low:.0%} to"
         f" {high:.0%}), {split.sessions} sessions{required}"
     )
-    return Check(name, low <= split.share <= high and split.sessions >= min_sessions, detail)
+    return AcceptanceCheck(name, low <= split.share <= high and split.sessions >= min_sessions, detail)
 
 
-def check_rollback(found: Facts, production_before: str) -> list[Check]:
+def check_rollback(record: RolloutRecord, production_before: str) -> list[AcceptanceCheck]:
     """Check for an automatic rollback within an hour of the platform's clock, with all its records."""
-    duration = found.lasted
+    duration = record.duration
     ended = "still live" if duration is None else f"{duration / MINUTE:.0f} minutes after its opening"
-    last = found.events[-1] if found.events else {"notes": "no event", "actor": ""}
-    alerts = sum(alert["title"] == "Model Rollback" for alert in found.alerts)
+    last = record.events[-1] if record.events else {"notes": "no event", "actor": ""}
+    alerts = sum(alert["title"] == "Model Rollback" for alert in record.alerts)
     checks = {
         "rolled back automatically": (
-            found.state == "rolled_back" and last["actor"] == "controller",
-            f"{found.state}: {last['notes']}",
+            record.state == "rolled_back" and last["actor"] == "controller",
+            f"{record.state}: {last['notes']}",
         ),
         "within 1 hour of the platform's clock": (
             duration is not None and duration <= HOUR,
-            f"{ended}, {found.sessions} sessions, {found.scored_canary} of the canary arm scored",
+            f"{ended}, {record.sessions} sessions, {record.scored_canary} of the canary arm scored",
         ),
-        "weight 0": (found.weight == 0, f"weight {found.weight:g}"),
+        "weight 0": (record.weight == 0, f"weight {record.weight:g}"),
         "production unchanged": (
-            found.production == production_before,
-            f"{found.production} serves, {production_before} did before",
+            record.production == production_before,
+            f"{record.production} serves, {production_before} did before",
         ),
         "archived": (
-            found.statuses[found.candidate] == "rolled_back" and found.archived,
-            f"{found.candidate} is {found.statuses[found.candidate]}, its files are"
-            f" {'retained' if found.archived else 'deleted'}",
+            record.statuses[record.candidate] == "rolled_back" and record.archived,
+            f"{record.candidate} is {record.statuses[record.candidate]}, its files are"
+            f" {'retained' if record.archived else 'deleted'}",
         ),
-        "rollback event written": (len(found.rollbacks) == 1, f"{len(found.rollbacks)} rows"),
+        "rollback event written": (len(record.rollbacks) == 1, f"{len(record.rollbacks)} rows"),
         "alert written": (alerts == 1, f"{alerts} alerts named Model Rollback"),
     }
-    return [Check(name, ok, detail) for name, (ok, detail) in checks.items()]
+    return [AcceptanceCheck(name, ok, detail) for name, (ok, detail) in checks.items()]
 
 
-def check_replies(replies: Sequence[Replies]) -> Check:
+def check_responses(replies: Sequence[ResponseStats]) -> AcceptanceCheck:
     """Check that every developer got a response, if necessary after retries."""
     failures = [failure for phase in replies for failure in phase.failures]
     answered = sum(sum(phase.arms.values()) for phase in replies)
     detail = f"{answered} sessions were answered, {len(failures)} were not"
-    return Check(
+    return AcceptanceCheck(
         "every developer was answered", not failures, f"{detail}: {failures[0]}" if failures else detail
     )

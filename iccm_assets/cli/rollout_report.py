@@ -8,21 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from iccm_assets.cli.console import make_grid, table
-from iccm_assets.cli.rollout_facts import MINUTE, Check, Facts
-from iccm_assets.reference.http_traffic import Replies
+from iccm_assets.cli.console import make_grid, make_table
+from iccm_assets.cli.rollout_facts import MINUTE, AcceptanceCheck, RolloutRecord
+from iccm_assets.reference.http_traffic import ResponseStats
 
 _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}
 
 
 @dataclass(frozen=True)
-class Told:
+class RolloutReport:
     """Results of the rollout and of the rollback; ``rollout`` is None if no candidate was rolled out."""
 
-    rollout: Facts | None
-    rollback: Facts | None
-    checks: tuple[Check, ...]
-    replies: dict[str, Replies]
+    rollout: RolloutRecord | None
+    rollback: RolloutRecord | None
+    checks: tuple[AcceptanceCheck, ...]
+    replies: dict[str, ResponseStats]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -41,7 +41,7 @@ class Told:
         }
 
 
-def show(report: Told, console: Console) -> None:
+def print_rollout_report(report: RolloutReport, console: Console) -> None:
     """Print the whole report."""
     if report.rollout is not None:
         _print_splits(report.rollout, console)
@@ -61,7 +61,7 @@ def show(report: Told, console: Console) -> None:
     console.print(f"[dim]{durations}[/]", highlight=False)
 
 
-def _print_splits(record: Facts, console: Console) -> None:
+def _print_splits(record: RolloutRecord, console: Console) -> None:
     rows = [
         {
             "weight": f"{split.weight:.0%}",
@@ -76,11 +76,11 @@ def _print_splits(record: Facts, console: Console) -> None:
         for split in record.splits
     ]
     console.print()
-    console.print(table(f"Traffic of {record.candidate} and {record.former}", rows))
+    console.print(make_table(f"Traffic of {record.candidate} and {record.previous}", rows))
 
 
-def _print_events(title: str, record: Facts, console: Console) -> None:
-    console.print(f"\n[bold]{title}[/]: {record.candidate} against {record.former} (platform clock)")
+def _print_events(title: str, record: RolloutRecord, console: Console) -> None:
+    console.print(f"\n[bold]{title}[/]: {record.candidate} against {record.previous} (platform clock)")
     rows = []
     for event in record.events:
         weight = "" if event["weight"] is None else f"{event['weight']:.0%}"
@@ -90,8 +90,8 @@ def _print_events(title: str, record: Facts, console: Console) -> None:
     console.print(make_grid(rows))
 
 
-def _print_rollback(record: Facts, console: Console) -> None:
-    minutes = "?" if record.lasted is None else f"{record.lasted / MINUTE:.0f}"
+def _print_rollback(record: RolloutRecord, console: Console) -> None:
+    minutes = "?" if record.duration is None else f"{record.duration / MINUTE:.0f}"
     hourly = "" if record.sessions_per_hour is None else f" ({record.sessions_per_hour:.0f} an hour)"
     rate = "-" if record.canary_pass_rate is None else f"{record.canary_pass_rate:.3f}"
     for rollback in record.rollbacks:
@@ -104,10 +104,10 @@ def _print_rollback(record: Facts, console: Console) -> None:
         )
 
 
-def _record_to_json(record: Facts | None) -> dict[str, Any] | None:
+def _record_to_json(record: RolloutRecord | None) -> dict[str, Any] | None:
     if record is None:
         return None
-    duration = record.lasted
+    duration = record.duration
     return asdict(record) | {
         "splits": [{**asdict(split), "share": round(split.share, 4)} for split in record.splits],
         "duration_seconds": None if duration is None else duration.total_seconds(),

@@ -10,15 +10,19 @@ from rich.panel import Panel
 from sqlalchemy import Connection, select, text
 
 from iccm_assets.cli.console import make_grid
-from iccm_assets.rollout.evidence import TESTS, Tally
+from iccm_assets.rollout.evidence import TESTS, ArmTotals
 from iccm_assets.rollout.state import State
 from iccm_assets.store import tables as t
 
-NAMES = {1: "canary arm at 10 %", 2: "canary arm at 50 %", 3: "bake: promoted, the previous version warm"}
+STAGE_NAMES = {
+    1: "canary arm at 10 %",
+    2: "canary arm at 50 %",
+    3: "bake: promoted, the previous version warm",
+}
 
 
 @dataclass(frozen=True)
-class Moment:
+class RolloutSnapshot:
     """A rollout now: its state, the platform's clock and its rate, and the traffic of this stage.
 
     ``sessions`` of the stage by assigned arm; ``unscored`` responses with tests wait for a score.
@@ -56,13 +60,13 @@ _CLOCK = text(
 )
 
 
-def moment(conn: Connection, rollout_id: int) -> Moment:
+def load_snapshot(conn: Connection, rollout_id: int) -> RolloutSnapshot:
     """Load the present state of the rollout."""
     row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
     state = State.from_row(dict(row._mapping))
     clock = conn.execute(_CLOCK, {"rollout": rollout_id}).one()
     arms = conn.execute(_STAGE, {"rollout": rollout_id, "since": state.stage_entered_at}).all()
-    return Moment(
+    return RolloutSnapshot(
         state=state,
         now=clock.now,
         rate=clock.rate,
@@ -72,10 +76,10 @@ def moment(conn: Connection, rollout_id: int) -> Moment:
     )
 
 
-def rows(snapshot: Moment) -> list[tuple[str, str]]:
+def describe_snapshot(snapshot: RolloutSnapshot) -> list[tuple[str, str]]:
     """Describe the snapshot as labels and texts."""
     state = snapshot.state
-    stage = NAMES[state.stage] if state.weight else "waiting for the gateway to load the candidate"
+    stage = STAGE_NAMES[state.stage] if state.weight else "waiting for the gateway to load the candidate"
     return [
         ("rollout", f"{state.id}: {state.candidate} against {state.production}"),
         ("stage", f"{state.stage}, {stage} ({state.state}); weight {state.weight:.0%}"),
@@ -87,13 +91,13 @@ def rows(snapshot: Moment) -> list[tuple[str, str]]:
     ]
 
 
-def panel(snapshot: Moment) -> Panel:
+def render_panel(snapshot: RolloutSnapshot) -> Panel:
     """Render the snapshot for a terminal."""
-    cells = [(f"[dim]{label}[/]", value) for label, value in rows(snapshot)]
+    cells = [(f"[dim]{label}[/]", value) for label, value in describe_snapshot(snapshot)]
     return Panel(make_grid(cells), title="rollout", title_align="left", height=len(cells) + 4)
 
 
-def line(snapshot: Moment) -> str:
+def format_line(snapshot: RolloutSnapshot) -> str:
     """Format the snapshot for a log."""
     state = snapshot.state
     return (
@@ -103,7 +107,7 @@ def line(snapshot: Moment) -> str:
     )
 
 
-def _describe_time(snapshot: Moment) -> str:
+def _describe_time(snapshot: RolloutSnapshot) -> str:
     state = snapshot.state
     minutes = state.policy.stage_seconds[state.stage - 1] / 60
     lease = "none"
@@ -115,7 +119,7 @@ def _describe_time(snapshot: Moment) -> str:
     )
 
 
-def _describe_sessions(snapshot: Moment) -> str:
+def _describe_sessions(snapshot: RolloutSnapshot) -> str:
     canary, total = snapshot.sessions.get("canary", 0), snapshot.total
     share = f" ({canary / total:.1%})" if total else ""
     return f"{total} in this stage, {canary} of them on the canary arm{share}, {snapshot.errors} not ok"
@@ -130,7 +134,7 @@ def _describe_scores(state: State) -> str:
     )
 
 
-def _format_rate(totals: Tally) -> str:
+def _format_rate(totals: ArmTotals) -> str:
     return "" if totals.pass_rate is None else f" (pass rate {totals.pass_rate:.3f})"
 
 
@@ -146,11 +150,11 @@ def _describe_evidence(state: State) -> str:
     )
 
 
-def _describe_forecast(snapshot: Moment) -> str:
+def _describe_forecast(snapshot: RolloutSnapshot) -> str:
     state = snapshot.state
-    if not state.live:
+    if not state.is_live:
         return state.state
     if not state.weight:
         return "begins when every gateway replica is ready"
-    hours = state.hours_left
+    hours = state.forecast_hours
     return "decision: unknown yet" if hours is None else f"decision in {60 * hours:.1f} min of the clock"

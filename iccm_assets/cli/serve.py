@@ -21,14 +21,14 @@ def serve(
 ) -> None:
     """Serve the production model, and a live rollout's candidate, until interrupted."""
     from iccm_assets.gateway import server, supervisor
-    from iccm_assets.gateway.backends import loader_of
+    from iccm_assets.gateway.backends import make_model_loader
 
     settings = get_settings()
     listening = server.listen(host, port, settings)
-    supervisor.log_lines()
+    supervisor.configure_logging()
     version = ensure_production_version(settings)
-    typer.echo(f"{server.address_of(listening)} answers with {version} (API: /docs)")
+    typer.echo(f"{server.socket_url(listening)} answers with {version} (API: /docs)")
     if workers == 1:
-        server.run(listening, settings, loader_of(settings))
+        server.run(listening, settings, make_model_loader(settings))
     else:
         supervisor.supervise(listening, workers, settings)

@@ -12,16 +12,16 @@ import typer
 
 from iccm_assets.cli.console import AsJson, echo_json, err, out, progress_bar
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.own_gateway import own_gateway, token_of
+from iccm_assets.cli.own_gateway import run_gateway, get_token
 from iccm_assets.errors import GatewayError, InputError
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from iccm_assets.reference.developers import PlannedSession
-    from iccm_assets.reference.http_traffic import Replies
-    from iccm_assets.reference.traffic import Pending, Traffic
+    from iccm_assets.reference.http_traffic import ResponseStats
+    from iccm_assets.reference.traffic import PendingSession, TrafficSummary
 
-DAYS = 7
+DEFAULT_DAYS = 7
 
 
 def simulate(
@@ -38,7 +38,7 @@ def simulate(
         ),
     ] = "",
     new_domains: Annotated[
-        str, typer.Option(help="New domains to ask about, separated by commas [all].")
+        str, typer.Option(help="New parse_domains to ask about, separated by commas [all].")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other sessions.")] = 1,
     gateway: Annotated[
@@ -56,9 +56,9 @@ def simulate(
     from iccm_assets.reference.drift import Drift, parse_drift
 
     settings = get_settings()
-    first, last = period(start, end, days)
+    first, last = parse_period(start, end, days)
     length = (last - first).days + 1
-    families = domains(new_domains)
+    families = parse_domains(new_domains)
     mix = parse_drift(drift, families, length) if drift else Drift()
     err.print(f"[dim]planning {conversations} sessions of {users} developers, {first} to {last}[/]")
     plan = plan_conversations(
@@ -72,15 +72,15 @@ def simulate(
         name=f"{seed}-{first:%Y%m%d}-{last:%Y%m%d}",
     )
     with _gateway(settings, gateway) as url:
-        traffic, _, replies = over_http(
-            url, token or token_of(settings), plan, by=end_of(last), workers=workers, rate=rate
+        traffic, _, replies = run_sessions(
+            url, token or get_token(settings), plan, now=end_of_day(last), workers=workers, rate=rate
         )
     if as_json:
         echo_json({"first_day": first, "last_day": last, **asdict(traffic), "gateway": asdict(replies)})
-        check_replies(replies)
+        raise_on_failures(replies)
         return
-    show(traffic, replies)
-    check_replies(replies)
+    print_traffic(traffic, replies)
+    raise_on_failures(replies)
     out.print("Materialize these days in Dagster to turn them into examples.", highlight=False)
 
 
@@ -92,35 +92,35 @@ def _gateway(settings: Settings, url: str) -> Iterator[str]:
         return
     ensure_production_version(settings)
     with err.status("starting a gateway"), ExitStack() as stack:
-        started = stack.enter_context(own_gateway(settings))
+        started = stack.enter_context(run_gateway(settings))
         running = stack.pop_all()
     with running:
         yield started
 
 
-def over_http(
+def run_sessions(
     url: str,
     token: str,
     plan: Sequence[PlannedSession],
     *,
-    by: datetime,
+    now: datetime,
     workers: int = 16,
     rate: float | None = None,
-) -> tuple[Traffic, list[Pending], Replies]:
+) -> tuple[TrafficSummary, list[PendingSession], ResponseStats]:
     """Run the sessions over HTTP, with a progress bar; failures are in the replies."""
     from iccm_assets.reference import http_traffic, wire
 
     title = f"conversations over HTTP, {url}"
     with (
-        closing(wire.Wire(url, token, connections=workers)) as client,
+        closing(wire.GatewayClient(url, token, connections=workers)) as client,
         progress_bar(title, len(plan)) as update,
     ):
-        return http_traffic.hold(
-            client, plan, by=by, workers=workers, rate=rate, progress=lambda done: update(completed=done)
+        return http_traffic.run_sessions(
+            client, plan, as_of=now, workers=workers, rate=rate, progress=lambda done: update(completed=done)
         )
 
 
-def show(traffic: Traffic, replies: Replies) -> None:
+def print_traffic(traffic: TrafficSummary, replies: ResponseStats) -> None:
     """Print the outcome of the sessions, the arms that answered, and responses other than 200."""
     mix = ", ".join(f"{count} {name}" for name, count in traffic.domains.items())
     err.print(
@@ -136,7 +136,7 @@ def show(traffic: Traffic, replies: Replies) -> None:
     err.print(f"[dim]answers: {arms}{retried}[/]", highlight=False)
 
 
-def check_replies(replies: Replies) -> None:
+def raise_on_failures(replies: ResponseStats) -> None:
     """Raise ``GatewayError`` if sessions failed."""
     if replies.failures:
         raise GatewayError(
@@ -145,7 +145,7 @@ def check_replies(replies: Replies) -> None:
         )
 
 
-def domains(text: str) -> tuple[str, ...]:
+def parse_domains(text: str) -> tuple[str, ...]:
     """Parse a list of new domains, all of them if empty; raises ``InputError`` for an unknown domain."""
     from iccm_assets.reference.world import NEW_FAMILIES
 
@@ -158,7 +158,7 @@ def domains(text: str) -> tuple[str, ...]:
     return names
 
 
-def period(start: str, end: str, days: int | None) -> tuple[date, date]:
+def parse_period(start: str, end: str, days: int | None) -> tuple[date, date]:
     """First and last day from two of the three values; ``InputError`` unless each has a daily partition."""
     first, last = _parse_day("--start", start), _parse_day("--end", end)
     if first and last and days is not None and (last - first).days + 1 != days:
@@ -166,7 +166,7 @@ def period(start: str, end: str, days: int | None) -> tuple[date, date]:
             f"--start {first} to --end {last} are {(last - first).days + 1} days, not {days}",
             hint="Give two of --start, --end and --days.",
         )
-    span = timedelta(days=(days or DAYS) - 1)
+    span = timedelta(days=(days or DEFAULT_DAYS) - 1)
     last = last or (first + span if first else datetime.now(UTC).date() - timedelta(days=1))
     first = first or last - span
     if last < first:
@@ -174,7 +174,7 @@ def period(start: str, end: str, days: int | None) -> tuple[date, date]:
     return _require_partition(first), _require_partition(last)
 
 
-def end_of(day: date) -> datetime:
+def end_of_day(day: date) -> datetime:
     """Return the end of a UTC day."""
     return datetime.combine(day + timedelta(days=1), time(), UTC)
 

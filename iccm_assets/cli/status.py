@@ -6,12 +6,12 @@ import textwrap
 from dataclasses import asdict
 from datetime import timedelta
 
-from iccm_assets.cli.console import AsJson, echo_json, out, table
+from iccm_assets.cli.console import AsJson, echo_json, out, make_table
 from iccm_assets.cli.context import open_platform
-from iccm_assets.learning.proposal import propose
-from iccm_assets.store.arms import ArmFigures, shown
-from iccm_assets.store.live import Live, live
-from iccm_assets.store.overview import Overview, overview
+from iccm_assets.learning.proposal import propose_selection
+from iccm_assets.store.arms import ArmMetrics, format_number
+from iccm_assets.store.live import LiveTraffic, load_live_traffic
+from iccm_assets.store.overview import PlatformStatus, load_platform_status
 
 WINDOW = timedelta(days=1)
 
@@ -20,9 +20,9 @@ def status(as_json: AsJson = False) -> None:
     """Show the production version, the latest retrains, the live rollout and the daily funnels."""
     settings, engine = open_platform()
     with engine.connect() as conn:
-        platform = overview(conn)
-        proposal = propose(conn, platform.now, settings.selection)
-        traffic = live(conn, WINDOW)
+        platform = load_platform_status(conn)
+        proposal = propose_selection(conn, platform.now, settings.selection)
+        traffic = load_live_traffic(conn, WINDOW)
     required = settings.triggers.weekly_min_examples
     if as_json:
         echo_json(
@@ -36,7 +36,7 @@ def status(as_json: AsJson = False) -> None:
                     "reason": proposal.reason,
                 },
                 "live": {
-                    "arms": [arm.row() for arm in traffic.arms],
+                    "arms": [arm.to_dict() for arm in traffic.arms],
                     "replicas": traffic.replicas,
                     "ready": dict(traffic.ready),
                 },
@@ -47,7 +47,7 @@ def status(as_json: AsJson = False) -> None:
     out.print(f"{proposal.selectable} of {required} new examples for the weekly retrain: {proposal.reason}")
 
 
-def _print(platform: Overview, traffic: Live) -> None:
+def _print(platform: PlatformStatus, traffic: LiveTraffic) -> None:
     production, rollout = platform.production, traffic.rollout
     if production is None:
         out.print("[bold]No version in production yet.[/] The first retrain starts from the base model.")
@@ -70,12 +70,12 @@ def _print(platform: Overview, traffic: Live) -> None:
     }
     for title, rows in tables.items():
         if rows:
-            out.print(table(title, rows))
+            out.print(make_table(title, rows))
     if traffic.undelivered_alerts:
         out.print(f"{traffic.undelivered_alerts} alerts are not delivered yet (iccm alerts list).")
 
 
-def _arm_row(arm: ArmFigures) -> dict[str, object]:
+def _arm_row(arm: ArmMetrics) -> dict[str, object]:
     """The columns that fit into a terminal; `--json` has all metrics."""
     latency = (arm.latency_p50_ms, arm.latency_p95_ms, arm.latency_p99_ms)
     return {
@@ -87,7 +87,7 @@ def _arm_row(arm: ArmFigures) -> dict[str, object]:
         "API": arm.api_compatibility,
         "requests": arm.requests,
         "error rate": arm.error_rate,
-        "p50/p95/p99 ms": "/".join(shown(ms, 0) for ms in latency),
+        "p50/p95/p99 ms": "/".join(format_number(ms, 0) for ms in latency),
         "feedback +/−": f"{arm.thumbs_up}/{arm.thumbs_down}",
     }
 

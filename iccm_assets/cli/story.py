@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from iccm_assets.cli.console import make_grid, table
-from iccm_assets.cli.cycle import Week
-from iccm_assets.cli.demo_report import CONFIDENCE_NOTE, OUTCOME_COLORS, slice_rows
+from iccm_assets.cli.console import make_grid, make_table
+from iccm_assets.cli.cycle import WeekResult
+from iccm_assets.cli.demo_report import CONFIDENCE_NOTE, OUTCOME_COLORS, make_slice_rows
 from iccm_assets.judging import evaluation
-from iccm_assets.judging.comparison import Comparison, compare
-from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.comparison import VersionComparison, compare_versions
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
 from iccm_assets.judging.verdict import GateEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
@@ -27,24 +27,24 @@ from iccm_assets.reference.world import NEW_FAMILIES
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from iccm_assets.models.seq import Answer, LoadedModel
+    from iccm_assets.models.seq import GeneratedResponse, LoadedModel
 
 STATUS_COLORS = {"gate_passed": "green", "gate_failed": "red", "failed": "red"}
 
 
 @dataclass(frozen=True)
-class Story:
+class ComparisonReport:
     """The base and the last version in production, measured on the same items."""
 
     base: str
     last: str
     evidence: GateEvidence
-    comparison: Comparison
+    comparison: VersionComparison
 
     @property
     def is_improvement(self) -> bool:
         """Whether a version other than the base serves and is better with evidence, without forgetting."""
-        return self.base != self.last and self.comparison.holds
+        return self.base != self.last and self.comparison.is_improvement
 
     @property
     def reason(self) -> str:
@@ -54,20 +54,22 @@ class Story:
         return self.comparison.reason
 
 
-def tell(engine: Engine, settings: Settings, base: str) -> Story:
+def compare_with_base(engine: Engine, settings: Settings, base: str) -> ComparisonReport:
     """Compare the version in production with ``base`` on the canary set; reuses stored scores."""
     with engine.connect() as conn:
-        pair = [versions.get(conn, name) for name in ("production", base)]
-    items, orchestra = evaluation.canary_items(settings), orchestra_of(settings)
+        pair = [versions.get_version(conn, name) for name in ("production", base)]
+    items, orchestra = evaluation.load_canary_items(settings), load_orchestra_from_settings(settings)
     last, first = (
-        evaluation.measure(engine, _make_subject(version, settings), items, orchestra, settings)
+        evaluation.evaluate_version(engine, _make_subject(version, settings), items, orchestra, settings)
         for version in pair
     )
-    evidence = evaluation.gate_evidence((last, first), items, (evaluation.Latency(), evaluation.Latency()))
-    return Story(base, pair[0].version, evidence, compare(evidence, settings.evaluation))
+    evidence = evaluation.build_gate_evidence(
+        (last, first), items, (evaluation.Latency(), evaluation.Latency())
+    )
+    return ComparisonReport(base, pair[0].version, evidence, compare_versions(evidence, settings.evaluation))
 
 
-def show(weeks: Sequence[Week], story: Story, console: Console) -> None:
+def print_report(weeks: Sequence[WeekResult], comparison: ComparisonReport, console: Console) -> None:
     """Print the weeks, the traffic, the comparison by slice, and the outcome."""
     console.print(_week_table(weeks))
     console.print(
@@ -80,25 +82,30 @@ def show(weeks: Sequence[Week], story: Story, console: Console) -> None:
     console.print()
     console.print(_domain_table(weeks))
     console.print()
-    console.print(table(f"{story.base} (base) and {story.last} (last), by slice", slice_rows(story.evidence)))
+    console.print(
+        make_table(
+            f"{comparison.base} (base) and {comparison.last} (last), by slice",
+            make_slice_rows(comparison.evidence),
+        )
+    )
     console.print(CONFIDENCE_NOTE)
-    _print_outcome(story, console)
+    _print_outcome(comparison, console)
 
 
-def as_json(weeks: Sequence[Week], story: Story) -> dict[str, Any]:
+def to_json(weeks: Sequence[WeekResult], comparison: ComparisonReport) -> dict[str, Any]:
     """The whole report as values for ``echo_json``."""
     return {
         "weeks": [{**asdict(week), "outcome": week.outcome} for week in weeks],
-        "base": story.base,
-        "last": story.last,
-        "is_improvement": story.is_improvement,
-        "reason": story.reason,
-        "comparison": asdict(story.comparison),
-        "slices": slice_rows(story.evidence),
+        "base": comparison.base,
+        "last": comparison.last,
+        "is_improvement": comparison.is_improvement,
+        "reason": comparison.reason,
+        "comparison": asdict(comparison.comparison),
+        "slices": make_slice_rows(comparison.evidence),
     }
 
 
-def _make_subject(version: ModelVersion, settings: Settings) -> evaluation.Subject:
+def _make_subject(version: ModelVersion, settings: Settings) -> evaluation.EvaluatedVersion:
     """A version whose weights are loaded only if a stored response is missing."""
 
     @cache
@@ -108,17 +115,17 @@ def _make_subject(version: ModelVersion, settings: Settings) -> evaluation.Subje
         set_threads(settings.training.threads)
         return load_model(version.path)
 
-    def generate_responses(sources: Sequence[str], batch_size: int) -> list[Answer]:
+    def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         from iccm_assets.models.seq import generate
 
         return generate(
             load(), sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
         )
 
-    return evaluation.Subject(version, generate_responses)
+    return evaluation.EvaluatedVersion(version, generate_responses)
 
 
-def _week_table(weeks: Sequence[Week]) -> Table:
+def _week_table(weeks: Sequence[WeekResult]) -> Table:
     rows = [
         {
             "": week.number,
@@ -133,10 +140,10 @@ def _week_table(weeks: Sequence[Week]) -> Table:
         }
         for week in weeks
     ]
-    return table("Weeks", rows, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    return make_table("Weeks", rows, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def _format_outcome(week: Week) -> Text:
+def _format_outcome(week: WeekResult) -> Text:
     gain = week.run.improvement if week.run else None
     change = "" if gain is None else f" {gain:+.3f}"
     return Text.assemble(
@@ -144,7 +151,7 @@ def _format_outcome(week: Week) -> Text:
     )
 
 
-def _describe(week: Week) -> list[str]:
+def _describe(week: WeekResult) -> list[str]:
     lines = [f"{week.trigger}; {week.production} serves"]
     if counts := week.trained_on:
         pool, pinned, sample = (counts.get(f"origin {name}", 0) for name in ("pool", "pinned", "sample"))
@@ -153,7 +160,7 @@ def _describe(week: Week) -> list[str]:
         )
     if week.run and week.outcome != "gate_passed":
         lines.append(week.run.error or (week.run.notes or "").split("\n")[-1])
-    late = f"{week.late} late acceptances of the week before arrived; " if week.late else ""
+    late = f"{week.late_sessions} late acceptances of the week before arrived; " if week.late_sessions else ""
     lines.append(late + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in week.seconds.items()))
     return lines
 
@@ -169,7 +176,7 @@ def _make_list(rows: Sequence[tuple[str, str]]) -> Table:
     )
 
 
-def _domain_table(weeks: Sequence[Week]) -> Table:
+def _domain_table(weeks: Sequence[WeekResult]) -> Table:
     known = [week.traffic.conversations - week.traffic.new_domain for week in weeks]
     columns = [f"week {week.number}" for week in weeks]
     rows: list[dict[str, Any]] = [
@@ -178,19 +185,19 @@ def _domain_table(weeks: Sequence[Week]) -> Table:
     for name in NEW_FAMILIES:
         counts = (week.traffic.domains.get(name, 0) or None for week in weeks)
         rows.append({"domain": f"new: {name}", **dict(zip(columns, counts, strict=True))})
-    return table("Traffic by domain", rows)
+    return make_table("Traffic by domain", rows)
 
 
-def _print_outcome(story: Story, console: Console) -> None:
+def _print_outcome(story: ComparisonReport, console: Console) -> None:
     comparison = story.comparison
-    p = "p < 0.001" if comparison.p < 0.001 else f"p = {comparison.p:.3f}"
+    p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
     console.print(
         f"\n[bold]{story.last} against {story.base}[/] on {comparison.items} items: {comparison.before:.3f} →"
         f" {comparison.after:.3f}, difference {comparison.difference:+.3f}"
         f" (95 % confidence interval {comparison.low:+.3f} to {comparison.high:+.3f}, {p})",
         highlight=False,
     )
-    rules = (comparison.better, comparison.nothing_lost)
+    rules = (comparison.improvement, comparison.no_forgetting)
     console.print(
         _make_list(
             [

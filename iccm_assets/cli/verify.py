@@ -23,18 +23,18 @@ def verify(
     Exits 0 if they are identical bit for bit, 1 otherwise. Changes nothing.
     """
     from iccm_assets.learning import versions
-    from iccm_assets.learning.verification import retrace
+    from iccm_assets.learning.verification import reproduce_version
 
     settings, engine = open_platform()
     with engine.connect() as conn:
-        original = versions.get(conn, version)
+        original = versions.get_version(conn, version)
     with progress_bar(f"{original.version}: starting the trainer", transient=True) as update:
 
         def tell(line: str) -> None:
             if counts := parse_progress(line):
                 update(description=line[:90], **counts)
 
-        report = retrace(engine, settings.home, original, tell=tell)
+        report = reproduce_version(engine, settings.home, original, on_line=tell)
     reproduced = report.outcome == "reproduced"
     if as_json:
         echo_json(asdict(report))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.capture.extraction import messages_of, source_of
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.leaks import Leak
-from iccm_assets.settings import Curation
+from iccm_assets.capture.extraction import parse_messages, extract_source
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.leaks import Contamination
+from iccm_assets.settings import CurationSettings
 
-Stage = Literal["filter", "policy"]
+RejectionStage = Literal["filter", "policy"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredConversation:
     """A conversation of the day with its scores.
 
     ``requirements`` and the scores belong to the accepted text, None without one; ``first_*`` belong to
@@ -38,7 +38,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Keep:
+class Kept:
     """A row of ``filtered_conversations``."""
 
     conversation_id: int
@@ -53,69 +53,73 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Reject:
+class Rejected:
     """A row of ``phase4_rejections``: ``reason`` is a code to count by, ``detail`` has the numbers."""
 
     conversation_id: int
-    stage: Stage
+    stage: RejectionStage
     reason: str
     detail: str | None = None
     similarity: float | None = None
 
 
 # Stage, reason and detail of a rejection.
-Rejection = tuple[Stage, str, str | None]
+RejectionReason = tuple[RejectionStage, str, str | None]
 
 
-def decide(candidate: Candidate, curation: Curation) -> Keep | Reject:
+def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -> Kept | Rejected:
     """Keep or reject one conversation; reports the first reason that applies.
 
     Overlap with the canary set is checked later, for kept conversations only: see ``reject_leak``.
     """
-    source = source_of(candidate.content, candidate.metadata)
-    rejection = _policy(candidate, curation) or _content(candidate, source) or _evidence(candidate, curation)
+    source = extract_source(conversation.content, conversation.metadata)
+    rejection = (
+        _policy(conversation, curation) or _content(conversation, source) or _evidence(conversation, curation)
+    )
     if rejection is not None:
-        return Reject(candidate.conversation_id, *rejection)
-    rate, variance = candidate.test_pass_rate, candidate.implementation_variance
-    assert source is not None and candidate.requirements is not None
+        return Rejected(conversation.conversation_id, *rejection)
+    rate, variance = conversation.test_pass_rate, conversation.implementation_variance
+    assert source is not None and conversation.requirements is not None
     assert rate is not None and variance is not None
-    return Keep(
-        conversation_id=candidate.conversation_id,
-        session_id=candidate.session_id,
-        user_id=candidate.user_id,
+    return Kept(
+        conversation_id=conversation.conversation_id,
+        session_id=conversation.session_id,
+        user_id=conversation.user_id,
         source_code=source,
-        requirements=candidate.requirements,
+        requirements=conversation.requirements,
         test_pass_rate=rate,
         implementation_variance=variance,
         quality_score=rate - curation.variance_weight * variance,
         # CET-D's first response had failed, and the developer accepted another text (T7).
-        failed_first=candidate.first_test_pass_rate is not None
-        and candidate.first_test_pass_rate <= curation.min_test_pass_rate
-        and candidate.first_response != candidate.requirements,
+        failed_first=conversation.first_test_pass_rate is not None
+        and conversation.first_test_pass_rate <= curation.min_test_pass_rate
+        and conversation.first_response != conversation.requirements,
     )
 
 
-def reject_leak(kept: Keep, leak: Leak) -> Reject:
+def reject_contaminated(kept: Kept, contamination: Contamination) -> Rejected:
     """Reject a kept conversation that overlaps the canary set (F4)."""
-    return Reject(kept.conversation_id, "policy", "canary_leak", leak.detail, leak.similarity)
+    return Rejected(
+        kept.conversation_id, "policy", "canary_leak", contamination.description, contamination.similarity
+    )
 
 
-def _policy(candidate: Candidate, curation: Curation) -> Rejection | None:
+def _policy(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
     if candidate.erased:
         return "policy", "erased", None
-    held_out = is_held_out(candidate.session_id, curation.held_out_share)
+    held_out = is_in_holdout(candidate.session_id, curation.holdout_fraction)
     return ("policy", "held_out", None) if held_out else None
 
 
-def _content(candidate: Candidate, source: str | None) -> Rejection | None:
-    if not messages_of(candidate.content):
+def _content(candidate: ScoredConversation, source: str | None) -> RejectionReason | None:
+    if not parse_messages(candidate.content):
         return "filter", "no_messages", None
     if candidate.requirements is None or not candidate.requirements.strip():
         return "filter", "no_requirements", None
     return ("filter", "no_source_code", None) if source is None else None
 
 
-def _evidence(candidate: Candidate, curation: Curation) -> Rejection | None:
+def _evidence(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
     """Distinguish bad scores, missing scores and scores that cannot be measured."""
     rate, variance = candidate.test_pass_rate, candidate.implementation_variance
     if candidate.negative_feedback:

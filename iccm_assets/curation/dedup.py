@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iccm_assets.curation.fold import FoldResult, Rows, fold
+from iccm_assets.curation.fold import DedupResult, EmbeddedRows, greedy_dedup
 from iccm_assets.curation.json_lines import read_json_lines
 from iccm_assets.errors import InputError
 
@@ -20,58 +20,58 @@ Embed = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
-class FileRow:
+class DedupRow:
     """A line: an id with a text or an embedding (if both are present, the embedding counts)."""
 
     id: Id
     text: str | None
     embedding: npt.NDArray[np.float64] | None
     quality_score: float | None
-    where: str
+    location: str
 
 
-def read_rows(path: Path) -> list[FileRow]:
+def read_jsonl(path: Path) -> list[DedupRow]:
     """Read the rows of a JSON-lines file (UTF-8, optionally gzipped), in file order.
 
     Raises ``InputError`` that names the file and the line.
     """
-    rows: dict[Id, FileRow] = {}
+    rows: dict[Id, DedupRow] = {}
     for location, values in read_json_lines(path):
         row = _parse_row(values, location)
         if row.id in rows:
-            raise InputError(f"{location}: the id {row.id!r} was already used in {rows[row.id].where}")
+            raise InputError(f"{location}: the id {row.id!r} was already used in {rows[row.id].location}")
         rows[row.id] = row
     return list(rows.values())
 
 
-def in_fold_order(rows: Sequence[FileRow]) -> list[FileRow]:
+def sort_for_dedup(rows: Sequence[DedupRow]) -> list[DedupRow]:
     """Sort by descending ``quality_score``; equal scores, and then rows without one, in file order."""
     return sorted(rows, key=lambda row: math.inf if row.quality_score is None else -row.quality_score)
 
 
-def dedup(
-    new: Sequence[FileRow],
-    existing: Sequence[FileRow],
+def dedup_files(
+    new: Sequence[DedupRow],
+    existing: Sequence[DedupRow],
     threshold: float,
     embed: Embed,
     progress: Callable[[int], None] | None = None,
-) -> FoldResult[Id]:
+) -> DedupResult[Id]:
     """Deduplicate ``new``, in the order of ``in_fold_order``, against ``existing`` and itself (P2).
 
     Existing rows are retained and not compared with each other. ``embed`` is called at most once, with all
     texts, and not at all when every row has an embedding.
     """
-    ordered = in_fold_order(new)
+    ordered = sort_for_dedup(new)
     vectors = _vectors([*existing, *ordered], embed)
-    return fold(
-        Rows([row.id for row in ordered], vectors[len(existing) :]),
-        Rows([row.id for row in existing], vectors[: len(existing)]),
+    return greedy_dedup(
+        EmbeddedRows([row.id for row in ordered], vectors[len(existing) :]),
+        EmbeddedRows([row.id for row in existing], vectors[: len(existing)]),
         threshold,
         progress,
     )
 
 
-def _vectors(rows: Sequence[FileRow], embed: Embed) -> npt.NDArray[np.float64]:
+def _vectors(rows: Sequence[DedupRow], embed: Embed) -> npt.NDArray[np.float64]:
     """Return one float64 row per file row, shape (n, d)."""
     texts = [row.text for row in rows if row.embedding is None and row.text is not None]
     embedded = iter(embed(texts) if texts else ())
@@ -81,12 +81,12 @@ def _vectors(rows: Sequence[FileRow], embed: Embed) -> npt.NDArray[np.float64]:
     for row, vector in zip(rows, vectors, strict=True):
         if len(vector) != len(vectors[0]):
             raise InputError(
-                f"{row.where}: {len(vector)} dimensions, but {rows[0].where} has {len(vectors[0])}"
+                f"{row.location}: {len(vector)} dimensions, but {rows[0].location} has {len(vectors[0])}"
             )
     return np.stack(vectors).astype(np.float64)
 
 
-def _parse_row(row: dict[str, Any], location: str) -> FileRow:
+def _parse_row(row: dict[str, Any], location: str) -> DedupRow:
     id_, text, embedding = row.get("id"), row.get("text"), row.get("embedding")
     if not isinstance(id_, (str, int)) or isinstance(id_, bool):
         problem = "no id" if id_ is None else "the id is neither text nor a whole number"
@@ -97,7 +97,7 @@ def _parse_row(row: dict[str, Any], location: str) -> FileRow:
     if score is not None and (score := _to_float(score)) is None:
         raise InputError(f"{location}: the quality_score is not a finite number")
     vector = None if embedding is None else _parse_embedding(embedding, location)
-    return FileRow(id_, text if vector is None else None, vector, score, location)
+    return DedupRow(id_, text if vector is None else None, vector, score, location)
 
 
 def _parse_embedding(value: object, location: str) -> npt.NDArray[np.float64]:

@@ -33,11 +33,11 @@ class TextEmbedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingResult:
     """Vectors in the order of the texts, shape (n, 384), and the number of newly embedded texts."""
 
     vectors: Vectors
-    n_embedded: int
+    new_count: int
 
 
 def content_sha256(text: str) -> str:
@@ -50,7 +50,7 @@ def embed_texts(
     texts: Sequence[str],
     embedder: TextEmbedder,
     progress: Callable[[int], None] | None = None,
-) -> Embedded:
+) -> EmbeddingResult:
     """Return the vectors of texts, embedding only new ones; without new ones no model is used.
 
     Vectors are stored in transactions of some hundred each: a run that is killed loses little, and the next
@@ -58,14 +58,14 @@ def embed_texts(
     """
     hashes = [content_sha256(text) for text in texts]
     by_hash = dict(zip(hashes, texts, strict=True))
-    n_embedded = add_missing(engine, by_hash, embedder, progress)
+    n_embedded = embed_missing(engine, by_hash, embedder, progress)
     with engine.connect() as conn:
-        vectors = vectors_of(conn, by_hash, embedder.digest)
+        vectors = load_vectors(conn, by_hash, embedder.digest)
     rows = np.array([vectors[key] for key in hashes], dtype=np.float32)
-    return Embedded(rows.reshape(-1, EMBEDDING_DIMENSIONS), n_embedded)
+    return EmbeddingResult(rows.reshape(-1, EMBEDDING_DIMENSIONS), n_embedded)
 
 
-def add_missing(
+def embed_missing(
     engine: Engine,
     by_hash: dict[str, str],
     embedder: TextEmbedder,
@@ -90,7 +90,7 @@ def add_missing(
     return len(missing)
 
 
-def vectors_of(conn: Connection, hashes: Iterable[str], digest: str) -> dict[str, Vectors]:
+def load_vectors(conn: Connection, hashes: Iterable[str], digest: str) -> dict[str, Vectors]:
     """Load the stored vectors of texts by hash; a hash without a vector is omitted."""
     return {row[0]: parse_vector(row[1]) for row in _select(conn, _VECTORS, hashes, digest)}
 

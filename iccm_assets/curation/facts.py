@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from iccm_assets.curation.embeddings import content_sha256, parse_vector, vectors_of
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.leaks import Text, load_index
-from iccm_assets.curation.similarity import Float64, nearest, unit_rows
+from iccm_assets.curation.embeddings import content_sha256, parse_vector, load_vectors
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.leaks import TextPair, load_canary_index
+from iccm_assets.curation.similarity import Float64, find_nearest, normalize_rows
 from iccm_assets.settings import Settings
 from iccm_assets.store.tables import EMBEDDING_DIMENSIONS
 
 # At most two seconds of work: parsing a program takes about half a millisecond.
-MOST_PROGRAMS = 2_000
-MOST_VECTORS = 5_000
+MAX_PROGRAMS = 2_000
+MAX_VECTORS = 5_000
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class PoolVectors:
     ids: list[int]
     pinned: list[bool]
     vectors: Float64
-    of: int
+    pool_size: int
 
 
-def leaks_of(conn: Connection, table: str, settings: Settings) -> tuple[int, dict[str, list[int]]]:
+def load_contamination(conn: Connection, table: str, settings: Settings) -> tuple[int, dict[str, list[int]]]:
     """Check the newest rows of ``filtered_conversations`` or ``phase4_training_data``.
 
     Returns the number of rows and, by problem, the conversation ids that must not be there.
@@ -45,34 +45,36 @@ def leaks_of(conn: Connection, table: str, settings: Settings) -> tuple[int, dic
             order by f.day desc, f.conversation_id desc limit :max_rows
             """
         ),
-        {"max_rows": MOST_PROGRAMS},
+        {"max_rows": MAX_PROGRAMS},
     ).all()
-    index, fraction = load_index(settings.canary_set), settings.curation.held_out_share
+    index, fraction = load_canary_index(settings.canary_set), settings.curation.holdout_fraction
     return len(rows), {
-        "held_out": [row.id for row in rows if is_held_out(row.session_id, fraction)],
+        "held_out": [row.id for row in rows if is_in_holdout(row.session_id, fraction)],
         "erased": [row.id for row in rows if row.erased],
         "overlapping_canary_set": [
-            row.id for row in rows if index.find(Text(row.source_code, row.requirements)) is not None
+            row.id for row in rows if index.find(TextPair(row.source_code, row.requirements)) is not None
         ],
     }
 
 
-def like_canary_set(conn: Connection, settings: Settings, embedder: str) -> list[int]:
+def find_similar_to_canary_set(conn: Connection, settings: Settings, embedder: str) -> list[int]:
     """Return the pool rows whose stored vector is too similar to one of the canary set (F4).
 
     ``embedder`` is the digest of the current embedder; canary texts that it has not embedded are ignored.
     """
-    hashes = [content_sha256(requirements) for requirements in load_index(settings.canary_set).requirements]
-    canary = vectors_of(conn, hashes, embedder)
-    pool = pool_vectors(conn)
+    hashes = [
+        content_sha256(requirements) for requirements in load_canary_index(settings.canary_set).requirements
+    ]
+    canary = load_vectors(conn, hashes, embedder)
+    pool = load_pool_vectors(conn)
     if not canary or not pool.ids:
         return []
-    canary_rows = unit_rows(np.stack(list(canary.values())))
-    matches = nearest(pool.vectors, canary_rows, settings.curation.duplicate_similarity)
+    canary_rows = normalize_rows(np.stack(list(canary.values())))
+    matches = find_nearest(pool.vectors, canary_rows, settings.curation.duplicate_similarity)
     return [id_ for id_, match in zip(pool.ids, matches, strict=True) if match is not None]
 
 
-def pool_vectors(conn: Connection) -> PoolVectors:
+def load_pool_vectors(conn: Connection) -> PoolVectors:
     """Load all vectors of a small pool, the newest of a large one."""
     size = conn.execute(text("select count(*) from iccm.phase4_training_data")).scalar_one()
     rows = conn.execute(
@@ -82,13 +84,13 @@ def pool_vectors(conn: Connection) -> PoolVectors:
             order by day desc, conversation_id desc limit :max_rows
             """
         ),
-        {"max_rows": MOST_VECTORS},
+        {"max_rows": MAX_VECTORS},
     ).all()
     vectors = np.array([parse_vector(row[2]) for row in rows]).reshape(-1, EMBEDDING_DIMENSIONS)
-    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], unit_rows(vectors), size)
+    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], normalize_rows(vectors), size)
 
 
-def pool_counts(conn: Connection) -> dict[str, Any]:
+def load_pool_counts(conn: Connection) -> dict[str, Any]:
     """Count filtered rows, pool rows and duplicates over the days of the pool, as arguments of `adds_up`.
 
     Ids of at most 100 rows of each kind.

@@ -14,12 +14,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.arrivals import midnight
-from iccm_assets.curation.decision import Candidate, Keep, Reject, decide, reject_leak
+from iccm_assets.capture.arrivals import start_of_day
+from iccm_assets.curation.decision import (
+    ScoredConversation,
+    Kept,
+    Rejected,
+    apply_filter,
+    reject_contaminated,
+)
 from iccm_assets.curation.embeddings import TextEmbedder, content_sha256, embed_texts
-from iccm_assets.curation.leaks import Text, find_leaks, load_index
+from iccm_assets.curation.leaks import TextPair, find_contamination, load_canary_index
 from iccm_assets.models.embedding import Embedder
-from iccm_assets.settings import Curation, Settings
+from iccm_assets.settings import CurationSettings, Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 from iccm_assets.store.locks import Lock, acquire_lock
@@ -44,24 +50,24 @@ def filter_day(
 
     Raises ``InputError`` when the canary set cannot be read: without it no conversation may pass (F4).
     """
-    index = load_index(settings.canary_set)
+    index = load_canary_index(settings.canary_set)
     embedder = embedder or Embedder.load(settings)
     # Before the transaction, which then only loads vectors.
     embed_texts(engine, _texts_likely_to_pass(engine, day, settings.curation), embedder)
     with engine.begin() as conn:
         acquire_lock(conn, Lock.FILTERED_DAY, day)
         read_at = now(conn)
-        decisions = [decide(candidate, settings.curation) for candidate in _conversations(conn, day)]
-        rejected = [decision for decision in decisions if isinstance(decision, Reject)]
-        passed = [decision for decision in decisions if isinstance(decision, Keep)]
-        texts = [Text(decision.source_code, decision.requirements) for decision in passed]
-        leaks = find_leaks(engine, texts, index, embedder, settings.curation.duplicate_similarity)
+        decisions = [apply_filter(candidate, settings.curation) for candidate in _conversations(conn, day)]
+        rejected = [decision for decision in decisions if isinstance(decision, Rejected)]
+        passed = [decision for decision in decisions if isinstance(decision, Kept)]
+        texts = [TextPair(decision.source_code, decision.requirements) for decision in passed]
+        leaks = find_contamination(engine, texts, index, embedder, settings.curation.duplicate_similarity)
         kept = []
         for decision, leak in zip(passed, leaks, strict=True):
             if leak is None:
                 kept.append(decision)
             else:
-                rejected.append(reject_leak(decision, leak))
+                rejected.append(reject_contaminated(decision, leak))
         _replace_day(conn, day, read_at, kept, rejected)
     reasons = Counter(rejection.reason for rejection in rejected)
     return FilterReport(len(decisions), len(kept), dict(sorted(reasons.items())))
@@ -105,7 +111,7 @@ _CHANGED_DAYS = text(
 
 
 def _range(first: date, last: date) -> dict[str, object]:
-    return {"start": midnight(first), "end": midnight(last + timedelta(days=1))}
+    return {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))}
 
 
 _LIKELY_TO_PASS = text(
@@ -118,7 +124,7 @@ _LIKELY_TO_PASS = text(
 )
 
 
-def _texts_likely_to_pass(engine: Engine, day: date, curation: Curation) -> list[str]:
+def _texts_likely_to_pass(engine: Engine, day: date, curation: CurationSettings) -> list[str]:
     """Return the accepted texts of the day that pass by their scores alone."""
     limits = {"rate": curation.min_test_pass_rate, "variance": curation.max_implementation_variance}
     with engine.connect() as conn:
@@ -148,15 +154,15 @@ _CONVERSATIONS = text(
 )
 
 
-def _conversations(conn: Connection, day: date) -> Iterator[Candidate]:
+def _conversations(conn: Connection, day: date) -> Iterator[ScoredConversation]:
     """Load the day's conversations, some hundred at a time."""
     rows = conn.execute(_CONVERSATIONS, _range(day, day), execution_options={"yield_per": 200})
     for row in rows.mappings():
-        yield Candidate(**row)
+        yield ScoredConversation(**row)
 
 
 def _replace_day(
-    conn: Connection, day: date, read_at: datetime, kept: Sequence[Keep], rejected: Sequence[Reject]
+    conn: Connection, day: date, read_at: datetime, kept: Sequence[Kept], rejected: Sequence[Rejected]
 ) -> None:
     """Delete the day's rows and insert the new ones; a conversation that moved leaves its old day."""
     ids = [row.conversation_id for row in kept] + [row.conversation_id for row in rejected]
@@ -189,5 +195,5 @@ def _replace_day(
     )
 
 
-def _filtered_row(day: date, kept: Keep) -> dict[str, Any]:
+def _filtered_row(day: date, kept: Kept) -> dict[str, Any]:
     return {"day": day, **vars(kept), "content_sha256": content_sha256(kept.requirements)}

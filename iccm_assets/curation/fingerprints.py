@@ -24,13 +24,13 @@ _NAME_FIELDS = frozenset({"id", "arg", "name", "asname", "rest", "attr", "names"
 _SPACE = re.compile(r"\s+")
 
 
-def text_hash(text: str) -> str | None:
+def normalized_text_hash(text: str) -> str | None:
     """Hash a text, ignoring case, white space and Unicode form; None for an empty text."""
     normalized = _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
     return _sha256(normalized) if normalized else None
 
 
-def program_hash(source: str) -> str | None:
+def ast_hash(source: str) -> str | None:
     """Hash a Python program, ignoring comments, layout, annotations, docstrings and the names it chose.
 
     Names are numbered by first use, so ``a - b`` and ``b - a`` differ within a program; builtins, methods of

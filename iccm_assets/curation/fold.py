@@ -17,7 +17,14 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from iccm_assets.curation.similarity import Float32, Float64, Matrix, margin, similarities, unit_rows
+from iccm_assets.curation.similarity import (
+    Float32,
+    Float64,
+    Matrix,
+    float32_margin,
+    similarities,
+    normalize_rows,
+)
 from iccm_assets.errors import InputError
 
 Id = TypeVar("Id", bound=Hashable)
@@ -26,7 +33,7 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Rows(Generic[Id]):
+class EmbeddedRows(Generic[Id]):
     """Ids and their vectors, shape (n, d), of any length but zero; ``fold`` normalizes them."""
 
     ids: Sequence[Id]
@@ -38,7 +45,7 @@ class Rows(Generic[Id]):
 
 
 @dataclass(frozen=True)
-class Removed(Generic[Id]):
+class RemovedDuplicate(Generic[Id]):
     """A removed row, the kept row it duplicates, and their similarity (6 decimals)."""
 
     id: Id
@@ -47,19 +54,19 @@ class Removed(Generic[Id]):
 
 
 @dataclass(frozen=True)
-class FoldResult(Generic[Id]):
+class DedupResult(Generic[Id]):
     """The decision on every row of ``rows``, in their order; ``kept_first`` is not included."""
 
     kept: list[Id]
-    removed: list[Removed[Id]]
+    removed: list[RemovedDuplicate[Id]]
 
 
-def fold(
-    rows: Rows[Id],
-    kept_first: Rows[Id] | None = None,
+def greedy_dedup(
+    rows: EmbeddedRows[Id],
+    existing: EmbeddedRows[Id] | None = None,
     threshold: float = 0.9,
     progress: Callable[[int], None] | None = None,
-) -> FoldResult[Id]:
+) -> DedupResult[Id]:
     """Deduplicate ``rows`` against ``kept_first`` and each other; ``kept_first`` is retained as it is.
 
     ``progress`` is called with the number of rows of each processed block. Raises ``InputError`` for vectors
@@ -67,20 +74,20 @@ def fold(
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold} is not in (0, 1]")
-    result: FoldResult[Id] = FoldResult([], [])
+    result: DedupResult[Id] = DedupResult([], [])
     if not len(rows.ids):
         return result
-    if kept_first is None or not len(kept_first.ids):
-        kept_first = Rows((), rows.vectors[:0])
-    kept = _KeptRows(kept_first, rows.vectors.shape, threshold)
-    units = unit_rows(rows.vectors)
+    if existing is None or not len(existing.ids):
+        existing = EmbeddedRows((), rows.vectors[:0])
+    kept = _KeptRows(existing, rows.vectors.shape, threshold)
+    units = normalize_rows(rows.vectors)
     for start in range(0, len(units), _BLOCK):
         ids = rows.ids[start : start + _BLOCK]
         for id_, duplicate in zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True):
             if duplicate is None:
                 result.kept.append(id_)
             else:
-                result.removed.append(Removed(id_, *duplicate))
+                result.removed.append(RemovedDuplicate(id_, *duplicate))
         if progress is not None:
             progress(len(ids))
     return result
@@ -89,7 +96,7 @@ def fold(
 class _KeptRows(Generic[Id]):
     """The kept rows as float64 and float32 unit vectors, in arrays with room for all rows."""
 
-    def __init__(self, first: Rows[Id], shape: tuple[int, ...], threshold: float) -> None:
+    def __init__(self, first: EmbeddedRows[Id], shape: tuple[int, ...], threshold: float) -> None:
         count, dimensions = shape
         if first.vectors.shape[1] != dimensions:
             raise InputError(
@@ -101,7 +108,7 @@ class _KeptRows(Generic[Id]):
         self.quick: Float32 = np.empty(self.exact.shape, dtype=np.float32)
         # Of equal vectors only the first can ever be the match, so the others are omitted.
         distinct: set[bytes] = set()
-        for id_, unit in zip(first.ids, unit_rows(first.vectors), strict=True):
+        for id_, unit in zip(first.ids, normalize_rows(first.vectors), strict=True):
             if (key := unit.tobytes()) not in distinct:
                 distinct.add(key)
                 self._append(id_, unit)
@@ -117,7 +124,7 @@ class _KeptRows(Generic[Id]):
         of those candidates, only rows that were kept count.
         """
         quick = units.astype(np.float32)
-        minimum = self.threshold - margin(units.shape[1])
+        minimum = self.threshold - float32_margin(units.shape[1])
         close = np.asarray(quick @ self.quick[: len(self.ids)].T >= minimum)
         close_in_block = np.asarray(quick @ quick.T >= minimum)
         positions = np.full(len(ids), -1)  # in the kept rows

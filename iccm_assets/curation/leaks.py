@@ -11,27 +11,27 @@ from sqlalchemy import Engine
 
 from iccm_assets.curation.canary_set import CanarySet, load_canary_set
 from iccm_assets.curation.embeddings import TextEmbedder, embed_texts
-from iccm_assets.curation.fingerprints import program_hash, text_hash
-from iccm_assets.curation.similarity import nearest, unit_rows
+from iccm_assets.curation.fingerprints import ast_hash, normalized_text_hash
+from iccm_assets.curation.similarity import find_nearest, normalize_rows
 
 
 @dataclass(frozen=True)
-class Leak:
+class Contamination:
     """The overlapping canary-set item, how it overlaps, and the similarity if that is how."""
 
     item: str
-    how: str
+    overlap: str
     similarity: float | None = None
 
     @property
-    def detail(self) -> str:
+    def description(self) -> str:
         """Description with the similarity."""
         number = "" if self.similarity is None else f" ({self.similarity:.6f})"
-        return f"{self.how} as canary-set item {self.item}{number}"
+        return f"{self.overlap} as canary-set item {self.item}{number}"
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPair:
     """The texts of a conversation that are compared with the canary set."""
 
     source_code: str
@@ -48,28 +48,28 @@ class CanaryIndex:
         self._keys = {
             key: item.item
             for item in reversed(canary_set.items)
-            for key in _keys(Text(item.source_code, item.requirements))
+            for key in _keys(TextPair(item.source_code, item.requirements))
         }
 
-    def find(self, text: Text) -> Leak | None:
+    def find(self, pair: TextPair) -> Contamination | None:
         """Return the first overlap that can be found without embeddings."""
-        for key in _keys(text):
+        for key in _keys(pair):
             if key in self._keys:
-                return Leak(self._keys[key], key[0])
+                return Contamination(self._keys[key], key[0])
         return None
 
 
-def _keys(text: Text) -> list[tuple[str, str]]:
+def _keys(text: TextPair) -> list[tuple[str, str]]:
     """Return the kinds of overlap with their hashes, without hashes of texts that have none."""
     hashes = (
-        ("the same source", text_hash(text.source_code)),
-        ("the same program under other names", program_hash(text.source_code)),
-        ("the same requirements", text_hash(text.requirements)),
+        ("the same source", normalized_text_hash(text.source_code)),
+        ("the same program under other names", ast_hash(text.source_code)),
+        ("the same requirements", normalized_text_hash(text.requirements)),
     )
     return [(how, key) for how, key in hashes if key is not None]
 
 
-def load_index(path: str) -> CanaryIndex:
+def load_canary_index(path: str) -> CanaryIndex:
     """Return the index of a canary-set file; it is read again only after a change."""
     # Without a file, load_canary_set reports the problem.
     return _load_index(path, os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
@@ -80,22 +80,24 @@ def _load_index(path: str, _modified: int) -> CanaryIndex:
     return CanaryIndex(load_canary_set(path))
 
 
-def find_leaks(
+def find_contamination(
     engine: Engine,
-    texts: Sequence[Text],
+    pairs: Sequence[TextPair],
     index: CanaryIndex,
     embedder: TextEmbedder,
     threshold: float,
-) -> list[Leak | None]:
+) -> list[Contamination | None]:
     """Return for each text its overlap with the canary set, or None. Embeds texts that have no vector."""
-    leaks = [index.find(text) for text in texts]
+    leaks = [index.find(text) for text in pairs]
     remaining = [position for position, leak in enumerate(leaks) if leak is None]
     if not remaining:
         return leaks
-    canary = unit_rows(embed_texts(engine, index.requirements, embedder).vectors)
-    requirements = [texts[position].requirements for position in remaining]
-    rows = unit_rows(embed_texts(engine, requirements, embedder).vectors)
-    for position, match in zip(remaining, nearest(rows, canary, threshold), strict=True):
+    canary = normalize_rows(embed_texts(engine, index.requirements, embedder).vectors)
+    requirements = [pairs[position].requirements for position in remaining]
+    rows = normalize_rows(embed_texts(engine, requirements, embedder).vectors)
+    for position, match in zip(remaining, find_nearest(rows, canary, threshold), strict=True):
         if match is not None:
-            leaks[position] = Leak(index.items[match.index], "requirements as similar", match.similarity)
+            leaks[position] = Contamination(
+                index.items[match.index], "requirements as similar", match.similarity
+            )
     return leaks

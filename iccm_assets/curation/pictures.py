@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from itertools import dropwhile
 from typing import Any
 
-from iccm_assets.curation.story import DayStory
+from iccm_assets.curation.story import DailyFunnel
 
 # A run of more days plots only its newest days; the numbers cover all.
-MOST_PICTURED = 31
+MAX_PLOTS = 31
 # From pool rows to rejections; a reason has the same colour on every day.
 COLOURS = {
     "in the pool": "#2a9d6f",
@@ -27,12 +27,12 @@ COLOURS = {
 OTHER = "#bdbdbd"
 
 
-def markdown(png: bytes, alt: str) -> str:
+def markdown_image(png: bytes, alt: str) -> str:
     """Return an image as Markdown with the bytes embedded, for ``MetadataValue.md``."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
 
 
-def histogram(rates: Sequence[float], threshold: float) -> bytes:
+def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
     """Plot the distribution of a day's pass rates and the threshold of the filter."""
     figure, axes = _axes(6.4, 2.6, layout=None)  # an automatic layout doubles the time
     figure.subplots_adjust(left=0.09, right=0.98, top=0.88, bottom=0.19)
@@ -55,22 +55,22 @@ def histogram(rates: Sequence[float], threshold: float) -> bytes:
     return _png(figure)
 
 
-def days_of_data(stories: Sequence[DayStory]) -> bytes:
+def plot_daily_funnel(funnels: Sequence[DailyFunnel]) -> bytes:
     """Plot a stacked bar per day: pool rows at the bottom, rejections by reason above.
 
     Starts with the first day that has conversations.
     """
-    stories = list(dropwhile(lambda story: not story.captured, stories))
-    figure, axes = _axes(min(10.0, 3.4 + 0.3 * len(stories)), 3.0)
-    counts = [{"in the pool": story.pool, **story.reasons} for story in stories]
-    bottom = [0] * len(stories)
-    for name in ["in the pool", *_reasons(stories)]:
+    funnels = list(dropwhile(lambda story: not story.captured, funnels))
+    figure, axes = _axes(min(10.0, 3.4 + 0.3 * len(funnels)), 3.0)
+    counts = [{"in the pool": story.pool, **story.reasons} for story in funnels]
+    bottom = [0] * len(funnels)
+    for name in ["in the pool", *_reasons(funnels)]:
         heights = [count.get(name, 0) for count in counts]
         label, colour = name.replace("_", " "), COLOURS.get(name, OTHER)
-        axes.bar(range(len(stories)), heights, bottom=bottom, color=colour, label=label)
+        axes.bar(range(len(funnels)), heights, bottom=bottom, color=colour, label=label)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    ticks = range(0, len(stories), -(-len(stories) // 10) or 1)
-    axes.set_xticks(list(ticks), [f"{stories[tick].day:%d %b}" for tick in ticks], fontsize=8)
+    ticks = range(0, len(funnels), -(-len(funnels) // 10) or 1)
+    axes.set_xticks(list(ticks), [f"{funnels[tick].day:%d %b}" for tick in ticks], fontsize=8)
     axes.set_ylabel("conversations")
     axes.set_title("conversations by day and outcome", loc="left", fontsize=9)
     _integer_ticks(axes.yaxis)
@@ -81,7 +81,7 @@ def days_of_data(stories: Sequence[DayStory]) -> bytes:
     return _png(figure)
 
 
-def _reasons(stories: Sequence[DayStory]) -> list[str]:
+def _reasons(stories: Sequence[DailyFunnel]) -> list[str]:
     """Return reasons with a colour in the order of the colours, then the others by frequency."""
     counts: Counter[str] = Counter()
     for story in stories:

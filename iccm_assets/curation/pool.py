@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.curation.embeddings import TextEmbedder, Vectors, add_missing, vectors_of
-from iccm_assets.curation.fold import FoldResult, Removed, Rows, fold
+from iccm_assets.curation.embeddings import TextEmbedder, Vectors, embed_missing, load_vectors
+from iccm_assets.curation.fold import DedupResult, RemovedDuplicate, EmbeddedRows, greedy_dedup
 from iccm_assets.settings import Settings
 from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.tables import EMBEDDING_DIMENSIONS
@@ -32,12 +32,12 @@ class PoolReport:
     kept: int
     removed: int
     embedded: int
-    refolded_days: int
+    rebuilt_days: int
     changed_rows: int
     pool_size: int
 
 
-def fold_days(
+def rebuild_pool(
     engine: Engine,
     days: Sequence[date],
     settings: Settings,
@@ -53,7 +53,7 @@ def fold_days(
     while True:
         with engine.connect() as conn:
             missing = _texts_to_embed(conn, days, embedder)
-        embedded += add_missing(engine, missing, embedder, progress)
+        embedded += embed_missing(engine, missing, embedder, progress)
         with engine.begin() as conn:
             lock_pool(conn)
             # The filter must not replace a day between reading and copying its rows.
@@ -134,7 +134,7 @@ class _PoolRebuild:
             kept=kept,
             removed=removed,
             embedded=embedded,
-            refolded_days=len(rebuilt),
+            rebuilt_days=len(rebuilt),
             changed_rows=changed,
             pool_size=size,
         )
@@ -154,20 +154,20 @@ class _PoolRebuild:
         common = repr((self._digest, self._threshold, pinned_keys))
         return {day: hashlib.sha256(repr((common, keys[day])).encode()).hexdigest()[:32] for day in days}
 
-    def _deduplicate(self, start: date, pinned: list[_Row], rows: list[_Row]) -> FoldResult[int]:
+    def _deduplicate(self, start: date, pinned: list[_Row], rows: list[_Row]) -> DedupResult[int]:
         """Deduplicate the rows from ``start`` on against pinned rows and the pool before ``start``."""
         in_pool = {row[0] for row in self._query("select conversation_id from iccm.phase4_training_data")}
         retained = [*pinned, *(row for row in rows if row.day < start and row.conversation_id in in_pool)]
         new = [row for row in rows if row.day >= start]
         hashes = {row.content_sha256 for row in (*retained, *new)}
-        vectors = vectors_of(self._conn, hashes, self._digest)
-        return fold(_with_vectors(new, vectors), _with_vectors(retained, vectors), self._threshold)
+        vectors = load_vectors(self._conn, hashes, self._digest)
+        return greedy_dedup(_with_vectors(new, vectors), _with_vectors(retained, vectors), self._threshold)
 
     def _write_kept(self, start: date, kept: list[int]) -> int:
         deleted = self._change(_DELETE_NOT_KEPT, start=start, kept=kept)
         return deleted + self._change(_COPY_KEPT, kept=kept, embedder=self._digest)
 
-    def _write_removed(self, start: date, rows: list[_Row], removed: list[Removed[int]]) -> int:
+    def _write_removed(self, start: date, rows: list[_Row], removed: list[RemovedDuplicate[int]]) -> int:
         days = {row.conversation_id: row.day for row in rows}
         ids = [duplicate.id for duplicate in removed]
         deleted = self._change(_DELETE_NOT_REMOVED, start=start, removed=ids)
@@ -180,9 +180,9 @@ class _PoolRebuild:
         )
 
 
-def _with_vectors(rows: Sequence[_Row], vectors: dict[str, Vectors]) -> Rows[int]:
+def _with_vectors(rows: Sequence[_Row], vectors: dict[str, Vectors]) -> EmbeddedRows[int]:
     matrix = np.array([vectors[row.content_sha256] for row in rows], dtype=np.float32)
-    return Rows([row.conversation_id for row in rows], matrix.reshape(-1, EMBEDDING_DIMENSIONS))
+    return EmbeddedRows([row.conversation_id for row in rows], matrix.reshape(-1, EMBEDDING_DIMENSIONS))
 
 
 _DELETE_ERASED = """

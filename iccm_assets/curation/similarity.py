@@ -17,8 +17,8 @@ Matrix = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
-DECIMALS = 6
-_SCALE = 10.0**DECIMALS
+SIMILARITY_DECIMALS = 6
+_SCALE = 10.0**SIMILARITY_DECIMALS
 _ROWS = 512
 _COLUMNS = 8192
 
@@ -31,7 +31,7 @@ class Nearest:
     similarity: float
 
 
-def unit_rows(vectors: Matrix) -> Float64:
+def normalize_rows(vectors: Matrix) -> Float64:
     """Divide the rows by their length; float64, same shape.
 
     Raises ``InputError`` when a row is NaN, infinite or zero: it has no direction to compare.
@@ -54,7 +54,7 @@ def unit_rows(vectors: Matrix) -> Float64:
 
 def similarity(a: Float64, b: Float64) -> float:
     """Return the float64 dot product of two unit vectors, rounded to 6 decimals."""
-    return round(float(np.dot(a, b)), DECIMALS)
+    return round(float(np.dot(a, b)), SIMILARITY_DECIMALS)
 
 
 def similarities(rows: Float64, vector: Float64) -> Float64:
@@ -70,17 +70,17 @@ def similarities(rows: Float64, vector: Float64) -> Float64:
     return rounded
 
 
-def margin(dimensions: int) -> float:
+def float32_margin(dimensions: int) -> float:
     """Return an upper bound of the difference between a float32 and a float64 product of unit vectors."""
     return 1e-5 + 2.0 * dimensions * float(np.finfo(np.float32).eps)
 
 
-def nearest(rows: Float64, others: Float64, at_least: float) -> list[Nearest | None]:
+def find_nearest(rows: Float64, others: Float64, threshold: float) -> list[Nearest | None]:
     """Return for each row its most similar vector of ``others`` if ``at_least`` similar (ties: the first)."""
     matches: list[Nearest | None] = [None] * len(rows)
     if len(others) == 0:
         return matches
-    slack = margin(rows.shape[1])
+    slack = float32_margin(rows.shape[1])
     rows32, others32 = rows.astype(np.float32), others.astype(np.float32)
     for start in range(0, len(rows), _ROWS):
         best = np.full(min(_ROWS, len(rows) - start), -np.inf, dtype=np.float32)
@@ -88,11 +88,11 @@ def nearest(rows: Float64, others: Float64, at_least: float) -> list[Nearest | N
         for column in range(0, len(others), _COLUMNS):
             block = rows32[start : start + _ROWS] @ others32[column : column + _COLUMNS].T
             best = np.maximum(best, block.max(axis=1))
-        for offset in np.flatnonzero(best >= at_least - slack):
+        for offset in np.flatnonzero(best >= threshold - slack):
             row = start + int(offset)
             close = np.flatnonzero(others32 @ rows32[row] >= best[offset] - 2 * slack)
             exact = similarities(others[close], rows[row])
             top = int(np.argmax(exact))
-            if exact[top] >= at_least:
+            if exact[top] >= threshold:
                 matches[row] = Nearest(int(close[top]), float(exact[top]))
     return matches

@@ -12,14 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.capture.arrivals import midnight
+from iccm_assets.capture.arrivals import start_of_day
 
 # The most similar duplicates of a day are listed.
-MOST_LISTED = 50
+MAX_LISTED = 50
 
 
 @dataclass
-class DayStory:
+class DailyFunnel:
     """One UTC day: captured ≥ scored ≥ filtered ≥ pool, and the rejections by reason.
 
     ``duplicates`` are rows of conversation_id, duplicate_of and similarity; ``rates`` the pass rates of the
@@ -40,7 +40,7 @@ class DayStory:
         """Number of near-duplicates removed."""
         return self.reasons.get("duplicate", 0)
 
-    def funnel(self) -> list[dict[str, object]]:
+    def steps(self) -> list[dict[str, object]]:
         """Return one row per step: the number of conversations and their share of the captured ones."""
         steps = {
             "captured": self.captured,
@@ -57,24 +57,24 @@ class DayStory:
             for name, count in steps.items()
         ]
 
-    def left_out(self, without: str = "") -> list[dict[str, object]]:
+    def rejections(self, excluding: str = "") -> list[dict[str, object]]:
         """Return one row per reason except ``without``, most frequent first."""
         ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
-        return [{"reason": name, "conversations": count} for name, count in ordered if name != without]
+        return [{"reason": name, "conversations": count} for name, count in ordered if name != excluding]
 
 
-def before(day: date, days: int) -> list[date]:
+def last_days(day: date, days: int) -> list[date]:
     """Return the last ``days`` days up to and including ``day``, oldest first."""
     return [day - timedelta(days=back) for back in reversed(range(days))]
 
 
-def tell_days(conn: Connection, days: Sequence[date]) -> dict[date, DayStory]:
+def load_daily_funnels(conn: Connection, days: Sequence[date]) -> dict[date, DailyFunnel]:
     """Load the funnels of some days from the current tables."""
-    funnels = {day: DayStory(day) for day in days}
+    funnels = {day: DailyFunnel(day) for day in days}
     if not funnels:
         return funnels
-    window = {"start": midnight(min(days)), "end": midnight(max(days) + timedelta(days=1))}
-    values = {"days": list(days), "max_rows": MOST_LISTED, **window}
+    window = {"start": start_of_day(min(days)), "end": start_of_day(max(days) + timedelta(days=1))}
+    values = {"days": list(days), "max_rows": MAX_LISTED, **window}
     for day, *counts in conn.execute(_COUNTS, values):
         funnel = funnels[day]
         funnel.captured, funnel.scored, funnel.filtered, funnel.pool, funnel.rates = counts

@@ -11,10 +11,10 @@ from iccm_assets.defs.resources import PlatformResource
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.findings import Finding
+    from iccm_assets.findings import CheckResult
     from iccm_assets.settings import Settings
 
-CheckFunction = Callable[["sa.Connection", "Settings"], "Finding"]
+CheckFunction = Callable[["sa.Connection", "Settings"], "CheckResult"]
 
 
 def platform_check(asset: str, description: str) -> Callable[[CheckFunction], dg.AssetChecksDefinition]:

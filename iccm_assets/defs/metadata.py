@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
-    from iccm_assets.findings import Finding
+    from iccm_assets.findings import CheckResult
 
 _COLUMN_TYPES = {bool: "bool", int: "int", float: "float"}
 
@@ -39,7 +39,7 @@ def worker_metadata(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def to_asset_check_result(check: Finding, check_name: str | None = None) -> dg.AssetCheckResult:
+def to_asset_check_result(check: CheckResult, check_name: str | None = None) -> dg.AssetCheckResult:
     """A check result as Dagster shows it, with its recovery text if it has one.
 
     ``check_name`` is needed where an asset returns the results of its own checks.
@@ -49,10 +49,14 @@ def to_asset_check_result(check: Finding, check_name: str | None = None) -> dg.A
         check_name=check_name,
         passed=check.passed,
         severity=severity,
-        description=check.text if check.passed else f"{check.text}. What to do: {check.recovery}",
+        description=check.description
+        if check.passed
+        else f"{check.description}. What to do: {check.recovery}",
         metadata={
             **({"recovery": dg.MetadataValue.text(check.recovery)} if check.recovery else {}),
-            **dict(check.numbers),
-            **({"sample_ids": dg.MetadataValue.text(", ".join(check.ids))} if check.ids else {}),
+            **dict(check.metrics),
+            **(
+                {"sample_ids": dg.MetadataValue.text(", ".join(check.sample_ids))} if check.sample_ids else {}
+            ),
         },
     )

@@ -41,9 +41,9 @@ class PlatformResource(dg.ConfigurableResource):
 
     @property
     def orchestra(self) -> Orchestra:
-        from iccm_assets.judging.orchestra import orchestra_of
+        from iccm_assets.judging.orchestra import load_orchestra_from_settings
 
-        return orchestra_of(self.settings)
+        return load_orchestra_from_settings(self.settings)
 
     @property
     def model_store(self) -> ModelStore:

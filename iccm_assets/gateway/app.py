@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iccm_assets.errors import first_line
 from iccm_assets.gateway import auth, conversations, openapi, schemas
-from iccm_assets.gateway.bodies import read_json
-from iccm_assets.gateway.problems import Problem
+from iccm_assets.gateway.bodies import read_json_body
+from iccm_assets.gateway.problems import ProblemDetail
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import RETRY_SECONDS, Service
 from iccm_assets.settings import Settings
@@ -29,12 +29,12 @@ from iccm_assets.settings import Settings
 log = logging.getLogger(__name__)
 
 # Concurrent database calls; more of them would only queue in PostgreSQL.
-DATABASE_CALLS = 8
+MAX_DATABASE_CALLS = 8
 
 T = TypeVar("T")
 
 
-class Gateway:
+class GatewayRoutes:
     """The handlers and what they share."""
 
     def __init__(
@@ -60,46 +60,52 @@ class Gateway:
         ]
 
     async def _requirements(self, request: Request) -> Response:
-        return _json(await self._service.answer(await read_json(request, schemas.Ask, self._max_bytes)))
+        return _json(
+            await self._service.respond(
+                await read_json_body(request, schemas.RequirementsRequest, self._max_bytes)
+            )
+        )
 
     async def _conversations(self, request: Request) -> Response:
-        body = await read_json(request, schemas.Completion, self._max_bytes)
+        body = await read_json_body(request, schemas.CompleteSessionRequest, self._max_bytes)
         conversation_id = await self._in_database(
-            lambda: conversations.complete(self._engine(), body, self._settings)
+            lambda: conversations.complete_session(self._engine(), body, self._settings)
         )
-        return _json(schemas.Completed(conversation_id=conversation_id))
+        return _json(schemas.CompleteSessionResponse(conversation_id=conversation_id))
 
     async def _feedback(self, request: Request) -> Response:
-        body = await read_json(request, schemas.Thumb, self._max_bytes)
-        session = self._service.session_of(body.request_id, body.session_id) or await self._in_database(
-            lambda: conversations.session_of(self._engine(), body.request_id, body.session_id)
+        body = await read_json_body(request, schemas.FeedbackRequest, self._max_bytes)
+        session = self._service.find_session(body.request_id, body.session_id) or await self._in_database(
+            lambda: conversations.find_session(self._engine(), body.request_id, body.session_id)
         )
         if session is None or body.session_id not in (None, session):
-            raise Problem(404, "no such request or session (it is stored within seconds of its response)")
-        self._service.rate(session, body.request_id, body.rating, body.comment)
-        return _json(schemas.Thanks(session_id=session, request_id=body.request_id))
+            raise ProblemDetail(
+                404, "no such request or session (it is stored within seconds of its response)"
+            )
+        self._service.record_feedback(session, body.request_id, body.rating, body.comment)
+        return _json(schemas.FeedbackResponse(session_id=session, request_id=body.request_id))
 
     async def _probe(self, request: Request) -> Response:
-        body = await read_json(request, schemas.Probe, self._max_bytes)
+        body = await read_json_body(request, schemas.ProbeRequest, self._max_bytes)
         return _json(await self._service.probe(body.source_code))
 
     async def _in_database(self, call: Callable[[], T]) -> T:
         """Run a call that needs the database; raise a 503 `ProblemDetail` if it is unavailable or busy."""
         if not self._service.control.connected:
-            raise Problem(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
-        if self._database_calls >= DATABASE_CALLS:
-            raise Problem(503, "too many database calls in progress", retry_after=RETRY_SECONDS)
+            raise ProblemDetail(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
+        if self._database_calls >= MAX_DATABASE_CALLS:
+            raise ProblemDetail(503, "too many database calls in progress", retry_after=RETRY_SECONDS)
         self._database_calls += 1
         try:
             return await run_in_threadpool(call)
         except DBAPIError as error:
             log.warning("a database call failed: %s", first_line(error.orig or error))
-            raise Problem(503, "the database call failed", retry_after=RETRY_SECONDS) from None
+            raise ProblemDetail(503, "the database call failed", retry_after=RETRY_SECONDS) from None
         finally:
             self._database_calls -= 1
 
     async def _routing(self, request: Request) -> Response:
-        routing, clock = self._service.moment()
+        routing, clock = self._service.routing_snapshot()
         fleet, now, split = self._service.fleet, clock.now(), routing.split
         weight, reason = canary_weight(routing, now, fleet.ready)
         weights, rollout = {routing.production: 1.0}, None
@@ -107,14 +113,14 @@ class Gateway:
             if weight > 0 and split.candidate != routing.production:
                 weights = {routing.production: 1 - weight, split.candidate: weight}
             lease = split.lease_until
-            rollout = schemas.Lease(
+            rollout = schemas.LeaseStatus(
                 **dict(split),
                 effective_weight=weight,
                 reason=reason,
                 lease_seconds_left=None if lease is None else clock.seconds_until(lease),
             )
         return _json(
-            schemas.RoutingShown(
+            schemas.RoutingResponse(
                 replica=self._replica,
                 now=now.isoformat(),
                 production=routing.production,
@@ -128,28 +134,28 @@ class Gateway:
         )
 
     async def _healthz(self, request: Request) -> Response:
-        return _json(schemas.Status(status="ok"))
+        return _json(schemas.HealthStatus(status="ok"))
 
     async def _readyz(self, request: Request) -> Response:
         if not self._service.ready():
-            raise Problem(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
-        return _json(schemas.Status(status="ok"))
+            raise ProblemDetail(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
+        return _json(schemas.HealthStatus(status="ok"))
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(self._service.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi.document())
+        return JSONResponse(openapi.openapi_document())
 
     async def _docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.page())
+        return HTMLResponse(openapi.docs_page())
 
 
-class Wall:
+class GuardMiddleware:
     """ASGI middleware: require a token, and limit the number of concurrent requests."""
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[bytes], most: int) -> None:
-        self._app, self._tokens, self._max_in_flight = app, tokens, most
+    def __init__(self, app: ASGIApp, tokens: Sequence[bytes], max_in_flight: int) -> None:
+        self._app, self._tokens, self._max_in_flight = app, tokens, max_in_flight
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,10 +163,10 @@ class Wall:
         if scope["type"] == "http":
             header = dict(scope["headers"]).get(b"authorization")
             try:
-                auth.check(scope["path"], header and header.decode("latin-1"), self._tokens)
+                auth.require_token(scope["path"], header and header.decode("latin-1"), self._tokens)
                 if self._in_flight >= self._max_in_flight and scope["path"].startswith("/v1/"):
-                    raise Problem(503, "too many requests", retry_after=RETRY_SECONDS)
-            except Problem as problem:
+                    raise ProblemDetail(503, "too many requests", retry_after=RETRY_SECONDS)
+            except ProblemDetail as problem:
                 app = problem.response()
         self._in_flight += 1
         try:
@@ -172,24 +178,24 @@ class Wall:
             self._in_flight -= 1
 
 
-def make_app(gateway: Gateway, settings: Settings) -> ASGIApp:
+def create_app(gateway: GatewayRoutes, settings: Settings) -> ASGIApp:
     """Create the application."""
-    handlers = {404: _to_response, 405: _to_response, Problem: _to_response, Exception: _to_response}
+    handlers = {404: _to_response, 405: _to_response, ProblemDetail: _to_response, Exception: _to_response}
     app = Starlette(routes=gateway.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Wall(app, auth.tokens_of(settings), settings.gateway.max_in_flight)
+    return GuardMiddleware(app, auth.configured_tokens(settings), settings.gateway.max_in_flight)
 
 
 async def _to_response(request: Request, error: Exception) -> Response:
     """Turn an error into a problem document; Starlette raises an unexpected one again afterwards."""
-    if isinstance(error, Problem):
+    if isinstance(error, ProblemDetail):
         return error.response()
     if not isinstance(error, HTTPException):
-        return Problem(500, "the gateway failed on this request; see its log").response()
+        return ProblemDetail(500, "the gateway failed on this request; see its log").response()
     if error.status_code == 404:
-        return Problem(404, "not found; see /docs").response()
+        return ProblemDetail(404, "not found; see /docs").response()
     allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-    return Problem(405, f"method not allowed; use {allow}", allow=allow).response()
+    return ProblemDetail(405, f"method not allowed; use {allow}", allow=allow).response()
 
 
 def _json(model: BaseModel) -> Response:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from iccm_assets.errors import SettingsError
-from iccm_assets.gateway.problems import Problem
+from iccm_assets.gateway.problems import ProblemDetail
 from iccm_assets.settings import Settings
 
 # Load balancers probe these paths without a token.
-OPEN = frozenset({"/healthz", "/readyz"})
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
 
 def bearer_tokens(settings: Settings) -> list[str]:
@@ -20,12 +20,12 @@ def bearer_tokens(settings: Settings) -> list[str]:
     return [token for part in settings.gateway.tokens.split(",") if (token := part.strip())]
 
 
-def tokens_of(settings: Settings) -> tuple[bytes, ...]:
+def configured_tokens(settings: Settings) -> tuple[bytes, ...]:
     """Return the SHA-256 digests of the configured tokens."""
     return tuple(sha256(token.encode()).digest() for token in bearer_tokens(settings))
 
 
-def check_bind(host: str, tokens: Sequence[bytes]) -> None:
+def require_tokens_off_loopback(host: str, tokens: Sequence[bytes]) -> None:
     """Raise ``SettingsError`` if no token is configured and other hosts can reach the address."""
     if not tokens and not _is_loopback(host):
         raise SettingsError(
@@ -41,13 +41,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check(path: str, header: str | None, tokens: Sequence[bytes]) -> None:
+def require_token(path: str, header: str | None, tokens: Sequence[bytes]) -> None:
     """Raise a 401 `ProblemDetail` unless the path is public or the header's token is configured."""
-    if not tokens or path in OPEN:
+    if not tokens or path in PUBLIC_PATHS:
         return
     scheme, _, token = (header or "").partition(" ")
     digest = sha256(token.strip().encode("utf-8", "replace")).digest()
     # Compares with every token, so that the time taken does not depend on which one matches.
     matches = [hmac.compare_digest(digest, known) for known in tokens]
     if scheme.lower() != "bearer" or not any(matches):
-        raise Problem(401, "a valid token is required: Authorization: Bearer …")
+        raise ProblemDetail(401, "a valid token is required: Authorization: Bearer …")

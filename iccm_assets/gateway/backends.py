@@ -10,24 +10,30 @@ from typing import Any
 import httpx2
 
 from iccm_assets.addresses import EndpointAddress, parse_orchestra
-from iccm_assets.errors import DamagedCheckpoint, ModelError
-from iccm_assets.gateway.batching import Answer, Backend, Batcher, Busy, Failed
-from iccm_assets.gateway.fleet import Load
-from iccm_assets.gateway.routing import Version
+from iccm_assets.errors import CorruptCheckpointError, ModelError
+from iccm_assets.gateway.batching import (
+    BackendResponse,
+    Backend,
+    DynamicBatcher,
+    QueueFullError,
+    GenerationError,
+)
+from iccm_assets.gateway.fleet import ModelLoader
+from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.settings import Settings
 
-WARM_UP = "def add(a, b):\n    return a + b\n"
-LARGEST_REPLY = 4 << 20
+WARM_UP_SOURCE = "def add(a, b):\n    return a + b\n"
+MAX_RESPONSE_BYTES = 4 << 20
 
 
-def loader_of(settings: Settings) -> Load:
+def make_model_loader(settings: Settings) -> ModelLoader:
     """Make the function that loads a version; it raises ``ModelError`` or what reading the weights raises."""
     if settings.gateway.backend == "openai":
         return lambda version: OpenAiBackend(version, settings)
-    return lambda version: transformers_backend(version, settings)
+    return lambda version: load_transformers_backend(version, settings)
 
 
-def transformers_backend(version: Version, settings: Settings) -> Backend:
+def load_transformers_backend(version: ModelLocation, settings: Settings) -> Backend:
     """Load a version into this process, verify its manifest, and generate one response to warm it up."""
     from iccm_assets.models import seq  # several seconds of imports, in the loader's thread
 
@@ -35,9 +41,11 @@ def transformers_backend(version: Version, settings: Settings) -> Backend:
     seq.set_threads(limits.threads)
     loaded = seq.load_model(version.path, device=limits.device or None)
     if loaded.digest != version.digest:
-        raise DamagedCheckpoint(f"{version.path} has digest {loaded.digest[:12]}, not {version.digest[:12]}")
+        raise CorruptCheckpointError(
+            f"{version.path} has digest {loaded.digest[:12]}, not {version.digest[:12]}"
+        )
 
-    def generate(sources: Sequence[str]) -> list[Answer]:
+    def generate(sources: Sequence[str]) -> list[BackendResponse]:
         responses = seq.generate(
             loaded,
             sources,
@@ -45,16 +53,16 @@ def transformers_backend(version: Version, settings: Settings) -> Backend:
             batch_size=limits.batch_size,
             max_source_tokens=settings.training.max_source_tokens,
         )
-        return [Answer(response.text, response.output_tokens) for response in responses]
+        return [BackendResponse(response.text, response.output_tokens) for response in responses]
 
-    generate([WARM_UP])
-    return Batcher(
+    generate([WARM_UP_SOURCE])
+    return DynamicBatcher(
         version.version,
         generate,
         batch_size=limits.batch_size,
-        wait_seconds=limits.batch_wait_ms / 1000,
+        batch_timeout_seconds=limits.batch_timeout_ms / 1000,
         queue_size=limits.queue_size,
-        stuck_seconds=limits.timeout_seconds,
+        stall_timeout_seconds=limits.timeout_seconds,
     )
 
 
@@ -65,8 +73,8 @@ class OpenAiBackend:
     the server has the model and requests one completion. The API key is read from ``OPENAI_API_KEY``.
     """
 
-    def __init__(self, version: Version, settings: Settings) -> None:
-        self._address = address_of(version.version, settings.gateway.openai_urls)
+    def __init__(self, version: ModelLocation, settings: Settings) -> None:
+        self._address = find_endpoint(version.version, settings.gateway.openai_urls)
         self._completions_url = f"{self._address.url}/completions"
         self._limit = settings.gateway.queue_size
         self._max_tokens = settings.evaluation.max_new_tokens
@@ -77,16 +85,16 @@ class OpenAiBackend:
             models = client.get(f"{self._address.url}/models").raise_for_status().json()
             if self._address.model not in [model.get("id") for model in models.get("data", [])]:
                 raise ModelError(f"{self._address.url} does not serve model {self._address.model}")
-            response = client.post(self._completions_url, json=self._body(WARM_UP))
+            response = client.post(self._completions_url, json=self._body(WARM_UP_SOURCE))
             _parse_completion(response.raise_for_status().content)
 
     @property
-    def waiting(self) -> int:
+    def pending(self) -> int:
         return self._running
 
-    async def answer(self, source: str) -> Answer:
+    async def generate(self, source: str) -> BackendResponse:
         if self._running >= self._limit:
-            raise Busy
+            raise QueueFullError
         self._client = self._client or httpx2.AsyncClient(
             timeout=self._timeout,
             limits=httpx2.Limits(max_connections=self._limit),
@@ -96,7 +104,7 @@ class OpenAiBackend:
         try:
             return _parse_completion(await self._request(self._client, source))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Failed(type(error).__name__) from None
+            raise GenerationError(type(error).__name__) from None
         finally:
             self._running -= 1
 
@@ -107,11 +115,11 @@ class OpenAiBackend:
         body = bytearray()
         async with client.stream("POST", self._completions_url, json=self._body(source)) as response:
             if response.status_code != 200:
-                raise Failed(f"HTTP {response.status_code}")
+                raise GenerationError(f"HTTP {response.status_code}")
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > LARGEST_REPLY:
-                    raise Failed(f"the response is larger than {LARGEST_REPLY >> 20} MiB")
+                if len(body) > MAX_RESPONSE_BYTES:
+                    raise GenerationError(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
         return bytes(body)
 
     def _body(self, source: str) -> dict[str, Any]:
@@ -125,7 +133,7 @@ class OpenAiBackend:
         }
 
 
-def address_of(version: str, urls: dict[str, str]) -> EndpointAddress:
+def find_endpoint(version: str, urls: dict[str, str]) -> EndpointAddress:
     """Find the endpoint that serves a version; raise ``ModelError`` if no URL is configured for it."""
     url = urls.get(version) or urls.get("*")
     if url is None:
@@ -141,13 +149,13 @@ def _headers() -> dict[str, str]:
     return {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def _parse_completion(body: bytes) -> Answer:
+def _parse_completion(body: bytes) -> BackendResponse:
     try:
         completion = json.loads(body)
         text = completion["choices"][0]["text"]
         tokens = (completion.get("usage") or {}).get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise Failed("the response is not a completion") from None
+        raise GenerationError("the response is not a completion") from None
     if not isinstance(text, str):
-        raise Failed("the completion has no text")
-    return Answer(text, tokens if isinstance(tokens, int) and tokens >= 0 else None)
+        raise GenerationError("the completion has no text")
+    return BackendResponse(text, tokens if isinstance(tokens, int) and tokens >= 0 else None)

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from iccm_assets.gateway.problems import Problem
+from iccm_assets.gateway.problems import ProblemDetail
 
-BODY_SECONDS = 20.0
-DEPTH = 64
+BODY_TIMEOUT_SECONDS = 20.0
+MAX_DEPTH = 64
 _MAX_REPORTED_ERRORS = 20
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -23,32 +23,32 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_json(request: Request, model: type[Model], most: int) -> Model:
+async def read_json_body(request: Request, model: type[Model], max_bytes: int) -> Model:
     """Read a body of at most ``max_bytes`` as a ``model``; a `ProblemDetail` says what is wrong with it."""
     content_type = request.headers.get("content-type", "")
     if not _JSON.fullmatch(content_type.strip()):
-        raise Problem(
+        raise ProblemDetail(
             415, f"the body must be JSON in UTF-8: Content-Type: application/json, not {content_type[:80]!r}"
         )
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         # A small compressed body could expand to any size.
-        raise Problem(415, "compressed bodies are not supported: send it without Content-Encoding")
+        raise ProblemDetail(415, "compressed bodies are not supported: send it without Content-Encoding")
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await _read(request, most)
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            body = await _read(request, max_bytes)
     except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
+        raise ProblemDetail(408, f"the body did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from None
     except ClientDisconnect:
-        raise Problem(400, "the connection closed before the end of the body") from None
+        raise ProblemDetail(400, "the connection closed before the end of the body") from None
     try:
-        return model.model_validate(parse(body))
+        return model.model_validate(parse_json(body))
     except ValidationError as error:
         errors = [
             {"field": ".".join(str(part) for part in item["loc"])[:120], "message": item["msg"]}
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         detail = ": ".join(filter(None, errors[0].values()))
-        raise Problem(422, detail, errors=errors[:_MAX_REPORTED_ERRORS]) from None
+        raise ProblemDetail(422, detail, errors=errors[:_MAX_REPORTED_ERRORS]) from None
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -62,10 +62,10 @@ async def _read(request: Request, max_bytes: int) -> bytes:
                 break
         else:
             return bytes(body)
-    raise Problem(413, f"the body is larger than {max_bytes} bytes")
+    raise ProblemDetail(413, f"the body is larger than {max_bytes} bytes")
 
 
-def parse(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Parse JSON that PostgreSQL can store completely; raise a 400 `ProblemDetail` otherwise."""
     try:
         text = body.decode("utf-8")
@@ -77,18 +77,20 @@ def parse(body: bytes) -> Any:
         )
         # Only escapes can produce NUL and lone surrogates; encoding the value again reveals them.
         if "\\u" in text and _NUL.search(json.dumps(value, ensure_ascii=False).encode("utf-8").decode()):
-            raise Problem(400, "a text contains the character NUL, which cannot be stored")
+            raise ProblemDetail(400, "a text contains the character NUL, which cannot be stored")
     except UnicodeDecodeError as error:
-        raise Problem(400, f"the body is not UTF-8: byte {error.start}") from None
+        raise ProblemDetail(400, f"the body is not UTF-8: byte {error.start}") from None
     except RecursionError:
-        raise Problem(400, f"nested deeper than {DEPTH} levels") from None
+        raise ProblemDetail(400, f"nested deeper than {MAX_DEPTH} levels") from None
     except UnicodeEncodeError:
-        raise Problem(400, "a text contains a lone surrogate, which is not a character") from None
+        raise ProblemDetail(400, "a text contains a lone surrogate, which is not a character") from None
     except json.JSONDecodeError as error:
-        raise Problem(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ProblemDetail(
+            400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
     except ValueError:  # an integer of more than 4,300 digits
-        raise Problem(400, "a number is too long") from None
-    if text.count("{") + text.count("[") > DEPTH:
+        raise ProblemDetail(400, "a number is too long") from None
+    if text.count("{") + text.count("[") > MAX_DEPTH:
         _check_depth(value)
     return value
 
@@ -97,21 +99,21 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise Problem(400, f"the key {key[:80]!r} appears twice")
+        raise ProblemDetail(400, f"the key {key[:80]!r} appears twice")
     return value
 
 
 def _finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise Problem(400, f"{text[:40]} is not a finite number")
+        raise ProblemDetail(400, f"{text[:40]} is not a finite number")
     return value
 
 
 def _check_depth(value: Any) -> None:
     # Level by level instead of by recursion, whose limit depends on the caller's stack.
     level = [value]
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             item
             for container in level
@@ -120,4 +122,4 @@ def _check_depth(value: Any) -> None:
         ]
         if not level:
             return
-    raise Problem(400, f"nested deeper than {DEPTH} levels")
+    raise ProblemDetail(400, f"nested deeper than {MAX_DEPTH} levels")

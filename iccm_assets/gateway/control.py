@@ -17,10 +17,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from iccm_assets.errors import DatabaseError, first_line
-from iccm_assets.gateway.fleet import Fleet
-from iccm_assets.gateway.routing import Clock, Routing, elapsed, routing_of
+from iccm_assets.gateway.fleet import ModelPool
+from iccm_assets.gateway.routing import Clock, Routing, monotonic_seconds, parse_routing
 from iccm_assets.store.notify import ROUTING_CHANNEL
-from iccm_assets.store.replicas import LIVE
+from iccm_assets.store.replicas import LIVE_REPLICAS_SQL
 from iccm_assets.store.tables import LIVE_STATES
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ _STATE = f"""
         (select to_jsonb(live) from live) as rollout,
         (select jsonb_agg(jsonb_build_object('version', version, 'path', path, 'digest', digest))
             from iccm.model_versions where version in (select version from needed)) as versions,
-        (select jsonb_agg(replica.ready_versions) from ({LIVE}) as replica) as replicas
+        (select jsonb_agg(replica.ready_versions) from ({LIVE_REPLICAS_SQL}) as replica) as replicas
 """
 _HEARTBEAT = """
     insert into iccm.gateway_replicas as g (replica, address, ready_versions, failed_versions)
@@ -71,7 +71,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-class Control(threading.Thread):
+class RoutingSync(threading.Thread):
     """Keep ``routing`` and ``clock`` current; both are replaced and never changed in place."""
 
     def __init__(
@@ -79,18 +79,22 @@ class Control(threading.Thread):
         url: Callable[[], str | None],
         replica: str,
         address: str,
-        fleet: Fleet,
+        fleet: ModelPool,
         *,
         on_refresh: Callable[[], None],
         poll_seconds: float,
-        keep_former: bool,
+        keep_previous_warm: bool,
     ) -> None:
         super().__init__(name="routing-sync", daemon=True)
         self.routing: Routing | None = None
         self.clock: Clock | None = None
         self.connected = False
         self._url, self._replica, self._address, self._fleet = url, replica, address, fleet
-        self._on_refresh, self._poll_seconds, self._keep_previous = on_refresh, poll_seconds, keep_former
+        self._on_refresh, self._poll_seconds, self._keep_previous = (
+            on_refresh,
+            poll_seconds,
+            keep_previous_warm,
+        )
         self._stopping = threading.Event()
         self._failure_logged = False
 
@@ -130,15 +134,15 @@ class Control(threading.Thread):
 
     def _refresh(self, conn: psycopg.Connection[dict[str, Any]]) -> None:
         # The heartbeat comes first, so that the state read afterwards includes this replica as it is now.
-        if self._fleet.settled:
+        if self._fleet.startup_complete:
             ready, failed = sorted(self._fleet.ready), json.dumps(dict(self._fleet.failed))
             conn.execute(_HEARTBEAT, (self._replica, self._address, ready, failed))
-        queried_at = elapsed()
+        queried_at = monotonic_seconds()
         row = conn.execute(_STATE).fetchone()
         assert row is not None  # the query always returns one row
-        routing, self.clock = routing_of(row, queried_at)
+        routing, self.clock = parse_routing(row, queried_at)
         if routing is not None:
-            self._fleet.want(routing.wanted(self._keep_previous))
+            self._fleet.set_required(routing.required_models(self._keep_previous))
             self.routing = routing
         if self._failure_logged:
             log.warning("the database can be reached again")

@@ -7,17 +7,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.conversations import Conversation, record
-from iccm_assets.capture.extraction import source_of
-from iccm_assets.errors import InputError, NotAllowed
-from iccm_assets.gateway.problems import Problem
-from iccm_assets.gateway.schemas import Completion
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
+from iccm_assets.capture.extraction import extract_source
+from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.gateway.problems import ProblemDetail
+from iccm_assets.gateway.schemas import CompleteSessionRequest
 from iccm_assets.settings import Settings
 from iccm_assets.store.clock import now as platform_now
 from iccm_assets.store.locks import Lock, acquire_lock
 
 # How far a client's clock may be ahead of the platform clock.
-AHEAD = timedelta(seconds=60)
+MAX_CLOCK_SKEW = timedelta(seconds=60)
 
 _SOURCE = "select metadata ->> 'source_code' from iccm.conversations where session_id = :session"
 _TESTS = """
@@ -40,44 +40,44 @@ _SESSION = """
 """
 
 
-def complete(engine: Engine, given: Completion, settings: Settings) -> int:
+def complete_session(engine: Engine, request: CompleteSessionRequest, settings: Settings) -> int:
     """Store a session in its final state, and return the conversation's id; a `ProblemDetail` rejects it.
 
     Source and tests default to those in the messages, then to those of the session's last response. Tests
     that arrive only now are added to the responses about the same source (R11).
     """
-    session, source, tests = given.session_id, given.source_code, given.tests
-    messages = [message.model_dump() for message in given.messages]
+    session, source, tests = request.session_id, request.source_code, request.tests
+    messages = [message.model_dump() for message in request.messages]
     try:
         with engine.begin() as conn:
             now = platform_now(conn)
-            if given.timestamp is not None and given.timestamp > now + AHEAD:
-                raise Problem(422, f"timestamp: later than now, which is {now:%Y-%m-%dT%H:%M:%S%z}")
+            if request.timestamp is not None and request.timestamp > now + MAX_CLOCK_SKEW:
+                raise ProblemDetail(422, f"timestamp: later than now, which is {now:%Y-%m-%dT%H:%M:%S%z}")
             acquire_lock(conn, Lock.SESSION, session)
-            if source is None and source_of(messages, given.metadata) is None:
+            if source is None and extract_source(messages, request.metadata) is None:
                 source = _query_value(conn, _SOURCE, session=session)
             if tests is None:
                 tests = _query_value(conn, _TESTS, session=session)
             conversation = Conversation(
                 session_id=session,
                 messages=messages,
-                user_id=given.user_id,
-                timestamp=given.timestamp,
-                metadata={**given.metadata, "completed": True},
+                user_id=request.user_id,
+                timestamp=request.timestamp,
+                metadata={**request.metadata, "completed": True},
                 origin="gateway",
-                requirements=given.requirements,
+                requirements=request.requirements,
                 source_code=source,
                 test_suite=tests,
-                rating=given.rating,
+                rating=request.rating,
             )
-            conversation_id = record(conn, conversation, settings=settings)
+            conversation_id = upsert_conversation(conn, conversation, settings=settings)
             conn.execute(_ADD_TESTS_TO_RESPONSES, {"session": session})
             return conversation_id
-    except (InputError, NotAllowed) as error:
-        raise Problem(422 if isinstance(error, InputError) else 410, error.message) from None
+    except (InputError, OperationNotAllowedError) as error:
+        raise ProblemDetail(422 if isinstance(error, InputError) else 410, error.message) from None
 
 
-def session_of(engine: Engine, request_id: str | None, session: str | None) -> str | None:
+def find_session(engine: Engine, request_id: str | None, session: str | None) -> str | None:
     """Find the session of a request, or the session itself if it exists."""
     query = _SESSION if request_id is None else _REQUEST_SESSION
     with engine.connect() as conn:

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from iccm_assets.capture.conversations import Conversation, erased_name, record
+from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
 from iccm_assets.errors import IccmError
-from iccm_assets.settings import Capture, Settings
+from iccm_assets.settings import CaptureSettings, Settings
 from iccm_assets.store.locks import Lock, acquire_lock
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ _CONVERSATION = """
 """
 
 
-def deliver(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
+def store_records(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
     """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
     sessions = {entry["row"]["session_id"] for entry in records}
     acquire_lock(conn, Lock.SESSION, *sessions)
@@ -103,7 +103,7 @@ def _deduplicate(records: Sequence[Record]) -> list[Record]:
 
 
 def _erased(conn: Connection, sessions: set[str]) -> set[str]:
-    names = {erased_name(session): session for session in sessions}
+    names = {erased_session_key(session): session for session in sessions}
     query = text("select session_id from iccm.conversations where session_id = any(:names)")
     return {names[name] for name in conn.execute(query, {"names": list(names)}).scalars()}
 
@@ -178,5 +178,5 @@ def _extend_conversation(
         test_suite=tests,
     )
     # Records were redacted before they were spooled; redacting their conversation again would be wasted.
-    capture = Capture(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
-    return record(conn, conversation, settings=settings.model_copy(update={"capture": capture}))
+    capture = CaptureSettings(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
+    return upsert_conversation(conn, conversation, settings=settings.model_copy(update={"capture": capture}))

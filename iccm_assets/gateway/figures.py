@@ -18,31 +18,31 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from iccm_assets.errors import DatabaseError, first_line
-from iccm_assets.judging.pending import count, pending_live
+from iccm_assets.judging.pending import count_rows, unscored_live_responses
 from iccm_assets.settings import Settings
-from iccm_assets.store.arms import ArmFigures
-from iccm_assets.store.live import Live, LiveRollout, live
+from iccm_assets.store.arms import ArmMetrics
+from iccm_assets.store.live import LiveTraffic, LiveRollout, load_live_traffic
 
 log = logging.getLogger(__name__)
 
 # Reading takes at most this fraction of the time, however slow its queries are.
-LARGEST_SHARE = 0.05
-STALE_READINGS = 5
-ARM = ("arm", "version")
+MAX_TIME_FRACTION = 0.05
+MAX_AGE_INTERVALS = 5
+ARM_LABELS = ("arm", "version")
 
 # Pairs of label values and sample; no sample is exposed for None.
 Samples = Iterable[tuple[Sequence[str], float | None]]
 
 
-class Figures(Collector, threading.Thread):
+class DatabaseCollector(Collector, threading.Thread):
     """Expose the latest reading as Prometheus metrics, equal in all processes that share a database."""
 
     def __init__(self, engine: Callable[[], Engine], settings: Settings) -> None:
         threading.Thread.__init__(self, name="database-metrics", daemon=True)
         self._engine = engine
-        self._window = timedelta(minutes=settings.gateway.figures_window_minutes)
-        self._interval = settings.gateway.figures_seconds
-        self._reading: tuple[float, Live, int] | None = None
+        self._window = timedelta(minutes=settings.gateway.database_metrics_window_minutes)
+        self._interval = settings.gateway.database_metrics_interval_seconds
+        self._reading: tuple[float, LiveTraffic, int] | None = None
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -52,15 +52,15 @@ class Figures(Collector, threading.Thread):
     def collect(self) -> Iterator[Metric]:
         """Return the metrics of the latest reading, without a query."""
         age = None if self._reading is None else time.monotonic() - self._reading[0]
-        fresh = age is not None and age < STALE_READINGS * self._interval
+        fresh = age is not None and age < MAX_AGE_INTERVALS * self._interval
         yield gauge("iccm_database_metrics_up", "Whether the metrics from the database are fresh.", fresh)
         if self._reading is not None and age is not None:
             yield gauge("iccm_database_metrics_age_seconds", "Age of the metrics from the database.", age)
         if self._reading is not None and fresh:
             _, traffic, pending = self._reading
-            yield from of_arms(traffic.arms)
-            yield from of_rollout(traffic.rollout)
-            yield from of_platform(traffic, pending)
+            yield from arm_metrics(traffic.arms)
+            yield from rollout_metrics(traffic.rollout)
+            yield from platform_metrics(traffic, pending)
 
     def run(self) -> None:
         """Read periodically until `stop`."""
@@ -70,17 +70,17 @@ class Figures(Collector, threading.Thread):
             try:
                 engine = self._engine()
                 with engine.connect() as conn:
-                    traffic = live(conn, self._window)
-                self._reading = (time.monotonic(), traffic, count(engine, pending_live()))
+                    traffic = load_live_traffic(conn, self._window)
+                self._reading = (time.monotonic(), traffic, count_rows(engine, unscored_live_responses()))
                 failing = False
             except (SQLAlchemyError, DatabaseError, OSError) as error:
                 if not failing:
                     log.warning("cannot read the metrics from the database: %s", first_line(error))
                 failing = True
-            pause = max(self._interval, (time.monotonic() - started) / LARGEST_SHARE)
+            pause = max(self._interval, (time.monotonic() - started) / MAX_TIME_FRACTION)
 
 
-def of_arms(arms: Iterable[ArmFigures]) -> Iterator[Metric]:
+def arm_metrics(arms: Iterable[ArmMetrics]) -> Iterator[Metric]:
     """Build the metrics per arm and version: quality, latency, errors and feedback."""
     by_labels = [((arm.arm, arm.version), arm) for arm in arms]
     for field, text in (
@@ -92,7 +92,7 @@ def of_arms(arms: Iterable[ArmFigures]) -> Iterator[Metric]:
         ("requests", "Requests assigned to the arm"),
     ):
         samples = [(labels, getattr(arm, field)) for labels, arm in by_labels]
-        yield _family(f"iccm_arm_{field}", f"{text}, in the window.", ARM, samples)
+        yield _family(f"iccm_arm_{field}", f"{text}, in the window.", ARM_LABELS, samples)
     latencies = (
         ((*labels, quantile), None if milliseconds is None else milliseconds / 1000)
         for labels, arm in by_labels
@@ -108,12 +108,12 @@ def of_arms(arms: Iterable[ArmFigures]) -> Iterator[Metric]:
         for rating, thumbs in (("up", arm.thumbs_up), ("down", arm.thumbs_down))
     )
     yield _family(
-        "iccm_arm_latency_seconds", "Response latency, in the window.", (*ARM, "quantile"), latencies
+        "iccm_arm_latency_seconds", "Response latency, in the window.", (*ARM_LABELS, "quantile"), latencies
     )
-    yield _family("iccm_arm_feedback", "Ratings, in the window.", (*ARM, "rating"), ratings)
+    yield _family("iccm_arm_feedback", "Ratings, in the window.", (*ARM_LABELS, "rating"), ratings)
 
 
-def of_rollout(rollout: LiveRollout | None) -> Iterator[Metric]:
+def rollout_metrics(rollout: LiveRollout | None) -> Iterator[Metric]:
     """Build the metrics of the live rollout; without one, stage, weight and hold are 0."""
     labels = ("rollout", "candidate", "production", "state")
     info: Samples = ()
@@ -133,11 +133,11 @@ def of_rollout(rollout: LiveRollout | None) -> Iterator[Metric]:
     yield gauge("iccm_rollout_held_seconds", "Time for which the rollout has been held.", held_seconds)
 
 
-def of_platform(found: Live, waiting: int) -> Iterator[Metric]:
+def platform_metrics(traffic: LiveTraffic, pending: int) -> Iterator[Metric]:
     """Build the metrics of replicas, production, alerts and pending scores."""
-    production: Samples = [] if found.production is None else [((found.production,), 1.0)]
-    ready: Samples = [((version,), replicas) for version, replicas in sorted(found.ready.items())]
-    yield gauge("iccm_gateway_replicas", "Live gateway processes.", found.replicas)
+    production: Samples = [] if traffic.production is None else [((traffic.production,), 1.0)]
+    ready: Samples = [((version,), replicas) for version, replicas in sorted(traffic.ready.items())]
+    yield gauge("iccm_gateway_replicas", "Live gateway processes.", traffic.replicas)
     yield _family(
         "iccm_gateway_replicas_ready",
         "Live gateway processes with the version loaded and warm.",
@@ -145,8 +145,8 @@ def of_platform(found: Live, waiting: int) -> Iterator[Metric]:
         ready,
     )
     yield _family("iccm_production", "1 for the production version.", ("version",), production)
-    yield gauge("iccm_alerts_undelivered", "Alerts not delivered yet.", found.undelivered_alerts)
-    yield gauge("iccm_live_scoring_pending", "Responses with tests that have no score yet.", waiting)
+    yield gauge("iccm_alerts_undelivered", "Alerts not delivered yet.", traffic.undelivered_alerts)
+    yield gauge("iccm_live_scoring_pending", "Responses with tests that have no score yet.", pending)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:

@@ -13,36 +13,36 @@ from collections.abc import Callable, Mapping, Sequence
 
 from iccm_assets.errors import IccmError, first_line
 from iccm_assets.gateway.batching import Backend
-from iccm_assets.gateway.routing import Version
+from iccm_assets.gateway.routing import ModelLocation
 
 log = logging.getLogger(__name__)
 
-Load = Callable[[Version], Backend]
+ModelLoader = Callable[[ModelLocation], Backend]
 RETRY_SECONDS = 30.0
 # A model that is no longer required stays loaded this long, for the requests already routed to it.
 UNLOAD_SECONDS = 60.0
 
 
-class Fleet:
+class ModelPool:
     """The loaded models: ``ready`` maps versions to backends, ``failed`` to the reason loading failed.
 
     Other threads read both, so they are replaced, never changed in place. ``startup_complete`` becomes true
     once each model required at the start is loaded or has failed.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: ModelLoader) -> None:
         self.ready: Mapping[str, Backend] = {}
         self.failed: Mapping[str, str] = {}
-        self.settled = False
+        self.startup_complete = False
         self._load = load
-        self._required: dict[str, Version] = {}
+        self._required: dict[str, ModelLocation] = {}
         self._unused_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._changed = threading.Condition()
         self._closed = False
         threading.Thread(target=self._run, name="model-loader", daemon=True).start()
 
-    def want(self, versions: Sequence[Version]) -> None:
+    def set_required(self, versions: Sequence[ModelLocation]) -> None:
         """Require these versions, most urgent first; the others are unloaded after a while."""
         required = {version.version: version for version in versions}
         with self._changed:
@@ -63,7 +63,7 @@ class Fleet:
             with self._changed:
                 version = self._next_to_load()
                 if version is None and self._required:
-                    self.settled = True
+                    self.startup_complete = True
                 if version is None and not self._closed:
                     self._changed.wait(timeout=1.0)
                 if self._closed:
@@ -72,7 +72,7 @@ class Fleet:
                 self._try_load(version)
             self._unload_unused()
 
-    def _next_to_load(self) -> Version | None:
+    def _next_to_load(self) -> ModelLocation | None:
         now = time.monotonic()
         candidates = (
             version
@@ -81,7 +81,7 @@ class Fleet:
         )
         return next(candidates, None)
 
-    def _try_load(self, version: Version) -> None:
+    def _try_load(self, version: ModelLocation) -> None:
         name, started = version.version, time.monotonic()
         try:
             backend = self._load(version)

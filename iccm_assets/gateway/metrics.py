@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _NAMESPACE = "iccm_gateway"
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROCESS_DIR_ENV = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
@@ -55,10 +55,10 @@ class Metrics:
         self.ready = minimum("model_ready", "1 if the version is loaded, 0 if loading failed.", ("version",))
         self.database = minimum("database_up", "Whether the database can be reached.")
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Render all metrics in the Prometheus text format."""
         registry = self.registry
-        if SHARED in os.environ:
+        if MULTIPROCESS_DIR_ENV in os.environ:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
             registry.register(self._collector)

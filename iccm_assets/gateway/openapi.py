@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from iccm_assets.gateway import schemas
-from iccm_assets.gateway.auth import OPEN
+from iccm_assets.gateway.auth import PUBLIC_PATHS
 from iccm_assets.gateway.problems import MEDIA_TYPE
 
 
@@ -25,9 +25,9 @@ class Endpoint:
     method: str
     path: str
     summary: str
-    answer: type[BaseModel] | str
+    response: type[BaseModel] | str
     body: type[BaseModel] | None = None
-    refusals: Sequence[int] = ()
+    error_statuses: Sequence[int] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,8 +37,8 @@ ENDPOINTS = (
         "post",
         "/v1/requirements",
         "Write the requirements of a piece of source code.",
-        schemas.Answered,
-        schemas.Ask,
+        schemas.RequirementsResponse,
+        schemas.RequirementsRequest,
         (*_BODY, 409, 504),
         {"source_code": "def add(a, b):\n    return a + b\n", "session_id": "session-1"},
     ),
@@ -46,8 +46,8 @@ ENDPOINTS = (
         "post",
         "/v1/conversations",
         "Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
-        schemas.Completed,
-        schemas.Completion,
+        schemas.CompleteSessionResponse,
+        schemas.CompleteSessionRequest,
         (*_BODY, 410),
         {"session_id": "session-1", "messages": [{"role": "user", "content": "Thanks."}], "rating": 1},
     ),
@@ -55,8 +55,8 @@ ENDPOINTS = (
         "post",
         "/v1/feedback",
         "Rate a session, or one of its responses. The latest rating counts.",
-        schemas.Thanks,
-        schemas.Thumb,
+        schemas.FeedbackResponse,
+        schemas.FeedbackRequest,
         (*_BODY, 404),
         {"session_id": "session-1", "rating": 1},
     ),
@@ -64,8 +64,8 @@ ENDPOINTS = (
         "post",
         "/v1/probe",
         "Get production's response, to measure it. It is not recorded and counts as no user's request.",
-        schemas.Probed,
-        schemas.Probe,
+        schemas.ProbeResponse,
+        schemas.ProbeRequest,
         (*_BODY, 504),
         {"source_code": "def add(a, b):\n    return a + b\n"},
     ),
@@ -73,25 +73,25 @@ ENDPOINTS = (
         "get",
         "/v1/routing",
         "Show which model versions serve traffic now.",
-        schemas.RoutingShown,
-        refusals=(503,),
+        schemas.RoutingResponse,
+        error_statuses=(503,),
     ),
-    Endpoint("get", "/healthz", "Check whether the process is alive.", schemas.Status),
+    Endpoint("get", "/healthz", "Check whether the process is alive.", schemas.HealthStatus),
     Endpoint(
         "get",
         "/readyz",
         "Check whether the production model is loaded and warm.",
-        schemas.Status,
-        refusals=(503,),
+        schemas.HealthStatus,
+        error_statuses=(503,),
     ),
     Endpoint("get", "/metrics", "Get the metrics in Prometheus format.", "text/plain"),
 )
 
 
 @lru_cache(maxsize=1)
-def document() -> dict[str, Any]:
+def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    models = [schemas.Problem, *(model for item in ENDPOINTS for model in (item.body, item.answer))]
+    models = [schemas.ProblemDocument, *(model for item in ENDPOINTS for model in (item.body, item.response))]
     _, definitions = models_json_schema(
         [(model, "validation") for model in dict.fromkeys(models) if isinstance(model, type)],
         ref_template="#/components/schemas/{model}",
@@ -108,12 +108,12 @@ def document() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    secured = endpoint.path not in OPEN
-    responses = {"200": {"description": "OK", "content": _content(endpoint.answer)}}
-    for status in sorted({*endpoint.refusals, *((401,) if secured else ())}):
+    secured = endpoint.path not in PUBLIC_PATHS
+    responses = {"200": {"description": "OK", "content": _content(endpoint.response)}}
+    for status in sorted({*endpoint.error_statuses, *((401,) if secured else ())}):
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
+            "content": {MEDIA_TYPE: {"schema": _ref(schemas.ProblemDocument)}},
         }
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
@@ -149,7 +149,7 @@ Errors are problem documents (RFC 9457).</p>{sections}</html>"""
 
 
 @lru_cache(maxsize=1)
-def page() -> str:
+def docs_page() -> str:
     """Return the documentation as plain HTML without scripts."""
     return _PAGE.format(sections="".join(map(_section, ENDPOINTS)))
 
@@ -164,8 +164,8 @@ def _section(endpoint: Endpoint) -> str:
         data = json.dumps(endpoint.example)
         call = f"curl -H 'Content-Type: application/json' -d '{data}' http://127.0.0.1:8321{path}"
         html_parts += [f"<pre>{html.escape(call)}</pre>", _fields("Request", endpoint.body)]
-    if isinstance(endpoint.answer, type):
-        html_parts.append(_fields("Response", endpoint.answer))
+    if isinstance(endpoint.response, type):
+        html_parts.append(_fields("Response", endpoint.response))
     return "".join(html_parts)
 
 

@@ -19,24 +19,24 @@ from sqlalchemy import Engine
 
 from iccm_assets.errors import IccmError
 from iccm_assets.gateway.auth import bearer_tokens
-from iccm_assets.gateway.backends import loader_of
-from iccm_assets.gateway.batching import Backend, Busy, Failed
-from iccm_assets.gateway.fleet import Load
-from iccm_assets.gateway.routing import Version
+from iccm_assets.gateway.backends import make_model_loader
+from iccm_assets.gateway.batching import Backend, QueueFullError, GenerationError
+from iccm_assets.gateway.fleet import ModelLoader
+from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
-from iccm_assets.store.replicas import live_replicas
+from iccm_assets.store.replicas import load_live_replicas
 
 # User traffic has priority: a measurement has few requests in progress, and waits while a gateway is busy.
-CONCURRENCY = 4
-PATIENCE_SECONDS = 300.0
-PAUSE_SECONDS = 1.0
+MAX_CONCURRENT_PROBES = 4
+PROBE_TIMEOUT_SECONDS = 300.0
+RETRY_INTERVAL_SECONDS = 1.0
 # Statuses of a source that the gateway rejects for users, too: a retry cannot succeed.
-FINAL = (400, 413, 422)
+NON_RETRYABLE = (400, 413, 422)
 
 
 @dataclass(frozen=True)
-class Told:
+class ProbeResult:
     """Production's response to a source, or the reason there is none."""
 
     text: str | None
@@ -49,25 +49,25 @@ class ServingPath(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, sources: Sequence[str]) -> list[Told]:
+    def __call__(self, sources: Sequence[str]) -> list[ProbeResult]:
         """Return one result per source, in order."""
         return asyncio.run(self._ask_all(sources))
 
-    async def _ask_all(self, sources: Sequence[str]) -> list[Told]:
-        semaphore = asyncio.Semaphore(CONCURRENCY)
+    async def _ask_all(self, sources: Sequence[str]) -> list[ProbeResult]:
+        semaphore = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
 
-        async def ask_limited(index: int, source: str) -> Told:
+        async def ask_limited(index: int, source: str) -> ProbeResult:
             async with semaphore:
-                return await self.ask(index, source)
+                return await self.probe(index, source)
 
         return list(await asyncio.gather(*map(ask_limited, range(len(sources)), sources)))
 
     @abstractmethod
-    async def ask(self, number: int, source: str) -> Told:
+    async def probe(self, index: int, source: str) -> ProbeResult:
         """Return the result for the source at this index."""
 
 
-class OverHttp(ServingPath):
+class HttpServingPath(ServingPath):
     """Query live gateways in turn."""
 
     def __init__(self, addresses: Sequence[str], version: str, settings: Settings) -> None:
@@ -77,69 +77,69 @@ class OverHttp(ServingPath):
         tokens = bearer_tokens(settings)
         self._headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
 
-    async def _ask_all(self, sources: Sequence[str]) -> list[Told]:
+    async def _ask_all(self, sources: Sequence[str]) -> list[ProbeResult]:
         async with httpx2.AsyncClient(timeout=self._timeout, headers=self._headers) as self._client:
             return await super()._ask_all(sources)
 
-    async def ask(self, number: int, source: str) -> Told:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    async def probe(self, index: int, source: str) -> ProbeResult:
+        deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
         while True:
-            address = self._addresses[number % len(self._addresses)]
+            address = self._addresses[index % len(self._addresses)]
             try:
                 response = await self._client.post(f"{address}/v1/probe", json={"source_code": source})
                 result = self._parse(response)
-                if result.text is not None or response.status_code in FINAL:
+                if result.text is not None or response.status_code in NON_RETRYABLE:
                     return result
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                result = Told(None, type(error).__name__)
+                result = ProbeResult(None, type(error).__name__)
             if time.monotonic() > deadline:
                 return result
-            number += 1
-            await asyncio.sleep(PAUSE_SECONDS)
+            index += 1
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
-    def _parse(self, response: httpx2.Response) -> Told:
+    def _parse(self, response: httpx2.Response) -> ProbeResult:
         """Parse a response; raise ``IccmError`` if no retry can succeed."""
         if response.status_code in (401, 404):
             raise IccmError(f"{self.name} rejects probes: HTTP {response.status_code}")
         if response.status_code != 200:
-            return Told(None, f"HTTP {response.status_code}")
+            return ProbeResult(None, f"HTTP {response.status_code}")
         body = response.json()
         if body["model_version"] != self._version:
             raise IccmError(
                 f"{body['model_version']} serves now, not {self._version}",
                 hint="Nothing was stored; the next measurement uses the version that serves then.",
             )
-        return Told(body["requirements"])
+        return ProbeResult(body["requirements"])
 
 
-class Loaded(ServingPath):
+class InProcessServingPath(ServingPath):
     """Query production in this process, loaded as a gateway loads it."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__("loaded for the measurement")
         self._backend = backend
 
-    async def ask(self, number: int, source: str) -> Told:
+    async def probe(self, index: int, source: str) -> ProbeResult:
         while True:
             try:
-                return Told((await self._backend.answer(source)).text)
-            except Busy:
-                await asyncio.sleep(PAUSE_SECONDS)
-            except Failed as error:
-                return Told(None, str(error))
+                return ProbeResult((await self._backend.generate(source)).text)
+            except QueueFullError:
+                await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+            except GenerationError as error:
+                return ProbeResult(None, str(error))
 
 
 @contextmanager
-def serving_path(
-    engine: Engine, settings: Settings, version: ModelVersion, load: Load | None = None
+def open_serving_path(
+    engine: Engine, settings: Settings, version: ModelVersion, load: ModelLoader | None = None
 ) -> Iterator[ServingPath]:
     """Open the serving path of a version; raise what loading raises if no gateway has it ready."""
     with engine.connect() as conn:
-        ready = [replica for replica in live_replicas(conn) if version.version in replica.ready_versions]
+        ready = [replica for replica in load_live_replicas(conn) if version.version in replica.ready_versions]
     addresses = list(dict.fromkeys(replica.address for replica in ready if replica.address))
     if addresses:
-        yield OverHttp(addresses, version.version, settings)
+        yield HttpServingPath(addresses, version.version, settings)
         return
-    load = load or loader_of(settings)
-    with closing(load(Version(version.version, version.path, version.digest))) as backend:
-        yield Loaded(backend)
+    load = load or make_model_loader(settings)
+    with closing(load(ModelLocation(version.version, version.path, version.digest))) as backend:
+        yield InProcessServingPath(backend)

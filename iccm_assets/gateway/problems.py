@@ -11,7 +11,7 @@ from starlette.responses import Response
 MEDIA_TYPE = "application/problem+json"
 
 
-class Problem(Exception):
+class ProblemDetail(Exception):
     """Reject a request with this status; ``retry_after`` in seconds, ``extensions`` go into the document."""
 
     def __init__(

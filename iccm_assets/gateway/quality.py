@@ -12,18 +12,18 @@ from typing import Any
 from dagster_pipes import PipesContext
 from sqlalchemy import Engine
 
-from iccm_assets.errors import ModelNotFound
-from iccm_assets.gateway.fleet import Load
-from iccm_assets.gateway.probing import serving_path
+from iccm_assets.errors import ModelNotFoundError
+from iccm_assets.gateway.fleet import ModelLoader
+from iccm_assets.gateway.probing import open_serving_path
 from iccm_assets.judging import evaluation, quality
-from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
 from iccm_assets.judging.report import markdown_table
 from iccm_assets.learning import triggers, versions
 from iccm_assets.orphans import run_pipes_worker
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store.database import connect
 
-Log = Callable[[str], None]
+LogFunction = Callable[[str], None]
 
 
 def measure_production(
@@ -31,8 +31,8 @@ def measure_production(
     settings: Settings,
     *,
     dagster_run_id: str | None = None,
-    log: Log = lambda message: None,
-    load: Load | None = None,
+    log: LogFunction = lambda message: None,
+    load: ModelLoader | None = None,
 ) -> dict[str, Any]:
     """Measure production, store a row per set, and return the metadata.
 
@@ -40,30 +40,35 @@ def measure_production(
     version, and what loading it raises.
     """
     with engine.connect() as conn:
-        version = versions.production(conn)
+        version = versions.get_production_version(conn)
     if version is None:
-        raise ModelNotFound("no production version", hint="Materialize base_model first.")
-    orchestra = orchestra_of(settings)
-    sets = [evaluation.canary_items(settings), evaluation.holdout_items(engine, settings)]
-    with serving_path(engine, settings, version, load) as path:
+        raise ModelNotFoundError("no production version", hint="Materialize base_model first.")
+    orchestra = load_orchestra_from_settings(settings)
+    sets = [evaluation.load_canary_items(settings), evaluation.load_holdout_items(engine, settings)]
+    with open_serving_path(engine, settings, version, load) as path:
         log(f"measuring {version.version} through its serving path: {path.name}")
         measured = [
-            quality.measure(engine, version, items, path, orchestra, settings, tell=log) for items in sets
+            quality.measure_quality(engine, version, items, path, orchestra, settings, log=log)
+            for items in sets
         ]
-        ids = quality.store(
-            engine, version, measured, orchestra, path=path.name, dagster_run_id=dagster_run_id
+        ids = quality.store_measurements(
+            engine, version, measured, orchestra, serving_path=path.name, dagster_run_id=dagster_run_id
         )
-        return metadata(version.version, path.name, measured, ids, settings)
+        return measurement_metadata(version.version, path.name, measured, ids, settings)
 
 
-def metadata(
-    version: str, path: str, measured: Sequence[quality.Measurement], ids: dict[str, int], settings: Settings
+def measurement_metadata(
+    version: str,
+    path: str,
+    measured: Sequence[quality.SetMeasurement],
+    ids: dict[str, int],
+    settings: Settings,
 ) -> dict[str, Any]:
     """Build the materialization's metadata in Dagster Pipes form; Dagster plots numbers over time."""
     result: dict[str, Any] = {"version": version, "serving_path": path}
     verdicts, rows = [], []
     for measurement in measured:
-        drop, name = measurement.fall, measurement.set
+        drop, name = measurement.drop, measurement.set
         numbers = {
             "measurement_id": ids[name],
             "items": drop.n,
@@ -78,8 +83,8 @@ def metadata(
             ),
         }
         result |= {f"{name}_{key}": value for key, value in numbers.items() if value is not None}
-        decision = triggers.degradation(
-            triggers.Measurement(
+        decision = triggers.decide_degradation(
+            triggers.QualityMeasurement(
                 ids[name],
                 version,
                 name,
@@ -91,12 +96,17 @@ def metadata(
             ),
             settings.triggers,
         )
-        prefix = "**degraded**: " if isinstance(decision, triggers.Fire) else ""
+        prefix = "**degraded**: " if isinstance(decision, triggers.TriggerFired) else ""
         suffix = f" ({drop.remark})" if drop.remark else ""
         verdicts.append(f"- {prefix}{decision.reason}{suffix}")
         source = measurement.baseline.source if measurement.baseline else "none"
         rows.append(
-            {"set": name, **numbers, "baseline source": source, "unscored": measurement.reasons or ""}
+            {
+                "set": name,
+                **numbers,
+                "baseline source": source,
+                "unscored": measurement.unscored_reasons or "",
+            }
         )
     result["verdict"] = {"type": "md", "raw_value": "\n".join(verdicts)}
     result["measurements"] = {"type": "md", "raw_value": markdown_table(rows)}

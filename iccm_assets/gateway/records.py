@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from iccm_assets.capture.cleaning import Cleaner
-from iccm_assets.capture.conversations import source_digest
-from iccm_assets.capture.redaction import redact_document, redactor, stored_user_id
+from iccm_assets.capture.cleaning import Sanitizer
+from iccm_assets.capture.conversations import sha256_of_source
+from iccm_assets.capture.redaction import redact_document, make_redactor, pseudonymize_user_id
 from iccm_assets.settings import Settings
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """One row of `requests`."""
 
     request_id: str
@@ -34,15 +34,15 @@ class Outcome:
     created_at: datetime
 
 
-def outcome_record(outcome: Outcome, settings: Settings) -> dict[str, Any]:
+def outcome_record(outcome: RequestOutcome, settings: Settings) -> dict[str, Any]:
     """Build the record of a failed request: its metadata and error, without its content."""
-    user_id = stored_user_id(outcome.user_id, settings)
+    user_id = pseudonymize_user_id(outcome.user_id, settings)
     row = {**asdict(outcome), "user_id": user_id, "created_at": outcome.created_at.isoformat()}
     return {"type": "request", "row": row}
 
 
-def answer_record(
-    outcome: Outcome,
+def response_record(
+    outcome: RequestOutcome,
     settings: Settings,
     *,
     source: str,
@@ -51,15 +51,15 @@ def answer_record(
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Build the record of a response, redacted as one document to keep source, text and tests consistent."""
-    cleaner = Cleaner()
+    cleaner = Sanitizer()
     response = {
-        "source": cleaner.text(source),
-        "text": cleaner.text(text),
-        "tests": cleaner.suite(tests),
-        "metadata": cleaner.document(metadata, "metadata"),
+        "source": cleaner.clean_text(source),
+        "text": cleaner.clean_text(text),
+        "tests": cleaner.clean_suite(tests),
+        "metadata": cleaner.clean_document(metadata, "metadata"),
     }
     response, redacted = redact_document(response) if settings.capture.redact else (response, {})
-    response |= {"source_sha256": source_digest(response["source"]), "redacted": redacted}
+    response |= {"source_sha256": sha256_of_source(response["source"]), "redacted": redacted}
     return {**outcome_record(outcome, settings), "response": response}
 
 
@@ -68,7 +68,7 @@ def feedback_record(
     request_id: str | None,
     rating: int,
     comment: str | None,
-    at: datetime,
+    created_at: datetime,
     settings: Settings,
 ) -> dict[str, Any]:
     """Build the record of a thumbs up or down."""
@@ -76,7 +76,7 @@ def feedback_record(
         "session_id": session_id,
         "request_id": request_id,
         "rating": rating,
-        "comment": None if comment is None else redactor(settings)(comment),
-        "created_at": at.isoformat(),
+        "comment": None if comment is None else make_redactor(settings)(comment),
+        "created_at": created_at.isoformat(),
     }
     return {"type": "feedback", "row": row}

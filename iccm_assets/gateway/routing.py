@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from iccm_assets.gateway.split import Arm, arm_of
+from iccm_assets.gateway.split import Arm, assign_arm
 
 
-def elapsed() -> float:
+def monotonic_seconds() -> float:
     """Return monotonic seconds, unaffected by suspending the machine or setting its date."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
@@ -30,13 +30,13 @@ class Clock:
     behind: a lease ends slightly too early rather than too late.
     """
 
-    said: datetime
-    at: float
+    reading: datetime
+    read_at: float
     rate: float = 1.0
 
     def now(self) -> datetime:
         """Return the current platform time (S4)."""
-        return self.said + timedelta(seconds=self.rate * (elapsed() - self.at))
+        return self.reading + timedelta(seconds=self.rate * (monotonic_seconds() - self.read_at))
 
     def seconds_until(self, timestamp: datetime) -> float:
         """Return the wall-clock seconds until a platform time; negative after it."""
@@ -44,7 +44,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelLocation:
     """A model version and the location of its files."""
 
     version: str
@@ -52,7 +52,7 @@ class Version:
     digest: str
 
 
-class Split(BaseModel):
+class CanarySplit(BaseModel):
     """The live rollout: ``candidate`` gets ``weight`` of the sessions until ``lease_until``.
 
     ``former`` is the version the rollout started from. While it bakes, the candidate is production itself.
@@ -77,19 +77,19 @@ class Routing:
     """
 
     production: str
-    split: Split | None = None
-    former: str | None = None
-    versions: Mapping[str, Version] = field(default_factory=dict)
-    everywhere: frozenset[str] = frozenset()
+    split: CanarySplit | None = None
+    previous_version: str | None = None
+    versions: Mapping[str, ModelLocation] = field(default_factory=dict)
+    ready_everywhere: frozenset[str] = frozenset()
     replicas: int = 1
 
-    def wanted(self, keep_former: bool) -> list[Version]:
+    def required_models(self, keep_previous_warm: bool) -> list[ModelLocation]:
         """List the models to load, most urgent first."""
         names = [self.production]
         if self.split is not None:
             names += [self.split.candidate, self.split.former]
-        if keep_former and self.former is not None:
-            names.append(self.former)
+        if keep_previous_warm and self.previous_version is not None:
+            names.append(self.previous_version)
         return [self.versions[name] for name in dict.fromkeys(names) if name in self.versions]
 
 
@@ -99,7 +99,7 @@ class Route:
 
     arm: Arm
     version: str
-    instead: str | None = None
+    fallback_version: str | None = None
     rollout_id: int | None = None
 
 
@@ -116,41 +116,45 @@ def canary_weight(routing: Routing, now: datetime, loaded: Collection[str]) -> t
         return 0.0, f"the lease of rollout {split.rollout_id} ended at {split.lease_until:%H:%M:%S}"
     if split.candidate not in loaded:
         return 0.0, f"{split.candidate} is not loaded on this replica"
-    if split.candidate not in routing.everywhere:
+    if split.candidate not in routing.ready_everywhere:
         return 0.0, f"{split.candidate} is not loaded on all {routing.replicas} replicas"
     return split.weight, f"rollout {split.rollout_id}, stage {split.stage}"
 
 
-def choose(routing: Routing, key: str, now: datetime, loaded: Collection[str], last: str | None) -> Route:
+def choose_route(
+    routing: Routing, key: str, now: datetime, loaded: Collection[str], last_production: str | None
+) -> Route:
     """Choose the version that serves the session (or request) ``key``.
 
     ``last_production`` is the version that served as production before: it continues while a new production
     version is being loaded.
     """
-    production = routing.production if routing.production in loaded or last is None else last
+    production = (
+        routing.production if routing.production in loaded or last_production is None else last_production
+    )
     split = routing.split
     weight, _ = canary_weight(routing, now, loaded)
     if split is None or weight == 0:
         return Route("production", production)
-    if arm_of(split.rollout_id, key, weight) == "production":
+    if assign_arm(split.rollout_id, key, weight) == "production":
         # A candidate at 100 % is production itself, so the other sessions stay on production, too.
         return Route("production", production, rollout_id=split.rollout_id)
     fallback = split.former if production == split.candidate else production
     return Route("canary", split.candidate, fallback if fallback in loaded else None, split.rollout_id)
 
 
-def routing_of(row: Mapping[str, Any], asked_at: float) -> tuple[Routing | None, Clock]:
+def parse_routing(row: Mapping[str, Any], queried_at: float) -> tuple[Routing | None, Clock]:
     """Parse the result of the routing query; the routing is None before there is a production version."""
-    clock = Clock(row["now"].astimezone(UTC), asked_at, row["rate"])
+    clock = Clock(row["now"].astimezone(UTC), queried_at, row["rate"])
     if row["production"] is None:
         return None, clock
     replicas = [frozenset(ready) for ready in row["replicas"] or []]
     routing = Routing(
         production=row["production"],
-        split=None if row["rollout"] is None else Split.model_validate(row["rollout"]),
-        former=row["previous"],
-        versions={version["version"]: Version(**version) for version in row["versions"] or []},
-        everywhere=frozenset.intersection(*replicas) if replicas else frozenset(),
+        split=None if row["rollout"] is None else CanarySplit.model_validate(row["rollout"]),
+        previous_version=row["previous"],
+        versions={version["version"]: ModelLocation(**version) for version in row["versions"] or []},
+        ready_everywhere=frozenset.intersection(*replicas) if replicas else frozenset(),
         replicas=len(replicas),
     )
     return routing, clock

@@ -16,27 +16,27 @@ from pydantic import (
     model_validator,
 )
 
-from iccm_assets.capture.conversations import ERASED, MAX_NAME
-from iccm_assets.errors import SuiteError
-from iccm_assets.gateway.routing import Split
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.capture.conversations import ERASED_PREFIX, MAX_ID_LENGTH
+from iccm_assets.errors import TestSuiteError
+from iccm_assets.gateway.routing import CanarySplit
+from iccm_assets.judging.suites import parse_suite
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+MIN_TIMESTAMP = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def _validate_id(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise ValueError("an id consists of printable characters and is not blank")
-    if value.startswith(ERASED):
-        raise ValueError(f"an id may not begin with {ERASED}")
+    if value.startswith(ERASED_PREFIX):
+        raise ValueError(f"an id may not begin with {ERASED_PREFIX}")
     return value
 
 
 def _validate_suite(value: object) -> object:
     if value is not None:
         try:
-            load_suite(value)
-        except SuiteError as error:
+            parse_suite(value)
+        except TestSuiteError as error:
             raise ValueError(error.detail) from None
     return value
 
@@ -52,18 +52,20 @@ def _to_utc(value: datetime) -> datetime:
         timestamp = value.astimezone(UTC)
     except (OverflowError, ValueError):
         raise ValueError("outside the calendar") from None
-    if timestamp < EARLIEST:
-        raise ValueError(f"before {EARLIEST:%Y}")
+    if timestamp < MIN_TIMESTAMP:
+        raise ValueError(f"before {MIN_TIMESTAMP:%Y}")
     return timestamp
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_validate_id)]
-Suite = Annotated[
+Identifier = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_validate_id)
+]
+SuiteDocument = Annotated[
     dict[str, Any] | None,
     AfterValidator(_validate_suite),
     Field(description='A test suite for the judge: {"kind": "cases", "cases": [...]}.'),
 ]
-Moment = Annotated[
+PastTimestamp = Annotated[
     AwareDatetime, BeforeValidator(_require_text), AfterValidator(_to_utc), Field(strict=False)
 ]
 Rating = Annotated[Literal[-1, 1], Field(description="-1: thumbs down, 1: thumbs up.")]
@@ -75,21 +77,23 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class Probe(_Request):
+class ProbeRequest(_Request):
     """Source code for which production's requirements are measured."""
 
     source_code: SourceCode
 
 
-class Ask(Probe):
+class RequirementsRequest(ProbeRequest):
     """Source code to write requirements for."""
 
-    session_id: Name | None = Field(None, description="Keeps a session in one arm; default: the request id.")
-    user_id: Name | None = None
-    request_id: Name | None = Field(
+    session_id: Identifier | None = Field(
+        None, description="Keeps a session in one arm; default: the request id."
+    )
+    user_id: Identifier | None = None
+    request_id: Identifier | None = Field(
         None, description="Repeating a request under its id returns the same response; default: a new id."
     )
-    tests: Suite = None
+    tests: SuiteDocument = None
     metadata: Metadata = {}
 
 
@@ -99,7 +103,7 @@ class _Response(BaseModel):
     latency_ms: float = Field(ge=0)
 
 
-class Answered(_Response):
+class RequirementsResponse(_Response):
     """The requirements, and the model version and arm that wrote them."""
 
     request_id: str
@@ -107,13 +111,13 @@ class Answered(_Response):
     arm: Literal["production", "canary"]
 
 
-class Probed(_Response):
+class ProbeResponse(_Response):
     """Production's requirements; nothing is recorded."""
 
     output_tokens: int | None
 
 
-class Message(BaseModel):
+class ConversationMessage(BaseModel):
     """One message of a conversation; additional keys are kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -122,53 +126,53 @@ class Message(BaseModel):
     content: str
 
 
-class Completion(_Request):
+class CompleteSessionRequest(_Request):
     """A session in its final state; posting it again replaces it."""
 
-    session_id: Name
-    user_id: Name | None = None
-    messages: list[Message] = Field(description="The messages, in order.")
+    session_id: Identifier
+    user_id: Identifier | None = None
+    messages: list[ConversationMessage] = Field(description="The messages, in order.")
     requirements: str | None = Field(
         None, description="The requirements the developer accepted; default: from the messages."
     )
     source_code: str | None = Field(None, description="Their source code; default: from the messages.")
-    tests: Suite = None
+    tests: SuiteDocument = None
     rating: Rating | None = None
-    timestamp: Moment | None = Field(
+    timestamp: PastTimestamp | None = Field(
         None, description="When it was accepted; may be in the past for late delivery. Default: now."
     )
     metadata: Metadata = {}
 
 
-class Completed(BaseModel):
+class CompleteSessionResponse(BaseModel):
     """The id of the stored conversation."""
 
     conversation_id: int
 
 
-class Thumb(_Request):
+class FeedbackRequest(_Request):
     """A rating of a session, or of one of its responses."""
 
-    request_id: Name | None = None
-    session_id: Name | None = None
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
     rating: Rating
     comment: str | None = Field(None, max_length=10_000)
 
     @model_validator(mode="after")
-    def _require_id(self) -> Thumb:
+    def _require_id(self) -> FeedbackRequest:
         if self.request_id is None and self.session_id is None:
             raise ValueError("request_id or session_id is required")
         return self
 
 
-class Thanks(BaseModel):
+class FeedbackResponse(BaseModel):
     """The ids under which the rating is recorded."""
 
     session_id: str
     request_id: str | None
 
 
-class Lease(Split):
+class LeaseStatus(CanarySplit):
     """The live rollout, and the traffic its canary arm gets now."""
 
     effective_weight: float = Field(
@@ -178,27 +182,27 @@ class Lease(Split):
     lease_seconds_left: float | None
 
 
-class RoutingShown(BaseModel):
+class RoutingResponse(BaseModel):
     """The model versions that serve traffic now, as this replica sees them."""
 
     replica: str
     now: str
     production: str
     weights: dict[str, float] = Field(description="Traffic fraction by version.")
-    rollout: Lease | None
+    rollout: LeaseStatus | None
     ready_versions: list[str]
     failed_versions: dict[str, str]
     replicas: int
     database: bool
 
 
-class Status(BaseModel):
+class HealthStatus(BaseModel):
     """Always ok; otherwise the response is a problem document."""
 
     status: str
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """A problem document (RFC 9457)."""
 
     type: str

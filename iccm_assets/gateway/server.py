@@ -17,24 +17,24 @@ from collections.abc import Iterator
 import uvicorn
 from sqlalchemy import Engine
 
-from iccm_assets.errors import DatabaseUnreachable, InputError
-from iccm_assets.gateway.app import Gateway, make_app
-from iccm_assets.gateway.auth import check_bind, tokens_of
-from iccm_assets.gateway.control import Control
-from iccm_assets.gateway.figures import Figures
-from iccm_assets.gateway.fleet import Fleet, Load
+from iccm_assets.errors import DatabaseUnreachableError, InputError
+from iccm_assets.gateway.app import GatewayRoutes, create_app
+from iccm_assets.gateway.auth import require_tokens_off_loopback, configured_tokens
+from iccm_assets.gateway.control import RoutingSync
+from iccm_assets.gateway.figures import DatabaseCollector
+from iccm_assets.gateway.fleet import ModelPool, ModelLoader
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import Service
-from iccm_assets.gateway.shipper import Shipper
+from iccm_assets.gateway.shipper import SpoolWorker
 from iccm_assets.gateway.spool import Spool
 from iccm_assets.settings import Settings
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 10.0
+FLUSH_TIMEOUT_SECONDS = 10.0
 _PARENT_CHECK_SECONDS = 1.0
 _SESSION_OPTIONS = (
     "-c statement_timeout=20000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
@@ -47,7 +47,7 @@ def listen(host: str, port: int, settings: Settings) -> socket.socket:
     Raises ``InputError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
     token is configured.
     """
-    check_bind(host, tokens_of(settings))
+    require_tokens_off_loopback(host, configured_tokens(settings))
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -61,13 +61,15 @@ def listen(host: str, port: int, settings: Settings) -> socket.socket:
     return listening
 
 
-def address_of(listening: socket.socket) -> str:
+def socket_url(listening: socket.socket) -> str:
     """Return the URL of a listening socket: `http://host:port`."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int | None = None) -> None:
+def run(
+    listening: socket.socket, settings: Settings, load: ModelLoader, *, parent: int | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; then finish the requests in flight, flush the spool, and return.
 
     With a ``parent``, also stop when that process is gone.
@@ -75,17 +77,17 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
     # The event loop gets its turn within a millisecond while the model's and the spool's threads run.
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
-    process = _GatewayProcess(replica, address_of(listening), settings, load)
-    gateway = Gateway(process.service, process.engine, settings, replica)
+    process = _GatewayProcess(replica, socket_url(listening), settings, load)
+    gateway = GatewayRoutes(process.service, process.engine, settings, replica)
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(gateway, settings),
+            create_app(gateway, settings),
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(settings.gateway.drain_seconds),
+            timeout_graceful_shutdown=int(settings.gateway.drain_timeout_seconds),
             backlog=2048,
         )
     )
@@ -104,39 +106,39 @@ def run(listening: socket.socket, settings: Settings, load: Load, *, parent: int
 class _GatewayProcess:
     """The components of one process."""
 
-    def __init__(self, replica: str, address: str, settings: Settings, load: Load) -> None:
+    def __init__(self, replica: str, address: str, settings: Settings, load: ModelLoader) -> None:
         limits = settings.gateway
         self._settings = settings
         self._engine: Engine | None = None
-        self.fleet = Fleet(load)
-        self.figures = Figures(self.engine, settings)
+        self.fleet = ModelPool(load)
+        self.figures = DatabaseCollector(self.engine, settings)
         self.metrics = Metrics(self.figures)
         self.spool = Spool(settings.home / "spool", replica, int(limits.spool_max_mib * (1 << 20)))
-        self.control = Control(
+        self.control = RoutingSync(
             self._url,
             replica,
             address,
             self.fleet,
             on_refresh=self._update_gauges,
-            poll_seconds=limits.poll_seconds,
-            keep_former=limits.keep_former_warm,
+            poll_seconds=limits.poll_interval_seconds,
+            keep_previous_warm=limits.keep_previous_warm,
         )
-        self.shipper = Shipper(self.spool, self.engine, settings, self.metrics)
+        self.shipper = SpoolWorker(self.spool, self.engine, settings, self.metrics)
         self.service = Service(settings, self.control, self.fleet, self.spool, self.metrics)
 
     def _url(self) -> str | None:
         """Return the database's URL; an embedded server that someone stopped is not started again."""
         if self._settings.database_url is not None:
             return self._settings.database_url.replace("postgres://", "postgresql://", 1)
-        return EmbeddedServer(self._settings.home).running()
+        return EmbeddedServer(self._settings.home).running_url()
 
     def engine(self) -> Engine:
         """Return an engine at the current URL of the database; raise ``DatabaseUnreachableError`` without."""
         if self._engine is None or not self.control.connected:
             url = self._url()
             if url is None:
-                raise DatabaseUnreachable("the embedded server is not running")
-            engine = engine_for(url, application_name="iccm gateway", session_options=_SESSION_OPTIONS)
+                raise DatabaseUnreachableError("the embedded server is not running")
+            engine = create_engine_for(url, application_name="iccm gateway", session_options=_SESSION_OPTIONS)
             if self._engine is None or self._engine.url != engine.url:
                 self._engine = engine
         return self._engine
@@ -151,7 +153,7 @@ class _GatewayProcess:
         finally:
             self.figures.stop()
             self.control.stop()
-            if not self.shipper.stop(FLUSH_SECONDS):
+            if not self.shipper.stop(FLUSH_TIMEOUT_SECONDS):
                 log.warning("responses remain in %s; the next start stores them", self.spool.directory)
             self.spool.release()
             self.fleet.close()
@@ -161,10 +163,10 @@ class _GatewayProcess:
         metrics, control = self.metrics, self.control
         metrics.database.set(control.connected)
         metrics.in_flight.set(self.service.in_flight)
-        metrics.spool.set(self.spool.size)
+        metrics.spool.set(self.spool.pending_bytes)
         for version, backend in self.fleet.ready.items():
             metrics.ready.labels(version).set(1)
-            metrics.queue.labels(version).set(backend.waiting)
+            metrics.queue.labels(version).set(backend.pending)
         for version in self.fleet.failed:
             metrics.ready.labels(version).set(0)
         routing, clock = control.routing, control.clock

@@ -12,21 +12,21 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from iccm_assets.capture.cleaning import Cleaner
-from iccm_assets.gateway.batching import Answer, Busy, Failed
-from iccm_assets.gateway.control import Control
-from iccm_assets.gateway.fleet import Fleet
+from iccm_assets.capture.cleaning import Sanitizer
+from iccm_assets.gateway.batching import BackendResponse, QueueFullError, GenerationError
+from iccm_assets.gateway.control import RoutingSync
+from iccm_assets.gateway.fleet import ModelPool
 from iccm_assets.gateway.metrics import Metrics
-from iccm_assets.gateway.problems import Problem
-from iccm_assets.gateway.records import Outcome, answer_record, feedback_record, outcome_record
-from iccm_assets.gateway.routing import Clock, Route, Routing, choose
-from iccm_assets.gateway.schemas import Answered, Ask, Probed
-from iccm_assets.gateway.spool import Spool, SpoolFull
+from iccm_assets.gateway.problems import ProblemDetail
+from iccm_assets.gateway.records import RequestOutcome, response_record, feedback_record, outcome_record
+from iccm_assets.gateway.routing import Clock, Route, Routing, choose_route
+from iccm_assets.gateway.schemas import RequirementsResponse, RequirementsRequest, ProbeResponse
+from iccm_assets.gateway.spool import Spool, SpoolFullError
 from iccm_assets.settings import Settings
 
-REMEMBERED = 4096
+REQUEST_CACHE_SIZE = 4096
 # Redaction takes about 2 ms per KiB; longer requests are redacted on a thread, to not block the others.
-INLINE_CHARACTERS = 2000
+MAX_INLINE_CHARACTERS = 2000
 RETRY_SECONDS = 1.0
 SPOOL_FULL_RETRY_SECONDS = 10.0
 # A response with a larger fraction of unprintable characters is invalid.
@@ -39,67 +39,71 @@ T = TypeVar("T")
 class _GenerationResult:
     """A response of one model, or the reason there is none; ``status`` as in `requests.status`."""
 
-    answer: Answer | None = None
+    answer: BackendResponse | None = None
     status: str = "ok"
     error: str | None = None
 
-    def problem(self) -> Problem:
+    def problem(self) -> ProblemDetail:
         """Build the error response to the client."""
         status, detail = {
             "timeout": (504, "the model did not respond in time"),
             "rejected": (503, "too many requests"),
         }.get(self.status, (503, "the model failed on this request"))
-        return Problem(status, detail, retry_after=RETRY_SECONDS)
+        return ProblemDetail(status, detail, retry_after=RETRY_SECONDS)
 
 
 class Service:
     """The gateway without HTTP; everything runs on one event loop."""
 
     def __init__(
-        self, settings: Settings, control: Control, fleet: Fleet, spool: Spool, metrics: Metrics
+        self, settings: Settings, control: RoutingSync, fleet: ModelPool, spool: Spool, metrics: Metrics
     ) -> None:
         self.control, self.fleet, self.metrics = control, fleet, metrics
         self.in_flight = 0
         self._settings, self._spool = settings, spool
-        self._responses: OrderedDict[str, tuple[bytes, asyncio.Task[Answered]]] = OrderedDict()
+        self._responses: OrderedDict[str, tuple[bytes, asyncio.Task[RequirementsResponse]]] = OrderedDict()
         self._sessions: OrderedDict[str, str] = OrderedDict()
         self._last_production: str | None = None
 
     def ready(self) -> bool:
         """Check whether production, or the version that served before it, is loaded (`/readyz`)."""
         routing = self.control.routing
-        return self.fleet.settled and routing is not None and self._production(routing) in self.fleet.ready
+        return (
+            self.fleet.startup_complete
+            and routing is not None
+            and self._production(routing) in self.fleet.ready
+        )
 
-    def moment(self) -> tuple[Routing, Clock]:
+    def routing_snapshot(self) -> tuple[Routing, Clock]:
         """Return the routing and the clock; raise a 503 `ProblemDetail` before they were read once."""
         routing, clock = self.control.routing, self.control.clock
         if routing is None or clock is None:
-            raise Problem(503, "the gateway is starting", retry_after=RETRY_SECONDS)
+            raise ProblemDetail(503, "the gateway is starting", retry_after=RETRY_SECONDS)
         return routing, clock
 
-    async def answer(self, ask: Ask) -> Answered:
+    async def respond(self, request: RequirementsRequest) -> RequirementsResponse:
         """Respond and record. A repeated request id gets the same response while it is cached."""
-        if ask.request_id is None:
-            return await self._respond(ask, secrets.token_hex(16))
-        digest = sha256(ask.model_dump_json(exclude={"metadata", "user_id"}).encode()).digest()
-        cached_digest, task = self._responses.get(ask.request_id, (digest, None))
+        if request.request_id is None:
+            return await self._respond(request, secrets.token_hex(16))
+        digest = sha256(request.model_dump_json(exclude={"metadata", "user_id"}).encode()).digest()
+        cached_digest, task = self._responses.get(request.request_id, (digest, None))
         # A request that failed can be retried under its id.
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(self._respond(ask, ask.request_id))
-            _cache(self._responses, ask.request_id, (digest, task))
+            task = asyncio.create_task(self._respond(request, request.request_id))
+            _cache(self._responses, request.request_id, (digest, task))
         elif cached_digest != digest:
-            raise Problem(409, "this request_id was used for another request")
+            raise ProblemDetail(409, "this request_id was used for another request")
         return await asyncio.shield(task)
 
-    async def _respond(self, ask: Ask, request_id: str) -> Answered:
+    async def _respond(self, ask: RequirementsRequest, request_id: str) -> RequirementsResponse:
         started = time.perf_counter()
         session = ask.session_id or request_id
-        routing, clock = self.moment()
+        routing, clock = self.routing_snapshot()
         created_at = clock.now()
         production = self._production(routing)
         if production in self.fleet.ready:
             self._last_production = production
-        route = choose(routing, session, created_at, self.fleet.ready, self._last_production)
+        route = choose_route(routing, session, created_at, self.fleet.ready, self._last_production)
         deadline = started + self._settings.gateway.timeout_seconds
         self.in_flight += 1
         try:
@@ -108,7 +112,7 @@ class Service:
             self.in_flight -= 1
         milliseconds = round(1000 * (time.perf_counter() - started), 3)
         answer = result.answer
-        outcome = Outcome(
+        outcome = RequestOutcome(
             request_id=request_id,
             session_id=session,
             user_id=ask.user_id,
@@ -128,26 +132,26 @@ class Service:
             raise result.problem()
         self.metrics.latency.labels(arm, version).observe(milliseconds / 1000)
         _cache(self._sessions, request_id, session)
-        return Answered(
+        return RequirementsResponse(
             request_id=request_id,
             session_id=session,
-            requirements=Cleaner().text(answer.text),  # as stored, so that a client can send it back
+            requirements=Sanitizer().clean_text(answer.text),  # as stored, so that a client can send it back
             model_version=version,
             arm=arm,
             latency_ms=milliseconds,
         )
 
-    async def probe(self, source: str) -> Probed:
+    async def probe(self, source: str) -> ProbeResponse:
         """Generate production's own response, to measure it: no session, no arm, nothing recorded (T8).
 
         User traffic has priority: raises a 503 `ProblemDetail` while half of the model's queue is in use, or
         while another version serves in place of production.
         """
-        routing, _ = self.moment()
+        routing, _ = self.routing_snapshot()
         limits, backend = self._settings.gateway, self.fleet.ready.get(routing.production)
-        if backend is None or 2 * backend.waiting >= limits.queue_size:
+        if backend is None or 2 * backend.pending >= limits.queue_size:
             self.metrics.probes.labels("rejected").inc()
-            raise Problem(
+            raise ProblemDetail(
                 503, "probe rejected: production is serving user traffic", retry_after=RETRY_SECONDS
             )
         started = time.perf_counter()
@@ -155,8 +159,8 @@ class Service:
         self.metrics.probes.labels(result.status).inc()
         if result.answer is None:
             raise result.problem()
-        return Probed(
-            requirements=Cleaner().text(result.answer.text),
+        return ProbeResponse(
+            requirements=Sanitizer().clean_text(result.answer.text),
             model_version=routing.production,
             output_tokens=result.answer.output_tokens,
             latency_ms=round(1000 * (time.perf_counter() - started), 3),
@@ -170,21 +174,23 @@ class Service:
         if route.arm == "production":
             return route.arm, route.version, await self._generate(route.version, source, deadline)
         # Without a fallback, the candidate may use all the time there is.
-        if route.instead is None:
+        if route.fallback_version is None:
             canary_deadline = deadline
         else:
             canary_deadline = min(deadline, time.perf_counter() + limits.canary_timeout_seconds)
         canary = await self._generate(route.version, source, canary_deadline)
-        if canary.answer is not None and (reason := garbage(canary.answer, 1024 * limits.max_answer_kib)):
+        if canary.answer is not None and (
+            reason := invalid_response_reason(canary.answer, 1024 * limits.max_response_kib)
+        ):
             canary = _GenerationResult(None, "error", reason)
-        if canary.answer is not None or route.instead is None:
+        if canary.answer is not None or route.fallback_version is None:
             return route.arm, route.version, canary
-        production = await self._generate(route.instead, source, deadline)
+        production = await self._generate(route.fallback_version, source, deadline)
         if production.answer is None:
             production.error = f"canary: {canary.error}; production: {production.error}"
         else:
             production.status, production.error = "fallback", canary.error
-        return "production", route.instead, production
+        return "production", route.fallback_version, production
 
     async def _generate(self, version: str, source: str, deadline: float) -> _GenerationResult:
         backend = self.fleet.ready.get(version)
@@ -193,34 +199,36 @@ class Service:
         seconds = deadline - time.perf_counter()
         try:
             async with asyncio.timeout(seconds):
-                return _GenerationResult(await backend.answer(source))
+                return _GenerationResult(await backend.generate(source))
         except TimeoutError:
             return _GenerationResult(None, "timeout", f"timeout: no response within {seconds:.1f} s")
-        except Busy:
+        except QueueFullError:
             return _GenerationResult(None, "rejected", "the model's queue is full")
-        except Failed as error:
+        except GenerationError as error:
             status = "timeout" if str(error).startswith("timeout") else "error"
             return _GenerationResult(None, status, str(error))
         except Exception as error:
             return _GenerationResult(None, "error", type(error).__name__)
 
-    async def _record(self, outcome: Outcome, ask: Ask, answer: Answer | None) -> None:
+    async def _record(
+        self, outcome: RequestOutcome, ask: RequirementsRequest, answer: BackendResponse | None
+    ) -> None:
         """Append to the spool; a response that cannot be recorded is not sent (G5)."""
         try:
             if answer is None:
                 self._spool.append(outcome_record(outcome, self._settings))
-            elif len(ask.source_code) + len(answer.text) < INLINE_CHARACTERS and not (
+            elif len(ask.source_code) + len(answer.text) < MAX_INLINE_CHARACTERS and not (
                 ask.tests or ask.metadata
             ):
                 self._append_response(outcome, ask, answer.text)
             else:
                 await run_in_threadpool(self._append_response, outcome, ask, answer.text)
-        except SpoolFull as error:
+        except SpoolFullError as error:
             if answer is not None:
-                raise Problem(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
+                raise ProblemDetail(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
 
-    def _append_response(self, outcome: Outcome, ask: Ask, text: str) -> None:
-        record = answer_record(
+    def _append_response(self, outcome: RequestOutcome, ask: RequirementsRequest, text: str) -> None:
+        record = response_record(
             outcome,
             self._settings,
             source=ask.source_code,
@@ -230,21 +238,21 @@ class Service:
         )
         self._spool.append(record)
 
-    def session_of(self, request_id: str | None, session: str | None) -> str | None:
+    def find_session(self, request_id: str | None, session: str | None) -> str | None:
         """Find the session of a request this process served recently; None if unknown."""
         if request_id is not None:
             return self._sessions.get(request_id)
         return session if session in self._sessions.values() else None
 
-    def rate(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
+    def record_feedback(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
         """Record a rating; raise a 503 `ProblemDetail` if the spool is full."""
-        _, clock = self.moment()
+        _, clock = self.routing_snapshot()
         try:
             self._spool.append(
                 feedback_record(session, request_id, rating, comment, clock.now(), self._settings)
             )
-        except SpoolFull as error:
-            raise Problem(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
+        except SpoolFullError as error:
+            raise ProblemDetail(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
         self.metrics.feedback.labels(str(rating)).inc()
 
     def _production(self, routing: Routing) -> str:
@@ -254,12 +262,12 @@ class Service:
         return self._last_production or routing.production
 
 
-def garbage(answer: Answer, longest: int) -> str | None:
+def invalid_response_reason(answer: BackendResponse, max_characters: int) -> str | None:
     """Return the reason a canary response is invalid, or None; ``max_characters`` is in characters."""
     text = answer.text
     if not text.strip():
         return "invalid response: empty"
-    if len(text) > longest:
+    if len(text) > max_characters:
         return f"invalid response: {len(text)} characters"
     unprintable = sum(not (character.isprintable() or character in "\n\r\t") for character in text)
     if unprintable > _MAX_UNPRINTABLE_FRACTION * len(text):
@@ -269,5 +277,5 @@ def garbage(answer: Answer, longest: int) -> str | None:
 
 def _cache(entries: OrderedDict[str, T], key: str, value: T) -> None:
     entries[key] = value
-    while len(entries) > REMEMBERED:
+    while len(entries) > REQUEST_CACHE_SIZE:
         entries.popitem(last=False)

@@ -14,22 +14,22 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from iccm_assets.errors import DatabaseError, IccmError, first_line
-from iccm_assets.gateway.delivery import Record, deliver
+from iccm_assets.gateway.delivery import Record, store_records
 from iccm_assets.gateway.metrics import Metrics
-from iccm_assets.gateway.spool import Spool, orphans, read_segment
+from iccm_assets.gateway.spool import Spool, orphaned_segments, read_segment
 from iccm_assets.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ADOPT_SECONDS = 5.0
-PAUSE_AFTER_ERROR = 1.0
+RECOVERY_INTERVAL_SECONDS = 5.0
+RETRY_DELAY_SECONDS = 1.0
 DEAD_LETTERS = "dead_letters.jsonl"
 # SQLSTATE classes: connection, transaction state, rollback, resources, object state, operator, system.
 _TRANSIENT_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _SCHEMA_MISSING = frozenset({"42P01", "3F000"})
 
 
-class Shipper(threading.Thread):
+class SpoolWorker(threading.Thread):
     """Flush the spool in the background, and count what was stored and what was rejected."""
 
     def __init__(
@@ -45,13 +45,13 @@ class Shipper(threading.Thread):
         """Flush what remains, for at most this long; return whether the spool is empty."""
         self._stopping.set()
         self.join(timeout=seconds)
-        return not self.is_alive() and self._spool.size == 0
+        return not self.is_alive() and self._spool.pending_bytes == 0
 
     def run(self) -> None:
         """Flush periodically until `stop`, and once more then."""
-        while not self._stopping.wait(self._settings.gateway.spool_pause_ms / 1000):
+        while not self._stopping.wait(self._settings.gateway.spool_flush_interval_ms / 1000):
             if not self._flush():
-                self._stopping.wait(PAUSE_AFTER_ERROR)
+                self._stopping.wait(RETRY_DELAY_SECONDS)
         self._flush()
 
     def _flush(self) -> bool:
@@ -59,10 +59,10 @@ class Shipper(threading.Thread):
         try:
             for segment in self._spool.closed_segments():
                 self._flush_segment(segment)
-                self._spool.delivered(segment)
+                self._spool.delete_segment(segment)
             if time.monotonic() >= self._next_recovery:
                 self._recover_orphans()
-                self._next_recovery = time.monotonic() + ADOPT_SECONDS
+                self._next_recovery = time.monotonic() + RECOVERY_INTERVAL_SECONDS
         except Exception as error:
             if not isinstance(error, (SQLAlchemyError, DatabaseError, OSError)):
                 log.exception("spool flush failed, will retry")
@@ -76,7 +76,7 @@ class Shipper(threading.Thread):
         return True
 
     def _recover_orphans(self) -> None:
-        for directory, segments in orphans(self._spool.root, self._spool.directory):
+        for directory, segments in orphaned_segments(self._spool.root, self._spool.directory):
             for segment in segments:
                 self._flush_segment(segment)
                 segment.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class Shipper(threading.Thread):
     def _store(self, batch: Sequence[Record], segment: Path) -> None:
         try:
             with self._engine().begin() as conn:
-                dropped = deliver(conn, batch, self._settings)
+                dropped = store_records(conn, batch, self._settings)
         except (DBAPIError, IccmError, KeyError, TypeError, ValueError) as error:
             if _is_transient(error):
                 raise

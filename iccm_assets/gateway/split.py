@@ -8,7 +8,7 @@ from typing import Literal
 Arm = Literal["production", "canary"]
 
 
-def position(rollout_id: int, session_key: str) -> float:
+def session_bucket(rollout_id: int, session_key: str) -> float:
     """Hash a session to [0, 1): uniformly, and independently for every rollout."""
     key = f"{rollout_id}:{session_key}".encode("utf-8", "surrogatepass")
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"iccm-split").digest(), "big")
@@ -16,6 +16,6 @@ def position(rollout_id: int, session_key: str) -> float:
     return (number >> 11) / (1 << 53)
 
 
-def arm_of(rollout_id: int, session_key: str, weight: float) -> Arm:
+def assign_arm(rollout_id: int, session_key: str, weight: float) -> Arm:
     """Assign ``weight`` of all sessions to the canary arm; a larger weight only adds sessions."""
-    return "canary" if position(rollout_id, session_key) < weight else "production"
+    return "canary" if session_bucket(rollout_id, session_key) < weight else "production"

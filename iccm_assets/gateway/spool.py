@@ -27,11 +27,11 @@ from iccm_assets.errors import IccmError
 log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<II")
-LARGEST_RECORD = 64 << 20
-SUFFIX = ".log"
+MAX_RECORD_BYTES = 64 << 20
+SEGMENT_SUFFIX = ".log"
 
 
-class SpoolFull(IccmError):
+class SpoolFullError(IccmError):
     """The response could not be recorded and was not sent; everything acknowledged is kept."""
 
 
@@ -53,7 +53,7 @@ class Spool:
         self._closed: dict[Path, int] = {}
 
     @property
-    def size(self) -> int:
+    def pending_bytes(self) -> int:
         """Return the number of bytes not stored yet."""
         with self._mutex:
             return self._segment_bytes + sum(self._closed.values())
@@ -64,11 +64,11 @@ class Spool:
         frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         with self._mutex:
             if self._segment_bytes + sum(self._closed.values()) + len(frame) > self._max_bytes:
-                raise SpoolFull(f"{self._max_bytes >> 20} MiB wait for the database")
+                raise SpoolFullError(f"{self._max_bytes >> 20} MiB wait for the database")
             try:
                 self._write(frame)
             except OSError as error:
-                raise SpoolFull(f"{self.directory}: {error.strerror}") from None
+                raise SpoolFullError(f"{self.directory}: {error.strerror}") from None
 
     def closed_segments(self) -> list[Path]:
         """Close the current segment, and list the segments that are complete, oldest first."""
@@ -79,7 +79,7 @@ class Spool:
                 self._file, self._segment_bytes = None, 0
             return list(self._closed)
 
-    def delivered(self, segment: Path) -> None:
+    def delete_segment(self, segment: Path) -> None:
         """Delete a segment whose records are in PostgreSQL."""
         segment.unlink(missing_ok=True)
         with self._mutex:
@@ -96,7 +96,7 @@ class Spool:
             _unlock(self.directory, self._lock)
 
     def _path(self) -> Path:
-        return self.directory / f"{self._number:08d}{SUFFIX}"
+        return self.directory / f"{self._number:08d}{SEGMENT_SUFFIX}"
 
     def _write(self, frame: bytes) -> None:
         if self._file is None:
@@ -123,11 +123,11 @@ def read_segment(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         while header := stream.read(_HEADER.size):
             length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (0, 1)
-            payload = stream.read(length) if length <= LARGEST_RECORD else b""
+            payload = stream.read(length) if length <= MAX_RECORD_BYTES else b""
             if len(payload) != length or zlib.crc32(payload) != checksum:
                 # At the end of the file this is the frame of a killed writer, which was not acknowledged.
                 if stream.read(1):
-                    copy = path.with_suffix(f"{SUFFIX}.damaged")
+                    copy = path.with_suffix(f"{SEGMENT_SUFFIX}.damaged")
                     with suppress(OSError):
                         os.link(path, copy)
                     log.error("segment %s is corrupt; remaining records kept in %s", path, copy)
@@ -135,13 +135,13 @@ def read_segment(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(payload)
 
 
-def orphans(root: Path, own: Path) -> Iterator[tuple[Path, list[Path]]]:
+def orphaned_segments(root: Path, own: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Iterate over the directories of dead processes and their segments; each is locked meanwhile."""
     for directory in sorted(root.iterdir()) if root.is_dir() else ():
         if directory == own or not directory.is_dir() or (lock := _try_lock(directory)) is None:
             continue
         try:
-            yield directory, sorted(directory.glob(f"*{SUFFIX}"))
+            yield directory, sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
         finally:
             _unlock(directory, lock)
 

@@ -15,49 +15,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iccm_assets.errors import ModelError
-from iccm_assets.gateway.batching import Answer, Backend, Batcher
-from iccm_assets.gateway.fleet import Load
-from iccm_assets.gateway.routing import Version
-from iccm_assets.gateway.server import address_of, listen, run
-from iccm_assets.gateway.supervisor import log_lines
+from iccm_assets.gateway.batching import BackendResponse, Backend, DynamicBatcher
+from iccm_assets.gateway.fleet import ModelLoader
+from iccm_assets.gateway.routing import ModelLocation
+from iccm_assets.gateway.server import socket_url, listen, run
+from iccm_assets.gateway.supervisor import configure_logging
 from iccm_assets.settings import Settings, get_settings
 
 
-def stub_loader(
+def make_stub_loader(
     settings: Settings, faults: Mapping[str, str], seconds: float = 0.0, hold: Path | None = None
-) -> Load:
+) -> ModelLoader:
     """Make a function that loads any version immediately; the responses contain the version's name."""
 
-    def load(version: Version) -> Backend:
+    def load(version: ModelLocation) -> Backend:
         fault = faults.get(version.version, "")
         if fault == "unloadable":
             raise ModelError(f"{version.version} has no weights")
         limits = settings.gateway
-        return Batcher(
+        return DynamicBatcher(
             version.version,
             lambda sources: [_respond(version.version, fault, seconds, hold)] * len(sources),
             batch_size=limits.batch_size,
-            wait_seconds=limits.batch_wait_ms / 1000,
+            batch_timeout_seconds=limits.batch_timeout_ms / 1000,
             queue_size=limits.queue_size,
-            stuck_seconds=limits.canary_timeout_seconds,
+            stall_timeout_seconds=limits.canary_timeout_seconds,
         )
 
     return load
 
 
-def _respond(version: str, fault: str, seconds: float, hold: Path | None) -> Answer:
+def _respond(version: str, fault: str, seconds: float, hold: Path | None) -> BackendResponse:
     time.sleep(3600 if fault == "hang" else seconds)
     while hold and hold.exists():
         time.sleep(0.01)
     if fault == "error":
         raise RuntimeError("the stub fails")
     responses = {
-        "empty": Answer(" \n", 1),
-        "binary": Answer("\x01\x02\x03", 3),
-        "unstorable": Answer(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12),
-        "huge": Answer("shall " * 100_000, 100_000),
+        "empty": BackendResponse(" \n", 1),
+        "binary": BackendResponse("\x01\x02\x03", 3),
+        "unstorable": BackendResponse(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12),
+        "huge": BackendResponse("shall " * 100_000, 100_000),
     }
-    return responses.get(fault, Answer(f"The function `add` shall return the sum. ({version})", 12))
+    return responses.get(fault, BackendResponse(f"The function `add` shall return the sum. ({version})", 12))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--faults", type=json.loads, default={})
     options = parser.parse_args(arguments)
-    log_lines()
+    configure_logging()
     settings = get_settings()
     listening = listen("127.0.0.1", options.port, settings)
-    print(address_of(listening), flush=True)  # noqa: T201
-    run(listening, settings, stub_loader(settings, options.faults, options.seconds, options.hold))
+    print(socket_url(listening), flush=True)  # noqa: T201
+    run(listening, settings, make_stub_loader(settings, options.faults, options.seconds, options.hold))
 
 
 if __name__ == "__main__":

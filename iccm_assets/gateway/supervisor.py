@@ -19,15 +19,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from iccm_assets.gateway.metrics import SHARED
+from iccm_assets.gateway.metrics import MULTIPROCESS_DIR_ENV
 from iccm_assets.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
-RESTART_SECONDS = 1.0
+RESTART_DELAY_SECONDS = 1.0
 
 
-def log_lines() -> None:
+def configure_logging() -> None:
     """Log to standard error: the gateway's events, and warnings of everything else."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO)
@@ -47,11 +47,11 @@ def supervise(listening: socket.socket, workers: int, settings: Settings) -> Non
                     # Its gauges must not be added up any more; its counters stay.
                     for stale in Path(shared).glob(f"gauge_live*_{worker.pid}.db"):
                         stale.unlink(missing_ok=True)
-                    stopping.wait(RESTART_SECONDS)
+                    stopping.wait(RESTART_DELAY_SECONDS)
                     processes[index] = _start(listening, shared)
         for worker in processes:
             worker.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + settings.gateway.drain_seconds + 20
+        deadline = time.monotonic() + settings.gateway.drain_timeout_seconds + 20
         for worker in processes:
             try:
                 worker.wait(max(0.1, deadline - time.monotonic()))
@@ -65,7 +65,7 @@ def _start(listening: socket.socket, shared: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*command, "--fd", str(listening.fileno())],
         pass_fds=[listening.fileno()],
-        env={**os.environ, SHARED: shared},
+        env={**os.environ, MULTIPROCESS_DIR_ENV: shared},
         # Ctrl-C reaches only the supervisor, which stops its workers in order.
         start_new_session=True,
     )
@@ -73,16 +73,16 @@ def _start(listening: socket.socket, shared: str) -> subprocess.Popen[bytes]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one worker on an inherited listening socket."""
-    from iccm_assets.gateway.backends import loader_of
+    from iccm_assets.gateway.backends import make_model_loader
     from iccm_assets.gateway.server import run
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args(arguments)
-    log_lines()
+    configure_logging()
     settings = get_settings()
-    run(socket.socket(fileno=options.fd), settings, loader_of(settings), parent=options.parent)
+    run(socket.socket(fileno=options.fd), settings, make_model_loader(settings), parent=options.parent)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.alerts.outbox import raise_alert
-from iccm_assets.capture.conversations import MAX_NAME, erased_name
+from iccm_assets.capture.conversations import MAX_ID_LENGTH, erased_session_key
 from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.errors import DatabaseError, InputError
-from iccm_assets.governance.learners import plan_for
-from iccm_assets.governance.plan import Plan
+from iccm_assets.governance.learners import load_replacement_plan
+from iccm_assets.governance.plan import ReplacementPlan
 from iccm_assets.store.locks import Lock, acquire_lock
 
 Kind = Literal["conversation", "session", "user"]
@@ -34,7 +34,7 @@ _MAX_BIGINT = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Subject:
+class DataSubject:
     """Whose text is erased: one conversation by its id, one session, or everything of one user."""
 
     kind: Kind
@@ -42,8 +42,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         """Refuse an impossible name."""
-        if not self.value.strip() or len(self.value) > MAX_NAME or not self.value.isprintable():
-            raise InputError(f"a {self.kind} is named by a text of 1 to {MAX_NAME} printable characters")
+        if not self.value.strip() or len(self.value) > MAX_ID_LENGTH or not self.value.isprintable():
+            raise InputError(f"a {self.kind} is named by a text of 1 to {MAX_ID_LENGTH} printable characters")
         number = self.value.isascii() and self.value.isdigit() and int(self.value) <= _MAX_BIGINT
         if self.kind == "conversation" and not number:
             raise InputError(f"a conversation is named by its number, not {self.value!r}")
@@ -58,7 +58,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Erased:
+class ErasureResult:
     """The result of an erasure, real or in a dry run.
 
     ``counts``: rows changed by table. ``conversations``: ids of all of the subject's erasures, of which
@@ -67,17 +67,17 @@ class Erased:
     """
 
     erasure: int | None
-    subject: Subject
+    subject: DataSubject
     conversations: tuple[int, ...]
-    newly: int
+    newly_erased: int
     counts: dict[str, int]
     stopped_runs: tuple[int, ...]
-    plan: Plan
-    earlier: datetime | None = None
+    plan: ReplacementPlan
+    erased_before: datetime | None = None
     hashes: tuple[str, ...] = field(default=(), repr=False)
 
 
-def erase(engine: sa.Engine, subject: Subject, *, actor: str, trial: bool = False) -> Erased:
+def erase(engine: sa.Engine, subject: DataSubject, *, actor: str, dry_run: bool = False) -> ErasureResult:
     """Erase everything of a subject from every row; a ``dry_run`` rolls back, so that its result is exact.
 
     A subject erased before is erased again: its rows since then go, too, and the plan is recomputed. A
@@ -91,7 +91,7 @@ def erase(engine: sa.Engine, subject: Subject, *, actor: str, trial: bool = Fals
                 conn.execute(sa.text(f"set local lock_timeout = '{_LOCK_TIMEOUT}'"))
                 acquire_lock(conn, Lock.ERASURE)
                 result = _Erasure(conn, subject, actor).run()
-                if trial:
+                if dry_run:
                     transaction.rollback()
                 return result
         except sa.exc.DBAPIError as error:
@@ -117,20 +117,20 @@ _WHERE = {
 class _Erasure:
     """One erasure, inside its transaction."""
 
-    def __init__(self, conn: sa.Connection, subject: Subject, actor: str) -> None:
+    def __init__(self, conn: sa.Connection, subject: DataSubject, actor: str) -> None:
         self._conn, self._subject, self._actor = conn, subject, actor
         self._counts: Counter[str] = Counter()
         self._number: int | None = None
         self._hashes: set[str] = set()
         self._stopped: tuple[int, ...] = ()
 
-    def run(self) -> Erased:
+    def run(self) -> ErasureResult:
         subject, plan = self._subject, None
         rows = self._rows(
             f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
             f" where {_WHERE[subject.kind]} order by c.id for update",
             value=subject.value,
-            erased=erased_name(subject.value),
+            erased=erased_session_key(subject.value),
         )
         live = [row for row in rows if row.erased_at is None]
         sessions, requests = self._sessions(live)
@@ -142,29 +142,29 @@ class _Erasure:
         self._number = earlier[-1].id if earlier else None
         if live or requests:
             plan = self._erase([row.id for row in live], sessions, requests, conversations)
-        plan = plan or plan_for(self._conn, conversations, self._number)
+        plan = plan or load_replacement_plan(self._conn, conversations, self._number)
         self._alert(plan)
-        return Erased(
+        return ErasureResult(
             erasure=self._number,
             subject=subject,
             conversations=tuple(conversations),
-            newly=len(live),
+            newly_erased=len(live),
             counts=dict(self._counts),
             stopped_runs=self._stopped,
             plan=plan,
-            earlier=earlier[-1].erased_at if earlier else None,
+            erased_before=earlier[-1].erased_at if earlier else None,
             hashes=tuple(sorted(self._hashes)),
         )
 
     def _erase(
         self, ids: list[int], sessions: list[str], requests: list[str], conversations: list[int]
-    ) -> Plan:
+    ) -> ReplacementPlan:
         """Erase from every table and record it; return the plan for all of the subject's conversations."""
         self._number = self._open(ids)
         self._hashes = self._delete(ids, sessions, requests)
         self._keep_numbers(sessions, requests)
         self._stopped = self._stop_training(ids)
-        plan = plan_for(self._conn, conversations, self._number)
+        plan = load_replacement_plan(self._conn, conversations, self._number)
         self._close(plan)
         return plan
 
@@ -252,7 +252,7 @@ class _Erasure:
             """,
             items=[f"conversation:{id}" for id in ids],
         )
-        self._counts["embeddings"] += drop_vectors(self._conn, hashes)
+        self._counts["embeddings"] += delete_embeddings(self._conn, hashes)
         return hashes
 
     def _delete_from_pool(self, ids: list[int]) -> set[str]:
@@ -335,7 +335,7 @@ class _Erasure:
         )
         return tuple(row.id for row in rows)
 
-    def _close(self, plan: Plan) -> None:
+    def _close(self, plan: ReplacementPlan) -> None:
         query = "update iccm.erasures set counts = :counts, versions = :versions where id = :id"
         versions = [affected.version for affected in plan.versions]
         self._conn.execute(
@@ -343,7 +343,7 @@ class _Erasure:
             {"id": self._number, "counts": dict(self._counts), "versions": versions},
         )
 
-    def _alert(self, plan: Plan) -> None:
+    def _alert(self, plan: ReplacementPlan) -> None:
         """Alert once per erasure about each version in service."""
         for step in plan.replacements:
             replace = f" Replace it: {step.retrain}" if step.retrain else ""
@@ -357,7 +357,7 @@ class _Erasure:
             )
 
 
-def drop_vectors(conn: sa.Connection, hashes: Collection[str]) -> int:
+def delete_embeddings(conn: sa.Connection, hashes: Collection[str]) -> int:
     """Delete the embeddings of these texts, except those that another conversation's example has, too."""
     result = conn.execute(
         sa.text(

@@ -14,7 +14,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from iccm_assets.governance.retention import SERVING, Fate, Needs, Stored, Version, decide
+from iccm_assets.governance.retention import (
+    SERVING,
+    RetentionDecision,
+    RequiredArtifacts,
+    StoredDirectory,
+    RetainableVersion,
+    decide_retention,
+)
 from iccm_assets.learning.dataset import DatasetStore
 from iccm_assets.learning.directories import STAGING, remove_tree
 from iccm_assets.learning.model_store import ModelStore
@@ -24,7 +31,7 @@ from iccm_assets.store.clock import now
 from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.tables import LIVE_STATES
 
-DELETED_AT_ONCE = 5_000
+BATCH_SIZE = 5_000
 
 # A candidate that passed cannot be deployed while a rollout is live: its time starts when that has ended.
 _VERSIONS = sa.text(
@@ -91,25 +98,25 @@ _OLD_ROWS = {
 
 
 @dataclass
-class Report:
+class MaintenanceReport:
     """What was deleted and what was retained."""
 
-    fates: list[Fate] = field(default_factory=list)
+    decisions: list[RetentionDecision] = field(default_factory=list)
     freed_bytes: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     staging: list[str] = field(default_factory=list)
 
     @property
-    def removed(self) -> list[Fate]:
+    def deleted(self) -> list[RetentionDecision]:
         """The deleted checkpoints and datasets."""
-        return [fate for fate in self.fates if fate.goes]
+        return [fate for fate in self.decisions if fate.delete]
 
 
-def tidy(engine: sa.Engine, settings: Settings) -> Report:
+def apply_retention(engine: sa.Engine, settings: Settings) -> MaintenanceReport:
     """Delete what is past its retention. Stopped halfway, the next call continues."""
-    report = Report()
+    report = MaintenanceReport()
     _delete_files(engine, settings, report)
-    report.staging = ModelStore(settings.home).sweep()
+    report.staging = ModelStore(settings.home).remove_stale_staging()
     mv = t.model_versions.c
     with engine.connect() as conn:
         query = sa.select(mv.version, mv.parent_version, mv.digest).where(mv.status.in_(SERVING))
@@ -123,24 +130,24 @@ def tidy(engine: sa.Engine, settings: Settings) -> Report:
     return report
 
 
-def fates(conn: sa.Connection, settings: Settings) -> list[Fate]:
+def retention_decisions(conn: sa.Connection, settings: Settings) -> list[RetentionDecision]:
     """Return what `apply_retention` would decide on the files now."""
-    versions = [Version(*row) for row in conn.execute(_VERSIONS)]
+    versions = [RetainableVersion(*row) for row in conn.execute(_VERSIONS)]
     store, datasets = ModelStore(settings.home), DatasetStore(settings.home).root
-    models = _stored(store.root / digest for digest in store.digests())
+    models = _stored(store.root / digest for digest in store.list_digests())
     directories = sorted(datasets.iterdir()) if datasets.is_dir() else []
     stored = _stored(each for each in directories if each.is_dir() and each.name != STAGING)
-    return decide(versions, _needs(conn, settings), models, stored, now(conn), settings.retention)
+    return decide_retention(versions, _needs(conn, settings), models, stored, now(conn), settings.retention)
 
 
-def _delete_files(engine: sa.Engine, settings: Settings, report: Report) -> None:
+def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceReport) -> None:
     roots = {"model": ModelStore(settings.home).root, "training set": DatasetStore(settings.home).root}
     mv = t.model_versions
     with engine.begin() as conn:
         acquire_lock(conn, Lock.DEPLOYMENT)
         acquire_lock(conn, Lock.TRAINING_RUNS)
-        report.fates = fates(conn, settings)
-        for fate in report.removed:
+        report.decisions = retention_decisions(conn, settings)
+        for fate in report.deleted:
             directory = roots[fate.kind] / fate.name
             report.freed_bytes += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             if fate.kind == "model":
@@ -151,26 +158,29 @@ def _delete_files(engine: sa.Engine, settings: Settings, report: Report) -> None
             remove_tree(directory)
 
 
-def _needs(conn: sa.Connection, settings: Settings) -> Needs:
+def _needs(conn: sa.Connection, settings: Settings) -> RequiredArtifacts:
     unfinished = conn.execute(_UNFINISHED, {"attempts": settings.triggers.max_attempts}).all()
     versions = {name for row in conn.execute(_NEEDED) for name in row}
     versions |= {name for row in unfinished for name in row[:3]}
     datasets = {row.dataset_digest for row in unfinished}
-    return Needs(frozenset(filter(None, versions)), frozenset(filter(None, datasets)))
+    return RequiredArtifacts(frozenset(filter(None, versions)), frozenset(filter(None, datasets)))
 
 
 def _delete_rows(
     engine: sa.Engine, settings: Settings, statement: str, retained: dict[str, list[str]]
 ) -> int:
-    deleted, batch = 0, DELETED_AT_ONCE
-    while batch == DELETED_AT_ONCE:
+    deleted, batch = 0, BATCH_SIZE
+    while batch == BATCH_SIZE:
         with engine.begin() as conn:
-            values = {"before": now(conn) - settings.retention.history, "batch": DELETED_AT_ONCE}
+            values = {"before": now(conn) - settings.retention.history_retention, "batch": BATCH_SIZE}
             batch = conn.execute(sa.text(statement), {**retained, **values}).rowcount
         deleted += batch
     return deleted
 
 
-def _stored(directories: Iterable[Path]) -> list[Stored]:
+def _stored(directories: Iterable[Path]) -> list[StoredDirectory]:
     """Files are as old as the machine's clock says, not the platform clock."""
-    return [Stored(each.name, max(0.0, time.time() - each.stat().st_mtime) / 86400) for each in directories]
+    return [
+        StoredDirectory(each.name, max(0.0, time.time() - each.stat().st_mtime) / 86400)
+        for each in directories
+    ]

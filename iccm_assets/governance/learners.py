@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.governance.plan import Node, Plan, decide
+from iccm_assets.governance.plan import VersionNode, ReplacementPlan, plan_replacements
 
 _NODES = text(
     "select version, parent_version, status, path from iccm.model_versions order by created_at, version"
@@ -44,16 +44,18 @@ _ERASED_IN_ANCESTRY = text(
 )
 
 
-def plan_for(conn: Connection, conversations: Sequence[int], erasure: int | None) -> Plan:
+def load_replacement_plan(
+    conn: Connection, conversations: Sequence[int], erasure: int | None
+) -> ReplacementPlan:
     """Make the plan for these erased conversations, on what this transaction sees."""
     nodes = [
-        Node(row.version, row.parent_version, row.status, (Path(row.path) / "config.json").is_file())
+        VersionNode(row.version, row.parent_version, row.status, (Path(row.path) / "config.json").is_file())
         for row in conn.execute(_NODES)
     ]
     learned = {version: count for version, count in conn.execute(_LEARNED, {"ids": list(conversations)})}
-    return decide(nodes, learned, set(conn.execute(_TAINTED).scalars()), erasure)
+    return plan_replacements(nodes, learned, set(conn.execute(_TAINTED).scalars()), erasure)
 
 
-def erased_in_line(conn: Connection, version: str | None) -> set[int]:
+def erased_ancestors(conn: Connection, version: str | None) -> set[int]:
     """Return the erased conversations that a version, or one of its ancestors, was trained on."""
     return set(conn.execute(_ERASED_IN_ANCESTRY, {"version": version}).scalars())

@@ -13,7 +13,7 @@ IN_SERVICE = ("production", "canary")
 
 
 @dataclass(frozen=True)
-class Node:
+class VersionNode:
     """A model version and its parent. ``available``: its files exist, so that one can train from it."""
 
     version: str
@@ -23,7 +23,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Affected:
+class AffectedVersion:
     """A version that was trained on erased conversations.
 
     ``examples`` counts those of its own training run; ``inherited_from`` names the nearest ancestor whose
@@ -49,19 +49,19 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReplacementPlan:
     """Every affected version, oldest first, and a replacement for each one in service."""
 
-    versions: tuple[Affected, ...]
+    versions: tuple[AffectedVersion, ...]
     replacements: tuple[Replacement, ...]
 
 
-def decide(
-    nodes: Sequence[Node],
-    learned: Mapping[str, int],
-    tainted: Collection[str],
+def plan_replacements(
+    nodes: Sequence[VersionNode],
+    trained_examples: Mapping[str, int],
+    trained_on_erased: Collection[str],
     erasure: int | None,
-) -> Plan:
+) -> ReplacementPlan:
     """Make the plan for one erasure.
 
     ``nodes``: all versions, oldest first. ``trained_examples``: conversations of this erasure by the version
@@ -71,31 +71,35 @@ def decide(
     known = {node.version: node for node in nodes}
     affected = []
     for node in nodes:
-        source = next((each.version for each in _line(node, known) if learned.get(each.version)), None)
+        source = next(
+            (each.version for each in _line(node, known) if trained_examples.get(each.version)), None
+        )
         if source is not None:
             affected.append(
-                Affected(
+                AffectedVersion(
                     version=node.version,
                     status=node.status,
-                    examples=learned.get(node.version, 0),
+                    examples=trained_examples.get(node.version, 0),
                     inherited_from=None if source == node.version else source,
                     in_service=node.status in IN_SERVICE,
                 )
             )
     serving = [known[version.version] for version in affected if version.in_service]
-    return Plan(tuple(affected), tuple(_replacement(node, known, tainted, erasure) for node in serving))
+    return ReplacementPlan(
+        tuple(affected), tuple(_replacement(node, known, trained_on_erased, erasure) for node in serving)
+    )
 
 
-def _line(node: Node, known: Mapping[str, Node]) -> Iterator[Node]:
+def _line(node: VersionNode, known: Mapping[str, VersionNode]) -> Iterator[VersionNode]:
     """The version and its ancestors, nearest first."""
-    current: Node | None = node
+    current: VersionNode | None = node
     while current is not None:
         yield current
         current = known.get(current.parent) if current.parent else None
 
 
 def _replacement(
-    node: Node, known: Mapping[str, Node], tainted: Collection[str], erasure: int | None
+    node: VersionNode, known: Mapping[str, VersionNode], tainted: Collection[str], erasure: int | None
 ) -> Replacement:
     ancestry = list(_line(node, known))
     dirty = [index for index, ancestor in enumerate(ancestry) if ancestor.version in tainted]

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from iccm_assets.settings import Retention
+from iccm_assets.settings import RetentionSettings
 
 SERVING = ("production", "canary")
 
 
 @dataclass(frozen=True)
-class Version:
+class RetainableVersion:
     """A model version. ``since`` is its last change: made, judged, left by a rollout, or rolled back.
 
     ``waits_for`` is the live rollout, of another candidate against the same production version, that has to
@@ -29,7 +29,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Needs:
+class RequiredArtifacts:
     """Versions and datasets that a live rollout or an unfinished training run needs."""
 
     versions: frozenset[str]
@@ -37,37 +37,37 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Fate:
+class RetentionDecision:
     """Whether the files of one checkpoint or dataset are deleted, and the reason."""
 
     name: str
     kind: str
-    goes: bool
+    delete: bool
     reason: str
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredDirectory:
     """A directory of the model store or of the datasets, and its days without a write."""
 
     digest: str
     idle_days: float
 
 
-def decide(
-    versions: Sequence[Version],
-    needs: Needs,
-    models: Iterable[Stored],
-    datasets: Iterable[Stored],
+def decide_retention(
+    versions: Sequence[RetainableVersion],
+    required: RequiredArtifacts,
+    models: Iterable[StoredDirectory],
+    datasets: Iterable[StoredDirectory],
     now: datetime,
-    settings: Retention,
-) -> list[Fate]:
+    settings: RetentionSettings,
+) -> list[RetentionDecision]:
     """Decide on every stored checkpoint and dataset.
 
     A checkpoint that several versions share is deleted only when none of them needs it. A retained version
     also retains what reproduces it (``iccm verify``): its parent's weights and its dataset.
     """
-    reasons = {each.version: why_kept(each, versions, needs, now, settings) for each in versions}
+    reasons = {each.version: keep_reason(each, versions, required, now, settings) for each in versions}
     parents = {
         each.parent: f"{each.version} is reproduced from it" for each in versions if reasons[each.version]
     }
@@ -76,19 +76,25 @@ def decide(
         each.dataset: f"{each.version} was trained on it"
         for each in versions
         if each.dataset and reasons[each.version]
-    } | dict.fromkeys(needs.datasets, "an unfinished training run uses it")
+    } | dict.fromkeys(required.datasets, "an unfinished training run uses it")
     return [
         *(_checkpoint(model, versions, reasons, settings) for model in models),
         *(_dataset(dataset, retained_datasets, settings) for dataset in datasets),
     ]
 
 
-def why_kept(
-    version: Version, versions: Collection[Version], needs: Needs, now: datetime, settings: Retention
+def keep_reason(
+    version: RetainableVersion,
+    versions: Collection[RetainableVersion],
+    required: RequiredArtifacts,
+    now: datetime,
+    settings: RetentionSettings,
 ) -> str | None:
     """Return why a version's checkpoint is retained for its own sake, or None."""
     status = version.status
-    days = settings.rolled_back_days if status == "rolled_back" else settings.unpromoted_days
+    days = (
+        settings.rolled_back_retention_days if status == "rolled_back" else settings.unpromoted_retention_days
+    )
     age = (now - version.since).total_seconds() / 86400
     children = [each for each in versions if each.parent == version.version and each.status in SERVING]
     parent_of = "".join(
@@ -97,7 +103,7 @@ def why_kept(
     rules = (
         (status in SERVING, f"it is {status}"),
         (parent_of, parent_of),
-        (version.version in needs.versions, "a live rollout or an unfinished training run needs it"),
+        (version.version in required.versions, "a live rollout or an unfinished training run needs it"),
         (version.waits_for is not None, f"it has passed and waits for rollout {version.waits_for} to end"),
         (status == "retired", "it was production: retained for ever"),
         (age <= days, f"{status} for {age:.1f} of {days} days"),
@@ -106,19 +112,26 @@ def why_kept(
 
 
 def _checkpoint(
-    model: Stored, versions: Sequence[Version], reasons: dict[str, str | None], settings: Retention
-) -> Fate:
+    model: StoredDirectory,
+    versions: Sequence[RetainableVersion],
+    reasons: dict[str, str | None],
+    settings: RetentionSettings,
+) -> RetentionDecision:
     owners = [each for each in versions if each.digest == model.digest]
     if not owners:
-        expired = model.idle_days > settings.unpromoted_days
-        return Fate(model.digest, "model", expired, f"no version names it, {model.idle_days:.1f} days old")
+        expired = model.idle_days > settings.unpromoted_retention_days
+        return RetentionDecision(
+            model.digest, "model", expired, f"no version names it, {model.idle_days:.1f} days old"
+        )
     retained = [f"{each.version}: {reasons[each.version]}" for each in owners if reasons[each.version]]
     reasons_to_delete = [f"{each.version} is {each.status} for longer than its retention" for each in owners]
-    return Fate(model.digest, "model", not retained, "; ".join(retained or reasons_to_delete))
+    return RetentionDecision(model.digest, "model", not retained, "; ".join(retained or reasons_to_delete))
 
 
-def _dataset(dataset: Stored, retained: dict[str, str], settings: Retention) -> Fate:
+def _dataset(
+    dataset: StoredDirectory, retained: dict[str, str], settings: RetentionSettings
+) -> RetentionDecision:
     reason = retained.get(dataset.digest)
-    expired = reason is None and dataset.idle_days > settings.unpromoted_days
+    expired = reason is None and dataset.idle_days > settings.unpromoted_retention_days
     reason = reason or f"no retained version needs it, {dataset.idle_days:.1f} days old"
-    return Fate(dataset.digest, "training set", expired, reason)
+    return RetentionDecision(dataset.digest, "training set", expired, reason)

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.curation.embeddings import TextEmbedder
-from iccm_assets.curation.pool import fold_days
+from iccm_assets.curation.pool import rebuild_pool
 from iccm_assets.errors import DatabaseError, IccmError
-from iccm_assets.governance.erasure import drop_vectors
-from iccm_assets.governance.snapshots import drop_unregistered, strip_snapshots
+from iccm_assets.governance.erasure import delete_embeddings
+from iccm_assets.governance.snapshots import delete_unregistered_models, rewrite_datasets
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
 
@@ -43,18 +43,18 @@ Progress = Callable[[str], None]
 
 
 @dataclass
-class Scrub:
+class PhysicalErasureReport:
     """What was erased, and ``out_of_reach``: what is out of the platform's reach. ``seconds`` by step."""
 
     snapshots: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    refolded_days: int = 0
+    rebuilt_days: int = 0
     rewritten: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
-    remains: list[str] = field(default_factory=list)
+    out_of_reach: list[str] = field(default_factory=list)
 
 
-def scrub(
+def erase_from_files(
     engine: sa.Engine,
     settings: Settings,
     hashes: Sequence[str] = (),
@@ -62,7 +62,7 @@ def scrub(
     rewrite: bool | None = None,
     embedder: TextEmbedder | None = None,
     progress: Progress = lambda step: None,
-) -> Scrub:
+) -> PhysicalErasureReport:
     """Erase from the files everything that was ever erased; mark every unfinished erasure as finished.
 
     ``hashes``: of the texts erased just now, whose embeddings are deleted once more after the rebuild, in
@@ -72,13 +72,13 @@ def scrub(
     """
     embedded = settings.database_url is None
     rewrite = embedded if rewrite is None else rewrite
-    report = Scrub(rewritten=rewrite)
+    report = PhysicalErasureReport(rewritten=rewrite)
     with _timed(report, "files", progress):
         _files(engine, settings, report)
     with _timed(report, "training pool", progress):
         _refold(engine, settings, embedder, report)
         with engine.begin() as conn:
-            drop_vectors(conn, hashes)
+            delete_embeddings(conn, hashes)
     with _timed(report, "tables", progress), _autocommit(engine) as conn:
         _wait_for_readers(conn)
         _vacuum(conn, rewrite, statistics=embedded)
@@ -86,12 +86,14 @@ def scrub(
         with _timed(report, "write-ahead log", progress), _autocommit(engine) as conn:
             _renew_wal(conn)
     else:
-        report.remains.append("backups and archived write-ahead log of your PostgreSQL server")
+        report.out_of_reach.append("backups and archived write-ahead log of your PostgreSQL server")
         if not rewrite:
-            report.remains.append(
+            report.out_of_reach.append(
                 "free space in the server's table files until reuse (--rewrite-tables rewrites them)"
             )
-    report.remains.append("backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk")
+    report.out_of_reach.append(
+        "backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk"
+    )
     query = """
         update iccm.erasures set physically_erased_at = iccm.now(), physical_erasure = :report
         where physically_erased_at is null
@@ -104,7 +106,7 @@ def scrub(
 
 
 @contextmanager
-def _timed(report: Scrub, step: str, progress: Progress) -> Iterator[None]:
+def _timed(report: PhysicalErasureReport, step: str, progress: Progress) -> Iterator[None]:
     progress(step)
     started = time.monotonic()
     yield
@@ -128,24 +130,26 @@ def _autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
             conn.execute(sa.text("reset lock_timeout"))
 
 
-def _files(engine: sa.Engine, settings: Settings, report: Scrub) -> None:
+def _files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport) -> None:
     with engine.connect() as conn:
         erased = conn.execute(sa.text("select id from iccm.conversations where erased_at is not null"))
-        report.snapshots = strip_snapshots(settings.home, set(erased.scalars()))
+        report.snapshots = rewrite_datasets(settings.home, set(erased.scalars()))
         registered = conn.execute(sa.text("select digest from iccm.model_versions"))
-        report.models = drop_unregistered(settings.home, set(registered.scalars()))
+        report.models = delete_unregistered_models(settings.home, set(registered.scalars()))
 
 
-def _refold(engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, report: Scrub) -> None:
+def _refold(
+    engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, report: PhysicalErasureReport
+) -> None:
     """Rebuild the pool, so that examples which the erased ones had displaced return."""
     with engine.connect() as conn:
         if not conn.execute(sa.text("select exists (select from iccm.pool_days)")).scalar_one():
             return
     try:
         embedder = embedder or Embedder.load(settings)
-        report.refolded_days = fold_days(engine, [], settings, embedder).refolded_days
+        report.rebuilt_days = rebuild_pool(engine, [], settings, embedder).rebuilt_days
     except IccmError as error:  # the next daily run rebuilds the pool
-        report.remains.append(f"the next daily run has to rebuild the training pool ({error.message})")
+        report.out_of_reach.append(f"the next daily run has to rebuild the training pool ({error.message})")
 
 
 _BLOCKERS = sa.text(

@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 
 from iccm_assets.errors import ModelError
-from iccm_assets.learning.dataset import EXAMPLES, MANIFEST, DatasetStore
-from iccm_assets.learning.directories import STAGING, flush_tree, move_into_place, remove_tree
+from iccm_assets.learning.dataset import EXAMPLES_FILE, DATASET_MANIFEST_FILE, DatasetStore
+from iccm_assets.learning.directories import STAGING, fsync_tree, publish_directory, remove_tree
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.models.manifest import read_manifest
 
 _RETAINED = ("digest", "seed", "counts")
 
 
-def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
+def rewrite_datasets(home: Path, erased: Collection[int]) -> list[str]:
     """Delete the examples of every snapshot that holds one of these conversations; return the digests.
 
     A snapshot that cannot be read may hold anything and loses its examples, too. Staging directories of dead
@@ -38,7 +38,7 @@ def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
             remove_tree(leftover)
     stripped = []
     for directory in sorted(root.iterdir()):
-        if directory.name != STAGING and (directory / EXAMPLES).exists():
+        if directory.name != STAGING and (directory / EXAMPLES_FILE).exists():
             conversations = _conversations(directory)
             if conversations is None or conversations & set(erased):
                 _strip(directory, sorted((conversations or set()) & set(erased)))
@@ -46,20 +46,20 @@ def strip_snapshots(home: Path, erased: Collection[int]) -> list[str]:
     return stripped
 
 
-def drop_unregistered(home: Path, registered: Collection[str]) -> list[str]:
+def delete_unregistered_models(home: Path, registered: Collection[str]) -> list[str]:
     """Delete models trained on a rewritten snapshot that no version names; return their digests.
 
     Such a model remains when a run was stopped between publishing and registering it.
     """
     store, datasets = ModelStore(home), DatasetStore(home).root
     dropped = []
-    for digest in set(store.digests()) - set(registered):
+    for digest in set(store.list_digests()) - set(registered):
         try:
-            dataset = read_manifest(store.path(digest)).dataset_digest
+            dataset = read_manifest(store.get_path(digest)).dataset_digest
         except ModelError:
             continue  # no provenance, no way to tell: verification refuses it anyway
-        if dataset is not None and not (datasets / dataset / EXAMPLES).exists():
-            remove_tree(store.path(digest))
+        if dataset is not None and not (datasets / dataset / EXAMPLES_FILE).exists():
+            remove_tree(store.get_path(digest))
             dropped.append(digest)
     return sorted(dropped)
 
@@ -70,7 +70,7 @@ def _conversations(directory: Path) -> set[int] | None:
     import pyarrow.parquet as pq
 
     try:
-        column = pq.read_table(directory / EXAMPLES, columns=["conversation_id"])["conversation_id"]
+        column = pq.read_table(directory / EXAMPLES_FILE, columns=["conversation_id"])["conversation_id"]
         return {int(value) for value in column.to_pylist() if value is not None}
     except (OSError, KeyError, pa.ArrowException):
         return None
@@ -79,13 +79,15 @@ def _conversations(directory: Path) -> set[int] | None:
 def _strip(directory: Path, erased: list[int]) -> None:
     """Delete first, then write the manifest: a crash between the two leaves nothing, which is as good."""
     try:
-        known: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        known: dict[str, Any] = json.loads((directory / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {"digest": directory.name}
     remove_tree(directory)
     staging = directory.parent / STAGING / f"{directory.name}-{os.getpid()}"
     staging.mkdir(parents=True, exist_ok=True)
     manifest = {name: known[name] for name in _RETAINED if name in known} | {"erased": erased}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    flush_tree(staging)
-    move_into_place(staging, directory)
+    (staging / DATASET_MANIFEST_FILE).write_text(
+        json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    fsync_tree(staging)
+    publish_directory(staging, directory)

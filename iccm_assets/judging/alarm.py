@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iccm_assets.judging.scoring import Score
 
 
-def alert_without_sandbox(conn: sa.Connection, scores: Iterable[Score]) -> None:
+def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
     """Raise an alert, in the caller's transaction, if the judge could not run one of the implementations."""
     members = (member for score in scores for member in score.members)
     # The judge gives this status only to implementations that it could not run.

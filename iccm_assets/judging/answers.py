@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 # Servers differ in the word for "the model stopped by itself"; any other reason means the text is cut.
-FINISHED = ("stop", "eos_token", "stop_sequence", "end_turn")
+FINISH_REASONS = ("stop", "eos_token", "stop_sequence", "end_turn")
 PYTHON_TAGS = frozenset({"", "python", "python3", "py", "py3"})
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})\s*(?P<tag>[^\s`]*)[^`]*")
 _DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-class Flaw(Exception):
+class InvalidResponse(Exception):
     """An unusable response, with its reason.
 
     ``endpoint_works``: only this answer is unusable. ``max_retries``: the most retries that make sense
@@ -28,13 +28,23 @@ class Flaw(Exception):
     """
 
     def __init__(
-        self, reason: str, *, alive: bool = False, retries: int | None = None, wait: float | None = None
+        self,
+        reason: str,
+        *,
+        endpoint_works: bool = False,
+        max_retries: int | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.alive, self.retries, self.wait = reason, alive, retries, wait
+        self.reason, self.endpoint_works, self.max_retries, self.retry_after_seconds = (
+            reason,
+            endpoint_works,
+            max_retries,
+            retry_after_seconds,
+        )
 
 
-def content_of(body: bytes) -> str:
+def extract_content(body: bytes) -> str:
     """Return the text of a finished chat completion.
 
     Raises:
@@ -43,23 +53,25 @@ def content_of(body: bytes) -> str:
     try:
         response: Any = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Flaw(f"the response is not JSON ({type(error).__name__}): {body[:80]!r}") from None
+        raise InvalidResponse(f"the response is not JSON ({type(error).__name__}): {body[:80]!r}") from None
     match response:
         case {"choices": [{"message": {**message}, **choice}, *_]}:
             pass
         case _:
-            raise Flaw(f"the response is not a chat completion: {body[:80]!r}")
+            raise InvalidResponse(f"the response is not a chat completion: {body[:80]!r}")
     if message.get("refusal"):
-        raise Flaw(f"refused: {message['refusal']}", alive=True, retries=0)
-    if choice.get("finish_reason") not in FINISHED:
-        raise Flaw(f"not finished: finish_reason {choice.get('finish_reason')!r}", alive=True, retries=0)
+        raise InvalidResponse(f"refused: {message['refusal']}", endpoint_works=True, max_retries=0)
+    if choice.get("finish_reason") not in FINISH_REASONS:
+        raise InvalidResponse(
+            f"not finished: finish_reason {choice.get('finish_reason')!r}", endpoint_works=True, max_retries=0
+        )
     content = message.get("content")
     if not isinstance(content, str) or not content.strip():
-        raise Flaw("the answer is empty", alive=True, retries=1)
+        raise InvalidResponse("the answer is empty", endpoint_works=True, max_retries=1)
     return content
 
 
-def code_of(content: str) -> str:
+def extract_code(content: str) -> str:
     """Return the implementation in an answer: a closed code block that parses and defines something.
 
     Reasoning (`<think>…</think>`) is not part of the answer, and blocks that define nothing, such as an
@@ -70,15 +82,19 @@ def code_of(content: str) -> str:
     """
     answer = content.rpartition("</think>")[2]
     if "<think>" in answer:
-        raise Flaw("the answer stops inside the model's reasoning", alive=True, retries=1)
+        raise InvalidResponse(
+            "the answer stops inside the model's reasoning", endpoint_works=True, max_retries=1
+        )
     blocks = list(_code_blocks(answer))
     codes = {code for tag, code in blocks if tag in PYTHON_TAGS and _is_implementation(code)}
     if len(codes) == 1:
         return codes.pop()
     if codes:
-        raise Flaw(f"{len(codes)} different implementations in one answer", alive=True, retries=1)
+        raise InvalidResponse(
+            f"{len(codes)} different implementations in one answer", endpoint_works=True, max_retries=1
+        )
     problem = "no code block is Python that defines something" if blocks else "no code block in the answer"
-    raise Flaw(f"{problem}: {answer.strip()[:80]!r}", alive=True, retries=1)
+    raise InvalidResponse(f"{problem}: {answer.strip()[:80]!r}", endpoint_works=True, max_retries=1)
 
 
 def _code_blocks(text: str) -> Iterator[tuple[str, str]]:
@@ -95,7 +111,7 @@ def _code_blocks(text: str) -> Iterator[tuple[str, str]]:
         else:
             lines.append(line)
     if fence:
-        raise Flaw("the answer stops inside a code block", alive=True, retries=1)
+        raise InvalidResponse("the answer stops inside a code block", endpoint_works=True, max_retries=1)
 
 
 def _is_implementation(code: str) -> bool:

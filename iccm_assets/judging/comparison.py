@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from iccm_assets.errors import InputError
 from iccm_assets.judging import gate, statistics
 from iccm_assets.judging.verdict import GateEvidence, RuleResult
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Comparison:
+class VersionComparison:
     """The paired comparison of a version with an earlier one.
 
     ``low`` and ``high`` bound the mean difference, two-sided at ``CONFIDENCE_LEVEL``; ``p_value`` is
@@ -31,24 +31,24 @@ class Comparison:
     difference: float
     low: float
     high: float
-    p: float
-    better: RuleResult
-    nothing_lost: RuleResult
+    p_value: float
+    improvement: RuleResult
+    no_forgetting: RuleResult
 
     @property
-    def holds(self) -> bool:
+    def is_improvement(self) -> bool:
         """Whether the version is better with evidence and no slice was lost."""
-        return self.better.outcome == "pass" and self.nothing_lost.outcome == "pass"
+        return self.improvement.outcome == "pass" and self.no_forgetting.outcome == "pass"
 
     @property
     def reason(self) -> str:
         """The reasons of the rules that did not pass, or of both."""
-        rules = (self.better, self.nothing_lost)
+        rules = (self.improvement, self.no_forgetting)
         decisive = [rule for rule in rules if rule.outcome != "pass"] or rules
         return "; ".join(rule.reason for rule in decisive)
 
 
-def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
+def compare_versions(evidence: GateEvidence, settings: EvaluationSettings) -> VersionComparison:
     """Compare the evidence's candidate, the later version, with its production, the earlier one.
 
     Raises ``InputError`` when no item has a score of both.
@@ -57,22 +57,22 @@ def compare(evidence: GateEvidence, settings: Evaluation) -> Comparison:
     if not pairs:
         raise InputError("no item of the canary set has a score of both versions")
     differences = [pair.difference for pair in pairs]
-    verdict = gate.decide(evidence, settings)
-    low, high = interval(differences)
-    return Comparison(
+    verdict = gate.evaluate_gate(evidence, settings)
+    low, high = confidence_interval(differences)
+    return VersionComparison(
         items=len(pairs),
         before=statistics.mean([pair.rate(of_candidate=False) for pair in pairs]),
         after=statistics.mean([pair.rate(of_candidate=True) for pair in pairs]),
         difference=statistics.mean(differences),
         low=low,
         high=high,
-        p=round(1.0 - statistics.confidence_above(differences, 0.0, -1.0), 6),
-        better=verdict.rule("improvement"),
-        nothing_lost=verdict.rule("forgetting"),
+        p_value=round(1.0 - statistics.confidence_above(differences, 0.0, -1.0), 6),
+        improvement=verdict.rule("improvement"),
+        no_forgetting=verdict.rule("forgetting"),
     )
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
+def confidence_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the two-sided interval, at ``CONFIDENCE_LEVEL``, of the mean of differences in [-1, 1]."""
     return _lower_bound(differences), -_lower_bound([-value for value in differences])
 
@@ -82,7 +82,7 @@ def _lower_bound(differences: Sequence[float]) -> float:
     low, high = -1.0, statistics.mean(differences)
     while high - low > 1e-5:
         middle = (low + high) / 2.0
-        if statistics.confidence_above(differences, middle, -1.0) >= (1.0 + LEVEL) / 2.0:
+        if statistics.confidence_above(differences, middle, -1.0) >= (1.0 + CONFIDENCE_LEVEL) / 2.0:
             low = middle
         else:
             high = middle

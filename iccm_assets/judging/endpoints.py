@@ -23,9 +23,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from iccm_assets.addresses import EndpointAddress
-from iccm_assets.judging.answers import Flaw, code_of, content_of
-from iccm_assets.judging.reconstruction import Reconstruction, printable
-from iccm_assets.settings import Endpoints
+from iccm_assets.judging.answers import InvalidResponse, extract_code, extract_content
+from iccm_assets.judging.reconstruction import Reconstruction, to_printable_line
+from iccm_assets.settings import EndpointSettings
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,49 +36,49 @@ PROMPT = (
     "Implement these software requirements as one self-contained Python 3 module that uses only the "
     "standard library. Answer with a single fenced code block and nothing else.\n\n"
 )
-DEFAULT_KEY = "OPENAI_API_KEY"
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 8.0
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+INITIAL_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 8.0
 
 
 @dataclass
-class Line:
+class RateLimiter:
     """Rate limiter of one URL; ``next_slot_at`` is the time (monotonic seconds) of the next free slot."""
 
-    free_at: float = 0.0
+    next_slot_at: float = 0.0
 
-    def next_turn(self, now: float, requests_per_minute: float) -> float:
+    def reserve_slot(self, now: float, requests_per_minute: float) -> float:
         """Reserve the next slot and return the seconds until it."""
-        slot = max(now, self.free_at)
-        self.free_at = slot + (60.0 / requests_per_minute if requests_per_minute else 0.0)
+        slot = max(now, self.next_slot_at)
+        self.next_slot_at = slot + (60.0 / requests_per_minute if requests_per_minute else 0.0)
         return slot - now
 
 
 @dataclass
-class Health:
+class CircuitBreaker:
     """Circuit breaker of one member: consecutive failures, and until when it is not asked."""
 
     failures: int = 0
-    last: str = ""
-    paused_until: float = 0.0
+    last_failure: str = ""
+    open_until: float = 0.0
 
-    def refusal(self, now: float) -> str:
+    def rejection_reason(self, now: float) -> str:
         """Return why the member is not asked now; empty when it is."""
-        if now >= self.paused_until:
+        if now >= self.open_until:
             return ""
-        return f"not asked: {self.failures} consecutive failures, the last: {self.last}"
+        return f"not asked: {self.failures} consecutive failures, the last: {self.last_failure}"
 
-    def note(self, flaw: Flaw | None, now: float, limits: Endpoints) -> None:
+    def record_result(self, problem: InvalidResponse | None, now: float, limits: EndpointSettings) -> None:
         """Record the outcome of a request; any sign that the endpoint works resets the count.
 
         After a pause a single failure pauses it again: only a success resets the count.
         """
-        if flaw is None or flaw.alive:
-            self.failures, self.paused_until = 0, 0.0
+        if problem is None or problem.endpoint_works:
+            self.failures, self.open_until = 0, 0.0
             return
-        self.failures, self.last = self.failures + 1, flaw.reason
-        if self.failures >= limits.failures_before_pause:
-            self.paused_until = now + limits.pause_seconds
+        self.failures, self.last_failure = self.failures + 1, problem.reason
+        if self.failures >= limits.circuit_breaker_failures:
+            self.open_until = now + limits.circuit_breaker_cooldown_seconds
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class ChatEndpoint:
     """One model behind an endpoint; ``key_variable`` is the environment variable with its API key."""
 
     address: EndpointAddress
-    limits: Endpoints = field(default_factory=Endpoints)
+    limits: EndpointSettings = field(default_factory=EndpointSettings)
     key_variable: str | None = None
-    line: Line = field(default_factory=Line, compare=False)
-    health: Health = field(default_factory=Health, compare=False)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter, compare=False)
+    circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker, compare=False)
 
     @property
     def name(self) -> str:
@@ -98,9 +98,9 @@ class ChatEndpoint:
     @property
     def identity(self) -> str:
         """What answers depend on: name, prompt and decoding, but no timeouts, limits and keys (E1)."""
-        return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.body(''), sort_keys=True)}"
+        return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
 
-    def body(self, requirements: str) -> dict[str, Any]:
+    def build_request(self, requirements: str) -> dict[str, Any]:
         """Build the JSON body of the request."""
         limits = self.limits
         system = [{"role": "system", "content": limits.system_prompt}] if limits.system_prompt else []
@@ -114,45 +114,45 @@ class ChatEndpoint:
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    def key(self) -> str:
+    def read_api_key(self) -> str:
         """Read the API key from the environment; empty when there is none."""
         return os.environ.get(self.key_variable or "", "").strip()
 
 
-def own_key_variable(address: EndpointAddress) -> str:
+def get_key_variable(address: EndpointAddress) -> str:
     """Return the variable of one endpoint's own key: `OPENAI_API_KEY_`, host and port, in upper case."""
     location = address.host if address.port is None else f"{address.host}_{address.port}"
-    return f"{DEFAULT_KEY}_{re.sub(r'[^A-Z0-9]', '_', location.upper())}"
+    return f"{DEFAULT_KEY_VARIABLE}_{re.sub(r'[^A-Z0-9]', '_', location.upper())}"
 
 
-def wait_before_retry(
-    flaw: Flaw, attempt: int, left: float, retries: int, jitter: float
+def retry_delay(
+    problem: InvalidResponse, attempt: int, remaining_seconds: float, max_retries: int, jitter: float
 ) -> tuple[float | None, str]:
     """Return the seconds to wait before the next attempt, or None for no retry, with the reason.
 
     ``attempt`` counts from 0. A `Retry-After` is followed when ``remaining_seconds`` (of the deadline)
     allow it; otherwise the wait doubles from 0.5 s to 8 s, less up to a quarter (``jitter``, 0 to 1).
     """
-    allowed = retries if flaw.retries is None else min(retries, flaw.retries)
+    allowed = max_retries if problem.max_retries is None else min(max_retries, problem.max_retries)
     if attempt >= allowed:
-        return None, f"{flaw.reason} (asked {attempt + 1} times)" if attempt else flaw.reason
-    backoff = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS) * (1 - jitter / 4)
-    wait = backoff if flaw.wait is None else max(flaw.wait, 0.0)
-    if wait >= left:
+        return None, f"{problem.reason} (asked {attempt + 1} times)" if attempt else problem.reason
+    backoff = min(INITIAL_BACKOFF_SECONDS * 2**attempt, MAX_BACKOFF_SECONDS) * (1 - jitter / 4)
+    wait = backoff if problem.retry_after_seconds is None else max(problem.retry_after_seconds, 0.0)
+    if wait >= remaining_seconds:
         return (
             None,
-            f"{flaw.reason} (retry after {wait:.0f} s, but {max(left, 0.0):.0f} s of the deadline remain)",
+            f"{problem.reason} (retry after {wait:.0f} s, but {max(remaining_seconds, 0.0):.0f} s of the deadline remain)",
         )
-    return wait, flaw.reason
+    return wait, problem.reason
 
 
-class Calls(AbstractContextManager["Calls"]):
+class RequestLoop(AbstractContextManager["RequestLoop"]):
     """Background requests to endpoints: one event loop on its own thread, for the length of the block.
 
     Leaving the block cancels the requests in flight, so nothing waits for a dead endpoint.
     """
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> RequestLoop:
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="orchestra", daemon=True)
         self._thread.start()
@@ -167,7 +167,7 @@ class Calls(AbstractContextManager["Calls"]):
         self._thread.join()
         self._loop.close()
 
-    def place(self, endpoint: ChatEndpoint, requirements: str) -> Future[Reconstruction]:
+    def submit(self, endpoint: ChatEndpoint, requirements: str) -> Future[Reconstruction]:
         """Send a request; its result is an answer or ``missing``, within the endpoint's deadline."""
         return self._run(self._ask(endpoint, requirements))
 
@@ -183,55 +183,57 @@ class Calls(AbstractContextManager["Calls"]):
             await client.aclose()
 
     async def _ask(self, endpoint: ChatEndpoint, requirements: str) -> Reconstruction:
-        health, limits = endpoint.health, endpoint.limits
+        health, limits = endpoint.circuit_breaker, endpoint.limits
         async with self._slots.setdefault(endpoint.address.url, asyncio.Semaphore(limits.concurrency)):
-            if refusal := health.refusal(time.monotonic()):
-                return Reconstruction(endpoint.name, "missing", detail=printable(refusal))
-            if health.failures >= limits.failures_before_pause:
+            if refusal := health.rejection_reason(time.monotonic()):
+                return Reconstruction(endpoint.name, "missing", detail=to_printable_line(refusal))
+            if health.failures >= limits.circuit_breaker_failures:
                 # The pause is over: this request probes the endpoint, the others wait for its result.
-                health.paused_until = time.monotonic() + limits.timeout_seconds
-            await asyncio.sleep(endpoint.line.next_turn(time.monotonic(), limits.requests_per_minute))
+                health.open_until = time.monotonic() + limits.timeout_seconds
+            await asyncio.sleep(
+                endpoint.rate_limiter.reserve_slot(time.monotonic(), limits.requests_per_minute)
+            )
             try:
                 code = await self._ask_with_retries(endpoint, requirements)
-            except Flaw as flaw:
+            except InvalidResponse as flaw:
                 # An endpoint or a library may repeat the key in its message.
-                key = endpoint.key()
-                flaw.reason = printable(flaw.reason.replace(key, "***") if key else flaw.reason)
-                health.note(flaw, time.monotonic(), limits)
+                key = endpoint.read_api_key()
+                flaw.reason = to_printable_line(flaw.reason.replace(key, "***") if key else flaw.reason)
+                health.record_result(flaw, time.monotonic(), limits)
                 return Reconstruction(endpoint.name, "missing", detail=flaw.reason)
-            health.note(None, time.monotonic(), limits)
+            health.record_result(None, time.monotonic(), limits)
             return Reconstruction(endpoint.name, "answered", code)
 
     async def _ask_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
         """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
-        limits, limiter = endpoint.limits, endpoint.line
+        limits, limiter = endpoint.limits, endpoint.rate_limiter
         deadline = time.monotonic() + limits.timeout_seconds
         attempt, last_failure = 0, ""
         try:
             async with asyncio.timeout(limits.timeout_seconds):
                 while True:
                     try:
-                        return code_of(content_of(await self._send(endpoint, requirements)))
-                    except Flaw as flaw:
+                        return extract_code(extract_content(await self._send(endpoint, requirements)))
+                    except InvalidResponse as flaw:
                         now = time.monotonic()
-                        wait, reason = wait_before_retry(
+                        wait, reason = retry_delay(
                             flaw, attempt, deadline - now, limits.retries, self._rng.random()
                         )
                         if wait is None:
-                            raise Flaw(reason, alive=flaw.alive) from None
-                        if flaw.wait is not None:
-                            limiter.free_at = max(limiter.free_at, now + wait)
-                        wait = max(wait, limiter.next_turn(now, limits.requests_per_minute))
+                            raise InvalidResponse(reason, endpoint_works=flaw.endpoint_works) from None
+                        if flaw.retry_after_seconds is not None:
+                            limiter.next_slot_at = max(limiter.next_slot_at, now + wait)
+                        wait = max(wait, limiter.reserve_slot(now, limits.requests_per_minute))
                     attempt, last_failure = attempt + 1, f" after {reason}"
                     await asyncio.sleep(wait)
         except TimeoutError:
-            raise Flaw(f"no answer within {limits.timeout_seconds:g} s{last_failure}") from None
+            raise InvalidResponse(f"no answer within {limits.timeout_seconds:g} s{last_failure}") from None
 
     async def _send(self, endpoint: ChatEndpoint, requirements: str) -> bytes:
         """Send one request and return the body of a 200 response; redirects are not followed."""
         import httpx2  # 0.13 s: only where an endpoint is used
 
-        url, limits, key = endpoint.address.url, endpoint.limits, endpoint.key()
+        url, limits, key = endpoint.address.url, endpoint.limits, endpoint.read_api_key()
         if url not in self._clients:
             self._clients[url] = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(limits.timeout_seconds, connect=limits.connect_seconds),
@@ -240,16 +242,16 @@ class Calls(AbstractContextManager["Calls"]):
                 headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             )
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise Flaw(f"{endpoint.key_variable} is not a valid API key", retries=0)
+            raise InvalidResponse(f"{endpoint.key_variable} is not a valid API key", max_retries=0)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        content = json.dumps(endpoint.body(requirements)).encode("ascii")
+        content = json.dumps(endpoint.build_request(requirements)).encode("ascii")
         try:
             async with self._clients[url].stream(
                 "POST", f"{url}/chat/completions", content=content, headers=headers
             ) as response:
-                body = await _read(response, int(limits.max_answer_mib * (1 << 20)))
+                body = await _read(response, int(limits.max_response_mib * (1 << 20)))
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            raise Flaw(f"{type(error).__name__}: {error}") from None
+            raise InvalidResponse(f"{type(error).__name__}: {error}") from None
         if response.status_code != 200:
             raise _status_error(response.status_code, response.headers, body)
         return body
@@ -257,28 +259,34 @@ class Calls(AbstractContextManager["Calls"]):
 
 async def _read(response: httpx2.Response, max_bytes: int) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise Flaw("the response is compressed although identity encoding was requested", retries=0)
+        raise InvalidResponse(
+            "the response is compressed although identity encoding was requested", max_retries=0
+        )
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise Flaw(f"the response is longer than {max_bytes / (1 << 20):g} MiB", retries=0)
+            raise InvalidResponse(f"the response is longer than {max_bytes / (1 << 20):g} MiB", max_retries=0)
     return bytes(body)
 
 
-def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> Flaw:
+def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidResponse:
     """Classify a response other than 200: permanent, worth a retry, or a rejection of this text."""
     if 300 <= status < 400:
-        return Flaw(f"HTTP {status}: redirects to {headers.get('location', 'nowhere')[:100]}", retries=0)
+        return InvalidResponse(
+            f"HTTP {status}: redirects to {headers.get('location', 'nowhere')[:100]}", max_retries=0
+        )
     reason = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
     # 408 timeout, 409 lock, 425 too early, 429 rate limit
     if status in (408, 409, 425, 429) or status >= 500:
-        return Flaw(reason, wait=retry_after(headers.get("retry-after"), time.time))
+        return InvalidResponse(
+            reason, retry_after_seconds=parse_retry_after(headers.get("retry-after"), time.time)
+        )
     # The text was too long or rejected: no sign of a broken endpoint.
-    return Flaw(reason, alive=status in (400, 413, 422), retries=0)
+    return InvalidResponse(reason, endpoint_works=status in (400, 413, 422), max_retries=0)
 
 
-def retry_after(value: str | None, clock: Callable[[], float]) -> float | None:
+def parse_retry_after(value: str | None, clock: Callable[[], float]) -> float | None:
     """Parse a `Retry-After` header, a number or a date, into seconds; None when it is absent or invalid."""
     for parse in (float, lambda date: parsedate_to_datetime(date).timestamp() - clock()):
         with suppress(ValueError, OverflowError):

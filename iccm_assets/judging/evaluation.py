@@ -16,32 +16,32 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from iccm_assets.curation.canary_set import load_canary_set
-from iccm_assets.judging.alarm import alert_without_sandbox
-from iccm_assets.judging.holdout import HOLDOUT, HoldoutRow, production_holdout
+from iccm_assets.judging.alarm import alert_sandbox_missing
+from iccm_assets.judging.holdout import HOLDOUT, HoldoutItem, load_production_holdout
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra
-from iccm_assets.judging.scoring import MemberScore, Score, ScoringTask, aggregate, score_texts
-from iccm_assets.judging.suites import Suite, load_suite
+from iccm_assets.judging.scoring import ReconstructionScore, Score, ScoringTask, aggregate, score_texts
+from iccm_assets.judging.suites import Suite, parse_suite
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Verdict
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 
 if TYPE_CHECKING:
-    from iccm_assets.models.seq import Answer
+    from iccm_assets.models.seq import GeneratedResponse
 
-BATCH = 48
+BATCH_SIZE = 48
 CANARY_SET = "canary_set"
 
-Answering = Callable[[Sequence[str], int], "Sequence[Answer]"]
+GenerateFn = Callable[[Sequence[str], int], "Sequence[GeneratedResponse]"]
 """(sources, batch size) -> one answer per source, in order."""
 
 
 @dataclass(frozen=True)
-class Item:
+class EvaluationItem:
     """One item to measure on: of the canary set, or a conversation of the production holdout."""
 
-    item: str
+    name: str
     slice: str
     source_code: str
     suite: Suite
@@ -58,11 +58,11 @@ class EvaluationSet:
 
     name: str
     digest: str
-    items: tuple[Item, ...]
+    items: tuple[EvaluationItem, ...]
 
 
 @dataclass(frozen=True)
-class Measured:
+class VersionScores:
     """One version's scores on one set, by item, and how many of them came from the cache."""
 
     version: str
@@ -79,11 +79,11 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedVersion:
     """A model version to measure, and the function that generates its answers."""
 
     version: ModelVersion
-    answer: Answering
+    generate: GenerateFn
 
 
 @dataclass(frozen=True)
@@ -92,64 +92,71 @@ class EvaluationOutcome:
 
     candidate: ModelVersion
     production: ModelVersion
-    canary: tuple[Measured, Measured]
-    holdout: tuple[Measured, Measured]
+    canary: tuple[VersionScores, VersionScores]
+    holdout: tuple[VersionScores, VersionScores]
     latency: tuple[Latency, Latency]
     slices: dict[str, str]
     verdict: Verdict
-    ancestors: tuple[Measured, ...] = ()
+    ancestors: tuple[VersionScores, ...] = ()
 
 
-def canary_items(settings: Settings) -> EvaluationSet:
+def load_canary_items(settings: Settings) -> EvaluationSet:
     """Load the canary set as items to measure on."""
     canary_set = load_canary_set(settings.canary_set)
     items = (
-        Item(row.item, row.slice, row.source_code, load_suite(row.test_suite)) for row in canary_set.items
+        EvaluationItem(row.item, row.slice, row.source_code, parse_suite(row.test_suite))
+        for row in canary_set.items
     )
     return EvaluationSet(CANARY_SET, canary_set.digest, tuple(items))
 
 
-def holdout_items(engine: sa.Engine, settings: Settings) -> EvaluationSet:
+def load_holdout_items(engine: sa.Engine, settings: Settings) -> EvaluationSet:
     """Load the production holdout: recent held-out sessions unlike anything trained on (F3)."""
-    return EvaluationSet(HOLDOUT, HOLDOUT, tuple(map(holdout_item, production_holdout(engine, settings))))
+    return EvaluationSet(
+        HOLDOUT, HOLDOUT, tuple(map(to_evaluation_item, load_production_holdout(engine, settings)))
+    )
 
 
-def holdout_item(row: HoldoutRow) -> Item:
+def to_evaluation_item(row: HoldoutItem) -> EvaluationItem:
     """Convert a held-out conversation to an item to measure on."""
-    return Item(f"conversation:{row.id}", HOLDOUT, row.source_code, row.suite, f"{HOLDOUT}:{row.digest}")
+    return EvaluationItem(
+        f"conversation:{row.id}", HOLDOUT, row.source_code, row.suite, f"{HOLDOUT}:{row.digest}"
+    )
 
 
-def decoding_of(settings: Settings) -> str:
+def decoding_key(settings: Settings) -> str:
     """Return the name of the decoding of answers; part of the cache key."""
     return f"greedy/{settings.evaluation.max_new_tokens}"
 
 
-def measure(
+def evaluate_version(
     engine: sa.Engine,
-    subject: Subject,
-    chosen: EvaluationSet,
+    evaluated: EvaluatedVersion,
+    evaluation_set: EvaluationSet,
     orchestra: Orchestra,
     settings: Settings,
     progress: Callable[[int], None] = lambda done: None,
-) -> Measured:
+) -> VersionScores:
     """Score the version on every item of a set; items with a cached score are not answered again."""
-    key = _cache_key(subject.version, orchestra, settings)
-    scores = _cached_scores(engine, key, chosen, orchestra)
-    missing = [item for item in chosen.items if item.item not in scores]
-    cached = len(chosen.items) - len(missing)
+    key = _cache_key(evaluated.version, orchestra, settings)
+    scores = _cached_scores(engine, key, evaluation_set, orchestra)
+    missing = [item for item in evaluation_set.items if item.name not in scores]
+    cached = len(evaluation_set.items) - len(missing)
     progress(cached)
-    for start in range(0, len(missing), BATCH):
-        batch = missing[start : start + BATCH]
-        scores |= _measure_batch(engine, subject, chosen, batch, key, orchestra, settings)
+    for start in range(0, len(missing), BATCH_SIZE):
+        batch = missing[start : start + BATCH_SIZE]
+        scores |= _measure_batch(engine, evaluated, evaluation_set, batch, key, orchestra, settings)
         progress(len(batch))
-    return Measured(subject.version.version, {item.item: scores[item.item] for item in chosen.items}, cached)
+    return VersionScores(
+        evaluated.version.version, {item.name: scores[item.name] for item in evaluation_set.items}, cached
+    )
 
 
 def _measure_batch(
     engine: sa.Engine,
-    evaluated: Subject,
+    evaluated: EvaluatedVersion,
     evaluation_set: EvaluationSet,
-    batch: Sequence[Item],
+    batch: Sequence[EvaluationItem],
     key: dict[str, Any],
     orchestra: Orchestra,
     settings: Settings,
@@ -159,41 +166,47 @@ def _measure_batch(
     A score belongs to a text: if any version wrote the same text for an item, it is not judged again. So two
     versions never differ in an item on which their texts agree.
     """
-    answers = evaluated.answer([item.source_code for item in batch], settings.evaluation.batch_size)
-    texts = {item.item: answer.text for item, answer in zip(batch, answers, strict=True)}
+    answers = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
+    texts = {item.name: answer.text for item, answer in zip(batch, answers, strict=True)}
     judge = {name: key[name] for name in ("orchestra", "judge_version")}
     known = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
     tasks = [
-        ScoringTask(texts[item.item], item.suite, item.source_code)
+        ScoringTask(texts[item.name], item.suite, item.source_code)
         for item in batch
-        if item.item not in known
+        if item.name not in known
     ]
     fresh = iter(list(score_texts(tasks, orchestra, settings)))
-    scores = {item.item: known.get(item.item) or next(fresh) for item in batch}
+    scores = {item.name: known.get(item.name) or next(fresh) for item in batch}
     key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
     with engine.begin() as conn:
         for item, answer in zip(batch, answers, strict=True):
             digest = item.digest or evaluation_set.digest
-            _store(conn, {**key, "canary_set_digest": digest}, item, answer, scores[item.item])
-        alert_without_sandbox(conn, scores.values())
+            _store(conn, {**key, "canary_set_digest": digest}, item, answer, scores[item.name])
+        alert_sandbox_missing(conn, scores.values())
     return scores
 
 
-def remembered(
-    engine: sa.Engine, version: ModelVersion, chosen: EvaluationSet, orchestra: Orchestra, settings: Settings
-) -> Measured:
+def load_cached_scores(
+    engine: sa.Engine,
+    version: ModelVersion,
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+) -> VersionScores:
     """Load the version's cached scores, without items that have none; generates no answers."""
-    scores = _cached_scores(engine, _cache_key(version, orchestra, settings), chosen, orchestra)
-    return Measured(version.version, scores, len(scores))
+    scores = _cached_scores(engine, _cache_key(version, orchestra, settings), evaluation_set, orchestra)
+    return VersionScores(version.version, scores, len(scores))
 
 
-def gate_evidence(
-    canary: tuple[Measured, Measured], chosen: EvaluationSet, latency: tuple[Latency, Latency]
+def build_gate_evidence(
+    canary: tuple[VersionScores, VersionScores],
+    evaluation_set: EvaluationSet,
+    latency: tuple[Latency, Latency],
 ) -> GateEvidence:
     """Build the gate's evidence: one pair of scores per item, candidate first, and latencies per token."""
     items = []
-    for item in chosen.items:
-        candidate, production = (measured.scores[item.item] for measured in canary)
+    for item in evaluation_set.items:
+        candidate, production = (measured.scores[item.name] for measured in canary)
         suspects = [
             member.reconstructor
             for member in (*candidate.members, *production.members)
@@ -201,7 +214,7 @@ def gate_evidence(
         ]
         items.append(
             ItemEvidence(
-                item=item.item,
+                item=item.name,
                 slice=item.slice,
                 candidate=candidate.test_pass_rate,
                 production=production.test_pass_rate,
@@ -214,35 +227,35 @@ def gate_evidence(
         candidate_version=canary[0].version,
         production_version=canary[1].version,
         items=tuple(items),
-        expected_items=len(chosen.items),
+        expected_items=len(evaluation_set.items),
         candidate_latency=tuple(latency[0].per_token),
         production_latency=tuple(latency[1].per_token),
     )
 
 
 def measure_latency(
-    subjects: Sequence[Subject], items: Sequence[Item], rounds: int, warmup: int = 2
+    versions: Sequence[EvaluatedVersion], items: Sequence[EvaluationItem], rounds: int, warmup: int = 2
 ) -> list[Latency]:
     """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
 
     Other load on the machine can only slow an answer down, and in bursts. The fastest answer of several
     rounds over the whole set measures the model; a single round would measure its neighbours.
     """
-    for evaluated in subjects:
+    for evaluated in versions:
         for item in items[:warmup]:
-            evaluated.answer([item.source_code], 1)
-    answers: list[list[list[Answer]]] = [[[] for _ in items] for _ in subjects]
-    order = list(range(len(subjects)))
+            evaluated.generate([item.source_code], 1)
+    answers: list[list[list[GeneratedResponse]]] = [[[] for _ in items] for _ in versions]
+    order = list(range(len(versions)))
     for _ in range(rounds):
         for number, item in enumerate(items):
             for index in order:
-                answers[index][number] += subjects[index].answer([item.source_code], 1)
+                answers[index][number] += versions[index].generate([item.source_code], 1)
             order.reverse()
     fastest = [[min(runs, key=lambda run: run.latency_ms) for runs in by_item] for by_item in answers]
     return [_latency(runs) for runs in fastest]
 
 
-def _latency(answers: Sequence[Answer]) -> Latency:
+def _latency(answers: Sequence[GeneratedResponse]) -> Latency:
     per_token = [answer.latency_ms / max(1, answer.output_tokens) for answer in answers]
     return Latency([answer.latency_ms for answer in answers], per_token)
 
@@ -252,7 +265,7 @@ def _cache_key(version: ModelVersion, orchestra: Orchestra, settings: Settings) 
         "model_digest": version.digest,
         "orchestra": orchestra.digest,
         "judge_version": JUDGE_VERSION,
-        "decoding": decoding_of(settings),
+        "decoding": decoding_key(settings),
     }
 
 
@@ -268,7 +281,7 @@ def _cached_scores(
     An item is left out unless every member of the orchestra answered: a missing one has to be asked again.
     """
     cr = t.canary_results
-    digests = {item.item: item.digest or evaluation_set.digest for item in evaluation_set.items}
+    digests = {item.name: item.digest or evaluation_set.digest for item in evaluation_set.items}
     query = sa.select(cr).where(
         cr.c.canary_set_digest.in_(set(digests.values())),
         cr.c.status.in_(["scored", "unreadable"]),
@@ -276,12 +289,12 @@ def _cached_scores(
     )
     if texts is not None:
         query = query.where(cr.c.item.in_(texts))
-    members: dict[str, dict[str, MemberScore]] = defaultdict(dict)
+    members: dict[str, dict[str, ReconstructionScore]] = defaultdict(dict)
     with engine.connect() as conn:
         for row in conn.execute(query):
             text = row.requirements if texts is None else _storable(texts[row.item])
             if (row.canary_set_digest, row.requirements) == (digests.get(row.item), text):
-                members[row.item][row.reconstructor] = MemberScore(
+                members[row.item][row.reconstructor] = ReconstructionScore(
                     row.reconstructor, row.status, "", row.test_pass_rate, (), row.api_compatibility, 0.0
                 )
     names = [member.name for member in orchestra.members]
@@ -296,7 +309,9 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\ufffd")  # PostgreSQL stores no NUL
 
 
-def _store(conn: sa.Connection, key: dict[str, Any], item: Item, answer: Answer, score: Score) -> None:
+def _store(
+    conn: sa.Connection, key: dict[str, Any], item: EvaluationItem, answer: GeneratedResponse, score: Score
+) -> None:
     for member in score.members:
         values = {
             "version": key["version"],
@@ -310,6 +325,6 @@ def _store(conn: sa.Connection, key: dict[str, Any], item: Item, answer: Answer,
             "reason": member.detail or None,
         }
         statement = insert(t.canary_results).values(
-            **key | values, item=item.item, reconstructor=member.reconstructor
+            **key | values, item=item.name, reconstructor=member.reconstructor
         )
         conn.execute(statement.on_conflict_do_update(constraint="canary_results_cache_key", set_=values))

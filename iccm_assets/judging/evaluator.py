@@ -18,13 +18,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import evaluation, gate, report
-from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, Measured, Subject
+from iccm_assets.judging.evaluation import EvaluationOutcome, EvaluationSet, VersionScores, EvaluatedVersion
 from iccm_assets.judging.judge import JUDGE_VERSION
-from iccm_assets.judging.orchestra import Orchestra, orchestra_of
+from iccm_assets.judging.orchestra import Orchestra, load_orchestra_from_settings
 from iccm_assets.judging.verdict import GateEvidence
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
-from iccm_assets.models.seq import Answer, generate, load_model, set_threads
+from iccm_assets.models.seq import GeneratedResponse, generate, load_model, set_threads
 from iccm_assets.orphans import run_pipes_worker
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.store import tables as t
@@ -32,9 +32,9 @@ from iccm_assets.store.clock import now
 from iccm_assets.store.database import connect
 
 # Columns of the forgetting matrix before production's; more are not readable.
-MOST_ANCESTORS = 8
+MAX_ANCESTORS = 8
 # Status that a verdict gives to a candidate without a final status.
-STATUS_OF_VERDICT = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
+VERSION_STATUSES = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
 
 
 def evaluate(
@@ -52,17 +52,17 @@ def evaluate(
     Raises ``ModelNotFound`` or ``DamagedCheckpoint`` when a version cannot be loaded; nothing is stored then.
     """
     with engine.connect() as conn:
-        candidate = versions.get(conn, candidate_version)
-        production = versions.production(conn)
+        candidate = versions.get_version(conn, candidate_version)
+        production = versions.get_production_version(conn)
         if production is None:
             raise IccmError(
                 "there is no production version to compare with", hint="Materialize base_model first."
             )
         ancestors = _ancestors(conn, production)
-    orchestra = orchestra_of(settings)
+    orchestra = load_orchestra_from_settings(settings)
     evaluated = (_load_version(candidate, settings), _load_version(production, settings))
-    canary_set = evaluation.canary_items(settings)
-    holdout_set = evaluation.holdout_items(engine, settings)
+    canary_set = evaluation.load_canary_items(settings)
+    holdout_set = evaluation.load_holdout_items(engine, settings)
     canary = _measure_both(engine, evaluated, canary_set, orchestra, settings, log)
     holdout = _measure_both(engine, evaluated, holdout_set, orchestra, settings, log)
     count, rounds = settings.evaluation.latency_items, settings.evaluation.latency_rounds
@@ -70,16 +70,16 @@ def evaluate(
     log(f"latency at batch 1 on {len(latency_items)} items, {rounds} rounds")
     of_candidate, of_production = evaluation.measure_latency(evaluated, latency_items, rounds)
     latency = (of_candidate, of_production)
-    evidence = evaluation.gate_evidence(canary, canary_set, latency)
-    cached = [evaluation.remembered(engine, v, canary_set, orchestra, settings) for v in ancestors]
-    verdict = gate.decide(evidence, settings.evaluation, emergency=emergency)
+    evidence = evaluation.build_gate_evidence(canary, canary_set, latency)
+    cached = [evaluation.load_cached_scores(engine, v, canary_set, orchestra, settings) for v in ancestors]
+    verdict = gate.evaluate_gate(evidence, settings.evaluation, emergency=emergency)
     outcome = EvaluationOutcome(
         candidate,
         production,
         canary,
         holdout,
         latency,
-        {item.item: item.slice for item in canary_set.items},
+        {item.name: item.slice for item in canary_set.items},
         verdict,
         ancestors=tuple(scores for scores in cached if scores.scores),
     )
@@ -98,32 +98,32 @@ def evaluate(
 def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
     """Load the nearest ancestors of the version, oldest first."""
     ancestors: list[ModelVersion] = []
-    while version.parent_version and len(ancestors) < MOST_ANCESTORS:
-        version = versions.get(conn, version.parent_version)
+    while version.parent_version and len(ancestors) < MAX_ANCESTORS:
+        version = versions.get_version(conn, version.parent_version)
         ancestors.insert(0, version)
     return ancestors
 
 
-def _load_version(version: ModelVersion, settings: Settings) -> Subject:
+def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
     set_threads(settings.training.threads)
     loaded = load_model(version.path)
 
-    def answer(sources: Sequence[str], batch_size: int) -> list[Answer]:
+    def answer(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         return generate(
             loaded, sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
         )
 
-    return Subject(version, answer)
+    return EvaluatedVersion(version, answer)
 
 
 def _measure_both(
     engine: sa.Engine,
-    evaluated: tuple[Subject, Subject],
+    evaluated: tuple[EvaluatedVersion, EvaluatedVersion],
     evaluation_set: EvaluationSet,
     orchestra: Orchestra,
     settings: Settings,
     log: Callable[[str], None],
-) -> tuple[Measured, Measured]:
+) -> tuple[VersionScores, VersionScores]:
     total, done = 2 * len(evaluation_set.items), 0
 
     def progress(count: int) -> None:
@@ -132,7 +132,7 @@ def _measure_both(
         log(f"{evaluation_set.name}: {done} of {total} answers scored")
 
     candidate, production = (
-        evaluation.measure(engine, version, evaluation_set, orchestra, settings, progress)
+        evaluation.evaluate_version(engine, version, evaluation_set, orchestra, settings, progress)
         for version in evaluated
     )
     return candidate, production
@@ -171,7 +171,7 @@ def _store(
 def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
     """Store both versions' metrics, and the candidate's status by its verdict unless it is final already."""
     mv = t.model_versions
-    summary = report.summary(outcome)
+    summary = report.summarize_versions(outcome)
     for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):
         merged = mv.c.metrics.op("||")(sa.cast({"evaluation": summary[role]}, JSONB))
         conn.execute(mv.update().where(mv.c.version == version.version).values(metrics=merged))
@@ -179,7 +179,7 @@ def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
     conn.execute(
         mv.update()
         .where(mv.c.version == outcome.candidate.version, not_final)
-        .values(status=STATUS_OF_VERDICT[outcome.verdict.status])
+        .values(status=VERSION_STATUSES[outcome.verdict.status])
     )
 
 
@@ -187,7 +187,9 @@ def _evaluate_request(pipes: PipesContext) -> dict[str, Any]:
     """Evaluate the candidate that the Pipes extras name, with their options, and return the metadata."""
     settings, options = load_settings(), dict(pipes.extras)
     candidate = options.pop("candidate")
-    return report.metadata(evaluate(connect(settings), candidate, settings, log=pipes.log.info, **options))
+    return report.build_metadata(
+        evaluate(connect(settings), candidate, settings, log=pipes.log.info, **options)
+    )
 
 
 def main() -> int:

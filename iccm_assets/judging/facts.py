@@ -7,12 +7,12 @@ from datetime import date, timedelta
 
 import sqlalchemy as sa
 
-from iccm_assets.capture.arrivals import midnight
+from iccm_assets.capture.arrivals import start_of_day
 from iccm_assets.judging.verdict import GateEvidence
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreCounts:
     """Counts of texts with a suite, of some days' conversations; ``missing`` are ids without a score."""
 
     with_suite: int
@@ -32,16 +32,16 @@ class LastVerdict:
 
 
 @dataclass(frozen=True)
-class Quality:
+class LatestQuality:
     """The latest measurement of production, ``hours`` ago (without one: its deployment); drops by set."""
 
     version: str
     hours: float
-    holdout: int
-    falls: dict[str, float]
+    holdout_items: int
+    drops: dict[str, float]
 
 
-def quality(conn: sa.Connection) -> Quality | None:
+def load_latest_quality(conn: sa.Connection) -> LatestQuality | None:
     """Load the latest measurement of the production version; None while there is none."""
     rows = conn.execute(
         sa.text(
@@ -60,15 +60,15 @@ def quality(conn: sa.Connection) -> Quality | None:
     ).all()
     if not rows:
         return None
-    return Quality(
+    return LatestQuality(
         version=rows[0].version,
         hours=float(min(row.hours for row in rows)),
-        holdout=sum(row.n for row in rows if row.set == "production_holdout"),
-        falls={row.set: row.fall for row in rows if row.fall is not None},
+        holdout_items=sum(row.n for row in rows if row.set == "production_holdout"),
+        drops={row.set: row.fall for row in rows if row.fall is not None},
     )
 
 
-def scores(conn: sa.Connection, first: date, last: date) -> Scores:
+def load_score_counts(conn: sa.Connection, first: date, last: date) -> ScoreCounts:
     """Count the texts of the conversations from day ``first`` to day ``last``."""
     row = conn.execute(
         sa.text(
@@ -80,12 +80,12 @@ def scores(conn: sa.Connection, first: date, last: date) -> Scores:
                 and r.test_suite is not null
             """
         ),
-        {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
+        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
     ).one()
-    return Scores(*row)
+    return ScoreCounts(*row)
 
 
-def last_verdict(conn: sa.Connection) -> LastVerdict | None:
+def get_last_verdict(conn: sa.Connection) -> LastVerdict | None:
     """Load the newest verdict, with the items of its evidence that are not reliable."""
     row = conn.execute(
         sa.text(
@@ -101,7 +101,7 @@ def last_verdict(conn: sa.Connection) -> LastVerdict | None:
 
 
 @dataclass(frozen=True)
-class DayScored:
+class DailyScores:
     """The current scores of all texts with a suite, of one day's conversations."""
 
     texts: int
@@ -113,7 +113,7 @@ class DayScored:
     rates: list[float]
 
 
-def days_scored(conn: sa.Connection, first: date, last: date) -> dict[str, DayScored]:
+def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str, DailyScores]:
     """Load the scores by ISO day; days without texts with a suite are left out."""
     rows = conn.execute(
         sa.text(
@@ -128,6 +128,6 @@ def days_scored(conn: sa.Connection, first: date, last: date) -> dict[str, DaySc
             group by 1
             """
         ),
-        {"start": midnight(first), "end": midnight(last + timedelta(days=1))},
+        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
     )
-    return {row[0].isoformat(): DayScored(*row[1:]) for row in rows.all()}
+    return {row[0].isoformat(): DailyScores(*row[1:]) for row in rows.all()}

@@ -16,11 +16,11 @@ from statistics import fmean, variance
 from iccm_assets.judging.statistics import confidence_above
 
 # With a larger share of items unanswered or unscored, the rest may be a biased sample.
-MOST_MISSING = 0.1
+MAX_MISSING_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
-class Fall:
+class QualityDrop:
     """The numbers of one row of ``quality_measurements``; ``mean`` is None if it could not be measured."""
 
     n: int
@@ -31,49 +31,49 @@ class Fall:
     remark: str = ""
 
 
-def fall_on_same_items(
-    now: Mapping[str, float | None], before: Mapping[str, float] | None, drop: float
-) -> Fall:
+def paired_drop(
+    current: Mapping[str, float | None], baseline: Mapping[str, float] | None, allowed_drop: float
+) -> QualityDrop:
     """Compare current rates with those at the deployment on the same items; ``allowed_drop`` is the limit."""
-    rates = {item: rate for item, rate in now.items() if rate is not None}
-    if unmeasured := _unmeasured(len(now), len(rates)):
+    rates = {item: rate for item, rate in current.items() if rate is not None}
+    if unmeasured := _unmeasured(len(current), len(rates)):
         return unmeasured
     values = list(rates.values())
-    if not before:
-        return Fall(len(values), _clamped_mean(values), _error(values), None, remark="no baseline yet")
-    common = sorted(set(rates) & set(before))
+    if not baseline:
+        return QualityDrop(len(values), _clamped_mean(values), _error(values), None, remark="no baseline yet")
+    common = sorted(set(rates) & set(baseline))
     if len(common) < 2:
         remark = f"{len(common)} items of the baseline were measured"
-        return Fall(len(values), _clamped_mean(values), None, None, remark=remark)
-    drops = [before[item] - rates[item] for item in common]
-    return Fall(
+        return QualityDrop(len(values), _clamped_mean(values), None, None, remark=remark)
+    drops = [baseline[item] - rates[item] for item in common]
+    return QualityDrop(
         n=len(common),
         mean=_clamped_mean([rates[item] for item in common]),
         standard_error=_error(drops),
-        baseline_mean=_clamped_mean([before[item] for item in common]),
-        confidence=confidence_above(drops, drop, lowest=-1.0),
+        baseline_mean=_clamped_mean([baseline[item] for item in common]),
+        confidence=confidence_above(drops, allowed_drop, min_value=-1.0),
     )
 
 
-def fall_on_other_items(now: Mapping[str, float | None], before: Sequence[float] | None) -> Fall:
+def unpaired_drop(current: Mapping[str, float | None], baseline: Sequence[float] | None) -> QualityDrop:
     """Compare current rates with those at the deployment on the conversations of that time."""
-    values = [rate for rate in now.values() if rate is not None]
-    if unmeasured := _unmeasured(len(now), len(values)):
+    values = [rate for rate in current.values() if rate is not None]
+    if unmeasured := _unmeasured(len(current), len(values)):
         return unmeasured
     error = _error(values)
-    if not before or len(before) < 2 or error is None:
-        return Fall(len(values), _clamped_mean(values), error, None, remark="no baseline yet")
-    total_error = math.hypot(error, _error(before) or 0.0)
-    return Fall(len(values), _clamped_mean(values), total_error, _clamped_mean(before))
+    if not baseline or len(baseline) < 2 or error is None:
+        return QualityDrop(len(values), _clamped_mean(values), error, None, remark="no baseline yet")
+    total_error = math.hypot(error, _error(baseline) or 0.0)
+    return QualityDrop(len(values), _clamped_mean(values), total_error, _clamped_mean(baseline))
 
 
-def _unmeasured(items: int, scored: int) -> Fall | None:
+def _unmeasured(items: int, scored: int) -> QualityDrop | None:
     """Return the empty result if too few of the items have a score."""
     missing = items - scored
-    if scored and missing <= MOST_MISSING * items:
+    if scored and missing <= MAX_MISSING_FRACTION * items:
         return None
     remark = f"{missing} of {items} items have no score" if items else "no items"
-    return Fall(scored, None, None, None, remark=remark)
+    return QualityDrop(scored, None, None, None, remark=remark)
 
 
 def _error(values: Sequence[float]) -> float | None:

@@ -20,10 +20,10 @@ from typing import Self
 
 from iccm_assets.judging import statistics
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Outcome, RuleResult, Verdict
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 
 # The settings a verdict depends on, besides its evidence.
-NUMBERS = (
+THRESHOLD_FIELDS = (
     "confidence",
     "emergency_bound",
     "max_pass_rate_drop",
@@ -57,7 +57,7 @@ class _Pairs:
         return [pair.difference for pair in self.reliable]
 
 
-def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False) -> Verdict:
+def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergency: bool = False) -> Verdict:
     """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
     pairs = _Pairs.of(evidence.items, evidence.expected_items)
     rules = (
@@ -73,7 +73,7 @@ def decide(evidence: GateEvidence, settings: Evaluation, emergency: bool = False
     return Verdict(status, improvement, emergency, rules)
 
 
-def variance_limit(production: float, settings: Evaluation) -> float:
+def max_variance(production: float, settings: EvaluationSettings) -> float:
     """Return the largest allowed implementation variance, given production's (E3, R1, R2)."""
     return max(settings.max_variance_ratio * production, settings.variance_floor)
 
@@ -97,7 +97,7 @@ def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
     return RuleResult("complete_evidence", "pass", f"all {len(evidence.items)} items were measured", numbers)
 
 
-def _improvement(pairs: _Pairs, settings: Evaluation, emergency: bool) -> RuleResult:
+def _improvement(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -> RuleResult:
     """Pass if the mean paired difference is above the bound, with confidence."""
     bound = settings.emergency_bound if emergency else 0.0
     if not pairs.reliable:
@@ -128,7 +128,7 @@ def _improvement(pairs: _Pairs, settings: Evaluation, emergency: bool) -> RuleRe
     return RuleResult("improvement", outcome, reason, numbers)
 
 
-def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
+def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
     slices: dict[str, list[ItemEvidence]] = defaultdict(list)
     for item in evidence.items:
@@ -139,14 +139,14 @@ def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
         pairs = _Pairs.of(items, len(items))
         if pairs.reliable:
             changes[name] = statistics.mean(pairs.differences)
-        if len(items) >= settings.slice_min_items:
+        if len(items) >= settings.min_slice_items:
             results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
     if lost := [result.reason for result in results if result.outcome == "fail"]:
         return RuleResult("forgetting", "fail", "; ".join(lost), changes)
     if not changes:
         return RuleResult("forgetting", "inconclusive", "no slice was measured", changes)
     small = len(slices) - len(results)
-    skipped = f" ({small} with fewer than {settings.slice_min_items} items not judged)" if small else ""
+    skipped = f" ({small} with fewer than {settings.min_slice_items} items not judged)" if small else ""
     worst = min(changes, key=lambda name: (changes[name], name))
     reason = f"no slice of {len(results)} dropped by more than {settings.max_slice_drop:g} with confidence"
     return RuleResult(
@@ -154,7 +154,7 @@ def _forgetting(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
     )
 
 
-def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: Evaluation) -> RuleResult:
+def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings) -> RuleResult:
     """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
@@ -169,7 +169,7 @@ def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: Evalua
     return _harm(name, observed, statistics.mean(favourable) < -allowed, confidence, numbers, settings)
 
 
-def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
+def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
     """Fail if the orchestra disagrees much more about the candidate's texts than about production's."""
     variances = [
         (pair.candidate_variance, pair.production_variance)
@@ -180,7 +180,7 @@ def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
         return RuleResult("variance_spike", "inconclusive", "no item has a variance for both versions", {})
     ratio, missing = settings.max_variance_ratio, pairs.missing + len(pairs.reliable) - len(variances)
     candidate, production = (statistics.mean(values) for values in zip(*variances, strict=True))
-    limit = variance_limit(production, settings)
+    limit = max_variance(production, settings)
     # In the candidate's favour, a missing item has variance 0 and production's the largest there is, 1/4.
     over_ratio = [own - ratio * reference for own, reference in variances] + [-ratio / 4] * missing
     over_floor = [own for own, _ in variances] + [0.0] * missing
@@ -193,7 +193,7 @@ def _variance(pairs: _Pairs, settings: Evaluation) -> RuleResult:
     return _harm("variance_spike", observed, candidate > limit, confidence, numbers, settings)
 
 
-def _latency(evidence: GateEvidence, settings: Evaluation) -> RuleResult:
+def _latency(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the slow answers (p95) are much slower than production's, per output token."""
     name, ratio = "latency_regression", settings.max_latency_ratio
     samples = (evidence.candidate_latency, evidence.production_latency)
@@ -220,7 +220,7 @@ def _harm(
     exceeded: bool,
     confidence: float,
     numbers: dict[str, float],
-    settings: Evaluation,
+    settings: EvaluationSettings,
 ) -> RuleResult:
     """Fail if the observed harm exceeds its limit and the confidence that the true one does is reached."""
     failed = exceeded and confidence >= settings.confidence

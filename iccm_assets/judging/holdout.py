@@ -13,12 +13,12 @@ from datetime import timedelta
 import numpy as np
 import sqlalchemy as sa
 
-from iccm_assets.capture.extraction import source_of
+from iccm_assets.capture.extraction import extract_source
 from iccm_assets.curation.embeddings import content_sha256, embed_texts
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.similarity import nearest, unit_rows
-from iccm_assets.errors import SuiteError
-from iccm_assets.judging.suites import Suite, load_suite
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.similarity import find_nearest, normalize_rows
+from iccm_assets.errors import TestSuiteError
+from iccm_assets.judging.suites import Suite, parse_suite
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
@@ -26,11 +26,11 @@ from iccm_assets.store.clock import now
 
 HOLDOUT = "production_holdout"
 # Each item costs hundreds of milliseconds per evaluation: the newest ones are enough to detect drift.
-MOST_ITEMS = 200
+MAX_ITEMS = 200
 
 
 @dataclass(frozen=True)
-class HoldoutRow:
+class HoldoutItem:
     """A held-out conversation to measure on; ``digest`` changes with its source or its suite."""
 
     id: int
@@ -40,22 +40,24 @@ class HoldoutRow:
     digest: str
 
 
-def production_holdout(engine: sa.Engine, settings: Settings) -> list[HoldoutRow]:
+def load_production_holdout(engine: sa.Engine, settings: Settings) -> list[HoldoutItem]:
     """Load the newest held-out conversations that are unlike anything trained on; oldest first."""
     recent = _recent_ids(engine, settings)
-    trained_on = unit_rows(_training_vectors(engine))
+    trained_on = normalize_rows(_training_vectors(engine))
     embedder = Embedder.load(settings) if recent and len(trained_on) else None
-    items: list[HoldoutRow] = []
-    for start in range(0, len(recent), MOST_ITEMS):
-        rows = rows_of(engine, recent[start : start + MOST_ITEMS])
+    items: list[HoldoutItem] = []
+    for start in range(0, len(recent), MAX_ITEMS):
+        rows = load_rows(engine, recent[start : start + MAX_ITEMS])
         if embedder is not None and rows:
             vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors
-            matches = nearest(unit_rows(vectors), trained_on, settings.curation.duplicate_similarity)
+            matches = find_nearest(
+                normalize_rows(vectors), trained_on, settings.curation.duplicate_similarity
+            )
             rows = [row for row, match in zip(rows, matches, strict=True) if match is None]
         items += rows
-        if len(items) >= MOST_ITEMS:
+        if len(items) >= MAX_ITEMS:
             break
-    return items[:MOST_ITEMS][::-1]
+    return items[:MAX_ITEMS][::-1]
 
 
 def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
@@ -68,10 +70,12 @@ def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
             .where(c.timestamp >= since, c.erased_at.is_(None))
             .order_by(c.timestamp.desc(), c.id.desc())
         )
-        return [row.id for row in sessions if is_held_out(row.session_id, settings.curation.held_out_share)]
+        return [
+            row.id for row in sessions if is_in_holdout(row.session_id, settings.curation.holdout_fraction)
+        ]
 
 
-def rows_of(engine: sa.Engine, ids: list[int]) -> list[HoldoutRow]:
+def load_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     """Load conversations in their current state, newest first; those without source or suite are left out."""
     c, r = t.conversations.c, t.requirements.c
     query = (
@@ -84,12 +88,12 @@ def rows_of(engine: sa.Engine, ids: list[int]) -> list[HoldoutRow]:
     with engine.connect() as conn:
         for row in conn.execute(query):
             try:
-                source, suite = source_of(row.content, row.metadata), load_suite(row.test_suite)
-            except SuiteError:
+                source, suite = extract_source(row.content, row.metadata), parse_suite(row.test_suite)
+            except TestSuiteError:
                 continue  # the reconstructions asset reports it
             if source:
                 digest = content_sha256(json.dumps([source, row.test_suite], sort_keys=True))[:16]
-                items.append(HoldoutRow(row.id, source, row.text, suite, digest))
+                items.append(HoldoutItem(row.id, source, row.text, suite, digest))
     return items
 
 

@@ -16,10 +16,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import pytest_suites
-from iccm_assets.judging.case_verdicts import CaseResult, repeats_in_every_case, suspicions_of, verdict_of
-from iccm_assets.judging.sandbox import Budget, LayersMissing, Sandbox
+from iccm_assets.judging.case_verdicts import (
+    CaseResult,
+    is_suite_wide_failure,
+    find_suspicious_behaviour,
+    classify_case,
+)
+from iccm_assets.judging.sandbox import Limits, MissingLayersError, Sandbox
 from iccm_assets.judging.suites import Suite
 from iccm_assets.settings import Settings
 
@@ -39,14 +44,14 @@ class JudgeResult:
     test_pass_rate: float | None
     results: tuple[CaseResult, ...]
     suspect: bool = False
-    suspicions: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     evidence: str = "cases"
     duration_ms: float = 0.0
 
 
-def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
+def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     """Run every case of ``suite`` on the source code ``implementation``.
 
     The limits of ``settings.judge`` hold for the implementation as a whole. Raises nothing for what the
@@ -55,7 +60,7 @@ def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     started = time.monotonic()
     try:
         result = _judge(implementation, suite, settings)
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         reason = "the sandbox is not available"
         results = tuple(CaseResult(case.index, "not_run", reason) for case in suite.cases)
         result = JudgeResult(None, results, layers=_missing_layers(error), reason=str(error))
@@ -63,46 +68,48 @@ def judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
 
 
 def _judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
-    packages = pytest_suites.packages() if suite.kind == "pytest" else ()
+    packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
     with Sandbox.start(settings, packages) as sandbox:
         results, violations = _run(implementation, suite, settings, sandbox)
-    suspicions = suspicions_of(implementation, results, violations, suite.kind)
+    suspicions = find_suspicious_behaviour(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
-        passed / len(suite.cases), tuple(results), bool(suspicions), suspicions, layers=sandbox.started.layers
+        passed / len(suite.cases), tuple(results), bool(suspicions), suspicions, layers=sandbox.running.layers
     )
 
 
-def judge_many(
-    work: Iterable[tuple[str, Suite]], settings: Settings, workers: int | None = None
+def run_suites(
+    items: Iterable[tuple[str, Suite]], settings: Settings, workers: int | None = None
 ) -> Iterator[JudgeResult]:
     """Run each (implementation, suite), ``settings.judge.workers`` at a time; results in order."""
     count = workers or settings.judge.workers
-    todo = iter(work)
+    todo = iter(items)
     running: deque[Future[JudgeResult]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="judge") as pool:
         try:
-            running.extend(pool.submit(judge, *item, settings) for item in islice(todo, 2 * count))
+            running.extend(pool.submit(run_suite, *item, settings) for item in islice(todo, 2 * count))
             while running:
                 result = running.popleft().result()
-                running.extend(pool.submit(judge, *item, settings) for item in islice(todo, 1))
+                running.extend(pool.submit(run_suite, *item, settings) for item in islice(todo, 1))
                 yield result
         finally:
             for future in running:
                 future.cancel()
 
 
-def probe(settings: Settings) -> dict[str, str]:
+def check_sandbox(settings: Settings) -> dict[str, str]:
     """The sandbox's layers on this machine, as ``iccm doctor`` shows them; a missing one is marked so."""
     try:
         with Sandbox.start(settings) as sandbox:
-            return sandbox.started.layers
-    except SandboxUnavailable as error:
+            return sandbox.running.layers
+    except SandboxUnavailableError as error:
         return _missing_layers(error)
 
 
-def _missing_layers(error: SandboxUnavailable) -> dict[str, str]:
-    return error.layers if isinstance(error, LayersMissing) else {"bubblewrap": f"missing: {error.detail}"}
+def _missing_layers(error: SandboxUnavailableError) -> dict[str, str]:
+    return (
+        error.layers if isinstance(error, MissingLayersError) else {"bubblewrap": f"missing: {error.detail}"}
+    )
 
 
 def _run(
@@ -110,7 +117,7 @@ def _run(
 ) -> tuple[list[CaseResult], list[str]]:
     """Run all cases in order; once a limit of the whole is used up, the rest is not run."""
     limits = settings.judge
-    remaining = Budget(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
+    remaining = Limits(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
     violations: list[str] = []
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
@@ -120,21 +127,21 @@ def _run(
             detail = f"the implementation's {limit} was used up by case {last}"
             results.append(CaseResult(case.index, "not_run", detail))
             continue
-        outcome = sandbox.run_case(case.index, case.plan(), remaining)
+        outcome = sandbox.run_case(case.index, case.inputs(), remaining)
         if outcome.kind == "lost":
-            raise SandboxUnavailable(f"its first process ended during case {case.index}")
-        remaining = Budget(
+            raise SandboxUnavailableError(f"its first process ended during case {case.index}")
+        remaining = Limits(
             remaining.wall - outcome.wall, remaining.cpu - outcome.cpu, remaining.output - outcome.printed
         )
-        result = verdict_of(case, outcome, limits)
-        if repeats_in_every_case(outcome):
-            return [replace(result, case=other.index) for other in suite.cases], list(outcome.notices)
+        result = classify_case(case, outcome, limits)
+        if is_suite_wide_failure(outcome):
+            return [replace(result, case=other.index) for other in suite.cases], list(outcome.violations)
         results.append(result)
-        violations += outcome.notices
+        violations += outcome.violations
     return results, violations
 
 
-def _used_up(remaining: Budget) -> str:
+def _used_up(remaining: Limits) -> str:
     """Name the limit of the whole implementation that earlier cases have used up, or return ''."""
     rests = {"time": remaining.wall - 0.001, "CPU time": remaining.cpu - 0.001, "output": remaining.output}
     return next((name for name, rest in rests.items() if rest <= 0), "")

@@ -23,11 +23,11 @@ from pathlib import Path
 from types import CodeType
 from typing import IO, BinaryIO
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import bubblewrap, seccomp
 
-START_SECONDS = 20.0
-END_SECONDS = 5.0
+START_TIMEOUT_SECONDS = 20.0
+END_TIMEOUT_SECONDS = 5.0
 NAMESPACES = ("user", "pid", "net", "ipc", "mnt", "uts")
 HOST_FOLDERS = frozenset(("etc", "proc", "home", "var", "sys"))
 
@@ -41,12 +41,12 @@ _BOOTSTRAP = (
     " exec(code,m.__dict__)\n"
     "context[context['start']].serve(context)"
 )
-DRIVER: Mapping[str, object] = {"start": "driver"}
+INIT_PROCESS: Mapping[str, object] = {"start": "driver"}
 Packages = tuple[tuple[str, str], ...]
 _slots = itertools.count(os.getpid())
 
 
-class LayersMissing(SandboxUnavailable):
+class MissingLayersError(SandboxUnavailableError):
     """The sandbox started without one of its layers, so it was not used."""
 
     def __init__(self, layers: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class LayersMissing(SandboxUnavailable):
         )
 
 
-class Handle:
+class ProcessHandle:
     """A process by descriptor: its number may be reused, the descriptor never means another process."""
 
     def __init__(self, pid: int, descriptor: int | None = None) -> None:
@@ -67,10 +67,10 @@ class Handle:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
 
-    def kill_relative(self, pid: int) -> None:
+    def kill_in_namespace(self, pid: int) -> None:
         """Kill ``pid`` if it (still) is a process of this one's pid namespace."""
         with suppress(OSError):  # it has just ended
-            other = Handle(pid)
+            other = ProcessHandle(pid)
             try:
                 if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid"):
                     other.kill()
@@ -79,7 +79,7 @@ class Handle:
 
 
 @dataclass(frozen=True)
-class Started:
+class RunningSandbox:
     """An init process that waits for requests: its launcher, its own process, the layers around it.
 
     ``requests`` and ``replies`` are descriptors; ``end`` ends it with everything in it, and waits until
@@ -87,66 +87,66 @@ class Started:
     """
 
     process: subprocess.Popen[bytes]
-    driver: Handle
+    init_process: ProcessHandle
     layers: dict[str, str]
     requests: int
     replies: int
     end: Callable[[], None]
 
 
-def strict(packages: Packages = ()) -> Started:
+def start_isolated(packages: Packages = ()) -> RunningSandbox:
     """Start a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers.
 
     ``packages`` (name, folder) become importable inside, from ``bubblewrap.PACKAGES``.
     """
-    if not seccomp.supported():
-        raise SandboxUnavailable(
+    if not seccomp.is_supported():
+        raise SandboxUnavailableError(
             "no system call filter for this architecture", hint="x86_64 and aarch64 have one."
         )
     *others, last = bubblewrap.find_bubblewraps()
     for bwrap in others:
-        with suppress(SandboxUnavailable):  # an outdated one of the system; the wheel's may work
+        with suppress(SandboxUnavailableError):  # an outdated one of the system; the wheel's may work
             return _strict(bwrap, packages)
     return _strict(last, packages)
 
 
-def _strict(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> Started:
-    process, driver = behind(bwrap, subprocess.PIPE, packages)
-    return _start(process, driver, DRIVER, lambda: verify(bwrap, driver.pid))
+def _strict(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
+    process, driver = spawn_behind_bwrap(bwrap, subprocess.PIPE, packages)
+    return _start(process, driver, INIT_PROCESS, lambda: verify_layers(bwrap, driver.pid))
 
 
-def behind(
-    bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), nursery: str = ""
-) -> tuple[subprocess.Popen[bytes], Handle]:
+def spawn_behind_bwrap(
+    bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), worker_proc: str = ""
+) -> tuple[subprocess.Popen[bytes], ProcessHandle]:
     """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake comes after."""
     with _pipe() as (filter_out, filter_in), _pipe() as (info_out, info_in):
-        filter_in.write(seccomp.program())  # 1.3 kB: fits into the pipe
+        filter_in.write(seccomp.build_filter())  # 1.3 kB: fits into the pipe
         filter_in.close()
         passed = filter_out.fileno(), info_in.fileno()
-        command = command_line(bwrap, passed, next(_slots), packages)
-        if nursery:
-            command = bubblewrap.nursery_command(command, nursery)
+        command = build_command_line(bwrap, passed, next(_slots), packages)
+        if worker_proc:
+            command = bubblewrap.build_worker_command(command, worker_proc)
         # With the reading end too: bubblewrap would die of a broken pipe in the middle of its start.
         process = _launch(command, (*passed, info_out.fileno()), {}, stdin)
         info_in.close()
         try:
             return process, _first_process(process, info_out.read())
         except BaseException:
-            end(process, None)
+            end_process(process, None)
             raise
 
 
-def command_line(
+def build_command_line(
     bwrap: bubblewrap.Bubblewrap, descriptors: tuple[int, int], slot: int, packages: Packages = ()
 ) -> list[str]:
     """Build the command that starts a sandbox; ``descriptors``: of the filter and of bubblewrap's info."""
     uid = bubblewrap.unprivileged_uid(slot) if os.geteuid() == 0 else None
     python = bubblewrap.find_interpreter()
     filter_fd, info_fd = descriptors
-    return bubblewrap.command(bwrap, python, packages, filter_fd=filter_fd, info_fd=info_fd, uid=uid)
+    return bubblewrap.build_command(bwrap, python, packages, filter_fd=filter_fd, info_fd=info_fd, uid=uid)
 
 
-def unsafe(scratch: Path) -> Started:
+def start_unsafe(scratch: Path) -> RunningSandbox:
     """Start an init process without isolation, for those who ask for it by name; its layers say so.
 
     It makes the folder ``scratch`` and removes it when the judge has died.
@@ -156,26 +156,28 @@ def unsafe(scratch: Path) -> Started:
         ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem"), "off: ICCM_SANDBOX=unsafe"
     )
     layers = {**off, "memory": "sampler", "rlimits": "ok"}
-    return _start(process, Handle(process.pid), {**DRIVER, "scratch": str(scratch)}, lambda: layers)
+    return _start(
+        process, ProcessHandle(process.pid), {**INIT_PROCESS, "scratch": str(scratch)}, lambda: layers
+    )
 
 
 def _start(
     process: subprocess.Popen[bytes],
-    driver: Handle,
+    driver: ProcessHandle,
     values: Mapping[str, object],
     get_layers: Callable[[], dict[str, str]],
-) -> Started:
+) -> RunningSandbox:
     """Do the handshake and read the layers; end the process when either fails."""
     requests = _descriptor(process.stdin)
     try:
-        greet(process, requests, values)
+        send_handshake(process, requests, values)
         layers = get_layers()
     except BaseException:
-        end(process, driver)
+        end_process(process, driver)
         raise
     lifelines.add(requests)
-    return Started(
-        process, driver, layers, requests, _descriptor(process.stdout), lambda: end(process, driver)
+    return RunningSandbox(
+        process, driver, layers, requests, _descriptor(process.stdout), lambda: end_process(process, driver)
     )
 
 
@@ -199,30 +201,30 @@ def _launch(
             start_new_session=True,
         )
     except OSError as error:
-        raise SandboxUnavailable(f"{command[0]} cannot be started: {error}") from None
+        raise SandboxUnavailableError(f"{command[0]} cannot be started: {error}") from None
 
 
-def _first_process(process: subprocess.Popen[bytes], info: bytes) -> Handle:
+def _first_process(process: subprocess.Popen[bytes], info: bytes) -> ProcessHandle:
     try:
-        return Handle(int(json.loads(info)["child-pid"]))
+        return ProcessHandle(int(json.loads(info)["child-pid"]))
     except (ValueError, KeyError, TypeError, ProcessLookupError):
-        raise SandboxUnavailable(_start_error(process)) from None
+        raise SandboxUnavailableError(_start_error(process)) from None
 
 
-def greet(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, object]) -> None:
+def send_handshake(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, object]) -> None:
     """Send the first process its code and wait until it reports that it is ready."""
     try:
         write_frame(requests, marshal.dumps((_code(), dict(values))))
-        hear_ready(_descriptor(process.stdout))
-    except (BrokenPipeError, SandboxUnavailable):
-        raise SandboxUnavailable(_start_error(process)) from None
+        wait_ready(_descriptor(process.stdout))
+    except (BrokenPipeError, SandboxUnavailableError):
+        raise SandboxUnavailableError(_start_error(process)) from None
 
 
-def hear_ready(replies: int) -> None:
+def wait_ready(replies: int) -> None:
     """Wait for the first line of an init process; ``SandboxUnavailableError`` when it is not ``ready``."""
-    line = os.read(replies, 300) if readable(replies, START_SECONDS) else b""
+    line = os.read(replies, 300) if wait_readable(replies, START_TIMEOUT_SECONDS) else b""
     if line != b"ready\n":
-        raise SandboxUnavailable(f"it is not ready: {line.decode('utf-8', 'replace')}")
+        raise SandboxUnavailableError(f"it is not ready: {line.decode('utf-8', 'replace')}")
 
 
 def _start_error(process: subprocess.Popen[bytes]) -> str:
@@ -230,7 +232,7 @@ def _start_error(process: subprocess.Popen[bytes]) -> str:
     if process.stdin:
         process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=END_SECONDS)
+        process.wait(timeout=END_TIMEOUT_SECONDS)
     assert process.stderr
     os.set_blocking(process.stderr.fileno(), False)
     lines = (process.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
@@ -250,7 +252,7 @@ def _code() -> dict[str, CodeType]:
 # ---- layers --------------------------------------------------------------------------------------
 
 
-def surroundings(pid: int | str) -> frozenset[str]:
+def host_namespaces(pid: int | str) -> frozenset[str]:
     """What a sandbox made by process ``pid`` must not share: namespaces and devices of scratch space."""
     return frozenset([*_namespaces("self").values(), *_namespaces(pid).values(), *_scratch_devices(pid)])
 
@@ -263,7 +265,9 @@ def _scratch_devices(pid: int | str) -> list[str]:
     return [f"device {os.stat(f'/proc/{pid}/root{place}').st_dev}" for place in ("/tmp", "/dev/shm")]
 
 
-def verify(bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None) -> dict[str, str]:
+def verify_layers(
+    bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None
+) -> dict[str, str]:
     """Read from outside which layers hold for the running first process; raises ``MissingLayersError``."""
     try:
         layers = {
@@ -271,9 +275,9 @@ def verify(bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | Non
             **_inspect(pid, outside or frozenset(_namespaces("self").values())),
         }
     except OSError as error:
-        raise SandboxUnavailable(f"its first process cannot be inspected: {error}") from None
+        raise SandboxUnavailableError(f"its first process cannot be inspected: {error}") from None
     if any(state.startswith("missing") for state in layers.values()):
-        raise LayersMissing(layers)
+        raise MissingLayersError(layers)
     return layers
 
 
@@ -326,7 +330,7 @@ def _in_a_fork() -> None:
 os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def end(process: subprocess.Popen[bytes], driver: Handle | None) -> None:
+def end_process(process: subprocess.Popen[bytes], driver: ProcessHandle | None) -> None:
     """Kill the first process, with which the kernel ends its whole namespace, and wait for its parents.
 
     Without one yet, close the pipe: what is still starting ends as soon as it reads.
@@ -339,7 +343,7 @@ def end(process: subprocess.Popen[bytes], driver: Handle | None) -> None:
             driver.kill()
         os.close(driver.descriptor)
     try:
-        process.wait(timeout=END_SECONDS)
+        process.wait(timeout=END_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -361,7 +365,7 @@ def _descriptor(stream: IO[bytes] | None) -> int:
     return stream.fileno()
 
 
-def readable(descriptor: int, seconds: float) -> bool:
+def wait_readable(descriptor: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

@@ -16,47 +16,47 @@ from statistics import fmean
 import sqlalchemy as sa
 
 from iccm_assets.judging.orchestra import Orchestra
-from iccm_assets.judging.pending import PAGE, count, pending_live
+from iccm_assets.judging.pending import PAGE_SIZE, count_rows, unscored_live_responses
 from iccm_assets.judging.scoring import ScoringReport, score_rows
 from iccm_assets.settings import Settings
-from iccm_assets.store.arms import ArmFigures, arm_figures
+from iccm_assets.store.arms import ArmMetrics, load_arm_metrics
 from iccm_assets.store.clock import now
 
 _METRICS_WINDOW = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class LiveReport:
+class LiveScoringReport:
     """The result of a pass, how many answers it left to the next one, and both arms' metrics of 24 hours."""
 
     scored: ScoringReport
-    left: int
+    remaining: int
     seconds: float
-    arms: Sequence[ArmFigures]
+    arms: Sequence[ArmMetrics]
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """Describe the pass in one line."""
         scored = self.scored
         mean = f", mean pass rate {fmean(scored.rates):.3f}" if scored.rates else ""
         return (
-            f"{scored.scored} answers scored{mean}, {scored.inconclusive} inconclusive, {scored.bad_suites}"
-            f" with an invalid suite, {self.left} remaining, in {self.seconds:.1f} s"
+            f"{scored.scored} answers scored{mean}, {scored.inconclusive} inconclusive, {scored.invalid_suites}"
+            f" with an invalid suite, {self.remaining} remaining, in {self.seconds:.1f} s"
         )
 
 
-def count_live(engine: sa.Engine) -> int:
+def count_live_responses(engine: sa.Engine) -> int:
     """Count the answers that `score_live_responses` would score now."""
-    return count(engine, pending_live())
+    return count_rows(engine, unscored_live_responses())
 
 
-def score_live(
+def score_live_responses(
     engine: sa.Engine,
     orchestra: Orchestra,
     settings: Settings,
     *,
-    seconds: float | None = None,
+    time_budget_seconds: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> LiveReport:
+) -> LiveScoringReport:
     """Score unscored answers of the gateway that came with tests; ``progress`` gets the number newly stored.
 
     After ``time_budget_seconds`` no further text is started; texts in progress are finished. An empty answer
@@ -65,16 +65,21 @@ def score_live(
     concurrent passes share the work.
     """
     started = time.monotonic()
-    until = math.inf if seconds is None else started + seconds
+    until = math.inf if time_budget_seconds is None else started + time_budget_seconds
     report = ScoringReport()
     while time.monotonic() < until:
         # One page at a time: answers that arrived meanwhile and are more urgent are in the next page.
         page = score_rows(
-            engine, pending_live().limit(PAGE), orchestra, settings, until=until, progress=progress
+            engine,
+            unscored_live_responses().limit(PAGE_SIZE),
+            orchestra,
+            settings,
+            deadline=until,
+            progress=progress,
         )
         report += page
-        if page.rows < PAGE:
+        if page.selected_rows < PAGE_SIZE:
             break
     with engine.connect() as conn:
-        arms = arm_figures(conn, now(conn) - _METRICS_WINDOW)
-    return LiveReport(report, count_live(engine), time.monotonic() - started, arms)
+        arms = load_arm_metrics(conn, now(conn) - _METRICS_WINDOW)
+    return LiveScoringReport(report, count_live_responses(engine), time.monotonic() - started, arms)

@@ -26,62 +26,74 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import bubblewrap, launch, seccomp
-from iccm_assets.judging.launch import Handle, Started
+from iccm_assets.judging.launch import ProcessHandle, RunningSandbox
 
 _log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
 MAX_FAILURES = 3
-PROC = "/tmp/proc"  # below the forked sandboxes' own /tmp, which covers it
+PROC_MOUNT = "/tmp/proc"  # below the forked sandboxes' own /tmp, which covers it
 # What small programs import most. None of them changes what another module finds imported already.
-PRELOADED = ("collections", "enum", "functools", "heapq", "itertools", "math", "operator", "re", "string")
+PRELOADED_MODULES = (
+    "collections",
+    "enum",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "re",
+    "string",
+)
 
 
-Origin = tuple[bubblewrap.Bubblewrap, list[str], bytes]  # bwrap, command line, system call filter
+ZygoteSpec = tuple[bubblewrap.Bubblewrap, list[str], bytes]  # bwrap, command line, system call filter
 
 
-def current_origin() -> Origin:
+def current_spec() -> ZygoteSpec:
     """What a worker would be started from now; raises ``SandboxUnavailableError``."""
-    if not seccomp.supported():
-        raise SandboxUnavailable("no system call filter for this architecture")
+    if not seccomp.is_supported():
+        raise SandboxUnavailableError("no system call filter for this architecture")
     bwrap = bubblewrap.find_bubblewraps()[-1]
-    return bwrap, launch.command_line(bwrap, (0, 0), 0), seccomp.program()
+    return bwrap, launch.build_command_line(bwrap, (0, 0), 0), seccomp.build_filter()
 
 
-class Nursery:
+class SandboxZygote:
     """A started worker, for use while a new one would have the same origin; threads take its ``lock``."""
 
-    def __init__(self, origin: Origin, process: Popen[bytes], first: Handle, control: socket.socket) -> None:
-        self.origin, self.process, self.first, self.control = origin, process, first, control
+    def __init__(
+        self, origin: ZygoteSpec, process: Popen[bytes], first: ProcessHandle, control: socket.socket
+    ) -> None:
+        self.spec, self.process, self.first, self.control = origin, process, first, control
         self.lock = threading.Lock()
-        self.surroundings = launch.surroundings(first.pid)
+        self.host_namespaces = launch.host_namespaces(first.pid)
         launch.lifelines.add(control.fileno())
 
     @classmethod
-    def start(cls) -> Nursery:
+    def start(cls) -> SandboxZygote:
         """Start a worker; raises ``SandboxUnavailableError``."""
-        origin = current_origin()
+        origin = current_spec()
         values = {
             "start": "cells",
             "filter": origin[2],
             "tmpfs": (("/tmp", bubblewrap.SCRATCH_BYTES), ("/dev/shm", bubblewrap.SHARED_BYTES)),
-            "proc": PROC,
-            "preload": PRELOADED,
+            "proc": PROC_MOUNT,
+            "preload": PRELOADED_MODULES,
         }
         with ExitStack() as cleanup:
             control, remote = socket.socketpair()
             cleanup.callback(control.close)
             with remote:
-                process, first = launch.behind(origin[0], remote.fileno(), nursery=PROC)
-            cleanup.callback(launch.end, process, first)
-            launch.greet(process, control.fileno(), values)
+                process, first = launch.spawn_behind_bwrap(origin[0], remote.fileno(), worker_proc=PROC_MOUNT)
+            cleanup.callback(launch.end_process, process, first)
+            launch.send_handshake(process, control.fileno(), values)
             worker = cls(origin, process, first, control)
             cleanup.pop_all()
             return worker
 
-    def cell(self) -> Started:
+    def fork_sandbox(self) -> RunningSandbox:
         """Fork a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers."""
         with self.lock:
             message, descriptors = self._ask()
@@ -89,25 +101,27 @@ class Nursery:
             for descriptor in descriptors:
                 cleanup.callback(os.close, descriptor)
             if len(descriptors) != 3:
-                raise SandboxUnavailable(f"the warm pool made none: {message.decode('utf-8', 'replace')}")
+                raise SandboxUnavailableError(
+                    f"the warm pool made none: {message.decode('utf-8', 'replace')}"
+                )
             requests, replies, process = descriptors
             launch.lifelines.add(requests)
             cleanup.callback(launch.lifelines.discard, requests)
-            driver = Handle(_read_pid(process), process)
-            cleanup.callback(launch.readable, process, launch.END_SECONDS)
+            driver = ProcessHandle(_read_pid(process), process)
+            cleanup.callback(launch.wait_readable, process, launch.END_TIMEOUT_SECONDS)
             cleanup.callback(driver.kill)
-            launch.hear_ready(replies)
-            layers = launch.verify(self.origin[0], driver.pid, self.surroundings)
-            return Started(self.process, driver, layers, requests, replies, cleanup.pop_all().close)
+            launch.wait_ready(replies)
+            layers = launch.verify_layers(self.spec[0], driver.pid, self.host_namespaces)
+            return RunningSandbox(self.process, driver, layers, requests, replies, cleanup.pop_all().close)
 
     def _ask(self) -> tuple[bytes, list[int]]:
         size = array.array("i").itemsize
         try:
-            self.control.settimeout(launch.START_SECONDS)
+            self.control.settimeout(launch.START_TIMEOUT_SECONDS)
             self.control.send(b"c")
             message, ancillary, *_ = self.control.recvmsg(300, socket.CMSG_SPACE(3 * size))
         except OSError as error:
-            raise SandboxUnavailable(f"the warm pool has ended: {error}") from None
+            raise SandboxUnavailableError(f"the warm pool has ended: {error}") from None
         descriptors = array.array("i")
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -120,45 +134,45 @@ def _read_pid(descriptor: int) -> int:
     text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
     match = re.search(r"^Pid:\s*(\d+)$", text, re.MULTILINE)
     if not match:
-        raise SandboxUnavailable("the forked sandbox has ended")
+        raise SandboxUnavailableError("the forked sandbox has ended")
     return int(match[1])
 
 
-class Keeper:
+class WarmPool:
     """Decides whether there is a worker; one per process."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
-        self.nursery: Nursery | None = None
+        self.zygote: SandboxZygote | None = None
         self.starting = False
         self.failures = self.busy = 0
         self.last_used = float("-inf")  # when a sandbox was last started or ended
 
-    def take(self) -> Started | None:
+    def acquire(self) -> RunningSandbox | None:
         """Fork a warm sandbox, or return None: start one in the ordinary way."""
         try:
-            origin = current_origin()
-        except SandboxUnavailable:
+            origin = current_spec()
+        except SandboxUnavailableError:
             return None  # the ordinary way reports what is missing
         with self.lock:
-            nursery = self.nursery
+            nursery = self.zygote
             repeated = time.monotonic() - self.last_used < IDLE_SECONDS
             self.last_used = time.monotonic()
             if nursery is None and repeated and not self.starting and self.failures < MAX_FAILURES:
                 self.starting = True
                 threading.Thread(target=self._run_worker, name="sandbox-warm-pool", daemon=True).start()
-            if nursery is None or nursery.origin != origin:
+            if nursery is None or nursery.spec != origin:
                 return None
             self.busy += 1
         with ExitStack() as cleanup:
             cleanup.callback(self._release)
             try:
-                sandbox = nursery.cell()
-            except SandboxUnavailable as error:
+                sandbox = nursery.fork_sandbox()
+            except SandboxUnavailableError as error:
                 _log.warning("no warm sandbox, starting one with bubblewrap instead: %s", error)
                 with self.lock:
                     self.failures += 1
-                    self.nursery = None
+                    self.zygote = None
                 return None
             cleanup.callback(sandbox.end)
             return replace(sandbox, end=cleanup.pop_all().close)
@@ -172,18 +186,18 @@ class Keeper:
     def _run_worker(self) -> None:
         """Start a worker, wait until it is no longer needed, end it."""
         try:
-            nursery = Nursery.start()
-        except (SandboxUnavailable, OSError) as error:
+            nursery = SandboxZygote.start()
+        except (SandboxUnavailableError, OSError) as error:
             _log.warning("no warm sandboxes, every sandbox is started with bubblewrap: %s", error)
             with self.lock:
                 self.starting, self.failures = False, self.failures + 1
             return
         with self.lock:
-            self.nursery = nursery
-            while self.nursery is nursery:
+            self.zygote = nursery
+            while self.zygote is nursery:
                 idle = time.monotonic() - self.last_used
                 if not self.busy and idle >= IDLE_SECONDS:
-                    self.nursery = None
+                    self.zygote = None
                 else:
                     self.lock.wait(IDLE_SECONDS if self.busy else IDLE_SECONDS - idle)
             while self.busy:  # one sandbox failed, and others are still in use
@@ -191,26 +205,26 @@ class Keeper:
             self.starting = False
         launch.lifelines.discard(nursery.control.fileno())
         nursery.control.close()
-        launch.end(nursery.process, nursery.first)
+        launch.end_process(nursery.process, nursery.first)
 
     def close(self) -> None:
         """End the worker now."""
         with self.lock:
-            nursery, self.nursery = self.nursery, None
+            nursery, self.zygote = self.zygote, None
         if nursery is not None:
             nursery.first.kill()
 
 
-keeper = Keeper()
+warm_pool = WarmPool()
 
 
 def _in_a_fork() -> None:
     """Start over in a fork of this process: the worker and its descriptors are the parent's."""
-    global keeper, _parents_keeper
-    _parents_keeper = keeper  # referenced, so that nothing in it is finalised here
-    keeper = Keeper()
+    global warm_pool, _parents_keeper
+    _parents_keeper = warm_pool  # referenced, so that nothing in it is finalised here
+    warm_pool = WarmPool()
 
 
-_parents_keeper: Keeper | None = None
+_parents_keeper: WarmPool | None = None
 os.register_at_fork(after_in_child=_in_a_fork)
-atexit.register(lambda: keeper.close())
+atexit.register(lambda: warm_pool.close())

@@ -17,13 +17,19 @@ from importlib.metadata import entry_points
 
 from iccm_assets.addresses import EndpointAddress, parse_orchestra
 from iccm_assets.errors import OrchestraError
-from iccm_assets.judging.endpoints import DEFAULT_KEY, Calls, ChatEndpoint, Line, own_key_variable
-from iccm_assets.judging.reconstruction import Question, Reader, Reconstruction
-from iccm_assets.settings import Endpoints, Settings
+from iccm_assets.judging.endpoints import (
+    DEFAULT_KEY_VARIABLE,
+    RequestLoop,
+    ChatEndpoint,
+    RateLimiter,
+    get_key_variable,
+)
+from iccm_assets.judging.reconstruction import ReconstructionRequest, LocalReconstructor, Reconstruction
+from iccm_assets.settings import EndpointSettings, Settings
 
 ENTRY_POINT_GROUP = "iccm.reconstructors"
 
-Reconstructor = Reader | ChatEndpoint
+Reconstructor = LocalReconstructor | ChatEndpoint
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,10 @@ class Orchestra:
 
     def reconstruct(self, requirements: str) -> list[Reconstruction]:
         """Return one re-implementation per member, in the order of the members."""
-        [answers] = self.ask([Question(requirements)])
+        [answers] = self.reconstruct_many([ReconstructionRequest(requirements)])
         return answers
 
-    def ask(self, questions: Iterable[Question]) -> Iterator[list[Reconstruction]]:
+    def reconstruct_many(self, requests: Iterable[ReconstructionRequest]) -> Iterator[list[Reconstruction]]:
         """Yield one reconstruction per member for each question, in the order of questions and members.
 
         Requests to endpoints run ahead of the caller, by enough questions to keep all their slots busy; no
@@ -52,16 +58,16 @@ class Orchestra:
         """
         endpoints = [member for member in self.members if isinstance(member, ChatEndpoint)]
         if not endpoints:
-            yield from (self._collect(question, {}) for question in questions)
+            yield from (self._collect(question, {}) for question in requests)
             return
         max_ahead = max(16, 4 * max(endpoint.limits.concurrency for endpoint in endpoints))
-        queue: deque[tuple[Question, dict[str, Future[Reconstruction]]]] = deque()
-        with Calls() as calls:
-            for question in questions:
+        queue: deque[tuple[ReconstructionRequest, dict[str, Future[Reconstruction]]]] = deque()
+        with RequestLoop() as calls:
+            for question in requests:
                 futures = {
-                    endpoint.name: calls.place(endpoint, question.requirements)
+                    endpoint.name: calls.submit(endpoint, question.requirements)
                     for endpoint in endpoints
-                    if endpoint.name not in question.known
+                    if endpoint.name not in question.cached_answers
                 }
                 queue.append((question, futures))
                 if len(queue) > max_ahead:
@@ -70,11 +76,11 @@ class Orchestra:
                 yield self._collect(*queue.popleft())
 
     def _collect(
-        self, question: Question, futures: Mapping[str, Future[Reconstruction]]
+        self, question: ReconstructionRequest, futures: Mapping[str, Future[Reconstruction]]
     ) -> list[Reconstruction]:
         def answer(member: Reconstructor) -> Reconstruction:
-            if member.name in question.known:
-                return question.known[member.name]
+            if member.name in question.cached_answers:
+                return question.cached_answers[member.name]
             if isinstance(member, ChatEndpoint):
                 return futures[member.name].result()
             return member.reconstruct(question.requirements)
@@ -82,12 +88,12 @@ class Orchestra:
         return [answer(member) for member in self.members]
 
 
-def orchestra_of(settings: Settings) -> Orchestra:
+def load_orchestra_from_settings(settings: Settings) -> Orchestra:
     """Load the orchestra that the settings name; raises like ``load_orchestra``."""
     return load_orchestra(settings.orchestra, settings.orchestra_quorum, settings.endpoints)
 
 
-def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> Orchestra:
+def load_orchestra(spec: str, quorum: int, limits: EndpointSettings | None = None) -> Orchestra:
     """Parse an `ICCM_ORCHESTRA` value; sends no request.
 
     Raises:
@@ -98,12 +104,14 @@ def load_orchestra(spec: str, quorum: int, limits: Endpoints | None = None) -> O
     except ValueError as error:
         raise OrchestraError(f"ICCM_ORCHESTRA {error}") from None
     keys = _key_variables([part for part in parts if isinstance(part, EndpointAddress)])
-    lines: dict[str, Line] = {}
+    lines: dict[str, RateLimiter] = {}
     members: list[Reconstructor] = []
     for part in parts:
         if isinstance(part, EndpointAddress):
             members.append(
-                ChatEndpoint(part, limits or Endpoints(), keys[part], lines.setdefault(part.url, Line()))
+                ChatEndpoint(
+                    part, limits or EndpointSettings(), keys[part], lines.setdefault(part.url, RateLimiter())
+                )
             )
         else:
             members.extend(_local_reconstructors(part))
@@ -118,16 +126,16 @@ def _key_variables(addresses: Iterable[EndpointAddress]) -> dict[EndpointAddress
 
     The common key is used only when a single host lacks its own key, so no host receives another's key.
     """
-    own = {address: own_key_variable(address) for address in addresses}
+    own = {address: get_key_variable(address) for address in addresses}
     hosts = {address.host for address, variable in own.items() if not os.environ.get(variable)}
-    common = DEFAULT_KEY if len(hosts) == 1 else None
+    common = DEFAULT_KEY_VARIABLE if len(hosts) == 1 else None
     return {address: name if os.environ.get(name) else common for address, name in own.items()}
 
 
-def _local_reconstructors(name: str) -> list[Reader]:
+def _local_reconstructors(name: str) -> list[LocalReconstructor]:
     matches = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not matches:
         known = ", ".join(sorted(entry_points(group=ENTRY_POINT_GROUP).names)) or "none"
         raise OrchestraError(f"unknown member {name!r}", hint=f"Known names: {known}; or openai:URL#model.")
     reconstruct: Mapping[str, Callable[[str], str]] = next(iter(matches)).load()
-    return [Reader(f"{name}/{key}", function) for key, function in reconstruct.items()]
+    return [LocalReconstructor(f"{name}/{key}", function) for key, function in reconstruct.items()]

@@ -18,7 +18,7 @@ from iccm_assets.store import tables as t
 from iccm_assets.store.locks import Lock, lock_key
 
 # Rows read at a time: afterwards the queue is read again, with what became more urgent meanwhile.
-PAGE = 2000
+PAGE_SIZE = 2000
 
 # Retry at once, then after 10 minutes, doubling up to a day: 12 attempts take about five days.
 _RETRY = sa.literal_column(
@@ -40,7 +40,7 @@ def row_version() -> sa.Label[str]:
     return sa.literal_column("requirements.xmin::text", sa.Text).label("row_version")
 
 
-def pending(days: tuple[date, date] | None = None) -> sa.Select[Any]:
+def unscored_requirements(days: tuple[date, date] | None = None) -> sa.Select[Any]:
     """Select rows with a suite and no score yet, oldest first; ``days`` = (first, last), inclusive, UTC.
 
     With ``days`` (of the conversations), rows with missing members are always selected; without, at growing
@@ -56,7 +56,7 @@ def pending(days: tuple[date, date] | None = None) -> sa.Select[Any]:
     return query
 
 
-def pending_live() -> sa.Select[Any]:
+def unscored_live_responses() -> sa.Select[Any]:
     """Select answers of the gateway with tests and no score yet, most urgent first (R11).
 
     Only the first such answer of a session counts as evidence, so first answers precede later ones; among
@@ -79,7 +79,7 @@ def pending_live() -> sa.Select[Any]:
     )
 
 
-def count(engine: sa.Engine, query: sa.Select[Any]) -> int:
+def count_rows(engine: sa.Engine, query: sa.Select[Any]) -> int:
     """Count the rows of a query."""
     subquery = query.order_by(None).subquery()
     with engine.connect() as conn:
@@ -111,13 +111,13 @@ _CLAIM = sa.text("select key from unnest(cast(:keys as bigint[])) as key where p
 _RELEASE = sa.text("select pg_advisory_unlock(key) from unnest(cast(:keys as bigint[])) as key")
 
 
-class Claims:
+class RowClaims:
     """The rows that one scorer has claimed; for use by one thread."""
 
     def __init__(self, conn: sa.Connection) -> None:
         self._conn = conn
 
-    def take(self, rows: Sequence[Any]) -> list[Any]:
+    def acquire(self, rows: Sequence[Any]) -> list[Any]:
         """Claim the rows that no other scorer has claimed and that are unchanged since they were read."""
         keys = {lock_key(Lock.SCORING, row.id): row.id for row in rows}
         locked = {keys[key] for key in self._conn.execute(_CLAIM, {"keys": list(keys)}).scalars()}
@@ -133,12 +133,12 @@ class Claims:
 
 
 @contextmanager
-def claiming(engine: sa.Engine) -> Iterator[Claims]:
+def claim_rows(engine: sa.Engine) -> Iterator[RowClaims]:
     """Open a connection for claims, which end with the block."""
     with engine.connect() as conn:
         conn = conn.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            yield Claims(conn)
+            yield RowClaims(conn)
         finally:
             # Back in the pool, the connection would still hold the locks.
             conn.invalidate()

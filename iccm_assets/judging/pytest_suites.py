@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from iccm_assets.errors import SuiteError
+from iccm_assets.errors import TestSuiteError
 
 MAX_FILES = 100
 PACKAGES = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
-OWN_NAMES = frozenset(("implementation.py", "solution.py"))
-CONFIGURATION = frozenset(
+RESERVED_NAMES = frozenset(("implementation.py", "solution.py"))
+CONFIGURATION_FILES = frozenset(
     ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml")
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -28,18 +28,18 @@ _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def files_of(written: Any) -> Mapping[str, str]:
+def parse_files(written: Any) -> Mapping[str, str]:
     """Check a suite's files by relative path; ``TestSuiteError`` names the file that is not allowed."""
     if not isinstance(written, dict) or not written:
-        raise SuiteError("'files' must be an object of at least one path and its text")
+        raise TestSuiteError("'files' must be an object of at least one path and its text")
     if len(written) > MAX_FILES:
-        raise SuiteError(f"{len(written)} files; at most {MAX_FILES}")
+        raise TestSuiteError(f"{len(written)} files; at most {MAX_FILES}")
     for name, text in written.items():
         if problem := _problem(name, text):
-            raise SuiteError(f"file {name!r}: {problem}")
+            raise TestSuiteError(f"file {name!r}: {problem}")
     for name in written:
         if inside := next((other for other in written if other.startswith(f"{name}/")), ""):
-            raise SuiteError(f"file {name!r}: is also the folder of {inside!r}")
+            raise TestSuiteError(f"file {name!r}: is also the folder of {inside!r}")
     return dict(written)
 
 
@@ -50,20 +50,20 @@ def _problem(name: str, text: Any) -> str:
             map(_PART.fullmatch, name.split("/"))
         ),
         "more than 10 folders deep": len(path.parts) > 10,
-        "that name is the implementation's": name in OWN_NAMES,
-        "a suite does not configure pytest": path.name in CONFIGURATION,
+        "that name is the implementation's": name in RESERVED_NAMES,
+        "a suite does not configure pytest": path.name in CONFIGURATION_FILES,
         "its content must be text": not isinstance(text, str),
         "its content is not valid Unicode": isinstance(text, str) and _SURROGATE.search(text),
     }
     return next((problem for problem, holds in problems.items() if holds), "")
 
 
-def planned_tests(files: Mapping[str, str]) -> list[str]:
+def collect_tests(files: Mapping[str, str]) -> list[str]:
     """The test functions as pytest names them; raises ``TestSuiteError`` when there is none."""
     names = sorted(name for name in files if _TEST_FILE.fullmatch(PurePosixPath(name).name))
     tests = dict.fromkeys(test for name in names for test in _tests_in(name, _parse(name, files[name]).body))
     if not tests:
-        raise SuiteError("no test function in a file called test_*.py or *_test.py")
+        raise TestSuiteError("no test function in a file called test_*.py or *_test.py")
     return list(tests)
 
 
@@ -71,7 +71,7 @@ def _parse(name: str, text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SuiteError(f"file {name!r}: not Python: {error}") from None
+        raise TestSuiteError(f"file {name!r}: not Python: {error}") from None
 
 
 def _tests_in(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
@@ -85,12 +85,12 @@ def _tests_in(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
 
 
 @cache
-def packages() -> tuple[tuple[str, str], ...]:
+def find_packages() -> tuple[tuple[str, str], ...]:
     """(name, host path) of what pytest needs; raises ``TestSuiteError`` where pytest is not installed."""
     specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
     if specs["pytest"] is None:
         hint = "`pip install pytest`, or write the tests as kind 'cases'."
-        raise SuiteError("kind 'pytest' needs pytest, which is not installed", hint=hint)
+        raise TestSuiteError("kind 'pytest' needs pytest, which is not installed", hint=hint)
     origins = [(name, spec, Path(spec.origin)) for name, spec in specs.items() if spec and spec.origin]
     return tuple(
         (name, str(path.parent)) if spec.submodule_search_locations else (path.name, str(path))

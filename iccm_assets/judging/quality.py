@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import baseline as baselines
-from iccm_assets.judging.baseline import FIRST, Baseline
-from iccm_assets.judging.evaluation import BATCH, CANARY_SET, EvaluationSet
-from iccm_assets.judging.fall import Fall, fall_on_other_items, fall_on_same_items
+from iccm_assets.judging.baseline import FIRST_MEASUREMENT, Baseline
+from iccm_assets.judging.evaluation import BATCH_SIZE, CANARY_SET, EvaluationSet
+from iccm_assets.judging.fall import QualityDrop, unpaired_drop, paired_drop
 from iccm_assets.judging.judge import JUDGE_VERSION
 from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.judging.scoring import ScoringTask, score_texts
@@ -28,14 +28,14 @@ from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
 if TYPE_CHECKING:
-    from iccm_assets.gateway.probing import Told
+    from iccm_assets.gateway.probing import ProbeResult
 
-Asking = Callable[[Sequence[str]], "Sequence[Told]"]
+AskProduction = Callable[[Sequence[str]], "Sequence[ProbeResult]"]
 """Sources -> production's answer to each, in order, through the serving path."""
 
 
 @dataclass(frozen=True)
-class Rated:
+class ItemRating:
     """The rate of production's current answer to one item; ``reason`` says why there is none."""
 
     item: str
@@ -45,31 +45,35 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class SetMeasurement:
     """Production on one set: ratings, the drop from the baseline, and the baseline, possibly made now."""
 
     set: str
     set_digest: str
-    rated: tuple[Rated, ...]
-    fall: Fall
+    ratings: tuple[ItemRating, ...]
+    drop: QualityDrop
     baseline: Baseline | None
-    is_new: bool
-    reasons: dict[str, int] = field(default_factory=dict)
+    is_new_baseline: bool
+    unscored_reasons: dict[str, int] = field(default_factory=dict)
 
     @property
     def variance(self) -> float | None:
         """Mean implementation variance."""
-        variances = [rating.variance for rating in self.rated if rating.variance is not None]
+        variances = [rating.variance for rating in self.ratings if rating.variance is not None]
         return fmean(variances) if variances else None
 
 
-def rate(
-    chosen: EvaluationSet, ask: Asking, orchestra: Orchestra, settings: Settings, tell: Callable[[str], None]
-) -> list[Rated]:
+def rate_items(
+    evaluation_set: EvaluationSet,
+    ask: AskProduction,
+    orchestra: Orchestra,
+    settings: Settings,
+    log: Callable[[str], None],
+) -> list[ItemRating]:
     """Let production answer every item, and score each answer."""
-    ratings: list[Rated] = []
-    for start in range(0, len(chosen.items), BATCH):
-        batch = chosen.items[start : start + BATCH]
+    ratings: list[ItemRating] = []
+    for start in range(0, len(evaluation_set.items), BATCH_SIZE):
+        batch = evaluation_set.items[start : start + BATCH_SIZE]
         responses = list(zip(batch, ask([item.source_code for item in batch]), strict=True))
         tasks = [
             ScoringTask(response.text, item.suite, item.source_code)
@@ -79,61 +83,71 @@ def rate(
         scores = iter(list(score_texts(tasks, orchestra, settings)))
         for item, response in responses:
             if response.text is None:
-                ratings.append(Rated(item.item, None, None, f"no answer: {response.error}"))
+                ratings.append(ItemRating(item.name, None, None, f"no answer: {response.error}"))
                 continue
             score = next(scores)
             reason = "" if score.test_pass_rate is not None else "inconclusive"
-            ratings.append(Rated(item.item, score.test_pass_rate, score.implementation_variance, reason))
-        tell(f"{chosen.name}: {len(ratings)} of {len(chosen.items)} answers of production scored")
+            ratings.append(ItemRating(item.name, score.test_pass_rate, score.implementation_variance, reason))
+        log(
+            f"{evaluation_set.name}: {len(ratings)} of {len(evaluation_set.items)} answers of production scored"
+        )
     return ratings
 
 
-def measure(
+def measure_quality(
     engine: sa.Engine,
     version: ModelVersion,
-    chosen: EvaluationSet,
-    ask: Asking,
+    evaluation_set: EvaluationSet,
+    ask: AskProduction,
     orchestra: Orchestra,
     settings: Settings,
-    tell: Callable[[str], None] = lambda message: None,
-) -> Measurement:
+    log: Callable[[str], None] = lambda message: None,
+) -> SetMeasurement:
     """Measure production on one set against its baseline; without one, this measurement becomes it."""
-    ratings = rate(chosen, ask, orchestra, settings, tell)
+    ratings = rate_items(evaluation_set, ask, orchestra, settings, log)
     rates = {rating.item: rating.rate for rating in ratings}
-    identity = baselines.identity_of(chosen, orchestra, settings)
-    known = baselines.stored(version, chosen.name, identity)
-    baseline = known or baselines.at_deployment(engine, version, chosen, orchestra, settings)
+    identity = baselines.baseline_identity(evaluation_set, orchestra, settings)
+    known = baselines.get_stored_baseline(version, evaluation_set.name, identity)
+    baseline = known or baselines.build_deployment_baseline(
+        engine, version, evaluation_set, orchestra, settings
+    )
     min_items = settings.triggers.degradation_min_items
     if baseline is not None and len(baseline.rates) < min_items:
         baseline = None  # so few conversations of that time prove no drop
-    drop = _drop(chosen.name, rates, baseline, settings)
+    drop = _drop(evaluation_set.name, rates, baseline, settings)
     if baseline is None and drop.mean is not None and drop.n >= min_items:
         with engine.connect() as conn:
             recorded_at = now(conn).isoformat()
         measured = {item: value for item, value in rates.items() if value is not None}
-        baseline = Baseline(measured, identity, FIRST, recorded_at)
-        drop = _drop(chosen.name, rates, baseline, settings)
+        baseline = Baseline(measured, identity, FIRST_MEASUREMENT, recorded_at)
+        drop = _drop(evaluation_set.name, rates, baseline, settings)
     reasons = dict(Counter(rating.reason for rating in ratings if rating.reason))
-    return Measurement(
-        chosen.name, chosen.digest, tuple(ratings), drop, baseline, baseline is not known, reasons
+    return SetMeasurement(
+        evaluation_set.name,
+        evaluation_set.digest,
+        tuple(ratings),
+        drop,
+        baseline,
+        baseline is not known,
+        reasons,
     )
 
 
-def _drop(name: str, rates: dict[str, float | None], baseline: Baseline | None, settings: Settings) -> Fall:
+def _drop(
+    name: str, rates: dict[str, float | None], baseline: Baseline | None, settings: Settings
+) -> QualityDrop:
     if name == CANARY_SET:
-        return fall_on_same_items(
-            rates, baseline.rates if baseline else None, settings.triggers.degradation_drop
-        )
-    return fall_on_other_items(rates, list(baseline.rates.values()) if baseline else None)
+        return paired_drop(rates, baseline.rates if baseline else None, settings.triggers.max_quality_drop)
+    return unpaired_drop(rates, list(baseline.rates.values()) if baseline else None)
 
 
-def store(
+def store_measurements(
     engine: sa.Engine,
     version: ModelVersion,
-    measurements: Sequence[Measurement],
+    measurements: Sequence[SetMeasurement],
     orchestra: Orchestra,
     *,
-    path: str,
+    serving_path: str,
     dagster_run_id: str | None = None,
 ) -> dict[str, int]:
     """Store the measurements in one transaction and return their ids by set.
@@ -152,20 +166,20 @@ def store(
                 hint="Nothing was stored; the next measurement is of the current production version.",
             )
         for measurement in measurements:
-            if measurement.baseline is not None and measurement.is_new:
-                baselines.record(conn, version.version, measurement.set, measurement.baseline)
+            if measurement.baseline is not None and measurement.is_new_baseline:
+                baselines.store_baseline(conn, version.version, measurement.set, measurement.baseline)
             statement = t.quality_measurements.insert().values(
                 version=version.version,
                 measured_at=now(conn),
                 set=measurement.set,
-                n=measurement.fall.n,
-                mean=measurement.fall.mean,
-                standard_error=measurement.fall.standard_error,
-                baseline_mean=measurement.fall.baseline_mean,
+                n=measurement.drop.n,
+                mean=measurement.drop.mean,
+                standard_error=measurement.drop.standard_error,
+                baseline_mean=measurement.drop.baseline_mean,
                 judge_version=JUDGE_VERSION,
                 orchestra=orchestra.digest,
                 set_digest=measurement.set_digest,
-                evidence=_evidence(measurement, path),
+                evidence=_evidence(measurement, serving_path),
                 dagster_run_id=dagster_run_id,
             )
             row = conn.execute(statement.returning(t.quality_measurements.c.id))
@@ -173,13 +187,13 @@ def store(
     return ids
 
 
-def _evidence(measurement: Measurement, path: str) -> dict[str, Any]:
+def _evidence(measurement: SetMeasurement, path: str) -> dict[str, Any]:
     evidence: dict[str, Any] = {
         "path": path,
-        "items": len(measurement.rated),
-        "without_score": measurement.reasons,
-        "remark": measurement.fall.remark,
-        "confidence": measurement.fall.confidence,
+        "items": len(measurement.ratings),
+        "without_score": measurement.unscored_reasons,
+        "remark": measurement.drop.remark,
+        "confidence": measurement.drop.confidence,
         "implementation_variance": measurement.variance,
     }
     if base := measurement.baseline:

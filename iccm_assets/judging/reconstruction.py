@@ -8,7 +8,7 @@ from typing import Literal
 
 from iccm_assets.errors import InputError
 
-DETAIL_CHARACTERS = 500
+MAX_DETAIL_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class Question:
+class ReconstructionRequest:
     """A requirements text, and earlier answers by member name; those members are not asked again."""
 
     requirements: str
-    known: Mapping[str, Reconstruction] = field(default_factory=dict)
+    cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Reader:
+class LocalReconstructor:
     """An in-process reconstructor; its function raises ValueError or InputError for an invalid text."""
 
     name: str
-    read: Callable[[str], str]
+    function: Callable[[str], str]
 
     @property
     def identity(self) -> str:
@@ -47,12 +47,12 @@ class Reader:
     def reconstruct(self, requirements: str) -> Reconstruction:
         """Re-implement the requirements; a text that cannot be parsed is ``unreadable``."""
         try:
-            return Reconstruction(self.name, "answered", self.read(requirements))
+            return Reconstruction(self.name, "answered", self.function(requirements))
         except (ValueError, InputError) as error:
-            return Reconstruction(self.name, "unreadable", detail=printable(str(error)))
+            return Reconstruction(self.name, "unreadable", detail=to_printable_line(str(error)))
 
 
-def printable(text: str) -> str:
+def to_printable_line(text: str) -> str:
     """Return the text as one line that PostgreSQL can store, of at most ``MAX_DETAIL_CHARACTERS``."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd").split())
-    return line[:DETAIL_CHARACTERS]
+    return line[:MAX_DETAIL_CHARACTERS]

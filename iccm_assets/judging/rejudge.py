@@ -20,15 +20,15 @@ from pydantic import ValidationError
 from iccm_assets.errors import InputError, first_line
 from iccm_assets.judging import gate
 from iccm_assets.judging.verdict import GateEvidence, Verdict
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 from iccm_assets.store import tables as t
 
-MOST_BYTES = 1 << 20
-_NUMBERS_HINT = f"The gate's numbers: {', '.join(sorted(gate.NUMBERS))}."
+MAX_GATE_BYTES = 1 << 20
+_NUMBERS_HINT = f"The gate's numbers: {', '.join(sorted(gate.THRESHOLD_FIELDS))}."
 
 
 @dataclass(frozen=True)
-class Rejudged:
+class ReplayedVerdict:
     """A gate's verdict on stored evidence, with the stored status (``before``) and the new one (``after``).
 
     ``identical``: the new verdict is the stored one, byte for byte. ``reproduces``: with the gate recorded
@@ -48,16 +48,16 @@ class Rejudged:
     verdict: Verdict
 
     @property
-    def flipped(self) -> bool:
+    def changed(self) -> bool:
         return self.before != self.after
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; ``verdict`` in its stored form."""
-        return {**vars(self), "flipped": self.flipped, "verdict": json.loads(self.verdict.to_json())}
+        return {**vars(self), "flipped": self.changed, "verdict": json.loads(self.verdict.to_json())}
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableVerdict:
     """A stored verdict that cannot be replayed, with the reason."""
 
     verdict_id: int
@@ -66,58 +66,58 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Rejudgement:
+class GateReplay:
     """All stored verdicts under one gate, oldest first."""
 
-    gate: Evaluation
-    judged: tuple[Rejudged, ...]
-    unreadable: tuple[Unreadable, ...]
+    gate: EvaluationSettings
+    replayed: tuple[ReplayedVerdict, ...]
+    unreadable: tuple[UnreadableVerdict, ...]
 
     @property
-    def flips(self) -> tuple[Rejudged, ...]:
-        return tuple(replayed for replayed in self.judged if replayed.flipped)
+    def changed_verdicts(self) -> tuple[ReplayedVerdict, ...]:
+        return tuple(replayed for replayed in self.replayed if replayed.changed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         fields = ("verdict_id", "version", "before", "after")
         return {
-            "gate": self.gate.model_dump(include=set(gate.NUMBERS)),
-            "verdicts": [replayed.to_dict() for replayed in self.judged],
+            "gate": self.gate.model_dump(include=set(gate.THRESHOLD_FIELDS)),
+            "verdicts": [replayed.to_dict() for replayed in self.replayed],
             "flips": [
                 {name: getattr(flip, name) for name in fields} | {"reasons": list(flip.verdict.reasons)}
-                for flip in self.flips
+                for flip in self.changed_verdicts
             ],
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
         }
 
 
-def rejudge(
+def replay_gate(
     engine: sa.Engine,
-    chosen: Evaluation,
+    settings: EvaluationSettings,
     version: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Rejudgement:
+) -> GateReplay:
     """Replay every stored verdict, or those on one version, under the chosen gate; only reads."""
     gv = t.gate_verdicts.c
     newest = gv.id == sa.func.max(gv.id).over(partition_by=gv.version)
     query = sa.select(t.gate_verdicts, newest.label("newest")).order_by(gv.id)
     if version is not None:
         query = query.where(gv.version == version)
-    replayed: list[Rejudged] = []
-    unreadable: list[Unreadable] = []
+    replayed: list[ReplayedVerdict] = []
+    unreadable: list[UnreadableVerdict] = []
     with engine.connect() as conn:
         conn.execute(sa.text("set transaction isolation level repeatable read, read only"))
         total = conn.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
         for done, row in enumerate(conn.execution_options(yield_per=50).execute(query), start=1):
             try:
-                replayed.append(judge_again(row, chosen))
+                replayed.append(replay_verdict(row, settings))
             except InputError as error:
-                unreadable.append(Unreadable(row.id, row.version, error.detail))
+                unreadable.append(UnreadableVerdict(row.id, row.version, error.detail))
             progress(done, total)
-    return Rejudgement(chosen, tuple(replayed), tuple(unreadable))
+    return GateReplay(settings, tuple(replayed), tuple(unreadable))
 
 
-def judge_again(row: Any, chosen: Evaluation) -> Rejudged:
+def replay_verdict(row: Any, settings: EvaluationSettings) -> ReplayedVerdict:
     """Decide a row of `gate_verdicts` (with ``newest``) under the chosen gate; InputError if damaged."""
     stored, evidence = Verdict.from_json(row.verdict), GateEvidence.from_json(row.evidence)
     if (evidence.candidate_version, stored.status) != (row.version, row.status):
@@ -125,9 +125,9 @@ def judge_again(row: Any, chosen: Evaluation) -> Rejudged:
             f"its evidence is about {evidence.candidate_version} and its verdict says {stored.status}, "
             f"the row is about {row.version} and says {row.status}"
         )
-    verdict = gate.decide(evidence, chosen, stored.emergency)
+    verdict = gate.evaluate_gate(evidence, settings, stored.emergency)
     recorded = _recorded(row.gate)
-    return Rejudged(
+    return ReplayedVerdict(
         verdict_id=row.id,
         version=row.version,
         production_version=row.production_version,
@@ -137,20 +137,20 @@ def judge_again(row: Any, chosen: Evaluation) -> Rejudged:
         after=verdict.status,
         identical=verdict.to_json() == stored.to_json(),
         reproduces=(
-            gate.decide(evidence, recorded, stored.emergency).to_json() == stored.to_json()
+            gate.evaluate_gate(evidence, recorded, stored.emergency).to_json() == stored.to_json()
             if recorded
             else None
         ),
         gate_changed={
             name: (then, now)
-            for name in gate.NUMBERS
-            if recorded and (then := getattr(recorded, name)) != (now := getattr(chosen, name))
+            for name in gate.THRESHOLD_FIELDS
+            if recorded and (then := getattr(recorded, name)) != (now := getattr(settings, name))
         },
         verdict=verdict,
     )
 
 
-def gate_from(base: Evaluation, file: Path | None, assignments: Sequence[str]) -> Evaluation:
+def load_gate(base: EvaluationSettings, file: Path | None, assignments: Sequence[str]) -> EvaluationSettings:
     """Return ``base`` with the numbers of a file (TOML or JSON), then those of ``name=value`` assignments.
 
     The file holds the numbers themselves or a group ``evaluation`` of them, as a profile does. Raises
@@ -162,11 +162,11 @@ def gate_from(base: Evaluation, file: Path | None, assignments: Sequence[str]) -
         if not equals:
             raise InputError(f"{assignment!r} is not name=value", hint=_NUMBERS_HINT)
         numbers[name.strip()] = value.strip()
-    unknown = sorted(set(numbers) - set(gate.NUMBERS))
+    unknown = sorted(set(numbers) - set(gate.THRESHOLD_FIELDS))
     if unknown:
         raise InputError(f"the gate has no number {', '.join(unknown)}", hint=_NUMBERS_HINT)
     try:
-        return Evaluation(**{**base.model_dump(), **numbers})
+        return EvaluationSettings(**{**base.model_dump(), **numbers})
     except ValidationError as error:
         problems = "; ".join(f"{item['loc'][0]}={item['input']}: {item['msg']}" for item in error.errors())
         raise InputError(f"invalid numbers of the gate: {problems}") from None
@@ -175,8 +175,8 @@ def gate_from(base: Evaluation, file: Path | None, assignments: Sequence[str]) -
 def _read_numbers(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
+            content = file.read(MAX_GATE_BYTES + 1)
+        if len(content) > MAX_GATE_BYTES:
             raise InputError(f"{path} is larger than 1 MiB: not a gate")
         parse = json.loads if path.suffix.lower() == ".json" else tomllib.loads
         numbers = parse(content.decode("utf-8"))
@@ -189,13 +189,13 @@ def _read_numbers(path: Path) -> dict[str, Any]:
     if not isinstance(numbers, dict):
         raise InputError(f"the gate {path} is not a table of numbers")
     # A recorded gate is the whole group of settings: those on how to measure are not the gate's.
-    ignored = set(Evaluation.model_fields) - set(gate.NUMBERS)
+    ignored = set(EvaluationSettings.model_fields) - set(gate.THRESHOLD_FIELDS)
     return {name: value for name, value in numbers.items() if name not in ignored}
 
 
-def _recorded(value: Any) -> Evaluation | None:
+def _recorded(value: Any) -> EvaluationSettings | None:
     """Parse the gate recorded with a verdict; numbers that were added later get their defaults."""
     try:
-        return Evaluation(**value) if value else None
+        return EvaluationSettings(**value) if value else None
     except (ValidationError, TypeError):
         return None

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from iccm_assets.curation.pictures import markdown
-from iccm_assets.judging.evaluation import EvaluationOutcome, Measured
+from iccm_assets.curation.pictures import markdown_image
+from iccm_assets.judging.evaluation import EvaluationOutcome, VersionScores
 from iccm_assets.judging.statistics import confidence_above, quantile
 
-FEWEST_HOLDOUT = 20
+MIN_HOLDOUT_ITEMS = 20
 
 
-def summary(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
+def summarize_versions(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
     """Summarise each version: means, worst slice, latencies (ms) and the number of cached scores."""
     return {role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))}
 
 
-def slice_means(scores: Measured, slices: Mapping[str, str]) -> dict[str, float]:
+def slice_means(scores: VersionScores, slices: Mapping[str, str]) -> dict[str, float]:
     """Return the mean test pass rate of each slice, without items that have no score."""
     by_slice: dict[str, list[float]] = defaultdict(list)
     for item, score in scores.scores.items():
@@ -80,15 +80,15 @@ def latency_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
     ]
 
 
-def metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
+def build_metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
     """Return the materialization's metadata in Dagster Pipes form; Dagster plots the numbers over time."""
-    parts = summary(outcome)
+    parts = summarize_versions(outcome)
     candidate, production = parts["candidate"], parts["production"]
     values: dict[str, Any] = {
         "candidate_version": outcome.candidate.version,
         "production_version": outcome.production.version,
         "verdict": outcome.verdict.status,
-        "summary": in_a_sentence(outcome),
+        "summary": summarize(outcome),
         "improvement": outcome.verdict.improvement,
         "candidate_test_pass_rate": candidate["test_pass_rate"],
         "production_test_pass_rate": production["test_pass_rate"],
@@ -108,9 +108,9 @@ def metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
             + [f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in outcome.verdict.rules]
         ),
         "forgetting_matrix": markdown_table(rows),
-        "forgetting_heat_map": markdown(heat_map(rows), "forgetting matrix"),
+        "forgetting_heat_map": markdown_image(plot_forgetting_matrix(rows), "forgetting matrix"),
         "latency": markdown_table(latency_rows(outcome)),
-        "production_holdout": holdout_in_words(outcome),
+        "production_holdout": describe_holdout(outcome),
     }
     return {
         name: round(value, 6) if isinstance(value, float) else value
@@ -119,9 +119,9 @@ def metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
     } | {name: {"type": "md", "raw_value": text} for name, text in texts.items()}
 
 
-def in_a_sentence(outcome: EvaluationOutcome) -> str:
+def summarize(outcome: EvaluationOutcome) -> str:
     """Describe the verdict in one line: what was compared, the result, and what follows."""
-    rates = (part["test_pass_rate"] for part in summary(outcome).values())
+    rates = (part["test_pass_rate"] for part in summarize_versions(outcome).values())
     candidate, production = ("unknown" if rate is None else f"{rate:.3f}" for rate in rates)
     compared = (
         f"{outcome.candidate.version} scores {candidate},"
@@ -143,7 +143,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def heat_map(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def plot_forgetting_matrix(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Plot the forgetting matrix as a PNG: pass rates by slice and version, and the candidate's change."""
     from matplotlib.figure import Figure  # 0.5 s: only where a plot is drawn
 
@@ -181,14 +181,14 @@ def _cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **colours: A
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
-def holdout_in_words(outcome: EvaluationOutcome) -> str:
+def describe_holdout(outcome: EvaluationOutcome) -> str:
     """Describe both versions on the production holdout: reported only, and not compared on few sessions."""
     candidate, production = (measured.scores for measured in outcome.holdout)
     pairs = [(score.test_pass_rate, production[item].test_pass_rate) for item, score in candidate.items()]
     complete = np.array([pair for pair in pairs if None not in pair], dtype=float)
     scored = f"production holdout: {len(complete)} of {len(pairs)} recent sessions scored for both versions"
-    if len(complete) < FEWEST_HOLDOUT:
-        return f"{scored}; fewer than {FEWEST_HOLDOUT} are not compared"
+    if len(complete) < MIN_HOLDOUT_ITEMS:
+        return f"{scored}; fewer than {MIN_HOLDOUT_ITEMS} are not compared"
     means, change = complete.mean(axis=0), complete[:, 0] - complete[:, 1]
     better, worse = (confidence_above((sign * change).tolist(), 0.0, -1.0) for sign in (1, -1))
     return (

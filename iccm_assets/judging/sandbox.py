@@ -27,20 +27,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import bubblewrap, launch, nursery, pytest_suites
-from iccm_assets.judging.launch import LayersMissing, Started
-from iccm_assets.judging.watch import processes_below, usage, waited
+from iccm_assets.judging.launch import MissingLayersError, RunningSandbox
+from iccm_assets.judging.watch import descendant_pids, measure_usage, run_queue_wait
 from iccm_assets.settings import Settings
 
-__all__ = ["FORGED", "Budget", "LayersMissing", "Reply", "Sandbox"]
+__all__ = ["FORGED_REPLY", "Limits", "MissingLayersError", "CaseOutcome", "Sandbox"]
 
-SAMPLE_SECONDS = 0.025
-LATE_SECONDS = 0.4  # how long after the init process the judge gives up
-PATIENCE = 4.0  # maximum multiple of the wall limit while other processes keep the machine busy
-LOST_SECONDS = 10.0  # after this much more the init process counts as lost
+SAMPLE_INTERVAL_SECONDS = 0.025
+REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge gives up
+MAX_WALL_FACTOR = 4.0  # maximum multiple of the wall limit while other processes keep the machine busy
+REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
-INSIDE, SHARED = "/tmp", "/dev/shm"
+SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
 
 # Imported once per sandbox when the implementation names them: quick to load and without side effects.
 _QUICK = """
@@ -56,11 +56,11 @@ _VIOLATION = re.compile(r"(?:file|socket|memory|system call|process|tampering): 
 _MAX_VIOLATION_LENGTH, _MAX_VIOLATIONS = 300, 20
 _KINDS = b"answered|forged|exited|signal|wall|output|processes"
 _HEADER = re.compile(rb"(" + _KINDS + rb")" + rb" (\d{1,18})" * 7)
-FORGED = "forgery: wrote to the judge's answer channel"
+FORGED_REPLY = "forgery: wrote to the judge's answer channel"
 
 
 @dataclass(frozen=True)
-class Budget:
+class Limits:
     """What one case may still use: wall-clock and CPU seconds, bytes of output."""
 
     wall: float
@@ -69,7 +69,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Reply:
+class CaseOutcome:
     """How one case ended, as the init process and the sampler measured it; no verdict yet.
 
     ``kind`` is one of answered, forged, exited, signal, wall, cpu, memory, processes, files, output, lost.
@@ -82,7 +82,7 @@ class Reply:
     wall: float = 0.0
     printed: int = 0
     answer: bytes = b""
-    notices: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
     output: str = ""
     imported: bool = False
 
@@ -92,7 +92,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     """A running sandbox; a context manager that leaves no process, mount, file or descriptor behind."""
 
     settings: Settings
-    started: Started
+    running: RunningSandbox
     scratch: Path | None = None  # unsafe mode only: a folder on the host
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
@@ -109,8 +109,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         """
         if settings.sandbox == "unsafe":
             scratch = Path(tempfile.gettempdir(), f"iccm-unsafe-{secrets.token_hex(8)}")
-            return cls(settings, launch.unsafe(scratch), scratch)
-        return cls(settings, (not packages and nursery.keeper.take()) or launch.strict(packages))
+            return cls(settings, launch.start_unsafe(scratch), scratch)
+        return cls(
+            settings, (not packages and nursery.warm_pool.acquire()) or launch.start_isolated(packages)
+        )
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -119,7 +121,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         """End it with everything in it, and wait until that has happened."""
         if self.scratch:  # before the init process ends, too: that one removes it only if we are killed here
             shutil.rmtree(self.scratch, ignore_errors=True)
-        self.started.end()
+        self.running.end()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -136,68 +138,71 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         }
         self._ask(request)
         if files is not None:
-            launch.hear_ready(self.started.replies)
+            launch.wait_ready(self.running.replies)
 
     def _package_paths(self) -> list[str]:
         """Where the sandbox finds its packages; without isolation, their folders on the host."""
         if self.settings.sandbox == "strict":
             return [bubblewrap.PACKAGES]
-        return sorted({str(Path(folder).parent) for _, folder in pytest_suites.packages()})
+        return sorted({str(Path(folder).parent) for _, folder in pytest_suites.find_packages()})
 
-    def run_case(self, case: int, plan: tuple[Any, ...], budget: Budget) -> Reply:
+    def run_case(self, case: int, plan: tuple[Any, ...], remaining: Limits) -> CaseOutcome:
         """Run one case in a process of its own and wait for its outcome."""
         limits = self.settings.judge
         answer = int(limits.output_mib * (1 << 20))
-        scratch = str(self.scratch or INSIDE)
+        scratch = str(self.scratch or SCRATCH)
         request = {
             "do": "case",
             "case": case,
             "plan": plan,
             # The exact limit is kept outside, where it is visible who waited for whom.
-            "wall": budget.wall * PATIENCE,
-            "output": budget.output,
+            "wall": remaining.wall * MAX_WALL_FACTOR,
+            "output": remaining.output,
             "answer": answer,
             "processes": limits.processes,
             "scratch": scratch,
-            "tidy": (scratch,) if self.scratch else (INSIDE, SHARED),
-            "limits": {"answer": answer, "process": _process_limits(self.settings, budget)},
+            "tidy": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
+            "limits": {"answer": answer, "process": _process_limits(self.settings, remaining)},
         }
         self._ask(request)
-        return self._await_reply(budget)
+        return self._await_reply(remaining)
 
     def _ask(self, request: dict[str, Any]) -> None:
         try:
-            launch.write_frame(self.started.requests, marshal.dumps(request))
+            launch.write_frame(self.running.requests, marshal.dumps(request))
         except BrokenPipeError:
-            raise SandboxUnavailable("its first process ended by itself") from None
+            raise SandboxUnavailableError("its first process ended by itself") from None
 
-    def _await_reply(self, budget: Budget) -> Reply:
+    def _await_reply(self, budget: Limits) -> CaseOutcome:
         """Wait for the outcome while sampling what the processes use; kill them at a limit."""
         started = time.monotonic()
         exceeded, self._queue_wait = "", 0.0
-        while time.monotonic() - started <= budget.wall * PATIENCE + LATE_SECONDS + LOST_SECONDS:
+        while (
+            time.monotonic() - started
+            <= budget.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
+        ):
             reply = self._take_reply()
             if reply:
                 reply = replace(reply, wall=max(reply.cpu, reply.wall - self._queue_wait))
                 # A case killed for a limit ended by that limit, whatever the init process observed.
                 return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
-            if launch.readable(self.started.replies, SAMPLE_SECONDS):
-                piece = os.read(self.started.replies, 1 << 16)
+            if launch.wait_readable(self.running.replies, SAMPLE_INTERVAL_SECONDS):
+                piece = os.read(self.running.replies, 1 << 16)
                 if not piece:
                     break
                 self._buffer += piece
                 continue
             exceeded = exceeded or self._exceeded_limit(budget, started)
             # Everything below the init process, which then reports the end of the case and cleans up.
-            for pid in processes_below(self.started.driver.pid)[1:] if exceeded else ():
-                self.started.driver.kill_relative(pid)
-        return Reply("lost", wall=time.monotonic() - started)
+            for pid in descendant_pids(self.running.init_process.pid)[1:] if exceeded else ():
+                self.running.init_process.kill_in_namespace(pid)
+        return CaseOutcome("lost", wall=time.monotonic() - started)
 
-    def _exceeded_limit(self, budget: Budget, started: float) -> str:
+    def _exceeded_limit(self, budget: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
         limits = self.settings.judge
-        tmpfs = () if self.scratch else (INSIDE, SHARED)
-        used = usage(self.started.driver.pid, tmpfs, limits.memory_mib << 20)
+        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
+        used = measure_usage(self.running.init_process.pid, tmpfs, limits.memory_mib << 20)
         excess = {
             "memory": used.memory - (limits.memory_mib << 20),
             "files": used.files - MAX_FILES,
@@ -207,24 +212,24 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         }
         return next((name for name, amount in excess.items() if amount > 0), "")
 
-    def _own_time(self, started: float, budget: Budget) -> float:
+    def _own_time(self, started: float, budget: Limits) -> float:
         """Seconds since ``started`` without those in which the machine ran other processes instead.
 
         So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds what is forgiven.
         """
         elapsed = time.monotonic() - started
-        case = processes_below(self.started.driver.pid)[1:2]
-        self._queue_wait = max(self._queue_wait, sum(map(waited, case)))
-        return elapsed if elapsed > budget.wall * PATIENCE else elapsed - self._queue_wait
+        case = descendant_pids(self.running.init_process.pid)[1:2]
+        self._queue_wait = max(self._queue_wait, sum(map(run_queue_wait, case)))
+        return elapsed if elapsed > budget.wall * MAX_WALL_FACTOR else elapsed - self._queue_wait
 
-    def _take_reply(self) -> Reply | None:
+    def _take_reply(self) -> CaseOutcome | None:
         """Parse one reply out of the buffer; None while it is incomplete."""
         line, newline, body = self._buffer.partition(b"\n")
         if not newline:
             return None
         header = _HEADER.fullmatch(line)
         if not header:
-            raise SandboxUnavailable("its first process sent a malformed reply")
+            raise SandboxUnavailableError("its first process sent a malformed reply")
         code, cpu, wall, printed, *sizes = map(int, header.groups()[1:])
         if len(body) < sum(sizes):
             return None
@@ -233,7 +238,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         imported, violations = _parse_violations(lines)
         self._finished_cpu += cpu / 1e6
         kind, text = header[1].decode("ascii"), output.decode("utf-8", "replace")
-        return Reply(kind, code, cpu / 1e6, wall / 1e6, printed, answer, violations, text, imported)
+        return CaseOutcome(kind, code, cpu / 1e6, wall / 1e6, printed, answer, violations, text, imported)
 
 
 def _imported_modules(source: str) -> set[str]:
@@ -247,10 +252,10 @@ def _parse_violations(data: bytes) -> tuple[bool, tuple[str, ...]]:
     lines = dict.fromkeys(data.decode("ascii", "replace").splitlines())
     violations = [line[:_MAX_VIOLATION_LENGTH] for line in lines if _VIOLATION.match(line)]
     forged = any(line != "imported" and not _VIOLATION.match(line) for line in lines)
-    return "imported" in lines, tuple([FORGED] * forged + violations[:_MAX_VIOLATIONS])
+    return "imported" in lines, tuple([FORGED_REPLY] * forged + violations[:_MAX_VIOLATIONS])
 
 
-def _process_limits(settings: Settings, budget: Budget) -> dict[str, int]:
+def _process_limits(settings: Settings, budget: Limits) -> dict[str, int]:
     limits = {
         "RLIMIT_CPU": max(1, int(budget.cpu) + 1),
         # Writable private memory. Above the total limit, because thread stacks count whole.

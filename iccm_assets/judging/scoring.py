@@ -23,20 +23,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from iccm_assets.capture.extraction import has_statements, source_of
-from iccm_assets.errors import SuiteError
-from iccm_assets.judging.alarm import alert_without_sandbox
+from iccm_assets.capture.extraction import has_shall_statement, extract_source
+from iccm_assets.errors import TestSuiteError
+from iccm_assets.judging.alarm import alert_sandbox_missing
 from iccm_assets.judging.api import api_compatibility
-from iccm_assets.judging.judge import JUDGE_VERSION, JudgeResult, judge_many
+from iccm_assets.judging.judge import JUDGE_VERSION, JudgeResult, run_suites
 from iccm_assets.judging.orchestra import Orchestra
-from iccm_assets.judging.pending import Claims, claiming, count, pending, row_version
-from iccm_assets.judging.reconstruction import Question, Reconstruction
-from iccm_assets.judging.suites import Suite, load_suite
+from iccm_assets.judging.pending import RowClaims, claim_rows, count_rows, unscored_requirements, row_version
+from iccm_assets.judging.reconstruction import ReconstructionRequest, Reconstruction
+from iccm_assets.judging.suites import Suite, parse_suite
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 
-BATCH = 24
+BATCH_SIZE = 24
 # Stored statuses of members that gave an answer, whatever the judge made of it.
 _ANSWERED = ("scored", "suspect", "inconclusive")
 
@@ -52,11 +52,11 @@ class ScoringTask:
     requirements: str
     suite: Suite
     source_code: str | None = None
-    known: Mapping[str, Reconstruction] = field(default_factory=dict)
+    cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class MemberScore:
+class ReconstructionScore:
     """The score of one member's re-implementation; ``test_pass_rate`` is None when it is no evidence."""
 
     reconstructor: str
@@ -76,11 +76,11 @@ class Score:
     test_pass_rate: float | None
     implementation_variance: float | None
     api_compatibility: float | None
-    members: tuple[MemberScore, ...]
+    members: tuple[ReconstructionScore, ...]
     reason: str = ""
 
 
-def aggregate(members: Sequence[MemberScore], quorum: int) -> Score:
+def aggregate(members: Sequence[ReconstructionScore], quorum: int) -> Score:
     """Return mean and population variance of the members' pass rates; inconclusive below the quorum."""
     rates = [member.test_pass_rate for member in members if member.test_pass_rate is not None]
     if len(rates) < quorum:
@@ -110,13 +110,13 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     answered: deque[tuple[ScoringTask, list[Reconstruction]]] = deque()
     verdicts: deque[JudgeResult] = deque()
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[ReconstructionRequest]:
         for task in tasks:
             asked.append(task)
-            yield Question(task.requirements, task.known)
+            yield ReconstructionRequest(task.requirements, task.cached_answers)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
-        for answers in orchestra.ask(questions()):
+        for answers in orchestra.reconstruct_many(questions()):
             task = asked.popleft()
             answered.append((task, answers))
             yield from ((answer.implementation, task.suite) for answer in answers if _has_code(answer))
@@ -124,7 +124,7 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     # Verdicts arrive in the order of the answers, so the oldest ones belong to the oldest task. A task is
     # scored as soon as it has one verdict for each answer with code; it may have none at all.
     with closing(implementations()) as to_judge:
-        for verdict in judge_many(to_judge, settings):
+        for verdict in run_suites(to_judge, settings):
             verdicts.append(verdict)
             while answered and sum(map(_has_code, answered[0][1])) <= len(verdicts):
                 yield _score(*answered.popleft(), verdicts, orchestra.quorum)
@@ -149,11 +149,11 @@ def _score(
     return aggregate(members, quorum)
 
 
-def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> MemberScore:
+def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> ReconstructionScore:
     """Score an implementation that was run. A suspect one is no evidence; a person has to review it."""
     status = "scored" if verdict.test_pass_rate is not None else "inconclusive"
     status = "suspect" if verdict.suspect else status
-    return MemberScore(
+    return ReconstructionScore(
         reconstructor=answer.reconstructor,
         status=status,
         implementation=answer.implementation,
@@ -169,11 +169,11 @@ def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTas
     )
 
 
-def _score_unjudged(answer: Reconstruction, task: ScoringTask) -> MemberScore:
+def _score_unjudged(answer: Reconstruction, task: ScoringTask) -> ReconstructionScore:
     """Score an answer without code: unreadable requirements rebuild nothing and score 0."""
     unreadable = answer.status == "unreadable"
     cases = range(len(task.suite.cases) if unreadable else 0)
-    return MemberScore(
+    return ReconstructionScore(
         reconstructor=answer.reconstructor,
         status=answer.status,
         implementation="",
@@ -197,10 +197,10 @@ class ScoringReport:
 
     scored: int = 0
     inconclusive: int = 0
-    bad_suites: int = 0
+    invalid_suites: int = 0
     rates: tuple[float, ...] = ()
     answers: Counter[str] = field(default_factory=Counter)
-    rows: int = 0
+    selected_rows: int = 0
     reused: int = 0
 
     def __add__(self, other: ScoringReport) -> ScoringReport:
@@ -217,12 +217,12 @@ def _report(score: Score) -> ScoringReport:
 _Work = ScoringTask | tuple[Score, ScoringReport]
 
 
-def count_pending(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
+def count_unscored(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
     """Count the requirements rows that `score_unscored` would score; ``days`` as there."""
-    return count(engine, pending(days))
+    return count_rows(engine, unscored_requirements(days))
 
 
-def score_pending(
+def score_unscored(
     engine: sa.Engine,
     orchestra: Orchestra,
     settings: Settings,
@@ -239,7 +239,7 @@ def score_pending(
 
     However the pass ends, the scores until then are stored. Rows claimed by another scorer are skipped.
     """
-    return score_rows(engine, pending(days), orchestra, settings, progress=progress)
+    return score_rows(engine, unscored_requirements(days), orchestra, settings, progress=progress)
 
 
 def score_rows(
@@ -248,7 +248,7 @@ def score_rows(
     orchestra: Orchestra,
     settings: Settings,
     *,
-    until: float = math.inf,
+    deadline: float = math.inf,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoringReport:
     """Run one pass over the rows of a query of scoring_queue.py, in its order; see `score_unscored`.
@@ -259,13 +259,13 @@ def score_rows(
         rows = conn.execute(query).all()
         known = _known(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
         reusable = _reusable_scores(conn, [row.id for row in rows], orchestra)
-    with claiming(engine) as claims:
-        scoring_pass = _ScoringPass(engine, claims, orchestra, settings, until, progress)
+    with claim_rows(engine) as claims:
+        scoring_pass = _ScoringPass(engine, claims, orchestra, settings, deadline, progress)
         try:
             scoring_pass.run(_group(rows, known, reusable, orchestra))
         finally:
             scoring_pass.store()
-    return scoring_pass.report + ScoringReport(rows=len(rows))
+    return scoring_pass.report + ScoringReport(selected_rows=len(rows))
 
 
 class _ScoringPass:
@@ -274,7 +274,7 @@ class _ScoringPass:
     def __init__(
         self,
         engine: sa.Engine,
-        claims: Claims,
+        claims: RowClaims,
         orchestra: Orchestra,
         settings: Settings,
         until: float,
@@ -299,7 +299,7 @@ class _ScoringPass:
         with self._engine.begin() as conn:
             for row, score in sorted(scored, key=lambda pair: pair[0].id):
                 _store(conn, row, score, self._orchestra)
-            alert_without_sandbox(conn, [score for _, score in scored])
+            alert_sandbox_missing(conn, [score for _, score in scored])
         self._claims.release({row.id for row, _ in scored})
         self._progress(len(scored))
 
@@ -307,7 +307,7 @@ class _ScoringPass:
         for rows, work in groups:
             if time.monotonic() >= self._until:
                 return
-            claimed = self._claims.take(rows)
+            claimed = self._claims.acquire(rows)
             if claimed and isinstance(work, ScoringTask):
                 self._asked.append(claimed)
                 yield work
@@ -317,7 +317,7 @@ class _ScoringPass:
     def _add(self, rows: Sequence[Any], score: Score, report: ScoringReport) -> None:
         self._scored += [(row, score) for row in rows]
         self.report = sum([report] * len(rows), self.report)
-        if len(self._scored) >= BATCH:
+        if len(self._scored) >= BATCH_SIZE:
             self.store()
 
 
@@ -359,10 +359,10 @@ def _reusable_scores(conn: sa.Connection, ids: Sequence[int], orchestra: Orchest
     rows = conn.execute(_REUSABLE, values).all()
     rc = t.reconstructions.c
     query = sa.select(t.reconstructions).where(rc.requirement_id.in_([row.id for row in rows]))
-    members: dict[int, list[MemberScore]] = defaultdict(list)
+    members: dict[int, list[ReconstructionScore]] = defaultdict(list)
     for member in conn.execute(query.order_by(rc.id)):
         members[member.requirement_id].append(
-            MemberScore(
+            ReconstructionScore(
                 reconstructor=member.reconstructor,
                 status=member.status,
                 implementation=member.implementation_code or "",
@@ -397,8 +397,8 @@ def _group(
         if score := reusable.get(row.id):
             groups[row.id, "reused"] = ([row], (score, replace(_report(score), answers=Counter(), reused=1)))
             continue
-        source, answers = source_of(row.content, row.metadata), known.get(row.id, {})
-        empty = row.kind == "model" and not has_statements(row.text)
+        source, answers = extract_source(row.content, row.metadata), known.get(row.id, {})
+        empty = row.kind == "model" and not has_shall_statement(row.text)
         suite = json.dumps(row.test_suite, sort_keys=True)
         key = (row.id,) if answers else (empty, row.text, suite, source)
         if key not in groups:
@@ -412,9 +412,9 @@ def _plan(
 ) -> _Work:
     """Return the task of a row; or its score: 0 for an answer without a statement, none for a bad suite."""
     try:
-        task = ScoringTask(row.text, load_suite(row.test_suite), source, answers)
-    except SuiteError as error:
-        return Score(None, None, None, (), str(error)), ScoringReport(bad_suites=1)
+        task = ScoringTask(row.text, parse_suite(row.test_suite), source, answers)
+    except TestSuiteError as error:
+        return Score(None, None, None, (), str(error)), ScoringReport(invalid_suites=1)
     if not empty:
         return task
     reason = "no statement in the answer" if row.text.strip() else "the answer is empty"

@@ -128,13 +128,13 @@ _SPECIAL: dict[str, tuple[int, int]] = {
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
 
 
-def supported() -> bool:
+def is_supported() -> bool:
     """Whether there is a filter for this architecture."""
     return platform.machine() in _ARCHITECTURES
 
 
 @cache
-def program(machine: str | None = None) -> bytes:
+def build_filter(machine: str | None = None) -> bytes:
     """The filter for an architecture (this one by default), as ``bwrap --seccomp`` reads it."""
     column, architecture = _ARCHITECTURES[machine or platform.machine()]
     code = [

@@ -39,16 +39,16 @@ def mean(values: Sequence[float]) -> float:
     return round(math.fsum(values) / len(values), _DIGITS) + 0.0
 
 
-def confidence_above(values: Sequence[float], bound: float, lowest: float) -> float:
+def confidence_above(values: Sequence[float], bound: float, min_value: float) -> float:
     """Return the one-sided confidence in [0, 1] that the mean behind ``values`` is above ``bound``.
 
     ``min_value`` is the smallest value an observation can take (-1 for a difference of pass rates). Without
     observations, or when none lies above the bound, the confidence is 0. A claim made only at confidence
     0.9 or more is wrong in at most 10 % of the cases where the mean is not above the bound.
     """
-    padded = np.append(np.asarray(values, dtype=np.float64), lowest)
-    if not np.isfinite(padded).all() or padded.min() < lowest - 1e-12:
-        raise ValueError(f"values must be finite and at least {lowest}")
+    padded = np.append(np.asarray(values, dtype=np.float64), min_value)
+    if not np.isfinite(padded).all() or padded.min() < min_value - 1e-12:
+        raise ValueError(f"values must be finite and at least {min_value}")
     offsets = np.round(padded - bound, _DIGITS)
     offsets = offsets[offsets != 0.0]
     if not (offsets > 0).any():
@@ -58,13 +58,13 @@ def confidence_above(values: Sequence[float], bound: float, lowest: float) -> fl
     return _positive_share(offsets)
 
 
-def confidence_of_harm(values: Sequence[float], bound: float, lowest: float) -> float:
+def confidence_of_harm(values: Sequence[float], bound: float, min_value: float) -> float:
     """Return the confidence that the mean of a harm is above ``bound``; arguments as `confidence_above`.
 
     A claim made only at 0.9 or more is wrong in about 10 % of the cases where the harm is just ``bound``,
     and rarely where there is none.
     """
-    return max(confidence_above(values, bound, lowest), _student_above(values, bound))
+    return max(confidence_above(values, bound, min_value), _student_above(values, bound))
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iccm_assets.errors import InputError, SuiteError
+from iccm_assets.errors import InputError, TestSuiteError
 from iccm_assets.judging import pytest_suites
-from iccm_assets.judging.values import MAX_DEPTH, Tree, ValueProblem, decode, tree_of
+from iccm_assets.judging.values import MAX_DEPTH, EncodedValue, InvalidValueError, decode, encode
 
 MAX_CASES = 1000
 MAX_STEPS = 1000
@@ -30,7 +30,7 @@ _CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "name"}
 class Expectation:
     """What a call must do: return this value, raise this exception, or (neither) just not fail."""
 
-    value: Tree | None = None
+    value: EncodedValue | None = None
     raises: str | None = None
 
 
@@ -42,7 +42,7 @@ class Call:
     args: list[Any] = field(default_factory=list)
     kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def plan(self) -> tuple[str, list[Any], dict[str, Any]]:
+    def inputs(self) -> tuple[str, list[Any], dict[str, Any]]:
         """The call as it is sent to the sandbox."""
         return self.name, self.args, self.kwargs
 
@@ -57,13 +57,13 @@ class Case:
     steps: tuple[tuple[Call, Expectation], ...] | None = None
     test: str = ""  # of the kind ``pytest``: the test function
 
-    def plan(self) -> tuple[Any, ...]:
+    def inputs(self) -> tuple[Any, ...]:
         """Inputs only: what enters the process that runs the implementation."""
         if self.test:
             return ("test", self.test)
         if self.steps is None:
-            return ("call", *self.call.plan())
-        return ("new", *self.call.plan(), [call.plan() for call, _ in self.steps])
+            return ("call", *self.call.inputs())
+        return ("new", *self.call.inputs(), [call.inputs() for call, _ in self.steps])
 
 
 @dataclass(frozen=True)
@@ -79,55 +79,55 @@ class Suite:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_suite(path: Path) -> Suite:
+def load_suite_file(path: Path) -> Suite:
     """Load a suite from a JSON file; ``InputError`` without the file, ``TestSuiteError`` otherwise."""
     try:
-        return load_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
+        return parse_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly nested
-        raise SuiteError(f"{path} is not JSON: {error}") from None
+        raise TestSuiteError(f"{path} is not JSON: {error}") from None
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object; of a key that occurs twice, one value would silently be lost."""
     names = [name for name, _ in pairs]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
-        raise SuiteError(f"duplicate key {duplicate!r}")
+        raise TestSuiteError(f"duplicate key {duplicate!r}")
     return dict(pairs)
 
 
-def load_suite(obj: object) -> Suite:
+def parse_suite(document: object) -> Suite:
     """Validate parsed JSON; ``TestSuiteError`` names the case and what is wrong with it."""
-    if not isinstance(obj, dict):
-        raise SuiteError('a suite is an object: {"kind": "cases", "cases": […]}')
+    if not isinstance(document, dict):
+        raise TestSuiteError('a suite is an object: {"kind": "cases", "cases": […]}')
     try:
-        text = json.dumps(obj, sort_keys=True)
+        text = json.dumps(document, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
-        raise SuiteError(f"not JSON data: {error}") from None
+        raise TestSuiteError(f"not JSON data: {error}") from None
     if len(text) > MAX_BYTES:
-        raise SuiteError(f"larger than {MAX_BYTES >> 20} MiB")
-    kind, digest = obj.get("kind"), hashlib.sha256(text.encode()).hexdigest()
+        raise TestSuiteError(f"larger than {MAX_BYTES >> 20} MiB")
+    kind, digest = document.get("kind"), hashlib.sha256(text.encode()).hexdigest()
     if kind not in ("cases", "pytest"):
-        raise SuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
+        raise TestSuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
     try:
         if kind == "pytest":
-            return _pytest_suite(obj, digest)
-        return Suite("cases", _cases(obj), digest)
-    except ValueProblem as error:
-        raise SuiteError(str(error)) from None
+            return _pytest_suite(document, digest)
+        return Suite("cases", _cases(document), digest)
+    except InvalidValueError as error:
+        raise TestSuiteError(str(error)) from None
 
 
 def _require(condition: object, message: str) -> None:
     if not condition:
-        raise ValueProblem(message)
+        raise InvalidValueError(message)
 
 
 def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
     _check_keys(obj, {"kind", "files"})
-    pytest_suites.packages()
-    files = pytest_suites.files_of(obj.get("files"))
-    tests = pytest_suites.planned_tests(files)
+    pytest_suites.find_packages()
+    files = pytest_suites.parse_files(obj.get("files"))
+    tests = pytest_suites.collect_tests(files)
     _require(len(tests) <= MAX_CASES, f"{len(tests)} tests; at most {MAX_CASES}")
     cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
     return Suite("pytest", tuple(cases), digest, files)
@@ -146,10 +146,10 @@ def _located(place: str) -> Iterator[None]:
     """Name the place in front of the message of an error raised in it."""
     try:
         yield
-    except ValueProblem as error:
-        raise ValueProblem(f"{place}: {error}") from None
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{place}: {error}") from None
     except RecursionError:
-        raise ValueProblem(f"{place}: nested more than {MAX_DEPTH} deep") from None
+        raise InvalidValueError(f"{place}: nested more than {MAX_DEPTH} deep") from None
 
 
 def _case(index: int, written: Any) -> Case:
@@ -204,7 +204,7 @@ def _call(written: dict[str, Any], key: str) -> Call:
 
 def _expectation(written: dict[str, Any]) -> Expectation:
     if "expect" in written:
-        return Expectation(value=tree_of(_decode("expect", written["expect"])))
+        return Expectation(value=encode(_decode("expect", written["expect"])))
     return Expectation(raises=_exception_name(written["raises"]) if "raises" in written else None)
 
 

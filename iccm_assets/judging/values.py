@@ -22,15 +22,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-Tree = list[Any]
+EncodedValue = list[Any]
 
 MAX_DEPTH = 100
-MAX_HASHED = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
+MAX_HASHED_ELEMENTS = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
 RELATIVE_TOLERANCE = 1e-9
-TOLERANT_SEARCH = 200  # unmatched set elements that are compared pair by pair
+MAX_TOLERANT_SEARCH = 200  # unmatched set elements that are compared pair by pair
 
 
-class ValueProblem(ValueError):
+class InvalidValueError(ValueError):
     """A written value or an answer is not well formed."""
 
 
@@ -40,16 +40,16 @@ class ValueProblem(ValueError):
 def decode(written: Any, depth: int = 0) -> Any:
     """The Python value of a written one; raises ``InvalidValueError`` when it has none."""
     if depth > MAX_DEPTH:
-        raise ValueProblem(f"nested more than {MAX_DEPTH} deep")
+        raise InvalidValueError(f"nested more than {MAX_DEPTH} deep")
     if isinstance(written, float) and not math.isfinite(written):
-        raise ValueProblem('write {"$float": "nan"}, {"$float": "inf"} or {"$float": "-inf"}')
+        raise InvalidValueError('write {"$float": "nan"}, {"$float": "inf"} or {"$float": "-inf"}')
     if written is None or isinstance(written, (bool, int, str, float)):
         return written
     if isinstance(written, list):
         return [decode(item, depth + 1) for item in written]
     if isinstance(written, dict):
         return _decode_object(written, depth)
-    raise ValueProblem(f"{type(written).__name__} is not a JSON value")
+    raise InvalidValueError(f"{type(written).__name__} is not a JSON value")
 
 
 def _decode_object(written: dict[str, Any], depth: int) -> Any:
@@ -58,35 +58,37 @@ def _decode_object(written: dict[str, Any], depth: int) -> Any:
         if key in _TAGS:
             return _TAGS[key](content, depth)
         if key.startswith("$"):
-            raise ValueProblem(f"unknown encoding {key!r}; known: {', '.join(_TAGS)}")
+            raise InvalidValueError(f"unknown encoding {key!r}; known: {', '.join(_TAGS)}")
     return {key: decode(value, depth + 1) for key, value in written.items()}
 
 
 def _decode_collection(tag: str, content: Any, depth: int) -> Any:
     pairs = tag == "$dict"
     if not isinstance(content, list):
-        raise ValueProblem("$dict takes a list of [key, value] pairs" if pairs else f"{tag} takes a list")
+        raise InvalidValueError(
+            "$dict takes a list of [key, value] pairs" if pairs else f"{tag} takes a list"
+        )
     if pairs and any(not isinstance(pair, list) or len(pair) != 2 for pair in content):
-        raise ValueProblem("$dict takes a list of [key, value] pairs")
-    if tag != "$tuple" and len(content) > MAX_HASHED:
-        raise ValueProblem(f"{tag} holds more than {MAX_HASHED} elements")
+        raise InvalidValueError("$dict takes a list of [key, value] pairs")
+    if tag != "$tuple" and len(content) > MAX_HASHED_ELEMENTS:
+        raise InvalidValueError(f"{tag} holds more than {MAX_HASHED_ELEMENTS} elements")
     items = [decode(item, depth if pairs else depth + 1) for item in content]
     try:
         return _COLLECTIONS[tag](items)
     except TypeError as error:  # an unhashable element or key
-        raise ValueProblem(f"{tag}: {error}") from None
+        raise InvalidValueError(f"{tag}: {error}") from None
 
 
 def _decode_bytes(content: Any, depth: int) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise ValueProblem("$bytes takes a base64 string") from None
+        raise InvalidValueError("$bytes takes a base64 string") from None
 
 
 def _decode_float(content: Any, depth: int) -> float:
     if content not in ("nan", "inf", "-inf"):
-        raise ValueProblem('$float takes "nan", "inf" or "-inf"')
+        raise InvalidValueError('$float takes "nan", "inf" or "-inf"')
     return float(content)
 
 
@@ -115,7 +117,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
 _SEQUENCES: dict[type, str] = {list: "l", tuple: "t", set: "S", frozenset: "F"}
 
 
-def tree_of(value: Any) -> Tree:
+def encode(value: Any) -> EncodedValue:
     """Encode a trusted Python value (what ``decode`` returned)."""
     kind = type(value)
     if value is None:
@@ -124,23 +126,23 @@ def tree_of(value: Any) -> Tree:
         tag, encode_scalar = _SCALARS[kind]
         return [tag, encode_scalar(value)]
     if kind in _SEQUENCES:
-        return [_SEQUENCES[kind], [tree_of(item) for item in value]]
+        return [_SEQUENCES[kind], [encode(item) for item in value]]
     if kind is dict:
-        return ["d", [[tree_of(key), tree_of(item)] for key, item in value.items()]]
-    raise ValueProblem(f"{kind.__name__} has no encoded form")
+        return ["d", [[encode(key), encode(item)] for key, item in value.items()]]
+    raise InvalidValueError(f"{kind.__name__} has no encoded form")
 
 
 # ---- answer -> encoded value ---------------------------------------------------------------------
 
 
-def check_tree(node: Any, depth: int = 0) -> Tree:
+def check_encoded(node: Any, depth: int = 0) -> EncodedValue:
     """``node`` itself when it is a well-formed encoded value, from any source; else ``InvalidValueError``."""
     try:
         _require(depth <= MAX_DEPTH + 1 and isinstance(node, list) and isinstance(node[0], str))
         _CHECKS[node[0]](node[1:], depth)
     except (LookupError, TypeError, ValueError, OverflowError):
-        raise ValueProblem("not an answer") from None
-    checked: Tree = node
+        raise InvalidValueError("not an answer") from None
+    checked: EncodedValue = node
     return checked
 
 
@@ -153,7 +155,7 @@ def _check_items(rest: list[Any], depth: int) -> None:
     (items,) = rest
     _require(isinstance(items, list))
     for item in items:
-        check_tree(item, depth + 1)
+        check_encoded(item, depth + 1)
 
 
 def _check_pairs(rest: list[Any], depth: int) -> None:
@@ -184,7 +186,7 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
 # ---- comparison ----------------------------------------------------------------------------------
 
 
-def difference(expected: Tree, actual: Tree, where: str = "") -> str:
+def diff(expected: EncodedValue, actual: EncodedValue, where: str = "") -> str:
     """Explain why two encoded values are not the same, or return ``""`` when they are.
 
     Type-strict: ``True`` is not ``1``, ``1`` is not ``1.0``, a list is not a tuple. Floats agree within a
@@ -198,7 +200,7 @@ def difference(expected: Tree, actual: Tree, where: str = "") -> str:
             return _dict_difference(expected, actual, where, prefix)
         if _same_value(expected[0], *expected[1:2], *actual[1:2]):
             return ""
-    return f"{prefix}expected {show(expected)}, got {show(actual)}"
+    return f"{prefix}expected {format_value(expected)}, got {format_value(actual)}"
 
 
 def _same_value(kind: str, expected: Any = None, actual: Any = None) -> bool:
@@ -217,62 +219,65 @@ def _same_float(expected: float, actual: float) -> bool:
     return both_nan or math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
 
 
-def _sequence_difference(expected: Tree, actual: Tree, where: str, prefix: str) -> str:
+def _sequence_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
     sizes = len(expected[1]), len(actual[1])
     if sizes[0] != sizes[1]:
-        return f"{prefix}expected {sizes[0]} elements {show(expected)}, got {sizes[1]} {show(actual)}"
+        return f"{prefix}expected {sizes[0]} elements {format_value(expected)}, got {sizes[1]} {format_value(actual)}"
     pairs = enumerate(zip(expected[1], actual[1], strict=True))
-    differences = (difference(item, actual_item, f"{where}[{index}]") for index, (item, actual_item) in pairs)
+    differences = (diff(item, actual_item, f"{where}[{index}]") for index, (item, actual_item) in pairs)
     return next(filter(None, differences), "")
 
 
-def _dict_difference(expected: Tree, actual: Tree, where: str, prefix: str) -> str:
-    expected_pairs = {canonical(key): (key, value) for key, value in expected[1]}
-    actual_pairs = {canonical(key): (key, value) for key, value in actual[1]}
+def _dict_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
+    expected_pairs = {canonical_form(key): (key, value) for key, value in expected[1]}
+    actual_pairs = {canonical_form(key): (key, value) for key, value in actual[1]}
     if len(actual[1]) != len(actual_pairs):
         return f"{prefix}got a dict with a key twice"
     _rename_close_keys(expected_pairs, actual_pairs)
     for name, (key, _) in expected_pairs.items():
         if name not in actual_pairs:
-            return f"{prefix}key {show(key)} is missing, got {show(actual)}"
+            return f"{prefix}key {format_value(key)} is missing, got {format_value(actual)}"
     for name, (key, _) in actual_pairs.items():
         if name not in expected_pairs:
-            return f"{prefix}unexpected key {show(key)}"
+            return f"{prefix}unexpected key {format_value(key)}"
     differences = (
-        difference(value, actual_pairs[name][1], f"{where}[{show(key)}]")
+        diff(value, actual_pairs[name][1], f"{where}[{format_value(key)}]")
         for name, (key, value) in expected_pairs.items()
     )
     return next(filter(None, differences), "")
 
 
-def _rename_close_keys(expected: dict[str, tuple[Tree, Tree]], actual: dict[str, tuple[Tree, Tree]]) -> None:
+def _rename_close_keys(
+    expected: dict[str, tuple[EncodedValue, EncodedValue]],
+    actual: dict[str, tuple[EncodedValue, EncodedValue]],
+) -> None:
     """Move an actual key that is within the tolerance of an expected one to the expected one's name."""
     missing = [name for name in expected if name not in actual]
     extra = [name for name in actual if name not in expected]
-    if len(missing) != len(extra) or len(missing) > TOLERANT_SEARCH:
+    if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
         return
     for name in missing:
-        close = next((other for other in extra if not difference(expected[name][0], actual[other][0])), None)
+        close = next((other for other in extra if not diff(expected[name][0], actual[other][0])), None)
         if close is not None:
             extra.remove(close)
             actual[name] = actual.pop(close)
 
 
-def _same_elements(expected: list[Tree], actual: list[Tree]) -> bool:
+def _same_elements(expected: list[EncodedValue], actual: list[EncodedValue]) -> bool:
     """Whether two sets hold the same elements: exact matches first, then within the tolerance."""
-    extra = {canonical(item): item for item in actual}
-    missing = [item for item in expected if extra.pop(canonical(item), None) is None]
-    if len(missing) != len(extra) or len(missing) > TOLERANT_SEARCH:
+    extra = {canonical_form(item): item for item in actual}
+    missing = [item for item in expected if extra.pop(canonical_form(item), None) is None]
+    if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
         return False
     for item in missing:
-        close = next((name for name, other in extra.items() if not difference(item, other)), None)
+        close = next((name for name, other in extra.items() if not diff(item, other)), None)
         if close is None:
             return False
         del extra[close]
     return True
 
 
-def canonical(node: Tree) -> str:
+def canonical_form(node: EncodedValue) -> str:
     """A string that is equal for exactly equal values, independent of the order of their sets and dicts."""
     kind, content = node[0], node[-1]
     if kind == "f":
@@ -281,9 +286,9 @@ def canonical(node: Tree) -> str:
     if kind == "i":
         return f"i{int(content, 16):x}"
     if kind == "d":
-        items = [f"{canonical(key)}:{canonical(value)}" for key, value in content]
+        items = [f"{canonical_form(key)}:{canonical_form(value)}" for key, value in content]
     elif kind in "ltSF":
-        items = [canonical(item) for item in content]
+        items = [canonical_form(item) for item in content]
     else:
         return json.dumps(node)
     return f"{kind}[{','.join(items if kind in 'lt' else sorted(items))}]"
@@ -292,13 +297,13 @@ def canonical(node: Tree) -> str:
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def show(node: Tree, limit: int = 80) -> str:
+def format_value(node: EncodedValue, max_length: int = 80) -> str:
     """Print an encoded value as Python would print the value, at most ``limit`` characters."""
-    text = _format_any(node, limit)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    text = _format_any(node, max_length)
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
-def _format_any(node: Tree, limit: int) -> str:
+def _format_any(node: EncodedValue, limit: int) -> str:
     kind, content = node[0], node[-1]
     if kind == "u":
         return f"an object of type {node[1][:60]}" + (" with its own equality" if node[2] else "")
@@ -326,7 +331,7 @@ def _format_container(kind: str, content: list[Any], limit: int) -> str:
         return "set()" if kind == "S" else "frozenset()"
     shown: list[str] = []
     for item in content[:limit]:
-        shown.append(": ".join(show(part, limit) for part in (item if kind == "d" else [item])))
+        shown.append(": ".join(format_value(part, limit) for part in (item if kind == "d" else [item])))
         if sum(map(len, shown)) > limit:
             break
     opening, closing = _BRACKETS[kind]

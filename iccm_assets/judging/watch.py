@@ -11,11 +11,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-TICKS = os.sysconf("SC_CLK_TCK")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class Usage:
+class ResourceUsage:
     """Memory in bytes (private and shared pages once each, plus files in tmpfs), CPU in seconds."""
 
     memory: int = 0
@@ -24,7 +24,7 @@ class Usage:
     files: int = 0
 
 
-def processes_below(pid: int) -> list[int]:
+def descendant_pids(pid: int) -> list[int]:
     """``pid`` and all its descendants, as host pids."""
     pids = [pid]
     for parent in pids:  # grows while it is walked
@@ -32,19 +32,19 @@ def processes_below(pid: int) -> list[int]:
     return pids
 
 
-def usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> Usage:
+def measure_usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> ResourceUsage:
     """Measure what the tree below ``pid`` uses now, without the init process's own time.
 
     Pages are divided among their users only when their sum exceeds ``limit`` bytes.
     """
-    pids = processes_below(pid)
+    pids = descendant_pids(pid)
     stored, files = _stored(pid, tmpfs)
     memory = stored + sum(map(_unshared, pids))
     if memory > limit:
         # Divided by their users, or undivided where the kernel does not tell.
         names = "Pss_Anon:", "Pss_Shmem:"
         memory = stored + sum(sum(_sizes(pid, "smaps_rollup", names) or [_unshared(pid)]) for pid in pids)
-    return Usage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
+    return ResourceUsage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
 
 
 def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def _sizes(pid: int, file: str, names: tuple[str, ...]) -> list[int]:
     return [int(row.split()[1]) << 10 for row in rows if row.startswith(names)]
 
 
-def waited(pid: int) -> float:
+def run_queue_wait(pid: int) -> float:
     """Seconds that a process was ready to run while the machine ran others; 0 where the kernel does not say.
 
     Of its threads, the longest wait.
@@ -86,7 +86,7 @@ def waited(pid: int) -> float:
 def _cpu(pid: int, skipped: int = 0) -> float:
     """Own time and that of the children it has waited for; the latter alone with ``skipped`` = 2."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return sum(map(int, fields[11 + skipped : 15])) / TICKS
+    return sum(map(int, fields[11 + skipped : 15])) / TICKS_PER_SECOND
 
 
 def _tasks(pid: int) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iccm_assets.learning.job import LossPoint, Movement
+from iccm_assets.learning.job import LossPoint, WeightChange
 
-CARD = "README.md"
+MODEL_CARD_FILE = "README.md"
 
 
-def model_card(
+def render_model_card(
     *,
     base: str,
     parent_digest: str,
@@ -22,7 +22,7 @@ def model_card(
     counts: Mapping[str, int],
     config: Mapping[str, Any],
     history: Sequence[LossPoint],
-    movement: Movement,
+    weight_change: WeightChange,
     best_step: int,
 ) -> str:
     """Return the card as Markdown, with front matter for the Hugging Face hub."""
@@ -53,9 +53,9 @@ def model_card(
         *_table(
             "Change of the weights",
             {
-                "norm of the change / norm of the parent": f"{movement.relative:.3e}",
-                "largest change of one weight": f"{movement.largest:.3e}",
-                "share of weights changed": f"{movement.changed_share:.4f}",
+                "norm of the change / norm of the parent": f"{weight_change.relative:.3e}",
+                "largest change of one weight": f"{weight_change.largest:.3e}",
+                "share of weights changed": f"{weight_change.changed_share:.4f}",
             },
         ),
         "Scores on the canary set and the verdict of the quality gate are stored in the platform's database:",

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from iccm_assets.learning import proposal, training_runs, triggers
 from iccm_assets.learning.training_runs import TrainingRun
-from iccm_assets.learning.triggers import Fire, Measurement, Skip
+from iccm_assets.learning.triggers import TriggerFired, QualityMeasurement, TriggerSkipped
 from iccm_assets.settings import Settings
 from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.tables import LIVE_STATES
@@ -43,40 +43,47 @@ _EMERGENCY_STATUS = text(
 )
 
 
-def weekly(conn: Connection, at: datetime, settings: Settings) -> TrainingRun | Skip:
+def evaluate_weekly_trigger(
+    conn: Connection, now: datetime, settings: Settings
+) -> TrainingRun | TriggerSkipped:
     """Evaluate the weekly trigger (T1)."""
-    selectable = proposal.selectable(conn, at, settings.selection)
-    return _request(conn, triggers.weekly(at, selectable, settings.triggers))
+    selectable = proposal.count_selectable(conn, now, settings.selection)
+    return _request(conn, triggers.decide_weekly(now, selectable, settings.triggers))
 
 
-def data_threshold(conn: Connection, at: datetime, settings: Settings) -> TrainingRun | Skip:
+def evaluate_data_threshold_trigger(
+    conn: Connection, now: datetime, settings: Settings
+) -> TrainingRun | TriggerSkipped:
     """Evaluate the daily data trigger; it counts nothing once the day has its retraining (T3)."""
-    if too_early := triggers.data_threshold_too_early(at):
+    if too_early := triggers.data_threshold_too_early(now):
         return too_early
-    if known := training_runs.by_key(conn, triggers.data_threshold_key(at)):
+    if known := training_runs.get_by_trigger_key(conn, triggers.data_threshold_key(now)):
         return _already_requested(known)
-    selectable = proposal.selectable(conn, at, settings.selection)
-    return _request(conn, triggers.data_threshold(at, selectable, settings.triggers))
+    selectable = proposal.count_selectable(conn, now, settings.selection)
+    return _request(conn, triggers.decide_data_threshold(now, selectable, settings.triggers))
 
 
-def degradation(conn: Connection, settings: Settings) -> TrainingRun | Skip:
+def evaluate_degradation_trigger(conn: Connection, settings: Settings) -> TrainingRun | TriggerSkipped:
     """Evaluate the degradation trigger on the newest measurements of the production version (T2)."""
     acquire_lock(conn, Lock.TRAINING_RUNS)
-    measurements = [Measurement(**row) for row in conn.execute(_NEWEST).mappings()]
+    measurements = [QualityMeasurement(**row) for row in conn.execute(_NEWEST).mappings()]
     status = (
         conn.execute(_EMERGENCY_STATUS, {"max_attempts": settings.triggers.max_attempts}).mappings().one()
     )
-    return _request(conn, triggers.emergency_due(measurements, triggers.Answer(**status), settings.triggers))
+    return _request(
+        conn,
+        triggers.should_start_emergency(measurements, triggers.EmergencyStatus(**status), settings.triggers),
+    )
 
 
-def _request(conn: Connection, decision: Fire | Skip) -> TrainingRun | Skip:
-    if isinstance(decision, Skip):
+def _request(conn: Connection, decision: TriggerFired | TriggerSkipped) -> TrainingRun | TriggerSkipped:
+    if isinstance(decision, TriggerSkipped):
         return decision
-    if run := training_runs.request(conn, decision):
+    if run := training_runs.create_run(conn, decision):
         return run
-    known = training_runs.by_key(conn, decision.key)
-    return _already_requested(known) if known else Skip(f"{decision.key} already has a retraining")
+    known = training_runs.get_by_trigger_key(conn, decision.key)
+    return _already_requested(known) if known else TriggerSkipped(f"{decision.key} already has a retraining")
 
 
-def _already_requested(run: TrainingRun) -> Skip:
-    return Skip(f"{run.trigger_key} already has a retraining: training run {run.id}, {run.status}")
+def _already_requested(run: TrainingRun) -> TriggerSkipped:
+    return TriggerSkipped(f"{run.trigger_key} already has a retraining: training run {run.id}, {run.status}")

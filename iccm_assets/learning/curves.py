@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from iccm_assets.learning.job import LossPoint
 
 
-def loss_curve_png(history: Sequence[LossPoint]) -> bytes:
+def plot_loss_curve(history: Sequence[LossPoint]) -> bytes:
     """Plot training loss per step and validation loss per epoch; an empty history gives empty axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,4 +34,4 @@ def loss_curve_png(history: Sequence[LossPoint]) -> bytes:
 
 def loss_curve_markdown(history: Sequence[LossPoint]) -> str:
     """Return the plot as Markdown with the image embedded, for ``MetadataValue.md``."""
-    return f"![loss](data:image/png;base64,{base64.b64encode(loss_curve_png(history)).decode('ascii')})"
+    return f"![loss](data:image/png;base64,{base64.b64encode(plot_loss_curve(history)).decode('ascii')})"

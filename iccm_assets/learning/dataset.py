@@ -22,18 +22,18 @@ from typing import Literal
 import numpy as np
 
 from iccm_assets.errors import InputError
-from iccm_assets.learning.directories import STAGING, flush_tree, move_into_place, remove_tree
+from iccm_assets.learning.directories import STAGING, fsync_tree, publish_directory, remove_tree
 from iccm_assets.models.manifest import sha256_json
 
 Role = Literal["new", "rehearsal", "validation"]
-EXAMPLES = "examples.parquet"
-MANIFEST = "manifest.json"
+EXAMPLES_FILE = "examples.parquet"
+DATASET_MANIFEST_FILE = "manifest.json"
 # Earlier training conversations fill at most this share of the rehearsal, the base model's sample the rest.
-PINNED_SHARE = 0.5
+MAX_PINNED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingExample:
     """One pair of source code and requirements to train on.
 
     ``origin`` is ``pool`` (selected now), ``pinned`` (an earlier version was trained on it) or
@@ -56,7 +56,7 @@ class Example:
 class Dataset:
     """An ordered training set with the seed of its random choices."""
 
-    examples: tuple[Example, ...]
+    examples: tuple[TrainingExample, ...]
     seed: int
 
     @property
@@ -79,15 +79,15 @@ class Dataset:
         """The conversations of the examples; the base model's sample has none."""
         return [row.conversation_id for row in self.examples if row.conversation_id is not None]
 
-    def of_role(self, *roles: Role) -> list[Example]:
+    def with_roles(self, *roles: Role) -> list[TrainingExample]:
         """Return the examples of these roles, in order."""
         return [example for example in self.examples if example.role in roles]
 
 
-def compose(
-    new: Sequence[Example],
-    sample: Sequence[Example],
-    pinned: Sequence[Example],
+def compose_dataset(
+    new: Sequence[TrainingExample],
+    sample: Sequence[TrainingExample],
+    pinned: Sequence[TrainingExample],
     *,
     rehearsal_fraction: float,
     validation_share: float,
@@ -117,7 +117,7 @@ def compose(
     return Dataset(tuple(_split(examples, validation_share, seed)), seed)
 
 
-def rehearsal_remark(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
+def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
     """Say that a set has too little rehearsal (L3); empty if it has enough.
 
     ``sample`` is the path of the base model's own training sample, empty if none is configured.
@@ -131,7 +131,7 @@ def rehearsal_remark(dataset: Dataset, rehearsal_fraction: float, sample: str) -
     return f"{actual} of {wanted} rehearsal examples, {reason}: forgetting is measured but not prevented"
 
 
-def load_rehearsal(path: str) -> list[Example]:
+def load_rehearsal(path: str) -> list[TrainingExample]:
     """Read the base model's own training sample: JSON lines, gzipped if the name ends in ``.gz``.
 
     Each line is an object with the strings ``source_code`` and ``requirements`` and optionally
@@ -171,8 +171,8 @@ class DatasetStore:
         staging.mkdir(parents=True)
         try:
             _write_files(dataset, staging)
-            flush_tree(staging)
-            move_into_place(staging, target)
+            fsync_tree(staging)
+            publish_directory(staging, target)
         except OSError:
             if not target.exists():
                 raise
@@ -191,9 +191,9 @@ def read_dataset(directory: Path) -> Dataset:
     import pyarrow.parquet as pq
 
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        rows = pq.read_table(directory / EXAMPLES).to_pylist()
-        dataset = Dataset(tuple(Example(**row) for row in rows), int(manifest["seed"]))
+        manifest = json.loads((directory / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
+        rows = pq.read_table(directory / EXAMPLES_FILE).to_pylist()
+        dataset = Dataset(tuple(TrainingExample(**row) for row in rows), int(manifest["seed"]))
         recorded = manifest["digest"]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise InputError(f"training set {directory} ({error})") from error
@@ -209,23 +209,25 @@ def _write_files(dataset: Dataset, directory: Path) -> None:
     texts = ("source_code", "requirements", "role", "origin")
     schema = pa.schema([("conversation_id", pa.int64()), *((name, pa.string()) for name in texts)])
     table = pa.Table.from_pylist([asdict(example) for example in dataset.examples], schema=schema)
-    pq.write_table(table, directory / EXAMPLES, compression="zstd")
+    pq.write_table(table, directory / EXAMPLES_FILE, compression="zstd")
     manifest = {
         "digest": dataset.digest,
         "seed": dataset.seed,
         "counts": dataset.counts,
-        "examples_sha256": hashlib.sha256((directory / EXAMPLES).read_bytes()).hexdigest(),
+        "examples_sha256": hashlib.sha256((directory / EXAMPLES_FILE).read_bytes()).hexdigest(),
     }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (directory / DATASET_MANIFEST_FILE).write_text(
+        json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _rehearsal_size(new: int, fraction: float) -> int:
     return round(new * fraction / (1 - fraction))
 
 
-def _unique(examples: Iterable[Example], excluded: Container[str] = ()) -> list[Example]:
+def _unique(examples: Iterable[TrainingExample], excluded: Container[str] = ()) -> list[TrainingExample]:
     """Return one example per content in a fixed order: by conversation, then the base model's sample."""
-    first: dict[str, Example] = {}
+    first: dict[str, TrainingExample] = {}
     for row in sorted(
         examples, key=lambda row: (row.conversation_id is None, row.conversation_id or 0, row.content_hash)
     ):
@@ -235,19 +237,21 @@ def _unique(examples: Iterable[Example], excluded: Container[str] = ()) -> list[
 
 
 def _draw_rehearsal(
-    sample: list[Example], pinned: list[Example], size: int, rng: np.random.Generator
-) -> list[Example]:
+    sample: list[TrainingExample], pinned: list[TrainingExample], size: int, rng: np.random.Generator
+) -> list[TrainingExample]:
     """Draw pinned examples up to their share and the rest from the sample, evenly over its slices."""
-    from_pinned = min(len(pinned), round(size * PINNED_SHARE))
+    from_pinned = min(len(pinned), round(size * MAX_PINNED_SHARE))
     from_sample = min(len(sample), size - from_pinned)
     from_pinned = min(len(pinned), size - from_sample)
     indices = sorted(rng.choice(len(pinned), from_pinned, replace=False))
     return [pinned[index] for index in indices] + _draw_evenly(sample, from_sample, rng)
 
 
-def _draw_evenly(sample: list[Example], count: int, rng: np.random.Generator) -> list[Example]:
+def _draw_evenly(
+    sample: list[TrainingExample], count: int, rng: np.random.Generator
+) -> list[TrainingExample]:
     """Draw ``count`` rows without replacement, in turn from each slice."""
-    slices: dict[str, list[Example]] = defaultdict(list)
+    slices: dict[str, list[TrainingExample]] = defaultdict(list)
     for index in rng.permutation(len(sample)):
         slices[sample[index].origin].append(sample[index])
     queues = [slices[name] for name in sorted(slices)]
@@ -255,11 +259,11 @@ def _draw_evenly(sample: list[Example], count: int, rng: np.random.Generator) ->
     return list(islice((row for row in turns if row is not None), count))
 
 
-def _split(examples: list[Example], share: float, seed: int) -> list[Example]:
+def _split(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
     """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
     # Ranked by a hash with the seed, not drawn: an example keeps its place when others come or go.
     ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))
-    validation: list[Example] = []
+    validation: list[TrainingExample] = []
     for role in ("new", "rehearsal"):
         candidates = [row for row in ranked if row.role == role]
         validation += candidates[: round(len(candidates) * share)]
@@ -267,12 +271,14 @@ def _split(examples: list[Example], share: float, seed: int) -> list[Example]:
     return [replace(row, role="validation") if row.content_hash in hashes else row for row in examples]
 
 
-def _parse_rehearsal_line(line: str, location: str) -> Example:
+def _parse_rehearsal_line(line: str, location: str) -> TrainingExample:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{location} is not JSON ({error})") from None
     match row:
         case {"source_code": str(source_code), "requirements": str(requirements)}:
-            return Example(None, source_code, requirements, "rehearsal", f"sample/{row.get('slice', '')}")
+            return TrainingExample(
+                None, source_code, requirements, "rehearsal", f"sample/{row.get('slice', '')}"
+            )
     raise InputError(f"{location} needs the strings source_code and requirements")

@@ -18,7 +18,7 @@ READ_ONLY_FILE = 0o444
 READ_ONLY_DIRECTORY = 0o555
 
 
-def flush(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Fsync a file, or the entries of a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -27,27 +27,27 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def flush_tree(directory: Path) -> None:
+def fsync_tree(directory: Path) -> None:
     """Fsync every file and directory of a tree, leaves first."""
     for path in _leaves_first(directory):
-        flush(path)
+        fsync(path)
 
 
-def freeze(directory: Path) -> None:
+def make_read_only(directory: Path) -> None:
     """Make a tree read-only. Root can still write to it; verification detects that."""
     for path in _leaves_first(directory):
         path.chmod(READ_ONLY_DIRECTORY if path.is_dir() else READ_ONLY_FILE)
 
 
-def move_into_place(staging: Path, target: Path) -> None:
+def publish_directory(staging: Path, target: Path) -> None:
     """Rename a flushed staging directory to its final name and make it read-only.
 
     Raises ``OSError`` if the target exists and is not empty; the staging directory is then unchanged.
     """
     # A directory must be writable to move to another parent, so it becomes read-only only afterwards.
     staging.rename(target)
-    flush(target.parent)
-    freeze(target)
+    fsync(target.parent)
+    make_read_only(target)
 
 
 def remove_tree(directory: Path) -> None:
@@ -59,7 +59,7 @@ def remove_tree(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=False)
 
 
-def stale(staging_root: Path, older_than_seconds: float) -> Iterator[Path]:
+def stale_directories(staging_root: Path, older_than_seconds: float) -> Iterator[Path]:
     """Yield the staging directories without a write for this many wall-clock seconds."""
     limit = time.time() - older_than_seconds
     for directory in sorted(staging_root.glob("*")):

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, TextClause, text
 
 from iccm_assets.learning import training_runs
-from iccm_assets.learning.leftovers import Passed, Row
+from iccm_assets.learning.leftovers import UndeployedCandidate, TrainingRunRow
 from iccm_assets.learning.training_runs import TrainingRun
-from iccm_assets.learning.triggers import must_wait
-from iccm_assets.learning.turns import LiveRollout, Settled, Situation, Turn
-from iccm_assets.settings import Triggers
+from iccm_assets.learning.triggers import blocking_reason
+from iccm_assets.learning.turns import ActiveRollout, RunOutcome, QueueState, QueuedRun
+from iccm_assets.settings import TriggerSettings
 from iccm_assets.store.clock import CLOCK_SQL
 from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.tables import LIVE_STATES
@@ -95,68 +95,70 @@ _UNDEPLOYED = text(
 )
 
 
-def situation(conn: Connection, triggers: Triggers) -> Situation:
+def load_queue_state(conn: Connection, triggers: TriggerSettings) -> QueueState:
     """Read the recorded state; a few rows, however long the history."""
     turns = conn.execute(_TURNS, {"max_attempts": triggers.max_attempts}).mappings()
     rollout = conn.execute(_ROLLOUT).mappings().one_or_none()
-    return Situation(
-        tuple(Turn(**row) for row in turns),
-        training_runs.running_attempt(conn),
-        None if rollout is None else LiveRollout(**rollout),
+    return QueueState(
+        tuple(QueuedRun(**row) for row in turns),
+        training_runs.get_running_attempt(conn),
+        None if rollout is None else ActiveRollout(**rollout),
     )
 
 
-def take(conn: Connection, run_id: int, dispatch: int) -> TrainingRun | None:
+def claim_dispatch(conn: Connection, run_id: int, dispatch: int) -> TrainingRun | None:
     """Claim the start of the row's next Dagster run; ``None`` if another process has claimed it."""
     if conn.execute(_TAKE, {"id": run_id, "dispatch": dispatch}).rowcount != 1:
         return None
-    return training_runs.get(conn, run_id)
+    return training_runs.get_run(conn, run_id)
 
 
-def take_if_free(conn: Connection, run: TrainingRun, triggers: Triggers) -> TrainingRun | str:
+def claim_dispatch_if_free(
+    conn: Connection, run: TrainingRun, triggers: TriggerSettings
+) -> TrainingRun | str:
     """Claim the start of a row that was just requested; else return why it waits.
 
     Only the simple case: the dispatch sensor aborts rollouts and clears dead attempts.
     """
     acquire_lock(conn, Lock.TRAINING_RUNS)
-    queue = situation(conn, triggers)
+    queue = load_queue_state(conn, triggers)
     running_id = queue.running.id if queue.running else None
     rollout_id = queue.rollout.id if queue.rollout else None
-    if reason := must_wait(run.emergency, running_id, rollout_id, None):
+    if reason := blocking_reason(run.emergency, running_id, rollout_id, None):
         return reason
-    for turn in queue.turns:
+    for turn in queue.queued_runs:
         if turn.id != run.id and turn.status != "failed":
             return f"training run {turn.id} comes first"
-    return take(conn, run.id, run.dispatch) or "another process has started it"
+    return claim_dispatch(conn, run.id, run.dispatch) or "another process has started it"
 
 
-def fail_unclaimed(conn: Connection, settled: Sequence[Settled]) -> None:
+def mark_failed_before_claim(conn: Connection, outcomes: Sequence[RunOutcome]) -> None:
     """Record attempts that failed before they had claimed their rows, once each."""
-    _settle(conn, _FAIL, settled)
+    _settle(conn, _FAIL, outcomes)
 
 
-def call_off(conn: Connection, settled: Sequence[Settled]) -> None:
+def mark_canceled(conn: Connection, outcomes: Sequence[RunOutcome]) -> None:
     """Record the outcome ``skipped`` for rows whose Dagster run a person canceled."""
-    _settle(conn, _CANCEL, settled)
+    _settle(conn, _CANCEL, outcomes)
 
 
-def rows(conn: Connection, ids: Sequence[int]) -> dict[int, Row]:
+def get_rows(conn: Connection, ids: Sequence[int]) -> dict[int, TrainingRunRow]:
     """Return the rows of these ids, with what decides whether they still need their Dagster runs."""
-    return {row["id"]: Row(**row) for row in conn.execute(_ROWS, {"ids": list(ids)}).mappings()}
+    return {row["id"]: TrainingRunRow(**row) for row in conn.execute(_ROWS, {"ids": list(ids)}).mappings()}
 
 
-def passed_and_not_deployed(conn: Connection) -> Passed | None:
+def find_undeployed_candidate(conn: Connection) -> UndeployedCandidate | None:
     """Return the newest training run of a week that passed the gate and whose candidate had no rollout."""
     row = conn.execute(_UNDEPLOYED).mappings().one_or_none()
-    return None if row is None else Passed(**row)
+    return None if row is None else UndeployedCandidate(**row)
 
 
-def used_up(conn: Connection, triggers: Triggers) -> list[TrainingRun]:
+def find_exhausted_runs(conn: Connection, triggers: TriggerSettings) -> list[TrainingRun]:
     """Return the training runs without attempts left that have no alert yet (A2)."""
     ids = conn.execute(_EXHAUSTED, {"max_attempts": triggers.max_attempts}).scalars().all()
-    return [training_runs.get(conn, run_id) for run_id in ids]
+    return [training_runs.get_run(conn, run_id) for run_id in ids]
 
 
-def _settle(conn: Connection, statement: TextClause, settled: Sequence[Settled]) -> None:
+def _settle(conn: Connection, statement: TextClause, settled: Sequence[RunOutcome]) -> None:
     for row in settled:
         conn.execute(statement, vars(row))

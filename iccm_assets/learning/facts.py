@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
+from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.models.manifest import read_manifest, verify
 
 # About a second of hashing; of larger models only the file sizes are compared.
@@ -17,7 +17,7 @@ MAX_HASHED_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class Intact:
+class IntegrityResult:
     """The result of comparing a model's directory with its manifest."""
 
     damage: str
@@ -25,7 +25,7 @@ class Intact:
 
 
 @dataclass(frozen=True)
-class Trained:
+class LatestCheckpoint:
     """The version of the last finished training, with its lineage.
 
     ``recorded`` is the number of its examples by role, ``erased`` the ids of those erased since.
@@ -34,22 +34,22 @@ class Trained:
     version: str
     path: str
     training: dict[str, Any]
-    recorded: dict[str, int] = field(default_factory=dict)
-    erased: list[int] = field(default_factory=list)
+    example_counts: dict[str, int] = field(default_factory=dict)
+    erased_conversations: list[int] = field(default_factory=list)
 
 
-def look_at(path: str) -> Intact:
+def check_files(path: str) -> IntegrityResult:
     """Compare a model's directory with its manifest, by hash unless it is too large."""
     directory = Path(path)
     try:
         hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
         verify(directory, hash_files=hashed)
-    except (DamagedCheckpoint, ModelNotFound) as error:
-        return Intact(error.detail, False)
-    return Intact("", hashed)
+    except (CorruptCheckpointError, ModelNotFoundError) as error:
+        return IntegrityResult(error.detail, False)
+    return IntegrityResult("", hashed)
 
 
-def newest_trained(conn: sa.Connection) -> Trained | None:
+def get_latest_checkpoint(conn: sa.Connection) -> LatestCheckpoint | None:
     """Return the version of the last finished training; None before the first."""
     version = conn.execute(
         sa.text(
@@ -72,7 +72,7 @@ def newest_trained(conn: sa.Connection) -> Trained | None:
         ),
         {"run": version.run_id},
     ).all()
-    return Trained(
+    return LatestCheckpoint(
         version.version,
         version.path,
         dict(version.training or {}),
@@ -81,7 +81,7 @@ def newest_trained(conn: sa.Connection) -> Trained | None:
     )
 
 
-def teachers(conn: sa.Connection, training_run_id: int) -> list[dict[str, Any]]:
+def list_training_conversations(conn: sa.Connection, training_run_id: int) -> list[dict[str, Any]]:
     """List the conversations of a training (ids and numbers, no text): new ones first, best first."""
     rows = conn.execute(
         sa.text(
@@ -101,7 +101,7 @@ def teachers(conn: sa.Connection, training_run_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def dagster_run_of(conn: sa.Connection, version: str) -> str | None:
+def get_dagster_run(conn: sa.Connection, version: str) -> str | None:
     """Return the Dagster run that trained a version; None if it was not trained here."""
     query = sa.text(
         "select dagster_run_id from iccm.phase4_training_runs where candidate_version = :version "

@@ -19,26 +19,39 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from iccm_assets.errors import TrainingDiverged, TrainingError
+from iccm_assets.errors import TrainingDivergedError, TrainingError
 from iccm_assets.learning import resume
 from iccm_assets.learning.dataset import Dataset
-from iccm_assets.learning.job import LossPoint, Movement
-from iccm_assets.models.encoding import IGNORED, Encoded, Kind, encode_example, pad, pad_token
-from iccm_assets.models.seq import LoadedModel, decoder_start, load_model, positions, set_threads
-from iccm_assets.settings import Training
+from iccm_assets.learning.job import LossPoint, WeightChange
+from iccm_assets.models.encoding import (
+    IGNORE_INDEX,
+    EncodedExample,
+    ModelKind,
+    encode_example,
+    pad,
+    get_pad_token_id,
+)
+from iccm_assets.models.seq import (
+    LoadedModel,
+    decoder_start_token_id,
+    load_model,
+    context_length,
+    set_threads,
+)
+from iccm_assets.settings import TrainingSettings
 
-OnPoint = Callable[[LossPoint], None]
+ProgressCallback = Callable[[LossPoint], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class FineTuneResult:
     """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve."""
 
     loaded: LoadedModel
     history: tuple[LossPoint, ...]
     best_step: int
     stopped_early: bool
-    movement: Movement
+    weight_change: WeightChange
     parameters: int
     resumed_from_step: int = 0
 
@@ -46,13 +59,13 @@ class Trained:
 def fine_tune(
     loaded: LoadedModel,
     dataset: Dataset,
-    config: Training,
+    config: TrainingSettings,
     *,
     epochs: int,
     scratch: Path,
-    on_point: OnPoint,
+    on_progress: ProgressCallback,
     identity: str | None = None,
-) -> Trained:
+) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called for
@@ -60,13 +73,13 @@ def fine_tune(
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
     result. Raises ``TrainingDiverged`` if the loss, the gradient or a weight is not finite.
     """
-    checkpoint = None if identity is None else resume.find(scratch, identity)
+    checkpoint = None if identity is None else resume.find_resume_point(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
     train = _encode(loaded, dataset, config, "new", "rehearsal")
     validation = _encode(loaded, dataset, config, "validation")
     with _reproducible(config):
         model = _trainable(loaded.model, config)
-        recorder = _Recorder(on_point, identity, checkpoint.history if checkpoint else ())
+        recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
         arguments = _arguments(
             config,
             epochs,
@@ -89,16 +102,16 @@ def fine_tune(
         trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
         best_step = trainer.state.best_global_step
         if not best_step:
-            raise TrainingDiverged(f"no epoch was evaluated in {len(recorder.history)} records")
+            raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
         model = _merge_adapters(trainer.model, loaded, config, scratch)
-        _average(model, production, config.interpolation)
+        _average(model, production, config.weight_averaging_alpha)
         movement = _movement(model, production)
-    return Trained(
+    return FineTuneResult(
         replace(loaded, model=model.eval()),
         tuple(recorder.history),
         int(best_step),
         stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
-        movement=movement,
+        weight_change=movement,
         parameters=sum(weight.numel() for weight in model.parameters()),
         resumed_from_step=checkpoint.step if checkpoint else 0,
     )
@@ -107,7 +120,9 @@ def fine_tune(
 class _Recorder(TrainerCallback):  # type: ignore[misc]
     """Records loss points, raises on values that are not finite, and marks complete checkpoints (L4)."""
 
-    def __init__(self, on_point: OnPoint, identity: str | None, history: Sequence[LossPoint]) -> None:
+    def __init__(
+        self, on_point: ProgressCallback, identity: str | None, history: Sequence[LossPoint]
+    ) -> None:
         self.history: list[LossPoint] = list(history)
         self._on_point = on_point
         self._identity = identity
@@ -128,46 +143,48 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         # A resumed Trainer does not know that it was about to stop: from there it would train for too long.
         if self._identity is not None and not control.should_training_stop:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            resume.mark(checkpoint, self._identity, self.history)
+            resume.mark_complete(checkpoint, self._identity, self.history)
 
     def _record(self, state: Any, **values: float) -> None:
         for name, value in values.items():
             if not math.isfinite(value):
-                raise TrainingDiverged(f"{name.replace('_', ' ')} is {value} at step {state.global_step}")
+                raise TrainingDivergedError(
+                    f"{name.replace('_', ' ')} is {value} at step {state.global_step}"
+                )
         point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
         self.history.append(point)
         self._on_point(point)
 
 
-def _collate(loaded: LoadedModel, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
     """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
-    filler = pad_token(loaded.tokenizer)
+    filler = get_pad_token_id(loaded.tokenizer)
     batch = {
         "input_ids": pad([row.input_ids for row in rows], filler),
         "attention_mask": pad([[1] * len(row.input_ids) for row in rows], 0),
-        "labels": pad([row.labels for row in rows], IGNORED),
+        "labels": pad([row.labels for row in rows], IGNORE_INDEX),
     }
     if loaded.kind == "seq2seq":
-        start = decoder_start(loaded.model)
+        start = decoder_start_token_id(loaded.model)
         batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], filler)
     return {name: torch.tensor(values) for name, values in batch.items()}
 
 
 def _token_loss(
-    kind: Kind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
+    kind: ModelKind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
 ) -> torch.Tensor:
     """Return the cross entropy summed over target tokens, divided by those of the optimizer step."""
     logits = outputs["logits"].float()
     if kind == "causal":  # each position predicts the next token
         logits, labels = logits[:, :-1], labels[:, 1:]
     total = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
     )
-    return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+    return total / (labels.ne(IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def _arguments(
-    config: Training,
+    config: TrainingSettings,
     epochs: int,
     examples: int,
     scratch: Path,
@@ -212,7 +229,7 @@ def _arguments(
 
 
 @contextlib.contextmanager
-def _reproducible(config: Training) -> Iterator[None]:
+def _reproducible(config: TrainingSettings) -> Iterator[None]:
     """Fix seeds, threads and algorithms for the block; restore the process's settings afterwards (L5)."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     set_threads(config.threads)
@@ -225,11 +242,13 @@ def _reproducible(config: Training) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def _encode(loaded: LoadedModel, dataset: Dataset, config: Training, *roles: Any) -> list[Encoded]:
-    examples = dataset.of_role(*roles)
+def _encode(
+    loaded: LoadedModel, dataset: Dataset, config: TrainingSettings, *roles: Any
+) -> list[EncodedExample]:
+    examples = dataset.with_roles(*roles)
     if not examples:
         raise TrainingError(f"the training set has no {' or '.join(roles)} examples")
-    limits = (config.max_source_tokens, config.max_target_tokens, positions(loaded))
+    limits = (config.max_source_tokens, config.max_target_tokens, context_length(loaded))
     return [
         encode_example(loaded.tokenizer, loaded.kind, row.source_code, row.requirements, *limits)
         for row in examples
@@ -240,7 +259,7 @@ def _has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
-def _trainable(model: Any, config: Training) -> Any:
+def _trainable(model: Any, config: TrainingSettings) -> Any:
     """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
     if config.method == "full":
         return model.float()
@@ -252,7 +271,7 @@ def _trainable(model: Any, config: Training) -> Any:
     )
 
 
-def _merge_adapters(model: Any, loaded: LoadedModel, config: Training, scratch: Path) -> Any:
+def _merge_adapters(model: Any, loaded: LoadedModel, config: TrainingSettings, scratch: Path) -> Any:
     """Return the whole model in float32; adapters are merged into production's own, unrounded weights."""
     if config.method == "full":
         return model
@@ -273,13 +292,13 @@ def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> N
 
 
 @torch.no_grad()
-def _movement(model: Any, production: dict[str, torch.Tensor]) -> Movement:
+def _movement(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
     """Compare with production's weights; raises ``TrainingDiverged`` if one is not finite."""
     moved = length = largest = 0.0
     changed = total = 0
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
-            raise TrainingDiverged(f"weight {name} is not finite")
+            raise TrainingDivergedError(f"weight {name} is not finite")
         before = production[name].double()
         difference = weight.detach().cpu().double() - before
         moved += float(difference.square().sum())
@@ -287,6 +306,6 @@ def _movement(model: Any, production: dict[str, torch.Tensor]) -> Movement:
         largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
         changed += int(difference.count_nonzero())
         total += difference.numel()
-    return Movement(
+    return WeightChange(
         math.sqrt(moved / length) if length else math.sqrt(moved), largest, changed / max(1, total)
     )

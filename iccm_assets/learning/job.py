@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iccm_assets.errors import IccmError, TrainingError
-from iccm_assets.settings import Training
+from iccm_assets.settings import TrainingSettings
 
 # Settings of the supervision of a run, which do not affect the weights: not part of a candidate's identity.
-OPERATIONAL = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
+OPERATIONAL_FIELDS = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
 
 
 class TrainingJob(BaseModel):
@@ -32,7 +32,7 @@ class TrainingJob(BaseModel):
     home: str
     base: str
     dataset: str
-    config: Training
+    config: TrainingSettings
     run_id: str
     attempt: int = 1
     fence: int = 1
@@ -46,9 +46,9 @@ class TrainingJob(BaseModel):
         return self.config.emergency_epochs if self.emergency else self.config.epochs
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters: with a base and a training set, all that determines the weights."""
-        return {**self.config.model_dump(mode="json", exclude=OPERATIONAL), "epochs": self.epochs}
+        return {**self.config.model_dump(mode="json", exclude=OPERATIONAL_FIELDS), "epochs": self.epochs}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LossPoint:
     learning_rate: float | None = None
     grad_norm: float | None = None
 
-    def line(self) -> str:
+    def to_log_line(self) -> str:
         """Format the point as one log line (L7)."""
         text = f"step {self.step}/{self.total_steps} epoch {self.epoch:.2f}"
         if self.validation_loss is not None:
@@ -78,7 +78,7 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
-class Movement:
+class WeightChange:
     """How much training changed the weights, compared in float32 (L2).
 
     ``relative`` is the norm of the change over the norm of production's weights; ``largest`` the
@@ -110,7 +110,7 @@ class TrainingOutcome(BaseModel):
     best_validation_loss: float
     initial_validation_loss: float
     stopped_early: bool
-    movement: Movement
+    weight_change: WeightChange
     parameters: int
     device: str
     seconds: Mapping[str, float]
@@ -125,14 +125,14 @@ def parse_job(values: Any) -> TrainingJob:
         raise TrainingError(f"the job is invalid ({' '.join(str(error).split())})") from error
 
 
-def reply_of(outcome: TrainingOutcome | IccmError) -> dict[str, Any]:
+def to_reply(outcome: TrainingOutcome | IccmError) -> dict[str, Any]:
     """Return the trainer's reply as JSON values: the outcome or the error."""
     if isinstance(outcome, IccmError):
         return {"error": outcome.to_dict()}
     return {"outcome": outcome.model_dump(mode="json")}
 
 
-def read_reply(messages: Sequence[Any]) -> TrainingOutcome:
+def parse_reply(messages: Sequence[Any]) -> TrainingOutcome:
     """Return the outcome among a trainer's messages (Pipes ``get_custom_messages()``).
 
     Raises the trainer's error by its own class, or ``TrainingError`` if there is no reply.

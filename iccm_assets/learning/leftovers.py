@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iccm_assets.learning.turns import UNDER_WAY, SeenRun
+from iccm_assets.learning.turns import ACTIVE_STATES, DagsterRunState
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRunRow:
     """The row of a Dagster run; ``idle_seconds`` are wall-clock seconds since it last changed."""
 
     id: int
@@ -26,7 +26,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stray:
+class OrphanedRun:
     """A Dagster run that still looks alive and that its row no longer needs."""
 
     run_id: str
@@ -34,7 +34,7 @@ class Stray:
 
 
 @dataclass(frozen=True)
-class Passed:
+class UndeployedCandidate:
     """A training run whose candidate passed the gate and never had a rollout.
 
     ``waits_for`` is another candidate's live rollout, ``freed_seconds`` the wall-clock seconds since the last
@@ -48,28 +48,30 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class LastRun:
+class LatestRun:
     """The newest Dagster run of a training run; ``answered`` if its deployment step failed with an error.
 
     ``deliveries`` is the number of runs that were started only to deploy.
     """
 
-    run: SeenRun
-    answered: bool
-    deliveries: int
+    run: DagsterRunState
+    deployment_failed: bool
+    deployment_runs: int
 
 
 @dataclass(frozen=True)
-class Deliver:
+class DeployDecision:
     """Start a Dagster run that only deploys the candidate, in place of one that died before it did."""
 
     id: int
     candidate: str
-    instead_of: str
+    replaces_run_id: str
     reason: str
 
 
-def strays(started: Sequence[tuple[SeenRun, Row]], timeout_seconds: float) -> list[Stray]:
+def find_orphaned_runs(
+    started: Sequence[tuple[DagsterRunState, TrainingRunRow]], timeout_seconds: float
+) -> list[OrphanedRun]:
     """Return the started runs whose row has belonged to another run, or had its outcome, for too long."""
     orphaned = []
     for run, row in started:
@@ -86,28 +88,30 @@ def strays(started: Sequence[tuple[SeenRun, Row]], timeout_seconds: float) -> li
                 f"training run {row.id} has been {row.status} for {silent:.0f} s and does not need this run,"
                 f" {timeout_seconds:.0f} s are allowed"
             )
-            orphaned.append(Stray(run.run_id, reason))
+            orphaned.append(OrphanedRun(run.run_id, reason))
     return orphaned
 
 
-def undelivered(passed: Passed, last: LastRun | None, max_attempts: int) -> Deliver | str:
+def decide_missed_deployment(
+    candidate: UndeployedCandidate, latest: LatestRun | None, max_attempts: int
+) -> DeployDecision | str:
     """Decide whether to deploy a candidate whose run died or met a live rollout; else return the reason."""
-    subject = f"training run {passed.id} has passed and {passed.candidate} is not deployed"
-    if passed.waits_for is not None:
-        return f"{subject}: it waits for rollout {passed.waits_for} to end"
-    if last is None:
+    subject = f"training run {candidate.id} has passed and {candidate.candidate} is not deployed"
+    if candidate.waits_for is not None:
+        return f"{subject}: it waits for rollout {candidate.waits_for} to end"
+    if latest is None:
         return f"{subject}: Dagster has no run of it"
-    run = last.run
+    run = latest.run
     dagster_run = f"its Dagster run {run.run_id}"
-    if run.state in UNDER_WAY:
+    if run.state in ACTIVE_STATES:
         return f"{subject} yet: {dagster_run} is {run.state}"
     if run.state != "failed":
         return f"{subject}: {dagster_run} {'was canceled' if run.state == 'canceled' else 'has succeeded'}"
     # A deployment that failed while another rollout was live is tried again once that has ended.
-    rollout_has_ended = passed.freed_seconds is not None and passed.freed_seconds < run.seconds
-    if last.answered and not rollout_has_ended:
+    rollout_has_ended = candidate.freed_seconds is not None and candidate.freed_seconds < run.seconds
+    if latest.deployment_failed and not rollout_has_ended:
         return f"{subject}: {dagster_run} logged the reason"
-    if last.deliveries >= max_attempts:
-        return f"{subject}: {last.deliveries} deployment runs have died"
-    reason = "the rollout it waited for has ended" if last.answered else f"{dagster_run} died"
-    return Deliver(passed.id, passed.candidate, run.run_id, f"{subject}: {reason}")
+    if latest.deployment_runs >= max_attempts:
+        return f"{subject}: {latest.deployment_runs} deployment runs have died"
+    reason = "the rollout it waited for has ended" if latest.deployment_failed else f"{dagster_run} died"
+    return DeployDecision(candidate.id, candidate.candidate, run.run_id, f"{subject}: {reason}")

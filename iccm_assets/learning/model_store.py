@@ -15,18 +15,24 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from iccm_assets.errors import DamagedCheckpoint, ModelError, ModelNotFound, StaleFence
-from iccm_assets.learning.directories import STAGING, flush_tree, move_into_place, remove_tree, stale
-from iccm_assets.models.manifest import MANIFEST, Manifest, describe_files, verify
-from iccm_assets.models.resolve import PICKLES, check_loadable, is_published, looks_local, resolve
+from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, StaleFenceError
+from iccm_assets.learning.directories import (
+    STAGING,
+    fsync_tree,
+    publish_directory,
+    remove_tree,
+    stale_directories,
+)
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files, verify
+from iccm_assets.models.resolve import PICKLE_SUFFIXES, check_loadable, has_manifest, is_local_path, resolve
 
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
 # The weights of other frameworks, and code: never copied, never published.
-FOREIGN = (*PICKLES, ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite", ".py", ".pyc")
+FOREIGN_FILES = (*PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite", ".py", ".pyc")
 
 
 @dataclass(frozen=True)
-class Published:
+class StoredModel:
     """A model in the store."""
 
     digest: str
@@ -41,24 +47,24 @@ class ModelStore:
         self.root = Path(home) / "models"
         self.staging_root = self.root / STAGING
 
-    def path(self, digest: str) -> Path:
+    def get_path(self, digest: str) -> Path:
         """Return a model's directory; raises ``ModelNotFound`` if it does not exist."""
         directory = self.root / digest
         if not digest or not directory.is_dir():
-            raise ModelNotFound(f"{directory}")
+            raise ModelNotFoundError(f"{directory}")
         return directory
 
     def verify(self, digest: str) -> Manifest:
         """Hash a model's files again; raises ``DamagedCheckpoint`` with the name, or ``ModelNotFound``."""
-        return verify(self.path(digest))
+        return verify(self.get_path(digest))
 
-    def digests(self) -> list[str]:
+    def list_digests(self) -> list[str]:
         """Return the digests of all models in the store, sorted."""
         return sorted(
             path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith(".")
         )
 
-    def open_staging(self, run: str, attempt: int, fence: int, inherit: str = "") -> Path:
+    def create_staging(self, run: str, attempt: int, fence: int, inherit: str = "") -> Path:
         """Create the staging directory of one attempt, and remove those of the run's older fences.
 
         The subdirectory ``inherit`` moves into it from the newest older directory that has one.
@@ -80,7 +86,7 @@ class ModelStore:
 
     def publish(
         self, staging: Path, manifest: Manifest, still_current: Callable[[], bool] = lambda: True
-    ) -> Published:
+    ) -> StoredModel:
         """Write the manifest of a staging directory and move the directory into the store.
 
         ``manifest`` describes the origin of the weights; its ``files`` are filled in here. The fence
@@ -88,48 +94,48 @@ class ModelStore:
         directory contains anything but a loadable safetensors model; nothing is published then.
         """
         check_loadable(staging)
-        if foreign := sorted(path.name for path in staging.rglob("*") if path.suffix in FOREIGN):
+        if foreign := sorted(path.name for path in staging.rglob("*") if path.suffix in FOREIGN_FILES):
             raise ModelError(f"{', '.join(foreign)} may not be published: pickles and code run when opened")
         manifest = manifest.model_copy(update={"files": describe_files(staging)})
-        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        flush_tree(staging)
+        (staging / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        fsync_tree(staging)
         if not still_current():
-            raise StaleFence(f"staging {staging.name}")
+            raise StaleFenceError(f"staging {staging.name}")
         target = self.root / manifest.digest
         self._move_damaged_away(target)
         try:
-            move_into_place(staging, target)
+            publish_directory(staging, target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             remove_tree(staging)  # the same model was published before, and was just verified
-        return Published(manifest.digest, target, manifest)
+        return StoredModel(manifest.digest, target, manifest)
 
-    def import_model(self, path_or_hub_id: str) -> Published:
+    def import_model(self, path_or_hub_id: str) -> StoredModel:
         """Copy a model into the store, so that the first production version is verifiable, too.
 
         A directory with a manifest is verified and keeps its digest. Raises ``ModelNotFound``,
         ``DamagedCheckpoint``, ``ModelError``.
         """
         source = resolve(path_or_hub_id)
-        manifest = verify(source) if is_published(source) else None
+        manifest = verify(source) if has_manifest(source) else None
         check_loadable(source)
         if source.parent == self.root.absolute() and manifest is not None:
-            return Published(manifest.digest, source, manifest)
-        local = looks_local(path_or_hub_id) or Path(path_or_hub_id).exists()
+            return StoredModel(manifest.digest, source, manifest)
+        local = is_local_path(path_or_hub_id) or Path(path_or_hub_id).exists()
         # The directory name of a hub snapshot is its commit.
         base = source.name if local else f"{path_or_hub_id}@{source.name}"
-        staging = self.open_staging(f"import{os.getpid()}", 1, 1)
+        staging = self.create_staging(f"import{os.getpid()}", 1, 1)
         try:
             _copy_model(source, staging, manifest)
             return self.publish(staging, manifest or Manifest(kind="imported", base=base, files={}))
         finally:
             remove_tree(staging)
 
-    def sweep(self, older_than_seconds: float = STAGING_LIFETIME_SECONDS) -> list[str]:
+    def remove_stale_staging(self, older_than_seconds: float = STAGING_LIFETIME_SECONDS) -> list[str]:
         """Remove staging directories without a write for this long; return their names."""
         removed = []
-        for directory in stale(self.staging_root, older_than_seconds):
+        for directory in stale_directories(self.staging_root, older_than_seconds):
             remove_tree(directory)
             removed.append(directory.name)
         return removed
@@ -145,7 +151,7 @@ class ModelStore:
             return
         try:
             verify(target)
-        except (DamagedCheckpoint, ModelNotFound):
+        except (CorruptCheckpointError, ModelNotFoundError):
             damaged = self.root / ".damaged" / target.name
             damaged.parent.mkdir(exist_ok=True)
             remove_tree(damaged)
@@ -167,7 +173,9 @@ def _parse_fence(staging: Path) -> int:
 def _copy_model(source: Path, target: Path, manifest: Manifest | None) -> None:
     """Copy the files of a model: the listed ones, or without a manifest all but foreign ones."""
     files = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
-    for name in manifest.files if manifest else [path.name for path in files if path.suffix not in FOREIGN]:
+    for name in (
+        manifest.files if manifest else [path.name for path in files if path.suffix not in FOREIGN_FILES]
+    ):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         # A hub cache contains links to blobs: the content is copied, not the link.
         shutil.copyfile(source / name, target / name)

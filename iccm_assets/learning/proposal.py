@@ -6,8 +6,14 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.learning.selection import PoolRow, Selection, largest_selection, select, window
-from iccm_assets.settings import Selection as SelectionSettings
+from iccm_assets.learning.selection import (
+    PoolRow,
+    ExampleSelection,
+    max_fair_selection,
+    select_examples,
+    selection_window,
+)
+from iccm_assets.settings import SelectionSettings as SelectionSettings
 
 _BASE = "case when cast(:base as text) is null then m.status = 'production' else m.version = :base end"
 _ANCESTRY = f"""
@@ -44,7 +50,7 @@ _ROWS = text(
 
 # One row per owner, not per example: a sensor runs it every minute. An owner is the same as
 # ``PoolRow.owner``.
-_COUNTS = text(
+COUNT_SELECTABLE_SQL = text(
     f"""
     with recursive {_ANCESTRY}
     select count(*)
@@ -63,7 +69,7 @@ _LAST_TRAINING = text(
 )
 
 
-def fetch(
+def fetch_candidates(
     conn: Connection, now: datetime, settings: SelectionSettings, base: str | None = None
 ) -> list[PoolRow]:
     """Read the qualifying pool rows of the widest window that no ancestor of the base was trained on.
@@ -74,24 +80,24 @@ def fetch(
     return [PoolRow(*row) for row in rows]
 
 
-def selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
+def count_selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
     """Count as ``propose(…).selectable`` does, without reading the examples (T1, T3)."""
-    span = window(now, _last_training(conn, None), settings)
+    span = selection_window(now, _last_training(conn, None), settings)
     values = {"first_day": _first_day(now, settings), "base": None, "start": span.start, "end": span.end}
-    counts = conn.execute(_COUNTS, values).scalars().all()
-    return largest_selection(counts, sum(counts), settings)[0]
+    counts = conn.execute(COUNT_SELECTABLE_SQL, values).scalars().all()
+    return max_fair_selection(counts, sum(counts), settings)[0]
 
 
-def propose(
+def propose_selection(
     conn: Connection,
     now: datetime,
     settings: SelectionSettings,
     emergency: bool = False,
     base: str | None = None,
-) -> Selection:
+) -> ExampleSelection:
     """Select the examples of a retraining at ``now``, from production or from ``base`` (T7)."""
-    rows = fetch(conn, now, settings, base)
-    return select(rows, now, _last_training(conn, base), settings, emergency)
+    rows = fetch_candidates(conn, now, settings, base)
+    return select_examples(rows, now, _last_training(conn, base), settings, emergency)
 
 
 def _first_day(now: datetime, settings: SelectionSettings) -> date:

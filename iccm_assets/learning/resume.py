@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from iccm_assets.learning.directories import flush, flush_tree, remove_tree
+from iccm_assets.learning.directories import fsync, fsync_tree, remove_tree
 from iccm_assets.learning.job import LossPoint
 
-MARK = "complete.json"
+COMPLETE_MARKER = "complete.json"
 TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
-class Resumable:
+class ResumePoint:
     """A complete checkpoint and the curve up to it."""
 
     checkpoint: Path
@@ -34,15 +34,15 @@ class Resumable:
         return _step(self.checkpoint)
 
 
-def mark(checkpoint: Path, identity: str, history: Sequence[LossPoint]) -> None:
+def mark_complete(checkpoint: Path, identity: str, history: Sequence[LossPoint]) -> None:
     """Mark a checkpoint as complete, with the names of its files."""
-    flush_tree(checkpoint)
+    fsync_tree(checkpoint)
     files = [path.name for path in checkpoint.iterdir()]
     points = [asdict(point) for point in history]
-    _write(checkpoint / MARK, {"identity": identity, "history": points, "files": files})
+    _write(checkpoint / COMPLETE_MARKER, {"identity": identity, "history": points, "files": files})
 
 
-def find(scratch: Path, identity: str) -> Resumable | None:
+def find_resume_point(scratch: Path, identity: str) -> ResumePoint | None:
     """Return the newest complete checkpoint of this very training; delete every other one.
 
     The best epoch's checkpoint stays, too; the Trainer's state is updated with its present path.
@@ -65,15 +65,15 @@ def _remove(checkpoints: set[Path]) -> None:
         remove_tree(path)
 
 
-def _read_marker(checkpoint: Path, identity: str) -> Resumable | None:
-    path = checkpoint / MARK
+def _read_marker(checkpoint: Path, identity: str) -> ResumePoint | None:
+    path = checkpoint / COMPLETE_MARKER
     marker = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # The Trainer deletes old checkpoints file by file, too: the marker may outlive the files.
     if marker.get("identity") != identity or not all(
         (checkpoint / name).exists() for name in marker["files"]
     ):
         return None
-    return Resumable(checkpoint, tuple(LossPoint(**point) for point in marker["history"]))
+    return ResumePoint(checkpoint, tuple(LossPoint(**point) for point in marker["history"]))
 
 
 def _step(checkpoint: Path) -> int:
@@ -84,6 +84,6 @@ def _write(path: Path, values: Any) -> None:
     """Replace a JSON file atomically."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(values), encoding="utf-8")
-    flush(temporary)
+    fsync(temporary)
     temporary.rename(path)
-    flush(path.parent)
+    fsync(path.parent)

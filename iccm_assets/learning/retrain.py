@@ -16,15 +16,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.curation.pool import lock_pool
-from iccm_assets.errors import IccmError, ModelNotFound, TrainingError
+from iccm_assets.errors import IccmError, ModelNotFoundError, TrainingError
 from iccm_assets.learning import proposal, training_runs, triggers, versions
 from iccm_assets.learning.dataset import (
     Dataset,
     DatasetStore,
-    Example,
-    compose,
+    TrainingExample,
+    compose_dataset,
     load_rehearsal,
-    rehearsal_remark,
+    describe_rehearsal_shortage,
 )
 from iccm_assets.learning.directories import remove_tree
 from iccm_assets.learning.job import TrainingJob, TrainingOutcome
@@ -36,14 +36,14 @@ from iccm_assets.store.clock import now
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedRun:
     """Nothing is trained now, for this reason (T5, T6)."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The trainer's job, its dataset and base, and the reason for these examples."""
 
     job: TrainingJob
@@ -53,53 +53,53 @@ class Plan:
 
 
 @contextmanager
-def attempt(
+def run_attempt(
     engine: sa.Engine, run: TrainingRun, dagster_run_id: str, dispatch: int | None = None
-) -> Iterator[TrainingRun | Skipped]:
+) -> Iterator[TrainingRun | SkippedRun]:
     """Claim the row for one attempt; record what fails inside on the row and raise it again.
 
     Yields the claimed row, whose fence is the right to publish, or ``Skipped`` if the row has to wait.
     ``dispatch`` is the one that started this Dagster run, if any.
     """
     with engine.begin() as conn:
-        fence = training_runs.claim(conn, run.id, dagster_run_id, dispatch=dispatch)
-        run = training_runs.get(conn, run.id)
+        fence = training_runs.claim_run(conn, run.id, dagster_run_id, dispatch=dispatch)
+        run = training_runs.get_run(conn, run.id)
     if fence is None:
-        yield Skipped(f"training run {run.id} waits: {run.notes or ''}")
+        yield SkippedRun(f"training run {run.id} waits: {run.notes or ''}")
         return
-    with failing(engine, run):
+    with record_failure(engine, run):
         yield run
 
 
 @contextmanager
-def failing(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
+def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
     """Send the attempt's heartbeats, and mark it as failed with the error's text if the block raises."""
-    every = training_runs.seconds_between_beats(get_settings().training.heartbeat_timeout_seconds)
+    every = training_runs.heartbeat_interval(get_settings().training.heartbeat_timeout_seconds)
     try:
-        with training_runs.kept_alive(engine, run.id, run.fence, every):
+        with training_runs.heartbeat_loop(engine, run.id, run.fence, every):
             yield
     except BaseException as error:
         with engine.begin() as conn:
-            if training_runs.still_current(conn, run.id, run.fence):
+            if training_runs.holds_fence(conn, run.id, run.fence):
                 message = f"{type(error).__name__}: {error}"[:2000]
-                training_runs.finish(conn, run.id, run.fence, "failed", error=message)
+                training_runs.finish_run(conn, run.id, run.fence, "failed", error=message)
         raise
 
 
-def prepare(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Plan | Skipped:
+def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
     """Select the examples, write the snapshot and record both; ``Skipped`` below the minimum (T5, T7)."""
     with engine.begin() as conn:
         base = _base_version(conn, run.requested_base)
         at = now(conn)
-        window = settings.selection.over(run.requested_window_days)
-        selection = proposal.propose(conn, at, window, run.emergency, base=run.requested_base)
-        if below := triggers.below_floor(len(selection.chosen), settings.triggers):
-            training_runs.finish(
+        window = settings.selection.with_window(run.requested_window_days)
+        selection = proposal.propose_selection(conn, at, window, run.emergency, base=run.requested_base)
+        if below := triggers.below_minimum(len(selection.selected), settings.triggers):
+            training_runs.finish_run(
                 conn, run.id, run.fence, "skipped", notes=below.reason, base_version=base.version
             )
-            return Skipped(f"{below.reason}; {selection.reason}")
-        new, pinned = _read_examples(conn, {row.conversation_id for row in selection.chosen})
-    dataset = compose(
+            return SkippedRun(f"{below.reason}; {selection.reason}")
+        new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
+    dataset = compose_dataset(
         new,
         load_rehearsal(settings.rehearsal),
         pinned,
@@ -122,7 +122,7 @@ def prepare(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Plan | S
     with engine.begin() as conn:
         _refuse_erased(conn, dataset, directory)
         _record_lineage(conn, run.id, dataset)
-        training_runs.record(
+        training_runs.update_run(
             conn,
             run.id,
             run.fence,
@@ -131,23 +131,25 @@ def prepare(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Plan | S
             training_timestamp=at,
             config=settings.training.model_dump(mode="json"),
         )
-    remark = rehearsal_remark(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
-    return Plan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
+    remark = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
+    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
 
 
-def register(engine: sa.Engine, run: TrainingRun, plan: Plan, outcome: TrainingOutcome) -> ModelVersion:
+def register_candidate(
+    engine: sa.Engine, run: TrainingRun, plan: TrainingPlan, outcome: TrainingOutcome
+) -> ModelVersion:
     """Register the published candidate as a version, and pin its training conversations (P2)."""
     metrics = {
         "training": {
             "validation_loss": outcome.best_validation_loss,
             "initial_validation_loss": outcome.initial_validation_loss,
             "best_epoch": outcome.best_epoch,
-            "movement": vars(outcome.movement),
+            "movement": vars(outcome.weight_change),
             "counts": dict(outcome.counts),
         }
     }
     with engine.begin() as conn:
-        candidate = versions.register(
+        candidate = versions.register_version(
             conn,
             digest=outcome.digest,
             path=outcome.path,
@@ -155,7 +157,7 @@ def register(engine: sa.Engine, run: TrainingRun, plan: Plan, outcome: TrainingO
             status="candidate",
             metrics=metrics,
         )
-        training_runs.record(conn, run.id, run.fence, candidate_version=candidate.version)
+        training_runs.update_run(conn, run.id, run.fence, candidate_version=candidate.version)
         lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row
         pool = t.phase4_training_data
         examples = pool.c.conversation_id.in_(plan.dataset.conversation_ids)
@@ -163,7 +165,9 @@ def register(engine: sa.Engine, run: TrainingRun, plan: Plan, outcome: TrainingO
     return candidate
 
 
-def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> dict[str, Any]:
+def candidate_metadata(
+    candidate: ModelVersion, plan: TrainingPlan, outcome: TrainingOutcome
+) -> dict[str, Any]:
     """Return the materialization's metadata; Dagster plots the numbers over time."""
     return {
         "version": candidate.version,
@@ -174,8 +178,8 @@ def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> d
         "validation_loss": outcome.best_validation_loss,
         "initial_validation_loss": outcome.initial_validation_loss,
         "best_epoch": outcome.best_epoch,
-        "weight_movement": outcome.movement.relative,
-        "weights_changed": outcome.movement.changed_share,
+        "weight_movement": outcome.weight_change.relative,
+        "weights_changed": outcome.weight_change.changed_share,
         "parameters": outcome.parameters,
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
@@ -183,16 +187,16 @@ def describe(candidate: ModelVersion, plan: Plan, outcome: TrainingOutcome) -> d
     }
 
 
-def running_in(engine: sa.Engine, dagster_run_id: str) -> TrainingRun | None:
+def get_claimed_run(engine: sa.Engine, dagster_run_id: str) -> TrainingRun | None:
     """Return the training run that this Dagster run is working on; ``None`` if there is none."""
     with engine.connect() as conn:
-        running = training_runs.running_attempt(conn)
+        running = training_runs.get_running_attempt(conn)
         if running is None or running.dagster_run_id != dagster_run_id:
             return None
-        return training_runs.get(conn, running.id)
+        return training_runs.get_run(conn, running.id)
 
 
-def conclude(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun:
+def record_verdict(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun:
     """Record the newest verdict on the candidate as the run's outcome (E4)."""
     gv = t.gate_verdicts
     with engine.begin() as conn:
@@ -201,7 +205,7 @@ def conclude(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun
         ).one_or_none()
         if verdict is None:
             raise IccmError(f"{candidate} has no verdict")
-        return training_runs.finish(
+        return training_runs.finish_run(
             conn,
             run.id,
             run.fence,
@@ -215,14 +219,16 @@ def conclude(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun
 def _base_version(conn: sa.Connection, requested: str | None) -> ModelVersion:
     """Return the version to train from: the requested one, else the one in production."""
     if requested is not None:
-        return versions.get(conn, requested)
-    production = versions.production(conn)
+        return versions.get_version(conn, requested)
+    production = versions.get_production_version(conn)
     if production is None:
-        raise ModelNotFound("no production version", hint="Materialize base_model first.")
+        raise ModelNotFoundError("no production version", hint="Materialize base_model first.")
     return production
 
 
-def _read_examples(conn: sa.Connection, selected: set[int]) -> tuple[list[Example], list[Example]]:
+def _read_examples(
+    conn: sa.Connection, selected: set[int]
+) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """Read the selected rows and, for rehearsal, the other pinned rows that still qualify (P4, L3)."""
     pool = t.phase4_training_data.c
     rows = conn.execute(
@@ -231,7 +237,7 @@ def _read_examples(conn: sa.Connection, selected: set[int]) -> tuple[list[Exampl
         )
     ).all()
     examples = [
-        Example(row.conversation_id, row.source_code, row.requirements, "new", "pool") for row in rows
+        TrainingExample(row.conversation_id, row.source_code, row.requirements, "new", "pool") for row in rows
     ]
     new = [row for row in examples if row.conversation_id in selected]
     pinned = [row for row in examples if row.conversation_id not in selected]

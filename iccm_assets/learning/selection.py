@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from iccm_assets.settings import Selection as SelectionSettings
+from iccm_assets.settings import SelectionSettings as SelectionSettings
 
 REASONS = ("selected", "outside_window", "user_cap", "limit")
 
@@ -31,7 +31,7 @@ class PoolRow:
 
 
 @dataclass(frozen=True)
-class Window:
+class TimeWindow:
     """The time span of the examples, both ends included."""
 
     start: datetime
@@ -42,15 +42,15 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ExampleSelection:
     """The examples of one retraining, in the order of the selection.
 
     ``selectable`` is the number without a limit (the triggers count it); ``counts`` is the number of rows by
     reason, selected or not, and adds up to all rows.
     """
 
-    chosen: tuple[PoolRow, ...]
-    window: Window
+    selected: tuple[PoolRow, ...]
+    window: TimeWindow
     selectable: int
     counts: dict[str, int]
 
@@ -59,18 +59,20 @@ class Selection:
         """The selection in one line."""
         excluded = ", ".join(f"{self.counts[name]} {name}" for name in REASONS[1:] if self.counts[name])
         days = (self.window.end - self.window.start) / timedelta(days=1)
-        summary = f"{len(self.chosen)} of {sum(self.counts.values())} new pool rows of {days:.1f} days"
+        summary = f"{len(self.selected)} of {sum(self.counts.values())} new pool rows of {days:.1f} days"
         return f"{summary} ({excluded})" if excluded else summary
 
 
-def window(now: datetime, last_training_at: datetime | None, settings: SelectionSettings) -> Window:
+def selection_window(
+    now: datetime, last_training_at: datetime | None, settings: SelectionSettings
+) -> TimeWindow:
     """Return the last ``window_days``, or back to the last training if that is longer, up to the maximum."""
     earliest = now - timedelta(days=settings.max_window_days)
     start = min(now - timedelta(days=settings.window_days), last_training_at or earliest)
-    return Window(max(earliest, start), now)
+    return TimeWindow(max(earliest, start), now)
 
 
-def largest_selection(counts: Iterable[int], limit: int, settings: SelectionSettings) -> tuple[int, int]:
+def max_fair_selection(counts: Iterable[int], limit: int, settings: SelectionSettings) -> tuple[int, int]:
     """Return how many examples can be selected, and how many of one user.
 
     The largest n <= ``limit`` for which users with ``counts`` examples can fill n places, each with at
@@ -90,25 +92,25 @@ def largest_selection(counts: Iterable[int], limit: int, settings: SelectionSett
     return 0, 0
 
 
-def select(
+def select_examples(
     rows: Sequence[PoolRow],
     now: datetime,
     last_training_at: datetime | None,
     settings: SelectionSettings,
     emergency: bool = False,
-) -> Selection:
+) -> ExampleSelection:
     """Select the best rows of the window under the limit and the per-user cap (T7).
 
     Best ``quality_score`` first, ties by the newest conversation: many scores are perfect, and a rejected
     selection must not return unchanged when there are newer examples. In an emergency, rows whose first
     response failed come first.
     """
-    span = window(now, last_training_at, settings)
+    span = selection_window(now, last_training_at, settings)
     inside = [row for row in rows if row.timestamp in span]
     owned = Counter(row.owner for row in inside)
     limit = settings.emergency_max_examples if emergency else settings.max_examples
-    selectable, _ = largest_selection(owned.values(), len(inside), settings)
-    size, cap = largest_selection(owned.values(), limit, settings)
+    selectable, _ = max_fair_selection(owned.values(), len(inside), settings)
+    size, cap = max_fair_selection(owned.values(), limit, settings)
     counts = dict.fromkeys(REASONS, 0)
     counts["outside_window"] = len(rows) - len(inside)
     chosen: list[PoolRow] = []
@@ -123,7 +125,7 @@ def select(
             chosen_by_owner[row.owner] += 1
             chosen.append(row)
     counts["selected"] = len(chosen)
-    return Selection(tuple(chosen), span, selectable, counts)
+    return ExampleSelection(tuple(chosen), span, selectable, counts)
 
 
 def _sort_key(row: PoolRow, emergency: bool) -> tuple[bool, float, float, int]:

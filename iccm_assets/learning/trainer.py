@@ -27,31 +27,31 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from iccm_assets.errors import (
     DatabaseError,
-    DatabaseUnreachable,
+    DatabaseUnreachableError,
     IccmError,
-    NothingLearned,
-    StaleFence,
+    NoWeightsChangedError,
+    StaleFenceError,
     TrainingError,
     first_line,
 )
 from iccm_assets.learning.dataset import Dataset, read_dataset
 from iccm_assets.learning.directories import remove_tree
-from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, parse_job, reply_of
-from iccm_assets.learning.model_store import ModelStore, Published, training_provenance
+from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, parse_job, to_reply
+from iccm_assets.learning.model_store import ModelStore, StoredModel, training_provenance
 from iccm_assets.learning.training_runs import heartbeat
 from iccm_assets.models.manifest import sha256_json
-from iccm_assets.orphans import end_with_starter
+from iccm_assets.orphans import exit_with_parent
 from iccm_assets.store import database
 
 if TYPE_CHECKING:
-    from iccm_assets.learning.finetune import Trained
+    from iccm_assets.learning.finetune import FineTuneResult
     from iccm_assets.models.seq import LoadedModel
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 PUBLISH_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-OBSERVE_SECONDS = 30.0  # at most one observation in the Dagster UI per this interval (L7)
+OBSERVATION_INTERVAL_SECONDS = 30.0  # at most one observation in the Dagster UI per this interval (L7)
 SCRATCH = "scratch"
 # Disk space as a multiple of the model: the Trainer's best, last and next checkpoint, without or with the
 # optimizer's two numbers per weight. The candidate is written after their deletion.
@@ -72,18 +72,18 @@ def train(
     Raises ``ModelNotFound``, ``DamagedCheckpoint``, ``InputError`` for the inputs, ``NothingLearned``,
     ``TrainingDiverged``, ``StaleFence``, else ``TrainingError``; nothing is published then.
     """
-    from iccm_assets.learning.candidate import write_candidate
+    from iccm_assets.learning.candidate import write_checkpoint
     from iccm_assets.learning.finetune import fine_tune
-    from iccm_assets.models.seq import device_class, load_model
+    from iccm_assets.models.seq import get_device_class, load_model
 
     started = time.perf_counter()
     dataset = read_dataset(Path(job.dataset))
     store = ModelStore(Path(job.home))
     with _named_failures():
         loaded = load_model(job.base)
-        device = device_class(loaded.model.device)
+        device = get_device_class(loaded.model.device)
         resumable = _preflight(job, loaded, device, store.free_bytes())
-        staging = store.open_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
+        staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
             trained = fine_tune(
@@ -92,16 +92,16 @@ def train(
                 job.config,
                 epochs=job.epochs,
                 scratch=staging / SCRATCH,
-                on_point=_with_heartbeat(progress, still_current),
+                on_progress=_with_heartbeat(progress, still_current),
                 identity=_identity(job, loaded, dataset, device) if resumable else None,
             )
-            if trained.movement.changed_share == 0.0:
-                raise NothingLearned(
+            if trained.weight_change.changed_share == 0.0:
+                raise NoWeightsChangedError(
                     f"learning rate {job.config.learning_rate:g}, {len(trained.history)} records"
                 )
             trained_at = time.perf_counter()
             remove_tree(staging / SCRATCH)
-            manifest = write_candidate(job, loaded, dataset, trained, staging)
+            manifest = write_checkpoint(job, loaded, dataset, trained, staging)
             published = store.publish(staging, manifest, _with_retries(still_current))
         finally:
             remove_tree(staging)
@@ -114,7 +114,7 @@ def train(
 
 
 def _outcome(
-    published: Published, dataset: Dataset, trained: Trained, seconds: dict[str, float]
+    published: StoredModel, dataset: Dataset, trained: FineTuneResult, seconds: dict[str, float]
 ) -> TrainingOutcome:
     evaluations = {point.step: point for point in trained.history if point.validation_loss is not None}
     best, first = evaluations[trained.best_step], evaluations[min(evaluations)]
@@ -130,7 +130,7 @@ def _outcome(
         best_validation_loss=best.validation_loss or 0.0,
         initial_validation_loss=first.validation_loss or 0.0,
         stopped_early=trained.stopped_early,
-        movement=trained.movement,
+        weight_change=trained.weight_change,
         parameters=trained.parameters,
         device=published.manifest.device or "",
         seconds=seconds,
@@ -154,7 +154,7 @@ def _preflight(job: TrainingJob, loaded: LoadedModel, device: str, free: int) ->
 
 def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
-    return sha256_json([loaded.digest, dataset.digest, job.recipe, device, training_provenance()])
+    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, training_provenance()])
 
 
 def _with_heartbeat(
@@ -172,7 +172,7 @@ def _with_heartbeat(
             # again before publishing.
             with suppress(DatabaseError):
                 if not still_current():
-                    raise StaleFence(f"detected at step {point.step}")
+                    raise StaleFenceError(f"detected at step {point.step}")
 
     return on_point
 
@@ -224,10 +224,10 @@ def _fence(training_run_id: int | None, fence: int) -> Callable[[], bool]:
         try:
             with engine.begin() as conn:
                 heartbeat(conn, run_id, fence)
-        except StaleFence:
+        except StaleFenceError:
             return False
         except SQLAlchemyError as error:
-            raise DatabaseUnreachable(first_line(error)) from error
+            raise DatabaseUnreachableError(first_line(error)) from error
         return True
 
     return still_current
@@ -253,22 +253,22 @@ def _reply(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]
     try:
         job = parse_job(values)
         still_current = _fence(job.training_run_id, job.fence)
-        return reply_of(train(job, progress=progress, still_current=still_current))
+        return to_reply(train(job, progress=progress, still_current=still_current))
     except IccmError as error:
-        return reply_of(error)
+        return to_reply(error)
 
 
 def _reply_to_dagster() -> None:
     from dagster_pipes import open_dagster_pipes
 
     with open_dagster_pipes() as pipes:
-        last = -OBSERVE_SECONDS
+        last = -OBSERVATION_INTERVAL_SECONDS
 
         def report(point: LossPoint) -> None:
             """Log every point, and send one per interval as an observation (L7)."""
             nonlocal last
-            pipes.log.info(point.line())
-            if time.monotonic() - last >= OBSERVE_SECONDS:
+            pipes.log.info(point.to_log_line())
+            if time.monotonic() - last >= OBSERVATION_INTERVAL_SECONDS:
                 last = time.monotonic()
                 pipes.report_custom_message({"point": asdict(point)})
 
@@ -279,14 +279,14 @@ def _reply_to_dagster() -> None:
 
 
 def _reply_to_stdout(path: Path) -> int:
-    reply = _reply(json.loads(path.read_text(encoding="utf-8")), lambda point: log.info(point.line()))
+    reply = _reply(json.loads(path.read_text(encoding="utf-8")), lambda point: log.info(point.to_log_line()))
     sys.stdout.write(json.dumps(reply) + "\n")
     return 1 if "error" in reply else 0
 
 
 def main() -> int:
     """Run the process; an error of the platform is a reply, any other one a crash."""
-    end_with_starter()
+    exit_with_parent()
     prepare_process()
     if len(sys.argv) > 1:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -20,8 +20,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from iccm_assets.errors import InputError, NotAllowed, StaleFence
-from iccm_assets.learning.triggers import Fire, must_wait
+from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError
+from iccm_assets.learning.triggers import TriggerFired, blocking_reason
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.clock import CLOCK_SQL
 from iccm_assets.store.locks import Lock, acquire_lock
@@ -29,7 +29,7 @@ from iccm_assets.store.tables import LIVE_STATES
 from iccm_assets.store.tables import phase4_training_runs as runs
 
 VERDICT_STATUS = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}
-MOST_SECONDS_BETWEEN_BEATS = 20.0
+MAX_HEARTBEAT_INTERVAL_SECONDS = 20.0
 OUTCOMES = ("gate_passed", "gate_failed", "inconclusive", "skipped", "failed")
 _RECORDABLE = {
     "training_timestamp",
@@ -76,7 +76,7 @@ class TrainingRun:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class RunningAttempt:
     """The training run with status ``running``.
 
     ``silent_seconds`` are wall-clock seconds since its last heartbeat.
@@ -155,9 +155,9 @@ _CURRENT = text(
 )
 
 
-def request(
+def create_run(
     conn: Connection,
-    fire: Fire,
+    fired: TriggerFired,
     base: str | None = None,
     *,
     window_days: int | None = None,
@@ -172,17 +172,17 @@ def request(
     return _fetch(
         conn,
         _REQUEST,
-        trigger=fire.trigger,
-        key=fire.key,
-        emergency=fire.emergency,
-        notes=fire.reason,
+        trigger=fired.trigger,
+        key=fired.key,
+        emergency=fired.emergency,
+        notes=fired.reason,
         base=base,
         window_days=window_days,
         dispatch=int(dispatched),
     )
 
 
-def get(conn: Connection, run_id: int) -> TrainingRun:
+def get_run(conn: Connection, run_id: int) -> TrainingRun:
     """Return the row; raises ``InputError`` if it does not exist."""
     run = _fetch(conn, _GET, id=run_id)
     if run is None:
@@ -190,18 +190,18 @@ def get(conn: Connection, run_id: int) -> TrainingRun:
     return run
 
 
-def by_key(conn: Connection, key: str) -> TrainingRun | None:
+def get_by_trigger_key(conn: Connection, key: str) -> TrainingRun | None:
     """Return the row of a trigger key; ``None`` if its cause was never requested."""
     return _fetch(conn, _BY_KEY, key=key)
 
 
-def running_attempt(conn: Connection) -> Attempt | None:
+def get_running_attempt(conn: Connection) -> RunningAttempt | None:
     """Return the attempt that is running; the partial unique index allows one."""
     row = conn.execute(_RUNNING).mappings().one_or_none()
-    return None if row is None else Attempt(**row)
+    return None if row is None else RunningAttempt(**row)
 
 
-def stalled_reason(attempt: Attempt, timeout_seconds: float) -> str | None:
+def stalled_reason(attempt: RunningAttempt, timeout_seconds: float) -> str | None:
     """Return why an attempt counts as stalled; ``None`` while its heartbeat is recent enough."""
     if attempt.silent_seconds <= timeout_seconds:
         return None
@@ -214,7 +214,7 @@ def mark_stalled(conn: Connection, run_id: int, fence: int, reason: str) -> bool
     return conn.execute(_STALLED, {"id": run_id, "fence": fence, "reason": reason}).rowcount == 1
 
 
-def claim(
+def claim_run(
     conn: Connection,
     run_id: int,
     dagster_run_id: str,
@@ -229,14 +229,16 @@ def claim(
     """
     settings = settings or get_settings()
     acquire_lock(conn, Lock.TRAINING_RUNS)
-    attempt = running_attempt(conn)
+    attempt = get_running_attempt(conn)
     if attempt and (reason := stalled_reason(attempt, settings.training.heartbeat_timeout_seconds)):
         mark_stalled(conn, attempt.id, attempt.fence, reason)
-    run = get(conn, run_id)
+    run = get_run(conn, run_id)
     _check_claimable(run, dagster_run_id, settings.triggers.max_attempts)
     if dispatch is not None and dispatch != run.dispatch:
-        raise NotAllowed(f"dispatch {dispatch} of training run {run.id} was replaced by {run.dispatch}")
-    if reason := must_wait(run.emergency, **conn.execute(_IN_THE_WAY, {"id": run_id}).mappings().one()):
+        raise OperationNotAllowedError(
+            f"dispatch {dispatch} of training run {run.id} was replaced by {run.dispatch}"
+        )
+    if reason := blocking_reason(run.emergency, **conn.execute(_IN_THE_WAY, {"id": run_id}).mappings().one()):
         conn.execute(_WAIT, {"id": run_id, "reason": f"waits: {reason}"})
         return None
     fence: int = conn.execute(_CLAIM, {"id": run_id, "dagster_run_id": dagster_run_id}).scalar_one()
@@ -246,17 +248,17 @@ def claim(
 def heartbeat(conn: Connection, run_id: int, fence: int) -> None:
     """Record that the attempt is alive; raises ``StaleFence`` if it is no longer the current one."""
     if conn.execute(_HEARTBEAT, {"id": run_id, "fence": fence}).rowcount != 1:
-        raise StaleFence(f"training run {run_id}, fence {fence}")
+        raise StaleFenceError(f"training run {run_id}, fence {fence}")
 
 
-def seconds_between_beats(timeout_seconds: float) -> float:
+def heartbeat_interval(timeout_seconds: float) -> float:
     """Return the heartbeat interval: several heartbeats fit into the silence that counts as stalled."""
-    return min(MOST_SECONDS_BETWEEN_BEATS, timeout_seconds / 5)
+    return min(MAX_HEARTBEAT_INTERVAL_SECONDS, timeout_seconds / 5)
 
 
 @contextmanager
-def kept_alive(
-    engine: Engine, run_id: int, fence: int, every_seconds: float = MOST_SECONDS_BETWEEN_BEATS
+def heartbeat_loop(
+    engine: Engine, run_id: int, fence: int, interval_seconds: float = MAX_HEARTBEAT_INTERVAL_SECONDS
 ) -> Iterator[None]:
     """Send heartbeats in the background while the block runs; raise a lost fence or database at its end.
 
@@ -268,14 +270,14 @@ def kept_alive(
     def beat() -> None:
         interval = 0.0
         while not stop.wait(interval):
-            interval = every_seconds
+            interval = interval_seconds
             try:
                 with engine.begin() as conn:
                     heartbeat(conn, run_id, fence)
                 failures.clear()
-            except StaleFence as error:
+            except StaleFenceError as error:
                 with engine.connect() as conn:
-                    run = get(conn, run_id)
+                    run = get_run(conn, run_id)
                 if run.fence != fence or not run.finished:  # else the block has just recorded the outcome
                     failures[:] = [error]
                 return
@@ -293,12 +295,12 @@ def kept_alive(
         raise failures[0]
 
 
-def still_current(conn: Connection, run_id: int, fence: int) -> bool:
+def holds_fence(conn: Connection, run_id: int, fence: int) -> bool:
     """Return whether this attempt still holds the fence, and may publish."""
     return conn.execute(_CURRENT, {"id": run_id, "fence": fence}).one_or_none() is not None
 
 
-def record(conn: Connection, run_id: int, fence: int, **facts: Any) -> None:
+def update_run(conn: Connection, run_id: int, fence: int, **facts: Any) -> None:
     """Set columns of a running attempt (``training_timestamp``, ``dataset_digest``, …) as they become known.
 
     Raises ``StaleFence`` if the attempt is no longer the current one.
@@ -308,16 +310,16 @@ def record(conn: Connection, run_id: int, fence: int, **facts: Any) -> None:
     _update(conn, run_id, fence, facts)
 
 
-def finish(
+def finish_run(
     conn: Connection, run_id: int, fence: int, status: str, *, notes: str = "", **facts: Any
 ) -> TrainingRun:
     """Record the attempt's outcome and append to the row's notes; raises ``StaleFence`` like ``record``."""
     if status not in OUTCOMES:
         raise ValueError(f"{status!r} is not an outcome of a training run")
-    record(conn, run_id, fence, **facts)
-    joined = "\n".join(part for part in (get(conn, run_id).notes, notes) if part)
+    update_run(conn, run_id, fence, **facts)
+    joined = "\n".join(part for part in (get_run(conn, run_id).notes, notes) if part)
     _update(conn, run_id, fence, {"status": status, "notes": joined or None})
-    return get(conn, run_id)
+    return get_run(conn, run_id)
 
 
 def _fetch(conn: Connection, statement: TextClause, **values: Any) -> TrainingRun | None:
@@ -327,11 +329,13 @@ def _fetch(conn: Connection, statement: TextClause, **values: Any) -> TrainingRu
 
 def _check_claimable(run: TrainingRun, dagster_run_id: str, max_attempts: int) -> None:
     if run.status == "running" and run.dagster_run_id != dagster_run_id:
-        raise NotAllowed(f"training run {run.id} is already running in Dagster run {run.dagster_run_id}")
+        raise OperationNotAllowedError(
+            f"training run {run.id} is already running in Dagster run {run.dagster_run_id}"
+        )
     if run.finished and run.status != "failed":
-        raise NotAllowed(f"training run {run.id} is over: {run.status}")
+        raise OperationNotAllowedError(f"training run {run.id} is over: {run.status}")
     if run.attempt >= max_attempts:
-        raise NotAllowed(
+        raise OperationNotAllowedError(
             f"training run {run.id} has used its {max_attempts} attempts: {run.error or run.notes}"
         )
 
@@ -340,4 +344,4 @@ def _update(conn: Connection, run_id: int, fence: int, values: dict[str, Any]) -
     current = (runs.c.id == run_id) & (runs.c.fence == fence) & (runs.c.status == "running")
     statement = runs.update().where(current).values(**values, updated_at=text("iccm.now()"))
     if conn.execute(statement).rowcount != 1:
-        raise StaleFence(f"training run {run_id}, fence {fence}")
+        raise StaleFenceError(f"training run {run_id}, fence {fence}")

@@ -15,16 +15,16 @@ from datetime import UTC, datetime, time
 from statistics import NormalDist
 from typing import Literal
 
-from iccm_assets.settings import Triggers
+from iccm_assets.settings import TriggerSettings
 
 Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
 
-DATA_THRESHOLD_FROM = time(3, 0, tzinfo=UTC)
+DATA_THRESHOLD_START_TIME = time(3, 0, tzinfo=UTC)
 """The time of the UTC day from which the daily data trigger runs (T3)."""
 
 
 @dataclass(frozen=True)
-class Fire:
+class TriggerFired:
     """A retraining is due. ``key`` is the same for the same cause, and different for any other."""
 
     trigger: Trigger
@@ -34,14 +34,14 @@ class Fire:
 
 
 @dataclass(frozen=True)
-class Skip:
+class TriggerSkipped:
     """No retraining is due; nothing is written."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Measurement:
+class QualityMeasurement:
     """One row of ``quality_measurements``: production's quality on one set.
 
     ``standard_error`` is that of the drop ``baseline_mean - mean`` (of paired differences if the set is
@@ -62,7 +62,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EmergencyStatus:
     """The last emergency retrain, and the live rollout of an emergency's candidate.
 
     ``ended_at`` is ``None`` while the emergency waits, runs or may be retried.
@@ -74,13 +74,13 @@ class Answer:
     rollout: int | None = None
 
 
-def weekly(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
+def decide_weekly(now: datetime, selectable: int, triggers: TriggerSettings) -> TriggerFired | TriggerSkipped:
     """Fire when there are enough new examples, once per ISO week (T1)."""
     if selectable < triggers.weekly_min_examples:
-        return Skip(f"{selectable} of {triggers.weekly_min_examples} new examples")
+        return TriggerSkipped(f"{selectable} of {triggers.weekly_min_examples} new examples")
     year, week, _ = now.astimezone(UTC).isocalendar()
     reason = f"{selectable} new examples, {triggers.weekly_min_examples} required"
-    return Fire("weekly", f"weekly:{year}-W{week:02d}", reason)
+    return TriggerFired("weekly", f"weekly:{year}-W{week:02d}", reason)
 
 
 def data_threshold_key(now: datetime) -> str:
@@ -88,52 +88,56 @@ def data_threshold_key(now: datetime) -> str:
     return f"data_threshold:{now.astimezone(UTC):%Y-%m-%d}"
 
 
-def data_threshold_too_early(now: datetime) -> Skip | None:
+def data_threshold_too_early(now: datetime) -> TriggerSkipped | None:
     """Return why the daily data trigger does not run yet; ``None`` from 03:00 UTC on (T3)."""
     utc = now.astimezone(UTC)
-    if utc.timetz() >= DATA_THRESHOLD_FROM:
+    if utc.timetz() >= DATA_THRESHOLD_START_TIME:
         return None
-    return Skip(f"{utc:%H:%M} UTC, runs from {DATA_THRESHOLD_FROM:%H:%M} on")
+    return TriggerSkipped(f"{utc:%H:%M} UTC, runs from {DATA_THRESHOLD_START_TIME:%H:%M} on")
 
 
-def data_threshold(now: datetime, selectable: int, triggers: Triggers) -> Fire | Skip:
+def decide_data_threshold(
+    now: datetime, selectable: int, triggers: TriggerSettings
+) -> TriggerFired | TriggerSkipped:
     """Fire when there are many new examples, once per UTC day, from 03:00 on (T3)."""
     if too_early := data_threshold_too_early(now):
         return too_early
     if selectable < triggers.threshold_min_examples:
-        return Skip(f"{selectable} of {triggers.threshold_min_examples} new examples")
+        return TriggerSkipped(f"{selectable} of {triggers.threshold_min_examples} new examples")
     reason = f"{selectable} new examples, {triggers.threshold_min_examples} required"
-    return Fire("data_threshold", data_threshold_key(now), reason)
+    return TriggerFired("data_threshold", data_threshold_key(now), reason)
 
 
-def emergency_due(measurements: Sequence[Measurement], answer: Answer, triggers: Triggers) -> Fire | Skip:
+def should_start_emergency(
+    measurements: Sequence[QualityMeasurement], emergency: EmergencyStatus, triggers: TriggerSettings
+) -> TriggerFired | TriggerSkipped:
     """Decide on the newest measurement of each set: one emergency per drop, however many sets show it (T2).
 
     No second emergency starts while one is active, or the rollout of its candidate is live; afterwards only a
     later measurement counts.
     """
     if not measurements:
-        return Skip("production has not been measured since its deployment")
-    decisions = [degradation(measurement, triggers) for measurement in measurements]
+        return TriggerSkipped("production has not been measured since its deployment")
+    decisions = [decide_degradation(measurement, triggers) for measurement in measurements]
     summary = "; ".join(decision.reason for decision in decisions)
     fired = [
         (measurement.measured_at, decision)
         for measurement, decision in zip(measurements, decisions, strict=True)
-        if isinstance(decision, Fire)
+        if isinstance(decision, TriggerFired)
     ]
     if not fired:
-        return Skip(summary)
-    if reason := _emergency_in_progress(answer):
-        return Skip(f"{reason}; {summary}")
+        return TriggerSkipped(summary)
+    if reason := _emergency_in_progress(emergency):
+        return TriggerSkipped(f"{reason}; {summary}")
     for measured_at, fire in fired:
-        if answer.ended_at is None or measured_at is None or measured_at > answer.ended_at:
+        if emergency.ended_at is None or measured_at is None or measured_at > emergency.ended_at:
             return fire
-    return Skip(
-        f"not measured since training run {answer.run}, an emergency, ended {answer.status}; {summary}"
+    return TriggerSkipped(
+        f"not measured since training run {emergency.run}, an emergency, ended {emergency.status}; {summary}"
     )
 
 
-def _emergency_in_progress(answer: Answer) -> str | None:
+def _emergency_in_progress(answer: EmergencyStatus) -> str | None:
     if answer.run is not None and answer.ended_at is None:
         return f"training run {answer.run}, an emergency, is {answer.status}"
     if answer.rollout is not None:
@@ -141,7 +145,9 @@ def _emergency_in_progress(answer: Answer) -> str | None:
     return None
 
 
-def degradation(measurement: Measurement, triggers: Triggers) -> Fire | Skip:
+def decide_degradation(
+    measurement: QualityMeasurement, triggers: TriggerSettings
+) -> TriggerFired | TriggerSkipped:
     """Fire an emergency when production dropped by more than the allowed drop, and not by chance (T2).
 
     The evidence is one-sided and for a drop *larger than the allowed one*, not merely larger than zero:
@@ -152,38 +158,42 @@ def degradation(measurement: Measurement, triggers: Triggers) -> Fire | Skip:
     subject = f"{measurement.version} on {measurement.set}"
     mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
     if mean is None or error is None or baseline is None or not math.isfinite(mean + error + baseline):
-        return Skip(f"{subject}: not comparable (mean {mean}, standard error {error}, baseline {baseline})")
+        return TriggerSkipped(
+            f"{subject}: not comparable (mean {mean}, standard error {error}, baseline {baseline})"
+        )
     if measurement.n < triggers.degradation_min_items:
         items = f"{measurement.n} of {triggers.degradation_min_items} items"
-        return Skip(f"{subject}: {mean:.3f} (baseline {baseline:.3f}), but {items} are no evidence")
+        return TriggerSkipped(f"{subject}: {mean:.3f} (baseline {baseline:.3f}), but {items} are no evidence")
     drop = round(baseline - mean, 9)
     confidence = measurement.confidence
     if confidence is None:
         # A sample cannot determine its mean better than one item's worth, even if all its items agree.
         error = max(error, 1 / measurement.n)
-        confidence = NormalDist().cdf((drop - triggers.degradation_drop) / error)
+        confidence = NormalDist().cdf((drop - triggers.max_quality_drop) / error)
     reason = (
         f"{subject}: {mean:.3f}, {drop:.3f} below its baseline {baseline:.3f} (n {measurement.n}"
-        f", confidence {confidence:.3f} that the drop exceeds {triggers.degradation_drop:g})"
+        f", confidence {confidence:.3f} that the drop exceeds {triggers.max_quality_drop:g})"
     )
-    if drop <= triggers.degradation_drop or confidence < triggers.degradation_confidence:
-        return Skip(reason)
-    return Fire("degradation", f"degradation:{measurement.id}", reason, emergency=True)
+    if drop <= triggers.max_quality_drop or confidence < triggers.degradation_confidence:
+        return TriggerSkipped(reason)
+    return TriggerFired("degradation", f"degradation:{measurement.id}", reason, emergency=True)
 
 
-def manual(key: str | None = None, reason: str = "", emergency: bool = False) -> Fire:
+def manual_trigger(key: str | None = None, reason: str = "", emergency: bool = False) -> TriggerFired:
     """Fire on a person's request; without a key every request is a cause of its own (T4)."""
-    return Fire("manual", f"manual:{key or uuid.uuid4().hex}", reason or "requested manually", emergency)
+    return TriggerFired(
+        "manual", f"manual:{key or uuid.uuid4().hex}", reason or "requested manually", emergency
+    )
 
 
-def below_floor(selected: int, triggers: Triggers) -> Skip | None:
+def below_minimum(selected: int, triggers: TriggerSettings) -> TriggerSkipped | None:
     """Return why not to train on so few examples; ``None`` if there are enough (T5)."""
-    if selected < triggers.floor_examples:
-        return Skip(f"{selected} of {triggers.floor_examples} new examples, too few to train on")
+    if selected < triggers.min_examples:
+        return TriggerSkipped(f"{selected} of {triggers.min_examples} new examples, too few to train on")
     return None
 
 
-def must_wait(
+def blocking_reason(
     emergency: bool, running: int | None, live_rollout: int | None, emergency_ahead: int | None
 ) -> str | None:
     """Return why a training run may not start yet; ``None`` if it may (T6).

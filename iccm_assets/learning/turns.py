@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.learning.training_runs import Attempt, stalled_reason
-from iccm_assets.learning.triggers import must_wait
-from iccm_assets.settings import Triggers
+from iccm_assets.learning.training_runs import RunningAttempt, stalled_reason
+from iccm_assets.learning.triggers import blocking_reason
+from iccm_assets.settings import TriggerSettings
 
 RunState = Literal["created", "queued", "started", "succeeded", "failed", "canceled"]
-UNDER_WAY = ("created", "queued", "started")
+ACTIVE_STATES = ("created", "queued", "started")
 # From the bake stage on, the candidate serves as production: its health decides, not an emergency (R3, R4).
 LAST_ABORTABLE_STAGE = 2
 # An emergency has to start within an hour of its evidence; a run queued for longer needs a person (T6).
-QUEUED_SECONDS = 3600.0
+MAX_QUEUED_SECONDS = 3600.0
 _ENDED = {"canceled": "been canceled", "succeeded": "ended", "failed": "failed"}
 
 
 @dataclass(frozen=True)
-class Turn:
+class QueuedRun:
     """A training run without an outcome, or a failed attempt that may be retried.
 
     ``idle_seconds`` since the row last changed, in platform time; ``dispatched_seconds`` since the last
@@ -44,7 +44,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class SeenRun:
+class DagsterRunState:
     """The state of the newest Dagster run started for a training run, and its dispatch.
 
     ``seconds`` are wall-clock seconds in this state.
@@ -57,7 +57,7 @@ class SeenRun:
 
 
 @dataclass(frozen=True)
-class LiveRollout:
+class ActiveRollout:
     """The live rollout."""
 
     id: int
@@ -65,16 +65,16 @@ class LiveRollout:
 
 
 @dataclass(frozen=True)
-class Situation:
+class QueueState:
     """The recorded state: what waits in which order, what is running, and the live rollout."""
 
-    turns: Sequence[Turn]
-    running: Attempt | None = None
-    rollout: LiveRollout | None = None
+    queued_runs: Sequence[QueuedRun]
+    running: RunningAttempt | None = None
+    rollout: ActiveRollout | None = None
 
 
 @dataclass(frozen=True)
-class Start:
+class StartRun:
     """Start a Dagster run for the row, unless its ``dispatch`` has changed meanwhile.
 
     ``abort`` is the rollout to abort first (for an emergency), ``zombie`` the Dagster run to end, which this
@@ -85,29 +85,29 @@ class Start:
     dispatch: int
     attempt: int
     reason: str
-    abort: int | None = None
-    zombie: str | None = None
+    abort_rollout_id: int | None = None
+    stale_run_id: str | None = None
 
 
 @dataclass(frozen=True)
-class Wait:
+class WaitDecision:
     """Start nothing now."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Lost:
+class StalledAttempt:
     """An attempt that ended without recording it; ``zombie`` is its Dagster run if that still looks alive."""
 
     id: int
     fence: int
     reason: str
-    zombie: str | None = None
+    stale_run_id: str | None = None
 
 
 @dataclass(frozen=True)
-class Settled:
+class RunOutcome:
     """A row that does not yet record what became of its newest Dagster run."""
 
     id: int
@@ -116,89 +116,102 @@ class Settled:
     reason: str
 
 
-def lost_attempt(running: Attempt | None, seen: SeenRun | None, timeout_seconds: float) -> Lost | None:
+def find_stalled_attempt(
+    running: RunningAttempt | None, dagster_run: DagsterRunState | None, timeout_seconds: float
+) -> StalledAttempt | None:
     """Decide whether the running attempt has died: its Dagster run is over, or its heartbeat stopped.
 
     ``seen`` is the attempt's own Dagster run; without one only the heartbeat counts.
     """
     if running is None:
         return None
-    if seen is not None and seen.state not in UNDER_WAY:
-        return Lost(running.id, running.fence, f"its Dagster run {seen.run_id} has {_ENDED[seen.state]}")
+    if dagster_run is not None and dagster_run.state not in ACTIVE_STATES:
+        return StalledAttempt(
+            running.id, running.fence, f"its Dagster run {dagster_run.run_id} has {_ENDED[dagster_run.state]}"
+        )
     if reason := stalled_reason(running, timeout_seconds):
-        return Lost(running.id, running.fence, reason, seen.run_id if seen else None)
+        return StalledAttempt(running.id, running.fence, reason, dagster_run.run_id if dagster_run else None)
     return None
 
 
-def failed_before_claim(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> list[Settled]:
+def find_failed_before_claim(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
     """Return the rows whose newest Dagster run failed before it had claimed them: a failed attempt.
 
     Otherwise a run that fails in its first step would be started again without end.
     """
     reason = "its Dagster run {run} failed before training began"
-    rows = _with_run(turns, seen, "failed", reason)
-    claimed = {(turn.id, turn.dagster_run_id) for turn in turns}
+    rows = _with_run(queued_runs, dagster_runs, "failed", reason)
+    claimed = {(turn.id, turn.dagster_run_id) for turn in queued_runs}
     return [row for row in rows if (row.id, row.run_id) not in claimed]
 
 
-def called_off(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> list[Settled]:
+def find_canceled(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
     """Return the rows whose newest Dagster run a person canceled: they are not started again."""
-    return _with_run(turns, seen, "canceled", "canceled: its Dagster run {run} was canceled")
+    return _with_run(queued_runs, dagster_runs, "canceled", "canceled: its Dagster run {run} was canceled")
 
 
-def stuck(turns: Sequence[Turn], seen: Mapping[int, SeenRun]) -> list[Settled]:
+def find_stuck_in_queue(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
     """Return the rows whose Dagster run is queued for so long that a person should look at the queue.
 
     They keep waiting: Dagster starts a queued run as soon as a slot is free, and every run has a maximum run
     time.
     """
-    late = [turn for turn in turns if (turn.dispatched_seconds or 0.0) > QUEUED_SECONDS]
-    return _with_run(late, seen, "queued", "queued for {minutes:.0f} min")
+    late = [turn for turn in queued_runs if (turn.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
+    return _with_run(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
 
 
-def next_turn(
-    situation: Situation, seen: Mapping[int, SeenRun], triggers: Triggers, claim_within_seconds: float
-) -> Start | Wait:
+def choose_next_run(
+    state: QueueState,
+    dagster_runs: Mapping[int, DagsterRunState],
+    triggers: TriggerSettings,
+    claim_timeout_seconds: float,
+) -> StartRun | WaitDecision:
     """Decide which training run starts now: emergencies first, then by age, failed attempts last.
 
     The queue comes in that order. One training run at a time, none during a rollout; an emergency aborts a
     rollout at stage 1 or 2. A Dagster run that started and did not claim its row within
     ``claim_within_seconds`` counts as dead and is replaced.
     """
-    if situation.running:
-        running = must_wait(False, situation.running.id, None, None)
-        pending = sum(turn.status in ("requested", "waiting") for turn in situation.turns)
-        return Wait(f"{running}, {pending} more to follow" if pending else f"{running}")
-    due = _first_due(situation.turns, triggers)
+    if state.running:
+        running = blocking_reason(False, state.running.id, None, None)
+        pending = sum(turn.status in ("requested", "waiting") for turn in state.queued_runs)
+        return WaitDecision(f"{running}, {pending} more to follow" if pending else f"{running}")
+    due = _first_due(state.queued_runs, triggers)
     if due is None:
-        return Wait("no training run is waiting")
+        return WaitDecision("no training run is waiting")
     subject = f"training run {due.id}" + (", an emergency" if due.emergency else "")
-    run = _newest_run(due, seen)
-    rollout = situation.rollout
+    run = _newest_run(due, dagster_runs)
+    rollout = state.rollout
     if reason := (
-        _still_expected(due, run, triggers, claim_within_seconds)
+        _still_expected(due, run, triggers, claim_timeout_seconds)
         or _retry_pause(due, triggers)
         or _rollout_in_the_way(due, rollout)
     ):
-        return Wait(f"{subject}: {reason}")
-    return Start(
+        return WaitDecision(f"{subject}: {reason}")
+    return StartRun(
         due.id,
         due.dispatch,
         due.attempt + 1,
         f"{subject}, attempt {due.attempt + 1} of {triggers.max_attempts}",
-        abort=rollout.id if rollout else None,
-        zombie=run.run_id if run and run.state in UNDER_WAY else None,
+        abort_rollout_id=rollout.id if rollout else None,
+        stale_run_id=run.run_id if run and run.state in ACTIVE_STATES else None,
     )
 
 
-def _first_due(turns: Sequence[Turn], triggers: Triggers) -> Turn | None:
+def _first_due(turns: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
     for turn in turns:
         if turn.status != "failed" or turn.attempt < triggers.max_attempts:
             return turn
     return None
 
 
-def _retry_pause(turn: Turn, triggers: Triggers) -> str | None:
+def _retry_pause(turn: QueuedRun, triggers: TriggerSettings) -> str | None:
     """Return how much of the pause after a failed attempt has passed; ``None`` once it is over."""
     pause = 60 * triggers.retry_minutes
     if turn.status != "failed" or turn.idle_seconds >= pause:
@@ -206,15 +219,15 @@ def _retry_pause(turn: Turn, triggers: Triggers) -> str | None:
     return f"attempt {turn.attempt + 1} follows, {turn.idle_seconds:.0f} of {pause:.0f} s since it failed"
 
 
-def _rollout_in_the_way(turn: Turn, rollout: LiveRollout | None) -> str | None:
+def _rollout_in_the_way(turn: QueuedRun, rollout: ActiveRollout | None) -> str | None:
     """Return the live rollout that the row waits for; ``None`` if there is none or the row may abort it."""
     if rollout is None or (turn.emergency and rollout.stage <= LAST_ABORTABLE_STAGE):
         return None
-    return f"{must_wait(turn.emergency, None, rollout.id, None)}, stage {rollout.stage}"
+    return f"{blocking_reason(turn.emergency, None, rollout.id, None)}, stage {rollout.stage}"
 
 
 def _still_expected(
-    turn: Turn, run: SeenRun | None, triggers: Triggers, claim_within_seconds: float
+    turn: QueuedRun, run: DagsterRunState | None, triggers: TriggerSettings, claim_within_seconds: float
 ) -> str | None:
     """Return why the row's newest Dagster run may still do its work; ``None`` if it will not."""
     if turn.dispatched_seconds is None:
@@ -224,7 +237,7 @@ def _still_expected(
             return None
         allowed = f"of {triggers.dispatch_timeout_seconds} s"
         return f"its Dagster run is not there yet, {turn.dispatched_seconds:.0f} {allowed}"
-    if run.state not in UNDER_WAY:
+    if run.state not in ACTIVE_STATES:
         return None
     # A daemon dates the runs it creates by its own clock, which may differ from this process's: such a run is
     # as old as its dispatch, by the platform clock (S4). A queued run is never given up.
@@ -235,18 +248,18 @@ def _still_expected(
     return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
 
 
-def _newest_run(turn: Turn, seen: Mapping[int, SeenRun]) -> SeenRun | None:
+def _newest_run(turn: QueuedRun, seen: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
     run = seen.get(turn.id)
     # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
     return run if run and run.dispatch == turn.dispatch else None
 
 
 def _with_run(
-    turns: Sequence[Turn], seen: Mapping[int, SeenRun], state: RunState, reason: str
-) -> list[Settled]:
+    turns: Sequence[QueuedRun], seen: Mapping[int, DagsterRunState], state: RunState, reason: str
+) -> list[RunOutcome]:
     """Return the rows whose newest dispatch has a Dagster run in this state."""
     return [
-        Settled(
+        RunOutcome(
             turn.id,
             turn.dispatch,
             run.run_id,

@@ -22,24 +22,24 @@ from typing import Literal
 import psutil
 import sqlalchemy as sa
 
-from iccm_assets.errors import DamagedCheckpoint, InputError, ModelError, TrainingError
-from iccm_assets.learning.dataset import MANIFEST, DatasetStore
+from iccm_assets.errors import CorruptCheckpointError, InputError, ModelError, TrainingError
+from iccm_assets.learning.dataset import DATASET_MANIFEST_FILE, DatasetStore
 from iccm_assets.learning.directories import remove_tree
-from iccm_assets.learning.job import TrainingJob, TrainingOutcome, read_reply
+from iccm_assets.learning.job import TrainingJob, TrainingOutcome, parse_reply
 from iccm_assets.learning.model_store import ModelStore, training_provenance
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import Manifest, verify
-from iccm_assets.settings import Training
+from iccm_assets.settings import TrainingSettings
 from iccm_assets.store import tables as t
 
-WORKPLACE = ".verify"
-Outcome = Literal["reproduced", "differs", "impossible"]
-Tell = Callable[[str], None]
-Train = Callable[[TrainingJob, Tell], TrainingOutcome]
+WORKSPACE_DIRECTORY = ".verify"
+ReproductionOutcome = Literal["reproduced", "differs", "impossible"]
+LineCallback = Callable[[str], None]
+TrainFunction = Callable[[TrainingJob, LineCallback], TrainingOutcome]
 
 
 @dataclass(frozen=True)
-class Verification:
+class ReproductionReport:
     """The result of reproducing a version.
 
     ``impossible`` means that there is nothing to compare: no verdict, for this ``reason``; ``erased`` are the
@@ -48,7 +48,7 @@ class Verification:
     """
 
     version: str
-    outcome: Outcome
+    outcome: ReproductionOutcome
     reason: str
     weights_digest: str | None = None
     made_weights_digest: str | None = None
@@ -58,9 +58,14 @@ class Verification:
     seconds: float = 0.0
 
 
-def retrace(
-    engine: sa.Engine, home: Path, version: ModelVersion, *, train: Train | None = None, tell: Tell = print
-) -> Verification:
+def reproduce_version(
+    engine: sa.Engine,
+    home: Path,
+    version: ModelVersion,
+    *,
+    train: TrainFunction | None = None,
+    on_line: LineCallback = print,
+) -> ReproductionReport:
     """Train a version again and compare its weights.
 
     ``tell`` gets the trainer's progress, line by line. Raises ``DamagedCheckpoint`` or ``ModelNotFound``
@@ -68,19 +73,19 @@ def retrace(
     """
     manifest = verify(Path(version.path))
     with engine.connect() as conn:
-        erased = erased_examples(conn, home, manifest, version.version)
-    reason = why_not(version.version, manifest, erased) or _missing_input(home, manifest)
+        erased = find_erased_examples(conn, home, manifest, version.version)
+    reason = irreproducible_reason(version.version, manifest, erased) or _missing_input(home, manifest)
     if not reason:
-        with workplace(home) as directory:
+        with temporary_workspace(home) as directory:
             try:
-                reproduced = (train or in_a_process)(_job(home, directory, manifest), tell)
-                return compare(version.version, manifest, reproduced)
+                reproduced = (train or train_in_subprocess)(_job(home, directory, manifest), on_line)
+                return compare_outcome(version.version, manifest, reproduced)
             except TrainingError as error:
                 reason = str(error)
-    return Verification(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
+    return ReproductionReport(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
 
 
-def why_not(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
+def irreproducible_reason(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
     """Return why a version's records rule out its reproduction; None if they do not."""
     if manifest.parent_digest is None or manifest.dataset_digest is None:
         return f"{version} was not trained here: it was imported from {manifest.base}"
@@ -89,9 +94,9 @@ def why_not(version: str, manifest: Manifest, erased: Sequence[int]) -> str | No
     return None
 
 
-def compare(version: str, manifest: Manifest, made: TrainingOutcome) -> Verification:
+def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) -> ReproductionReport:
     """Compare a version with the outcome of training it again."""
-    same = made.weights_digest == manifest.weights_digest
+    same = outcome.weights_digest == manifest.weights_digest
     differences = [
         f"{name} {manifest.code.get(name, 'unknown')} -> {installed}"
         for name, installed in sorted(training_provenance().items())
@@ -103,19 +108,21 @@ def compare(version: str, manifest: Manifest, made: TrainingOutcome) -> Verifica
         reason = f"different weights, and different package versions: {', '.join(differences)}"
     else:
         reason = f"different weights with the same package versions and device class ({manifest.device})"
-    return Verification(
+    return ReproductionReport(
         version,
         "reproduced" if same else "differs",
         reason,
         manifest.weights_digest,
-        made.weights_digest,
-        made.digest == manifest.digest,
-        examples=sum(made.counts.get(role, 0) for role in ("new", "rehearsal", "validation")),
-        seconds=sum(made.seconds.values()),
+        outcome.weights_digest,
+        outcome.digest == manifest.digest,
+        examples=sum(outcome.counts.get(role, 0) for role in ("new", "rehearsal", "validation")),
+        seconds=sum(outcome.seconds.values()),
     )
 
 
-def erased_examples(conn: sa.Connection, home: Path, manifest: Manifest, version: str) -> tuple[int, ...]:
+def find_erased_examples(
+    conn: sa.Connection, home: Path, manifest: Manifest, version: str
+) -> tuple[int, ...]:
     """Return the erased conversations of a version's training set, by the rows and the snapshot."""
     runs, used, c = t.phase4_training_runs.c, t.training_run_examples.c, t.conversations.c
     rows = conn.execute(
@@ -129,7 +136,7 @@ def erased_examples(conn: sa.Connection, home: Path, manifest: Manifest, version
 
 
 def _erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
-    path = DatasetStore(home).root / (manifest.dataset_digest or "-") / MANIFEST
+    path = DatasetStore(home).root / (manifest.dataset_digest or "-") / DATASET_MANIFEST_FILE
     try:
         return [int(member) for member in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
     except (OSError, ValueError, TypeError, AttributeError):
@@ -141,8 +148,8 @@ def _missing_input(home: Path, manifest: Manifest) -> str | None:
     try:
         DatasetStore(home).load(manifest.dataset_digest or "")
         ModelStore(home).verify(manifest.parent_digest or "")
-        Training(**manifest.config)
-    except DamagedCheckpoint as error:
+        TrainingSettings(**manifest.config)
+    except CorruptCheckpointError as error:
         return f"its parent is damaged: {error.detail}"
     except ModelError:
         return f"its parent {manifest.parent_digest} is no longer in the model store"
@@ -157,21 +164,21 @@ def _job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
     # The recorded number of epochs is that of the run, whether it was an emergency or not.
     return TrainingJob(
         home=str(directory),
-        base=str(ModelStore(home).path(manifest.parent_digest or "")),
+        base=str(ModelStore(home).get_path(manifest.parent_digest or "")),
         dataset=str(DatasetStore(home).root / (manifest.dataset_digest or "")),
-        config=Training(**manifest.config),
+        config=TrainingSettings(**manifest.config),
         run_id="verify",
         device=manifest.device,
     )
 
 
 @contextmanager
-def workplace(home: Path) -> Iterator[Path]:
+def temporary_workspace(home: Path) -> Iterator[Path]:
     """Create a directory below the home and delete it afterwards, even after Ctrl-C or SIGTERM.
 
     Directories of killed verifications are removed first.
     """
-    root = home / WORKPLACE
+    root = home / WORKSPACE_DIRECTORY
     for directory in root.glob("*-*"):
         owner = directory.name.split("-", 1)[0]
         if not owner.isdigit() or not psutil.pid_exists(int(owner)):
@@ -201,19 +208,21 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def in_a_process(job: TrainingJob, tell: Tell) -> TrainingOutcome:
+def train_in_subprocess(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
     """Train in a subprocess, as the asset does; raises the trainer's error."""
     path = Path(job.home) / "job.json"
     path.write_text(job.model_dump_json(indent=1), encoding="utf-8")
-    output, last_line, status = said([sys.executable, "-m", "iccm_assets.learning.trainer", str(path)], tell)
+    output, last_line, status = run_streaming(
+        [sys.executable, "-m", "iccm_assets.learning.trainer", str(path)], on_line
+    )
     try:
         reply = json.loads(output)
     except ValueError as error:
         raise TrainingError(f"the trainer process ended with {status}: {last_line}") from error
-    return read_reply([reply])
+    return parse_reply([reply])
 
 
-def said(command: Sequence[str], tell: Tell) -> tuple[str, str, int]:
+def run_streaming(command: Sequence[str], on_line: LineCallback) -> tuple[str, str, int]:
     """Run a command; return its standard output, its last log line and its exit status.
 
     Both streams are read concurrently: the process would block on output larger than a pipe's buffer.
@@ -230,7 +239,7 @@ def said(command: Sequence[str], tell: Tell) -> tuple[str, str, int]:
         try:
             for line in stderr:
                 last_line = line.strip() or last_line
-                tell(line.rstrip())
+                on_line(line.rstrip())
         except BaseException:
             process.kill()
             raise

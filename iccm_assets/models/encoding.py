@@ -14,25 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["seq2seq", "causal"]
+ModelKind = Literal["seq2seq", "causal"]
 
 SEPARATOR = "\n\n### Requirements\n"
-IGNORED = -100  # label of a token that carries no loss
+IGNORE_INDEX = -100  # label of a token that carries no loss
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExample:
     """Token ids of one training example; ``labels`` is ``IGNORED`` where there is no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-def encode_source(tokenizer: Any, kind: Kind, source: str, max_tokens: int) -> list[int]:
+def encode_source(tokenizer: Any, kind: ModelKind, source: str, max_tokens: int) -> list[int]:
     """Return the token ids of the model's input: at least one, at most ``max_tokens``."""
     if kind == "seq2seq":
         ids = list(tokenizer(source, truncation=True, max_length=max_tokens)["input_ids"])
-        return ids or [end_token(tokenizer)]
+        return ids or [get_end_token_id(tokenizer)]
     head = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     separator = _tokenize(tokenizer, SEPARATOR)
     room = max(0, max_tokens - len(head) - len(separator))
@@ -41,30 +41,32 @@ def encode_source(tokenizer: Any, kind: Kind, source: str, max_tokens: int) -> l
 
 def encode_example(
     tokenizer: Any,
-    kind: Kind,
+    kind: ModelKind,
     source: str,
     requirements: str,
     max_source_tokens: int,
     max_target_tokens: int,
-    positions: int | None = None,
-) -> Encoded:
+    context_length: int | None = None,
+) -> EncodedExample:
     """Tokenize one training example; the target ends with the end token, even if it is truncated.
 
     ``positions`` is the model's context length: per side for seq2seq; for both sides together for causal,
     where at least half of it stays for the source.
     """
-    if positions is not None:
-        max_target_tokens = min(max_target_tokens, positions // 2 if kind == "causal" else positions)
-    target = [*_tokenize(tokenizer, requirements)[: max_target_tokens - 1], end_token(tokenizer)]
-    if positions is not None:
-        max_source_tokens = min(max_source_tokens, positions - (len(target) if kind == "causal" else 0))
+    if context_length is not None:
+        max_target_tokens = min(
+            max_target_tokens, context_length // 2 if kind == "causal" else context_length
+        )
+    target = [*_tokenize(tokenizer, requirements)[: max_target_tokens - 1], get_end_token_id(tokenizer)]
+    if context_length is not None:
+        max_source_tokens = min(max_source_tokens, context_length - (len(target) if kind == "causal" else 0))
     prompt = encode_source(tokenizer, kind, source, max_source_tokens)
     if kind == "seq2seq":
-        return Encoded(prompt, target)
-    return Encoded([*prompt, *target], [IGNORED] * len(prompt) + target)
+        return EncodedExample(prompt, target)
+    return EncodedExample([*prompt, *target], [IGNORE_INDEX] * len(prompt) + target)
 
 
-def end_token(tokenizer: Any) -> int:
+def get_end_token_id(tokenizer: Any) -> int:
     """Return the token id that ends a response; ``ValueError`` if the tokenizer has none."""
     for name in ("eos_token_id", "sep_token_id", "pad_token_id"):
         value = getattr(tokenizer, name, None)
@@ -73,9 +75,9 @@ def end_token(tokenizer: Any) -> int:
     raise ValueError("the tokenizer has no end-of-sequence token")
 
 
-def pad_token(tokenizer: Any) -> int:
+def get_pad_token_id(tokenizer: Any) -> int:
     """Return the padding token id, or the end token id if the tokenizer has no padding token."""
-    return end_token(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    return get_end_token_id(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> list[list[int]]:

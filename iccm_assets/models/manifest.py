@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
+from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 
-MANIFEST = "MANIFEST.json"
+MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 1
 # A manifest with an unknown key or a converted value would no longer match its own digest.
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -88,7 +88,7 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
 
     Raises ``DamagedCheckpoint`` for a link or a special file, whose content can change from outside.
     """
-    return {name: describe_file(path) for name, path in sorted(_files(directory)) if name != MANIFEST}
+    return {name: describe_file(path) for name, path in sorted(_files(directory)) if name != MANIFEST_FILE}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -97,20 +97,22 @@ def read_manifest(directory: Path) -> Manifest:
     Raises ``ModelNotFound`` if the directory or the manifest does not exist, ``DamagedCheckpoint`` if the
     manifest is unreadable, does not match its digest, or is in another model's directory of a store.
     """
-    path = directory / MANIFEST
+    path = directory / MANIFEST_FILE
     if not path.is_file():
-        raise ModelNotFound(f"{directory} has no {MANIFEST}")
+        raise ModelNotFoundError(f"{directory} has no {MANIFEST_FILE}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         recorded = values.pop("digest")
         manifest = Manifest.model_validate(values)
         actual = manifest.digest
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+        raise CorruptCheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
     if recorded != actual:
-        raise DamagedCheckpoint(f"{path} was changed (digest {actual[:12]}, recorded {str(recorded)[:12]})")
+        raise CorruptCheckpointError(
+            f"{path} was changed (digest {actual[:12]}, recorded {str(recorded)[:12]})"
+        )
     if is_digest(directory.name) and directory.name != actual:
-        raise DamagedCheckpoint(f"{path} is the manifest of {actual[:12]}, not of this directory")
+        raise CorruptCheckpointError(f"{path} is the manifest of {actual[:12]}, not of this directory")
     return manifest
 
 
@@ -122,23 +124,25 @@ def verify(directory: Path, *, hash_files: bool = True) -> Manifest:
     """
     manifest = read_manifest(directory)
     present = dict(_files(directory))
-    present.pop(MANIFEST, None)
+    present.pop(MANIFEST_FILE, None)
     for name in sorted(manifest.files.keys() ^ present.keys()):
-        problem = f"is not listed in {MANIFEST}" if name in present else "is missing"
-        raise DamagedCheckpoint(f"{directory / name} {problem}")
+        problem = f"is not listed in {MANIFEST_FILE}" if name in present else "is missing"
+        raise CorruptCheckpointError(f"{directory / name} {problem}")
     for name, expected in sorted(manifest.files.items()):
         size = present[name].stat().st_size
         if size != expected.size:
-            raise DamagedCheckpoint(f"{directory / name} has {size} bytes, {expected.size} were published")
+            raise CorruptCheckpointError(
+                f"{directory / name} has {size} bytes, {expected.size} were published"
+            )
         if hash_files and (sha256 := describe_file(present[name]).sha256) != expected.sha256:
-            raise DamagedCheckpoint(f"{directory / name} was changed (sha256 {sha256[:12]})")
+            raise CorruptCheckpointError(f"{directory / name} was changed (sha256 {sha256[:12]})")
     return manifest
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
     for path in directory.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise DamagedCheckpoint(f"{path} is a link or a special file")
+            raise CorruptCheckpointError(f"{path} is a link or a special file")
         if path.is_file():
             yield path.relative_to(directory).as_posix(), path
 
@@ -150,7 +154,7 @@ def describe_file(path: Path) -> FileEntry:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileEntry(sha256=sha256, size=path.stat().st_size)
     except OSError as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+        raise CorruptCheckpointError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def is_digest(name: str) -> bool:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from iccm_assets.errors import ModelError, ModelNotFound, first_line
-from iccm_assets.models.manifest import MANIFEST
+from iccm_assets.errors import ModelError, ModelNotFoundError, first_line
+from iccm_assets.models.manifest import MANIFEST_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # What a from_pretrained directory needs, without code, pickles and the weights of other frameworks.
-WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DOWNLOAD_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HUB_TIMEOUT_SECONDS = 10.0
 
 
-def looks_local(name: str) -> bool:
+def is_local_path(name: str) -> bool:
     """Return whether a name can only be a path, so that the hub is never asked for it."""
     return name.startswith((".", "/", "~")) or "\\" in name or HUB_ID.fullmatch(name) is None
 
@@ -35,37 +35,37 @@ def resolve(name: str) -> Path:
         if name and path.is_dir():
             return path.absolute()
     except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
-        raise ModelNotFound(f"{name[:200]} ({error})") from error
-    if looks_local(name):
-        raise ModelNotFound(name or "(empty name)", hint="Use an existing directory or a hub id.")
+        raise ModelNotFoundError(f"{name[:200]} ({error})") from error
+    if is_local_path(name):
+        raise ModelNotFoundError(name or "(empty name)", hint="Use an existing directory or a hub id.")
     return _from_hub(name)
 
 
 def check_loadable(directory: Path) -> None:
     """Raise ``ModelNotFound`` if a directory is no model, ``ModelError`` if its weights are pickles."""
     if not (directory / "config.json").is_file():
-        raise ModelNotFound(f"{directory} has no config.json")
+        raise ModelNotFoundError(f"{directory} has no config.json")
     if any(directory.glob("*.safetensors")):
         return
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise ModelError(
             f"the weights of {directory} are pickles ({', '.join(pickles)}), which can run code when opened",
             hint="Convert them with save_pretrained() on a disposable machine.",
         )
-    raise ModelNotFound(f"{directory} has no *.safetensors")
+    raise ModelNotFoundError(f"{directory} has no *.safetensors")
 
 
-def is_published(directory: Path) -> bool:
+def has_manifest(directory: Path) -> bool:
     """Return whether the directory has a manifest, which it must then match."""
-    return (directory / MANIFEST).exists()
+    return (directory / MANIFEST_FILE).exists()
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = list(WANTED)
+    patterns = list(DOWNLOAD_PATTERNS)
     try:
         cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         # A download that was interrupted leaves an incomplete snapshot in the cache.
@@ -74,13 +74,13 @@ def _from_hub(name: str) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         pass  # not in the cache: ask the hub
     if constants.HF_HUB_OFFLINE:
-        raise ModelNotFound(
+        raise ModelNotFoundError(
             f"{name} is not a directory and not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_SECONDS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(
+        raise ModelNotFoundError(
             f"{name} is not a directory, and the hub lacks it or is unreachable ({first_line(error)})",
             hint="Check the name, or use a local path.",
         ) from error

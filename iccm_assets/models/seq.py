@@ -23,10 +23,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from iccm_assets.errors import DamagedCheckpoint, ModelError, first_line
-from iccm_assets.models.encoding import Kind, encode_source, end_token, pad, pad_token
-from iccm_assets.models.manifest import MANIFEST, describe_file, is_digest, sha256_json, verify
-from iccm_assets.models.resolve import check_loadable, is_published, resolve
+from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
+from iccm_assets.models.encoding import ModelKind, encode_source, get_end_token_id, pad, get_pad_token_id
+from iccm_assets.models.manifest import MANIFEST_FILE, describe_file, is_digest, sha256_json, verify
+from iccm_assets.models.resolve import check_loadable, has_manifest, resolve
 
 MAX_SOURCE_TOKENS = 2048
 # Model families that read any length, although their config may state a number of positions.
@@ -56,13 +56,13 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any
-    kind: Kind
+    kind: ModelKind
     digest: str
     path: Path
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedResponse:
     """A model's response to one source.
 
     ``output_tokens`` counts the generated tokens, end token included; ``latency_ms`` is the wall-clock
@@ -74,7 +74,7 @@ class Answer:
     latency_ms: float
 
 
-def device_class(device: torch.device) -> str:
+def get_device_class(device: torch.device) -> str:
     """Return the CPU's vector instructions or the GPU's name: equal classes compute equal bits."""
     if device.type == "cpu":
         return f"cpu {torch.backends.cpu.get_cpu_capability()}"
@@ -99,10 +99,10 @@ def load_model(
     try:
         kind = _model_kind(AutoConfig.from_pretrained(directory, **_LOCAL), directory)
         tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL)
-        end_token(tokenizer)
+        get_end_token_id(tokenizer)
         model = _load_weights(directory, kind, dtype)
         if kind == "seq2seq":
-            decoder_start(model)
+            decoder_start_token_id(model)
         known = model.get_input_embeddings().weight.shape[0]
         if known < len(tokenizer):
             raise ValueError(
@@ -121,7 +121,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     max_source_tokens: int = MAX_SOURCE_TOKENS,
-) -> list[Answer]:
+) -> list[GeneratedResponse]:
     """Generate one greedy response per source, in the order of ``sources``.
 
     Each batch holds sources of similar length, which keeps the padding short.
@@ -129,7 +129,7 @@ def generate(
     limit, max_new_tokens = _limits(loaded, max_source_tokens, max_new_tokens)
     encoded = [encode_source(loaded.tokenizer, loaded.kind, source, limit) for source in sources]
     order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
-    responses: dict[int, Answer] = {}
+    responses: dict[int, GeneratedResponse] = {}
     size = max(1, batch_size)
     for start in range(0, len(order), size):
         indices = order[start : start + size]
@@ -138,11 +138,13 @@ def generate(
     return [responses[index] for index in range(len(sources))]
 
 
-def _generate_batch(loaded: LoadedModel, rows: list[list[int]], max_new_tokens: int) -> list[Answer]:
+def _generate_batch(
+    loaded: LoadedModel, rows: list[list[int]], max_new_tokens: int
+) -> list[GeneratedResponse]:
     causal = loaded.kind == "causal"
     device = loaded.model.device
     started = time.perf_counter()
-    inputs = torch.tensor(pad(rows, pad_token(loaded.tokenizer), left=causal), device=device)
+    inputs = torch.tensor(pad(rows, get_pad_token_id(loaded.tokenizer), left=causal), device=device)
     mask = torch.tensor(pad([[1] * len(row) for row in rows], 0, left=causal), device=device)
     config = _greedy_config(loaded, max_new_tokens)
     with torch.inference_mode():
@@ -153,7 +155,7 @@ def _generate_batch(loaded: LoadedModel, rows: list[list[int]], max_new_tokens: 
     decode = partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     texts = [str(decode(row)) for row in tokens]
     latency = (time.perf_counter() - started) * 1000 / len(rows)
-    return [Answer(text, len(row), latency) for text, row in zip(texts, tokens, strict=True)]
+    return [GeneratedResponse(text, len(row), latency) for text, row in zip(texts, tokens, strict=True)]
 
 
 def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> Any:
@@ -163,8 +165,8 @@ def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> Any:
         do_sample=False, num_beams=1, num_return_sequences=1, max_new_tokens=max_new_tokens, max_length=None
     )
     config.update(temperature=None, top_k=None, top_p=None, min_p=None, typical_p=None)
-    config.eos_token_id = sorted({*_end_ids(config), end_token(loaded.tokenizer)})
-    config.pad_token_id = pad_token(loaded.tokenizer)
+    config.eos_token_id = sorted({*_end_ids(config), get_end_token_id(loaded.tokenizer)})
+    config.pad_token_id = get_pad_token_id(loaded.tokenizer)
     return config
 
 
@@ -178,7 +180,7 @@ def _until_end(row: list[int], ends: set[int]) -> list[int]:
     return row[:length]
 
 
-def decoder_start(model: Any) -> int:
+def decoder_start_token_id(model: Any) -> int:
     """Return the start token of a seq2seq model's decoder; ``ValueError`` if no config states it."""
     for config in (model.generation_config, model.config):
         for name in ("decoder_start_token_id", "bos_token_id"):
@@ -187,7 +189,7 @@ def decoder_start(model: Any) -> int:
     raise ValueError("neither config.json nor generation_config.json has a decoder_start_token_id")
 
 
-def positions(loaded: LoadedModel) -> int | None:
+def context_length(loaded: LoadedModel) -> int | None:
     """Return the context length in tokens, per side for seq2seq; None if it is unlimited."""
     config = loaded.model.config
     if config.model_type in RELATIVE_POSITIONS:
@@ -198,7 +200,7 @@ def positions(loaded: LoadedModel) -> int | None:
 
 def _limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> tuple[int, int]:
     """Return how many source and response tokens fit; a causal model needs room for its whole response."""
-    known = positions(loaded)
+    known = context_length(loaded)
     if known is None:
         return max_source_tokens, max_new_tokens
     if loaded.kind == "seq2seq":
@@ -212,18 +214,18 @@ def _limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) ->
 
 
 def _verified_digest(directory: Path) -> str:
-    if is_published(directory):
+    if has_manifest(directory):
         digest = verify(directory).digest
         check_loadable(directory)
         return digest
     if is_digest(directory.name):
-        raise DamagedCheckpoint(f"{directory / MANIFEST} is missing")
+        raise CorruptCheckpointError(f"{directory / MANIFEST_FILE} is missing")
     check_loadable(directory)
     files = [path for path in sorted(directory.iterdir()) if path.suffix in {".json", ".safetensors"}]
     return sha256_json({path.name: describe_file(path).sha256 for path in files})
 
 
-def _model_kind(config: Any, directory: Path) -> Kind:
+def _model_kind(config: Any, directory: Path) -> ModelKind:
     if config.is_encoder_decoder and config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "seq2seq"
     # The auto classes would load a masked model with the head of a causal one.
@@ -233,7 +235,7 @@ def _model_kind(config: Any, directory: Path) -> Kind:
     raise ModelError(f"{directory} is a {config.model_type} model, neither seq2seq nor causal")
 
 
-def _load_weights(directory: Path, kind: Kind, dtype: torch.dtype) -> Any:
+def _load_weights(directory: Path, kind: ModelKind, dtype: torch.dtype) -> Any:
     factory = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
     progress_bar_was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from random import Random
 
-from iccm_assets.reference.generator import Sketch, shape, sketch
+from iccm_assets.reference.generator import ProgramDraft, structural_signature, draw_program
 from iccm_assets.reference.world import FAMILIES
 
 CANARY_SEED = 2025
@@ -13,20 +13,24 @@ RESERVED_PER_FAMILY = 64
 
 
 @lru_cache(maxsize=2)
-def reserved(seed: int = CANARY_SEED) -> dict[str, tuple[Sketch, ...]]:
+def reserved_programs(seed: int = CANARY_SEED) -> dict[str, tuple[ProgramDraft, ...]]:
     """Draw, by family, the programs reserved for the canary set, all with different signatures."""
-    programs: dict[str, tuple[Sketch, ...]] = {}
+    programs: dict[str, tuple[ProgramDraft, ...]] = {}
     for family in FAMILIES:
         rng = Random(f"canary {seed} {family}")
-        distinct: dict[str, Sketch] = {}
+        distinct: dict[str, ProgramDraft] = {}
         while len(distinct) < RESERVED_PER_FAMILY:
-            program = sketch(family, rng)
-            distinct.setdefault(shape(program.document), program)
+            program = draw_program(family, rng)
+            distinct.setdefault(structural_signature(program.document), program)
         programs[family] = tuple(distinct.values())
     return programs
 
 
 @lru_cache(maxsize=2)
-def reserved_shapes(seed: int = CANARY_SEED) -> frozenset[str]:
+def reserved_signatures(seed: int = CANARY_SEED) -> frozenset[str]:
     """Return the signatures that nothing else in the simulation may have."""
-    return frozenset(shape(program.document) for programs in reserved(seed).values() for program in programs)
+    return frozenset(
+        structural_signature(program.document)
+        for programs in reserved_programs(seed).values()
+        for program in programs
+    )

@@ -17,7 +17,7 @@ _MAX_BACKLOG_SECONDS = 1.0
 """Delay that the generator makes up for; more would end in a burst."""
 
 
-class Crowd(Generic[T]):
+class LoadGenerator(Generic[T]):
     """``workers`` threads run the task for every item, in order, at most ``rate`` a second (None: no limit).
 
     An ``IccmError`` ends one task: its message is added to ``failures`` and the others continue. Any other
@@ -27,14 +27,14 @@ class Crowd(Generic[T]):
     def __init__(
         self,
         items: Iterable[T],
-        errand: Callable[[T], None],
+        task: Callable[[T], None],
         *,
         workers: int = 16,
         rate: float | None = None,
     ) -> None:
-        self.done = 0
+        self.completed = 0
         self.failures: list[str] = []
-        self._items, self._task = iter(items), errand
+        self._items, self._task = iter(items), task
         self._rate, self._due = rate, 0.0
         self._changed = threading.Condition()
         self._stopped = False
@@ -44,13 +44,13 @@ class Crowd(Generic[T]):
             for number in range(workers)
         ]
 
-    def start(self) -> Crowd[T]:
+    def start(self) -> LoadGenerator[T]:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
         return self
 
-    def pace(self, rate: float | None) -> None:
+    def set_rate(self, rate: float | None) -> None:
         """Change the rate, also for threads that are waiting."""
         with self._changed:
             if rate is not None and rate != self._rate:
@@ -73,7 +73,7 @@ class Crowd(Generic[T]):
             raise self._error
 
     @property
-    def broken(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether an error stopped the generator; `join` will raise it."""
         return self._error is not None
 
@@ -86,7 +86,7 @@ class Crowd(Generic[T]):
                     self.failures.append(error.message)
                 else:
                     with self._changed:
-                        self.done += 1
+                        self.completed += 1
         except Exception as error:
             self._error = self._error or error
             self.stop()

@@ -11,28 +11,30 @@ import sqlalchemy as sa
 from iccm_assets.learning import versions
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.versions import ModelVersion
-from iccm_assets.models.manifest import MANIFEST
+from iccm_assets.models.manifest import MANIFEST_FILE
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 
-def degraded(engine: sa.Engine, store: ModelStore, *, noise: float, seed: int = 1) -> ModelVersion:
+def register_degraded_model(
+    engine: sa.Engine, store: ModelStore, *, noise: float, seed: int = 1
+) -> ModelVersion:
     """Register production with normal noise, of ``noise`` standard deviations per tensor, as a candidate.
 
     It is imported like every foreign model (`iccm evaluate DIRECTORY`) and has not been evaluated.
     """
     with engine.connect() as conn:
-        serving = versions.get(conn, "production")
+        serving = versions.get_version(conn, "production")
     with tempfile.TemporaryDirectory(prefix="iccm-degraded-") as folder:
         copy = Path(folder) / f"{serving.version}-with-noise"
         shutil.copytree(serving.path, copy, copy_function=shutil.copyfile)
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        (copy / MANIFEST).unlink(missing_ok=True)
-        _add_noise(copy / WEIGHTS, noise, seed)
+        (copy / MANIFEST_FILE).unlink(missing_ok=True)
+        _add_noise(copy / WEIGHTS_FILE, noise, seed)
         published = store.import_model(str(copy))
     with engine.begin() as conn:
-        return versions.register(
+        return versions.register_version(
             conn,
             digest=published.digest,
             path=str(published.path),

@@ -14,17 +14,24 @@ from random import Random
 from typing import Any
 
 from iccm_assets.reference import dialogue
-from iccm_assets.reference.canary import reserved_shapes
-from iccm_assets.reference.dialogue import vaguer
+from iccm_assets.reference.canary import reserved_signatures
+from iccm_assets.reference.dialogue import make_vague
 from iccm_assets.reference.drift import Drift
-from iccm_assets.reference.generator import Example, Sketch, rewritten, shape, sketch, with_suite
+from iccm_assets.reference.generator import (
+    GeneratedExample,
+    ProgramDraft,
+    rewrite,
+    structural_signature,
+    draw_program,
+    add_suite,
+)
 from iccm_assets.reference.language import render
-from iccm_assets.reference.people import Developer, Habit, Trait, team
-from iccm_assets.reference.suites import mutants
-from iccm_assets.reference.trial import score
+from iccm_assets.reference.people import Developer, Habit, Trait, draw_team
+from iccm_assets.reference.suites import generate_mutants
+from iccm_assets.reference.trial import score_requirements
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
 
-REPEATS = 0.02
+REPEAT_FRACTION = 0.02
 """Fraction of sessions about code that anybody has asked about before."""
 
 
@@ -38,32 +45,34 @@ class PlannedSession:
     session_id: str
     user_id: str
     asked_at: datetime
-    timestamp: datetime
+    accepted_at: datetime
     delivered_at: datetime
     habit: Habit
     traits: tuple[Trait, ...]
-    sketch: Sketch
+    program: ProgramDraft
     new_domain: bool
-    repeats: str | None
+    repeated_session_id: str | None
     seed: str
 
     @cached_property
-    def example(self) -> Example:
+    def example(self) -> GeneratedExample:
         """Code, true requirements and tests, which are expensive to draw."""
         rng = Random(f"{self.seed} suite")
-        return with_suite(self.sketch, rng, cases=rng.randint(6, 10))
+        return add_suite(self.program, rng, cases=rng.randint(6, 10))
 
     @property
     def source_code(self) -> str:
         """The code the developer asks about."""
-        return self.sketch.source_code
+        return self.program.source_code
 
     @property
-    def opening(self) -> list[dict[str, str]]:
+    def opening_messages(self) -> list[dict[str, str]]:
         """The messages before CET-D's answer; the last one contains the code."""
         rng = Random(self.seed)
-        small_talk = dialogue.greeting(rng) if "chatty" in self.traits else []
-        question = dialogue.question(self.source_code, self.traits, self.repeats is not None, rng)
+        small_talk = dialogue.write_greeting(rng) if "chatty" in self.traits else []
+        question = dialogue.write_question(
+            self.source_code, self.traits, self.repeated_session_id is not None, rng
+        )
         return [*small_talk, {"role": "user", "content": question}]
 
 
@@ -85,8 +94,8 @@ class FinishedConversation:
     test_suite: dict[str, Any] | None
     rating: int | None
     metadata: dict[str, Any]
-    open: bool = False
-    named: bool = True
+    is_open: bool = False
+    has_named_fields: bool = True
 
 
 def plan_conversations(
@@ -109,16 +118,16 @@ def plan_conversations(
     rng = Random(f"developers {seed}")
     drift = drift or Drift()
     first = end - timedelta(days=days - 1)
-    developers = _draw_developers(team(users, rng), n, rng)
+    developers = _draw_developers(draw_team(users, rng), n, rng)
     times = sorted(_draw_time(rng, end - timedelta(days=rng.randrange(days))) for _ in range(n))
-    asked: list[tuple[str, str, Sketch]] = []
+    asked: list[tuple[str, str, ProgramDraft]] = []
     plan: list[PlannedSession] = []
     for index, (developer, asked_at) in enumerate(zip(developers, times, strict=True)):
         session_id = f"sim-{name or seed}-{index:05d}"
-        habit, traits = developer.session(rng)
+        habit, traits = developer.draw_behavior(rng)
         day = (asked_at.date() - first).days + 1
-        wants_new = rng.random() < drift.share(day, days)
-        families = (drift.present(day, new_families) if wants_new else []) or base_families
+        wants_new = rng.random() < drift.get_share(day, days)
+        families = (drift.list_present(day, new_families) if wants_new else []) or base_families
         repeats, program = _draw_program(rng, developer, traits, asked, families)
         if repeats is None:
             asked.append((session_id, developer.user_id, program))
@@ -128,70 +137,72 @@ def plan_conversations(
                 session_id=session_id,
                 user_id=developer.user_id,
                 asked_at=asked_at,
-                timestamp=accepted_at,
+                accepted_at=accepted_at,
                 delivered_at=delivered_at,
                 habit=habit,
                 traits=traits,
-                sketch=program,
+                program=program,
                 new_domain=program.family in NEW_FAMILIES,
-                repeats=repeats,
+                repeated_session_id=repeats,
                 seed=f"{seed} {index:05d}",
             )
         )
     return plan
 
 
-def finish(session: PlannedSession, answer: str, by: datetime | None = None) -> FinishedConversation:
+def finish_session(
+    session: PlannedSession, answer: str, as_of: datetime | None = None
+) -> FinishedConversation:
     """Finish the conversation with CET-D's answer; it stays open if it ends after ``by``, or never."""
-    metadata = {"language": "python", "family": session.sketch.family, "habit": session.habit}
+    metadata = {"language": "python", "family": session.program.family, "habit": session.habit}
     unanswered = FinishedConversation(
         session_id=session.session_id,
         user_id=session.user_id,
         timestamp=session.asked_at,
-        messages=(*session.opening, {"role": "assistant", "content": answer}),
+        messages=(*session.opening_messages, {"role": "assistant", "content": answer}),
         source_code=session.source_code,
         answer=answer,
         requirements=answer,
         test_suite=None,
         rating=None,
-        metadata=metadata | ({"repeats": session.repeats} if session.repeats else {}),
-        open=True,
-        named=False,
+        metadata=metadata | ({"repeats": session.repeated_session_id} if session.repeated_session_id else {}),
+        is_open=True,
+        has_named_fields=False,
     )
-    if session.habit == "abandons" or (by is not None and session.delivered_at > by):
+    if session.habit == "abandons" or (as_of is not None and session.delivered_at > as_of):
         return unanswered
     rng = Random(f"{session.seed} finish")
-    is_right = score(answer, session.example.test_suite)[0] == 1.0
+    is_right = score_requirements(answer, session.example.test_suite)[0] == 1.0
     accepted = _write_requirements(session, answer, is_right, rng)
     if accepted == answer:
-        reaction = [{"role": "user", "content": dialogue.approval(session.traits, rng)}]
+        reaction = [{"role": "user", "content": dialogue.write_approval(session.traits, rng)}]
     else:
-        correction = {"role": "user", "content": dialogue.correction(accepted, rng)}
+        correction = {"role": "user", "content": dialogue.write_correction(accepted, rng)}
         reaction = [correction, {"role": "assistant", "content": accepted}]
     return replace(
         unanswered,
-        timestamp=session.timestamp,
+        timestamp=session.accepted_at,
         messages=(*unanswered.messages, *reaction),
         requirements=accepted,
         test_suite=None if "untested" in session.traits else session.example.test_suite,
         rating=_rate(session.traits, is_right),
-        open=False,
-        named="by_chat" not in session.traits,
+        is_open=False,
+        has_named_fields="by_chat" not in session.traits,
     )
 
 
 def _write_requirements(session: PlannedSession, answer: str, is_right: bool, rng: Random) -> str:
-    true = session.sketch.requirements
+    true = session.program.requirements
     if session.habit == "vague":
-        return vaguer(true, rng)
+        return make_vague(true, rng)
     if is_right or session.habit == "accepts":
         return answer
     written = true
     if session.habit == "partial":
-        written = dialogue.half_corrected(answer, true, rng)
+        written = dialogue.correct_half(answer, true, rng)
     elif session.habit == "mistaken":
-        written = render(rng.choice(list(mutants(session.sketch.document))))
-    return dialogue.mistyped(written, rng) if "typos" in session.traits else written
+        written = render(rng.choice(list(generate_mutants(session.program.document))))
+    return dialogue.add_typo(written, rng) if "typos" in session.traits else written
 
 
 def _rate(traits: Sequence[Trait], is_right: bool) -> int | None:
@@ -226,17 +237,17 @@ def _draw_program(
     rng: Random,
     developer: Developer,
     traits: Sequence[Trait],
-    asked: Sequence[tuple[str, str, Sketch]],
+    asked: Sequence[tuple[str, str, ProgramDraft]],
     families: Sequence[str],
-) -> tuple[str | None, Sketch]:
+) -> tuple[str | None, ProgramDraft]:
     """Draw new code, or rewrite that of an earlier session, whose id is returned with it."""
     earlier = [session for session in asked if "asks_again" in traits and session[1] == developer.user_id]
-    if not earlier and rng.random() < REPEATS:
+    if not earlier and rng.random() < REPEAT_FRACTION:
         earlier = list(asked)
     if earlier:
         session_id, _, program = rng.choice(earlier)
-        return session_id, rewritten(program, rng)
+        return session_id, rewrite(program, rng)
     while True:
-        program = sketch(rng.choice(families), rng)
-        if shape(program.document) not in reserved_shapes():
+        program = draw_program(rng.choice(families), rng)
+        if structural_signature(program.document) not in reserved_signatures():
             return None, program

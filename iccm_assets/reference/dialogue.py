@@ -44,28 +44,28 @@ _BLOCKS = (
 )  # fmt: skip
 
 
-def greeting(rng: Random) -> list[dict[str, str]]:
+def write_greeting(rng: Random) -> list[dict[str, str]]:
     """Draw small talk before the question: a message of the developer and CET-D's reply."""
     message, reply = rng.choice(_GREETINGS)
     return [{"role": "user", "content": message}, {"role": "assistant", "content": reply}]
 
 
-def question(source_code: str, traits: Collection[Trait], again: bool, rng: Random) -> str:
+def write_question(source_code: str, traits: Collection[Trait], again: bool, rng: Random) -> str:
     """Write the message with the code, which is its last block."""
     words = rng.choice(_ASKS_AGAIN if again else _ASKS)
     if "typos" in traits:
-        words = mistyped(words, rng)
+        words = add_typo(words, rng)
     if "several_blocks" in traits:
         words = f"{words} {rng.choice(_BLOCKS)}"
     return f"{words}\n\n```python\n{source_code}```"
 
 
-def approval(traits: Collection[Trait], rng: Random) -> str:
+def write_approval(traits: Collection[Trait], rng: Random) -> str:
     """Write the message that accepts an answer as it is."""
     return f"{rng.choice(_RIGHT)} {rng.choice(_THANKS)}" if "chatty" in traits else rng.choice(_RIGHT)
 
 
-def correction(accepted: str, rng: Random) -> str:
+def write_correction(accepted: str, rng: Random) -> str:
     """Write the message that corrects an answer."""
     return f"{rng.choice(_WRONG)}\n\n{accepted}"
 
@@ -73,7 +73,7 @@ def correction(accepted: str, rng: Random) -> str:
 _WORD = re.compile(r"`[^`]*`|'[^']*'|(?P<word>[A-Za-z]{4,})")
 
 
-def mistyped(text: str, rng: Random) -> str:
+def add_typo(text: str, rng: Random) -> str:
     """Swap two letters of one word; names and constants do not change, because people copy them."""
     words = [match for match in _WORD.finditer(text) if match["word"]]
     if not words:
@@ -83,7 +83,7 @@ def mistyped(text: str, rng: Random) -> str:
     return text[:index] + text[index + 1] + text[index] + text[index + 2 :]
 
 
-def half_corrected(answer: str, right: str, rng: Random) -> str:
+def correct_half(answer: str, right: str, rng: Random) -> str:
     """Correct half of the answer's wrong sentences, rounded up, and keep the others."""
     answered, true = sentences(answer), sentences(right)
     parts: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
@@ -99,7 +99,7 @@ def half_corrected(answer: str, right: str, rng: Random) -> str:
     )
 
 
-def vaguer(requirements: str, rng: Random) -> str:
+def make_vague(requirements: str, rng: Random) -> str:
     """Rewrite requirements as a hurried person would: a blurred boundary, a missing case, loose words."""
     opening, *rest = sentences(requirements)
     if len(rest) > 1 and rest[-1].startswith("Otherwise") and rng.random() < 0.3:

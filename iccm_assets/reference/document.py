@@ -42,52 +42,52 @@ class Node:
         dataclass(frozen=True)(cls)
 
 
-class Number(Node):
+class NumberLiteral(Node):
     """A numeric constant; an integer stays an integer."""
 
     value: int | float
 
 
-class Text(Node):
+class TextLiteral(Node):
     """A text constant; it contains no quotes."""
 
     value: str
 
 
-class Truth(Node):
+class BoolLiteral(Node):
     """``true`` or ``false``."""
 
     value: bool
 
 
-class Name(Node):
+class Parameter(Node):
     """A parameter, by its name in the code."""
 
     name: str
 
 
-class Item(Node):
+class CurrentItem(Node):
     """The current element of a loop."""
 
 
-class Total(Node):
+class RunningTotal(Node):
     """The running total of a function."""
 
 
-class Own(Node):
+class Attribute(Node):
     """An attribute of the object, by its name in the code."""
 
     name: str
 
 
-class Size(Node):
+class Length(Node):
     """The number of elements of a list, or of characters of a text."""
 
-    of: Name | Own
+    operand: Parameter | Attribute
 
 
-Constant = Number | Text | Truth
-Atom = Number | Text | Truth | Name | Item | Total | Own | Size
+Constant = NumberLiteral | TextLiteral | BoolLiteral
+Atom = NumberLiteral | TextLiteral | BoolLiteral | Parameter | CurrentItem | RunningTotal | Attribute | Length
 
 
 class Step(Node):
@@ -112,13 +112,13 @@ class Compare(Node):
     right: Atom
 
 
-class Empty(Node):
+class IsEmpty(Node):
     """Test whether a text or list is empty."""
 
     left: Chain
 
 
-class Between(Node):
+class IsBetween(Node):
     """``low <= left <= high``, both ends included."""
 
     left: Chain
@@ -126,7 +126,7 @@ class Between(Node):
     high: Atom
 
 
-Test = Compare | Empty | Between
+Test = Compare | IsEmpty | IsBetween
 
 
 class Condition(Node):
@@ -143,17 +143,17 @@ class Edit(Node):
     args: tuple[Constant, ...] = ()
 
 
-class Edited(Node):
+class EditedText(Node):
     """A text parameter with edits applied in order."""
 
-    base: Name
+    base: Parameter
     edits: tuple[Edit, ...]
 
 
-class Items(Node):
+class ListComp(Node):
     """The elements of a list that pass every test, mapped by ``steps``, then edited as a list."""
 
-    source: Name | Own
+    source: Parameter | Attribute
     tests: tuple[Test, ...] = ()
     steps: tuple[Step, ...] = ()
     edits: tuple[Edit, ...] = ()
@@ -163,37 +163,37 @@ class Aggregate(Node):
     """One value computed from a list; ``default`` is the value for an empty one."""
 
     kind: AggregateKind
-    items: Items
+    items: ListComp
     default: Constant | None = None
 
 
-class Whether(Node):
+class ConditionValue(Node):
     """A condition as a boolean value."""
 
     condition: Condition
 
 
-class Limited(Node):
+class Clamp(Node):
     """A number clamped to limits; the lower limit wins if they cross."""
 
     value: Chain
-    low: Number | None
-    high: Number | None
+    low: NumberLiteral | None
+    high: NumberLiteral | None
 
 
 class EndItem(Node):
     """The first or last element of a list; ``removed`` also removes it."""
 
     end: Literal["first", "last"]
-    source: Name | Own
-    taken: bool = False
+    source: Parameter | Attribute
+    removed: bool = False
 
 
 class EmptyList(Node):
     """A new, empty list."""
 
 
-Expression = Chain | Edited | Items | Aggregate | Whether | Limited | EndItem | EmptyList
+Expression = Chain | EditedText | ListComp | Aggregate | ConditionValue | Clamp | EndItem | EmptyList
 
 
 class Return(Node):
@@ -230,35 +230,35 @@ class Always(Node):
     outcome: Outcome
 
 
-class Start(Node):
+class InitTotal(Node):
     """Initialise the running total."""
 
-    value: Number
+    value: NumberLiteral
 
 
-class Each(Node):
+class ForEach(Node):
     """Change the total for each element that passes the tests.
 
     Without a ``source`` it applies to the elements that no ``ForEach`` before it matched.
     """
 
-    source: Name | None
+    source: Parameter | None
     tests: tuple[Test, ...]
     op: Literal["add", "subtract"]
     amount: Chain
 
 
-class Keep(Node):
+class ClampTotal(Node):
     """Clamp the total to this limit after each element."""
 
     side: Literal["at least", "at most"]
-    limit: Number
+    limit: NumberLiteral
 
 
-class Set(Node):
+class SetAttribute(Node):
     """Assign a value to an attribute."""
 
-    target: Own
+    target: Attribute
     value: Expression
 
 
@@ -266,29 +266,29 @@ class Append(Node):
     """Append a value to a list."""
 
     value: Chain
-    target: Own
+    target: Attribute
 
 
-Action = Set | Append
+Action = SetAttribute | Append
 
 
-class Do(Node):
+class ActionStatement(Node):
     """Perform the action."""
 
     action: Action
 
 
-class WhenDo(Node):
+class ConditionalAction(Node):
     """Perform the action if the condition holds."""
 
     condition: Condition
     action: Action
 
 
-Statement = When | Otherwise | Always | Start | Each | Keep | Do | WhenDo
+Statement = When | Otherwise | Always | InitTotal | ForEach | ClampTotal | ActionStatement | ConditionalAction
 
 
-class Document(Node):
+class FunctionDocument(Node):
     """One function, method or constructor."""
 
     name: str
@@ -306,5 +306,5 @@ class ClassDocument(Node):
     name: str
     params: tuple[str, ...]
     statements: tuple[Statement, ...]
-    methods: tuple[Document, ...]
+    methods: tuple[FunctionDocument, ...]
     purpose: str | None = None

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from iccm_assets.errors import InputError
 
-SYNTAX = "Write it as FROM:TO (shares of new domains, 0.2:0.7), SHARE, NAME@DAY, or several with commas."
+DRIFT_FORMAT = (
+    "Write it as FROM:TO (shares of new domains, 0.2:0.7), SHARE, NAME@DAY, or several with commas."
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,11 @@ class Drift:
     end: float = 0.5
     appears: tuple[tuple[str, int], ...] = ()
 
-    def share(self, day: int, days: int) -> float:
+    def get_share(self, day: int, days: int) -> float:
         """Return the fraction on ``day`` (from 1) of ``days``, interpolated linearly."""
         return self.start + (self.end - self.start) * ((day - 1) / (days - 1) if days > 1 else 0.0)
 
-    def present(self, day: int, domains: Sequence[str]) -> list[str]:
+    def list_present(self, day: int, domains: Sequence[str]) -> list[str]:
         """Return those of the new domains that have appeared by ``day``."""
         first = dict(self.appears)
         return [name for name in domains if first.get(name, 1) <= day]
@@ -47,14 +49,14 @@ def parse_drift(text: str, domains: Sequence[str], days: int) -> Drift:
                 raise InputError(f"--drift names {name} twice")
             appears[name] = day
         elif shares is not None:
-            raise InputError(f"--drift {text!r} sets the share of new domains twice", hint=SYNTAX)
+            raise InputError(f"--drift {text!r} sets the share of new domains twice", hint=DRIFT_FORMAT)
         else:
             shares = _shares(part)
     start, end = shares or (Drift.start, Drift.end)
     return Drift(start, end, tuple(sorted(appears.items())))
 
 
-def week_by_week(domains: Sequence[str], weeks: int, start: float = 0.4, end: float = 0.6) -> Drift:
+def make_weekly_drift(domains: Sequence[str], weeks: int, start: float = 0.4, end: float = 0.6) -> Drift:
     """Return the drift of a demo: an increasing fraction of sessions about new domains.
 
     Two thirds of the domains exist from the first day; the others appear one by one over the later weeks.
@@ -72,16 +74,18 @@ def _shares(part: str) -> tuple[float, float]:
         start = float(first)
         end = float(last) if colon else start
     except ValueError:
-        raise InputError(f"--drift: {part!r} is neither a share nor NAME@DAY", hint=SYNTAX) from None
+        raise InputError(f"--drift: {part!r} is neither a share nor NAME@DAY", hint=DRIFT_FORMAT) from None
     if not (0.0 <= start <= 1.0 and 0.0 <= end <= 1.0):
-        raise InputError(f"--drift: a share must be between 0 and 1, not {part}", hint=SYNTAX)
+        raise InputError(f"--drift: a share must be between 0 and 1, not {part}", hint=DRIFT_FORMAT)
     return start, end
 
 
 def _appearance(part: str, domains: Sequence[str], days: int) -> tuple[str, int]:
     name, _, day = part.partition("@")
     if name not in domains:
-        raise InputError(f"--drift: {name!r} is not a new domain; they are {', '.join(domains)}", hint=SYNTAX)
+        raise InputError(
+            f"--drift: {name!r} is not a new domain; they are {', '.join(domains)}", hint=DRIFT_FORMAT
+        )
     if not (re.fullmatch(r"[0-9]{1,4}", day) and 1 <= int(day) <= days):
-        raise InputError(f"--drift: {part}: the day must be a number from 1 to {days}", hint=SYNTAX)
+        raise InputError(f"--drift: {part}: the day must be a number from 1 to {days}", hint=DRIFT_FORMAT)
     return name, int(day)

@@ -21,12 +21,12 @@ from typing import Any
 
 from iccm_assets.errors import IccmError, InputError
 from iccm_assets.judging.endpoints import PROMPT
-from iccm_assets.reference.faults import fault_of
-from iccm_assets.reference.readers import READERS
+from iccm_assets.reference.faults import draw_fault
+from iccm_assets.reference.readers import RECONSTRUCTORS
 
-LARGEST_REQUEST_BYTES = 4 << 20
-HUGE_BYTES = 50_000_000
-IDLE_SECONDS = 60.0
+MAX_REQUEST_BYTES = 4 << 20
+HUGE_RESPONSE_BYTES = 50_000_000
+IDLE_TIMEOUT_SECONDS = 60.0
 _UNTIL_CLOSE = {"Content-Length": "", "Connection": "close"}  # the body ends where the connection does
 _FAULTY_CONTENT: dict[str, Callable[[str], str]] = {
     "empty": lambda content: "",
@@ -40,41 +40,41 @@ _FAULTY_CONTENT: dict[str, Callable[[str], str]] = {
         [content, *(f"```python\ndef f(*args):\n    return {value}\n```" for value in (None, 0))]
     ),
 }
-_STREAMS = {"drip": (b" ", 1 << 40, 0.02), "huge": (b" " * (1 << 20), HUGE_BYTES >> 20, 0.0)}
+_STREAMS = {"drip": (b" ", 1 << 40, 0.02), "huge": (b" " * (1 << 20), HUGE_RESPONSE_BYTES >> 20, 0.0)}
 _FINISH_REASONS = {"length": "length", "filter": "content_filter"}
 
 
 @dataclass
-class Behaviour:
+class FaultConfig:
     """Which faults the endpoint injects, as fractions of its requests, and the requests so far."""
 
     faults: Mapping[str, float] = field(default_factory=dict)
     seed: int = 17
     slow_seconds: float = 1.0
     retry_after_seconds: float = 1.0
-    requests: Counter[str] = field(default_factory=Counter)
+    request_counts: Counter[str] = field(default_factory=Counter)
     _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next_fault(self, model: str, text: str) -> str:
+    def draw_fault(self, model: str, text: str) -> str:
         """Count the request and draw its fault."""
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
         with self._lock:
-            self.requests[model] += 1
+            self.request_counts[model] += 1
             self._asked[model, digest] += 1
-            return fault_of(self.faults, self.seed, model, text, self._asked[model, digest])
+            return draw_fault(self.faults, self.seed, model, text, self._asked[model, digest])
 
 
-class ReferenceEndpoint:
+class MockEndpoint:
     """The running server; a context manager. Port 0 picks a free port.
 
     Raises:
         InputError: the server cannot listen on the address.
     """
 
-    def __init__(self, behaviour: Behaviour | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.behaviour = behaviour or Behaviour()
-        self.stopping = threading.Event()
+    def __init__(self, config: FaultConfig | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.config = config or FaultConfig()
+        self.stop_requested = threading.Event()
         handler = type("Handler", (_Handler,), {"endpoint": self})
         try:
             self._server = _Server((host, port), handler)
@@ -91,18 +91,18 @@ class ReferenceEndpoint:
     @property
     def members(self) -> str:
         """The endpoint's models as a value of `ICCM_ORCHESTRA`."""
-        return ",".join(f"openai:{self.url}#{model}" for model in READERS)
+        return ",".join(f"openai:{self.url}#{model}" for model in RECONSTRUCTORS)
 
     def serve(self) -> None:
         """Serve until `close`."""
         self._server.serve_forever(poll_interval=0.1)
 
     def close(self) -> None:
-        self.stopping.set()
+        self.stop_requested.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def __enter__(self) -> ReferenceEndpoint:
+    def __enter__(self) -> MockEndpoint:
         threading.Thread(target=self.serve, name="reference-endpoint", daemon=True).start()
         return self
 
@@ -125,15 +125,17 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    endpoint: ReferenceEndpoint
+    endpoint: MockEndpoint
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
+    timeout = IDLE_TIMEOUT_SECONDS
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") != "/v1/models":
             self._error(404, f"not found: {self.path}")
             return
-        models = [{"id": model, "object": "model", "created": 0, "owned_by": "iccm"} for model in READERS]
+        models = [
+            {"id": model, "object": "model", "created": 0, "owned_by": "iccm"} for model in RECONSTRUCTORS
+        ]
         self._send(200, json.dumps({"object": "list", "data": models}).encode())
 
     def do_POST(self) -> None:
@@ -147,10 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._error(400, error.detail)
             return
-        if model not in READERS:
-            self._error(404, f"no such model: {model}; the models are {', '.join(READERS)}")
+        if model not in RECONSTRUCTORS:
+            self._error(404, f"no such model: {model}; the models are {', '.join(RECONSTRUCTORS)}")
             return
-        self._respond(model, text, self.endpoint.behaviour.next_fault(model, text))
+        self._respond(model, text, self.endpoint.config.draw_fault(model, text))
 
     def _read_request(self) -> tuple[str, str]:
         """Return the requested model and the requirements, which are the last user message."""
@@ -158,8 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             length = -1
-        if not 0 <= length <= LARGEST_REQUEST_BYTES:
-            raise InputError(f"Content-Length must be from 0 to {LARGEST_REQUEST_BYTES}")
+        if not 0 <= length <= MAX_REQUEST_BYTES:
+            raise InputError(f"Content-Length must be from 0 to {MAX_REQUEST_BYTES}")
         try:
             request = json.loads(self.rfile.read(length))
             contents = [message["content"] for message in request["messages"] if message["role"] == "user"]
@@ -172,14 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self, model: str, text: str, fault: str) -> None:
         """Send the completion, or what the fault makes of it."""
-        config = self.endpoint.behaviour
+        config = self.endpoint.config
         body = json.dumps(_completion(model, _content(model, text), fault)).encode()
         self.close_connection |= fault in {"hang", "drop", "drip", "huge", "half", "short"}
         match fault:
             case "drop":
                 pass
             case "hang":
-                self.endpoint.stopping.wait()
+                self.endpoint.stop_requested.wait()
             case "drip" | "huge":
                 self._stream(*_STREAMS[fault])
             case "429":
@@ -197,13 +199,13 @@ class _Handler(BaseHTTPRequestHandler):
             case "garbage":
                 self._send(200, body[:20] + b"\xff\xfe\x00" + body[20:])
             case _:
-                self.endpoint.stopping.wait(config.slow_seconds if fault == "slow" else 0)
+                self.endpoint.stop_requested.wait(config.slow_seconds if fault == "slow" else 0)
                 self._send(200, body)
 
     def _stream(self, chunk: bytes, times: int, pause: float) -> None:
         self._send(200, b"", _UNTIL_CLOSE)
         for _ in range(times):
-            if self.endpoint.stopping.wait(pause):
+            if self.endpoint.stop_requested.wait(pause):
                 break
             self.wfile.write(chunk)
 
@@ -227,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _content(model: str, text: str) -> str:
     """Return the code in a fence, or what cannot be read in words, as a chat model would."""
     try:
-        code = READERS[model](text)
+        code = RECONSTRUCTORS[model](text)
     except (ValueError, IccmError) as error:
         return f"I cannot implement this: {error}"
     return f"```python\n{code.rstrip()}\n```\n"

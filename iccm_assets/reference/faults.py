@@ -56,9 +56,9 @@ def parse_faults(text: str) -> dict[str, float]:
     return shares
 
 
-def fault_of(shares: Mapping[str, float], seed: int, model: str, text: str, time: int) -> str:
+def draw_fault(shares: Mapping[str, float], seed: int, model: str, text: str, attempt: int) -> str:
     """Draw the fault of the n-th request to this model for this text; empty for none."""
-    drawn = Random(f"{seed} {model} {time} {text}").random()
+    drawn = Random(f"{seed} {model} {attempt} {text}").random()
     for name, share in shares.items():
         drawn -= share
         if drawn < 0:

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from iccm_assets.reference.crowd import Crowd
-from iccm_assets.reference.developers import FinishedConversation, PlannedSession, finish
-from iccm_assets.reference.traffic import Pending, Traffic, summary
-from iccm_assets.reference.wire import PASSING, Wire
+from iccm_assets.reference.crowd import LoadGenerator
+from iccm_assets.reference.developers import FinishedConversation, PlannedSession, finish_session
+from iccm_assets.reference.traffic import PendingSession, TrafficSummary, summarize_traffic
+from iccm_assets.reference.wire import RETRYABLE_STATUSES, GatewayClient
 
-MARK = {"simulated": True}
+SIMULATED_METADATA = {"simulated": True}
 # Feedback on a request is 404 until the gateway has stored it, if another process answered it.
-NOT_YET = PASSING | {404}
+RETRYABLE_FEEDBACK_STATUSES = RETRYABLE_STATUSES | {404}
 
 
 @dataclass(frozen=True)
-class Told:
+class GatewayResponse:
     """A response of the gateway."""
 
     request_id: str
@@ -36,7 +36,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Replies:
+class ResponseStats:
     """Responses to a simulation: by arm, by status, retries, and requests that failed for good."""
 
     arms: dict[str, int]
@@ -45,13 +45,15 @@ class Replies:
     failures: tuple[str, ...]
 
 
-def ask(wire: Wire, session: PlannedSession) -> Told:
+def request_requirements(wire: GatewayClient, session: PlannedSession) -> GatewayResponse:
     """Send the developer's question; raises ``GatewayError``. Sent again, it is the same request."""
-    suite = session.example.test_suite if brings_tests(session) else None
-    return ask_as(wire, session.session_id, session, suite)
+    suite = session.example.test_suite if includes_tests(session) else None
+    return request_requirements_as(wire, session.session_id, session, suite)
 
 
-def ask_as(wire: Wire, session_id: str, session: PlannedSession, suite: dict[str, Any] | None) -> Told:
+def request_requirements_as(
+    wire: GatewayClient, session_id: str, session: PlannedSession, suite: dict[str, Any] | None
+) -> GatewayResponse:
     """Send the question of the session under another session id and with this test suite."""
     reply = wire.post(
         "/v1/requirements",
@@ -61,10 +63,10 @@ def ask_as(wire: Wire, session_id: str, session: PlannedSession, suite: dict[str
             "request_id": f"{session_id}/1",
             "source_code": session.source_code,
             "tests": suite,
-            "metadata": MARK,
+            "metadata": SIMULATED_METADATA,
         },
     )
-    return Told(
+    return GatewayResponse(
         reply["request_id"],
         reply["requirements"],
         reply["model_version"],
@@ -73,66 +75,70 @@ def ask_as(wire: Wire, session_id: str, session: PlannedSession, suite: dict[str
     )
 
 
-def brings_tests(session: PlannedSession) -> bool:
+def includes_tests(session: PlannedSession) -> bool:
     """Whether the question includes a test suite: not for developers who never return, or only days later."""
     return session.habit != "abandons" and not {"untested", "late"} & set(session.traits)
 
 
-def store(wire: Wire, ended: FinishedConversation, *, now: datetime) -> None:
+def store_conversation(wire: GatewayClient, conversation: FinishedConversation, *, now: datetime) -> None:
     """Store a session of the past as it ended; a timestamp after ``now`` is replaced by now."""
     body: dict[str, Any] = {
-        "session_id": ended.session_id,
-        "user_id": ended.user_id,
-        "messages": list(ended.messages),
-        "requirements": ended.requirements if ended.named else None,
-        "source_code": ended.source_code if ended.named else None,
-        "tests": ended.test_suite,
-        "rating": ended.rating,
-        "timestamp": ended.timestamp.isoformat() if ended.timestamp <= now else None,
-        "metadata": {**ended.metadata, **MARK},
+        "session_id": conversation.session_id,
+        "user_id": conversation.user_id,
+        "messages": list(conversation.messages),
+        "requirements": conversation.requirements if conversation.has_named_fields else None,
+        "source_code": conversation.source_code if conversation.has_named_fields else None,
+        "tests": conversation.test_suite,
+        "rating": conversation.rating,
+        "timestamp": conversation.timestamp.isoformat() if conversation.timestamp <= now else None,
+        "metadata": {**conversation.metadata, **SIMULATED_METADATA},
     }
     wire.post("/v1/conversations", body)
 
 
-def rate(wire: Wire, told: Told, rating: int) -> None:
+def send_feedback(wire: GatewayClient, response: GatewayResponse, rating: int) -> None:
     """Send feedback (1 or -1) on a response."""
-    wire.post("/v1/feedback", {"request_id": told.request_id, "rating": rating}, passing=NOT_YET)
+    wire.post(
+        "/v1/feedback",
+        {"request_id": response.request_id, "rating": rating},
+        retryable=RETRYABLE_FEEDBACK_STATUSES,
+    )
 
 
-def hold(
-    wire: Wire,
+def run_sessions(
+    wire: GatewayClient,
     sessions: Sequence[PlannedSession],
     *,
-    by: datetime,
+    as_of: datetime,
     workers: int = 16,
     rate: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Traffic, list[Pending], Replies]:
+) -> tuple[TrafficSummary, list[PendingSession], ResponseStats]:
     """Run these sessions over HTTP up to their state at ``by``, and store them.
 
     Returns a summary, the sessions that `deliver` has to finish later, and the response statistics. A session
     that fails for good is in their ``failures`` and nowhere else.
     """
     now = _get_gateway_time(wire)
-    results: list[tuple[PlannedSession, FinishedConversation, Told]] = []
+    results: list[tuple[PlannedSession, FinishedConversation, GatewayResponse]] = []
     mutex = threading.Lock()
 
     def run_session(session: PlannedSession) -> None:
-        response = ask(wire, session)
-        conversation = finish(session, response.requirements, by)
-        store(wire, conversation, now=now)
+        response = request_requirements(wire, session)
+        conversation = finish_session(session, response.requirements, as_of)
+        store_conversation(wire, conversation, now=now)
         with mutex:
             results.append((session, conversation, response))
             progress(len(results))
 
-    failures = _run_all(Crowd(sessions, run_session, workers=workers, rate=rate))
+    failures = _run_all(LoadGenerator(sessions, run_session, workers=workers, rate=rate))
     pending = [
-        Pending(session, response.requirements, response.version)
+        PendingSession(session, response.requirements, response.version)
         for session, _, response in results
-        if session.delivered_at > by
+        if session.delivered_at > as_of
     ]
     versions = Counter(response.version for _, _, response in results)
-    traffic = summary(
+    traffic = summarize_traffic(
         ", ".join(version for version, _ in versions.most_common()),
         [session for session, _, _ in results],
         [conversation for _, conversation, _ in results],
@@ -141,26 +147,26 @@ def hold(
     return traffic, pending, _response_stats(wire, failures, arms)
 
 
-def deliver(
-    wire: Wire, pending: Sequence[Pending], *, by: datetime, workers: int = 16
-) -> tuple[list[Pending], Replies]:
+def finish_pending(
+    wire: GatewayClient, pending: Sequence[PendingSession], *, as_of: datetime, workers: int = 16
+) -> tuple[list[PendingSession], ResponseStats]:
     """Store the end of the sessions that ended by then; returns the others."""
     now = _get_gateway_time(wire)
 
-    def store_end(item: Pending) -> None:
-        store(wire, finish(item.session, item.answer, by), now=now)
+    def store_end(item: PendingSession) -> None:
+        store_conversation(wire, finish_session(item.session, item.answer, as_of), now=now)
 
-    due = [item for item in pending if item.session.delivered_at <= by]
-    failures = _run_all(Crowd(due, store_end, workers=workers))
-    still_pending = [item for item in pending if item.session.delivered_at > by]
+    due = [item for item in pending if item.session.delivered_at <= as_of]
+    failures = _run_all(LoadGenerator(due, store_end, workers=workers))
+    still_pending = [item for item in pending if item.session.delivered_at > as_of]
     return still_pending, _response_stats(wire, failures, Counter())
 
 
-def _get_gateway_time(wire: Wire) -> datetime:
+def _get_gateway_time(wire: GatewayClient) -> datetime:
     return datetime.fromisoformat(wire.get("/v1/routing")["now"])
 
 
-def _run_all(crowd: Crowd[Any]) -> list[str]:
+def _run_all(crowd: LoadGenerator[Any]) -> list[str]:
     """Run all tasks and return the failures; an interruption starts no further task."""
     crowd.start()
     try:
@@ -170,7 +176,7 @@ def _run_all(crowd: Crowd[Any]) -> list[str]:
     return crowd.failures
 
 
-def _response_stats(wire: Wire, failures: Sequence[str], arms: Counter[str]) -> Replies:
-    return Replies(
+def _response_stats(wire: GatewayClient, failures: Sequence[str], arms: Counter[str]) -> ResponseStats:
+    return ResponseStats(
         dict(sorted(arms.items())), dict(sorted(wire.statuses.items())), wire.retried, tuple(failures)
     )

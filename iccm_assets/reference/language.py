@@ -22,7 +22,7 @@ from iccm_assets.reference import document as ast
 
 GRAMMAR = Path(__file__).with_name("language.lark")
 _SENTENCE = re.compile(r"(?:[^.'\n]|'[^'\n]*'|\.(?=\d))+\.?")
-_TESTS: dict[str, Callable[..., ast.Test]] = {"is empty": ast.Empty, "is between": ast.Between}
+_TESTS: dict[str, Callable[..., ast.Test]] = {"is empty": ast.IsEmpty, "is between": ast.IsBetween}
 
 
 class RequirementsError(InputError):
@@ -52,14 +52,14 @@ class _TreeBuilder(Transformer[Token, Any]):
     def NAME(self, token: Token) -> str:
         return str(token)[1:-1]
 
-    def NUMBER(self, token: Token) -> ast.Number:
-        return ast.Number(float(token) if "." in token else int(token))
+    def NUMBER(self, token: Token) -> ast.NumberLiteral:
+        return ast.NumberLiteral(float(token) if "." in token else int(token))
 
-    def STRING(self, token: Token) -> ast.Text:
-        return ast.Text(str(token)[1:-1])
+    def STRING(self, token: Token) -> ast.TextLiteral:
+        return ast.TextLiteral(str(token)[1:-1])
 
-    def TRUTH(self, token: Token) -> ast.Truth:
-        return ast.Truth(token == "true")
+    def TRUTH(self, token: Token) -> ast.BoolLiteral:
+        return ast.BoolLiteral(token == "true")
 
     def KIND(self, token: Token) -> str:
         return token.split()[1]
@@ -80,53 +80,56 @@ class _TreeBuilder(Transformer[Token, Any]):
     ) -> Signature:
         return Signature(name, params, purpose, cast("Any", opening.split()[1]))
 
-    do = ast.Do
-    when_do = ast.WhenDo
-    set_ = ast.Set
+    do = ast.ActionStatement
+    when_do = ast.ConditionalAction
+    set_ = ast.SetAttribute
     append = ast.Append
     when = ast.When
     otherwise = ast.Otherwise
     always = ast.Always
-    begin = ast.Start
-    each = ast.Each
-    other = partial(ast.Each, None, ())
-    keep = ast.Keep
+    begin = ast.InitTotal
+    each = ast.ForEach
+    other = partial(ast.ForEach, None, ())
+    keep = ast.ClampTotal
     return_ = ast.Return
     raise_ = ast.Raise
     empty_list = ast.EmptyList
-    limited = ast.Limited
-    whether = ast.Whether
-    items_plain = ast.Items
+    limited = ast.Clamp
+    whether = ast.ConditionValue
+    items_plain = ast.ListComp
     aggregate = ast.Aggregate
     step = ast.Step
-    item = ast.Item
-    total = ast.Total
-    size = ast.Size
-    own = ast.Own
-    name = ast.Name
+    item = ast.CurrentItem
+    total = ast.RunningTotal
+    size = ast.Length
+    own = ast.Attribute
+    name = ast.Parameter
     plain_edit = ast.Edit
     replaced = _edit("replaced")
     cut = _edit("cut")
     front = _edit("in front")
     back = _edit("at the end")
 
-    def end_item(self, phrase: Token, source: ast.Name | ast.Own) -> ast.EndItem:
+    def end_item(self, phrase: Token, source: ast.Parameter | ast.Attribute) -> ast.EndItem:
         return ast.EndItem(cast("Any", phrase.split()[1]), source, phrase.endswith("from"))
 
-    def limited_high(self, chain: ast.Chain, high: ast.Number) -> ast.Limited:
-        return ast.Limited(chain, None, high)
+    def limited_high(self, chain: ast.Chain, high: ast.NumberLiteral) -> ast.Clamp:
+        return ast.Clamp(chain, None, high)
 
-    def edited(self, base: ast.Name, *edits: ast.Edit) -> ast.Edited:
-        return ast.Edited(base, edits)
+    def edited(self, base: ast.Parameter, *edits: ast.Edit) -> ast.EditedText:
+        return ast.EditedText(base, edits)
 
     def items(
-        self, source: ast.Name | ast.Own, tests: tuple[ast.Test, ...], *changes: ast.Step | ast.Edit
-    ) -> ast.Items:
+        self,
+        source: ast.Parameter | ast.Attribute,
+        tests: tuple[ast.Test, ...],
+        *changes: ast.Step | ast.Edit,
+    ) -> ast.ListComp:
         steps = tuple(change for change in changes if isinstance(change, ast.Step))
         edits = tuple(change for change in changes if isinstance(change, ast.Edit))
         if changes != steps + edits:
             raise RequirementsError("arithmetic on the items comes before changes to the list")
-        return ast.Items(source, tests, steps, edits)
+        return ast.ListComp(source, tests, steps, edits)
 
     def condition(self, *tests: ast.Test) -> ast.Condition:
         return ast.Condition(tests)
@@ -135,7 +138,7 @@ class _TreeBuilder(Transformer[Token, Any]):
         return ast.Condition(tests, "or")
 
     def that(self, *predicates: Any) -> tuple[ast.Test, ...]:
-        return tuple(self.test(ast.Chain(ast.Item()), predicate) for predicate in predicates)
+        return tuple(self.test(ast.Chain(ast.CurrentItem()), predicate) for predicate in predicates)
 
     def test(self, left: ast.Chain, predicate: tuple[Any, ...]) -> ast.Test:
         op, *operands = predicate
@@ -165,7 +168,7 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(match.group().strip() for match in _SENTENCE.finditer(plain) if match.group().strip())
 
 
-def parse(text: str) -> ast.Document | ast.ClassDocument:
+def parse(text: str) -> ast.FunctionDocument | ast.ClassDocument:
     """Parse a whole text; raises ``RequirementsError`` for anything outside the grammar."""
     parts = [parse_sentence(sentence) for sentence in sentences(text)]
     if not parts or getattr(parts[0], "kind", "method") == "method":
@@ -179,12 +182,12 @@ def parse(text: str) -> ast.Document | ast.ClassDocument:
     raise RequirementsError("one function, or one class with its methods, each with a statement, is expected")
 
 
-def _split_documents(parts: Sequence[Signature | ast.Statement]) -> Iterator[ast.Document]:
+def _split_documents(parts: Sequence[Signature | ast.Statement]) -> Iterator[ast.FunctionDocument]:
     """Yield one document per signature, with the statements after it."""
     starts = [index for index, part in enumerate(parts) if isinstance(part, Signature)]
     for start, end in pairwise((*starts, len(parts))):
         signature, *body = cast("list[Any]", parts[start:end])
-        yield ast.Document(signature.name, signature.params, tuple(body), signature.purpose)
+        yield ast.FunctionDocument(signature.name, signature.params, tuple(body), signature.purpose)
 
 
 # The text of each node; {0}, {1}, ... are its fields. A test is written without its left side, field 0.
@@ -192,26 +195,26 @@ _TEMPLATES: dict[type[ast.Node], str] = {
     ast.When: "When {}, it shall {}.",
     ast.Otherwise: "Otherwise it shall {}.",
     ast.Always: "It shall {}.",
-    ast.Start: "It shall start the total at {}.",
-    ast.Keep: "After each item, it shall keep the total {} {}.",
-    ast.Do: "It shall {}.",
-    ast.WhenDo: "When {}, it shall {}.",
+    ast.InitTotal: "It shall start the total at {}.",
+    ast.ClampTotal: "After each item, it shall keep the total {} {}.",
+    ast.ActionStatement: "It shall {}.",
+    ast.ConditionalAction: "When {}, it shall {}.",
     ast.Append: "append {} to {}",
-    ast.Set: "set {} to {}",
+    ast.SetAttribute: "set {} to {}",
     ast.Raise: "raise {}",
     ast.Return: "return {}",
-    ast.Whether: "whether {}",
+    ast.ConditionValue: "whether {}",
     ast.EmptyList: "an empty list",
-    ast.Empty: "is empty",
-    ast.Between: "is between {1} and {2}",
+    ast.IsEmpty: "is empty",
+    ast.IsBetween: "is between {1} and {2}",
     ast.Compare: "{1} {2}",
     ast.Step: "{} {}",
-    ast.Text: "'{}'",
-    ast.Name: "`{}`",
-    ast.Item: "the item",
-    ast.Total: "the total",
-    ast.Own: "its `{}`",
-    ast.Size: "the size of {}",
+    ast.TextLiteral: "'{}'",
+    ast.Parameter: "`{}`",
+    ast.CurrentItem: "the item",
+    ast.RunningTotal: "the total",
+    ast.Attribute: "its `{}`",
+    ast.Length: "the size of {}",
 }
 _EDITS = {
     "replaced": "with {} replaced by {}",
@@ -221,15 +224,15 @@ _EDITS = {
 }
 
 
-def render(document: ast.Document | ast.ClassDocument) -> str:
+def render(document: ast.FunctionDocument | ast.ClassDocument) -> str:
     """Write the document as text, on one line."""
-    if isinstance(document, ast.Document):
+    if isinstance(document, ast.FunctionDocument):
         return _section("function", document, f" and return the {document.purpose}")
     methods = (_section("method", method) for method in document.methods)
     return " ".join((_section("class", document, f" and keep the {document.purpose}"), *methods))
 
 
-def _section(kind: str, document: ast.Document | ast.ClassDocument, purpose: str = "") -> str:
+def _section(kind: str, document: ast.FunctionDocument | ast.ClassDocument, purpose: str = "") -> str:
     params = [f"`{name}`" for name in document.params]
     listed = " and ".join(part for part in (", ".join(params[:-1]), *params[-1:]) if part) or "nothing"
     opening = f"The {kind} `{document.name}` shall take {listed}{purpose if document.purpose else ''}."
@@ -242,31 +245,31 @@ def _render(node: Any) -> str:
     match node:
         case ast.Chain(base, steps):
             return " ".join(map(_render, (base, *steps)))
-        case ast.Number(value):
+        case ast.NumberLiteral(value):
             return (
                 f"{value:f}".rstrip("0") + "0" * (value == int(value)) if type(value) is float else str(value)
             )
         case ast.Condition(tests, joiner):
             return f" {joiner} ".join(f"{_render(test.left)} {_render(test)}" for test in tests)
-        case ast.Each(source, tests, op, amount):
+        case ast.ForEach(source, tests, op, amount):
             items = f"item of {_render(source)}{_that(tests)}" if source else "other item"
             return f"For each {items}, it shall {op} {_render(amount)}."
-        case ast.Truth(value):
+        case ast.BoolLiteral(value):
             return str(value).lower()
     return _render_list_or_text(node)
 
 
 def _render_list_or_text(node: Any) -> str:
     match node:
-        case ast.Edited(base, edits):
+        case ast.EditedText(base, edits):
             return f"{_render(base)} " + ", then ".join(_render_edit(edit, "characters") for edit in edits)
-        case ast.Items(source, tests, steps, edits):
+        case ast.ListComp(source, tests, steps, edits):
             changes = [*map(_render, steps), *(_render_edit(edit, "items") for edit in edits)]
             return ", then ".join((f"each item of {_render(source)}{_that(tests)}", *changes))
         case ast.Aggregate(kind, items, default):
             rest = f" or {_render(default)} if there is none" if default else ""
             return f"the {kind} of {_render(items)}{rest}"
-        case ast.Limited(value, low, high):
+        case ast.Clamp(value, low, high):
             limits = [f"at least {_render(low)}"] if low else []
             limits += [f"at most {_render(high)}"] if high else []
             return f"{_render(value)}, {' and '.join(limits)}"

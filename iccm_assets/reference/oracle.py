@@ -52,14 +52,14 @@ _AGGREGATES: dict[str, Callable[..., Value]] = {"count": len, "sum": sum, "large
 
 
 @dataclass(frozen=True)
-class Raised:
+class RaisedError:
     """Outcome of a call that raises this exception."""
 
     error: str
 
 
 @dataclass(frozen=True)
-class Undefined:
+class Unspecified:
     """Outcome of a call that the document does not specify."""
 
 
@@ -67,54 +67,68 @@ class Undefined:
 _Environment = dict[str, Value]
 
 
-def run_object(
+def call_methods(
     document: ast.ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
-) -> Raised | list[Value | Raised]:
+) -> RaisedError | list[Value | RaisedError]:
     """Create an object and call its methods in turn; ``Raised`` if the constructor raises."""
     attributes: dict[str, Value] = {}
-    created = run(ast.Document(document.name, document.params, document.statements), args, attributes)
-    if isinstance(created, Raised):
+    created = call_function(
+        ast.FunctionDocument(document.name, document.params, document.statements), args, attributes
+    )
+    if isinstance(created, RaisedError):
         return created
     methods = {method.name: method for method in document.methods}
     outcomes = []
     for name, call_args in calls:
-        outcome = run(methods[name], call_args, attributes) if name in methods else Raised("AttributeError")
-        outcomes.append(None if isinstance(outcome, Undefined) else copy.deepcopy(outcome))
+        outcome = (
+            call_function(methods[name], call_args, attributes)
+            if name in methods
+            else RaisedError("AttributeError")
+        )
+        outcomes.append(None if isinstance(outcome, Unspecified) else copy.deepcopy(outcome))
     return outcomes
 
 
-def run(
-    document: ast.Document, args: Sequence[Value], own: dict[str, Value] | None = None
-) -> Value | Raised | Undefined:
+def call_function(
+    document: ast.FunctionDocument, args: Sequence[Value], attributes: dict[str, Value] | None = None
+) -> Value | RaisedError | Unspecified:
     """Return the outcome of one call: a value, ``Raised`` or ``Undefined``.
 
     The call reads and changes the object's attributes in place.
     """
     env = _Environment(zip(document.params, args, strict=True))
-    env["<attributes>"] = {} if own is None else own
+    env["<attributes>"] = {} if attributes is None else attributes
     try:
         return _run_statements(document.statements, env)
     except (TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
-        return Raised(type(error).__name__)
+        return RaisedError(type(error).__name__)
 
 
-def _run_statements(statements: Sequence[ast.Statement], env: _Environment) -> Value | Raised | Undefined:
+def _run_statements(
+    statements: Sequence[ast.Statement], env: _Environment
+) -> Value | RaisedError | Unspecified:
     loop_is_done = False
     for statement in statements:
-        if isinstance(statement, ast.When | ast.WhenDo) and not _condition(statement.condition, env):
+        if isinstance(statement, ast.When | ast.ConditionalAction) and not _condition(
+            statement.condition, env
+        ):
             continue
         match statement:
             case ast.When() | ast.Otherwise() | ast.Always():
                 outcome = statement.outcome
-                return Raised(outcome.error) if isinstance(outcome, ast.Raise) else _value(outcome.value, env)
-            case ast.Do(action) | ast.WhenDo(_, action):
+                return (
+                    RaisedError(outcome.error)
+                    if isinstance(outcome, ast.Raise)
+                    else _value(outcome.value, env)
+                )
+            case ast.ActionStatement(action) | ast.ConditionalAction(_, action):
                 _perform(action, env)
-            case ast.Start(value):
+            case ast.InitTotal(value):
                 env["<total>"] = value.value
-            case ast.Each(ast.Name(name)) if not loop_is_done:
+            case ast.ForEach(ast.Parameter(name)) if not loop_is_done:
                 loop_is_done = True
                 _loop(statements, env[name], env)
-    return Undefined()
+    return Unspecified()
 
 
 def _perform(action: ast.Action, env: _Environment) -> None:
@@ -130,12 +144,12 @@ def _loop(statements: Sequence[ast.Statement], items: Sequence[Value], env: _Env
     for item in items:
         env["<item>"] = item
         for statement in statements:
-            if isinstance(statement, ast.Each) and _all(statement.tests, env):
+            if isinstance(statement, ast.ForEach) and _all(statement.tests, env):
                 amount = _value(statement.amount, env)
                 env["<total>"] += amount if statement.op == "add" else -amount
                 break
         for statement in statements:
-            if isinstance(statement, ast.Keep):
+            if isinstance(statement, ast.ClampTotal):
                 clamp = max if statement.side == "at least" else min
                 env["<total>"] = clamp(env["<total>"], statement.limit.value)
 
@@ -144,15 +158,15 @@ def _value(expression: ast.Expression, env: _Environment) -> Value:
     match expression:
         case ast.Chain(base, steps):
             return _calculate(_atom(base, env), steps, env)
-        case ast.Edited(base, edits):
+        case ast.EditedText(base, edits):
             return _edited(_atom(base, env), edits)
-        case ast.Items():
+        case ast.ListComp():
             return _items(expression, env)
         case ast.Aggregate():
             return _aggregate(expression, env)
-        case ast.Whether(condition):
+        case ast.ConditionValue(condition):
             return _condition(condition, env)
-        case ast.Limited(chain, low, high):
+        case ast.Clamp(chain, low, high):
             return _clamp(_value(chain, env), low, high)
         case ast.EndItem(end, source, removed):
             values, index = _atom(source, env), _INDEX[end]
@@ -161,7 +175,7 @@ def _value(expression: ast.Expression, env: _Environment) -> Value:
             return []
 
 
-def _clamp(number: Value, low: ast.Number | None, high: ast.Number | None) -> Value:
+def _clamp(number: Value, low: ast.NumberLiteral | None, high: ast.NumberLiteral | None) -> Value:
     number = min(number, high.value) if high else number
     return max(number, low.value) if low else number
 
@@ -173,7 +187,7 @@ def _aggregate(aggregate: ast.Aggregate, env: _Environment) -> Value:
     return None if aggregate.default is None else aggregate.default.value
 
 
-def _items(items: ast.Items, env: _Environment) -> Value:
+def _items(items: ast.ListComp, env: _Environment) -> Value:
     values = []
     for item in _atom(items.source, env):
         env["<item>"] = item
@@ -201,9 +215,9 @@ def _all(tests: tuple[ast.Test, ...], env: _Environment) -> bool:
 def _test(test: ast.Test, env: _Environment) -> bool:
     left = _value(test.left, env)
     match test:
-        case ast.Empty():
+        case ast.IsEmpty():
             return len(left) == 0
-        case ast.Between(_, low, high):
+        case ast.IsBetween(_, low, high):
             return bool(_atom(low, env) <= left <= _atom(high, env))
         case ast.Compare(_, op, right):
             return bool(_OPERATORS[op](left, _atom(right, env)))
@@ -217,15 +231,15 @@ def _calculate(value: Value, steps: tuple[ast.Step, ...], env: _Environment) -> 
 
 def _atom(atom: ast.Atom, env: _Environment) -> Value:
     match atom:
-        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
+        case ast.NumberLiteral(value) | ast.TextLiteral(value) | ast.BoolLiteral(value):
             return value
-        case ast.Name(name):
+        case ast.Parameter(name):
             return env[name]
-        case ast.Item():
+        case ast.CurrentItem():
             return env["<item>"]
-        case ast.Total():
+        case ast.RunningTotal():
             return env["<total>"]
-        case ast.Own(name):
+        case ast.Attribute(name):
             return env["<attributes>"][name]
-        case ast.Size(source):
+        case ast.Length(source):
             return len(_atom(source, env))

@@ -35,7 +35,7 @@ TRAITS: Mapping[Trait, float] = {
     "typos": 0.09,  # has typos in corrections and questions
     "untested": 0.07,  # has no tests
 }
-KEPT = 0.7
+HABIT_PROBABILITY = 0.7
 """Fraction of a person's sessions that show the habit, and each trait; the others are corrected with care."""
 
 
@@ -48,13 +48,13 @@ class Developer:
     habit: Habit
     traits: tuple[Trait, ...]
 
-    def session(self, rng: Random) -> tuple[Habit, tuple[Trait, ...]]:
+    def draw_behavior(self, rng: Random) -> tuple[Habit, tuple[Trait, ...]]:
         """Draw the habit and traits that show in one session."""
-        habit: Habit = self.habit if rng.random() < KEPT else "corrects"
-        return habit, tuple(trait for trait in self.traits if rng.random() < KEPT)
+        habit: Habit = self.habit if rng.random() < HABIT_PROBABILITY else "corrects"
+        return habit, tuple(trait for trait in self.traits if rng.random() < HABIT_PROBABILITY)
 
 
-def team(users: int, rng: Random) -> list[Developer]:
+def draw_team(users: int, rng: Random) -> list[Developer]:
     """Draw ``users`` people, the busiest first: the first asks about nine times as often as the 44th."""
     habits: list[Habit] = ["corrects"] * users
     unassigned = rng.sample(range(users), users)

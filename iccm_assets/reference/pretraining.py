@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
-from iccm_assets.reference.generator import Sketch, shape, sketch
+from iccm_assets.reference.generator import ProgramDraft, structural_signature, draw_program
 from iccm_assets.reference.tokenizer import train_tokenizer
 from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES
 
@@ -35,32 +35,32 @@ PROBE_EVERY = 500
 PROBE_ITEMS = 20
 
 
-def stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iterator[Sketch]:
+def draw_stream(rng: Random, families: Sequence[str], banned: frozenset[str]) -> Iterator[ProgramDraft]:
     """Draw examples of the families in turn, without end, and none with a banned signature."""
     while True:
         for family in families:
-            example = sketch(family, rng)
-            if shape(example.document) not in banned:
+            example = draw_program(family, rng)
+            if structural_signature(example.document) not in banned:
                 yield example
 
 
-def training_stream(seed: int, banned: frozenset[str]) -> Iterator[Sketch]:
+def training_stream(seed: int, banned: frozenset[str]) -> Iterator[ProgramDraft]:
     """Draw the examples the base model is trained on, in order."""
-    return stream(Random(f"train {seed}"), BASE_FAMILIES, banned)
+    return draw_stream(Random(f"train {seed}"), BASE_FAMILIES, banned)
 
 
-def new_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
     """Train the tokenizer on all families, nine examples of a base family to four of a new one."""
     rng = Random(f"tokenizer {seed}")
     names = [name for name in FAMILIES for _ in range(9 if name in BASE_FAMILIES else 4)]
-    source = stream(rng, names, banned)
+    source = draw_stream(rng, names, banned)
     examples = islice(source, 12_000)
     return train_tokenizer(
         text for example in examples for text in (example.source_code, example.requirements)
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+def make_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     """Build a T5 of about a million parameters with random weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -89,7 +89,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     return model
 
 
-def batches(examples: Iterator[Sketch], tokenizer: Any, rng: Random) -> Iterator[dict[str, Any]]:
+def make_batches(examples: Iterator[ProgramDraft], tokenizer: Any, rng: Random) -> Iterator[dict[str, Any]]:
     """Yield padded batches of examples of similar length; padded labels are -100."""
     while True:
         chunk = [next(examples) for _ in range(BATCH_SIZE * 8)]
@@ -104,7 +104,7 @@ def batches(examples: Iterator[Sketch], tokenizer: Any, rng: Random) -> Iterator
             yield {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, "labels": labels}
 
 
-def answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64) -> list[str]:
+def generate_answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64) -> list[str]:
     """Generate the model's answers by greedy decoding."""
     model.eval()
     texts: list[str] = []
@@ -120,16 +120,16 @@ def answers(model: Any, tokenizer: Any, sources: Sequence[str], batch: int = 64)
     return texts
 
 
-def probe(model: Any, tokenizer: Any, items: Sequence[Sketch]) -> dict[str, float]:
+def measure_exact_answers(model: Any, tokenizer: Any, items: Sequence[ProgramDraft]) -> dict[str, float]:
     """Measure the fraction of exactly right answers by family."""
     results: dict[str, list[bool]] = defaultdict(list)
-    texts = answers(model, tokenizer, [item.source_code for item in items])
+    texts = generate_answers(model, tokenizer, [item.source_code for item in items])
     for item, text in zip(items, texts, strict=True):
         results[item.family].append(text == item.requirements)
     return {family: sum(right) / len(right) for family, right in results.items()}
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a ``from_pretrained`` directory."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
@@ -138,7 +138,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         file.chmod(0o644)  # safetensors writes 0600, which another user's worker could not read
 
 
-def rate(step: int, steps: int) -> float:
+def learning_rate_factor(step: int, steps: int) -> float:
     """Return the learning rate as a fraction of its peak: warm-up, a long plateau, linear decay to zero.
 
     The plateau does not depend on ``steps``: a longer run starts exactly like a shorter one.
@@ -147,19 +147,19 @@ def rate(step: int, steps: int) -> float:
     return min((step + 1) / WARMUP_STEPS, 1.0, max(remaining, 0.0))
 
 
-def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, say: Callable[[str], None]) -> None:
+def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, log: Callable[[str], None]) -> None:
     """Train from scratch and save the model in ``folder``, also after each probe."""
     torch.manual_seed(seed)
     torch.set_num_threads(THREADS)
-    tokenizer = new_tokenizer(seed, banned)
-    model = new_model(tokenizer)
-    say(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    tokenizer = make_tokenizer(seed, banned)
+    model = make_model(tokenizer)
+    log(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     probes_rng = Random(f"probe {seed}")
-    probes = [sketch(family, probes_rng) for family in FAMILIES for _ in range(PROBE_ITEMS)]
+    probes = [draw_program(family, probes_rng) for family in FAMILIES for _ in range(PROBE_ITEMS)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     examples = training_stream(seed, banned)
-    source = batches(examples, tokenizer, Random(f"order {seed}"))
+    source = make_batches(examples, tokenizer, Random(f"order {seed}"))
     started, losses = time.monotonic(), []
     for step in range(1, steps + 1):
         model.train()
@@ -172,8 +172,8 @@ def pretrain(seed: int, steps: int, banned: frozenset[str], folder: Path, say: C
         losses.append(float(loss.detach()))
         if step % 50 == 0:
             seconds = time.monotonic() - started
-            say(f"step {step}/{steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
+            log(f"step {step}/{steps} loss {sum(losses[-50:]) / 50:.4f} {seconds:.0f} s")
         if step % PROBE_EVERY == 0 or step == steps:
-            rates = probe(model, tokenizer, probes)
-            say("exact " + " ".join(f"{family} {rate:.2f}" for family, rate in rates.items()))
-            save(model, tokenizer, folder)
+            rates = measure_exact_answers(model, tokenizer, probes)
+            log("exact " + " ".join(f"{family} {rate:.2f}" for family, rate in rates.items()))
+            save_model(model, tokenizer, folder)

@@ -18,14 +18,14 @@ from random import Random
 from typing import Any, TypeVar
 
 from iccm_assets.reference import document as ast
-from iccm_assets.reference.families.writing import Draft
-from iccm_assets.reference.oracle import Raised, Undefined, run, run_object
+from iccm_assets.reference.families.writing import TypedDocument
+from iccm_assets.reference.oracle import RaisedError, Unspecified, call_function, call_methods
 
-AnyDocument = TypeVar("AnyDocument", bound=ast.Document | ast.ClassDocument)
+AnyDocument = TypeVar("AnyDocument", bound=ast.FunctionDocument | ast.ClassDocument)
 
-CANDIDATES = 50
+CANDIDATE_CASES = 50
 EDGE_CANDIDATES, EDGE_CASES = 12, 2
-EDGES: dict[str, tuple[Any, ...]] = {
+EDGE_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (0, -1, 1, -1000, 1_000_000),
     "str": ("", " ", "Ünïcode ß", "日本語", "\tTab\n", "a" * 60),
     "list[int]": ([], [0], [-5, -5, 7], [10**6], list(range(15))),
@@ -68,7 +68,7 @@ _NEIGHBOURS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Trial:
+class CandidateInput:
     """Input of one candidate case; ``calls`` are method calls on a new object, None for a function."""
 
     args: list[Any]
@@ -76,54 +76,56 @@ class Trial:
     edge: bool = False
 
 
-def suite(draft: Draft, rng: Random, size: int = 8) -> dict[str, Any]:
+def generate_suite(draft: TypedDocument, rng: Random, size: int = 8) -> dict[str, Any]:
     """Generate a suite of ``size`` cases; deterministic for a given ``rng``."""
     document = draft.document
     allowed = {node.error for node in _walk(document) if isinstance(node, ast.Raise)}
-    trials: dict[str, tuple[Trial, Any]] = {}
-    for attempt in range(CANDIDATES * 3):
+    trials: dict[str, tuple[CandidateInput, Any]] = {}
+    for attempt in range(CANDIDATE_CASES * 3):
         trial = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
         outcome = _run(document, trial)
-        if not isinstance(outcome, Undefined) and _errors(outcome) <= allowed:
+        if not isinstance(outcome, Unspecified) and _errors(outcome) <= allowed:
             trials.setdefault(repr((trial.args, trial.calls)), (trial, outcome))
-        if len(trials) >= CANDIDATES:
+        if len(trials) >= CANDIDATE_CASES:
             break
     pool = list(trials.values())
-    chosen = _choose(pool, list(mutants(document)), size)
+    chosen = _choose(pool, list(generate_mutants(document)), size)
     return {"kind": "cases", "cases": [_case(document, *pool[index]) for index in chosen]}
 
 
-def _draw(draft: Draft, rng: Random, edge: bool) -> Trial:
+def _draw(draft: TypedDocument, rng: Random, edge: bool) -> CandidateInput:
     document = draft.document
 
     def values(kinds: tuple[str, ...]) -> list[Any]:
         edge_index = rng.randrange(len(kinds)) if edge and kinds else None
         return [
-            rng.choice(EDGES[kind]) if index == edge_index else _value(kind, document, rng)
+            rng.choice(EDGE_VALUES[kind]) if index == edge_index else _value(kind, document, rng)
             for index, kind in enumerate(kinds)
         ]
 
-    if isinstance(document, ast.Document):
-        return Trial(values(draft.kinds), edge=edge)
-    kinds = dict(zip((method.name for method in document.methods), draft.method_kinds, strict=True))
+    if isinstance(document, ast.FunctionDocument):
+        return CandidateInput(values(draft.param_types), edge=edge)
+    kinds = dict(zip((method.name for method in document.methods), draft.method_param_types, strict=True))
     names = (
         *kinds,
         next(iter(kinds)),
     )  # twice the first: it fills the object, without it the others show little
     calls = [rng.choice(names) for _ in range(rng.randint(2, 7))]
-    return Trial(values(draft.kinds), [(name, values(kinds[name])) for name in calls], edge)
+    return CandidateInput(values(draft.param_types), [(name, values(kinds[name])) for name in calls], edge)
 
 
-def _run(document: ast.Document | ast.ClassDocument, trial: Trial) -> Any:
+def _run(document: ast.FunctionDocument | ast.ClassDocument, trial: CandidateInput) -> Any:
     args = copy.deepcopy(trial.args)
-    if isinstance(document, ast.Document):
-        return run(document, args)
-    return run_object(document, args, copy.deepcopy(trial.calls or []))
+    if isinstance(document, ast.FunctionDocument):
+        return call_function(document, args)
+    return call_methods(document, args, copy.deepcopy(trial.calls or []))
 
 
-def _case(document: ast.Document | ast.ClassDocument, trial: Trial, outcome: Any) -> dict[str, Any]:
+def _case(
+    document: ast.FunctionDocument | ast.ClassDocument, trial: CandidateInput, outcome: Any
+) -> dict[str, Any]:
     case = {"call" if trial.calls is None else "new": document.name, "args": trial.args}
-    if trial.calls is None or isinstance(outcome, Raised):
+    if trial.calls is None or isinstance(outcome, RaisedError):
         return case | _expectation(outcome)
     steps = [
         {"call": name, "args": args, **_expectation(result)}
@@ -133,10 +135,10 @@ def _case(document: ast.Document | ast.ClassDocument, trial: Trial, outcome: Any
 
 
 def _expectation(outcome: Any) -> dict[str, Any]:
-    return {"raises": outcome.error} if isinstance(outcome, Raised) else {"expect": outcome}
+    return {"raises": outcome.error} if isinstance(outcome, RaisedError) else {"expect": outcome}
 
 
-def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) -> list[int]:
+def _choose(pool: list[tuple[CandidateInput, Any]], mutated: Sequence[Any], size: int) -> list[int]:
     """Choose cases by index: two edge cases, each error once, then greedily what covers all mutants evenly.
 
     A mutant that already fails n chosen cases adds 1/4^n to the worth of a further one.
@@ -160,13 +162,13 @@ def _choose(pool: list[tuple[Trial, Any]], mutated: Sequence[Any], size: int) ->
     return sorted(chosen)
 
 
-def _find_failing(mutated: Sequence[Any], trial: Trial, outcome: Any) -> set[int]:
+def _find_failing(mutated: Sequence[Any], trial: CandidateInput, outcome: Any) -> set[int]:
     return {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, trial), outcome)}
 
 
 def _errors(outcome: Any) -> set[str]:
     results = outcome if isinstance(outcome, list) else [outcome]
-    return {result.error for result in results if isinstance(result, Raised)}
+    return {result.error for result in results if isinstance(result, RaisedError)}
 
 
 def _equal(left: Any, right: Any) -> bool:
@@ -187,7 +189,7 @@ def _fields(node: Any) -> dict[str, Any]:
     return {name: getattr(node, name) for name in getattr(node, "__match_args__", ())}
 
 
-def mutants(document: AnyDocument) -> Iterator[AnyDocument]:
+def generate_mutants(document: AnyDocument) -> Iterator[AnyDocument]:
     """Generate the document with one thing changed, in every way."""
     yield from _mutate_statements(document)
     if isinstance(document, ast.ClassDocument):
@@ -205,10 +207,14 @@ def _mutate_statements(document: AnyDocument) -> Iterator[AnyDocument]:
 def _mutate(node: Any) -> Iterator[Any]:
     """Generate every version of the node with one thing in it changed."""
     match node:
-        case ast.Number(value):
-            yield from (ast.Number(value + 1), ast.Number(value - 1), ast.Number(value * 10 + 1))
-        case ast.Text(value):
-            yield from (ast.Text(value + "q"), ast.Text(value[:-1]))
+        case ast.NumberLiteral(value):
+            yield from (
+                ast.NumberLiteral(value + 1),
+                ast.NumberLiteral(value - 1),
+                ast.NumberLiteral(value * 10 + 1),
+            )
+        case ast.TextLiteral(value):
+            yield from (ast.TextLiteral(value + "q"), ast.TextLiteral(value[:-1]))
         case str():
             yield from _NEIGHBOURS.get(node, ())
         case tuple():
@@ -238,14 +244,14 @@ def _mutate_fields(node: ast.Node) -> Iterator[ast.Node]:
 
 
 @lru_cache(maxsize=64)
-def _constants(document: ast.Document | ast.ClassDocument) -> tuple[list[int | float], list[str]]:
+def _constants(document: ast.FunctionDocument | ast.ClassDocument) -> tuple[list[int | float], list[str]]:
     """Collect the numbers and texts of a document, or defaults for each."""
     nodes = list(_walk(document))
-    numbers = [node.value for node in nodes if isinstance(node, ast.Number)]
-    return numbers or [5], [node.value for node in nodes if isinstance(node, ast.Text)] or ["ab"]
+    numbers = [node.value for node in nodes if isinstance(node, ast.NumberLiteral)]
+    return numbers or [5], [node.value for node in nodes if isinstance(node, ast.TextLiteral)] or ["ab"]
 
 
-def _value(kind: str, document: ast.Document | ast.ClassDocument, rng: Random) -> Any:
+def _value(kind: str, document: ast.FunctionDocument | ast.ClassDocument, rng: Random) -> Any:
     numbers, texts = _constants(document)
     if kind == "int":
         return _int(numbers, rng)

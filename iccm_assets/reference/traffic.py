@@ -10,7 +10,7 @@ from iccm_assets.reference.developers import FinishedConversation, PlannedSessio
 
 
 @dataclass(frozen=True)
-class Traffic:
+class TrafficSummary:
     """Sessions and users of a simulation, and how the developers took the responses.
 
     Nobody has accepted the response of an ``open`` session: it is abandoned or not finished yet.
@@ -30,7 +30,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingSession:
     """A session that has its response but is not finished yet."""
 
     session: PlannedSession
@@ -38,23 +38,23 @@ class Pending:
     version: str
 
 
-def summary(
+def summarize_traffic(
     version: str, sessions: Sequence[PlannedSession], finished: Sequence[FinishedConversation]
-) -> Traffic:
+) -> TrafficSummary:
     """Summarise these sessions."""
-    accepted = [conversation for conversation in finished if not conversation.open]
+    accepted = [conversation for conversation in finished if not conversation.is_open]
     as_is = sum(conversation.requirements == conversation.answer for conversation in accepted)
     ratings = Counter(conversation.rating for conversation in finished)
-    return Traffic(
+    return TrafficSummary(
         version=version,
         conversations=len(finished),
         users=len({conversation.user_id for conversation in finished}),
         new_domain=sum(session.new_domain for session in sessions),
-        repeated=sum(session.repeats is not None for session in sessions),
+        repeated=sum(session.repeated_session_id is not None for session in sessions),
         accepted_as_is=as_is,
         corrected=len(accepted) - as_is,
         open=len(finished) - len(accepted),
         thumbs_up=ratings[1],
         thumbs_down=ratings[-1],
-        domains=dict(Counter(session.sketch.family for session in sessions).most_common()),
+        domains=dict(Counter(session.program.family for session in sessions).most_common()),
     )

@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from iccm_assets.reference.readers import READERS, ReaderError
+from iccm_assets.reference.readers import RECONSTRUCTORS, ReconstructionError
 
 
-def pass_rate(code: str, suite: Mapping[str, Any]) -> float:
+def measure_pass_rate(code: str, suite: Mapping[str, Any]) -> float:
     """Return the fraction of a suite's cases that a reconstruction passes."""
     namespace: dict[str, Any] = {}
     try:
@@ -48,15 +48,15 @@ def _meets(function: Any, case: Mapping[str, Any]) -> bool:
     return type(value) is type(case["expect"]) and bool(value == case["expect"])
 
 
-def score(requirements: str, suite: Mapping[str, Any]) -> tuple[float, float]:
+def score_requirements(requirements: str, suite: Mapping[str, Any]) -> tuple[float, float]:
     """Return mean and population variance of the pass rates over the builtin reconstructors.
 
     A reconstructor that can write nothing counts 0, as content that cannot be scored does (R11).
     """
     rates = []
-    for reader in READERS.values():
+    for reader in RECONSTRUCTORS.values():
         try:
-            rates.append(pass_rate(reader(requirements), suite))
-        except ReaderError:
+            rates.append(measure_pass_rate(reader(requirements), suite))
+        except ReconstructionError:
             rates.append(0.0)
     return statistics.fmean(rates), statistics.pvariance(rates)

@@ -13,65 +13,75 @@ from dataclasses import dataclass
 from datetime import date
 from random import Random
 
-from iccm_assets.reference.developers import PlannedSession, finish, plan_conversations
+from iccm_assets.reference.developers import PlannedSession, finish_session, plan_conversations
 from iccm_assets.reference.drift import Drift
-from iccm_assets.reference.http_traffic import MARK, Told, ask_as, brings_tests, rate
-from iccm_assets.reference.wire import Wire
+from iccm_assets.reference.http_traffic import (
+    SIMULATED_METADATA,
+    GatewayResponse,
+    request_requirements_as,
+    includes_tests,
+    send_feedback,
+)
+from iccm_assets.reference.wire import GatewayClient
 
-MODULES = 240
-NEW_SHARE = 0.3
+CODE_BASE_SIZE = 240
+NEW_DOMAIN_FRACTION = 0.3
 """Fraction of the code base in domains the base model never saw."""
-OTHER_SEED = 7919
+SEED_OFFSET = 7919
 
 
 @dataclass(frozen=True)
-class Visit:
+class LiveSession:
     """One live session: its module, and whether the question includes the module's tests."""
 
     session_id: str
     module: PlannedSession
-    tests: bool
+    includes_tests: bool
 
 
-def code_base(seed: int, today: date) -> list[PlannedSession]:
+def make_code_base(seed: int, today: date) -> list[PlannedSession]:
     """Draw the modules developers ask about, none of them from a simulated week."""
     sessions = plan_conversations(
-        seed + OTHER_SEED,
-        n=2 * MODULES,
+        seed + SEED_OFFSET,
+        n=2 * CODE_BASE_SIZE,
         days=1,
         end=today,
-        drift=Drift(NEW_SHARE, NEW_SHARE),
+        drift=Drift(NEW_DOMAIN_FRACTION, NEW_DOMAIN_FRACTION),
         name=f"today-{seed}",
     )
-    return [session for session in sessions if brings_tests(session) and session.repeats is None][:MODULES]
+    return [
+        session for session in sessions if includes_tests(session) and session.repeated_session_id is None
+    ][:CODE_BASE_SIZE]
 
 
-def visits(modules: Sequence[PlannedSession], name: str, *, tests: float, seed: int) -> Iterator[Visit]:
+def draw_live_sessions(
+    modules: Sequence[PlannedSession], name: str, *, test_fraction: float, seed: int
+) -> Iterator[LiveSession]:
     """Draw sessions without end: random modules, a fraction ``tests`` of them with their suite."""
     rng = Random(f"visitors {seed} {name}")
     for number in itertools.count():
-        yield Visit(f"sim-{name}-{number:05d}", rng.choice(modules), rng.random() < tests)
+        yield LiveSession(f"sim-{name}-{number:05d}", rng.choice(modules), rng.random() < test_fraction)
 
 
-def visit(wire: Wire, one: Visit) -> Told:
+def run_live_session(wire: GatewayClient, session: LiveSession) -> GatewayResponse:
     """Run one session; raises ``GatewayError``."""
-    module = one.module
-    suite = module.example.test_suite if one.tests else None
-    response = ask_as(wire, one.session_id, module, suite)
-    if one.tests:
-        conversation = finish(module, response.requirements)
+    module = session.module
+    suite = module.example.test_suite if session.includes_tests else None
+    response = request_requirements_as(wire, session.session_id, module, suite)
+    if session.includes_tests:
+        conversation = finish_session(module, response.requirements)
         wire.post(
             "/v1/conversations",
             {
-                "session_id": one.session_id,
+                "session_id": session.session_id,
                 "user_id": module.user_id,
                 "messages": list(conversation.messages),
                 "requirements": conversation.requirements,
                 "source_code": module.source_code,
                 "tests": suite,
-                "metadata": MARK,
+                "metadata": SIMULATED_METADATA,
             },
         )
         if conversation.rating is not None:
-            rate(wire, response, conversation.rating)
+            send_feedback(wire, response, conversation.rating)
     return response

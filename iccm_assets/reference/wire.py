@@ -18,25 +18,27 @@ from iccm_assets.errors import GatewayError
 if TYPE_CHECKING:
     import httpx2
 
-PASSING = frozenset({503, 504})
+RETRYABLE_STATUSES = frozenset({503, 504})
 _MAX_WAIT_SECONDS = 10.0
 _MIN_WAIT_SECONDS = 0.05
 
 
-class Wire:
+class GatewayClient:
     """Connections to one gateway, shared by several threads.
 
     ``statuses`` counts responses by status, and broken connections by the name of the error; ``retried``
     counts repeated requests. ``patience`` is the time limit in seconds for one request with its retries.
     """
 
-    def __init__(self, url: str, token: str = "", *, connections: int = 16, patience: float = 60.0) -> None:
+    def __init__(
+        self, url: str, token: str = "", *, connections: int = 16, timeout_seconds: float = 60.0
+    ) -> None:
         import httpx2
 
         self.url = url.rstrip("/")
         self.statuses: Counter[str] = Counter()
         self.retried = 0
-        self._timeout = patience
+        self._timeout = timeout_seconds
         self._mutex = threading.Lock()
         try:
             self._client = httpx2.Client(
@@ -54,16 +56,16 @@ class Wire:
 
     def get(self, path: str) -> dict[str, Any]:
         """Get a document of the gateway."""
-        return self._send("GET", path, None, PASSING)
+        return self._send("GET", path, None, RETRYABLE_STATUSES)
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, passing: frozenset[int] = PASSING
+        self, path: str, body: Mapping[str, Any], *, retryable: frozenset[int] = RETRYABLE_STATUSES
     ) -> dict[str, Any]:
         """Post a document and return the response; the statuses in ``passing`` are retried.
 
         Raises ``GatewayError`` with the gateway's reason if it rejects the request, or does so for too long.
         """
-        return self._send("POST", path, body, passing)
+        return self._send("POST", path, body, retryable)
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, retryable: frozenset[int]

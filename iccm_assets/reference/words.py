@@ -99,21 +99,21 @@ ADJECTIVES = _words(
     "regular standard special seasonal annual spare extra main central upper lower inner outer double single "
     "broken modern ancient wooden metal digital manual official secret summer winter morning evening"
 )
-FILLS = _words("add put fill store gain push place load grow insert")
-DRAINS = _words("take draw use spend pop fetch remove unload drain pull")
-LOOKS = _words("read show look peek view report tell inspect")
-RESETS = _words("reset clear restart wipe renew")
+FILL_VERBS = _words("add put fill store gain push place load grow insert")
+DRAIN_VERBS = _words("take draw use spend pop fetch remove unload drain pull")
+READ_VERBS = _words("read show look peek view report tell inspect")
+RESET_VERBS = _words("reset clear restart wipe renew")
 ERRORS = _words("ValueError KeyError IndexError TypeError LookupError RuntimeError OverflowError")
-MARKS = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
+PUNCTUATION = ("-", "_", "/", ":", ".", ",", "+", "#", "*", "=", "!", "|", "~", "@", "&", "%")
 
 
-def made_up(rng: Random) -> str:
+def invent_word(rng: Random) -> str:
     """Invent a pronounceable word, so that the model learns to copy rather than to recall."""
     pairs = [rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3))]
     return "".join(pairs) + rng.choice(("", "n", "r", "s", "t"))
 
 
-class Lexicon:
+class Vocabulary:
     """Draws the words of one example, no name twice."""
 
     def __init__(self, rng: Random) -> None:
@@ -126,7 +126,7 @@ class Lexicon:
     def noun(self) -> str:
         """Draw a noun of the domain, each at most once, or sometimes an invented word."""
         if not self._nouns or self.rng.random() < 0.08:
-            return made_up(self.rng)
+            return invent_word(self.rng)
         return self._nouns.pop()
 
     def function_name(self) -> str:
@@ -178,10 +178,14 @@ class Lexicon:
     def label(self) -> str:
         """Draw a text constant."""
         roll = self.rng.random()
-        return self.rng.choice(LABELS) if roll < 0.75 else (self.noun() if self._nouns else made_up(self.rng))
+        return (
+            self.rng.choice(LABELS)
+            if roll < 0.75
+            else (self.noun() if self._nouns else invent_word(self.rng))
+        )
 
     def _unique(self, name: str) -> str:
         while name in self._used_names:
-            name = f"{name}_{made_up(self.rng)}"
+            name = f"{name}_{invent_word(self.rng)}"
         self._used_names.add(name)
         return name

@@ -22,7 +22,7 @@ def ensure_production(
     Raises ``ModelNotFound`` or ``DamagedCheckpoint``; the database is unchanged then.
     """
     with engine.connect() as conn:
-        serving = versions.production(conn)
+        serving = versions.get_production_version(conn)
     if serving is None:
         published = store.import_model(settings.base_model)
         path, base = str(published.path), published.manifest.base

@@ -10,12 +10,12 @@ import logging
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import DatabaseError, NotAllowed, first_line
+from iccm_assets.errors import DatabaseError, OperationNotAllowedError, first_line
 from iccm_assets.rollout import records
 from iccm_assets.rollout.decision import decide
-from iccm_assets.rollout.observation import faults
-from iccm_assets.rollout.observing import Reading, observe
-from iccm_assets.rollout.orders import command
+from iccm_assets.rollout.observation import validation_errors
+from iccm_assets.rollout.observing import ObservationBatch, collect_observation
+from iccm_assets.rollout.orders import apply_command
 from iccm_assets.rollout.outcome import Decision
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import Settings
@@ -42,26 +42,28 @@ def tick(engine: sa.Engine, settings: Settings) -> Decision | None:
     """
     with engine.connect() as conn, conn.begin() as transaction:
         _set_deadline(conn, settings)
-        before = records.live(conn)
+        before = records.get_live_rollout(conn)
         if before is None:
             return None
         reading = _collect(conn, before, settings)
         _set_deadline(conn, settings)
         now = platform_now(conn)
         decision = decide(before, reading.observation if reading else None, now)
-        if records.moves_versions(decision):
+        if records.changes_versions(decision):
             records.lock_deployment(conn)
-        if reading is not None and faults(reading.observation, before.watermark, now):
+        if reading is not None and validation_errors(reading.observation, before.watermark, now):
             reading = None
-        if records.apply(conn, before, decision, reading):
+        if records.persist_decision(conn, before, decision, reading):
             return decision
         transaction.rollback()
     with engine.connect() as conn:
-        state = records.get(conn, before.id)
+        state = records.get_rollout(conn, before.id)
     return Decision(state, state.reason)
 
 
-def order(engine: sa.Engine, settings: Settings, verb: str, *, actor: str, note: str = "") -> Decision:
+def execute_command(
+    engine: sa.Engine, settings: Settings, verb: str, *, actor: str, note: str = ""
+) -> Decision:
     """Execute a person's command on the live rollout: pause, resume, approve, abort or rollback.
 
     Waits for a tick in progress instead of racing it. ``NotAllowed`` when nothing is live, or the command
@@ -70,12 +72,12 @@ def order(engine: sa.Engine, settings: Settings, verb: str, *, actor: str, note:
     with engine.begin() as conn:
         _set_deadline(conn, settings)
         records.lock_deployment(conn)
-        state = records.live(conn, lock=True)
+        state = records.get_live_rollout(conn, lock=True)
         if state is None:
-            raise NotAllowed("no rollout is live")
-        decision = command(state, verb, actor, platform_now(conn), note)
-        if not records.apply(conn, state, decision):
-            raise NotAllowed(f"rollout {state.id} changed although its row was locked")
+            raise OperationNotAllowedError("no rollout is live")
+        decision = apply_command(state, verb, actor, platform_now(conn), note)
+        if not records.persist_decision(conn, state, decision):
+            raise OperationNotAllowedError(f"rollout {state.id} changed although its row was locked")
         return decision
 
 
@@ -84,12 +86,12 @@ def _set_deadline(conn: sa.Connection, settings: Settings) -> None:
     conn.execute(_TIMEOUTS, {"ms": str(int(1000 * settings.rollout.tick_timeout_seconds))})
 
 
-def _collect(conn: sa.Connection, state: State, settings: Settings) -> Reading | None:
+def _collect(conn: sa.Connection, state: State, settings: Settings) -> ObservationBatch | None:
     """Observe; None when that takes too long, which makes the tick inconclusive and is no error."""
     seconds = READING_SHARE * settings.rollout.tick_timeout_seconds
     try:
         with conn.begin_nested():
-            return observe(conn, state, settings, platform_now(conn), seconds=seconds)
+            return collect_observation(conn, state, settings, platform_now(conn), seconds=seconds)
     except (DatabaseError, sa.exc.DBAPIError) as error:
         if isinstance(error, sa.exc.DBAPIError) and not _is_timeout(error):
             raise

@@ -11,7 +11,7 @@ from iccm_assets.errors import InputError
 
 
 @dataclass(frozen=True)
-class Cursor:
+class Watermark:
     """Where the next observation begins.
 
     Requests stored by transactions below ``next_xid`` are counted. Scored responses are counted by their rows
@@ -20,14 +20,14 @@ class Cursor:
     once all transactions below ``high_watermark`` have ended.
     """
 
-    first: int
-    next: int
-    settled: AwareDatetime
-    mark: int
-    marked_at: AwareDatetime
+    first_requirement_id: int
+    next_xid: int
+    settled_at: AwareDatetime
+    high_watermark: int
+    high_watermark_at: AwareDatetime
 
     @classmethod
-    def of(cls, text: str) -> Cursor | None:
+    def parse(cls, text: str) -> Watermark | None:
         """Parse a state's watermark; None before the first observation. ``InputError`` when it is damaged."""
         try:
             return _WATERMARK.validate_json(text) if text else None
@@ -38,12 +38,12 @@ class Cursor:
         return _WATERMARK.dump_json(self).decode()
 
 
-_WATERMARK = TypeAdapter(Cursor)
+_WATERMARK = TypeAdapter(Watermark)
 
 
-def advanced(
-    before: Cursor | None, *, first: int, until: int, oldest: int, newest: int, now: datetime
-) -> Cursor:
+def advance(
+    before: Watermark | None, *, first: int, until: int, oldest: int, newest: int, now: datetime
+) -> Watermark:
     """Return the watermark after requests below ``until`` were counted.
 
     ``oldest`` is the id of the oldest transaction still running, ``newest`` the next one to be assigned; they
@@ -51,9 +51,15 @@ def advanced(
     take.
     """
     if before is None:
-        before = Cursor(first, 0, now, newest, now)
+        before = Watermark(first, 0, now, newest, now)
     if until == oldest == newest:
-        return Cursor(before.first, until, now, newest, now)
-    if until >= before.mark:
-        return Cursor(before.first, until, before.marked_at, newest, now)
-    return Cursor(before.first, max(until, before.next), before.settled, before.mark, before.marked_at)
+        return Watermark(before.first_requirement_id, until, now, newest, now)
+    if until >= before.high_watermark:
+        return Watermark(before.first_requirement_id, until, before.high_watermark_at, newest, now)
+    return Watermark(
+        before.first_requirement_id,
+        max(until, before.next_xid),
+        before.settled_at,
+        before.high_watermark,
+        before.high_watermark_at,
+    )

@@ -12,39 +12,44 @@ from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import verify
 from iccm_assets.rollout import deployment, records
-from iccm_assets.rollout.opening import Opened, open_rollout
+from iccm_assets.rollout.opening import OpenResult, open_rollout
 from iccm_assets.rollout.state import State
-from iccm_assets.rollout.view import waiting_for
+from iccm_assets.rollout.view import list_waiting_conditions
 from iccm_assets.settings import Settings
 
 
 @dataclass(frozen=True)
-class Delivered:
+class DeploymentResult:
     """The version, and its metadata: plain numbers and text."""
 
     version: ModelVersion
     metadata: dict[str, Any]
 
 
-def deliver(
+def deploy_candidate(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, rollout: bool = True
-) -> Delivered:
+) -> DeploymentResult:
     """Open the version's rollout; with a live one of its own, nothing changes, so a step may be retried.
 
     Without ``rollout`` it is promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
     """
     with engine.connect() as conn:
-        candidate, live = versions.get(conn, version), records.live(conn) if rollout else None
+        candidate, live = (
+            versions.get_version(conn, version),
+            records.get_live_rollout(conn) if rollout else None,
+        )
     if live is not None and live.candidate == candidate.version:
-        return Delivered(candidate, _rollout_metadata(live, live.reason or "its rollout is open already"))
+        return DeploymentResult(
+            candidate, _rollout_metadata(live, live.reason or "its rollout is open already")
+        )
     if rollout:
         opened = open_rollout(engine, settings, candidate.version, actor=actor)
     else:
         verify(Path(candidate.path))
-        opened = Opened(*deployment.deploy(engine, version, actor=actor), None)
-    authorization = opened.authorisation
+        opened = OpenResult(*deployment.deploy(engine, version, actor=actor), None)
+    authorization = opened.authorization
     if opened.state is not None:
-        return Delivered(opened.version, _rollout_metadata(opened.state, authorization.reason))
+        return DeploymentResult(opened.version, _rollout_metadata(opened.state, authorization.reason))
     metadata = {
         "version": opened.version.version,
         "previous_version": authorization.evidence["production"] or "",
@@ -52,7 +57,7 @@ def deliver(
         "weight": 1.0,
         "state": opened.version.status,
     }
-    return Delivered(opened.version, metadata)
+    return DeploymentResult(opened.version, metadata)
 
 
 def _rollout_metadata(state: State, reason: str) -> dict[str, Any]:
@@ -68,5 +73,5 @@ def _rollout_metadata(state: State, reason: str) -> dict[str, Any]:
         "stage": state.stage,
         "emergency": state.emergency,
         "forecast": f"at least {hours:g} h healthy, and {sessions} scored canary-arm sessions in its stages; "
-        f"waiting for: {'; '.join(waiting_for(state)) or 'the next tick'}",
+        f"waiting for: {'; '.join(list_waiting_conditions(state)) or 'the next tick'}",
     }

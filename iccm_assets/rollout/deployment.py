@@ -14,19 +14,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import NotAllowed
-from iccm_assets.governance.learners import erased_in_line
+from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.governance.learners import erased_ancestors
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.rollout import records
-from iccm_assets.rollout.outcome import Event
+from iccm_assets.rollout.outcome import DeploymentEvent
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 from iccm_assets.store.notify import notify_routing
 
 
 @dataclass(frozen=True)
-class Authorisation:
+class Authorization:
     """Whether a version may be deployed, the reason, and the evidence."""
 
     allowed: bool
@@ -34,14 +34,14 @@ class Authorisation:
     evidence: dict[str, Any]
 
 
-def decide(
+def authorization_decision(
     version: str,
     status: str,
     production: str | None,
     verdict: dict[str, Any] | None,
     force_reason: str | None,
     erased: int = 0,
-) -> Authorisation:
+) -> Authorization:
     """Decide, without I/O, whether this version may be deployed on the newest verdict stored for it.
 
     ``erased`` counts the erased conversations that it was trained on and production was not.
@@ -49,9 +49,9 @@ def decide(
     gate = verdict or {}
     evidence = {"verdict": gate.get("status"), "production": production, "forced": bool(force_reason)}
     if status == "production":
-        return Authorisation(False, f"{version} is in production already", evidence)
+        return Authorization(False, f"{version} is in production already", evidence)
     if force_reason:
-        return Authorisation(True, f"forced by a person: {force_reason}", evidence)
+        return Authorization(True, f"forced by a person: {force_reason}", evidence)
     reasons = "; ".join(map(str, gate.get("reasons", [])))
     refusals = (
         (erased > 0, f"{version} was trained on {erased} conversations erased since"),
@@ -65,28 +65,28 @@ def decide(
     )
     for refused, reason in refusals:
         if refused:
-            return Authorisation(False, reason, evidence)
-    return Authorisation(True, f"the quality gate says pass: {reasons}", evidence)
+            return Authorization(False, reason, evidence)
+    return Authorization(True, f"the quality gate says pass: {reasons}", evidence)
 
 
-def authorise(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorisation:
+def require_authorized(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorization:
     """Apply `authorization_decision` to what the database says now; ``NotAllowed`` when it refuses."""
-    candidate, serving = versions.get(conn, version), versions.production(conn)
+    candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     production = serving.version if serving else None
-    erased = erased_in_line(conn, candidate.version) - erased_in_line(conn, production)
-    verdict = newest_verdict(conn, candidate.version)
-    authorization = decide(
+    erased = erased_ancestors(conn, candidate.version) - erased_ancestors(conn, production)
+    verdict = get_latest_verdict(conn, candidate.version)
+    authorization = authorization_decision(
         candidate.version, candidate.status, production, verdict, force_reason, len(erased)
     )
     if not authorization.allowed:
-        raise NotAllowed(
+        raise OperationNotAllowedError(
             f"{version} is not deployed, {authorization.reason}",
             hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
         )
     return authorization
 
 
-def newest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
+def get_latest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
     """Return the last gate verdict stored for a version, with the production version it compares with."""
     gv = t.gate_verdicts.c
     query = sa.select(gv.verdict, gv.production_version).where(gv.version == version)
@@ -94,10 +94,10 @@ def newest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | None:
     return {**row.verdict, "production": row.production_version} if row else None
 
 
-def refuse_while_live(conn: sa.Connection, version: str) -> None:
+def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
     """Raise ``NotAllowed`` while a rollout is live."""
-    if (live := records.live(conn)) is not None:
-        raise NotAllowed(
+    if (live := records.get_live_rollout(conn)) is not None:
+        raise OperationNotAllowedError(
             f"rollout {live.id} of {live.candidate} is live, {version} has to wait",
             hint="See iccm rollout show; iccm rollout abort ends it.",
         )
@@ -105,19 +105,19 @@ def refuse_while_live(conn: sa.Connection, version: str) -> None:
 
 def deploy(
     engine: sa.Engine, version: str, *, actor: str, force_reason: str | None = None, note: str = ""
-) -> tuple[ModelVersion, Authorisation]:
+) -> tuple[ModelVersion, Authorization]:
     """Put a version in production at once, without a rollout; ``note`` is recorded with the reason.
 
     Raises ``NotAllowed`` with the reason when it may not be, or while a rollout is live.
     """
     with engine.begin() as conn:
         records.lock_deployment(conn)
-        authorization = authorise(conn, version, force_reason)
-        refuse_while_live(conn, version)
+        authorization = require_authorized(conn, version, force_reason)
+        require_no_live_rollout(conn, version)
         if note:
             reason = f"{authorization.reason}; without a rollout: {note}"
-            authorization = Authorisation(True, reason, {**authorization.evidence, "without_rollout": note})
-        candidate = versions.get(conn, version)
+            authorization = Authorization(True, reason, {**authorization.evidence, "without_rollout": note})
+        candidate = versions.get_version(conn, version)
         promoted = promote(conn, candidate, authorization, actor=actor, forced=bool(force_reason))
     return promoted, authorization
 
@@ -125,7 +125,7 @@ def deploy(
 def promote(
     conn: sa.Connection,
     candidate: ModelVersion,
-    authorisation: Authorisation,
+    authorization: Authorization,
     *,
     actor: str,
     forced: bool = False,
@@ -133,28 +133,30 @@ def promote(
     """Demote the version in production, promote the candidate, record the event; the caller's transaction."""
     deployed_at = now(conn)
     former = records.swap_production(conn, candidate.version, "retired", deployed_at)
-    event = Event(
+    event = DeploymentEvent(
         event_type="bootstrapped" if former is None else "forced" if forced else "promoted",
         timestamp=deployed_at,
         from_state=candidate.status,
         to_state="production",
         version=candidate.version,
         weight=1.0,
-        notes=authorisation.reason,
-        evidence={**authorisation.evidence, "former": former},
+        notes=authorization.reason,
+        evidence={**authorization.evidence, "former": former},
         actor=actor,
     )
     records.insert_event(conn, event)
     notify_routing(conn)
-    return versions.get(conn, candidate.version)
+    return versions.get_version(conn, candidate.version)
 
 
 def bootstrap(conn: sa.Connection, *, digest: str, path: str, base_model: str) -> ModelVersion:
     """Make the base model the first production version; return the serving version when there is one."""
     records.lock_deployment(conn)
-    if (serving := versions.production(conn)) is not None:
+    if (serving := versions.get_production_version(conn)) is not None:
         return serving
     metrics = {"base_model": base_model}
-    base = versions.register(conn, digest=digest, path=path, parent=None, status="candidate", metrics=metrics)
-    authorization = Authorisation(True, f"first production version, from {base_model}", {"former": None})
+    base = versions.register_version(
+        conn, digest=digest, path=path, parent=None, status="candidate", metrics=metrics
+    )
+    authorization = Authorization(True, f"first production version, from {base_model}", {"former": None})
     return promote(conn, base, authorization, actor="bootstrap")

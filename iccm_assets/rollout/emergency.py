@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.rollout import records
-from iccm_assets.rollout.orders import command
-from iccm_assets.rollout.policy import BAKE
+from iccm_assets.rollout.orders import apply_command
+from iccm_assets.rollout.policy import BAKE_STAGE
 from iccm_assets.store.clock import now
 
 ACTOR = "emergency retrain"
@@ -20,10 +20,10 @@ def abort_for_emergency(conn: sa.Connection, rollout_id: int, reason: str) -> bo
     in production already stays there.
     """
     records.lock_deployment(conn)
-    state = records.live(conn, lock=True)
-    if state is None or state.id != rollout_id or state.stage >= BAKE:
+    state = records.get_live_rollout(conn, lock=True)
+    if state is None or state.id != rollout_id or state.stage >= BAKE_STAGE:
         return False
-    return records.apply(conn, state, command(state, "abort", ACTOR, now(conn), reason))
+    return records.persist_decision(conn, state, apply_command(state, "abort", ACTOR, now(conn), reason))
 
 
 def alert_degradation(conn: sa.Connection, run_id: int, summary: str) -> None:
@@ -41,7 +41,7 @@ def alert_queued(conn: sa.Connection, run_id: int, dagster_run_id: str, reason: 
     raise_alert(conn, f"training_run:{run_id}:queued", "warning", "Retrain run stuck in queue", body)
 
 
-def alert_failed(conn: sa.Connection, run_id: int, attempts: int, reason: str) -> None:
+def alert_attempts_exhausted(conn: sa.Connection, run_id: int, attempts: int, reason: str) -> None:
     """Alert about a training run that has used all its attempts."""
     body = f"Training run {run_id} has failed {attempts} times and will not be tried again: {reason}"
     raise_alert(conn, f"training_run:{run_id}:failed", "warning", "Retrain failed", body)

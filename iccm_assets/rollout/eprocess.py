@@ -28,14 +28,14 @@ Numbers = NDArray[np.float64]
 # Per test: the largest loss of one observation, and how many times smaller each bet is than the one before.
 Scales = tuple[tuple[float, float], ...]
 
-GRID = 5
+GRID_SIZE = 5
 _MAX_SHARE = 0.95  # of the share at which a single observation could lose everything
 _INITIAL_STAKE = 0.9  # of the start capital; the rest is the reserve
 _MAX_EXPONENT = 700.0  # exp of more is no float
 
 
 @dataclass(frozen=True)
-class Book:
+class EProcesses:
     """The tests' common reserve, and per test the logarithms of its ``GRID`` stakes."""
 
     reserve: float
@@ -49,12 +49,12 @@ class Book:
         return list(map(float, np.exp(np.minimum(total, _MAX_EXPONENT))))
 
 
-def opened(tests: int) -> Book:
+def start(tests: int) -> EProcesses:
     """Start with one unit per test, most of it spread evenly over the bets."""
-    return Book(1.0 - _INITIAL_STAKE, ((math.log(_INITIAL_STAKE / GRID),) * GRID,) * tests)
+    return EProcesses(1.0 - _INITIAL_STAKE, ((math.log(_INITIAL_STAKE / GRID_SIZE),) * GRID_SIZE,) * tests)
 
 
-def reopened(processes: Book, hour: int) -> Book:
+def restart(processes: EProcesses, hour: int) -> EProcesses:
     """Stake a further part of the reserve at the beginning of hour ``hour`` (1, 2, …) of the rollout.
 
     The part is 1 / (k (k + 1)) of the original reserve in hour k: over all hours exactly the reserve.
@@ -62,13 +62,17 @@ def reopened(processes: Book, hour: int) -> Book:
     part = min((1.0 - _INITIAL_STAKE) / (hour * (hour + 1)), processes.reserve)
     if part <= 0.0:
         return processes
-    stakes = np.logaddexp(np.array(processes.log_stakes), math.log(part / GRID))
-    return Book(processes.reserve - part, _to_tuples(stakes))
+    stakes = np.logaddexp(np.array(processes.log_stakes), math.log(part / GRID_SIZE))
+    return EProcesses(processes.reserve - part, _to_tuples(stakes))
 
 
-def bet(
-    processes: Book, scales: Scales, tests: Sequence[int], values: Sequence[float], counts: Sequence[float]
-) -> Book:
+def update(
+    processes: EProcesses,
+    scales: Scales,
+    tests: Sequence[int],
+    values: Sequence[float],
+    counts: Sequence[float],
+) -> EProcesses:
     """Update the stakes after ``values[i]`` was observed ``counts[i]`` times for test ``tests[i]``.
 
     No value may be below minus the first of its test's ``scales``, which is positive.
@@ -79,14 +83,14 @@ def bet(
     gains = np.log1p(np.array(values)[:, None] * _shares(scales)[rows]) * np.array(counts)[:, None]
     stakes = np.array(processes.log_stakes)
     np.add.at(stakes, rows, gains)
-    return Book(processes.reserve, _to_tuples(stakes))
+    return EProcesses(processes.reserve, _to_tuples(stakes))
 
 
 @lru_cache(maxsize=64)
 def _shares(scales: Scales) -> Numbers:
     """Per test the shares to bet, in falling order: the worst value loses at most 95 % of any."""
     worst, ratio = np.array(scales).T
-    return _MAX_SHARE / worst[:, None] / ratio[:, None] ** np.arange(GRID)  # type: ignore[no-any-return]
+    return _MAX_SHARE / worst[:, None] / ratio[:, None] ** np.arange(GRID_SIZE)  # type: ignore[no-any-return]
 
 
 def _to_tuples(stakes: Numbers) -> tuple[tuple[float, ...], ...]:

@@ -18,12 +18,12 @@ from statistics import fmean
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from iccm_assets.rollout.eprocess import GRID, Book, Scales, bet, opened, reopened
-from iccm_assets.rollout.observation import Counts, Observation, Paired, Scored
-from iccm_assets.rollout.policy import BAKE, Policy
+from iccm_assets.rollout.eprocess import GRID_SIZE, EProcesses, Scales, update, start, restart
+from iccm_assets.rollout.observation import RequestCounts, Observation, ReplayPair, SessionScore
+from iccm_assets.rollout.policy import BAKE_STAGE, Policy
 
 # Sessions in a chunk by stage: about two canary sessions at 10 %, four at 50 %.
-SLICES = {1: 20, 2: 8}
+BLOCK_SIZES = {1: 20, 2: 8}
 
 # Variances lie in [0, 1/4]; bets are made on four times them.
 _TO_UNIT = 4.0
@@ -43,7 +43,7 @@ _ROW = {name: row for row, name in enumerate(TESTS)}
 
 
 @dataclass(frozen=True)
-class Tally:
+class ArmTotals:
     """One arm's sums: scored sessions, their pass rates and (of ``variance_count`` of them) variances."""
 
     sessions: int = 0
@@ -68,12 +68,12 @@ class Tally:
         """The share of failed requests; None without requests."""
         return self.errors / self.requests if self.requests else None
 
-    def counting(self, scored: Sequence[Scored], counts: Counts) -> Tally:
+    def add(self, scored: Sequence[SessionScore], counts: RequestCounts) -> ArmTotals:
         """Add newly scored sessions and newly counted requests."""
         if not scored and not counts.requests:
             return self
         variances = [session.variance for session in scored if session.variance is not None]
-        return Tally(
+        return ArmTotals(
             self.sessions + len(scored),
             self.pass_rate_sum + sum(session.pass_rate for session in scored),
             self.variance_count + len(variances),
@@ -94,12 +94,12 @@ class Evidence:
     measured.
     """
 
-    e_processes: Book = field(default_factory=lambda: opened(len(TESTS)))
-    canary: Tally = Tally()
-    production: Tally = Tally()
-    canary_total: Tally = Tally()
-    production_total: Tally = Tally()
-    open_chunk: tuple[Scored, ...] = ()
+    e_processes: EProcesses = field(default_factory=lambda: start(len(TESTS)))
+    canary: ArmTotals = ArmTotals()
+    production: ArmTotals = ArmTotals()
+    canary_total: ArmTotals = ArmTotals()
+    production_total: ArmTotals = ArmTotals()
+    open_chunk: tuple[SessionScore, ...] = ()
     pending_timing: tuple[int, int, int, int] = (0, 0, 0, 0)
     blocks: int = 0
     pairs: int = 0
@@ -108,8 +108,8 @@ class Evidence:
 
     @model_validator(mode="after")
     def _check_stakes(self) -> Evidence:
-        if [len(stakes) for stakes in self.e_processes.log_stakes] != [GRID] * len(TESTS):
-            raise ValueError(f"not {GRID} bets for each of {len(TESTS)} tests")
+        if [len(stakes) for stakes in self.e_processes.log_stakes] != [GRID_SIZE] * len(TESTS):
+            raise ValueError(f"not {GRID_SIZE} bets for each of {len(TESTS)} tests")
         return self
 
     @property
@@ -124,17 +124,21 @@ class Evidence:
 
     def at_new_stage(self) -> Evidence:
         """Reset the stage's sums and the unfinished chunk; the bets continue."""
-        return replace(self, canary=Tally(), production=Tally(), open_chunk=(), pending_timing=(0, 0, 0, 0))
+        return replace(
+            self, canary=ArmTotals(), production=ArmTotals(), open_chunk=(), pending_timing=(0, 0, 0, 0)
+        )
 
 
 # (test, value, how often it was observed)
 Bet = tuple[str, float, float]
-Block = tuple[list[Scored], list[Scored]]
+Block = tuple[list[SessionScore], list[SessionScore]]
 
 
-def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: int, hour: int) -> Evidence:
+def update_evidence(
+    evidence: Evidence, observation: Observation, policy: Policy, stage: int, hour: int
+) -> Evidence:
     """Update the evidence by a valid observation; hour ``hour`` of the rollout starts a new bet."""
-    arms: dict[str, list[Scored]] = {"canary": [], "production": []}
+    arms: dict[str, list[SessionScore]] = {"canary": [], "production": []}
     for session in observation.sessions:
         arms[session.arm].append(session)
     blocks, rest = _cut((*evidence.open_chunk, *observation.sessions), stage)
@@ -146,15 +150,15 @@ def absorb(evidence: Evidence, observation: Observation, policy: Policy, stage: 
     ]
     tests = [_ROW[test] for test, _, _ in bets]
     values, counts = [value for _, value, _ in bets], [count for _, _, count in bets]
-    processes = reopened(evidence.e_processes, hour) if hour > evidence.hour else evidence.e_processes
+    processes = restart(evidence.e_processes, hour) if hour > evidence.hour else evidence.e_processes
     sums = {}
     for arm, sessions in arms.items():
         requests = getattr(observation, arm)
         in_stage = [session for session in sessions if session.stage == stage]
-        sums[arm] = getattr(evidence, arm).counting(in_stage, requests)
-        sums[f"{arm}_total"] = getattr(evidence, f"{arm}_total").counting(sessions, requests)
+        sums[arm] = getattr(evidence, arm).add(in_stage, requests)
+        sums[f"{arm}_total"] = getattr(evidence, f"{arm}_total").add(sessions, requests)
     return Evidence(
-        e_processes=bet(processes, _scales(policy), tests, values, counts),
+        e_processes=update(processes, _scales(policy), tests, values, counts),
         open_chunk=rest,
         pending_timing=pending_timing,
         blocks=evidence.blocks + len(blocks),
@@ -188,12 +192,12 @@ def _scales(policy: Policy) -> Scales:
     return tuple(scales[test] for test in TESTS)
 
 
-def _cut(sessions: Sequence[Scored], stage: int) -> tuple[list[Block], tuple[Scored, ...]]:
+def _cut(sessions: Sequence[SessionScore], stage: int) -> tuple[list[Block], tuple[SessionScore, ...]]:
     """Cut blocks of (canary, production) sessions from every full chunk; also return the unfinished rest."""
-    if stage == BAKE:
+    if stage == BAKE_STAGE:
         return [], ()
     waiting = [session for session in sessions if session.stage == stage]
-    size, blocks = SLICES[stage], []
+    size, blocks = BLOCK_SIZES[stage], []
     full = len(waiting) - len(waiting) % size
     for offset in range(0, full, size):
         chunk = waiting[offset : offset + size]
@@ -205,7 +209,7 @@ def _cut(sessions: Sequence[Scored], stage: int) -> tuple[list[Block], tuple[Sco
     return blocks, tuple(waiting[full:])
 
 
-def _own_limits(canary: Sequence[Scored], counts: Counts, policy: Policy) -> Iterator[Bet]:
+def _own_limits(canary: Sequence[SessionScore], counts: RequestCounts, policy: Policy) -> Iterator[Bet]:
     """The candidate against fixed limits: two floors of the pass rate, the variance, the error rate."""
     for session in canary:
         yield "stage_floor", policy.min_pass_rate - session.pass_rate, 1
@@ -218,7 +222,7 @@ def _own_limits(canary: Sequence[Scored], counts: Counts, policy: Policy) -> Ite
         yield "errors", -policy.health_error_rate, counts.requests - counts.errors
 
 
-def _comparisons(blocks: Sequence[Block], replay: Sequence[Paired], policy: Policy) -> Iterator[Bet]:
+def _comparisons(blocks: Sequence[Block], replay: Sequence[ReplayPair], policy: Policy) -> Iterator[Bet]:
     """The candidate against production: the pass rate live and replayed, the variance live."""
     losses = [pair.production - pair.canary for pair in replay]
     for canary, production in blocks:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from iccm_assets.findings import Finding
+from iccm_assets.findings import CheckResult
 from iccm_assets.rollout.state import State
 
 
-def one_production(versions: Sequence[str]) -> Finding:
+def check_single_production(versions: Sequence[str]) -> CheckResult:
     """Check that exactly one version is in production."""
     description = f"{len(versions)} versions in production: {', '.join(versions) or 'none'}"
     recovery = (
@@ -18,10 +18,10 @@ def one_production(versions: Sequence[str]) -> Finding:
         "`iccm db upgrade` restores the schema."
     )
     numbers = {"production_versions": float(len(versions))}
-    return Finding(len(versions) == 1, description, recovery, numbers=numbers)
+    return CheckResult(len(versions) == 1, description, recovery, metrics=numbers)
 
 
-def consistent(rollout: State | None, serving: str | None, canaries: Sequence[str]) -> Finding:
+def check_statuses(rollout: State | None, serving: str | None, canaries: Sequence[str]) -> CheckResult:
     """Check that the live rollout and the versions' statuses match."""
     recovery = (
         "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` shows "
@@ -29,7 +29,7 @@ def consistent(rollout: State | None, serving: str | None, canaries: Sequence[st
     )
     if rollout is None:
         description = f"no rollout is live; {len(canaries)} versions have the status canary"
-        return Finding(not canaries, description, recovery)
+        return CheckResult(not canaries, description, recovery)
     baking = rollout.state == "baking"
     expected = rollout.candidate if baking else rollout.production
     matches = serving == expected and set(canaries) <= {rollout.candidate}
@@ -37,10 +37,10 @@ def consistent(rollout: State | None, serving: str | None, canaries: Sequence[st
     if not baking:
         matches = matches and rollout.candidate in canaries
         description += f"; canary: {', '.join(canaries) or 'none'}, should be {rollout.candidate}"
-    return Finding(matches, description, recovery)
+    return CheckResult(matches, description, recovery)
 
 
-def leased(rollout: State | None, now: datetime) -> Finding:
+def check_lease(rollout: State | None, now: datetime) -> CheckResult:
     """Check that a canary arm with traffic has a lease that has not expired."""
     recovery = (
         "The candidate serves nothing now: without a lease all traffic goes to production. The controller "
@@ -48,11 +48,13 @@ def leased(rollout: State | None, now: datetime) -> Finding:
         "stops it. It continues the rollout where it stands."
     )
     if rollout is None or rollout.weight == 0:
-        return Finding(True, "no canary arm has traffic", recovery)
+        return CheckResult(True, "no canary arm has traffic", recovery)
     numbers = {"weight": rollout.weight}
     if rollout.lease_until is None:
         description = f"the canary arm of rollout {rollout.id} has weight {rollout.weight:g} and no lease"
-        return Finding(False, description, recovery, numbers=numbers)
+        return CheckResult(False, description, recovery, metrics=numbers)
     seconds = (rollout.lease_until - now).total_seconds()
     lease = f"expires in {seconds:.0f} s" if seconds > 0 else f"expired {-seconds:.0f} s ago"
-    return Finding(seconds > 0, f"weight {rollout.weight:g}, the lease {lease}", recovery, numbers=numbers)
+    return CheckResult(
+        seconds > 0, f"weight {rollout.weight:g}, the lease {lease}", recovery, metrics=numbers
+    )

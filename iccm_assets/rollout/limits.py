@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from iccm_assets.rollout.evidence import TESTS, Evidence, Tally
-from iccm_assets.rollout.observation import Observation, Window
-from iccm_assets.rollout.policy import BAKE, Policy
+from iccm_assets.rollout.evidence import TESTS, Evidence, ArmTotals
+from iccm_assets.rollout.observation import Observation, HealthWindow
+from iccm_assets.rollout.policy import BAKE_STAGE, Policy
 
 # Rollback reasons.
 LOW_PASS_RATE = "low_pass_rate"
@@ -19,7 +19,7 @@ BELOW_FLOOR = "pass_rate_floor"
 
 
 @dataclass(frozen=True)
-class Crossing:
+class GuardrailViolation:
     """A violated guardrail: the rollback reason, a description, its numbers.
 
     One that production violates, too, raises an alert and does not roll back.
@@ -35,7 +35,7 @@ class Crossing:
 _Guardrail = tuple[tuple[str, ...], str, str, bool]
 
 
-def by_evidence(evidence: Evidence, policy: Policy, stage: int) -> list[Crossing]:
+def check_sequential(evidence: Evidence, policy: Policy, stage: int) -> list[GuardrailViolation]:
     """Return the guardrails of this stage against which the evidence has reached its threshold."""
     e_values = evidence.e_values
     exceeded = {test for test, value in e_values.items() if value >= policy.threshold(TESTS[test])}
@@ -48,7 +48,7 @@ def by_evidence(evidence: Evidence, policy: Policy, stage: int) -> list[Crossing
             value, needed = min(e_values[test] for test in tests), policy.threshold(TESTS[tests[0]])
             numbers = {"evidence": float(f"{value:.6g}"), "needed": round(needed, 3)}
             description = f"{description}; evidence {value:.3g} of {needed:.3g}"
-            violations.append(Crossing(reason, description, numbers, by_production))
+            violations.append(GuardrailViolation(reason, description, numbers, by_production))
     return violations
 
 
@@ -59,7 +59,7 @@ def _guardrails(evidence: Evidence, policy: Policy, stage: int) -> Iterator[_Gua
     if evidence.comparisons >= policy.health_sessions:
         reference = _reference(evidence, evidence.production.sessions >= policy.health_sessions)
         yield from _session_guardrails(evidence.canary_total, reference, policy)
-        if stage != BAKE:
+        if stage != BAKE_STAGE:
             yield from _comparison_guardrails(evidence, reference, policy, stage)
 
 
@@ -68,12 +68,12 @@ def _request_guardrails(evidence: Evidence, policy: Policy, stage: int) -> Itera
     reference = _reference(evidence, evidence.production.requests >= policy.health_requests)
     description = f"error rate {_format(evidence.canary_total.error_rate)}, limit {limit:g}"
     yield ("errors",), ERROR_RATE_SPIKE, description, (reference.error_rate or 0.0) > limit
-    if stage != BAKE:
+    if stage != BAKE_STAGE:
         description = f"slower per token than {policy.max_latency_ratio:g} x production's p95 too often"
         yield ("latency",), LATENCY_REGRESSION, description, False
 
 
-def _session_guardrails(canary: Tally, reference: Tally, policy: Policy) -> Iterator[_Guardrail]:
+def _session_guardrails(canary: ArmTotals, reference: ArmTotals, policy: Policy) -> Iterator[_Guardrail]:
     """The pass rate and the variance of the candidate by itself."""
     limit = policy.health_pass_rate
     description = f"{_pass_rate(canary)}, limit {limit:g}"
@@ -84,7 +84,7 @@ def _session_guardrails(canary: Tally, reference: Tally, policy: Policy) -> Iter
 
 
 def _comparison_guardrails(
-    evidence: Evidence, reference: Tally, policy: Policy, stage: int
+    evidence: Evidence, reference: ArmTotals, policy: Policy, stage: int
 ) -> Iterator[_Guardrail]:
     """The candidate compared with production, and the stages' floor."""
     canary, production, floor = evidence.canary_total, evidence.production_total, policy.min_pass_rate
@@ -100,7 +100,7 @@ def _comparison_guardrails(
     yield ("variance_ratio", "variance_above_floor"), VARIANCE_SPIKE, description, False
 
 
-def _reference(evidence: Evidence, enough: bool) -> Tally:
+def _reference(evidence: Evidence, enough: bool) -> ArmTotals:
     """Production's sums in this stage, or since the opening while there are too few (in the bake, none)."""
     return evidence.production if enough else evidence.production_total
 
@@ -109,18 +109,18 @@ def _is_below(value: float | None, limit: float) -> bool:
     return value is not None and value < limit
 
 
-def by_health_means(observation: Observation, policy: Policy) -> list[Crossing]:
+def check_health_means(observation: Observation, policy: Policy) -> list[GuardrailViolation]:
     """Return the health guardrails that the plain means of the health window violate."""
     canary, production = observation.canary_window, observation.production_window
     violations = []
     if canary.requests >= policy.health_requests:
-        reference = production if production.requests >= policy.health_requests else Window()
+        reference = production if production.requests >= policy.health_requests else HealthWindow()
         limit = policy.health_error_rate
         violations.append(
             _above(ERROR_RATE_SPIKE, "error rate", canary.error_rate, limit, reference.error_rate)
         )
     if canary.sessions >= policy.health_sessions:
-        reference = production if production.sessions >= policy.health_sessions else Window()
+        reference = production if production.sessions >= policy.health_sessions else HealthWindow()
         limit = policy.health_pass_rate
         violations.append(
             _below(LOW_PASS_RATE, canary.pass_rate, limit, canary.sessions, reference.pass_rate)
@@ -132,12 +132,12 @@ def by_health_means(observation: Observation, policy: Policy) -> list[Crossing]:
     return _present(violations)
 
 
-def by_stage_means(
+def check_stage_means(
     evidence: Evidence, observation: Observation, policy: Policy, stage: int
-) -> list[Crossing]:
+) -> list[GuardrailViolation]:
     """Return the stage's guardrails that its plain means violate, checked when it could advance."""
     canary, production = evidence.canary, evidence.production
-    if stage == BAKE or canary.pass_rate is None:
+    if stage == BAKE_STAGE or canary.pass_rate is None:
         return []
     rate, reference, sessions = canary.pass_rate, production.pass_rate, canary.sessions
     violations = [_below(BELOW_FLOOR, rate, policy.min_pass_rate, sessions, reference)]
@@ -154,20 +154,20 @@ def by_stage_means(
 
 def _below(
     reason: str, value: float | None, limit: float, sessions: int, production: float | None = None
-) -> Crossing | None:
+) -> GuardrailViolation | None:
     if value is None or value >= limit:
         return None
     description = f"mean pass rate {value:.3f} of {sessions} canary-arm sessions is below {limit:.3f}"
-    return Crossing(reason, description, _numbers(value, limit), _is_below(production, limit))
+    return GuardrailViolation(reason, description, _numbers(value, limit), _is_below(production, limit))
 
 
 def _above(
     reason: str, quantity: str, value: float | None, limit: float, production: float | None = None
-) -> Crossing | None:
+) -> GuardrailViolation | None:
     if value is None or value <= limit:
         return None
     by_production = production is not None and production > limit
-    return Crossing(
+    return GuardrailViolation(
         reason, f"{quantity} {value:.3f} is above {limit:.3f}", _numbers(value, limit), by_production
     )
 
@@ -176,11 +176,11 @@ def _numbers(value: float, limit: float) -> dict[str, float]:
     return {"value": round(value, 6), "limit": round(limit, 6)}
 
 
-def _present(violations: Iterable[Crossing | None]) -> list[Crossing]:
+def _present(violations: Iterable[GuardrailViolation | None]) -> list[GuardrailViolation]:
     return [violation for violation in violations if violation is not None]
 
 
-def _pass_rate(canary: Tally) -> str:
+def _pass_rate(canary: ArmTotals) -> str:
     return f"pass rate {_format(canary.pass_rate)} of {canary.sessions} canary-arm sessions"
 
 

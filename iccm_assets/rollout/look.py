@@ -6,42 +6,42 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from iccm_assets.rollout import limits
-from iccm_assets.rollout.evidence import absorb
-from iccm_assets.rollout.limits import Crossing
-from iccm_assets.rollout.observation import Observation, faults
-from iccm_assets.rollout.outcome import Action, Alert, Event
-from iccm_assets.rollout.policy import BAKE
+from iccm_assets.rollout.evidence import update_evidence
+from iccm_assets.rollout.limits import GuardrailViolation
+from iccm_assets.rollout.observation import Observation, validation_errors
+from iccm_assets.rollout.outcome import Action, Alert, DeploymentEvent
+from iccm_assets.rollout.policy import BAKE_STAGE
 from iccm_assets.rollout.state import State
 
 
 @dataclass(frozen=True)
-class Look:
+class Assessment:
     """The state before, the state with time, lease and evidence updated, and what follows from them."""
 
     before: State
     state: State
     now: datetime
-    doubts: tuple[str, ...] = ()
-    crossings: tuple[Crossing, ...] = ()
-    events: tuple[Event, ...] = ()
+    data_issues: tuple[str, ...] = ()
+    violations: tuple[GuardrailViolation, ...] = ()
+    events: tuple[DeploymentEvent, ...] = ()
     actions: tuple[Action, ...] = ()
 
 
-def take(before: State, observation: Observation | None, now: datetime) -> Look:
+def assess(before: State, observation: Observation | None, now: datetime) -> Assessment:
     """Update time, lease and evidence, and assess them; ``observation`` is None when there is none."""
     if observation is None:
         doubts: tuple[str, ...] = ("nothing could be observed",)
-    elif doubts := faults(observation, before.watermark, now):
+    elif doubts := validation_errors(observation, before.watermark, now):
         observation = None
     else:
         doubts = _data_issues(before, observation, now)
-    state, violations = _advance_time(before, now, reliable=not doubts), list[Crossing]()
+    state, violations = _advance_time(before, now, reliable=not doubts), list[GuardrailViolation]()
     if observation is not None:
         state, violations = _count(state, observation, now, reliable=not doubts)
     excused = [_alert(state, each) for each in violations if each.also_violated_by_production]
     alerts = tuple(alert for alert in excused if alert.key not in state.raised_alerts)
     state = replace(state, raised_alerts=(*state.raised_alerts, *(alert.key for alert in alerts)))
-    return Look(before, state, now, doubts, tuple(violations), _lapse(before, now), alerts)
+    return Assessment(before, state, now, doubts, tuple(violations), _lapse(before, now), alerts)
 
 
 def _seconds_since_observed(before: State, now: datetime) -> float:
@@ -72,21 +72,21 @@ def _advance_time(before: State, now: datetime, reliable: bool) -> State:
 
 def _count(
     state: State, observation: Observation, now: datetime, reliable: bool
-) -> tuple[State, list[Crossing]]:
+) -> tuple[State, list[GuardrailViolation]]:
     """Add the observation to the evidence; return the violated guardrails with the new state."""
     policy, hour = state.policy, int(state.total_seconds // 3600)
-    evidence = absorb(state.evidence, observation, policy, state.stage, hour)
+    evidence = update_evidence(state.evidence, observation, policy, state.stage, hour)
     state = replace(state, evidence=evidence, watermark=observation.until)
     if policy.evidence == "sequential":
-        return state, limits.by_evidence(evidence, policy, state.stage)
+        return state, limits.check_sequential(evidence, policy, state.stage)
     # Plain means: health every few minutes, the stage's guardrails at its end.
-    violations: list[Crossing] = []
+    violations: list[GuardrailViolation] = []
     checked = state.checked_at
     if checked is None or abs((now - checked).total_seconds()) >= policy.health_interval_seconds:
-        violations += limits.by_health_means(observation, policy)
+        violations += limits.check_health_means(observation, policy)
         state = replace(state, checked_at=now)
-    if reliable and state.state != "paused" and state.time_is_up and state.enough:
-        violations += limits.by_stage_means(evidence, observation, policy, state.stage)
+    if reliable and state.state != "paused" and state.has_enough_time and state.has_enough_sessions:
+        violations += limits.check_stage_means(evidence, observation, policy, state.stage)
     return state, violations
 
 
@@ -106,7 +106,7 @@ def _data_issues(state: State, observation: Observation, now: datetime) -> tuple
     return tuple(issues)
 
 
-def _lapse(before: State, now: datetime) -> tuple[Event, ...]:
+def _lapse(before: State, now: datetime) -> tuple[DeploymentEvent, ...]:
     """Record on recovery that the canary arm had no lease for a while: its end and its return.
 
     In the bake the candidate is production, which needs no lease: its traffic stays.
@@ -118,15 +118,15 @@ def _lapse(before: State, now: datetime) -> tuple[Event, ...]:
     summary = f"no tick for {gap:.0f} s, the lease expired {lapse:.0f} s ago"
     numbers = {"gap_seconds": round(gap, 3), "lapse_seconds": round(lapse, 3)}
     state, version, weight = before.state, before.candidate, before.weight
-    reduced = weight if before.stage == BAKE else 0.0
+    reduced = weight if before.stage == BAKE_STAGE else 0.0
     lost, back = f"{summary}; production had all traffic", f"{summary}; that time does not count"
     return (
-        Event("lapsed", expired_at, state, state, version, reduced, lost, numbers),
-        Event("recovered", now, state, state, version, weight, back, numbers),
+        DeploymentEvent("lapsed", expired_at, state, state, version, reduced, lost, numbers),
+        DeploymentEvent("recovered", now, state, state, version, weight, back, numbers),
     )
 
 
-def _alert(state: State, violation: Crossing) -> Alert:
+def _alert(state: State, violation: GuardrailViolation) -> Alert:
     return Alert(
         f"rollout-{state.id}-floor-{violation.reason}",
         "warning",

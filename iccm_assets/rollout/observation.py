@@ -14,7 +14,7 @@ _CLOCK_TOLERANCE = timedelta(seconds=60)
 MAX_VARIANCE = 0.25
 
 
-class Scored(NamedTuple):
+class SessionScore(NamedTuple):
     """One newly scored session: its arm, the stage it was served in, and its score.
 
     ``pass_rate`` in [0, 1]; ``variance`` in [0, 0.25], None when the orchestra gave none. A session that
@@ -27,7 +27,7 @@ class Scored(NamedTuple):
     variance: float | None = None
 
 
-class Paired(NamedTuple):
+class ReplayPair(NamedTuple):
     """One production-holdout session replayed through both versions: their pass rates."""
 
     canary: float
@@ -35,7 +35,7 @@ class Paired(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counts:
+class RequestCounts:
     """Requests assigned to one arm since the last decision.
 
     ``errors`` of ``requests`` failed, timed out or fell back. ``slow`` of the ``timed`` ones took longer per
@@ -50,7 +50,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Window:
+class HealthWindow:
     """One arm over the health window; means are None where nothing was measured.
 
     ``latency_p95``: milliseconds per output token of the ``timed`` requests.
@@ -85,16 +85,16 @@ class Observation:
     fresh_at: datetime | None
     replicas: int
     ready: int
-    sessions: tuple[Scored, ...] = ()
-    replay: tuple[Paired, ...] = ()
-    canary: Counts = Counts()
-    production: Counts = Counts()
-    canary_window: Window = Window()
-    production_window: Window = Window()
+    sessions: tuple[SessionScore, ...] = ()
+    replay: tuple[ReplayPair, ...] = ()
+    canary: RequestCounts = RequestCounts()
+    production: RequestCounts = RequestCounts()
+    canary_window: HealthWindow = HealthWindow()
+    production_window: HealthWindow = HealthWindow()
     faults: tuple[str, ...] = ()
 
 
-def faults(observation: Observation, watermark: str, now: datetime) -> tuple[str, ...]:
+def validation_errors(observation: Observation, watermark: str, now: datetime) -> tuple[str, ...]:
     """Say what makes the observation unusable as a whole; empty when it can be counted."""
     errors = list(observation.faults)
     if observation.since != watermark:
@@ -123,13 +123,13 @@ def _time_errors(fresh_at: datetime | None, now: datetime) -> list[str]:
     return []
 
 
-def _is_possible(counts: Counts) -> bool:
+def _is_possible(counts: RequestCounts) -> bool:
     return _are_counts(counts.requests, counts.errors, counts.timed, counts.slow) and (
         counts.errors <= counts.requests and counts.slow <= counts.timed <= counts.requests
     )
 
 
-def _is_possible_window(window: Window) -> bool:
+def _is_possible_window(window: HealthWindow) -> bool:
     latency = window.latency_p95
     return (
         _are_counts(window.sessions, window.requests, window.errors, window.timed)
@@ -139,7 +139,7 @@ def _is_possible_window(window: Window) -> bool:
     )
 
 
-def _is_score(session: Scored) -> bool:
+def _is_score(session: SessionScore) -> bool:
     variance = session.variance
     return (
         session.arm in ("production", "canary")

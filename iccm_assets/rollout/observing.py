@@ -21,14 +21,22 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import InputError
 from iccm_assets.rollout import queries
-from iccm_assets.rollout.cursor import Cursor, advanced
-from iccm_assets.rollout.observation import MAX_VARIANCE, Arm, Counts, Observation, Paired, Scored, Window
-from iccm_assets.rollout.policy import WEIGHTS
-from iccm_assets.rollout.reader import Reader
+from iccm_assets.rollout.cursor import Watermark, advance
+from iccm_assets.rollout.observation import (
+    MAX_VARIANCE,
+    Arm,
+    RequestCounts,
+    Observation,
+    ReplayPair,
+    SessionScore,
+    HealthWindow,
+)
+from iccm_assets.rollout.policy import STAGE_WEIGHTS
+from iccm_assets.rollout.reader import DeadlineConnection
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
-from iccm_assets.store.replicas import LIVE
+from iccm_assets.store.replicas import LIVE_REPLICAS_SQL
 
 # The limits of one observation; the rest waits for the next one.
 MAX_REQUESTS = 100_000
@@ -38,14 +46,14 @@ MAX_PAIRS = 1_000
 MAX_WINDOW_REQUESTS = 5_000
 
 _ARMS: tuple[Arm, Arm] = ("canary", "production")
-_STAGES = {weight: stage for stage, weight in WEIGHTS.items()}
+_STAGES = {weight: stage for stage, weight in STAGE_WEIGHTS.items()}
 
 
 @dataclass(frozen=True)
-class Sample:
+class SessionSample:
     """One scored response; ``exclusion_reason`` is None where it is its session's score."""
 
-    score: Scored
+    score: SessionScore
     requirement_id: int
     session_key: str
     served_at: datetime
@@ -58,12 +66,12 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ObservationBatch:
     """An observation, and the rows that record what it counted."""
 
     observation: Observation
-    samples: tuple[Sample, ...] = ()
-    pairs: tuple[tuple[str, Paired], ...] = ()
+    samples: tuple[SessionSample, ...] = ()
+    pairs: tuple[tuple[str, ReplayPair], ...] = ()
 
     def store(self, conn: sa.Connection, rollout_id: int, revision: int) -> None:
         """Store the rows, in the transaction that decides on the observation."""
@@ -77,34 +85,36 @@ class Reading:
             conn.execute(t.rollout_pairs.insert(), rows)
 
 
-def observe(
+def collect_observation(
     conn: sa.Connection, state: State, settings: Settings, now: datetime, *, seconds: float = 5.0
-) -> Reading:
+) -> ObservationBatch:
     """Read the database for this state in at most ``seconds``; changes nothing.
 
     Raises ``DatabaseError`` or the driver's error when it takes longer.
     """
-    reader = Reader(conn, seconds)
-    replicas = reader.all(sa.text(LIVE))
+    reader = DeadlineConnection(conn, seconds)
+    replicas = reader.all(sa.text(LIVE_REPLICAS_SQL))
     ready = sum(state.candidate in replica.ready_versions for replica in replicas)
     try:
-        before = Cursor.of(state.watermark)
+        before = Watermark.parse(state.watermark)
     except InputError as error:
         faulty = Observation(
             state.watermark, state.watermark, None, len(replicas), ready, faults=(error.detail,)
         )
-        return Reading(faulty)
+        return ObservationBatch(faulty)
     watermark = _advance(reader, state, before, now)
-    samples = _samples(reader, state, watermark.first)
+    samples = _samples(reader, state, watermark.first_requirement_id)
     counted = [sample for sample in samples if sample.exclusion_reason is None]
     pairs = _pairs(reader, state, settings, now)
-    counts = _counts(reader, state, before.next if before else 0, watermark.next)
+    counts = _counts(reader, state, before.next_xid if before else 0, watermark.next_xid)
     windows = _windows(reader, state, counted, now)
-    unscored = reader.one(queries.PENDING, rollout=state.id, first=watermark.first).since
+    unscored = reader.one(
+        queries.OLDEST_UNSCORED, rollout=state.id, first=watermark.first_requirement_id
+    ).since
     observation = Observation(
         since=state.watermark,
         until=str(watermark),
-        fresh_at=min(watermark.settled, now if unscored is None else unscored.astimezone(UTC)),
+        fresh_at=min(watermark.settled_at, now if unscored is None else unscored.astimezone(UTC)),
         replicas=len(replicas),
         ready=ready,
         sessions=tuple(sample.score for sample in counted),
@@ -114,26 +124,26 @@ def observe(
         canary_window=windows["canary"],
         production_window=windows["production"],
     )
-    return Reading(observation, samples, pairs)
+    return ObservationBatch(observation, samples, pairs)
 
 
-def _advance(reader: Reader, state: State, before: Cursor | None, now: datetime) -> Cursor:
+def _advance(reader: DeadlineConnection, state: State, before: Watermark | None, now: datetime) -> Watermark:
     """Choose how far to count requests: to the oldest running transaction, or to the maximum."""
     running = reader.one(queries.TRANSACTIONS)
-    since = before.next if before else 0
-    full = reader.all(queries.FULL, rollout=state.id, since=since, max_rows=MAX_REQUESTS)
-    first = before.first if before else reader.one(queries.FIRST).first
+    since = before.next_xid if before else 0
+    full = reader.all(queries.BATCH_END, rollout=state.id, since=since, max_rows=MAX_REQUESTS)
+    first = before.first_requirement_id if before else reader.one(queries.LATEST_REQUIREMENT).first
     until = min([running.oldest, *(row.stored_xid for row in full if row.stored_xid > since)])
-    return advanced(before, first=first, until=until, oldest=running.oldest, newest=running.newest, now=now)
+    return advance(before, first=first, until=until, oldest=running.oldest, newest=running.newest, now=now)
 
 
-def _samples(reader: Reader, state: State, first: int) -> tuple[Sample, ...]:
+def _samples(reader: DeadlineConnection, state: State, first: int) -> tuple[SessionSample, ...]:
     """Return the scored responses that are not recorded yet, in the order they were served."""
-    rows = reader.all(queries.ANSWERS, rollout=state.id, first=first, max_rows=MAX_RESPONSES)
+    rows = reader.all(queries.SCORED_RESPONSES, rollout=state.id, first=first, max_rows=MAX_RESPONSES)
     if not rows:
         return ()
-    starts = [(row.timestamp, row.weight) for row in reader.all(queries.STAGES, rollout=state.id)]
-    samples: list[Sample] = []
+    starts = [(row.timestamp, row.weight) for row in reader.all(queries.STAGE_STARTS, rollout=state.id)]
+    samples: list[SessionSample] = []
     counted: set[str] = set()
     for row in rows:
         reason = _exclusion_reason(row, counted)
@@ -141,9 +151,9 @@ def _samples(reader: Reader, state: State, first: int) -> tuple[Sample, ...]:
             counted.add(row.session_key)
         served_at = row.served_at.astimezone(UTC)
         # The last stage that had begun by then; a stage is known by its weight.
-        weight = next((weight for start, weight in reversed(starts) if start <= served_at), WEIGHTS[1])
-        score = Scored(row.arm, _STAGES[weight], row.pass_rate, row.variance)
-        samples.append(Sample(score, row.requirement_id, row.session_key, served_at, reason))
+        weight = next((weight for start, weight in reversed(starts) if start <= served_at), STAGE_WEIGHTS[1])
+        score = SessionScore(row.arm, _STAGES[weight], row.pass_rate, row.variance)
+        samples.append(SessionSample(score, row.requirement_id, row.session_key, served_at, reason))
     return tuple(samples)
 
 
@@ -159,23 +169,25 @@ def _exclusion_reason(row: Any, counted: set[str]) -> str | None:
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def _pairs(reader: Reader, state: State, settings: Settings, now: datetime) -> tuple[tuple[str, Paired], ...]:
+def _pairs(
+    reader: DeadlineConnection, state: State, settings: Settings, now: datetime
+) -> tuple[tuple[str, ReplayPair], ...]:
     """Return production-holdout items measured for both versions, while there is little traffic."""
-    sessions = reader.one(queries.PACE, since=now - timedelta(days=1)).sessions
-    if sessions >= settings.rollout.replay_below_sessions:
+    sessions = reader.one(queries.DAILY_SESSIONS, since=now - timedelta(days=1)).sessions
+    if sessions >= settings.rollout.replay_threshold_sessions:
         return ()
     rows = reader.all(
-        queries.PAIRS,
+        queries.REPLAY_PAIRS,
         rollout=state.id,
         candidate=state.candidate,
         production=state.production,
         quorum=settings.orchestra_quorum,
         max_rows=MAX_PAIRS,
     )
-    return tuple((row.item, Paired(row.canary, row.production)) for row in rows)
+    return tuple((row.item, ReplayPair(row.canary, row.production)) for row in rows)
 
 
-def _counts(reader: Reader, state: State, since: int, until: int) -> dict[str, Counts]:
+def _counts(reader: DeadlineConnection, state: State, since: int, until: int) -> dict[str, RequestCounts]:
     """Count requests by the arm they were assigned to, and the slow ones once the limit is known."""
     limit = state.evidence.slow_threshold_ms
     rows = reader.all(
@@ -186,11 +198,13 @@ def _counts(reader: Reader, state: State, since: int, until: int) -> dict[str, C
         canary_limit=limit,
         production_limit=None if limit is None else limit / state.policy.max_latency_ratio,
     )
-    counts = {arm: Counts() for arm in _ARMS}
-    return counts | {row.arm: Counts(row.requests, row.errors, row.timed, row.slow) for row in rows}
+    counts = {arm: RequestCounts() for arm in _ARMS}
+    return counts | {row.arm: RequestCounts(row.requests, row.errors, row.timed, row.slow) for row in rows}
 
 
-def _windows(reader: Reader, state: State, counted: Sequence[Sample], now: datetime) -> dict[str, Window]:
+def _windows(
+    reader: DeadlineConnection, state: State, counted: Sequence[SessionSample], now: datetime
+) -> dict[str, HealthWindow]:
     """Return both arms over the health window: scores counted before and now, and the newest requests."""
     since = now - timedelta(seconds=state.policy.health_window_seconds)
     scores = {row.arm: row for row in reader.all(queries.WINDOW_SCORES, rollout=state.id, since=since)}
@@ -204,14 +218,14 @@ def _windows(reader: Reader, state: State, counted: Sequence[Sample], now: datet
     }
 
 
-def _window(new: Sequence[Scored], old: Any, requests: Any) -> Window:
+def _window(new: Sequence[SessionScore], old: Any, requests: Any) -> HealthWindow:
     variances = [score.variance for score in new if score.variance is not None]
     sessions, rate_sum = len(new), sum(score.pass_rate for score in new)
     variance_count, variance_sum = len(variances), sum(variances)
     if old is not None:
         sessions, rate_sum = sessions + old.sessions, rate_sum + old.rates
         variance_count, variance_sum = variance_count + old.varied, variance_sum + (old.variances or 0.0)
-    return Window(
+    return HealthWindow(
         sessions=sessions,
         pass_rate=min(1.0, rate_sum / sessions) if sessions else None,
         variance=variance_sum / variance_count if variance_count else None,

@@ -8,13 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.errors import NotAllowed
+from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.models.manifest import verify
 from iccm_assets.rollout import deployment, records
-from iccm_assets.rollout.deployment import Authorisation
-from iccm_assets.rollout.outcome import Event
+from iccm_assets.rollout.deployment import Authorization
+from iccm_assets.rollout.outcome import DeploymentEvent
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import Settings
@@ -24,20 +24,20 @@ from iccm_assets.store.notify import notify_routing
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenResult:
     """The version to deploy, its authorization, and its rollout.
 
     ``state`` is None where there was no production version to compare with: it was promoted at once.
     """
 
     version: ModelVersion
-    authorisation: Authorisation
+    authorization: Authorization
     state: State | None
 
 
 def open_rollout(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
-) -> Opened:
+) -> OpenResult:
     """Verify the version's files and open its rollout; the first production version is promoted at once.
 
     ``force_reason`` skips the quality gate, not the rollout. The rollout of a version that an emergency
@@ -47,36 +47,38 @@ def open_rollout(
     decides races), ``DamagedCheckpoint`` or ``ModelNotFound`` for its files; nothing has changed then.
     """
     with engine.connect() as conn:
-        candidate, serving = versions.get(conn, version), versions.production(conn)
+        candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     if candidate.status == "production":
-        raise NotAllowed(f"{candidate.version} is in production already")
+        raise OperationNotAllowedError(f"{candidate.version} is in production already")
     verify(Path(candidate.path))
     if serving is None:
         first = deployment.deploy(engine, candidate.version, actor=actor, force_reason=force_reason)
-        return Opened(*first, None)
+        return OpenResult(*first, None)
     with engine.begin() as conn:
         return _open(conn, settings, candidate.version, actor=actor, force_reason=force_reason)
 
 
 def _open(
     conn: sa.Connection, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
-) -> Opened:
+) -> OpenResult:
     """Open a rollout in the caller's transaction, of a version whose files the caller has verified."""
     records.lock_deployment(conn)
-    authorization = deployment.authorise(conn, version, force_reason)
-    candidate, serving = versions.get(conn, version), versions.production(conn)
+    authorization = deployment.require_authorized(conn, version, force_reason)
+    candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     if serving is None:
-        raise NotAllowed(f"nothing is in production, so there is no version to roll out {version} against")
+        raise OperationNotAllowedError(
+            f"nothing is in production, so there is no version to roll out {version} against"
+        )
     state = _insert(
         conn,
         candidate=candidate.version,
         production=serving.version,
         **_training_run(conn, candidate.version),
-        policy=asdict(Policy.frozen(settings.rollout, settings.evaluation)),
+        policy=asdict(Policy.from_settings(settings.rollout, settings.evaluation)),
         reason=authorization.reason,
     )
     records.set_status(conn, candidate.version, "canary")
-    event = Event(
+    event = DeploymentEvent(
         event_type="opened",
         timestamp=state.opened_at,
         from_state=candidate.status,
@@ -89,7 +91,7 @@ def _open(
     )
     records.append_events(conn, state.id, (event,))
     notify_routing(conn)
-    return Opened(versions.get(conn, candidate.version), authorization, state)
+    return OpenResult(versions.get_version(conn, candidate.version), authorization, state)
 
 
 def _training_run(conn: sa.Connection, version: str) -> dict[str, Any]:
@@ -110,5 +112,5 @@ def _insert(conn: sa.Connection, **values: Any) -> State:
     except sa.exc.IntegrityError as error:
         if getattr(getattr(error.orig, "diag", None), "constraint_name", None) != "rollouts_one_live":
             raise
-    deployment.refuse_while_live(conn, values["candidate"])
-    raise NotAllowed(f"another rollout was live; open the one of {values['candidate']} again")
+    deployment.require_no_live_rollout(conn, values["candidate"])
+    raise OperationNotAllowedError(f"another rollout was live; open the one of {values['candidate']} again")

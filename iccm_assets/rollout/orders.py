@@ -6,64 +6,64 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from iccm_assets.errors import NotAllowed
-from iccm_assets.rollout.look import Look
+from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.rollout.look import Assessment
 from iccm_assets.rollout.outcome import Decision
-from iccm_assets.rollout.policy import BAKE
+from iccm_assets.rollout.policy import BAKE_STAGE
 from iccm_assets.rollout.state import Approval, State
-from iccm_assets.rollout.transitions import aborted, decided, rolled_back, running_state
+from iccm_assets.rollout.transitions import abort, decision_with_event, roll_back, running_state
 
 
-def command(state: State, verb: str, actor: str, now: datetime, note: str = "") -> Decision:
+def apply_command(state: State, verb: str, actor: str, now: datetime, note: str = "") -> Decision:
     """Apply a person's command: pause, resume, approve, abort or rollback; the actor is recorded.
 
     ``NotAllowed`` says why the command makes no sense now; nothing has changed then (R9).
     """
-    if not state.live:
-        raise NotAllowed(f"rollout {state.id} is {state.state} and cannot be changed any more")
+    if not state.is_live:
+        raise OperationNotAllowedError(f"rollout {state.id} is {state.state} and cannot be changed any more")
     if verb not in _COMMANDS:
-        raise NotAllowed(f"{verb!r} is no command; use one of {', '.join(_COMMANDS)}")
-    look = Look(state, replace(state, revision=state.revision + 1), now)
+        raise OperationNotAllowedError(f"{verb!r} is no command; use one of {', '.join(_COMMANDS)}")
+    look = Assessment(state, replace(state, revision=state.revision + 1), now)
     return _COMMANDS[verb](look, f"by {actor}{f': {note}' if note else ''}", actor)
 
 
-def _pause(look: Look, reason: str, actor: str) -> Decision:
+def _pause(look: Assessment, reason: str, actor: str) -> Decision:
     if look.before.state == "paused":
-        raise NotAllowed(f"rollout {look.state.id} is paused already")
+        raise OperationNotAllowedError(f"rollout {look.state.id} is paused already")
     state = replace(look.state, state="paused", reason=f"paused {reason}")
-    return decided(look, state, "paused", reason, actor)
+    return decision_with_event(look, state, "paused", reason, actor)
 
 
-def _resume(look: Look, reason: str, actor: str) -> Decision:
+def _resume(look: Assessment, reason: str, actor: str) -> Decision:
     if look.before.state != "paused":
-        raise NotAllowed(f"rollout {look.state.id} is {look.before.state}, not paused")
+        raise OperationNotAllowedError(f"rollout {look.state.id} is {look.before.state}, not paused")
     # The pause ends here, not at the tick before it: the time between is no healthy time.
     name = running_state(look.state.stage)
     state = replace(look.state, state=name, observed_at=look.now, reason=f"resumed {reason}")
-    return decided(look, state, "resumed", reason, actor)
+    return decision_with_event(look, state, "resumed", reason, actor)
 
 
-def _approve(look: Look, reason: str, actor: str) -> Decision:
+def _approve(look: Assessment, reason: str, actor: str) -> Decision:
     state = look.state
     if state.weight == 0:
-        raise NotAllowed(f"rollout {state.id} has no traffic yet; there is no wait to skip")
-    if state.approved:
-        raise NotAllowed(f"stage {state.stage} of rollout {state.id} is approved already")
+        raise OperationNotAllowedError(f"rollout {state.id} has no traffic yet; there is no wait to skip")
+    if state.approval:
+        raise OperationNotAllowedError(f"stage {state.stage} of rollout {state.id} is approved already")
     state = replace(state, approvals=(*state.approvals, Approval(state.stage, actor, look.now)))
     description = f"approved {reason}; the stage ends when samples and health allow"
-    return decided(look, state, "approved", description, actor)
+    return decision_with_event(look, state, "approved", description, actor)
 
 
-def _abort(look: Look, reason: str, actor: str) -> Decision:
-    end = rolled_back if look.state.stage == BAKE else aborted
+def _abort(look: Assessment, reason: str, actor: str) -> Decision:
+    end = roll_back if look.state.stage == BAKE_STAGE else abort
     return end(look, "aborted", reason, actor)
 
 
-def _roll_back(look: Look, reason: str, actor: str) -> Decision:
-    return rolled_back(look, "manual", reason, actor)
+def _roll_back(look: Assessment, reason: str, actor: str) -> Decision:
+    return roll_back(look, "manual", reason, actor)
 
 
-_COMMANDS: dict[str, Callable[[Look, str, str], Decision]] = {
+_COMMANDS: dict[str, Callable[[Assessment, str, str], Decision]] = {
     "pause": _pause,
     "resume": _resume,
     "approve": _approve,

@@ -12,7 +12,7 @@ CONTROLLER = "controller"
 
 
 @dataclass(frozen=True)
-class Event:
+class DeploymentEvent:
     """A row of `deployment_events`; from ``timestamp`` on, ``version`` has ``weight`` of the traffic."""
 
     event_type: str
@@ -53,13 +53,13 @@ class RollBack:
 
 
 @dataclass(frozen=True)
-class Abandon:
+class Abort:
     """Candidate -> `candidate` again: stopped without a verdict on it."""
 
     reason: str
 
 
-Action = Promote | RollBack | Abandon | Alert
+Action = Promote | RollBack | Abort | Alert
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ class Decision:
 
     state: State
     reason: str
-    events: tuple[Event, ...] = ()
+    events: tuple[DeploymentEvent, ...] = ()
     actions: tuple[Action, ...] = ()

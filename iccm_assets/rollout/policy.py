@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from iccm_assets.settings import Evaluation, Rollout
+from iccm_assets.settings import EvaluationSettings, RolloutSettings
 
 # The canary arm's share of the traffic by stage; the routing and the database's constraints know exactly
 # these, so they are no settings.
-WEIGHTS = {1: 0.1, 2: 0.5, 3: 1.0}
-BAKE = 3
+STAGE_WEIGHTS = {1: 0.1, 2: 0.5, 3: 1.0}
+BAKE_STAGE = 3
 
 # How the rollout's error rate alpha is spent on its tests; tests of nested null hypotheses share one part
 # (docs/rollout.md).
-ALPHA_SHARES = {
+ALPHA_SPLIT = {
     "drop": 0.78,
     "pass_rate": 0.16,
     "variance_ratio": 0.015,
@@ -69,7 +69,7 @@ class Policy:
         return self
 
     @classmethod
-    def frozen(cls, rollout: Rollout, evaluation: Evaluation) -> Policy:
+    def from_settings(cls, rollout: RolloutSettings, evaluation: EvaluationSettings) -> Policy:
         """Build the policy of a rollout opened under these settings, which have most names in common."""
         values = {**evaluation.model_dump(), **rollout.model_dump()}
         values |= {
@@ -86,11 +86,11 @@ class Policy:
             "allowed_drops": (rollout.first_stage_drop, rollout.second_stage_drop),
             "health_window_seconds": rollout.health_window_minutes * 60,
             "max_data_age_seconds": rollout.max_data_age_minutes * 60,
-            "max_hold_seconds": rollout.max_hold * 86400,
-            "load_timeout_seconds": rollout.ready_minutes * 60,
+            "max_hold_seconds": rollout.max_hold_days * 86400,
+            "load_timeout_seconds": rollout.load_timeout_minutes * 60,
         }
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def threshold(self, family: str) -> float:
         """Return the e-value at which a test of this family counts as violated."""
-        return 1.0 / (self.alpha * ALPHA_SHARES[family])
+        return 1.0 / (self.alpha * ALPHA_SPLIT[family])

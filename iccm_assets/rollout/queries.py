@@ -11,8 +11,8 @@ TRANSACTIONS = text(
         (pg_snapshot_xmax(pg_current_snapshot()))::text::bigint as newest
     """
 )
-FIRST = text("select coalesce(max(id), 0) as first from iccm.requirements")
-FULL = text(
+LATEST_REQUIREMENT = text("select coalesce(max(id), 0) as first from iccm.requirements")
+BATCH_END = text(
     """
     select stored_xid from iccm.requests where rollout_id = :rollout and stored_xid >= :since
     order by stored_xid offset :max_rows limit 1
@@ -46,7 +46,7 @@ COUNTS = text(
 # An empty response is the model's fault, whatever the orchestra scored (R11). A response waits for an earlier
 # one of its session that is not scored yet. Rows in `rollout_samples` are excluded first, and the rest is
 # looked up by key (`limit 1`): a rollout may have counted any number of sessions, few are new at a time.
-ANSWERS = text(
+SCORED_RESPONSES = text(
     """
     with fresh as materialized (
         select r.id, r.session_id, r.request_id, r.created_at, r.test_pass_rate, r.implementation_variance,
@@ -89,7 +89,7 @@ ANSWERS = text(
     """
 )
 # Since when the oldest unscored response could have been scored: it, or its tests, may have come late.
-PENDING = text(
+OLDEST_UNSCORED = text(
     """
     select min(greatest(r.created_at, c.updated_at)) as since
     from iccm.requirements r
@@ -103,21 +103,21 @@ PENDING = text(
         )
     """
 )
-STAGES = text(
+STAGE_STARTS = text(
     """
     select "timestamp", weight from iccm.deployment_events
     where rollout_id = :rollout and event_type in ('started', 'advanced', 'promoted') order by seq
     """
 )
 
-PACE = text(
+DAILY_SESSIONS = text(
     """
     select count(distinct session_id) as sessions from iccm.requirements
     where scored_at > :since and kind = 'model' and test_pass_rate is not null
     """
 )
 # Both versions scored by the same members on the same item; of several measurements the newest.
-PAIRS = text(
+REPLAY_PAIRS = text(
     """
     with scored as (
         select model_digest, item, canary_set_digest, orchestra, judge_version, decoding,

@@ -12,7 +12,7 @@ from iccm_assets.errors import DatabaseError
 _LIMIT = sa.text("select set_config('statement_timeout', :ms, true)")
 
 
-class Reader:
+class DeadlineConnection:
     """Runs statements on a connection for ``seconds`` in all; then PostgreSQL cancels them."""
 
     def __init__(self, conn: sa.Connection, seconds: float) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
-from iccm_assets.errors import NotAllowed
-from iccm_assets.rollout.observing import Reading
-from iccm_assets.rollout.outcome import Abandon, Action, Alert, Decision, Event, Promote, RollBack
+from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.rollout.observing import ObservationBatch
+from iccm_assets.rollout.outcome import Abort, Action, Alert, Decision, DeploymentEvent, Promote, RollBack
 from iccm_assets.rollout.state import State
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now as platform_now
@@ -22,7 +22,7 @@ from iccm_assets.store.locks import Lock, acquire_lock
 from iccm_assets.store.notify import notify_routing
 
 
-def live(conn: sa.Connection, *, lock: bool = False) -> State | None:
+def get_live_rollout(conn: sa.Connection, *, lock: bool = False) -> State | None:
     """Return the live rollout, its row locked if asked; None when there is none.
 
     ``InputError`` when the row is damaged: nothing is decided on it.
@@ -31,15 +31,15 @@ def live(conn: sa.Connection, *, lock: bool = False) -> State | None:
     return _load(conn, query.with_for_update() if lock else query)
 
 
-def get(conn: sa.Connection, rollout_id: int) -> State:
+def get_rollout(conn: sa.Connection, rollout_id: int) -> State:
     """Return the rollout of this number; ``NotAllowed`` when there is none."""
     state = _load(conn, sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id))
     if state is None:
-        raise NotAllowed(f"there is no rollout {rollout_id}")
+        raise OperationNotAllowedError(f"there is no rollout {rollout_id}")
     return state
 
 
-def newest(conn: sa.Connection) -> State | None:
+def get_latest_rollout(conn: sa.Connection) -> State | None:
     """Return the rollout opened last, live or not."""
     return _load(conn, sa.select(t.rollouts).order_by(t.rollouts.c.id.desc()).limit(1))
 
@@ -54,12 +54,14 @@ def lock_deployment(conn: sa.Connection) -> None:
     acquire_lock(conn, Lock.DEPLOYMENT)
 
 
-def moves_versions(decision: Decision) -> bool:
+def changes_versions(decision: Decision) -> bool:
     """Whether a decision changes the status of versions, and so needs `lock_deployment` first."""
-    return any(isinstance(action, Promote | RollBack | Abandon) for action in decision.actions)
+    return any(isinstance(action, Promote | RollBack | Abort) for action in decision.actions)
 
 
-def apply(conn: sa.Connection, before: State, decision: Decision, reading: Reading | None = None) -> bool:
+def persist_decision(
+    conn: sa.Connection, before: State, decision: Decision, reading: ObservationBatch | None = None
+) -> bool:
     """Persist a decision: state, counted rows, events, alerts, versions, notice.
 
     False, and nothing is written, when the row is no longer the one that was read.
@@ -86,7 +88,7 @@ def _replace_state(conn: sa.Connection, before: State, after: State) -> bool:
     return conn.execute(update.values(**columns, updated_at=sa.func.iccm.now())).rowcount == 1
 
 
-def append_events(conn: sa.Connection, rollout_id: int, events: tuple[Event, ...]) -> None:
+def append_events(conn: sa.Connection, rollout_id: int, events: tuple[DeploymentEvent, ...]) -> None:
     """Append to the rollout's history; the caller has locked its row."""
     e = t.deployment_events.c
     last = conn.execute(sa.select(sa.func.max(e.seq)).where(e.rollout_id == rollout_id)).scalar_one()
@@ -94,13 +96,13 @@ def append_events(conn: sa.Connection, rollout_id: int, events: tuple[Event, ...
         insert_event(conn, event, rollout_id=rollout_id, seq=seq)
 
 
-def insert_event(conn: sa.Connection, event: Event, **columns: int) -> int:
+def insert_event(conn: sa.Connection, event: DeploymentEvent, **columns: int) -> int:
     """Insert one row of `deployment_events`, of a rollout or (without ``columns``) of none; return its id."""
     e = t.deployment_events
     return int(conn.execute(e.insert().values(**vars(event), **columns).returning(e.c.id)).scalar_one())
 
 
-def answers(conn: sa.Connection, rollout_id: int) -> dict[str, int]:
+def count_samples(conn: sa.Connection, rollout_id: int) -> dict[str, int]:
     """Count the scored responses by exclusion reason; `counted` are those that are their session's score."""
     s = t.rollout_samples.c
     name = sa.func.coalesce(s.exclusion_reason, "counted")
@@ -110,7 +112,7 @@ def answers(conn: sa.Connection, rollout_id: int) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def history(conn: sa.Connection, rollout_id: int) -> list[dict[str, Any]]:
+def list_events(conn: sa.Connection, rollout_id: int) -> list[dict[str, Any]]:
     """Return the rollout's events in their order."""
     e = t.deployment_events.c
     columns = (e.seq, e.timestamp, e.event_type, e.version, e.weight, e.notes, e.actor)
@@ -119,7 +121,7 @@ def history(conn: sa.Connection, rollout_id: int) -> list[dict[str, Any]]:
 
 
 def swap_production(
-    conn: sa.Connection, version: str, former_becomes: str, deployed_at: datetime | None
+    conn: sa.Connection, version: str, previous_status: str, deployed_at: datetime | None
 ) -> str | None:
     """Demote the version in production, then promote this one; return the previous one.
 
@@ -128,7 +130,7 @@ def swap_production(
     """
     mv = t.model_versions
     former = conn.execute(
-        mv.update().where(mv.c.status == "production").values(status=former_becomes).returning(mv.c.version)
+        mv.update().where(mv.c.status == "production").values(status=previous_status).returning(mv.c.version)
     ).scalar_one_or_none()
     set_status(conn, version, "production", **({} if deployed_at is None else {"deployed_at": deployed_at}))
     return former
@@ -140,7 +142,7 @@ def set_status(conn: sa.Connection, version: str, status: str, **columns: Any) -
     conn.execute(mv.update().where(mv.c.version == version).values(status=status, **columns))
 
 
-def book_rollback(conn: sa.Connection, *, from_version: str, to_version: str, **columns: Any) -> None:
+def insert_rollback_event(conn: sa.Connection, *, from_version: str, to_version: str, **columns: Any) -> None:
     """Insert a row of `rollback_events`: the versions, and ``columns`` with the reason and its numbers."""
     mv = t.model_versions.c
     path = sa.select(mv.path).where(mv.version == from_version).scalar_subquery()
@@ -157,7 +159,7 @@ def _act(conn: sa.Connection, decision: Decision, action: Action) -> None:
             swap_production(conn, state.candidate, "retired", platform_now(conn))
         case RollBack():
             _roll_back(conn, decision, action)
-        case Abandon():
+        case Abort():
             _archive(conn, decision, "candidate")
 
 
@@ -165,7 +167,7 @@ def _roll_back(conn: sa.Connection, decision: Decision, action: RollBack) -> Non
     state, event = decision.state, decision.events[-1]
     if action.restore:
         swap_production(conn, state.production, "rolled_back", None)
-    book_rollback(
+    insert_rollback_event(
         conn,
         from_version=state.candidate,
         to_version=state.production,

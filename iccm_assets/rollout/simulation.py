@@ -27,13 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iccm_assets.rollout.decision import decide
-from iccm_assets.rollout.observation import Arm, Counts, Observation, Paired, Scored, Window
+from iccm_assets.rollout.observation import (
+    Arm,
+    RequestCounts,
+    Observation,
+    ReplayPair,
+    SessionScore,
+    HealthWindow,
+)
 from iccm_assets.rollout.outcome import RollBack
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
 
 TICK = 300.0
-OPENED = datetime(2026, 1, 1, tzinfo=UTC)
+OPENED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 _DAY = 86400.0
 _TESTS = 10
 _CORRELATION = 0.4
@@ -47,11 +54,11 @@ _ARMS: tuple[Arm, Arm] = ("canary", "production")
 
 Numbers = NDArray[np.float64]
 # A scored session, and whether its request failed.
-_Outcome = tuple[Scored, bool]
+_Outcome = tuple[SessionScore, bool]
 
 
 @dataclass(frozen=True)
-class World:
+class TrueEffect:
     """The truth behind a simulated rollout: mean pass rates of both arms, and the traffic."""
 
     production: float
@@ -61,7 +68,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Ending:
+class SimulatedOutcome:
     """The end of a rollout: ``promoted``, ``rolled_back`` or ``undecided``, its reason, time and samples."""
 
     outcome: str
@@ -75,27 +82,29 @@ class Ending:
 class Simulation:
     """Many rollouts with the same true effect."""
 
-    world: World
+    effect: TrueEffect
     evidence: str
     seed: int
-    endings: tuple[Ending, ...] = field(repr=False)
+    outcomes: tuple[SimulatedOutcome, ...] = field(repr=False)
 
-    def of(self, outcome: str) -> list[Ending]:
+    def with_outcome(self, outcome: str) -> list[SimulatedOutcome]:
         """Return the rollouts with this outcome."""
-        return [rollout for rollout in self.endings if rollout.outcome == outcome]
+        return [rollout for rollout in self.outcomes if rollout.outcome == outcome]
 
     def to_json(self) -> dict[str, Any]:
         """Return the shares of the outcomes, with times in hours and scored canary-arm sessions."""
-        rollbacks, total = self.of("rolled_back"), len(self.endings)
+        rollbacks, total = self.with_outcome("rolled_back"), len(self.outcomes)
         return {
-            **{outcome: round(len(self.of(outcome)) / total, 6) for outcome in OUTCOMES},
-            "hours": {name: spread([rollout.hours for rollout in self.of(name)]) for name in OUTCOMES},
-            "canary_sessions_until_rollback": spread([rollout.canary_sessions for rollout in rollbacks]),
-            "replayed_pairs_until_rollback": spread([rollout.pairs for rollout in rollbacks]),
+            **{outcome: round(len(self.with_outcome(outcome)) / total, 6) for outcome in OUTCOMES},
+            "hours": {
+                name: percentiles([rollout.hours for rollout in self.with_outcome(name)]) for name in OUTCOMES
+            },
+            "canary_sessions_until_rollback": percentiles([rollout.canary_sessions for rollout in rollbacks]),
+            "replayed_pairs_until_rollback": percentiles([rollout.pairs for rollout in rollbacks]),
             "reasons": dict(Counter(rollout.reason for rollout in rollbacks).most_common()),
-            "production": self.world.production,
-            "canary": self.world.canary,
-            "sessions_per_day": self.world.sessions_per_day,
+            "production": self.effect.production,
+            "canary": self.effect.canary,
+            "sessions_per_day": self.effect.sessions_per_day,
             "runs": total,
             "seed": self.seed,
             "evidence": self.evidence,
@@ -106,7 +115,7 @@ OUTCOMES = ("promoted", "rolled_back", "undecided")
 _OUTCOMES = {"completed": "promoted", "rolled_back": "rolled_back", "aborted": "undecided"}
 
 
-def spread(values: Sequence[float]) -> dict[str, float] | None:
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     """Return the median and the 90th percentile; None without values."""
     if not values:
         return None
@@ -115,50 +124,56 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def simulate(
-    world: World, policy: Policy, runs: int, seed: int, progress: Callable[[int], None] = lambda done: None
+    effect: TrueEffect,
+    policy: Policy,
+    runs: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Simulation:
     """Simulate ``runs`` rollouts, each with its own random stream; equal arguments give equal results."""
     # No controller dies here: the lease must only reach over the ticks that are skipped.
     policy = replace(policy, lease_seconds=_DAY)
     endings = []
     for run in range(runs):
-        endings.append(_Rollout(world, policy, np.random.default_rng((seed, run))).run())
+        endings.append(_Rollout(effect, policy, np.random.default_rng((seed, run))).run())
         progress(1)
-    return Simulation(world, policy.evidence, seed, tuple(endings))
+    return Simulation(effect, policy.evidence, seed, tuple(endings))
 
 
 class _Rollout:
     """One rollout: its virtual clock, the sessions to come, the window, and the state."""
 
-    def __init__(self, world: World, policy: Policy, rng: np.random.Generator) -> None:
+    def __init__(self, world: TrueEffect, policy: Policy, rng: np.random.Generator) -> None:
         self.policy, self.rng = policy, rng
-        self.state = State(1, "candidate", "production", policy, OPENED, OPENED)
+        self.state = State(1, "candidate", "production", policy, OPENED_AT, OPENED_AT)
         self.clock = 0.0
         self.sessions = _Sessions(world, rng)
         self.replay = _pairs(world, rng)
         pause = TICK if policy.evidence == "point" else min(_DAY / world.sessions_per_day * 4, 3 * TICK)
         self.step = math.ceil(pause / TICK) * TICK
-        self.window: deque[tuple[float, Scored, bool]] = deque()
+        self.window: deque[tuple[float, SessionScore, bool]] = deque()
 
-    def run(self) -> Ending:
+    def run(self) -> SimulatedOutcome:
         """Tick until the rollout is closed."""
         while True:
-            decision = decide(self.state, self._observe(), OPENED + timedelta(seconds=self.clock))
+            decision = decide(self.state, self._observe(), OPENED_AT + timedelta(seconds=self.clock))
             self.state = decision.state
-            if not self.state.live:
+            if not self.state.is_live:
                 break
             self.clock = self._next_tick()
         reason = next((action.reason for action in decision.actions if isinstance(action, RollBack)), "")
         outcome = "undecided" if reason == "undecided" else _OUTCOMES[self.state.state]
         evidence = self.state.evidence
-        return Ending(outcome, reason, self.clock / 3600, evidence.canary_total.sessions, evidence.pairs)
+        return SimulatedOutcome(
+            outcome, reason, self.clock / 3600, evidence.canary_total.sessions, evidence.pairs
+        )
 
     def _next_tick(self) -> float:
         """Return the first tick at which there is something to decide."""
         state, policy = self.state, self.policy
         due = [self.sessions.next_at, self.clock + _DAY]
         due.append(self.clock + policy.max_hold_seconds - state.stage_seconds)
-        remaining = state.needed_seconds - state.healthy_seconds
+        remaining = state.min_seconds - state.healthy_seconds
         if remaining > 0:
             due.append(self.clock + remaining)
         if self.replay or (policy.evidence == "point" and len(self.window) >= policy.health_sessions):
@@ -177,7 +192,7 @@ class _Rollout:
         return Observation(
             since=self.state.watermark,
             until=str(self.clock),
-            fresh_at=OPENED + timedelta(seconds=self.clock),
+            fresh_at=OPENED_AT + timedelta(seconds=self.clock),
             replicas=1,
             ready=1,
             sessions=tuple(session for session, _ in outcomes),
@@ -188,25 +203,25 @@ class _Rollout:
             production_window=self._window("production"),
         )
 
-    def _counts(self, arm: Arm, outcomes: list[_Outcome]) -> Counts:
+    def _counts(self, arm: Arm, outcomes: list[_Outcome]) -> RequestCounts:
         failures = [failed for session, failed in outcomes if session.arm == arm]
         n = len(failures)
-        return Counts(n, sum(failures), n, int(self.rng.binomial(n, _SLOW))) if n else Counts()
+        return RequestCounts(n, sum(failures), n, int(self.rng.binomial(n, _SLOW))) if n else RequestCounts()
 
-    def _window(self, arm: Arm) -> Window:
+    def _window(self, arm: Arm) -> HealthWindow:
         outcomes = [(session, failed) for _, session, failed in self.window if session.arm == arm]
         if not outcomes:
-            return Window()
+            return HealthWindow()
         n = len(outcomes)
         rate = sum(session.pass_rate for session, _ in outcomes) / n
         variance = sum(session.variance or 0.0 for session, _ in outcomes) / n
-        return Window(n, rate, variance, n, sum(failed for _, failed in outcomes), n, 1.0)
+        return HealthWindow(n, rate, variance, n, sum(failed for _, failed in outcomes), n, 1.0)
 
 
 class _Sessions:
     """The stream of sessions, drawn a day at a time."""
 
-    def __init__(self, world: World, rng: np.random.Generator) -> None:
+    def __init__(self, world: TrueEffect, rng: np.random.Generator) -> None:
         self.world, self.rng, self.day = world, rng, 0
         self._draw()
 
@@ -223,7 +238,7 @@ class _Sessions:
                 _, draw, failed, canary, production = self.waiting.popleft()
                 arm = _ARMS[draw >= weight]
                 score = canary if arm == "canary" else production
-                outcomes.append((Scored(arm, stage, *score), failed))
+                outcomes.append((SessionScore(arm, stage, *score), failed))
             if self.waiting or clock < self.day * _DAY:
                 return outcomes
             self._draw()
@@ -264,11 +279,11 @@ def _passed(rng: np.random.Generator, easiness: Numbers) -> Numbers:
     return rng.binomial(_TESTS, easiness) / _TESTS
 
 
-def _pairs(world: World, rng: np.random.Generator) -> list[Paired]:
+def _pairs(world: TrueEffect, rng: np.random.Generator) -> list[ReplayPair]:
     """Return the holdout sessions to replay; none where the live traffic is enough."""
     if world.sessions_per_day >= world.replay_below:
         return []
     shared = rng.random(int(world.sessions_per_day * _HOLDOUT_DAYS))
     canary = _passed(rng, _easiness(shared, world.canary))
     production = _passed(rng, _easiness(shared, world.production))
-    return list(map(Paired, canary.tolist(), production.tolist()))
+    return list(map(ReplayPair, canary.tolist(), production.tolist()))

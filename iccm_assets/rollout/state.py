@@ -12,13 +12,13 @@ from pydantic.dataclasses import dataclass
 
 from iccm_assets.errors import InputError
 from iccm_assets.rollout.evidence import Evidence
-from iccm_assets.rollout.policy import BAKE, WEIGHTS, Policy
+from iccm_assets.rollout.policy import BAKE_STAGE, STAGE_WEIGHTS, Policy
 from iccm_assets.store.tables import LIVE_STATES
 
 StateName = Literal["ramping", "holding", "paused", "baking", "completed", "rolled_back", "aborted"]
 
 # Why time does not count, or a stage cannot end: "" (it can), too few samples, or unreliable data.
-HeldFor = Literal["", "samples", "unreliable_data"]
+HoldReason = Literal["", "samples", "unreliable_data"]
 
 # Fields kept in the column `evidence`; the others have columns of their own.
 _IN_EVIDENCE = (
@@ -72,7 +72,7 @@ class State:
     watermark: str = ""
     stage_seconds: float = 0.0
     total_seconds: float = 0.0
-    hold_reason: HeldFor = ""
+    hold_reason: HoldReason = ""
     checked_at: AwareDatetime | None = None
     raised_alerts: tuple[str, ...] = ()
     approvals: tuple[Approval, ...] = ()
@@ -80,51 +80,51 @@ class State:
     @model_validator(mode="after")
     def _check_consistency(self) -> State:
         """Refuse a state that no decision can lead to."""
-        if self.stage not in WEIGHTS or self.weight not in (0.0, WEIGHTS[self.stage]):
+        if self.stage not in STAGE_WEIGHTS or self.weight not in (0.0, STAGE_WEIGHTS[self.stage]):
             raise ValueError(f"weight {self.weight:g} at stage {self.stage}")
-        if self.state == "baking" and self.stage != BAKE:
+        if self.state == "baking" and self.stage != BAKE_STAGE:
             raise ValueError(f"baking at stage {self.stage}")
         return self
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether the rollout can still change."""
         return self.state in LIVE_STATES
 
     @property
-    def approved(self) -> Approval | None:
+    def approval(self) -> Approval | None:
         """The approval to end this stage early, if there is one."""
         return next((approval for approval in self.approvals if approval.stage == self.stage), None)
 
     @property
-    def needed_seconds(self) -> float:
+    def min_seconds(self) -> float:
         """The healthy time that the stage needs."""
         return self.policy.stage_seconds[self.stage - 1]
 
     @property
-    def needed_sessions(self) -> int:
+    def min_sessions(self) -> int:
         """The scored canary-arm sessions that the stage needs."""
         return self.policy.stage_sessions[self.stage - 1]
 
     @property
-    def time_is_up(self) -> bool:
+    def has_enough_time(self) -> bool:
         """Whether the stage was healthy for long enough, or a person approved to skip the wait."""
-        return self.approved is not None or self.healthy_seconds >= self.needed_seconds
+        return self.approval is not None or self.healthy_seconds >= self.min_seconds
 
     @property
-    def enough(self) -> bool:
+    def has_enough_sessions(self) -> bool:
         """Whether the stage has its minimum of scored canary-arm sessions."""
-        return self.evidence.canary.sessions >= self.needed_sessions
+        return self.evidence.canary.sessions >= self.min_sessions
 
     @property
-    def hours_left(self) -> float | None:
+    def forecast_hours(self) -> float | None:
         """Forecast: hours until the stage can end at its present pace; None while there is no pace."""
-        seconds = 0.0 if self.approved else max(self.needed_seconds - self.healthy_seconds, 0.0)
+        seconds = 0.0 if self.approval else max(self.min_seconds - self.healthy_seconds, 0.0)
         sessions = self.evidence.canary.sessions
-        if not self.enough:
+        if not self.has_enough_sessions:
             if not sessions or self.stage_seconds <= 0:
                 return None
-            seconds = max(seconds, (self.needed_sessions - sessions) * self.stage_seconds / sessions)
+            seconds = max(seconds, (self.min_sessions - sessions) * self.stage_seconds / sessions)
         return seconds / 3600
 
     @property
@@ -133,17 +133,17 @@ class State:
         canary, production = self.evidence.canary, self.evidence.production
         rate = "-" if canary.pass_rate is None else f"{canary.pass_rate:.3f}"
         reference = "" if production.pass_rate is None else f" (production {production.pass_rate:.3f})"
-        forecast = "unknown yet" if self.hours_left is None else f"in {self.hours_left:.1f} h"
+        forecast = "unknown yet" if self.forecast_hours is None else f"in {self.forecast_hours:.1f} h"
         return (
             f"stage {self.stage} at {self.weight:.0%}: {self.healthy_seconds / 3600:.2f} of "
-            f"{self.needed_seconds / 3600:g} h healthy, {canary.sessions} of {self.needed_sessions} "
+            f"{self.min_seconds / 3600:g} h healthy, {canary.sessions} of {self.min_sessions} "
             f"scored canary-arm sessions, pass rate {rate}{reference}; decision {forecast}"
         )
 
     def canary_weight(self, now: datetime) -> float:
         """Return the share that routing may send to the canary arm now: nothing without a live lease."""
         leased = self.lease_until is not None and now <= self.lease_until
-        return self.weight if self.live and leased else 0.0
+        return self.weight if self.is_live and leased else 0.0
 
     def to_row(self) -> dict[str, Any]:
         """Return the columns of `rollouts`; `from_row` is the inverse."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
-from iccm_assets.errors import NotAllowed
+from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.learning import versions
 from iccm_assets.rollout import controller, records
-from iccm_assets.rollout.outcome import Event
+from iccm_assets.rollout.outcome import DeploymentEvent
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
@@ -18,7 +18,7 @@ from iccm_assets.store.notify import notify_routing
 
 
 @dataclass(frozen=True)
-class TakenBack:
+class RollbackResult:
     """The version rolled back and the one that serves now; ``rollout_id`` if that ended a live rollout."""
 
     rolled_back: str
@@ -27,21 +27,21 @@ class TakenBack:
     reason: str
 
 
-def roll_back(engine: sa.Engine, settings: Settings, *, actor: str, reason: str = "") -> TakenBack:
+def roll_back(engine: sa.Engine, settings: Settings, *, actor: str, reason: str = "") -> RollbackResult:
     """Roll back the newest change at once: a live rollout's candidate, else the version in production.
 
     Raises ``NotAllowed`` when there is nothing to go back to; nothing has changed then.
     """
     with engine.connect() as conn:
-        live = records.live(conn)
+        live = records.get_live_rollout(conn)
     if live is None:
-        return rollback_production(engine, actor=actor, reason=reason)
-    decision = controller.order(engine, settings, "rollback", actor=actor, note=reason)
+        return roll_back_production(engine, actor=actor, reason=reason)
+    decision = controller.execute_command(engine, settings, "rollback", actor=actor, note=reason)
     state = decision.state
-    return TakenBack(state.candidate, state.production, state.id, decision.reason)
+    return RollbackResult(state.candidate, state.production, state.id, decision.reason)
 
 
-def rollback_production(engine: sa.Engine, *, actor: str, reason: str = "") -> TakenBack:
+def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> RollbackResult:
     """Restore the previous production version in one transaction: statuses, events, alert, notice.
 
     That is the one whose time in production ended last; a version once rolled back is not restored by
@@ -49,18 +49,18 @@ def rollback_production(engine: sa.Engine, *, actor: str, reason: str = "") -> T
     """
     with engine.begin() as conn:
         records.lock_deployment(conn)
-        if (live := records.live(conn)) is not None:
-            raise NotAllowed(f"rollout {live.id} is live; roll back its candidate instead")
-        serving, former = versions.production(conn), _former(conn)
+        if (live := records.get_live_rollout(conn)) is not None:
+            raise OperationNotAllowedError(f"rollout {live.id} is live; roll back its candidate instead")
+        serving, former = versions.get_production_version(conn), _former(conn)
         if serving is None or former is None:
-            raise NotAllowed("there is no previous production version to go back to")
+            raise OperationNotAllowedError("there is no previous production version to go back to")
         reason = f"by {actor}{f': {reason}' if reason else ''}"
         rollout_id = _completed_rollout(conn, serving.version)
         records.swap_production(conn, former, "rolled_back", None)
         numbers = {"from": serving.version, "to": former, "rollout": rollout_id}
         summary = f"{serving.version} was rolled back {reason}"
         # Of no rollout: the history of a closed one stays as it is.
-        event = Event(
+        event = DeploymentEvent(
             "rolled_back",
             now(conn),
             "production",
@@ -72,7 +72,7 @@ def rollback_production(engine: sa.Engine, *, actor: str, reason: str = "") -> T
             actor,
         )
         event_id = records.insert_event(conn, event)
-        records.book_rollback(
+        records.insert_rollback_event(
             conn,
             from_version=serving.version,
             to_version=former,
@@ -85,7 +85,7 @@ def rollback_production(engine: sa.Engine, *, actor: str, reason: str = "") -> T
         body = f"{summary}; {former} serves again."
         raise_alert(conn, f"rollback-{event_id}", "warning", "Model Rollback", body)
         notify_routing(conn)
-    return TakenBack(serving.version, former, None, reason)
+    return RollbackResult(serving.version, former, None, reason)
 
 
 def _former(conn: sa.Connection) -> str | None:

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from iccm_assets.rollout.evidence import TESTS, Tally
+from iccm_assets.rollout.evidence import TESTS, ArmTotals
 from iccm_assets.rollout.state import State
 
 
-def describe(state: State, now: datetime) -> dict[str, Any]:
+def to_dict(state: State, now: datetime) -> dict[str, Any]:
     """Return what `iccm rollout show` shows; plain values, durations in seconds.
 
     ``forecast_hours`` is the time until the stage can end at its present pace; None while there is no pace,
     and for a rollout that is over.
     """
-    evidence, lease_until = state.evidence, state.lease_until if state.live else None
+    evidence, lease_until = state.evidence, state.lease_until if state.is_live else None
     return {
         "id": state.id,
         "candidate": state.candidate,
         "production": state.production,
         "state": state.state,
-        "live": state.live,
+        "live": state.is_live,
         "emergency": state.emergency,
         "stage": state.stage,
         "weight": state.weight,
@@ -32,10 +32,10 @@ def describe(state: State, now: datetime) -> dict[str, Any]:
         "stage_entered_at": state.stage_entered_at,
         "closed_at": state.closed_at,
         "healthy_seconds": round(state.healthy_seconds, 1),
-        "healthy_seconds_needed": state.needed_seconds,
+        "healthy_seconds_needed": state.min_seconds,
         "scored_sessions": evidence.canary.sessions,
-        "scored_sessions_needed": state.needed_sessions,
-        "approved_by": state.approved.actor if state.approved else None,
+        "scored_sessions_needed": state.min_sessions,
+        "approved_by": state.approval.actor if state.approval else None,
         "canary": _arm(evidence.canary),
         "production_arm": _arm(evidence.production),
         "replayed_pairs": evidence.pairs,
@@ -45,18 +45,18 @@ def describe(state: State, now: datetime) -> dict[str, Any]:
             {"test": test, "e_value": float(f"{value:.6g}"), "threshold": state.policy.threshold(TESTS[test])}
             for test, value in evidence.e_values.items()
         ],
-        "waiting_for": waiting_for(state),
+        "waiting_for": list_waiting_conditions(state),
         "forecast_hours": _forecast_hours(state),
         "reason": state.reason,
     }
 
 
-def shown(state: State) -> list[Any]:
+def change_key(state: State) -> list[Any]:
     """Return what makes a change of the rollout worth an observation of its own."""
     return [state.id, state.state, state.stage, state.weight]
 
 
-def observed(state: State) -> dict[str, Any]:
+def observation_metadata(state: State) -> dict[str, Any]:
     """Return the numbers of one observation, for plots; without those that were not measured."""
     canary, production = state.evidence.canary, state.evidence.production
     values = {
@@ -72,13 +72,13 @@ def observed(state: State) -> dict[str, Any]:
         "error_rate_canary": canary.error_rate,
         "implementation_variance_canary": canary.variance,
         "forecast_hours": _forecast_hours(state),
-        "waiting_for": "; ".join(waiting_for(state)) or None,
+        "waiting_for": "; ".join(list_waiting_conditions(state)) or None,
         "reason": state.reason or "opened",
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
-def timeline(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def timeline_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the last 30 events of `repository.list_events`, newest first, as rows of a table."""
     return [
         {
@@ -92,26 +92,26 @@ def timeline(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def waiting_for(state: State) -> list[str]:
+def list_waiting_conditions(state: State) -> list[str]:
     """Say what the end of the stage waits for; empty when nothing is missing, or the rollout is over."""
-    needed_hours = (state.needed_seconds - state.healthy_seconds) / 3600
-    needed_sessions = state.needed_sessions - state.evidence.canary.sessions
+    needed_hours = (state.min_seconds - state.healthy_seconds) / 3600
+    needed_sessions = state.min_sessions - state.evidence.canary.sessions
     conditions = (
         (state.state == "paused", "manual resume"),
         (state.weight == 0, "every gateway replica to have the candidate ready"),
         (state.hold_reason == "unreliable_data" and state.weight > 0, "reliable data"),
-        (not state.time_is_up, f"{needed_hours:.2f} h of healthy time"),
-        (not state.enough, f"{needed_sessions} scored canary-arm sessions"),
+        (not state.has_enough_time, f"{needed_hours:.2f} h of healthy time"),
+        (not state.has_enough_sessions, f"{needed_sessions} scored canary-arm sessions"),
     )
-    return [text for missing, text in conditions if missing] if state.live else []
+    return [text for missing, text in conditions if missing] if state.is_live else []
 
 
 def _forecast_hours(state: State) -> float | None:
-    hours = state.hours_left if state.live else None
+    hours = state.forecast_hours if state.is_live else None
     return None if hours is None else round(hours, 3)
 
 
-def _arm(tally: Tally) -> dict[str, Any]:
+def _arm(tally: ArmTotals) -> dict[str, Any]:
     """One arm in this stage."""
     return {
         "sessions": tally.sessions,

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 
 @dataclass(frozen=True)
-class ArmFigures:
+class ArmMetrics:
     """Metrics of one arm and version over a time window; None where nothing was measured.
 
     ``errors`` of the ``requests`` failed, timed out or fell back to production; requests rejected for lack of
@@ -40,20 +40,20 @@ class ArmFigures:
         """Errors per request."""
         return self.errors / self.requests if self.requests else None
 
-    def row(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Return every metric by name."""
         return {**asdict(self), "error_rate": self.error_rate}
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """Return a one-line summary."""
         return (
-            f"{self.arm} {self.version}: pass rate {shown(self.pass_rate)} over {self.scored_sessions}"
-            f" sessions, variance {shown(self.implementation_variance)}, {self.errors} errors in"
-            f" {self.requests} requests, p95 {shown(self.latency_p95_ms, 0)} ms"
+            f"{self.arm} {self.version}: pass rate {format_number(self.pass_rate)} over {self.scored_sessions}"
+            f" sessions, variance {format_number(self.implementation_variance)}, {self.errors} errors in"
+            f" {self.requests} requests, p95 {format_number(self.latency_p95_ms, 0)} ms"
         )
 
 
-def shown(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """Format a number with fixed decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -123,6 +123,6 @@ _METRICS = text(
 )
 
 
-def arm_figures(conn: Connection, since: datetime) -> list[ArmFigures]:
+def load_arm_metrics(conn: Connection, since: datetime) -> list[ArmMetrics]:
     """Load the metrics of all requests after ``since``; production first, then the canary arm, by version."""
-    return [ArmFigures(*row) for row in conn.execute(_METRICS, {"since": since})]
+    return [ArmMetrics(*row) for row in conn.execute(_METRICS, {"since": since})]

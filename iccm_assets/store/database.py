@@ -13,14 +13,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable, SettingsError, first_line
+from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError, first_line
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets.store.locks import Lock, acquire_lock, lock_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-MINIMUM_VERSION = 15
-CONNECT_SECONDS = 10
+MIN_SERVER_VERSION = 15
+CONNECT_TIMEOUT_SECONDS = 10
 
 _HAS_VECTOR = text("select exists (select from pg_available_extensions where name = 'vector')")
 _HAS_DATABASE = text("select exists (select from pg_database where datname = :name)")
@@ -36,7 +36,7 @@ def database_url(settings: Settings | None = None) -> str:
     settings = settings or get_settings()
     if settings.database_url is not None:
         return _normalize(settings.database_url)
-    return EmbeddedServer(settings.home).ensure()
+    return EmbeddedServer(settings.home).ensure_running()
 
 
 def dagster_url(settings: Settings | None = None) -> str:
@@ -58,13 +58,13 @@ def connect(settings: Settings | None = None) -> Engine:
 
     Raises `DatabaseUnreachableError`, which names host, port and database, never the password.
     """
-    engine = engine_for(database_url(settings))
+    engine = create_engine_for(database_url(settings))
     if current_revision(engine) != head_revision():
         upgrade(engine)
     return engine
 
 
-def engine_for(url: str, *, application_name: str = "iccm", session_options: str = "") -> Engine:
+def create_engine_for(url: str, *, application_name: str = "iccm", session_options: str = "") -> Engine:
     """Return an engine on any database of the platform, without looking at its schema.
 
     ``session_options`` are PostgreSQL's: ``-c name=value …``.
@@ -77,7 +77,7 @@ def engine_for(url: str, *, application_name: str = "iccm", session_options: str
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": CONNECT_SECONDS,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": os.environ.get("PGAPPNAME", application_name),
             "options": f"{options} {session_options} -c TimeZone=UTC".strip(),
             "keepalives_idle": 30,
@@ -151,8 +151,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
 def _check_server(conn: Connection) -> None:
     version = int(conn.execute(text("show server_version_num")).scalar_one()) // 10_000
-    if version < MINIMUM_VERSION:
-        raise DatabaseError(f"it is version {version}, the platform needs {MINIMUM_VERSION} or newer")
+    if version < MIN_SERVER_VERSION:
+        raise DatabaseError(f"it is version {version}, the platform needs {MIN_SERVER_VERSION} or newer")
     if not conn.execute(_HAS_VECTOR).scalar_one():
         raise DatabaseError(
             "the extension pgvector is not installed on the server",
@@ -161,7 +161,7 @@ def _check_server(conn: Connection) -> None:
 
 
 def _create_database(url: URL, name: str) -> None:
-    engine = engine_for(url.render_as_string(hide_password=False))
+    engine = create_engine_for(url.render_as_string(hide_password=False))
     quoted = engine.dialect.identifier_preparer.quote_identifier(name)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
@@ -202,5 +202,5 @@ def _explain(url: URL, error: DBAPIError) -> DatabaseError:
     address = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database or ''}"
     message = f"{address}: {first_line(error.orig or error)}"
     if getattr(error.orig, "sqlstate", None) is None:
-        return DatabaseUnreachable(message, hint="Check ICCM_DATABASE_URL and that the server runs.")
+        return DatabaseUnreachableError(message, hint="Check ICCM_DATABASE_URL and that the server runs.")
     return DatabaseError(message)

@@ -29,11 +29,11 @@ import psutil
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes, unprivileged
 from iccm_assets.store.programs import (
-    clean_environment,
-    command_line,
+    server_environment,
+    build_command,
     major_version,
-    programs,
-    server_account,
+    postgres_home,
+    unprivileged_account,
 )
 
 # Not "iccm": a role named like the schema has it on its search path, and tools then omit the schema name.
@@ -64,16 +64,16 @@ class EmbeddedServer:
         self._password_file = self.root / "password"
         self._log_start: int | None = None  # offset in the log of the latest start by this object
 
-    def ensure(self, timeout: float = 120.0) -> str:
+    def ensure_running(self, timeout: float = 120.0) -> str:
         """Return the URL of the server, started if necessary. Safe to call from any process."""
-        url = self.running()
+        url = self.running_url()
         if url is not None:
             return url
         self._prepare_root()
         with self._lock(timeout):
             return self._started(time.monotonic() + timeout)
 
-    def running(self) -> str | None:
+    def running_url(self) -> str | None:
         """Return the URL if our server answers now, else None; starts nothing and takes no lock."""
         try:
             port = processes.recorded_port(self.data)
@@ -94,9 +94,9 @@ class EmbeddedServer:
         except PermissionError as error:
             raise self._not_ours(error) from None
 
-    def stop_unless_used(self, timeout: float = 60.0) -> bool:
+    def stop_if_idle(self, timeout: float = 60.0) -> bool:
         """Stop our server unless another client is connected; False if one is, or none was running."""
-        url = self.running()
+        url = self.running_url()
         return url is not None and _fetch_value(url, _OTHER_CLIENTS) == 0 and self.stop(timeout)
 
     def _started(self, deadline: float) -> str:
@@ -112,18 +112,20 @@ class EmbeddedServer:
             if child is not None and child.poll() is None:
                 time.sleep(0.05)  # starting
                 continue
-            if processes.postmaster_of(self.data) is not None:
+            if processes.find_postmaster(self.data) is not None:
                 time.sleep(0.1)  # started, recovering or stopping on behalf of an earlier command
                 continue
-            if attempts == _START_ATTEMPTS or (child is not None and child.returncode == unprivileged.CANNOT):
+            if attempts == _START_ATTEMPTS or (
+                child is not None and child.returncode == unprivileged.EXIT_CANNOT
+            ):
                 raise self._failure("it does not start", self._logged())
             child = self._launch(fresh_port="could not bind" in self._logged())
             attempts += 1
         raise self._failure("it did not answer in time", self._logged())
 
     def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
-        processes.end_orphans(self.data)
-        if processes.names_a_stranger(self.data):
+        processes.kill_orphans(self.data)
+        if processes.belongs_to_other(self.data):
             (self.data / "postmaster.pid").unlink(missing_ok=True)
         options = {
             "listen_addresses": "127.0.0.1",
@@ -154,13 +156,13 @@ class EmbeddedServer:
             self._log_start = log.tell()
             # A new session: no terminal, and no signals meant for the command that started it.
             return subprocess.Popen(
-                command_line(self._account, self.root, command),
+                build_command(self._account, self.root, command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env=clean_environment(),
+                env=server_environment(),
             )
 
     def _port(self, *, fresh: bool) -> int:
@@ -210,12 +212,12 @@ class EmbeddedServer:
             *(() if self.durable else ("--no-sync",)),
         ]
         result = subprocess.run(
-            command_line(self._account, self.root, command),
+            build_command(self._account, self.root, command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             cwd="/",
-            env=clean_environment(),
+            env=server_environment(),
             check=False,
         )
         if result.returncode != 0:
@@ -224,7 +226,7 @@ class EmbeddedServer:
 
     def _check_version(self) -> None:
         existing = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        packaged = major_version(programs())
+        packaged = major_version(postgres_home())
         if existing != packaged:
             raise EmbeddedServerError(
                 f"{self.data} was created by PostgreSQL {existing}, the package contains {packaged}",
@@ -252,18 +254,18 @@ class EmbeddedServer:
         return bool(answer == self._identity())
 
     def _identity(self) -> str:
-        return "{}:{}".format(*processes.identity(self.data))
+        return "{}:{}".format(*processes.data_dir_identity(self.data))
 
     def _stopped(self, timeout: float) -> bool:
-        postmaster = processes.postmaster_of(self.data)
+        postmaster = processes.find_postmaster(self.data)
         if postmaster is None:
-            return bool(processes.end_orphans(self.data))
+            return bool(processes.kill_orphans(self.data))
         # psutil does not signal a process that has reused the pid.
         with suppress(psutil.NoSuchProcess):
             postmaster.send_signal(signal.SIGINT)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if not processes.servers_of(self.data):
+            if not processes.find_servers(self.data):
                 return True
             time.sleep(0.05)
         raise EmbeddedServerError(
@@ -300,7 +302,7 @@ class EmbeddedServer:
 
     @cached_property
     def _account(self) -> tuple[int, int] | None:
-        return server_account(self.data)
+        return unprivileged_account(self.data)
 
     def _rotate_log(self) -> None:
         with suppress(FileNotFoundError):

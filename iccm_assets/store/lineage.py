@@ -16,11 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from iccm_assets.errors import InputError
-from iccm_assets.store.naming import version_named
-from iccm_assets.store.traffic import Period, periods
+from iccm_assets.store.naming import resolve_version
+from iccm_assets.store.traffic import ServingPeriod, serving_periods
 
 # A row by column name.
-Row = dict[str, Any]
+LineageRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TrainingConversation:
     """A conversation that the version's own run used, with its role."""
 
     conversation_id: int
@@ -61,13 +61,13 @@ class VersionLineage:
     parent_version: str | None
     created_at: datetime
     deployed_at: datetime | None
-    run: Row | None
+    run: LineageRow | None
     ancestry: tuple[Ancestor, ...]
-    conversations: tuple[Taught, ...]
-    verdicts: tuple[Row, ...]
-    traffic: tuple[Row, ...]
-    rollbacks: tuple[Row, ...]
-    periods: tuple[Period, ...]
+    conversations: tuple[TrainingConversation, ...]
+    verdicts: tuple[LineageRow, ...]
+    traffic: tuple[LineageRow, ...]
+    rollbacks: tuple[LineageRow, ...]
+    periods: tuple[ServingPeriod, ...]
 
     @property
     def roles(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ class VersionLineage:
 
 
 @dataclass(frozen=True)
-class Left:
+class Rejection:
     """Why one stage rejected a conversation."""
 
     stage: str
@@ -87,7 +87,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Use:
+class TrainingUse:
     """A training run that used a conversation."""
 
     training_run_id: int
@@ -97,7 +97,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainedVersion:
     """A version trained on a conversation.
 
     ``how`` is ``directly``, with the ``role`` in its own run and 0 ``generations``, or ``inherited`` from the
@@ -126,9 +126,9 @@ class ConversationLineage:
     quality_score: float | None
     in_pool: bool
     pinned: bool
-    rejections: tuple[Left, ...]
-    uses: tuple[Use, ...]
-    versions: tuple[Learner, ...]
+    rejections: tuple[Rejection, ...]
+    uses: tuple[TrainingUse, ...]
+    versions: tuple[TrainedVersion, ...]
 
 
 _VERSION = text(
@@ -246,29 +246,29 @@ _TRAINED_VERSIONS = text(
 _BY_SESSION = text("select id from iccm.conversations where session_id = :session")
 
 
-def version_lineage(conn: Connection, given: str) -> VersionLineage:
+def load_version_lineage(conn: Connection, name: str) -> VersionLineage:
     """Load the lineage of a version, given by name, as `production` or by the start of its digest.
 
     Raises ``VersionNotFoundError``.
     """
-    version = version_named(conn, given)
+    version = resolve_version(conn, name)
 
-    def load(query: TextClause) -> list[Row]:
+    def load(query: TextClause) -> list[LineageRow]:
         return [dict(row) for row in conn.execute(query, {"version": version}).mappings()]
 
     return VersionLineage(
         **load(_VERSION)[0],
         run=next(iter(load(_RUN)), None),
         ancestry=tuple(Ancestor(**row) for row in load(_ANCESTRY)),
-        conversations=tuple(Taught(**row) for row in load(_TRAINING_CONVERSATIONS)),
+        conversations=tuple(TrainingConversation(**row) for row in load(_TRAINING_CONVERSATIONS)),
         verdicts=tuple(load(_VERDICTS)),
         traffic=tuple(load(_TRAFFIC)),
         rollbacks=tuple(load(_ROLLBACKS)),
-        periods=tuple(periods(conn, version)),
+        periods=tuple(serving_periods(conn, version)),
     )
 
 
-def conversation_of(conn: Connection, session: str) -> int:
+def find_conversation(conn: Connection, session: str) -> int:
     """Return the id of a session's conversation; raises ``InputError`` if there is none."""
     # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
     valid = "\x00" not in session
@@ -278,7 +278,7 @@ def conversation_of(conn: Connection, session: str) -> int:
     return int(conversation_id)
 
 
-def conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
+def load_conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
     """Load the lineage of a conversation; raises ``InputError`` if it is unknown."""
     key = {"id": conversation_id}
     # A larger number does not fit in bigint: the driver would raise instead of finding nothing.
@@ -288,7 +288,7 @@ def conversation_lineage(conn: Connection, conversation_id: int) -> Conversation
         raise InputError(f"there is no conversation {conversation_id}")
     return ConversationLineage(
         **conversation,
-        rejections=tuple(Left(*row) for row in conn.execute(_REJECTIONS, key)),
-        uses=tuple(Use(*row) for row in conn.execute(_USES, key)),
-        versions=tuple(Learner(*row) for row in conn.execute(_TRAINED_VERSIONS, key)),
+        rejections=tuple(Rejection(*row) for row in conn.execute(_REJECTIONS, key)),
+        uses=tuple(TrainingUse(*row) for row in conn.execute(_USES, key)),
+        versions=tuple(TrainedVersion(*row) for row in conn.execute(_TRAINED_VERSIONS, key)),
     )

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.store.arms import ArmFigures, arm_figures
+from iccm_assets.store.arms import ArmMetrics, load_arm_metrics
 from iccm_assets.store.clock import CLOCK_SQL, now
-from iccm_assets.store.replicas import live_replicas
+from iccm_assets.store.replicas import load_live_replicas
 from iccm_assets.store.tables import LIVE_STATES
 
 
@@ -30,10 +30,10 @@ class LiveRollout:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveTraffic:
     """One reading; ``ready`` counts the live replicas that have a version loaded and warm, by version."""
 
-    arms: tuple[ArmFigures, ...]
+    arms: tuple[ArmMetrics, ...]
     rollout: LiveRollout | None
     production: str | None
     replicas: int
@@ -54,12 +54,12 @@ _PRODUCTION = text("select version from iccm.model_versions where status = 'prod
 _UNDELIVERED = text("select count(*) from iccm.alerts where delivered_at is null")
 
 
-def live(conn: Connection, window: timedelta) -> Live:
+def load_live_traffic(conn: Connection, window: timedelta) -> LiveTraffic:
     """Read the state of live traffic; the arm metrics cover the last ``window``."""
     rollout = conn.execute(_ROLLOUT).one_or_none()
-    replicas = live_replicas(conn)
-    return Live(
-        arms=tuple(arm_figures(conn, now(conn) - window)),
+    replicas = load_live_replicas(conn)
+    return LiveTraffic(
+        arms=tuple(load_arm_metrics(conn, now(conn) - window)),
         rollout=None if rollout is None else LiveRollout(*rollout),
         production=conn.execute(_PRODUCTION).scalar_one_or_none(),
         replicas=len(replicas),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.errors import VersionNotFound
+from iccm_assets.errors import VersionNotFoundError
 
 PRODUCTION = "production"
-LISTED = 8
+MAX_LISTED_VERSIONS = 8
 
 # Digests are hexadecimal; left() and length() compare literally, whereas `like` would interpret % and _.
 _MATCHES = text(
@@ -23,25 +23,25 @@ _SERVING = text("select version from iccm.model_versions where status = 'product
 _VERSIONS = text("select version from iccm.model_versions order by created_at desc, version desc")
 
 
-def version_named(conn: Connection, given: str) -> str:
+def resolve_version(conn: Connection, name: str) -> str:
     """Resolve a version's name; raises ``VersionNotFoundError``, which lists the versions there are."""
-    if given == PRODUCTION:
+    if name == PRODUCTION:
         production = conn.execute(_SERVING).scalar_one_or_none()
         if production is None:
-            raise VersionNotFound(
+            raise VersionNotFoundError(
                 "there is no version in production yet", hint="`iccm retrain` starts with the base model."
             )
         return str(production)
     # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
-    valid = given and "\x00" not in given
-    matches = conn.execute(_MATCHES, {"given": given}).scalars().all() if valid else []
-    if matches and (len(matches) == 1 or matches[0] == given):
+    valid = name and "\x00" not in name
+    matches = conn.execute(_MATCHES, {"given": name}).scalars().all() if valid else []
+    if matches and (len(matches) == 1 or matches[0] == name):
         return str(matches[0])
-    raise _not_found(given, matches, conn.execute(_VERSIONS).scalars().all())
+    raise _not_found(name, matches, conn.execute(_VERSIONS).scalars().all())
 
 
-def _not_found(name: str, matches: Sequence[str], versions: Sequence[str]) -> VersionNotFound:
-    listed = ", ".join(versions[:LISTED]) or "none yet"
-    more = f" and {len(versions) - LISTED} older" if len(versions) > LISTED else ""
+def _not_found(name: str, matches: Sequence[str], versions: Sequence[str]) -> VersionNotFoundError:
+    listed = ", ".join(versions[:MAX_LISTED_VERSIONS]) or "none yet"
+    more = f" and {len(versions) - MAX_LISTED_VERSIONS} older" if len(versions) > MAX_LISTED_VERSIONS else ""
     ambiguous = f": more than one digest starts with it ({', '.join(matches)})" if matches else ""
-    return VersionNotFound(f"{name!r}{ambiguous}", hint=f"There are: {listed}{more}.")
+    return VersionNotFoundError(f"{name!r}{ambiguous}", hint=f"There are: {listed}{more}.")

@@ -25,7 +25,7 @@ TABLES = (
 
 
 @dataclass(frozen=True)
-class Overview:
+class PlatformStatus:
     """State of the platform at ``now``.
 
     ``production`` and ``versions`` have the columns version, status, parent_version, created_at, deployed_at.
@@ -72,13 +72,13 @@ _SIZES = " union all ".join(
 )
 
 
-def overview(conn: Connection, *, limit: int = 7) -> Overview:
+def load_platform_status(conn: Connection, *, limit: int = 7) -> PlatformStatus:
     """Load the newest ``limit`` versions, retrains and days, and the size of each table."""
 
     def load(query: str) -> list[dict[str, Any]]:
         return [dict(row) for row in conn.execute(text(query), {"limit": limit}).mappings()]
 
-    return Overview(
+    return PlatformStatus(
         now=conn.execute(text("select iccm.now()")).scalar_one(),
         production=next(iter(load(_PRODUCTION)), None),
         versions=load(_NEWEST_VERSIONS),

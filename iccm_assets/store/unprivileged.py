@@ -21,7 +21,7 @@ import stat
 import sys
 from pathlib import Path
 
-CANNOT = 97  # exit status; the reason is the last line on stderr
+EXIT_CANNOT = 97  # exit status; the reason is the last line on stderr
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x20000
@@ -35,38 +35,38 @@ def main() -> int:
     """Drop privileges and become the program; returns only if that is impossible."""
     spec = json.loads(sys.argv[1])
     uid, gid, package, home = spec["uid"], spec["gid"], Path(spec["package"]), _inheritable(spec["home"])
-    unreadable = obstacle(uid, gid, package, home)
+    unreadable = find_unreadable_path(uid, gid, package, home)
     if unreadable is not None and unreadable.is_relative_to(package):
         try:
-            package = reachable_copy(package, uid, gid)
+            package = bind_readable_copy(package, uid, gid)
         except OSError as error:
             sys.stderr.write(
                 f"uid {uid} cannot reach {unreadable}, and a mount namespace cannot be created: {error}\n"
             )
-            return CANNOT
-        unreadable = obstacle(uid, gid, package, home)
+            return EXIT_CANNOT
+        unreadable = find_unreadable_path(uid, gid, package, home)
     if unreadable is not None:
         sys.stderr.write(f"uid {uid} cannot reach {unreadable}\n")
-        return CANNOT
-    drop(uid, gid)
+        return EXIT_CANNOT
+    drop_privileges(uid, gid)
     os.chdir("/")
     args = [arg.replace("{package}", str(package)).replace("{home}", str(home)) for arg in spec["args"]]
     os.execve(args[0], args, dict(os.environ))
 
 
-def drop(uid: int, gid: int) -> None:
+def drop_privileges(uid: int, gid: int) -> None:
     """Become this user irrevocably."""
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
-def obstacle(uid: int, gid: int, package: Path, home: Path) -> Path | None:
+def find_unreadable_path(uid: int, gid: int, package: Path, home: Path) -> Path | None:
     """Return the first path the user cannot access, found by trying as that user; None if there is none."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        drop(uid, gid)
+        drop_privileges(uid, gid)
         os.write(writing, str(_first_unreadable(package, home) or "").encode())
         os._exit(0)
     os.close(writing)
@@ -76,7 +76,7 @@ def obstacle(uid: int, gid: int, package: Path, home: Path) -> Path | None:
     return Path(path) if path else None
 
 
-def reachable_copy(package: Path, uid: int, gid: int) -> Path:
+def bind_readable_copy(package: Path, uid: int, gid: int) -> Path:
     """Bind the programs where the user can reach them, in a mount namespace of this process and its children.
 
     Raises `OSError` where root may not mount, as in a container without CAP_SYS_ADMIN.
@@ -95,7 +95,7 @@ def reachable_copy(package: Path, uid: int, gid: int) -> Path:
         _mount(f"/proc/self/fd/{handle}", str(stage / name), None, _MS_BIND)
         os.close(handle)
     bound = stage / wheel.name / package.name
-    if obstacle(uid, gid, bound, Path("/")) is None:
+    if find_unreadable_path(uid, gid, bound, Path("/")) is None:
         return bound
     return _copy_readable(stage, bound, list(handles))
 

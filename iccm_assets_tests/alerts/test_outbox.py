@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.alerts.channels import Channel, Message, channels_of, send, without_secrets
-from iccm_assets.alerts.delivery import deliver_alerts, is_due, waiting
+from iccm_assets.alerts.channels import Channel, AlertMessage, parse_channels, send, redact_url
+from iccm_assets.alerts.delivery import dispatch_alerts, has_due_alerts, count_pending
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
@@ -73,15 +73,15 @@ def test_an_alert_reaches_every_channel_once_and_is_then_delivered(
 ) -> None:
     settings = to(settings, slack, mail)
     happen(engine, "k1", "k2", severity="critical")
-    assert is_due(engine, settings)
-    report = deliver_alerts(engine, settings)
+    assert has_due_alerts(engine, settings)
+    report = dispatch_alerts(engine, settings)
     assert (report.delivered, report.failed, report.waiting) == (4, 0, 0), report
     assert slack.keys() == mail.keys() == {"k1": 1, "k2": 1}
     assert slack.messages[0]["title"] == "Model Rollback" and slack.messages[0]["type"] == "failure"
     assert slack.messages[0]["message"].startswith("v2 was rolled back (k1).\ncritical, ")
     assert all(row.delivered_at is not None and row.attempts == 2 for row in alerts(engine).values())
-    assert not is_due(engine, settings)
-    assert deliver_alerts(engine, settings).delivered == 0
+    assert not has_due_alerts(engine, settings)
+    assert dispatch_alerts(engine, settings).delivered == 0
     assert slack.keys() == {"k1": 1, "k2": 1}
 
 
@@ -95,7 +95,7 @@ def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
     else:
         bad = {"closed": "json://127.0.0.1:9/hook-of-the-secret-room", "nonsense": "nowhere://abcdef"}[fault]
     happen(engine, "k1", "k2")
-    report = deliver_alerts(engine, to(settings, bad, slack))
+    report = dispatch_alerts(engine, to(settings, bad, slack))
     # One failure is enough to leave the channel alone for the pass.
     assert (report.delivered, report.failed, report.waiting) == (2, 1, 2), report
     assert slack.keys() == {"k1": 1, "k2": 1}
@@ -105,9 +105,9 @@ def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
     # At once it is left alone with what has failed; later it gets everything, and the other nothing again.
     mail.status = 200
     again = to(settings, mail, slack) if fault == "status" else to(settings, slack)
-    deliver_alerts(engine, again)
+    dispatch_alerts(engine, again)
     pass_time(engine, minutes=1)
-    deliver_alerts(engine, again)
+    dispatch_alerts(engine, again)
     assert slack.keys() == {"k1": 1, "k2": 1}
     if fault == "status":
         assert mail.keys() == {"k1": 1, "k2": 1}
@@ -120,21 +120,21 @@ def test_attempts_become_rarer_and_end(engine: sa.Engine, settings: Settings, sl
     happen(engine, "k")
     tried = []
     for minute in range(0, 70, 1):
-        if deliver_alerts(engine, settings).failed:
+        if dispatch_alerts(engine, settings).failed:
             tried.append(minute)
         pass_time(engine, minutes=1)
     assert tried[:3] == [0, 1, 2] and len(tried) <= 9, tried
     assert all(b - a <= c - b for a, b, c in zip(tried[1:], tried[2:], tried[3:], strict=False)), tried
     pass_time(engine, days=7)
     slack.status = 200
-    assert not is_due(engine, settings) and deliver_alerts(engine, settings).delivered == 0
-    assert waiting(engine) == 1
+    assert not has_due_alerts(engine, settings) and dispatch_alerts(engine, settings).delivered == 0
+    assert count_pending(engine) == 1
 
 
 def test_without_channels_the_alerts_stay_and_say_so(engine: sa.Engine, settings: Settings) -> None:
     happen(engine, "k")
-    assert not is_due(engine, settings)
-    assert "names no channel; 1 alerts stay" in deliver_alerts(engine, settings).sentence()
+    assert not has_due_alerts(engine, settings)
+    assert "names no channel; 1 alerts stay" in dispatch_alerts(engine, settings).summary()
 
 
 @pytest.mark.slow
@@ -148,15 +148,15 @@ def test_deliverers_at_once_send_nothing_twice(
 
     def work(_: int) -> int:
         together.wait(timeout=60)
-        return deliver_alerts(engine, settings).delivered
+        return dispatch_alerts(engine, settings).delivered
 
     with ThreadPoolExecutor(4) as pool:
         shares = list(pool.map(work, range(4)))
-    deliver_alerts(engine, settings)
+    dispatch_alerts(engine, settings)
     assert sum(shares) == 50
     for one in (slack, mail):
         assert set(one.keys().values()) == {1} and len(one.keys()) == 25
-    assert waiting(engine) == 0
+    assert count_pending(engine) == 0
 
 
 def test_a_channel_that_hangs_delays_neither_the_pass_nor_the_others(
@@ -165,16 +165,16 @@ def test_a_channel_that_hangs_delays_neither_the_pass_nor_the_others(
     mail.seconds = 3.0  # less than apprise waits: it arrives after all
     happen(engine, "k")
     begun = time.monotonic()
-    report = deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
+    report = dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
     assert time.monotonic() - begun < 2.5
-    assert slack.keys() == {"k": 1} and "no answer within 0.5 s" in report.sentence()
+    assert slack.keys() == {"k": 1} and "no answer within 0.5 s" in report.summary()
     # What hangs is locked: nobody sends it a second time meanwhile.
-    deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
+    dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
     deadline = time.monotonic() + 30
-    while waiting(engine) and time.monotonic() < deadline:
+    while count_pending(engine) and time.monotonic() < deadline:
         time.sleep(0.2)
-        deliver_alerts(engine, to(settings, mail, slack), seconds=0.5)
-    assert (waiting(engine), mail.keys()) == (0, {"k": 1})
+        dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
+    assert (count_pending(engine), mail.keys()) == (0, {"k": 1})
 
 
 KILLED = """
@@ -203,14 +203,14 @@ def test_a_deliverer_killed_between_sending_and_marking_has_it_sent_again(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert slack.keys() == {"k": 1} and alerts(engine)["k"].delivered_at is None
     deadline = time.monotonic() + 30
-    while not deliver_alerts(engine, settings).delivered and time.monotonic() < deadline:
+    while not dispatch_alerts(engine, settings).delivered and time.monotonic() < deadline:
         time.sleep(0.1)  # until PostgreSQL has noticed that the other one is gone
     assert slack.keys() == {"k": 2}
     assert alerts(engine)["k"].delivered_at is not None
 
 
 def test_urls_are_split_where_a_url_begins_and_named_without_their_secrets() -> None:
-    found = channels_of(
+    found = parse_channels(
         "mailto://u:p@h?to=a@x.org,b@x.org, slack://Ttoken/Btoken/c slack://Ttoken/Btoken/c,,json://h"
     )
     assert [one.url for one in found] == [
@@ -221,11 +221,11 @@ def test_urls_are_split_where_a_url_begins_and_named_without_their_secrets() -> 
     names = [one.name for one in found]
     assert [name.split(":")[0] for name in names] == ["mailto", "slack", "json"] and len(set(names)) == 3
     assert "token" not in f"{names} {found}"
-    assert channels_of("") == []
+    assert parse_channels("") == []
 
 
 def test_errors_do_not_repeat_what_a_url_says() -> None:
-    said = without_secrets("no route to hooks.example/T0KENT0KEN for user", "slack://T0KENT0KEN/x")
+    said = redact_url("no route to hooks.example/T0KENT0KEN for user", "slack://T0KENT0KEN/x")
     assert said == "no route to hooks.example/*** for user"
-    refused = send(Channel("json://127.0.0.1:9/T0KENT0KEN"), Message("t", "b", "info"))
+    refused = send(Channel("json://127.0.0.1:9/T0KENT0KEN"), AlertMessage("t", "b", "info"))
     assert refused and "T0KENT0KEN" not in refused

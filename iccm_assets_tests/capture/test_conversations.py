@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Answer, Conversation, record
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.capture.conversations import ModelResponse, Conversation, upsert_conversation
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import load_settings
 from iccm_assets.store import tables as t
 
@@ -25,8 +25,8 @@ BASE = Conversation(
     origin="simulated",
     test_suite=SUITE,
     answers=(
-        Answer("r1", "f shall return x.", "v1", "production", rating=-1),
-        Answer("r2", "f shall return x plus one.", "v1"),
+        ModelResponse("r1", "f shall return x.", "v1", "production", rating=-1),
+        ModelResponse("r2", "f shall return x plus one.", "v1"),
     ),
     rating=1,
 )
@@ -34,7 +34,7 @@ BASE = Conversation(
 
 def put(engine, conversation, **kwargs):
     with engine.begin() as conn:
-        return record(conn, conversation, **kwargs)
+        return upsert_conversation(conn, conversation, **kwargs)
 
 
 def rows(engine, table, *columns):
@@ -137,7 +137,7 @@ def test_what_postgresql_cannot_hold_is_replaced_and_noted(engine):
         "s1",
         [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall\x00."}],
         metadata={"k\x00": float("nan"), "n": 3},
-        answers=(Answer("r1", "x\udfff"),),
+        answers=(ModelResponse("r1", "x\udfff"),),
         comment="\x00",
         rating=1,
     )
@@ -183,8 +183,8 @@ def deep(levels):
         ({"messages": [{"role": object()}]}, "not JSON"),
         ({"messages": [10**5000]}, "not JSON"),
         ({"messages": ["x" * (5 * 2**20)]}, "MiB"),
-        ({"answers": (Answer("r1", "x", arm="left"),)}, "arm"),
-        ({"answers": (Answer("", "x"),)}, "request_id"),
+        ({"answers": (ModelResponse("r1", "x", arm="left"),)}, "arm"),
+        ({"answers": (ModelResponse("", "x"),)}, "request_id"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_in_one_line(engine, change, said):
@@ -205,7 +205,7 @@ def test_an_erased_session_does_not_come_back(engine):
     put(engine, BASE)
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(erased_at=sa.func.now(), content=[], metadata={}))
-    with pytest.raises(NotAllowed, match="erased"):
+    with pytest.raises(OperationNotAllowedError, match="erased"):
         put(engine, BASE)
     assert rows(engine, t.conversations, "content") == [([],)]
 
@@ -242,7 +242,7 @@ def told_once() -> Conversation:
         metadata={SECRET: [SECRET], f"{SECRET} ": 1},
         messages=[{"role": "user", "content": SECRET}],
         test_suite={"cases": [{"args": [SECRET]}]},
-        answers=(Answer("r1", f"f shall take {SECRET}.", rating=1, comment=SECRET),),
+        answers=(ModelResponse("r1", f"f shall take {SECRET}.", rating=1, comment=SECRET),),
         comment=SECRET,
     )
 

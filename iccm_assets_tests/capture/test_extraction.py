@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.capture.extraction import fences, messages_of, requirements_of, source_of
+from iccm_assets.capture.extraction import code_blocks, parse_messages, extract_requirements, extract_source
 
 
 def user(content):
@@ -26,20 +26,20 @@ def test_the_source_is_the_last_block_of_the_user_before_the_first_requirements_
         user("Now this: ```python\nlater = 2\n```\n```python\nlater = 2\n```"),
         assistant("It shall be 2."),
     ]
-    assert source_of(messages, {}) == "def f(x):\n    return x + 1"
+    assert extract_source(messages, {}) == "def f(x):\n    return x + 1"
 
 
 def test_metadata_has_precedence_and_is_taken_as_it_is():
     metadata = {"source_code": "  x = 1\n", "requirements": "It shall be so. "}
-    assert source_of([ASK, ANSWER], metadata) == "  x = 1\n"
-    assert requirements_of([ASK, ANSWER], metadata) == "It shall be so. "
+    assert extract_source([ASK, ANSWER], metadata) == "  x = 1\n"
+    assert extract_requirements([ASK, ANSWER], metadata) == "It shall be so. "
 
 
 @pytest.mark.parametrize("useless", ["", " \n", None, 3, ["x"]])
 def test_metadata_without_text_is_as_if_absent(useless):
     metadata = {"source_code": useless, "requirements": useless}
-    assert source_of([ASK, ANSWER], metadata) == "def f(x):\n    return x + 1"
-    assert requirements_of([ASK, ANSWER], metadata) == "The function f shall return x plus one."
+    assert extract_source([ASK, ANSWER], metadata) == "def f(x):\n    return x + 1"
+    assert extract_requirements([ASK, ANSWER], metadata) == "The function f shall return x plus one."
 
 
 def test_the_requirements_are_the_last_assistant_message_with_shall_statements():
@@ -51,20 +51,22 @@ def test_the_requirements_are_the_last_assistant_message_with_shall_statements()
         user("It shall do."),
         assistant("Fine!"),
     ]
-    assert requirements_of(messages, {}) == "F SHALL return x + 1."
+    assert extract_requirements(messages, {}) == "F SHALL return x + 1."
 
 
 def test_shall_in_program_code_or_inside_a_word_is_no_statement():
     assert (
-        requirements_of([assistant("Look:\n```python\n# it shall work\n```"), assistant("Too shallow.")], {})
+        extract_requirements(
+            [assistant("Look:\n```python\n# it shall work\n```"), assistant("Too shallow.")], {}
+        )
         is None
     )
 
 
 def test_requirements_in_a_markdown_fence_are_taken_out_of_it():
     answer = assistant("Here they are:\n```markdown\n1. f shall add one.\n```\nAnything else?")
-    assert requirements_of([ASK, answer], {}) == "1. f shall add one."
-    assert source_of([ASK, answer, user("```\nz\n```")], {}) == "def f(x):\n    return x + 1"
+    assert extract_requirements([ASK, answer], {}) == "1. f shall add one."
+    assert extract_source([ASK, answer, user("```\nz\n```")], {}) == "def f(x):\n    return x + 1"
 
 
 def test_blocks_are_read_and_tool_results_are_not_the_users_words():
@@ -76,8 +78,8 @@ def test_blocks_are_read_and_tool_results_are_not_the_users_words():
         ),
         assistant([{"type": "text", "text": "a shall be 1."}, {"type": "text", "text": "It shall stay."}]),
     ]
-    assert source_of(messages, {}) == "a = 1"
-    assert requirements_of(messages, {}) == "a shall be 1.\nIt shall stay."
+    assert extract_source(messages, {}) == "a = 1"
+    assert extract_requirements(messages, {}) == "a shall be 1.\nIt shall stay."
 
 
 @pytest.mark.parametrize(
@@ -95,12 +97,12 @@ def test_blocks_are_read_and_tool_results_are_not_the_users_words():
     ],
 )
 def test_fences_are_those_of_markdown(text, expected):
-    assert [fence.content for fence in fences(text)] == expected
+    assert [fence.content for fence in code_blocks(text)] == expected
 
 
 def test_an_empty_block_is_no_source():
-    assert source_of([user("```\nx = 1\n```\n```\n\n```"), ANSWER], None) == "x = 1"
-    assert source_of([user("no code at all"), ANSWER], None) is None
+    assert extract_source([user("```\nx = 1\n```\n```\n\n```"), ANSWER], None) == "x = 1"
+    assert extract_source([user("no code at all"), ANSWER], None) is None
 
 
 nonsense = st.recursive(
@@ -113,25 +115,29 @@ nonsense = st.recursive(
 
 @given(nonsense, nonsense)
 def test_nonsense_never_raises(messages, metadata):
-    assert isinstance(messages_of(messages), list)
-    assert source_of(messages, metadata) is None or source_of(messages, metadata).strip()
-    assert requirements_of(messages, metadata) is None or requirements_of(messages, metadata).strip()
+    assert isinstance(parse_messages(messages), list)
+    assert extract_source(messages, metadata) is None or extract_source(messages, metadata).strip()
+    assert (
+        extract_requirements(messages, metadata) is None or extract_requirements(messages, metadata).strip()
+    )
 
 
 @pytest.mark.parametrize(
     "said", ["Shall I go on?", "We shall see.", 'Each has a "shall" now.', "What shall we do?"]
 )
 def test_talk_with_the_word_shall_is_no_statement(said):
-    assert requirements_of([ASK, ANSWER, assistant(said)], {}) == "The function f shall return x plus one."
+    assert (
+        extract_requirements([ASK, ANSWER, assistant(said)], {}) == "The function f shall return x plus one."
+    )
 
 
 def test_a_fence_under_a_list_item_loses_the_indentation_of_the_list():
     text = "1. This one:\n\n     ```python\n     def f():\n         return 1\n     ```\n2. thanks"
-    assert [fence.content for fence in fences(text)] == ["def f():\n    return 1"]
+    assert [fence.content for fence in code_blocks(text)] == ["def f():\n    return 1"]
 
 
 @pytest.mark.parametrize(
     "hostile", ["`" * 10**6, "```" + " " * 10**6 + "`", "```\n" * 250_000, "~`" * 500_000]
 )
 def test_hostile_fences_are_read_to_their_end(hostile):
-    assert sum(len(fence.content) for fence in fences(hostile)) <= len(hostile)
+    assert sum(len(fence.content) for fence in code_blocks(hostile)) <= len(hostile)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.capture import arrivals, health
-from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.store import tables as t
 
 DAY = datetime(2026, 3, 2, tzinfo=UTC)
@@ -31,26 +31,26 @@ DAY = datetime(2026, 3, 2, tzinfo=UTC)
     ],
 )
 def test_a_day_is_missed_only_where_days_usually_bring_something(before, yesterday, passed, error) -> None:
-    found = health.arrivals(before, yesterday)
+    found = health.check_daily_volume(before, yesterday)
     assert found.passed is passed
     if not passed:
         assert found.error is error
-    assert f"{yesterday} conversations yesterday" in found.text
+    assert f"{yesterday} conversations yesterday" in found.description
 
 
 def test_one_unreadable_conversation_in_a_hundred_is_borne_and_three_are_named() -> None:
-    assert health.readable(100, [7]).passed
-    found = health.readable(100, [7, 8, 9])
-    assert not found.passed and found.ids == ("7", "8", "9")
-    assert health.readable(0, []).passed
+    assert health.check_content(100, [7]).passed
+    found = health.check_content(100, [7, 8, 9])
+    assert not found.passed and found.sample_ids == ("7", "8", "9")
+    assert health.check_content(0, []).passed
 
 
 def test_a_refused_record_is_an_error_and_a_segment_that_waits_a_warning() -> None:
-    assert health.spool(0, 0, 0).passed
-    assert health.spool(0, 100, 30).passed
-    waiting = health.spool(0, 100, 3600)
-    assert not waiting.passed and not waiting.error and "3600 s" in waiting.text
-    refused = health.spool(2, 0, 0)
+    assert health.check_spool(0, 0, 0).passed
+    assert health.check_spool(0, 100, 30).passed
+    waiting = health.check_spool(0, 100, 3600)
+    assert not waiting.passed and not waiting.error and "3600 s" in waiting.description
+    refused = health.check_spool(2, 0, 0)
     assert not refused.passed and refused.error and "dead_letters.jsonl" in refused.recovery
 
 
@@ -63,7 +63,7 @@ def put(conn: sa.Connection, session: str, **more: object) -> int:
         "origin": "gateway",
         **more,
     }
-    return record(conn, Conversation(**values))
+    return upsert_conversation(conn, Conversation(**values))
 
 
 def test_arrivals_are_counted_by_day_and_origin_with_empty_days_in_between(engine: sa.Engine) -> None:
@@ -72,7 +72,7 @@ def test_arrivals_are_counted_by_day_and_origin_with_empty_days_in_between(engin
         put(conn, "a", requirements="It shall be.", test_suite=suite)
         put(conn, "b", origin="import", user_id="v")
         put(conn, "c", timestamp=DAY + timedelta(days=2, hours=23))
-        first, empty, last = arrivals.count_days(conn, DAY.date(), (DAY + timedelta(days=2)).date())
+        first, empty, last = arrivals.daily_volumes(conn, DAY.date(), (DAY + timedelta(days=2)).date())
     assert (first.total, first.by_origin) == (2, {"gateway": 1, "import": 1})
     assert first.with_test_suite == 1 and first.users == 2
     assert (empty.total, empty.by_origin) == (0, {})
@@ -91,12 +91,12 @@ def test_what_is_no_list_of_messages_is_unreadable_and_erased_rows_are_not_looke
             conn.execute(c.update().where(c.c.id == id_).values(content=content))
         gone = put(conn, "gone")
         conn.execute(c.update().where(c.c.id == gone).values(content=[], erased_at=DAY))
-        looked_at, unreadable = arrivals.unreadable(conn, DAY)
+        looked_at, unreadable = arrivals.invalid_conversations(conn, DAY)
     assert looked_at == 6 and sorted(unreadable) == sorted(broken)
 
 
 def test_the_spool_is_measured_by_its_oldest_segment(tmp_path: Path) -> None:
-    assert arrivals.spool_state(tmp_path / "none") == (0, 0, 0.0)
+    assert arrivals.get_spool_state(tmp_path / "none") == (0, 0, 0.0)
     for replica, age in (("a", 10), ("b", 4000)):
         (tmp_path / replica).mkdir()
         segment = tmp_path / replica / "1.log"
@@ -104,6 +104,6 @@ def test_the_spool_is_measured_by_its_oldest_segment(tmp_path: Path) -> None:
         os.utime(segment, (time.time() - age,) * 2)
     (tmp_path / "a" / "2.log").touch()
     (tmp_path / "dead_letters.jsonl").write_text("{}\n{}\n", encoding="utf-8")
-    dead_letters, pending_bytes, oldest_seconds = arrivals.spool_state(tmp_path)
+    dead_letters, pending_bytes, oldest_seconds = arrivals.get_spool_state(tmp_path)
     assert (dead_letters, pending_bytes) == (2, 100)
     assert 3990 < oldest_seconds < 4300

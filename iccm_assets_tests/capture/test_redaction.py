@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.capture.redaction import redact, redactor
-from iccm_assets.settings import REFERENCE_CANARY_SET, REFERENCE_REHEARSAL, load_settings
+from iccm_assets.capture.redaction import redact, make_redactor
+from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_REHEARSAL, load_settings
 from iccm_assets_tests.capture import planted
 
 # Put together here, so that no scanner takes this file for a leak.
@@ -98,7 +98,7 @@ def test_ordinary_code_and_text_stay_as_they_are(text):
 
 def test_nothing_in_the_reference_world_is_taken_for_a_secret():
     texts = []
-    for path in (REFERENCE_CANARY_SET, REFERENCE_REHEARSAL):
+    for path in (PACKAGED_CANARY_SET, PACKAGED_REHEARSAL):
         if path.exists():
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 texts += [
@@ -108,8 +108,8 @@ def test_nothing_in_the_reference_world_is_taken_for_a_secret():
 
 
 def test_it_can_be_switched_off():
-    assert redactor(load_settings(capture={"redact": False}))("a@example.org") == "a@example.org"
-    assert redactor(load_settings())("a@example.org") == "<EMAIL>"
+    assert make_redactor(load_settings(capture={"redact": False}))("a@example.org") == "a@example.org"
+    assert make_redactor(load_settings())("a@example.org") == "<EMAIL>"
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.text("0123456789 -+().:@=/'\"abcdefAKIA\n"))

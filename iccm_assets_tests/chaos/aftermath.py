@@ -75,7 +75,7 @@ def look(instance: Instance, run_id: int) -> Aftermath:
     """Read it out of the database, Dagster, the model store and the list of processes."""
     store = ModelStore(Path(instance.environment["ICCM_HOME"]))
     with instance.engine.connect() as conn:
-        before = training_runs.get(conn, run_id)
+        before = training_runs.get_run(conn, run_id)
         versions = conn.execute(sa.text("select digest, path from iccm.model_versions")).all()
         counts = conn.execute(
             sa.text(
@@ -89,13 +89,13 @@ def look(instance: Instance, run_id: int) -> Aftermath:
             ),
             {"candidate": before.candidate_version, "key": f"training_run:{run_id}:failed"},
         ).one()
-    paths = {Path(path) for _, path in versions} | {store.root / digest for digest in store.digests()}
+    paths = {Path(path) for _, path in versions} | {store.root / digest for digest in store.list_digests()}
     staging = sorted(one.name for one in store.staging_root.glob(f"{run_id}-*"))
     runs = instance.dagster.get_runs(RunsFilter(tags={TRAINING_RUN_TAG: str(run_id)}))
     everything = instance.dagster.get_runs()
     alive = instance.processes()
     with instance.engine.connect() as conn:
-        after = training_runs.get(conn, run_id)
+        after = training_runs.get_run(conn, run_id)
     return Aftermath(
         run=after,
         moved=before != after,
@@ -109,7 +109,7 @@ def look(instance: Instance, run_id: int) -> Aftermath:
         productions=counts[3],
         staging=tuple(staging),
         damaged=tuple(found for path in sorted(paths) if (found := _damage(path))),
-        unknown_models=tuple(sorted(set(store.digests()) - {digest for digest, _ in versions})),
+        unknown_models=tuple(sorted(set(store.list_digests()) - {digest for digest, _ in versions})),
         slots=tuple(_taken(instance)),
         processes=tuple(f"{kind} {one.pid}" for kind in (RUN_WORKER, TRAINER) for one in alive[kind]),
     )

@@ -25,12 +25,12 @@ import psutil
 import sqlalchemy as sa
 import yaml
 
-from iccm_assets.reference.generator import generate
+from iccm_assets.reference.generator import generate_example
 from iccm_assets.reference.world import FAMILIES
-from iccm_assets.settings import REFERENCE_CANARY_SET
+from iccm_assets.settings import PACKAGED_CANARY_SET
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.integration.conftest import ICCM, run
 from iccm_assets_tests.models.tiny import tiny_t5
@@ -161,7 +161,7 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
     Without ``tiny`` the model is the packaged one, with its own rehearsal.
     """
     home = Path(tempfile.mkdtemp(prefix="iccm-chaos-"))
-    items = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     (home / "canary.jsonl").write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", "utf-8")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
@@ -175,7 +175,7 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
     started = run([*ICCM, "db", "start"], environment, 600)
     if started.returncode:
         raise RuntimeError(started.stderr[-3000:])
-    engine = engine_for(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
+    engine = create_engine_for(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
     shown = run([*ICCM, "env"], environment, 120).stdout
     environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
     environment["DAGSTER_HOME"] = str(_dagster_home(home))
@@ -223,7 +223,7 @@ def learn_from(engine: sa.Engine, rng: Random, count: int) -> None:
     with engine.begin() as conn:
         at: datetime = now(conn) - timedelta(days=1)
         for _ in range(count):
-            module = generate(sorted(FAMILIES)[rng.randrange(len(FAMILIES))], rng)
+            module = generate_example(sorted(FAMILIES)[rng.randrange(len(FAMILIES))], rng)
             session = f"session-{rng.getrandbits(64):x}"
             conversation_id = conn.execute(
                 t.conversations.insert()

@@ -100,8 +100,8 @@ def one_round(instance: Instance, number: int, kill: Kill, whole: float) -> Roun
     with instance.engine.begin() as conn:
         if not kill.emergency:
             _clear_the_way(conn)
-        fire = triggers.manual(f"chaos-{number}", f"round {number}", emergency=kill.emergency)
-        requested = training_runs.request(conn, fire)
+        fire = triggers.manual_trigger(f"chaos-{number}", f"round {number}", emergency=kill.emergency)
+        requested = training_runs.create_run(conn, fire)
     assert requested is not None
     run_id = requested.id
     instance.wait(lambda: _run(instance, run_id).dispatch > 0, OUTCOME_SECONDS, every=0.05)
@@ -128,7 +128,7 @@ def one_round(instance: Instance, number: int, kill: Kill, whole: float) -> Roun
 
 def _clear_the_way(conn: sa.Connection) -> None:
     """End the rollout of the round before: what is no emergency would wait for it."""
-    live = records.live(conn)
+    live = records.get_live_rollout(conn)
     if live is not None:
         abort_for_emergency(conn, live.id, "the next round")
 
@@ -174,7 +174,7 @@ def _strike(instance: Instance, run_id: int, kill: Kill, whole: float) -> Strike
 
 def _run(instance: Instance, run_id: int) -> TrainingRun:
     with instance.engine.connect() as conn:
-        return training_runs.get(conn, run_id)
+        return training_runs.get_run(conn, run_id)
 
 
 def _over(run: TrainingRun) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli.main import build
+from iccm_assets.cli.main import build_app
 from iccm_assets.settings import Settings, get_settings
 
 Run = Callable[..., Result]
@@ -17,7 +17,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; what a command raises is raised here."""
-    app = build("alerts", "config", "deploy", "doctor", "evaluate", "lineage", "retrain", "status")
+    app = build_app("alerts", "config", "deploy", "doctor", "evaluate", "lineage", "retrain", "status")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str, exit_code: int = 0) -> Result:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from iccm_assets.cli.config import masked
+from iccm_assets.cli.config import mask_secrets
 from iccm_assets.errors import OrchestraError, SettingsError
 from iccm_assets.settings import known_variables
 from iccm_assets_tests.cli.conftest import Run
@@ -87,7 +87,7 @@ def test_an_orchestra_that_cannot_be_had_is_said_after_the_list(
     ],
 )
 def test_masking_hides_secrets_and_nothing_else(name: str, value: object, expected: object) -> None:
-    assert masked(name, value) == expected
+    assert mask_secrets(name, value) == expected
 
 
 def test_the_plain_list_can_be_searched(run: Run) -> None:

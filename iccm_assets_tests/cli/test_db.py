@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.cli.env import dagster_home
+from iccm_assets.cli.env import prepare_dagster_home
 from iccm_assets.settings import load_settings
 from iccm_assets.store.embedded import EmbeddedServer
 
@@ -127,11 +127,11 @@ def test_env_gives_a_shell_what_dagster_needs(iccm, tmp_path, server_url):
 
 def test_dagster_yaml_follows_the_package_and_is_not_touched_without_need(tmp_path):
     settings = load_settings(home=tmp_path)
-    written = dagster_home(settings) / "dagster.yaml"
+    written = prepare_dagster_home(settings) / "dagster.yaml"
     before = written.stat()
-    dagster_home(settings)
+    prepare_dagster_home(settings)
     assert written.stat().st_mtime_ns == before.st_mtime_ns
     written.write_text("storage: {}\n", encoding="utf-8")
-    dagster_home(settings)
+    prepare_dagster_home(settings)
     assert "DAGSTER_PG_URL" in written.read_text(encoding="utf-8")
     assert [path.name for path in written.parent.iterdir()] == ["dagster.yaml"]

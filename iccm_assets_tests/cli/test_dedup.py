@@ -172,13 +172,13 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
     ],
 )
 def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
-    from iccm_assets.curation.dedup import dedup, read_rows
+    from iccm_assets.curation.dedup import dedup_files, read_jsonl
     from iccm_assets.errors import InputError
 
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{GOOD}\n{second}\n", encoding="utf-8")
     with pytest.raises(InputError, match=said) as caught:
-        dedup(read_rows(path), [], 0.9, lambda texts: pytest.fail("nothing to embed"))
+        dedup_files(read_jsonl(path), [], 0.9, lambda texts: pytest.fail("nothing to embed"))
     assert "rows.jsonl, line 2" in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -69,13 +69,13 @@ def test_what_only_a_later_step_would_stumble_over_is_found_now(
 
 
 def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
-    found = doctor.database(settings)
+    found = doctor.check_database(settings)
     assert found.ok
     assert "with pgvector, schema revision" in found.detail
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"postgresql://app:hunter2@127.0.0.1:{free.getsockname()[1]}/iccm"
-        lost = doctor.database(load_settings(database_url=url))
+        lost = doctor.check_database(load_settings(database_url=url))
     assert not lost.ok and lost.required
     assert "127.0.0.1" in lost.detail
     assert "ICCM_DATABASE_URL" in lost.fix
@@ -83,7 +83,7 @@ def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
 
 
 def test_without_a_url_the_embedded_binaries_are_run() -> None:
-    found = doctor.database(load_settings())
+    found = doctor.check_database(load_settings())
     assert found.ok
     assert "embedded, postgres (PostgreSQL)" in found.detail
 
@@ -92,17 +92,17 @@ def test_a_taken_port_is_no_obstacle_but_said() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        check = doctor.port(taken.getsockname()[1])
+        check = doctor.check_port(taken.getsockname()[1])
     assert (check.ok, check.required) == (False, False)
     assert "dagster dev --port" in check.fix
 
 
 def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = doctor.disk(tmp_path / "not" / "there" / "yet")
+    check = doctor.check_disk(tmp_path / "not" / "there" / "yet")
     assert check.ok
     assert str(tmp_path) in check.detail
-    monkeypatch.setattr(doctor, "NEEDED_DISK_BYTES", 1 << 60)
-    full = doctor.disk(tmp_path)
+    monkeypatch.setattr(doctor, "MIN_DISK_BYTES", 1 << 60)
+    full = doctor.check_disk(tmp_path)
     assert not full.ok
     assert "ICCM_HOME" in full.fix
 
@@ -125,12 +125,12 @@ def test_a_closed_kernel_switch_is_named_with_the_command_that_opens_it(
 ) -> None:
     (tmp_path / switch).parent.mkdir(parents=True)
     (tmp_path / switch).write_text(f"{value}\n", encoding="ascii")
-    found, said = doctor.user_namespaces(tmp_path)
+    found, said = doctor.find_namespace_restriction(tmp_path)
     assert bool(found) == bool(fix)
     assert fix in said
 
 
 def test_the_unsafe_mode_is_pointed_out() -> None:
-    (check,) = doctor.sandbox(load_settings(sandbox="unsafe"))
+    (check,) = doctor.check_sandbox(load_settings(sandbox="unsafe"))
     assert not check.ok
     assert "Unset ICCM_SANDBOX" in check.fix

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli.main import build
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.cli.main import build_app
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.learning.rows import conversation, training_run, version
@@ -19,7 +19,9 @@ from iccm_assets_tests.learning.rows import conversation, training_run, version
 def run(*arguments: str, answer: str | None = None) -> Result:
     """Like the fixture of this folder, with something typed in."""
     get_settings.cache_clear()
-    result = CliRunner().invoke(build("erase"), ("erase", *arguments), input=answer, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(
+        build_app("erase"), ("erase", *arguments), input=answer, env={"COLUMNS": "200"}
+    )
     get_settings.cache_clear()
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -43,7 +45,7 @@ def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
 
 
 def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -> None:
-    with pytest.raises(NotAllowed, match="not confirmed, nothing was erased"):
+    with pytest.raises(OperationNotAllowedError, match="not confirmed, nothing was erased"):
         run("--user", "ann", answer="n\n")
     with lived.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.erasures")).scalar_one() == 0
@@ -87,5 +89,5 @@ def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str],
 
 
 def test_json_asks_no_questions(lived: sa.Engine) -> None:
-    with pytest.raises(NotAllowed, match="Give --yes"):
+    with pytest.raises(OperationNotAllowedError, match="Give --yes"):
         run("--user", "ann", "--json")

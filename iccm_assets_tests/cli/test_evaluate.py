@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError, NotAllowed, VersionNotFound
+from iccm_assets.errors import InputError, OperationNotAllowedError, VersionNotFoundError
 from iccm_assets.settings import Settings
 from iccm_assets_tests.cli.conftest import Run
 from iccm_assets_tests.judging import past
@@ -58,15 +58,15 @@ def test_a_wrong_question_is_one_clear_error(run: Run, judged: Settings) -> None
         run("evaluate", "--set", "max_slice_drop=0.1")
     with pytest.raises(InputError, match="each verdict's own threshold"):
         run("evaluate", "--replay", "--emergency")
-    with pytest.raises(VersionNotFound, match="'v9'"):
+    with pytest.raises(VersionNotFoundError, match="'v9'"):
         run("evaluate", "v9", "--rejudge")  # the alias
 
 
 def test_production_is_a_name_everywhere(run: Run, judged: Settings) -> None:
-    with pytest.raises(NotAllowed, match="base is the version in production"):
+    with pytest.raises(OperationNotAllowedError, match="base is the version in production"):
         run("evaluate", "production")
     assert json.loads(run("evaluate", "production", "--replay", "--json").stdout)["verdicts"] == []
-    with pytest.raises(NotAllowed, match="base is in production already"):
+    with pytest.raises(OperationNotAllowedError, match="base is in production already"):
         run("deploy", "production")
-    with pytest.raises(VersionNotFound, match="There are: "):
+    with pytest.raises(VersionNotFoundError, match="There are: "):
         run("deploy", "v9", "--force", "--reason", "why")

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from iccm_assets.cli.main import build
+from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets_tests.capture import planted
@@ -82,7 +82,7 @@ def run(monkeypatch):
 
     def call(*arguments):
         get_settings.cache_clear()
-        result = CliRunner().invoke(build(), arguments)
+        result = CliRunner().invoke(build_app(), arguments)
         if result.exception is not None:
             raise result.exception
         return result

@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError, VersionNotFound
+from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
@@ -103,7 +103,7 @@ def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
         run("lineage", "production", "--conversation", "1")
     with pytest.raises(InputError, match="no conversation 99"):
         run("lineage", "--conversation", "99")
-    with pytest.raises(VersionNotFound, match=r"'v9'. There are: v3-bad, v2-good, v1-base\."):
+    with pytest.raises(VersionNotFoundError, match=r"'v9'. There are: v3-bad, v2-good, v1-base\."):
         run("lineage", "v9")
 
 
@@ -126,5 +126,5 @@ def test_status_of_an_empty_platform_is_not_an_error(run: Run, platform: Setting
     found = json.loads(run("status", "--json").stdout)
     assert (found["production"], found["days"], found["retrains"]) == (None, [], [])
     assert "No version in production yet." in run("status").stdout
-    with pytest.raises(VersionNotFound, match="no version in production yet"):
+    with pytest.raises(VersionNotFoundError, match="no version in production yet"):
         run("lineage", "production")

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.cli import launch
-from iccm_assets.cli.launch import Launched
-from iccm_assets.errors import NotAllowed, TrainingError
+from iccm_assets.cli.launch import JobResult
+from iccm_assets.errors import OperationNotAllowedError, TrainingError
 from iccm_assets.learning import training_runs
 from iccm_assets.settings import Settings
 from iccm_assets_tests.cli.conftest import Run
@@ -22,16 +22,16 @@ class Job:
         self.engine, self.settings, self.outcome = engine, settings, "gate_passed"
         self.runs: list[int] = []
 
-    def __call__(self, run_id: int, *, rollout: bool) -> Launched:
+    def __call__(self, run_id: int, *, rollout: bool) -> JobResult:
         assert rollout, "a person's retrain goes through a rollout"
         self.runs.append(run_id)
         if self.outcome == "crash":
-            return Launched("run", False, "out of memory")
+            return JobResult("run", False, "out of memory")
         with self.engine.begin() as conn:
-            fence = training_runs.claim(conn, run_id, f"run-{len(self.runs)}", self.settings)
+            fence = training_runs.claim_run(conn, run_id, f"run-{len(self.runs)}", self.settings)
             if fence is not None:
-                training_runs.finish(conn, run_id, fence, self.outcome, improvement=0.02, notes="[done]")
-        return Launched("run", True)
+                training_runs.finish_run(conn, run_id, fence, self.outcome, improvement=0.02, notes="[done]")
+        return JobResult("run", True)
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_a_refusal_is_an_answer_not_an_error(run: Run, job: Job, outcome: str) -
 
 def test_one_key_is_retrained_once(run: Run, job: Job) -> None:
     run("retrain", "--key", "release-4")
-    with pytest.raises(NotAllowed, match=r"key release-4 already had its retrain: run \d+, gate_passed"):
+    with pytest.raises(
+        OperationNotAllowedError, match=r"key release-4 already had its retrain: run \d+, gate_passed"
+    ):
         run("retrain", "--key", "release-4")
     assert len(job.runs) == 1
 
@@ -71,7 +73,7 @@ def test_a_failed_attempt_of_a_key_is_retried_on_its_row_three_times(run: Run, j
         with pytest.raises(TrainingError, match="is failed"):
             run("retrain", "--key", "release-4")
     assert len(set(job.runs)) == 1 and len(job.runs) == 3
-    with pytest.raises(NotAllowed, match="already had its retrain"):
+    with pytest.raises(OperationNotAllowedError, match="already had its retrain"):
         run("retrain", "--key", "release-4")
 
 
@@ -80,17 +82,17 @@ def test_a_job_that_died_is_an_error_and_its_row_is_kept(run: Run, job: Job, eng
     with pytest.raises(TrainingError, match="is requested: out of memory"):
         run("retrain", "--key", "release-4")
     with engine.connect() as conn:
-        kept = training_runs.by_key(conn, "manual:release-4")
+        kept = training_runs.get_by_trigger_key(conn, "manual:release-4")
     assert kept is not None and kept.status == "requested"
 
 
 def test_a_run_that_has_to_wait_says_for_what(run: Run, job: Job, engine: sa.Engine) -> None:
     with engine.begin() as conn:
-        first = training_runs.request(
-            conn, training_runs.Fire("weekly", "weekly:2026-W09", "60 new examples")
+        first = training_runs.create_run(
+            conn, training_runs.TriggerFired("weekly", "weekly:2026-W09", "60 new examples")
         )
         assert first is not None
-        training_runs.claim(conn, first.id, "elsewhere", job.settings)
+        training_runs.claim_run(conn, first.id, "elsewhere", job.settings)
     printed = run("retrain").stdout
     assert "waiting" in printed
     assert f"waits: training run {first.id} is running" in printed

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from click.testing import Result
 from typer.testing import CliRunner
 
-from iccm_assets.cli.main import build
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.cli.main import build_app
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings, load_settings
 from iccm_assets_tests.rollout.live import World
 
@@ -27,7 +27,7 @@ def world(engine: sa.Engine, platform: Settings, tmp_path: Path, monkeypatch: py
 
 
 def iccm(*arguments: str) -> Result:
-    app = build("deploy", "rollback", "rollout")
+    app = build_app("deploy", "rollback", "rollout")
     get_settings.cache_clear()
     try:
         result = CliRunner().invoke(app, arguments, catch_exceptions=True)
@@ -44,7 +44,7 @@ def told(*arguments: str) -> dict:
 
 
 def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
-    with pytest.raises(NotAllowed, match="no rollout yet"):
+    with pytest.raises(OperationNotAllowedError, match="no rollout yet"):
         iccm("rollout", "show")
     opened = told("deploy", world.candidate)
     assert opened["status"] == "canary" and opened["rollout"] == 1
@@ -82,7 +82,7 @@ def test_orders_name_the_user_of_the_system(world: World) -> None:
     )
     assert [row.event_type for row in rows] == ["opened", "paused", "resumed", "approved", "aborted"]
     assert "[lunch]" in rows[1].notes and "not today" in rows[-1].notes
-    with pytest.raises(NotAllowed, match="no rollout is live"):
+    with pytest.raises(OperationNotAllowedError, match="no rollout is live"):
         iccm("rollout", "pause")
     iccm("rollout", "show", "--watch", "0.1")  # what is over is shown once
 
@@ -91,7 +91,7 @@ def test_rollback_takes_a_candidate_back_and_then_has_nowhere_to_go(world: World
     iccm("deploy", world.candidate)
     done = told("rollback", "--reason", "bad feeling")
     assert (done["rolled_back"], done["serving"]) == (world.candidate, world.production)
-    with pytest.raises(NotAllowed, match="no previous production version"):
+    with pytest.raises(OperationNotAllowedError, match="no previous production version"):
         iccm("rollback")
 
 
@@ -109,7 +109,7 @@ def test_skipping_the_rollout_requires_a_reason_and_records_it(world: World) -> 
 
 def test_a_forced_version_skips_the_gate_and_not_the_rollout(world: World) -> None:
     worse = world.version("c", verdict="fail", status="gate_failed")
-    with pytest.raises(NotAllowed, match="says fail"):
+    with pytest.raises(OperationNotAllowedError, match="says fail"):
         iccm("deploy", worse)
     opened = told("deploy", worse, "--force", "--reason", "a drill")
     assert opened["rollout"] == 1 and world.statuses()[world.production] == "production"

@@ -10,14 +10,14 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from iccm_assets.cli.main import build
+from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError
 
 BASE = ("--production", "0.8", "--canary", "0.1", "--sessions-per-day", "500", "--runs", "3")
 
 
 def run(*arguments):
-    result = CliRunner().invoke(build("rollout"), ("rollout", "simulate", *arguments))
+    result = CliRunner().invoke(build_app("rollout"), ("rollout", "simulate", *arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

@@ -13,31 +13,38 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from iccm_assets.cli import rollout_report, rollout_watch
-from iccm_assets.cli.rollout_drive import FASTEST, SLOWEST, Helper, paced
+from iccm_assets.cli.rollout_drive import MAX_CLOCK_RATE, MIN_CLOCK_RATE, BackgroundLoop, compute_clock_rate
 from iccm_assets.cli.rollout_facts import (
-    Facts,
-    Split,
-    check_learning,
-    check_replies,
+    RolloutRecord,
+    TrafficSplit,
+    check_retrain,
+    check_responses,
     check_rollback,
     check_rollout,
-    facts,
+    load_rollout_record,
 )
-from iccm_assets.cli.rollout_story import CLOCK, COMFORT, FASTEST_PACE, SLOWEST_PACE, comfortable, hourly
-from iccm_assets.cli.rollout_watch import Moment
+from iccm_assets.cli.rollout_story import (
+    MAX_DEGRADED_CLOCK_RATE,
+    MAX_RESPONSE_SECONDS,
+    MAX_RATE,
+    MIN_RATE,
+    adjust_rate,
+    compute_degraded_clock_rate,
+)
+from iccm_assets.cli.rollout_watch import RolloutSnapshot
 from iccm_assets.errors import InputError
-from iccm_assets.reference.http_traffic import Replies
-from iccm_assets.reference.visitors import code_base, visits
+from iccm_assets.reference.http_traffic import ResponseStats
+from iccm_assets.reference.visitors import make_code_base, draw_live_sessions
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
-from iccm_assets.settings import Evaluation, Rollout
+from iccm_assets.settings import EvaluationSettings, RolloutSettings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.gateway.world import version
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-TEN = Split(0.1, 1640, 165, 1640, 165, 0, 0, 0, 48)
-FIFTY = Split(0.5, 905, 450, 905, 450, 0, 0, 0, 130)
-ALL = Split(1.0, 150, 150, 150, 150, 0, 0, 0, 40)
+TEN = TrafficSplit(0.1, 1640, 165, 1640, 165, 0, 0, 0, 48)
+FIFTY = TrafficSplit(0.5, 905, 450, 905, 450, 0, 0, 0, 130)
+ALL = TrafficSplit(1.0, 150, 150, 150, 150, 0, 0, 0, 40)
 
 
 def event(kind: str, minute: float, weight: float, actor: str = "controller") -> dict[str, Any]:
@@ -47,8 +54,8 @@ def event(kind: str, minute: float, weight: float, actor: str = "controller") ->
     }  # fmt: skip
 
 
-GOOD = Facts(
-    rollout_id=1, candidate="v2", former="v1", state="completed", stage=3, weight=1.0, opened_at=NOON,
+GOOD = RolloutRecord(
+    rollout_id=1, candidate="v2", previous="v1", state="completed", stage=3, weight=1.0, opened_at=NOON,
     closed_at=NOON + timedelta(minutes=9), splits=(TEN, FIFTY, ALL),
     events=(event("opened", 0, 0.0, "dagster run 1"), event("started", 1, 0.1), event("completed", 9, 1.0)),
     rollbacks=(), alerts=(), production="v2", statuses={"v2": "production", "v1": "retired"}, archived=True,
@@ -69,22 +76,25 @@ def wrong(checks) -> list[str]:
 
 
 def test_time_and_sessions_of_a_stage_run_out_together() -> None:
-    assert paced(180, 1800, 20) == pytest.approx(2.0)  # 90 s of traffic for 180 s of stage
-    assert paced(180, 1800, 5) == pytest.approx(0.5)
-    assert paced(180, 1800, 0) == SLOWEST == paced(1, 5000, 1)
-    assert paced(180, 0, 20) == FASTEST == paced(7200, 10, 50)
-    assert paced(0, 0, 20) == 1.0
+    assert compute_clock_rate(180, 1800, 20) == pytest.approx(2.0)  # 90 s of traffic for 180 s of stage
+    assert compute_clock_rate(180, 1800, 5) == pytest.approx(0.5)
+    assert compute_clock_rate(180, 1800, 0) == MIN_CLOCK_RATE == compute_clock_rate(1, 5000, 1)
+    assert compute_clock_rate(180, 0, 20) == MAX_CLOCK_RATE == compute_clock_rate(7200, 10, 50)
+    assert compute_clock_rate(0, 0, 20) == 1.0
 
 
 def test_as_many_developers_come_as_the_gateway_answers_in_comfort() -> None:
-    assert comfortable(10, COMFORT / 2) > 10 > comfortable(10, 2 * COMFORT)
-    assert comfortable(FASTEST_PACE, 0.0) == FASTEST_PACE
-    assert comfortable(SLOWEST_PACE, 30.0) == SLOWEST_PACE
+    assert adjust_rate(10, MAX_RESPONSE_SECONDS / 2) > 10 > adjust_rate(10, 2 * MAX_RESPONSE_SECONDS)
+    assert adjust_rate(MAX_RATE, 0.0) == MAX_RATE
+    assert adjust_rate(MIN_RATE, 30.0) == MIN_RATE
 
 
 def test_the_clock_runs_so_that_what_comes_is_400_an_hour() -> None:
-    assert hourly(100, 90.0) == pytest.approx(10.0)
-    assert hourly(0, 60.0) == 1.0 and hourly(10_000, 60.0) == CLOCK
+    assert compute_degraded_clock_rate(100, 90.0) == pytest.approx(10.0)
+    assert (
+        compute_degraded_clock_rate(0, 60.0) == 1.0
+        and compute_degraded_clock_rate(10_000, 60.0) == MAX_DEGRADED_CLOCK_RATE
+    )
 
 
 def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it() -> None:
@@ -98,7 +108,7 @@ def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it(
             raise InputError("the row is damaged")
         return 0.0
 
-    helper = Helper("controller", hiccup)
+    helper = BackgroundLoop("controller", hiccup)
     for _ in range(600):
         if len(calls) == 3 and helper.errors == 2:
             break
@@ -106,15 +116,15 @@ def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it(
     helper.stop()
     assert (len(calls), helper.errors) == (3, 2)
     with pytest.raises(InputError, match="the row is damaged"):
-        helper.check()
+        helper.raise_error()
 
 
 def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
     assert wrong(check_rollout(GOOD)) == []
     assert wrong(check_rollback(BACK, "v1")) == []
-    assert wrong(check_learning("gate_passed", 0.03)) == []
-    assert wrong(check_learning("gate_failed", -0.01)) == ["quality gate passed", "better on the canary set"]
-    assert wrong(check_learning(None, None)) == ["quality gate passed", "better on the canary set"]
+    assert wrong(check_retrain("gate_passed", 0.03)) == []
+    assert wrong(check_retrain("gate_failed", -0.01)) == ["quality gate passed", "better on the canary set"]
+    assert wrong(check_retrain(None, None)) == ["quality gate passed", "better on the canary set"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +140,7 @@ def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
         ((TEN, FIFTY, replace(ALL, failed=1)), "no request failed"),
     ],
 )
-def test_a_split_that_is_off_is_told(splits: tuple[Split, ...], name: str) -> None:
+def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str) -> None:
     assert wrong(check_rollout(replace(GOOD, splits=splits))) == [name]
 
 
@@ -155,17 +165,17 @@ def test_a_rollback_that_is_not_whole_is_told(change, names: list[str]) -> None:
 
 
 def test_developers_without_an_answer_are_told() -> None:
-    good = Replies({"production": 9, "canary": 1}, {"200": 10}, 0, ())
-    assert check_replies([good]).ok
-    bad = check_replies([good, replace(good, failures=("503, tried 5 times",))])
+    good = ResponseStats({"production": 9, "canary": 1}, {"200": 10}, 0, ())
+    assert check_responses([good]).ok
+    bad = check_responses([good, replace(good, failures=("503, tried 5 times",))])
     assert not bad.ok and bad.detail == "20 sessions were answered, 1 were not: 503, tried 5 times"
 
 
 def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
     checks = (*check_rollout(GOOD), *check_rollback(BACK, "v1"))
-    told = rollout_report.Told(GOOD, BACK, checks, {}, {"rollout": 100.0})
+    told = rollout_report.RolloutReport(GOOD, BACK, checks, {}, {"rollout": 100.0})
     console = Console(file=StringIO(), width=200)
-    rollout_report.show(told, console)
+    rollout_report.print_rollout_report(told, console)
     text = console.file.getvalue()
     for part in ("1640", "165", "10.1%", "49.7%", "low_pass_rate", "24 minutes", "[v2] rolled back", "yes"):
         assert part in text, text
@@ -177,35 +187,35 @@ def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
 
 
 def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
-    policy = Policy.frozen(Rollout(), Evaluation())
+    policy = Policy.from_settings(RolloutSettings(), EvaluationSettings())
     state = State(7, "v2", "v1", policy, NOON, NOON)
-    waiting = Moment(state, NOON, 1.0, {}, 0, 0)
-    assert "begins when every gateway replica is ready" in rollout_watch.line(waiting)
+    waiting = RolloutSnapshot(state, NOON, 1.0, {}, 0, 0)
+    assert "begins when every gateway replica is ready" in rollout_watch.format_line(waiting)
     ramping = replace(state, weight=0.1, lease_until=NOON + timedelta(seconds=60))
-    seen = Moment(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
-    rows = dict(rollout_watch.rows(seen))
+    seen = RolloutSnapshot(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
+    rows = dict(rollout_watch.describe_snapshot(seen))
     assert "100 in this stage, 10 of them on the canary arm (10.0%), 1 not ok" in rows["sessions"]
     assert "lease expires in 60 s" in rows["time"] and "x 2.5" in rows["time"]
     assert "canary 0 of 30" in rows["scored"] and "4 wait" in rows["scored"]
     assert rows["evidence against"].count("1.00 of ") == 3
     console = Console(file=StringIO(), width=120)
-    console.print(rollout_watch.panel(seen))
+    console.print(rollout_watch.render_panel(seen))
     assert "evidence against" in console.file.getvalue()
 
 
 def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
-    modules = code_base(1, NOON.date())
+    modules = make_code_base(1, NOON.date())
     assert len({one.source_code for one in modules}) == len(modules) >= 200
-    coming = visits(modules, "x", tests=0.3, seed=1)
+    coming = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
     some = [next(coming) for _ in range(1000)]
     assert len({one.session_id for one in some}) == 1000
-    assert 240 < sum(one.tests for one in some) < 360
-    again = visits(modules, "x", tests=0.3, seed=1)
+    assert 240 < sum(one.includes_tests for one in some) < 360
+    again = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
     assert [next(again) for _ in range(1000)] == some
 
 
 def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
-    policy = asdict(Policy.frozen(Rollout(), Evaluation()))
+    policy = asdict(Policy.from_settings(RolloutSettings(), EvaluationSettings()))
     with engine.begin() as conn:
         version(conn, "v1", "production")
         version(conn, "v2", "rolled_back")
@@ -256,11 +266,11 @@ def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
                 )
             )  # fmt: skip
     with engine.connect() as conn:
-        found = facts(conn, rollout)
+        found = load_rollout_record(conn, rollout)
     first, second = found.splits
     assert (first.weight, first.requests, first.canary_requests, first.fallbacks) == (0.1, 3, 1, 1)
     assert (second.weight, second.requests, second.canary_requests) == (0.5, 2, 1)
     assert [one["event_type"] for one in found.events] == [kind for kind, _, _ in steps]
     assert [one["key"] for one in found.alerts] == ["during", f"rollout-{rollout}-ended"]
     assert (found.production, found.sessions, found.archived) == ("v1", 6, False)
-    assert found.lasted == timedelta(minutes=30) and found.rollbacks[0]["reason"] == "low_pass_rate"
+    assert found.duration == timedelta(minutes=30) and found.rollbacks[0]["reason"] == "low_pass_rate"

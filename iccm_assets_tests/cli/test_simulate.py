@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from iccm_assets.cli import cycle, simulate
-from iccm_assets.cli.main import build
+from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
 from iccm_assets.settings import Settings, get_settings
@@ -19,7 +19,7 @@ YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
 
 def call(*arguments: str) -> str:
-    app = build("simulate", "demo")
+    app = build_app("simulate", "demo")
     get_settings.cache_clear()
     try:
         result = CliRunner().invoke(app, arguments)
@@ -101,13 +101,13 @@ def test_what_cannot_be_is_refused_before_anything_is_stored(
 
 def test_two_of_start_end_and_days_say_the_third() -> None:
     first = YESTERDAY - timedelta(days=9)
-    default = simulate.period("", "", None)
+    default = simulate.parse_period("", "", None)
     assert default[1] - default[0] == timedelta(days=6)
     assert default[1] >= YESTERDAY  # midnight may have passed since
-    assert simulate.period(str(first), "", None) == (first, first + timedelta(days=6))
-    assert simulate.period(str(first), "", 3) == (first, first + timedelta(days=2))
-    assert simulate.period("", str(first), 2) == (first - timedelta(days=1), first)
-    assert simulate.period(str(first), str(YESTERDAY), None) == (first, YESTERDAY)
+    assert simulate.parse_period(str(first), "", None) == (first, first + timedelta(days=6))
+    assert simulate.parse_period(str(first), "", 3) == (first, first + timedelta(days=2))
+    assert simulate.parse_period("", str(first), 2) == (first - timedelta(days=1), first)
+    assert simulate.parse_period(str(first), str(YESTERDAY), None) == (first, YESTERDAY)
 
 
 def test_weeks_of_a_demo_are_whole(platform: Settings) -> None:
@@ -116,5 +116,9 @@ def test_weeks_of_a_demo_are_whole(platform: Settings) -> None:
 
 
 def test_a_demo_ends_with_the_last_day_whose_night_is_over() -> None:
-    assert cycle.last_moment(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(2026, 3, 1, 2, tzinfo=UTC)
-    assert cycle.last_moment(datetime(2026, 3, 2, 2, 0, tzinfo=UTC)) == datetime(2026, 3, 2, 2, tzinfo=UTC)
+    assert cycle.last_trigger_time(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(
+        2026, 3, 1, 2, tzinfo=UTC
+    )
+    assert cycle.last_trigger_time(datetime(2026, 3, 2, 2, 0, tzinfo=UTC)) == datetime(
+        2026, 3, 2, 2, tzinfo=UTC
+    )

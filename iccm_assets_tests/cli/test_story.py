@@ -10,21 +10,21 @@ import pytest
 from rich.console import Console
 
 from iccm_assets.cli import story
-from iccm_assets.cli.cycle import Week
-from iccm_assets.judging.comparison import compare
+from iccm_assets.cli.cycle import WeekResult
+from iccm_assets.judging.comparison import compare_versions
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
 from iccm_assets.learning.training_runs import TrainingRun
-from iccm_assets.reference.traffic import Traffic
+from iccm_assets.reference.traffic import TrafficSummary
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 
 DAY = date(2026, 3, 1)
 
 
-def week(number: int, status: str | None, production: str, **facts: Any) -> Week:
+def week(number: int, status: str | None, production: str, **facts: Any) -> WeekResult:
     mix = dict.fromkeys((*BASE_FAMILIES, *NEW_FAMILIES), 10)
     new = 10 * len(NEW_FAMILIES)
-    held = Traffic(production, sum(mix.values()), 44, new, 9, 90, 70, 12, 30, 5, mix)
+    held = TrafficSummary(production, sum(mix.values()), 44, new, 9, 90, 70, 12, 30, 5, mix)
     at = datetime(2026, 3, 1, 2, tzinfo=UTC)
     run = None
     if status:
@@ -34,12 +34,12 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
             candidate_version="v2-411c0800", dataset_digest=None, config={}, improvement=0.031,
             notes=facts.get("notes"), error=None, dagster_run_id=None,
         )  # fmt: skip
-    return Week(
+    return WeekResult(
         number=number,
         first=DAY + timedelta(days=7 * number - 6),
         last=DAY + timedelta(days=7 * number),
         traffic=held,
-        late=5,
+        late_sessions=5,
         trigger="112 new examples, 50 required",
         run=run,
         funnel={
@@ -56,7 +56,7 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
     )
 
 
-def told(after: float, last: str = "v4-aaaaaaaa") -> story.Story:
+def told(after: float, last: str = "v4-aaaaaaaa") -> story.ComparisonReport:
     items = [
         ItemEvidence(f"{name}-{at}", name, 1.0, 1.0, 0.0, 0.0) for name in BASE_FAMILIES for at in range(30)
     ]
@@ -64,7 +64,9 @@ def told(after: float, last: str = "v4-aaaaaaaa") -> story.Story:
         ItemEvidence(f"{name}-{at}", name, after, 0.0, 0.0, 0.0) for name in NEW_FAMILIES for at in range(30)
     ]
     evidence = GateEvidence(last, "v1-24ccf5ac", tuple(items), len(items))
-    return story.Story("v1-24ccf5ac", last, evidence, compare(evidence, Evaluation()))
+    return story.ComparisonReport(
+        "v1-24ccf5ac", last, evidence, compare_versions(evidence, EvaluationSettings())
+    )
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -75,7 +77,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
         week(2, "gate_failed", "v2-411c0800", notes="slice [tally] fell"),
         week(3, None, "v2-411c0800"),
     ]
-    story.show(weeks, told(0.7), console)
+    story.print_report(weeks, told(0.7), console)
     text = console.export_text()
     assert "…" not in text
     for part in (
@@ -100,7 +102,7 @@ def test_a_story_holds_with_evidence_and_not_without() -> None:
 
 
 def test_the_report_is_one_json_document() -> None:
-    plain = json.loads(json.dumps(story.as_json([week(1, "gate_passed", "v2")], told(0.7)), default=str))
+    plain = json.loads(json.dumps(story.to_json([week(1, "gate_passed", "v2")], told(0.7)), default=str))
     assert plain["is_improvement"] and plain["weeks"][0]["outcome"] == "gate_passed"
     assert (
         plain["comparison"]["low"] > 0 and len(plain["slices"]) == len(BASE_FAMILIES) + len(NEW_FAMILIES) + 1

@@ -2,20 +2,26 @@ from dataclasses import replace
 
 import pytest
 
-from iccm_assets.curation.decision import Candidate, Keep, Reject, decide, reject_leak
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.leaks import Leak
-from iccm_assets.settings import Curation
+from iccm_assets.curation.decision import (
+    ScoredConversation,
+    Kept,
+    Rejected,
+    apply_filter,
+    reject_contaminated,
+)
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.leaks import Contamination
+from iccm_assets.settings import CurationSettings
 
-CURATION = Curation()
-HELD_OUT = next(f"s{n}" for n in range(100) if is_held_out(f"s{n}", 0.15))
+CURATION = CurationSettings()
+HELD_OUT = next(f"s{n}" for n in range(100) if is_in_holdout(f"s{n}", 0.15))
 MESSAGES = [
     {"role": "user", "content": "```python\nx = 1\n```"},
     {"role": "assistant", "content": "x shall be 1."},
 ]
-GOOD = Candidate(
+GOOD = ScoredConversation(
     conversation_id=7,
-    session_id=next(f"s{n}" for n in range(100) if not is_held_out(f"s{n}", 0.15)),
+    session_id=next(f"s{n}" for n in range(100) if not is_in_holdout(f"s{n}", 0.15)),
     user_id="u",
     content=MESSAGES,
     metadata={},
@@ -30,8 +36,8 @@ GOOD = Candidate(
 
 
 def test_a_proven_conversation_is_kept_with_its_quality():
-    kept = decide(GOOD, CURATION)
-    assert kept == Keep(
+    kept = apply_filter(GOOD, CURATION)
+    assert kept == Kept(
         7, GOOD.session_id, "u", "x = 1", "x shall be 1.", 0.9, 0.02, pytest.approx(0.89), True
     )
 
@@ -60,21 +66,25 @@ def test_a_proven_conversation_is_kept_with_its_quality():
     ],
 )
 def test_each_reason_has_its_name(change, stage, reason):
-    decision = decide(replace(GOOD, **change), CURATION)
-    assert isinstance(decision, Reject)
+    decision = apply_filter(replace(GOOD, **change), CURATION)
+    assert isinstance(decision, Rejected)
     assert (decision.conversation_id, decision.stage, decision.reason) == (7, stage, reason)
 
 
 def test_the_limits_are_strict_and_their_numbers_are_told():
     assert isinstance(
-        decide(replace(GOOD, test_pass_rate=0.7500001, implementation_variance=0.0399999), CURATION), Keep
+        apply_filter(replace(GOOD, test_pass_rate=0.7500001, implementation_variance=0.0399999), CURATION),
+        Kept,
     )
-    assert decide(replace(GOOD, test_pass_rate=0.75), CURATION).detail == "0.7500 is not above 0.75"
-    assert decide(replace(GOOD, implementation_variance=0.05), CURATION).detail == "0.0500 is not below 0.04"
+    assert apply_filter(replace(GOOD, test_pass_rate=0.75), CURATION).detail == "0.7500 is not above 0.75"
+    assert (
+        apply_filter(replace(GOOD, implementation_variance=0.05), CURATION).detail
+        == "0.0500 is not below 0.04"
+    )
 
 
 def test_the_source_may_stand_in_the_metadata():
-    assert decide(replace(GOOD, metadata={"source_code": "y = 2"}), CURATION).source_code == "y = 2"
+    assert apply_filter(replace(GOOD, metadata={"source_code": "y = 2"}), CURATION).source_code == "y = 2"
 
 
 @pytest.mark.parametrize(
@@ -88,23 +98,25 @@ def test_the_source_may_stand_in_the_metadata():
     ],
 )
 def test_failed_first_means_a_bad_answer_that_was_corrected(change, failed_first):
-    assert decide(replace(GOOD, **change), CURATION).failed_first is failed_first
+    assert apply_filter(replace(GOOD, **change), CURATION).failed_first is failed_first
 
 
 def test_a_leak_is_a_policy_rejection_with_item_and_similarity():
-    rejected = reject_leak(decide(GOOD, CURATION), Leak("item-3", "requirements as similar", 0.93))
+    rejected = reject_contaminated(
+        apply_filter(GOOD, CURATION), Contamination("item-3", "requirements as similar", 0.93)
+    )
     assert (rejected.stage, rejected.reason, rejected.similarity) == ("policy", "canary_leak", 0.93)
     assert rejected.detail == "requirements as similar as canary-set item item-3 (0.930000)"
 
 
 def test_the_held_out_share_is_sticky_and_as_large_as_said():
     sessions = [f"session-{n}" for n in range(20_000)]
-    held = {session for session in sessions if is_held_out(session, 0.15)}
+    held = {session for session in sessions if is_in_holdout(session, 0.15)}
     assert 0.14 < len(held) / len(sessions) < 0.16
     assert (
         held
-        == {session for session in sessions if is_held_out(session, 0.15)}
-        < {session for session in sessions if is_held_out(session, 0.3)}
+        == {session for session in sessions if is_in_holdout(session, 0.15)}
+        < {session for session in sessions if is_in_holdout(session, 0.3)}
     )
-    assert not any(is_held_out(session, 0.0) for session in sessions)
-    assert is_held_out("é\n🙂", 0.999999)
+    assert not any(is_in_holdout(session, 0.0) for session in sessions)
+    assert is_in_holdout("é\n🙂", 0.999999)

@@ -14,7 +14,7 @@ def test_a_text_is_embedded_once_ever(engine):
     embedder = HashEmbedder()
     first = embed_texts(engine, TEXTS, embedder)
     again = embed_texts(engine, [*TEXTS[::-1], "new"], embedder)
-    assert (first.n_embedded, again.n_embedded) == (5, 1)
+    assert (first.new_count, again.new_count) == (5, 1)
     assert sorted(embedder.encoded) == sorted({*TEXTS, "new"})
     assert np.array_equal(again.vectors[:-1][::-1], first.vectors)
 
@@ -25,13 +25,13 @@ def test_stored_vectors_are_those_that_were_computed_bit_for_bit(engine):
 
 def test_no_texts_are_no_vectors(engine):
     embedded = embed_texts(engine, [], HashEmbedder())
-    assert embedded.vectors.shape == (0, 384) and embedded.n_embedded == 0
+    assert embedded.vectors.shape == (0, 384) and embedded.new_count == 0
 
 
 def test_another_embedder_has_vectors_of_its_own(engine):
     first = embed_texts(engine, TEXTS, HashEmbedder())
     other = embed_texts(engine, TEXTS, HashEmbedder("hash-2"))
-    assert other.n_embedded == 5 and not np.array_equal(first.vectors, other.vectors)
+    assert other.new_count == 5 and not np.array_equal(first.vectors, other.vectors)
 
 
 def test_what_was_embedded_before_a_crash_is_kept(engine):
@@ -44,7 +44,7 @@ def test_what_was_embedded_before_a_crash_is_kept(engine):
     texts = [f"text {n}" for n in range(600)]
     with pytest.raises(MemoryError):
         embed_texts(engine, texts, Dying())
-    assert 0 < embed_texts(engine, texts, HashEmbedder()).n_embedded < 600
+    assert 0 < embed_texts(engine, texts, HashEmbedder()).new_count < 600
 
 
 def test_two_at_once_agree_on_the_vectors(engine):

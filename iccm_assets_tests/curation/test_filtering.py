@@ -4,17 +4,17 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Answer, Conversation, record
+from iccm_assets.capture.conversations import ModelResponse, Conversation, upsert_conversation
 from iccm_assets.curation.filtering import changed_days, filter_day
-from iccm_assets.curation.holdout import is_held_out
+from iccm_assets.curation.holdout import is_in_holdout
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.curation.worlds import HashEmbedder, day, everything, write_canary_set
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
-SESSIONS = [f"session-{n}" for n in range(400) if not is_held_out(f"session-{n}", 0.15)]
-HELD_OUT = next(f"session-{n}" for n in range(400) if is_held_out(f"session-{n}", 0.15))
+SESSIONS = [f"session-{n}" for n in range(400) if not is_in_holdout(f"session-{n}", 0.15)]
+HELD_OUT = next(f"session-{n}" for n in range(400) if is_in_holdout(f"session-{n}", 0.15))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def put(engine, session_id, on=None, rate=0.9, variance=0.0, **changes):
         **changes,
     }
     with engine.begin() as conn:
-        conversation_id = record(conn, Conversation(**values))
+        conversation_id = upsert_conversation(conn, Conversation(**values))
         if rate is not None:
             conn.execute(
                 t.requirements.update()
@@ -70,7 +70,7 @@ def reasons(engine):
 
 
 def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
-    good = put(engine, SESSIONS[0], answers=(Answer("r1", "bad answer", "v1"),))
+    good = put(engine, SESSIONS[0], answers=(ModelResponse("r1", "bad answer", "v1"),))
     low = put(engine, SESSIONS[1], rate=0.75)
     high = put(engine, SESSIONS[2], variance=0.04)
     unscored = put(engine, SESSIONS[3], rate=None)
@@ -81,7 +81,9 @@ def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
     nonsense = put(engine, SESSIONS[7], messages={"no": "messages"}, rate=None, requirements=None)
     erased = put(engine, SESSIONS[8])
     disliked_answer = put(
-        engine, SESSIONS[9], answers=(Answer("r9", "x", rating=-1), Answer("r10", "y", rating=1))
+        engine,
+        SESSIONS[9],
+        answers=(ModelResponse("r9", "x", rating=-1), ModelResponse("r10", "y", rating=1)),
     )
     with engine.begin() as conn:
         conn.execute(
@@ -114,7 +116,9 @@ def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
 
 
 def test_a_bad_first_answer_that_was_corrected_is_marked(engine, canary_settings):
-    put(engine, SESSIONS[0], answers=(Answer("r1", "first", "v1"), Answer("r2", "second", "v1")))
+    put(
+        engine, SESSIONS[0], answers=(ModelResponse("r1", "first", "v1"), ModelResponse("r2", "second", "v1"))
+    )
     with engine.begin() as conn:
         conn.execute(
             sa.text(
@@ -130,7 +134,7 @@ def test_a_bad_first_answer_that_was_corrected_is_marked(engine, canary_settings
 
 
 def test_many_reconstructions_and_ratings_give_one_row(engine, canary_settings):
-    put(engine, SESSIONS[0], rating=1, answers=tuple(Answer(f"r{n}", "x", rating=1) for n in range(5)))
+    put(engine, SESSIONS[0], rating=1, answers=tuple(ModelResponse(f"r{n}", "x", rating=1) for n in range(5)))
     with engine.begin() as conn:
         for reader in "abc":
             conn.execute(

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iccm_assets.curation.fold import FoldResult, Removed, Rows, fold
-from iccm_assets.curation.similarity import nearest, similarities, similarity, unit_rows
+from iccm_assets.curation.fold import DedupResult, RemovedDuplicate, EmbeddedRows, greedy_dedup
+from iccm_assets.curation.similarity import find_nearest, similarities, similarity, normalize_rows
 from iccm_assets.errors import InputError
 
 
-def brute_force(rows: Rows, kept_first: Rows, threshold: float) -> FoldResult:
+def brute_force(rows: EmbeddedRows, kept_first: EmbeddedRows, threshold: float) -> DedupResult:
     """P2 word for word: one pair at a time, in Python."""
 
     def unit(vector):
@@ -18,13 +18,13 @@ def brute_force(rows: Rows, kept_first: Rows, threshold: float) -> FoldResult:
         return np.array(exact) / np.linalg.norm(np.array(exact))
 
     kept = [(id_, unit(vector)) for id_, vector in zip(kept_first.ids, kept_first.vectors, strict=True)]
-    result = FoldResult([], [])
+    result = DedupResult([], [])
     for id_, vector in zip(rows.ids, rows.vectors, strict=True):
         this = unit(vector)
         matches = [(round(float(np.dot(other, this)), 6), other_id) for other_id, other in kept]
         best = max(matches, key=lambda match: match[0], default=None)
         if best is not None and best[0] >= threshold:
-            result.removed.append(Removed(id_, best[1], best[0]))
+            result.removed.append(RemovedDuplicate(id_, best[1], best[0]))
         else:
             result.kept.append(id_)
             kept.append((id_, this))
@@ -38,8 +38,8 @@ def clustered(rng: np.random.Generator, n: int, dimensions: int = 384, spread: f
     return centres[rng.integers(0, len(centres), n)] + noise
 
 
-def numbered(prefix: str, vectors: np.ndarray) -> Rows:
-    return Rows([f"{prefix}{index}" for index in range(len(vectors))], vectors)
+def numbered(prefix: str, vectors: np.ndarray) -> EmbeddedRows:
+    return EmbeddedRows([f"{prefix}{index}" for index in range(len(vectors))], vectors)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -49,7 +49,7 @@ def test_equals_the_definition_on_clustered_vectors(dtype):
     rows, pool = numbered("n", vectors[:1200]), numbered("e", vectors[1200:])
     expected = brute_force(rows, pool, 0.9)
     assert 100 < len(expected.removed) < 1100
-    assert fold(rows, pool, 0.9) == expected
+    assert greedy_dedup(rows, pool, 0.9) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,65 +62,67 @@ def test_equals_the_definition_where_everything_lies_on_the_threshold(data):
     old = np.array(data.draw(st.lists(vector, max_size=20)), dtype=np.float64).reshape(-1, dimensions)
     threshold = data.draw(st.sampled_from([0.5, 0.7, 0.707107, 0.8, 0.9, 0.948683, 0.999999, 1.0]))
     rows, pool = numbered("n", new), numbered("e", old)
-    assert fold(rows, pool, threshold) == brute_force(rows, pool, threshold)
+    assert greedy_dedup(rows, pool, threshold) == brute_force(rows, pool, threshold)
 
 
 def test_a_similarity_of_exactly_the_threshold_is_a_duplicate():
     at = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)]])
     just_below = np.array([[1.0, 0.0], [0.8999994, np.sqrt(1 - 0.8999994**2)]])
-    assert fold(numbered("r", at), None, 0.9).removed == [Removed("r1", "r0", 0.9)]
-    assert fold(numbered("r", just_below), None, 0.9).removed == []
+    assert greedy_dedup(numbered("r", at), None, 0.9).removed == [RemovedDuplicate("r1", "r0", 0.9)]
+    assert greedy_dedup(numbered("r", just_below), None, 0.9).removed == []
 
 
 def test_a_chain_keeps_both_ends_because_only_kept_rows_count():
     angles = np.deg2rad([0, 20, 40])
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert fold(numbered("r", chain), None, 0.9).kept == ["r0", "r2"]
-    assert fold(numbered("r", chain[[1, 0, 2]]), None, 0.9).kept == ["r0"]
+    assert greedy_dedup(numbered("r", chain), None, 0.9).kept == ["r0", "r2"]
+    assert greedy_dedup(numbered("r", chain[[1, 0, 2]]), None, 0.9).kept == ["r0"]
 
 
 def test_the_most_similar_kept_row_is_named_and_the_earliest_of_equals():
-    pool = Rows(["far", "near", "near again"], np.array([[0.95, 0.312], [1.0, 0.01], [1.0, 0.01]]))
-    assert fold(Rows(["x"], np.array([[1.0, 0.0]])), pool, 0.9).removed == [Removed("x", "near", 0.99995)]
+    pool = EmbeddedRows(["far", "near", "near again"], np.array([[0.95, 0.312], [1.0, 0.01], [1.0, 0.01]]))
+    assert greedy_dedup(EmbeddedRows(["x"], np.array([[1.0, 0.0]])), pool, 0.9).removed == [
+        RemovedDuplicate("x", "near", 0.99995)
+    ]
 
 
 def test_pool_rows_are_not_compared_with_each_other():
-    pool = Rows(["a", "b"], np.array([[1.0, 0.0], [1.0, 0.0]]))
-    assert fold(Rows(["x"], np.array([[0.0, 1.0]])), pool, 0.9) == FoldResult(["x"], [])
+    pool = EmbeddedRows(["a", "b"], np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert greedy_dedup(EmbeddedRows(["x"], np.array([[0.0, 1.0]])), pool, 0.9) == DedupResult(["x"], [])
 
 
 def test_empty_pool_empty_day_and_identical_rows_are_defined():
     same = np.tile(np.arange(1.0, 385.0), (1000, 1))
-    no_rows = Rows((), np.zeros((0, 384)))
-    assert fold(no_rows, numbered("e", same), 0.9) == FoldResult([], [])
-    assert fold(no_rows, no_rows, 0.9) == FoldResult([], [])
-    result = fold(numbered("r", same), no_rows, 0.9)
+    no_rows = EmbeddedRows((), np.zeros((0, 384)))
+    assert greedy_dedup(no_rows, numbered("e", same), 0.9) == DedupResult([], [])
+    assert greedy_dedup(no_rows, no_rows, 0.9) == DedupResult([], [])
+    result = greedy_dedup(numbered("r", same), no_rows, 0.9)
     assert result.kept == ["r0"] and len(result.removed) == 999
-    assert set(result.removed[-1:]) == {Removed("r999", "r0", 1.0)}
+    assert set(result.removed[-1:]) == {RemovedDuplicate("r999", "r0", 1.0)}
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_vector_without_a_direction_is_refused(bad):
     with pytest.raises(InputError, match="vector 2 has no direction"):
-        fold(numbered("r", np.array([[1.0, 2.0], [bad, bad]])), None, 0.9)
+        greedy_dedup(numbered("r", np.array([[1.0, 2.0], [bad, bad]])), None, 0.9)
 
 
 def test_vectors_of_other_dimensions_and_impossible_thresholds_are_refused():
     with pytest.raises(InputError, match="2 and of 3 dimensions"):
-        fold(Rows(["a"], np.ones((1, 3))), Rows(["b"], np.ones((1, 2))), 0.9)
+        greedy_dedup(EmbeddedRows(["a"], np.ones((1, 3))), EmbeddedRows(["b"], np.ones((1, 2))), 0.9)
     for threshold in (0.0, -1.0, 1.1, float("nan")):
         with pytest.raises(InputError, match="threshold"):
-            fold(Rows(["a"], np.ones((1, 3))), None, threshold)
+            greedy_dedup(EmbeddedRows(["a"], np.ones((1, 3))), None, threshold)
 
 
 def test_huge_and_tiny_vectors_keep_their_direction():
-    assert similarity(*unit_rows(np.array([[3e200, 4e200], [3e-200, 4e-200]]))) == 1.0
+    assert similarity(*normalize_rows(np.array([[3e200, 4e200], [3e-200, 4e-200]]))) == 1.0
 
 
 def test_ten_thousand_rows_take_seconds():
     vectors = clustered(np.random.default_rng(1), 10_000).astype(np.float32)
     started = time.process_time()
-    result = fold(Rows(range(10_000), vectors), None, 0.9)
+    result = greedy_dedup(EmbeddedRows(range(10_000), vectors), None, 0.9)
     assert time.process_time() - started < 30
     assert len(result.kept) + len(result.removed) == 10_000
 
@@ -135,9 +137,9 @@ def test_similarities_equal_the_pairwise_definition_even_on_rounding_boundaries(
 
 def test_nearest_equals_the_definition():
     rng = np.random.default_rng(9)
-    vectors = unit_rows(clustered(rng, 700, spread=0.25))
+    vectors = normalize_rows(clustered(rng, 700, spread=0.25))
     rows, others = vectors[:300], np.concatenate([vectors[300:], vectors[300:310]])
-    for row, match in zip(rows, nearest(rows, others, 0.9), strict=True):
+    for row, match in zip(rows, find_nearest(rows, others, 0.9), strict=True):
         every = [similarity(other, row) for other in others]
         if match is None:
             assert max(every) < 0.9

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from iccm_assets.curation.fold import Rows
-from iccm_assets.curation.pool import fold_days
+from iccm_assets.curation.fold import EmbeddedRows
+from iccm_assets.curation.pool import rebuild_pool
 from iccm_assets.store import tables as t
 from iccm_assets_tests.curation.test_fold import brute_force
 from iccm_assets_tests.curation.worlds import (
@@ -79,7 +79,7 @@ def expected_pool(world, embedder, pinned=()):
 
     def rows(chosen):
         vectors = embedder.encode([row[2] for row in chosen]) if chosen else np.zeros((0, 384))
-        return Rows([row[0] for row in chosen], vectors)
+        return EmbeddedRows([row[0] for row in chosen], vectors)
 
     result = brute_force(rows(rest), rows(first), 0.9)
     days = {row[0]: day(row[1]) for row in ordered}
@@ -103,7 +103,7 @@ def filled(engine, world):
 
 
 def test_thirty_days_at_once_equal_the_definition(filled, settings, world):
-    report = fold_days(filled, [day(n) for n in range(DAYS)], settings, HashEmbedder())
+    report = rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, HashEmbedder())
     kept, removed, days = the_pool(filled)
     assert (kept, removed) == expected_pool(world, HashEmbedder())
     assert len(removed) > 20 and len(kept) > 20
@@ -118,7 +118,7 @@ def test_thirty_days_at_once_equal_the_definition(filled, settings, world):
 def test_any_order_of_launch_and_any_grouping_give_the_same_pool(filled, settings):
     """30 days in one run, as 30 runs, and 12 random orders and groupings."""
     embedder = HashEmbedder()
-    fold_days(filled, [day(n) for n in range(DAYS)], settings, embedder)
+    rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, embedder)
     expected = the_pool(filled)
     rng = np.random.default_rng(5)
     for attempt in range(14):
@@ -126,7 +126,7 @@ def test_any_order_of_launch_and_any_grouping_give_the_same_pool(filled, setting
         order = list(range(DAYS)) if attempt == 0 else [int(n) for n in rng.permutation(DAYS)]
         size = 1 if attempt < 2 else int(rng.integers(1, 12))
         for start in range(0, DAYS, size):
-            fold_days(filled, [day(n) for n in order[start : start + size]], settings, embedder)
+            rebuild_pool(filled, [day(n) for n in order[start : start + size]], settings, embedder)
         assert the_pool(filled) == expected
     assert len(embedder.encoded) == len(set(embedder.encoded))
 
@@ -144,7 +144,7 @@ def test_every_state_on_the_way_is_the_fold_of_the_days_materialized_so_far(engi
     fill(engine, world)
     embedder, materialized = HashEmbedder(), set()
     for group in data.draw(st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=4)):
-        fold_days(engine, [day(n) for n in group], settings, embedder)
+        rebuild_pool(engine, [day(n) for n in group], settings, embedder)
         materialized |= group
         so_far = {n: rows for n, rows in world.items() if n in materialized}
         assert the_pool(engine)[:2] == expected_pool(so_far, HashEmbedder())
@@ -152,11 +152,11 @@ def test_every_state_on_the_way_is_the_fold_of_the_days_materialized_so_far(engi
 
 def test_running_any_day_again_writes_nothing(filled, settings):
     embedder = HashEmbedder()
-    fold_days(filled, [day(n) for n in range(DAYS)], settings, embedder)
+    rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, embedder)
     tables = (t.phase4_training_data, t.phase4_rejections, t.pool_days, t.embeddings)
     before, encoded = everything(filled, *tables), len(embedder.encoded)
     for n in (0, 13, 29):
-        report = fold_days(filled, [day(n)], settings, embedder)
+        report = rebuild_pool(filled, [day(n)], settings, embedder)
         assert report.changed_rows == 0 and report.embedded == 0
     with filled.connect() as conn:
         written = conn.execute(
@@ -169,10 +169,10 @@ def test_running_any_day_again_writes_nothing(filled, settings):
 
 def test_a_late_conversation_changes_what_it_must_and_only_that(filled, settings, world):
     embedder = HashEmbedder()
-    fold_days(filled, [day(n) for n in range(DAYS)], settings, embedder)
+    rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, embedder)
     late = (9001, world[20][0][1] if world[20] else "a 1", 1.0)
     add_filtered(filled, day(3), [late])
-    fold_days(filled, [day(3)], settings, embedder)
+    rebuild_pool(filled, [day(3)], settings, embedder)
     changed = {**world, 3: [*world[3], late]}
     assert the_pool(filled)[:2] == expected_pool(changed, HashEmbedder())
     assert embedder.encoded.count(late[1]) == 1
@@ -180,10 +180,10 @@ def test_a_late_conversation_changes_what_it_must_and_only_that(filled, settings
 
 def test_a_day_that_changed_is_noticed_even_when_another_one_is_launched(filled, settings, world):
     embedder = HashEmbedder()
-    fold_days(filled, [day(n) for n in range(DAYS)], settings, embedder)
+    rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, embedder)
     late = (9001, "a brand new text", 1.0)
     add_filtered(filled, day(3), [late])
-    fold_days(filled, [day(25)], settings, embedder)
+    rebuild_pool(filled, [day(25)], settings, embedder)
     assert the_pool(filled)[:2] == expected_pool({**world, 3: [*world[3], late]}, HashEmbedder())
 
 
@@ -191,12 +191,12 @@ def test_a_conversation_that_is_filtered_no_more_or_erased_leaves_the_pool(engin
     embedder = HashEmbedder(disturbance=0.01)
     add_filtered(engine, day(0), [(1, "a one", 0.9), (2, "b one", 0.9)])
     add_filtered(engine, day(1), [(3, "a two", 0.9)])
-    fold_days(engine, [day(0), day(1)], settings, embedder)
+    rebuild_pool(engine, [day(0), day(1)], settings, embedder)
     assert [row[0] for row in the_pool(engine)[0]] == [1, 2]
     with engine.begin() as conn:
         conn.execute(sa.text("delete from iccm.filtered_conversations where conversation_id = 1"))
         conn.execute(sa.text("update iccm.conversations set erased_at = iccm.now() where id = 2"))
-    fold_days(engine, [day(1)], settings, embedder)
+    rebuild_pool(engine, [day(1)], settings, embedder)
     kept, removed, days = the_pool(engine)
     assert [row[0] for row in kept] == [3] and removed == []
     assert days == [(day(0), 0, 0), (day(1), 1, 0)]
@@ -204,7 +204,7 @@ def test_a_conversation_that_is_filtered_no_more_or_erased_leaves_the_pool(engin
 
 def test_an_empty_day_is_recorded_and_an_unmaterialized_one_takes_no_part(engine, settings):
     add_filtered(engine, day(1), [(1, "a one", 0.9)])
-    report = fold_days(engine, [day(0)], settings, HashEmbedder())
+    report = rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     assert (report.rows, report.kept, report.pool_size) == (0, 0, 0)
     assert the_pool(engine) == ([], [], [(day(0), 0, 0)])
 
@@ -213,7 +213,7 @@ def test_identical_and_empty_texts_are_texts_like_any_other(engine, settings):
     add_filtered(
         engine, day(0), [(1, "", 0.8), (2, "", 0.9), (3, "same", 0.9), (4, "same", 0.9), (5, "é\n🙂", 0.9)]
     )
-    fold_days(engine, [day(0)], settings, HashEmbedder())
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     kept, removed, _ = the_pool(engine)
     assert [row[0] for row in kept] == [2, 3, 5]
     assert removed == [(1, day(0), 2, 1.0), (4, day(0), 3, 1.0)]
@@ -231,7 +231,7 @@ def pin(engine, *ids):
 def test_pinned_rows_come_first_and_the_pool_still_equals_the_definition(filled, settings, world):
     embedder = HashEmbedder()
     everyday = [day(n) for n in range(DAYS)]
-    fold_days(filled, everyday, settings, embedder)
+    rebuild_pool(filled, everyday, settings, embedder)
     pinned = [row[0] for row in the_pool(filled)[0]][5::3]
     pin(filled, *pinned)
     twin = (
@@ -240,21 +240,21 @@ def test_pinned_rows_come_first_and_the_pool_still_equals_the_definition(filled,
         1.0,
     )
     add_filtered(filled, day(0), [twin])
-    fold_days(filled, [day(29)], settings, embedder)
+    rebuild_pool(filled, [day(29)], settings, embedder)
     assert the_pool(filled)[:2] == expected_pool({**world, 0: [*world[0], twin]}, HashEmbedder(), set(pinned))
 
 
 def test_a_pinned_row_that_no_longer_qualifies_stays_but_is_flagged(engine, settings):
     embedder = HashEmbedder(disturbance=0.01)
     add_filtered(engine, day(0), [(1, "a one", 0.9), (2, "b one", 0.9)])
-    fold_days(engine, [day(0)], settings, embedder)
+    rebuild_pool(engine, [day(0)], settings, embedder)
     pin(engine, 1, 2)
     put_filtered(engine, day(0), 2, "b one, corrected", 0.95)
     with engine.begin() as conn:
         conn.execute(sa.text("delete from iccm.filtered_conversations where conversation_id = 1"))
     add_filtered(engine, day(1), [(3, "a two", 1.0)])
     for _ in range(2):
-        fold_days(engine, [day(0), day(1)], settings, embedder)
+        rebuild_pool(engine, [day(0), day(1)], settings, embedder)
         with engine.connect() as conn:
             rows = conn.execute(
                 sa.text(
@@ -263,7 +263,7 @@ def test_a_pinned_row_that_no_longer_qualifies_stays_but_is_flagged(engine, sett
             )
             assert sorted(map(tuple, rows)) == [(1, "a one", True, False), (2, "b one", True, False)]
     put_filtered(engine, day(0), 2, "b one", 0.95)
-    fold_days(engine, [day(0)], settings, embedder)
+    rebuild_pool(engine, [day(0)], settings, embedder)
     with engine.connect() as conn:
         rows = conn.execute(
             sa.text("select conversation_id from iccm.phase4_training_data where qualifies")
@@ -273,11 +273,11 @@ def test_a_pinned_row_that_no_longer_qualifies_stays_but_is_flagged(engine, sett
 
 def test_an_erased_pinned_row_leaves_all_the_same(engine, settings):
     add_filtered(engine, day(0), [(1, "a one", 0.9)])
-    fold_days(engine, [day(0)], settings, HashEmbedder())
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     pin(engine, 1)
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.conversations set erased_at = iccm.now()"))
-    fold_days(engine, [day(0)], settings, HashEmbedder())
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     assert the_pool(engine)[0] == []
 
 
@@ -285,17 +285,17 @@ def test_a_conversation_that_moves_to_another_day_is_there_once(engine, settings
     embedder = HashEmbedder(disturbance=0.01)
     add_filtered(engine, day(0), [(1, "a one", 0.9)])
     add_filtered(engine, day(1), [(2, "a two", 0.9)])
-    fold_days(engine, [day(0), day(1)], settings, embedder)
+    rebuild_pool(engine, [day(0), day(1)], settings, embedder)
     put_filtered(engine, day(2), 1, "a one", 0.9)
-    fold_days(engine, [day(2)], settings, embedder)
+    rebuild_pool(engine, [day(2)], settings, embedder)
     assert [(row[0], row[1]) for row in the_pool(engine)[0]] == [(2, day(1))]
     assert [row[:3] for row in the_pool(engine)[1]] == [(1, day(2), 2)]
 
 
 def test_another_embedder_folds_everything_anew(filled, settings, world):
-    fold_days(filled, [day(n) for n in range(DAYS)], settings, HashEmbedder())
+    rebuild_pool(filled, [day(n) for n in range(DAYS)], settings, HashEmbedder())
     other = HashEmbedder("hash-2", disturbance=0.36)
-    fold_days(filled, [day(29)], settings, other)
+    rebuild_pool(filled, [day(29)], settings, other)
     assert the_pool(filled)[:2] == expected_pool(world, HashEmbedder("hash-2", disturbance=0.36))
 
 
@@ -304,7 +304,7 @@ def test_launches_at_the_same_time_do_not_disturb_each_other(filled, settings, w
 
     def launch(n):
         try:
-            fold_days(filled, [day(k) for k in range(n, DAYS, 5)], settings, HashEmbedder())
+            rebuild_pool(filled, [day(k) for k in range(n, DAYS, 5)], settings, HashEmbedder())
         except Exception as error:
             failures.append(error)
 
@@ -319,7 +319,7 @@ def test_launches_at_the_same_time_do_not_disturb_each_other(filled, settings, w
 
 def test_a_failing_embedder_leaves_the_pool_as_it_was(engine, settings):
     add_filtered(engine, day(0), [(1, "a one", 0.9)])
-    fold_days(engine, [day(0)], settings, HashEmbedder())
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     add_conversation(engine, "s2", day(1), number=2)
     put_filtered(engine, day(1), 2, "b one", 0.9)
 
@@ -328,12 +328,12 @@ def test_a_failing_embedder_leaves_the_pool_as_it_was(engine, settings):
             raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError):
-        fold_days(engine, [day(1)], settings, Broken())
+        rebuild_pool(engine, [day(1)], settings, Broken())
     assert the_pool(engine) == ([(1, day(0), False)], [], [(day(0), 1, 0)])
 
 
 def test_the_moment_of_the_fold_is_the_platforms_time(engine, settings):
-    fold_days(engine, [day(0)], settings, HashEmbedder())
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder())
     with engine.connect() as conn:
         moment = conn.execute(sa.text("select rebuilt_at from iccm.pool_days")).scalar_one()
     assert isinstance(moment, datetime) and moment.tzinfo is not None

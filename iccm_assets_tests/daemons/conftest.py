@@ -24,10 +24,10 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
-from iccm_assets.cli.env import environment as dagster_environment
+from iccm_assets.cli.env import get_dagster_environment as dagster_environment
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.rollout.bootstrap import ensure_production
-from iccm_assets.settings import REFERENCE_CANARY_SET, Settings, load_settings
+from iccm_assets.settings import PACKAGED_CANARY_SET, Settings, load_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now, set_clock
 from iccm_assets_tests.learning.rows import conversation
@@ -143,7 +143,7 @@ class World:
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A base model and a canary set of next to nothing, as settings."""
     home = tmp_path_factory.mktemp("small")
-    items = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary_set = home / "canary.jsonl"
     canary_set.write_text("\n".join(items[:: len(items) // CANARY_ITEMS][:CANARY_ITEMS]) + "\n", "utf-8")
     return {"ICCM_BASE_MODEL": str(tiny_t5(home / "model")), "ICCM_CANARY_SET": str(canary_set)}

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from iccm_assets.judging import quality
 from iccm_assets.judging.baseline import AT_DEPLOYMENT, Baseline
-from iccm_assets.judging.fall import fall_on_other_items, fall_on_same_items
-from iccm_assets.judging.orchestra import orchestra_of
+from iccm_assets.judging.fall import unpaired_drop, paired_drop
+from iccm_assets.judging.orchestra import load_orchestra_from_settings
 from iccm_assets.learning import versions
 from iccm_assets.store.clock import set_clock
 from iccm_assets_tests.daemons.conftest import World
@@ -126,33 +126,33 @@ def measured(world: World, rng: np.random.Generator, level: float) -> float:
     conversations are others every time.
     """
     with world.engine.connect() as conn:
-        serving = versions.production(conn)
+        serving = versions.get_production_version(conn)
     assert serving is not None
-    orchestra, drop = orchestra_of(world.settings), world.settings.triggers.degradation_drop
+    orchestra, drop = load_orchestra_from_settings(world.settings), world.settings.triggers.max_quality_drop
     before = {f"item-{number}": rate for number, rate in enumerate(spread(np.random.default_rng(7), 0.85))}
     same = {item: max(0.0, rate - (0.85 - level)) for item, rate in before.items()}
     others = {f"c-{number}": rate for number, rate in enumerate(spread(rng, level))}
     falls = {
-        "canary_set": (same, fall_on_same_items(same, before, drop)),
-        "production_holdout": (others, fall_on_other_items(others, list(before.values()))),
+        "canary_set": (same, paired_drop(same, before, drop)),
+        "production_holdout": (others, unpaired_drop(others, list(before.values()))),
     }
     moment = world.at.isoformat()
-    quality.store(
+    quality.store_measurements(
         world.engine,
         serving,
         [
-            quality.Measurement(
+            quality.SetMeasurement(
                 name,
                 "digest",
-                tuple(quality.Rated(item, rate, 0.0) for item, rate in rates.items()),
+                tuple(quality.ItemRating(item, rate, 0.0) for item, rate in rates.items()),
                 fall,
                 Baseline(before, {}, AT_DEPLOYMENT, moment),
-                is_new=False,
+                is_new_baseline=False,
             )
             for name, (rates, fall) in falls.items()
         ],
         orchestra,
-        path="loaded for the measurement",
+        serving_path="loaded for the measurement",
     )
     mean = falls["production_holdout"][1].mean
     assert mean is not None and falls["production_holdout"][1].baseline_mean == pytest.approx(BASELINE)

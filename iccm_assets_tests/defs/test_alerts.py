@@ -12,7 +12,7 @@ from dagster._core.test_utils import instance_for_test
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
-from iccm_assets.errors import TrainingDiverged
+from iccm_assets.errors import TrainingDivergedError
 from iccm_assets.settings import get_settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.alerts.receiver import receiver
@@ -74,7 +74,7 @@ def test_a_failed_run_raises_one_alert_with_its_cause(
 ) -> None:
     @dg.op
     def breaks() -> None:
-        raise TrainingDiverged("loss is NaN at step 3")
+        raise TrainingDivergedError("loss is NaN at step 3")
 
     @dg.job
     def some_job() -> None:

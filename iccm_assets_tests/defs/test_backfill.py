@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from dagster._core.test_utils import instance_for_test
 
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.pool import fold_days
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.pool import rebuild_pool
 from iccm_assets.definitions import defs
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import get_settings
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets_tests.curation.worlds import HashEmbedder, everything, write_canary_set
 
 FIRST, DAYS, PER_DAY = date(2026, 1, 1), 90, 20
@@ -111,19 +111,19 @@ def test_a_backfill_of_90_days_is_two_runs_and_equals_90_daily_ones(
         last = instance.fetch_materializations(dg.AssetRecordsFilter(pool, ["2026-03-31"]), limit=1)
         story = last.records[0].asset_materialization.metadata
     assert story["captured"].value == story["scored"].value == PER_DAY
-    held_out = sum(is_held_out(f"session-{n}", 0.15) for n in range((DAYS - 1) * PER_DAY, DAYS * PER_DAY))
+    held_out = sum(is_in_holdout(f"session-{n}", 0.15) for n in range((DAYS - 1) * PER_DAY, DAYS * PER_DAY))
     reasons = {record.data["reason"]: record.data["conversations"] for record in story["rejections"].records}
     assert reasons["held_out"] == held_out
     assert sum(reasons.values()) + story["retained"].value == PER_DAY
     assert story["duplicates_removed"].value == reasons.get("duplicate", 0)
 
-    daily = engine_for(new_database())
+    daily = create_engine_for(new_database())
     fill(daily)
     embedder, settings = HashEmbedder(), get_settings()
     for number in range(DAYS):
         day = FIRST + timedelta(days=number)
         filter_day(daily, day, settings, embedder)
-        fold_days(daily, [day], settings, embedder)
+        rebuild_pool(daily, [day], settings, embedder)
     assert outcome(daily) == outcome(engine)
     kept, removed = (len(rows) for rows in (outcome(daily)[1], outcome(daily)[2]))
     assert kept > 300 and removed > 300

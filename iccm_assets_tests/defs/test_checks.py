@@ -15,10 +15,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.pool import fold_days
+from iccm_assets.curation.pool import rebuild_pool
 from iccm_assets.definitions import defs
 from iccm_assets.defs import resources
 from iccm_assets.defs.capture import checks as capture
@@ -35,7 +35,7 @@ from iccm_assets.rollout.bootstrap import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets_tests.curation.test_filtering import HELD_OUT, SESSIONS, SUITE
 from iccm_assets_tests.curation.worlds import HashEmbedder, write_canary_set
 from iccm_assets_tests.learning.rows import training_run, version
@@ -64,7 +64,7 @@ def template(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         database_url=sa.make_url(server_url).set(database=name).render_as_string(hide_password=False),
         canary_set=write_canary_set(home / "canary.jsonl", items),
     )
-    engine = engine_for(settings.database_url)
+    engine = create_engine_for(settings.database_url)
     fill(engine, settings)
     engine.dispose()
     yield name, settings
@@ -83,7 +83,7 @@ def fill(engine: sa.Engine, settings: Settings) -> None:
             words = f"w{index}x{number}"
             put(engine, next(sessions), today - timedelta(days=4 - index), f"{words} shall be {words}.")
         filter_day(engine, day, settings, embedder)
-    fold_days(engine, days, settings, embedder)
+    rebuild_pool(engine, days, settings, embedder)
     # Nothing was written after the filter had run.
     change(engine, "update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'")
 
@@ -123,7 +123,7 @@ def admin(url: str, statement: str) -> None:
 
 def put(engine: sa.Engine, session: str, at: Any, text: str, rate: float | None = 0.9) -> int:
     with engine.begin() as conn:
-        id_ = record(
+        id_ = upsert_conversation(
             conn,
             Conversation(
                 session_id=session,
@@ -435,7 +435,7 @@ def test_no_check_reads_a_large_pool_for_long(sound: PlatformResource, engine: s
     rng = np.random.default_rng(0)
     with engine.connect() as conn:
         size = conn.execute(sa.text("select count(*) from iccm.phase4_training_data")).scalar_one()
-        vectors = facts.pool_vectors(conn)
-    assert vectors.of == size and len(vectors.ids) == min(size, facts.MOST_VECTORS)
+        vectors = facts.load_pool_vectors(conn)
+    assert vectors.pool_size == size and len(vectors.ids) == min(size, facts.MAX_VECTORS)
     assert vectors.vectors.shape == (len(vectors.ids), 384)
     assert np.allclose(np.linalg.norm(vectors.vectors[rng.integers(0, len(vectors.ids), 5)], axis=1), 1)

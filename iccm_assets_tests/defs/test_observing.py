@@ -8,7 +8,7 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster._core.test_utils import instance_for_test
 
-from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.definitions import defs
 from iccm_assets.defs.capture.observations import DISPLAY_DAYS
 from iccm_assets.defs.resources import PlatformResource
@@ -43,7 +43,7 @@ def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
     with engine.begin() as conn:
         yesterday = now(conn) - timedelta(days=1)
         for number, origin in enumerate(["gateway", "gateway", "import"]):
-            record(
+            upsert_conversation(
                 conn,
                 Conversation(
                     session_id=f"s{number}",

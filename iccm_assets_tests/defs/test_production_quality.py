@@ -13,7 +13,7 @@ from iccm_assets.defs.automation.schedules import production_quality_schedule
 from iccm_assets.defs.monitoring.assets import production_quality
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.rollout.bootstrap import ensure_production
-from iccm_assets.settings import REFERENCE_CANARY_SET, get_settings
+from iccm_assets.settings import PACKAGED_CANARY_SET, get_settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.learning.rows import NOW, version
 
@@ -39,7 +39,7 @@ def test_production_is_measured_in_a_process_of_its_own_and_stored(
     engine, platform, instance, tmp_path, monkeypatch
 ) -> None:
     small = tmp_path / "canary_set.jsonl.gz"
-    with gzip.open(REFERENCE_CANARY_SET, "rt") as whole, gzip.open(small, "wt") as few:
+    with gzip.open(PACKAGED_CANARY_SET, "rt") as whole, gzip.open(small, "wt") as few:
         few.writelines(line for line, _ in zip(whole, range(ITEMS), strict=False))
     monkeypatch.setenv("ICCM_CANARY_SET", str(small))
     get_settings.cache_clear()

@@ -59,9 +59,9 @@ def test_a_dispatched_run_brings_its_row_and_its_dispatch(
     engine: sa.Engine, instance: dg.DagsterInstance
 ) -> None:
     with engine.begin() as conn:
-        row = training_runs.request(conn, triggers.manual("k"))
-        taken = dispatch.take(conn, row.id, 0)
-        assert dispatch.take(conn, row.id, 0) is None
+        row = training_runs.create_run(conn, triggers.manual_trigger("k"))
+        taken = dispatch.claim_dispatch(conn, row.id, 0)
+        assert dispatch.claim_dispatch(conn, row.id, 0) is None
     tags = dict(run_request(taken).tags)
     assert tags[DISPATCH_TAG] == "1"
     run, claims = get_training_run(context(instance, tags), engine, RetrainConfig())
@@ -72,13 +72,13 @@ def test_a_window_asked_for_by_hand_is_what_examples_are_taken_from(engine: sa.E
     from datetime import timedelta
 
     from iccm_assets.learning import proposal
-    from iccm_assets.settings import Selection
+    from iccm_assets.settings import SelectionSettings
     from iccm_assets_tests.learning.rows import NOW, conversation
 
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         for number in range(1, 31):
             conversation(conn, number, user=f"u{number}", at=NOW - timedelta(days=number, hours=1))
-        settings = Selection()
-        assert len(proposal.propose(conn, NOW, settings.over(14)).chosen) == 13
-        assert len(proposal.propose(conn, NOW, settings.over(None)).chosen) == 29
+        settings = SelectionSettings()
+        assert len(proposal.propose_selection(conn, NOW, settings.with_window(14)).selected) == 13
+        assert len(proposal.propose_selection(conn, NOW, settings.with_window(None)).selected) == 29

@@ -85,7 +85,7 @@ def test_the_sensor_ticks_and_observes_on_change_and_every_five_minutes(world: W
         said, events = tick()
         assert bool(events) == (minute == 3), minute
     world.ask(arm="canary", rate=0.9)
-    controller.order(world.engine, world.settings, "abort", actor="user:ada")
+    controller.execute_command(world.engine, world.settings, "abort", actor="user:ada")
     said, [last] = tick()
     assert value(last, "state") == "aborted" and value(last, "weight") == 0.0
     told = [(row.data["event"], row.data["by"]) for row in last.metadata["timeline"].records]

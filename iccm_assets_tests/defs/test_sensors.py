@@ -95,7 +95,7 @@ def measured(engine: sa.Engine, mean: float, *, name: str = "canary_set", **valu
 
 def ask(engine: sa.Engine, key: str, *, emergency: bool = False) -> int:
     with engine.begin() as conn:
-        run = training_runs.request(conn, triggers.manual(key, "asked", emergency))
+        run = training_runs.create_run(conn, triggers.manual_trigger(key, "asked", emergency))
     assert run is not None
     return run.id
 
@@ -111,7 +111,7 @@ def live_rollout(engine: sa.Engine, stage: int) -> int:
                 stage=stage,
                 state="baking" if stage == 3 else "ramping",
                 weight={1: 0.1, 2: 0.5, 3: 1.0}[stage],
-                policy=asdict(Policy.frozen(get_settings().rollout, get_settings().evaluation)),
+                policy=asdict(Policy.from_settings(get_settings().rollout, get_settings().evaluation)),
             )
             .returning(t.rollouts.c.id)
         ).scalar_one()
@@ -179,8 +179,8 @@ def test_counting_in_the_database_is_counting_the_examples(engine, window: int) 
         training_run(
             conn, 1, "v1", examples=dict.fromkeys(range(1, 9), "new"), trained_at=AT_FOUR - timedelta(days=5)
         )
-        counted = proposal.selectable(conn, AT_FOUR, settings)
-        assert counted == proposal.propose(conn, AT_FOUR, settings).selectable > 0
+        counted = proposal.count_selectable(conn, AT_FOUR, settings)
+        assert counted == proposal.propose_selection(conn, AT_FOUR, settings).selectable > 0
 
 
 # T2
@@ -231,12 +231,12 @@ def test_a_row_that_waits_is_started_when_the_way_is_free(engine, platform, inst
     fill(engine, 120)
     first = ask(engine, "first")
     with engine.begin() as conn:
-        fence = training_runs.claim(conn, first, "by hand")
+        fence = training_runs.claim_run(conn, first, "by hand")
     said = tick(new_data_threshold_sensor, platform, instance)
     assert said.startswith("fired, training run") and f"training run {first} is running" in said
     assert f"training run {first} is running, 1 more" in tick(retrain_dispatch_sensor, platform, instance)
     with engine.begin() as conn:
-        training_runs.finish(conn, first, fence, "gate_failed")
+        training_runs.finish_run(conn, first, fence, "gate_failed")
     [request] = tick(retrain_dispatch_sensor, platform, instance)
     assert request.job_name == "retrain_job"
     assert request.tags["iccm/training_run_id"] == str(rows(engine)[1].id)
@@ -268,16 +268,16 @@ def test_a_run_that_never_came_is_started_again_under_another_key(engine, platfo
 
 
 def test_the_run_of_an_older_dispatch_may_not_claim_the_row(engine, platform, instance) -> None:
-    from iccm_assets.errors import NotAllowed
+    from iccm_assets.errors import OperationNotAllowedError
 
     row = ask(engine, "one")
     tick(retrain_dispatch_sensor, platform, instance)
     pass_time(engine, seconds=301)
     tick(retrain_dispatch_sensor, platform, instance)
-    with engine.begin() as conn, pytest.raises(NotAllowed, match="dispatch 1 of training run"):
-        training_runs.claim(conn, row, "late", dispatch=1)
+    with engine.begin() as conn, pytest.raises(OperationNotAllowedError, match="dispatch 1 of training run"):
+        training_runs.claim_run(conn, row, "late", dispatch=1)
     with engine.begin() as conn:
-        assert training_runs.claim(conn, row, "on time", dispatch=2) == 1
+        assert training_runs.claim_run(conn, row, "on time", dispatch=2) == 1
 
 
 def test_a_run_that_fails_before_it_trains_uses_its_three_attempts_up_and_is_alerted(
@@ -327,14 +327,14 @@ def test_an_attempt_whose_dagster_run_has_died_fails_and_is_retried(engine, plat
     [request] = tick(retrain_dispatch_sensor, platform, instance)
     run = launch(instance, request, dg.DagsterRunStatus.STARTED)
     with engine.begin() as conn:
-        fence = training_runs.claim(conn, row, run.run_id, dispatch=1)
+        fence = training_runs.claim_run(conn, row, run.run_id, dispatch=1)
     assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
     instance.report_run_failed(run)
     assert "attempt 2 follows" in tick(retrain_dispatch_sensor, platform, instance)
     [found] = rows(engine)
     assert found.status == "failed" and run.run_id in found.error
     with engine.begin() as conn:
-        assert not training_runs.still_current(conn, row, fence)
+        assert not training_runs.holds_fence(conn, row, fence)
     pass_time(engine, minutes=6)
     [request] = tick(retrain_dispatch_sensor, platform, instance)
     assert request.tags["iccm/attempt"] == "2"
@@ -345,7 +345,7 @@ def test_a_silent_attempt_is_lost_and_its_dagster_run_stops_looking_alive(engine
     [request] = tick(retrain_dispatch_sensor, platform, instance)
     run = launch(instance, request, dg.DagsterRunStatus.STARTED)
     with engine.begin() as conn:
-        training_runs.claim(conn, row, run.run_id, dispatch=1)
+        training_runs.claim_run(conn, row, run.run_id, dispatch=1)
     pass_time(engine, seconds=901)
     assert isinstance(tick(retrain_dispatch_sensor, platform, instance), str)
     assert "no heartbeat" in rows(engine)[0].error
@@ -468,7 +468,7 @@ def retrain() -> None:
 def test_a_fast_clock_makes_no_living_attempt_look_dead(engine, platform, instance) -> None:
     row = ask(engine, "one")
     with engine.begin() as conn:
-        training_runs.claim(conn, row, "somewhere")
+        training_runs.claim_run(conn, row, "somewhere")
         set_clock(conn, shift=timedelta(seconds=1000), rate=3600.0)
     assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
 
@@ -503,7 +503,7 @@ def test_an_emergency_waits_for_a_candidate_in_bake(engine, platform, instance) 
 
 def test_a_row_requested_by_hand_is_not_started_a_second_time(engine, platform, instance) -> None:
     with engine.begin() as conn:
-        training_runs.request(conn, triggers.manual("by hand"), dispatched=True)
+        training_runs.create_run(conn, triggers.manual_trigger("by hand"), dispatched=True)
     assert "is not there yet" in tick(retrain_dispatch_sensor, platform, instance)
 
 
@@ -513,5 +513,7 @@ def test_a_trigger_does_not_overtake_a_row_that_waits(engine, platform, instance
     said = tick(new_data_threshold_sensor, platform, instance)
     assert f"it waits: training run {waits} comes first" in said
     with engine.connect() as conn:
-        assert causes.data_threshold(conn, AT_FOUR, get_settings()).reason.startswith("data_threshold:")
-        assert len(dispatch.situation(conn, get_settings().triggers).turns) == 2
+        assert causes.evaluate_data_threshold_trigger(conn, AT_FOUR, get_settings()).reason.startswith(
+            "data_threshold:"
+        )
+        assert len(dispatch.load_queue_state(conn, get_settings().triggers).queued_runs) == 2

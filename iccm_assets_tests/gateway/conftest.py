@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets_tests.gateway import world
 
 
@@ -20,7 +20,7 @@ def engine(server_url: str) -> Iterator[sa.Engine]:
     maintenance = sa.make_url(server_url).set(database="postgres").render_as_string(hide_password=False)
     with psycopg.connect(maintenance, autocommit=True) as conn:
         conn.execute(f"create database {name} template iccm")
-    made = engine_for(sa.make_url(server_url).set(database=name).render_as_string(hide_password=False))
+    made = create_engine_for(sa.make_url(server_url).set(database=name).render_as_string(hide_password=False))
     two_versions(made)
     yield made
     made.dispose()
@@ -48,7 +48,7 @@ def served(url: str, home) -> Iterator[world.Running]:
 @pytest.fixture
 def fresh(new_database: Callable[..., str]) -> Iterator[sa.Engine]:
     """A database of the test's own, with the same two versions."""
-    made = engine_for(new_database())
+    made = create_engine_for(new_database())
     two_versions(made)
     yield made
     made.dispose()

@@ -122,13 +122,13 @@ def test_a_rating_finds_its_session_at_once_and_an_unknown_one_is_refused(served
 
 
 def test_an_erased_session_is_not_recorded_again(served, engine):
-    from iccm_assets.capture.conversations import erased_name
+    from iccm_assets.capture.conversations import erased_session_key
 
     with engine.begin() as conn:
         conn.exec_driver_sql(
             "insert into iccm.conversations (session_id, origin, erased_at)"
             " values (%s, 'gateway', iccm.now())",
-            (erased_name("gone"),),
+            (erased_session_key("gone"),),
         )
     assert served.ask("gone").status_code == 200
     served.ask("kept")

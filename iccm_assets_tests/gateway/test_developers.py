@@ -9,11 +9,16 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.cli.fresh import live_gateways, real_answers, real_conversations, start_fresh
-from iccm_assets.errors import GatewayError, IccmError, NotAllowed
+from iccm_assets.cli.fresh import (
+    list_live_gateways,
+    count_real_responses,
+    count_real_conversations,
+    reset_platform,
+)
+from iccm_assets.errors import GatewayError, IccmError, OperationNotAllowedError
 from iccm_assets.reference import http_traffic
 from iccm_assets.reference.developers import PlannedSession, plan_conversations
-from iccm_assets.reference.wire import Wire
+from iccm_assets.reference.wire import GatewayClient
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.gateway.test_traffic import url_of
 from iccm_assets_tests.gateway.world import eventually, gateway, rows
@@ -33,8 +38,8 @@ def planned(name: str, n: int = 40) -> list[PlannedSession]:
 
 
 def held(url: str, plan: Sequence[PlannedSession], by: datetime = OVER, **more):
-    with closing(Wire(url, **more)) as wire:
-        return http_traffic.hold(wire, plan, by=by, workers=8)
+    with closing(GatewayClient(url, **more)) as wire:
+        return http_traffic.run_sessions(wire, plan, as_of=by, workers=8)
 
 
 def answered(engine: sa.Engine, name: str) -> int:
@@ -54,12 +59,12 @@ def test_a_week_over_http_is_stored_on_its_past_days_and_held_again_changes_noth
     accepted = {row.session_id: row for row in stored if row.kind == "accepted"}
     for row in accepted.values():
         one = by_session[row.session_id]
-        expected = one.asked_at if one.habit == "abandons" else one.timestamp
+        expected = one.asked_at if one.habit == "abandons" else one.accepted_at
         assert (row.timestamp, row.metadata["simulated"]) == (expected, True)
         nothing_to_test = one.habit == "abandons" or "untested" in one.traits
         assert row.test_suite == (None if nothing_to_test else one.example.test_suite)
     tested = {row.session_id for row in stored if row.kind == "model" and row.test_suite is not None}
-    assert tested == {one.session_id for one in plan if http_traffic.brings_tests(one)}
+    assert tested == {one.session_id for one in plan if http_traffic.includes_tests(one)}
     assert len({one.user_id for one in plan}) == traffic.users == 12
     again, _, _ = held(served.url, plan)
     assert again == traffic
@@ -70,7 +75,7 @@ def test_a_week_over_http_is_stored_on_its_past_days_and_held_again_changes_noth
 def test_a_week_begins_when_the_gateway_has_heard_of_the_new_time(fresh, tmp_path):
     """A gateway that still lived in the week before took this week's sessions for future ones: all of them
     were stored as of now, a whole week of days stayed empty and nothing was learned from it."""
-    from iccm_assets.cli.cycle import _set_clock, await_clock
+    from iccm_assets.cli.cycle import _set_clock, wait_for_clock
 
     last = date(2026, 3, 8)
     before, moment = datetime(2026, 3, 2, 2, tzinfo=UTC), datetime(2026, 3, 9, 2, tzinfo=UTC)
@@ -78,14 +83,14 @@ def test_a_week_begins_when_the_gateway_has_heard_of_the_new_time(fresh, tmp_pat
     _set_clock(fresh, before)
     with gateway(url_of(fresh), tmp_path, ICCM_GATEWAY__POLL_SECONDS="2") as running:
         _set_clock(fresh, moment)
-        with closing(Wire(running.url)) as wire:
+        with closing(GatewayClient(running.url)) as wire:
             assert datetime.fromisoformat(wire.get("/v1/routing")["now"]) < moment  # it does lag
-            await_clock(wire, moment)
+            wait_for_clock(wire, moment)
         held(running.url, plan, by=moment)
         days = {row.day for row in rows(fresh, "select timestamp::date as day from iccm.conversations")}
         assert max(days) <= last and len(days) > 1
-        with pytest.raises(IccmError, match="clock says"), closing(Wire(running.url)) as wire:
-            await_clock(wire, moment + timedelta(days=1), seconds=0.5)
+        with pytest.raises(IccmError, match="clock says"), closing(GatewayClient(running.url)) as wire:
+            wait_for_clock(wire, moment + timedelta(days=1), timeout_seconds=0.5)
 
 
 def test_a_session_heard_of_late_is_open_first_and_completed_when_it_arrives(served, engine):
@@ -95,10 +100,10 @@ def test_a_session_heard_of_late_is_open_first_and_completed_when_it_arrives(ser
     assert traffic.open == len(pending) == len(late) == 3
     query = "select session_id, timestamp from iccm.conversations where session_id like 'sim-late-%'"
     assert dict(rows(engine, query)) == {one.session_id: one.asked_at for one in late}
-    with closing(Wire(served.url)) as wire:
-        still, replies = http_traffic.deliver(wire, pending, by=OVER)
+    with closing(GatewayClient(served.url)) as wire:
+        still, replies = http_traffic.finish_pending(wire, pending, as_of=OVER)
     assert still == [] and not replies.failures
-    assert dict(rows(engine, query)) == {one.session_id: one.timestamp for one in late}
+    assert dict(rows(engine, query)) == {one.session_id: one.accepted_at for one in late}
 
 
 def test_what_has_not_happened_yet_is_said_to_be_now(served, engine):
@@ -124,7 +129,10 @@ def test_a_gateway_that_stays_away_is_a_failure_of_each_session_with_its_reason(
         assert traffic.conversations == 0 and len(replies.failures) == 12
         assert "the model failed on this request (tried" in replies.failures[0]
         one.kill()
-        with pytest.raises(GatewayError, match="no reply"), closing(Wire(one.url, patience=0.3)) as wire:
+        with (
+            pytest.raises(GatewayError, match="no reply"),
+            closing(GatewayClient(one.url, timeout_seconds=0.3)) as wire,
+        ):
             wire.get("/v1/routing")
 
 
@@ -138,11 +146,11 @@ def test_a_token_is_carried_and_a_wrong_one_is_told(fresh, tmp_path):
 
 def test_ratings_reach_their_answers(served, engine):
     [session] = planned("rated", 12)[:1]
-    with closing(Wire(served.url)) as wire:
-        http_traffic.rate(wire, http_traffic.ask(wire, session), -1)
+    with closing(GatewayClient(served.url)) as wire:
+        http_traffic.send_feedback(wire, http_traffic.request_requirements(wire, session), -1)
         with pytest.raises(GatewayError, match="404"):
-            nobody = http_traffic.Told("nobody/1", "", "v1", "production")
-            http_traffic.rate(Wire(served.url, patience=0.3), nobody, 1)
+            nobody = http_traffic.GatewayResponse("nobody/1", "", "v1", "production")
+            http_traffic.send_feedback(GatewayClient(served.url, timeout_seconds=0.3), nobody, 1)
     query = "select rating from iccm.feedback where request_id = :id"
     assert eventually(lambda: rows(engine, query, id=f"{session.session_id}/1")) == [(-1,)]
 
@@ -154,23 +162,23 @@ def test_a_demo_may_delete_what_is_marked_and_nothing_else(fresh, tmp_path):
     with gateway(url, tmp_path) as one:
         held(one.url, planned("mine", 12))
         eventually(lambda: answered(fresh, "mine") == 12)
-        assert real_conversations(fresh) == 0
+        assert count_real_conversations(fresh) == 0
         eventually(
-            lambda: live_gateways(fresh) == [one.url]
+            lambda: list_live_gateways(fresh) == [one.url]
         )  # its first heartbeat may come after its first answer
-        with pytest.raises(NotAllowed, match="1 gateways serve"):
-            start_fresh(settings)
+        with pytest.raises(OperationNotAllowedError, match="1 gateways serve"):
+            reset_platform(settings)
         one.end()
     with gateway(url, tmp_path, ICCM_GATEWAY__SPOOL_PAUSE_MS="60000") as one:
         held(one.url, planned("other", 12))
-        assert real_answers(tmp_path / "spool") == 0
+        assert count_real_responses(tmp_path / "spool") == 0
         one.ask("real", metadata={"simulated": "yes, true"})
         one.kill()
-    assert real_answers(tmp_path / "spool") == 1
-    with pytest.raises(NotAllowed, match="1 answers of a gateway"):
-        start_fresh(settings)
+    assert count_real_responses(tmp_path / "spool") == 1
+    with pytest.raises(OperationNotAllowedError, match="1 answers of a gateway"):
+        reset_platform(settings)
     with gateway(url, tmp_path) as one:
-        eventually(lambda: real_conversations(fresh) == 1)
+        eventually(lambda: count_real_conversations(fresh) == 1)
         one.end()
-    with pytest.raises(NotAllowed, match="1 conversations that were not simulated"):
-        start_fresh(settings)
+    with pytest.raises(OperationNotAllowedError, match="1 conversations that were not simulated"):
+        reset_platform(settings)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import engine_for, upgrade
+from iccm_assets.store.database import create_engine_for, upgrade
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.gateway.conftest import two_versions
 from iccm_assets_tests.gateway.test_traffic import effective, url_of
@@ -84,7 +84,7 @@ def test_sigterm_under_load_finishes_what_is_in_flight_and_delivers_the_spool(fr
 def own_server(tmp_path):
     """A database server of the test's own, to be stopped."""
     server = EmbeddedServer(tmp_path / "server", durable=False)
-    made = engine_for(server.ensure())
+    made = create_engine_for(server.ensure_running())
     upgrade(made)
     two_versions(made)
     yield server, made
@@ -96,7 +96,7 @@ def test_without_its_database_production_goes_on_answering_and_everything_is_sto
     own_server, tmp_path: Path
 ):
     server, engine = own_server
-    with gateway(server.ensure(), tmp_path) as running:
+    with gateway(server.ensure_running(), tmp_path) as running:
         with engine.begin() as conn:
             rollout(conn, 1.0)
         eventually(lambda: effective(running) == 1.0)
@@ -112,7 +112,7 @@ def test_without_its_database_production_goes_on_answering_and_everything_is_sto
         assert away.status_code == 503 and "Retry-After" in away.headers
         before = traffic.statuses[200]
         eventually(lambda: traffic.statuses[200] >= before + 20)
-        server.ensure()
+        server.ensure_running()
         eventually(lambda: running.routing()["database"])
         traffic.stop()
         assert set(traffic.statuses) == {200}
@@ -158,7 +158,7 @@ def test_a_production_model_that_hangs_is_a_timeout_and_not_a_hang(fresh, tmp_pa
 
 def test_a_full_spool_refuses_instead_of_forgetting(own_server, tmp_path):
     server, engine = own_server
-    with gateway(server.ensure(), tmp_path, ICCM_GATEWAY__SPOOL_MAX_MIB="0.005") as running:
+    with gateway(server.ensure_running(), tmp_path, ICCM_GATEWAY__SPOOL_MAX_MIB="0.005") as running:
         engine.dispose()
         server.stop()
         answered = 0
@@ -166,6 +166,6 @@ def test_a_full_spool_refuses_instead_of_forgetting(own_server, tmp_path):
             answered += 1
             assert answered < 100
         assert reply.status_code == 503 and "could not be recorded" in reply.json()["detail"]
-        server.ensure()
+        server.ensure_running()
         eventually(lambda: running.ask().status_code == 200)
         eventually(lambda: len(stored(engine)) >= answered + 1)

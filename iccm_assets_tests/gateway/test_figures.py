@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
 from iccm_assets.gateway import figures
-from iccm_assets.gateway.figures import Figures
-from iccm_assets.gateway.metrics import SHARED
+from iccm_assets.gateway.figures import DatabaseCollector
+from iccm_assets.gateway.metrics import MULTIPROCESS_DIR_ENV
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
-from iccm_assets.store.database import engine_for
-from iccm_assets.store.live import live
+from iccm_assets.store.database import create_engine_for
+from iccm_assets.store.live import load_live_traffic
 from iccm_assets_tests.gateway import world
 from iccm_assets_tests.gateway.world import eventually, gateway
 
@@ -73,7 +73,7 @@ def test_arms_rollout_and_replicas_are_told_from_the_database(
 
     found = eventually(told, PATIENCE)
     with engine.connect() as conn:
-        arms = {one.arm: one for one in live(conn, timedelta(hours=1)).arms}
+        arms = {one.arm: one for one in load_live_traffic(conn, timedelta(hours=1)).arms}
     assert found["iccm_arm_pass_rate", ("canary", "v2")] == 0.5
     assert found["iccm_arm_pass_rate", ("production", "v1")] == 1.0
     assert found["iccm_arm_implementation_variance", ("canary", "v2")] == 0.02
@@ -106,18 +106,18 @@ def test_a_scrape_does_not_wait_for_the_database(scraped: tuple[sa.Engine, world
 
 
 def test_what_is_too_old_is_not_told(engine: sa.Engine, settings: Settings) -> None:
-    told = Figures(lambda: engine, settings)
+    told = DatabaseCollector(lambda: engine, settings)
     names = {family.name for family in told.collect()}
     assert names == {"iccm_database_metrics_up"}
     with engine.connect() as conn:
-        found = live(conn, timedelta(hours=1))
+        found = load_live_traffic(conn, timedelta(hours=1))
     told._reading = (time.monotonic(), found, 3)
     fresh = {family.name: family.samples for family in told.collect()}
     assert (
         fresh["iccm_database_metrics_up"][0].value == 1 and fresh["iccm_live_scoring_pending"][0].value == 3
     )
     told._reading = (
-        time.monotonic() - figures.STALE_READINGS * settings.gateway.figures_seconds - 1,
+        time.monotonic() - figures.MAX_AGE_INTERVALS * settings.gateway.database_metrics_interval_seconds - 1,
         found,
         3,
     )
@@ -133,12 +133,12 @@ def test_a_database_that_is_away_ends_no_reading(settings: Settings) -> None:
 
     def away() -> sa.Engine:
         asked.append(1)
-        return engine_for("postgresql://nobody@127.0.0.1:9/nowhere")
+        return create_engine_for("postgresql://nobody@127.0.0.1:9/nowhere")
 
     quick = settings.model_copy(
         update={"gateway": settings.gateway.model_copy(update={"figures_seconds": 0.05})}
     )
-    told = Figures(away, quick)
+    told = DatabaseCollector(away, quick)
     told.start()
     eventually(lambda: len(asked) >= 3, PATIENCE)
     told.stop()
@@ -162,7 +162,7 @@ print(metrics.text().decode())
 
 
 def test_workers_that_share_a_port_tell_it_once(tmp_path: Path) -> None:
-    environment = {**os.environ, SHARED: str(tmp_path)}
+    environment = {**os.environ, MULTIPROCESS_DIR_ENV: str(tmp_path)}
     for _ in range(2):  # the second one finds the file of the first
         done = subprocess.run(
             [sys.executable, "-c", WORKER], env=environment, capture_output=True, text=True, timeout=120

@@ -16,11 +16,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from iccm_assets.gateway.openapi import document
+from iccm_assets.gateway.openapi import openapi_document
 
 load_all_checks()
 EXAMPLES = int(os.environ.get("FUZZ_CASES", "40"))
-SCHEMA = schemathesis.openapi.from_dict(document())
+SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

@@ -13,9 +13,9 @@ import uvicorn
 from starlette.routing import Route
 
 from iccm_assets.errors import SettingsError
-from iccm_assets.gateway.app import make_app
-from iccm_assets.gateway.auth import check_bind
-from iccm_assets.gateway.bodies import DEPTH
+from iccm_assets.gateway.app import create_app
+from iccm_assets.gateway.auth import require_tokens_off_loopback
+from iccm_assets.gateway.bodies import MAX_DEPTH
 from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway
 
 ASK = {"source_code": SOURCE}
@@ -56,7 +56,7 @@ HOSTILE = {
     "half a pair in a key": (b'{"source_code": "x", "metadata": {"\\udfff": 1}}', 400, "surrogate"),
     "NUL": (b'{"source_code": "a\\u0000b"}', 400, "NUL"),
     "NUL deep inside": (b'{"source_code": "x", "metadata": {"a": [{"\\u0000": 1}]}}', 400, "NUL"),
-    "nested a little": (nested(DEPTH + 1), 400, "nested deeper"),
+    "nested a little": (nested(MAX_DEPTH + 1), 400, "nested deeper"),
     "nested a lot": (nested(100_000), 400, "nested deeper"),
     "tests of no kind": (body(tests={"kind": "guess"}), 422, "tests: Value error, kind is 'guess'"),
     "tests without a case": (body(tests={"kind": "cases", "cases": []}), 422, "tests"),
@@ -88,7 +88,7 @@ def refused(reply, status: int) -> None:
         ("𝒳 = '\u2028'", {"metadata": {"é": {"a": [1, 2.5, True, None]}}}),
         ("x", {"tests": CASES}),
         ("x" * 200_000, {}),
-        ("x", {"metadata": {"deep": json.loads("[" * (DEPTH - 2) + "]" * (DEPTH - 2))}}),
+        ("x", {"metadata": {"deep": json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2))}}),
     ],
 )
 def test_odd_but_honest_bodies_are_answered(served, source, more):
@@ -208,10 +208,10 @@ def test_every_endpoint_asks_for_a_token_where_tokens_are_set(url, tmp_path):
 def test_an_address_others_can_reach_needs_tokens():
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(SettingsError, match="ICCM_GATEWAY__TOKENS"):
-            check_bind(host, ())
-        check_bind(host, (b"x",))
+            require_tokens_off_loopback(host, ())
+        require_tokens_off_loopback(host, (b"x",))
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.9"):
-        check_bind(host, ())
+        require_tokens_off_loopback(host, ())
 
 
 def test_an_unexpected_error_is_a_problem_without_details_and_keeps_the_connection(settings):
@@ -223,7 +223,7 @@ def test_an_unexpected_error_is_a_problem_without_details_and_keeps_the_connecti
             return [Route("/fail", fail)]
 
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(Routes(), settings), log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_app(Routes(), settings), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     with httpx2.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:

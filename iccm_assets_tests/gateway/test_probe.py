@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
-from iccm_assets.gateway.batching import Answer, Batcher
-from iccm_assets.gateway.probing import serving_path
+from iccm_assets.gateway.batching import BackendResponse, DynamicBatcher
+from iccm_assets.gateway.probing import open_serving_path
 from iccm_assets.learning import versions
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway, rollout, rows, set_weight
@@ -23,18 +23,18 @@ def settings_of(engine: sa.Engine, home, **more):
 
 def production(engine: sa.Engine):
     with engine.connect() as conn:
-        return versions.production(conn)
+        return versions.get_production_version(conn)
 
 
 def loading(version):
     """A loader that says who was loaded here."""
-    return Batcher(
+    return DynamicBatcher(
         version.version,
-        lambda sources: [Answer(f"loaded {version.version} {one}") for one in sources],
+        lambda sources: [BackendResponse(f"loaded {version.version} {one}") for one in sources],
         batch_size=4,
-        wait_seconds=0,
+        batch_timeout_seconds=0,
         queue_size=8,
-        stuck_seconds=30,
+        stall_timeout_seconds=30,
     )
 
 
@@ -67,23 +67,23 @@ def test_a_probe_takes_source_code_and_nothing_else(served, body, status) -> Non
 
 
 def test_a_living_gateway_is_asked_and_gives_every_answer_in_its_place(served, engine, home) -> None:
-    with serving_path(engine, settings_of(engine, home), production(engine), loading) as path:
+    with open_serving_path(engine, settings_of(engine, home), production(engine), loading) as path:
         assert path.name == f"gateway {served.url}"
         told = path([SOURCE] * 30)
     assert [one.text for one in told] == ["The function `add` shall return the sum. (v1)"] * 30
 
 
 def test_without_a_gateway_production_is_loaded_as_a_gateway_would(fresh, tmp_path) -> None:
-    with serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path:
+    with open_serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path:
         told = path([f"s{n}" for n in range(20)])
     assert [one.text for one in told] == [f"loaded v1 s{n}" for n in range(20)]
 
 
 def test_an_answer_of_another_version_ends_the_measurement(served, engine, home) -> None:
     with engine.connect() as conn:
-        other = versions.get(conn, "v2")
+        other = versions.get_version(conn, "v2")
     eventually(lambda: "v2" not in served.routing()["weights"])
-    path = serving_path(engine, settings_of(engine, home), other, loading)
+    path = open_serving_path(engine, settings_of(engine, home), other, loading)
     with path as asked:
         if not asked.name.startswith("gateway"):
             pytest.skip("the gateway has let go of v2")
@@ -100,12 +100,12 @@ def test_where_tokens_are_needed_one_is_sent(fresh, tmp_path) -> None:
         eventually(
             lambda: rows(fresh, "select 1 from iccm.gateway_replicas where 'v1' = any(ready_versions)")
         )
-        with serving_path(
+        with open_serving_path(
             fresh, settings_of(fresh, tmp_path, gateway={"tokens": secret}), production(fresh), loading
         ) as path:
             assert path([SOURCE])[0].text
         with (
-            serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path,
+            open_serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path,
             pytest.raises(IccmError, match="HTTP 401"),
         ):
             path([SOURCE])

@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from iccm_assets.gateway.routing import Clock, Routing, Split, canary_weight, choose, elapsed
+from iccm_assets.gateway.routing import (
+    Clock,
+    Routing,
+    CanarySplit,
+    canary_weight,
+    choose_route,
+    monotonic_seconds,
+)
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BOTH = frozenset({"v1", "v2"})
@@ -17,11 +24,11 @@ def routing(production: str = "v1", everywhere: frozenset[str] = BOTH, **split: 
         "rollout_id": 1, "state": "ramping", "stage": 1, "candidate": "v2", "former": "v1", "weight": 1.0,
         "lease_until": NOW + timedelta(seconds=180), **split,
     }  # fmt: skip
-    return Routing(production, Split(**values), everywhere=everywhere, replicas=2)
+    return Routing(production, CanarySplit(**values), ready_everywhere=everywhere, replicas=2)
 
 
 def test_the_canary_answers_while_its_lease_lives_and_all_replicas_have_it():
-    assert choose(routing(), "s", NOW, BOTH, None).version == "v2"
+    assert choose_route(routing(), "s", NOW, BOTH, None).version == "v2"
 
 
 @pytest.mark.parametrize(
@@ -38,28 +45,28 @@ def test_without_one_of_its_conditions_production_answers_and_the_reason_is_told
     found = routing(**changed)
     weight, reason = canary_weight(found, NOW, loaded)
     assert weight == 0 and why in reason
-    route = choose(found, "s", NOW, loaded, None)
+    route = choose_route(found, "s", NOW, loaded, None)
     assert (route.arm, route.version, route.rollout_id) == ("production", "v1", None)
 
 
 def test_a_canary_that_fails_is_stood_in_for_by_production():
-    assert choose(routing(), "s", NOW, BOTH, None).instead == "v1"
+    assert choose_route(routing(), "s", NOW, BOTH, None).fallback_version == "v1"
 
 
 def test_while_it_bakes_the_former_version_stands_in_and_a_lapsed_lease_means_the_new_one():
     baking = {"production": "v2", "state": "baking", "stage": 3}
-    route = choose(routing(**baking), "s", NOW, BOTH, None)
-    assert (route.arm, route.version, route.instead) == ("canary", "v2", "v1")
-    lapsed = choose(routing(**baking, lease_until=NOW - timedelta(seconds=1)), "s", NOW, BOTH, None)
+    route = choose_route(routing(**baking), "s", NOW, BOTH, None)
+    assert (route.arm, route.version, route.fallback_version) == ("canary", "v2", "v1")
+    lapsed = choose_route(routing(**baking, lease_until=NOW - timedelta(seconds=1)), "s", NOW, BOTH, None)
     assert (lapsed.arm, lapsed.version) == ("production", "v2")
 
 
 def test_the_former_production_goes_on_until_the_new_one_is_loaded():
     new = Routing("v3")
-    assert choose(new, "s", NOW, {"v1"}, "v1").version == "v1"
-    assert choose(new, "s", NOW, {"v1", "v3"}, "v1").version == "v3"
+    assert choose_route(new, "s", NOW, {"v1"}, "v1").version == "v1"
+    assert choose_route(new, "s", NOW, {"v1", "v3"}, "v1").version == "v3"
 
 
 def test_the_clock_runs_on_without_the_database_at_the_platforms_rate():
-    clock = Clock(NOW, elapsed() - 2.0, rate=3600.0)
+    clock = Clock(NOW, monotonic_seconds() - 2.0, rate=3600.0)
     assert clock.now() >= NOW + timedelta(hours=2)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from iccm_assets.gateway.spool import Spool, SpoolFull, orphans, read_segment
+from iccm_assets.gateway.spool import Spool, SpoolFullError, orphaned_segments, read_segment
 
 MIB = 1 << 20
 
@@ -26,9 +26,9 @@ def test_records_come_back_in_order_and_delivered_segments_go(tmp_path):
     [first] = spool.closed_segments()
     spool.append({"n": 3})
     assert [one["n"] for one in all_of(spool)] == [0, 1, 2, 3]
-    spool.delivered(first)
+    spool.delete_segment(first)
     assert [one["n"] for one in all_of(spool)] == [3] and not first.exists()
-    assert spool.size < 60
+    assert spool.pending_bytes < 60
 
 
 def test_a_record_cut_short_by_a_kill_is_left_out_and_the_others_are_not(tmp_path):
@@ -58,10 +58,10 @@ def test_damage_in_the_middle_is_reported_and_the_file_is_kept(tmp_path, caplog)
 def test_a_full_spool_refuses_and_takes_again_once_delivered(tmp_path):
     spool = Spool(tmp_path, "a", 100)
     spool.append({"text": "x" * 60})
-    with pytest.raises(SpoolFull, match="not sent"):
+    with pytest.raises(SpoolFullError, match="not sent"):
         spool.append({"text": "x" * 60})
     [segment] = spool.closed_segments()
-    spool.delivered(segment)
+    spool.delete_segment(segment)
     spool.append({"text": "x" * 60})
 
 
@@ -71,8 +71,8 @@ def test_a_full_disk_refuses_and_leaves_no_half_record_behind(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (spool.size + 20, before[1]))
-        with pytest.raises(SpoolFull):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (spool.pending_bytes + 20, before[1]))
+        with pytest.raises(SpoolFullError):
             spool.append({"text": "x" * 1000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -91,10 +91,10 @@ def test_only_a_dead_process_leaves_orphans_and_an_emptied_directory_goes(tmp_pa
     try:
         assert other.stdout is not None and other.stdout.readline() == b"written\n"
         own = Spool(tmp_path, "own", MIB)
-        assert list(orphans(tmp_path, own.directory)) == []
+        assert list(orphaned_segments(tmp_path, own.directory)) == []
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
-        for directory, segments in orphans(tmp_path, own.directory):
+        for directory, segments in orphaned_segments(tmp_path, own.directory):
             assert directory.name == "other"
             assert [one for segment in segments for one in read_segment(segment)] == [{"n": 1}]
             for segment in segments:

@@ -8,8 +8,8 @@ from datetime import date
 import sqlalchemy as sa
 
 from iccm_assets.cli import rollout_story
-from iccm_assets.cli.rollout_facts import check_replies
-from iccm_assets.reference.visitors import code_base
+from iccm_assets.cli.rollout_facts import check_responses
+from iccm_assets.reference.visitors import make_code_base
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import load_settings
 from iccm_assets.store import tables as t
@@ -31,12 +31,12 @@ def opened(engine: sa.Engine, policy: Policy) -> int:
 
 def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fresh, tmp_path) -> None:
     settings = load_settings(home=tmp_path, database_url=url_of(fresh))
-    rollout = opened(fresh, Policy.frozen(settings.rollout, settings.evaluation))
-    assert rollout_story.live_rollout(fresh) == rollout
+    rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
+    assert rollout_story.get_live_rollout_id(fresh) == rollout
     with gateway(url_of(fresh), tmp_path, faults={"v2": "error"}) as one:
-        modules = code_base(1, date(2026, 3, 1))[:12]
-        at = rollout_story.Stage(fresh, settings, one.url, "", modules, 1)
-        found, replies = rollout_story.carry(at, rollout)
+        modules = make_code_base(1, date(2026, 3, 1))[:12]
+        at = rollout_story.ScenarioContext(fresh, settings, one.url, "", modules, 1)
+        found, replies = rollout_story.run_rollout(at, rollout)
     assert (found.state, found.weight, found.production) == ("rolled_back", 0.0, "v1")
     assert (
         found.events[-1]["notes"].startswith("error_rate_spike") and found.events[-1]["actor"] == "controller"
@@ -44,7 +44,7 @@ def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fres
     [split] = found.splits
     assert split.fallbacks == split.canary_requests >= settings.rollout.health_requests
     assert (split.weight, split.failed, split.both_arms) == (0.1, 0, 0)
-    assert check_replies([replies]).ok and replies.arms["production"] == sum(replies.arms.values())
+    assert check_responses([replies]).ok and replies.arms["production"] == sum(replies.arms.values())
     assert [one["reason"] for one in found.rollbacks] == ["error_rate_spike"]
     assert "Model Rollback" in [one["title"] for one in found.alerts]
-    assert rollout_story.live_rollout(fresh) is None
+    assert rollout_story.get_live_rollout_id(fresh) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from iccm_assets.gateway.split import arm_of
+from iccm_assets.gateway.split import assign_arm
 from iccm_assets_tests.gateway.world import eventually, gateway, rollout, rows, set_weight, version
 
 
@@ -35,7 +35,7 @@ def test_two_processes_agree_on_every_session_and_follow_every_change_of_weight(
                     list(pool.map(lambda name, r=running: r.ask(name).json()["arm"], sessions))
                     for running in both
                 ]
-            assert arms[0] == arms[1] == [arm_of(found, name, weight) for name in sessions]
+            assert arms[0] == arms[1] == [assign_arm(found, name, weight) for name in sessions]
             seen[weight] = {name for name, arm in zip(sessions, arms[0], strict=True) if arm == "canary"}
         assert seen[0.1] < seen[0.5]
         # Taken back by one write to the database: everybody is back within seconds, without the candidate.
@@ -100,7 +100,7 @@ def test_a_canary_that_fails_costs_no_user_an_error_and_every_failure_is_booked(
             assert {(one.status_code, one.json()["arm"]) for one in answers} == {(200, "production")}
             query = "select * from iccm.requests where session_id like :names"
             stored = eventually(lambda q=query, f=fault: _all(rows(fresh, q, names=f"{f}-%"), 60))
-            expected = {name: arm_of(found, name, 0.5) for name in names}
+            expected = {name: assign_arm(found, name, 0.5) for name in names}
             assert {one.session_id: one.assigned_arm for one in stored} == expected
             for one in stored:
                 assert (one.arm, one.model_version, one.rollout_id) == ("production", "v1", found)

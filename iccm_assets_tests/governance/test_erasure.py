@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Conversation, record
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.pool import fold_days
-from iccm_assets.errors import InputError, NotAllowed, StaleFence, TrainingError
-from iccm_assets.governance.erasure import Erased, Subject, erase
-from iccm_assets.governance.learners import erased_in_line
-from iccm_assets.governance.scrub import scrub
+from iccm_assets.curation.pool import rebuild_pool
+from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError, TrainingError
+from iccm_assets.governance.erasure import ErasureResult, DataSubject, erase
+from iccm_assets.governance.learners import erased_ancestors
+from iccm_assets.governance.scrub import erase_from_files
 from iccm_assets.learning import proposal, retrain, training_runs, triggers
 from iccm_assets.learning.dataset import DatasetStore
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 from iccm_assets_tests.governance.world import DAY, EMBEDDER, World, curate, learn, populated, score, session
 
-USER = Subject("user", "mallory-w")
+USER = DataSubject("user", "mallory-w")
 
 
-def erase_user(world: World, **options: Any) -> Erased:
+def erase_user(world: World, **options: Any) -> ErasureResult:
     return erase(world.engine, USER, actor="test", **options)
 
 
@@ -58,7 +58,7 @@ def test_a_tombstone_is_left_and_nobody_else_loses_anything(world: World) -> Non
     ids = populated(world, "w")
     others = everything(world, ids["mallory"])
     done = erase_user(world)
-    assert list(done.conversations) == ids["mallory"] and done.newly == 4
+    assert list(done.conversations) == ids["mallory"] and done.newly_erased == 4
     assert done.counts["requirements"] == 8 and done.counts["reconstructions"] == 8
     assert everything(world, ids["mallory"]) == others
     left = rows(
@@ -85,8 +85,8 @@ def test_a_trial_tells_exactly_what_would_go_and_changes_nothing(world: World) -
 def test_one_conversation_or_one_session_goes_alone(world: World) -> None:
     first, second, *_ = populated(world, "w")["mallory"]
     [[name]] = rows(world, "select session_id from iccm.conversations where id = :id", id=second)
-    assert erase(world.engine, Subject("conversation", str(first)), actor="t").conversations == (first,)
-    assert erase(world.engine, Subject("session", name), actor="t").conversations == (second,)
+    assert erase(world.engine, DataSubject("conversation", str(first)), actor="t").conversations == (first,)
+    assert erase(world.engine, DataSubject("session", name), actor="t").conversations == (second,)
     assert rows(world, "select count(*) from iccm.conversations where user_id = 'mallory-w'") == [(2,)]
 
 
@@ -94,9 +94,9 @@ def test_erasing_again_erases_what_came_since_and_makes_the_plan_anew(world: Wor
     ids = populated(world, "w")["mallory"]
     erase_user(world)
     again = erase_user(world)
-    assert (again.newly, list(again.conversations)) == (0, ids) and again.earlier is not None
+    assert (again.newly_erased, list(again.conversations)) == (0, ids) and again.erased_before is not None
     with world.engine.begin() as conn:
-        late = record(conn, session("w-late", USER.value, "late subject", "w"))
+        late = upsert_conversation(conn, session("w-late", USER.value, "late subject", "w"))
     assert list(erase_user(world).conversations) == [*ids, late]
     assert len(rows(world, "select id from iccm.erasures")) == 2
 
@@ -105,25 +105,25 @@ def test_an_erased_session_cannot_be_posted_again(world: World) -> None:
     populated(world, "w")
     posted = session("w-again", USER.value, "again", "w")
     with world.engine.begin() as conn:
-        record(conn, posted)
+        upsert_conversation(conn, posted)
     erase_user(world)
-    with pytest.raises(NotAllowed, match="was erased"), world.engine.begin() as conn:
-        record(conn, posted)
+    with pytest.raises(OperationNotAllowedError, match="was erased"), world.engine.begin() as conn:
+        upsert_conversation(conn, posted)
     with pytest.raises(InputError, match="may not begin with erased:"), world.engine.begin() as conn:
-        record(conn, Conversation(session_id="erased:abc", messages=[]))
+        upsert_conversation(conn, Conversation(session_id="erased:abc", messages=[]))
 
 
 def test_a_session_posted_while_it_is_erased_does_not_come_back(world: World) -> None:
     posted = session("w-race", USER.value, "race", "w")
     with world.engine.begin() as conn:
-        record(conn, posted)
+        upsert_conversation(conn, posted)
     outcome: list[BaseException | int] = []
 
     def post() -> None:
         try:
             with world.engine.begin() as conn:
-                outcome.append(record(conn, posted))
-        except NotAllowed as error:
+                outcome.append(upsert_conversation(conn, posted))
+        except OperationNotAllowedError as error:
             outcome.append(error)
 
     with world.engine.begin() as conn:
@@ -208,7 +208,7 @@ def test_a_filter_fold_or_evaluation_under_way_brings_nothing_back(world: World)
 def test_the_filter_and_the_fold_find_nothing_left_to_do(world: World) -> None:
     populated(world, "w")
     erase_user(world)
-    scrub(world.engine, world.settings, embedder=EMBEDDER)
+    erase_from_files(world.engine, world.settings, embedder=EMBEDDER)
     state = """
         select 'f', conversation_id, '', 0 from iccm.filtered_conversations
         union all select 'p', conversation_id, '', 0 from iccm.phase4_training_data
@@ -217,15 +217,15 @@ def test_the_filter_and_the_fold_find_nothing_left_to_do(world: World) -> None:
     """
     before = rows(world, state)
     filter_day(world.engine, DAY, world.settings, EMBEDDER)
-    report = fold_days(world.engine, [DAY], world.settings, EMBEDDER)
+    report = rebuild_pool(world.engine, [DAY], world.settings, EMBEDDER)
     assert rows(world, state) == before and report.changed_rows == 0
 
 
 def test_what_an_erased_example_had_displaced_comes_back_into_the_pool_with_its_vector(world: World) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
-        mine = record(conn, session("twin-5", USER.value, "twins", "twin"))
-        theirs = record(conn, session("twin-7", "user9", "twins", "twin"))
+        mine = upsert_conversation(conn, session("twin-5", USER.value, "twins", "twin"))
+        theirs = upsert_conversation(conn, session("twin-7", "user9", "twins", "twin"))
     with world.engine.begin() as conn:
         conn.execute(sa.text("delete from iccm.reconstructions"))
     score(world.engine)
@@ -233,25 +233,25 @@ def test_what_an_erased_example_had_displaced_comes_back_into_the_pool_with_its_
     pooled = "select conversation_id from iccm.phase4_training_data where conversation_id = any(:ids)"
     assert rows(world, pooled, ids=[mine, theirs]) == [(mine,)]
     done = erase_user(world)
-    scrub(world.engine, world.settings, done.hashes, embedder=EMBEDDER)
+    erase_from_files(world.engine, world.settings, done.hashes, embedder=EMBEDDER)
     assert rows(world, pooled, ids=[mine, theirs]) == [(theirs,)]
 
 
 def test_a_training_run_under_way_is_stopped_and_cannot_publish(world: World) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
-        run = training_runs.request(conn, triggers.manual("held"))
+        run = training_runs.create_run(conn, triggers.manual_trigger("held"))
     assert run is not None
-    with pytest.raises(StaleFence), retrain.attempt(world.engine, run, "d1") as claimed:
-        plan = retrain.prepare(world.engine, world.settings, claimed)
-        assert isinstance(plan, retrain.Plan)
+    with pytest.raises(StaleFenceError), retrain.run_attempt(world.engine, run, "d1") as claimed:
+        plan = retrain.prepare_training(world.engine, world.settings, claimed)
+        assert isinstance(plan, retrain.TrainingPlan)
         assert erase_user(world).stopped_runs == (run.id,)
         with world.engine.begin() as conn:
             training_runs.heartbeat(conn, run.id, claimed.fence)
     [[status, error]] = rows(world, "select status, error from iccm.phase4_training_runs")
     assert status == "failed" and "erasure" in error
-    with retrain.attempt(world.engine, run, "d2") as claimed:
-        plan = retrain.prepare(world.engine, world.settings, claimed)
+    with retrain.run_attempt(world.engine, run, "d2") as claimed:
+        plan = retrain.prepare_training(world.engine, world.settings, claimed)
     assert len(rows(world, "select from iccm.training_run_examples")) == 4
 
 
@@ -260,7 +260,7 @@ def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_lef
 ) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
-        run = training_runs.request(conn, triggers.manual("late"))
+        run = training_runs.create_run(conn, triggers.manual_trigger("late"))
     assert run is not None
     real = DatasetStore.write
 
@@ -270,8 +270,8 @@ def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_lef
 
     monkeypatch.setattr(DatasetStore, "write", write)
     refused = pytest.raises(TrainingError, match="4 selected conversations were erased")
-    with refused, retrain.attempt(world.engine, run, "d1") as claimed:
-        retrain.prepare(world.engine, world.settings, claimed)
+    with refused, retrain.run_attempt(world.engine, run, "d1") as claimed:
+        retrain.prepare_training(world.engine, world.settings, claimed)
     assert not list((world.home / "datasets").glob("[0-9a-f]*"))
 
 
@@ -289,15 +289,15 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
         f"erased_data:{taught}:{done.erasure}"
     ]
     with world.engine.connect() as conn:
-        assert erased_in_line(conn, taught) == set(ids["mallory"])
+        assert erased_ancestors(conn, taught) == set(ids["mallory"])
         # Production has used up what is left of the pool, the clean ancestor has not.
         settings = world.settings.selection
-        assert proposal.propose(conn, now(conn), settings).chosen == ()
-        chosen = proposal.propose(conn, now(conn), settings, base=base).chosen
+        assert proposal.propose_selection(conn, now(conn), settings).selected == ()
+        chosen = proposal.propose_selection(conn, now(conn), settings, base=base).selected
         assert {row.conversation_id for row in chosen} == set(ids["others"])
     anew = learn(world, base, name="cccccccc")
     with world.engine.connect() as conn:
-        assert erased_in_line(conn, anew) == set()
+        assert erased_ancestors(conn, anew) == set()
     assert rows(world, "select parent_version from iccm.model_versions where version = :v", v=anew) == [
         (base,)
     ]
@@ -318,7 +318,7 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
 )
 def test_a_name_that_can_name_nobody_is_refused(kind: Any, value: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Subject(kind, value)
+        DataSubject(kind, value)
 
 
 @pytest.mark.parametrize(
@@ -327,5 +327,5 @@ def test_a_name_that_can_name_nobody_is_refused(kind: Any, value: str, said: str
 )
 def test_an_unknown_subject_is_named_and_nothing_is_recorded(world: World, kind: Any, value: str) -> None:
     with pytest.raises(InputError, match=f"there is no {kind}"):
-        erase(world.engine, Subject(kind, value), actor="t")
+        erase(world.engine, DataSubject(kind, value), actor="t")
     assert rows(world, "select count(*) from iccm.erasures") == [(0,)]

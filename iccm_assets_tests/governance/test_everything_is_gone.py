@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.governance.erasure import Subject, erase
-from iccm_assets.governance.scrub import scrub
+from iccm_assets.governance.erasure import DataSubject, erase
+from iccm_assets.governance.scrub import erase_from_files
 from iccm_assets.store import tables as t
 from iccm_assets_tests.governance.world import EMBEDDER, World, learn, marker, populated, traces
 
@@ -43,8 +43,8 @@ def test_no_file_and_no_row_holds_what_was_erased(own_world: World) -> None:
     assert any("pg_wal" in place for place in before) and "iccm.pg_statistic" in before
     assert not any(place.endswith("server.log") for place in before)
 
-    done = erase(engine, Subject("user", f"mallory-{words}"), actor="test")
-    files = scrub(engine, own_world.settings, done.hashes, embedder=EMBEDDER)
+    done = erase(engine, DataSubject("user", f"mallory-{words}"), actor="test")
+    files = erase_from_files(engine, own_world.settings, done.hashes, embedder=EMBEDDER)
 
     assert traces(own_world.home, engine, words) == []
     assert traces(own_world.home, engine, plain) != []

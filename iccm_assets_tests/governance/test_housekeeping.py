@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.governance.housekeeping import tidy
+from iccm_assets.governance.housekeeping import apply_retention
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import set_clock
@@ -74,21 +74,21 @@ def later(engine: sa.Engine, days: int) -> None:
 
 
 def test_after_a_week_the_refused_go_after_a_month_the_rolled_back_and_the_rest_stays(engine, lived) -> None:
-    assert tidy(engine, lived).removed == []
+    assert apply_retention(engine, lived).deleted == []
     later(engine, 8)
-    report = tidy(engine, lived)
+    report = apply_retention(engine, lived)
     assert left(lived, "models") == {"v1", "v2", "v5"}
     assert left(lived, "datasets") == {"v2"}
     assert report.freed_bytes == 220
     later(engine, 23)
-    tidy(engine, lived)
+    apply_retention(engine, lived)
     assert left(lived, "models") == {"v1", "v2"}
     with engine.connect() as conn:
         metrics = conn.execute(
             sa.select(t.model_versions.c.metrics).where(t.model_versions.c.version == "v3")
         ).scalar_one()
     assert "v3 is gate_failed" in metrics["removed"]["reason"]
-    assert tidy(engine, lived).removed == []
+    assert apply_retention(engine, lived).deleted == []
 
 
 def test_what_a_live_rollout_or_a_waiting_training_run_needs_stays(engine, lived) -> None:
@@ -96,7 +96,7 @@ def test_what_a_live_rollout_or_a_waiting_training_run_needs_stays(engine, lived
         conn.execute(t.rollouts.insert().values(candidate="v4", production="v2"))
         training_run(conn, 10, status="waiting", requested_base="v3")
     later(engine, 40)
-    tidy(engine, lived)
+    apply_retention(engine, lived)
     assert left(lived, "models") == {"v1", "v2", "v3", "v4"}
     assert left(lived, "datasets") == {"v2", "v3", "v4"}
 
@@ -107,17 +107,17 @@ def test_a_candidate_that_has_passed_outlives_the_rollout_it_waits_for_by_a_week
         passed(conn, "v4", against="v2")
         conn.execute(t.rollouts.insert().values(candidate="v6", production="v2"))
     later(engine, 40)
-    report = tidy(engine, lived)
+    report = apply_retention(engine, lived)
     assert "v4" in left(lived, "models") and "v4" in left(lived, "datasets")
-    assert "v4: it has passed and waits for rollout 1 to end" in [one.reason for one in report.fates]
+    assert "v4: it has passed and waits for rollout 1 to end" in [one.reason for one in report.decisions]
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.rollouts set state = 'rolled_back', closed_at = iccm.now()"))
         conn.execute(sa.text("update iccm.model_versions set status = 'rolled_back' where version = 'v6'"))
     later(engine, 6)
-    tidy(engine, lived)
+    apply_retention(engine, lived)
     assert "v4" in left(lived, "models")
     later(engine, 2)
-    tidy(engine, lived)
+    apply_retention(engine, lived)
     assert "v4" not in left(lived, "models")
 
 
@@ -129,7 +129,7 @@ def test_a_rollout_that_a_candidate_does_not_wait_for_keeps_nothing(engine, live
             passed(conn, "v4", against=against)
         conn.execute(t.rollouts.insert().values(candidate="v6", production="v2"))
     later(engine, 8)
-    tidy(engine, lived)
+    apply_retention(engine, lived)
     assert "v4" not in left(lived, "models")
 
 
@@ -162,9 +162,9 @@ def test_history_older_than_a_year_goes_except_what_a_live_rollout_and_the_basel
             conn.execute(
                 t.canary_results.insert().values(**result, version=name, model_digest=f"digest-{name}")
             )
-    assert set(tidy(engine, lived).rows.values()) == {0}
+    assert set(apply_retention(engine, lived).rows.values()) == {0}
     later(engine, 366)
-    report = tidy(engine, lived)
+    report = apply_retention(engine, lived)
     assert report.rows == {"requests": 1, "reconstructions": 1, "canary_results": 1}
     with engine.connect() as conn:
         assert conn.execute(sa.select(t.requests.c.request_id)).scalars().all() == ["live"]

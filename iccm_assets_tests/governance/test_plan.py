@@ -6,22 +6,22 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.governance.learners import plan_for
-from iccm_assets.governance.plan import Node, decide
-from iccm_assets.store.lineage import version_lineage
+from iccm_assets.governance.learners import load_replacement_plan
+from iccm_assets.governance.plan import VersionNode, plan_replacements
+from iccm_assets.store.lineage import load_version_lineage
 from iccm_assets_tests.learning.rows import conversation, training_run, version
 
 LINE = [
-    Node("v1", None, "retired"),
-    Node("v2", "v1", "retired"),
-    Node("v3", "v2", "retired"),
-    Node("v4", "v3", "production"),
-    Node("v5", "v2", "gate_failed"),
+    VersionNode("v1", None, "retired"),
+    VersionNode("v2", "v1", "retired"),
+    VersionNode("v3", "v2", "retired"),
+    VersionNode("v4", "v3", "production"),
+    VersionNode("v5", "v2", "gate_failed"),
 ]
 
 
 def test_versions_that_learned_or_descend_from_one_that_did_are_affected() -> None:
-    plan = decide(LINE, {"v3": 2}, {"v3"}, 7)
+    plan = plan_replacements(LINE, {"v3": 2}, {"v3"}, 7)
     assert [(one.version, one.examples, one.inherited_from) for one in plan.versions] == [
         ("v3", 2, None),
         ("v4", 0, "v3"),
@@ -30,40 +30,40 @@ def test_versions_that_learned_or_descend_from_one_that_did_are_affected() -> No
 
 
 def test_the_replacement_starts_from_the_last_clean_ancestor() -> None:
-    [replacement] = decide(LINE, {"v3": 2}, {"v3"}, 7).replacements
+    [replacement] = plan_replacements(LINE, {"v3": 2}, {"v3"}, 7).replacements
     assert (replacement.version, replacement.base) == ("v4", "v2")
     assert replacement.retrain == "iccm retrain --base v2 --reason 'erasure 7'"
     assert replacement.reason == "v2 is the last clean ancestor, 2 steps back"
 
 
 def test_a_base_is_clean_of_earlier_erasures_too() -> None:
-    [replacement] = decide(LINE, {"v3": 2}, {"v3", "v2"}, 7).replacements
+    [replacement] = plan_replacements(LINE, {"v3": 2}, {"v3", "v2"}, 7).replacements
     assert replacement.base == "v1"
 
 
 def test_a_clean_ancestor_whose_files_are_gone_is_passed_over() -> None:
-    nodes = [Node(n.version, n.parent, n.status, n.version != "v2") for n in LINE]
-    [replacement] = decide(nodes, {"v3": 2}, {"v3"}, 7).replacements
+    nodes = [VersionNode(n.version, n.parent, n.status, n.version != "v2") for n in LINE]
+    [replacement] = plan_replacements(nodes, {"v3": 2}, {"v3"}, 7).replacements
     assert replacement.base == "v1"
-    gone = [Node(n.version, n.parent, n.status, False) for n in LINE]
-    [without] = decide(gone, {"v3": 2}, {"v3"}, 7).replacements
+    gone = [VersionNode(n.version, n.parent, n.status, False) for n in LINE]
+    [without] = plan_replacements(gone, {"v3": 2}, {"v3"}, 7).replacements
     assert (without.base, without.retrain) == (None, None) and "2 clean ancestors" in without.reason
 
 
 def test_nothing_in_service_needs_no_replacement() -> None:
-    plan = decide(LINE, {"v5": 1}, {"v5"}, 7)
+    plan = plan_replacements(LINE, {"v5": 1}, {"v5"}, 7)
     assert [one.version for one in plan.versions] == ["v5"] and plan.replacements == ()
-    assert decide(LINE, {}, set(), None).versions == ()
+    assert plan_replacements(LINE, {}, set(), None).versions == ()
 
 
 @given(st.data())
 def test_no_base_and_no_ancestor_of_it_has_learned_anything_erased(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))
-    nodes: list[Node] = []
+    nodes: list[VersionNode] = []
     for number in range(size):
         parent = data.draw(st.sampled_from([None, *(node.version for node in nodes)]))
         status = data.draw(st.sampled_from(["production", "canary", "retired"]))
-        nodes.append(Node(f"v{number}", parent, status, data.draw(st.booleans())))
+        nodes.append(VersionNode(f"v{number}", parent, status, data.draw(st.booleans())))
     names = [node.version for node in nodes]
     learned = data.draw(st.dictionaries(st.sampled_from(names), st.integers(1, 5)))
     tainted = set(learned) | data.draw(st.sets(st.sampled_from(names)))
@@ -72,7 +72,7 @@ def test_no_base_and_no_ancestor_of_it_has_learned_anything_erased(data: st.Data
     def line(version: str | None) -> list[str]:
         return [] if version is None else [version, *line(parents[version])]
 
-    plan = decide(nodes, learned, tainted, 1)
+    plan = plan_replacements(nodes, learned, tainted, 1)
     assert {one.version for one in plan.versions} == {
         name for name in names if set(line(name)) & set(learned)
     }
@@ -90,7 +90,7 @@ def test_a_version_that_two_trainings_came_to_learned_from_each_conversation_onc
             conversation(conn, number)
         for run in (1, 2):
             training_run(conn, run, "v2", examples={1: "new", 2: "new", 3: "new"})
-        [affected] = plan_for(conn, [1, 2], 7).versions
-        line = version_lineage(conn, "v2").ancestry
+        [affected] = load_replacement_plan(conn, [1, 2], 7).versions
+        line = load_version_lineage(conn, "v2").ancestry
     assert (affected.version, affected.examples) == ("v2", 2)
     assert line[0].examples == 3

@@ -8,23 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.governance.retention import Fate, Needs, Stored, Version, decide
-from iccm_assets.settings import Retention
+from iccm_assets.governance.retention import (
+    RetentionDecision,
+    RequiredArtifacts,
+    StoredDirectory,
+    RetainableVersion,
+    decide_retention,
+)
+from iccm_assets.settings import RetentionSettings
 
 NOW = datetime(2026, 3, 1, 4, 0, tzinfo=UTC)
-R = Retention()
-NOTHING = Needs(frozenset(), frozenset())
+R = RetentionSettings()
+NOTHING = RequiredArtifacts(frozenset(), frozenset())
 
 
-def version(name: str, status: str, days: float = 400, parent: str | None = None) -> Version:
-    return Version(name, parent, status, f"w-{name}", f"d-{name}", NOW - timedelta(days=days))
+def version(name: str, status: str, days: float = 400, parent: str | None = None) -> RetainableVersion:
+    return RetainableVersion(name, parent, status, f"w-{name}", f"d-{name}", NOW - timedelta(days=days))
 
 
-def fate(versions: list[Version], of: str, needs: Needs = NOTHING, kind: str = "model") -> Fate:
-    models = [Stored(one.digest, 400) for one in versions]
-    datasets = [Stored(one.dataset, 400) for one in versions if one.dataset]
+def fate(
+    versions: list[RetainableVersion], of: str, needs: RequiredArtifacts = NOTHING, kind: str = "model"
+) -> RetentionDecision:
+    models = [StoredDirectory(one.digest, 400) for one in versions]
+    datasets = [StoredDirectory(one.dataset, 400) for one in versions if one.dataset]
     prefix = "w" if kind == "model" else "d"
-    found = decide(versions, needs, models, datasets, NOW, R)
+    found = decide_retention(versions, needs, models, datasets, NOW, R)
     return next(one for one in found if one.name == f"{prefix}-{of}" and one.kind == kind)
 
 
@@ -44,7 +52,7 @@ def fate(versions: list[Version], of: str, needs: Needs = NOTHING, kind: str = "
 )
 def test_each_status_has_its_time(status: str, days: float, goes: bool) -> None:
     found = fate([version("v1", status, days)], "v1")
-    assert found.goes is goes
+    assert found.delete is goes
     assert found.reason
 
 
@@ -55,13 +63,13 @@ def test_the_parent_of_production_and_what_is_needed_stay_whatever_they_are() ->
         version("v3", "candidate"),
     ]
     assert "it is the parent of v2" in fate(versions, "v1").reason
-    assert fate(versions, "v3").goes
-    needed = Needs(frozenset({"v3"}), frozenset())
-    assert not fate(versions, "v3", needed).goes
+    assert fate(versions, "v3").delete
+    needed = RequiredArtifacts(frozenset({"v3"}), frozenset())
+    assert not fate(versions, "v3", needed).delete
 
 
 def test_a_candidate_that_waits_for_a_live_rollout_stays_whatever_its_age() -> None:
-    waits = Version("v1", None, "candidate", "w-v1", None, NOW - timedelta(days=400), waits_for=7)
+    waits = RetainableVersion("v1", None, "candidate", "w-v1", None, NOW - timedelta(days=400), waits_for=7)
     assert "it has passed and waits for rollout 7" in fate([waits], "v1").reason
 
 
@@ -73,21 +81,25 @@ def test_what_a_kept_version_is_made_again_from_stays_with_it() -> None:
     ]
     assert "v2 is reproduced from it" in fate(versions, "v1").reason
     assert "v2 was trained on it" in fate(versions, "v2", kind="training set").reason
-    assert fate(versions, "v3", kind="training set").goes
-    kept = Needs(frozenset(), frozenset({"d-v3"}))
-    assert not fate(versions, "v3", kept, kind="training set").goes
+    assert fate(versions, "v3", kind="training set").delete
+    kept = RequiredArtifacts(frozenset(), frozenset({"d-v3"}))
+    assert not fate(versions, "v3", kept, kind="training set").delete
 
 
 def test_weights_that_two_versions_share_go_only_when_both_may() -> None:
     old, serving = version("v1", "gate_failed"), version("v2", "retired")
-    shared = [Version(one.version, None, one.status, "w-v1", None, one.since) for one in (old, serving)]
-    assert not fate(shared, "v1").goes
+    shared = [
+        RetainableVersion(one.version, None, one.status, "w-v1", None, one.since) for one in (old, serving)
+    ]
+    assert not fate(shared, "v1").delete
 
 
 @pytest.mark.parametrize(("days", "goes"), [(6, False), (8, True)])
 def test_what_no_version_names_goes_after_a_week(days: float, goes: bool) -> None:
-    found = decide([], NOTHING, [Stored("orphan", days)], [Stored("set", days)], NOW, R)
-    assert [one.goes for one in found] == [goes, goes]
+    found = decide_retention(
+        [], NOTHING, [StoredDirectory("orphan", days)], [StoredDirectory("set", days)], NOW, R
+    )
+    assert [one.delete for one in found] == [goes, goes]
 
 
 NAMES = [f"v{n}" for n in range(6)]
@@ -109,10 +121,10 @@ STATUSES = ["candidate", "gate_failed", "inconclusive", "canary", "production", 
     st.frozensets(st.sampled_from([f"d-{name}" for name in NAMES])),
 )
 def test_nothing_protected_is_ever_removed(versions, needed, datasets) -> None:
-    models = [Stored(one.digest, 1000) for one in versions]
-    sets = [Stored(f"d-{name}", 1000) for name in NAMES]
-    found = decide(versions, Needs(needed, datasets), models, sets, NOW, R)
-    gone = {one.name for one in found if one.goes}
+    models = [StoredDirectory(one.digest, 1000) for one in versions]
+    sets = [StoredDirectory(f"d-{name}", 1000) for name in NAMES]
+    found = decide_retention(versions, RequiredArtifacts(needed, datasets), models, sets, NOW, R)
+    gone = {one.name for one in found if one.delete}
     by_name = {one.version: one for one in versions}
     for one in versions:
         if one.status in ("production", "canary", "retired") or one.version in needed:

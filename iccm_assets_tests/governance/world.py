@@ -14,15 +14,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Answer, Conversation, record
+from iccm_assets.capture.conversations import ModelResponse, Conversation, upsert_conversation
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.holdout import is_held_out
-from iccm_assets.curation.pool import fold_days
+from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.curation.pool import rebuild_pool
 from iccm_assets.learning import retrain, training_runs, triggers, versions
-from iccm_assets.learning.dataset import EXAMPLES
-from iccm_assets.settings import REFERENCE_CANARY_SET, Settings, load_settings
+from iccm_assets.learning.dataset import EXAMPLES_FILE
+from iccm_assets.settings import PACKAGED_CANARY_SET, Settings, load_settings
 from iccm_assets.store import tables as t
-from iccm_assets.store.database import connect, engine_for
+from iccm_assets.store.database import connect, create_engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.curation.worlds import HashEmbedder
 
@@ -53,7 +53,7 @@ def small_world(home: Path, database_url: str | None = None) -> Iterator[World]:
     model = home / "models" / "base"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}", encoding="utf-8")
-    first = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().split("\n", 1)[0]
+    first = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().split("\n", 1)[0]
     canary_set.write_text(first + "\n", encoding="utf-8")
     settings = load_settings(
         home=home,
@@ -65,11 +65,13 @@ def small_world(home: Path, database_url: str | None = None) -> Iterator[World]:
     )
     server = EmbeddedServer(home, durable=False)
     if database_url is None:
-        server.ensure()
+        server.ensure_running()
     try:
         engine = connect(settings)
         with engine.begin() as conn:
-            versions.register(conn, digest="base" * 16, path=str(model), parent=None, status="production")
+            versions.register_version(
+                conn, digest="base" * 16, path=str(model), parent=None, status="production"
+            )
         yield World(home, engine, settings)
         engine.dispose()
     finally:
@@ -100,7 +102,9 @@ def session(name: str, user: str, subject: str, words: str, day: date = DAY) -> 
         source_code=source,
         test_suite={"kind": "cases", "cases": [{"call": f"{words}_f", "args": [words], "expect": words}]},
         answers=(
-            Answer(f"{name}/1", f"{text} {words} answered.", model_version="v1", comment=words, rating=1),
+            ModelResponse(
+                f"{name}/1", f"{text} {words} answered.", model_version="v1", comment=words, rating=1
+            ),
         ),
         rating=1,
         comment=f"{words} works",
@@ -136,23 +140,23 @@ def score(engine: sa.Engine) -> None:
 def curate(world: World) -> None:
     """Filter the day and fold it into the pool."""
     filter_day(world.engine, DAY, world.settings, EMBEDDER)
-    fold_days(world.engine, [DAY], world.settings, EMBEDDER)
+    rebuild_pool(world.engine, [DAY], world.settings, EMBEDDER)
 
 
 def learn(world: World, parent: str | None = None, *, status: str = "candidate", name: str) -> str:
     """A version that has learned from the pool, without the training: its snapshot, lineage and pins."""
     with world.engine.begin() as conn:
-        run = training_runs.request(conn, triggers.manual(name), parent)
+        run = training_runs.create_run(conn, triggers.manual_trigger(name), parent)
     assert run is not None
-    with retrain.attempt(world.engine, run, f"dagster-{name}") as claimed:
-        assert not isinstance(claimed, retrain.Skipped)
-        plan = retrain.prepare(world.engine, world.settings, claimed)
-        assert isinstance(plan, retrain.Plan), plan
+    with retrain.run_attempt(world.engine, run, f"dagster-{name}") as claimed:
+        assert not isinstance(claimed, retrain.SkippedRun)
+        plan = retrain.prepare_training(world.engine, world.settings, claimed)
+        assert isinstance(plan, retrain.TrainingPlan), plan
         with world.engine.begin() as conn:
-            made = versions.register(
+            made = versions.register_version(
                 conn, digest=name * 8, path=plan.base.path, parent=plan.base.version, status=status
             )
-            training_runs.finish(
+            training_runs.finish_run(
                 conn, claimed.id, claimed.fence, "gate_passed", candidate_version=made.version
             )
             ids = [one.conversation_id for one in plan.dataset.examples if one.conversation_id is not None]
@@ -165,16 +169,18 @@ def populated(world: World, words: str) -> dict[str, list[int]]:
     """Conversations of ``mallory`` (who holds ``words``) and of others, curated; ids by user."""
     ids: dict[str, list[int]] = {"mallory": [], "others": []}
     # Sessions held out of training (F3) teach nothing: names are chosen that are not.
-    share = world.settings.curation.held_out_share
-    names = (name for n in count() if not is_held_out(name := f"{words}-{n}", share))
-    others = (name for n in count() if not is_held_out(name := f"session-{n}", share))
+    share = world.settings.curation.holdout_fraction
+    names = (name for n in count() if not is_in_holdout(name := f"{words}-{n}", share))
+    others = (name for n in count() if not is_in_holdout(name := f"session-{n}", share))
     with world.engine.begin() as conn:
         for number, subject in enumerate(SUBJECTS):
             mine = number % 2 == 0
             word = words if mine else f"plain{number}"
             user = f"mallory-{words}" if mine else f"user{number}"
             name = next(names) if mine else next(others)
-            ids["mallory" if mine else "others"].append(record(conn, session(name, user, subject, word)))
+            ids["mallory" if mine else "others"].append(
+                upsert_conversation(conn, session(name, user, subject, word))
+            )
     score(world.engine)
     curate(world)
     return ids
@@ -194,7 +200,7 @@ def traces(home: Path, engine: sa.Engine, *words: str) -> list[str]:
         )
     for database in databases:
         url = engine.url.set(database=database, drivername="postgresql")
-        other = engine_for(url.render_as_string(hide_password=False))
+        other = create_engine_for(url.render_as_string(hide_password=False))
         with other.connect() as conn:
             found += [f"{database}.{table}" for table in _tables_with(conn, words)]
         other.dispose()
@@ -207,7 +213,7 @@ def _contents(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:  # the server removes files of its own while we look
         return
     yield content
-    if path.name == EXAMPLES:
+    if path.name == EXAMPLES_FILE:
         import pyarrow.parquet as pq
 
         rows = pq.read_table(io.BytesIO(content)).to_pylist()

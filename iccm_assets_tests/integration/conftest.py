@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.settings import REFERENCE_CANARY_SET
-from iccm_assets.store.database import engine_for
+from iccm_assets.settings import PACKAGED_CANARY_SET
+from iccm_assets.store.database import create_engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 
 ICCM = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()"]
@@ -34,7 +34,7 @@ class Platform:
 
     @property
     def engine(self) -> sa.Engine:
-        return engine_for(self.iccm("db", "url").stdout.strip())
+        return create_engine_for(self.iccm("db", "url").stdout.strip())
 
     def iccm(self, *arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
         return run([*ICCM, *arguments], self.environment, timeout)
@@ -68,7 +68,7 @@ def platform() -> Iterator[Platform]:
     """A demo of 130 conversations against every fourth canary item."""
     home = Path(tempfile.mkdtemp(prefix="iccm-loop-"))
     canary_set = home / "canary.jsonl"
-    lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    lines = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary_set.write_text("\n".join(lines[::4]) + "\n", encoding="utf-8")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))

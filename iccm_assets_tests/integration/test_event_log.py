@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets_tests.integration.conftest import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
@@ -60,7 +60,7 @@ def found_in(log: str, lines: set[str]) -> list[str]:
 
 def test_no_line_of_a_conversation_is_in_dagsters_database(platform: Platform) -> None:
     url = platform.json("env")["DAGSTER_PG_URL"]
-    dagster, engine = engine_for(url), platform.engine
+    dagster, engine = create_engine_for(url), platform.engine
     try:
         lines, log = conversation_lines(engine), event_log(dagster)
     finally:
@@ -68,5 +68,8 @@ def test_no_line_of_a_conversation_is_in_dagsters_database(platform: Platform) -
         engine.dispose()
     assert len(lines) > 200 and len(log) > 100_000
     # What is told of a day is there, and a line that is there would be found.
-    assert found_in(log, {"removed_as_duplicates", "training_conversations"}) == ["removed_as_duplicates", "training_conversations"]
+    assert found_in(log, {"removed_as_duplicates", "training_conversations"}) == [
+        "removed_as_duplicates",
+        "training_conversations",
+    ]
     assert found_in(log, lines) == []

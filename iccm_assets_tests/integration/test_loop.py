@@ -118,7 +118,7 @@ def spoiled(platform: Platform, noise: float, tmp_path: Path) -> str:
 
     engine = platform.engine
     with engine.connect() as conn:
-        serving = versions.production(conn)
+        serving = versions.get_production_version(conn)
     assert serving is not None
     staging = tmp_path / "staging"
     shutil.copytree(serving.path, staging)
@@ -136,7 +136,7 @@ def spoiled(platform: Platform, noise: float, tmp_path: Path) -> str:
         staging, Manifest(kind="imported", base="spoiled", files={})
     )
     with engine.begin() as conn:
-        made = versions.register(
+        made = versions.register_version(
             conn,
             digest=published.digest,
             path=str(published.path),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.models.manifest import verify
-from iccm_assets.settings import REFERENCE_CANARY_SET
+from iccm_assets.settings import PACKAGED_CANARY_SET
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.integration.conftest import ICCM, Platform, run
 from iccm_assets_tests.models.tiny import tiny_llama, tiny_t5
@@ -35,7 +35,7 @@ ITEMS = 8
 def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """A platform that has lived a day with a model of its own."""
     home = Path(tempfile.mkdtemp(prefix="iccm-own-"))
-    items = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary_set = home / "canary.jsonl"
     canary_set.write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", encoding="utf-8")
     environment = {

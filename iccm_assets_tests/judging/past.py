@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.judging.gate import decide
+from iccm_assets.judging.gate import evaluate_gate
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 from iccm_assets.store import tables as t
 
 STEADY = tuple(2.0 + (i % 7) / 20 for i in range(40))
@@ -53,7 +53,7 @@ def evidence_of(kind: str) -> GateEvidence:
     return GateEvidence(kind, "base", measured, production_latency=STEADY, **given)
 
 
-def store(engine: sa.Engine, gate: Evaluation, emergency: bool = False) -> list[str]:
+def store(engine: sa.Engine, gate: EvaluationSettings, emergency: bool = False) -> list[str]:
     """All ten as candidates of `base`, judged by the gate; their names in the order of their verdicts."""
     with engine.begin() as conn:
         for name in ("base", *KINDS):
@@ -62,7 +62,7 @@ def store(engine: sa.Engine, gate: Evaluation, emergency: bool = False) -> list[
             conn.execute(t.model_versions.insert().values(**values, path=f"/{name}", status=status))
         for name in KINDS:
             evidence = evidence_of(name)
-            verdict = decide(evidence, gate, emergency)
+            verdict = evaluate_gate(evidence, gate, emergency)
             conn.execute(
                 t.gate_verdicts.insert().values(
                     version=name,

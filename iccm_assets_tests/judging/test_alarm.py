@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import judge as judging
-from iccm_assets.judging.live import score_live
+from iccm_assets.judging.live import score_live_responses
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.judging.test_live import orchestra, served, stored
@@ -17,13 +17,13 @@ def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
     engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*arguments: object) -> None:
-        raise SandboxUnavailable("bubblewrap is not installed")
+        raise SandboxUnavailableError("bubblewrap is not installed")
 
     monkeypatch.setattr(judging.Sandbox, "start", away)
     served(engine, settings, "r1", "s1")
     served(engine, settings, "r2", "s2")
-    report = score_live(engine, orchestra(), settings)
-    assert (report.scored.inconclusive, report.left) == (2, 0)
+    report = score_live_responses(engine, orchestra(), settings)
+    assert (report.scored.inconclusive, report.remaining) == (2, 0)
     assert {row.test_pass_rate for row in stored(engine).values()} == {None}
     with engine.connect() as conn:
         [alert] = conn.execute(sa.select(t.alerts)).all()
@@ -33,6 +33,6 @@ def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
 
 def test_a_machine_with_its_sandbox_alerts_nothing(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
-    assert score_live(engine, orchestra(), settings).scored.scored == 1
+    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
     with engine.connect() as conn:
         assert conn.execute(sa.select(t.alerts)).all() == []

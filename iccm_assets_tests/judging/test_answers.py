@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iccm_assets.judging.answers import Flaw, code_of, content_of
-from iccm_assets.judging.endpoints import Health, Line, retry_after, wait_before_retry
-from iccm_assets.settings import Endpoints
+from iccm_assets.judging.answers import InvalidResponse, extract_code, extract_content
+from iccm_assets.judging.endpoints import CircuitBreaker, RateLimiter, parse_retry_after, retry_delay
+from iccm_assets.settings import EndpointSettings
 
 CODE = "def f():\n    return 1\n"
 
@@ -40,7 +40,7 @@ def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
     ],
 )
 def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str) -> None:
-    assert code_of(content) == CODE
+    assert extract_code(content) == CODE
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str)
     ],
 )
 def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words: str) -> None:
-    with pytest.raises(Flaw, match=words) as found:
-        code_of(content)
-    assert found.value.alive and found.value.retries == 1
+    with pytest.raises(InvalidResponse, match=words) as found:
+        extract_code(content)
+    assert found.value.endpoint_works and found.value.max_retries == 1
 
 
 @pytest.mark.parametrize(
@@ -96,36 +96,36 @@ def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words:
 def test_a_reply_that_is_not_a_finished_completion_says_why(
     body: bytes, words: str, alive: bool, retries: int | None
 ) -> None:
-    with pytest.raises(Flaw, match=words) as found:
-        content_of(body)
-    assert (found.value.alive, found.value.retries) == (alive, retries)
+    with pytest.raises(InvalidResponse, match=words) as found:
+        extract_content(body)
+    assert (found.value.endpoint_works, found.value.max_retries) == (alive, retries)
 
 
 @settings(max_examples=50)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: completion(text)))
 def test_no_reply_is_anything_but_code_or_a_flaw(body: bytes) -> None:
     try:
-        assert "def" in (code := code_of(content_of(body))) or "class" in code or "lambda" in code
-    except Flaw as flaw:
+        assert "def" in (code := extract_code(extract_content(body))) or "class" in code or "lambda" in code
+    except InvalidResponse as flaw:
         assert flaw.reason
 
 
 def test_an_endpoints_own_wish_is_followed_when_the_deadline_allows_it() -> None:
-    busy = Flaw("HTTP 429", wait=7)
-    assert wait_before_retry(busy, 0, left=10, retries=2, jitter=0) == (7, "HTTP 429")
-    assert wait_before_retry(busy, 0, left=5, retries=2, jitter=0) == (
+    busy = InvalidResponse("HTTP 429", retry_after_seconds=7)
+    assert retry_delay(busy, 0, remaining_seconds=10, max_retries=2, jitter=0) == (7, "HTTP 429")
+    assert retry_delay(busy, 0, remaining_seconds=5, max_retries=2, jitter=0) == (
         None,
         "HTTP 429 (retry after 7 s, but 5 s of the deadline remain)",
     )
 
 
 def test_waits_double_and_end_with_the_retries() -> None:
-    flaw = Flaw("HTTP 500")
-    waits = [wait_before_retry(flaw, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
+    flaw = InvalidResponse("HTTP 500")
+    waits = [retry_delay(flaw, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
     assert waits == [0.5, 1, 2, 4, 8, 8, None]
-    assert wait_before_retry(flaw, 0, 100, 6, jitter=1)[0] == 0.375
-    assert wait_before_retry(Flaw("no", retries=1), 1, 100, 6, 0) == (None, "no (asked 2 times)")
-    assert wait_before_retry(Flaw("no", retries=0), 0, 100, 6, 0) == (None, "no")
+    assert retry_delay(flaw, 0, 100, 6, jitter=1)[0] == 0.375
+    assert retry_delay(InvalidResponse("no", max_retries=1), 1, 100, 6, 0) == (None, "no (asked 2 times)")
+    assert retry_delay(InvalidResponse("no", max_retries=0), 0, 100, 6, 0) == (None, "no")
 
 
 @pytest.mark.parametrize(
@@ -143,25 +143,25 @@ def test_waits_double_and_end_with_the_retries() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, lambda: 100.0) == seconds
+    assert parse_retry_after(value, lambda: 100.0) == seconds
 
 
 def test_requests_are_spaced_evenly_and_a_wish_moves_all_of_them() -> None:
-    line = Line()
-    assert [line.next_turn(100.0, 30) for _ in range(3)] == [0, 2, 4]
-    line.free_at = 150.0
-    assert line.next_turn(100.0, 0) == 50
+    line = RateLimiter()
+    assert [line.reserve_slot(100.0, 30) for _ in range(3)] == [0, 2, 4]
+    line.next_slot_at = 150.0
+    assert line.reserve_slot(100.0, 0) == 50
 
 
 def test_a_dead_member_is_left_alone_until_something_succeeds() -> None:
-    limits = Endpoints(failures_before_pause=3, pause_seconds=60)
-    health = Health()
+    limits = EndpointSettings(circuit_breaker_failures=3, circuit_breaker_cooldown_seconds=60)
+    health = CircuitBreaker()
     for _ in range(3):
-        assert not health.refusal(0)
-        health.note(Flaw("ConnectError"), 0, limits)
-    assert health.refusal(59) == "not asked: 3 consecutive failures, the last: ConnectError"
-    assert not health.refusal(60)
-    health.note(Flaw("ConnectError"), 60, limits)
-    assert health.refusal(119)
-    health.note(Flaw("prose", alive=True), 120, limits)
-    assert not health.refusal(120) and health.failures == 0
+        assert not health.rejection_reason(0)
+        health.record_result(InvalidResponse("ConnectError"), 0, limits)
+    assert health.rejection_reason(59) == "not asked: 3 consecutive failures, the last: ConnectError"
+    assert not health.rejection_reason(60)
+    health.record_result(InvalidResponse("ConnectError"), 60, limits)
+    assert health.rejection_reason(119)
+    health.record_result(InvalidResponse("prose", endpoint_works=True), 120, limits)
+    assert not health.rejection_reason(120) and health.failures == 0

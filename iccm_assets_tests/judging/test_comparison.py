@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from iccm_assets.errors import InputError
-from iccm_assets.judging.comparison import compare, interval
+from iccm_assets.judging.comparison import compare_versions, confidence_interval
 from iccm_assets.judging.statistics import confidence_above
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 
-SETTINGS = Evaluation()
+SETTINGS = EvaluationSettings()
 
 
 def evidence(**slices: list[tuple[float | None, float]]) -> GateEvidence:
@@ -23,35 +23,37 @@ def evidence(**slices: list[tuple[float | None, float]]) -> GateEvidence:
 
 
 def test_better_with_nothing_lost_holds_and_says_so() -> None:
-    found = compare(evidence(old=[(1.0, 1.0)] * 100, new=[(1.0, 0.0)] * 20 + [(0.0, 0.0)] * 10), SETTINGS)
-    assert found.holds
+    found = compare_versions(
+        evidence(old=[(1.0, 1.0)] * 100, new=[(1.0, 0.0)] * 20 + [(0.0, 0.0)] * 10), SETTINGS
+    )
+    assert found.is_improvement
     assert found.difference == pytest.approx(20 / 130) and found.items == 130
     assert found.low < found.difference < found.high
-    assert found.p < 0.001
+    assert found.p_value < 0.001
 
 
 def test_a_lost_slice_is_named_however_large_the_gain() -> None:
     lost = [(0.0, 1.0)] * 12 + [(1.0, 1.0)] * 18
-    found = compare(evidence(old=lost, new=[(1.0, 0.0)] * 100), SETTINGS)
-    assert not found.holds and found.better.outcome == "pass"
+    found = compare_versions(evidence(old=lost, new=[(1.0, 0.0)] * 100), SETTINGS)
+    assert not found.is_improvement and found.improvement.outcome == "pass"
     assert "slice old" in found.reason
 
 
 def test_no_difference_is_no_improvement() -> None:
-    found = compare(evidence(old=[(1.0, 1.0)] * 30), SETTINGS)
-    assert not found.holds
-    assert found.p == 1.0 and found.low < 0 < found.high
+    found = compare_versions(evidence(old=[(1.0, 1.0)] * 30), SETTINGS)
+    assert not found.is_improvement
+    assert found.p_value == 1.0 and found.low < 0 < found.high
 
 
 def test_nothing_in_common_is_an_error_and_not_a_zero() -> None:
     with pytest.raises(InputError):
-        compare(evidence(old=[(None, 1.0)] * 30), SETTINGS)
+        compare_versions(evidence(old=[(None, 1.0)] * 30), SETTINGS)
 
 
 def test_the_interval_holds_the_bounds_the_gate_would_not_reject() -> None:
     differences = [0.0] * 80 + [1.0] * 12 + [-0.5] * 5
-    low, high = interval(differences)
+    low, high = confidence_interval(differences)
     assert confidence_above(differences, low - 0.001, -1.0) >= 0.975
     assert confidence_above(differences, low + 0.001, -1.0) < 0.975
-    mirrored = interval([-one for one in differences])
+    mirrored = confidence_interval([-one for one in differences])
     assert mirrored == (-high, -low)

@@ -16,24 +16,24 @@ from typing import Any
 
 import pytest
 
-from iccm_assets.judging.orchestra import Orchestra, Question, load_orchestra
+from iccm_assets.judging.orchestra import Orchestra, ReconstructionRequest, load_orchestra
 from iccm_assets.judging.scoring import ScoringTask, score_texts
-from iccm_assets.judging.suites import load_suite
-from iccm_assets.reference.endpoint import Behaviour, ReferenceEndpoint
+from iccm_assets.judging.suites import parse_suite
+from iccm_assets.reference.endpoint import FaultConfig, MockEndpoint
 from iccm_assets.reference.faults import FAULTS, parse_faults
-from iccm_assets.reference.readers import READERS
-from iccm_assets.settings import Endpoints, Settings
+from iccm_assets.reference.readers import RECONSTRUCTORS
+from iccm_assets.settings import EndpointSettings, Settings
 
 TEXT = (
     "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5. "
     "Otherwise it shall return 9."
 )
-SUITE = load_suite({"kind": "cases", "cases": [{"call": "rate", "args": [n], "expect": 9} for n in (3, 4)]})
-QUICK = Endpoints(timeout_seconds=5, connect_seconds=2, retries=0)
-Members = tuple[ReferenceEndpoint, str]
+SUITE = parse_suite({"kind": "cases", "cases": [{"call": "rate", "args": [n], "expect": 9} for n in (3, 4)]})
+QUICK = EndpointSettings(timeout_seconds=5, connect_seconds=2, retries=0)
+Members = tuple[MockEndpoint, str]
 
 
-class Scripted(Behaviour):
+class Scripted(FaultConfig):
     """Faults in the order in which requests arrive; counts how many are there at a time."""
 
     def __init__(self, *faults: str, dwell: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class Scripted(Behaviour):
         self.script, self.dwell = list(faults), dwell
         self.here = self.most_at_once = 0
 
-    def next_fault(self, model: str, text: str) -> str:
+    def draw_fault(self, model: str, text: str) -> str:
         self.here += 1
         self.most_at_once = max(self.most_at_once, self.here)
         time.sleep(self.dwell)
@@ -50,7 +50,7 @@ class Scripted(Behaviour):
         return self.script.pop(0) if self.script else ""
 
 
-def one_member(endpoint: ReferenceEndpoint, **limits: Any) -> Orchestra:
+def one_member(endpoint: MockEndpoint, **limits: Any) -> Orchestra:
     first = endpoint.members.split(",")[0]
     return load_orchestra(first, 1, QUICK.model_copy(update=limits))
 
@@ -58,16 +58,19 @@ def one_member(endpoint: ReferenceEndpoint, **limits: Any) -> Orchestra:
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "slow"])
 def test_every_fault_makes_the_member_missing_and_says_why(fault: str) -> None:
     patience = 0.4 if fault in {"hang", "drip"} else 5
-    with ReferenceEndpoint(Behaviour({fault: 1.0})) as endpoint:
+    with MockEndpoint(FaultConfig({fault: 1.0})) as endpoint:
         [answer] = one_member(endpoint, timeout_seconds=patience).reconstruct(TEXT)
     assert (answer.status, answer.implementation) == ("missing", "")
     assert answer.detail and "Traceback" not in answer.detail
 
 
 def test_a_slow_answer_is_an_answer() -> None:
-    with ReferenceEndpoint(Behaviour({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
+    with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
         [answer] = one_member(endpoint).reconstruct(TEXT)
-    assert (answer.status, answer.implementation.rstrip()) == ("answered", READERS["strict"](TEXT).rstrip())
+    assert (answer.status, answer.implementation.rstrip()) == (
+        "answered",
+        RECONSTRUCTORS["strict"](TEXT).rstrip(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,44 +92,49 @@ def test_asking_again_is_done_where_it_can_help(
     faults: list[str], retries: int, status: str, requests: int
 ) -> None:
     behaviour = Scripted(*faults)
-    with ReferenceEndpoint(behaviour) as endpoint:
+    with MockEndpoint(behaviour) as endpoint:
         [answer] = one_member(endpoint, retries=retries).reconstruct(TEXT)
-    assert (answer.status, behaviour.requests["strict"]) == (status, requests), answer.detail
+    assert (answer.status, behaviour.request_counts["strict"]) == (status, requests), answer.detail
 
 
 def test_a_longer_wish_than_the_deadline_is_not_waited_for() -> None:
-    with ReferenceEndpoint(Behaviour({"429": 1.0}, retry_after_seconds=3600)) as endpoint:
+    with MockEndpoint(FaultConfig({"429": 1.0}, retry_after_seconds=3600)) as endpoint:
         [answer] = one_member(endpoint, retries=5).reconstruct(TEXT)
     assert "retry after 3600 s" in answer.detail
-    assert endpoint.behaviour.requests["strict"] == 1
+    assert endpoint.config.request_counts["strict"] == 1
 
 
 def test_one_url_is_asked_by_no_more_than_the_limit_at_a_time_whoever_asks() -> None:
     behaviour = Scripted(dwell=0.05)
-    with ReferenceEndpoint(behaviour) as endpoint:
+    with MockEndpoint(behaviour) as endpoint:
         limits = QUICK.model_copy(update={"concurrency": 3})
         orchestra = load_orchestra(endpoint.members, 1, limits)
-        answers = list(orchestra.ask([Question(TEXT.replace("3", str(n))) for n in range(6)]))
+        answers = list(
+            orchestra.reconstruct_many([ReconstructionRequest(TEXT.replace("3", str(n))) for n in range(6)])
+        )
     assert {one.status for group in answers for one in group} == {"answered"}
     assert behaviour.most_at_once == 3
 
 
 def test_a_dead_endpoint_costs_a_few_timeouts_and_not_one_for_each_text() -> None:
-    with ReferenceEndpoint(Behaviour({"hang": 1.0})) as endpoint:
+    with MockEndpoint(FaultConfig({"hang": 1.0})) as endpoint:
         orchestra = one_member(endpoint, timeout_seconds=0.3, concurrency=4, failures_before_pause=4)
-        answers = [group[0] for group in orchestra.ask([Question(f"{TEXT} {n}") for n in range(60)])]
+        answers = [
+            group[0]
+            for group in orchestra.reconstruct_many([ReconstructionRequest(f"{TEXT} {n}") for n in range(60)])
+        ]
         assert {one.status for one in answers} == {"missing"}
-        assert endpoint.behaviour.requests["strict"] <= 8
+        assert endpoint.config.request_counts["strict"] <= 8
         assert answers[-1].detail.startswith("not asked: ")
         assert "no answer within 0.3 s" in answers[-1].detail
 
 
 def test_after_a_pause_one_request_tries_a_dead_endpoint_and_brings_it_back() -> None:
     behaviour = Scripted("500", "500")
-    with ReferenceEndpoint(behaviour) as endpoint:
+    with MockEndpoint(behaviour) as endpoint:
         orchestra = one_member(endpoint, failures_before_pause=2, pause_seconds=1.5)
         assert [orchestra.reconstruct(TEXT)[0].status for _ in range(3)] == ["missing"] * 3
-        assert behaviour.requests["strict"] == 2
+        assert behaviour.request_counts["strict"] == 2
         time.sleep(1.5)
         assert [orchestra.reconstruct(TEXT)[0].status for _ in range(2)] == ["answered"] * 2
 
@@ -199,7 +207,7 @@ def test_what_is_hardly_http_is_missing(reply: bytes, words: str) -> None:
 
 
 def test_an_address_nobody_answers_at_is_missing() -> None:
-    with socket.socket() as free, ReferenceEndpoint() as plain:
+    with socket.socket() as free, MockEndpoint() as plain:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         spec = (
@@ -216,7 +224,7 @@ def test_an_address_nobody_answers_at_is_missing() -> None:
 def test_with_one_of_two_endpoints_dead_the_quorum_decides(
     settings: Settings, quorum: int, conclusive: bool
 ) -> None:
-    with ReferenceEndpoint() as alive, ReferenceEndpoint(Behaviour({"500": 1.0})) as dead:
+    with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as dead:
         spec = f"openai:{alive.url}#strict,openai:{dead.url}#strict,openai:{alive.url}#literal"
         orchestra = load_orchestra(spec, quorum, QUICK)
         [score] = score_texts([ScoringTask(TEXT, SUITE)], orchestra, settings)
@@ -227,10 +235,14 @@ def test_with_one_of_two_endpoints_dead_the_quorum_decides(
 
 
 def test_endpoints_and_readers_play_in_one_orchestra_in_its_order() -> None:
-    with ReferenceEndpoint() as endpoint:
+    with MockEndpoint() as endpoint:
         spec = f"openai:{endpoint.url}#literal,builtin,openai:{endpoint.url}#strict"
-        groups = list(load_orchestra(spec, 1, QUICK).ask([Question(TEXT), Question("no function")]))
-    expected = [READERS[name](TEXT).rstrip() for name in ("literal", *READERS, "strict")]
+        groups = list(
+            load_orchestra(spec, 1, QUICK).reconstruct_many(
+                [ReconstructionRequest(TEXT), ReconstructionRequest("no function")]
+            )
+        )
+    expected = [RECONSTRUCTORS[name](TEXT).rstrip() for name in ("literal", *RECONSTRUCTORS, "strict")]
     assert [one.implementation.rstrip() for one in groups[0]] == expected
     # What a reader cannot read is the text's fault; an endpoint that gives no code may have any reason.
     assert [one.status for one in groups[1]] == ["missing", *["unreadable"] * 3, "missing"]
@@ -241,8 +253,8 @@ def test_faults_depend_on_the_request_and_not_on_the_order_in_which_requests_com
     texts = [f"text {n}" for n in range(200)]
 
     def drawn(order: list[str]) -> dict[str, str]:
-        behaviour = Behaviour(shares, seed=3)
-        return {text: behaviour.next_fault("strict", text) for text in order}
+        behaviour = FaultConfig(shares, seed=3)
+        return {text: behaviour.draw_fault("strict", text) for text in order}
 
     assert drawn(texts) == drawn(texts[::-1])
     assert set(drawn(texts).values()) == {"", *FAULTS}

@@ -20,13 +20,13 @@ import sqlalchemy as sa
 from iccm_assets.cli.orchestra import check, serve
 from iccm_assets.errors import InputError, OrchestraError
 from iccm_assets.judging import scoring
-from iccm_assets.judging.orchestra import Orchestra, Reader, load_orchestra
-from iccm_assets.judging.scoring import ScoringTask, score_pending, score_texts
-from iccm_assets.judging.suites import load_suite
-from iccm_assets.reference.endpoint import Behaviour, ReferenceEndpoint
+from iccm_assets.judging.orchestra import Orchestra, LocalReconstructor, load_orchestra
+from iccm_assets.judging.scoring import ScoringTask, score_unscored, score_texts
+from iccm_assets.judging.suites import parse_suite
+from iccm_assets.reference.endpoint import FaultConfig, MockEndpoint
 from iccm_assets.reference.faults import FAULTS
-from iccm_assets.reference.readers import READERS
-from iccm_assets.settings import Endpoints, Settings, get_settings
+from iccm_assets.reference.readers import RECONSTRUCTORS
+from iccm_assets.settings import EndpointSettings, Settings, get_settings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.judging.test_stored_scores import converse
 
@@ -66,26 +66,26 @@ def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, set
     for number, one in enumerate(texts):
         converse(engine, settings, f"s{number}", suite=SUITE, text=one)
     # The number in a text is out of the suite's reach: texts of one phrase score alike.
-    tasks = [ScoringTask(one, load_suite(SUITE)) for one in texts[: len(PHRASES)]]
+    tasks = [ScoringTask(one, parse_suite(SUITE)) for one in texts[: len(PHRASES)]]
     scores = score_texts(tasks, load_orchestra("builtin", 2), settings)
     truth = [{m.reconstructor.partition("/")[2]: m.test_pass_rate for m in one.members} for one in scores]
 
-    behaviour = Behaviour(dict.fromkeys(FAULTS, 0.04), slow_seconds=0.1, retry_after_seconds=0.05)
-    limits = Endpoints(timeout_seconds=1.5, retries=1, concurrency=16, failures_before_pause=1000)
-    with ReferenceEndpoint(behaviour) as endpoint:
-        report = score_pending(engine, load_orchestra(endpoint.members, 2, limits), settings)
+    behaviour = FaultConfig(dict.fromkeys(FAULTS, 0.04), slow_seconds=0.1, retry_after_seconds=0.05)
+    limits = EndpointSettings(timeout_seconds=1.5, retries=1, concurrency=16, circuit_breaker_failures=1000)
+    with MockEndpoint(behaviour) as endpoint:
+        report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
 
     statuses: Counter[str] = Counter()
     stored = rows_of(engine)
     for number, one in enumerate(texts):
         row, right = stored[one], truth[number % len(PHRASES)]
-        assert set(row["members"]) == set(READERS)
+        assert set(row["members"]) == set(RECONSTRUCTORS)
         statuses.update(member["status"] for member in row["members"].values())
-        answered = [name for name in READERS if row["members"][name]["status"] != "missing"]
+        answered = [name for name in RECONSTRUCTORS if row["members"][name]["status"] != "missing"]
         for name in answered:
-            assert row["members"][name]["implementation_code"].rstrip() == READERS[name](one).rstrip()
+            assert row["members"][name]["implementation_code"].rstrip() == RECONSTRUCTORS[name](one).rstrip()
             assert row["members"][name]["test_pass_rate"] == right[name]
-        for name in set(READERS) - set(answered):
+        for name in set(RECONSTRUCTORS) - set(answered):
             assert row["members"][name]["test_pass_rate"] is None and row["members"][name]["reason"]
         rates = [right[name] for name in answered]
         if len(rates) >= 2:
@@ -104,30 +104,30 @@ def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, set
     assert statuses["scored"] == report.answers["answered"]
 
 
-def requests(endpoint: ReferenceEndpoint) -> int:
-    return endpoint.behaviour.requests.total()
+def requests(endpoint: MockEndpoint) -> int:
+    return endpoint.config.request_counts.total()
 
 
 def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, settings: Settings) -> None:
     for number in range(5):
         converse(engine, settings, f"s{number}", suite=SUITE, text=text(number))
-    limits = Endpoints(retries=0, timeout_seconds=60, failures_before_pause=1000)
-    with ReferenceEndpoint() as alive, ReferenceEndpoint(Behaviour({"500": 1.0})) as ill:
+    limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
+    with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as ill:
         spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{ill.url}#guessing"
         orchestra = load_orchestra(spec, 3, limits)
-        assert score_pending(engine, orchestra, settings).inconclusive == 5
+        assert score_unscored(engine, orchestra, settings).inconclusive == 5
         first = {row["id"]: row["scored_at"] for row in rows_of(engine).values()}
         assert (requests(alive), requests(ill)) == (10, 5)
 
-        assert score_pending(engine, orchestra, settings).inconclusive == 5
+        assert score_unscored(engine, orchestra, settings).inconclusive == 5
         assert (requests(alive), requests(ill)) == (10, 10)
         again = rows_of(engine).values()
         assert {row["evidence"]["attempts"] for row in again} == {2}
         assert {row["id"]: row["scored_at"] for row in again} == first, "nothing a filter reads has changed"
 
-        assert scoring.count_pending(engine) == 0, "twice in a row is enough: the third time has to wait"
-        assert scoring.count_pending(engine, DAY) == 5, "a day asked for by name waits for nothing"
-        ill.behaviour.faults = {}
+        assert scoring.count_unscored(engine) == 0, "twice in a row is enough: the third time has to wait"
+        assert scoring.count_unscored(engine, DAY) == 5, "a day asked for by name waits for nothing"
+        ill.config.faults = {}
         # The clock of the platform, moved on by the wait.
         with engine.begin() as conn:
             conn.execute(
@@ -136,24 +136,24 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
                     " to_jsonb(iccm.now() - interval '11 minutes'))"
                 )
             )
-        report = score_pending(engine, load_orchestra(spec, 3, limits), settings)
+        report = score_unscored(engine, load_orchestra(spec, 3, limits), settings)
         assert (report.scored, requests(alive), requests(ill)) == (5, 10, 15)
     assert {row["evidence"] is None for row in rows_of(engine).values()} == {True}
-    assert scoring.count_pending(engine, DAY) == 0
+    assert scoring.count_unscored(engine, DAY) == 0
 
 
 def test_another_orchestra_takes_over_no_answers_and_leaves_no_rows_behind(
     engine: sa.Engine, settings: Settings
 ) -> None:
     converse(engine, settings, "s", suite=SUITE, text=text(0))
-    with ReferenceEndpoint() as alive:
+    with MockEndpoint() as alive:
         dead = "openai:http://127.0.0.1:9/v1#strict"
-        limits = Endpoints(retries=0)
-        score_pending(engine, load_orchestra(f"openai:{alive.url}#strict,{dead}", 2, limits), settings)
+        limits = EndpointSettings(retries=0)
+        score_unscored(engine, load_orchestra(f"openai:{alive.url}#strict,{dead}", 2, limits), settings)
         other = load_orchestra(
             f"openai:{alive.url}#strict,builtin", 2, limits.model_copy(update={"temperature": 1.0})
         )
-        assert score_pending(engine, other, settings).scored == 1
+        assert score_unscored(engine, other, settings).scored == 1
         assert requests(alive) == 2
     with engine.connect() as conn:
         names = set(conn.execute(sa.select(t.reconstructions.c.reconstructor)).scalars())
@@ -164,9 +164,9 @@ def test_an_inconclusive_score_for_another_reason_is_not_tried_again(
     engine: sa.Engine, settings: Settings
 ) -> None:
     converse(engine, settings, "s", suite=SUITE, text=text(0))
-    lonely = Orchestra((Reader("strict", READERS["strict"]),), quorum=2)
-    assert score_pending(engine, lonely, settings).inconclusive == 1
-    assert scoring.count_pending(engine, DAY) == 0
+    lonely = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
+    assert score_unscored(engine, lonely, settings).inconclusive == 1
+    assert scoring.count_unscored(engine, DAY) == 0
 
 
 SCORER = """
@@ -203,7 +203,7 @@ def test_an_interrupt_keeps_what_was_scored_and_the_next_pass_pays_for_the_rest_
         "ICCM_DATABASE_URL": str(settings.database_url),
         "ICCM_HOME": str(settings.home),
     }
-    with ReferenceEndpoint(Behaviour({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
+    with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
         command = [sys.executable, "-c", SCORER, endpoint.members]
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not scored(engine):
@@ -212,11 +212,11 @@ def test_an_interrupt_keeps_what_was_scored_and_the_next_pass_pays_for_the_rest_
         _, said = process.communicate(timeout=60)
         before = scored(engine)
         assert said.rstrip().endswith("KeyboardInterrupt"), said
-        assert scoring.BATCH <= len(before) < count
+        assert scoring.BATCH_SIZE <= len(before) < count
         asked = requests(endpoint)
-        endpoint.behaviour.faults = {}
-        limits = Endpoints(timeout_seconds=30)
-        report = score_pending(engine, load_orchestra(endpoint.members, 2, limits), settings)
+        endpoint.config.faults = {}
+        limits = EndpointSettings(timeout_seconds=30)
+        report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
         assert report.scored == count - len(before)
         assert requests(endpoint) - asked == 3 * (count - len(before))
     assert len(scored(engine)) == count
@@ -264,5 +264,5 @@ def test_impossible_faults_are_refused_in_one_line(faults: str, words: str) -> N
 
 
 def test_a_port_in_use_is_refused_in_one_line() -> None:
-    with ReferenceEndpoint() as endpoint, pytest.raises(InputError, match="cannot listen on"):
+    with MockEndpoint() as endpoint, pytest.raises(InputError, match="cannot listen on"):
         serve(port=int(endpoint.url.split(":")[2].split("/")[0]))

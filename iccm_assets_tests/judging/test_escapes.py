@@ -2,10 +2,10 @@
 
 import pytest
 
-from iccm_assets.judging.judge import judge
-from iccm_assets.judging.sandbox import LATE_SECONDS, LOST_SECONDS, PATIENCE
-from iccm_assets.judging.suites import load_suite
-from iccm_assets.settings import Judge, load_settings
+from iccm_assets.judging.judge import run_suite
+from iccm_assets.judging.sandbox import REPLY_TOLERANCE_SECONDS, REPLY_TIMEOUT_SECONDS, MAX_WALL_FACTOR
+from iccm_assets.judging.suites import parse_suite
+from iccm_assets.settings import JudgeSettings, load_settings
 from iccm_assets_tests.judging.host import assert_unchanged, snapshot
 from iccm_assets_tests.judging.implementations import HOSTILE, SUITE
 
@@ -14,7 +14,7 @@ ADD_CASES = 3  # the cases in which `add` has to return a number
 
 @pytest.fixture(scope="module")
 def settings():
-    limits = Judge().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
+    limits = JudgeSettings().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
     return load_settings().model_copy(update={"judge": limits})
 
 
@@ -22,17 +22,21 @@ def settings():
 def test_a_hostile_implementation_is_contained_and_named(hostile, settings, monkeypatch):
     monkeypatch.setenv("PLANTED_SECRET", "s3cret-of-the-host")
     before = snapshot()
-    result = judge(hostile.source, load_suite(SUITE), settings)
+    result = run_suite(hostile.source, parse_suite(SUITE), settings)
     assert not result.reason
     verdicts = [one.verdict for one in result.results[:ADD_CASES]]
     assert set(verdicts) <= hostile.verdicts, [(one.verdict, one.detail) for one in result.results]
     assert verdicts[0] != "not_run"
     if hostile.suspicion:
         assert result.suspect
-        assert any(hostile.suspicion in suspicion for suspicion in result.suspicions), result.suspicions
+        assert any(hostile.suspicion in suspicion for suspicion in result.violations), result.violations
     assert "s3cret" not in repr(result)
     # Not quick where others keep the machine busy, but never for ever.
-    assert result.duration_ms < (settings.judge.wall_seconds * PATIENCE + LATE_SECONDS + LOST_SECONDS) * 1000
+    assert (
+        result.duration_ms
+        < (settings.judge.wall_seconds * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS)
+        * 1000
+    )
     assert_unchanged(before)
 
 

@@ -10,17 +10,17 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.judging import evaluation, gate
-from iccm_assets.judging.evaluation import EvaluationSet, Item, Measured, Subject
-from iccm_assets.judging.orchestra import Orchestra, Reader, Reconstruction
-from iccm_assets.judging.scoring import MemberScore, aggregate
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.evaluation import EvaluationSet, EvaluationItem, VersionScores, EvaluatedVersion
+from iccm_assets.judging.orchestra import Orchestra, LocalReconstructor, Reconstruction
+from iccm_assets.judging.scoring import ReconstructionScore, aggregate
+from iccm_assets.judging.suites import parse_suite
 from iccm_assets.judging.verdict import Verdict
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 
 GOOD, BAD = "double it", "leave it"
-SUITE = load_suite(
+SUITE = parse_suite(
     {"kind": "cases", "cases": [{"call": "f", "args": [n], "expect": 2 * n} for n in (1, 2, 3)]}
 )
 
@@ -44,13 +44,13 @@ class Model:
         return [Said(self.text) for _ in sources]
 
 
-def reader(name: str, *, broken: bool = False) -> Reader:
+def reader(name: str, *, broken: bool = False) -> LocalReconstructor:
     def read(text: str) -> str:
         if text not in (GOOD, BAD):
             raise ValueError("nothing to read")
         return "def f(x):\n    return x * 2\n" if text == GOOD and not broken else "def f(x):\n    return x\n"
 
-    return Reader(name, read)
+    return LocalReconstructor(name, read)
 
 
 ORCHESTRA = Orchestra((reader("a"), reader("b"), reader("c", broken=True)), quorum=2)
@@ -61,15 +61,17 @@ def version(name: str, digest: str) -> ModelVersion:
 
 
 def items(*names: str) -> EvaluationSet:
-    made = tuple(Item(name, "slice", f"def f(x):\n    return 2 * x  # {name}\n", SUITE) for name in names)
+    made = tuple(
+        EvaluationItem(name, "slice", f"def f(x):\n    return 2 * x  # {name}\n", SUITE) for name in names
+    )
     return EvaluationSet("canary_set", "digest", made)
 
 
 def test_a_score_is_the_orchestras_mean_and_variance_over_real_runs(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    measured = evaluation.measure(
-        engine, Subject(version("v2", "d2"), Model(GOOD)), items("one"), ORCHESTRA, settings
+    measured = evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v2", "d2"), Model(GOOD)), items("one"), ORCHESTRA, settings
     )
     score = measured.scores["one"]
     assert score.test_pass_rate == pytest.approx(2 / 3)
@@ -79,9 +81,15 @@ def test_a_score_is_the_orchestras_mean_and_variance_over_real_runs(
 
 def test_what_was_measured_once_is_not_asked_again(engine: sa.Engine, settings: Settings) -> None:
     first, second = Model(GOOD), Model(GOOD)
-    evaluation.measure(engine, Subject(version("v2", "d2"), first), items("one", "two"), ORCHESTRA, settings)
-    again = evaluation.measure(
-        engine, Subject(version("v2", "d2"), second), items("one", "two", "three"), ORCHESTRA, settings
+    evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v2", "d2"), first), items("one", "two"), ORCHESTRA, settings
+    )
+    again = evaluation.evaluate_version(
+        engine,
+        EvaluatedVersion(version("v2", "d2"), second),
+        items("one", "two", "three"),
+        ORCHESTRA,
+        settings,
     )
     assert (len(first.asked), again.cached) == (2, 2)
     assert [source.split("# ")[1].strip() for source in second.asked] == ["three"]
@@ -93,7 +101,9 @@ def test_the_cache_knows_model_items_orchestra_judge_and_decoding(
     engine: sa.Engine, settings: Settings, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = items("one")
-    evaluation.measure(engine, Subject(version("v2", "d2"), Model(GOOD)), chosen, ORCHESTRA, settings)
+    evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v2", "d2"), Model(GOOD)), chosen, ORCHESTRA, settings
+    )
     model = Model(BAD)
     digest = "d3" if changed == "model" else "d2"
     if changed == "set":
@@ -106,7 +116,9 @@ def test_the_cache_knows_model_items_orchestra_judge_and_decoding(
     if changed == "decoding":
         shorter = settings.evaluation.model_copy(update={"max_new_tokens": 8})
         settings = settings.model_copy(update={"evaluation": shorter})
-    again = evaluation.measure(engine, Subject(version("v3", digest), model), chosen, orchestra, settings)
+    again = evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v3", digest), model), chosen, orchestra, settings
+    )
     assert (len(model.asked), again.cached) == (1, 0)
     assert again.scores["one"].test_pass_rate == 0.0
 
@@ -118,23 +130,32 @@ def test_a_text_another_version_wrote_is_answered_but_not_judged_again(
 
     def counting(text: str) -> str:
         read.append(text)
-        return reader("a").read(text)
+        return reader("a").function(text)
 
-    orchestra, chosen = Orchestra((Reader("a", counting), Reader("b", counting)), 2), items("one", "two")
-    first = evaluation.measure(engine, Subject(version("v2", "d2"), Model(GOOD)), chosen, orchestra, settings)
+    orchestra, chosen = (
+        Orchestra((LocalReconstructor("a", counting), LocalReconstructor("b", counting)), 2),
+        items("one", "two"),
+    )
+    first = evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v2", "d2"), Model(GOOD)), chosen, orchestra, settings
+    )
     model = Model(GOOD)
-    again = evaluation.measure(engine, Subject(version("v3", "d3"), model), chosen, orchestra, settings)
+    again = evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v3", "d3"), model), chosen, orchestra, settings
+    )
     assert (len(model.asked), len(read), again.cached) == (2, 4, 0)
     rates = [[one.test_pass_rate for one in measured.scores.values()] for measured in (first, again)]
     assert rates == [[1.0, 1.0], [1.0, 1.0]]
     monkeypatch.setattr(evaluation, "JUDGE_VERSION", "another")
-    evaluation.measure(engine, Subject(version("v4", "d4"), Model(GOOD)), chosen, orchestra, settings)
+    evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v4", "d4"), Model(GOOD)), chosen, orchestra, settings
+    )
     assert len(read) == 8
 
 
 def test_an_empty_answer_scores_nothing_and_is_not_missing(engine: sa.Engine, settings: Settings) -> None:
-    measured = evaluation.measure(
-        engine, Subject(version("v2", "d2"), Model("\x00")), items("one"), ORCHESTRA, settings
+    measured = evaluation.evaluate_version(
+        engine, EvaluatedVersion(version("v2", "d2"), Model("\x00")), items("one"), ORCHESTRA, settings
     )
     assert measured.scores["one"].test_pass_rate == 0.0
     with engine.connect() as conn:
@@ -146,27 +167,29 @@ def test_a_changed_holdout_conversation_alone_is_measured_again(
     engine: sa.Engine, settings: Settings
 ) -> None:
     one, two = items("one", "two").items
-    subject = Subject(version("v2", "d2"), Model(GOOD))
+    subject = EvaluatedVersion(version("v2", "d2"), Model(GOOD))
     for digests, asked in ((("a", "b"), 2), (("a", "b"), 2), (("c", "b"), 3)):
         chosen = EvaluationSet(
             "production_holdout",
             "production_holdout",
             (replace(one, digest=digests[0]), replace(two, digest=digests[1])),
         )
-        measured = evaluation.measure(engine, subject, chosen, ORCHESTRA, settings)
-        assert len(subject.answer.asked) == asked
+        measured = evaluation.evaluate_version(engine, subject, chosen, ORCHESTRA, settings)
+        assert len(subject.generate.asked) == asked
         assert set(measured.scores) == {"one", "two"}
 
 
 def test_an_ancestor_is_remembered_and_never_asked(engine: sa.Engine, settings: Settings) -> None:
     ancestor = version("v1", "d1")
-    evaluation.measure(engine, Subject(ancestor, Model(GOOD)), items("one"), ORCHESTRA, settings)
-    found = evaluation.remembered(engine, ancestor, items("one", "two"), ORCHESTRA, settings)
+    evaluation.evaluate_version(
+        engine, EvaluatedVersion(ancestor, Model(GOOD)), items("one"), ORCHESTRA, settings
+    )
+    found = evaluation.load_cached_scores(engine, ancestor, items("one", "two"), ORCHESTRA, settings)
     assert {item: score.test_pass_rate for item, score in found.scores.items()} == {
         "one": pytest.approx(2 / 3)
     }
     other = Orchestra((reader("a"), reader("b")), 2)
-    assert evaluation.remembered(engine, ancestor, items("one"), other, settings).scores == {}
+    assert evaluation.load_cached_scores(engine, ancestor, items("one"), other, settings).scores == {}
 
 
 class Away:
@@ -182,37 +205,42 @@ def test_an_item_below_the_quorum_leaves_the_gate_open_and_is_asked_again(
     engine: sa.Engine, settings: Settings
 ) -> None:
     chosen, orchestra = items("one"), Orchestra((reader("a"), Away()), 2)
-    subjects = [Subject(version("v2", "d2"), Model(GOOD)), Subject(version("v1", "d1"), Model(BAD))]
-    mine, theirs = (evaluation.measure(engine, one, chosen, orchestra, settings) for one in subjects)
+    subjects = [
+        EvaluatedVersion(version("v2", "d2"), Model(GOOD)),
+        EvaluatedVersion(version("v1", "d1"), Model(BAD)),
+    ]
+    mine, theirs = (evaluation.evaluate_version(engine, one, chosen, orchestra, settings) for one in subjects)
     verdict = judged(settings, mine, theirs)
     assert (verdict.status, mine.scores["one"].test_pass_rate) == ("inconclusive", None)
     assert verdict.rule("complete_evidence").reason == "1 items have no score: one"
-    assert evaluation.measure(engine, subjects[0], chosen, orchestra, settings).cached == 0
+    assert evaluation.evaluate_version(engine, subjects[0], chosen, orchestra, settings).cached == 0
 
 
 def test_a_suspicious_implementation_is_no_evidence_for_either_version(settings: Settings) -> None:
-    honest, odd = (MemberScore(name, "scored", "", 1.0, (), 1.0, 1.0) for name in ("a", "b"))
+    honest, odd = (ReconstructionScore(name, "scored", "", 1.0, (), 1.0, 1.0) for name in ("a", "b"))
     odd = replace(odd, status="suspect", test_pass_rate=None)
     doubted = aggregate([honest, replace(honest, reconstructor="c"), odd], quorum=2)
     assert doubted.test_pass_rate == 1.0
     poor = aggregate([replace(honest, test_pass_rate=0.0)] * 2, quorum=2)
     for mine, theirs in ((doubted, poor), (poor, doubted)):
-        verdict = judged(settings, Measured("v2", {"one": mine}, 0), Measured("v1", {"one": theirs}, 0))
+        verdict = judged(
+            settings, VersionScores("v2", {"one": mine}, 0), VersionScores("v1", {"one": theirs}, 0)
+        )
         assert (verdict.status, verdict.improvement) == ("inconclusive", None)
         assert "one (suspect implementation by b)" in verdict.rule("complete_evidence").reason
 
 
-def judged(settings: Settings, mine: Measured, theirs: Measured) -> Verdict:
+def judged(settings: Settings, mine: VersionScores, theirs: VersionScores) -> Verdict:
     latency = evaluation.Latency([8.0] * 40, [2.0] * 40)
-    evidence = evaluation.gate_evidence((mine, theirs), items("one"), (latency, latency))
-    return gate.decide(evidence, settings.evaluation)
+    evidence = evaluation.build_gate_evidence((mine, theirs), items("one"), (latency, latency))
+    return gate.evaluate_gate(evidence, settings.evaluation)
 
 
 def test_latency_is_measured_in_turns_and_each_item_keeps_its_fastest_answer() -> None:
     order: list[str] = []
     seconds = {"a": iter([9.0, 8, 8, 90, 8, 12, 8]), "b": iter([9.0, 80, 8, 8, 8, 90, 16])}
 
-    def answering(name: str) -> evaluation.Answering:
+    def answering(name: str) -> evaluation.GenerateFn:
         def answer(sources: Sequence[str], batch_size: int) -> list[Said]:
             assert batch_size == 1 and len(sources) == 1
             order.append(name)
@@ -220,7 +248,10 @@ def test_latency_is_measured_in_turns_and_each_item_keeps_its_fastest_answer() -
 
         return answer
 
-    subjects = [Subject(version("v2", "d2"), answering("a")), Subject(version("v1", "d1"), answering("b"))]
+    subjects = [
+        EvaluatedVersion(version("v2", "d2"), answering("a")),
+        EvaluatedVersion(version("v1", "d1"), answering("b")),
+    ]
     mine, theirs = evaluation.measure_latency(subjects, items("1", "2", "3").items, rounds=2, warmup=1)
     assert "".join(order) == "ab" + "abbaab" + "baabba"
     assert mine.per_answer == [8.0, 8.0, 8.0]

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.errors import InputError
-from iccm_assets.judging.gate import decide, variance_limit
+from iccm_assets.judging.gate import evaluate_gate, max_variance
 from iccm_assets.judging.verdict import GateEvidence, ItemEvidence, Verdict
-from iccm_assets.settings import Evaluation
+from iccm_assets.settings import EvaluationSettings
 from iccm_assets.store import tables as t
 
-GATE = Evaluation()
+GATE = EvaluationSettings()
 
 
 def items(
@@ -44,7 +44,7 @@ BETTER = items([(1.0, 0.5)] * 30 + [(1.0, 1.0)] * 170)
 
 
 def test_a_clear_improvement_passes_and_says_by_how_much() -> None:
-    verdict = decide(evidence(BETTER), GATE)
+    verdict = evaluate_gate(evidence(BETTER), GATE)
     assert verdict.status == "pass"
     assert verdict.improvement == 0.075
     assert "improvement +0.0750 on 200 items" in " ".join(verdict.reasons)
@@ -52,22 +52,22 @@ def test_a_clear_improvement_passes_and_says_by_how_much() -> None:
 
 
 def test_no_improvement_fails() -> None:
-    verdict = decide(evidence(items([(0.8, 0.8)] * 240)), GATE)
+    verdict = evaluate_gate(evidence(items([(0.8, 0.8)] * 240)), GATE)
     assert (verdict.status, failed_rules(verdict)) == ("fail", ("improvement",))
     assert verdict.improvement == 0.0
 
 
 def test_an_improvement_by_chance_is_inconclusive() -> None:
-    verdict = decide(evidence(items([(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 230)), GATE)
+    verdict = evaluate_gate(evidence(items([(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 230)), GATE)
     assert verdict.status == "inconclusive"
     assert verdict.improvement == pytest.approx(2 / 240, abs=1e-8)
     assert "0.9 required" in verdict.reasons[0]
 
 
 def test_a_confidence_just_below_the_one_asked_for_is_not_rounded_up_to_it() -> None:
-    verdict = decide(evidence(BETTER), GATE)
+    verdict = evaluate_gate(evidence(BETTER), GATE)
     sure = next(rule for rule in verdict.rules if rule.name == "improvement").numbers["confidence"]
-    barely = decide(evidence(BETTER), GATE.model_copy(update={"confidence": sure + 1e-9}))
+    barely = evaluate_gate(evidence(BETTER), GATE.model_copy(update={"confidence": sure + 1e-9}))
     assert barely.status == "inconclusive"
     assert f"confidence {sure:.6f} that" in barely.reasons[0]
 
@@ -86,13 +86,13 @@ def test_an_emergency_moves_the_bound_to_two_points_below(
     change: float, emergency: bool, status: str
 ) -> None:
     pairs = [(round(0.8 + change, 6), 0.8)] * 240
-    assert decide(evidence(items(pairs)), GATE, emergency=emergency).status == status
+    assert evaluate_gate(evidence(items(pairs)), GATE, emergency=emergency).status == status
 
 
 def test_a_fall_of_more_than_two_points_is_named_a_degradation() -> None:
-    verdict = decide(evidence(items([(0.0, 1.0)] * 24 + [(1.0, 1.0)] * 216)), GATE)
+    verdict = evaluate_gate(evidence(items([(0.0, 1.0)] * 24 + [(1.0, 1.0)] * 216)), GATE)
     assert failed_rules(verdict) == ("improvement", "test_pass_rate_degradation", "forgetting")
-    barely = decide(evidence(items([(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 235)), GATE)
+    barely = evaluate_gate(evidence(items([(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 235)), GATE)
     assert failed_rules(barely) == ("improvement",)
 
 
@@ -102,40 +102,42 @@ def with_variance(mine: list[float], theirs: list[float]) -> GateEvidence:
 
 
 def test_a_variance_spike_fails_with_evidence_only() -> None:
-    spread = decide(with_variance([0.08] * 100 + [0.0] * 100, [0.02] * 200), GATE)
+    spread = evaluate_gate(with_variance([0.08] * 100 + [0.0] * 100, [0.02] * 200), GATE)
     assert failed_rules(spread) == ("variance_spike",)
     assert "implementation variance 0.0400, production 0.0200, limit 0.0300" in spread.reasons[0]
     few = [0.25] * 5 + [0.0] * 195
-    unproven = decide(with_variance(few, [0.002] * 200), GATE).rule("variance_spike")
+    unproven = evaluate_gate(with_variance(few, [0.002] * 200), GATE).rule("variance_spike")
     assert unproven.numbers["candidate"] > unproven.numbers["limit"]
     assert unproven.outcome == "pass"
     # Surely above 1.5 x production's, but not surely above the floor.
-    near_floor = decide(with_variance([0.025] * 45 + [0.0] * 155, [0.0] * 200), GATE).rule("variance_spike")
+    near_floor = evaluate_gate(with_variance([0.025] * 45 + [0.0] * 155, [0.0] * 200), GATE).rule(
+        "variance_spike"
+    )
     assert near_floor.numbers["candidate"] > near_floor.numbers["limit"] == 0.005
     assert near_floor.outcome == "pass"
 
 
 def test_variance_below_the_floor_is_never_a_spike() -> None:
-    assert decide(with_variance([0.004] * 200, [0.0] * 200), GATE).status == "pass"
-    assert variance_limit(0.0, GATE) == 0.005
-    assert variance_limit(0.02, GATE) == pytest.approx(0.03)
+    assert evaluate_gate(with_variance([0.004] * 200, [0.0] * 200), GATE).status == "pass"
+    assert max_variance(0.0, GATE) == 0.005
+    assert max_variance(0.02, GATE) == pytest.approx(0.03)
 
 
 def test_slow_answers_fail_and_unmeasured_ones_leave_it_open() -> None:
     steady = evidence(BETTER).production_latency
-    slow = decide(evidence(BETTER, candidate_latency=tuple(one * 1.5 for one in steady)), GATE)
+    slow = evaluate_gate(evidence(BETTER, candidate_latency=tuple(one * 1.5 for one in steady)), GATE)
     assert failed_rules(slow) == ("latency_regression",)
     assert "1.50 x production's" in slow.reasons[0]
-    fast_enough = decide(evidence(BETTER, candidate_latency=tuple(one * 1.15 for one in steady)), GATE)
+    fast_enough = evaluate_gate(evidence(BETTER, candidate_latency=tuple(one * 1.15 for one in steady)), GATE)
     assert fast_enough.status == "pass"
-    unmeasured = decide(evidence(BETTER, candidate_latency=()), GATE)
+    unmeasured = evaluate_gate(evidence(BETTER, candidate_latency=()), GATE)
     assert unmeasured.status == "inconclusive"
     assert "measured on 0 and 40 answers" in unmeasured.reasons[0]
 
 
 def test_a_lost_slice_fails_however_good_the_rest_became() -> None:
     lost = items([(0.0, 1.0)] * 6 + [(1.0, 1.0)] * 24, "strings")
-    verdict = decide(evidence(BETTER, lost), GATE)
+    verdict = evaluate_gate(evidence(BETTER, lost), GATE)
     assert failed_rules(verdict) == ("forgetting",)
     assert "slice strings changed by -0.2000 on 30 items" in verdict.reasons[0]
     assert verdict.improvement is not None and verdict.improvement > 0
@@ -151,7 +153,7 @@ def test_a_lost_slice_fails_however_good_the_rest_became() -> None:
     ],
 )
 def test_a_slice_is_lost_only_with_items_and_evidence(slice_: tuple[ItemEvidence, ...]) -> None:
-    verdict = decide(evidence(BETTER, slice_), GATE)
+    verdict = evaluate_gate(evidence(BETTER, slice_), GATE)
     assert verdict.rule("forgetting").outcome == "pass"
     assert f"worst: {slice_[0].slice}" in verdict.rule("forgetting").reason
 
@@ -167,47 +169,47 @@ def test_equal_models_rarely_trip_a_rule_of_harm() -> None:
             spread = rng.choice([0.0, 0.02, 0.05], size=2)
             made.append(ItemEvidence(f"{index}", f"s{index % 8}", *map(float, (mine, theirs, *spread))))
         latency = [tuple(rng.lognormal(0, 0.2, 40)) for _ in range(2)]
-        verdict = decide(GateEvidence("v2", "v1", tuple(made), 240, *latency), GATE)
+        verdict = evaluate_gate(GateEvidence("v2", "v1", tuple(made), 240, *latency), GATE)
         alarms += any(name != "improvement" for name in failed_rules(verdict))
     assert alarms <= 6
 
 
 def test_a_missing_item_leaves_a_pass_open() -> None:
     gap = items([(None, 1.0)], "gap")
-    verdict = decide(evidence(BETTER, gap), GATE)
+    verdict = evaluate_gate(evidence(BETTER, gap), GATE)
     assert verdict.status == "inconclusive"
     assert verdict.reasons == ("complete_evidence: 1 items have no score: gap-0",)
-    unseen = decide(evidence(BETTER, expected_items=240), GATE)
+    unseen = evaluate_gate(evidence(BETTER, expected_items=240), GATE)
     assert unseen.reasons == ("complete_evidence: 40 of 240 items were not measured",)
 
 
 def test_a_doubtful_judge_leaves_a_pass_open() -> None:
     doubted = (replace(BETTER[0], unreliable_reason="left its process"), *BETTER[1:])
-    verdict = decide(evidence(doubted), GATE)
+    verdict = evaluate_gate(evidence(doubted), GATE)
     assert verdict.status == "inconclusive"
     assert "numbers-0 (left its process)" in verdict.reasons[0]
-    layers = decide(evidence(BETTER, missing_layers=("seccomp",)), GATE)
+    layers = evaluate_gate(evidence(BETTER, missing_layers=("seccomp",)), GATE)
     assert layers.reasons == ("complete_evidence: sandbox layers were missing: seccomp",)
 
 
 def test_a_failure_that_missing_items_cannot_turn_stays_a_failure() -> None:
     gaps = items([(None, 1.0)] * 3, "gap")
-    assert decide(evidence(items([(0.0, 1.0)] * 40 + [(1.0, 1.0)] * 160), gaps), GATE).status == "fail"
-    turnable = decide(evidence(items([(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 198), gaps), GATE)
+    assert evaluate_gate(evidence(items([(0.0, 1.0)] * 40 + [(1.0, 1.0)] * 160), gaps), GATE).status == "fail"
+    turnable = evaluate_gate(evidence(items([(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 198), gaps), GATE)
     assert turnable.status == "inconclusive"
     assert "3 missing items could change that" in " ".join(turnable.reasons)
 
 
 def test_a_slice_is_not_lost_while_missing_items_could_save_it() -> None:
     fallen = [(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 19
-    assert failed_rules(decide(evidence(BETTER, items(fallen, "strings")), GATE)) == ("forgetting",)
-    open_ = decide(evidence(BETTER, items([*fallen, (None, 1.0), (None, 1.0)], "strings")), GATE)
+    assert failed_rules(evaluate_gate(evidence(BETTER, items(fallen, "strings")), GATE)) == ("forgetting",)
+    open_ = evaluate_gate(evidence(BETTER, items([*fallen, (None, 1.0), (None, 1.0)], "strings")), GATE)
     assert (open_.status, failed_rules(open_)) == ("inconclusive", ())
 
 
 def test_nothing_measured_is_inconclusive_not_a_failure() -> None:
     for empty in (GateEvidence("v2", "v1", (), 240), GateEvidence("v2", "v1", (), 0)):
-        verdict = decide(empty, GATE)
+        verdict = evaluate_gate(empty, GATE)
         assert (verdict.status, verdict.improvement) == ("inconclusive", None)
 
 
@@ -226,11 +228,11 @@ def test_stored_evidence_is_judged_again_to_the_same_bytes(
     first = GateEvidence("v2", "v1", made, len(made) + missing, (1.1, 2.2), (1.3, 2.5), ())
     again = GateEvidence.from_json(json.loads(json.dumps(json.loads(first.to_json()))))
     assert again == first
-    verdict = decide(first, GATE, emergency)
-    assert decide(again, GATE, emergency).to_json() == verdict.to_json()
+    verdict = evaluate_gate(first, GATE, emergency)
+    assert evaluate_gate(again, GATE, emergency).to_json() == verdict.to_json()
     assert Verdict.from_json(verdict.to_json()) == verdict
     backwards = replace(first, items=tuple(reversed(first.items)))
-    assert decide(backwards, GATE, emergency).to_json() == verdict.to_json()
+    assert evaluate_gate(backwards, GATE, emergency).to_json() == verdict.to_json()
 
 
 @settings(deadline=None, max_examples=60)
@@ -239,7 +241,7 @@ def test_only_complete_and_better_evidence_passes(
     rows: list[tuple[str, float | None, float | None, float | None]],
 ) -> None:
     made = tuple(ItemEvidence(f"i{i}", s, a, b, v, v) for i, (s, a, b, v) in enumerate(rows))
-    verdict = decide(evidence(made), GATE)
+    verdict = evaluate_gate(evidence(made), GATE)
     if verdict.status == "pass":
         assert all(item.reliable for item in made)
         assert verdict.improvement is not None and verdict.improvement > 0
@@ -267,7 +269,7 @@ def test_evidence_kept_in_the_database_gives_the_same_verdict(engine: sa.Engine)
         for i in range(240)
     )
     first = GateEvidence("v2", "v1", made, 240, tuple(rng.lognormal(size=40)), tuple(rng.lognormal(size=40)))
-    verdict = decide(first, GATE)
+    verdict = evaluate_gate(first, GATE)
     with engine.begin() as conn:
         for version, parent in (("v1", None), ("v2", "v1")):
             values = {"version": version, "parent_version": parent, "digest": version, "path": version}
@@ -287,7 +289,7 @@ def test_evidence_kept_in_the_database_gives_the_same_verdict(engine: sa.Engine)
         )
     with engine.connect() as conn:
         stored = conn.execute(sa.select(t.gate_verdicts)).one()
-    again = decide(GateEvidence.from_json(stored.evidence), Evaluation(**stored.gate))
+    again = evaluate_gate(GateEvidence.from_json(stored.evidence), EvaluationSettings(**stored.gate))
     assert again.to_json() == verdict.to_json() == Verdict.from_json(stored.verdict).to_json()
     assert json.dumps(stored.verdict, sort_keys=True) == json.dumps(
         json.loads(again.to_json()), sort_keys=True

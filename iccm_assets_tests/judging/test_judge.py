@@ -11,11 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from iccm_assets.cli.judge import judge as judge_command
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import bubblewrap
-from iccm_assets.judging.case_verdicts import CaseResult, suspicions_of
-from iccm_assets.judging.judge import judge, judge_many
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.case_verdicts import CaseResult, find_suspicious_behaviour
+from iccm_assets.judging.judge import run_suite, run_suites
+from iccm_assets.judging.suites import parse_suite
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.judging.host import assert_unchanged, snapshot
 from iccm_assets_tests.judging.implementations import HONEST, PLAIN, SUITE
@@ -27,7 +27,7 @@ def settings():
 
 
 def verdicts(source, cases, settings):
-    result = judge(dedent(source), load_suite({"kind": "cases", "cases": cases}), settings)
+    result = run_suite(dedent(source), parse_suite({"kind": "cases", "cases": cases}), settings)
     assert not result.reason
     return [one.verdict for one in result.results]
 
@@ -35,16 +35,16 @@ def verdicts(source, cases, settings):
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_implementation_passes_fully_and_is_not_suspected(name, settings):
     before = snapshot()
-    result = judge(HONEST[name], load_suite(SUITE), settings)
+    result = run_suite(HONEST[name], parse_suite(SUITE), settings)
     assert [(one.verdict, one.detail) for one in result.results] == [("passed", "")] * 5
     assert result.test_pass_rate == 1.0
-    assert not result.suspect, result.suspicions
+    assert not result.suspect, result.violations
     assert_unchanged(before)
 
 
 def test_the_pass_rate_counts_the_planned_cases(settings):
     source = "def add(a, b):\n    return a + b if a > 0 else 1 / 0\n"
-    result = judge(source, load_suite(SUITE), settings)
+    result = run_suite(source, parse_suite(SUITE), settings)
     assert [one.verdict for one in result.results] == ["passed", "error", "passed", "passed", "error"]
     assert result.test_pass_rate == 3 / 5
     assert result.results[1].detail == "ZeroDivisionError: division by zero (line 2)"
@@ -214,7 +214,7 @@ def test_only_plain_values_are_answers(name, expect, verdict, settings):
     "source", ["def add(a, b:\n", "\0", "import nowhere\n", "1 / 0\n", "\ud800 = 1", "(" * 500, ""]
 )
 def test_source_that_cannot_be_imported_is_an_error_in_every_case(source, settings):
-    result = judge(source, load_suite(SUITE), settings)
+    result = run_suite(source, parse_suite(SUITE), settings)
     assert {one.verdict for one in result.results} == {"error"}
     assert result.test_pass_rate == 0.0
 
@@ -235,8 +235,8 @@ def test_a_path_from_the_inputs_may_be_opened(settings):
 
 def test_the_same_source_gets_the_same_hash_seed_every_time(settings):
     source = "def order():\n    return list({'a', 'b', 'c', 'd', 'e'})\n"
-    suite = load_suite({"kind": "cases", "cases": [{"call": "order", "expect": []}]})
-    assert len({judge(source, suite, settings).results[0].detail for _ in range(3)}) == 1
+    suite = parse_suite({"kind": "cases", "cases": [{"call": "order", "expect": []}]})
+    assert len({run_suite(source, suite, settings).results[0].detail for _ in range(3)}) == 1
 
 
 def test_inside_there_is_no_environment_and_no_host_file(settings, monkeypatch):
@@ -255,9 +255,9 @@ def test_inside_there_is_no_environment_and_no_host_file(settings, monkeypatch):
         ["implementation"],
         [],
     ]
-    result = judge(
+    result = run_suite(
         dedent(source.replace('os.listdir("/dev")', 'sorted(os.listdir("/dev"))')),
-        load_suite({"kind": "cases", "cases": [{"call": "look", "expect": expect}]}),
+        parse_suite({"kind": "cases", "cases": [{"call": "look", "expect": expect}]}),
         settings,
     )
     assert result.results[0].detail == ""
@@ -266,16 +266,16 @@ def test_inside_there_is_no_environment_and_no_host_file(settings, monkeypatch):
 
 def test_many_are_judged_at_a_time_in_order_and_leave_nothing(settings):
     before = snapshot()
-    suite = load_suite({"kind": "cases", "cases": [{"call": "f", "expect": 0}]})
+    suite = parse_suite({"kind": "cases", "cases": [{"call": "f", "expect": 0}]})
     work = [(f"def f():\n    return {number % 3}\n", suite) for number in range(24)]
-    rates = [result.test_pass_rate for result in judge_many(iter(work), settings, workers=6)]
+    rates = [result.test_pass_rate for result in run_suites(iter(work), settings, workers=6)]
     assert rates == [1.0, 0.0, 0.0] * 8
     assert_unchanged(before)
 
 
 def test_judging_many_may_be_abandoned_half_way(settings):
     before = snapshot()
-    results = judge_many(((PLAIN, load_suite(SUITE)) for _ in range(50)), settings, workers=2)
+    results = run_suites(((PLAIN, parse_suite(SUITE)) for _ in range(50)), settings, workers=2)
     assert next(results).test_pass_rate == 1.0
     results.close()
     assert_unchanged(before)
@@ -349,7 +349,7 @@ def test_the_command_without_a_sandbox_has_no_verdict_and_fails(tmp_path, monkey
     files = ["--implementation", str(tmp_path / "implementation.py"), "--suite", str(tmp_path / "suite.json")]
     done = CliRunner().invoke(app, ["judge", *files, "--json"])
     assert json.loads(done.stdout)["test_pass_rate"] is None
-    assert isinstance(done.exception, SandboxUnavailable)
+    assert isinstance(done.exception, SandboxUnavailableError)
 
 
 def test_the_command_prints_a_table_for_people(tmp_path):
@@ -392,8 +392,8 @@ def three():
     ],
 )
 def test_signs_in_the_source_name_a_failure(source, words):
-    assert words in suspicions_of(source, [CaseResult(0, "failed", "")], [])
-    assert suspicions_of(source, [CaseResult(0, "passed", "")], []) == ()
+    assert words in find_suspicious_behaviour(source, [CaseResult(0, "failed", "")], [])
+    assert find_suspicious_behaviour(source, [CaseResult(0, "passed", "")], []) == ()
 
 
 # ---- the kind pytest -------------------------------------------------------------------------------
@@ -452,13 +452,13 @@ CHEATS = {
 
 def test_a_pytest_suite_runs_and_is_marked_as_weaker_evidence(settings):
     before = snapshot()
-    result = judge(PLAIN, load_suite({"kind": "pytest", "files": FILES}), settings)
+    result = run_suite(PLAIN, parse_suite({"kind": "pytest", "files": FILES}), settings)
     assert [one.verdict for one in result.results] == ["passed", "passed", "failed", "failed", "passed"]
     assert "skipped" in result.results[3].detail
     assert result.test_pass_rate == 3 / 5
     assert result.evidence == "pytest"
     assert not result.suspect
-    assert judge(PLAIN, load_suite(SUITE), settings).evidence == "cases"
+    assert run_suite(PLAIN, parse_suite(SUITE), settings).evidence == "cases"
     assert_unchanged(before)
 
 
@@ -466,7 +466,7 @@ def test_a_pytest_suite_runs_and_is_marked_as_weaker_evidence(settings):
 def test_cheats_on_a_pytest_suite_fail_or_are_marked(name, settings):
     source, verdict, suspicion = CHEATS[name]
     files = {"test_add.py": "from solution import add\ndef test_add():\n    assert add(1, 2) == 3\n"}
-    result = judge(source, load_suite({"kind": "pytest", "files": files}), settings)
+    result = run_suite(source, parse_suite({"kind": "pytest", "files": files}), settings)
     assert result.results[0].verdict == verdict, result.results
     assert result.suspect
-    assert any(suspicion in one for one in result.suspicions)
+    assert any(suspicion in one for one in result.violations)

@@ -14,14 +14,14 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.errors import InputError
-from iccm_assets.gateway.records import Outcome, answer_record, outcome_record
+from iccm_assets.gateway.records import RequestOutcome, response_record, outcome_record
 from iccm_assets.judging import scoring
-from iccm_assets.judging.live import count_live, score_live
-from iccm_assets.judging.orchestra import Orchestra, Reader, Reconstruction
-from iccm_assets.judging.pending import claiming, pending_live
+from iccm_assets.judging.live import count_live_responses, score_live_responses
+from iccm_assets.judging.orchestra import Orchestra, LocalReconstructor, Reconstruction
+from iccm_assets.judging.pending import claim_rows, unscored_live_responses
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
-from iccm_assets.store.arms import arm_figures
+from iccm_assets.store.arms import load_arm_metrics
 from iccm_assets_tests.judging.test_stored_scores import converse
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [3], "expect": 6}]}
@@ -38,7 +38,7 @@ def orchestra(on_read: Callable[[str], Any] = lambda text: None) -> Orchestra:
         on_read(text)
         return "def f(x):\n    return 2 * x\n"
 
-    return Orchestra((Reader("a", read), Reader("b", read)), quorum=2)
+    return Orchestra((LocalReconstructor("a", read), LocalReconstructor("b", read)), quorum=2)
 
 
 class Away:
@@ -80,10 +80,10 @@ def served(
     minutes_ago: float = 10,
 ) -> None:
     """A request as the gateway delivers it."""
-    from iccm_assets.gateway.delivery import deliver
+    from iccm_assets.gateway.delivery import store_records
 
     answered = None if status in ("error", "timeout") else "production" if status == "fallback" else arm
-    outcome = Outcome(
+    outcome = RequestOutcome(
         request_id=request,
         session_id=session,
         user_id=None,
@@ -101,9 +101,9 @@ def served(
         record = outcome_record(outcome, settings)
     else:
         text = says(request) if text is None else text
-        record = answer_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
+        record = response_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
     with engine.begin() as conn:
-        deliver(conn, [record], settings)
+        store_records(conn, [record], settings)
 
 
 def stored(engine: sa.Engine) -> dict[str, Any]:
@@ -119,17 +119,17 @@ def test_what_came_with_tests_through_the_gateway_is_scored_and_nothing_else(
     served(engine, settings, "with", "s1")
     served(engine, settings, "without", "s2", tests=None)
     converse(engine, settings, "not live")
-    assert count_live(engine) == 1
+    assert count_live_responses(engine) == 1
     told: list[int] = []
-    report = score_live(engine, orchestra(), settings, progress=told.append)
-    assert (report.scored.scored, report.left, sum(told)) == (1, 0, 1)
+    report = score_live_responses(engine, orchestra(), settings, progress=told.append)
+    assert (report.scored.scored, report.remaining, sum(told)) == (1, 0, 1)
     row = stored(engine)["with"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (1.0, 0.0, 1.0)
     assert row.scored_at is not None and row.judge_version == scoring.JUDGE_VERSION
     assert stored(engine)["without"].scored_at is None
-    assert scoring.count_pending(engine) == 2  # what developers ended with is the day's business
-    again = score_live(engine, orchestra(), settings).scored
-    assert (again.scored, again.inconclusive, again.bad_suites) == (0, 0, 0)
+    assert scoring.count_unscored(engine) == 2  # what developers ended with is the day's business
+    again = score_live_responses(engine, orchestra(), settings).scored
+    assert (again.scored, again.inconclusive, again.invalid_suites) == (0, 0, 0)
 
 
 def test_first_requests_of_sessions_come_first_and_of_these_the_live_rollouts(
@@ -142,7 +142,7 @@ def test_first_requests_of_sessions_come_first_and_of_these_the_live_rollouts(
     served(engine, settings, "live-2", "c", rollout=rollout, arm="canary", minutes_ago=17)
     served(engine, settings, "early-again", "a", minutes_ago=16)
     asked: list[str] = []
-    score_live(engine, orchestra(asked.append), settings)
+    score_live_responses(engine, orchestra(asked.append), settings)
     order = list(dict.fromkeys(text.split("number ")[1].rstrip(".") for text in asked))
     assert order == ["live-1", "live-2", "early", "live-1-again", "early-again"]
 
@@ -153,11 +153,11 @@ def test_an_answer_that_says_nothing_scores_zero_and_nobody_is_asked(
 ) -> None:
     served(engine, settings, "r", "s", text=text)
     asked: list[str] = []
-    report = score_live(engine, orchestra(asked.append), settings)
+    report = score_live_responses(engine, orchestra(asked.append), settings)
     row = stored(engine)["r"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (0.0, 0.0, 0.0)
     assert row.scored_at is not None and not asked
-    assert (report.scored.scored, report.scored.answers["unreadable"], report.left) == (1, 2, 0)
+    assert (report.scored.scored, report.scored.answers["unreadable"], report.remaining) == (1, 2, 0)
 
 
 def test_what_the_readers_cannot_read_scores_zero_too(engine: sa.Engine, settings: Settings) -> None:
@@ -165,7 +165,11 @@ def test_what_the_readers_cannot_read_scores_zero_too(engine: sa.Engine, setting
         raise InputError("no function in it")
 
     served(engine, settings, "r", "s")
-    score_live(engine, Orchestra((Reader("a", refuse), Reader("b", refuse)), quorum=2), settings)
+    score_live_responses(
+        engine,
+        Orchestra((LocalReconstructor("a", refuse), LocalReconstructor("b", refuse)), quorum=2),
+        settings,
+    )
     assert stored(engine)["r"].test_pass_rate == 0.0
 
 
@@ -173,8 +177,8 @@ def test_what_is_inconclusive_is_marked_as_tried_and_pends_no_more(
     engine: sa.Engine, settings: Settings
 ) -> None:
     served(engine, settings, "broken", "s1", tests={"kind": "cases", "cases": [{"nonsense": 1}]})
-    report = score_live(engine, orchestra(), settings)
-    assert (report.scored.bad_suites, report.left) == (1, 0)
+    report = score_live_responses(engine, orchestra(), settings)
+    assert (report.scored.invalid_suites, report.remaining) == (1, 0)
     row = stored(engine)["broken"]
     assert row.test_pass_rate is None and row.scored_at is not None and "reason" in row.evidence
 
@@ -186,10 +190,10 @@ def test_a_member_that_was_missing_is_asked_again_and_the_others_are_not(
     reader, away = orchestra(asked.append).members[0], Away()
     both = Orchestra((reader, away), quorum=2)
     served(engine, settings, "r", "s")
-    assert score_live(engine, both, settings).scored.inconclusive == 1
+    assert score_live_responses(engine, both, settings).scored.inconclusive == 1
     assert stored(engine)["r"].scored_at is not None
     away.here = True
-    assert score_live(engine, both, settings).scored.scored == 1
+    assert score_live_responses(engine, both, settings).scored.scored == 1
     assert (stored(engine)["r"].test_pass_rate, len(asked)) == (1.0, 1)
 
 
@@ -199,14 +203,14 @@ def test_an_answer_without_a_stored_conversation_is_scored_all_the_same(
     served(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.requirements.update().values(conversation_id=None))
-    assert score_live(engine, orchestra(), settings).scored.scored == 1
+    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
 
 
 def test_an_erased_session_is_not_scored(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(erased_at=NOW))
-    assert count_live(engine) == 0
+    assert count_live_responses(engine) == 0
 
 
 def test_when_time_is_up_nothing_more_is_begun_and_the_next_pass_goes_on(
@@ -214,9 +218,11 @@ def test_when_time_is_up_nothing_more_is_begun_and_the_next_pass_goes_on(
 ) -> None:
     for number in range(40):
         served(engine, settings, f"r{number}", f"s{number}")
-    first = score_live(engine, orchestra(lambda text: time.sleep(0.2)), settings, seconds=1.0)
-    assert 0 < first.scored.scored < 40 and first.left == 40 - first.scored.scored
-    assert score_live(engine, orchestra(), settings).scored.scored == first.left
+    first = score_live_responses(
+        engine, orchestra(lambda text: time.sleep(0.2)), settings, time_budget_seconds=1.0
+    )
+    assert 0 < first.scored.scored < 40 and first.remaining == 40 - first.scored.scored
+    assert score_live_responses(engine, orchestra(), settings).scored.scored == first.remaining
     assert {row.test_pass_rate for row in stored(engine).values()} == {1.0}
 
 
@@ -231,10 +237,10 @@ def test_a_pass_that_breaks_off_has_stored_what_it_had_scored(engine: sa.Engine,
             raise RuntimeError("the machine")
 
     with pytest.raises(RuntimeError, match="the machine"):
-        score_live(engine, orchestra(breaks), settings)
+        score_live_responses(engine, orchestra(breaks), settings)
     done = sum(row.scored_at is not None for row in stored(engine).values())
     assert 0 < done < 30
-    assert score_live(engine, orchestra(), settings).scored.scored == 30 - done
+    assert score_live_responses(engine, orchestra(), settings).scored.scored == 30 - done
 
 
 @pytest.mark.slow
@@ -255,8 +261,8 @@ def test_scorers_at_once_share_the_work_and_score_nothing_twice(
     def work(number: int) -> int:
         together.wait(timeout=60)
         if number == 0:  # the daily asset's pass, beside two live ones
-            return scoring.score_pending(engine, orchestra(note), settings).scored
-        return score_live(engine, orchestra(note), settings).scored.scored
+            return scoring.score_unscored(engine, orchestra(note), settings).scored
+        return score_live_responses(engine, orchestra(note), settings).scored.scored
 
     with ThreadPoolExecutor(3) as pool:
         shares = list(pool.map(work, range(3)))
@@ -268,19 +274,19 @@ def test_scorers_at_once_share_the_work_and_score_nothing_twice(
 def test_a_claim_waits_for_nobody_and_ends_with_its_connection(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
     with engine.connect() as conn:
-        rows = conn.execute(pending_live()).all()
-    with claiming(engine) as first:
-        assert len(first.take(rows)) == 1
-        with claiming(engine) as second:
-            assert second.take(rows) == []
-        assert score_live(engine, orchestra(), settings).left == 1
+        rows = conn.execute(unscored_live_responses()).all()
+    with claim_rows(engine) as first:
+        assert len(first.acquire(rows)) == 1
+        with claim_rows(engine) as second:
+            assert second.acquire(rows) == []
+        assert score_live_responses(engine, orchestra(), settings).remaining == 1
         # The row itself is free: a developer may change it meanwhile.
         with engine.begin() as conn:
             conn.execute(sa.text("set local lock_timeout = '2s'"))
             conn.execute(t.requirements.update().values(text=says("changed")))
-    with claiming(engine) as third:
-        assert third.take(rows) == []  # it is not what was read any more
-    assert score_live(engine, orchestra(), settings).scored.scored == 1
+    with claim_rows(engine) as third:
+        assert third.acquire(rows) == []  # it is not what was read any more
+    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
 
 
 def test_both_arms_figures_count_a_session_once_and_leave_out_who_met_both(
@@ -296,7 +302,7 @@ def test_both_arms_figures_count_a_session_once_and_leave_out_who_met_both(
     with engine.begin() as conn:
         conn.execute(t.feedback.insert().values(session_id="sc0", request_id="c0", rating=-1))
         conn.execute(t.feedback.insert().values(session_id="sp1", rating=1))
-    report = score_live(engine, orchestra(), settings)
+    report = score_live_responses(engine, orchestra(), settings)
     production, canary = report.arms
     assert (production.arm, production.version, production.requests, production.errors) == (
         "production", "v1", 3, 0,
@@ -307,7 +313,7 @@ def test_both_arms_figures_count_a_session_once_and_leave_out_who_met_both(
     assert (canary.scored_sessions, canary.pass_rate, canary.thumbs_down) == (1, 0.0, 1)
     assert canary.latency_p50_ms == canary.latency_p99_ms == 100.0
     with engine.connect() as conn:
-        assert arm_figures(conn, NOW + timedelta(minutes=1)) == []
+        assert load_arm_metrics(conn, NOW + timedelta(minutes=1)) == []
 
 
 def test_an_answer_that_was_accepted_as_it_was_is_not_asked_about_again(
@@ -316,13 +322,13 @@ def test_an_answer_that_was_accepted_as_it_was_is_not_asked_about_again(
     served(engine, settings, "r", "s")
     asked: list[str] = []
     both = orchestra(asked.append)
-    score_live(engine, both, settings)
+    score_live_responses(engine, both, settings)
     served(engine, settings, "other", "s", text=says("other"))  # what the session ends with now
-    report = scoring.score_pending(engine, both, settings)
+    report = scoring.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(asked)) == (2, 0, 4)
     served(engine, settings, "r2", "s2")
-    score_live(engine, both, settings)
-    report = scoring.score_pending(engine, both, settings)
+    score_live_responses(engine, both, settings)
+    report = scoring.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(asked)) == (1, 1, 6)
     r, rc = t.requirements.c, t.reconstructions.c
     with engine.connect() as conn:

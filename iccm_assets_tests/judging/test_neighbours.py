@@ -13,9 +13,9 @@ from textwrap import dedent
 import pytest
 
 from iccm_assets.judging import nursery
-from iccm_assets.judging.judge import judge
-from iccm_assets.judging.sandbox import Budget, Sandbox
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.judge import run_suite
+from iccm_assets.judging.sandbox import Limits, Sandbox
+from iccm_assets.judging.suites import parse_suite
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.judging.host import assert_unchanged, snapshot
 
@@ -168,16 +168,16 @@ def neighbour(body):
 
 def found_by(source, settings):
     """What a neighbour answers, compared with nothing at all."""
-    suite = load_suite({"kind": "cases", "cases": [{"call": "look", "expect": []}]})
-    return judge(source, suite, settings).results[0]
+    suite = parse_suite({"kind": "cases", "cases": [{"call": "look", "expect": []}]})
+    return run_suite(source, suite, settings).results[0]
 
 
 def test_no_implementation_sees_or_disturbs_another_in_over_fifteen_tries(settings):
     assert len(TRIES) >= 15
-    victims = load_suite({"kind": "cases", "cases": [{"call": "work", "expect": EXPECTED}] * 6})
+    victims = parse_suite({"kind": "cases", "cases": [{"call": "work", "expect": EXPECTED}] * 6})
     before = snapshot()
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(judge, VICTIM, victims, settings)]
+        running = [pool.submit(run_suite, VICTIM, victims, settings)]
         results = dict(
             zip(TRIES, pool.map(lambda name: found_by(neighbour(TRIES[name]), settings), TRIES), strict=True)
         )
@@ -267,10 +267,10 @@ def test_what_the_kernel_counts_by_user_cannot_be_used_up_for_others(name, setti
         taking = []
         for sandbox in (one, other):
             sandbox.load(greedy)
-            taking.append(pool.submit(sandbox.run_case, 0, plan, Budget(10, 5, 1000)))
+            taking.append(pool.submit(sandbox.run_case, 0, plan, Limits(10, 5, 1000)))
         time.sleep(1)
-        suite = load_suite({"kind": "cases", "cases": [{"call": "work", "expect": MODEST_ANSWER}]})
-        assert judge(MODEST, suite, settings).results[0].detail == ""
+        suite = parse_suite({"kind": "cases", "cases": [{"call": "work", "expect": MODEST_ANSWER}]})
+        assert run_suite(MODEST, suite, settings).results[0].detail == ""
         assert [reply.result().kind for reply in taking] == ["answered"] * 2
 
 
@@ -278,7 +278,7 @@ def warm(settings):
     """A sandbox of the nursery's."""
     while True:
         sandbox = Sandbox.start(settings)
-        if nursery.keeper.nursery and sandbox.started.process is nursery.keeper.nursery.process:
+        if nursery.warm_pool.zygote and sandbox.running.process is nursery.warm_pool.zygote.process:
             return sandbox
         sandbox.close()
 
@@ -291,9 +291,9 @@ def test_two_sandboxes_share_no_namespace_and_no_scratch_space(settings):
             answers = []
             for sandbox in (one, other):
                 sandbox.load(source)
-                answers.append(json.loads(sandbox.run_case(0, plan, Budget(10, 5, 1000)).answer))
+                answers.append(json.loads(sandbox.run_case(0, plan, Limits(10, 5, 1000)).answer))
             assert answers[0] == answers[1]
-            spaces = [launch_namespaces(sandbox.started.driver.pid) for sandbox in (one, other)]
+            spaces = [launch_namespaces(sandbox.running.init_process.pid) for sandbox in (one, other)]
             assert not spaces[0] & spaces[1]
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from iccm_assets.errors import OrchestraError, SettingsError
-from iccm_assets.judging.orchestra import Orchestra, Reader, load_orchestra
-from iccm_assets.settings import Endpoints, load_settings
+from iccm_assets.judging.orchestra import Orchestra, LocalReconstructor, load_orchestra
+from iccm_assets.settings import EndpointSettings, load_settings
 
 ONE, OTHER = "openai:http://one:8000/v1#a", "openai:https://other/v1#b"
 
@@ -66,12 +66,12 @@ def test_a_reader_that_cannot_read_blames_the_text_not_itself() -> None:
     def refuse(text: str) -> str:
         raise ValueError("no statement")
 
-    answer = Reader("strict", refuse).reconstruct("blah")
+    answer = LocalReconstructor("strict", refuse).reconstruct("blah")
     assert (answer.status, answer.detail) == ("unreadable", "no statement")
 
 
 def digest(**limits: object) -> str:
-    return load_orchestra(ONE, 1, Endpoints.model_validate(limits)).digest
+    return load_orchestra(ONE, 1, EndpointSettings.model_validate(limits)).digest
 
 
 def test_what_answers_depend_on_makes_another_orchestra_and_nothing_else_does(
@@ -93,7 +93,7 @@ def test_what_answers_depend_on_makes_another_orchestra_and_nothing_else_does(
 
 
 def test_the_order_of_members_and_the_quorum_do_not_hide_each_other() -> None:
-    a, b = Reader("a", str), Reader("b", str)
+    a, b = LocalReconstructor("a", str), LocalReconstructor("b", str)
     assert Orchestra((a, b), 2).digest != Orchestra((a,), 1).digest
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
 from iccm_assets.judging import baseline, evaluation, quality
-from iccm_assets.judging.evaluation import EvaluationSet, Item, Subject
+from iccm_assets.judging.evaluation import EvaluationSet, EvaluationItem, EvaluatedVersion
 from iccm_assets.judging.orchestra import Orchestra
 from iccm_assets.learning import versions
 from iccm_assets.learning.versions import ModelVersion
@@ -20,7 +20,7 @@ from iccm_assets_tests.judging.test_evaluation import BAD, GOOD, ORCHESTRA, SUIT
 from iccm_assets_tests.learning.rows import version
 
 CANARY = EvaluationSet(
-    "canary_set", "set-1", tuple(Item(f"i{n}", "alpha", f"source {n}", SUITE) for n in range(24))
+    "canary_set", "set-1", tuple(EvaluationItem(f"i{n}", "alpha", f"source {n}", SUITE) for n in range(24))
 )
 
 
@@ -46,15 +46,15 @@ def serving(engine: sa.Engine) -> ModelVersion:
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         conn.execute(sa.text("update iccm.model_versions set deployed_at = iccm.now()"))
-        return versions.get(conn, "v1")
+        return versions.get_version(conn, "v1")
 
 
-def measured(engine, settings, serving, served, orchestra: Orchestra = ORCHESTRA) -> quality.Measurement:
-    return quality.measure(engine, serving, CANARY, served, orchestra, settings)
+def measured(engine, settings, serving, served, orchestra: Orchestra = ORCHESTRA) -> quality.SetMeasurement:
+    return quality.measure_quality(engine, serving, CANARY, served, orchestra, settings)
 
 
 def stored(engine, serving, one, orchestra: Orchestra = ORCHESTRA) -> sa.Row:
-    quality.store(engine, serving, [one], orchestra, path="test")
+    quality.store_measurements(engine, serving, [one], orchestra, serving_path="test")
     with engine.connect() as conn:
         return conn.execute(
             sa.select(t.quality_measurements).order_by(t.quality_measurements.c.id.desc()).limit(1)
@@ -69,7 +69,7 @@ def test_the_first_measurement_of_a_version_that_was_never_evaluated_is_its_base
     assert row.mean == row.baseline_mean == pytest.approx(2 / 3)
     assert row.evidence["baseline"]["source"] == "first measurement"
     with engine.connect() as conn:
-        again = versions.get(conn, "v1")
+        again = versions.get_version(conn, "v1")
     second = measured(engine, settings, again, Served(GOOD, GOOD, BAD))
     row = stored(engine, again, second)
     assert row.baseline_mean == pytest.approx(2 / 3) and row.mean == pytest.approx(4 / 9)
@@ -77,7 +77,7 @@ def test_the_first_measurement_of_a_version_that_was_never_evaluated_is_its_base
 
 
 def test_production_is_asked_every_time_whatever_is_cached(engine, settings: Settings, serving) -> None:
-    evaluation.measure(engine, Subject(serving, Model(GOOD)), CANARY, ORCHESTRA, settings)
+    evaluation.evaluate_version(engine, EvaluatedVersion(serving, Model(GOOD)), CANARY, ORCHESTRA, settings)
     served = Served(GOOD)
     for _ in range(2):
         measured(engine, settings, serving, served)
@@ -87,14 +87,14 @@ def test_production_is_asked_every_time_whatever_is_cached(engine, settings: Set
 def test_the_baseline_is_what_the_gate_measured_before_the_deployment(engine, settings, serving) -> None:
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = null"))
-        candidate = versions.get(conn, "v1")
-    evaluation.measure(engine, Subject(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings)
+        candidate = versions.get_version(conn, "v1")
+    evaluation.evaluate_version(engine, EvaluatedVersion(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings)
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = iccm.now()"))
-        deployed = versions.get(conn, "v1")
+        deployed = versions.get_version(conn, "v1")
     one = measured(engine, settings, deployed, Served(BAD))
     assert one.baseline.source == "at deployment"
-    assert one.fall.baseline_mean == pytest.approx(2 / 3) and one.fall.mean == 0.0
+    assert one.drop.baseline_mean == pytest.approx(2 / 3) and one.drop.mean == 0.0
     row = stored(engine, deployed, one)
     assert row.baseline_mean == pytest.approx(2 / 3)
 
@@ -102,21 +102,21 @@ def test_the_baseline_is_what_the_gate_measured_before_the_deployment(engine, se
 def test_a_new_orchestra_judges_the_answers_of_the_deployment_again(engine, settings, serving) -> None:
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = null"))
-        candidate = versions.get(conn, "v1")
-    evaluation.measure(engine, Subject(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings)
+        candidate = versions.get_version(conn, "v1")
+    evaluation.evaluate_version(engine, EvaluatedVersion(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings)
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = iccm.now()"))
-        deployed = versions.get(conn, "v1")
+        deployed = versions.get_version(conn, "v1")
     stored(engine, deployed, measured(engine, settings, deployed, Served(GOOD)))
     better = Orchestra((reader("a"), reader("b")), quorum=2)
     with engine.connect() as conn:
-        deployed = versions.get(conn, "v1")
+        deployed = versions.get_version(conn, "v1")
     one = measured(engine, settings, deployed, Served(GOOD), better)
     assert one.baseline.source == "scored again"
-    assert one.fall.baseline_mean == one.fall.mean == 1.0
+    assert one.drop.baseline_mean == one.drop.mean == 1.0
     stored(engine, deployed, one, better)
     with engine.connect() as conn:
-        kept = versions.get(conn, "v1").metrics["baseline"]["canary_set"]
+        kept = versions.get_version(conn, "v1").metrics["baseline"]["canary_set"]
     assert kept["identity"]["orchestra"] == better.digest
 
 
@@ -129,7 +129,7 @@ def test_what_the_serving_path_does_not_answer_is_no_score_and_too_much_of_it_no
     assert row.evidence["without_score"] == {"no answer: HTTP 503": 12}
     assert row.evidence["remark"] == "12 of 24 items have no score"
     with engine.connect() as conn:
-        assert "baseline" not in versions.get(conn, "v1").metrics
+        assert "baseline" not in versions.get_version(conn, "v1").metrics
 
 
 def test_nothing_is_stored_when_another_version_serves_by_now(engine, settings, serving) -> None:
@@ -137,7 +137,7 @@ def test_nothing_is_stored_when_another_version_serves_by_now(engine, settings, 
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set status = 'retired'"))
     with pytest.raises(IccmError, match="v1 is retired now"):
-        quality.store(engine, serving, [one], ORCHESTRA, path="test")
+        quality.store_measurements(engine, serving, [one], ORCHESTRA, serving_path="test")
     with engine.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.quality_measurements")).scalar_one() == 0
 
@@ -146,6 +146,6 @@ def test_baselines_of_two_sets_live_side_by_side(engine, serving) -> None:
     with engine.begin() as conn:
         for name in ("canary_set", "production_holdout"):
             made = baseline.Baseline({"a": 0.5}, {"orchestra": "o"}, "first measurement", "2026-01-01")
-            baseline.record(conn, "v1", name, made)
-        metrics = versions.get(conn, "v1").metrics
+            baseline.store_baseline(conn, "v1", name, made)
+        metrics = versions.get_version(conn, "v1").metrics
     assert set(metrics["baseline"]) == {"canary_set", "production_holdout"}

@@ -10,29 +10,29 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.errors import InputError
-from iccm_assets.judging.rejudge import gate_from, rejudge
-from iccm_assets.settings import Evaluation
+from iccm_assets.judging.rejudge import load_gate, replay_gate
+from iccm_assets.settings import EvaluationSettings
 from iccm_assets.store import tables as t
 from iccm_assets_tests.judging import past
 
-GATE = Evaluation()
+GATE = EvaluationSettings()
 
 
-def with_numbers(**numbers: Any) -> Evaluation:
-    return Evaluation(**{**GATE.model_dump(), **numbers})
+def with_numbers(**numbers: Any) -> EvaluationSettings:
+    return EvaluationSettings(**{**GATE.model_dump(), **numbers})
 
 
 def test_the_same_gate_gives_ten_verdicts_again_byte_for_byte(engine: sa.Engine) -> None:
     names = past.store(engine, GATE)
     before = past.contents(engine)
-    found = rejudge(engine, GATE)
-    assert {one.version: one.before for one in found.judged} == past.THEN
-    assert [one.version for one in found.judged] == names and len(names) == 10
-    assert (found.flips, found.unreadable) == ((), ())
-    assert all(one.identical and one.reproduces and one.gate_changed == {} for one in found.judged)
+    found = replay_gate(engine, GATE)
+    assert {one.version: one.before for one in found.replayed} == past.THEN
+    assert [one.version for one in found.replayed] == names and len(names) == 10
+    assert (found.changed_verdicts, found.unreadable) == ((), ())
+    assert all(one.identical and one.reproduces and one.gate_changed == {} for one in found.replayed)
     with engine.connect() as conn:
         stored = conn.execute(sa.select(t.gate_verdicts.c.verdict).order_by(t.gate_verdicts.c.id)).scalars()
-        for row, one in zip(stored, found.judged, strict=True):
+        for row, one in zip(stored, found.replayed, strict=True):
             again = json.dumps(json.loads(one.verdict.to_json()), sort_keys=True)
             assert json.dumps(row, sort_keys=True) == again
     assert past.contents(engine) == before
@@ -70,18 +70,18 @@ def test_another_gate_flips_exactly_the_verdicts_it_concerns(
     engine: sa.Engine, numbers: dict[str, Any], flips: dict[str, tuple[str, str]]
 ) -> None:
     past.store(engine, GATE)
-    found = rejudge(engine, with_numbers(**numbers))
-    told = {one.version: (one.before, one.after) for one in found.flips}
+    found = replay_gate(engine, with_numbers(**numbers))
+    told = {one.version: (one.before, one.after) for one in found.changed_verdicts}
     assert told == flips
-    assert all(one.reproduces for one in found.judged)
-    assert all(set(one.gate_changed) == set(numbers) for one in found.judged)
+    assert all(one.reproduces for one in found.replayed)
+    assert all(set(one.gate_changed) == set(numbers) for one in found.replayed)
 
 
 def test_an_emergency_is_judged_by_its_own_bound_again(engine: sa.Engine) -> None:
     past.store(engine, GATE, emergency=True)
-    found = rejudge(engine, GATE)
-    assert not found.flips and all(one.identical for one in found.judged)
-    assert {one.version: one.after for one in found.judged}["equal"] == "pass"
+    found = replay_gate(engine, GATE)
+    assert not found.changed_verdicts and all(one.identical for one in found.replayed)
+    assert {one.version: one.after for one in found.replayed}["equal"] == "pass"
 
 
 def test_one_version_is_judged_alone_and_its_newest_verdict_is_marked(engine: sa.Engine) -> None:
@@ -90,8 +90,8 @@ def test_one_version_is_judged_alone_and_its_newest_verdict_is_marked(engine: sa
         gv = t.gate_verdicts
         row = conn.execute(sa.select(gv).where(gv.c.version == "better")).mappings().one()
         conn.execute(gv.insert().values({name: row[name] for name in row if name != "id"}))
-    found = rejudge(engine, GATE, "better")
-    assert [(one.version, one.newest) for one in found.judged] == [("better", False), ("better", True)]
+    found = replay_gate(engine, GATE, "better")
+    assert [(one.version, one.newest) for one in found.replayed] == [("better", False), ("better", True)]
 
 
 DAMAGES: dict[str, tuple[str, str]] = {
@@ -126,9 +126,9 @@ def test_evidence_that_cannot_be_read_is_named_and_the_others_are_judged(
     change, words = DAMAGES[damage]
     with engine.begin() as conn:
         conn.execute(sa.text(f"update iccm.gate_verdicts set {change} where version = 'better'"))
-    found = rejudge(engine, GATE)
+    found = replay_gate(engine, GATE)
     assert [(one.version, words in one.reason) for one in found.unreadable] == [("better", True)]
-    assert len(found.judged) == 9 and not found.flips
+    assert len(found.replayed) == 9 and not found.changed_verdicts
 
 
 def test_evidence_or_a_gate_changed_since_is_noticed(engine: sa.Engine) -> None:
@@ -140,8 +140,8 @@ def test_evidence_or_a_gate_changed_since_is_noticed(engine: sa.Engine) -> None:
             "gate = gate - 'slice_min_items' where version = 'slow'",
         ):
             conn.execute(sa.text(f"update iccm.gate_verdicts set {change}"))
-    found = {one.version: one for one in rejudge(engine, GATE).judged}
-    assert (found["better"].reproduces, found["better"].identical, found["better"].flipped) == (
+    found = {one.version: one for one in replay_gate(engine, GATE).replayed}
+    assert (found["better"].reproduces, found["better"].identical, found["better"].changed) == (
         False,
         False,
         False,
@@ -155,11 +155,11 @@ def test_a_gate_is_read_from_a_file_and_corrected_by_hand(tmp_path: Path) -> Non
     plain.write_text("max_slice_drop = 0.1\nslice_min_items = 25\n")
     group.write_text('{"evaluation": {"max_slice_drop": 0.1}, "training": {"epochs": 2}}')
     recorded.write_text(with_numbers(confidence=0.95, batch_size=2).model_dump_json())
-    assert gate_from(GATE, plain, []) == with_numbers(max_slice_drop=0.1, slice_min_items=25)
-    assert gate_from(GATE, group, ["confidence=0.8"]) == with_numbers(max_slice_drop=0.1, confidence=0.8)
-    assert gate_from(GATE, recorded, []) == with_numbers(confidence=0.95)
-    assert gate_from(GATE, plain, [" max_slice_drop = 0.2"]).max_slice_drop == 0.2
-    assert gate_from(GATE, None, []) == GATE
+    assert load_gate(GATE, plain, []) == with_numbers(max_slice_drop=0.1, slice_min_items=25)
+    assert load_gate(GATE, group, ["confidence=0.8"]) == with_numbers(max_slice_drop=0.1, confidence=0.8)
+    assert load_gate(GATE, recorded, []) == with_numbers(confidence=0.95)
+    assert load_gate(GATE, plain, [" max_slice_drop = 0.2"]).max_slice_drop == 0.2
+    assert load_gate(GATE, None, []) == GATE
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        gate_from(GATE, path, [])
+        load_gate(GATE, path, [])
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -200,5 +200,5 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
 )
 def test_an_assignment_that_is_no_number_of_the_gate_is_one_clear_line(given: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        gate_from(GATE, None, [given])
+        load_gate(GATE, None, [given])
     assert words in str(caught.value) and "\n" not in str(caught.value)

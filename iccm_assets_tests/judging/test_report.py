@@ -11,7 +11,7 @@ from math import isnan
 import pytest
 
 from iccm_assets.judging import report
-from iccm_assets.judging.evaluation import EvaluationOutcome, Latency, Measured
+from iccm_assets.judging.evaluation import EvaluationOutcome, Latency, VersionScores
 from iccm_assets.judging.scoring import Score
 from iccm_assets.judging.verdict import RuleResult, Verdict
 from iccm_assets.learning.versions import ModelVersion
@@ -19,8 +19,8 @@ from iccm_assets.learning.versions import ModelVersion
 SLICES = {"a1": "strings", "a2": "strings", "b1": "lists"}
 
 
-def measured(version: str, **rates: float | None) -> Measured:
-    return Measured(
+def measured(version: str, **rates: float | None) -> VersionScores:
+    return VersionScores(
         version, {item: Score(rate, 0.01, 1.0, ()) for item, rate in rates.items()}, cached=len(rates)
     )
 
@@ -29,7 +29,7 @@ def model(version: str) -> ModelVersion:
     return ModelVersion(version, None, "candidate", version, "/", {}, datetime.now(UTC), None)
 
 
-def outcome(holdout: int = 0, ancestors: tuple[Measured, ...] = ()) -> EvaluationOutcome:
+def outcome(holdout: int = 0, ancestors: tuple[VersionScores, ...] = ()) -> EvaluationOutcome:
     latency = Latency([float(n) for n in range(1, 101)], [0.5] * 100)
     sessions = {f"conversation:{n}": 1.0 for n in range(holdout)}
     return EvaluationOutcome(
@@ -57,17 +57,17 @@ def test_the_forgetting_matrix_has_a_column_for_every_version_of_the_line() -> N
 
 
 @pytest.mark.parametrize("ancestors", [(), LINE], ids=["two versions", "a line"])
-def test_the_heat_map_is_a_picture_of_all_rows_and_versions(ancestors: tuple[Measured, ...]) -> None:
+def test_the_heat_map_is_a_picture_of_all_rows_and_versions(ancestors: tuple[VersionScores, ...]) -> None:
     from matplotlib import image
 
     rows = report.forgetting_matrix(outcome(ancestors=ancestors))
-    drawn = image.imread(io.BytesIO(report.heat_map(rows)), format="png")
-    more = image.imread(io.BytesIO(report.heat_map(rows * 6)), format="png")
+    drawn = image.imread(io.BytesIO(report.plot_forgetting_matrix(rows)), format="png")
+    more = image.imread(io.BytesIO(report.plot_forgetting_matrix(rows * 6)), format="png")
     assert drawn.shape[0] < more.shape[0] < 1000 and 300 < drawn.shape[1] == more.shape[1] < 1200
 
 
 def test_the_metadata_tells_the_whole_story() -> None:
-    shown = report.metadata(outcome(holdout=3, ancestors=LINE))
+    shown = report.build_metadata(outcome(holdout=3, ancestors=LINE))
     assert shown["verdict"] == "fail" and shown["holdout_items"] == 3
     assert "| lists | 1 | 0.75 | nan | 0.5 | 0.25 |" in shown["forgetting_matrix"]["raw_value"]
     assert shown["forgetting_heat_map"]["raw_value"].startswith("![forgetting matrix](data:image/png;base64,")
@@ -76,13 +76,13 @@ def test_the_metadata_tells_the_whole_story() -> None:
 
 
 def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
-    assert report.holdout_in_words(outcome(holdout=19)) == (
+    assert report.describe_holdout(outcome(holdout=19)) == (
         "production holdout: 19 of 19 recent sessions scored for both versions; "
         "fewer than 20 are not compared"
     )
-    told = report.holdout_in_words(outcome(holdout=20))
+    told = report.describe_holdout(outcome(holdout=20))
     assert "candidate 1.000, production 0.500, change +0.5000 (confidence 1.000 better, 0.000 worse)" in told
-    assert "0 of 0 recent sessions" in report.holdout_in_words(outcome())
+    assert "0 of 0 recent sessions" in report.describe_holdout(outcome())
 
 
 def test_reading_the_report_loads_neither_matplotlib_nor_torch() -> None:

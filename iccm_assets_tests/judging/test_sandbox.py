@@ -14,16 +14,16 @@ import psutil
 import pytest
 
 import iccm_assets
-from iccm_assets.errors import SandboxUnavailable
+from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.judging import bubblewrap, launch, seccomp
-from iccm_assets.judging.judge import judge, probe
-from iccm_assets.judging.sandbox import Budget, Sandbox
-from iccm_assets.judging.suites import load_suite
+from iccm_assets.judging.judge import run_suite, check_sandbox
+from iccm_assets.judging.sandbox import Limits, Sandbox
+from iccm_assets.judging.suites import parse_suite
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.judging.host import assert_unchanged, snapshot
 from iccm_assets_tests.judging.implementations import PLAIN, SUITE
 
-BUDGET = Budget(wall=10, cpu=5, output=1 << 20)
+BUDGET = Limits(wall=10, cpu=5, output=1 << 20)
 ROOT = os.geteuid() == 0
 
 
@@ -36,7 +36,7 @@ def settings():
 
 
 def test_every_layer_is_there_and_was_looked_at(settings):
-    layers = probe(settings)
+    layers = check_sandbox(settings)
     assert layers.keys() == {"bubblewrap", "namespaces", "seccomp", "uid", "filesystem", "memory", "rlimits"}
     assert not [state for state in layers.values() if state.startswith("missing")]
     if ROOT:
@@ -54,12 +54,12 @@ def without(command, *options):
 
 
 def replaced(*options):
-    original = bubblewrap.command
+    original = bubblewrap.build_command
     return lambda *args, **kwargs: without(original(*args, **kwargs), *options)
 
 
 def with_more(*options):
-    original = bubblewrap.command
+    original = bubblewrap.build_command
 
     def command(*args, **kwargs):
         made = original(*args, **kwargs)
@@ -79,9 +79,9 @@ def with_more(*options):
     ],
 )
 def test_without_a_layer_there_is_no_verdict(layer, command, settings, monkeypatch):
-    monkeypatch.setattr(bubblewrap, "command", command)
+    monkeypatch.setattr(bubblewrap, "build_command", command)
     before = snapshot()
-    result = judge(PLAIN, load_suite(SUITE), settings)
+    result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
     assert result.layers[layer].startswith("missing")
     assert layer in result.reason
@@ -91,9 +91,11 @@ def test_without_a_layer_there_is_no_verdict(layer, command, settings, monkeypat
 
 @pytest.mark.skipif(not ROOT, reason="only root has a uid to drop")
 def test_root_without_its_stage_is_noticed(settings, monkeypatch):
-    original = bubblewrap.command
-    monkeypatch.setattr(bubblewrap, "command", lambda *args, **kw: original(*args, **{**kw, "uid": None}))
-    result = judge(PLAIN, load_suite(SUITE), settings)
+    original = bubblewrap.build_command
+    monkeypatch.setattr(
+        bubblewrap, "build_command", lambda *args, **kw: original(*args, **{**kw, "uid": None})
+    )
+    result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
     assert result.layers["uid"].startswith("missing")
 
@@ -102,7 +104,7 @@ def test_root_without_its_stage_is_noticed(settings, monkeypatch):
 def test_a_bubblewrap_that_does_not_work_gives_no_verdict(path, settings, monkeypatch):
     monkeypatch.setattr(bubblewrap, "find_bubblewraps", lambda: [bubblewrap.Bubblewrap(path, "0")])
     before = snapshot()
-    result = judge(PLAIN, load_suite(SUITE), settings)
+    result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
     assert result.reason
     assert result.layers["bubblewrap"].startswith("missing")
@@ -112,21 +114,21 @@ def test_a_bubblewrap_that_does_not_work_gives_no_verdict(path, settings, monkey
 def test_no_bubblewrap_at_all_gives_no_verdict(settings, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: None)
     monkeypatch.setattr(bubblewrap, "_wheel", lambda: None)
-    assert judge(PLAIN, load_suite(SUITE), settings).test_pass_rate is None
-    assert probe(settings)["bubblewrap"].startswith("missing: there is no bubblewrap")
+    assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
+    assert check_sandbox(settings)["bubblewrap"].startswith("missing: there is no bubblewrap")
 
 
 def test_an_outdated_bubblewrap_of_the_system_gives_way_to_the_wheels(settings, monkeypatch):
     working = bubblewrap.find_bubblewraps()[-1]
     broken = bubblewrap.Bubblewrap("/bin/false", "0")
     monkeypatch.setattr(bubblewrap, "find_bubblewraps", lambda: [broken, working])
-    assert judge(PLAIN, load_suite(SUITE), settings).layers["bubblewrap"] == working.version
+    assert run_suite(PLAIN, parse_suite(SUITE), settings).layers["bubblewrap"] == working.version
 
 
 def test_unsafe_must_be_asked_for_and_says_so():
     unsafe = load_settings(sandbox="unsafe")
     before = snapshot()
-    result = judge(PLAIN, load_suite(SUITE), unsafe)
+    result = run_suite(PLAIN, parse_suite(SUITE), unsafe)
     assert result.test_pass_rate == 1.0
     assert result.layers["bubblewrap"] == "off: ICCM_SANDBOX=unsafe"
     assert load_settings().sandbox == "strict"
@@ -138,7 +140,7 @@ def test_unsafe_still_ends_what_does_not_end():
     limits = unsafe.judge.model_copy(update={"wall_seconds": 1.0})
     before = snapshot()
     source = "import time\ndef add(a, b):\n    time.sleep(60)\n"
-    result = judge(source, load_suite(SUITE), unsafe.model_copy(update={"judge": limits}))
+    result = run_suite(source, parse_suite(SUITE), unsafe.model_copy(update={"judge": limits}))
     assert result.results[0].verdict == "timeout"
     assert_unchanged(before)
 
@@ -221,13 +223,13 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
 )
 def test_the_filter_decides_every_call_as_it_should(machine, call, verdict):
     name, architecture = machine
-    assert decide(seccomp.program(name), architecture, *call) == verdict
+    assert decide(seccomp.build_filter(name), architecture, *call) == verdict
 
 
 def test_other_architectures_have_no_filter_and_so_no_sandbox(monkeypatch, settings):
     monkeypatch.setattr(seccomp.platform, "machine", lambda: "riscv64")
-    assert not seccomp.supported()
-    assert judge(PLAIN, load_suite(SUITE), settings).test_pass_rate is None
+    assert not seccomp.is_supported()
+    assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
 
 
 # ---- limits in all ---------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_the_wall_limit_holds_within_half_a_second(settings):
         sandbox.load("import time\ndef f():\n    time.sleep(60)\n")
         for number in range(4):
             started = time.monotonic()
-            reply = sandbox.run_case(number, PLAN, Budget(0.5, 5, 1 << 20))
+            reply = sandbox.run_case(number, PLAN, Limits(0.5, 5, 1 << 20))
             took.append(time.monotonic() - started)
             assert (reply.kind, reply.imported) == ("wall", True)
     # Others may keep the machine busy while one of them ends; the first also imports the implementation.
@@ -264,7 +266,7 @@ def f():
             break
     while True: pass
 """
-    assert run(source, settings, budget=Budget(20, 1, 1 << 20)).kind == "cpu"
+    assert run(source, settings, budget=Limits(20, 1, 1 << 20)).kind == "cpu"
 
 
 def test_output_of_children_counts_too(settings):
@@ -274,7 +276,7 @@ def f():
     os.fork()
     while True: os.write(1, b"x" * 1000)
 """
-    reply = run(source, settings, budget=Budget(10, 5, 50_000))
+    reply = run(source, settings, budget=Limits(10, 5, 50_000))
     assert reply.kind == "output"
     assert len(reply.output) <= 2000
 
@@ -304,7 +306,7 @@ def f():
     with Sandbox.start(settings) as sandbox:
         sandbox.load(source)
         replies = [sandbox.run_case(n, ("call", "f", [], {}), BUDGET) for n in range(3)]
-        alive = psutil.Process(sandbox.started.driver.pid).children(recursive=True)
+        alive = psutil.Process(sandbox.running.init_process.pid).children(recursive=True)
     first, *others = [reply.answer for reply in replies]
     assert [answer.replace(b"case-1", b"case-0").replace(b"case-2", b"case-0") for answer in others] == [
         first
@@ -318,7 +320,7 @@ def f():
 def test_a_closed_sandbox_is_gone(settings):
     before = snapshot()
     sandbox = Sandbox.start(settings)
-    pid = sandbox.started.driver.pid
+    pid = sandbox.running.init_process.pid
     assert psutil.pid_exists(pid)
     sandbox.close()
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -360,12 +362,12 @@ def test_a_driver_that_dies_gives_no_verdict(settings, monkeypatch):
     original = Sandbox.run_case
 
     def run_case(self, *args):
-        self.started.driver.kill()
+        self.started.init_process.kill()
         return original(self, *args)
 
     monkeypatch.setattr(Sandbox, "run_case", run_case)
     before = snapshot()
-    result = judge(PLAIN, load_suite(SUITE), settings)
+    result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
     assert "first process" in result.reason
     assert_unchanged(before)
@@ -380,7 +382,7 @@ def test_a_reply_that_makes_no_sense_gives_no_verdict(settings):
             b"nonsense 0 0 0 0 0 0 0\n",
         ):
             sandbox._buffer[:] = data
-            with pytest.raises(SandboxUnavailable):
+            with pytest.raises(SandboxUnavailableError):
                 sandbox._take_reply()
 
 
@@ -462,7 +464,7 @@ def usable(python, libraries):
 def test_the_launch_keeps_no_secret_in_its_environment_or_arguments(settings, monkeypatch):
     monkeypatch.setenv("PLANTED_SECRET", "s3cret-of-the-host")
     with Sandbox.start(settings) as sandbox:
-        for process in [sandbox.started.process.pid, sandbox.started.driver.pid]:
+        for process in [sandbox.running.process.pid, sandbox.running.init_process.pid]:
             environment = Path(f"/proc/{process}/environ").read_bytes()
             assert b"s3cret" not in environment
     assert launch.NAMESPACES

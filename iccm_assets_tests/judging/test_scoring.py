@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.judging.scoring import MemberScore, aggregate
+from iccm_assets.judging.scoring import ReconstructionScore, aggregate
 
 
-def member(name: str, rate: float | None, status: str = "scored") -> MemberScore:
-    return MemberScore(name, status, "", rate, (), None, 0.0, "" if rate is not None else "timed out")
+def member(name: str, rate: float | None, status: str = "scored") -> ReconstructionScore:
+    return ReconstructionScore(name, status, "", rate, (), None, 0.0, "" if rate is not None else "timed out")
 
 
 def test_the_score_is_the_mean_and_the_population_variance() -> None:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from iccm_assets.errors import InputError, SuiteError
+from iccm_assets.errors import InputError, TestSuiteError
 from iccm_assets.judging import pytest_suites
-from iccm_assets.judging.suites import load_suite, read_suite
+from iccm_assets.judging.suites import parse_suite, load_suite_file
 
 GOOD = {"call": "f", "args": [1], "expect": 2}
 
@@ -16,7 +16,7 @@ def suite_of(*cases: object) -> dict:
 
 
 def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
-    suite = load_suite(
+    suite = parse_suite(
         suite_of(
             {"call": "f", "args": [{"$tuple": [1]}], "kwargs": {"k": 2}, "expect": "secret"},
             {"call": "f", "raises": "SecretError"},
@@ -27,7 +27,7 @@ def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
             },
         )
     )
-    plans = [case.plan() for case in suite.cases]
+    plans = [case.inputs() for case in suite.cases]
     assert plans == [
         ("call", "f", [(1,)], {"k": 2}),
         ("call", "f", [], {}),
@@ -37,14 +37,14 @@ def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
 
 
 def test_an_expected_none_is_an_expectation():
-    (case,) = load_suite(suite_of({"call": "f", "expect": None})).cases
+    (case,) = parse_suite(suite_of({"call": "f", "expect": None})).cases
     assert case.expected.value == ["n"]
 
 
 def test_equal_content_has_an_equal_digest_whatever_the_order_of_keys():
     same = {"expect": 2, "args": [1], "call": "f"}
-    assert load_suite(suite_of(GOOD)).digest == load_suite(suite_of(same)).digest
-    assert load_suite(suite_of(GOOD)).digest != load_suite(suite_of(GOOD, GOOD)).digest
+    assert parse_suite(suite_of(GOOD)).digest == parse_suite(suite_of(same)).digest
+    assert parse_suite(suite_of(GOOD)).digest != parse_suite(suite_of(GOOD, GOOD)).digest
 
 
 @pytest.mark.parametrize(
@@ -89,23 +89,23 @@ def test_equal_content_has_an_equal_digest_whatever_the_order_of_keys():
     ],
 )
 def test_a_broken_suite_says_where_and_what(suite, complaint):
-    with pytest.raises(SuiteError, match=complaint):
-        load_suite(suite)
+    with pytest.raises(TestSuiteError, match=complaint):
+        parse_suite(suite)
 
 
 def test_a_suite_nested_beyond_measure_is_refused():
     text = '{"kind": "cases", "cases": [{"call": "f", "args": ' + "[" * 150 + "]" * 150 + ', "expect": 1}]}'
-    with pytest.raises(SuiteError, match="case 0: args: nested more than 100 deep"):
-        load_suite(json.loads(text))
+    with pytest.raises(TestSuiteError, match="case 0: args: nested more than 100 deep"):
+        parse_suite(json.loads(text))
 
 
 def test_a_missing_or_unreadable_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        read_suite(tmp_path / "none.json")
+        load_suite_file(tmp_path / "none.json")
     for content in (b"{", b"\xff\xfe", b"", b"[" * 100_000):
         (tmp_path / "broken.json").write_bytes(content)
-        with pytest.raises(SuiteError, match="is not JSON"):
-            read_suite(tmp_path / "broken.json")
+        with pytest.raises(TestSuiteError, match="is not JSON"):
+            load_suite_file(tmp_path / "broken.json")
 
 
 def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
@@ -114,8 +114,8 @@ def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
         '{"kind": "cases", "cases": [{"call": "f", "kwargs": {"expect": 1, "expect": 2}, "expect": 1}]}',
     ):
         (tmp_path / "twice.json").write_text(text, encoding="utf-8")
-        with pytest.raises(SuiteError, match="duplicate key 'expect'"):
-            read_suite(tmp_path / "twice.json")
+        with pytest.raises(TestSuiteError, match="duplicate key 'expect'"):
+            load_suite_file(tmp_path / "twice.json")
 
 
 # ---- the kind pytest -------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Other:
 
 def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
     files = {"tests/test_x.py": TESTS, "conftest.py": "def test_no(): pass\n", "data/rows.csv": "a,b\n"}
-    suite = load_suite({"kind": "pytest", "files": files})
+    suite = parse_suite({"kind": "pytest", "files": files})
     assert [case.test.partition("::")[2] for case in suite.cases] == [
         "test_one",
         "test_two",
@@ -154,7 +154,7 @@ def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
         "TestThing::TestInner::test_five",
         "Unit::test_six",
     ]
-    assert suite.cases[0].plan() == ("test", "tests/test_x.py::test_one")
+    assert suite.cases[0].inputs() == ("test", "tests/test_x.py::test_one")
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
     ],
 )
 def test_a_broken_pytest_suite_says_what_is_wrong(files, complaint):
-    with pytest.raises(SuiteError, match=complaint):
-        load_suite({"kind": "pytest", "files": files})
+    with pytest.raises(TestSuiteError, match=complaint):
+        parse_suite({"kind": "pytest", "files": files})
 
 
 def test_a_pytest_suite_without_pytest_is_refused_with_what_to_do(monkeypatch):
-    pytest_suites.packages.cache_clear()
+    pytest_suites.find_packages.cache_clear()
     monkeypatch.setattr(pytest_suites.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SuiteError, match=r"not installed.*pip install pytest"):
-        load_suite({"kind": "pytest", "files": {"test_x.py": TESTS}})
-    pytest_suites.packages.cache_clear()
+    with pytest.raises(TestSuiteError, match=r"not installed.*pip install pytest"):
+        parse_suite({"kind": "pytest", "files": {"test_x.py": TESTS}})
+    pytest_suites.find_packages.cache_clear()

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.judging.runner import AnswerTooLargeError, Encoder, NestingTooDeepError
-from iccm_assets.judging.values import ValueProblem, canonical, check_tree, decode, difference, show, tree_of
+from iccm_assets.judging.values import (
+    InvalidValueError,
+    canonical_form,
+    check_encoded,
+    decode,
+    diff,
+    format_value,
+    encode,
+)
 
 hashable = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -29,25 +37,25 @@ values = st.recursive(
 
 def sent(value: object) -> list:
     """What arrives outside when an implementation answers ``value``."""
-    return check_tree(json.loads(Encoder(1 << 20).encode(value)))
+    return check_encoded(json.loads(Encoder(1 << 20).encode(value)))
 
 
 @given(values)
 def test_an_answer_is_the_same_as_itself_sent_out_of_the_sandbox(value):
-    assert difference(tree_of(value), sent(value)) == ""
+    assert diff(encode(value), sent(value)) == ""
 
 
 @given(values, values)
 def test_two_values_agree_exactly_when_their_canonical_forms_do_or_floats_are_close(left, right):
-    same = not difference(tree_of(left), tree_of(right))
-    if canonical(tree_of(left)) == canonical(tree_of(right)):
+    same = not diff(encode(left), encode(right))
+    if canonical_form(encode(left)) == canonical_form(encode(right)):
         assert same
-    assert same == (not difference(tree_of(right), tree_of(left)))
+    assert same == (not diff(encode(right), encode(left)))
 
 
 @given(values)
 def test_showing_a_value_never_fails_and_stays_short(value):
-    assert len(show(tree_of(value))) <= 80
+    assert len(format_value(encode(value))) <= 80
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_showing_a_value_never_fails_and_stays_short(value):
     ],
 )
 def test_values_of_other_types_or_content_are_different(expected, actual):
-    assert difference(tree_of(expected), sent(actual))
+    assert diff(encode(expected), sent(actual))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +111,11 @@ def test_values_of_other_types_or_content_are_different(expected, actual):
     ],
 )
 def test_floats_within_the_tolerance_and_unordered_containers_agree(expected, actual):
-    assert difference(tree_of(expected), sent(actual)) == ""
+    assert diff(encode(expected), sent(actual)) == ""
 
 
 def test_a_difference_says_where_it_is():
-    assert difference(tree_of({"a": [1, 2]}), tree_of({"a": [1, 3]})) == "at ['a'][1]: expected 2, got 3"
+    assert diff(encode({"a": [1, 2]}), encode({"a": [1, 3]})) == "at ['a'][1]: expected 2, got 3"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,7 @@ def test_encodings_for_what_json_cannot_say(written, value):
     ],
 )
 def test_what_cannot_be_decoded_is_explained(written, complaint):
-    with pytest.raises(ValueProblem, match=complaint):
+    with pytest.raises(InvalidValueError, match=complaint):
         decode(written)
 
 
@@ -151,7 +159,7 @@ def test_a_value_nested_too_deep_is_refused_on_both_sides():
     nested: list = []
     for _ in range(150):
         nested = [nested]
-    with pytest.raises(ValueProblem, match="nested"):
+    with pytest.raises(InvalidValueError, match="nested"):
         decode(nested)
     with pytest.raises(NestingTooDeepError):
         Encoder(1 << 20).encode(nested)
@@ -187,5 +195,5 @@ def test_an_answer_may_not_grow_past_its_limit():
     ],
 )
 def test_an_answer_that_is_no_tree_is_refused(answer):
-    with pytest.raises(ValueProblem):
-        check_tree(answer)
+    with pytest.raises(InvalidValueError):
+        check_encoded(answer)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iccm_assets.learning.dataset import Dataset, DatasetStore, Example, compose
+from iccm_assets.learning.dataset import Dataset, DatasetStore, TrainingExample, compose_dataset
 from iccm_assets.learning.job import TrainingJob
 from iccm_assets.learning.model_store import ModelStore
-from iccm_assets.settings import Training
+from iccm_assets.settings import TrainingSettings
 from iccm_assets_tests.models.tiny import tiny_t5
 
 FAST: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 2}
@@ -18,14 +18,16 @@ FAST: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 4, "gr
 def tiny_dataset(count: int = 16) -> Dataset:
     """``count`` new and as many rehearsal examples of a line or two."""
     new = [
-        Example(i, f"def f{i}(x):\n    return x + {i}", f"f{i} shall add {i}.", "new", "pool")
+        TrainingExample(i, f"def f{i}(x):\n    return x + {i}", f"f{i} shall add {i}.", "new", "pool")
         for i in range(count)
     ]
     old = [
-        Example(None, f"def g{i}(x):\n    return x - {i}", f"g{i} shall take {i}.", "rehearsal", "sample/a")
+        TrainingExample(
+            None, f"def g{i}(x):\n    return x - {i}", f"g{i} shall take {i}.", "rehearsal", "sample/a"
+        )
         for i in range(count)
     ]
-    return compose(new, old, [], rehearsal_fraction=0.5, validation_share=0.1, seed=3)
+    return compose_dataset(new, old, [], rehearsal_fraction=0.5, validation_share=0.1, seed=3)
 
 
 def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any) -> TrainingJob:
@@ -39,4 +41,4 @@ def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any)
         "dataset": str(dataset),
         "run_id": "1",
     }
-    return TrainingJob(**{**values, "config": Training(**{**FAST, **changes}), **own})
+    return TrainingJob(**{**values, "config": TrainingSettings(**{**FAST, **changes}), **own})

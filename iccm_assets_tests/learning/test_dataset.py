@@ -9,19 +9,28 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.errors import InputError
-from iccm_assets.learning.dataset import Dataset, DatasetStore, Example, compose, load_rehearsal, read_dataset
+from iccm_assets.learning.dataset import (
+    Dataset,
+    DatasetStore,
+    TrainingExample,
+    compose_dataset,
+    load_rehearsal,
+    read_dataset,
+)
 
-NEW = [Example(i, f"new source {i}", f"It shall {i}.", "new", "pool") for i in range(1, 61)]
+NEW = [TrainingExample(i, f"new source {i}", f"It shall {i}.", "new", "pool") for i in range(1, 61)]
 SAMPLE = [
-    Example(None, f"old source {i}", f"It shall not {i}.", "rehearsal", f"sample/{'abc'[i % 3]}")
+    TrainingExample(None, f"old source {i}", f"It shall not {i}.", "rehearsal", f"sample/{'abc'[i % 3]}")
     for i in range(300)
 ]
-PINNED = [Example(1000 + i, f"learned source {i}", f"It did {i}.", "rehearsal", "pinned") for i in range(40)]
+PINNED = [
+    TrainingExample(1000 + i, f"learned source {i}", f"It did {i}.", "rehearsal", "pinned") for i in range(40)
+]
 
 
 def composed(**changes: object) -> Dataset:
     arguments = {"rehearsal_fraction": 0.75, "validation_share": 0.1, "seed": 5, **changes}
-    return compose(NEW, SAMPLE, PINNED, **arguments)  # type: ignore[arg-type]
+    return compose_dataset(NEW, SAMPLE, PINNED, **arguments)  # type: ignore[arg-type]
 
 
 def test_rehearsal_is_the_asked_share_of_all_examples() -> None:
@@ -43,21 +52,25 @@ def test_earlier_lessons_get_up_to_half_of_the_rehearsal_and_the_slices_of_the_s
 def test_when_one_source_of_rehearsal_runs_out_the_other_fills_up() -> None:
     origins = Counter(
         one.origin
-        for one in compose(NEW, [], PINNED, rehearsal_fraction=0.4, validation_share=0.1, seed=1).examples
+        for one in compose_dataset(
+            NEW, [], PINNED, rehearsal_fraction=0.4, validation_share=0.1, seed=1
+        ).examples
     )
     assert origins == {"pool": 60, "pinned": 40}
-    few = compose(NEW, SAMPLE[:5], [], rehearsal_fraction=0.9, validation_share=0.1, seed=1)
+    few = compose_dataset(NEW, SAMPLE[:5], [], rehearsal_fraction=0.9, validation_share=0.1, seed=1)
     assert few.counts["origin sample"] == 5
-    alone = compose(NEW, [], [], rehearsal_fraction=0.9, validation_share=0.1, seed=1)
+    alone = compose_dataset(NEW, [], [], rehearsal_fraction=0.9, validation_share=0.1, seed=1)
     assert alone.counts["rehearsal"] == 0
 
 
 def test_ten_percent_of_each_kind_and_at_least_one_example_validate() -> None:
-    validation = composed().of_role("validation")
+    validation = composed().with_roles("validation")
     assert Counter(example.origin == "pool" for example in validation) == {True: 6, False: 18}
     assert (
         len(
-            compose(NEW[:3], [], [], rehearsal_fraction=0, validation_share=0.1, seed=1).of_role("validation")
+            compose_dataset(NEW[:3], [], [], rehearsal_fraction=0, validation_share=0.1, seed=1).with_roles(
+                "validation"
+            )
         )
         == 1
     )
@@ -67,7 +80,7 @@ def test_the_digest_does_not_depend_on_the_order_the_rows_came_in() -> None:
     shuffled = [list(rows) for rows in (NEW, SAMPLE, PINNED)]
     for rows in shuffled:
         random.Random(1).shuffle(rows)
-    again = compose(*shuffled, rehearsal_fraction=0.75, validation_share=0.1, seed=5)
+    again = compose_dataset(*shuffled, rehearsal_fraction=0.75, validation_share=0.1, seed=5)
     assert again == composed()
     assert again.digest == composed().digest
 
@@ -75,19 +88,22 @@ def test_the_digest_does_not_depend_on_the_order_the_rows_came_in() -> None:
 def test_the_digest_follows_seed_and_every_text() -> None:
     digest = composed().digest
     assert composed(seed=6).digest != digest
-    changed = [*NEW[:-1], Example(60, NEW[-1].source_code, "It shall change.", "new", "pool")]
+    changed = [*NEW[:-1], TrainingExample(60, NEW[-1].source_code, "It shall change.", "new", "pool")]
     assert (
-        compose(changed, SAMPLE, PINNED, rehearsal_fraction=0.75, validation_share=0.1, seed=5).digest
+        compose_dataset(changed, SAMPLE, PINNED, rehearsal_fraction=0.75, validation_share=0.1, seed=5).digest
         != digest
     )
 
 
 def test_the_same_pair_is_never_learned_twice() -> None:
     copies = [
-        Example(5000 + one.conversation_id, one.source_code, one.requirements, "new", "pool") for one in NEW
+        TrainingExample(5000 + one.conversation_id, one.source_code, one.requirements, "new", "pool")
+        for one in NEW
     ]
-    rehearsed = [Example(None, one.source_code, one.requirements, "rehearsal", "sample/a") for one in NEW]
-    dataset = compose(
+    rehearsed = [
+        TrainingExample(None, one.source_code, one.requirements, "rehearsal", "sample/a") for one in NEW
+    ]
+    dataset = compose_dataset(
         NEW + copies, rehearsed + SAMPLE, [], rehearsal_fraction=0.5, validation_share=0.1, seed=1
     )
     hashes = [one.content_hash for one in dataset.examples]
@@ -96,15 +112,15 @@ def test_the_same_pair_is_never_learned_twice() -> None:
 
 def test_nothing_to_train_on_is_an_input_error() -> None:
     with pytest.raises(InputError):
-        compose([], SAMPLE, [], rehearsal_fraction=0.5, validation_share=0.1, seed=1)
+        compose_dataset([], SAMPLE, [], rehearsal_fraction=0.5, validation_share=0.1, seed=1)
     with pytest.raises(InputError):
-        compose(NEW[:1], [], [], rehearsal_fraction=0.5, validation_share=0.1, seed=1)
+        compose_dataset(NEW[:1], [], [], rehearsal_fraction=0.5, validation_share=0.1, seed=1)
 
 
 def test_a_stored_set_comes_back_equal_and_storing_it_again_changes_nothing(tmp_path: Path) -> None:
     store = DatasetStore(tmp_path)
-    dataset = compose(
-        [*NEW, Example(None, "ünïcode 🙂\x00", "", "new", "pool")], SAMPLE, [],
+    dataset = compose_dataset(
+        [*NEW, TrainingExample(None, "ünïcode 🙂\x00", "", "new", "pool")], SAMPLE, [],
         rehearsal_fraction=0.5, validation_share=0.1, seed=5,
     )  # fmt: skip
     directory = store.write(dataset)

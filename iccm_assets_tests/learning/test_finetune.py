@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from iccm_assets.errors import TrainingDiverged, TrainingError
+from iccm_assets.errors import TrainingDivergedError, TrainingError
 from iccm_assets.learning.dataset import Dataset
-from iccm_assets.learning.finetune import Trained, _arguments, _collate, _token_loss, fine_tune
+from iccm_assets.learning.finetune import FineTuneResult, _arguments, _collate, _token_loss, fine_tune
 from iccm_assets.learning.job import LossPoint
-from iccm_assets.models.encoding import IGNORED, encode_example
+from iccm_assets.models.encoding import IGNORE_INDEX, encode_example
 from iccm_assets.models.seq import load_model
-from iccm_assets.settings import Training
+from iccm_assets.settings import TrainingSettings
 from iccm_assets_tests.learning.jobs import FAST, tiny_dataset
 from iccm_assets_tests.models.tiny import tiny_gpt2, tiny_llama, tiny_t5
 
@@ -26,15 +26,15 @@ def run(
     on_point: Callable[[LossPoint], None] = lambda point: None,
     dataset: Dataset | None = None,
     **config: object,
-) -> Trained:
-    training = Training(**{**FAST, **config})
+) -> FineTuneResult:
+    training = TrainingSettings(**{**FAST, **config})
     return fine_tune(
         load_model(directory),
         dataset or tiny_dataset(),
         training,
         epochs=training.epochs,
         scratch=directory.parent / "scratch",
-        on_point=on_point,
+        on_progress=on_point,
     )
 
 
@@ -46,7 +46,7 @@ def test_any_architecture_learns_by_either_method(
     trained = run(make(tmp_path / "m"), method=method, epochs=3, learning_rate=1e-2)
     losses = [point.validation_loss for point in trained.history if point.validation_loss is not None]
     assert min(losses[1:]) < losses[0] - 0.1
-    assert 0 < trained.movement.relative < 1
+    assert 0 < trained.weight_change.relative < 1
     assert {weight.dtype for weight in trained.loaded.model.parameters()} == {torch.float32}
     assert not any("lora" in name for name, _ in trained.loaded.model.named_parameters())
 
@@ -55,23 +55,23 @@ def test_the_first_recorded_losses_are_means_over_all_target_tokens_of_the_step(
     """Recomputed here by hand: one step over everything, cut into uneven batches, without dropout."""
     directory = tiny_gpt2(tmp_path / "m")
     loaded = load_model(directory)
-    rows = tiny_dataset().of_role("new", "rehearsal")
+    rows = tiny_dataset().with_roles("new", "rehearsal")
     total, tokens = 0.0, 0
     for row in rows:
         one = encode_example(loaded.tokenizer, "causal", row.source_code, row.requirements, 2048, 1024)
         with torch.inference_mode():
             logits = loaded.model(torch.tensor([one.input_ids])).logits[0].log_softmax(-1)
         for position, label in enumerate(one.labels):
-            if label != IGNORED:
+            if label != IGNORE_INDEX:
                 total -= float(logits[position - 1, label])
                 tokens += 1
     loaded.model.config.attn_pdrop = loaded.model.config.embd_pdrop = loaded.model.config.resid_pdrop = 0.0
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    training = Training(**{**FAST, "batch_size": 5, "gradient_accumulation_steps": 100, "epochs": 1})
+            module.p_value = 0.0
+    training = TrainingSettings(**{**FAST, "batch_size": 5, "gradient_accumulation_steps": 100, "epochs": 1})
     trained = fine_tune(
-        loaded, tiny_dataset(), training, epochs=1, scratch=tmp_path / "s", on_point=lambda point: None
+        loaded, tiny_dataset(), training, epochs=1, scratch=tmp_path / "s", on_progress=lambda point: None
     )
     [first] = [point.loss for point in trained.history if point.loss is not None]
     assert first == pytest.approx(total / tokens, rel=1e-5)
@@ -109,7 +109,7 @@ def test_every_step_and_every_epoch_is_reported_in_order_with_the_rate_warming_u
 
 def test_warm_up_is_ten_steps_but_at_most_a_fifth_of_all() -> None:
     def warm_up(examples: int) -> float:
-        return _arguments(Training(), 5, examples, Path("scratch")).warmup_steps
+        return _arguments(TrainingSettings(), 5, examples, Path("scratch")).warmup_steps
 
     assert warm_up(400) == 10
     assert warm_up(40) == 5
@@ -133,7 +133,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
     assert trained.stopped_early
     assert len(epochs) == [*epochs].index(trained.best_step) + 3 < 12  # two more were waited for
     model = trained.loaded.model
-    rows = contrary.of_role("validation")
+    rows = contrary.with_roles("validation")
     encoded = [
         encode_example(trained.loaded.tokenizer, "seq2seq", row.source_code, row.requirements, 2048, 1024)
         for row in rows
@@ -153,7 +153,9 @@ def test_averaging_takes_that_share_of_the_way_from_production(tmp_path: Path) -
     for name, weight in trained.loaded.model.named_parameters():
         expected = before[name] + 0.25 * (whole[name] - before[name])
         assert torch.allclose(weight, expected, atol=1e-6), name
-    assert trained.movement.relative == pytest.approx(0.25 * run(directory).movement.relative, rel=1e-3)
+    assert trained.weight_change.relative == pytest.approx(
+        0.25 * run(directory).weight_change.relative, rel=1e-3
+    )
 
 
 def test_movement_is_measured_against_production(tmp_path: Path) -> None:
@@ -161,10 +163,10 @@ def test_movement_is_measured_against_production(tmp_path: Path) -> None:
     before = torch.cat([one.detach().flatten() for one in load_model(directory).model.parameters()]).double()
     trained = run(directory)
     after = torch.cat([one.detach().flatten() for one in trained.loaded.model.parameters()]).double()
-    assert trained.movement.relative == pytest.approx(
+    assert trained.weight_change.relative == pytest.approx(
         float((after - before).norm() / before.norm()), rel=1e-6
     )
-    assert trained.movement.largest == pytest.approx(float((after - before).abs().max()))
+    assert trained.weight_change.largest == pytest.approx(float((after - before).abs().max()))
     assert trained.parameters == len(before)
 
 
@@ -173,9 +175,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> None
     loaded = load_model(directory)
     with torch.no_grad():
         next(loaded.model.parameters()).fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match="loss is nan"):
+    with pytest.raises(TrainingDivergedError, match="loss is nan"):
         fine_tune(
-            loaded, tiny_dataset(), Training(), epochs=1, scratch=tmp_path / "s", on_point=lambda point: None
+            loaded,
+            tiny_dataset(),
+            TrainingSettings(),
+            epochs=1,
+            scratch=tmp_path / "s",
+            on_progress=lambda point: None,
         )
 
 
@@ -183,9 +190,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_by_name(tmp_path: Path) -> 
     directory = tiny_t5(tmp_path / "m")
     loaded = load_model(directory)
     next(loaded.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingDiverged, match=r"grad norm is (nan|inf)"):
+    with pytest.raises(TrainingDivergedError, match=r"grad norm is (nan|inf)"):
         fine_tune(
-            loaded, tiny_dataset(), Training(), epochs=1, scratch=tmp_path / "s", on_point=lambda point: None
+            loaded,
+            tiny_dataset(),
+            TrainingSettings(),
+            epochs=1,
+            scratch=tmp_path / "s",
+            on_progress=lambda point: None,
         )
 
 
@@ -205,9 +217,9 @@ def test_the_process_keeps_its_own_torch_settings(tmp_path: Path) -> None:
 
 
 def test_a_set_without_training_examples_is_refused(tmp_path: Path) -> None:
-    only_validation = Dataset(tuple(tiny_dataset().of_role("validation")), 3)
+    only_validation = Dataset(tuple(tiny_dataset().with_roles("validation")), 3)
     with pytest.raises(TrainingError, match="new or rehearsal"):
         fine_tune(
-            load_model(tiny_t5(tmp_path / "m")), only_validation, Training(), epochs=1,
-            scratch=tmp_path / "s", on_point=lambda point: None,
+            load_model(tiny_t5(tmp_path / "m")), only_validation, TrainingSettings(), epochs=1,
+            scratch=tmp_path / "s", on_progress=lambda point: None,
         )  # fmt: skip

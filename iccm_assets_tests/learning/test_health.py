@@ -14,15 +14,15 @@ from iccm_assets.settings import Settings
 
 def test_a_model_is_intact_until_a_byte_of_it_changes(settings: Settings) -> None:
     published = ModelStore(settings.home).import_model(settings.base_model)
-    assert facts.look_at(str(published.path)) == facts.Intact("", True)
+    assert facts.check_files(str(published.path)) == facts.IntegrityResult("", True)
     weights = published.path / "model.safetensors"
     weights.chmod(0o644)
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    found = facts.look_at(str(published.path))
+    found = facts.check_files(str(published.path))
     assert "model.safetensors was changed" in found.damage
-    assert not health.intact("v1", found.damage, found.hashed).passed
+    assert not health.check_integrity("v1", found.damage, found.hashed).passed
 
 
 def test_of_a_large_model_sizes_and_missing_files_are_seen(
@@ -30,36 +30,36 @@ def test_of_a_large_model_sizes_and_missing_files_are_seen(
 ) -> None:
     published = ModelStore(settings.home).import_model(settings.base_model)
     monkeypatch.setattr(facts, "MAX_HASHED_BYTES", 10)
-    assert facts.look_at(str(published.path)) == facts.Intact("", False)
+    assert facts.check_files(str(published.path)) == facts.IntegrityResult("", False)
     weights = published.path / "model.safetensors"
     weights.chmod(0o644)
     with weights.open("ab") as stream:
         stream.write(b"x")
-    assert "bytes" in facts.look_at(str(published.path)).damage
+    assert "bytes" in facts.check_files(str(published.path)).damage
     published.path.chmod(0o755)
     weights.unlink()
-    assert "missing" in facts.look_at(str(published.path)).damage
+    assert "missing" in facts.check_files(str(published.path)).damage
 
 
 def test_a_directory_that_is_gone_is_damage(tmp_path: Path) -> None:
-    assert facts.look_at(str(tmp_path / "none")).damage
+    assert facts.check_files(str(tmp_path / "none")).damage
 
 
 @pytest.mark.parametrize(
     ("relative", "passed"), [(1e-4, True), (0.0, False), (math.nan, False), (math.inf, False), (0.7, False)]
 )
 def test_weights_must_move_and_not_run_away(relative: float, passed: bool) -> None:
-    assert health.moved("v2", {"relative": relative, "changed_share": 0.5}).passed is passed
+    assert health.check_weight_change("v2", {"relative": relative, "changed_share": 0.5}).passed is passed
 
 
 def test_a_version_made_elsewhere_has_no_movement_to_judge() -> None:
-    assert health.moved("v2", None).passed
+    assert health.check_weight_change("v2", None).passed
 
 
 def test_lineage_is_complete_or_says_what_lacks() -> None:
     recorded = {"new": 18, "validation": 2}
-    assert health.taught("v2", recorded, {"new": 18, "validation": 2, "rehearsal": 9}, []).passed
-    erased = health.taught("v2", recorded, recorded, [7])
-    assert not erased.passed and not erased.error and erased.ids == ("7",)
-    assert not health.taught("v2", recorded, {"new": 17, "validation": 2}, []).passed
-    assert not health.taught("v2", {}, {"new": 17}, []).passed
+    assert health.check_lineage("v2", recorded, {"new": 18, "validation": 2, "rehearsal": 9}, []).passed
+    erased = health.check_lineage("v2", recorded, recorded, [7])
+    assert not erased.passed and not erased.error and erased.sample_ids == ("7",)
+    assert not health.check_lineage("v2", recorded, {"new": 17, "validation": 2}, []).passed
+    assert not health.check_lineage("v2", {}, {"new": 17}, []).passed

@@ -38,7 +38,7 @@ def train_here(job: TrainingJob, killed_at: str) -> None:
     if killed_at == "before the rename":
         train(job, still_current=die)  # type: ignore[arg-type]
     elif killed_at == "after the rename":
-        directories.freeze = lambda directory: die()
+        directories.make_read_only = lambda directory: die()
         train(job)
     elif killed_at == "half written":
         model_store.describe_files = lambda directory: die()  # type: ignore[assignment]
@@ -69,7 +69,7 @@ def next_attempt(job: TrainingJob) -> TrainingJob:
 def published(job: TrainingJob) -> list[str]:
     """The candidates in the store, each of them verified whole."""
     store = ModelStore(Path(job.home))
-    found = [digest for digest in store.digests() if digest != Path(job.base).name]
+    found = [digest for digest in store.list_digests() if digest != Path(job.base).name]
     for digest in found:
         store.verify(digest)
     return found

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from iccm_assets.learning.leftovers import Deliver, LastRun, Passed, Row, strays, undelivered
-from iccm_assets.learning.turns import RunState, SeenRun
+from iccm_assets.learning.leftovers import (
+    DeployDecision,
+    LatestRun,
+    UndeployedCandidate,
+    TrainingRunRow,
+    find_orphaned_runs,
+    decide_missed_deployment,
+)
+from iccm_assets.learning.turns import RunState, DagsterRunState
 
 LIMIT = 900.0
-PASSED = Passed(7, "v2")
+PASSED = UndeployedCandidate(7, "v2")
 
 
-def started(seconds: float = 1e6, dispatch: int = 1) -> SeenRun:
-    return SeenRun("r", "started", seconds, dispatch)
+def started(seconds: float = 1e6, dispatch: int = 1) -> DagsterRunState:
+    return DagsterRunState("r", "started", seconds, dispatch)
 
 
-def row(status: str, run: str | None = "r", dispatch: int = 1, idle: float = 1e6) -> Row:
-    return Row(7, status, dispatch, run, idle)
+def row(status: str, run: str | None = "r", dispatch: int = 1, idle: float = 1e6) -> TrainingRunRow:
+    return TrainingRunRow(7, status, dispatch, run, idle)
 
 
-def last(state: RunState, *, answered: bool = False, deliveries: int = 0) -> LastRun:
-    return LastRun(SeenRun("r", state), answered, deliveries)
+def last(state: RunState, *, answered: bool = False, deliveries: int = 0) -> LatestRun:
+    return LatestRun(DagsterRunState("r", state), answered, deliveries)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +39,8 @@ def last(state: RunState, *, answered: bool = False, deliveries: int = 0) -> Las
     ],
     ids=["works", "may claim", "may retry"],
 )
-def test_a_run_its_row_waits_for_is_no_stray(kept: Row) -> None:
-    assert strays([(started(), kept)], LIMIT) == []
+def test_a_run_its_row_waits_for_is_no_stray(kept: TrainingRunRow) -> None:
+    assert find_orphaned_runs([(started(), kept)], LIMIT) == []
 
 
 @pytest.mark.parametrize(
@@ -48,8 +55,8 @@ def test_a_run_its_row_waits_for_is_no_stray(kept: Row) -> None:
     ],
     ids=["passed", "refused", "called off", "attempt lost", "other hands", "dispatched again"],
 )
-def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: Row) -> None:
-    [orphan] = strays([(started(), left)], LIMIT)
+def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: TrainingRunRow) -> None:
+    [orphan] = find_orphaned_runs([(started(), left)], LIMIT)
     assert orphan.run_id == "r"
     assert (
         f"training run 7 has been {left.status} for" in orphan.reason and "900 s are allowed" in orphan.reason
@@ -57,24 +64,30 @@ def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: Row) -> Non
 
 
 def test_a_run_that_deploys_after_its_verdict_is_given_time() -> None:
-    assert strays([(started(), row("gate_passed", idle=LIMIT))], LIMIT) == []
-    assert strays([(started(seconds=30), row("gate_passed"))], LIMIT) == []
+    assert find_orphaned_runs([(started(), row("gate_passed", idle=LIMIT))], LIMIT) == []
+    assert find_orphaned_runs([(started(seconds=30), row("gate_passed"))], LIMIT) == []
 
 
 def test_what_passed_and_died_before_its_deployment_is_deployed() -> None:
-    decision = undelivered(PASSED, last("failed"), 3)
-    assert isinstance(decision, Deliver)
-    assert (decision.candidate, decision.instead_of) == ("v2", "r")
+    decision = decide_missed_deployment(PASSED, last("failed"), 3)
+    assert isinstance(decision, DeployDecision)
+    assert (decision.candidate, decision.replaces_run_id) == ("v2", "r")
     assert "training run 7 has passed and v2 is not deployed" in decision.reason
 
 
 def test_what_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended() -> None:
-    refused = LastRun(SeenRun("r", "failed", seconds=7200.0), answered=True, deliveries=0)
-    waits = Passed(7, "v2", waits_for=4, freed_seconds=90_000.0)
-    assert "it waits for rollout 4 to end" in undelivered(waits, refused, 3)
-    decision = undelivered(Passed(7, "v2", freed_seconds=60.0), refused, 3)
-    assert isinstance(decision, Deliver) and decision.reason.endswith("the rollout it waited for has ended")
-    assert "logged the reason" in undelivered(Passed(7, "v2", freed_seconds=7201.0), refused, 3)
+    refused = LatestRun(
+        DagsterRunState("r", "failed", seconds=7200.0), deployment_failed=True, deployment_runs=0
+    )
+    waits = UndeployedCandidate(7, "v2", waits_for=4, freed_seconds=90_000.0)
+    assert "it waits for rollout 4 to end" in decide_missed_deployment(waits, refused, 3)
+    decision = decide_missed_deployment(UndeployedCandidate(7, "v2", freed_seconds=60.0), refused, 3)
+    assert isinstance(decision, DeployDecision) and decision.reason.endswith(
+        "the rollout it waited for has ended"
+    )
+    assert "logged the reason" in decide_missed_deployment(
+        UndeployedCandidate(7, "v2", freed_seconds=7201.0), refused, 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,5 +102,5 @@ def test_what_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended() 
         (last("failed", deliveries=3), "3 deployment runs have died"),
     ],
 )
-def test_it_is_left_alone_where_somebody_is_at_it_or_has_answered(seen: LastRun | None, why: str) -> None:
-    assert why in undelivered(PASSED, seen, 3)
+def test_it_is_left_alone_where_somebody_is_at_it_or_has_answered(seen: LatestRun | None, why: str) -> None:
+    assert why in decide_missed_deployment(PASSED, seen, 3)

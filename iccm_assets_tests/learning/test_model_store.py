@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from iccm_assets.errors import DamagedCheckpoint, ModelError, ModelNotFound, StaleFence
-from iccm_assets.learning.directories import flush, remove_tree
+from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, StaleFenceError
+from iccm_assets.learning.directories import fsync, remove_tree
 from iccm_assets.learning.model_store import ModelStore
-from iccm_assets.models.manifest import MANIFEST, Manifest
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest
 from iccm_assets.models.seq import load_model
 from iccm_assets_tests.models.tiny import tiny_t5
 
@@ -25,13 +25,13 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def filled_staging(store: ModelStore, run: str = "r", attempt: int = 1, fence: int = 1) -> Path:
-    return tiny_t5(store.open_staging(run, attempt, fence))
+    return tiny_t5(store.create_staging(run, attempt, fence))
 
 
 def test_a_published_model_has_its_digest_as_name_is_read_only_and_loads(store: ModelStore) -> None:
     staging = filled_staging(store)
     published = store.publish(staging, MADE)
-    assert published.path == store.path(published.digest)
+    assert published.path == store.get_path(published.digest)
     assert published.path.name == published.manifest.digest == store.verify(published.digest).digest
     assert not staging.exists()
     modes = [stat.S_IMODE(path.stat().st_mode) for path in [published.path, *published.path.iterdir()]]
@@ -44,7 +44,7 @@ def test_publishing_the_same_weights_again_changes_nothing(store: ModelStore) ->
     before = first.path.stat().st_mtime_ns
     again = store.publish(filled_staging(store, attempt=2, fence=2), MADE)
     assert (again.digest, again.path.stat().st_mtime_ns) == (first.digest, before)
-    assert store.digests() == [first.digest]
+    assert store.list_digests() == [first.digest]
     assert list(store.staging_root.iterdir()) == []
 
 
@@ -58,9 +58,9 @@ def test_equal_content_has_equal_digests_in_different_homes(tmp_path: Path) -> N
 
 def test_an_old_fence_publishes_nothing(store: ModelStore) -> None:
     staging = filled_staging(store)
-    with pytest.raises(StaleFence):
+    with pytest.raises(StaleFenceError):
         store.publish(staging, MADE, still_current=lambda: False)
-    assert store.digests() == []
+    assert store.list_digests() == []
 
 
 def test_the_fence_is_asked_after_everything_is_written(store: ModelStore) -> None:
@@ -68,7 +68,7 @@ def test_the_fence_is_asked_after_everything_is_written(store: ModelStore) -> No
     seen: list[bool] = []
 
     def still_current() -> bool:
-        seen.append((staging / MANIFEST).is_file() and store.digests() == [])
+        seen.append((staging / MANIFEST_FILE).is_file() and store.list_digests() == [])
         return True
 
     store.publish(staging, MADE, still_current)
@@ -81,7 +81,7 @@ def test_pickles_and_code_are_never_published(name: str, store: ModelStore) -> N
     torch.save({}, staging / name)
     with pytest.raises(ModelError, match=name.replace(".", r"\.")):
         store.publish(staging, MADE)
-    assert store.digests() == []
+    assert store.list_digests() == []
 
 
 def test_a_damaged_copy_is_set_aside_when_the_same_model_is_published_again(store: ModelStore) -> None:
@@ -89,13 +89,13 @@ def test_a_damaged_copy_is_set_aside_when_the_same_model_is_published_again(stor
     weights = published.path / "model.safetensors"
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         store.verify(published.digest)
     again = store.publish(filled_staging(store, attempt=2, fence=2), MADE)
     assert again.digest == published.digest
     store.verify(again.digest)
     assert (store.root / ".damaged" / again.digest).is_dir()
-    assert store.digests() == [again.digest]
+    assert store.list_digests() == [again.digest]
 
 
 def test_importing_copies_a_model_and_gives_it_a_manifest(store: ModelStore, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_importing_copies_a_model_and_gives_it_a_manifest(store: ModelStore, tmp
     assert (imported.manifest.kind, imported.manifest.base) == ("imported", "base_model")
     assert {path.name for path in imported.path.iterdir()} == {
         *(path.name for path in source.iterdir() if path.name not in {"optimizer.pt", ".cache"}),
-        MANIFEST,
+        MANIFEST_FILE,
     }
     assert store.import_model(str(source)).digest == imported.digest
     assert store.import_model(str(imported.path)) == imported
@@ -132,24 +132,24 @@ def test_importing_a_published_model_from_another_home_keeps_its_digest(tmp_path
     weights = published.path / "model.safetensors"
     weights.chmod(0o644)
     weights.write_bytes(b"x" + weights.read_bytes()[1:])
-    with pytest.raises(DamagedCheckpoint):
+    with pytest.raises(CorruptCheckpointError):
         ModelStore(tmp_path / "three").import_model(str(published.path))
 
 
 def test_what_cannot_be_imported_leaves_no_trace(store: ModelStore, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         store.import_model(str(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         store.import_model(str(tmp_path / "empty"))
-    assert store.digests() == []
+    assert store.list_digests() == []
     assert not store.staging_root.exists() or list(store.staging_root.iterdir()) == []
 
 
 def test_a_new_attempt_removes_what_older_fences_left_and_leaves_other_runs_alone(store: ModelStore) -> None:
     old, other = filled_staging(store, "7", 1, 1), filled_staging(store, "70", 1, 1)
     newer = filled_staging(store, "7", 3, 3)
-    current = store.open_staging("7", 2, 2)
+    current = store.create_staging("7", 2, 2)
     assert not old.exists()
     assert newer.exists() and other.exists() and list(current.iterdir()) == []
 
@@ -159,15 +159,15 @@ def test_only_staging_nobody_writes_to_is_swept(store: ModelStore) -> None:
     for path in [abandoned, *abandoned.iterdir()]:
         os.utime(path, (1, 1))
     os.utime(active, (1, 1))  # its files are fresh
-    assert store.sweep(3600) == [abandoned.name]
+    assert store.remove_stale_staging(3600) == [abandoned.name]
     assert active.exists()
 
 
 def test_paths_of_unknown_digests_are_not_found(store: ModelStore) -> None:
     for digest in ("", "abc"):
-        with pytest.raises(ModelNotFound):
-            store.path(digest)
-    assert store.digests() == []
+        with pytest.raises(ModelNotFoundError):
+            store.get_path(digest)
+    assert store.list_digests() == []
 
 
 PUBLISH = """
@@ -208,10 +208,10 @@ def test_a_kill_at_any_flush_leaves_a_whole_model_or_none(tmp_path: Path) -> Non
         home = tmp_path / str(kill_at)
         assert publish(home, kill_at).returncode == -9
         store = ModelStore(home)
-        for digest in store.digests():
+        for digest in store.list_digests():
             store.verify(digest)
         again = store.publish(filled_staging(store, "r", 2, 2), MADE)
-        assert store.digests() == [again.digest]
+        assert store.list_digests() == [again.digest]
         assert list(store.staging_root.iterdir()) == []
 
 
@@ -220,4 +220,4 @@ def test_removing_a_read_only_tree_and_a_missing_one_works(store: ModelStore) ->
     remove_tree(published.path)
     assert not published.path.exists()
     remove_tree(published.path)
-    flush(store.root)
+    fsync(store.root)

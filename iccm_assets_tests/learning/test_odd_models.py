@@ -37,7 +37,7 @@ def test_adapters_on_an_odd_model_end_up_in_whole_float32_weights(
 ) -> None:
     job = tiny_job(tmp_path, make, epochs=1, method="lora")
     outcome = train(job)
-    assert outcome.movement.relative > 0
+    assert outcome.weight_change.relative > 0
     before, after = load_model(job.base).model.state_dict(), load_model(outcome.path).model.state_dict()
     assert before.keys() == after.keys()
     assert json.loads((Path(outcome.path) / "config.json").read_text())["dtype"] == "float32"

@@ -6,16 +6,16 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from iccm_assets.learning.proposal import fetch, propose
-from iccm_assets.settings import Selection
+from iccm_assets.learning.proposal import fetch_candidates, propose_selection
+from iccm_assets.settings import SelectionSettings
 from iccm_assets_tests.learning.rows import NOW, conversation, training_run, version
 
-S = Selection()
+S = SelectionSettings()
 
 
 def selectable(engine: sa.Engine) -> set[int]:
     with engine.connect() as conn:
-        return {row.conversation_id for row in fetch(conn, NOW, S)}
+        return {row.conversation_id for row in fetch_candidates(conn, NOW, S)}
 
 
 def test_what_production_and_its_ancestors_learned_is_used_up(engine: sa.Engine) -> None:
@@ -62,7 +62,7 @@ def test_the_window_reaches_back_to_productions_own_training(engine: sa.Engine) 
         training_run(conn, 1, "v1", trained_at=NOW - timedelta(days=20))
         training_run(conn, 2, "v2", trained_at=NOW - timedelta(days=2), status="gate_failed")
     with engine.connect() as conn:
-        proposal = propose(conn, NOW, S)
+        proposal = propose_selection(conn, NOW, S)
     assert proposal.window.start == NOW - timedelta(days=20)
     assert proposal.counts["outside_window"] == 1
 
@@ -74,8 +74,8 @@ def test_a_new_platform_proposes_from_thirty_days(engine: sa.Engine) -> None:
                 conn, number, user="busy" if number <= 8 else None, at=NOW - timedelta(days=number % 29)
             )
     with engine.connect() as conn:
-        proposal = propose(conn, NOW, S)
-    assert len(proposal.chosen) == 24
+        proposal = propose_selection(conn, NOW, S)
+    assert len(proposal.selected) == 24
     assert proposal.reason == "24 of 30 new pool rows of 30.0 days (6 user_cap)"
     with engine.connect() as conn:
-        assert propose(conn, NOW - timedelta(days=365), S).chosen == ()
+        assert propose_selection(conn, NOW - timedelta(days=365), S).selected == ()

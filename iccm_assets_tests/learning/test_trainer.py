@@ -17,20 +17,20 @@ import sqlalchemy as sa
 
 from iccm_assets.defs.training.training_progress import with_progress
 from iccm_assets.errors import (
-    DamagedCheckpoint,
-    DatabaseUnreachable,
+    CorruptCheckpointError,
+    DatabaseUnreachableError,
     InputError,
-    ModelNotFound,
-    NothingLearned,
-    StaleFence,
-    TrainingDiverged,
+    ModelNotFoundError,
+    NoWeightsChangedError,
+    StaleFenceError,
+    TrainingDivergedError,
     TrainingError,
 )
 from iccm_assets.learning import trainer as module
-from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, read_reply
+from iccm_assets.learning.job import LossPoint, TrainingJob, TrainingOutcome, parse_reply
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.trainer import train
-from iccm_assets.learning.training_runs import get as get_run
+from iccm_assets.learning.training_runs import get_run as get_run
 from iccm_assets.models.manifest import Manifest
 from iccm_assets.models.seq import generate, load_model
 from iccm_assets_tests.learning.jobs import tiny_job
@@ -38,7 +38,7 @@ from iccm_assets_tests.models.tiny import tiny_gpt2
 
 
 def candidates(job: TrainingJob) -> set[str]:
-    return set(ModelStore(Path(job.home)).digests()) - {Path(job.base).name}
+    return set(ModelStore(Path(job.home)).list_digests()) - {Path(job.base).name}
 
 
 def staging_is_empty(job: TrainingJob) -> bool:
@@ -52,7 +52,7 @@ def in_a_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
-    return read_reply([json.loads(done.stdout)])
+    return parse_reply([json.loads(done.stdout)])
 
 
 def test_the_candidate_is_a_verified_loadable_model_with_its_whole_story(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_emergency_trains_its_own_number_of_epochs(tmp_path: Path) -> None:
 
 def test_a_rate_that_moves_nothing_is_refused_by_name(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, learning_rate=1e-30, weight_decay=0.0)
-    with pytest.raises(NothingLearned):
+    with pytest.raises(NoWeightsChangedError):
         train(job)
     assert candidates(job) == set() and staging_is_empty(job)
 
@@ -128,10 +128,10 @@ def test_a_fence_lost_during_training_or_before_publishing_publishes_nothing(
 ) -> None:
     job = tiny_job(tmp_path)
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 1000.0)
-    with pytest.raises(StaleFence, match="staging"):
+    with pytest.raises(StaleFenceError, match="staging"):
         train(job, still_current=lambda: False)
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
-    with pytest.raises(StaleFence, match="step 0"):
+    with pytest.raises(StaleFenceError, match="step 0"):
         train(job, still_current=lambda: False)
     assert candidates(job) == set() and staging_is_empty(job)
 
@@ -145,9 +145,9 @@ def test_a_database_away_for_a_moment_costs_no_training_and_one_that_stays_away_
     finished: list[LossPoint] = []
 
     def away() -> bool:
-        raise DatabaseUnreachable("for good")
+        raise DatabaseUnreachableError("for good")
 
-    with pytest.raises(DatabaseUnreachable):
+    with pytest.raises(DatabaseUnreachableError):
         train(job, progress=finished.append, still_current=away)
     assert candidates(job) == set()
     steps, asked = len(finished), 0
@@ -156,7 +156,7 @@ def test_a_database_away_for_a_moment_costs_no_training_and_one_that_stays_away_
         nonlocal asked
         asked += 1
         if asked <= steps + 2:
-            raise DatabaseUnreachable("for a moment")
+            raise DatabaseUnreachableError("for a moment")
         return True
 
     assert train(job, still_current=back_at_the_end).digest in candidates(job)
@@ -164,13 +164,13 @@ def test_a_database_away_for_a_moment_costs_no_training_and_one_that_stays_away_
 
 def test_a_damaged_base_a_missing_base_and_a_changed_training_set_are_named(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         train(tiny_job(tmp_path, base=str(tmp_path / "nothing")))
     weights = Path(job.base) / "model.safetensors"
     weights.chmod(0o644)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         train(job)
     weights.write_bytes(whole)
     (Path(job.dataset) / "examples.parquet").chmod(0o644)
@@ -233,7 +233,7 @@ def test_a_killed_trainer_publishes_nothing_and_the_next_attempt_starts_clean(tm
 
 
 def test_a_trainer_with_a_broken_job_answers_with_the_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="nothing"):
+    with pytest.raises(ModelNotFoundError, match="nothing"):
         in_a_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
 
 
@@ -278,11 +278,11 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_the_nam
     assert first.asset_observation is not None
     measured = {name: one.value for name, one in first.asset_observation.metadata.items()}
     assert measured.keys() == {"step", "total_steps", "epoch", "validation_loss"}
-    outcome = read_reply(answers["good"])
+    outcome = parse_reply(answers["good"])
     assert candidates(good) == {outcome.digest}
     assert [line for line in logged if re.match(r"step \d+/\d+ epoch [\d.]+ loss [\d.]+", line)]
-    with pytest.raises(NothingLearned):
-        read_reply(answers["bad"])
+    with pytest.raises(NoWeightsChangedError):
+        parse_reply(answers["bad"])
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e-3])
@@ -290,14 +290,14 @@ def test_a_rate_that_makes_the_weights_infinite_is_named_and_leaves_the_store_as
     rate: float, tmp_path: Path
 ) -> None:
     job = tiny_job(tmp_path, learning_rate=rate, weight_decay=1e30, max_grad_norm=1e30, epochs=3)
-    with pytest.raises(TrainingDiverged, match=r"is (nan|inf)|not finite"):
+    with pytest.raises(TrainingDivergedError, match=r"is (nan|inf)|not finite"):
         train(job)
     assert candidates(job) == set() and staging_is_empty(job)
 
 
 def staged_copy(store: ModelStore, base: Path, fence: int) -> tuple[Path, Manifest]:
     """A staging directory with the base's files in it, to be published under a manifest of its own."""
-    staging = store.open_staging("race", fence, fence)
+    staging = store.create_staging("race", fence, fence)
     for path in base.iterdir():
         if path.name != "MANIFEST.json":
             shutil.copyfile(path, staging / path.name)
@@ -323,7 +323,7 @@ def test_of_two_trainers_of_one_run_that_publish_at_once_only_the_current_one_do
         ask = module._fence(row, fence)
         try:
             return store.publish(staging, manifest, lambda: together.wait() >= 0 and ask()).digest
-        except StaleFence:
+        except StaleFenceError:
             return "stale"
 
     for newer in (2, 4, 6, 8):
@@ -351,7 +351,7 @@ def test_the_fence_in_the_database_decides_who_may_publish(
             )
         ).scalar_one()
     job = tiny_job(tmp_path, epochs=1)
-    with pytest.raises(StaleFence):
+    with pytest.raises(StaleFenceError):
         train(job, still_current=module._fence(row, 1))
     assert candidates(job) == set()
     with engine.connect() as conn:

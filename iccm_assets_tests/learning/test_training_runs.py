@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError, NotAllowed, StaleFence
+from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError
 from iccm_assets.learning import dispatch
 from iccm_assets.learning import training_runs as runs
-from iccm_assets.learning.triggers import Fire, manual
+from iccm_assets.learning.triggers import TriggerFired, manual_trigger
 from iccm_assets.settings import Settings
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import set_clock
@@ -22,30 +22,30 @@ from iccm_assets_tests.learning.rows import version
 
 def requested(engine: sa.Engine, key: str, *, emergency: bool = False) -> runs.TrainingRun:
     with engine.begin() as conn:
-        run = runs.request(conn, manual(key, f"because of {key}", emergency))
+        run = runs.create_run(conn, manual_trigger(key, f"because of {key}", emergency))
     assert run is not None
     return run
 
 
 def claimed(engine: sa.Engine, settings: Settings, run_id: int, dagster_run: str = "run-a") -> int | None:
     with engine.begin() as conn:
-        return runs.claim(conn, run_id, dagster_run, settings)
+        return runs.claim_run(conn, run_id, dagster_run, settings)
 
 
 def current(engine: sa.Engine, run_id: int) -> runs.TrainingRun:
     with engine.connect() as conn:
-        return runs.get(conn, run_id)
+        return runs.get_run(conn, run_id)
 
 
 def queue(engine: sa.Engine, settings: Settings) -> list[int]:
     """The ids of the runs that wait to be started, the next one first."""
     with engine.connect() as conn:
-        return [turn.id for turn in dispatch.situation(conn, settings.triggers).turns]
+        return [turn.id for turn in dispatch.load_queue_state(conn, settings.triggers).queued_runs]
 
 
 def finished(engine: sa.Engine, run_id: int, fence: int, status: str, **facts: object) -> runs.TrainingRun:
     with engine.begin() as conn:
-        return runs.finish(conn, run_id, fence, status, **facts)
+        return runs.finish_run(conn, run_id, fence, status, **facts)
 
 
 def test_one_cause_has_one_row_even_with_two_daemons(engine: sa.Engine) -> None:
@@ -55,7 +55,7 @@ def test_one_cause_has_one_row_even_with_two_daemons(engine: sa.Engine) -> None:
     def ask() -> None:
         together.wait()
         with engine.begin() as conn:
-            made.append(runs.request(conn, Fire("weekly", "weekly:2026-W09", "61 new examples")))
+            made.append(runs.create_run(conn, TriggerFired("weekly", "weekly:2026-W09", "61 new examples")))
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
@@ -74,13 +74,13 @@ def test_a_run_goes_from_request_to_its_outcome(engine: sa.Engine, settings: Set
     assert (current(engine, run.id).status, current(engine, run.id).attempt) == ("running", 1)
     with engine.begin() as conn:
         version(conn, "v1")
-        runs.record(conn, run.id, fence, dataset_digest="d1", config={"epochs": 5})
-        runs.record(conn, run.id, fence, candidate_version="v1")
+        runs.update_run(conn, run.id, fence, dataset_digest="d1", config={"epochs": 5})
+        runs.update_run(conn, run.id, fence, candidate_version="v1")
     done = finished(engine, run.id, fence, "gate_passed", improvement=0.04, notes="improved by 0.04")
     assert (done.status, done.improvement, done.candidate_version) == ("gate_passed", 0.04, "v1")
     assert (done.dataset_digest, done.config) == ("d1", {"epochs": 5})
     assert done.notes == "because of a\nimproved by 0.04"
-    with pytest.raises(NotAllowed, match="is over: gate_passed"):
+    with pytest.raises(OperationNotAllowedError, match="is over: gate_passed"):
         claimed(engine, settings, run.id)
 
 
@@ -126,7 +126,7 @@ def test_a_claim_waits_for_the_one_that_is_being_made(engine: sa.Engine, setting
     fences: list[int | None] = []
     other = threading.Thread(target=lambda: fences.append(claimed(engine, settings, second.id, "run-b")))
     with engine.begin() as conn:
-        assert runs.claim(conn, first.id, "run-a", settings) == 1
+        assert runs.claim_run(conn, first.id, "run-a", settings) == 1
         other.start()
         other.join(timeout=0.3)
         assert other.is_alive()
@@ -164,7 +164,7 @@ def test_a_failed_attempt_retries_the_same_row_three_times(engine: sa.Engine, se
         assert fence == attempt
         assert finished(engine, run.id, fence, "failed", error="no space").attempt == attempt
         assert queue(engine, settings) == ([] if attempt == 3 else [run.id])
-    with pytest.raises(NotAllowed, match="used its 3 attempts: no space"):
+    with pytest.raises(OperationNotAllowedError, match="used its 3 attempts: no space"):
         claimed(engine, settings, run.id)
 
 
@@ -173,7 +173,7 @@ def test_a_run_in_other_hands_is_left_alone_but_its_own_dagster_run_may_retry(
 ) -> None:
     run = requested(engine, "a")
     assert claimed(engine, settings, run.id, "run-a") == 1
-    with pytest.raises(NotAllowed, match="already running in Dagster run run-a"):
+    with pytest.raises(OperationNotAllowedError, match="already running in Dagster run run-a"):
         claimed(engine, settings, run.id, "run-b")
     assert claimed(engine, settings, run.id, "run-a") == 2
 
@@ -184,14 +184,14 @@ def test_an_old_fence_can_do_nothing(engine: sa.Engine, settings: Settings) -> N
     new = claimed(engine, settings, run.id, "run-a")
     assert old is not None and new is not None
     with engine.begin() as conn:
-        assert not runs.still_current(conn, run.id, old)
-        assert runs.still_current(conn, run.id, new)
+        assert not runs.holds_fence(conn, run.id, old)
+        assert runs.holds_fence(conn, run.id, new)
         for forbidden in (
             lambda: runs.heartbeat(conn, run.id, old),
-            lambda: runs.record(conn, run.id, old, dataset_digest="x"),
-            lambda: runs.finish(conn, run.id, old, "gate_passed"),
+            lambda: runs.update_run(conn, run.id, old, dataset_digest="x"),
+            lambda: runs.finish_run(conn, run.id, old, "gate_passed"),
         ):
-            with pytest.raises(StaleFence, match=f"training run {run.id}, fence {old}"):
+            with pytest.raises(StaleFenceError, match=f"training run {run.id}, fence {old}"):
                 forbidden()
         runs.heartbeat(conn, run.id, new)
     assert current(engine, run.id).status == "running"
@@ -213,8 +213,8 @@ def test_a_silent_worker_loses_its_run_and_the_row_is_tried_again(
     reaped = current(engine, dead.id)
     assert reaped.status == "failed"
     assert "no heartbeat for" in (reaped.error or "")
-    with engine.begin() as conn, pytest.raises(StaleFence):
-        runs.finish(conn, dead.id, old, "gate_passed")
+    with engine.begin() as conn, pytest.raises(StaleFenceError):
+        runs.finish_run(conn, dead.id, old, "gate_passed")
     assert queue(engine, settings) == [dead.id]
 
 
@@ -241,9 +241,9 @@ def test_work_is_kept_alive_in_the_background(engine: sa.Engine, settings: Setti
         after = current(engine, run.id).heartbeat_at
         return after is not None and after > before
 
-    with runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
         _until(beaten)
-    with pytest.raises(StaleFence), runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
+    with pytest.raises(StaleFenceError), runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
         claimed(engine, settings, run.id)
         _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
 
@@ -253,9 +253,9 @@ def test_an_outcome_given_inside_is_no_lost_fence(engine: sa.Engine, settings: S
     run = requested(engine, "a")
     fence = claimed(engine, settings, run.id)
     assert fence is not None
-    with runs.kept_alive(engine, run.id, fence, every_seconds=0.02):
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
         with engine.begin() as conn:
-            runs.finish(conn, run.id, fence, "gate_passed")
+            runs.finish_run(conn, run.id, fence, "gate_passed")
         _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
 
 
@@ -266,10 +266,10 @@ def test_the_heart_beats_at_once_and_several_times_in_the_silence_allowed(
     fence = claimed(engine, settings, run.id)
     assert fence is not None
     before = current(engine, run.id).heartbeat_at
-    with runs.kept_alive(engine, run.id, fence, every_seconds=3600):
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=3600):
         _until(lambda: current(engine, run.id).heartbeat_at != before)
-    assert runs.seconds_between_beats(900) == 20
-    assert runs.seconds_between_beats(10) == 2
+    assert runs.heartbeat_interval(900) == 20
+    assert runs.heartbeat_interval(10) == 2
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -286,10 +286,10 @@ def test_what_cannot_be_is_refused(engine: sa.Engine, settings: Settings) -> Non
     assert fence is not None
     with engine.begin() as conn:
         with pytest.raises(InputError, match="there is no training run 999"):
-            runs.get(conn, 999)
+            runs.get_run(conn, 999)
         with pytest.raises(ValueError, match="not an outcome"):
-            runs.finish(conn, run.id, fence, "running")
+            runs.finish_run(conn, run.id, fence, "running")
         with pytest.raises(ValueError, match="no status to record"):
-            runs.record(conn, run.id, fence, status="failed")
-        assert runs.by_key(conn, "manual:a") is not None
-        assert runs.by_key(conn, "manual:b") is None
+            runs.update_run(conn, run.id, fence, status="failed")
+        assert runs.get_by_trigger_key(conn, "manual:a") is not None
+        assert runs.get_by_trigger_key(conn, "manual:b") is None

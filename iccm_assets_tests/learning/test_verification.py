@@ -14,15 +14,22 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import DamagedCheckpoint, TrainingDiverged
-from iccm_assets.governance.snapshots import strip_snapshots
+from iccm_assets.errors import CorruptCheckpointError, TrainingDivergedError
+from iccm_assets.governance.snapshots import rewrite_datasets
 from iccm_assets.learning import versions
 from iccm_assets.learning.dataset import read_dataset
 from iccm_assets.learning.directories import remove_tree
 from iccm_assets.learning.job import TrainingJob, TrainingOutcome
 from iccm_assets.learning.model_store import ModelStore
 from iccm_assets.learning.trainer import train
-from iccm_assets.learning.verification import Tell, Verification, in_a_process, retrace, said, workplace
+from iccm_assets.learning.verification import (
+    LineCallback,
+    ReproductionReport,
+    train_in_subprocess,
+    reproduce_version,
+    run_streaming,
+    temporary_workspace,
+)
 from iccm_assets.learning.versions import ModelVersion
 from iccm_assets.settings import Settings
 from iccm_assets_tests.learning.jobs import tiny_job
@@ -31,11 +38,11 @@ from iccm_assets_tests.learning.rows import conversation, training_run
 VERIFY = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "verify"]
 
 
-def again(job: TrainingJob, tell: Tell) -> TrainingOutcome:
-    return train(job, progress=lambda point: tell(point.line()))
+def again(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
+    return train(job, progress=lambda point: tell(point.to_log_line()))
 
 
-def untrained(job: TrainingJob, tell: Tell) -> TrainingOutcome:
+def untrained(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
     pytest.fail("it was trained, though its records tell that this cannot work")
 
 
@@ -55,7 +62,7 @@ class Trained:
             if one.conversation_id is not None
         }
         with self.engine.begin() as conn:
-            made = versions.register(
+            made = versions.register_version(
                 conn, digest=outcome.digest, path=outcome.path, parent=None, status="candidate"
             )
             for number in examples:
@@ -68,9 +75,9 @@ class Trained:
             )
         return made
 
-    def verify(self, version: ModelVersion, **how: object) -> Verification:
+    def verify(self, version: ModelVersion, **how: object) -> ReproductionReport:
         how.setdefault("train", untrained)
-        return retrace(self.engine, self.settings.home, version, **how)  # type: ignore[arg-type]
+        return reproduce_version(self.engine, self.settings.home, version, **how)  # type: ignore[arg-type]
 
     def state(self) -> tuple[str, str]:
         """Fingerprints of every file of the home and of every row of the tables a verification reads."""
@@ -102,7 +109,7 @@ def test_three_different_versions_are_made_again_bit_for_bit_and_nothing_is_chan
     lora = lived.version(tiny_job(home, base=emergency.path, run_id="3", method="lora", threads=1, epochs=1))
     before = lived.state()
     lines: list[str] = []
-    for made, how in ((full, in_a_process), (emergency, again), (lora, again)):
+    for made, how in ((full, train_in_subprocess), (emergency, again), (lora, again)):
         found = lived.verify(made, train=how, tell=lines.append)
         assert (found.outcome, found.same_digest) == ("reproduced", True), found
         assert found.weights_digest == found.made_weights_digest
@@ -117,7 +124,7 @@ def test_an_answer_larger_than_a_pipe_holds_is_read_while_the_log_goes_on() -> N
         "import sys\nfor n in range(3000):\n print('x' * 99)\n print('line', n, 'y' * 99, file=sys.stderr)\n"
     )
     lines: list[str] = []
-    answer, last, status = said([sys.executable, "-c", talk + "sys.exit(3)"], lines.append)
+    answer, last, status = run_streaming([sys.executable, "-c", talk + "sys.exit(3)"], lines.append)
     assert (len(answer), len(lines), status) == (300_000, 3000, 3)
     assert last == lines[-1] == "line 2999 " + "y" * 99
 
@@ -125,7 +132,7 @@ def test_an_answer_larger_than_a_pipe_holds_is_read_while_the_log_goes_on() -> N
 def test_other_weights_are_told_from_the_same_ones(lived: Trained) -> None:
     made = lived.version(tiny_job(lived.settings.home, epochs=1))
 
-    def luckless(job: TrainingJob, tell: Tell) -> TrainingOutcome:
+    def luckless(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
         return train(job.model_copy(update={"config": job.config.model_copy(update={"seed": 4711})}))
 
     found = lived.verify(made, train=luckless)
@@ -138,7 +145,7 @@ def test_erased_examples_are_named_and_nothing_is_trained(lived: Trained) -> Non
     with lived.engine.begin() as conn:
         conn.execute(sa.text("update iccm.conversations set erased_at = iccm.now() where id in (3, 11)"))
     by_rows = lived.verify(made)
-    strip_snapshots(lived.settings.home, {3, 11})
+    rewrite_datasets(lived.settings.home, {3, 11})
     with lived.engine.begin() as conn:  # as if another database were asked about the same files
         conn.execute(sa.text("update iccm.conversations set erased_at = null"))
     by_snapshot = lived.verify(made)
@@ -152,7 +159,9 @@ def test_what_was_not_trained_here_or_lost_its_ingredients_gets_a_reason(lived: 
     job = tiny_job(home, epochs=1)
     base = Path(job.base)
     with lived.engine.begin() as conn:
-        imported = versions.register(conn, digest=base.name, path=job.base, parent=None, status="production")
+        imported = versions.register_version(
+            conn, digest=base.name, path=job.base, parent=None, status="production"
+        )
     made = lived.version(job)
     assert "imported from tiny_t5" in lived.verify(imported).reason
     elsewhere = job.model_copy(update={"device": "TPU v9"})
@@ -169,22 +178,22 @@ def test_what_was_not_trained_here_or_lost_its_ingredients_gets_a_reason(lived: 
     mine = Path(made.path) / "README.md"
     mine.chmod(0o644)
     mine.write_text("better now")
-    with pytest.raises(DamagedCheckpoint, match=r"README\.md"):
+    with pytest.raises(CorruptCheckpointError, match=r"README\.md"):
         lived.verify(made)
 
 
 def test_the_workplace_goes_whatever_ends_the_work(tmp_path: Path) -> None:
-    for end in (KeyboardInterrupt, TrainingDiverged, None):
+    for end in (KeyboardInterrupt, TrainingDivergedError, None):
         try:
-            with workplace(tmp_path) as directory:
+            with temporary_workspace(tmp_path) as directory:
                 (directory / "models").mkdir()
                 if end:
                     raise end
-        except (KeyboardInterrupt, TrainingDiverged):
+        except (KeyboardInterrupt, TrainingDivergedError):
             pass
         assert list(tmp_path.iterdir()) == []
     (tmp_path / ".verify" / "999999999-dead").mkdir(parents=True)
-    with workplace(tmp_path) as directory:
+    with temporary_workspace(tmp_path) as directory:
         assert list(directory.parent.iterdir()) == [directory]
 
 
@@ -195,18 +204,18 @@ def test_the_command_leaves_nothing_behind_when_it_is_interrupted(
     job = tiny_job(lived.settings.home, epochs=300, early_stopping_patience=300)
     manifest = ModelStore(lived.settings.home).verify(Path(job.base).name)
     # Registered without the training it claims, which would take minutes.
-    staging = ModelStore(lived.settings.home).open_staging("claim", 1, 1)
+    staging = ModelStore(lived.settings.home).create_staging("claim", 1, 1)
     for name in manifest.files:
         (staging / name).write_bytes((Path(job.base) / name).read_bytes())
     claimed = ModelStore(lived.settings.home).publish(
         staging,
         manifest.model_copy(update={
             "kind": "fine-tuned", "parent_digest": manifest.digest, "dataset_digest": Path(job.dataset).name,
-            "config": job.recipe, "seed": 17, "threads": 2,
+            "config": job.hyperparameters, "seed": 17, "threads": 2,
         }),
     )  # fmt: skip
     with lived.engine.begin() as conn:
-        made = versions.register(
+        made = versions.register_version(
             conn, digest=claimed.digest, path=str(claimed.path), parent=None, status="candidate"
         )
     before = lived.state()

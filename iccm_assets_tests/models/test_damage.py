@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
-from iccm_assets.models.manifest import MANIFEST, Manifest, describe_files, verify
+from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files, verify
 from iccm_assets.models.seq import load_model
 from iccm_assets_tests.models.tiny import tiny_t5
 
@@ -56,28 +56,30 @@ def swap_the_tokenizer(model: Path) -> str:
 
 
 def edit_the_manifest(model: Path) -> str:
-    told = json.loads((model / MANIFEST).read_text())
+    told = json.loads((model / MANIFEST_FILE).read_text())
     told["dataset_digest"] = "0" * 64
-    (model / MANIFEST).write_text(json.dumps(told))
-    return MANIFEST
+    (model / MANIFEST_FILE).write_text(json.dumps(told))
+    return MANIFEST_FILE
 
 
 def make_the_manifest_fit_again(model: Path) -> str:
     """The work of somebody who knows the format: weights and manifest agree, only the name does not."""
     flip_a_bit(model)
-    (model / MANIFEST).unlink()
-    (model / MANIFEST).write_text(Manifest(kind="imported", base="t", files=describe_files(model)).to_json())
-    return MANIFEST
+    (model / MANIFEST_FILE).unlink()
+    (model / MANIFEST_FILE).write_text(
+        Manifest(kind="imported", base="t", files=describe_files(model)).to_json()
+    )
+    return MANIFEST_FILE
 
 
 def remove_the_manifest(model: Path) -> str:
-    (model / MANIFEST).unlink()
-    return MANIFEST
+    (model / MANIFEST_FILE).unlink()
+    return MANIFEST_FILE
 
 
 def empty_the_manifest(model: Path) -> str:
-    os.truncate(model / MANIFEST, 0)
-    return MANIFEST
+    os.truncate(model / MANIFEST_FILE, 0)
+    return MANIFEST_FILE
 
 
 def link_outside(model: Path) -> str:
@@ -116,7 +118,7 @@ DAMAGES = [
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny_t5(tmp_path_factory.mktemp("model") / "made")
     manifest = Manifest(kind="imported", base="t", files=describe_files(made))
-    (made / MANIFEST).write_text(manifest.to_json())
+    (made / MANIFEST_FILE).write_text(manifest.to_json())
     return made.rename(made.with_name(manifest.digest))
 
 
@@ -128,15 +130,15 @@ def test_a_damaged_model_is_refused_by_name(
     shutil.copytree(whole, model)
     assert verify(model).digest == whole.name
     named = damage(model)
-    with pytest.raises(DamagedCheckpoint, match=rf"{whole.name}/{named}"):
+    with pytest.raises(CorruptCheckpointError, match=rf"{whole.name}/{named}"):
         load_model(model)
     # What the deploy step asks before anything is changed.
-    with pytest.raises((DamagedCheckpoint, ModelNotFound), match=named):
+    with pytest.raises((CorruptCheckpointError, ModelNotFoundError), match=named):
         verify(model)
 
 
 def test_a_file_that_may_not_be_read_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (WEIGHTS, MANIFEST):
+    for name in (WEIGHTS, MANIFEST_FILE):
         opened = Path.open
 
         def refuse(self: Path, *how: object, name: str = name, opened: Callable = opened, **more: object):
@@ -146,5 +148,5 @@ def test_a_file_that_may_not_be_read_is_named(whole: Path, monkeypatch: pytest.M
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", refuse)
-            with pytest.raises(DamagedCheckpoint, match=rf"{name} cannot be read .*Permission denied"):
+            with pytest.raises(CorruptCheckpointError, match=rf"{name} cannot be read .*Permission denied"):
                 load_model(whole)

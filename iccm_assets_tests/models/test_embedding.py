@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
+from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.models import embedding
 from iccm_assets.models.embedding import DEFAULT_HUB_ID, DIMENSIONS, Embedder
 from iccm_assets.settings import load_settings
@@ -69,18 +69,18 @@ def test_packaged_weights_that_are_not_the_published_ones_are_refused(tmp_path, 
     monkeypatch.setattr(embedding, "PACKAGED", package.name)
     monkeypatch.setattr(embedding, "_in_local_cache", lambda name: None)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(DamagedCheckpoint, match="published model 53aa51172d14"):
+    with pytest.raises(CorruptCheckpointError, match="published model 53aa51172d14"):
         Embedder.load(load_settings(embedder=DEFAULT_HUB_ID))
 
 
 @pytest.mark.parametrize("wrong", ["/no/such/directory", "nowhere", "a/b/c", "~/nothing/here"])
 def test_a_wrong_path_says_what_is_expected(wrong):
-    with pytest.raises(ModelNotFound, match="ICCM_EMBEDDER"):
+    with pytest.raises(ModelNotFoundError, match="ICCM_EMBEDDER"):
         Embedder.load(load_settings(embedder=wrong))
 
 
 def test_a_directory_without_weights_is_no_embedder(tmp_path):
-    with pytest.raises(ModelNotFound, match="has no weights"):
+    with pytest.raises(ModelNotFoundError, match="has no weights"):
         Embedder.load(load_settings(embedder=str(tmp_path)))
 
 
@@ -106,5 +106,5 @@ def test_a_hub_that_cannot_be_reached_is_an_answer_in_seconds():
 def test_a_damaged_directory_is_refused_by_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"{}")
     (tmp_path / "modules.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DamagedCheckpoint, match="cannot be loaded"):
+    with pytest.raises(CorruptCheckpointError, match="cannot be loaded"):
         Embedder.load(load_settings(embedder=str(tmp_path))).encode(["text"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from iccm_assets.models.encoding import IGNORED, SEPARATOR, encode_example, encode_source, pad
+from iccm_assets.models.encoding import IGNORE_INDEX, SEPARATOR, encode_example, encode_source, pad
 from iccm_assets_tests.models.tiny import byte_tokenizer
 
 SEQ = byte_tokenizer(ends_source=True)
@@ -20,7 +20,7 @@ def test_a_causal_example_begins_with_exactly_what_generation_is_given() -> None
     prompt = encode_source(CAUSAL, "causal", "x = 1", 100)
     row = encode_example(CAUSAL, "causal", "x = 1", "It shall run.", 100, 100)
     assert row.input_ids[: len(prompt)] == prompt
-    assert row.labels[: len(prompt)] == [IGNORED] * len(prompt)
+    assert row.labels[: len(prompt)] == [IGNORE_INDEX] * len(prompt)
     assert row.labels[len(prompt) :] == row.input_ids[len(prompt) :]
     assert CAUSAL.decode(prompt, skip_special_tokens=True) == "x = 1" + SEPARATOR
     assert row.labels[-1] == END
@@ -28,7 +28,7 @@ def test_a_causal_example_begins_with_exactly_what_generation_is_given() -> None
 
 def test_cutting_a_long_text_keeps_the_separator_and_the_end_token() -> None:
     row = encode_example(CAUSAL, "causal", "y" * 500, "z" * 500, 60, 40)
-    prompt = [token for token, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORED]
+    prompt = [token for token, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORE_INDEX]
     assert len(prompt) == 60
     assert CAUSAL.decode(prompt).endswith(SEPARATOR)
     assert len(row.input_ids) == 100

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.errors import DamagedCheckpoint, ModelNotFound
-from iccm_assets.models.manifest import MANIFEST, Manifest, describe_files, read_manifest, verify
+from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files, read_manifest, verify
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def published(tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "nested" / "vocabulary.txt").write_text("a\nb\n")
     manifest = Manifest(kind="imported", base="some/model", files=describe_files(tmp_path), seed=3)
-    (tmp_path / MANIFEST).write_text(manifest.to_json())
+    (tmp_path / MANIFEST_FILE).write_text(manifest.to_json())
     return tmp_path
 
 
@@ -34,52 +34,52 @@ def test_one_flipped_bit_in_any_byte_of_any_file_is_named(published: Path) -> No
             broken = bytearray(whole)
             broken[position] ^= 1
             (published / name).write_bytes(broken)
-            with pytest.raises(DamagedCheckpoint, match=name):
+            with pytest.raises(CorruptCheckpointError, match=name):
                 verify(published)
         (published / name).write_bytes(whole)
     verify(published)
 
 
 def test_every_single_changed_byte_of_the_manifest_itself_is_noticed(published: Path) -> None:
-    whole = (published / MANIFEST).read_bytes()
+    whole = (published / MANIFEST_FILE).read_bytes()
     digest = verify(published).digest
     for position in range(0, len(whole), 7):
         broken = bytearray(whole)
         broken[position] ^= 1
-        (published / MANIFEST).write_bytes(broken)
+        (published / MANIFEST_FILE).write_bytes(broken)
         try:
             # White space may differ without a different meaning; anything else must not pass.
             assert verify(published).digest == digest
-        except DamagedCheckpoint:
+        except CorruptCheckpointError:
             continue
         assert json.loads(broken) == json.loads(whole)
 
 
 def test_missing_added_truncated_and_linked_files_are_named(published: Path) -> None:
     (published / "extra.json").write_text("{}")
-    with pytest.raises(DamagedCheckpoint, match=r"extra\.json is not listed"):
+    with pytest.raises(CorruptCheckpointError, match=r"extra\.json is not listed"):
         verify(published)
     (published / "extra.json").unlink()
     (published / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors has 5 bytes, 1024"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors has 5 bytes, 1024"):
         verify(published)
     (published / "model.safetensors").unlink()
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors is missing"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors is missing"):
         verify(published)
     (published / "model.safetensors").symlink_to(published / "config.json")
-    with pytest.raises(DamagedCheckpoint, match="is a link"):
+    with pytest.raises(CorruptCheckpointError, match="is a link"):
         verify(published)
 
 
 def test_a_manifest_in_another_models_directory_is_refused(published: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path.parent / ("0" * 64)
     published.rename(elsewhere)
-    with pytest.raises(DamagedCheckpoint, match="not of this directory"):
+    with pytest.raises(CorruptCheckpointError, match="not of this directory"):
         verify(elsewhere)
 
 
 def test_a_directory_without_manifest_is_no_published_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=MANIFEST):
+    with pytest.raises(ModelNotFoundError, match=MANIFEST_FILE):
         verify(tmp_path)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.errors import ModelError, ModelNotFound
+from iccm_assets.errors import ModelError, ModelNotFoundError
 from iccm_assets.models import resolve as module
-from iccm_assets.models.resolve import check_loadable, looks_local, resolve
+from iccm_assets.models.resolve import check_loadable, is_local_path, resolve
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def test_a_path_that_does_not_exist_fails_at_once_and_never_asks_the_network(
 ) -> None:
     monkeypatch.setattr(module, "_from_hub", lambda name: pytest.fail("asked the hub"))
     started = time.monotonic()
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         resolve(name)
     assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize("name", ["google/flan-t5-small", "gpt2", "Org_1/model.v2-x"])
 def test_hub_ids_are_told_from_paths(name: str) -> None:
-    assert not looks_local(name)
+    assert not is_local_path(name)
 
 
 def test_an_existing_directory_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_offline_a_hub_id_outside_the_cache_is_not_found_without_waiting(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     started = time.monotonic()
-    with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE"):
+    with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE"):
         resolve("nobody/has-this-model")
     assert time.monotonic() - started < 5
 
@@ -83,8 +83,8 @@ def test_pickled_weights_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_config_or_weights_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         check_loadable(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelNotFound, match="safetensors"):
+    with pytest.raises(ModelNotFoundError, match="safetensors"):
         check_loadable(tmp_path)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from iccm_assets.errors import DamagedCheckpoint, ModelError, ModelNotFound
-from iccm_assets.models.manifest import MANIFEST, Manifest, describe_files
-from iccm_assets.models.seq import Answer, generate, load_model, set_threads
+from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files
+from iccm_assets.models.seq import GeneratedResponse, generate, load_model, set_threads
 from iccm_assets_tests.models.tiny import tiny_gpt2, tiny_llama, tiny_t5
 
 SOURCES = [f"def f{number}(x):\n    return x + {number}\n" * (1 + number % 4) for number in range(9)] + [""]
@@ -62,7 +62,7 @@ def test_sampling_settings_of_the_checkpoint_do_not_make_answers_random(tmp_path
     (directory / "generation_config.json").write_text(json.dumps(config))
     loaded = load_model(directory)
 
-    def texts(answers: list[Answer]) -> list[str]:
+    def texts(answers: list[GeneratedResponse]) -> list[str]:
         return [answer.text for answer in answers]
 
     first = texts(generate(loaded, SOURCES, max_new_tokens=16, batch_size=4))
@@ -72,12 +72,12 @@ def test_sampling_settings_of_the_checkpoint_do_not_make_answers_random(tmp_path
 def test_one_flipped_byte_in_a_published_model_is_refused_by_file_name(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path)
     manifest = Manifest(kind="imported", base="tiny", files=describe_files(directory))
-    (directory / MANIFEST).write_text(manifest.to_json())
+    (directory / MANIFEST_FILE).write_text(manifest.to_json())
     assert load_model(directory).digest == manifest.digest
     weights = bytearray((directory / "model.safetensors").read_bytes())
     weights[-100] ^= 1
     (directory / "model.safetensors").write_bytes(weights)
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         load_model(directory)
 
 
@@ -89,7 +89,7 @@ def test_without_a_manifest_the_digest_follows_the_weights(tmp_path: Path) -> No
 
 
 def test_a_missing_path_and_pickled_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         load_model(tmp_path / "nothing")
     directory = tiny_t5(tmp_path / "model")
     torch.save({}, directory / "pytorch_model.bin")

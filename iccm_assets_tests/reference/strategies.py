@@ -7,14 +7,21 @@ from hypothesis import strategies as st
 from iccm_assets.reference import document as ast
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
-ints = st.builds(ast.Number, st.integers(-999, 99_999))
-numbers = ints | st.builds(ast.Number, st.integers(-99_999, 99_999).map(lambda number: number / 1000))
+ints = st.builds(ast.NumberLiteral, st.integers(-999, 99_999))
+numbers = ints | st.builds(ast.NumberLiteral, st.integers(-99_999, 99_999).map(lambda number: number / 1000))
 texts = st.builds(
-    ast.Text, st.text(st.characters(codec="utf-8", exclude_characters="'", exclude_categories=("Z", "C")))
+    ast.TextLiteral,
+    st.text(st.characters(codec="utf-8", exclude_characters="'", exclude_categories=("Z", "C"))),
 )
-constants = numbers | texts | st.builds(ast.Truth, st.booleans())
-sources = st.builds(ast.Name, names) | st.builds(ast.Own, names)
-atoms = constants | sources | st.builds(ast.Size, sources) | st.just(ast.Item()) | st.just(ast.Total())
+constants = numbers | texts | st.builds(ast.BoolLiteral, st.booleans())
+sources = st.builds(ast.Parameter, names) | st.builds(ast.Attribute, names)
+atoms = (
+    constants
+    | sources
+    | st.builds(ast.Length, sources)
+    | st.just(ast.CurrentItem())
+    | st.just(ast.RunningTotal())
+)
 ops = st.sampled_from(("plus", "minus", "times", "divided by", "modulo"))
 steps = st.lists(st.builds(ast.Step, ops, atoms), max_size=3).map(tuple)
 chains = st.builds(ast.Chain, atoms, steps)
@@ -29,12 +36,12 @@ def tests(left: st.SearchStrategy[ast.Chain]) -> st.SearchStrategy:
     """Tests whose left side is drawn from ``left``."""
     return (
         st.builds(ast.Compare, left, relations, atoms)
-        | st.builds(ast.Empty, left)
-        | st.builds(ast.Between, left, atoms, atoms)
+        | st.builds(ast.IsEmpty, left)
+        | st.builds(ast.IsBetween, left, atoms, atoms)
     )
 
 
-item_tests = st.lists(tests(st.just(ast.Chain(ast.Item()))), max_size=3).map(tuple)
+item_tests = st.lists(tests(st.just(ast.Chain(ast.CurrentItem()))), max_size=3).map(tuple)
 conditions = st.builds(
     lambda parts, joiner: ast.Condition(tuple(parts), joiner if len(parts) > 1 else "and"),
     st.lists(tests(chains), min_size=1, max_size=3),
@@ -60,50 +67,50 @@ list_edits = st.lists(
 ).map(tuple)
 expressions = (
     chains
-    | st.builds(ast.Edited, st.builds(ast.Name, names), text_edits)
+    | st.builds(ast.EditedText, st.builds(ast.Parameter, names), text_edits)
     | st.builds(ast.EndItem, st.sampled_from(("first", "last")), sources, st.booleans())
     | st.just(ast.EmptyList())
-    | st.builds(ast.Items, sources, item_tests, steps, list_edits)
+    | st.builds(ast.ListComp, sources, item_tests, steps, list_edits)
     | st.builds(
         ast.Aggregate,
         st.sampled_from(("count", "sum", "largest", "smallest")),
-        st.builds(ast.Items, sources, item_tests),
+        st.builds(ast.ListComp, sources, item_tests),
         st.none() | constants,
     )
-    | st.builds(ast.Whether, conditions)
-    | st.builds(ast.Limited, chains, ints, st.none())
-    | st.builds(ast.Limited, chains, st.none(), ints)
-    | st.builds(ast.Limited, chains, ints, ints)
+    | st.builds(ast.ConditionValue, conditions)
+    | st.builds(ast.Clamp, chains, ints, st.none())
+    | st.builds(ast.Clamp, chains, st.none(), ints)
+    | st.builds(ast.Clamp, chains, ints, ints)
 )
 outcomes = st.builds(ast.Return, expressions) | st.builds(
     ast.Raise, st.sampled_from(("ValueError", "KeyError"))
 )
-actions = st.builds(ast.Set, st.builds(ast.Own, names), expressions) | st.builds(
-    ast.Append, chains, st.builds(ast.Own, names)
+actions = st.builds(ast.SetAttribute, st.builds(ast.Attribute, names), expressions) | st.builds(
+    ast.Append, chains, st.builds(ast.Attribute, names)
 )
 moves = st.sampled_from(("add", "subtract"))
 statements = (
     st.builds(ast.When, conditions, outcomes)
     | st.builds(ast.Otherwise, outcomes)
     | st.builds(ast.Always, outcomes)
-    | st.builds(ast.Start, numbers)
-    | st.builds(ast.Do, actions)
-    | st.builds(ast.WhenDo, conditions, actions)
-    | st.builds(ast.Each, st.builds(ast.Name, names), item_tests, moves, chains)
-    | st.builds(lambda op, amount: ast.Each(None, (), op, amount), moves, chains)
-    | st.builds(ast.Keep, st.sampled_from(("at least", "at most")), numbers)
+    | st.builds(ast.InitTotal, numbers)
+    | st.builds(ast.ActionStatement, actions)
+    | st.builds(ast.ConditionalAction, conditions, actions)
+    | st.builds(ast.ForEach, st.builds(ast.Parameter, names), item_tests, moves, chains)
+    | st.builds(lambda op, amount: ast.ForEach(None, (), op, amount), moves, chains)
+    | st.builds(ast.ClampTotal, st.sampled_from(("at least", "at most")), numbers)
 )
 params = st.lists(names, max_size=4, unique=True).map(tuple)
 purposes = st.none() | st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), min_size=1, max_size=4).map(
     " ".join
 )
 bodies = st.lists(statements, min_size=1, max_size=5).map(tuple)
-documents = st.builds(ast.Document, names, params, bodies, purposes)
+documents = st.builds(ast.FunctionDocument, names, params, bodies, purposes)
 class_documents = st.builds(
     ast.ClassDocument,
     names,
     params,
     st.lists(statements, max_size=4).map(tuple),
-    st.lists(st.builds(ast.Document, names, params, bodies), min_size=1, max_size=3).map(tuple),
+    st.lists(st.builds(ast.FunctionDocument, names, params, bodies), min_size=1, max_size=3).map(tuple),
     purposes,
 )

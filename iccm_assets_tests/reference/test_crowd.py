@@ -9,7 +9,7 @@ import time
 import pytest
 
 from iccm_assets.errors import InputError
-from iccm_assets.reference.crowd import Crowd
+from iccm_assets.reference.crowd import LoadGenerator
 
 
 def test_every_item_is_done_once_and_failures_are_kept() -> None:
@@ -22,9 +22,9 @@ def test_every_item_is_done_once_and_failures_are_kept() -> None:
         with mutex:
             done.append(item)
 
-    crowd = Crowd(range(50), errand, workers=8).start()
+    crowd = LoadGenerator(range(50), errand, workers=8).start()
     crowd.join()
-    assert sorted(done) == [one for one in range(50) if one % 10 != 3] and crowd.done == 45
+    assert sorted(done) == [one for one in range(50) if one % 10 != 3] and crowd.completed == 45
     assert sorted(crowd.failures) == sorted(InputError(f"item {one}").message for one in range(3, 50, 10))
 
 
@@ -33,15 +33,17 @@ def test_what_is_no_refusal_ends_the_crowd_and_is_raised() -> None:
         if item == 5:
             raise ZeroDivisionError("a mistake")
 
-    crowd = Crowd(itertools.count(), errand, workers=3).start()
+    crowd = LoadGenerator(itertools.count(), errand, workers=3).start()
     with pytest.raises(ZeroDivisionError, match="a mistake"):
         crowd.join()
-    assert crowd.broken
+    assert crowd.has_failed
 
 
 def test_an_endless_crowd_keeps_its_pace_until_it_is_stopped() -> None:
     moments: list[float] = []
-    crowd = Crowd(itertools.count(), lambda item: moments.append(time.monotonic()), workers=4, rate=50)
+    crowd = LoadGenerator(
+        itertools.count(), lambda item: moments.append(time.monotonic()), workers=4, rate=50
+    )
     crowd.start()
     while len(moments) < 40:
         time.sleep(0.01)
@@ -53,11 +55,11 @@ def test_an_endless_crowd_keeps_its_pace_until_it_is_stopped() -> None:
 
 def test_a_new_pace_holds_at_once_for_threads_that_wait_for_the_old_one() -> None:
     done: list[int] = []
-    crowd = Crowd(itertools.count(), done.append, workers=20, rate=1 / 3600).start()
+    crowd = LoadGenerator(itertools.count(), done.append, workers=20, rate=1 / 3600).start()
     deadline = time.monotonic() + 60
     while not done and time.monotonic() < deadline:
         time.sleep(0.01)
-    crowd.pace(200)
+    crowd.set_rate(200)
     while len(done) < 50 and time.monotonic() < deadline:
         time.sleep(0.01)
     crowd.stop()

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from iccm_assets.reference.build import canary_rows, encode, rehearsal_rows
+from iccm_assets.reference.build import draw_canary_rows, encode_rows, draw_rehearsal_rows
 from iccm_assets.reference.developers import plan_conversations
-from iccm_assets.reference.generator import shape
+from iccm_assets.reference.generator import structural_signature
 from iccm_assets.reference.language import parse
-from iccm_assets.reference.trial import score
+from iccm_assets.reference.trial import score_requirements
 from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
-from iccm_assets.settings import REFERENCE_CANARY_SET, REFERENCE_MODEL, REFERENCE_REHEARSAL
+from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_MODEL, PACKAGED_REHEARSAL
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -26,12 +26,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def canary_set() -> list[dict[str, Any]]:
-    return rows_of(REFERENCE_CANARY_SET)
+    return rows_of(PACKAGED_CANARY_SET)
 
 
 @pytest.fixture(scope="module")
 def rehearsal() -> list[dict[str, Any]]:
-    return rows_of(REFERENCE_REHEARSAL)
+    return rows_of(PACKAGED_REHEARSAL)
 
 
 def normalised(text: str) -> str:
@@ -39,11 +39,15 @@ def normalised(text: str) -> str:
 
 
 def test_the_canary_set_is_what_its_seed_gives() -> None:
-    assert gzip.decompress(encode(canary_rows())) == gzip.decompress(REFERENCE_CANARY_SET.read_bytes())
+    assert gzip.decompress(encode_rows(draw_canary_rows())) == gzip.decompress(
+        PACKAGED_CANARY_SET.read_bytes()
+    )
 
 
 def test_the_rehearsal_sample_is_what_its_seed_gives() -> None:
-    assert gzip.decompress(encode(rehearsal_rows())) == gzip.decompress(REFERENCE_REHEARSAL.read_bytes())
+    assert gzip.decompress(encode_rows(draw_rehearsal_rows())) == gzip.decompress(
+        PACKAGED_REHEARSAL.read_bytes()
+    )
 
 
 def test_the_canary_set_is_large_enough_and_every_item_can_be_solved(
@@ -55,7 +59,7 @@ def test_the_canary_set_is_large_enough_and_every_item_can_be_solved(
     assert len(slices) >= 6
     assert min(slices[family] for family in BASE_FAMILIES) >= 20  # large enough for the forgetting rule (E3)
     assert min(slices.values()) >= 12
-    assert all(score(row["requirements"], row["test_suite"]) == (1.0, 0.0) for row in canary_set)
+    assert all(score_requirements(row["requirements"], row["test_suite"]) == (1.0, 0.0) for row in canary_set)
 
 
 def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str, Any]]) -> None:
@@ -71,16 +75,16 @@ def test_nothing_is_in_two_places(canary_set: list[dict[str, Any]], rehearsal: l
     ]
     texts = {normalised(row["requirements"]) for row in canary_set}
     sources = {normalised(row["source_code"]) for row in canary_set}
-    shapes = {shape(parse(row["requirements"])) for row in canary_set}
+    shapes = {structural_signature(parse(row["requirements"])) for row in canary_set}
     for others in ([(row["source_code"], row["requirements"]) for row in rehearsal],
                    [(one.source_code, one.requirements) for one in traffic]):  # fmt: skip
         assert not texts & {normalised(requirements) for _, requirements in others}
         assert not sources & {normalised(source) for source, _ in others}
-        assert not shapes & {shape(parse(requirements)) for _, requirements in others}
+        assert not shapes & {structural_signature(parse(requirements)) for _, requirements in others}
 
 
 def test_the_base_model_is_small_and_holds_no_pickle() -> None:
-    files = [path for path in REFERENCE_MODEL.rglob("*") if path.is_file()]
+    files = [path for path in PACKAGED_MODEL.rglob("*") if path.is_file()]
     assert {"model.safetensors", "tokenizer.json", "config.json", "generation_config.json"} <= {
         path.name for path in files
     }

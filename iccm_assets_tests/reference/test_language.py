@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, parse, render, sentences
-from iccm_assets.reference.oracle import Raised, Undefined, run
+from iccm_assets.reference.oracle import RaisedError, Unspecified, call_function
 from iccm_assets_tests.reference.strategies import documents
 
 LADDER = (
@@ -19,7 +19,7 @@ LADDER = (
 
 @settings(max_examples=300, deadline=None)
 @given(documents)
-def test_parsing_a_rendered_document_gives_the_document_back(document: ast.Document) -> None:
+def test_parsing_a_rendered_document_gives_the_document_back(document: ast.FunctionDocument) -> None:
     back = parse(render(document))
     assert back == document
     assert repr(back) == repr(document)  # 1 == True == 1.0 in Python, but not here
@@ -27,13 +27,13 @@ def test_parsing_a_rendered_document_gives_the_document_back(document: ast.Docum
 
 def test_a_text_means_what_it_says() -> None:
     document = parse(LADDER)
-    assert run(document, [-1]) == Raised("ValueError")
-    assert run(document, [3]) == 5
-    assert run(document, [4]) == 24  # from left to right: (4 + 2) * 4
+    assert call_function(document, [-1]) == RaisedError("ValueError")
+    assert call_function(document, [3]) == 5
+    assert call_function(document, [4]) == 24  # from left to right: (4 + 2) * 4
 
 
 def test_what_a_text_leaves_open_is_undefined() -> None:
-    assert isinstance(run(parse(LADDER.rsplit(" Otherwise", 1)[0]), [9]), Undefined)
+    assert isinstance(call_function(parse(LADDER.rsplit(" Otherwise", 1)[0]), [9]), Unspecified)
 
 
 def test_a_full_stop_inside_quotes_or_a_number_ends_no_sentence() -> None:
@@ -64,7 +64,9 @@ def test_text_outside_the_language_is_refused_by_name(text: str) -> None:
 
 
 def test_negative_numbers_and_no_parameters_are_written_plainly() -> None:
-    document = ast.Document(
-        "f", (), (ast.Always(ast.Return(ast.Chain(ast.Number(-3), (ast.Step("plus", ast.Name("x")),)))),)
+    document = ast.FunctionDocument(
+        "f",
+        (),
+        (ast.Always(ast.Return(ast.Chain(ast.NumberLiteral(-3), (ast.Step("plus", ast.Parameter("x")),)))),),
     )
     assert render(document) == "The function `f` shall take nothing. It shall return -3 plus `x`."

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.errors import IccmError
-from iccm_assets.reference.dialogue import vaguer
-from iccm_assets.reference.generator import generate
-from iccm_assets.reference.readers import READERS, ReaderError
-from iccm_assets.reference.trial import score
+from iccm_assets.reference.dialogue import make_vague
+from iccm_assets.reference.generator import generate_example
+from iccm_assets.reference.readers import RECONSTRUCTORS, ReconstructionError
+from iccm_assets.reference.trial import score_requirements
 from iccm_assets.reference.world import FAMILIES
 
 TEXT = (
@@ -25,7 +25,7 @@ TEXT = (
 
 def outcome(reader: str, text: str, *args: object) -> object:
     namespace: dict[str, object] = {}
-    exec(READERS[reader](text), namespace)
+    exec(RECONSTRUCTORS[reader](text), namespace)
     try:
         return namespace["rate"](*args)
     except Exception as error:
@@ -33,9 +33,9 @@ def outcome(reader: str, text: str, *args: object) -> object:
 
 
 def test_there_are_three_readers_with_code_of_their_own() -> None:
-    assert len(READERS) >= 3
-    assert len({reader(TEXT) for reader in READERS.values()}) == len(READERS)
-    assert {outcome(name, TEXT, 2) for name in READERS} == {5}
+    assert len(RECONSTRUCTORS) >= 3
+    assert len({reader(TEXT) for reader in RECONSTRUCTORS.values()}) == len(RECONSTRUCTORS)
+    assert {outcome(name, TEXT, 2) for name in RECONSTRUCTORS} == {5}
 
 
 def test_an_unreadable_sentence_stops_the_strict_one_and_nobody_else() -> None:
@@ -75,9 +75,9 @@ def test_vague_requirements_score_low_with_high_variance_and_good_ones_perfectly
     vague, good = [], []
     for family in FAMILIES:
         for _ in range(6):
-            drawn = generate(family, rng)
-            good.append(score(drawn.requirements, drawn.test_suite))
-            vague.append(score(vaguer(drawn.requirements, rng), drawn.test_suite))
+            drawn = generate_example(family, rng)
+            good.append(score_requirements(drawn.requirements, drawn.test_suite))
+            vague.append(score_requirements(make_vague(drawn.requirements, rng), drawn.test_suite))
     assert set(good) == {(1.0, 0.0)}
     assert statistics.fmean(rate for rate, _ in vague) < 0.6
     assert statistics.fmean(spread for _, spread in vague) > 0.06
@@ -94,7 +94,7 @@ CLASS = (
 
 def used(reader: str, text: str, *amounts: int) -> list[object]:
     namespace: dict[str, object] = {}
-    exec(READERS[reader](text), namespace)
+    exec(RECONSTRUCTORS[reader](text), namespace)
     outcomes: list[object] = []
     try:
         jar = namespace["Jar"](5)
@@ -108,7 +108,7 @@ def used(reader: str, text: str, *amounts: int) -> list[object]:
     return outcomes
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", RECONSTRUCTORS)
 def test_every_reader_writes_a_class_that_keeps_its_state(reader: str) -> None:
     assert used(reader, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
 
@@ -129,10 +129,10 @@ def test_an_unreadable_sentence_of_a_class_is_refused_or_left_out() -> None:
 @pytest.mark.parametrize(
     "text", ["", "hello", "The function shall return 3.", "The function `def` shall take `x`."]
 )
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", RECONSTRUCTORS)
 def test_text_that_names_no_function_is_an_error_not_code(reader: str, text: str) -> None:
-    with pytest.raises(ReaderError):
-        READERS[reader](text)
+    with pytest.raises(ReconstructionError):
+        RECONSTRUCTORS[reader](text)
 
 
 _PIECES = st.sampled_from((
@@ -150,6 +150,6 @@ _PIECES = st.sampled_from((
 @example("The function `f` shall take `x`. It shall return `x`" + " plus 1" * 5000 + ".")
 @example("The function `f` shall take `x`. It shall return " + "9" * 6000 + ".")
 def test_no_text_crashes_a_reader(text: str) -> None:
-    for reader in READERS.values():
+    for reader in RECONSTRUCTORS.values():
         with suppress(IccmError):
             compile(reader(text), "<reader>", "exec")

@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.gateway.split import arm_of
+from iccm_assets.gateway.split import assign_arm
 from iccm_assets.learning import versions
-from iccm_assets.models.manifest import MANIFEST, Manifest, describe_files
+from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets.rollout import controller, deployment, opening, records
 from iccm_assets.rollout.outcome import Decision
 from iccm_assets.rollout.state import State
@@ -45,7 +45,7 @@ def model(root: Path, name: str) -> Path:
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(name.encode())
     manifest = Manifest(kind="imported", base=name, files=describe_files(path))
-    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    (path / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return path
 
 
@@ -72,9 +72,9 @@ class World:
     def version(self, letter: str, verdict: str | None = "pass", status: str = "candidate") -> str:
         path = model(self.root, letter)
         with self.engine.begin() as conn:
-            serving = versions.production(conn)
+            serving = versions.get_production_version(conn)
             assert serving is not None
-            made = versions.register(
+            made = versions.register_version(
                 conn, digest=letter * 64, path=str(path), parent=serving.version, status=status
             )
             if verdict:
@@ -94,7 +94,7 @@ class World:
 
     def state(self) -> State:
         with self.engine.connect() as conn:
-            found = records.newest(conn)
+            found = records.get_latest_rollout(conn)
         assert found is not None
         return found
 
@@ -143,7 +143,7 @@ class World:
         self.asked += 1
         request, state = f"r{self.asked}", self.state()
         session = session or f"s{self.asked}"
-        arm = arm or arm_of(state.id, session, state.weight)
+        arm = arm or assign_arm(state.id, session, state.weight)
         rollout_id = state.id if rollout_id == -1 else rollout_id
         answered_by = answered_by or ("production" if status == "fallback" else arm)
         moment = at or now(conn)
@@ -200,7 +200,7 @@ class World:
         with self.engine.begin() as conn:
             for _ in range(sessions if state.weight else 0):
                 name = f"s{self.asked + 1}"
-                arm = arm_of(state.id, name, state.weight)
+                arm = assign_arm(state.id, name, state.weight)
                 rate = canary if arm == "canary" else production
                 self.ask(name, arm=arm, rate=rate, conn=conn, **more)
         return self.tick()

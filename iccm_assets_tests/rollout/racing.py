@@ -8,13 +8,13 @@ import time
 
 from iccm_assets.rollout import controller
 from iccm_assets.settings import load_settings
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 
 
 def main(url: str, ticks: int, pause: float) -> None:
     """Tick so many times and print what was left; one line per tick."""
     settings = load_settings(database_url=url)
-    engine = engine_for(url)
+    engine = create_engine_for(url)
     for _ in range(ticks):
         decision = controller.tick(engine, settings)
         sys.stdout.write(json.dumps(None if decision is None else decision.state.revision) + "\n")

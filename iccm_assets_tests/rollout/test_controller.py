@@ -7,17 +7,17 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import NotAllowed
+from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.rollout import controller
 from iccm_assets.rollout.emergency import abort_for_emergency
 from iccm_assets.store import tables as t
-from iccm_assets.store.traffic import served_at
+from iccm_assets.store.traffic import versions_served_at
 from iccm_assets_tests.rollout.live import World
 
 
 def served(world: World, moment: object) -> dict[str, float]:
     with world.engine.connect() as conn:
-        return {one.version: round(one.weight, 9) for one in served_at(conn, moment)}
+        return {one.version: round(one.weight, 9) for one in versions_served_at(conn, moment)}
 
 
 def test_without_a_rollout_there_is_nothing_to_decide(world: World) -> None:
@@ -92,7 +92,9 @@ def test_an_arm_that_fails_is_taken_back_for_its_errors(world: World) -> None:
 def test_a_rollback_in_the_bake_restores_the_former_version_in_one_transaction(world: World) -> None:
     world.open()
     world.stage(3)
-    controller.order(world.engine, world.settings, "rollback", actor="user:ada", note="users complain")
+    controller.execute_command(
+        world.engine, world.settings, "rollback", actor="user:ada", note="users complain"
+    )
     assert world.statuses() == {world.production: "production", world.candidate: "rolled_back"}
     assert served(world, world.now()) == {world.production: 1.0}
     assert world.events()[-1] == "rolled_back"
@@ -133,14 +135,14 @@ def test_the_lapse_of_the_lease_is_recorded_on_recovery_and_earns_no_time(world:
 
 def test_orders_are_recorded_with_who_gave_them(world: World) -> None:
     def order(verb: str) -> str:
-        return controller.order(world.engine, world.settings, verb, actor="user:ada").state.state
+        return controller.execute_command(world.engine, world.settings, verb, actor="user:ada").state.state
 
     world.open()
-    with pytest.raises(NotAllowed, match="no traffic yet"):
+    with pytest.raises(OperationNotAllowedError, match="no traffic yet"):
         order("approve")
     world.stage(1)
     assert order("pause") == "paused"
-    with pytest.raises(NotAllowed, match="paused already"):
+    with pytest.raises(OperationNotAllowedError, match="paused already"):
         order("pause")
     healthy = world.state().healthy_seconds
     for _ in range(3):
@@ -157,7 +159,7 @@ def test_orders_are_recorded_with_who_gave_them(world: World) -> None:
         "select event_type, actor from iccm.deployment_events where actor = 'user:ada' order by id"
     )
     assert [row.event_type for row in who] == ["paused", "resumed", "approved", "aborted"]
-    with pytest.raises(NotAllowed, match="no rollout is live"):
+    with pytest.raises(OperationNotAllowedError, match="no rollout is live"):
         order("pause")
 
 
@@ -210,7 +212,7 @@ def test_gateways_are_told_when_the_weight_changes_and_not_at_every_tick(world: 
         assert notices() == 1  # started
         world.step()
         assert notices() == 0
-        controller.order(world.engine, world.settings, "abort", actor="test")
+        controller.execute_command(world.engine, world.settings, "abort", actor="test")
         assert notices() == 1
 
 

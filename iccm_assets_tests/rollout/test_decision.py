@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from iccm_assets.errors import InputError, NotAllowed
+from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.rollout.decision import decide
-from iccm_assets.rollout.observation import Counts, Observation, Paired, Scored, Window
-from iccm_assets.rollout.orders import command
-from iccm_assets.rollout.outcome import Abandon, Alert, Promote, RollBack
-from iccm_assets.rollout.policy import WEIGHTS, Policy
+from iccm_assets.rollout.observation import RequestCounts, Observation, ReplayPair, SessionScore, HealthWindow
+from iccm_assets.rollout.orders import apply_command
+from iccm_assets.rollout.outcome import Abort, Alert, Promote, RollBack
+from iccm_assets.rollout.policy import STAGE_WEIGHTS, Policy
 from iccm_assets.rollout.state import State
-from iccm_assets.settings import Evaluation, Rollout
+from iccm_assets.settings import EvaluationSettings, RolloutSettings
 from iccm_assets_tests.rollout.ticks import NOW, PRODUCTION, SHORT, Drive, seen
 
 NAN = float("nan")
@@ -35,7 +35,7 @@ def of(decision, kind):
 
 def test_a_healthy_candidate_goes_through_all_stages_and_says_so():
     drive = Drive()
-    while drive.state.live and len(drive.decisions) < 200:
+    while drive.state.is_live and len(drive.decisions) < 200:
         drive.tick()
     assert drive.state.state == "completed"
     assert [event for event in drive.events if event not in ("held", "resumed")] == [
@@ -76,7 +76,7 @@ def test_the_first_traffic_waits_for_every_replica():
 )
 def test_harm_is_rolled_back_from_every_stage(stage, look, reason):
     drive = Drive().until(stage)
-    while drive.state.live and len(drive.decisions) < 200:
+    while drive.state.is_live and len(drive.decisions) < 200:
         drive.tick(**look)
     back = of(drive.decisions[-1], RollBack)[0]
     assert drive.state.state == "rolled_back" and drive.state.weight == 0
@@ -93,12 +93,12 @@ def test_harm_is_rolled_back_from_every_stage(stage, look, reason):
 def test_health_is_watched_while_paused_and_while_held(order):
     drive = Drive().until(2)
     if order:
-        drive.take(command(drive.state, order, "ada", drive.now))
+        drive.take(apply_command(drive.state, order, "ada", drive.now))
     else:
         drive.tick(fresh_at=None)
         assert drive.state.state == "holding"
     for _ in range(30):
-        if drive.state.live:
+        if drive.state.is_live:
             drive.tick(errors=4, fresh_at=None)
     assert drive.state.state == "rolled_back" and "error_rate_spike" in drive.state.reason
 
@@ -107,15 +107,17 @@ def test_a_variance_spike_and_a_slow_candidate_are_rolled_back():
     drive = Drive(replace(SHORT, max_hold_seconds=10**6)).until(1)
     spread = [(0.8, 0.2)] * 8
     for _ in range(60):
-        if drive.state.live:
-            sessions = tuple(Scored("canary", drive.state.stage, rate, var) for rate, var in spread)
+        if drive.state.is_live:
+            sessions = tuple(SessionScore("canary", drive.state.stage, rate, var) for rate, var in spread)
             drive.tick(sessions=sessions)
     assert "variance_spike" in drive.state.reason
     drive = Drive(replace(SHORT, max_hold_seconds=10**6)).until(1)
     drive.tick(requests=20)
-    assert drive.state.evidence.slow_threshold_ms == pytest.approx(12.0)  # 1.2 x production's p95 of 10 ms per token
+    assert drive.state.evidence.slow_threshold_ms == pytest.approx(
+        12.0
+    )  # 1.2 x production's p95 of 10 ms per token
     for _ in range(200):
-        if drive.state.live:
+        if drive.state.is_live:
             drive.tick(n=0, requests=20, canary=0.8, slow=18)
     assert "latency_regression" in drive.state.reason
 
@@ -124,11 +126,11 @@ def test_a_floor_that_production_misses_too_alerts_once_and_does_not_roll_back()
     drive = Drive(replace(SHORT, max_hold_seconds=10**6, stage_sessions=(10**6, 8, 3))).until(1)
     for _ in range(120):
         drive.tick(canary=0.6, production=0.6)
-    assert drive.state.live
+    assert drive.state.is_live
     raised = [one.title for decision in drive.decisions for one in alerts(decision)]
     assert raised.count("Production violates guardrail") == 2  # the stage's floor and health's
     for _ in range(120):
-        if drive.state.live:
+        if drive.state.is_live:
             drive.tick(canary=0.3, production=0.6)
     assert "test_pass_rate_degradation" in drive.state.reason
 
@@ -139,21 +141,21 @@ def test_a_floor_that_production_misses_too_alerts_once_and_does_not_roll_back()
         {"fresh_at": None},
         {"fresh_at": NOW - timedelta(days=2)},
         {"fresh_at": NOW + timedelta(days=400)},
-        {"sessions": (Scored("canary", 1, NAN),)},
-        {"sessions": (Scored("canary", 1, 1.2),)},
-        {"sessions": (Scored("canary", 1, 0.8, 0.3),)},
-        {"sessions": (Scored("shadow", 1, 0.8),)},
-        {"replay": (Paired(NAN, 0.5),)},
-        {"canary": Counts(2, 3, 0, 0)},
-        {"canary": Counts(-1, 0, 0, 0)},
-        {"production": Counts(5, 0, 6, 0)},
-        {"canary_window": Window(3, NAN)},
-        {"production_window": Window(latency_p95=float("inf"))},
+        {"sessions": (SessionScore("canary", 1, NAN),)},
+        {"sessions": (SessionScore("canary", 1, 1.2),)},
+        {"sessions": (SessionScore("canary", 1, 0.8, 0.3),)},
+        {"sessions": (SessionScore("shadow", 1, 0.8),)},
+        {"replay": (ReplayPair(NAN, 0.5),)},
+        {"canary": RequestCounts(2, 3, 0, 0)},
+        {"canary": RequestCounts(-1, 0, 0, 0)},
+        {"production": RequestCounts(5, 0, 6, 0)},
+        {"canary_window": HealthWindow(3, NAN)},
+        {"production_window": HealthWindow(latency_p95=float("inf"))},
         {"faults": ("the reader found nonsense",)},
         {"fresh_at": NOW.replace(tzinfo=None)},
-        {"sessions": (Scored("canary", 1, None),)},
-        {"canary": Counts(Decimal(4), None, Decimal(4), 0)},
-        {"production_window": Window(3, Decimal("0.8"))},
+        {"sessions": (SessionScore("canary", 1, None),)},
+        {"canary": RequestCounts(Decimal(4), None, Decimal(4), 0)},
+        {"production_window": HealthWindow(3, Decimal("0.8"))},
         {"ready": 3},
         {"ready": 0},
         {"since": "of another time"},
@@ -189,10 +191,10 @@ def test_an_observation_counts_once():
 
 def test_too_few_samples_hold_alert_once_and_end_undecided():
     drive = Drive().until(1)
-    while drive.state.live and len(drive.decisions) < 200:
+    while drive.state.is_live and len(drive.decisions) < 200:
         drive.tick(n=0)
     assert drive.state.state == "aborted" and "undecided" in drive.state.reason
-    assert of(drive.decisions[-1], Abandon) == [Abandon("undecided")]
+    assert of(drive.decisions[-1], Abort) == [Abort("undecided")]
     titles = [one.title for decision in drive.decisions for one in alerts(decision)]
     assert titles == ["Rollout waiting for samples", "Rollout undecided"]
     assert drive.state.stage_seconds == pytest.approx(7200, abs=100)
@@ -200,7 +202,7 @@ def test_too_few_samples_hold_alert_once_and_end_undecided():
 
 def test_a_bake_without_data_ends_with_the_former_version():
     drive = Drive().until(3)
-    while drive.state.live and len(drive.decisions) < 300:
+    while drive.state.is_live and len(drive.decisions) < 300:
         drive.tick(n=0)
     assert of(drive.decisions[-1], RollBack) == [RollBack("undecided", restore=True)]
 
@@ -246,21 +248,21 @@ def test_a_turned_clock_shortens_no_stage(jump):
 def test_a_pause_keeps_the_weight_and_stops_the_time():
     drive = Drive().until(1)
     drive.tick()
-    paused = drive.take(command(drive.state, "pause", "ada", drive.now, "looking at an answer"))
+    paused = drive.take(apply_command(drive.state, "pause", "ada", drive.now, "looking at an answer"))
     assert paused.events[0].actor == "ada" and "looking at an answer" in paused.events[0].notes
     before = drive.state.healthy_seconds
     for _ in range(20):
         drive.tick()
     assert (drive.state.state, drive.state.weight, drive.state.healthy_seconds) == ("paused", 0.1, before)
     drive.now += timedelta(seconds=70)
-    drive.take(command(drive.state, "resume", "ada", drive.now))
+    drive.take(apply_command(drive.state, "resume", "ada", drive.now))
     drive.tick(30)
     assert drive.state.healthy_seconds == before + 30
 
 
 def test_an_approval_skips_the_time_but_neither_samples_nor_health():
     drive = Drive().until(1)
-    drive.take(command(drive.state, "approve", "ada", drive.now))
+    drive.take(apply_command(drive.state, "approve", "ada", drive.now))
     drive.tick(n=2)
     assert drive.state.stage == 1  # 2 of 5 sessions
     drive.tick(n=2, fresh_at=None)
@@ -268,9 +270,9 @@ def test_an_approval_skips_the_time_but_neither_samples_nor_health():
     assert drive.state.stage == 1 and drive.state.evidence.canary.sessions == 6  # enough, but stale
     advanced = drive.tick(n=0)
     assert drive.state.stage == 2 and "approved by ada" in advanced.reason
-    assert not drive.state.approved  # of this stage
-    drive.take(command(drive.state, "approve", "ada", drive.now))
-    while drive.state.live and len(drive.decisions) < 200:
+    assert not drive.state.approval  # of this stage
+    drive.take(apply_command(drive.state, "approve", "ada", drive.now))
+    while drive.state.is_live and len(drive.decisions) < 200:
         drive.tick(canary=0.0, n=2)
     assert drive.state.state == "rolled_back" and drive.state.stage == 2
 
@@ -281,7 +283,7 @@ def test_an_approval_skips_the_time_but_neither_samples_nor_health():
 )
 def test_a_person_can_end_it(stage, order, ends):
     drive = Drive().until(stage)
-    ended = drive.take(command(drive.state, order, "ada", drive.now))
+    ended = drive.take(apply_command(drive.state, order, "ada", drive.now))
     assert drive.state.state == ends and drive.state.weight == 0 and ended.events[-1].actor == "ada"
     assert drive.state.canary_weight(drive.now) == 0
 
@@ -301,9 +303,9 @@ def test_an_order_that_makes_no_sense_is_refused(stage, orders, said):
     drive = Drive()
     if stage:
         drive.until(stage)
-    with pytest.raises(NotAllowed, match=said):
+    with pytest.raises(OperationNotAllowedError, match=said):
         for order in orders:
-            drive.take(command(drive.state, order, "ada", drive.now))
+            drive.take(apply_command(drive.state, order, "ada", drive.now))
 
 
 def test_plain_means_decide_as_the_tables_say():
@@ -314,12 +316,12 @@ def test_plain_means_decide_as_the_tables_say():
     drive.tick(canary=0.6, n=3, requests=20)
     assert "low_pass_rate" in drive.state.reason and drive.state.state == "rolled_back"
     drive = Drive(point).until(1)
-    while drive.state.live and drive.state.stage == 1:
+    while drive.state.is_live and drive.state.stage == 1:
         drive.tick(canary=0.78)  # 0.02 below: more than the first stage allows, seen at its end
     assert "test_pass_rate_degradation" in drive.state.reason
     assert drive.state.healthy_seconds >= 600
     drive = Drive(point).until(2, canary=0.795)
-    while drive.state.live and drive.state.stage == 2:
+    while drive.state.is_live and drive.state.stage == 2:
         drive.tick(canary=0.795)
     assert "test_pass_rate_degradation" in drive.state.reason
 
@@ -351,7 +353,7 @@ def test_a_row_that_makes_no_sense_is_named_and_not_decided_on():
 
 
 def test_the_policy_is_the_settings_in_seconds_and_survives_json():
-    policy = Policy.frozen(Rollout(), Evaluation())
+    policy = Policy.from_settings(RolloutSettings(), EvaluationSettings())
     assert policy.stage_seconds == (21600, 43200, 86400) and policy.stage_sessions == (30, 75, 10)
     assert policy.max_hold_seconds == 14 * 86400
     assert TypeAdapter(Policy).validate_python(json.loads(json.dumps(asdict(policy)))) == policy
@@ -362,10 +364,10 @@ LOOKS = st.sampled_from([
     {}, {}, {}, {"n": 0}, {"n": 8}, {"canary": 0.0}, {"canary": 1.0, "production": 0.2}, {"errors": 4},
     {"production": 0.3, "canary": 0.4}, {"fresh_at": None}, {"fresh_at": NOW - timedelta(days=1)},
     {"fresh_at": NOW + timedelta(days=10**4)}, {"ready": 1}, {"replicas": 0, "ready": 0}, {"ready": 5},
-    {"sessions": (Scored("canary", 1, NAN),)}, {"sessions": (Scored("canary", 9, 0.4, None),) * 3},
-    {"canary_window": Window(9, NAN)}, {"since": "?"}, {"faults": ("?",)}, None,
-    {"replay": (Paired(0.0, 1.0),) * 3}, {"replay": (Paired(1.0, 0.0),) * 3},
-    {"canary_window": Window(50, 0.1, 0.2, 50, 40, 50, 99.0)},
+    {"sessions": (SessionScore("canary", 1, NAN),)}, {"sessions": (SessionScore("canary", 9, 0.4, None),) * 3},
+    {"canary_window": HealthWindow(9, NAN)}, {"since": "?"}, {"faults": ("?",)}, None,
+    {"replay": (ReplayPair(0.0, 1.0),) * 3}, {"replay": (ReplayPair(1.0, 0.0),) * 3},
+    {"canary_window": HealthWindow(50, 0.1, 0.2, 50, 40, 50, 99.0)},
 ])  # fmt: skip
 GAPS = st.sampled_from([100.0, 100.0, 100.0, 30.0, 0.0, 180.0, 181.0, 4000.0, -50.0, -86400.0, 30 * 86400.0])
 ORDERS = st.sampled_from(["pause", "resume", "approve", "abort", "rollback"])
@@ -377,8 +379,8 @@ STEPS = st.lists(
 def check(before: State, decision, look: Observation | None, now) -> None:
     after = decision.state
     assert after.weight in (0.0, 0.1, 0.5, 1.0)
-    assert after.weight in (0.0, WEIGHTS[after.stage])
-    if not before.live:
+    assert after.weight in (0.0, STAGE_WEIGHTS[after.stage])
+    if not before.is_live:
         assert after == before and not decision.events and not decision.actions
         return
     assert after.revision == before.revision + 1 and after.stage - before.stage in (0, 1)
@@ -390,12 +392,12 @@ def check(before: State, decision, look: Observation | None, now) -> None:
         policy, at = before.policy, before.stage - 1
         told = decision.events[-1].evidence
         assert told["canary"]["sessions"] >= policy.stage_sessions[at]
-        assert told["healthy_seconds"] >= policy.stage_seconds[at] or before.approved
+        assert told["healthy_seconds"] >= policy.stage_seconds[at] or before.approval
         assert look is not None and look.since == before.watermark and not look.faults
         assert look.fresh_at and abs((now - look.fresh_at).total_seconds()) <= policy.max_data_age_seconds
         assert look.ready == look.replicas > 0 and before.state != "paused" and before.weight > 0
     assert bool(of(decision, Promote)) == (after.stage == 3 and before.stage == 2)
-    if not after.live:
+    if not after.is_live:
         assert after.weight == (1.0 if after.state == "completed" else 0.0)
         assert after.closed_at == now and after.canary_weight(now) == 0
     for back in of(decision, RollBack):
@@ -413,8 +415,8 @@ def check(before: State, decision, look: Observation | None, now) -> None:
     row |= {name: json.loads(json.dumps(row[name], allow_nan=False)) for name in ("policy", "evidence")}
     assert State.from_row(row) == after
     json.dumps([event.evidence for event in decision.events], allow_nan=False)
-    if after.live:
-        gone = command(after, "rollback", "ada", now).state
+    if after.is_live:
+        gone = apply_command(after, "rollback", "ada", now).state
         assert gone.state == "rolled_back" and gone.weight == 0
 
 
@@ -430,10 +432,10 @@ def test_nothing_that_may_happen_breaks_a_promise_and_every_rollout_ends(steps, 
         before = drive.state
         if isinstance(step, str):
             try:
-                decision = command(before, step, "ada", drive.now)
-            except NotAllowed:
+                decision = apply_command(before, step, "ada", drive.now)
+            except OperationNotAllowedError:
                 continue
-            check(before, decision, None, drive.now) if not before.live else None
+            check(before, decision, None, drive.now) if not before.is_live else None
             raised += [one.key for one in alerts(drive.take(decision))]
             continue
         seconds, changes = step
@@ -442,19 +444,19 @@ def test_nothing_that_may_happen_breaks_a_promise_and_every_rollout_ends(steps, 
         decision = decide(before, look, drive.now)
         check(before, decision, look, drive.now)
         assert decide(before, look, drive.now) == decision  # pure
-        if last is not None and decision.state.live:  # a late repetition adds nothing
+        if last is not None and decision.state.is_live:  # a late repetition adds nothing
             assert decide(decision.state, last, drive.now).state.evidence == decision.state.evidence
         last = look
         raised += [one.key for one in alerts(drive.take(decision))]
     for _ in range(3 * 7200 // 100 + 10):
-        if not drive.state.live:
+        if not drive.state.is_live:
             break
         raised += [one.key for one in alerts(drive.tick(observation=None))]
-    assert not drive.state.live
+    assert not drive.state.is_live
     assert len(raised) == len(set(raised))
     assert drive.tick().state == drive.state  # terminal is terminal
 
 
 def test_opening_has_no_traffic():
     state = State(1, "b", "a", SHORT, NOW, NOW)
-    assert state.weight == 0 and state.live and state.canary_weight(NOW) == 0
+    assert state.weight == 0 and state.is_live and state.canary_weight(NOW) == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import NotAllowed
+from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.learning import versions
 from iccm_assets.rollout import deployment
 from iccm_assets.store import tables as t
@@ -35,29 +35,31 @@ def verdict(status: str, production: str = "v1") -> dict[str, Any]:
 def test_only_a_passing_verdict_against_todays_production_or_a_recorded_reason_allows_it(
     status: str, found: dict[str, Any] | None, force: str | None, allowed: bool, words: str
 ) -> None:
-    decision = deployment.decide("v2", status, "v1", found, force)
+    decision = deployment.authorization_decision("v2", status, "v1", found, force)
     assert decision.allowed is allowed
     assert words in decision.reason
 
 
 def test_no_deployment_brings_erased_data_into_service_unless_a_person_says_why() -> None:
-    refused = deployment.decide("v2", "candidate", "v1", verdict("pass"), None, erased=3)
+    refused = deployment.authorization_decision("v2", "candidate", "v1", verdict("pass"), None, erased=3)
     assert not refused.allowed and "was trained on 3 conversations erased since" in refused.reason
-    assert deployment.decide("v2", "candidate", "v1", verdict("pass"), "worth it", erased=3).allowed
+    assert deployment.authorization_decision(
+        "v2", "candidate", "v1", verdict("pass"), "worth it", erased=3
+    ).allowed
 
 
 @pytest.fixture
 def candidate(engine: sa.Engine) -> str:
     with engine.begin() as conn:
         base = deployment.bootstrap(conn, digest="a" * 64, path="/models/a", base_model="base")
-        return versions.register(
+        return versions.register_version(
             conn, digest="b" * 64, path="/models/b", parent=base.version, status="candidate"
         ).version
 
 
 def store_verdict(engine: sa.Engine, version: str, status: str) -> None:
     with engine.begin() as conn:
-        serving = versions.production(conn)
+        serving = versions.get_production_version(conn)
         assert serving is not None
         conn.execute(
             t.gate_verdicts.insert().values(
@@ -96,10 +98,10 @@ def test_a_passed_candidate_takes_over_in_one_transaction_with_its_event(
 def test_a_refused_candidate_changes_nothing(engine: sa.Engine, candidate: str, status: str | None) -> None:
     if status:
         store_verdict(engine, candidate, status)
-    with pytest.raises(NotAllowed, match="is not deployed"):
+    with pytest.raises(OperationNotAllowedError, match="is not deployed"):
         deployment.deploy(engine, candidate, actor="test")
     with engine.connect() as conn:
-        serving = versions.production(conn)
+        serving = versions.get_production_version(conn)
         assert serving is not None and serving.version != candidate
         count = sa.select(sa.func.count()).select_from(t.deployment_events)
         assert conn.execute(count).scalar_one() == 1
@@ -108,7 +110,7 @@ def test_a_refused_candidate_changes_nothing(engine: sa.Engine, candidate: str, 
 def test_the_newest_verdict_counts_not_the_best(engine: sa.Engine, candidate: str) -> None:
     store_verdict(engine, candidate, "pass")
     store_verdict(engine, candidate, "fail")
-    with pytest.raises(NotAllowed, match="says fail"):
+    with pytest.raises(OperationNotAllowedError, match="says fail"):
         deployment.deploy(engine, candidate, actor="test")
 
 

@@ -12,10 +12,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from iccm_assets.rollout import evidence as ev
-from iccm_assets.rollout.eprocess import GRID, bet, opened, reopened
-from iccm_assets.rollout.evidence import TESTS, Evidence, absorb
-from iccm_assets.rollout.limits import by_evidence
-from iccm_assets.rollout.observation import Counts, Observation, Paired, Scored
+from iccm_assets.rollout.eprocess import GRID_SIZE, update, start, restart
+from iccm_assets.rollout.evidence import TESTS, Evidence, update_evidence
+from iccm_assets.rollout.limits import check_sequential
+from iccm_assets.rollout.observation import RequestCounts, Observation, ReplayPair, SessionScore
 from iccm_assets_tests.rollout.ticks import NOW, PRODUCTION
 
 ONE = ((0.7, 1.8),)
@@ -28,7 +28,7 @@ def look(sessions=(), **changes):
 def session(rng, arm, stage, mean):
     """A score of ten tests, easy or hard together (correlation 0.4)."""
     rate = rng.binomial(10, rng.beta(1.5 * mean, 1.5 * (1 - mean))) / 10
-    return Scored(arm, stage, rate, 0.2 * rate * (1 - rate))
+    return SessionScore(arm, stage, rate, 0.2 * rate * (1 - rate))
 
 
 def served(rng, n, stage, canary, production, weight=None):
@@ -39,35 +39,35 @@ def served(rng, n, stage, canary, production, weight=None):
 
 def test_the_e_value_is_the_stakes_multiplied_out_by_hand():
     values, counts = [0.3, -0.7, 0.25, 0.0, -0.1], [1, 2, 1, 1, 30]
-    book = bet(opened(1), ONE, [0, 0, 0], values[:3], counts[:3])
-    book = bet(reopened(book, 1), ONE, [0, 0], values[3:], counts[3:])
-    bets = [Fraction(0.95) / Fraction(0.7) / Fraction(1.8) ** power for power in range(GRID)]
+    book = update(start(1), ONE, [0, 0, 0], values[:3], counts[:3])
+    book = update(restart(book, 1), ONE, [0, 0], values[3:], counts[3:])
+    bets = [Fraction(0.95) / Fraction(0.7) / Fraction(1.8) ** power for power in range(GRID_SIZE)]
     early = [(Fraction(value), count) for value, count in zip(values, counts, strict=True)]
     grown = [math.prod((1 + b * z) ** n for z, n in early) for b in bets]
     late = [math.prod((1 + b * z) ** n for z, n in early[3:]) for b in bets]
     opening, hour = Fraction(9, 10), Fraction(1, 20)
-    by_hand = (1 - opening - hour) + sum(opening / GRID * one for one in grown)
-    by_hand += sum(hour / GRID * one for one in late)
+    by_hand = (1 - opening - hour) + sum(opening / GRID_SIZE * one for one in grown)
+    by_hand += sum(hour / GRID_SIZE * one for one in late)
     assert book.e_values()[0] == pytest.approx(float(by_hand), rel=1e-12)
 
 
 def test_the_order_of_late_scores_does_not_matter():
     rng = np.random.default_rng(3)
     values = rng.uniform(-0.7, 0.3, 200)
-    books = [opened(1), opened(1)]
+    books = [start(1), start(1)]
     for value in values:
-        books[0] = bet(books[0], ONE, [0], [value], [1])
-    books[1] = bet(books[1], ONE, [0] * 200, sorted(values.tolist()), [1] * 200)
+        books[0] = update(books[0], ONE, [0], [value], [1])
+    books[1] = update(books[1], ONE, [0] * 200, sorted(values.tolist()), [1] * 200)
     assert books[0].e_values() == pytest.approx(books[1].e_values(), rel=1e-9)
 
 
 def test_the_reserve_is_never_more_than_spent_and_nothing_overflows():
-    book = opened(1)
+    book = start(1)
     for hour in range(1, 3000):
-        book = reopened(book, hour)
+        book = restart(book, hour)
     assert 0 <= book.reserve < 1e-4 and book.e_values()[0] == pytest.approx(1.0)
-    lost = bet(book, ONE, [0], [-0.7], [10**9])
-    won = bet(book, ONE, [0], [0.3], [10**9])
+    lost = update(book, ONE, [0], [-0.7], [10**9])
+    won = update(book, ONE, [0], [0.3], [10**9])
     assert 0 < lost.e_values()[0] < 1e-4 and won.e_values()[0] > 1e300
     assert all(math.isfinite(one) for one in (*lost.e_values(), *won.e_values()))
 
@@ -81,8 +81,8 @@ def ever_crossed(rng, canary, production, slices, drift=0.0):
             evidence = evidence.at_new_stage()
         shift = -drift if at > slices // 4 else 0.0
         sessions = served(rng, 6, stage, canary + shift, production + shift)
-        evidence = absorb(evidence, look(sessions), PRODUCTION, stage, at // 10)
-        crossed |= {one.reason for one in by_evidence(evidence, PRODUCTION, stage)}
+        evidence = update_evidence(evidence, look(sessions), PRODUCTION, stage, at // 10)
+        crossed |= {one.reason for one in check_sequential(evidence, PRODUCTION, stage)}
     return crossed
 
 
@@ -102,9 +102,11 @@ def test_at_the_very_limit_no_test_exceeds_its_part_of_alpha():
     part = PRODUCTION.alpha * 0.16
     crossed = 0
     for stream in streams:
-        book = opened(1)
+        book = start(1)
         for offset in range(0, 150, 5):
-            book = bet(book, ((0.30, 1.8),), [0] * 5, (0.73 - stream[offset : offset + 5]).tolist(), [1] * 5)
+            book = update(
+                book, ((0.30, 1.8),), [0] * 5, (0.73 - stream[offset : offset + 5]).tolist(), [1] * 5
+            )
             if book.e_values()[0] >= 1 / part:
                 crossed += 1
                 break
@@ -117,9 +119,9 @@ def test_an_independent_implementation_needs_about_as_many_sessions():
     for trial in range(40):
         rng = np.random.default_rng((5, trial))
         stream = rng.binomial(10, rng.beta(0.75, 0.75, 300)) / 10  # a mean of 0.5
-        book = opened(1)
+        book = start(1)
         for n, value in enumerate(stream, 1):
-            book = bet(book, ((0.30, 1.8),), [0], [floor - value], [1])
+            book = update(book, ((0.30, 1.8),), [0], [floor - value], [1])
             if book.e_values()[0] >= 1 / alpha:
                 ours.append(n)
                 break
@@ -136,8 +138,10 @@ def test_fifteen_points_are_found_within_so_many_canary_sessions(stage, most):
     needed = []
     for trial in range(30):
         rng, evidence = np.random.default_rng((9, trial)), Evidence()
-        while not by_evidence(evidence, PRODUCTION, stage) and evidence.canary.sessions < 400:
-            evidence = absorb(evidence, look(served(rng, 10, stage, 0.65, 0.8)), PRODUCTION, stage, 0)
+        while not check_sequential(evidence, PRODUCTION, stage) and evidence.canary.sessions < 400:
+            evidence = update_evidence(
+                evidence, look(served(rng, 10, stage, 0.65, 0.8)), PRODUCTION, stage, 0
+            )
         needed.append(evidence.canary.sessions)
     assert np.median(needed) <= most
 
@@ -145,35 +149,39 @@ def test_fifteen_points_are_found_within_so_many_canary_sessions(stage, most):
 def test_a_late_spike_of_errors_is_found_after_any_number_of_good_requests():
     evidence = Evidence()
     for hour in range(20):
-        evidence = absorb(evidence, look(canary=Counts(5000, 25, 0, 0)), PRODUCTION, 3, hour)
-    assert not by_evidence(evidence, PRODUCTION, 3)
+        evidence = update_evidence(evidence, look(canary=RequestCounts(5000, 25, 0, 0)), PRODUCTION, 3, hour)
+    assert not check_sequential(evidence, PRODUCTION, 3)
     bad = 0
-    while not by_evidence(evidence, PRODUCTION, 3) and bad < 1000:
-        evidence = absorb(evidence, look(canary=Counts(10, 3, 0, 0)), PRODUCTION, 3, 20 + bad // 500)
+    while not check_sequential(evidence, PRODUCTION, 3) and bad < 1000:
+        evidence = update_evidence(
+            evidence, look(canary=RequestCounts(10, 3, 0, 0)), PRODUCTION, 3, 20 + bad // 500
+        )
         bad += 10
     assert bad <= 150
-    assert [one.reason for one in by_evidence(evidence, PRODUCTION, 3)] == ["error_rate_spike"]
+    assert [one.reason for one in check_sequential(evidence, PRODUCTION, 3)] == ["error_rate_spike"]
 
 
 def test_a_handful_of_sessions_or_requests_carries_no_verdict():
-    six = absorb(Evidence(), look([Scored("canary", 1, 0.0)] * 6), PRODUCTION, 1, 0)
+    six = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.0)] * 6), PRODUCTION, 1, 0)
     assert six.e_values["stage_floor"] > PRODUCTION.threshold("pass_rate")
-    assert by_evidence(six, PRODUCTION, 1) == []
-    ten = absorb(six, look([Scored("canary", 1, 0.0)] * 4), PRODUCTION, 1, 0)
-    assert "pass_rate_floor" in [one.reason for one in by_evidence(ten, PRODUCTION, 1)]
-    five = absorb(Evidence(), look(canary=Counts(5, 5, 0, 0)), PRODUCTION, 1, 0)
-    assert five.e_values["errors"] > PRODUCTION.threshold("errors") and not by_evidence(five, PRODUCTION, 1)
-    twenty = absorb(five, look(canary=Counts(15, 15, 0, 0)), PRODUCTION, 1, 0)
-    assert [one.reason for one in by_evidence(twenty, PRODUCTION, 1)] == ["error_rate_spike"]
+    assert check_sequential(six, PRODUCTION, 1) == []
+    ten = update_evidence(six, look([SessionScore("canary", 1, 0.0)] * 4), PRODUCTION, 1, 0)
+    assert "pass_rate_floor" in [one.reason for one in check_sequential(ten, PRODUCTION, 1)]
+    five = update_evidence(Evidence(), look(canary=RequestCounts(5, 5, 0, 0)), PRODUCTION, 1, 0)
+    assert five.e_values["errors"] > PRODUCTION.threshold("errors") and not check_sequential(
+        five, PRODUCTION, 1
+    )
+    twenty = update_evidence(five, look(canary=RequestCounts(15, 15, 0, 0)), PRODUCTION, 1, 0)
+    assert [one.reason for one in check_sequential(twenty, PRODUCTION, 1)] == ["error_rate_spike"]
 
 
 def test_replayed_pairs_are_evidence_of_their_own():
     evidence, pairs = Evidence(), 0
-    while not by_evidence(evidence, PRODUCTION, 1) and pairs < 100:
-        evidence = absorb(evidence, look(replay=(Paired(0.6, 0.8),)), PRODUCTION, 1, 0)
+    while not check_sequential(evidence, PRODUCTION, 1) and pairs < 100:
+        evidence = update_evidence(evidence, look(replay=(ReplayPair(0.6, 0.8),)), PRODUCTION, 1, 0)
         pairs += 1
     assert pairs <= 40 and evidence.pairs == pairs and evidence.canary.sessions == 0
-    assert "replayed pairs" in by_evidence(evidence, PRODUCTION, 1)[0].description
+    assert "replayed pairs" in check_sequential(evidence, PRODUCTION, 1)[0].description
 
 
 def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries():
@@ -189,23 +197,25 @@ def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries
     # Given one by one they are compared in the same way.
     evidence = Evidence()
     for one in sessions:
-        evidence = absorb(evidence, look([one]), PRODUCTION, 2, 0)
+        evidence = update_evidence(evidence, look([one]), PRODUCTION, 2, 0)
     assert evidence.blocks == len(whole) and evidence.open_chunk == rest
 
 
 def test_a_session_of_an_earlier_stage_counts_for_the_candidates_own_limits_only():
-    evidence = absorb(Evidence(), look([Scored("canary", 1, 0.1, 0.2)] * 30), PRODUCTION, 2, 0)
+    evidence = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.1, 0.2)] * 30), PRODUCTION, 2, 0)
     assert evidence.canary.sessions == 0 and evidence.canary_total.sessions == 30
     assert evidence.blocks == 0 and evidence.open_chunk == ()
-    assert "low_pass_rate" in [one.reason for one in by_evidence(evidence, PRODUCTION, 2)]
+    assert "low_pass_rate" in [one.reason for one in check_sequential(evidence, PRODUCTION, 2)]
 
 
 def test_evidence_survives_json_to_the_last_bit():
     rng, evidence = np.random.default_rng(8), Evidence()
     for at in range(40):
-        counts = {"canary": Counts(9, 1, 8, 1), "production": Counts(9, 0, 9, 0)}
+        counts = {"canary": RequestCounts(9, 1, 8, 1), "production": RequestCounts(9, 0, 9, 0)}
         sessions = served(rng, 7, 1, 0.7, 0.8)
-        evidence = absorb(evidence, look(sessions, replay=(Paired(0.5, 0.6),), **counts), PRODUCTION, 1, at)
+        evidence = update_evidence(
+            evidence, look(sessions, replay=(ReplayPair(0.5, 0.6),), **counts), PRODUCTION, 1, at
+        )
     document = TypeAdapter(Evidence).dump_python(evidence, mode="json")
     stored = json.loads(json.dumps(document, allow_nan=False))
     assert TypeAdapter(Evidence).validate_python(stored) == evidence

@@ -17,7 +17,7 @@ LIVE = State(3, "v2", "v1", SHORT, NOW, NOW, weight=0.1, lease_until=NOW + timed
 
 @pytest.mark.parametrize(("versions", "passed"), [([], False), (["v1"], True), (["v1", "v2"], False)])
 def test_exactly_one_version_is_in_production(versions: list[str], passed: bool) -> None:
-    assert health.one_production(versions).passed is passed
+    assert health.check_single_production(versions).passed is passed
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_exactly_one_version_is_in_production(versions: list[str], passed: bool)
     ],
 )
 def test_statuses_fit_the_rollout(rollout, serving, canaries, passed) -> None:
-    assert health.consistent(rollout, serving, canaries).passed is passed
+    assert health.check_statuses(rollout, serving, canaries).passed is passed
 
 
 def test_weight_needs_a_lease_that_is_not_over() -> None:
-    assert health.leased(None, NOW).passed
-    assert health.leased(LIVE, NOW).passed
-    late = health.leased(LIVE, NOW + timedelta(seconds=160))
-    assert not late.passed and "60 s ago" in late.text
-    assert not health.leased(replace(LIVE, lease_until=None), NOW).passed
-    assert health.leased(replace(LIVE, weight=0.0, lease_until=None), NOW).passed
+    assert health.check_lease(None, NOW).passed
+    assert health.check_lease(LIVE, NOW).passed
+    late = health.check_lease(LIVE, NOW + timedelta(seconds=160))
+    assert not late.passed and "60 s ago" in late.description
+    assert not health.check_lease(replace(LIVE, lease_until=None), NOW).passed
+    assert health.check_lease(replace(LIVE, weight=0.0, lease_until=None), NOW).passed

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.rollout import controller
-from iccm_assets.rollout.cursor import Cursor, advanced
-from iccm_assets.rollout.observation import Observation, Paired
-from iccm_assets.rollout.observing import Reading, observe
+from iccm_assets.rollout.cursor import Watermark, advance
+from iccm_assets.rollout.observation import Observation, ReplayPair
+from iccm_assets.rollout.observing import ObservationBatch, collect_observation
 from iccm_assets.store import tables as t
 from iccm_assets.store.clock import now
 from iccm_assets_tests.rollout.live import World, short
@@ -24,13 +24,13 @@ def rolled(world: World) -> World:
     world.open()
     world.beat()
     world.tick()
-    controller.order(world.engine, world.settings, "pause", actor="test")
+    controller.execute_command(world.engine, world.settings, "pause", actor="test")
     return world
 
 
-def look(world: World) -> Reading:
+def look(world: World) -> ObservationBatch:
     with world.engine.connect() as conn:
-        return observe(conn, world.state(), world.settings, now(conn), seconds=60)
+        return collect_observation(conn, world.state(), world.settings, now(conn), seconds=60)
 
 
 def seen(world: World) -> Observation:
@@ -278,13 +278,13 @@ def test_replayed_pairs_are_used_once_and_only_where_both_were_heard(rolled: Wor
         measured(rolled, version, "conversation:3", [0.9])  # no quorum
         measured(rolled, version, "conversation:5", [0.9, 0.9], set="canary_set")
     measured(rolled, rolled.candidate, "conversation:4", [0.9, 0.9])  # production was never asked
-    assert seen(rolled).replay == (Paired(0.75, 0.5),)
+    assert seen(rolled).replay == (ReplayPair(0.75, 0.5),)
     rolled.tick()
     assert rolled.state().evidence.pairs == 1 and seen(rolled).replay == ()
     for version in both:  # the same item by another orchestra is no new evidence
         measured(rolled, version, "conversation:1", [0.1, 0.1], orchestra="other")
         measured(rolled, version, "conversation:6", [0.6, 0.6])
-    assert seen(rolled).replay == (Paired(0.6, 0.6),)
+    assert seen(rolled).replay == (ReplayPair(0.6, 0.6),)
 
 
 def test_with_enough_traffic_nothing_is_replayed(rolled: World) -> None:
@@ -386,14 +386,19 @@ def test_the_cursor_never_goes_back_and_says_how_far_is_sure() -> None:
 
     at = datetime(2026, 3, 1, tzinfo=UTC)
     minute = timedelta(minutes=1)
-    start = advanced(None, first=7, until=100, oldest=100, newest=100, now=at)
-    assert (start.first, start.next, start.settled) == (7, 100, at)
-    busy = advanced(start, first=9, until=103, oldest=103, newest=110, now=at + minute)
-    assert (busy.first, busy.next, busy.settled, busy.mark) == (7, 103, at, 110)
-    stuck = advanced(busy, first=9, until=103, oldest=103, newest=150, now=at + 9 * minute)
-    assert (stuck.next, stuck.settled) == (103, at)
-    freed = advanced(stuck, first=9, until=140, oldest=140, newest=160, now=at + 10 * minute)
-    assert (freed.next, freed.settled) == (140, at + minute)
-    full = advanced(start, first=9, until=101, oldest=200, newest=200, now=at + minute)
-    assert (full.next, full.settled) == (101, at)
-    assert Cursor.of(str(freed)) == freed and Cursor.of("") is None
+    start = advance(None, first=7, until=100, oldest=100, newest=100, now=at)
+    assert (start.first_requirement_id, start.next_xid, start.settled_at) == (7, 100, at)
+    busy = advance(start, first=9, until=103, oldest=103, newest=110, now=at + minute)
+    assert (busy.first_requirement_id, busy.next_xid, busy.settled_at, busy.high_watermark) == (
+        7,
+        103,
+        at,
+        110,
+    )
+    stuck = advance(busy, first=9, until=103, oldest=103, newest=150, now=at + 9 * minute)
+    assert (stuck.next_xid, stuck.settled_at) == (103, at)
+    freed = advance(stuck, first=9, until=140, oldest=140, newest=160, now=at + 10 * minute)
+    assert (freed.next_xid, freed.settled_at) == (140, at + minute)
+    full = advance(start, first=9, until=101, oldest=200, newest=200, now=at + minute)
+    assert (full.next_xid, full.settled_at) == (101, at)
+    assert Watermark.parse(str(freed)) == freed and Watermark.parse("") is None

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from iccm_assets.errors import DamagedCheckpoint, NotAllowed
+from iccm_assets.errors import CorruptCheckpointError, OperationNotAllowedError
 from iccm_assets.rollout import deployment, opening
-from iccm_assets.rollout.delivery import deliver
+from iccm_assets.rollout.delivery import deploy_candidate
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.store import tables as t
 from iccm_assets_tests.rollout.live import World, model
@@ -17,7 +17,7 @@ from iccm_assets_tests.rollout.live import World, model
 def test_a_rollout_begins_without_traffic_by_the_numbers_of_the_day(world: World) -> None:
     state = world.open()
     assert (state.weight, state.stage, state.state, state.revision) == (0.0, 1, "ramping", 0)
-    assert state.policy == Policy.frozen(world.settings.rollout, world.settings.evaluation)
+    assert state.policy == Policy.from_settings(world.settings.rollout, world.settings.evaluation)
     assert world.statuses() == {world.production: "production", world.candidate: "canary"}
     [event] = world.rows("select * from iccm.deployment_events where rollout_id = :id", id=state.id)
     assert (event.seq, event.event_type, event.actor, event.weight) == (1, "opened", "test", 0.0)
@@ -26,7 +26,7 @@ def test_a_rollout_begins_without_traffic_by_the_numbers_of_the_day(world: World
 
 def test_the_gate_is_asked_again_and_a_refusal_changes_nothing(world: World) -> None:
     refused = world.version("c", verdict="fail", status="gate_failed")
-    with pytest.raises(NotAllowed, match="says fail"):
+    with pytest.raises(OperationNotAllowedError, match="says fail"):
         opening.open_rollout(world.engine, world.settings, refused, actor="test")
     assert world.rows("select 1 from iccm.rollouts") == []
     forced = opening.open_rollout(
@@ -39,7 +39,7 @@ def test_the_gate_is_asked_again_and_a_refusal_changes_nothing(world: World) -> 
 
 def test_a_damaged_checkpoint_opens_nothing(world: World) -> None:
     (world.root / "b" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         world.open(force_reason="whatever")
     assert world.rows("select 1 from iccm.rollouts") == []
     assert world.statuses()[world.candidate] == "candidate"
@@ -48,9 +48,9 @@ def test_a_damaged_checkpoint_opens_nothing(world: World) -> None:
 def test_a_second_candidate_waits_and_is_not_promoted_at_once_either(world: World) -> None:
     state = world.open()
     other = world.version("c")
-    with pytest.raises(NotAllowed, match=f"rollout {state.id} of {world.candidate} is live"):
+    with pytest.raises(OperationNotAllowedError, match=f"rollout {state.id} of {world.candidate} is live"):
         opening.open_rollout(world.engine, world.settings, other, actor="test")
-    with pytest.raises(NotAllowed, match="is live"):
+    with pytest.raises(OperationNotAllowedError, match="is live"):
         deployment.deploy(world.engine, other, actor="test")
     assert world.statuses()[other] == "candidate"
 
@@ -63,7 +63,7 @@ def test_of_many_who_open_at_once_one_does(world: World) -> None:
         start.wait()
         try:
             opened.append(opening.open_rollout(world.engine, world.settings, version, actor="test"))
-        except NotAllowed as error:
+        except OperationNotAllowedError as error:
             refused.append(str(error))
 
     threads = [threading.Thread(target=one, args=(version,)) for version in candidates]
@@ -92,20 +92,22 @@ def test_without_a_production_version_the_first_is_promoted_at_once(engine, sett
 
     path = model(tmp_path, "first")
     with engine.begin() as conn:
-        made = versions.register(conn, digest="a" * 64, path=str(path), parent=None, status="candidate")
+        made = versions.register_version(
+            conn, digest="a" * 64, path=str(path), parent=None, status="candidate"
+        )
     opened = opening.open_rollout(engine, settings, made.version, actor="test", force_reason="first")
     assert opened.state is None and opened.version.status == "production"
 
 
 def test_delivering_again_finds_the_open_rollout_and_changes_nothing(world: World) -> None:
-    first = deliver(world.engine, world.settings, world.candidate, actor="run 1")
-    again = deliver(world.engine, world.settings, world.candidate, actor="run 2")
+    first = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 1")
+    again = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 2")
     assert first.metadata["rollout"] == again.metadata["rollout"]
     assert first.metadata["weight"] == 0.0 and "healthy" in first.metadata["forecast"]
     assert world.events() == ["opened"]
 
 
 def test_delivering_without_a_rollout_promotes_at_once(world: World) -> None:
-    done = deliver(world.engine, world.settings, world.candidate, actor="demo", rollout=False)
+    done = deploy_candidate(world.engine, world.settings, world.candidate, actor="demo", rollout=False)
     assert done.metadata["weight"] == 1.0 and done.version.status == "production"
     assert world.rows("select 1 from iccm.rollouts") == []

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.rollout import controller
-from iccm_assets.store.database import engine_for
+from iccm_assets.store.database import create_engine_for
 from iccm_assets_tests.rollout.live import World
 
 CONTROLLERS = 8
@@ -46,7 +46,7 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
     url = world.engine.url.render_as_string(hide_password=False)
 
     def race() -> None:
-        engine = engine_for(url)
+        engine = create_engine_for(url)
         try:
             while True:
                 with lock:
@@ -68,8 +68,8 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
             for _ in range(4):
                 world.ask(arm=None, rate=0.8)
             if world.asked == 40:
-                controller.order(world.engine, world.settings, "pause", actor="user:ada")
-                controller.order(world.engine, world.settings, "resume", actor="user:ada")
+                controller.execute_command(world.engine, world.settings, "pause", actor="user:ada")
+                controller.execute_command(world.engine, world.settings, "resume", actor="user:ada")
 
     traffic = threading.Thread(target=live)
     controllers = [threading.Thread(target=race) for _ in range(CONTROLLERS)]
@@ -194,16 +194,16 @@ def test_a_controller_that_comes_second_returns_what_the_first_one_left(
     world.open()
     world.stage(1)
     world.ask(arm="canary")
-    original = controller.observe
+    original = controller.collect_observation
 
     def slow(*arguments: object, **more: object) -> object:
         found = original(*arguments, **more)
-        monkeypatch.setattr(controller, "observe", original)
+        monkeypatch.setattr(controller, "collect_observation", original)
         world.beat()
         controller.tick(world.engine, world.settings)
         return found
 
-    monkeypatch.setattr(controller, "observe", slow)
+    monkeypatch.setattr(controller, "collect_observation", slow)
     decision = controller.tick(world.engine, world.settings)
     assert decision is not None and decision.events == () and decision.actions == ()
     assert decision.state == world.state()
@@ -218,7 +218,9 @@ def test_an_order_waits_for_a_tick_in_progress_and_is_not_lost(world: World) -> 
         done: list[str] = []
         person = threading.Thread(
             target=lambda: done.append(
-                controller.order(world.engine, world.settings, "pause", actor="user:ada").state.state
+                controller.execute_command(
+                    world.engine, world.settings, "pause", actor="user:ada"
+                ).state.state
             )
         )
         person.start()

@@ -8,43 +8,43 @@ import numpy as np
 import pytest
 
 from iccm_assets.rollout import simulation
-from iccm_assets.rollout.simulation import World, simulate
+from iccm_assets.rollout.simulation import TrueEffect, simulate
 from iccm_assets_tests.rollout.ticks import PRODUCTION
 
 
 def test_an_equal_model_is_promoted_and_a_much_worse_one_is_taken_back():
     # docs/rollout.md has the shares of 400 runs each; these few leave room for two unlucky ones.
-    equal = simulate(World(0.8, 0.8, 500), PRODUCTION, 12, 1).to_json()
+    equal = simulate(TrueEffect(0.8, 0.8, 500), PRODUCTION, 12, 1).to_json()
     assert equal["promoted"] >= 0.9 and equal["rolled_back"] <= 0.1
     assert 42 <= equal["hours"]["promoted"]["median"] <= 60  # 42 h of health, and 30 sessions at 50 a day
-    worse = simulate(World(0.8, 0.65, 500), PRODUCTION, 30, 1).to_json()
+    worse = simulate(TrueEffect(0.8, 0.65, 500), PRODUCTION, 30, 1).to_json()
     assert worse["rolled_back"] >= 0.9
     assert worse["canary_sessions_until_rollback"]["median"] <= 100
     assert worse["promoted"] + worse["rolled_back"] + worse["undecided"] == pytest.approx(1)
 
 
 def test_the_same_seed_gives_the_same_rollouts_and_another_gives_others():
-    first, second = (simulate(World(0.8, 0.7, 300), PRODUCTION, 4, 5).endings for _ in range(2))
+    first, second = (simulate(TrueEffect(0.8, 0.7, 300), PRODUCTION, 4, 5).outcomes for _ in range(2))
     assert first == second
-    assert simulate(World(0.8, 0.7, 300), PRODUCTION, 4, 6).endings != first
-    assert simulate(World(0.8, 0.7, 300), PRODUCTION, 2, 5).endings == first[:2]
+    assert simulate(TrueEffect(0.8, 0.7, 300), PRODUCTION, 4, 6).outcomes != first
+    assert simulate(TrueEffect(0.8, 0.7, 300), PRODUCTION, 2, 5).outcomes == first[:2]
 
 
 def test_plain_means_take_back_most_equal_models():
-    point = simulate(World(0.8, 0.8, 500), replace(PRODUCTION, evidence="point"), 12, 1)
-    assert len(point.of("rolled_back")) >= 8
+    point = simulate(TrueEffect(0.8, 0.8, 500), replace(PRODUCTION, evidence="point"), 12, 1)
+    assert len(point.with_outcome("rolled_back")) >= 8
 
 
 def test_too_little_traffic_is_undecided_and_says_when():
-    (ending,) = simulate(World(0.8, 0.8, 2), PRODUCTION, 1, 1).endings
+    (ending,) = simulate(TrueEffect(0.8, 0.8, 2), PRODUCTION, 1, 1).outcomes
     assert ending.outcome == "undecided" and ending.hours == pytest.approx(14 * 24, abs=25)
 
 
 @pytest.mark.parametrize(("canary", "outcome"), [(0.0, "rolled_back"), (1.0, "promoted")])
 def test_the_ends_of_the_scale_are_defined(canary, outcome):
-    found = simulate(World(0.8, canary, 400), PRODUCTION, 3, 1)
-    assert len(found.of(outcome)) == 3
-    assert len(simulate(World(0.0, 0.0, 400), PRODUCTION, 1, 1).endings) == 1
+    found = simulate(TrueEffect(0.8, canary, 400), PRODUCTION, 3, 1)
+    assert len(found.with_outcome(outcome)) == 3
+    assert len(simulate(TrueEffect(0.0, 0.0, 400), PRODUCTION, 1, 1).outcomes) == 1
 
 
 def test_scores_have_the_mean_and_the_spread_that_are_promised():
@@ -53,8 +53,8 @@ def test_scores_have_the_mean_and_the_spread_that_are_promised():
     assert rates.mean() == pytest.approx(0.8, abs=0.006)
     assert rates.std() == pytest.approx(0.27, abs=0.01)
     assert (rates == 1.0).mean() == pytest.approx(0.47, abs=0.015)
-    pairs = simulation._pairs(World(0.8, 0.8, 199), rng)
+    pairs = simulation._pairs(TrueEffect(0.8, 0.8, 199), rng)
     assert len(pairs) == int(199 * 0.15 * 28)
     differences = np.array([one.canary - one.production for one in pairs])
     assert abs(differences.mean()) < 0.02 and differences.std() == pytest.approx(0.14, abs=0.02)
-    assert simulation._pairs(World(0.8, 0.8, 200), rng) == []
+    assert simulation._pairs(TrueEffect(0.8, 0.8, 200), rng) == []

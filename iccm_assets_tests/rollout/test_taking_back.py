@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from iccm_assets.errors import NotAllowed
-from iccm_assets.rollout.taking_back import roll_back, rollback_production
-from iccm_assets.store.traffic import served_at
+from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.rollout.taking_back import roll_back, roll_back_production
+from iccm_assets.store.traffic import versions_served_at
 from iccm_assets_tests.rollout.live import World
 
 
@@ -15,7 +15,7 @@ def back(world: World, reason: str = "") -> str:
 
 
 def test_with_nothing_to_go_back_to_it_is_refused(world: World) -> None:
-    with pytest.raises(NotAllowed, match="no previous production version"):
+    with pytest.raises(OperationNotAllowedError, match="no previous production version"):
         back(world)
     assert world.statuses()[world.production] == "production"
 
@@ -31,8 +31,8 @@ def test_a_live_rollout_is_what_is_taken_back(world: World, stage: int) -> None:
 
 def test_a_direct_change_is_refused_while_a_rollout_is_live(world: World) -> None:
     world.open()
-    with pytest.raises(NotAllowed, match="is live"):
-        rollback_production(world.engine, actor="user:ada")
+    with pytest.raises(OperationNotAllowedError, match="is live"):
+        roll_back_production(world.engine, actor="user:ada")
 
 
 def test_after_completion_the_former_version_is_back_with_events_and_alert(world: World) -> None:
@@ -48,7 +48,7 @@ def test_after_completion_the_former_version_is_back_with_events_and_alert(world
     [alert] = world.rows("select * from iccm.alerts where title = 'Model Rollback'")
     assert alert.severity == "warning" and "slow on large files" in alert.body
     with world.engine.connect() as conn:
-        assert [one.version for one in served_at(conn, before)] == [world.candidate]
-        assert [one.version for one in served_at(conn, world.now())] == [world.production]
-    with pytest.raises(NotAllowed, match="no previous"):
+        assert [one.version for one in versions_served_at(conn, before)] == [world.candidate]
+        assert [one.version for one in versions_served_at(conn, world.now())] == [world.production]
+    with pytest.raises(OperationNotAllowedError, match="no previous"):
         back(world)  # it does not swing back to the one that was taken back

@@ -6,14 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from iccm_assets.rollout.decision import decide
-from iccm_assets.rollout.observation import Counts, Observation, Scored, Window
+from iccm_assets.rollout.observation import RequestCounts, Observation, SessionScore, HealthWindow
 from iccm_assets.rollout.outcome import Decision
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
-from iccm_assets.settings import Evaluation, Rollout
+from iccm_assets.settings import EvaluationSettings, RolloutSettings
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-PRODUCTION = Policy.frozen(Rollout(), Evaluation())
+PRODUCTION = Policy.from_settings(RolloutSettings(), EvaluationSettings())
 # Stages of minutes, a handful of samples, two hours of patience; lease and limits as in production.
 SHORT = replace(
     PRODUCTION,
@@ -24,8 +24,10 @@ SHORT = replace(
 )
 
 
-def scored(arm: str, rate: float, n: int, stage: int, variance: float | None = 0.01) -> tuple[Scored, ...]:
-    return (Scored(arm, stage, rate, variance),) * n
+def scored(
+    arm: str, rate: float, n: int, stage: int, variance: float | None = 0.01
+) -> tuple[SessionScore, ...]:
+    return (SessionScore(arm, stage, rate, variance),) * n
 
 
 def seen(
@@ -46,8 +48,8 @@ def seen(
         scored("production", production, n if state.stage < 3 else 0, state.stage) or [None] * n,
         strict=True,
     )
-    window = Window(n, canary, 0.01, requests, errors, requests, 10.0) if n else Window()
-    beside = Window(n, production, 0.01, requests, 0, requests, 10.0) if n else Window()
+    window = HealthWindow(n, canary, 0.01, requests, errors, requests, 10.0) if n else HealthWindow()
+    beside = HealthWindow(n, production, 0.01, requests, 0, requests, 10.0) if n else HealthWindow()
     look = Observation(
         since=state.watermark,
         until=str(state.revision + 1),
@@ -55,8 +57,8 @@ def seen(
         replicas=2,
         ready=2,
         sessions=tuple(one for pair in pairs for one in pair if one is not None),
-        canary=Counts(requests, errors, requests, slow),
-        production=Counts(requests, 0, requests, 0) if state.stage < 3 else Counts(),
+        canary=RequestCounts(requests, errors, requests, slow),
+        production=RequestCounts(requests, 0, requests, 0) if state.stage < 3 else RequestCounts(),
         canary_window=window,
         production_window=beside,
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachable, SettingsError
+from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError
 from iccm_assets.settings import load_settings
 from iccm_assets.store import database
-from iccm_assets.store.database import connect, dagster_url, database_url, engine_for, head_revision
+from iccm_assets.store.database import connect, dagster_url, database_url, create_engine_for, head_revision
 from iccm_assets.store.embedded import EmbeddedServer
 
 
@@ -24,7 +24,7 @@ def at(url: str, **more: object):
 @pytest.fixture
 def role(server_url):
     """A role without rights on the test server, and the URL to log in with it."""
-    admin = engine_for(server_url)
+    admin = create_engine_for(server_url)
     with admin.begin() as conn:
         conn.execute(sa.text("create role guest login password 'guest'"))
     yield lambda url: sa.make_url(url).set(username="guest", password="guest").render_as_string(False)
@@ -52,11 +52,11 @@ def test_connect_migrates_an_empty_database_and_is_quick_afterwards(new_database
 def test_an_engine_outlives_a_restart_of_the_server(tmp_path):
     settings = load_settings(home=tmp_path)
     server = EmbeddedServer(tmp_path, durable=False)
-    server.ensure()
+    server.ensure_running()
     try:
         engine = connect(settings)
         server.stop()
-        server.ensure()
+        server.ensure_running()
         with engine.connect() as conn:
             assert conn.execute(sa.text("select 1")).scalar_one() == 1
         engine.dispose()
@@ -68,9 +68,9 @@ def test_without_a_url_the_embedded_server_of_the_home_is_used(tmp_path):
     settings = load_settings(home=tmp_path)
     server = EmbeddedServer(tmp_path, durable=False)
     try:
-        assert server.ensure() == database_url(settings)
+        assert server.ensure_running() == database_url(settings)
         assert dagster_url(settings) == database_url(settings) + "_dagster"
-        with engine_for(dagster_url(settings)).connect() as conn:
+        with create_engine_for(dagster_url(settings)).connect() as conn:
             assert conn.execute(sa.text("select current_database()")).scalar_one() == "iccm_dagster"
     finally:
         server.stop()
@@ -86,7 +86,7 @@ def test_without_a_url_the_embedded_server_of_the_home_is_used(tmp_path):
 )
 def test_an_unreachable_server_is_one_line_with_its_address_and_without_the_password(url, where):
     for ask in (connect, dagster_url):
-        with pytest.raises(DatabaseUnreachable) as caught:
+        with pytest.raises(DatabaseUnreachableError) as caught:
             ask(at(url))
         assert where in str(caught.value)
         assert "s3cret" not in str(caught.value)
@@ -124,10 +124,10 @@ def test_a_role_without_rights_is_told_so(new_database, role):
 
 
 def test_an_old_server_and_one_without_pgvector_are_refused_by_name(engine, monkeypatch):
-    monkeypatch.setattr(database, "MINIMUM_VERSION", 99)
+    monkeypatch.setattr(database, "MIN_SERVER_VERSION", 99)
     with pytest.raises(DatabaseError, match="the platform needs 99 or newer"):
         database.upgrade(engine)
-    monkeypatch.setattr(database, "MINIMUM_VERSION", 15)
+    monkeypatch.setattr(database, "MIN_SERVER_VERSION", 15)
     with engine.connect() as conn:
         monkeypatch.setattr(
             database, "_HAS_VECTOR", sa.text(str(database._HAS_VECTOR).replace("vector", "no_such_extension"))

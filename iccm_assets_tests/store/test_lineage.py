@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.errors import InputError, VersionNotFound
+from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.store import tables as t
-from iccm_assets.store.lineage import conversation_lineage, conversation_of, version_lineage
+from iccm_assets.store.lineage import load_conversation_lineage, find_conversation, load_version_lineage
 from iccm_assets_tests.learning.rows import NOW, conversation, training_run, version
 
 
@@ -55,7 +55,7 @@ def three_generations(engine: sa.Engine) -> sa.Engine:
 
 def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        lineage = version_lineage(conn, "v3")
+        lineage = load_version_lineage(conn, "v3")
     assert [(ancestor.version, ancestor.generations, ancestor.examples) for ancestor in lineage.ancestry] == [
         ("v3", 0, 1),
         ("v2", 1, 2),
@@ -79,13 +79,13 @@ def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_genera
 
 def test_the_first_version_came_from_no_conversation(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        lineage = version_lineage(conn, "v1")
+        lineage = load_version_lineage(conn, "v1")
     assert (lineage.run, lineage.conversations, lineage.parent_version) == (None, (), None)
 
 
 def test_a_conversation_knows_every_version_that_learned_from_it(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        lineage = conversation_lineage(conn, 2)
+        lineage = load_conversation_lineage(conn, 2)
     assert [(row.version, row.how, row.role, row.generations) for row in lineage.versions] == [
         ("v2", "directly", "validation", 0),
         ("v4", "directly", "rehearsal", 0),
@@ -96,7 +96,7 @@ def test_a_conversation_knows_every_version_that_learned_from_it(three_generatio
 
 def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        duplicate, unused = conversation_lineage(conn, 5), conversation_lineage(conn, 6)
+        duplicate, unused = load_conversation_lineage(conn, 5), load_conversation_lineage(conn, 6)
     assert [(row.reason, row.duplicate_of, row.similarity) for row in duplicate.rejections] == [
         ("duplicate", 1, 0.97)
     ]
@@ -106,28 +106,28 @@ def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine
 
 def test_a_session_leads_to_its_conversation(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
-        assert conversation_of(conn, "s3") == 3
+        assert find_conversation(conn, "s3") == 3
         for unknown in ("s77", "", "s3' or true --", "s3\x00"):
             with pytest.raises(InputError, match="there is no session"):
-                conversation_of(conn, unknown)
+                find_conversation(conn, unknown)
 
 
 def test_a_version_is_found_by_its_role_or_the_start_of_its_digest(three_generations: sa.Engine) -> None:
     with three_generations.begin() as conn:
-        assert version_lineage(conn, "production").version == "v3"
-        assert version_lineage(conn, "digest-v4").version == "v4"
-        with pytest.raises(VersionNotFound, match=r"more than one digest.*There are: v4, v3, v2, v1\."):
-            version_lineage(conn, "digest-")
+        assert load_version_lineage(conn, "production").version == "v3"
+        assert load_version_lineage(conn, "digest-v4").version == "v4"
+        with pytest.raises(VersionNotFoundError, match=r"more than one digest.*There are: v4, v3, v2, v1\."):
+            load_version_lineage(conn, "digest-")
 
 
 def test_unknown_names_are_said_to_be_unknown(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         for unknown in ("v9", "", "%", "_", "\x00"):
-            with pytest.raises(VersionNotFound, match=r"There are: v4, v3, v2, v1\."):
-                version_lineage(conn, unknown)
+            with pytest.raises(VersionNotFoundError, match=r"There are: v4, v3, v2, v1\."):
+                load_version_lineage(conn, unknown)
         for number in (77, -1, 2**63, -(2**80)):
             with pytest.raises(InputError, match=f"there is no conversation {number}"):
-                conversation_lineage(conn, number)
+                load_conversation_lineage(conn, number)
 
 
 def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_generations: sa.Engine) -> None:
@@ -144,7 +144,7 @@ def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_genera
                 timestamp=at, from_version="v4", to_version="v3", reason="low_pass_rate"
             )
         )
-        lineage, restored = version_lineage(conn, "v4"), version_lineage(conn, "v3")
+        lineage, restored = load_version_lineage(conn, "v4"), load_version_lineage(conn, "v3")
     assert [(event["forced"], event["actor"], event["notes"]) for event in lineage.traffic] == [
         (True, "ada", "forced by a person: outage")
     ]
@@ -192,8 +192,8 @@ def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: s
         lambda c, cursor, sql, parameters, *rest: queries.append((sql, parameters)),
     )
     with engine.connect() as conn:
-        of_version = version_lineage(conn, "v40")
-        of_conversation = conversation_lineage(conn, conversation_of(conn, "s600"))
+        of_version = load_version_lineage(conn, "v40")
+        of_conversation = load_conversation_lineage(conn, find_conversation(conn, "s600"))
         executed = list(queries)
         plans = [
             json.dumps(conn.exec_driver_sql(f"explain (format json) {sql}", parameters).scalar_one())

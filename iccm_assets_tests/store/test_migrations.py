@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from iccm_assets.errors import DatabaseError
-from iccm_assets.store.database import MIGRATIONS, current_revision, engine_for, head_revision, upgrade
+from iccm_assets.store.database import MIGRATIONS, current_revision, create_engine_for, head_revision, upgrade
 from iccm_assets.store.tables import metadata
 
 _CATALOGUE = {
@@ -77,7 +77,7 @@ def test_alembic_sees_no_difference_between_migrations_and_tables(engine):
 
 def test_the_catalogue_after_migrating_equals_the_catalogue_the_tables_make(engine, new_database):
     """Also checks, defaults and partial indexes, which Alembic's comparison does not look at."""
-    other = engine_for(new_database(empty=True))
+    other = create_engine_for(new_database(empty=True))
     with other.begin() as conn:
         conn.execute(sa.text("create extension vector"))
         conn.execute(sa.text("create schema iccm"))
@@ -108,7 +108,7 @@ def test_up_down_up_leaves_the_same_schema(engine):
 
 
 def test_an_upgrade_from_0007_keeps_the_rows_and_makes_the_schema_of_a_new_database(engine, new_database):
-    old = engine_for(new_database(empty=True))
+    old = create_engine_for(new_database(empty=True))
     with old.begin() as conn:
         command.upgrade(config_for(conn), "0007")
         for statement in _ROWS_OF_0007.split(";"):
@@ -152,7 +152,7 @@ def test_four_migrations_at_once_make_one_schema(new_database):
     outcomes: list[object] = []
 
     def migrate() -> None:
-        engine = engine_for(url)
+        engine = create_engine_for(url)
         try:
             outcomes.append(upgrade(engine))
         except Exception as error:

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.store import tables as t
-from iccm_assets.store.traffic import Said, Served, fold_periods, periods, served_at
+from iccm_assets.store.traffic import (
+    TrafficEvent,
+    ServedVersion,
+    compute_serving_periods,
+    serving_periods,
+    versions_served_at,
+)
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -40,7 +46,7 @@ def record_event(engine):
 
 
 def at(conn: sa.Connection, hour: float) -> dict[str, float]:
-    return {row.version: round(row.weight, 9) for row in served_at(conn, T0 + timedelta(hours=hour))}
+    return {row.version: round(row.weight, 9) for row in versions_served_at(conn, T0 + timedelta(hours=hour))}
 
 
 def test_before_the_first_version_nothing_served(record_event):
@@ -96,10 +102,10 @@ def test_of_two_events_at_one_moment_the_later_written_counts(record_event):
 def test_weights_add_up_to_one_and_the_heaviest_is_first(record_event):
     record_event(0, "v1", 1.0)
     record_event(1, "v2", 0.1)
-    served = served_at(record_event.conn, T0 + timedelta(hours=2))
+    served = versions_served_at(record_event.conn, T0 + timedelta(hours=2))
     assert [row.version for row in served] == ["v1", "v2"]
     assert sum(row.weight for row in served) == pytest.approx(1.0)
-    assert isinstance(served[0], Served)
+    assert isinstance(served[0], ServedVersion)
 
 
 def test_the_times_a_version_served_are_those_of_every_moment(record_event):
@@ -116,7 +122,7 @@ def test_the_times_a_version_served_are_those_of_every_moment(record_event):
                 period.until and (period.until - T0).total_seconds() / 3600,
                 period.weight,
             )
-            for period in periods(record_event.conn, name)
+            for period in serving_periods(record_event.conn, name)
         ]
         for name in ("v1", "v2", "v3")
     }
@@ -134,8 +140,10 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=100)
 @given(EVENTS)
 def test_periods_follow_each_other_and_all_versions_together_have_everything(history):
-    events = [Said(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)]
-    by_version = {name: fold_periods(name, events) for name in ("v1", "v2", "v3")}
+    events = [
+        TrafficEvent(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)
+    ]
+    by_version = {name: compute_serving_periods(name, events) for name in ("v1", "v2", "v3")}
     for version_periods in by_version.values():
         for before, after in pairwise(version_periods):
             assert before.since < before.until <= after.since

@@ -23,11 +23,11 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Conversation, record
-from iccm_assets.reference.generator import generate
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
+from iccm_assets.reference.generator import generate_example
 from iccm_assets.reference.world import FAMILIES
-from iccm_assets.settings import REFERENCE_CANARY_SET
-from iccm_assets.store.database import engine_for
+from iccm_assets.settings import PACKAGED_CANARY_SET
+from iccm_assets.store.database import create_engine_for
 from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.integration.conftest import ICCM, run
 from iccm_assets_tests.processes import BIN, bare_environment, start_dagster, stop
@@ -76,7 +76,7 @@ def browser_path() -> str:
 def instance(browser_path: str) -> Iterator[Instance]:
     """Sixty conversations of ten days on modules of the reference world; an eighth of the canary set."""
     home = Path(tempfile.mkdtemp(prefix="iccm-ui-"))
-    lines = gzip.decompress(REFERENCE_CANARY_SET.read_bytes()).decode().splitlines()
+    lines = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     (home / "canary.jsonl").write_text("\n".join(lines[::8]) + "\n", encoding="utf-8")
     environment = bare_environment() | {
         "ICCM_HOME": str(home / "iccm"),
@@ -133,12 +133,12 @@ def a_day_that_lasts(minutes: int = 10) -> date:
 def fill(url: str, today: date) -> None:
     """Six conversations a day. Yesterday's have no scores yet, the others those of perfect requirements."""
     rng = Random(1)
-    engine = engine_for(url)
+    engine = create_engine_for(url)
     midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
     with engine.begin() as conn:
         for number in range(60):
-            module = generate(sorted(FAMILIES)[number % len(FAMILIES)], rng)
-            record(
+            module = generate_example(sorted(FAMILIES)[number % len(FAMILIES)], rng)
+            upsert_conversation(
                 conn,
                 Conversation(
                     session_id=f"session-{number}",

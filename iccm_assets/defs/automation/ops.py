@@ -9,23 +9,23 @@ from iccm_assets.defs.resources import PlatformResource
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
-    from iccm_assets.judging.live import count_live, score_live
+    from iccm_assets.judging.live import count_live_responses, score_live_responses
 
-    total, scored = count_live(platform.engine), 0
+    total, scored = count_live_responses(platform.engine), 0
 
     def progress(count: int) -> None:
         nonlocal scored
         scored += count
         context.log.info(f"scored {scored} of {max(scored, total)} responses")
 
-    report = score_live(
+    report = score_live_responses(
         platform.engine,
         platform.orchestra,
         platform.settings,
-        seconds=platform.settings.scoring.pass_seconds,
+        time_budget_seconds=platform.settings.scoring.time_budget_seconds,
         progress=progress,
     )
-    for line in (report.sentence(), *(arm.sentence() for arm in report.arms)):
+    for line in (report.summary(), *(arm.summary() for arm in report.arms)):
         context.log.info(line)
     if report.arms:
         # Numbers of observations become plots over time on the asset's page.
@@ -34,11 +34,11 @@ def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResou
         {
             "scored": report.scored.scored,
             "inconclusive": report.scored.inconclusive,
-            "invalid_suites": report.scored.bad_suites,
+            "invalid_suites": report.scored.invalid_suites,
             "members_unavailable": report.scored.answers["missing"],
-            "pending": report.left,
+            "pending": report.remaining,
             "seconds": report.seconds,
-            "arms": table_metadata([arm.row() for arm in report.arms]),
+            "arms": table_metadata([arm.to_dict() for arm in report.arms]),
         }
     )
 
@@ -47,7 +47,7 @@ def _arm_metrics(arms) -> dict:
     """Metrics of both arms under names that stay the same from version to version."""
     metrics: dict = {}
     for arm in sorted(arms, key=lambda arm: arm.requests):  # of two versions, the one that served more
-        row = arm.row()
+        row = arm.to_dict()
         metrics[f"{arm.arm} version"] = row.pop("version")
         row.pop("arm")
         metrics |= {f"{arm.arm} {name}": value for name, value in row.items() if value is not None}
@@ -57,24 +57,24 @@ def _arm_metrics(arms) -> dict:
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Delete checkpoints, datasets and rows past their retention period."""
-    from iccm_assets.governance.housekeeping import tidy
+    from iccm_assets.governance.housekeeping import apply_retention
 
-    report = tidy(platform.engine, platform.settings)
-    for decision in report.removed:
+    report = apply_retention(platform.engine, platform.settings)
+    for decision in report.deleted:
         context.log.info(f"deleted {decision.kind} {decision.name[:12]}: {decision.reason}")
     decisions = [
         {
             "kind": decision.kind,
             "name": decision.name[:12],
-            "decision": "deleted" if decision.goes else "retained",
+            "decision": "deleted" if decision.delete else "retained",
             "reason": decision.reason,
         }
-        for decision in report.fates
+        for decision in report.decisions
     ]
     context.add_output_metadata(
         {
-            "deleted": len(report.removed),
-            "retained": len(report.fates) - len(report.removed),
+            "deleted": len(report.deleted),
+            "retained": len(report.decisions) - len(report.deleted),
             "freed_bytes": report.freed_bytes,
             **{f"deleted_rows: {table}": count for table, count in report.rows.items()},
             "stale_staging": len(report.staging),

@@ -28,7 +28,7 @@ def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: Platfor
     from iccm_assets.curation.filtering import changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
-    earliest = yesterday - timedelta(days=platform.settings.curation.late_days - 1)
+    earliest = yesterday - timedelta(days=platform.settings.curation.lookback_days - 1)
     with platform.engine.connect() as conn:
         days = changed_days(conn, earliest, yesterday)
     return [
@@ -65,7 +65,7 @@ def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform:
     from iccm_assets.learning import versions
 
     with tick_transaction(platform) as conn:
-        production = versions.production(conn)
+        production = versions.get_production_version(conn)
     if production is None:
         return dg.SkipReason("there is no production version yet")
     scheduled = context.scheduled_execution_time.astimezone(UTC)
@@ -84,7 +84,9 @@ def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Pla
 
     scheduled = context.scheduled_execution_time.astimezone(UTC)
     with tick_transaction(platform) as conn:
-        return request_run_or_skip(conn, platform, causes.weekly(conn, scheduled, platform.settings))
+        return request_run_or_skip(
+            conn, platform, causes.evaluate_weekly_trigger(conn, scheduled, platform.settings)
+        )
 
 
 @dg.schedule(
@@ -97,9 +99,9 @@ def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Pla
 def live_scoring_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-    from iccm_assets.judging.live import count_live
+    from iccm_assets.judging.live import count_live_responses
 
-    pending = count_live(platform.engine)
+    pending = count_live_responses(platform.engine)
     if not pending:
         return dg.SkipReason("0 responses with tests are waiting for a score")
     unfinished = dg.RunsFilter(job_name=live_scoring_job.name, statuses=NOT_FINISHED_STATUSES)

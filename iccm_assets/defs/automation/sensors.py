@@ -27,7 +27,7 @@ from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.learning.turns import SeenRun, Turn
+    from iccm_assets.learning.turns import DagsterRunState, QueuedRun
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 DEPLOYED_VERSION_KEY = dg.AssetKey("deployed_model_version")
@@ -44,12 +44,12 @@ OBSERVATION_INTERVAL = timedelta(minutes=5)
 )
 def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
     from iccm_assets.learning import causes
-    from iccm_assets.learning.triggers import Skip
+    from iccm_assets.learning.triggers import TriggerSkipped
     from iccm_assets.rollout.emergency import alert_degradation
 
     with tick_transaction(platform) as conn:
-        decision = causes.degradation(conn, platform.settings)
-        if not isinstance(decision, Skip):
+        decision = causes.evaluate_degradation_trigger(conn, platform.settings)
+        if not isinstance(decision, TriggerSkipped):
             alert_degradation(conn, decision.id, decision.notes or "")
         return request_run_or_skip(conn, platform, decision)
 
@@ -65,7 +65,7 @@ def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: Pla
     from iccm_assets.store.clock import now
 
     with tick_transaction(platform) as conn:
-        decision = causes.data_threshold(conn, now(conn), platform.settings)
+        decision = causes.evaluate_data_threshold_trigger(conn, now(conn), platform.settings)
         return request_run_or_skip(conn, platform, decision)
 
 
@@ -87,20 +87,20 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
         return request
     settings = platform.settings
     with tick_transaction(platform) as conn:
-        queue = dispatch.situation(conn, settings.triggers)
-    states = _dagster_states(context.instance, queue.turns)
+        queue = dispatch.load_queue_state(conn, settings.triggers)
+    states = _dagster_states(context.instance, queue.queued_runs)
     timeout = settings.training.heartbeat_timeout_seconds
-    decision = turns.next_turn(queue, states, settings.triggers, timeout)
-    if isinstance(decision, turns.Wait):
+    decision = turns.choose_next_run(queue, states, settings.triggers, timeout)
+    if isinstance(decision, turns.WaitDecision):
         return dg.SkipReason(decision.reason)
     with tick_transaction(platform) as conn:
-        claimed = dispatch.take(conn, decision.id, decision.dispatch)
+        claimed = dispatch.claim_dispatch(conn, decision.id, decision.dispatch)
         if claimed is None:
             return dg.SkipReason(f"{decision.reason}: another daemon has started it")
-        if decision.abort is not None:
-            abort_for_emergency(conn, decision.abort, decision.reason)
-    if decision.zombie:
-        fail_stalled_run(context.instance, decision.zombie, f"dispatch {claimed.dispatch} replaces it")
+        if decision.abort_rollout_id is not None:
+            abort_for_emergency(conn, decision.abort_rollout_id, decision.reason)
+    if decision.stale_run_id:
+        fail_stalled_run(context.instance, decision.stale_run_id, f"dispatch {claimed.dispatch} replaces it")
     context.log.info(decision.reason)
     return run_request(claimed)
 
@@ -108,27 +108,27 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
 def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
     """Give training runs an outcome whose Dagster run is over or whose worker has stopped its heartbeat."""
     from iccm_assets.learning import dispatch, training_runs, turns
-    from iccm_assets.rollout.emergency import alert_failed, alert_queued
+    from iccm_assets.rollout.emergency import alert_attempts_exhausted, alert_queued
 
     settings, instance = platform.settings, context.instance
     with tick_transaction(platform) as conn:
-        queue = dispatch.situation(conn, settings.triggers)
+        queue = dispatch.load_queue_state(conn, settings.triggers)
     # An attempt that ended in order released its fence before its Dagster run ended: `mark_stalled` skips it.
     own = get_dagster_run_status(instance, queue.running.dagster_run_id) if queue.running else None
-    states = _dagster_states(instance, queue.turns)
-    lost = turns.lost_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
+    states = _dagster_states(instance, queue.queued_runs)
+    lost = turns.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
     with tick_transaction(platform) as conn:
         is_lost = lost is not None and training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason)
-        dispatch.fail_unclaimed(conn, turns.failed_before_claim(queue.turns, states))
-        dispatch.call_off(conn, turns.called_off(queue.turns, states))
-        for stuck in turns.stuck(queue.turns, states):
+        dispatch.mark_failed_before_claim(conn, turns.find_failed_before_claim(queue.queued_runs, states))
+        dispatch.mark_canceled(conn, turns.find_canceled(queue.queued_runs, states))
+        for stuck in turns.find_stuck_in_queue(queue.queued_runs, states):
             alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
-        for run in dispatch.used_up(conn, settings.triggers):
-            alert_failed(conn, run.id, run.attempt, run.error or "no reason recorded")
+        for run in dispatch.find_exhausted_runs(conn, settings.triggers):
+            alert_attempts_exhausted(conn, run.id, run.attempt, run.error or "no reason recorded")
     if is_lost:
         context.log.warning(f"training run {lost.id}: {lost.reason}")
-        if lost.zombie:
-            fail_stalled_run(instance, lost.zombie, lost.reason)
+        if lost.stale_run_id:
+            fail_stalled_run(instance, lost.stale_run_id, lost.reason)
 
 
 def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
@@ -139,9 +139,9 @@ def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformRe
     if not started:
         return
     with tick_transaction(platform) as conn:
-        rows = dispatch.rows(conn, list(started))
+        rows = dispatch.get_rows(conn, list(started))
     pairs = [(run, rows[row]) for row, runs in started.items() if row in rows for run in runs]
-    for stray in leftovers.strays(pairs, platform.settings.training.heartbeat_timeout_seconds):
+    for stray in leftovers.find_orphaned_runs(pairs, platform.settings.training.heartbeat_timeout_seconds):
         context.log.warning(f"Dagster run {stray.run_id}: {stray.reason}")
         fail_stalled_run(context.instance, stray.run_id, stray.reason)
 
@@ -153,19 +153,19 @@ def _request_missed_deployment(
     from iccm_assets.learning import dispatch, leftovers, training_runs
 
     with tick_transaction(platform) as conn:
-        passed = dispatch.passed_and_not_deployed(conn)
-        run = training_runs.get(conn, passed.id) if passed else None
+        passed = dispatch.find_undeployed_candidate(conn)
+        run = training_runs.get_run(conn, passed.id) if passed else None
     if passed is None:
         return None
     latest = get_latest_run(context.instance, passed.id)
-    decision = leftovers.undelivered(passed, latest, platform.settings.triggers.max_attempts)
-    if not isinstance(decision, leftovers.Deliver):
+    decision = leftovers.decide_missed_deployment(passed, latest, platform.settings.triggers.max_attempts)
+    if not isinstance(decision, leftovers.DeployDecision):
         return None
     context.log.warning(decision.reason)
     return deployment_run_request(run, decision)
 
 
-def _dagster_states(instance: dg.DagsterInstance, waiting: Sequence[Turn]) -> dict[int, SeenRun]:
+def _dagster_states(instance: dg.DagsterInstance, waiting: Sequence[QueuedRun]) -> dict[int, DagsterRunState]:
     return get_dagster_run_statuses(instance, {turn.id: turn.dispatch for turn in waiting if turn.dispatch})
 
 
@@ -179,7 +179,7 @@ def rollout_controller_sensor(
 ) -> dg.SensorResult:
     """One tick of the controller. The cursor only limits how often an unchanged rollout is observed."""
     from iccm_assets.rollout import controller, records
-    from iccm_assets.rollout.view import observed, shown, timeline
+    from iccm_assets.rollout.view import observation_metadata, change_key, timeline_rows
     from iccm_assets.store.clock import now
 
     decision = controller.tick(platform.engine, platform.settings)
@@ -187,20 +187,20 @@ def rollout_controller_sensor(
     with platform.engine.connect() as conn:
         current = now(conn)
         # A rollout that ended by a command, or by another controller, gets a last observation.
-        state = records.newest(conn) if decision is None else decision.state
-        events = records.history(conn, state.id) if state else []
+        state = records.get_latest_rollout(conn) if decision is None else decision.state
+        events = records.list_events(conn, state.id) if state else []
     if state is None:
         return dg.SensorResult(skip_reason="no rollout yet")
-    changed = cursor.get("key") != shown(state)
-    due = state.live and (
+    changed = cursor.get("key") != change_key(state)
+    due = state.is_live and (
         not cursor or current - datetime.fromisoformat(cursor["at"]) >= OBSERVATION_INTERVAL
     )
     summary = f"rollout {state.id} of {state.candidate} is {state.state}: {state.reason}"
     if not (changed or due):
         return dg.SensorResult(skip_reason=summary, cursor=context.cursor)
-    metadata = {**observed(state), "timeline": table_metadata(timeline(events))}
+    metadata = {**observation_metadata(state), "timeline": table_metadata(timeline_rows(events))}
     observation = dg.AssetObservation(DEPLOYED_VERSION_KEY, description=summary, metadata=metadata)
-    new_cursor = json.dumps({"key": shown(state), "at": current.isoformat()})
+    new_cursor = json.dumps({"key": change_key(state), "at": current.isoformat()})
     return dg.SensorResult(skip_reason=summary, asset_events=[observation], cursor=new_cursor)
 
 
@@ -210,15 +210,15 @@ def rollout_controller_sensor(
     description="Delivers pending alerts to the channels of ICCM_ALERT_URLS.",
 )
 def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
-    from iccm_assets.alerts.delivery import deliver_alerts, is_due, waiting
+    from iccm_assets.alerts.delivery import dispatch_alerts, has_due_alerts, count_pending
 
     engine, settings = platform.engine, platform.settings
-    if not is_due(engine, settings):
+    if not has_due_alerts(engine, settings):
         no_channel = "" if settings.alert_urls else ", and ICCM_ALERT_URLS names no channel"
-        return dg.SkipReason(f"{waiting(engine)} alerts are pending, none is due{no_channel}")
-    report = deliver_alerts(engine, settings)
-    context.log.info(report.sentence())
-    return dg.SkipReason(report.sentence())
+        return dg.SkipReason(f"{count_pending(engine)} alerts are pending, none is due{no_channel}")
+    report = dispatch_alerts(engine, settings)
+    context.log.info(report.summary())
+    return dg.SkipReason(report.summary())
 
 
 @dg.run_failure_sensor(

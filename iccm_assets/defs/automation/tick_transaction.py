@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from iccm_assets.learning.training_runs import TrainingRun
-    from iccm_assets.learning.triggers import Skip
+    from iccm_assets.learning.triggers import TriggerSkipped
 
 # Dagster cancels a tick after 60 s: a failed statement is reported earlier than a cancelled tick.
 STATEMENT_TIMEOUT_SECONDS = 5
@@ -34,18 +34,18 @@ def tick_transaction(platform: PlatformResource) -> Iterator[sa.Connection]:
 
 
 def request_run_or_skip(
-    conn: sa.Connection, platform: PlatformResource, decision: TrainingRun | Skip
+    conn: sa.Connection, platform: PlatformResource, decision: TrainingRun | TriggerSkipped
 ) -> dg.RunRequest | dg.SkipReason:
     """The run request of a trigger that has just fired, in the transaction of its row; else the skip reason.
 
     Where another retrain or a live rollout is in the way, the row waits for `retrain_dispatch_sensor`.
     """
     from iccm_assets.learning import dispatch
-    from iccm_assets.learning.triggers import Skip
+    from iccm_assets.learning.triggers import TriggerSkipped
 
-    if isinstance(decision, Skip):
+    if isinstance(decision, TriggerSkipped):
         return dg.SkipReason(decision.reason)
-    claimed = dispatch.take_if_free(conn, decision, platform.settings.triggers)
+    claimed = dispatch.claim_dispatch_if_free(conn, decision, platform.settings.triggers)
     if isinstance(claimed, str):
         return dg.SkipReason(f"fired: training run {decision.id} ({decision.notes}); it waits: {claimed}")
     return run_request(claimed)

@@ -12,9 +12,9 @@ from pydantic import Field
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.learning.leftovers import Deliver, LastRun
+    from iccm_assets.learning.leftovers import DeployDecision, LatestRun
     from iccm_assets.learning.training_runs import TrainingRun
-    from iccm_assets.learning.turns import RunState, SeenRun
+    from iccm_assets.learning.turns import RunState, DagsterRunState
 
 TRAINING_RUN_TAG = "iccm/training_run_id"
 DISPATCH_TAG = "iccm/dispatch"
@@ -59,19 +59,19 @@ def get_training_run(
     row_id, dispatch = tags.get(TRAINING_RUN_TAG), tags.get(DISPATCH_TAG)
     with engine.begin() as conn:
         if row_id:
-            return training_runs.get(conn, int(row_id)), int(dispatch) if dispatch else None
-        fire = triggers.manual(
+            return training_runs.get_run(conn, int(row_id)), int(dispatch) if dispatch else None
+        fire = triggers.manual_trigger(
             context.run.root_run_id or context.run.run_id,
             config.reason or "launched in Dagster",
             config.emergency,
         )
-        run = training_runs.request(
+        run = training_runs.create_run(
             conn,
             fire,
-            versions.get(conn, config.base).version if config.base else None,
+            versions.get_version(conn, config.base).version if config.base else None,
             window_days=config.window_days or None,
             dispatched=True,
-        ) or training_runs.by_key(conn, fire.key)
+        ) or training_runs.get_by_trigger_key(conn, fire.key)
     # The dispatcher finds the runs of a row by these tags, and so can a person.
     context.instance.add_run_tags(context.run.run_id, run_tags(run))
     return run, None
@@ -97,10 +97,10 @@ def run_request(run: TrainingRun) -> dg.RunRequest:
     )
 
 
-def deployment_run_request(run: TrainingRun, deployment: Deliver) -> dg.RunRequest:
+def deployment_run_request(run: TrainingRun, deployment: DeployDecision) -> dg.RunRequest:
     """The request that deploys a candidate whose run died before it did; one for each run that died."""
     return dg.RunRequest(
-        run_key=f"training-run-{run.id}-deploy-instead-of-{deployment.instead_of}",
+        run_key=f"training-run-{run.id}-deploy-instead-of-{deployment.replaces_run_id}",
         job_name="retrain_job",
         asset_selection=[dg.AssetKey("deployed_model_version")],
         run_config={"ops": {"deployed_model_version": {"config": {"version": deployment.candidate}}}},
@@ -108,15 +108,17 @@ def deployment_run_request(run: TrainingRun, deployment: Deliver) -> dg.RunReque
     )
 
 
-def get_dagster_run_status(instance: dg.DagsterInstance, run_id: str) -> SeenRun | None:
+def get_dagster_run_status(instance: dg.DagsterInstance, run_id: str) -> DagsterRunState | None:
     """The status of one Dagster run; None when the instance does not know its id."""
     records = instance.get_run_records(dg.RunsFilter(run_ids=[run_id])) if run_id else ()
     return _status(records[0]) if records else None
 
 
-def get_dagster_run_statuses(instance: dg.DagsterInstance, dispatches: dict[int, int]) -> dict[int, SeenRun]:
+def get_dagster_run_statuses(
+    instance: dg.DagsterInstance, dispatches: dict[int, int]
+) -> dict[int, DagsterRunState]:
     """By training run id: the newest Dagster run of its newest dispatch, where there is one."""
-    statuses: dict[int, SeenRun] = {}
+    statuses: dict[int, DagsterRunState] = {}
     for record in _tagged_records(instance, dispatches, limit=200) if dispatches else ():  # newest first
         row_id = int(record.dagster_run.tags[TRAINING_RUN_TAG])
         if record.dagster_run.tags.get(DISPATCH_TAG) == str(dispatches[row_id]):
@@ -124,28 +126,28 @@ def get_dagster_run_statuses(instance: dg.DagsterInstance, dispatches: dict[int,
     return statuses
 
 
-def list_started_retrains(instance: dg.DagsterInstance) -> dict[int, list[SeenRun]]:
+def list_started_retrains(instance: dg.DagsterInstance) -> dict[int, list[DagsterRunState]]:
     """Retrain runs that Dagster reports as started, by the id of their training run."""
     started = dg.RunsFilter(job_name="retrain_job", statuses=[dg.DagsterRunStatus.STARTED])
-    runs: dict[int, list[SeenRun]] = {}
+    runs: dict[int, list[DagsterRunState]] = {}
     for record in instance.get_run_records(started, limit=50):
         if row_id := record.dagster_run.tags.get(TRAINING_RUN_TAG):
             runs.setdefault(int(row_id), []).append(_status(record))
     return runs
 
 
-def get_latest_run(instance: dg.DagsterInstance, training_run_id: int) -> LastRun | None:
+def get_latest_run(instance: dg.DagsterInstance, training_run_id: int) -> LatestRun | None:
     """The newest Dagster run of a training run, and whether its deployment step reported its failure."""
-    from iccm_assets.learning.leftovers import LastRun
+    from iccm_assets.learning.leftovers import LatestRun
 
     records = _tagged_records(instance, [training_run_id], limit=50)
     if not records:
         return None
     failures = instance.all_logs(records[0].dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    return LastRun(
+    return LatestRun(
         _status(records[0]),
-        answered=any(failure.step_key == "deployed_model_version" for failure in failures),
-        deliveries=sum(DEPLOY_TAG in record.dagster_run.tags for record in records),
+        deployment_failed=any(failure.step_key == "deployed_model_version" for failure in failures),
+        deployment_runs=sum(DEPLOY_TAG in record.dagster_run.tags for record in records),
     )
 
 
@@ -161,11 +163,11 @@ def _tagged_records(instance: dg.DagsterInstance, row_ids: Iterable[int], limit:
     return list(instance.get_run_records(dg.RunsFilter(tags=tags), limit=limit))
 
 
-def _status(record: dg.RunRecord) -> SeenRun:
-    from iccm_assets.learning.turns import SeenRun
+def _status(record: dg.RunRecord) -> DagsterRunState:
+    from iccm_assets.learning.turns import DagsterRunState
 
     run = record.dagster_run
     started = record.start_time or record.create_timestamp.timestamp()
     dispatch = int(run.tags.get(DISPATCH_TAG) or 0)
     age_seconds = max(0.0, time.time() - started)
-    return SeenRun(run.run_id, _STATES.get(run.status, "queued"), age_seconds, dispatch)
+    return DagsterRunState(run.run_id, _STATES.get(run.status, "queued"), age_seconds, dispatch)

@@ -13,9 +13,9 @@ def daily_volume_is_normal(conn, settings):
     from iccm_assets.store.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
-    days = arrivals.count_days(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
+    days = arrivals.daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
     *baseline, last = [day.total for day in days]
-    return health.arrivals(baseline, last)
+    return health.check_daily_volume(baseline, last)
 
 
 @platform_check("conversations", "Are the messages of the last week valid?")
@@ -23,11 +23,11 @@ def content_is_valid(conn, settings):
     from iccm_assets.capture import arrivals, health
     from iccm_assets.store.clock import now
 
-    return health.readable(*arrivals.unreadable(conn, now(conn) - timedelta(days=7)))
+    return health.check_content(*arrivals.invalid_conversations(conn, now(conn) - timedelta(days=7)))
 
 
 @platform_check("conversations", "Has every gateway flushed its spool to the database?")
 def spool_is_flushed(conn, settings):
     from iccm_assets.capture import arrivals, health
 
-    return health.spool(*arrivals.spool_state(settings.home / "spool"))
+    return health.check_spool(*arrivals.get_spool_state(settings.home / "spool"))

@@ -17,7 +17,7 @@ from iccm_assets.defs.partitions import OWNERS, daily_partitions, previous_day_m
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.curation.story import DayStory
+    from iccm_assets.curation.story import DailyFunnel
 
 # How many days the plot of the pool's materialization shows.
 PLOTTED_DAYS = 30
@@ -42,24 +42,24 @@ def filtered_conversations(
     by reason and stored in `phase4_rejections`.
     """
     from iccm_assets.curation.filtering import filter_day
-    from iccm_assets.curation.pictures import MOST_PICTURED
-    from iccm_assets.curation.story import tell_days
+    from iccm_assets.curation.pictures import MAX_PLOTS
+    from iccm_assets.curation.story import load_daily_funnels
 
     days = [date.fromisoformat(key) for key in sorted(context.partition_keys)]
     for day in days:
         report = filter_day(platform.engine, day, platform.settings)
         context.log.info(f"{day}: {report.kept} of {report.conversations} conversations passed the filter")
     with platform.engine.connect() as conn:
-        funnels = tell_days(conn, days)
+        funnels = load_daily_funnels(conn, days)
     for day, funnel in funnels.items():
-        metadata = _filter_metadata(funnel, platform, with_plot=day in days[-MOST_PICTURED:])
+        metadata = _filter_metadata(funnel, platform, with_plot=day in days[-MAX_PLOTS:])
         context.add_asset_metadata(metadata, partition_key=day.isoformat())
     return dg.MaterializeResult(metadata=filtered_conversations_lineage())
 
 
-def _filter_metadata(funnel: "DayStory", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
+def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
     """The day's counts, its rejections by reason and, ``with_plot``, a histogram of the pass rates."""
-    from iccm_assets.curation.pictures import histogram, markdown
+    from iccm_assets.curation.pictures import plot_histogram, markdown_image
 
     rejected = {name: count for name, count in funnel.reasons.items() if name != "duplicate"}
     metadata = {
@@ -70,11 +70,13 @@ def _filter_metadata(funnel: "DayStory", platform: PlatformResource, with_plot: 
         "rejected": sum(rejected.values()),
         **({"retained_share": funnel.filtered / funnel.captured} if funnel.captured else {}),
         **{f"rejected: {name}": count for name, count in rejected.items()},
-        "reasons": table_metadata(funnel.left_out(without="duplicate"), "no rejections"),
+        "reasons": table_metadata(funnel.rejections(excluding="duplicate"), "no rejections"),
     }
     if with_plot:
-        plot = histogram(funnel.rates, platform.settings.curation.min_test_pass_rate)
-        metadata["test_pass_rates"] = dg.MetadataValue.md(markdown(plot, "pass rates of accepted texts"))
+        plot = plot_histogram(funnel.rates, platform.settings.curation.min_test_pass_rate)
+        metadata["test_pass_rates"] = dg.MetadataValue.md(
+            markdown_image(plot, "pass rates of accepted texts")
+        )
     return metadata
 
 
@@ -95,24 +97,24 @@ def training_pool(context: dg.AssetExecutionContext, platform: PlatformResource)
     One greedy pass over the materialized days, best quality first: the result does not depend on the order
     in which days are materialized, and materializing a day again changes nothing.
     """
-    from iccm_assets.curation.pictures import days_of_data, markdown
-    from iccm_assets.curation.pool import fold_days
-    from iccm_assets.curation.story import before, tell_days
+    from iccm_assets.curation.pictures import plot_daily_funnel, markdown_image
+    from iccm_assets.curation.pool import rebuild_pool
+    from iccm_assets.curation.story import last_days, load_daily_funnels
     from iccm_assets.models.embedding import Embedder
 
     days = [date.fromisoformat(key) for key in sorted(context.partition_keys)]
-    report = fold_days(platform.engine, days, platform.settings, Embedder.load(platform.settings))
+    report = rebuild_pool(platform.engine, days, platform.settings, Embedder.load(platform.settings))
     with platform.engine.connect() as conn:
-        funnels = tell_days(conn, days)
-        history = tell_days(conn, before(days[-1], PLOTTED_DAYS))
+        funnels = load_daily_funnels(conn, days)
+        history = load_daily_funnels(conn, last_days(days[-1], PLOTTED_DAYS))
     for day, funnel in funnels.items():
         context.add_asset_metadata(_pool_metadata(funnel), partition_key=day.isoformat())
-    plot = markdown(
-        days_of_data([history[day] for day in sorted(history)]), "conversations by day and outcome"
+    plot = markdown_image(
+        plot_daily_funnel([history[day] for day in sorted(history)]), "conversations by day and outcome"
     )
     return dg.MaterializeResult(
         metadata={
-            "run_summary": f"{report.embedded} texts embedded, {report.refolded_days} days rebuilt, "
+            "run_summary": f"{report.embedded} texts embedded, {report.rebuilt_days} days rebuilt, "
             f"{report.changed_rows} rows changed",
             "pool_size": report.pool_size,
             "daily_history": dg.MetadataValue.md(plot),
@@ -121,7 +123,7 @@ def training_pool(context: dg.AssetExecutionContext, platform: PlatformResource)
     )
 
 
-def _pool_metadata(funnel: "DayStory") -> dict[str, object]:
+def _pool_metadata(funnel: "DailyFunnel") -> dict[str, object]:
     """The day's funnel from capture to the pool, and the removed duplicates: ids and similarities."""
     return {
         "captured": funnel.captured,
@@ -130,7 +132,7 @@ def _pool_metadata(funnel: "DayStory") -> dict[str, object]:
         "duplicates_removed": funnel.removed,
         "retained": funnel.pool,
         "dagster/partition_row_count": funnel.pool,
-        "funnel": table_metadata(funnel.funnel()),
-        "rejections": table_metadata(funnel.left_out(), "no rejections"),
+        "funnel": table_metadata(funnel.steps()),
+        "rejections": table_metadata(funnel.rejections(), "no rejections"),
         "removed_as_duplicates": table_metadata(funnel.duplicates),
     }

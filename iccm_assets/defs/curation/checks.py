@@ -7,13 +7,13 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("filtered_conversations", "Was yesterday's partition materialized?")
 def yesterday_is_materialized(conn, settings):
-    from iccm_assets.capture.arrivals import count_days
+    from iccm_assets.capture.arrivals import daily_volumes
     from iccm_assets.curation import facts, health
     from iccm_assets.store.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
-    [volume] = count_days(conn, yesterday, yesterday)
-    return health.yesterday(yesterday, facts.is_filtered(conn, yesterday), volume.total)
+    [volume] = daily_volumes(conn, yesterday, yesterday)
+    return health.check_yesterday(yesterday, facts.is_filtered(conn, yesterday), volume.total)
 
 
 @platform_check(
@@ -24,9 +24,9 @@ def partitions_are_fresh(conn, settings):
     from iccm_assets.curation.filtering import changed_days
     from iccm_assets.store.clock import now
 
-    days = settings.curation.late_days
+    days = settings.curation.lookback_days
     yesterday = now(conn).date() - timedelta(days=1)
-    return health.current(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
+    return health.check_freshness(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
 
 
 @platform_check(
@@ -36,7 +36,7 @@ def partitions_are_fresh(conn, settings):
 def no_contamination(conn, settings):
     from iccm_assets.curation import facts, health
 
-    return health.leaks(*facts.leaks_of(conn, "filtered_conversations", settings))
+    return health.check_contamination(*facts.load_contamination(conn, "filtered_conversations", settings))
 
 
 @platform_check(
@@ -47,9 +47,9 @@ def no_duplicates(conn, settings):
     from iccm_assets.curation import facts, health
 
     threshold = settings.curation.duplicate_similarity
-    pool = facts.pool_vectors(conn)
-    pairs = health.similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
-    return health.duplicates(len(pool.ids), pool.of, pairs, threshold)
+    pool = facts.load_pool_vectors(conn)
+    pairs = health.find_similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
+    return health.check_duplicates(len(pool.ids), pool.pool_size, pairs, threshold)
 
 
 @platform_check(
@@ -59,4 +59,4 @@ def no_duplicates(conn, settings):
 def row_counts_reconcile(conn, settings):
     from iccm_assets.curation import facts, health
 
-    return health.adds_up(**facts.pool_counts(conn))
+    return health.check_row_counts(**facts.load_pool_counts(conn))

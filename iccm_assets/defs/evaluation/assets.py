@@ -10,7 +10,7 @@ from iccm_assets.defs.column_schemas import CANARY_SET, column_schema
 from iccm_assets.defs.metadata import table_metadata, to_asset_check_result, worker_metadata
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.orphans import started_by_me
+from iccm_assets.orphans import parent_env
 
 QUALITY_GATE = "quality_gate"
 # Returned by the evaluation itself: a separate check never executes after a failed gate, which ends the run.
@@ -90,15 +90,15 @@ def canary_evaluation(
     stored with its evidence, and the status of the candidate follows it.
     """
     from iccm_assets.learning import retrain
-    from iccm_assets.rollout.candidates import trained_in
+    from iccm_assets.rollout.candidates import resolve_candidate
 
-    claimed = retrain.running_in(platform.engine, context.run.run_id)
-    candidate = trained_in(platform.engine, context.run.run_id, config.version)
-    with retrain.failing(platform.engine, claimed) if claimed else nullcontext():
+    claimed = retrain.get_claimed_run(platform.engine, context.run.run_id)
+    candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
+    with retrain.record_failure(platform.engine, claimed) if claimed else nullcontext():
         worker = pipes.run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.judging.evaluator"],
-            env=started_by_me(),
+            env=parent_env(),
             extras={
                 "candidate": candidate,
                 "emergency": bool(claimed and claimed.emergency),
@@ -108,7 +108,7 @@ def canary_evaluation(
         )
         metadata = worker_metadata(worker.get_custom_messages())
         if claimed:
-            retrain.conclude(platform.engine, claimed, candidate)
+            retrain.record_verdict(platform.engine, claimed, candidate)
     return dg.MaterializeResult(
         metadata=metadata,
         check_results=[
@@ -133,7 +133,7 @@ def missing_items_result(platform: PlatformResource) -> dg.AssetCheckResult:
     from iccm_assets.judging import facts, health
 
     with platform.engine.connect() as conn:
-        last = facts.last_verdict(conn)
+        last = facts.get_last_verdict(conn)
     return to_asset_check_result(
-        health.missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
+        health.check_missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
     )

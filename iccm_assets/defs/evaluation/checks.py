@@ -8,9 +8,9 @@ def digest_is_unchanged(conn, settings):
     from iccm_assets.curation.canary_set import load_canary_set
     from iccm_assets.judging import facts, health
 
-    last = facts.last_verdict(conn)
+    last = facts.get_last_verdict(conn)
     digest, version = (last.canary_set_digest, last.version) if last else (None, "")
-    return health.same_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
+    return health.check_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
 
 
 @platform_check("canary_set", "Are its slices large enough for the gate to see forgetting?")
@@ -18,7 +18,7 @@ def slices_have_min_items(conn, settings):
     from iccm_assets.curation.canary_set import load_canary_set
     from iccm_assets.judging import health
 
-    return health.slice_sizes(load_canary_set(settings.canary_set).slices)
+    return health.check_slice_sizes(load_canary_set(settings.canary_set).slices)
 
 
 @platform_check(
@@ -28,7 +28,7 @@ def no_train_test_overlap(conn, settings):
     from iccm_assets.curation import facts, health
     from iccm_assets.models.embedding import Embedder
 
-    rows, problems = facts.leaks_of(conn, "phase4_training_data", settings)
-    similar = facts.like_canary_set(conn, settings, Embedder.load(settings).digest)
+    rows, problems = facts.load_contamination(conn, "phase4_training_data", settings)
+    similar = facts.find_similar_to_canary_set(conn, settings, Embedder.load(settings).digest)
     overlapping = sorted({*problems["overlapping_canary_set"], *similar})
-    return health.leaks(rows, {**problems, "overlapping_canary_set": overlapping})
+    return health.check_contamination(rows, {**problems, "overlapping_canary_set": overlapping})

@@ -7,7 +7,7 @@ import dagster as dg
 from iccm_assets.defs.metadata import worker_metadata
 from iccm_assets.defs.partitions import OWNERS
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.orphans import started_by_me
+from iccm_assets.orphans import parent_env
 
 
 @dg.asset(
@@ -28,7 +28,7 @@ def production_quality(
     worker = pipes.run(
         context=context,
         command=[sys.executable, "-m", "iccm_assets.gateway.quality"],
-        env=started_by_me(),
+        env=parent_env(),
         extras={"dagster_run_id": context.run.run_id},
     )
     return dg.MaterializeResult(metadata=worker_metadata(worker.get_custom_messages()))

@@ -5,11 +5,11 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("production_quality", "Was production measured recently, and is it as good as when deployed?")
 def production_quality_is_stable(conn, settings):
-    from iccm_assets.findings import Finding
+    from iccm_assets.findings import CheckResult
     from iccm_assets.judging import facts, health
 
-    latest = facts.quality(conn)
+    latest = facts.load_latest_quality(conn)
     if latest is None:
-        return Finding(True, "nothing is in production yet", "")
-    dropped = [name for name, drop in latest.falls.items() if drop > health.FALL]
-    return health.quality_is_known(latest.version, latest.hours, latest.holdout, dropped)
+        return CheckResult(True, "nothing is in production yet", "")
+    dropped = [name for name, drop in latest.drops.items() if drop > health.MAX_QUALITY_DROP]
+    return health.check_production_quality(latest.version, latest.hours, latest.holdout_items, dropped)

@@ -34,11 +34,11 @@ def deployed_model_version(
     not bypass the quality gate. `rollout_controller_sensor` adds observations of the rollout here. The first
     production version is promoted immediately.
     """
-    from iccm_assets.rollout.candidates import trained_in
-    from iccm_assets.rollout.delivery import deliver
+    from iccm_assets.rollout.candidates import resolve_candidate
+    from iccm_assets.rollout.delivery import deploy_candidate
 
-    candidate = trained_in(platform.engine, context.run.run_id, config.version)
-    deployment = deliver(
+    candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
+    deployment = deploy_candidate(
         platform.engine,
         platform.settings,
         candidate,

@@ -10,7 +10,7 @@ from iccm_assets.defs.partitions import OWNERS, daily_partitions, partition_date
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.judging.facts import DayScored
+    from iccm_assets.judging.facts import DailyScores
 
 
 @dg.asset(
@@ -29,17 +29,17 @@ def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResourc
     The orchestra reconstructs the code from every requirements text with a test suite; the suite runs on
     each reconstruction in the sandbox. Only texts without a score are scored: a stopped run is resumed.
     """
-    from iccm_assets.judging.scoring import count_pending, score_pending
+    from iccm_assets.judging.scoring import count_unscored, score_unscored
 
     days = partition_date_range(context)
-    total, scored = count_pending(platform.engine, days), 0
+    total, scored = count_unscored(platform.engine, days), 0
 
     def progress(count: int) -> None:
         nonlocal scored
         scored += count
         context.log.info(f"scored {scored} of {total} requirements texts")
 
-    report = score_pending(
+    report = score_unscored(
         platform.engine, platform.orchestra, platform.settings, days=days, progress=progress
     )
     observe_daily_arrivals(context, platform, days[1])
@@ -48,7 +48,7 @@ def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResourc
         metadata={
             "newly_scored": report.scored,
             "newly_inconclusive": report.inconclusive,
-            "invalid_suites": report.bad_suites,
+            "invalid_suites": report.invalid_suites,
             "members_answered": report.answers["answered"],
             "members_unreadable": report.answers["unreadable"],
             "members_unavailable": report.answers["missing"],
@@ -60,19 +60,19 @@ def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResourc
 
 def _add_day_metadata(context: dg.AssetExecutionContext, platform: PlatformResource) -> None:
     """Add the current scores of each day, whichever run scored them: numbers, and a histogram."""
-    from iccm_assets.curation.pictures import MOST_PICTURED
-    from iccm_assets.judging.facts import days_scored
+    from iccm_assets.curation.pictures import MAX_PLOTS
+    from iccm_assets.judging.facts import load_daily_scores
 
     with platform.engine.connect() as conn:
-        days = days_scored(conn, *partition_date_range(context))
-    with_plot = sorted(days)[-MOST_PICTURED:]
+        days = load_daily_scores(conn, *partition_date_range(context))
+    with_plot = sorted(days)[-MAX_PLOTS:]
     for key in sorted(days):
         metadata = _day_metadata(days[key], platform, with_plot=key in with_plot)
         context.add_asset_metadata(metadata, partition_key=key)
 
 
-def _day_metadata(day: "DayScored", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
-    from iccm_assets.curation.pictures import histogram, markdown
+def _day_metadata(day: "DailyScores", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
+    from iccm_assets.curation.pictures import plot_histogram, markdown_image
 
     metadata: dict[str, object] = {
         "texts": day.texts,
@@ -84,6 +84,6 @@ def _day_metadata(day: "DayScored", platform: PlatformResource, with_plot: bool)
     }
     metadata = {name: value for name, value in metadata.items() if value is not None}
     if with_plot:
-        plot = histogram(day.rates, platform.settings.curation.min_test_pass_rate)
-        metadata["test_pass_rates"] = dg.MetadataValue.md(markdown(plot, "distribution of pass rates"))
+        plot = plot_histogram(day.rates, platform.settings.curation.min_test_pass_rate)
+        metadata["test_pass_rates"] = dg.MetadataValue.md(markdown_image(plot, "distribution of pass rates"))
     return metadata

@@ -11,10 +11,10 @@ from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.training.training_progress import with_progress
-from iccm_assets.orphans import started_by_me
+from iccm_assets.orphans import parent_env
 
 if TYPE_CHECKING:
-    from iccm_assets.learning.retrain import Plan
+    from iccm_assets.learning.retrain import TrainingPlan
     from iccm_assets.learning.versions import ModelVersion
 
 
@@ -68,28 +68,28 @@ def fine_tuned_checkpoint(
     """
     from iccm_assets.learning import retrain
     from iccm_assets.learning.curves import loss_curve_markdown
-    from iccm_assets.learning.job import read_reply
+    from iccm_assets.learning.job import parse_reply
 
     request, dispatch = get_training_run(context, platform.engine, config)
-    with retrain.attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
-        if isinstance(claimed, retrain.Skipped):
+    with retrain.run_attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
+        if isinstance(claimed, retrain.SkippedRun):
             context.log.info(claimed.reason)
             return
-        plan = retrain.prepare(platform.engine, platform.settings, claimed)
+        plan = retrain.prepare_training(platform.engine, platform.settings, claimed)
         context.log.info(plan.reason)
-        if isinstance(plan, retrain.Skipped):
+        if isinstance(plan, retrain.SkippedRun):
             return
         worker = with_progress(pipes, context).run(
             context=context,
             command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
-            env=started_by_me(),
+            env=parent_env(),
             extras={"job": plan.job.model_dump(mode="json")},
         )
-        outcome = read_reply(worker.get_custom_messages())
-        candidate = retrain.register(platform.engine, claimed, plan, outcome)
+        outcome = parse_reply(worker.get_custom_messages())
+        candidate = retrain.register_candidate(platform.engine, claimed, plan, outcome)
     yield dg.MaterializeResult(
         metadata={
-            **retrain.describe(candidate, plan, outcome),
+            **retrain.candidate_metadata(candidate, plan, outcome),
             **_links(candidate, plan, platform),
             "loss_curve": dg.MetadataValue.md(loss_curve_markdown(outcome.history)),
         },
@@ -98,16 +98,16 @@ def fine_tuned_checkpoint(
 
 
 def _links(
-    candidate: "ModelVersion", plan: "Plan", platform: PlatformResource
+    candidate: "ModelVersion", plan: "TrainingPlan", platform: PlatformResource
 ) -> dict[str, dg.MetadataValue]:
     """Links to the version, its card, parent and dataset, and the ids of its training conversations."""
-    from iccm_assets.learning.card import CARD
-    from iccm_assets.learning.facts import dagster_run_of, teachers
+    from iccm_assets.learning.card import MODEL_CARD_FILE
+    from iccm_assets.learning.facts import get_dagster_run, list_training_conversations
 
     with platform.engine.connect() as conn:
-        parent_run = dagster_run_of(conn, plan.base.version)
-        conversations = teachers(conn, plan.job.training_run_id)
-    card = (Path(candidate.path) / CARD).read_text(encoding="utf-8")
+        parent_run = get_dagster_run(conn, plan.base.version)
+        conversations = list_training_conversations(conn, plan.job.training_run_id)
+    card = (Path(candidate.path) / MODEL_CARD_FILE).read_text(encoding="utf-8")
     # The front matter is for the Hugging Face Hub.
     body = card.split("---\n", 2)[-1] if card.startswith("---\n") else card
     return {

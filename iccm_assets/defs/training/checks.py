@@ -5,33 +5,37 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("base_model", "Does the production model match its manifest?")
 def production_checksum_matches(conn, settings):
-    from iccm_assets.findings import Finding
+    from iccm_assets.findings import CheckResult
     from iccm_assets.learning import facts, health, versions
 
-    production = versions.production(conn)
+    production = versions.get_production_version(conn)
     if production is None:
-        return Finding(False, "no version is in production", "Materialize `base_model`.")
-    files = facts.look_at(production.path)
-    return health.intact(production.version, files.damage, files.hashed)
+        return CheckResult(False, "no version is in production", "Materialize `base_model`.")
+    files = facts.check_files(production.path)
+    return health.check_integrity(production.version, files.damage, files.hashed)
 
 
 @platform_check("fine_tuned_checkpoint", "Does the newest checkpoint match its manifest?")
 def checkpoint_checksum_matches(conn, settings):
     from iccm_assets.learning import facts, health
 
-    newest = facts.newest_trained(conn)
+    newest = facts.get_latest_checkpoint(conn)
     if newest is None:
         return _nothing_trained()
-    files = facts.look_at(newest.path)
-    return health.intact(newest.version, files.damage, files.hashed)
+    files = facts.check_files(newest.path)
+    return health.check_integrity(newest.version, files.damage, files.hashed)
 
 
 @platform_check("fine_tuned_checkpoint", "Did training change the weights, and not too far?")
 def weights_changed(conn, settings):
     from iccm_assets.learning import facts, health
 
-    newest = facts.newest_trained(conn)
-    return health.moved(newest.version, newest.training.get("movement")) if newest else _nothing_trained()
+    newest = facts.get_latest_checkpoint(conn)
+    return (
+        health.check_weight_change(newest.version, newest.training.get("movement"))
+        if newest
+        else _nothing_trained()
+    )
 
 
 @platform_check(
@@ -40,13 +44,15 @@ def weights_changed(conn, settings):
 def lineage_is_complete(conn, settings):
     from iccm_assets.learning import facts, health
 
-    newest = facts.newest_trained(conn)
+    newest = facts.get_latest_checkpoint(conn)
     if newest is None:
         return _nothing_trained()
-    return health.taught(newest.version, newest.recorded, newest.training.get("counts", {}), newest.erased)
+    return health.check_lineage(
+        newest.version, newest.example_counts, newest.training.get("counts", {}), newest.erased_conversations
+    )
 
 
 def _nothing_trained():
-    from iccm_assets.findings import Finding
+    from iccm_assets.findings import CheckResult
 
-    return Finding(True, "nothing has been trained yet", "")
+    return CheckResult(True, "nothing has been trained yet", "")

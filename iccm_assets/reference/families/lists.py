@@ -9,36 +9,38 @@ from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
     ORDERINGS,
-    Draft,
+    TypedDocument,
     Family,
-    branch,
-    comparison,
+    when_test,
+    compare,
     draft_function,
-    give,
-    number,
+    return_constant,
+    draw_number,
     py_list_edit,
     py_steps,
     py_test,
-    py_whens,
-    returned,
-    step,
+    py_all_whens,
+    get_returned,
+    draw_step,
 )  # fmt: skip
-from iccm_assets.reference.words import MARKS, Lexicon
+from iccm_assets.reference.words import PUNCTUATION, Vocabulary
 
 _ITEM_NAMES = ("x", "item", "v", "one", "n", "e")
 
 
-def _item_test(rng: Random, words: Lexicon, texts: bool) -> ast.Test:
+def _item_test(rng: Random, words: Vocabulary, texts: bool) -> ast.Test:
     if not texts:
-        return comparison(ast.Item(), rng.choice((*ORDERINGS, "is not")), number(rng))
+        return compare(ast.CurrentItem(), rng.choice((*ORDERINGS, "is not")), draw_number(rng))
     if rng.random() < 0.4:
-        return comparison(ast.Item(), rng.choice(("is longer than", "is shorter than")), rng.randint(2, 12))
+        return compare(
+            ast.CurrentItem(), rng.choice(("is longer than", "is shorter than")), rng.randint(2, 12)
+        )
     op = rng.choice(("starts with", "ends with", "contains", "is not"))
-    constant = words.label() if op == "is not" else rng.choice((rng.choice(MARKS), words.label()[:3]))
-    return comparison(ast.Item(), op, constant)
+    constant = words.label() if op == "is not" else rng.choice((rng.choice(PUNCTUATION), words.label()[:3]))
+    return compare(ast.CurrentItem(), op, constant)
 
 
-def _item_tests(rng: Random, words: Lexicon, texts: bool, chance: float) -> tuple[ast.Test, ...]:
+def _item_tests(rng: Random, words: Vocabulary, texts: bool, chance: float) -> tuple[ast.Test, ...]:
     """Draw one test, or with this chance two."""
     test = _item_test(rng, words, texts)
     return (test, _item_test(rng, words, texts)) if rng.random() < chance else (test,)
@@ -49,29 +51,29 @@ def _guard(rng: Random, name: str, results: tuple[int, ...]) -> list[ast.Stateme
     if rng.random() < 0.7:
         return []
     if rng.random() < 0.5:
-        outcome = ERROR if rng.random() < 0.5 or not results else give(rng.choice(results))
-        return [branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)]
-    return [branch(comparison(ast.Name(name), "is longer than", rng.randint(3, 7)), ERROR)]
+        outcome = ERROR if rng.random() < 0.5 or not results else return_constant(rng.choice(results))
+        return [when_test(ast.IsEmpty(ast.Chain(ast.Parameter(name))), outcome)]
+    return [when_test(compare(ast.Parameter(name), "is longer than", rng.randint(3, 7)), ERROR)]
 
 
-def _sieve(rng: Random, words: Lexicon) -> Draft:
+def _sieve(rng: Random, words: Vocabulary) -> TypedDocument:
     """Some elements of a list, changed and ordered."""
     name = words.list_name()
     texts = rng.random() < 0.35
     tests = _item_tests(rng, words, texts, 0.2)
-    steps = (step(rng, ("times", "plus", "minus"), 2, 20),) if not texts and rng.random() < 0.55 else ()
-    cut = ast.Edit("cut", (ast.Number(rng.randint(1, 5)),))
+    steps = (draw_step(rng, ("times", "plus", "minus"), 2, 20),) if not texts and rng.random() < 0.55 else ()
+    cut = ast.Edit("cut", (ast.NumberLiteral(rng.randint(1, 5)),))
     pool = [ast.Edit("sorted"), ast.Edit("reversed"), ast.Edit("without repeats"), cut]
     edits = tuple(rng.sample(pool, rng.choice((0, 1, 1, 2))))
-    value = ast.Items(ast.Name(name), tests, steps, edits)
+    value = ast.ListComp(ast.Parameter(name), tests, steps, edits)
     statements = (*_guard(rng, name, ()), ast.Always(ast.Return(value)))
     kind = "list[str]" if texts else "list[int]"
     return draft_function(words, (name,), statements, (kind,), kind)
 
 
-def _write_sieve(document: ast.Document, style: str, rng: Random) -> list[str]:
-    lines = py_whens(document, rng)
-    items = returned(document, ast.Items)
+def _write_sieve(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
+    lines = py_all_whens(document, rng)
+    items = get_returned(document, ast.ListComp)
     item = rng.choice(_ITEM_NAMES)
     test = " and ".join(py_test(test, rng, item) for test in items.tests)
     value = py_steps(item, items.steps)
@@ -93,21 +95,23 @@ def _write_sieve(document: ast.Document, style: str, rng: Random) -> list[str]:
     return [*lines, f"return {py_list_edit(variable, edits[-1]) if edits else variable}"]
 
 
-def _tally(rng: Random, words: Lexicon) -> Draft:
+def _tally(rng: Random, words: Vocabulary) -> TypedDocument:
     """One number computed from a list."""
     name = words.list_name()
     kind = rng.choice(("count", "count", "sum", "sum", "largest", "smallest"))
     texts = kind == "count" and rng.random() < 0.5
     tests = _item_tests(rng, words, texts, 0.3)
-    default = ast.Number(rng.choice((0, 0, number(rng)))) if kind in {"largest", "smallest"} else None
-    value = ast.Aggregate(kind, ast.Items(ast.Name(name), tests), default)  # type: ignore[arg-type]
-    statements = (*_guard(rng, name, (0, number(rng))), ast.Always(ast.Return(value)))
+    default = (
+        ast.NumberLiteral(rng.choice((0, 0, draw_number(rng)))) if kind in {"largest", "smallest"} else None
+    )
+    value = ast.Aggregate(kind, ast.ListComp(ast.Parameter(name), tests), default)  # type: ignore[arg-type]
+    statements = (*_guard(rng, name, (0, draw_number(rng))), ast.Always(ast.Return(value)))
     return draft_function(words, (name,), statements, ("list[str]" if texts else "list[int]",), "int")
 
 
-def _write_tally(document: ast.Document, style: str, rng: Random) -> list[str]:
-    lines = py_whens(document, rng)
-    aggregate = returned(document, ast.Aggregate)
+def _write_tally(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
+    lines = py_all_whens(document, rng)
+    aggregate = get_returned(document, ast.Aggregate)
     item = rng.choice(_ITEM_NAMES)
     test = " and ".join(py_test(test, rng, item) for test in aggregate.items.tests)
     loop = f"for {item} in {aggregate.items.source.name}"

@@ -10,116 +10,116 @@ from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
     ORDERINGS,
-    Draft,
+    TypedDocument,
     Family,
-    branch,
-    comparison,
-    distinct,
+    when_test,
+    compare,
+    draw_distinct,
     draft_function,
-    give,
-    ladder,
+    return_constant,
+    increasing_numbers,
     negative_guard,
-    number,
+    draw_number,
     py_atom,
     py_branches,
     py_chain,
     py_guards,
     py_value,
-    returned,
-    step,
+    get_returned,
+    draw_step,
 )  # fmt: skip
-from iccm_assets.reference.words import Lexicon
+from iccm_assets.reference.words import Vocabulary
 
 BRANCHES = ("if", "elif", "ternary", "result", "else")
 
 
-def _results(rng: Random, words: Lexicon, count: int) -> list[int | str]:
+def _results(rng: Random, words: Vocabulary, count: int) -> list[int | str]:
     """Draw different results, all texts or all numbers."""
     if rng.random() < 0.5:
-        return [*distinct(words.label, count)]
-    return [*distinct(lambda: number(rng), count)]
+        return [*draw_distinct(words.label, count)]
+    return [*draw_distinct(lambda: draw_number(rng), count)]
 
 
-def _tiers(rng: Random, words: Lexicon) -> Draft:
+def _tiers(rng: Random, words: Vocabulary) -> TypedDocument:
     """A number falls into one of several tiers."""
     name = words.number_name()
     count = rng.choice((1, 2, 2, 3))
-    steps = ladder(rng, count)
+    steps = increasing_numbers(rng, count)
     rising = rng.random() < 0.6
     op = rng.choice(("is less than", "is at most") if rising else ("is more than", "is at least"))
     if not rising:
         steps.reverse()
     results = _results(rng, words, count + 1)
     guards = negative_guard(rng, name) if rising else ()
-    tests = [comparison(ast.Name(name), op, step) for step in steps]
+    tests = [compare(ast.Parameter(name), op, step) for step in steps]
     return _draft_branches(rng, words, name, tests, results, 0.9, guards)
 
 
-def _bands(rng: Random, words: Lexicon) -> Draft:
+def _bands(rng: Random, words: Vocabulary) -> TypedDocument:
     """A number lies in one of several bands, or in none."""
     name = words.number_name()
     count = rng.choice((1, 2, 2, 3))
-    ends = ladder(rng, 2 * count)
+    ends = increasing_numbers(rng, 2 * count)
     bands = list(zip(ends[::2], ends[1::2], strict=True))
     if rng.random() < 0.3:
         bands.reverse()
     results = _results(rng, words, count + 1)
-    left = ast.Chain(ast.Name(name))
-    tests = [ast.Between(left, ast.Number(low), ast.Number(high)) for low, high in bands]
+    left = ast.Chain(ast.Parameter(name))
+    tests = [ast.IsBetween(left, ast.NumberLiteral(low), ast.NumberLiteral(high)) for low, high in bands]
     return _draft_branches(rng, words, name, tests, results, 0.7)
 
 
-def _codes(rng: Random, words: Lexicon) -> Draft:
+def _codes(rng: Random, words: Vocabulary) -> TypedDocument:
     """A text code stands for a number or another text."""
     name = words.text_name()
     count = rng.choice((2, 3, 3, 4))
-    keys = distinct(words.label, count)
-    results: list[int | str] = [*distinct(lambda: number(rng), count + 1)]
+    keys = draw_distinct(words.label, count)
+    results: list[int | str] = [*draw_distinct(lambda: draw_number(rng), count + 1)]
     if rng.random() < 0.25:
-        labels = distinct(words.label, 2 * count + 1)
+        labels = draw_distinct(words.label, 2 * count + 1)
         results = [*[label for label in labels if label not in keys][: count + 1]]
-    tests = [comparison(ast.Name(name), "is", key) for key in keys]
+    tests = [compare(ast.Parameter(name), "is", key) for key in keys]
     return _draft_branches(rng, words, name, tests, results, 0.65, kind="str")
 
 
 def _draft_branches(
     rng: Random,
-    words: Lexicon,
+    words: Vocabulary,
     name: str,
     tests: Sequence[ast.Test],
     results: list[int | str],
     chance: float,
     guards: tuple[ast.Statement, ...] = (),
     kind: str = "int",
-) -> Draft:
+) -> TypedDocument:
     """Each test has its result; ``chance`` is that of a last result instead of an error."""
     statements = [
         *guards,
-        *(branch(test, give(result)) for test, result in zip(tests, results, strict=False)),
+        *(when_test(test, return_constant(result)) for test, result in zip(tests, results, strict=False)),
     ]
-    statements.append(ast.Otherwise(give(results[-1]) if rng.random() < chance else ERROR))
+    statements.append(ast.Otherwise(return_constant(results[-1]) if rng.random() < chance else ERROR))
     return draft_function(words, (name,), statements, (kind,), type(results[0]).__name__)
 
 
-def _limits(rng: Random, words: Lexicon) -> Draft:
+def _limits(rng: Random, words: Vocabulary) -> TypedDocument:
     """A scaled number is clamped between limits."""
     name = words.number_name()
-    low, high = (ast.Number(value) for value in ladder(rng, 2))
-    steps = [step(rng, ("times",), 2, 9)] if rng.random() < 0.75 else []
+    low, high = (ast.NumberLiteral(value) for value in increasing_numbers(rng, 2))
+    steps = [draw_step(rng, ("times",), 2, 9)] if rng.random() < 0.75 else []
     if rng.random() < 0.75 or not steps:
-        steps.append(step(rng, ("plus", "minus"), 1, 40))
+        steps.append(draw_step(rng, ("plus", "minus"), 1, 40))
     if rng.random() < 0.3:
         steps.reverse()
     ends = rng.choice(("both", "both", "low", "high"))
-    chain = ast.Chain(ast.Name(name), tuple(steps))
-    value = ast.Limited(chain, low if ends != "high" else None, high if ends != "low" else None)
+    chain = ast.Chain(ast.Parameter(name), tuple(steps))
+    value = ast.Clamp(chain, low if ends != "high" else None, high if ends != "low" else None)
     guards = negative_guard(rng, name)
     return draft_function(words, (name,), (*guards, ast.Always(ast.Return(value))), ("int",), "int")
 
 
-def _write_limits(document: ast.Document, style: str, rng: Random) -> list[str]:
+def _write_limits(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
     lines, _ = py_guards(document, rng)
-    limited = returned(document, ast.Limited)
+    limited = get_returned(document, ast.Clamp)
     low, high = limited.low, limited.high
     code = py_chain(limited.value)
     if style == "minmax":
@@ -142,7 +142,7 @@ def _write_limits(document: ast.Document, style: str, rng: Random) -> list[str]:
     return [*lines, f"return {variable}"]
 
 
-def _pricing(rng: Random, words: Lexicon) -> Draft:
+def _pricing(rng: Random, words: Vocabulary) -> TypedDocument:
     """Two numbers are combined, differently when one of them passes a threshold."""
     params = words.number_name(), words.number_name()
 
@@ -150,17 +150,17 @@ def _pricing(rng: Random, words: Lexicon) -> Draft:
         base, operand = params if rng.random() < 0.6 else params[::-1]
         steps: list[ast.Step] = []
         if rng.random() < 0.7:
-            steps.append(ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Name(operand)))
+            steps.append(ast.Step(rng.choice(("times", "times", "plus", "minus")), ast.Parameter(operand)))
         if not steps or rng.random() < 0.7:
-            steps.append(step(rng, ("plus", "minus", "times"), 2, 30))
+            steps.append(draw_step(rng, ("plus", "minus", "times"), 2, 30))
         if rng.random() < 0.2:
             steps.reverse()
-        return ast.Return(ast.Chain(ast.Name(base), tuple(steps)))
+        return ast.Return(ast.Chain(ast.Parameter(base), tuple(steps)))
 
     whens = [*negative_guard(rng, rng.choice(params), 0.25)]
     for _ in range(rng.choice((1, 1, 2))):
-        test = comparison(ast.Name(rng.choice(params)), rng.choice(ORDERINGS), number(rng, 2))
-        whens.append(branch(test, formula()))
+        test = compare(ast.Parameter(rng.choice(params)), rng.choice(ORDERINGS), draw_number(rng, 2))
+        whens.append(when_test(test, formula()))
     for _ in range(20):
         last = formula()
         if last not in [part.outcome for part in whens]:
@@ -168,7 +168,7 @@ def _pricing(rng: Random, words: Lexicon) -> Draft:
     return draft_function(words, params, (*whens, ast.Otherwise(last)), ("int", "int"), "int")
 
 
-def _write_codes(document: ast.Document, style: str, rng: Random) -> list[str]:
+def _write_codes(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
     if style != "dict":
         return py_branches(document, style, rng)
     *branches, last = document.statements

@@ -9,15 +9,15 @@ from iccm_assets.reference.families.writing import (
     ERROR,
     INDENT,
     ORDERINGS,
-    Draft,
+    TypedDocument,
     Family,
-    branch,
-    comparison,
-    distinct,
+    when_test,
+    compare,
+    draw_distinct,
     draft_function,
-    give,
-    ladder,
-    number,
+    return_constant,
+    increasing_numbers,
+    draw_number,
     py_condition,
     py_edit,
     py_guards,
@@ -26,20 +26,22 @@ from iccm_assets.reference.families.writing import (
     py_test,
     py_value,
     py_when,
-    returned,
+    get_returned,
 )  # fmt: skip
-from iccm_assets.reference.words import MARKS, Lexicon
+from iccm_assets.reference.words import PUNCTUATION, Vocabulary
 
 
 def _edit(kind: ast.EditKind, *constants: str | int) -> ast.Edit:
-    nodes = (ast.Text(value) if isinstance(value, str) else ast.Number(value) for value in constants)
+    nodes = (
+        ast.TextLiteral(value) if isinstance(value, str) else ast.NumberLiteral(value) for value in constants
+    )
     return ast.Edit(kind, tuple(nodes))
 
 
-def _cleaning(rng: Random, words: Lexicon) -> Draft:
+def _cleaning(rng: Random, words: Vocabulary) -> TypedDocument:
     """A text is cleaned in several steps."""
     name = words.text_name()
-    mark, other = rng.sample(MARKS, 2)
+    mark, other = rng.sample(PUNCTUATION, 2)
     case = _edit(rng.choice(("in lower case", "in lower case", "in upper case", "capitalised")))
     end = rng.choice(("in front", "at the end"))
     affix = words.label() + rng.choice((mark, other, ""))
@@ -53,17 +55,17 @@ def _cleaning(rng: Random, words: Lexicon) -> Draft:
     edits = tuple(rng.sample(pool, rng.choice((2, 2, 3, 3, 4))))
     guards = []
     if rng.random() < 0.3:
-        outcome = ERROR if rng.random() < 0.5 else give(words.label())
-        guards = [branch(ast.Empty(ast.Chain(ast.Name(name))), outcome)]
-    ending = ast.Always(ast.Return(ast.Edited(ast.Name(name), edits)))
+        outcome = ERROR if rng.random() < 0.5 else return_constant(words.label())
+        guards = [when_test(ast.IsEmpty(ast.Chain(ast.Parameter(name))), outcome)]
+    ending = ast.Always(ast.Return(ast.EditedText(ast.Parameter(name), edits)))
     return draft_function(words, (name,), (*guards, ending), ("str",), "str")
 
 
-def _write_cleaning(document: ast.Document, style: str, rng: Random) -> list[str]:
+def _write_cleaning(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
     lines, whens = py_guards(document, rng)
     for part in whens:
         lines += py_when(part, rng)
-    *edits, last = returned(document, ast.Edited).edits
+    *edits, last = get_returned(document, ast.EditedText).edits
     code = document.params[0]
     variable = rng.choice(("text", "out", "result")) if style == "renamed" else code
     for edit in edits:
@@ -74,27 +76,29 @@ def _write_cleaning(document: ast.Document, style: str, rng: Random) -> list[str
     return [*lines, f"return {py_edit(code, last)}"]
 
 
-def _forms(rng: Random, words: Lexicon) -> Draft:
+def _forms(rng: Random, words: Vocabulary) -> TypedDocument:
     """A text is changed in one way or another, depending on what it looks like."""
     name = words.text_name()
     count = rng.choice((1, 1, 2))
     pool = [
         _edit(rng.choice(("stripped", "in lower case", "in upper case", "capitalised"))),
-        _edit("replaced", rng.choice((" ", *MARKS)), rng.choice(("", *MARKS))),
+        _edit("replaced", rng.choice((" ", *PUNCTUATION)), rng.choice(("", *PUNCTUATION))),
         _edit("cut", rng.randint(1, 20)),
-        _edit("in front", words.label() + rng.choice(MARKS)),
-        _edit("at the end", rng.choice(MARKS) + words.label()),
+        _edit("in front", words.label() + rng.choice(PUNCTUATION)),
+        _edit("at the end", rng.choice(PUNCTUATION) + words.label()),
     ]
-    outcomes = [ast.Return(ast.Edited(ast.Name(name), (edit,))) for edit in rng.sample(pool, count + 1)]
-    tests = distinct(lambda: _text_test(rng, words, name), count)
+    outcomes = [
+        ast.Return(ast.EditedText(ast.Parameter(name), (edit,))) for edit in rng.sample(pool, count + 1)
+    ]
+    tests = draw_distinct(lambda: _text_test(rng, words, name), count)
     whens = [
-        branch(test, ERROR if rng.random() < 0.12 else outcome)
+        when_test(test, ERROR if rng.random() < 0.12 else outcome)
         for test, outcome in zip(tests, outcomes, strict=False)
     ]
     return draft_function(words, (name,), (*whens, ast.Otherwise(outcomes[-1])), ("str",), "str")
 
 
-def _write_forms(document: ast.Document, style: str, rng: Random) -> list[str]:
+def _write_forms(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
     lines, whens = py_guards(document, rng)
     last = document.statements[-1]
     assert isinstance(last, ast.Otherwise)
@@ -112,22 +116,22 @@ def _write_forms(document: ast.Document, style: str, rng: Random) -> list[str]:
 
 def _number_test(rng: Random, name: str) -> ast.Test:
     if rng.random() < 0.3:
-        low, high = ladder(rng, 2)
-        return ast.Between(ast.Chain(ast.Name(name)), ast.Number(low), ast.Number(high))
-    return comparison(ast.Name(name), rng.choice((*ORDERINGS, "is not")), number(rng, 1))
+        low, high = increasing_numbers(rng, 2)
+        return ast.IsBetween(ast.Chain(ast.Parameter(name)), ast.NumberLiteral(low), ast.NumberLiteral(high))
+    return compare(ast.Parameter(name), rng.choice((*ORDERINGS, "is not")), draw_number(rng, 1))
 
 
-def _text_test(rng: Random, words: Lexicon, name: str) -> ast.Test:
+def _text_test(rng: Random, words: Vocabulary, name: str) -> ast.Test:
     if rng.random() < 0.4:
-        return comparison(
-            ast.Name(name), rng.choice(("is longer than", "is shorter than")), rng.randint(2, 20)
+        return compare(
+            ast.Parameter(name), rng.choice(("is longer than", "is shorter than")), rng.randint(2, 20)
         )
     op = rng.choice(("starts with", "ends with", "contains", "is"))
-    constant = words.label() if op == "is" else rng.choice((rng.choice(MARKS), words.label()[:3]))
-    return comparison(ast.Name(name), op, constant)
+    constant = words.label() if op == "is" else rng.choice((rng.choice(PUNCTUATION), words.label()[:3]))
+    return compare(ast.Parameter(name), op, constant)
 
 
-def _checks(rng: Random, words: Lexicon) -> Draft:
+def _checks(rng: Random, words: Vocabulary) -> TypedDocument:
     """Returns whether the arguments pass two or three tests."""
     kinds = tuple(rng.choice(("int", "int", "str")) for _ in range(rng.choice((2, 2, 3))))
     params = tuple(words.number_name() if kind == "int" else words.text_name() for kind in kinds)
@@ -136,12 +140,12 @@ def _checks(rng: Random, words: Lexicon) -> Draft:
         for name, kind in zip(params, kinds, strict=True)
     )
     condition = ast.Condition(tests, rng.choice(("and", "or")))
-    statements = (ast.Always(ast.Return(ast.Whether(condition))),)
+    statements = (ast.Always(ast.Return(ast.ConditionValue(condition))),)
     return draft_function(words, params, statements, kinds, "bool")
 
 
-def _write_checks(document: ast.Document, style: str, rng: Random) -> list[str]:
-    condition = returned(document, ast.Whether).condition
+def _write_checks(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
+    condition = get_returned(document, ast.ConditionValue).condition
     needs_all = condition.joiner == "and"
     tests = [py_test(test, rng) for test in condition.tests]
     if style == "any":

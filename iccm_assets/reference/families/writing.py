@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from iccm_assets.reference import document as ast
-from iccm_assets.reference.words import Lexicon
+from iccm_assets.reference.words import Vocabulary
 
 T = TypeVar("T")
 
@@ -37,16 +37,16 @@ _EDITS = {
 
 
 @dataclass(frozen=True)
-class Draft:
+class TypedDocument:
     """A document with its parameter types: ``int``, ``str``, ``list[int]`` or ``list[str]``.
 
     A function has a return type; a class has the parameter types of each method instead.
     """
 
-    document: ast.Document | ast.ClassDocument
-    kinds: tuple[str, ...]
-    gives: str = ""
-    method_kinds: tuple[tuple[str, ...], ...] = ()
+    document: ast.FunctionDocument | ast.ClassDocument
+    param_types: tuple[str, ...]
+    return_type: str = ""
+    method_param_types: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Family:
     """
 
     name: str
-    draw: Callable[[Random, Lexicon], Draft]
+    draw: Callable[[Random, Vocabulary], TypedDocument]
     write: Callable[[Any, str, Random], list[str]]
     styles: tuple[str, ...]
 
@@ -66,18 +66,18 @@ class Family:
 
 
 def draft_function(
-    words: Lexicon,
+    words: Vocabulary,
     params: Sequence[str],
     statements: Iterable[ast.Statement],
-    kinds: tuple[str, ...],
-    gives: str,
-) -> Draft:
+    param_types: tuple[str, ...],
+    return_type: str,
+) -> TypedDocument:
     """Draw a name and a purpose for a function and put it together."""
-    document = ast.Document(words.function_name(), tuple(params), tuple(statements), words.purpose())
-    return Draft(document, kinds, gives)
+    document = ast.FunctionDocument(words.function_name(), tuple(params), tuple(statements), words.purpose())
+    return TypedDocument(document, param_types, return_type)
 
 
-def number(rng: Random, low: int = 0, high: int = 99) -> int:
+def draw_number(rng: Random, low: int = 0, high: int = 99) -> int:
     """Draw a constant: mostly one or two digits, rarely a round three-digit one."""
     roll = rng.random()
     if roll < 0.25:
@@ -87,17 +87,17 @@ def number(rng: Random, low: int = 0, high: int = 99) -> int:
     return rng.randint(max(2, low // 50), 18) * 50
 
 
-def ladder(rng: Random, count: int) -> list[int]:
+def increasing_numbers(rng: Random, count: int) -> list[int]:
     """Draw increasing constants, at least two apart so that each interval holds a number."""
     values: set[int] = set()
     while len(values) < count:
-        value = number(rng, 1)
+        value = draw_number(rng, 1)
         if all(abs(value - other) > 1 for other in values):
             values.add(value)
     return sorted(values)
 
 
-def distinct(draw: Callable[[], T], count: int) -> list[T]:
+def draw_distinct(draw: Callable[[], T], count: int) -> list[T]:
     """Draw until there are ``count`` different values; keep their order."""
     values: list[T] = []
     while len(values) < count:
@@ -107,33 +107,33 @@ def distinct(draw: Callable[[], T], count: int) -> list[T]:
     return values
 
 
-def literal(value: int | str | ast.Atom) -> ast.Atom:
+def to_literal(value: int | str | ast.Atom) -> ast.Atom:
     """Return the constant as a node; a node as it is."""
     if isinstance(value, int):
-        return ast.Number(value)
-    return ast.Text(value) if isinstance(value, str) else value
+        return ast.NumberLiteral(value)
+    return ast.TextLiteral(value) if isinstance(value, str) else value
 
 
-def comparison(left: ast.Atom | ast.Chain, op: str, right: int | str | ast.Atom) -> ast.Compare:
+def compare(left: ast.Atom | ast.Chain, op: str, right: int | str | ast.Atom) -> ast.Compare:
     """Build a comparison."""
     chain = left if isinstance(left, ast.Chain) else ast.Chain(left)
-    return ast.Compare(chain, op, literal(right))  # type: ignore[arg-type]
+    return ast.Compare(chain, op, to_literal(right))  # type: ignore[arg-type]
 
 
-def branch(test: ast.Test, outcome: ast.Outcome) -> ast.When:
+def when_test(test: ast.Test, outcome: ast.Outcome) -> ast.When:
     """Build an outcome under a condition of one test."""
     return ast.When(ast.Condition((test,)), outcome)
 
 
-def give(value: int | str) -> ast.Return:
+def return_constant(value: int | str) -> ast.Return:
     """Build the outcome that returns a constant."""
-    return ast.Return(ast.Chain(literal(value)))
+    return ast.Return(ast.Chain(to_literal(value)))
 
 
-def step(rng: Random, ops: Sequence[ast.ArithmeticOp], low: int, high: int) -> ast.Step:
+def draw_step(rng: Random, ops: Sequence[ast.ArithmeticOp], low: int, high: int) -> ast.Step:
     """Draw an operation with a constant from ``low`` to ``high``."""
     op = rng.choice(ops) if len(ops) > 1 else ops[0]  # a choice of one would draw, too
-    return ast.Step(op, ast.Number(rng.randint(low, high)))
+    return ast.Step(op, ast.NumberLiteral(rng.randint(low, high)))
 
 
 def negative_guard(rng: Random, name: str, chance: float = 0.35) -> tuple[ast.When, ...]:
@@ -141,13 +141,13 @@ def negative_guard(rng: Random, name: str, chance: float = 0.35) -> tuple[ast.Wh
     if rng.random() >= chance:
         return ()
     op = rng.choice(("is less than", "is at most"))
-    return (branch(comparison(ast.Name(name), op, rng.choice((0, 0, 1, 2))), ERROR),)
+    return (when_test(compare(ast.Parameter(name), op, rng.choice((0, 0, 1, 2))), ERROR),)
 
 
 # ---- Python
 
 
-def returned(document: ast.Document, kind: type[T]) -> T:
+def get_returned(document: ast.FunctionDocument, kind: type[T]) -> T:
     """Return the value of the last statement, which is of this kind."""
     last = document.statements[-1]
     assert isinstance(last, ast.Always | ast.Otherwise) and isinstance(last.outcome, ast.Return)
@@ -158,17 +158,17 @@ def returned(document: ast.Document, kind: type[T]) -> T:
 def py_atom(atom: ast.Atom, item: str = "item", total: str = "total") -> str:
     """Write an atom."""
     match atom:
-        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
+        case ast.NumberLiteral(value) | ast.TextLiteral(value) | ast.BoolLiteral(value):
             return repr(value)
-        case ast.Name(name):
+        case ast.Parameter(name):
             return name
-        case ast.Item():
+        case ast.CurrentItem():
             return item
-        case ast.Total():
+        case ast.RunningTotal():
             return total
-        case ast.Own(name):
+        case ast.Attribute(name):
             return f"self.{name}"
-        case ast.Size(source):
+        case ast.Length(source):
             return f"len({py_atom(source)})"
 
 
@@ -192,9 +192,9 @@ def py_test(test: ast.Test, rng: Random, item: str = "item") -> str:
     """Write one test, in one of the usual spellings."""
     left = py_chain(test.left, item)
     match test:
-        case ast.Empty():
+        case ast.IsEmpty():
             return rng.choice((f"not {left}", f"len({left}) == 0"))
-        case ast.Between(_, low, high):
+        case ast.IsBetween(_, low, high):
             spelling = rng.choice(("{0} <= {1} <= {2}", "{1} >= {0} and {1} <= {2}"))
             return spelling.format(py_atom(low), left, py_atom(high))
         case ast.Compare(_, op, right):
@@ -214,7 +214,7 @@ def py_edit(code: str, edit: ast.Edit) -> str:
     return py_list_edit(f"({code})" if "+" in code.replace("'+'", "") else code, edit)
 
 
-def yoda(condition: ast.Condition, rng: Random) -> str:
+def py_literal_first(condition: ast.Condition, rng: Random) -> str:
     """Write a condition of one comparison with the constant first, where there is a mirrored operator."""
     (test,) = condition.tests
     if not isinstance(test, ast.Compare) or test.op not in _RELATIONS:
@@ -232,7 +232,7 @@ def py_value(outcome: ast.Outcome) -> str:
     """Write the value of an outcome: arithmetic, one edit of a text, or the end of a list."""
     assert isinstance(outcome, ast.Return)
     match outcome.value:
-        case ast.Edited(base, (edit,)):
+        case ast.EditedText(base, (edit,)):
             return py_edit(base.name, edit)
         case ast.EndItem(end, source):
             return f"{py_atom(source)}[{-1 if end == 'last' else 0}]"
@@ -254,13 +254,13 @@ def py_when(statement: ast.When, rng: Random, keyword: str = "if") -> list[str]:
     return [f"{keyword} {condition}:", INDENT + py_outcome(statement.outcome, rng)]
 
 
-def py_whens(document: ast.Document, rng: Random) -> list[str]:
+def py_all_whens(document: ast.FunctionDocument, rng: Random) -> list[str]:
     """Write all ``When`` statements."""
     whens = [statement for statement in document.statements if isinstance(statement, ast.When)]
     return [line for statement in whens for line in py_when(statement, rng)]
 
 
-def py_guards(document: ast.Document, rng: Random) -> tuple[list[str], tuple[ast.When, ...]]:
+def py_guards(document: ast.FunctionDocument, rng: Random) -> tuple[list[str], tuple[ast.When, ...]]:
     """Write the leading checks that raise; return their lines and the ``When`` statements after them."""
     whens = [statement for statement in document.statements if isinstance(statement, ast.When)]
     lines: list[str] = []
@@ -275,7 +275,7 @@ def py_ternary(whens: Iterable[ast.When], last: ast.Outcome, rng: Random, form: 
     return "return " + " else ".join((*parts, py_value(last)))
 
 
-def py_branches(document: ast.Document, style: str, rng: Random) -> list[str]:
+def py_branches(document: ast.FunctionDocument, style: str, rng: Random) -> list[str]:
     """Write ``When`` and ``Otherwise``; styles ``if``, ``elif``, ``ternary``, ``result``, ``else``."""
     lines, whens = py_guards(document, rng)
     last = next(part.outcome for part in document.statements if isinstance(part, ast.Otherwise))

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from iccm_assets.reference.readers.guessing import read as _guessing
-from iccm_assets.reference.readers.literal import read as _literal
-from iccm_assets.reference.readers.opening import ReaderError
-from iccm_assets.reference.readers.strict import read as _strict
+from iccm_assets.reference.readers.guessing import reconstruct as _guessing
+from iccm_assets.reference.readers.literal import reconstruct as _literal
+from iccm_assets.reference.readers.opening import ReconstructionError
+from iccm_assets.reference.readers.strict import reconstruct as _strict
 
-READERS: dict[str, Callable[[str], str]] = {"strict": _strict, "literal": _literal, "guessing": _guessing}
+RECONSTRUCTORS: dict[str, Callable[[str], str]] = {
+    "strict": _strict,
+    "literal": _literal,
+    "guessing": _guessing,
+}
 
-__all__ = ["READERS", "ReaderError"]
+__all__ = ["RECONSTRUCTORS", "ReconstructionError"]

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
-from iccm_assets.reference.readers.opening import ReaderError, checked, find_opening
+from iccm_assets.reference.readers.opening import ReconstructionError, check_syntax, find_signature
 
 _SYNONYMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), phrase)
@@ -69,21 +69,21 @@ _AGGREGATES = {
 }
 
 
-def read(text: str) -> str:
+def reconstruct(text: str) -> str:
     """Write Python for the probable meaning of the text; ``ReaderError`` if it names no function or class."""
-    opening = find_opening(text)
+    opening = find_signature(text)
     numbers = sorted(int(number[:15]) for number in _NUMBER.findall(text)[:64])
     typical = numbers[len(numbers) // 2] if numbers else 10
     parts = [part for sentence in sentences(text) if (part := _guess(sentence, typical)) is not None]
     statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
-        raise ReaderError("no sentence of the text can be guessed")
+        raise ReconstructionError("no sentence of the text can be guessed")
     first, params = parts[0], opening.params
     if isinstance(first, Signature) and first.kind != "method" and len({*first.params}) == len(first.params):
         params = first.params
     if opening.is_class:
-        return checked(_class(opening.name, params, parts))
-    return checked(_Writer(opening.name, params).function(statements))
+        return check_syntax(_class(opening.name, params, parts))
+    return check_syntax(_Writer(opening.name, params).function(statements))
 
 
 def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.Statement]) -> str:
@@ -99,7 +99,8 @@ def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.State
         part.action.target.name
         for _, statements in methods.values()
         for part in statements
-        if isinstance(part, ast.Do | ast.WhenDo) and isinstance(part.action, ast.Set)
+        if isinstance(part, ast.ActionStatement | ast.ConditionalAction)
+        and isinstance(part.action, ast.SetAttribute)
     )
     lines = [f"class {name}:"]
     for method, (method_params, statements) in methods.items():
@@ -149,7 +150,7 @@ class _Writer:
             match statement:
                 case ast.When() | ast.Otherwise() | ast.Always():
                     self._finish(depth, statement.outcome)
-                case ast.Do() | ast.WhenDo():
+                case ast.ActionStatement() | ast.ConditionalAction():
                     self._perform(depth, statement.action)
         return self.lines
 
@@ -158,16 +159,16 @@ class _Writer:
         self._put(0, f"def {self.name}({', '.join(self.params)}):")
         loop_is_written = False
         last: ast.Outcome | None = None
-        if not any(isinstance(part, ast.Start) for part in statements):
+        if not any(isinstance(part, ast.InitTotal) for part in statements):
             self._put(1, "running = 0")
         for statement in statements:
             match statement:
                 case ast.When() | ast.Otherwise() | ast.Always():
                     self._finish(self._open(statement), statement.outcome)
                     last = statement.outcome if isinstance(statement, ast.When) else None
-                case ast.Start(value):
+                case ast.InitTotal(value):
                     self._put(1, f"running = {value.value!r}")
-                case ast.Each(source) if source is not None and not loop_is_written:
+                case ast.ForEach(source) if source is not None and not loop_is_written:
                     loop_is_written = True
                     self._loop(source, statements)
         if last is not None:
@@ -179,7 +180,7 @@ class _Writer:
 
     def _open(self, statement: ast.Statement) -> int:
         """Write the condition of a statement, if it has one; return the depth of what follows."""
-        if not isinstance(statement, ast.When | ast.WhenDo):
+        if not isinstance(statement, ast.When | ast.ConditionalAction):
             return 1
         self._put(1, f"if {self._condition(statement.condition)}:")
         return 2
@@ -191,10 +192,10 @@ class _Writer:
             value = self._value(depth, action.value)
             self._put(depth, f"self.{action.target.name} = {value}")
 
-    def _loop(self, source: ast.Name, statements: list[ast.Statement]) -> None:
-        limits = [self._limit(part) for part in statements if isinstance(part, ast.Keep)]
+    def _loop(self, source: ast.Parameter, statements: list[ast.Statement]) -> None:
+        limits = [self._limit(part) for part in statements if isinstance(part, ast.ClampTotal)]
         self._put(1, f"for element in {self._atom(source)}:")
-        for loop in (part for part in statements if isinstance(part, ast.Each)):
+        for loop in (part for part in statements if isinstance(part, ast.ForEach)):
             self._put(2, f"if {self._all(loop.tests)}:")
             sign = "+" if loop.op == "add" else "-"
             for line in (f"running = running {sign} ({self._chain(loop.amount)})", *limits, "continue"):
@@ -202,7 +203,7 @@ class _Writer:
         for line in limits:
             self._put(2, line)
 
-    def _limit(self, limit: ast.Keep) -> str:
+    def _limit(self, limit: ast.ClampTotal) -> str:
         sign, value = "<" if limit.side == "at least" else ">", repr(limit.limit.value)
         return f"running = {value} if running {sign} {value} else running"
 
@@ -218,16 +219,16 @@ class _Writer:
         match expression:
             case ast.Chain():
                 return self._chain(expression)
-            case ast.Edited(name, edits):
+            case ast.EditedText(name, edits):
                 return self._edited(depth, self._assign(depth, self._atom(name)), edits)
-            case ast.Items():
+            case ast.ListComp():
                 return self._items(depth, expression)
             case ast.Aggregate(kind, items, default):
                 values = self._items(depth, items)
                 return _AGGREGATES[kind].format(values, 0 if default is None else default.value)
-            case ast.Whether(condition):
+            case ast.ConditionValue(condition):
                 return f"True if {self._condition(condition)} else False"
-            case ast.Limited(chain, low, high):
+            case ast.Clamp(chain, low, high):
                 return self._clamp(depth, self._assign(depth, self._chain(chain)), low, high)
             case ast.EndItem(end, source, removed):
                 item = f"{self._atom(source)}[{-1 if end == 'last' else 0}]"
@@ -239,7 +240,9 @@ class _Writer:
             case ast.EmptyList():
                 return "[]"
 
-    def _clamp(self, depth: int, variable: str, low: ast.Number | None, high: ast.Number | None) -> str:
+    def _clamp(
+        self, depth: int, variable: str, low: ast.NumberLiteral | None, high: ast.NumberLiteral | None
+    ) -> str:
         for sign, limit in ((">", high), ("<", low)):
             if limit:
                 value = repr(limit.value)
@@ -257,7 +260,7 @@ class _Writer:
             self._put(depth, f"{variable} = {change}")
         return variable
 
-    def _items(self, depth: int, items: ast.Items) -> str:
+    def _items(self, depth: int, items: ast.ListComp) -> str:
         variable = self._assign(depth, "[]")
         self._put(depth, f"for element in {self._atom(items.source)}:")
         self._put(depth + 1, f"if {self._all(items.tests)}:")
@@ -275,9 +278,9 @@ class _Writer:
     def _test(self, test: ast.Test) -> str:
         left = self._chain(test.left)
         match test:
-            case ast.Empty():
+            case ast.IsEmpty():
                 return f"not len({left})"
-            case ast.Between(_, low, high):
+            case ast.IsBetween(_, low, high):
                 return f"not ({left} < {self._atom(low)} or {left} > {self._atom(high)})"
             case ast.Compare(_, op, right):
                 return _OPERATORS[op].format(left, self._atom(right))
@@ -292,15 +295,15 @@ class _Writer:
 
     def _atom(self, atom: ast.Atom) -> str:
         match atom:
-            case ast.Name(name):
+            case ast.Parameter(name):
                 return _most_similar(name, self.params, "0")
-            case ast.Item():
+            case ast.CurrentItem():
                 return "element"
-            case ast.Total():
+            case ast.RunningTotal():
                 return "running"
-            case ast.Own(name):
+            case ast.Attribute(name):
                 return f"self.{_most_similar(name, self.attributes, name)}"
-            case ast.Size(source):
+            case ast.Length(source):
                 return f"len({self._atom(source)})"
-            case ast.Number(value) | ast.Text(value) | ast.Truth(value):
+            case ast.NumberLiteral(value) | ast.TextLiteral(value) | ast.BoolLiteral(value):
                 return f"({value!r})"

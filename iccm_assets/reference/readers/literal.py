@@ -11,7 +11,12 @@ import re
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, Signature, parse_sentence, sentences
-from iccm_assets.reference.readers.opening import Opening, ReaderError, checked, find_opening
+from iccm_assets.reference.readers.opening import (
+    PartialSignature,
+    ReconstructionError,
+    check_syntax,
+    find_signature,
+)
 
 _NO_CONSTANT = re.compile(
     r"\b(less than|at most|more than|at least|is not|longer than|shorter than|plus|minus|times|modulo|return)"
@@ -55,27 +60,27 @@ _APPLY_RULES = """    ]
 """
 
 
-def read(text: str) -> str:
+def reconstruct(text: str) -> str:
     """Write Python from the readable sentences; ``ReaderError`` if the text names no function or class."""
-    opening = find_opening(text)
+    opening = find_signature(text)
     parts = [part for part in map(_parse, sentences(text)) if part is not None]
     statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
-        raise ReaderError("no sentence of the text can be read")
+        raise ReconstructionError("no sentence of the text can be read")
     if opening.is_class:
-        return checked(_class(opening, parts))
+        return check_syntax(_class(opening, parts))
     params = opening.params
     for part in reversed(parts):  # the first signature without a repeated name wins
         if isinstance(part, Signature) and part.kind == "function" and _are_unique(part.params):
             params = part.params
-    return checked(_Writer(opening.name, params).function(statements))
+    return check_syntax(_Writer(opening.name, params).function(statements))
 
 
 def _are_unique(params: tuple[str, ...]) -> bool:
     return len(set(params)) == len(params)
 
 
-def _class(opening: Opening, parts: list[Signature | ast.Statement]) -> str:
+def _class(opening: PartialSignature, parts: list[Signature | ast.Statement]) -> str:
     """Write each method with the statements after its opening; a second one of the same name is skipped."""
     signatures = [part for part in parts if isinstance(part, Signature) and part.kind == "class"]
     params = signatures[0].params if signatures else opening.params
@@ -124,14 +129,14 @@ class _Writer:
         if self.name == "__init__":
             lines.append("    self.state = {}")
         for statement in statements:
-            if isinstance(statement, ast.Do | ast.WhenDo):
+            if isinstance(statement, ast.ActionStatement | ast.ConditionalAction):
                 lines += [f"    if {self._guard(statement)}:", f"        {self._action(statement.action)}"]
             elif isinstance(statement, ast.When | ast.Otherwise | ast.Always):
                 lines += [f"    if {self._guard(statement)}:", f"        {self._outcome(statement.outcome)}"]
         return [*lines, "    return None"]
 
     def _guard(self, statement: ast.Statement) -> str:
-        if isinstance(statement, ast.When | ast.WhenDo):
+        if isinstance(statement, ast.When | ast.ConditionalAction):
             return self._condition(statement.condition)
         return "True"
 
@@ -147,8 +152,8 @@ class _Writer:
         return f"return {self._value(outcome.value)}"
 
     def _running_total(self, statements: list[ast.Statement]) -> list[str]:
-        starts = [part for part in statements if isinstance(part, ast.Start)]
-        loops = [part for part in statements if isinstance(part, ast.Each)]
+        starts = [part for part in statements if isinstance(part, ast.InitTotal)]
+        loops = [part for part in statements if isinstance(part, ast.ForEach)]
         lines = [f"total = {starts[0].value.value if starts else 0!r}"]
         source = next((loop.source for loop in loops if loop.source), None)
         if source is not None:
@@ -157,13 +162,13 @@ class _Writer:
             lines += [f"    total = {self._clamped('total + gain', statements)}"]
         return lines
 
-    def _gain(self, loop: ast.Each) -> str:
+    def _gain(self, loop: ast.ForEach) -> str:
         amount = self._value(loop.amount)
         return f"{amount if loop.op == 'add' else f'-({amount})'} if {self._all(loop.tests) or 'True'}"
 
     def _clamped(self, code: str, statements: list[ast.Statement]) -> str:
         for limit in statements:
-            if isinstance(limit, ast.Keep):
+            if isinstance(limit, ast.ClampTotal):
                 code = f"{'max' if limit.side == 'at least' else 'min'}({code}, {limit.limit.value!r})"
         return code
 
@@ -171,17 +176,17 @@ class _Writer:
         match expression:
             case ast.Chain(base, steps):
                 return self._steps(self._atom(base), steps)
-            case ast.Edited(name, edits):
+            case ast.EditedText(name, edits):
                 return _edited(self._atom(name), edits, _TEXT_EDITS)
-            case ast.Items(source, tests, steps, edits):
+            case ast.ListComp(source, tests, steps, edits):
                 filters = f" if {self._all(tests)}" if tests else ""
                 code = f"[{self._steps('it', steps)} for it in {self._atom(source)}{filters}]"
                 return _edited(code, edits, _LIST_EDITS)
             case ast.Aggregate(kind, items, default):
                 return _AGGREGATES[kind].format(self._value(items), default and default.value)
-            case ast.Whether(condition):
+            case ast.ConditionValue(condition):
                 return self._condition(condition)
-            case ast.Limited(chain, low, high):
+            case ast.Clamp(chain, low, high):
                 return _clamp(self._value(chain), low, high)
             case ast.EndItem(end, source, removed):
                 form = "{}.pop({})" if removed else "{}[{}]"
@@ -201,9 +206,9 @@ class _Writer:
     def _test(self, test: ast.Test) -> str:
         left = self._value(test.left)
         match test:
-            case ast.Empty():
+            case ast.IsEmpty():
                 return f"(len({left}) < 1)"
-            case ast.Between(_, low, high):
+            case ast.IsBetween(_, low, high):
                 return f"({left} >= {self._atom(low)} and {left} <= {self._atom(high)})"
             case ast.Compare(_, op, right):
                 return _OPERATORS[op].format(left, self._atom(right))
@@ -215,21 +220,21 @@ class _Writer:
 
     def _atom(self, atom: ast.Atom) -> str:
         match atom:
-            case ast.Name(name):
+            case ast.Parameter(name):
                 return name if name in self.params else "None"
-            case ast.Item():
+            case ast.CurrentItem():
                 return "it"
-            case ast.Total():
+            case ast.RunningTotal():
                 return "total"
-            case ast.Own(name):
+            case ast.Attribute(name):
                 return f"self.state.get({name!r})"
-            case ast.Size(source):
+            case ast.Length(source):
                 return f"len({self._atom(source)})"
-            case ast.Number(value) | ast.Text(value) | ast.Truth(value):
+            case ast.NumberLiteral(value) | ast.TextLiteral(value) | ast.BoolLiteral(value):
                 return f"({value!r})"
 
 
-def _clamp(code: str, low: ast.Number | None, high: ast.Number | None) -> str:
+def _clamp(code: str, low: ast.NumberLiteral | None, high: ast.NumberLiteral | None) -> str:
     code = f"min({high.value!r}, {code})" if high else code
     return f"max({low.value!r}, {code})" if low else code
 

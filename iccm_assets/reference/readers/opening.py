@@ -12,12 +12,12 @@ _NAME = re.compile(r"([Ff]unction|[Cc]lass)\s+`([A-Za-z_]\w*)`")
 _TICKED = re.compile(r"`([A-Za-z_]\w*)`")
 
 
-class ReaderError(InputError):
+class ReconstructionError(InputError):
     """The requirements text cannot be turned into code; no implementation was written."""
 
 
 @dataclass(frozen=True)
-class Opening:
+class PartialSignature:
     """Name and parameters of a function or class, as far as the text contains them."""
 
     name: str
@@ -25,20 +25,20 @@ class Opening:
     is_class: bool = False
 
 
-def find_opening(text: str) -> Opening:
+def find_signature(text: str) -> PartialSignature:
     """Find name and parameters anywhere in the text; raises ``ReaderError`` if there is no name."""
     match = _NAME.search(text)
     if match is None or keyword.iskeyword(match[2]):
-        raise ReaderError("the text names no function and no class")
+        raise ReconstructionError("the text names no function and no class")
     names = _TICKED.findall(text[match.end() :].partition(".")[0])
     params = tuple(dict.fromkeys(name for name in names if not keyword.iskeyword(name)))
-    return Opening(match[2], params, match[1].lower() == "class")
+    return PartialSignature(match[2], params, match[1].lower() == "class")
 
 
-def checked(code: str) -> str:
+def check_syntax(code: str) -> str:
     """Return the code; raises ``ReaderError`` if it is not valid Python."""
     try:
         compile(code, "<requirements>", "exec")  # compiled, not run
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ReaderError(f"the written code is not valid Python ({error})") from error
+        raise ReconstructionError(f"the written code is not valid Python ({error})") from error
     return code

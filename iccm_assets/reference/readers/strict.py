@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from iccm_assets.reference import document as ast
 from iccm_assets.reference.language import RequirementsError, parse
-from iccm_assets.reference.readers.opening import checked, find_opening
+from iccm_assets.reference.readers.opening import check_syntax, find_signature
 
 _OPERATORS = {
     "plus": "({} + {})", "minus": "({} - {})", "times": "({} * {})",
@@ -40,9 +40,9 @@ class _UnknownNameError(Exception):
     """The text uses something it has not introduced."""
 
 
-def read(text: str) -> str:
+def reconstruct(text: str) -> str:
     """Write Python for the text; if a sentence cannot be read, every call raises NotImplementedError."""
-    opening = find_opening(text)
+    opening = find_signature(text)
     try:
         document = parse(text)
         lines = _class(document) if isinstance(document, ast.ClassDocument) else _function(document)
@@ -50,19 +50,19 @@ def read(text: str) -> str:
         lines = [f"def {opening.name}(*args, **kwargs):", "    raise NotImplementedError"]
         if opening.is_class:
             lines = [f"class {opening.name}:", "    def __init__(self, *args, **kwargs):", f"    {lines[1]}"]
-    return checked("\n".join(lines) + "\n")
+    return check_syntax("\n".join(lines) + "\n")
 
 
-def _function(document: ast.Document) -> list[str]:
+def _function(document: ast.FunctionDocument) -> list[str]:
     body = [*_body(document, set(document.params)), "raise NotImplementedError"]
     return [f"def {document.name}({', '.join(document.params)}):", *(f"    {line}" for line in body)]
 
 
 def _class(document: ast.ClassDocument) -> list[str]:
     """Write the class; using an attribute that the constructor does not set is refused."""
-    constructor = ast.Document("__init__", document.params, document.statements)
-    actions = [part.action for part in document.statements if isinstance(part, ast.Do)]
-    attributes = {f"<its {action.target.name}>" for action in actions if isinstance(action, ast.Set)}
+    constructor = ast.FunctionDocument("__init__", document.params, document.statements)
+    actions = [part.action for part in document.statements if isinstance(part, ast.ActionStatement)]
+    attributes = {f"<its {action.target.name}>" for action in actions if isinstance(action, ast.SetAttribute)}
     lines = [f"class {document.name}:"]
     for method in (constructor, *document.methods):
         known = {*method.params, *(() if method is constructor else attributes)}
@@ -71,25 +71,25 @@ def _class(document: ast.ClassDocument) -> list[str]:
     return lines
 
 
-def _body(document: ast.Document, known: set[str]) -> Iterator[str]:
+def _body(document: ast.FunctionDocument, known: set[str]) -> Iterator[str]:
     loop_is_written = False
     for statement in document.statements:
-        if isinstance(statement, ast.When | ast.WhenDo):
+        if isinstance(statement, ast.When | ast.ConditionalAction):
             yield f"if {_condition(statement.condition, known)}:"
         match statement:
             case ast.When(_, outcome):
                 yield f"    {_outcome(outcome, known)}"
             case ast.Otherwise(outcome) | ast.Always(outcome):
                 yield _outcome(outcome, known)
-            case ast.Start(value):
+            case ast.InitTotal(value):
                 known.add("<total>")
                 yield f"_total = {value.value!r}"
-            case ast.Each() if not loop_is_written:
+            case ast.ForEach() if not loop_is_written:
                 loop_is_written = True
                 yield from _loop(document, known)
-            case ast.Do(action):
+            case ast.ActionStatement(action):
                 yield _action(action, known)
-            case ast.WhenDo(_, action):
+            case ast.ConditionalAction(_, action):
                 yield f"    {_action(action, known)}"
 
 
@@ -101,8 +101,8 @@ def _action(action: ast.Action, known: set[str]) -> str:
     return f"self.{action.target.name} = {value}"
 
 
-def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
-    loops = [part for part in document.statements if isinstance(part, ast.Each)]
+def _loop(document: ast.FunctionDocument, known: set[str]) -> Iterator[str]:
+    loops = [part for part in document.statements if isinstance(part, ast.ForEach)]
     source = loops[0].source
     if source is None or {loop.source for loop in loops} - {None, source}:
         raise _UnknownNameError
@@ -110,8 +110,8 @@ def _loop(document: ast.Document, known: set[str]) -> Iterator[str]:
     inner = known | {"<item>"}
     for keyword, loop in zip(("if", *["elif"] * len(loops)), loops, strict=False):
         yield f"    {keyword} {' and '.join(_test(test, inner) for test in loop.tests) or 'True'}:"
-        yield f"        {_atom(ast.Total(), known)} {_SIGNS[loop.op]}= {_value(loop.amount, inner)}"
-    for limit in (part for part in document.statements if isinstance(part, ast.Keep)):
+        yield f"        {_atom(ast.RunningTotal(), known)} {_SIGNS[loop.op]}= {_value(loop.amount, inner)}"
+    for limit in (part for part in document.statements if isinstance(part, ast.ClampTotal)):
         yield f"    _total = {_CLAMPS[limit.side]}(_total, {limit.limit.value!r})"
 
 
@@ -125,9 +125,9 @@ def _value(expression: ast.Expression, known: set[str]) -> str:
     match expression:
         case ast.Chain(base, steps):
             return _steps(_atom(base, known), steps, known)
-        case ast.Edited(name, edits):
+        case ast.EditedText(name, edits):
             return _edited(_atom(name, known), edits)
-        case ast.Items(source, tests, steps, edits):
+        case ast.ListComp(source, tests, steps, edits):
             inner = known | {"<item>"}
             value = _steps("_item", steps, inner)
             filters = "".join(f" if {_test(test, inner)}" for test in tests)
@@ -135,9 +135,9 @@ def _value(expression: ast.Expression, known: set[str]) -> str:
         case ast.Aggregate(kind, items, default):
             values, default_code = _value(items, known), default and repr(default.value)
             return _AGGREGATES[kind].format(values, default_code)
-        case ast.Whether(condition):
+        case ast.ConditionValue(condition):
             return f"bool({_condition(condition, known)})"
-        case ast.Limited(chain, low, high):
+        case ast.Clamp(chain, low, high):
             return _clamp(_value(chain, known), low, high)
         case ast.EndItem(end, source, removed):
             form = "{}.pop({})" if removed else "{}[{}]"
@@ -146,7 +146,7 @@ def _value(expression: ast.Expression, known: set[str]) -> str:
             return "[]"
 
 
-def _clamp(code: str, low: ast.Number | None, high: ast.Number | None) -> str:
+def _clamp(code: str, low: ast.NumberLiteral | None, high: ast.NumberLiteral | None) -> str:
     code = f"min({code}, {high.value!r})" if high else code
     return f"max({code}, {low.value!r})" if low else code
 
@@ -164,9 +164,9 @@ def _condition(condition: ast.Condition, known: set[str]) -> str:
 def _test(test: ast.Test, known: set[str]) -> str:
     left = _value(test.left, known)
     match test:
-        case ast.Empty():
+        case ast.IsEmpty():
             return f"len({left}) == 0"
-        case ast.Between(_, low, high):
+        case ast.IsBetween(_, low, high):
             return f"({_atom(low, known)} <= {left} <= {_atom(high, known)})"
         case ast.Compare(_, op, right):
             return _OPERATORS[op].format(left, _atom(right, known))
@@ -180,17 +180,17 @@ def _steps(code: str, steps: tuple[ast.Step, ...], known: set[str]) -> str:
 
 def _atom(atom: ast.Atom, known: set[str]) -> str:
     match atom:
-        case ast.Number(value) | ast.Text(value) | ast.Truth(value):
+        case ast.NumberLiteral(value) | ast.TextLiteral(value) | ast.BoolLiteral(value):
             return f"({value!r})" if isinstance(value, int | float) and value < 0 else repr(value)
-        case ast.Size(source):
+        case ast.Length(source):
             return f"len({_atom(source, known)})"
-        case ast.Name(name):
+        case ast.Parameter(name):
             needed, code = name, name
-        case ast.Item():
+        case ast.CurrentItem():
             needed, code = "<item>", "_item"
-        case ast.Total():
+        case ast.RunningTotal():
             needed, code = "<total>", "_total"
-        case ast.Own(name):
+        case ast.Attribute(name):
             needed, code = f"<its {name}>", f"self.{name}"
     if needed not in known:
         raise _UnknownNameError
