@@ -346,7 +346,7 @@ class RetentionSettings(SettingsGroup):
 
     @property
     def history_retention(self) -> timedelta:
-        """``history_days`` as a duration."""
+        """``history_retention_days`` as a duration."""
         return timedelta(days=self.history_retention_days)
 
 

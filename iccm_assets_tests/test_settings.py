@@ -55,7 +55,7 @@ def test_the_environment_is_stronger_than_the_profile(monkeypatch: pytest.Monkey
         ("ICCM_TRAINING__EPOCHS", "0", "ICCM_TRAINING__EPOCHS"),
         ("ICCM_TRAINING__EPOCHS", "many", "ICCM_TRAINING__EPOCHS"),
         ("ICCM_TRAINING__LEARNING_RATE", "nan", "finite"),
-        ("ICCM_CURATION__HELD_OUT_SHARE", "1", "ICCM_CURATION__HELD_OUT_SHARE"),
+        ("ICCM_CURATION__HOLDOUT_FRACTION", "1", "ICCM_CURATION__HOLDOUT_FRACTION"),
         ("ICCM_DATABASE_URL", "sqlite:///x.db", "postgresql://"),
         ("ICCM_SANDBOX", "none", "ICCM_SANDBOX"),
         ("ICCM_PROFILE", "staging", "ICCM_PROFILE"),

@@ -30,7 +30,7 @@ THRESHOLD_FIELDS = (
     "max_variance_ratio",
     "variance_floor",
     "max_latency_ratio",
-    "slice_min_items",
+    "min_slice_items",
     "max_slice_drop",
     "latency_items",
 )

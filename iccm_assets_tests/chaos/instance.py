@@ -45,7 +45,7 @@ ITEMS = 20
 
 # What makes a retrain short and a death noticed soon. An emergency's gate passes whatever does no harm.
 SHORT = {
-    "ICCM_TRIGGERS__FLOOR_EXAMPLES": "5",
+    "ICCM_TRIGGERS__MIN_EXAMPLES": "5",
     "ICCM_TRIGGERS__RETRY_MINUTES": "0.05",
     "ICCM_TRIGGERS__DISPATCH_TIMEOUT_SECONDS": "30",
     "ICCM_TRAINING__HEARTBEAT_TIMEOUT_SECONDS": str(HEARTBEAT_SECONDS),

@@ -20,9 +20,9 @@ def shown(run: Run) -> dict[str, dict[str, Any]]:
 def test_every_variable_there_is_is_shown_with_its_description(run: Run) -> None:
     found = shown(run)
     assert set(found) == set(known_variables())
-    assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["value"] == 20
-    assert found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["name"] == "triggers.floor_examples"
-    assert "below it a run is skipped" in found["ICCM_TRIGGERS__FLOOR_EXAMPLES"]["description"]
+    assert found["ICCM_TRIGGERS__MIN_EXAMPLES"]["value"] == 20
+    assert found["ICCM_TRIGGERS__MIN_EXAMPLES"]["name"] == "triggers.min_examples"
+    assert "below it a run is skipped" in found["ICCM_TRIGGERS__MIN_EXAMPLES"]["description"]
 
 
 def test_the_source_of_each_value_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_masking_hides_secrets_and_nothing_else(name: str, value: object, expect
 def test_the_plain_list_can_be_searched(run: Run) -> None:
     lines = run("config", "show").stdout.splitlines()
     assert len(lines) == len(known_variables())
-    assert any(line.split() == ["ICCM_TRIGGERS__FLOOR_EXAMPLES", "=", "20", "(default)"] for line in lines)
+    assert any(line.split() == ["ICCM_TRIGGERS__MIN_EXAMPLES", "=", "20", "(default)"] for line in lines)
 
 
 def test_an_unknown_variable_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,10 @@ def test_an_address_that_is_none_is_a_finding_of_the_settings(
 
 
 def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ICCM_TRIGGERS__FLOOR_EXAMPLES", "none")
+    monkeypatch.setenv("ICCM_TRIGGERS__MIN_EXAMPLES", "none")
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     assert report["checks"][-1]["name"] == "settings"
-    assert "ICCM_TRIGGERS__FLOOR_EXAMPLES" in report["checks"][-1]["detail"]
+    assert "ICCM_TRIGGERS__MIN_EXAMPLES" in report["checks"][-1]["detail"]
 
 
 @pytest.mark.parametrize(

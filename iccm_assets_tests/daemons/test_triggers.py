@@ -25,7 +25,7 @@ MONDAY_AT_FOUR = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 # How much faster the daemon's clock runs: its minute between two ticks is six seconds, three, or under one.
 FAST, FASTER, FASTEST = 10.0, 20.0, 90.0
 # A retrain that finds too few examples ends within seconds (T5): enough where only its start is in question.
-SHORT = {"ICCM_TRIGGERS__FLOOR_EXAMPLES": "1000"}
+SHORT = {"ICCM_TRIGGERS__MIN_EXAMPLES": "1000"}
 # A clock that jumps by a day must not make a run look lost that was asked for a moment ago.
 PATIENT = {
     "ICCM_TRIGGERS__DISPATCH_TIMEOUT_SECONDS": "1000000",

@@ -81,7 +81,7 @@ def test_a_week_begins_when_the_gateway_has_heard_of_the_new_time(fresh, tmp_pat
     before, moment = datetime(2026, 3, 2, 2, tzinfo=UTC), datetime(2026, 3, 9, 2, tzinfo=UTC)
     plan = plan_conversations(3, n=20, days=7, users=5, end=last, name="lag")
     _set_clock(fresh, before)
-    with gateway(url_of(fresh), tmp_path, ICCM_GATEWAY__POLL_SECONDS="2") as running:
+    with gateway(url_of(fresh), tmp_path, ICCM_GATEWAY__POLL_INTERVAL_SECONDS="2") as running:
         _set_clock(fresh, moment)
         with closing(GatewayClient(running.url)) as wire:
             assert datetime.fromisoformat(wire.get("/v1/routing")["now"]) < moment  # it does lag
@@ -169,7 +169,7 @@ def test_a_demo_may_delete_what_is_marked_and_nothing_else(fresh, tmp_path):
         with pytest.raises(OperationNotAllowedError, match="1 gateways serve"):
             reset_platform(settings)
         one.end()
-    with gateway(url, tmp_path, ICCM_GATEWAY__SPOOL_PAUSE_MS="60000") as one:
+    with gateway(url, tmp_path, ICCM_GATEWAY__SPOOL_FLUSH_INTERVAL_MS="60000") as one:
         held(one.url, planned("other", 12))
         assert count_real_responses(tmp_path / "spool") == 0
         one.ask("real", metadata={"simulated": "yes, true"})

@@ -56,7 +56,7 @@ def stored(engine: sa.Engine) -> set[str]:
 
 
 def test_a_killed_process_loses_nothing_it_had_acknowledged_and_the_other_serves(fresh, tmp_path):
-    slow = {"ICCM_GATEWAY__SPOOL_PAUSE_MS": "60000"}  # what it answers stays in its spool
+    slow = {"ICCM_GATEWAY__SPOOL_FLUSH_INTERVAL_MS": "60000"}  # what it answers stays in its spool
     with gateway(url_of(fresh), tmp_path, **slow) as one, gateway(url_of(fresh), tmp_path) as other:
         acknowledged = {one.ask(f"s-{number}").json()["request_id"] for number in range(40)}
         assert not stored(fresh) & acknowledged

@@ -35,7 +35,7 @@ def scraped(fresh: sa.Engine, tmp_path: Path) -> Iterator[tuple[sa.Engine, world
     url = fresh.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with fresh.begin() as conn:
         world.rollout(conn, 0.5, stage=2)
-    with gateway(url, tmp_path / "home", ICCM_GATEWAY__FIGURES_SECONDS="1") as running:
+    with gateway(url, tmp_path / "home", ICCM_GATEWAY__DATABASE_METRICS_INTERVAL_SECONDS="1") as running:
         eventually(lambda: running.routing()["rollout"]["effective_weight"] == 0.5, PATIENCE)
         for number in range(24):
             assert running.ask(f"s{number}", request_id=f"r{number}", tests=SUITE).status_code == 200
@@ -136,7 +136,7 @@ def test_a_database_that_is_away_ends_no_reading(settings: Settings) -> None:
         return create_engine_for("postgresql://nobody@127.0.0.1:9/nowhere")
 
     quick = settings.model_copy(
-        update={"gateway": settings.gateway.model_copy(update={"figures_seconds": 0.05})}
+        update={"gateway": settings.gateway.model_copy(update={"database_metrics_interval_seconds": 0.05})}
     )
     told = DatabaseCollector(away, quick)
     told.start()

@@ -87,7 +87,7 @@ FAULTS = {
 
 
 def test_a_canary_that_fails_costs_no_user_an_error_and_every_failure_is_booked(fresh, tmp_path):
-    few = {"ICCM_GATEWAY__CANARY_TIMEOUT_SECONDS": "4", "ICCM_GATEWAY__SPOOL_PAUSE_MS": "20"}
+    few = {"ICCM_GATEWAY__CANARY_TIMEOUT_SECONDS": "4", "ICCM_GATEWAY__SPOOL_FLUSH_INTERVAL_MS": "20"}
     with gateway(url_of(fresh), tmp_path, faults={f"v2-{name}": name for name in FAULTS}, **few) as running:
         for fault, told in FAULTS.items():
             with fresh.begin() as conn:

@@ -70,8 +70,8 @@ def gateway(
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"gateway-{time.monotonic_ns()}.log"
     environment = {
-        **os.environ, "ICCM_DATABASE_URL": url, "ICCM_HOME": str(home), "ICCM_GATEWAY__SPOOL_PAUSE_MS": "50",
-        "ICCM_GATEWAY__POLL_SECONDS": "0.5", **variables,
+        **os.environ, "ICCM_DATABASE_URL": url, "ICCM_HOME": str(home), "ICCM_GATEWAY__SPOOL_FLUSH_INTERVAL_MS": "50",
+        "ICCM_GATEWAY__POLL_INTERVAL_SECONDS": "0.5", **variables,
     }  # fmt: skip
     command = [sys.executable, "-m", "iccm_assets.gateway.stub", "--faults", json.dumps(faults or {})]
     command += ["--seconds", str(seconds), "--port", str(port)]

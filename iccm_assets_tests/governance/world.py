@@ -60,7 +60,7 @@ def small_world(home: Path, database_url: str | None = None) -> Iterator[World]:
         database_url=database_url,
         canary_set=str(canary_set),
         rehearsal="",
-        triggers={"floor_examples": 2},
+        triggers={"min_examples": 2},
         selection={"max_user_share": 1.0, "max_per_user": 100},
     )
     server = EmbeddedServer(home, durable=False)

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # What a random model of 30 000 weights and a test of a minute need; everything else is the default.
 SMALL = {
-    "ICCM_TRIGGERS__FLOOR_EXAMPLES": "5",
+    "ICCM_TRIGGERS__MIN_EXAMPLES": "5",
     "ICCM_TRAINING__LEARNING_RATE": "1e-3",
     "ICCM_TRAINING__EPOCHS": "1",
     "ICCM_EVALUATION__MAX_NEW_TOKENS": "32",

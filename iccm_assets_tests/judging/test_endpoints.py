@@ -118,7 +118,7 @@ def test_one_url_is_asked_by_no_more_than_the_limit_at_a_time_whoever_asks() -> 
 
 def test_a_dead_endpoint_costs_a_few_timeouts_and_not_one_for_each_text() -> None:
     with MockEndpoint(FaultConfig({"hang": 1.0})) as endpoint:
-        orchestra = one_member(endpoint, timeout_seconds=0.3, concurrency=4, failures_before_pause=4)
+        orchestra = one_member(endpoint, timeout_seconds=0.3, concurrency=4, circuit_breaker_failures=4)
         answers = [
             group[0]
             for group in orchestra.reconstruct_many([ReconstructionRequest(f"{TEXT} {n}") for n in range(60)])
@@ -132,7 +132,7 @@ def test_a_dead_endpoint_costs_a_few_timeouts_and_not_one_for_each_text() -> Non
 def test_after_a_pause_one_request_tries_a_dead_endpoint_and_brings_it_back() -> None:
     behaviour = Scripted("500", "500")
     with MockEndpoint(behaviour) as endpoint:
-        orchestra = one_member(endpoint, failures_before_pause=2, pause_seconds=1.5)
+        orchestra = one_member(endpoint, circuit_breaker_failures=2, circuit_breaker_cooldown_seconds=1.5)
         assert [orchestra.reconstruct(TEXT)[0].status for _ in range(3)] == ["missing"] * 3
         assert behaviour.request_counts["strict"] == 2
         time.sleep(1.5)

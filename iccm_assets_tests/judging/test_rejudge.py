@@ -45,7 +45,7 @@ def test_the_same_gate_gives_ten_verdicts_again_byte_for_byte(engine: sa.Engine)
         ({"confidence": 0.55}, {"chance": ("inconclusive", "pass")}),
         ({"max_latency_ratio": 1.6}, {"slow": ("fail", "pass")}),
         ({"max_variance_ratio": 3.0, "variance_floor": 0.05}, {"spread": ("fail", "pass")}),
-        ({"slice_min_items": 31}, {"forgetful": ("fail", "pass")}),
+        ({"min_slice_items": 31}, {"forgetful": ("fail", "pass")}),
         ({"max_pass_rate_drop": 0.5}, {}),
         (
             {"max_slice_drop": 0.25, "max_latency_ratio": 1.6, "confidence": 0.55},
@@ -137,7 +137,7 @@ def test_evidence_or_a_gate_changed_since_is_noticed(engine: sa.Engine) -> None:
         for change in (
             "evidence = jsonb_set(evidence, '{items,3,candidate}', '0.25') where version = 'better'",
             "gate = gate || '{\"wishes\": 1}' where version = 'equal'",
-            "gate = gate - 'slice_min_items' where version = 'slow'",
+            "gate = gate - 'min_slice_items' where version = 'slow'",
         ):
             conn.execute(sa.text(f"update iccm.gate_verdicts set {change}"))
     found = {one.version: one for one in replay_gate(engine, GATE).replayed}
@@ -155,7 +155,7 @@ def test_a_gate_is_read_from_a_file_and_corrected_by_hand(tmp_path: Path) -> Non
     plain.write_text("max_slice_drop = 0.1\nslice_min_items = 25\n")
     group.write_text('{"evaluation": {"max_slice_drop": 0.1}, "training": {"epochs": 2}}')
     recorded.write_text(with_numbers(confidence=0.95, batch_size=2).model_dump_json())
-    assert load_gate(GATE, plain, []) == with_numbers(max_slice_drop=0.1, slice_min_items=25)
+    assert load_gate(GATE, plain, []) == with_numbers(max_slice_drop=0.1, min_slice_items=25)
     assert load_gate(GATE, group, ["confidence=0.8"]) == with_numbers(max_slice_drop=0.1, confidence=0.8)
     assert load_gate(GATE, recorded, []) == with_numbers(confidence=0.95)
     assert load_gate(GATE, plain, [" max_slice_drop = 0.2"]).max_slice_drop == 0.2
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
         ("batch_size=4", "the gate has no number batch_size. The gate's numbers: confidence"),
         ("confidence=1", "less than 1"),
         ("confidence=0.2", "greater than 0.5"),
-        ("slice_min_items=2.5", "valid integer"),
+        ("min_slice_items=2.5", "valid integer"),
         ("max_slice_drop=inf", "finite"),
         ("max_slice_drop=", "valid number"),
     ],

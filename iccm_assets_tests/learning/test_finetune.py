@@ -68,7 +68,7 @@ def test_the_first_recorded_losses_are_means_over_all_target_tokens_of_the_step(
     loaded.model.config.attn_pdrop = loaded.model.config.embd_pdrop = loaded.model.config.resid_pdrop = 0.0
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p_value = 0.0
+            module.p = 0.0
     training = TrainingSettings(**{**FAST, "batch_size": 5, "gradient_accumulation_steps": 100, "epochs": 1})
     trained = fine_tune(
         loaded, tiny_dataset(), training, epochs=1, scratch=tmp_path / "s", on_progress=lambda point: None
@@ -149,7 +149,7 @@ def test_averaging_takes_that_share_of_the_way_from_production(tmp_path: Path) -
     directory = tiny_t5(tmp_path / "m")
     before = {name: weight.clone() for name, weight in load_model(directory).model.named_parameters()}
     whole = dict(run(directory).loaded.model.named_parameters())
-    trained = run(directory, interpolation=0.25)
+    trained = run(directory, weight_averaging_alpha=0.25)
     for name, weight in trained.loaded.model.named_parameters():
         expected = before[name] + 0.25 * (whole[name] - before[name])
         assert torch.allclose(weight, expected, atol=1e-6), name

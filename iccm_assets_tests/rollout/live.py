@@ -29,7 +29,7 @@ SHORT = {
     "first_stage_sessions": 5,
     "second_stage_sessions": 8,
     "health_sessions": 3,
-    "replay_below_sessions": 0,
+    "replay_threshold_sessions": 0,
 }
 
 

@@ -269,7 +269,7 @@ def measured(world: World, version: str, item: str, rates: list[float | None], *
 
 
 def test_replayed_pairs_are_used_once_and_only_where_both_were_heard(rolled: World) -> None:
-    rolled.settings = short(rolled.settings, replay_below_sessions=200)
+    rolled.settings = short(rolled.settings, replay_threshold_sessions=200)
     both = (rolled.candidate, rolled.production)
     for version, rates_of in zip(both, ([1.0, 0.5], [0.5, 0.5]), strict=True):
         measured(rolled, version, "conversation:1", rates_of)
@@ -288,7 +288,7 @@ def test_replayed_pairs_are_used_once_and_only_where_both_were_heard(rolled: Wor
 
 
 def test_with_enough_traffic_nothing_is_replayed(rolled: World) -> None:
-    rolled.settings = short(rolled.settings, replay_below_sessions=3)
+    rolled.settings = short(rolled.settings, replay_threshold_sessions=3)
     for version in (rolled.candidate, rolled.production):
         measured(rolled, version, "conversation:1", [0.5, 0.5])
     rolled.ask("a", arm="production")
