@@ -5,7 +5,7 @@
 A platform of its own (PostgreSQL, code server, daemon as real processes, both started again after a second)
 retrains a model of 30,000 weights; with --real, the packaged one. In each round one of run worker, trainer,
 code server, daemon, or all of them at once, is killed with SIGKILL. Prints one line a round, and exits with
-1 when something was left that must not be (iccm_assets_tests/chaos/aftermath.py).
+1 when something was left that must not be (iccm_assets_tests/chaos/invariants.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from random import Random
 
-from iccm_assets_tests.chaos.instance import platform
-from iccm_assets_tests.chaos.rounds import Round, play
+from iccm_assets_tests.chaos.chaos_instance import platform
+from iccm_assets_tests.chaos.scenarios import Round, play
 
 
 def say(line: str) -> None:

@@ -15,8 +15,9 @@ import sys
 
 import numpy as np
 
-from iccm_assets.judging.fall import unpaired_drop
-from iccm_assets.learning.triggers import TriggerFired, QualityMeasurement, decide_degradation
+from iccm_assets.monitoring.degradation import unpaired_drop
+from iccm_assets.registry.training_runs import TriggerFired
+from iccm_assets.retraining.triggers import QualityMeasurement, decide_degradation
 from iccm_assets.settings import TriggerSettings
 
 DAYS, LOOKS, WINDOW, MOST = 28, 4, 28, 200

@@ -31,10 +31,10 @@ from urllib.parse import urlsplit
 import psutil
 import sqlalchemy as sa
 
-from iccm_assets.store import tables as t
-from iccm_assets.store.database import create_engine_for, upgrade
-from iccm_assets.store.embedded import EmbeddedServer
-from iccm_assets.store.notify import notify_routing
+from iccm_assets.db import tables as t
+from iccm_assets.db.database import create_engine_for, upgrade
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.db.notify import notify_routing
 
 SOURCE = "def add(a, b):\n    return a + b\n"
 BARE = """
@@ -140,7 +140,7 @@ def server(command: list[str], environment: dict[str, str]) -> Iterator[tuple[st
 def gateway(
     url: str, home: Path, seconds: float = 0.0, faults: dict[str, str] | None = None, **more: str
 ) -> contextlib.AbstractContextManager[tuple[str, psutil.Process]]:
-    command = [sys.executable, "-m", "iccm_assets.gateway.stub", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.stub_backend", "--seconds", str(seconds)]
     command += ["--faults", json.dumps(faults or {})]
     return server(command, {"ICCM_DATABASE_URL": url, "ICCM_HOME": str(home), **more})
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from iccm_assets.judging.judge import run_suite, run_suites
-from iccm_assets.judging.suites import parse_suite
 from iccm_assets.settings import JudgeSettings, Settings, load_settings
+from iccm_assets.suites.suite_runner import run_suite, run_suites
+from iccm_assets.suites.test_suites import parse_suite
 
 SOURCE = "def add(a, b):\n    return a + b\n\ndef label(n):\n    return f'item-{n}'\n"
 SUITE = {

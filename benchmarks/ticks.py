@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    from iccm_assets.store.database import create_engine_for, upgrade
-    from iccm_assets.store.embedded import EmbeddedServer
+    from iccm_assets.db.database import create_engine_for, upgrade
+    from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 
     with tempfile.TemporaryDirectory(prefix="iccm-ticks-") as home:
         server = EmbeddedServer(Path(home), durable=False)
@@ -95,8 +95,8 @@ def main() -> None:
 def measure(rounds: int) -> None:
     """The slowest of some ticks of each sensor, after one that opens connections."""
     from iccm_assets.defs.automation import sensors
-    from iccm_assets.defs.resources import PlatformResource
     from iccm_assets.defs.automation.sensors import rollout_controller_sensor
+    from iccm_assets.defs.resources import PlatformResource
 
     looked_at = (
         sensors.new_data_threshold_sensor,
@@ -120,16 +120,17 @@ def measure(rounds: int) -> None:
 
 def explain(engine: sa.Engine) -> None:
     """The plan of counting the selectable examples, and what the count takes."""
-    from iccm_assets.learning import proposal
+    from iccm_assets.db.clock import now
+    from iccm_assets.retraining import example_queries
     from iccm_assets.settings import get_settings
-    from iccm_assets.store.clock import now
 
     with engine.connect() as conn:
         at, started = now(conn), time.perf_counter()
-        counted = proposal.count_selectable(conn, at, get_settings().selection)
+        counted = example_queries.count_selectable(conn, at, get_settings().selection)
         say(f"{counted} selectable examples counted in {time.perf_counter() - started:.3f} s")
         plan = sa.text(
-            f"explain (analyze, costs off, timing off, summary on) {proposal.COUNT_SELECTABLE_SQL.text}"
+            "explain (analyze, costs off, timing off, summary on) "
+            f"{example_queries.COUNT_SELECTABLE_SQL.text}"
         )
         span = {"first_day": at.date(), "base": None, "start": at, "end": at}
         span |= {"first_day": (at - timedelta(days=30)).date(), "start": at - timedelta(days=10)}

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from iccm_assets.addresses import parse_orchestra
+from iccm_assets.endpoint_urls import parse_orchestra
 from iccm_assets.errors import SettingsError, first_line
 
 PACKAGE = Path(__file__).parent
@@ -94,7 +94,7 @@ class TriggerSettings(SettingsGroup):
         0.99,
         gt=0.5,
         lt=1,
-        description="Confidence required that the drop exceeds the limit; false alarms per measurement: 1 - this.",
+        description="Confidence required that the drop exceeds the limit; false-alarm rate: 1 - this.",
     )
     degradation_min_items: int = Field(
         20, ge=2, description="Minimum items of a measurement that counts as evidence."
@@ -359,8 +359,8 @@ class GatewaySettings(SettingsGroup):
     )
     openai_urls: dict[str, str] = Field(
         {},
-        description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version} stands for"
-        " the name of the version.",
+        description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version}"
+        " stands for the name of the version.",
     )
     tokens: str = Field(
         "", description="Bearer tokens, comma separated, at least 16 characters each; required off loopback."

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.db.database import create_engine_for, upgrade
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets.store.database import create_engine_for, upgrade
-from iccm_assets.store.embedded import EmbeddedServer
 
 # A console keeps the width it finds when it is made, which is at the first import of the command line, by
 # whatever test comes first.

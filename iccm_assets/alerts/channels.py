@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from logging.handlers import BufferingHandler
 
-from iccm_assets.addresses import parse_alert_urls
+from iccm_assets.endpoint_urls import parse_alert_urls
 
 MAX_ERROR_LENGTH = 300
 # A part of a URL that is at least this long and appears in an error may be the channel's token.

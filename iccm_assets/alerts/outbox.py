@@ -7,7 +7,7 @@ import logging
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
-from iccm_assets.store import tables as t
+from iccm_assets.db import tables as t
 
 log = logging.getLogger(__name__)
 

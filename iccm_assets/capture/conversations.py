@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from iccm_assets.capture.cleaning import Sanitizer, to_json
 from iccm_assets.capture.extraction import extract_requirements, extract_source
-from iccm_assets.capture.redaction import redact_document, pseudonymize_user_id
+from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
+from iccm_assets.capture.sanitizing import Sanitizer, to_json
+from iccm_assets.db.tables.capture import ARMS, ORIGINS
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets.store.tables.capture import ARMS, ORIGINS
 
 MAX_ID_LENGTH = 512
 # An erased session's row is found by the hash of its session id, which itself is deleted.

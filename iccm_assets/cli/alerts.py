@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, out, make_table
+from iccm_assets.cli.console import AsJson, echo_json, make_table, out
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import AlertError, SettingsError
 
@@ -23,7 +23,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """List alerts, newest first; --json names the channels that an alert has not reached."""
-    from iccm_assets.alerts.delivery import list_alerts
+    from iccm_assets.alerts.dispatcher import list_alerts
 
     _, engine = open_platform()
     with engine.connect() as conn:
@@ -40,7 +40,7 @@ def show(
 @group.command()
 def deliver(as_json: AsJson = False) -> None:
     """Deliver due alerts, as the daemon does every 30 seconds. Exits 1 if a channel failed."""
-    from iccm_assets.alerts.delivery import dispatch_alerts
+    from iccm_assets.alerts.dispatcher import dispatch_alerts
 
     settings, engine = open_platform()
     report = dispatch_alerts(engine, settings)
@@ -55,7 +55,7 @@ def deliver(as_json: AsJson = False) -> None:
 @group.command()
 def test(as_json: AsJson = False) -> None:
     """Send a test alert to every channel. Exits 1 unless all channels received it."""
-    from iccm_assets.alerts import channels, delivery, outbox
+    from iccm_assets.alerts import channels, dispatcher, outbox
 
     settings, engine = open_platform()
     n_channels = len(channels.parse_channels(settings.alert_urls))
@@ -69,7 +69,7 @@ def test(as_json: AsJson = False) -> None:
         outbox.raise_alert(
             conn, key, "info", "ICCM test alert", "Sent by `iccm alerts test`; no action needed."
         )
-    report = delivery.dispatch_alerts(engine, settings)
+    report = dispatcher.dispatch_alerts(engine, settings)
     arrived = report.arrived.count(key)
     if as_json:
         echo_json({"key": key, "channels": n_channels, "arrived": arrived, "errors": report.errors})

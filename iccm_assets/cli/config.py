@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import typer
 
-from iccm_assets.addresses import parse_alert_urls
 from iccm_assets.cli.console import AsJson, echo_json
-from iccm_assets.judging.orchestra import load_orchestra_from_settings
-from iccm_assets.settings import SettingsGroup, Settings, get_settings, profile_overrides
+from iccm_assets.endpoint_urls import parse_alert_urls
+from iccm_assets.scoring.orchestra import load_orchestra_from_settings
+from iccm_assets.settings import Settings, SettingsGroup, get_settings, profile_overrides
 
 Source = Literal["default", "profile", "environment"]
 

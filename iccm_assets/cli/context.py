@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iccm_assets.learning.model_store import ModelStore
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def open_platform() -> tuple[Settings, Engine]:
     """Load the settings and connect to the platform's database, migrated to the newest revision."""
     # Imported here, as in all commands: SQLAlchemy costs 0.15 s, and `--help` needs no database.
-    from iccm_assets.store.database import connect
+    from iccm_assets.db.database import connect
 
     settings = get_settings()
     return settings, connect(settings)
@@ -22,8 +22,8 @@ def open_platform() -> tuple[Settings, Engine]:
 
 def ensure_production_version(settings: Settings) -> str:
     """Return the version in production; deploy the base model if there is none."""
-    from iccm_assets.rollout.bootstrap import ensure_production
-    from iccm_assets.store.database import connect
+    from iccm_assets.db.database import connect
+    from iccm_assets.rollout.deployment import ensure_production
 
     engine = connect(settings)
     try:

@@ -10,11 +10,11 @@ import typer
 
 from iccm_assets.cli.console import AsJson, echo_json
 from iccm_assets.cli.context import open_platform
+from iccm_assets.db.embedded.binaries import postgres_home
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.db.embedded.process_discovery import recorded_pid
 from iccm_assets.errors import DatabaseError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets.store.embedded import EmbeddedServer
-from iccm_assets.store.processes import recorded_pid
-from iccm_assets.store.programs import postgres_home
 
 EXIT_NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
 
@@ -50,7 +50,7 @@ def status(as_json: AsJson = False) -> None:
 @group.command()
 def upgrade() -> None:
     """Upgrade the schema to the newest revision; several machines may run this at the same time."""
-    from iccm_assets.store import database
+    from iccm_assets.db import database
 
     engine = database.create_engine_for(database.database_url(get_settings()))
     before, after = database.upgrade(engine)
@@ -63,7 +63,7 @@ def url(
     dagster: Annotated[bool, typer.Option("--dagster", help="URL of Dagster's own database.")] = False,
 ) -> None:
     """Print the database URL, password included; starts the embedded server if necessary."""
-    from iccm_assets.store.database import dagster_url, database_url
+    from iccm_assets.db.database import dagster_url, database_url
 
     typer.echo((dagster_url if dagster else database_url)(get_settings()))
 
@@ -71,7 +71,7 @@ def url(
 @group.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def shell(context: typer.Context) -> None:
     """Open psql on the database; further arguments go to psql (`iccm db shell -c 'select iccm.now()'`)."""
-    from iccm_assets.store.database import database_url
+    from iccm_assets.db.database import database_url
 
     target = database_url(get_settings())
     bundled = postgres_home() / "bin" / "psql"
@@ -101,7 +101,7 @@ def _require_embedded(settings: Settings) -> None:
 
 def _load_status(settings: Settings) -> dict[str, Any]:
     """Describe the database; starts nothing."""
-    from iccm_assets.store.database import current_revision, create_engine_for, head_revision
+    from iccm_assets.db.database import create_engine_for, current_revision, head_revision
 
     state: dict[str, Any] = {"embedded": settings.database_url is None}
     target = settings.database_url

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from iccm_assets.cli.console import AsJson, err, out, progress_bar, make_table
+from iccm_assets.cli.console import AsJson, err, make_table, out, progress_bar
 from iccm_assets.cli.context import open_platform
-from iccm_assets.curation import dedup as file_dedup
-from iccm_assets.curation.dedup import DedupRow, Id
-from iccm_assets.curation.fold import DedupResult
+from iccm_assets.curation import file_dedup
+from iccm_assets.curation.file_dedup import DedupRow, Id
+from iccm_assets.curation.greedy_dedup import DedupResult
 from iccm_assets.errors import InputError
 
 MAX_SHOWN_ROWS = 20

@@ -11,7 +11,7 @@ from rich.markup import escape
 from iccm_assets.cli.console import AsJson, echo_json, get_actor, out
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, OperationNotAllowedError
-from iccm_assets.models import manifest
+from iccm_assets.registry import manifest
 
 
 def deploy(
@@ -35,7 +35,7 @@ def deploy(
 
     Without --force the stored verdict of the quality gate decides. A forced version is rolled out, too.
     """
-    from iccm_assets.learning import versions
+    from iccm_assets.registry import versions
     from iccm_assets.rollout import deployment, opening
 
     reason = reason.strip()

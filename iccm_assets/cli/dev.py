@@ -15,11 +15,11 @@ import typer
 
 from iccm_assets.cli.console import err
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.demo import owned_server
 from iccm_assets.cli.env import get_dagster_environment
-from iccm_assets.cli.own_gateway import run_gateway
 from iccm_assets.cli.serve import DEFAULT_PORT
+from iccm_assets.db.embedded.owned_server import owned_server
 from iccm_assets.errors import IccmError
+from iccm_assets.gateway.subprocess_gateway import run_gateway
 from iccm_assets.settings import Settings, get_settings
 
 # Dagster stops its code servers and its daemon one after the other.

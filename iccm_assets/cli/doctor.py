@@ -16,11 +16,11 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, out, print_line
 from iccm_assets.curation.canary_set import load_canary_set
+from iccm_assets.db.embedded.binaries import postgres_home
 from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, first_line
-from iccm_assets.judging.orchestra import load_orchestra_from_settings
-from iccm_assets.models import manifest, resolve
+from iccm_assets.registry import hub, manifest
+from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets.store.programs import postgres_home
 
 MIN_PYTHON = (3, 11)
 # A home with the database, the embedder's cache and some checkpoints of the reference model.
@@ -105,7 +105,7 @@ def check_database(settings: Settings) -> SystemCheck:
 
 def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     """Check each layer of the sandbox, in one that is started for this."""
-    from iccm_assets.judging.sandbox import MissingLayersError, Sandbox
+    from iccm_assets.sandbox.sandbox import MissingLayersError, Sandbox
 
     if settings.sandbox == "unsafe":
         yield SystemCheck(
@@ -193,11 +193,11 @@ def _describe_embedded(_: Settings) -> str:
 def _describe_server(settings: Settings) -> str:
     from sqlalchemy import text
 
-    from iccm_assets.store.database import (
+    from iccm_assets.db.database import (
         MIN_SERVER_VERSION,
+        create_engine_for,
         current_revision,
         database_url,
-        create_engine_for,
     )
 
     engine = create_engine_for(database_url(settings))
@@ -222,14 +222,14 @@ def _describe_base_model(settings: Settings) -> str:
 
     name = settings.base_model
     try:
-        directory = resolve.resolve(name)
+        directory = hub.resolve(name)
     except ModelNotFoundError:
-        if resolve.is_local_path(name):
+        if hub.is_local_path(name):
             raise
         fix = f"With a network: `hf download {name}`; without: set ICCM_BASE_MODEL to a directory."
         raise ModelNotFoundError(f"{name} is not in the Hugging Face cache", hint=fix) from None
-    resolve.check_loadable(directory)
-    if resolve.has_manifest(directory):
+    hub.check_loadable(directory)
+    if hub.has_manifest(directory):
         manifest.verify(directory)
     size = len(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False))
     return f"{directory}, {size} tokens"

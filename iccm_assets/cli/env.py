@@ -31,7 +31,7 @@ def env(as_json: AsJson = False) -> None:
 
 def get_dagster_environment(settings: Settings) -> dict[str, str]:
     """Return `ICCM_HOME`, `DAGSTER_HOME` and `DAGSTER_PG_URL`; creates that directory and that database."""
-    from iccm_assets.store.database import dagster_url
+    from iccm_assets.db.database import dagster_url
 
     return {
         "ICCM_HOME": str(settings.home),

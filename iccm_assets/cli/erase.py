@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, out, print_plain, make_table
+from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, make_table, out, print_plain
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, OperationNotAllowedError
 
 if TYPE_CHECKING:
     from iccm_assets.governance.erasure import ErasureResult
-    from iccm_assets.governance.scrub import PhysicalErasureReport
+    from iccm_assets.governance.physical_erasure import PhysicalErasureReport
 
 
 def erase(
@@ -37,7 +37,7 @@ def erase(
 
     This cannot be undone. A second run finishes an interrupted erasure and shows the plan again.
     """
-    from iccm_assets.governance import erasure, scrub
+    from iccm_assets.governance import erasure, physical_erasure
 
     subject = erasure.DataSubject(*_parse_subject(conversation, session, user))
     if retrain and as_json:
@@ -58,7 +58,7 @@ def erase(
         if not typer.confirm(f"Erase {subject} permanently?", err=True):
             raise OperationNotAllowedError("not confirmed, nothing was erased")
     result = erasure.erase(engine, subject, actor=get_actor())
-    files = scrub.erase_from_files(
+    files = physical_erasure.erase_from_files(
         engine,
         settings,
         result.hashes,

@@ -12,21 +12,21 @@ from rich.markup import escape
 from iccm_assets.cli.console import (
     AsJson,
     echo_json,
+    make_table,
     out,
     parse_progress,
     print_line,
     progress_bar,
-    make_table,
 )
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, OperationNotAllowedError
-from iccm_assets.learning.model_store import ModelStore
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from iccm_assets.judging.rejudge import GateReplay
+    from iccm_assets.evaluation.gate_replay import GateReplay
 
 
 def evaluate(
@@ -76,8 +76,8 @@ def evaluate(
 
 
 def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
-    from iccm_assets.judging import evaluator, report
-    from iccm_assets.learning import versions
+    from iccm_assets.evaluation import evaluation_report, evaluation_worker
+    from iccm_assets.registry import versions
 
     settings, engine = open_platform()
     if version and Path(version).is_dir():
@@ -94,7 +94,7 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
             f"{candidate.version} is the version in production: there is nothing to compare it with"
         )
     with progress_bar(f"evaluating {candidate.version}") as update:
-        outcome = evaluator.evaluate(
+        outcome = evaluation_worker.evaluate(
             engine,
             candidate.version,
             settings,
@@ -107,22 +107,23 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
                 "version": candidate.version,
                 "production": outcome.production.version,
                 "verdict": json.loads(outcome.verdict.to_json()),
-                **report.summarize_versions(outcome),
+                **evaluation_report.summarize_versions(outcome),
             }
         )
         return
     out.print(
         make_table(
-            f"{candidate.version} compared with {outcome.production.version}", report.slice_rows(outcome)
+            f"{candidate.version} compared with {outcome.production.version}",
+            evaluation_report.slice_rows(outcome),
         )
     )
-    out.print(escape(report.describe_holdout(outcome)), soft_wrap=True)
+    out.print(escape(evaluation_report.describe_holdout(outcome)), soft_wrap=True)
     out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
 
 
 def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str:
     """Copy a model trained elsewhere into the store and register it as a candidate."""
-    from iccm_assets.learning import versions
+    from iccm_assets.registry import versions
 
     stored = ModelStore(settings.home).import_model(directory)
     with engine.begin() as conn:
@@ -139,16 +140,16 @@ def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str
 
 
 def _replay(version: str | None, gate: Path | None, assignments: list[str], as_json: bool) -> None:
-    from iccm_assets.judging import rejudge
-    from iccm_assets.store.naming import resolve_version
+    from iccm_assets.evaluation import gate_replay
+    from iccm_assets.registry.versions import resolve_version
 
     settings, engine = open_platform()
-    thresholds = rejudge.load_gate(settings.evaluation, gate, assignments)
+    thresholds = gate_replay.load_gate(settings.evaluation, gate, assignments)
     if version is not None:
         with engine.connect() as conn:
             version = resolve_version(conn, version)
     with progress_bar("replaying stored evidence", transient=True) as update:
-        result = rejudge.replay_gate(
+        result = gate_replay.replay_gate(
             engine, thresholds, version, lambda done, total: update(completed=done, total=total)
         )
     if as_json:

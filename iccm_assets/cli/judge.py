@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from iccm_assets.cli.console import AsJson, out, make_table
+from iccm_assets.cli.console import AsJson, make_table, out
 from iccm_assets.errors import InputError, SandboxUnavailableError
-from iccm_assets.judging import judge as runner
-from iccm_assets.judging.judge import JudgeResult
-from iccm_assets.judging.suites import load_suite_file
 from iccm_assets.settings import get_settings
+from iccm_assets.suites import suite_runner as runner
+from iccm_assets.suites.suite_runner import JudgeResult
+from iccm_assets.suites.test_suites import load_suite_file
 
 
 def judge(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, out, print_line, make_table
+from iccm_assets.cli.console import AsJson, echo_json, make_table, out, print_line
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError
 
 if TYPE_CHECKING:
-    from iccm_assets.store.lineage import ConversationLineage, VersionLineage
-    from iccm_assets.store.traffic import ServingPeriod
+    from iccm_assets.reporting.lineage import ConversationLineage, VersionLineage
+    from iccm_assets.reporting.traffic_history import ServingPeriod
 
 MAX_LISTED = 10
 # Wide enough for every table here: a pipe has no width, and a narrow terminal wraps long rows.
@@ -35,7 +35,11 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """Show the training conversations, verdicts and traffic of VERSION, or the use of a conversation."""
-    from iccm_assets.store.lineage import load_conversation_lineage, find_conversation, load_version_lineage
+    from iccm_assets.reporting.lineage import (
+        find_conversation,
+        load_conversation_lineage,
+        load_version_lineage,
+    )
 
     if [version, conversation, session].count(None) != 2:
         raise InputError("give either a VERSION or --conversation ID or --session ID")

@@ -25,7 +25,7 @@ ENTRY_POINT_GROUP = "iccm.commands"
 COMMANDS = {
     "dev": "iccm_assets.cli.dev",
     "serve": "iccm_assets.cli.serve",
-    "import": "iccm_assets.cli.importing",
+    "import": "iccm_assets.cli.import_",
     "status": "iccm_assets.cli.status",
     "retrain": "iccm_assets.cli.retrain",
     "evaluate": "iccm_assets.cli.evaluate",

@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, err, print_line
 from iccm_assets.errors import OrchestraError
-from iccm_assets.judging.orchestra import load_orchestra_from_settings
-from iccm_assets.judging.suites import parse_suite
+from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import get_settings
+from iccm_assets.suites.test_suites import parse_suite
 
 # Plain enough for any model and within the reference language, so that every member can be asked.
 CHECK_TEXT = (
@@ -31,7 +31,7 @@ def check(as_json: AsJson = False) -> None:
 
     Costs one request per endpoint.
     """
-    from iccm_assets.judging.scoring import ScoringTask, score_texts
+    from iccm_assets.scoring.scoring import ScoringTask, score_texts
 
     settings = get_settings()
     orchestra = load_orchestra_from_settings(settings)
@@ -76,8 +76,8 @@ def serve(
     slow_seconds: Annotated[float, typer.Option(min=0, help="Delay of a slow response.")] = 1.0,
 ) -> None:
     """Serve the builtin reconstructors as an OpenAI-compatible endpoint, until interrupted."""
-    from iccm_assets.reference.endpoint import FaultConfig, MockEndpoint
-    from iccm_assets.reference.faults import parse_faults
+    from iccm_assets.simulation.reconstructors.fault_injection import parse_faults
+    from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, MockEndpoint
 
     behaviour = FaultConfig(parse_faults(fault), seed, slow_seconds)
     endpoint = MockEndpoint(behaviour, host, port)
@@ -101,4 +101,4 @@ def _format(member: dict[str, Any]) -> str:
 def _describe_key(member: Any) -> str | None:
     """Name the variable that holds a member's API key; never the key."""
     variable = getattr(member, "key_variable", None)
-    return variable if variable is None or member.key() else f"{variable} (not set)"
+    return variable if variable is None or member.read_api_key() else f"{variable} (not set)"

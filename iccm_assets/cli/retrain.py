@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
-from iccm_assets.cli import launch
+from iccm_assets.cli import run_job
 from iccm_assets.cli.console import AsJson, echo_json, out, print_plain
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import OperationNotAllowedError, TrainingError
-from iccm_assets.learning import dispatch, training_runs, triggers, versions
-from iccm_assets.learning.training_runs import TrainingRun
+from iccm_assets.registry import training_runs, versions
+from iccm_assets.registry.training_runs import TrainingRun
+from iccm_assets.retraining import run_queue, triggers
 from iccm_assets.settings import Settings
 
 
@@ -41,7 +42,7 @@ def retrain(
     settings, engine = open_platform()
     with engine.begin() as conn:
         run = _request(conn, settings, reason, emergency, key, base, window_days)
-    result = launch.run_retrain(run.id, rollout=True)
+    result = run_job.run_retrain(run.id, rollout=True)
     with engine.connect() as conn:
         run = training_runs.get_run(conn, run.id)
     if as_json:
@@ -76,7 +77,7 @@ def _request(
     if known.status in ("requested", "waiting") or (
         known.status == "failed" and known.attempt < settings.triggers.max_attempts
     ):
-        claimed = dispatch.claim_dispatch(conn, known.id, known.dispatch)
+        claimed = run_queue.claim_dispatch(conn, known.id, known.dispatch)
         if claimed is not None:
             return claimed
     raise OperationNotAllowedError(f"key {key} already had its retrain: run {known.id}, {known.status}")

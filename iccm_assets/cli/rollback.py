@@ -12,7 +12,7 @@ from iccm_assets.cli.context import open_platform
 
 def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
     """Roll back the candidate of a live rollout, or else the version in production."""
-    from iccm_assets.rollout.taking_back import roll_back
+    from iccm_assets.rollout.rollback import roll_back
 
     settings, engine = open_platform()
     result = roll_back(engine, settings, actor=get_actor(), reason=reason.strip())

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, out, progress_bar, make_table
+from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, make_table, out, progress_bar
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.rollout.policy import Policy
@@ -67,20 +67,22 @@ def show(
 
 
 def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
-    from iccm_assets.rollout import records
-    from iccm_assets.rollout.view import to_dict
-    from iccm_assets.store.clock import now
+    from iccm_assets.db.clock import now
+    from iccm_assets.rollout import repository
+    from iccm_assets.rollout.summary import to_dict
 
     with engine.connect() as conn:
         state = (
-            records.get_latest_rollout(conn) if rollout_id is None else records.get_rollout(conn, rollout_id)
+            repository.get_latest_rollout(conn)
+            if rollout_id is None
+            else repository.get_rollout(conn, rollout_id)
         )
         if state is None:
             raise OperationNotAllowedError("there was no rollout yet", hint="iccm deploy VERSION opens one.")
         return {
             **to_dict(state, now(conn)),
-            "answers": records.count_samples(conn, state.id),
-            "events": records.list_events(conn, state.id),
+            "answers": repository.count_samples(conn, state.id),
+            "events": repository.list_events(conn, state.id),
         }
 
 

@@ -12,14 +12,14 @@ import typer
 
 from iccm_assets.cli.console import AsJson, echo_json, err, out, progress_bar
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.own_gateway import run_gateway, get_token
 from iccm_assets.errors import GatewayError, InputError
+from iccm_assets.gateway.subprocess_gateway import get_token, run_gateway
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from iccm_assets.reference.developers import PlannedSession
-    from iccm_assets.reference.http_traffic import ResponseStats
-    from iccm_assets.reference.traffic import PendingSession, TrafficSummary
+    from iccm_assets.simulation.developers.developers import PlannedSession
+    from iccm_assets.simulation.developers.http_sessions import ResponseStats
+    from iccm_assets.simulation.developers.traffic_summary import PendingSession, TrafficSummary
 
 DEFAULT_DAYS = 7
 
@@ -52,8 +52,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate developers who use the gateway. The same seed and dates repeat the same sessions."""
-    from iccm_assets.reference.developers import plan_conversations
-    from iccm_assets.reference.drift import Drift, parse_drift
+    from iccm_assets.simulation.developers.developers import plan_conversations
+    from iccm_assets.simulation.developers.drift import Drift, parse_drift
 
     settings = get_settings()
     first, last = parse_period(start, end, days)
@@ -108,14 +108,14 @@ def run_sessions(
     rate: float | None = None,
 ) -> tuple[TrafficSummary, list[PendingSession], ResponseStats]:
     """Run the sessions over HTTP, with a progress bar; failures are in the replies."""
-    from iccm_assets.reference import http_traffic, wire
+    from iccm_assets.simulation.developers import gateway_client, http_sessions
 
     title = f"conversations over HTTP, {url}"
     with (
-        closing(wire.GatewayClient(url, token, connections=workers)) as client,
+        closing(gateway_client.GatewayClient(url, token, connections=workers)) as client,
         progress_bar(title, len(plan)) as update,
     ):
-        return http_traffic.run_sessions(
+        return http_sessions.run_sessions(
             client, plan, as_of=now, workers=workers, rate=rate, progress=lambda done: update(completed=done)
         )
 
@@ -147,7 +147,7 @@ def raise_on_failures(replies: ResponseStats) -> None:
 
 def parse_domains(text: str) -> tuple[str, ...]:
     """Parse a list of new domains, all of them if empty; raises ``InputError`` for an unknown domain."""
-    from iccm_assets.reference.world import NEW_FAMILIES
+    from iccm_assets.simulation.language.families import NEW_FAMILIES
 
     names = tuple(dict.fromkeys(map(str.strip, text.split(",")))) if text else NEW_FAMILIES
     if unknown := [name for name in names if name not in NEW_FAMILIES]:

@@ -22,8 +22,8 @@ def verify(
 
     Exits 0 if they are identical bit for bit, 1 otherwise. Changes nothing.
     """
-    from iccm_assets.learning import versions
-    from iccm_assets.learning.verification import reproduce_version
+    from iccm_assets.registry import versions
+    from iccm_assets.training.reproducibility import reproduce_version
 
     settings, engine = open_platform()
     with engine.connect() as conn:

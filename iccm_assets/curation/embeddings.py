@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
-from iccm_assets.store.tables import EMBEDDING_DIMENSIONS, embeddings
+from iccm_assets.db.tables import EMBEDDING_DIMENSIONS, embeddings
 
 Vectors = npt.NDArray[np.float32]
 

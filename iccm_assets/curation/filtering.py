@@ -14,21 +14,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.arrivals import start_of_day
-from iccm_assets.curation.decision import (
-    ScoredConversation,
+from iccm_assets.curation.decontamination import TextPair, find_contamination, load_canary_index
+from iccm_assets.curation.embeddings import TextEmbedder, content_sha256, embed_texts
+from iccm_assets.curation.filter_policy import (
     Kept,
     Rejected,
+    ScoredConversation,
     apply_filter,
     reject_contaminated,
 )
-from iccm_assets.curation.embeddings import TextEmbedder, content_sha256, embed_texts
-from iccm_assets.curation.leaks import TextPair, find_contamination, load_canary_index
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now, start_of_day
+from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import CurationSettings, Settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
-from iccm_assets.store.locks import Lock, acquire_lock
 
 # A transaction that committed after the filter had read may have written rows with an earlier time.
 _COMMIT_TOLERANCE = timedelta(minutes=5)

@@ -11,7 +11,7 @@ from iccm_assets.defs.resources import PlatformResource
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.findings import CheckResult
+    from iccm_assets.check_result import CheckResult
     from iccm_assets.settings import Settings
 
 CheckFunction = Callable[["sa.Connection", "Settings"], "CheckResult"]

@@ -1,7 +1,7 @@
 """Columns of the assets that are tables, and where each column comes from.
 
 Written out, not derived: SQLAlchemy alone costs a third of the time in which this code location may load
-(U6). `iccm_assets_tests/defs/test_schemas.py` compares them with `store.tables`.
+(U6). `iccm_assets_tests/defs/test_column_schemas.py` compares them with `store.tables`.
 """
 
 from __future__ import annotations

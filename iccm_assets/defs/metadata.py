@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
-    from iccm_assets.findings import CheckResult
+    from iccm_assets.check_result import CheckResult
 
 _COLUMN_TYPES = {bool: "bool", int: "int", float: "float"}
 
@@ -44,7 +44,7 @@ def to_asset_check_result(check: CheckResult, check_name: str | None = None) -> 
 
     ``check_name`` is needed where an asset returns the results of its own checks.
     """
-    severity = dg.AssetCheckSeverity.ERROR if check.error else dg.AssetCheckSeverity.WARN
+    severity = dg.AssetCheckSeverity.ERROR if check.severity == "error" else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckResult(
         check_name=check_name,
         passed=check.passed,

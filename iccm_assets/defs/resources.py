@@ -16,13 +16,13 @@ from iccm_assets.settings import Settings, get_settings
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.judging.orchestra import Orchestra
-    from iccm_assets.learning.model_store import ModelStore
+    from iccm_assets.registry.model_store import ModelStore
+    from iccm_assets.scoring.orchestra import Orchestra
 
 
 @lru_cache(maxsize=1)
 def _engine() -> sa.Engine:
-    from iccm_assets.store.database import connect
+    from iccm_assets.db.database import connect
 
     return connect(get_settings())
 
@@ -41,13 +41,13 @@ class PlatformResource(dg.ConfigurableResource):
 
     @property
     def orchestra(self) -> Orchestra:
-        from iccm_assets.judging.orchestra import load_orchestra_from_settings
+        from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 
         return load_orchestra_from_settings(self.settings)
 
     @property
     def model_store(self) -> ModelStore:
-        from iccm_assets.learning.model_store import ModelStore
+        from iccm_assets.registry.model_store import ModelStore
 
         return ModelStore(self.settings.home)
 

@@ -19,9 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iccm_assets.errors import first_line
-from iccm_assets.gateway import auth, conversations, openapi, schemas
-from iccm_assets.gateway.bodies import read_json_body
-from iccm_assets.gateway.problems import ProblemDetail
+from iccm_assets.gateway import auth, completion, openapi, schemas
+from iccm_assets.gateway.problem_details import ProblemDetail
+from iccm_assets.gateway.request_body import read_json_body
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import RETRY_SECONDS, Service
 from iccm_assets.settings import Settings
@@ -69,14 +69,14 @@ class GatewayRoutes:
     async def _conversations(self, request: Request) -> Response:
         body = await read_json_body(request, schemas.CompleteSessionRequest, self._max_bytes)
         conversation_id = await self._in_database(
-            lambda: conversations.complete_session(self._engine(), body, self._settings)
+            lambda: completion.complete_session(self._engine(), body, self._settings)
         )
         return _json(schemas.CompleteSessionResponse(conversation_id=conversation_id))
 
     async def _feedback(self, request: Request) -> Response:
         body = await read_json_body(request, schemas.FeedbackRequest, self._max_bytes)
         session = self._service.find_session(body.request_id, body.session_id) or await self._in_database(
-            lambda: conversations.find_session(self._engine(), body.request_id, body.session_id)
+            lambda: completion.find_session(self._engine(), body.request_id, body.session_id)
         )
         if session is None or body.session_id not in (None, session):
             raise ProblemDetail(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from iccm_assets.errors import SettingsError
-from iccm_assets.gateway.problems import ProblemDetail
+from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.settings import Settings
 
 # Load balancers probe these paths without a token.

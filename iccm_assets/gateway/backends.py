@@ -9,16 +9,16 @@ from typing import Any
 
 import httpx2
 
-from iccm_assets.addresses import EndpointAddress, parse_orchestra
+from iccm_assets.endpoint_urls import EndpointAddress, parse_orchestra
 from iccm_assets.errors import CorruptCheckpointError, ModelError
 from iccm_assets.gateway.batching import (
-    BackendResponse,
     Backend,
+    BackendResponse,
     DynamicBatcher,
-    QueueFullError,
     GenerationError,
+    QueueFullError,
 )
-from iccm_assets.gateway.fleet import ModelLoader
+from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.settings import Settings
 
@@ -35,18 +35,18 @@ def make_model_loader(settings: Settings) -> ModelLoader:
 
 def load_transformers_backend(version: ModelLocation, settings: Settings) -> Backend:
     """Load a version into this process, verify its manifest, and generate one response to warm it up."""
-    from iccm_assets.models import seq  # several seconds of imports, in the loader's thread
+    from iccm_assets.models import generation
 
     limits = settings.gateway
-    seq.set_threads(limits.threads)
-    loaded = seq.load_model(version.path, device=limits.device or None)
+    generation.set_threads(limits.threads)
+    loaded = generation.load_model(version.path, device=limits.device or None)
     if loaded.digest != version.digest:
         raise CorruptCheckpointError(
             f"{version.path} has digest {loaded.digest[:12]}, not {version.digest[:12]}"
         )
 
     def generate(sources: Sequence[str]) -> list[BackendResponse]:
-        responses = seq.generate(
+        responses = generation.generate(
             loaded,
             sources,
             max_new_tokens=settings.evaluation.max_new_tokens,
@@ -123,7 +123,7 @@ class OpenAiBackend:
         return bytes(body)
 
     def _body(self, source: str) -> dict[str, Any]:
-        from iccm_assets.models.encoding import SEPARATOR
+        from iccm_assets.models.tokenization import SEPARATOR
 
         return {
             "model": self._address.model,

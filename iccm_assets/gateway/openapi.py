@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from iccm_assets.gateway import schemas
 from iccm_assets.gateway.auth import PUBLIC_PATHS
-from iccm_assets.gateway.problems import MEDIA_TYPE
+from iccm_assets.gateway.problem_details import MEDIA_TYPE
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ platform clock, even while the database cannot be reached.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
-
-from iccm_assets.gateway.split import Arm, assign_arm
 
 
 def monotonic_seconds() -> float:
@@ -158,3 +157,19 @@ def parse_routing(row: Mapping[str, Any], queried_at: float) -> tuple[Routing | 
         replicas=len(replicas),
     )
     return routing, clock
+
+
+Arm = Literal["production", "canary"]
+
+
+def session_bucket(rollout_id: int, session_key: str) -> float:
+    """Hash a session to [0, 1): uniformly, and independently for every rollout."""
+    key = f"{rollout_id}:{session_key}".encode("utf-8", "surrogatepass")
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"iccm-split").digest(), "big")
+    # A float represents 53 bits exactly, so the largest result stays below 1.
+    return (number >> 11) / (1 << 53)
+
+
+def assign_arm(rollout_id: int, session_key: str, weight: float) -> Arm:
+    """Assign ``weight`` of all sessions to the canary arm; a larger weight only adds sessions."""
+    return "canary" if session_bucket(rollout_id, session_key) < weight else "production"

@@ -19,7 +19,7 @@ from pydantic import (
 from iccm_assets.capture.conversations import ERASED_PREFIX, MAX_ID_LENGTH
 from iccm_assets.errors import TestSuiteError
 from iccm_assets.gateway.routing import CanarySplit
-from iccm_assets.judging.suites import parse_suite
+from iccm_assets.suites.test_suites import parse_suite
 
 MIN_TIMESTAMP = datetime(2000, 1, 1, tzinfo=UTC)
 

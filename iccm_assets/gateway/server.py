@@ -17,20 +17,20 @@ from collections.abc import Iterator
 import uvicorn
 from sqlalchemy import Engine
 
+from iccm_assets.db.database import create_engine_for
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.errors import DatabaseUnreachableError, InputError
 from iccm_assets.gateway.app import GatewayRoutes, create_app
-from iccm_assets.gateway.auth import require_tokens_off_loopback, configured_tokens
-from iccm_assets.gateway.control import RoutingSync
-from iccm_assets.gateway.figures import DatabaseCollector
-from iccm_assets.gateway.fleet import ModelPool, ModelLoader
+from iccm_assets.gateway.auth import configured_tokens, require_tokens_off_loopback
+from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.metrics import Metrics
+from iccm_assets.gateway.model_pool import ModelLoader, ModelPool
 from iccm_assets.gateway.routing import canary_weight
+from iccm_assets.gateway.routing_sync import RoutingSync
 from iccm_assets.gateway.service import Service
-from iccm_assets.gateway.shipper import SpoolWorker
 from iccm_assets.gateway.spool import Spool
+from iccm_assets.gateway.spool_worker import SpoolWorker
 from iccm_assets.settings import Settings
-from iccm_assets.store.database import create_engine_for
-from iccm_assets.store.embedded import EmbeddedServer
 
 log = logging.getLogger(__name__)
 

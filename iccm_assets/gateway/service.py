@@ -12,16 +12,21 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from iccm_assets.capture.cleaning import Sanitizer
-from iccm_assets.gateway.batching import BackendResponse, QueueFullError, GenerationError
-from iccm_assets.gateway.control import RoutingSync
-from iccm_assets.gateway.fleet import ModelPool
+from iccm_assets.capture.sanitizing import Sanitizer
+from iccm_assets.gateway.batching import BackendResponse, GenerationError, QueueFullError
 from iccm_assets.gateway.metrics import Metrics
-from iccm_assets.gateway.problems import ProblemDetail
-from iccm_assets.gateway.records import RequestOutcome, response_record, feedback_record, outcome_record
+from iccm_assets.gateway.model_pool import ModelPool
+from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.routing import Clock, Route, Routing, choose_route
-from iccm_assets.gateway.schemas import RequirementsResponse, RequirementsRequest, ProbeResponse
+from iccm_assets.gateway.routing_sync import RoutingSync
+from iccm_assets.gateway.schemas import ProbeResponse, RequirementsRequest, RequirementsResponse
 from iccm_assets.gateway.spool import Spool, SpoolFullError
+from iccm_assets.gateway.spool_records import (
+    RequestOutcome,
+    feedback_record,
+    outcome_record,
+    response_record,
+)
 from iccm_assets.settings import Settings
 
 REQUEST_CACHE_SIZE = 4096

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, first_line
-from iccm_assets.models.resolve import is_local_path
+from iccm_assets.registry.hub import is_local_path
 from iccm_assets.settings import Settings
 
 DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"

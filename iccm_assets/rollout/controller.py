@@ -10,16 +10,16 @@ import logging
 
 import sqlalchemy as sa
 
+from iccm_assets.db.clock import now as platform_now
 from iccm_assets.errors import DatabaseError, OperationNotAllowedError, first_line
-from iccm_assets.rollout import records
+from iccm_assets.rollout import repository
+from iccm_assets.rollout.actions import Decision
+from iccm_assets.rollout.commands import apply_command
 from iccm_assets.rollout.decision import decide
 from iccm_assets.rollout.observation import validation_errors
-from iccm_assets.rollout.observing import ObservationBatch, collect_observation
-from iccm_assets.rollout.orders import apply_command
-from iccm_assets.rollout.outcome import Decision
+from iccm_assets.rollout.observer import ObservationBatch, collect_observation
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import Settings
-from iccm_assets.store.clock import now as platform_now
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +42,22 @@ def tick(engine: sa.Engine, settings: Settings) -> Decision | None:
     """
     with engine.connect() as conn, conn.begin() as transaction:
         _set_deadline(conn, settings)
-        before = records.get_live_rollout(conn)
+        before = repository.get_live_rollout(conn)
         if before is None:
             return None
         reading = _collect(conn, before, settings)
         _set_deadline(conn, settings)
         now = platform_now(conn)
         decision = decide(before, reading.observation if reading else None, now)
-        if records.changes_versions(decision):
-            records.lock_deployment(conn)
+        if repository.changes_versions(decision):
+            repository.lock_deployment(conn)
         if reading is not None and validation_errors(reading.observation, before.watermark, now):
             reading = None
-        if records.persist_decision(conn, before, decision, reading):
+        if repository.persist_decision(conn, before, decision, reading):
             return decision
         transaction.rollback()
     with engine.connect() as conn:
-        state = records.get_rollout(conn, before.id)
+        state = repository.get_rollout(conn, before.id)
     return Decision(state, state.reason)
 
 
@@ -71,12 +71,12 @@ def execute_command(
     """
     with engine.begin() as conn:
         _set_deadline(conn, settings)
-        records.lock_deployment(conn)
-        state = records.get_live_rollout(conn, lock=True)
+        repository.lock_deployment(conn)
+        state = repository.get_live_rollout(conn, lock=True)
         if state is None:
             raise OperationNotAllowedError("no rollout is live")
         decision = apply_command(state, verb, actor, platform_now(conn), note)
-        if not records.persist_decision(conn, state, decision):
+        if not repository.persist_decision(conn, state, decision):
             raise OperationNotAllowedError(f"rollout {state.id} changed although its row was locked")
         return decision
 

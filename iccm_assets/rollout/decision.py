@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from iccm_assets.rollout.look import Assessment, assess
+from iccm_assets.rollout.actions import CONTROLLER, Alert, Decision
+from iccm_assets.rollout.assessment import Assessment, assess
 from iccm_assets.rollout.observation import Observation
-from iccm_assets.rollout.outcome import CONTROLLER, Alert, Decision
 from iccm_assets.rollout.policy import BAKE_STAGE
 from iccm_assets.rollout.state import HoldReason, State
 from iccm_assets.rollout.transitions import (

@@ -10,19 +10,23 @@ the first production version, and for people and demos that want no traffic in b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
-from iccm_assets.governance.learners import erased_ancestors
-from iccm_assets.learning import versions
-from iccm_assets.learning.versions import ModelVersion
-from iccm_assets.rollout import records
-from iccm_assets.rollout.outcome import DeploymentEvent
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
-from iccm_assets.store.notify import notify_routing
+from iccm_assets.registry import versions
+from iccm_assets.registry.affected_versions import erased_ancestors
+from iccm_assets.registry.manifest import Manifest, verify
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.rollout import repository
+from iccm_assets.rollout.actions import DeploymentEvent
+from iccm_assets.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def get_latest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | No
 
 def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
     """Raise ``NotAllowed`` while a rollout is live."""
-    if (live := records.get_live_rollout(conn)) is not None:
+    if (live := repository.get_live_rollout(conn)) is not None:
         raise OperationNotAllowedError(
             f"rollout {live.id} of {live.candidate} is live, {version} has to wait",
             hint="See iccm rollout show; iccm rollout abort ends it.",
@@ -111,7 +115,7 @@ def deploy(
     Raises ``NotAllowed`` with the reason when it may not be, or while a rollout is live.
     """
     with engine.begin() as conn:
-        records.lock_deployment(conn)
+        repository.lock_deployment(conn)
         authorization = require_authorized(conn, version, force_reason)
         require_no_live_rollout(conn, version)
         if note:
@@ -132,7 +136,7 @@ def promote(
 ) -> ModelVersion:
     """Demote the version in production, promote the candidate, record the event; the caller's transaction."""
     deployed_at = now(conn)
-    former = records.swap_production(conn, candidate.version, "retired", deployed_at)
+    former = repository.swap_production(conn, candidate.version, "retired", deployed_at)
     event = DeploymentEvent(
         event_type="bootstrapped" if former is None else "forced" if forced else "promoted",
         timestamp=deployed_at,
@@ -144,14 +148,14 @@ def promote(
         evidence={**authorization.evidence, "former": former},
         actor=actor,
     )
-    records.insert_event(conn, event)
+    repository.insert_event(conn, event)
     notify_routing(conn)
     return versions.get_version(conn, candidate.version)
 
 
 def bootstrap(conn: sa.Connection, *, digest: str, path: str, base_model: str) -> ModelVersion:
     """Make the base model the first production version; return the serving version when there is one."""
-    records.lock_deployment(conn)
+    repository.lock_deployment(conn)
     if (serving := versions.get_production_version(conn)) is not None:
         return serving
     metrics = {"base_model": base_model}
@@ -160,3 +164,20 @@ def bootstrap(conn: sa.Connection, *, digest: str, path: str, base_model: str) -
     )
     authorization = Authorization(True, f"first production version, from {base_model}", {"former": None})
     return promote(conn, base, authorization, actor="bootstrap")
+
+
+def ensure_production(
+    engine: sa.Engine, store: ModelStore, settings: Settings
+) -> tuple[ModelVersion, Manifest]:
+    """Return the version in production and its verified manifest; the base model where there is none yet.
+
+    Raises ``ModelNotFound`` or ``DamagedCheckpoint``; the database is unchanged then.
+    """
+    with engine.connect() as conn:
+        serving = versions.get_production_version(conn)
+    if serving is None:
+        published = store.import_model(settings.base_model)
+        path, base = str(published.path), published.manifest.base
+        with engine.begin() as conn:
+            serving = bootstrap(conn, digest=published.digest, path=path, base_model=base)
+    return serving, verify(Path(serving.path))

@@ -8,19 +8,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
-from iccm_assets.learning import versions
-from iccm_assets.learning.versions import ModelVersion
-from iccm_assets.models.manifest import verify
-from iccm_assets.rollout import deployment, records
+from iccm_assets.registry import versions
+from iccm_assets.registry.manifest import verify
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.rollout import deployment, repository
+from iccm_assets.rollout.actions import DeploymentEvent
 from iccm_assets.rollout.deployment import Authorization
-from iccm_assets.rollout.outcome import DeploymentEvent
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
+from iccm_assets.rollout.summary import list_waiting_conditions
 from iccm_assets.settings import Settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
-from iccm_assets.store.notify import notify_routing
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _open(
     conn: sa.Connection, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
 ) -> OpenResult:
     """Open a rollout in the caller's transaction, of a version whose files the caller has verified."""
-    records.lock_deployment(conn)
+    repository.lock_deployment(conn)
     authorization = deployment.require_authorized(conn, version, force_reason)
     candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     if serving is None:
@@ -77,7 +78,7 @@ def _open(
         policy=asdict(Policy.from_settings(settings.rollout, settings.evaluation)),
         reason=authorization.reason,
     )
-    records.set_status(conn, candidate.version, "canary")
+    repository.set_status(conn, candidate.version, "canary")
     event = DeploymentEvent(
         event_type="opened",
         timestamp=state.opened_at,
@@ -89,7 +90,7 @@ def _open(
         evidence={**authorization.evidence, "emergency": state.emergency},
         actor=actor,
     )
-    records.append_events(conn, state.id, (event,))
+    repository.append_events(conn, state.id, (event,))
     notify_routing(conn)
     return OpenResult(versions.get_version(conn, candidate.version), authorization, state)
 
@@ -114,3 +115,62 @@ def _insert(conn: sa.Connection, **values: Any) -> State:
             raise
     deployment.require_no_live_rollout(conn, values["candidate"])
     raise OperationNotAllowedError(f"another rollout was live; open the one of {values['candidate']} again")
+
+
+@dataclass(frozen=True)
+class DeploymentResult:
+    """The version, and its metadata: plain numbers and text."""
+
+    version: ModelVersion
+    metadata: dict[str, Any]
+
+
+def deploy_candidate(
+    engine: sa.Engine, settings: Settings, version: str, *, actor: str, rollout: bool = True
+) -> DeploymentResult:
+    """Open the version's rollout; with a live one of its own, nothing changes, so a step may be retried.
+
+    Without ``rollout`` it is promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
+    """
+    with engine.connect() as conn:
+        candidate, live = (
+            versions.get_version(conn, version),
+            repository.get_live_rollout(conn) if rollout else None,
+        )
+    if live is not None and live.candidate == candidate.version:
+        return DeploymentResult(
+            candidate, _rollout_metadata(live, live.reason or "its rollout is open already")
+        )
+    if rollout:
+        opened = open_rollout(engine, settings, candidate.version, actor=actor)
+    else:
+        verify(Path(candidate.path))
+        opened = OpenResult(*deployment.deploy(engine, version, actor=actor), None)
+    authorization = opened.authorization
+    if opened.state is not None:
+        return DeploymentResult(opened.version, _rollout_metadata(opened.state, authorization.reason))
+    metadata = {
+        "version": opened.version.version,
+        "previous_version": authorization.evidence["production"] or "",
+        "reason": authorization.reason,
+        "weight": 1.0,
+        "state": opened.version.status,
+    }
+    return DeploymentResult(opened.version, metadata)
+
+
+def _rollout_metadata(state: State, reason: str) -> dict[str, Any]:
+    policy = state.policy
+    hours, sessions = sum(policy.stage_seconds) / 3600, ", ".join(map(str, policy.stage_sessions))
+    return {
+        "version": state.candidate,
+        "previous_version": state.production,
+        "reason": reason,
+        "weight": state.weight,
+        "rollout": state.id,
+        "state": state.state,
+        "stage": state.stage,
+        "emergency": state.emergency,
+        "forecast": f"at least {hours:g} h healthy, and {sessions} scored canary-arm sessions in its stages; "
+        f"waiting for: {'; '.join(list_waiting_conditions(state)) or 'the next tick'}",
+    }

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+import sqlalchemy as sa
 from sqlalchemy import text
+
+from iccm_assets.errors import DatabaseError
 
 # All transactions below the oldest running one have ended, and everything they stored is visible.
 TRANSACTIONS = text(
@@ -11,13 +17,18 @@ TRANSACTIONS = text(
         (pg_snapshot_xmax(pg_current_snapshot()))::text::bigint as newest
     """
 )
+
+
 LATEST_REQUIREMENT = text("select coalesce(max(id), 0) as first from iccm.requirements")
+
+
 BATCH_END = text(
     """
     select stored_xid from iccm.requests where rollout_id = :rollout and stored_xid >= :since
     order by stored_xid offset :max_rows limit 1
     """
 )
+
 
 # `rejected` means a full queue or no model at all: no version was asked. A request that the canary arm could
 # not serve is a `fallback`.
@@ -42,6 +53,7 @@ COUNTS = text(
     group by assigned_arm
     """
 )
+
 
 # An empty response is the model's fault, whatever the orchestra scored (R11). A response waits for an earlier
 # one of its session that is not scored yet. Rows in `rollout_samples` are excluded first, and the rest is
@@ -88,6 +100,8 @@ SCORED_RESPONSES = text(
     order by q.created_at, r.id limit :max_rows
     """
 )
+
+
 # Since when the oldest unscored response could have been scored: it, or its tests, may have come late.
 OLDEST_UNSCORED = text(
     """
@@ -103,6 +117,8 @@ OLDEST_UNSCORED = text(
         )
     """
 )
+
+
 STAGE_STARTS = text(
     """
     select "timestamp", weight from iccm.deployment_events
@@ -110,12 +126,15 @@ STAGE_STARTS = text(
     """
 )
 
+
 DAILY_SESSIONS = text(
     """
     select count(distinct session_id) as sessions from iccm.requirements
     where scored_at > :since and kind = 'model' and test_pass_rate is not null
     """
 )
+
+
 # Both versions scored by the same members on the same item; of several measurements the newest.
 REPLAY_PAIRS = text(
     """
@@ -140,6 +159,7 @@ REPLAY_PAIRS = text(
     """
 )
 
+
 WINDOW_SCORES = text(
     """
     select arm, count(*) as sessions, sum(pass_rate) as rates, count(variance) as varied,
@@ -148,6 +168,8 @@ WINDOW_SCORES = text(
     group by arm
     """
 )
+
+
 WINDOW_REQUESTS = text(
     """
     select arms.arm, counts.* from (values ('canary'), ('production')) as arms (arm) cross join lateral (
@@ -165,3 +187,25 @@ WINDOW_REQUESTS = text(
     ) as counts
     """
 )
+
+
+_LIMIT = sa.text("select set_config('statement_timeout', :ms, true)")
+
+
+class DeadlineConnection:
+    """Runs statements on a connection for ``seconds`` in all; then PostgreSQL cancels them."""
+
+    def __init__(self, conn: sa.Connection, seconds: float) -> None:
+        self._conn, self._deadline = conn, time.monotonic() + seconds
+
+    def all(self, query: sa.TextClause, **values: Any) -> list[sa.Row[Any]]:
+        """Return all rows; ``DatabaseError`` when no time remains."""
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise DatabaseError("reading took longer than a tick may take; nothing was counted")
+        self._conn.execute(_LIMIT, {"ms": str(max(1, int(1000 * remaining)))})
+        return list(self._conn.execute(query, values))
+
+    def one(self, query: sa.TextClause, **values: Any) -> sa.Row[Any]:
+        """Return the only row."""
+        return self.all(query, **values)[0]

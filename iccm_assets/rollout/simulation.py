@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iccm_assets.rollout.actions import RollBack
 from iccm_assets.rollout.decision import decide
 from iccm_assets.rollout.observation import (
     Arm,
-    RequestCounts,
+    HealthWindow,
     Observation,
     ReplayPair,
+    RequestCounts,
     SessionScore,
-    HealthWindow,
 )
-from iccm_assets.rollout.outcome import RollBack
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.rollout.state import State
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from iccm_assets.db.tables import LIVE_STATES
 from iccm_assets.errors import InputError
-from iccm_assets.rollout.evidence import Evidence
 from iccm_assets.rollout.policy import BAKE_STAGE, STAGE_WEIGHTS, Policy
-from iccm_assets.store.tables import LIVE_STATES
+from iccm_assets.rollout.sequential_evidence import Evidence
 
 StateName = Literal["ramping", "holding", "paused", "baking", "completed", "rolled_back", "aborted"]
 

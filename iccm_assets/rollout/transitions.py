@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from iccm_assets.rollout.look import Assessment
-from iccm_assets.rollout.outcome import (
+from iccm_assets.rollout.actions import (
     CONTROLLER,
     Abort,
     Action,
@@ -16,6 +15,7 @@ from iccm_assets.rollout.outcome import (
     Promote,
     RollBack,
 )
+from iccm_assets.rollout.assessment import Assessment
 from iccm_assets.rollout.policy import BAKE_STAGE, STAGE_WEIGHTS
 from iccm_assets.rollout.state import State, StateName
 

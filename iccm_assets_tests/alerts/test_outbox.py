@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.alerts.channels import Channel, AlertMessage, parse_channels, send, redact_url
-from iccm_assets.alerts.delivery import dispatch_alerts, has_due_alerts, count_pending
+from iccm_assets.alerts.channels import AlertMessage, Channel, parse_channels, redact_url, send
+from iccm_assets.alerts.dispatcher import count_pending, dispatch_alerts, has_due_alerts
 from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import set_clock
 from iccm_assets.settings import Settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import set_clock
-from iccm_assets_tests.alerts.receiver import Receiver, receiver
+from iccm_assets_tests.alerts.fake_receiver import Receiver, receiver
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ KILLED = """
 import os, signal, sys
 from iccm_assets.alerts import channels, delivery
 from iccm_assets.settings import load_settings
-from iccm_assets.store.database import engine_for
+from iccm_assets.db.database import engine_for
 
 def killed_after_sending(channel, message):
     assert channels.send(channel, message) == ""

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import ModelResponse, Conversation, upsert_conversation
+from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
+from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import load_settings
-from iccm_assets.store import tables as t
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
 BASE = Conversation(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.capture.extraction import code_blocks, parse_messages, extract_requirements, extract_source
+from iccm_assets.capture.extraction import code_blocks, extract_requirements, extract_source, parse_messages
 
 
 def user(content):

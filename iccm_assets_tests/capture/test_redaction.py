@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.capture.redaction import redact, make_redactor
+from iccm_assets.capture.redaction.redact import make_redactor, redact
 from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_REHEARSAL, load_settings
-from iccm_assets_tests.capture import planted
+from iccm_assets_tests.capture import redaction_samples
 
 # Put together here, so that no scanner takes this file for a leak.
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"
@@ -127,7 +127,9 @@ def test_no_text_takes_long(unit):
     assert time.process_time() - started < 5
 
 
-@pytest.mark.parametrize(("made", "least"), [(planted.secrets, 0.99), (planted.personal, 0.98)])
+@pytest.mark.parametrize(
+    ("made", "least"), [(redaction_samples.secrets, 0.99), (redaction_samples.personal, 0.98)]
+)
 def test_planted_secrets_and_personal_data_are_gone_whatever_they_stand_in(made, least):
     texts = made(5, rounds=6)
     missed = [kind for kind, text, needles in texts if any(one in redact(text) for one in needles)]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import AlertError, SettingsError
 from iccm_assets.settings import Settings
-from iccm_assets_tests.alerts.receiver import receiver
+from iccm_assets_tests.alerts.fake_receiver import receiver
 from iccm_assets_tests.cli.conftest import Run
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.cli.env import prepare_dagster_home
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import load_settings
-from iccm_assets.store.embedded import EmbeddedServer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -172,7 +172,7 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
     ],
 )
 def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
-    from iccm_assets.curation.dedup import dedup_files, read_jsonl
+    from iccm_assets.curation.file_dedup import dedup_files, read_jsonl
     from iccm_assets.errors import InputError
 
     path = tmp_path / "rows.jsonl"

@@ -10,10 +10,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from iccm_assets.cli.main import build_app
+from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets.store import tables as t
-from iccm_assets_tests.learning.rows import conversation, training_run, version
+from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:

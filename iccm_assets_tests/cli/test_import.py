@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.capture import planted
+from iccm_assets_tests.capture import redaction_samples
 
 ASK = "Write requirements for this:\n```python\ndef f(x):\n    return x + 1\n```"
 
@@ -259,7 +259,7 @@ def test_a_directory_is_searched_and_the_summary_is_in_words(run, platform, tran
 
 
 def test_no_planted_secret_is_found_in_any_table(load, engine, transcript):
-    made = planted.secrets(11, rounds=3) + planted.personal(11, rounds=3)
+    made = redaction_samples.secrets(11, rounds=3) + redaction_samples.personal(11, rounds=3)
     lines = []
     for number, (_, text, _) in enumerate(made):
         style = number % 4

@@ -7,12 +7,12 @@ import json
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
 from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.settings import Settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
 from iccm_assets_tests.cli.conftest import Run
-from iccm_assets_tests.learning.rows import conversation, training_run, version
+from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
 
 @pytest.fixture

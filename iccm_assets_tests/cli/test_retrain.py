@@ -7,10 +7,10 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.cli import launch
-from iccm_assets.cli.launch import JobResult
+from iccm_assets.cli import run_job
+from iccm_assets.cli.run_job import JobResult
 from iccm_assets.errors import OperationNotAllowedError, TrainingError
-from iccm_assets.learning import training_runs
+from iccm_assets.registry import training_runs
 from iccm_assets.settings import Settings
 from iccm_assets_tests.cli.conftest import Run
 
@@ -37,7 +37,7 @@ class Job:
 @pytest.fixture
 def job(engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Job:
     made = Job(engine, platform)
-    monkeypatch.setattr(launch, "run_retrain", made)
+    monkeypatch.setattr(run_job, "run_retrain", made)
     return made
 
 

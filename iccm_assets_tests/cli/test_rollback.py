@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.rollout.live import World
+from iccm_assets_tests.rollout.db_factories import World
 
 ME = f"user:{getpass.getuser()}"
 

@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from iccm_assets.cli import cycle, simulate
+from iccm_assets.cli import simulate
 from iccm_assets.cli.main import build_app
+from iccm_assets.demo import weekly_cycle
 from iccm_assets.errors import InputError
-from iccm_assets.reference.world import BASE_FAMILIES, NEW_FAMILIES
 from iccm_assets.settings import Settings, get_settings
+from iccm_assets.simulation.language.families import BASE_FAMILIES, NEW_FAMILIES
 
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
@@ -116,9 +117,9 @@ def test_weeks_of_a_demo_are_whole(platform: Settings) -> None:
 
 
 def test_a_demo_ends_with_the_last_day_whose_night_is_over() -> None:
-    assert cycle.last_trigger_time(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(
+    assert weekly_cycle.last_trigger_time(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(
         2026, 3, 1, 2, tzinfo=UTC
     )
-    assert cycle.last_trigger_time(datetime(2026, 3, 2, 2, 0, tzinfo=UTC)) == datetime(
+    assert weekly_cycle.last_trigger_time(datetime(2026, 3, 2, 2, 0, tzinfo=UTC)) == datetime(
         2026, 3, 2, 2, tzinfo=UTC
     )

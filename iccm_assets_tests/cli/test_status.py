@@ -6,8 +6,8 @@ import json
 
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
 from iccm_assets.settings import Settings
-from iccm_assets.store import tables as t
 from iccm_assets_tests.cli.conftest import Run
 
 

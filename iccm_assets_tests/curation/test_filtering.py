@@ -4,13 +4,13 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import ModelResponse, Conversation, upsert_conversation
+from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
+from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import changed_days, filter_day
-from iccm_assets.curation.holdout import is_in_holdout
+from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
-from iccm_assets.store import tables as t
-from iccm_assets_tests.curation.worlds import HashEmbedder, day, everything, write_canary_set
+from iccm_assets_tests.curation.pool_factories import HashEmbedder, day, everything, write_canary_set
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
 SESSIONS = [f"session-{n}" for n in range(400) if not is_in_holdout(f"session-{n}", 0.15)]

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from dagster._core.test_utils import instance_for_test
 
 from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.db import tables as t
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
 from iccm_assets.errors import TrainingDivergedError
 from iccm_assets.settings import get_settings
-from iccm_assets.store import tables as t
-from iccm_assets_tests.alerts.receiver import receiver
+from iccm_assets_tests.alerts.fake_receiver import receiver
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.test_utils import instance_for_test
 
+from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.holdout import is_in_holdout
-from iccm_assets.curation.pool import rebuild_pool
+from iccm_assets.curation.training_pool import rebuild_pool
+from iccm_assets.db.database import create_engine_for
 from iccm_assets.definitions import defs
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import get_settings
-from iccm_assets.store.database import create_engine_for
-from iccm_assets_tests.curation.worlds import HashEmbedder, everything, write_canary_set
+from iccm_assets_tests.curation.pool_factories import HashEmbedder, everything, write_canary_set
 
 FIRST, DAYS, PER_DAY = date(2026, 1, 1), 90, 20
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -66,7 +66,7 @@ def fill(engine: sa.Engine) -> None:
 
 
 def outcome(engine: sa.Engine) -> list[list[str]]:
-    from iccm_assets.store import tables as t
+    from iccm_assets.db import tables as t
 
     with engine.begin() as conn:  # when it was folded is the only thing that may differ
         conn.execute(sa.text("update iccm.pool_days set rebuilt_at = 'epoch'"))

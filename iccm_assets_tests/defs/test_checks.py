@@ -18,7 +18,10 @@ import sqlalchemy as sa
 from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.pool import rebuild_pool
+from iccm_assets.curation.training_pool import rebuild_pool
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.database import create_engine_for
 from iccm_assets.definitions import defs
 from iccm_assets.defs import resources
 from iccm_assets.defs.capture import checks as capture
@@ -30,15 +33,12 @@ from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.rollout import checks as rollout
 from iccm_assets.defs.scoring import checks as scoring
 from iccm_assets.defs.training import checks as training
-from iccm_assets.learning.model_store import ModelStore
-from iccm_assets.rollout.bootstrap import ensure_production
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
-from iccm_assets.store.database import create_engine_for
+from iccm_assets_tests.curation.pool_factories import HashEmbedder, write_canary_set
 from iccm_assets_tests.curation.test_filtering import HELD_OUT, SESSIONS, SUITE
-from iccm_assets_tests.curation.worlds import HashEmbedder, write_canary_set
-from iccm_assets_tests.learning.rows import training_run, version
+from iccm_assets_tests.retraining.factories import training_run, version
 
 CHECK_MODULES = (capture, curation, evaluation, monitoring, rollout, scoring, training)
 
@@ -430,12 +430,12 @@ def test_production_that_fell_or_that_nobody_measures_is_seen(
 
 def test_no_check_reads_a_large_pool_for_long(sound: PlatformResource, engine: sa.Engine) -> None:
     """Bounded by what they read, not by time: only the newest rows of a large pool are compared."""
-    from iccm_assets.curation import facts
+    from iccm_assets.curation import checks
 
     rng = np.random.default_rng(0)
     with engine.connect() as conn:
         size = conn.execute(sa.text("select count(*) from iccm.phase4_training_data")).scalar_one()
-        vectors = facts.load_pool_vectors(conn)
-    assert vectors.pool_size == size and len(vectors.ids) == min(size, facts.MAX_VECTORS)
+        vectors = checks.load_pool_vectors(conn)
+    assert vectors.pool_size == size and len(vectors.ids) == min(size, checks.MAX_VECTORS)
     assert vectors.vectors.shape == (len(vectors.ids), 384)
     assert np.allclose(np.linalg.norm(vectors.vectors[rng.integers(0, len(vectors.ids), 5)], axis=1), 1)

@@ -13,7 +13,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import live_scoring_job
 from iccm_assets.defs.automation.schedules import live_scoring_schedule
 from iccm_assets.settings import Settings
-from iccm_assets_tests.judging.test_live import served, stored
+from iccm_assets_tests.scoring.test_live_scoring import served, stored
 
 TEXT = "The function `f` shall take `x`.\nIt shall return 2 times `x`."
 

@@ -9,13 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.curation.canary_set import load_canary_set
+from iccm_assets.db import tables as t
 from iccm_assets.defs.automation.schedules import production_quality_schedule
 from iccm_assets.defs.monitoring.assets import production_quality
-from iccm_assets.learning.model_store import ModelStore
-from iccm_assets.rollout.bootstrap import ensure_production
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import PACKAGED_CANARY_SET, get_settings
-from iccm_assets.store import tables as t
-from iccm_assets_tests.learning.rows import NOW, version
+from iccm_assets_tests.retraining.factories import NOW, version
 
 ITEMS = 24
 

@@ -17,8 +17,9 @@ from iccm_assets.defs.automation.training_run_tags import (
     run_request,
 )
 from iccm_assets.errors import IccmError
-from iccm_assets.learning import dispatch, training_runs, triggers
-from iccm_assets_tests.learning.rows import version
+from iccm_assets.registry import training_runs
+from iccm_assets.retraining import run_queue, triggers
+from iccm_assets_tests.retraining.factories import version
 
 
 @dg.job
@@ -60,8 +61,8 @@ def test_a_dispatched_run_brings_its_row_and_its_dispatch(
 ) -> None:
     with engine.begin() as conn:
         row = training_runs.create_run(conn, triggers.manual_trigger("k"))
-        taken = dispatch.claim_dispatch(conn, row.id, 0)
-        assert dispatch.claim_dispatch(conn, row.id, 0) is None
+        taken = run_queue.claim_dispatch(conn, row.id, 0)
+        assert run_queue.claim_dispatch(conn, row.id, 0) is None
     tags = dict(run_request(taken).tags)
     assert tags[DISPATCH_TAG] == "1"
     run, claims = get_training_run(context(instance, tags), engine, RetrainConfig())
@@ -71,14 +72,14 @@ def test_a_dispatched_run_brings_its_row_and_its_dispatch(
 def test_a_window_asked_for_by_hand_is_what_examples_are_taken_from(engine: sa.Engine) -> None:
     from datetime import timedelta
 
-    from iccm_assets.learning import proposal
+    from iccm_assets.retraining import example_queries
     from iccm_assets.settings import SelectionSettings
-    from iccm_assets_tests.learning.rows import NOW, conversation
+    from iccm_assets_tests.retraining.factories import NOW, conversation
 
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         for number in range(1, 31):
             conversation(conn, number, user=f"u{number}", at=NOW - timedelta(days=number, hours=1))
         settings = SelectionSettings()
-        assert len(proposal.propose_selection(conn, NOW, settings.with_window(14)).selected) == 13
-        assert len(proposal.propose_selection(conn, NOW, settings.with_window(None)).selected) == 29
+        assert len(example_queries.propose_selection(conn, NOW, settings.with_window(14)).selected) == 13
+        assert len(example_queries.propose_selection(conn, NOW, settings.with_window(None)).selected) == 29

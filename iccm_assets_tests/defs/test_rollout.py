@@ -14,7 +14,7 @@ from iccm_assets.defs.automation.sensors import rollout_controller_sensor
 from iccm_assets.defs.rollout.assets import DeploymentConfig, deployed_model_version
 from iccm_assets.rollout import controller
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.rollout.live import World
+from iccm_assets_tests.rollout.db_factories import World
 
 
 @pytest.fixture

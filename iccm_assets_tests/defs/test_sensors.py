@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.events import StepFailureData
 
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now, set_clock
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import retrain_job  # noqa: F401  (the sensors' target)
 from iccm_assets.defs.automation.sensors import (
@@ -19,12 +21,11 @@ from iccm_assets.defs.automation.sensors import (
     quality_degradation_sensor,
     retrain_dispatch_sensor,
 )
-from iccm_assets.learning import causes, dispatch, training_runs, triggers
+from iccm_assets.registry import training_runs
+from iccm_assets.retraining import run_queue, trigger_evaluation, triggers
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import get_settings
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now, set_clock
-from iccm_assets_tests.learning.rows import conversation, training_run, version
+from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
 AT_FOUR = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 
@@ -168,7 +169,7 @@ def test_two_daemons_that_look_at_once_start_one_run(engine, platform, instance)
 
 @pytest.mark.parametrize("window", [3, 7, 30])
 def test_counting_in_the_database_is_counting_the_examples(engine, window: int) -> None:
-    from iccm_assets.learning import proposal
+    from iccm_assets.retraining import example_queries
 
     settings = get_settings().selection.model_copy(update={"window_days": window})
     with engine.begin() as conn:
@@ -179,8 +180,8 @@ def test_counting_in_the_database_is_counting_the_examples(engine, window: int) 
         training_run(
             conn, 1, "v1", examples=dict.fromkeys(range(1, 9), "new"), trained_at=AT_FOUR - timedelta(days=5)
         )
-        counted = proposal.count_selectable(conn, AT_FOUR, settings)
-        assert counted == proposal.propose_selection(conn, AT_FOUR, settings).selectable > 0
+        counted = example_queries.count_selectable(conn, AT_FOUR, settings)
+        assert counted == example_queries.propose_selection(conn, AT_FOUR, settings).selectable > 0
 
 
 # T2
@@ -513,7 +514,7 @@ def test_a_trigger_does_not_overtake_a_row_that_waits(engine, platform, instance
     said = tick(new_data_threshold_sensor, platform, instance)
     assert f"it waits: training run {waits} comes first" in said
     with engine.connect() as conn:
-        assert causes.evaluate_data_threshold_trigger(conn, AT_FOUR, get_settings()).reason.startswith(
-            "data_threshold:"
-        )
-        assert len(dispatch.load_queue_state(conn, get_settings().triggers).queued_runs) == 2
+        assert trigger_evaluation.evaluate_data_threshold_trigger(
+            conn, AT_FOUR, get_settings()
+        ).reason.startswith("data_threshold:")
+        assert len(run_queue.load_queue_state(conn, get_settings().triggers).queued_runs) == 2

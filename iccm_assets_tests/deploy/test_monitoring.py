@@ -14,8 +14,8 @@ import sqlalchemy as sa
 import yaml
 
 from iccm_assets_tests.gateway.conftest import fresh  # noqa: F401
-from iccm_assets_tests.gateway.test_figures import PATIENCE, samples, scraped  # noqa: F401
-from iccm_assets_tests.gateway.world import Running, eventually
+from iccm_assets_tests.gateway.factories import Running, eventually
+from iccm_assets_tests.gateway.test_database_metrics import PATIENCE, samples
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "iccm.json").read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def named(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", expression)))
 
 
-def test_what_dashboard_and_rules_name_is_exposed(scraped: tuple[sa.Engine, Running]) -> None:  # noqa: F811
+def test_what_dashboard_and_rules_name_is_exposed(scraped: tuple[sa.Engine, Running]) -> None:
     _, running = scraped
 
     def told() -> Any:

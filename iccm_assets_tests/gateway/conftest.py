@@ -9,8 +9,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import create_engine_for
-from iccm_assets_tests.gateway import world
+from iccm_assets.db.database import create_engine_for
+from iccm_assets_tests.gateway import factories
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def home(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def served(url: str, home) -> Iterator[world.Running]:
+def served(url: str, home) -> Iterator[factories.Running]:
     """A gateway the tests of a module share."""
-    with world.gateway(url, home) as running:
+    with factories.gateway(url, home) as running:
         yield running
 
 
@@ -56,5 +56,5 @@ def fresh(new_database: Callable[..., str]) -> Iterator[sa.Engine]:
 
 def two_versions(engine: sa.Engine) -> None:
     with engine.begin() as conn:
-        world.version(conn, "v1", "production")
-        world.version(conn, "v2", "canary")
+        factories.version(conn, "v1", "production")
+        factories.version(conn, "v2", "canary")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway, rows
 from iccm_assets_tests.gateway.test_traffic import url_of
-from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway, rows
 
 MODEL = "from iccm.requirements where kind = 'model' and session_id = :s"
 ACCEPTED = "select * from iccm.requirements where kind = 'accepted' and session_id = :s"

@@ -9,19 +9,19 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.cli.fresh import (
-    list_live_gateways,
-    count_real_responses,
+from iccm_assets.demo.reset import (
     count_real_conversations,
+    count_real_responses,
+    list_live_gateways,
     reset_platform,
 )
 from iccm_assets.errors import GatewayError, IccmError, OperationNotAllowedError
-from iccm_assets.reference import http_traffic
-from iccm_assets.reference.developers import PlannedSession, plan_conversations
-from iccm_assets.reference.wire import GatewayClient
 from iccm_assets.settings import load_settings
+from iccm_assets.simulation.developers import http_sessions
+from iccm_assets.simulation.developers.developers import PlannedSession, plan_conversations
+from iccm_assets.simulation.developers.gateway_client import GatewayClient
+from iccm_assets_tests.gateway.factories import eventually, gateway, rows
 from iccm_assets_tests.gateway.test_traffic import url_of
-from iccm_assets_tests.gateway.world import eventually, gateway, rows
 
 LAST = date(2026, 3, 1)
 OVER = datetime(2026, 3, 20, tzinfo=UTC)
@@ -39,7 +39,7 @@ def planned(name: str, n: int = 40) -> list[PlannedSession]:
 
 def held(url: str, plan: Sequence[PlannedSession], by: datetime = OVER, **more):
     with closing(GatewayClient(url, **more)) as wire:
-        return http_traffic.run_sessions(wire, plan, as_of=by, workers=8)
+        return http_sessions.run_sessions(wire, plan, as_of=by, workers=8)
 
 
 def answered(engine: sa.Engine, name: str) -> int:
@@ -64,7 +64,7 @@ def test_a_week_over_http_is_stored_on_its_past_days_and_held_again_changes_noth
         nothing_to_test = one.habit == "abandons" or "untested" in one.traits
         assert row.test_suite == (None if nothing_to_test else one.example.test_suite)
     tested = {row.session_id for row in stored if row.kind == "model" and row.test_suite is not None}
-    assert tested == {one.session_id for one in plan if http_traffic.includes_tests(one)}
+    assert tested == {one.session_id for one in plan if http_sessions.includes_tests(one)}
     assert len({one.user_id for one in plan}) == traffic.users == 12
     again, _, _ = held(served.url, plan)
     assert again == traffic
@@ -75,7 +75,7 @@ def test_a_week_over_http_is_stored_on_its_past_days_and_held_again_changes_noth
 def test_a_week_begins_when_the_gateway_has_heard_of_the_new_time(fresh, tmp_path):
     """A gateway that still lived in the week before took this week's sessions for future ones: all of them
     were stored as of now, a whole week of days stayed empty and nothing was learned from it."""
-    from iccm_assets.cli.cycle import _set_clock, wait_for_clock
+    from iccm_assets.demo.weekly_cycle import _set_clock, wait_for_clock
 
     last = date(2026, 3, 8)
     before, moment = datetime(2026, 3, 2, 2, tzinfo=UTC), datetime(2026, 3, 9, 2, tzinfo=UTC)
@@ -101,7 +101,7 @@ def test_a_session_heard_of_late_is_open_first_and_completed_when_it_arrives(ser
     query = "select session_id, timestamp from iccm.conversations where session_id like 'sim-late-%'"
     assert dict(rows(engine, query)) == {one.session_id: one.asked_at for one in late}
     with closing(GatewayClient(served.url)) as wire:
-        still, replies = http_traffic.finish_pending(wire, pending, as_of=OVER)
+        still, replies = http_sessions.finish_pending(wire, pending, as_of=OVER)
     assert still == [] and not replies.failures
     assert dict(rows(engine, query)) == {one.session_id: one.accepted_at for one in late}
 
@@ -147,10 +147,10 @@ def test_a_token_is_carried_and_a_wrong_one_is_told(fresh, tmp_path):
 def test_ratings_reach_their_answers(served, engine):
     [session] = planned("rated", 12)[:1]
     with closing(GatewayClient(served.url)) as wire:
-        http_traffic.send_feedback(wire, http_traffic.request_requirements(wire, session), -1)
+        http_sessions.send_feedback(wire, http_sessions.request_requirements(wire, session), -1)
         with pytest.raises(GatewayError, match="404"):
-            nobody = http_traffic.GatewayResponse("nobody/1", "", "v1", "production")
-            http_traffic.send_feedback(GatewayClient(served.url, timeout_seconds=0.3), nobody, 1)
+            nobody = http_sessions.GatewayResponse("nobody/1", "", "v1", "production")
+            http_sessions.send_feedback(GatewayClient(served.url, timeout_seconds=0.3), nobody, 1)
     query = "select rating from iccm.feedback where request_id = :id"
     assert eventually(lambda: rows(engine, query, id=f"{session.session_id}/1")) == [(-1,)]
 

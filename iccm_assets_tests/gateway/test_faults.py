@@ -11,11 +11,11 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import create_engine_for, upgrade
-from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets.db.database import create_engine_for, upgrade
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets_tests.gateway.conftest import two_versions
+from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway, rollout, rows, set_weight
 from iccm_assets_tests.gateway.test_traffic import effective, url_of
-from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway, rollout, rows, set_weight
 
 
 class Traffic:

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.app import create_app
 from iccm_assets.gateway.auth import require_tokens_off_loopback
-from iccm_assets.gateway.bodies import MAX_DEPTH
-from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway
+from iccm_assets.gateway.request_body import MAX_DEPTH
+from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway
 
 ASK = {"source_code": SOURCE}
 CASES = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 1}]}

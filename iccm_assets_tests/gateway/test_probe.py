@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
 from iccm_assets.gateway.batching import BackendResponse, DynamicBatcher
-from iccm_assets.gateway.probing import open_serving_path
-from iccm_assets.learning import versions
+from iccm_assets.monitoring.serving_path import open_serving_path
+from iccm_assets.registry import versions
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.gateway.world import SOURCE, eventually, gateway, rollout, rows, set_weight
+from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway, rollout, rows, set_weight
 
 COUNTED = "select (select count(*) from iccm.requests) + (select count(*) from iccm.conversations)"
 

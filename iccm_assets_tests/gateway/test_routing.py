@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from iccm_assets.gateway.routing import (
+    CanarySplit,
     Clock,
     Routing,
-    CanarySplit,
     canary_weight,
     choose_route,
     monotonic_seconds,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from iccm_assets.gateway.split import assign_arm
-from iccm_assets_tests.gateway.world import eventually, gateway, rollout, rows, set_weight, version
+from iccm_assets.gateway.routing import assign_arm
+from iccm_assets_tests.gateway.factories import eventually, gateway, rollout, rows, set_weight, version
 
 
 def url_of(engine):

@@ -11,16 +11,26 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.curation.filtering import filter_day
-from iccm_assets.curation.pool import rebuild_pool
+from iccm_assets.curation.training_pool import rebuild_pool
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
 from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError, TrainingError
-from iccm_assets.governance.erasure import ErasureResult, DataSubject, erase
-from iccm_assets.governance.learners import erased_ancestors
-from iccm_assets.governance.scrub import erase_from_files
-from iccm_assets.learning import proposal, retrain, training_runs, triggers
-from iccm_assets.learning.dataset import DatasetStore
-from iccm_assets.store import tables as t
-from iccm_assets.store.clock import now
-from iccm_assets_tests.governance.world import DAY, EMBEDDER, World, curate, learn, populated, score, session
+from iccm_assets.governance.erasure import DataSubject, ErasureResult, erase
+from iccm_assets.governance.physical_erasure import erase_from_files
+from iccm_assets.registry import training_runs
+from iccm_assets.registry.affected_versions import erased_ancestors
+from iccm_assets.retraining import example_queries, pipeline, triggers
+from iccm_assets.training.dataset import DatasetStore
+from iccm_assets_tests.governance.factories import (
+    DAY,
+    EMBEDDER,
+    World,
+    curate,
+    learn,
+    populated,
+    score,
+    session,
+)
 
 USER = DataSubject("user", "mallory-w")
 
@@ -242,16 +252,16 @@ def test_a_training_run_under_way_is_stopped_and_cannot_publish(world: World) ->
     with world.engine.begin() as conn:
         run = training_runs.create_run(conn, triggers.manual_trigger("held"))
     assert run is not None
-    with pytest.raises(StaleFenceError), retrain.run_attempt(world.engine, run, "d1") as claimed:
-        plan = retrain.prepare_training(world.engine, world.settings, claimed)
-        assert isinstance(plan, retrain.TrainingPlan)
+    with pytest.raises(StaleFenceError), pipeline.run_attempt(world.engine, run, "d1") as claimed:
+        plan = pipeline.prepare_training(world.engine, world.settings, claimed)
+        assert isinstance(plan, pipeline.TrainingPlan)
         assert erase_user(world).stopped_runs == (run.id,)
         with world.engine.begin() as conn:
             training_runs.heartbeat(conn, run.id, claimed.fence)
     [[status, error]] = rows(world, "select status, error from iccm.phase4_training_runs")
     assert status == "failed" and "erasure" in error
-    with retrain.run_attempt(world.engine, run, "d2") as claimed:
-        plan = retrain.prepare_training(world.engine, world.settings, claimed)
+    with pipeline.run_attempt(world.engine, run, "d2") as claimed:
+        plan = pipeline.prepare_training(world.engine, world.settings, claimed)
     assert len(rows(world, "select from iccm.training_run_examples")) == 4
 
 
@@ -270,8 +280,8 @@ def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_lef
 
     monkeypatch.setattr(DatasetStore, "write", write)
     refused = pytest.raises(TrainingError, match="4 selected conversations were erased")
-    with refused, retrain.run_attempt(world.engine, run, "d1") as claimed:
-        retrain.prepare_training(world.engine, world.settings, claimed)
+    with refused, pipeline.run_attempt(world.engine, run, "d1") as claimed:
+        pipeline.prepare_training(world.engine, world.settings, claimed)
     assert not list((world.home / "datasets").glob("[0-9a-f]*"))
 
 
@@ -292,8 +302,8 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
         assert erased_ancestors(conn, taught) == set(ids["mallory"])
         # Production has used up what is left of the pool, the clean ancestor has not.
         settings = world.settings.selection
-        assert proposal.propose_selection(conn, now(conn), settings).selected == ()
-        chosen = proposal.propose_selection(conn, now(conn), settings, base=base).selected
+        assert example_queries.propose_selection(conn, now(conn), settings).selected == ()
+        chosen = example_queries.propose_selection(conn, now(conn), settings, base=base).selected
         assert {row.conversation_id for row in chosen} == set(ids["others"])
     anew = learn(world, base, name="cccccccc")
     with world.engine.connect() as conn:

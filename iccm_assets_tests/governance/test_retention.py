@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.governance.retention import (
-    RetentionDecision,
     RequiredArtifacts,
-    StoredDirectory,
     RetainableVersion,
+    RetentionDecision,
+    StoredDirectory,
     decide_retention,
 )
 from iccm_assets.settings import RetentionSettings

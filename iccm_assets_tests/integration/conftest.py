@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.db.database import create_engine_for
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import PACKAGED_CANARY_SET
-from iccm_assets.store.database import create_engine_for
-from iccm_assets.store.embedded import EmbeddedServer
 
 ICCM = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()"]
 

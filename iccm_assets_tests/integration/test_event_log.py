@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.store.database import create_engine_for
+from iccm_assets.db.database import create_engine_for
 from iccm_assets_tests.integration.conftest import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from iccm_assets.learning import versions
-from iccm_assets.learning.model_store import ModelStore
-from iccm_assets.models.manifest import Manifest
+from iccm_assets.registry import versions
+from iccm_assets.registry.manifest import Manifest
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets_tests.integration.conftest import Platform, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
@@ -104,7 +104,7 @@ def test_materializing_the_days_again_changes_no_row(platform: Platform) -> None
     before = platform.rows(query)
     days = sorted({str(row[2]) for row in before})
     script = (
-        "from datetime import date; from iccm_assets.cli.launch import run_days; day = date.fromisoformat;"
+        "from datetime import date; from iccm_assets.cli.run_job import run_days; day = date.fromisoformat;"
         f"assert run_days(day('{days[0]}'), day('{days[-1]}'), title='again').success"
     )
     done = run([sys.executable, "-c", script], platform.environment, 280)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.models.manifest import verify
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.registry.manifest import verify
 from iccm_assets.settings import PACKAGED_CANARY_SET
-from iccm_assets.store.embedded import EmbeddedServer
 from iccm_assets_tests.integration.conftest import ICCM, Platform, run
-from iccm_assets_tests.models.tiny import tiny_llama, tiny_t5
+from iccm_assets_tests.models.tiny_models import tiny_llama, tiny_t5
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

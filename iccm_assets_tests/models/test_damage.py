@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
-from iccm_assets.models.manifest import MANIFEST_FILE, Manifest, describe_files, verify
-from iccm_assets.models.seq import load_model
-from iccm_assets_tests.models.tiny import tiny_t5
+from iccm_assets.models.generation import load_model
+from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files, verify
+from iccm_assets_tests.models.tiny_models import tiny_t5
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 

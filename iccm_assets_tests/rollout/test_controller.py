@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
 from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.reporting.traffic_history import versions_served_at
 from iccm_assets.rollout import controller
-from iccm_assets.rollout.emergency import abort_for_emergency
-from iccm_assets.store import tables as t
-from iccm_assets.store.traffic import versions_served_at
-from iccm_assets_tests.rollout.live import World
+from iccm_assets.rollout.preemption import abort_for_emergency
+from iccm_assets_tests.rollout.db_factories import World
 
 
 def served(world: World, moment: object) -> dict[str, float]:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.rollout.actions import Abort, Alert, Promote, RollBack
+from iccm_assets.rollout.commands import apply_command
 from iccm_assets.rollout.decision import decide
-from iccm_assets.rollout.observation import RequestCounts, Observation, ReplayPair, SessionScore, HealthWindow
-from iccm_assets.rollout.orders import apply_command
-from iccm_assets.rollout.outcome import Abort, Alert, Promote, RollBack
+from iccm_assets.rollout.observation import HealthWindow, Observation, ReplayPair, RequestCounts, SessionScore
 from iccm_assets.rollout.policy import STAGE_WEIGHTS, Policy
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import EvaluationSettings, RolloutSettings
-from iccm_assets_tests.rollout.ticks import NOW, PRODUCTION, SHORT, Drive, seen
+from iccm_assets_tests.rollout.decision_driver import NOW, PRODUCTION, SHORT, Drive, seen
 
 NAN = float("nan")
 
@@ -364,7 +364,8 @@ LOOKS = st.sampled_from([
     {}, {}, {}, {"n": 0}, {"n": 8}, {"canary": 0.0}, {"canary": 1.0, "production": 0.2}, {"errors": 4},
     {"production": 0.3, "canary": 0.4}, {"fresh_at": None}, {"fresh_at": NOW - timedelta(days=1)},
     {"fresh_at": NOW + timedelta(days=10**4)}, {"ready": 1}, {"replicas": 0, "ready": 0}, {"ready": 5},
-    {"sessions": (SessionScore("canary", 1, NAN),)}, {"sessions": (SessionScore("canary", 9, 0.4, None),) * 3},
+    {"sessions": (SessionScore("canary", 1, NAN),)},
+    {"sessions": (SessionScore("canary", 9, 0.4, None),) * 3},
     {"canary_window": HealthWindow(9, NAN)}, {"since": "?"}, {"faults": ("?",)}, None,
     {"replay": (ReplayPair(0.0, 1.0),) * 3}, {"replay": (ReplayPair(1.0, 0.0),) * 3},
     {"canary_window": HealthWindow(50, 0.1, 0.2, 50, 40, 50, 99.0)},

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.db import tables as t
 from iccm_assets.errors import OperationNotAllowedError
-from iccm_assets.learning import versions
+from iccm_assets.registry import versions
 from iccm_assets.rollout import deployment
-from iccm_assets.store import tables as t
 
 
 def verdict(status: str, production: str = "v1") -> dict[str, Any]:

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
+from iccm_assets.db import tables as t
 from iccm_assets.errors import CorruptCheckpointError, OperationNotAllowedError
 from iccm_assets.rollout import deployment, opening
-from iccm_assets.rollout.delivery import deploy_candidate
+from iccm_assets.rollout.opening import deploy_candidate
 from iccm_assets.rollout.policy import Policy
-from iccm_assets.store import tables as t
-from iccm_assets_tests.rollout.live import World, model
+from iccm_assets_tests.rollout.db_factories import World, model
 
 
 def test_a_rollout_begins_without_traffic_by_the_numbers_of_the_day(world: World) -> None:
@@ -88,7 +88,7 @@ def test_the_retrain_that_made_the_version_is_found_and_its_emergency_recorded(w
 
 
 def test_without_a_production_version_the_first_is_promoted_at_once(engine, settings, tmp_path) -> None:
-    from iccm_assets.learning import versions
+    from iccm_assets.registry import versions
 
     path = model(tmp_path, "first")
     with engine.begin() as conn:

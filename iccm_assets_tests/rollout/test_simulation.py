@@ -9,7 +9,7 @@ import pytest
 
 from iccm_assets.rollout import simulation
 from iccm_assets.rollout.simulation import TrueEffect, simulate
-from iccm_assets_tests.rollout.ticks import PRODUCTION
+from iccm_assets_tests.rollout.decision_driver import PRODUCTION
 
 
 def test_an_equal_model_is_promoted_and_a_much_worse_one_is_taken_back():

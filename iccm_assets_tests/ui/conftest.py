@@ -24,11 +24,11 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, upsert_conversation
-from iccm_assets.reference.generator import generate_example
-from iccm_assets.reference.world import FAMILIES
+from iccm_assets.db.database import create_engine_for
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import PACKAGED_CANARY_SET
-from iccm_assets.store.database import create_engine_for
-from iccm_assets.store.embedded import EmbeddedServer
+from iccm_assets.simulation.language.families import FAMILIES
+from iccm_assets.simulation.language.generator import generate_example
 from iccm_assets_tests.integration.conftest import ICCM, run
 from iccm_assets_tests.processes import BIN, bare_environment, start_dagster, stop
 

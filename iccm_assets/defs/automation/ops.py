@@ -9,7 +9,7 @@ from iccm_assets.defs.resources import PlatformResource
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
-    from iccm_assets.judging.live import count_live_responses, score_live_responses
+    from iccm_assets.scoring.live_scoring import count_live_responses, score_live_responses
 
     total, scored = count_live_responses(platform.engine), 0
 
@@ -57,7 +57,7 @@ def _arm_metrics(arms) -> dict:
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Delete checkpoints, datasets and rows past their retention period."""
-    from iccm_assets.governance.housekeeping import apply_retention
+    from iccm_assets.governance.maintenance import apply_retention
 
     report = apply_retention(platform.engine, platform.settings)
     for decision in report.deleted:

@@ -62,7 +62,7 @@ def _consecutive_ranges(days: list[date]) -> list[tuple[date, date]]:
     description="Every six hours, once there is a production version.",
 )
 def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
-    from iccm_assets.learning import versions
+    from iccm_assets.registry import versions
 
     with tick_transaction(platform) as conn:
         production = versions.get_production_version(conn)
@@ -80,12 +80,12 @@ def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform:
     description="Sunday 02:00 UTC, when there are enough selectable new examples.",
 )
 def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
-    from iccm_assets.learning import causes
+    from iccm_assets.retraining import trigger_evaluation
 
     scheduled = context.scheduled_execution_time.astimezone(UTC)
     with tick_transaction(platform) as conn:
         return request_run_or_skip(
-            conn, platform, causes.evaluate_weekly_trigger(conn, scheduled, platform.settings)
+            conn, platform, trigger_evaluation.evaluate_weekly_trigger(conn, scheduled, platform.settings)
         )
 
 
@@ -99,7 +99,7 @@ def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Pla
 def live_scoring_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-    from iccm_assets.judging.live import count_live_responses
+    from iccm_assets.scoring.live_scoring import count_live_responses
 
     pending = count_live_responses(platform.engine)
     if not pending:

@@ -27,7 +27,7 @@ from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.learning.turns import DagsterRunState, QueuedRun
+    from iccm_assets.retraining.scheduling import DagsterRunState, QueuedRun
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 DEPLOYED_VERSION_KEY = dg.AssetKey("deployed_model_version")
@@ -43,12 +43,12 @@ OBSERVATION_INTERVAL = timedelta(minutes=5)
     "baseline, with evidence.",
 )
 def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
-    from iccm_assets.learning import causes
-    from iccm_assets.learning.triggers import TriggerSkipped
-    from iccm_assets.rollout.emergency import alert_degradation
+    from iccm_assets.retraining import trigger_evaluation
+    from iccm_assets.retraining.triggers import TriggerSkipped
+    from iccm_assets.rollout.preemption import alert_degradation
 
     with tick_transaction(platform) as conn:
-        decision = causes.evaluate_degradation_trigger(conn, platform.settings)
+        decision = trigger_evaluation.evaluate_degradation_trigger(conn, platform.settings)
         if not isinstance(decision, TriggerSkipped):
             alert_degradation(conn, decision.id, decision.notes or "")
         return request_run_or_skip(conn, platform, decision)
@@ -61,11 +61,11 @@ def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: Pl
     description="Once a UTC day, at or after 03:00, when there are many selectable new examples.",
 )
 def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
-    from iccm_assets.learning import causes
-    from iccm_assets.store.clock import now
+    from iccm_assets.db.clock import now
+    from iccm_assets.retraining import trigger_evaluation
 
     with tick_transaction(platform) as conn:
-        decision = causes.evaluate_data_threshold_trigger(conn, now(conn), platform.settings)
+        decision = trigger_evaluation.evaluate_data_threshold_trigger(conn, now(conn), platform.settings)
         return request_run_or_skip(conn, platform, decision)
 
 
@@ -78,8 +78,8 @@ def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: Pla
 )
 def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
     """Dispatch by the rows and by what Dagster reports of its runs; the sensor remembers nothing itself."""
-    from iccm_assets.learning import dispatch, turns
-    from iccm_assets.rollout.emergency import abort_for_emergency
+    from iccm_assets.retraining import run_queue, scheduling
+    from iccm_assets.rollout.preemption import abort_for_emergency
 
     _reconcile(context, platform)
     _fail_stalled_runs(context, platform)
@@ -87,14 +87,14 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
         return request
     settings = platform.settings
     with tick_transaction(platform) as conn:
-        queue = dispatch.load_queue_state(conn, settings.triggers)
+        queue = run_queue.load_queue_state(conn, settings.triggers)
     states = _dagster_states(context.instance, queue.queued_runs)
     timeout = settings.training.heartbeat_timeout_seconds
-    decision = turns.choose_next_run(queue, states, settings.triggers, timeout)
-    if isinstance(decision, turns.WaitDecision):
+    decision = scheduling.choose_next_run(queue, states, settings.triggers, timeout)
+    if isinstance(decision, scheduling.WaitDecision):
         return dg.SkipReason(decision.reason)
     with tick_transaction(platform) as conn:
-        claimed = dispatch.claim_dispatch(conn, decision.id, decision.dispatch)
+        claimed = run_queue.claim_dispatch(conn, decision.id, decision.dispatch)
         if claimed is None:
             return dg.SkipReason(f"{decision.reason}: another daemon has started it")
         if decision.abort_rollout_id is not None:
@@ -107,23 +107,26 @@ def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: Platf
 
 def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
     """Give training runs an outcome whose Dagster run is over or whose worker has stopped its heartbeat."""
-    from iccm_assets.learning import dispatch, training_runs, turns
-    from iccm_assets.rollout.emergency import alert_attempts_exhausted, alert_queued
+    from iccm_assets.registry import training_runs
+    from iccm_assets.retraining import run_queue, scheduling
+    from iccm_assets.rollout.preemption import alert_attempts_exhausted, alert_queued
 
     settings, instance = platform.settings, context.instance
     with tick_transaction(platform) as conn:
-        queue = dispatch.load_queue_state(conn, settings.triggers)
+        queue = run_queue.load_queue_state(conn, settings.triggers)
     # An attempt that ended in order released its fence before its Dagster run ended: `mark_stalled` skips it.
     own = get_dagster_run_status(instance, queue.running.dagster_run_id) if queue.running else None
     states = _dagster_states(instance, queue.queued_runs)
-    lost = turns.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
+    lost = scheduling.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
     with tick_transaction(platform) as conn:
         is_lost = lost is not None and training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason)
-        dispatch.mark_failed_before_claim(conn, turns.find_failed_before_claim(queue.queued_runs, states))
-        dispatch.mark_canceled(conn, turns.find_canceled(queue.queued_runs, states))
-        for stuck in turns.find_stuck_in_queue(queue.queued_runs, states):
+        run_queue.mark_failed_before_claim(
+            conn, scheduling.find_failed_before_claim(queue.queued_runs, states)
+        )
+        run_queue.mark_canceled(conn, scheduling.find_canceled(queue.queued_runs, states))
+        for stuck in scheduling.find_stuck_in_queue(queue.queued_runs, states):
             alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
-        for run in dispatch.find_exhausted_runs(conn, settings.triggers):
+        for run in run_queue.find_exhausted_runs(conn, settings.triggers):
             alert_attempts_exhausted(conn, run.id, run.attempt, run.error or "no reason recorded")
     if is_lost:
         context.log.warning(f"training run {lost.id}: {lost.reason}")
@@ -133,15 +136,15 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
 
 def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
     """Report Dagster runs as failed that no worker executes and no training run waits for."""
-    from iccm_assets.learning import dispatch, leftovers
+    from iccm_assets.retraining import recovery, run_queue
 
     started = list_started_retrains(context.instance)
     if not started:
         return
     with tick_transaction(platform) as conn:
-        rows = dispatch.get_rows(conn, list(started))
+        rows = run_queue.get_rows(conn, list(started))
     pairs = [(run, rows[row]) for row, runs in started.items() if row in rows for run in runs]
-    for stray in leftovers.find_orphaned_runs(pairs, platform.settings.training.heartbeat_timeout_seconds):
+    for stray in recovery.find_orphaned_runs(pairs, platform.settings.training.heartbeat_timeout_seconds):
         context.log.warning(f"Dagster run {stray.run_id}: {stray.reason}")
         fail_stalled_run(context.instance, stray.run_id, stray.reason)
 
@@ -150,16 +153,17 @@ def _request_missed_deployment(
     context: dg.SensorEvaluationContext, platform: PlatformResource
 ) -> dg.RunRequest | None:
     """Request the deployment of a candidate that passed the gate, whose run died before the rollout."""
-    from iccm_assets.learning import dispatch, leftovers, training_runs
+    from iccm_assets.registry import training_runs
+    from iccm_assets.retraining import recovery, run_queue
 
     with tick_transaction(platform) as conn:
-        passed = dispatch.find_undeployed_candidate(conn)
+        passed = run_queue.find_undeployed_candidate(conn)
         run = training_runs.get_run(conn, passed.id) if passed else None
     if passed is None:
         return None
     latest = get_latest_run(context.instance, passed.id)
-    decision = leftovers.decide_missed_deployment(passed, latest, platform.settings.triggers.max_attempts)
-    if not isinstance(decision, leftovers.DeployDecision):
+    decision = recovery.decide_missed_deployment(passed, latest, platform.settings.triggers.max_attempts)
+    if not isinstance(decision, recovery.DeployDecision):
         return None
     context.log.warning(decision.reason)
     return deployment_run_request(run, decision)
@@ -178,17 +182,17 @@ def rollout_controller_sensor(
     context: dg.SensorEvaluationContext, platform: PlatformResource
 ) -> dg.SensorResult:
     """One tick of the controller. The cursor only limits how often an unchanged rollout is observed."""
-    from iccm_assets.rollout import controller, records
-    from iccm_assets.rollout.view import observation_metadata, change_key, timeline_rows
-    from iccm_assets.store.clock import now
+    from iccm_assets.db.clock import now
+    from iccm_assets.rollout import controller, repository
+    from iccm_assets.rollout.summary import change_key, observation_metadata, timeline_rows
 
     decision = controller.tick(platform.engine, platform.settings)
     cursor = json.loads(context.cursor) if context.cursor else {}
     with platform.engine.connect() as conn:
         current = now(conn)
         # A rollout that ended by a command, or by another controller, gets a last observation.
-        state = records.get_latest_rollout(conn) if decision is None else decision.state
-        events = records.list_events(conn, state.id) if state else []
+        state = repository.get_latest_rollout(conn) if decision is None else decision.state
+        events = repository.list_events(conn, state.id) if state else []
     if state is None:
         return dg.SensorResult(skip_reason="no rollout yet")
     changed = cursor.get("key") != change_key(state)
@@ -210,7 +214,7 @@ def rollout_controller_sensor(
     description="Delivers pending alerts to the channels of ICCM_ALERT_URLS.",
 )
 def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
-    from iccm_assets.alerts.delivery import dispatch_alerts, has_due_alerts, count_pending
+    from iccm_assets.alerts.dispatcher import count_pending, dispatch_alerts, has_due_alerts
 
     engine, settings = platform.engine, platform.settings
     if not has_due_alerts(engine, settings):

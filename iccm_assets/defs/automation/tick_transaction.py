@@ -14,8 +14,8 @@ from iccm_assets.defs.resources import PlatformResource
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.learning.training_runs import TrainingRun
-    from iccm_assets.learning.triggers import TriggerSkipped
+    from iccm_assets.registry.training_runs import TrainingRun
+    from iccm_assets.retraining.triggers import TriggerSkipped
 
 # Dagster cancels a tick after 60 s: a failed statement is reported earlier than a cancelled tick.
 STATEMENT_TIMEOUT_SECONDS = 5
@@ -40,12 +40,12 @@ def request_run_or_skip(
 
     Where another retrain or a live rollout is in the way, the row waits for `retrain_dispatch_sensor`.
     """
-    from iccm_assets.learning import dispatch
-    from iccm_assets.learning.triggers import TriggerSkipped
+    from iccm_assets.retraining import run_queue
+    from iccm_assets.retraining.triggers import TriggerSkipped
 
     if isinstance(decision, TriggerSkipped):
         return dg.SkipReason(decision.reason)
-    claimed = dispatch.claim_dispatch_if_free(conn, decision, platform.settings.triggers)
+    claimed = run_queue.claim_dispatch_if_free(conn, decision, platform.settings.triggers)
     if isinstance(claimed, str):
         return dg.SkipReason(f"fired: training run {decision.id} ({decision.notes}); it waits: {claimed}")
     return run_request(claimed)

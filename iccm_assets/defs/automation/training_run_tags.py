@@ -12,9 +12,9 @@ from pydantic import Field
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from iccm_assets.learning.leftovers import DeployDecision, LatestRun
-    from iccm_assets.learning.training_runs import TrainingRun
-    from iccm_assets.learning.turns import RunState, DagsterRunState
+    from iccm_assets.registry.training_runs import TrainingRun
+    from iccm_assets.retraining.recovery import DeployDecision, LatestRun
+    from iccm_assets.retraining.scheduling import DagsterRunState, RunState
 
 TRAINING_RUN_TAG = "iccm/training_run_id"
 DISPATCH_TAG = "iccm/dispatch"
@@ -53,7 +53,8 @@ def get_training_run(
     context: dg.AssetExecutionContext, engine: sa.Engine, config: RetrainConfig
 ) -> tuple[TrainingRun, int | None]:
     """The row and dispatch that the run's tags name; a run without tags gets a manual row of its own."""
-    from iccm_assets.learning import training_runs, triggers, versions
+    from iccm_assets.registry import training_runs, versions
+    from iccm_assets.retraining import triggers
 
     tags = context.run.tags
     row_id, dispatch = tags.get(TRAINING_RUN_TAG), tags.get(DISPATCH_TAG)
@@ -138,7 +139,7 @@ def list_started_retrains(instance: dg.DagsterInstance) -> dict[int, list[Dagste
 
 def get_latest_run(instance: dg.DagsterInstance, training_run_id: int) -> LatestRun | None:
     """The newest Dagster run of a training run, and whether its deployment step reported its failure."""
-    from iccm_assets.learning.leftovers import LatestRun
+    from iccm_assets.retraining.recovery import LatestRun
 
     records = _tagged_records(instance, [training_run_id], limit=50)
     if not records:
@@ -164,7 +165,7 @@ def _tagged_records(instance: dg.DagsterInstance, row_ids: Iterable[int], limit:
 
 
 def _status(record: dg.RunRecord) -> DagsterRunState:
-    from iccm_assets.learning.turns import DagsterRunState
+    from iccm_assets.retraining.scheduling import DagsterRunState
 
     run = record.dagster_run
     started = record.start_time or record.create_timestamp.timestamp()

@@ -9,25 +9,25 @@ BASELINE_DAYS = 14
 
 @platform_check("conversations", "Is yesterday's volume close to the 14-day average?")
 def daily_volume_is_normal(conn, settings):
-    from iccm_assets.capture import arrivals, health
-    from iccm_assets.store.clock import now
+    from iccm_assets.capture import checks
+    from iccm_assets.db.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
-    days = arrivals.daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
+    days = checks.daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
     *baseline, last = [day.total for day in days]
-    return health.check_daily_volume(baseline, last)
+    return checks.check_daily_volume(baseline, last)
 
 
 @platform_check("conversations", "Are the messages of the last week valid?")
 def content_is_valid(conn, settings):
-    from iccm_assets.capture import arrivals, health
-    from iccm_assets.store.clock import now
+    from iccm_assets.capture import checks
+    from iccm_assets.db.clock import now
 
-    return health.check_content(*arrivals.invalid_conversations(conn, now(conn) - timedelta(days=7)))
+    return checks.check_content(*checks.invalid_conversations(conn, now(conn) - timedelta(days=7)))
 
 
 @platform_check("conversations", "Has every gateway flushed its spool to the database?")
 def spool_is_flushed(conn, settings):
-    from iccm_assets.capture import arrivals, health
+    from iccm_assets.capture import checks
 
-    return health.check_spool(*arrivals.get_spool_state(settings.home / "spool"))
+    return checks.check_spool(*checks.get_spool_state(settings.home / "spool"))

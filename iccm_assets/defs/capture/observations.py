@@ -17,8 +17,8 @@ def observe_daily_arrivals(context: dg.AssetExecutionContext, platform: Platform
 
     Days that are materialized again are not observed again; the days before stand in a table.
     """
-    from iccm_assets.capture.arrivals import daily_volumes
-    from iccm_assets.store.clock import now
+    from iccm_assets.capture.checks import daily_volumes
+    from iccm_assets.db.clock import now
 
     with platform.engine.connect() as conn:
         if last != now(conn).date() - timedelta(days=1):

@@ -17,7 +17,7 @@ from iccm_assets.defs.partitions import OWNERS, daily_partitions, previous_day_m
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.curation.story import DailyFunnel
+    from iccm_assets.reporting.daily_funnel import DailyFunnel
 
 # How many days the plot of the pool's materialization shows.
 PLOTTED_DAYS = 30
@@ -42,8 +42,8 @@ def filtered_conversations(
     by reason and stored in `phase4_rejections`.
     """
     from iccm_assets.curation.filtering import filter_day
-    from iccm_assets.curation.pictures import MAX_PLOTS
-    from iccm_assets.curation.story import load_daily_funnels
+    from iccm_assets.reporting.daily_funnel import load_daily_funnels
+    from iccm_assets.reporting.plots import MAX_PLOTS
 
     days = [date.fromisoformat(key) for key in sorted(context.partition_keys)]
     for day in days:
@@ -59,7 +59,7 @@ def filtered_conversations(
 
 def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
     """The day's counts, its rejections by reason and, ``with_plot``, a histogram of the pass rates."""
-    from iccm_assets.curation.pictures import plot_histogram, markdown_image
+    from iccm_assets.reporting.plots import markdown_image, plot_histogram
 
     rejected = {name: count for name, count in funnel.reasons.items() if name != "duplicate"}
     metadata = {
@@ -97,10 +97,10 @@ def training_pool(context: dg.AssetExecutionContext, platform: PlatformResource)
     One greedy pass over the materialized days, best quality first: the result does not depend on the order
     in which days are materialized, and materializing a day again changes nothing.
     """
-    from iccm_assets.curation.pictures import plot_daily_funnel, markdown_image
-    from iccm_assets.curation.pool import rebuild_pool
-    from iccm_assets.curation.story import last_days, load_daily_funnels
+    from iccm_assets.curation.training_pool import rebuild_pool
     from iccm_assets.models.embedding import Embedder
+    from iccm_assets.reporting.daily_funnel import last_days, load_daily_funnels
+    from iccm_assets.reporting.plots import markdown_image, plot_daily_funnel
 
     days = [date.fromisoformat(key) for key in sorted(context.partition_keys)]
     report = rebuild_pool(platform.engine, days, platform.settings, Embedder.load(platform.settings))

@@ -7,26 +7,26 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("filtered_conversations", "Was yesterday's partition materialized?")
 def yesterday_is_materialized(conn, settings):
-    from iccm_assets.capture.arrivals import daily_volumes
-    from iccm_assets.curation import facts, health
-    from iccm_assets.store.clock import now
+    from iccm_assets.capture.checks import daily_volumes
+    from iccm_assets.curation import checks
+    from iccm_assets.db.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
     [volume] = daily_volumes(conn, yesterday, yesterday)
-    return health.check_yesterday(yesterday, facts.is_filtered(conn, yesterday), volume.total)
+    return checks.check_yesterday(yesterday, checks.is_filtered(conn, yesterday), volume.total)
 
 
 @platform_check(
     "filtered_conversations", "Are the days of the last week unchanged since they were materialized?"
 )
 def partitions_are_fresh(conn, settings):
-    from iccm_assets.curation import health
+    from iccm_assets.curation import checks
     from iccm_assets.curation.filtering import changed_days
-    from iccm_assets.store.clock import now
+    from iccm_assets.db.clock import now
 
     days = settings.curation.lookback_days
     yesterday = now(conn).date() - timedelta(days=1)
-    return health.check_freshness(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
+    return checks.check_freshness(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
 
 
 @platform_check(
@@ -34,9 +34,9 @@ def partitions_are_fresh(conn, settings):
     "Is every row free of holdout sessions, erased content and canary items? Checks the newest 2000.",
 )
 def no_contamination(conn, settings):
-    from iccm_assets.curation import facts, health
+    from iccm_assets.curation import checks
 
-    return health.check_contamination(*facts.load_contamination(conn, "filtered_conversations", settings))
+    return checks.check_contamination(*checks.load_contamination(conn, "filtered_conversations", settings))
 
 
 @platform_check(
@@ -44,12 +44,12 @@ def no_contamination(conn, settings):
     "Are all pairs of stored vectors below the similarity threshold? Checks the newest 5000 rows.",
 )
 def no_duplicates(conn, settings):
-    from iccm_assets.curation import facts, health
+    from iccm_assets.curation import checks
 
     threshold = settings.curation.duplicate_similarity
-    pool = facts.load_pool_vectors(conn)
-    pairs = health.find_similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
-    return health.check_duplicates(len(pool.ids), pool.pool_size, pairs, threshold)
+    pool = checks.load_pool_vectors(conn)
+    pairs = checks.find_similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
+    return checks.check_duplicates(len(pool.ids), pool.pool_size, pairs, threshold)
 
 
 @platform_check(
@@ -57,6 +57,6 @@ def no_duplicates(conn, settings):
     "Is every filtered row in the pool or removed as a duplicate, and every filtered day deduplicated?",
 )
 def row_counts_reconcile(conn, settings):
-    from iccm_assets.curation import facts, health
+    from iccm_assets.curation import checks
 
-    return health.check_row_counts(**facts.load_pool_counts(conn))
+    return checks.check_row_counts(**checks.load_pool_counts(conn))

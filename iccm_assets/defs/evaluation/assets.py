@@ -10,7 +10,7 @@ from iccm_assets.defs.column_schemas import CANARY_SET, column_schema
 from iccm_assets.defs.metadata import table_metadata, to_asset_check_result, worker_metadata
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.orphans import parent_env
+from iccm_assets.worker_process import parent_env
 
 QUALITY_GATE = "quality_gate"
 # Returned by the evaluation itself: a separate check never executes after a failed gate, which ends the run.
@@ -89,15 +89,15 @@ def canary_evaluation(
     One process loads both models; scores are cached by model, item, orchestra and judge. The verdict is
     stored with its evidence, and the status of the candidate follows it.
     """
-    from iccm_assets.learning import retrain
-    from iccm_assets.rollout.candidates import resolve_candidate
+    from iccm_assets.registry.versions import resolve_candidate
+    from iccm_assets.retraining import pipeline
 
-    claimed = retrain.get_claimed_run(platform.engine, context.run.run_id)
+    claimed = pipeline.get_claimed_run(platform.engine, context.run.run_id)
     candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
-    with retrain.record_failure(platform.engine, claimed) if claimed else nullcontext():
+    with pipeline.record_failure(platform.engine, claimed) if claimed else nullcontext():
         worker = pipes.run(
             context=context,
-            command=[sys.executable, "-m", "iccm_assets.judging.evaluator"],
+            command=[sys.executable, "-m", "iccm_assets.evaluation.evaluation_worker"],
             env=parent_env(),
             extras={
                 "candidate": candidate,
@@ -108,7 +108,7 @@ def canary_evaluation(
         )
         metadata = worker_metadata(worker.get_custom_messages())
         if claimed:
-            retrain.record_verdict(platform.engine, claimed, candidate)
+            pipeline.record_verdict(platform.engine, claimed, candidate)
     return dg.MaterializeResult(
         metadata=metadata,
         check_results=[
@@ -130,10 +130,10 @@ def canary_evaluation(
 
 def missing_items_result(platform: PlatformResource) -> dg.AssetCheckResult:
     """Check the evidence of the verdict that was just stored."""
-    from iccm_assets.judging import facts, health
+    from iccm_assets.evaluation import checks
 
     with platform.engine.connect() as conn:
-        last = facts.get_last_verdict(conn)
+        last = checks.get_last_verdict(conn)
     return to_asset_check_result(
-        health.check_missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
+        checks.check_missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
     )

@@ -6,29 +6,29 @@ from iccm_assets.defs.check_factory import platform_check
 @platform_check("canary_set", "Is it the set the last verdict was reached on?")
 def digest_is_unchanged(conn, settings):
     from iccm_assets.curation.canary_set import load_canary_set
-    from iccm_assets.judging import facts, health
+    from iccm_assets.evaluation import checks
 
-    last = facts.get_last_verdict(conn)
+    last = checks.get_last_verdict(conn)
     digest, version = (last.canary_set_digest, last.version) if last else (None, "")
-    return health.check_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
+    return checks.check_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
 
 
 @platform_check("canary_set", "Are its slices large enough for the gate to see forgetting?")
 def slices_have_min_items(conn, settings):
     from iccm_assets.curation.canary_set import load_canary_set
-    from iccm_assets.judging import health
+    from iccm_assets.evaluation import checks
 
-    return health.check_slice_sizes(load_canary_set(settings.canary_set).slices)
+    return checks.check_slice_sizes(load_canary_set(settings.canary_set).slices)
 
 
 @platform_check(
     "canary_set", "Is the training pool disjoint from it (exact and similar)? Checks the newest rows."
 )
 def no_train_test_overlap(conn, settings):
-    from iccm_assets.curation import facts, health
+    from iccm_assets.curation import checks as curation_checks
     from iccm_assets.models.embedding import Embedder
 
-    rows, problems = facts.load_contamination(conn, "phase4_training_data", settings)
-    similar = facts.find_similar_to_canary_set(conn, settings, Embedder.load(settings).digest)
+    rows, problems = curation_checks.load_contamination(conn, "phase4_training_data", settings)
+    similar = curation_checks.find_similar_to_canary_set(conn, settings, Embedder.load(settings).digest)
     overlapping = sorted({*problems["overlapping_canary_set"], *similar})
-    return health.check_contamination(rows, {**problems, "overlapping_canary_set": overlapping})
+    return curation_checks.check_contamination(rows, {**problems, "overlapping_canary_set": overlapping})

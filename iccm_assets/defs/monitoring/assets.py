@@ -7,7 +7,7 @@ import dagster as dg
 from iccm_assets.defs.metadata import worker_metadata
 from iccm_assets.defs.partitions import OWNERS
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.orphans import parent_env
+from iccm_assets.worker_process import parent_env
 
 
 @dg.asset(
@@ -27,7 +27,7 @@ def production_quality(
     """
     worker = pipes.run(
         context=context,
-        command=[sys.executable, "-m", "iccm_assets.gateway.quality"],
+        command=[sys.executable, "-m", "iccm_assets.monitoring.monitoring_worker"],
         env=parent_env(),
         extras={"dagster_run_id": context.run.run_id},
     )

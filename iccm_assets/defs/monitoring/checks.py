@@ -5,11 +5,11 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("production_quality", "Was production measured recently, and is it as good as when deployed?")
 def production_quality_is_stable(conn, settings):
-    from iccm_assets.findings import CheckResult
-    from iccm_assets.judging import facts, health
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.monitoring import checks
 
-    latest = facts.load_latest_quality(conn)
+    latest = checks.load_latest_quality(conn)
     if latest is None:
         return CheckResult(True, "nothing is in production yet", "")
-    dropped = [name for name, drop in latest.drops.items() if drop > health.MAX_QUALITY_DROP]
-    return health.check_production_quality(latest.version, latest.hours, latest.holdout_items, dropped)
+    dropped = [name for name, drop in latest.drops.items() if drop > checks.MAX_QUALITY_DROP]
+    return checks.check_production_quality(latest.version, latest.hours, latest.holdout_items, dropped)

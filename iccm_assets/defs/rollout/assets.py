@@ -34,8 +34,8 @@ def deployed_model_version(
     not bypass the quality gate. `rollout_controller_sensor` adds observations of the rollout here. The first
     production version is promoted immediately.
     """
-    from iccm_assets.rollout.candidates import resolve_candidate
-    from iccm_assets.rollout.delivery import deploy_candidate
+    from iccm_assets.registry.versions import resolve_candidate
+    from iccm_assets.rollout.opening import deploy_candidate
 
     candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
     deployment = deploy_candidate(

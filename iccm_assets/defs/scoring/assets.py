@@ -10,7 +10,7 @@ from iccm_assets.defs.partitions import OWNERS, daily_partitions, partition_date
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
-    from iccm_assets.judging.facts import DailyScores
+    from iccm_assets.scoring.checks import DailyScores
 
 
 @dg.asset(
@@ -29,7 +29,7 @@ def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResourc
     The orchestra reconstructs the code from every requirements text with a test suite; the suite runs on
     each reconstruction in the sandbox. Only texts without a score are scored: a stopped run is resumed.
     """
-    from iccm_assets.judging.scoring import count_unscored, score_unscored
+    from iccm_assets.scoring.scoring import count_unscored, score_unscored
 
     days = partition_date_range(context)
     total, scored = count_unscored(platform.engine, days), 0
@@ -60,8 +60,8 @@ def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResourc
 
 def _add_day_metadata(context: dg.AssetExecutionContext, platform: PlatformResource) -> None:
     """Add the current scores of each day, whichever run scored them: numbers, and a histogram."""
-    from iccm_assets.curation.pictures import MAX_PLOTS
-    from iccm_assets.judging.facts import load_daily_scores
+    from iccm_assets.reporting.plots import MAX_PLOTS
+    from iccm_assets.scoring.checks import load_daily_scores
 
     with platform.engine.connect() as conn:
         days = load_daily_scores(conn, *partition_date_range(context))
@@ -72,7 +72,7 @@ def _add_day_metadata(context: dg.AssetExecutionContext, platform: PlatformResou
 
 
 def _day_metadata(day: "DailyScores", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
-    from iccm_assets.curation.pictures import plot_histogram, markdown_image
+    from iccm_assets.reporting.plots import markdown_image, plot_histogram
 
     metadata: dict[str, object] = {
         "texts": day.texts,

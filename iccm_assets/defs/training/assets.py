@@ -11,11 +11,11 @@ from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.training.training_progress import with_progress
-from iccm_assets.orphans import parent_env
+from iccm_assets.worker_process import parent_env
 
 if TYPE_CHECKING:
-    from iccm_assets.learning.retrain import TrainingPlan
-    from iccm_assets.learning.versions import ModelVersion
+    from iccm_assets.registry.versions import ModelVersion
+    from iccm_assets.retraining.pipeline import TrainingPlan
 
 
 @dg.asset(
@@ -30,7 +30,7 @@ def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) ->
 
     Once there is a production version, materializing this asset verifies it.
     """
-    from iccm_assets.rollout.bootstrap import ensure_production
+    from iccm_assets.rollout.deployment import ensure_production
 
     production, manifest = ensure_production(platform.engine, platform.model_store, platform.settings)
     return dg.MaterializeResult(
@@ -66,30 +66,30 @@ def fine_tuned_checkpoint(
     A separate process trains it; it is published under the digest of its content. With fewer examples than
     the minimum nothing trains and the run ends here, without an output.
     """
-    from iccm_assets.learning import retrain
-    from iccm_assets.learning.curves import loss_curve_markdown
-    from iccm_assets.learning.job import parse_reply
+    from iccm_assets.reporting.plots import loss_curve_markdown
+    from iccm_assets.retraining import pipeline
+    from iccm_assets.training.worker_protocol import parse_reply
 
     request, dispatch = get_training_run(context, platform.engine, config)
-    with retrain.run_attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
-        if isinstance(claimed, retrain.SkippedRun):
+    with pipeline.run_attempt(platform.engine, request, context.run.run_id, dispatch) as claimed:
+        if isinstance(claimed, pipeline.SkippedRun):
             context.log.info(claimed.reason)
             return
-        plan = retrain.prepare_training(platform.engine, platform.settings, claimed)
+        plan = pipeline.prepare_training(platform.engine, platform.settings, claimed)
         context.log.info(plan.reason)
-        if isinstance(plan, retrain.SkippedRun):
+        if isinstance(plan, pipeline.SkippedRun):
             return
         worker = with_progress(pipes, context).run(
             context=context,
-            command=[sys.executable, "-m", "iccm_assets.learning.trainer"],
+            command=[sys.executable, "-m", "iccm_assets.training.trainer_worker"],
             env=parent_env(),
             extras={"job": plan.job.model_dump(mode="json")},
         )
         outcome = parse_reply(worker.get_custom_messages())
-        candidate = retrain.register_candidate(platform.engine, claimed, plan, outcome)
+        candidate = pipeline.register_candidate(platform.engine, claimed, plan, outcome)
     yield dg.MaterializeResult(
         metadata={
-            **retrain.candidate_metadata(candidate, plan, outcome),
+            **pipeline.candidate_metadata(candidate, plan, outcome),
             **_links(candidate, plan, platform),
             "loss_curve": dg.MetadataValue.md(loss_curve_markdown(outcome.history)),
         },
@@ -101,8 +101,8 @@ def _links(
     candidate: "ModelVersion", plan: "TrainingPlan", platform: PlatformResource
 ) -> dict[str, dg.MetadataValue]:
     """Links to the version, its card, parent and dataset, and the ids of its training conversations."""
-    from iccm_assets.learning.card import MODEL_CARD_FILE
-    from iccm_assets.learning.facts import get_dagster_run, list_training_conversations
+    from iccm_assets.training.checks import get_dagster_run, list_training_conversations
+    from iccm_assets.training.model_card import MODEL_CARD_FILE
 
     with platform.engine.connect() as conn:
         parent_run = get_dagster_run(conn, plan.base.version)

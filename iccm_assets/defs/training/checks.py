@@ -5,34 +5,35 @@ from iccm_assets.defs.check_factory import platform_check
 
 @platform_check("base_model", "Does the production model match its manifest?")
 def production_checksum_matches(conn, settings):
-    from iccm_assets.findings import CheckResult
-    from iccm_assets.learning import facts, health, versions
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.registry import versions
+    from iccm_assets.training import checks
 
     production = versions.get_production_version(conn)
     if production is None:
         return CheckResult(False, "no version is in production", "Materialize `base_model`.")
-    files = facts.check_files(production.path)
-    return health.check_integrity(production.version, files.damage, files.hashed)
+    files = checks.check_files(production.path)
+    return checks.check_integrity(production.version, files.damage, files.hashed)
 
 
 @platform_check("fine_tuned_checkpoint", "Does the newest checkpoint match its manifest?")
 def checkpoint_checksum_matches(conn, settings):
-    from iccm_assets.learning import facts, health
+    from iccm_assets.training import checks
 
-    newest = facts.get_latest_checkpoint(conn)
+    newest = checks.get_latest_checkpoint(conn)
     if newest is None:
         return _nothing_trained()
-    files = facts.check_files(newest.path)
-    return health.check_integrity(newest.version, files.damage, files.hashed)
+    files = checks.check_files(newest.path)
+    return checks.check_integrity(newest.version, files.damage, files.hashed)
 
 
 @platform_check("fine_tuned_checkpoint", "Did training change the weights, and not too far?")
 def weights_changed(conn, settings):
-    from iccm_assets.learning import facts, health
+    from iccm_assets.training import checks
 
-    newest = facts.get_latest_checkpoint(conn)
+    newest = checks.get_latest_checkpoint(conn)
     return (
-        health.check_weight_change(newest.version, newest.training.get("movement"))
+        checks.check_weight_change(newest.version, newest.training.get("movement"))
         if newest
         else _nothing_trained()
     )
@@ -42,17 +43,17 @@ def weights_changed(conn, settings):
     "fine_tuned_checkpoint", "Are its training conversations known, and is none of them erased since?"
 )
 def lineage_is_complete(conn, settings):
-    from iccm_assets.learning import facts, health
+    from iccm_assets.training import checks
 
-    newest = facts.get_latest_checkpoint(conn)
+    newest = checks.get_latest_checkpoint(conn)
     if newest is None:
         return _nothing_trained()
-    return health.check_lineage(
+    return checks.check_lineage(
         newest.version, newest.example_counts, newest.training.get("counts", {}), newest.erased_conversations
     )
 
 
 def _nothing_trained():
-    from iccm_assets.findings import CheckResult
+    from iccm_assets.check_result import CheckResult
 
     return CheckResult(True, "nothing has been trained yet", "")

@@ -1,0 +1,258 @@
+"""Secrets that only the text before them gives away: ``DB_PASSWORD=…``, "the password is …".
+
+The name tells what the value may be, its quotes or place tell where it ends, and the value itself has to
+look like a secret: ordinary words, names of other variables, types and templates do not. (C4)
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+
+from iccm_assets.capture.redaction.rules import Span
+from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash
+
+# Stems, lower case, by the kind of a value under such a name.
+_STEMS = {
+    "PASSWORD": (
+        "password passwd passphrase passcode pwd passwort kennwort contraseña contrasena senha wachtwoord"
+        " parola haslo hasło пароль пароля 密码 密碼 口令 パスワード 비밀번호"
+        " şifre sifre lösenord salasana jelszó"
+        " jelszo heslo mật khẩu पासवर्ड סיסמה รหัสผ่าน κωδικός mdp"
+    ),
+    "TOKEN": "token jwt 令牌 トークン токен jeton",
+    "SECRET": "secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
+    "API_KEY": "apikey 密钥 密鑰 秘钥 ключ",
+}
+_PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
+_WHOLE = {"pass": "PASSWORD", "pw": "PASSWORD", "parole": "PASSWORD", "bearer": "TOKEN", "pat": "TOKEN"}
+_WHOLE |= {"auth": "SECRET", "authorization": "SECRET", "creds": "SECRET", "salt": "SECRET", "sid": "SECRET"}
+_WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
+_KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
+# A flat alternation of literals: the regex engine skips to their first letters.
+_NAME = re.compile("|".join(map(re.escape, sorted(_KINDS, key=len, reverse=True))))
+# "key" alone is the key of a table; these make it the key of a lock.
+_LOCK = re.compile(
+    r"(?:api|app|access|secret|private|signing|encryption|account|master|auth|service|licen[sc]e|deploy|session"
+    r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
+    r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=_))[-_ ]?(?:access[-_ ]?)?$"
+)
+# What is about a secret, and is none: its file, its length, its header.
+_ABOUT = re.compile(
+    r"s?[-_]?(?:file|path|dir|url|uri|name|type|count|len|size|limit|field|format|expir|ttl|policy|prompt|label|hint"
+    r"|error|message|regex|pattern|rule|min|max|hasher|iz|list|index|kind|class|manager|version|scheme|algo"
+    r"|endpoint|col|ids?(?![a-z])|at(?![a-z])|func|provider|store|reset|valid|check)"
+)
+_OTHER_KEYS = re.compile(
+    r"(?:primary|foreign|public|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
+    r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
+    r"|map|meta|registry|hot|short|arrow|natural)[-_ ]?$"
+)
+_ASSIGN = re.compile(
+    r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
+    r"(?:[ \t]{0,8}(?P<eq>:[ \t]?[A-Za-z_][\w\[\]., |]{0,40}=(?=[ \t]?[\"'])|:=|=>|->|==|!=|=|:|：)[ \t]{0,8}"
+    r"|[ \t]{0,4}(?P<call>[,(])\s{0,8}|(?P<xml>>)"
+    r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
+    r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t])"
+    r"|[ \t](?:für|zum|vom|zur|des|der|du|de|pour|para|del|della|per)[ \t](?:[\w.-]{1,30}[ \t]){1,4}"
+    r"(?:ist|lautet|est|es|era|é|è)(?=[ \t])"
+    r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
+    r"|on|with)(?=[ \t])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
+    r"(?:now |still |just |set to )?)"
+    r"|(?P<space>[ \t]{1,4}))"
+)
+_QUOTED = re.compile(
+    r"[rbfuRBFU]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
+)
+_TO_BLANK = re.compile(r"[^\s\"'`<>]{1,500}")
+_BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
+_REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
+_SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # words of prose, too
+_VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
+_CODE = re.compile(r"[A-Za-z_][\w.]*[(\[{]")
+# A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
+_LINE_START = re.compile(
+    r"(?:^|\n|\\n|\")[^\S\n]{0,40}(?:(?:[-+>$#%*]|\d{1,6}\s?[→:|]|export|set|setx|env|arg|label|- name:)"
+    r"[^\S\n]{0,4}){0,3}"
+    r"[\w.-]{0,60}$"
+)
+_ARGUMENT = re.compile(r"(?:[?&;]|(?<![\w-])--?|\w=\S{1,60} |login \S{1,60} |//)[\w.-]{0,40}$")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ _./:-]+[^\W\d_]+)*[.!?:]?")
+_NAMELIKE = re.compile(
+    r"(?:[^\W\d_]+\d{0,3}[^\W\d_]*|\d{1,4})(?:[ _./:@-]+(?:[^\W\d_]+\d{0,3}[^\W\d_]*|\d{1,4}))*"
+)
+_ONE_WORD = re.compile(r"[^\W\d_]+\d+[^\W\d_]*|\d{6,}|[^\W\d_]+\d{0,3}[^\W\d_]*[-_.]\d{4,}")
+_TECHNICAL = re.compile(
+    r"(?:sha-?\d+|md5|base-?\d\d|utf-?\d+|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
+    r"|ecdsa|uuid\d?|int\d+|u?int|float\d+|bytes\d*|str\d?|http|ipv\d|v\d)(?:[-_:/.,\d]\w*)*",
+    re.IGNORECASE,
+)
+_TEMPLATE = re.compile(
+    r"[<{(\[\\]|\*\*|\$[{(A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
+)
+_TELLING = re.compile(
+    r"(?i)passw|pwd|secret|token|key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
+)
+_SPECIAL = re.compile(r"[!#$%^&*?~+@|]")
+# Of 20 bytes or more, and of 40 characters: no path looks like this.
+_KEY_BYTES = re.compile(
+    r"[A-Za-z0-9+/]{40}|(?:[A-Za-z0-9+/]{4}){6,24}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)"
+)
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://|[.~]{0,2}/[\w.-]+(?:/|$)|[A-Z]:\\")
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def find_keyword_secrets(text: str) -> Iterator[Span]:
+    """The secrets of a text that their names give away, ordered and disjoint."""
+    lower, end = _lower(text), 0
+    for match in _NAME.finditer(lower):
+        if match.start() >= end and (secret := _find_value(text, lower, match)) is not None:
+            end = secret[1]
+            yield secret
+
+
+def classify_key(name: str) -> str | None:
+    """The kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None for the name of no secret."""
+    lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
+    return next(filter(None, (_kind(lower, match) for match in _NAME.finditer(lower))), None)
+
+
+def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
+    """Whether a value, of a name of this kind, looks like a secret: no word, name or template."""
+    if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _is_reference(value):
+        return False
+    if kind == "PASSWORD":
+        return _is_password(value, quoted)
+    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _namelike(value):
+        return False
+    return _has_digit(value) or is_keyboard_mash(value)
+
+
+def _is_reference(value: str) -> bool:
+    """Templates, names of algorithms and types, URLs and paths."""
+    if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value):
+        return True
+    return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and has_high_entropy(value))
+
+
+def _has_digit(value: str) -> bool:
+    return any(map(str.isdigit, value))
+
+
+def _is_password(value: str, quoted: bool) -> bool:
+    if _WORDS.fullmatch(value):
+        single = value.isalpha() and value.isascii() and not _TELLING.search(value)
+        return single and ((quoted and len(value) >= 8) or is_keyboard_mash(value))
+    if " " in value:
+        return quoted and _is_passphrase(value)
+    return _has_digit(value) or _SPECIAL.search(value) is not None
+
+
+def _is_passphrase(value: str) -> bool:
+    short = len(value) <= 64 and value.count(" ") <= 5
+    return short and _has_digit(value) and not _NAMELIKE.fullmatch(value)
+
+
+def _namelike(value: str) -> bool:
+    """Words and small numbers: what variables, options and messages are made of."""
+    return _NAMELIKE.fullmatch(value) is not None and not (has_high_entropy(value) or is_keyboard_mash(value))
+
+
+def _is_ordinary(value: str, kind: str, telling: object) -> bool:
+    """Whether a namelike value is no secret; a ``telling`` context makes one word a password."""
+    return _namelike(value) and not (kind == "PASSWORD" and telling and _ONE_WORD.fullmatch(value))
+
+
+def _lower(text: str) -> str:
+    """Lower case, every letter in its place."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else text.translate(_LOWER)
+
+
+def _kind(lower: str, name: re.Match[str]) -> str | None:
+    """The kind of secret that the name around this stem is the name of."""
+    stem, before = name[0], lower[max(0, name.start() - 24) : name.start()]
+    after = lower[name.end() : name.end() + 1]
+    if stem == "key":
+        whole = _LOCK.search(before) and not after.isalpha()
+    else:
+        whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
+    if not whole or _ABOUT.match(lower, name.end()) or _OTHER_KEYS.search(before):
+        return None
+    aws = "aws" in before and ("secret" in before or stem == "secret")
+    return "AWS_SECRET_KEY" if aws else _KINDS[stem]
+
+
+def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
+    kind = _kind(lower, name)
+    if kind is None:
+        return None
+    sign = _ASSIGN.match(text, _REST_OF_NAME.match(text, name.end()).end())  # type: ignore[union-attr]
+    if sign is None or (name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"])):
+        return None
+    if sign["xml"] and _is_placeholder(text, name, sign):
+        return None
+    quoted = _QUOTED.match(text, sign.end())
+    if quoted is not None:
+        return _quoted(quoted, sign, kind)
+    before = lower[max(0, name.start() - 100) : name.start()]
+    return _bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
+
+
+def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
+    """``<PASSWORD>`` without an end tag behind it."""
+    return (
+        text[name.start() - 1 : sign.end()].isupper() and "</" not in text[sign.start() : sign.start() + 500]
+    )
+
+
+def _quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None:
+    group = "x" if value["x"] is not None else "y"
+    loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
+    if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
+        return None
+    return *value.span(group), kind
+
+
+def _bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> Span | None:
+    """A value without quotes: where it is an assignment of a line it extends to the next blank."""
+    if sign["call"] or sign["eq"] in {"==", "!=", "->"}:
+        return None
+    on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
+    env = on_line and upper and sign[0] == "="
+    value = _bare_value(text, sign, env, env or (on_line and sign[0] == ": "))
+    sure = on_line or _is_argument(sign, before)
+    if not (env and _is_env_value(value)) and not _is_bare_secret(value, sign, kind, sure):
+        return None
+    return sign.end(), sign.end() + len(value), kind
+
+
+def _is_argument(sign: re.Match[str], before: str) -> bool:
+    """Whether the value stands in a command line, a URL, or markup."""
+    return bool(_ARGUMENT.search(before) or sign["xml"] or sign["value"])
+
+
+def _bare_value(text: str, sign: re.Match[str], env: bool, to_blank: bool) -> str:
+    """The text behind the sign as far as it can be a value; '' where it is program code."""
+    match = (_TO_BLANK if to_blank else _BARE).match(text, sign.end())
+    if match is None or (not env and _CODE.match(text, sign.end())):
+        return ""
+    # An escaped line end, in JSON or in program text, ends the value too.
+    return re.split(r"\\+[nrt\"']", match[0], maxsplit=1)[0].rstrip(",;)]}" if env else ".,;:!?)]}")
+
+
+def _is_env_value(value: str) -> bool:
+    """In a ``.env`` line almost everything behind the name of a secret is one."""
+    return len(value) >= 6 and not (_TEMPLATE.match(value) or _URL.match(value) or value.isupper())
+
+
+def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> bool:
+    """Without quotes the surroundings decide, too: in program text the value may be another name."""
+    telling = sure or sign["prose"] or sign["eq"] == "："
+    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, telling):
+        return False
+    if sign["space"] and not sure and not _has_digit(value):
+        return False
+    return bool(telling) or kind == "API_KEY" or not _VARIABLE.fullmatch(value)

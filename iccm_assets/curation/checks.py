@@ -1,0 +1,259 @@
+"""Checks of the filtered rows and the training pool: pure functions of counts and vectors (U4, P2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from iccm_assets.check_result import CheckResult, sample_ids
+from iccm_assets.curation.decontamination import TextPair, load_canary_index
+from iccm_assets.curation.embeddings import content_sha256, load_vectors, parse_vector
+from iccm_assets.curation.filter_policy import is_in_holdout
+from iccm_assets.curation.similarity import Float64, find_nearest, normalize_rows, similarity
+from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
+from iccm_assets.settings import Settings
+
+_ROWS = 1024
+
+
+# Conversation ids of two rows, and their similarity.
+SimilarPair = tuple[int, int, float]
+
+
+def check_yesterday(day: date, filtered: bool, captured: int) -> CheckResult:
+    """Check that yesterday's partition exists; a freshness policy cannot check partitions."""
+    return CheckResult(
+        filtered or captured == 0,
+        f"{day} has {captured} conversations and was {'' if filtered else 'not '}filtered",
+        "`daily_data_schedule` makes it at 01:00 UTC. Is the daemon running (Deployment > Daemons) and the "
+        "schedule on? Materialize the day from the page of `filtered_conversations`, with what is upstream.",
+        metrics={"captured": float(captured)},
+    )
+
+
+def check_freshness(lookback_days: int, changed: Sequence[date]) -> CheckResult:
+    """Check that no inputs of the last ``looked_back`` days changed since the days were filtered (P6)."""
+    days = ", ".join(map(str, changed)) or "none"
+    return CheckResult(
+        not changed,
+        f"{len(changed)} of the last {lookback_days} days changed since they were filtered: {days}",
+        "Late conversations, scores, feedback or erasures: the next daily run processes these days again. "
+        "To process them now, backfill exactly these days from the asset's page.",
+        severity="warning",
+        metrics={"changed_days": float(len(changed))},
+    )
+
+
+def check_contamination(rows_checked: int, problems: Mapping[str, Sequence[int]]) -> CheckResult:
+    """Check that no row is held out, erased or overlaps the canary set (F3, F4, V2).
+
+    ``problems``: conversation ids by problem.
+    """
+    counts = {name: len(ids) for name, ids in problems.items()}
+    return CheckResult(
+        not any(counts.values()),
+        f"{rows_checked} rows checked: "
+        + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
+        "Materialize the days of the listed conversations again, then the pool: the filter rejects them. If "
+        "a version was trained on one (`iccm lineage --conversation ID`), its evaluation on that item is "
+        "invalid: retrain from an ancestor with `iccm retrain --base VERSION`.",
+        metrics={name: float(count) for name, count in {"rows_checked": rows_checked, **counts}.items()},
+        sample_ids=sample_ids([conversation for ids in problems.values() for conversation in ids]),
+    )
+
+
+def find_similar_pairs(
+    ids: Sequence[int], vectors: Float64, exempt: Sequence[bool], threshold: float
+) -> list[SimilarPair]:
+    """Return all pairs with an exact similarity of at least ``threshold``, except pairs of two exempt rows.
+
+    ``vectors`` are unit rows, shape (n, d); a float32 product proposes pairs, float64 decides.
+    """
+    pairs: list[SimilarPair] = []
+    small = vectors.astype(np.float32)
+    for start in range(0, len(ids), _ROWS):
+        close = small[start : start + _ROWS] @ small[start:].T >= threshold - 1e-3
+        for row, column in np.argwhere(close) + start:
+            if row < column and not (exempt[row] and exempt[column]):
+                exact = similarity(vectors[row], vectors[column])
+                if exact >= threshold:
+                    pairs.append((ids[row], ids[column], exact))
+    return pairs
+
+
+def check_duplicates(
+    rows_checked: int, pool_size: int, pairs: Sequence[SimilarPair], threshold: float
+) -> CheckResult:
+    """Check that the pool has no pairs that deduplication should have removed (P2)."""
+    return CheckResult(
+        not pairs,
+        f"{len(pairs)} pairs at {threshold:g} or above among {rows_checked} of {pool_size} rows of the pool",
+        "Deduplication keeps no two such rows, so a row was written by something else, or vectors were "
+        "changed. Materialize the earliest day of the listed conversations in `training_pool`: it rebuilds "
+        "that day and all later ones. Rows that a version was trained on stay, and may pair with each other.",
+        metrics={
+            "pairs": float(len(pairs)),
+            "rows_checked": float(rows_checked),
+            "highest_similarity": max((pair[2] for pair in pairs), default=0.0),
+        },
+        sample_ids=sample_ids([f"{row}~{other} ({exact:.6f})" for row, other, exact in pairs]),
+    )
+
+
+def check_row_counts(
+    filtered: int, pool: int, removed: int, lost: Sequence[int], stray: Sequence[int], days: Sequence[date]
+) -> CheckResult:
+    """Check that exactly the filtered rows of the pool's days are in the pool or removed as duplicates.
+
+    ``lost``: filtered and in neither; ``stray``: in the pool, not filtered and not pinned; ``days``: filtered
+    but not part of the pool.
+    """
+    return CheckResult(
+        not lost and not stray and not days,
+        f"{filtered} filtered = {pool} in the pool + {removed} duplicates; {len(lost)} unaccounted for, "
+        f"{len(stray)} in the pool that the filter no longer keeps, {len(days)} filtered days not in the "
+        "pool",
+        "These days changed after the pool was built, or were never part of it. Materialize `training_pool` "
+        "for the earliest of them; that brings all later days up to date in one transaction. The daily run "
+        "does the same for the last seven days.",
+        severity="warning",
+        metrics={
+            "unaccounted": float(len(lost)),
+            "unfiltered": float(len(stray)),
+            "days_not_in_pool": float(len(days)),
+        },
+        sample_ids=sample_ids([*map(str, days), *map(str, lost), *map(str, stray)]),
+    )
+
+
+# At most two seconds of work: parsing a program takes about half a millisecond.
+MAX_PROGRAMS = 2_000
+
+
+MAX_VECTORS = 5_000
+
+
+@dataclass(frozen=True)
+class PoolVectors:
+    """Stored vectors of the pool as unit rows, shape (n, 384); ``of`` is the size of the whole pool."""
+
+    ids: list[int]
+    pinned: list[bool]
+    vectors: Float64
+    pool_size: int
+
+
+def load_contamination(conn: Connection, table: str, settings: Settings) -> tuple[int, dict[str, list[int]]]:
+    """Check the newest rows of ``filtered_conversations`` or ``phase4_training_data``.
+
+    Returns the number of rows and, by problem, the conversation ids that must not be there.
+    """
+    rows = conn.execute(
+        text(
+            f"""
+            select f.conversation_id as id, f.session_id, f.source_code, f.requirements,
+                c.erased_at is not null as erased
+            from iccm.{table} f join iccm.conversations c on c.id = f.conversation_id
+            order by f.day desc, f.conversation_id desc limit :max_rows
+            """
+        ),
+        {"max_rows": MAX_PROGRAMS},
+    ).all()
+    index, fraction = load_canary_index(settings.canary_set), settings.curation.holdout_fraction
+    return len(rows), {
+        "held_out": [row.id for row in rows if is_in_holdout(row.session_id, fraction)],
+        "erased": [row.id for row in rows if row.erased],
+        "overlapping_canary_set": [
+            row.id for row in rows if index.find(TextPair(row.source_code, row.requirements)) is not None
+        ],
+    }
+
+
+def find_similar_to_canary_set(conn: Connection, settings: Settings, embedder: str) -> list[int]:
+    """Return the pool rows whose stored vector is too similar to one of the canary set (F4).
+
+    ``embedder`` is the digest of the current embedder; canary texts that it has not embedded are ignored.
+    """
+    hashes = [
+        content_sha256(requirements) for requirements in load_canary_index(settings.canary_set).requirements
+    ]
+    canary = load_vectors(conn, hashes, embedder)
+    pool = load_pool_vectors(conn)
+    if not canary or not pool.ids:
+        return []
+    canary_rows = normalize_rows(np.stack(list(canary.values())))
+    matches = find_nearest(pool.vectors, canary_rows, settings.curation.duplicate_similarity)
+    return [id_ for id_, match in zip(pool.ids, matches, strict=True) if match is not None]
+
+
+def load_pool_vectors(conn: Connection) -> PoolVectors:
+    """Load all vectors of a small pool, the newest of a large one."""
+    size = conn.execute(text("select count(*) from iccm.phase4_training_data")).scalar_one()
+    rows = conn.execute(
+        text(
+            """
+            select conversation_id, pinned, vector_send(embedding) from iccm.phase4_training_data
+            order by day desc, conversation_id desc limit :max_rows
+            """
+        ),
+        {"max_rows": MAX_VECTORS},
+    ).all()
+    vectors = np.array([parse_vector(row[2]) for row in rows]).reshape(-1, EMBEDDING_DIMENSIONS)
+    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], normalize_rows(vectors), size)
+
+
+def load_pool_counts(conn: Connection) -> dict[str, Any]:
+    """Count filtered rows, pool rows and duplicates over the days of the pool, as arguments of `adds_up`.
+
+    Ids of at most 100 rows of each kind.
+    """
+    counts = conn.execute(text(_COUNTS)).mappings().one()
+    return {**counts, **{name: list(conn.execute(text(sql)).scalars()) for name, sql in _UNEXPECTED.items()}}
+
+
+_COUNTS = """
+    select (select count(*) from iccm.filtered_conversations f
+            where exists (select from iccm.pool_days d where d.day = f.day)) as filtered,
+        (select count(*) from iccm.phase4_training_data) as pool,
+        (select count(*) from iccm.phase4_rejections where stage = 'dedup') as removed
+"""
+
+
+_UNEXPECTED = {
+    "lost": """
+        select f.conversation_id from iccm.filtered_conversations f
+        where exists (select from iccm.pool_days d where d.day = f.day)
+            and not exists (
+                select from iccm.phase4_training_data p where p.conversation_id = f.conversation_id
+                    and (p.pinned or p.content_sha256 = f.content_sha256)
+            )
+            and not exists (
+                select from iccm.phase4_rejections r
+                where r.conversation_id = f.conversation_id and r.stage = 'dedup'
+            )
+        order by f.day limit 100
+    """,
+    "stray": """
+        select p.conversation_id from iccm.phase4_training_data p
+        where not p.pinned and not exists (
+            select from iccm.filtered_conversations f where f.conversation_id = p.conversation_id
+        )
+        order by p.day limit 100
+    """,
+    "days": """
+        select f.day from iccm.filtered_days f
+        where f.kept > 0 and not exists (select from iccm.pool_days d where d.day = f.day)
+        order by f.day limit 100
+    """,
+}
+
+
+def is_filtered(conn: Connection, day: date) -> bool:
+    """Return whether the filter has processed a day."""
+    query = text("select exists (select from iccm.filtered_days where day = :day)")
+    return bool(conn.execute(query, {"day": day}).scalar_one())

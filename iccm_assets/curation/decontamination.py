@@ -1,0 +1,103 @@
+"""Decontamination: nothing that overlaps the canary set may be trained on (F4)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sqlalchemy import Engine
+
+from iccm_assets.curation.canary_set import CanarySet, load_canary_set
+from iccm_assets.curation.code_fingerprints import ast_hash, normalized_text_hash
+from iccm_assets.curation.embeddings import TextEmbedder, embed_texts
+from iccm_assets.curation.similarity import find_nearest, normalize_rows
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """The overlapping canary-set item, how it overlaps, and the similarity if that is how."""
+
+    item: str
+    overlap: str
+    similarity: float | None = None
+
+    @property
+    def description(self) -> str:
+        """Description with the similarity."""
+        number = "" if self.similarity is None else f" ({self.similarity:.6f})"
+        return f"{self.overlap} as canary-set item {self.item}{number}"
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """The texts of a conversation that are compared with the canary set."""
+
+    source_code: str
+    requirements: str
+
+
+class CanaryIndex:
+    """Index of a canary set by the hashes of its texts."""
+
+    def __init__(self, canary_set: CanarySet) -> None:
+        self.items = [item.item for item in canary_set.items]
+        self.requirements = [item.requirements for item in canary_set.items]
+        # Overlap and key -> item; backwards, so that the first item of a hash remains.
+        self._keys = {
+            key: item.item
+            for item in reversed(canary_set.items)
+            for key in _keys(TextPair(item.source_code, item.requirements))
+        }
+
+    def find(self, pair: TextPair) -> Contamination | None:
+        """Return the first overlap that can be found without embeddings."""
+        for key in _keys(pair):
+            if key in self._keys:
+                return Contamination(self._keys[key], key[0])
+        return None
+
+
+def _keys(text: TextPair) -> list[tuple[str, str]]:
+    """Return the kinds of overlap with their hashes, without hashes of texts that have none."""
+    hashes = (
+        ("the same source", normalized_text_hash(text.source_code)),
+        ("the same program under other names", ast_hash(text.source_code)),
+        ("the same requirements", normalized_text_hash(text.requirements)),
+    )
+    return [(how, key) for how, key in hashes if key is not None]
+
+
+def load_canary_index(path: str) -> CanaryIndex:
+    """Return the index of a canary-set file; it is read again only after a change."""
+    # Without a file, load_canary_set reports the problem.
+    return _load_index(path, os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
+
+
+@lru_cache(maxsize=4)
+def _load_index(path: str, _modified: int) -> CanaryIndex:
+    return CanaryIndex(load_canary_set(path))
+
+
+def find_contamination(
+    engine: Engine,
+    pairs: Sequence[TextPair],
+    index: CanaryIndex,
+    embedder: TextEmbedder,
+    threshold: float,
+) -> list[Contamination | None]:
+    """Return for each text its overlap with the canary set, or None. Embeds texts that have no vector."""
+    leaks = [index.find(text) for text in pairs]
+    remaining = [position for position, leak in enumerate(leaks) if leak is None]
+    if not remaining:
+        return leaks
+    canary = normalize_rows(embed_texts(engine, index.requirements, embedder).vectors)
+    requirements = [pairs[position].requirements for position in remaining]
+    rows = normalize_rows(embed_texts(engine, requirements, embedder).vectors)
+    for position, match in zip(remaining, find_nearest(rows, canary, threshold), strict=True):
+        if match is not None:
+            leaks[position] = Contamination(
+                index.items[match.index], "requirements as similar", match.similarity
+            )
+    return leaks

@@ -1,0 +1,148 @@
+"""Filter policy: whether a conversation may be trained on, with the reason; pure functions (F1, F3, M3)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from iccm_assets.capture.extraction import extract_source, parse_messages
+from iccm_assets.curation.decontamination import Contamination
+from iccm_assets.settings import CurationSettings
+
+RejectionStage = Literal["filter", "policy"]
+
+
+@dataclass(frozen=True)
+class ScoredConversation:
+    """A conversation of the day with its scores.
+
+    ``requirements`` and the scores belong to the accepted text, None without one; ``first_*`` belong to
+    CET-D's first response.
+    """
+
+    conversation_id: int
+    session_id: str
+    user_id: str | None
+    content: object
+    metadata: object
+    erased: bool = False
+    negative_feedback: bool = False
+    requirements: str | None = None
+    has_test_suite: bool = False
+    scored: bool = False
+    test_pass_rate: float | None = None
+    implementation_variance: float | None = None
+    first_response: str | None = None
+    first_test_pass_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row of ``filtered_conversations``."""
+
+    conversation_id: int
+    session_id: str
+    user_id: str | None
+    source_code: str
+    requirements: str
+    test_pass_rate: float
+    implementation_variance: float
+    quality_score: float
+    failed_first: bool
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row of ``phase4_rejections``: ``reason`` is a code to count by, ``detail`` has the numbers."""
+
+    conversation_id: int
+    stage: RejectionStage
+    reason: str
+    detail: str | None = None
+    similarity: float | None = None
+
+
+# Stage, reason and detail of a rejection.
+RejectionReason = tuple[RejectionStage, str, str | None]
+
+
+def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -> Kept | Rejected:
+    """Keep or reject one conversation; reports the first reason that applies.
+
+    Overlap with the canary set is checked later, for kept conversations only: see ``reject_leak``.
+    """
+    source = extract_source(conversation.content, conversation.metadata)
+    rejection = (
+        _policy(conversation, curation) or _content(conversation, source) or _evidence(conversation, curation)
+    )
+    if rejection is not None:
+        return Rejected(conversation.conversation_id, *rejection)
+    rate, variance = conversation.test_pass_rate, conversation.implementation_variance
+    assert source is not None and conversation.requirements is not None
+    assert rate is not None and variance is not None
+    return Kept(
+        conversation_id=conversation.conversation_id,
+        session_id=conversation.session_id,
+        user_id=conversation.user_id,
+        source_code=source,
+        requirements=conversation.requirements,
+        test_pass_rate=rate,
+        implementation_variance=variance,
+        quality_score=rate - curation.variance_weight * variance,
+        # CET-D's first response had failed, and the developer accepted another text (T7).
+        failed_first=conversation.first_test_pass_rate is not None
+        and conversation.first_test_pass_rate <= curation.min_test_pass_rate
+        and conversation.first_response != conversation.requirements,
+    )
+
+
+def reject_contaminated(kept: Kept, contamination: Contamination) -> Rejected:
+    """Reject a kept conversation that overlaps the canary set (F4)."""
+    return Rejected(
+        kept.conversation_id, "policy", "canary_leak", contamination.description, contamination.similarity
+    )
+
+
+def _policy(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
+    if candidate.erased:
+        return "policy", "erased", None
+    held_out = is_in_holdout(candidate.session_id, curation.holdout_fraction)
+    return ("policy", "held_out", None) if held_out else None
+
+
+def _content(candidate: ScoredConversation, source: str | None) -> RejectionReason | None:
+    if not parse_messages(candidate.content):
+        return "filter", "no_messages", None
+    if candidate.requirements is None or not candidate.requirements.strip():
+        return "filter", "no_requirements", None
+    return ("filter", "no_source_code", None) if source is None else None
+
+
+def _evidence(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
+    """Distinguish bad scores, missing scores and scores that cannot be measured."""
+    rate, variance = candidate.test_pass_rate, candidate.implementation_variance
+    if candidate.negative_feedback:
+        return "filter", "negative_feedback", None
+    if not candidate.scored:
+        return "filter", "not_scored" if candidate.has_test_suite else "no_test_suite", None
+    if rate is None or variance is None:
+        return "filter", "inconclusive", None
+    if not rate > curation.min_test_pass_rate:
+        return "filter", "low_test_pass_rate", f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
+    if not variance < curation.max_implementation_variance:
+        return (
+            "filter",
+            "high_implementation_variance",
+            f"{variance:.4f} is not below {curation.max_implementation_variance:g}",
+        )
+    return None
+
+
+def is_in_holdout(session_id: str, fraction: float) -> bool:
+    """Return whether a session is in the holdout: a fixed ``share`` of sessions, by a hash of the id.
+
+    The same result everywhere and always; a larger share only adds sessions.
+    """
+    digest = hashlib.blake2b(session_id.encode("utf-8"), digest_size=8, person=b"iccm-held-out").digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64

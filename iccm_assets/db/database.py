@@ -1,0 +1,206 @@
+"""Access to the database: its URL, a migrated engine, and the database of Dagster.
+
+Importing this module loads no driver; `connect` does.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.db.locks import Lock, acquire_lock, lock_key
+from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError, first_line
+from iccm_assets.settings import Settings, get_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIN_SERVER_VERSION = 15
+CONNECT_TIMEOUT_SECONDS = 10
+
+_HAS_VECTOR = text("select exists (select from pg_available_extensions where name = 'vector')")
+_HAS_DATABASE = text("select exists (select from pg_database where datname = :name)")
+_REVISION = text("select version_num from iccm.alembic_version")
+_UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
+
+# Engines still referenced somewhere, so that a process can close all its idle connections.
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def database_url(settings: Settings | None = None) -> str:
+    """Return the `postgresql://…` URL of the platform; starts the embedded server when no URL is set."""
+    settings = settings or get_settings()
+    if settings.database_url is not None:
+        return _normalize(settings.database_url)
+    return EmbeddedServer(settings.home).ensure_running()
+
+
+def dagster_url(settings: Settings | None = None) -> str:
+    """Return the `postgresql://…` URL of Dagster's own database.
+
+    Unless it is set, it is `<database>_dagster` on the platform's server, created when absent.
+    """
+    settings = settings or get_settings()
+    if settings.dagster_database_url is not None:
+        return _normalize(settings.dagster_database_url)
+    url = _parse(database_url(settings))
+    name = f"{url.database or url.username}_dagster"
+    _create_database(url, name)
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
+def connect(settings: Settings | None = None) -> Engine:
+    """Return an engine (psycopg 3, UTC) on the platform's database, migrated to head.
+
+    Raises `DatabaseUnreachableError`, which names host, port and database, never the password.
+    """
+    engine = create_engine_for(database_url(settings))
+    if current_revision(engine) != head_revision():
+        upgrade(engine)
+    return engine
+
+
+def create_engine_for(url: str, *, application_name: str = "iccm", session_options: str = "") -> Engine:
+    """Return an engine on any database of the platform, without looking at its schema.
+
+    ``session_options`` are PostgreSQL's: ``-c name=value …``.
+    """
+    parsed = _parse(url).set(drivername="postgresql+psycopg")
+    options = parsed.query.get("options", "")
+    options = options if isinstance(options, str) else " ".join(options)
+    engine = create_engine(
+        parsed.difference_update_query(["options"]),
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": os.environ.get("PGAPPNAME", application_name),
+            "options": f"{options} {session_options} -c TimeZone=UTC".strip(),
+            "keepalives_idle": 30,
+        },
+    )
+    event.listen(engine, "handle_error", _hide_rows)
+    _ENGINES.add(engine)
+    return engine
+
+
+def _hide_rows(context: ExceptionContext) -> None:
+    """Cut an error to its primary message: the details quote rows, and errors end up in logs (V2)."""
+    primary = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    if primary:
+        context.original_exception.args = (primary,)
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.args = (f"({type(context.original_exception).__name__}) {primary}",)
+
+
+def close_engines() -> None:
+    """Close the idle connections of every engine of this process; they reopen on use."""
+    for engine in list(_ENGINES):
+        engine.dispose()
+
+
+def head_revision() -> str:
+    """Return the newest revision of this package; the number of a revision starts its file name."""
+    return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def current_revision(engine: Engine) -> str | None:
+    """Return the revision of the database, None without a schema; one query."""
+    try:
+        with engine.connect() as conn:
+            return conn.execute(_REVISION).scalar_one_or_none()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in _UNDEFINED:
+            return None
+        raise _explain(engine.url, error) from None
+
+
+def upgrade(engine: Engine) -> tuple[str | None, str]:
+    """Migrate to head under a lock, in one transaction; returns the revisions before and after.
+
+    Raises `DatabaseError` when the server is too old, has no pgvector, or has a newer schema than this
+    package.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    head = head_revision()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    try:
+        with engine.begin() as conn:
+            _check_server(conn)
+            acquire_lock(conn, Lock.MIGRATION)
+            exists = conn.execute(text("select to_regclass('iccm.alembic_version') is not null")).scalar_one()
+            before = conn.execute(_REVISION).scalar_one_or_none() if exists else None
+            if before is not None and before > head:
+                raise DatabaseError(
+                    f"its schema is at revision {before}, this package knows {head}",
+                    hint="Install the newer package.",
+                )
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise _explain(engine.url, error) from None
+    return before, head
+
+
+def _check_server(conn: Connection) -> None:
+    version = int(conn.execute(text("show server_version_num")).scalar_one()) // 10_000
+    if version < MIN_SERVER_VERSION:
+        raise DatabaseError(f"it is version {version}, the platform needs {MIN_SERVER_VERSION} or newer")
+    if not conn.execute(_HAS_VECTOR).scalar_one():
+        raise DatabaseError(
+            "the extension pgvector is not installed on the server",
+            hint="Install it there (Debian: postgresql-NN-pgvector).",
+        )
+
+
+def _create_database(url: URL, name: str) -> None:
+    engine = create_engine_for(url.render_as_string(hide_password=False))
+    quoted = engine.dialect.identifier_preparer.quote_identifier(name)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            if conn.execute(_HAS_DATABASE, {"name": name}).scalar_one():
+                return
+            # Held until the connection closes: `create database` cannot run in a transaction.
+            conn.execute(text("select pg_advisory_lock(:key)"), {"key": lock_key(Lock.DATABASE_CREATION)})
+            if not conn.execute(_HAS_DATABASE, {"name": name}).scalar_one():
+                conn.execute(text(f"create database {quoted}"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) is None:
+            raise _explain(url, error) from None
+        raise DatabaseError(
+            f"the database {name} for Dagster cannot be created: {first_line(error.orig or error)}",
+            hint="Create it, or set ICCM_DAGSTER_DATABASE_URL.",
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _parse(url: str) -> URL:
+    normalized = "postgresql://" + url.split("://", 1)[1] if url.startswith("postgres://") else url
+    try:
+        return make_url(normalized).set(drivername="postgresql")
+    except (ArgumentError, ValueError):
+        # The original error may quote the URL, and with it the password.
+        raise SettingsError(
+            "the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/name."
+        ) from None
+
+
+def _normalize(url: str) -> str:
+    return _parse(url).render_as_string(hide_password=False)
+
+
+def _explain(url: URL, error: DBAPIError) -> DatabaseError:
+    """Return a `DatabaseError` if the server answered, else a `DatabaseUnreachableError`."""
+    address = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database or ''}"
+    message = f"{address}: {first_line(error.orig or error)}"
+    if getattr(error.orig, "sqlstate", None) is None:
+        return DatabaseUnreachableError(message, hint="Check ICCM_DATABASE_URL and that the server runs.")
+    return DatabaseError(message)

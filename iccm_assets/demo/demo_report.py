@@ -1,0 +1,200 @@
+"""Report of a demo: funnel, training curve, pass rates by slice, lineage, locations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Engine, select, text
+
+from iccm_assets.cli.console import make_table
+from iccm_assets.cli.run_job import JobResult
+from iccm_assets.db import tables as t
+from iccm_assets.evaluation.confidence_bounds import confidence_above
+from iccm_assets.evaluation.gate_evidence import GateEvidence, Verdict
+from iccm_assets.registry import training_runs, versions
+from iccm_assets.registry.training_runs import TrainingRun
+from iccm_assets.reporting.lineage import load_conversation_lineage
+from iccm_assets.settings import Settings
+
+SPARKLINE_BLOCKS = "▁▂▃▄▅▆▇█"
+OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed that way[/]"
+
+# Only filtered days count: conversations during a rollout belong to later days.
+_FUNNEL = """
+with week as (
+    select c.session_id from iccm.filtered_days d join iccm.conversations c
+    on c."timestamp" >= d.day::timestamp at time zone 'UTC'
+    and c."timestamp" < (d.day + 1)::timestamp at time zone 'UTC'
+), accepted as (
+    select r.test_pass_rate from week join iccm.requirements r
+    on r.session_id = week.session_id and r.kind = 'accepted'
+)
+select
+    (select count(*) from week) as captured,
+    (select count(*) from accepted) as accepted,
+    (select count(*) from accepted where test_pass_rate is not null) as scored,
+    (select count(*) from iccm.filtered_conversations) as filtered,
+    (select count(*) from iccm.phase4_training_data) as deduplicated,
+    (select count(*) from iccm.training_run_examples where training_run_id = :id) as "selected for training"
+"""
+_REASONS = """
+select stage, reason, count(*) as conversations from iccm.phase4_rejections
+group by stage, reason order by stage, count(*) desc
+"""
+_EXAMPLE = """
+select min(conversation_id) from iccm.training_run_examples where training_run_id = :id and role = 'new'
+"""
+
+
+def print_retrain(engine: Engine, training_run_id: int, retrain: JobResult, console: Console) -> None:
+    """Print the funnel, the training, the quality gate, an example's lineage and the outcome of a retrain."""
+    with engine.connect() as conn:
+        run = training_runs.get_run(conn, training_run_id)
+    _print_funnel(engine, run, console)
+    if run.candidate_version:
+        _print_training(engine, run.candidate_version, console)
+        _print_gate(engine, run.candidate_version, console)
+        _print_lineage(engine, run, console)
+    _print_outcome(engine, run, retrain, console)
+
+
+def _print_funnel(engine: Engine, run: TrainingRun, console: Console) -> None:
+    with engine.connect() as conn:
+        counts = conn.execute(text(_FUNNEL), {"id": run.id}).mappings().one()
+        reasons = conn.execute(text(_REASONS)).mappings().all()
+    max_count = max(1, counts["captured"])
+    funnel = Table(title="Funnel", title_justify="left", show_header=False)
+    for name, count in counts.items():
+        funnel.add_row(name, str(count), "█" * round(40 * count / max_count))
+    console.print(funnel)
+    if reasons:
+        console.print(make_table("Rejections", [dict(row) for row in reasons]))
+
+
+def _print_training(engine: Engine, version: str, console: Console) -> None:
+    with engine.connect() as conn:
+        candidate = versions.get_version(conn, version)
+    history = json.loads((Path(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
+    training, validation = (
+        [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
+    )
+    metrics = candidate.metrics.get("training", {})
+    counts = ", ".join(f"{count} {name}" for name, count in metrics.get("counts", {}).items())
+    best, epoch = metrics.get("validation_loss", float("nan")), metrics.get("best_epoch", 0)
+    console.print(f"\n[bold]Training curve[/] of {version} ({counts})")
+    for name, losses, note in (
+        ("training loss", training, f"{len(training)} steps"),
+        ("validation loss", validation, f"best {best:.3f} in epoch {epoch:g}"),
+    ):
+        console.print(f"  {name:15}  {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({note})")
+
+
+def _print_gate(engine: Engine, version: str, console: Console) -> None:
+    verdicts = t.gate_verdicts.c
+    query = select(verdicts.verdict, verdicts.evidence).where(verdicts.version == version)
+    with engine.connect() as conn:
+        row = conn.execute(query.order_by(verdicts.id.desc()).limit(1)).one_or_none()
+    if row is None:
+        return
+    evidence = GateEvidence.from_json(row.evidence)
+    console.print()
+    title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
+    console.print(make_table(title, make_slice_rows(evidence)))
+    console.print(CONFIDENCE_NOTE)
+    for rule in Verdict.from_json(row.verdict).rules:
+        color = OUTCOME_COLORS[rule.outcome]
+        console.print(f"  [{color}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
+
+
+def make_slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
+    """Rows per slice and for all items: count, both means, change, confidence of each direction."""
+    slices: dict[str, list[Any]] = {}
+    for item in evidence.items:
+        if item.reliable:
+            slices.setdefault(item.slice, []).append(item)
+    all_items = [item for items in slices.values() for item in items]
+    rows = []
+    for name, items in [*sorted(slices.items()), ("all", all_items)] if all_items else []:
+        differences = [item.difference for item in items]
+        rows.append(
+            {
+                "slice": name,
+                "items": len(items),
+                "before": fmean(item.production for item in items),
+                "after": fmean(item.candidate for item in items),
+                "change": fmean(differences),
+                "better": confidence_above(differences, 0.0, -1.0),
+                "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
+            }
+        )
+    return rows
+
+
+def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
+    with engine.connect() as conn:
+        example = conn.execute(text(_EXAMPLE), {"id": run.id}).scalar_one()
+        if example is None:
+            return
+        lineage = load_conversation_lineage(conn, example)
+    console.print(
+        f"\n[bold]Lineage[/] of conversation {lineage.conversation_id} (session {lineage.session_id})"
+    )
+    console.print(
+        f"  accepted {lineage.timestamp:%Y-%m-%d %H:%M} UTC, test pass rate {lineage.test_pass_rate:.3f},"
+        f" variance {lineage.implementation_variance:.4f}, quality {lineage.quality_score:.3f}"
+    )
+    for use in lineage.uses:
+        console.print(f"  training run {use.training_run_id} used it as {use.role}: {use.status}")
+    for version in lineage.versions:
+        console.print(f"  {version.version} ({version.status}) was trained on it")
+
+
+def _print_outcome(engine: Engine, run: TrainingRun, retrain: JobResult, console: Console) -> None:
+    with engine.connect() as conn:
+        production = versions.get_production_version(conn)
+    name = production.version if production else "nothing"
+    console.print()
+    if retrain.success and run.status == "gate_passed":
+        gain = f", improvement {run.improvement:+.4f} on the canary set" if run.improvement else ""
+        console.print(f"[bold green]The quality gate passed[/]{gain}; {name} is in production now.")
+    else:
+        reason = escape(run.error or run.notes or retrain.error)
+        console.print(
+            f"[bold yellow]Nothing was deployed ({run.status}), {name} stays in production[/]: {reason}"
+        )
+
+
+def print_locations(settings: Settings, seconds: float, console: Console) -> None:
+    """Print where the demo's data are, what to try next, and the demo's duration."""
+    database = settings.database_url or f"embedded, {settings.home / 'postgres'}"
+    console.print("\n[bold]Locations[/]")
+    console.print(f"  database  {database.split('@')[-1]}")
+    console.print(f"  models    {settings.home / 'models'}")
+    console.print(f"  datasets  {settings.home / 'datasets'}")
+    console.print("\n[bold]What to try next[/]")
+    for command, description in (
+        ("make dev", "the Dagster UI, with these runs, materializations and lineage"),
+        (".venv/bin/iccm status", "the version in production, and why"),
+        (".venv/bin/iccm lineage VERSION", "the conversations a version was trained on"),
+        (".venv/bin/iccm simulate", "another week of conversations; then .venv/bin/iccm retrain"),
+    ):
+        console.print(f"  {command:32} {description}", highlight=False)
+    console.print(f"\nThe demo took {seconds:.0f} s.")
+
+
+def _sparkline(values: Sequence[float], width: int = 32) -> str:
+    """Values as a line of blocks, averaged to at most `width` of them."""
+    size = -(-len(values) // width)
+    chunks = [values[start : start + size] for start in range(0, len(values), size)]
+    means = [fmean(chunk) for chunk in chunks]
+    low, high = min(means), max(means)
+    scale = (len(SPARKLINE_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(SPARKLINE_BLOCKS[round((mean - low) * scale)] for mean in means)

@@ -1,0 +1,82 @@
+"""Read what the checks of scores, verdicts and production quality decide on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from iccm_assets.check_result import CheckResult, sample_ids
+from iccm_assets.evaluation.gate_evidence import GateEvidence
+
+
+@dataclass(frozen=True)
+class LastVerdict:
+    """The newest row of ``gate_verdicts``; ``missing`` are items without reliable scores."""
+
+    version: str
+    canary_set_digest: str
+    items: int
+    missing: list[str]
+
+
+def get_last_verdict(conn: sa.Connection) -> LastVerdict | None:
+    """Load the newest verdict, with the items of its evidence that are not reliable."""
+    row = conn.execute(
+        sa.text(
+            "select version, canary_set_digest, evidence from iccm.gate_verdicts order by id desc limit 1"
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    evidence = GateEvidence.from_json(row.evidence)
+    missing = [item.item for item in evidence.items if not item.reliable]
+    missing += ["never measured"] * (evidence.expected_items - len(evidence.items))
+    return LastVerdict(row.version, row.canary_set_digest, evidence.expected_items, missing)
+
+
+# From this size on the gate judges a slice for forgetting.
+MIN_SLICE_ITEMS = 20
+
+
+def check_canary_set(digest: str, last_digest: str | None, last_version: str) -> CheckResult:
+    """Check that the canary set is the one of the last verdict, which was on ``last_version``."""
+    verdict = (
+        f"the last verdict ({last_version}) used {last_digest}" if last_digest else "there is no verdict yet"
+    )
+    return CheckResult(
+        last_digest in (None, digest),
+        f"canary set {digest}; {verdict}",
+        "The canary set is frozen: scores on another one cannot be compared with the baseline. Restore the "
+        "previous file (`ICCM_CANARY_SET`). If it was replaced on purpose, measure production again: `iccm "
+        "evaluate production`, and materialize the days again to check the pool against the new set.",
+    )
+
+
+def check_slice_sizes(slices: Mapping[str, int]) -> CheckResult:
+    """Check that the gate can judge slices for forgetting."""
+    small = sorted(name for name, items in slices.items() if items < MIN_SLICE_ITEMS)
+    names = f" ({', '.join(small)}): the gate does not judge those for forgetting" if small else ""
+    return CheckResult(
+        len(slices) > len(small),
+        f"{len(slices)} slices, {sum(slices.values())} items; {len(small)} below {MIN_SLICE_ITEMS} items"
+        + names,
+        f"Only slices of at least {MIN_SLICE_ITEMS} items are judged one by one; others count in the mean. "
+        "Add items to a new version of the canary set, and measure production on it again.",
+        severity="warning",
+        metrics={"slices": float(len(slices)), "small_slices": float(len(small))},
+    )
+
+
+def check_missing_items(version: str, items: int, missing: Sequence[str]) -> CheckResult:
+    """Check that every canary item has scores that the judge trusts, in the newest verdict's evidence."""
+    return CheckResult(
+        not missing,
+        f"{version}: {len(missing)} of {items} items have no reliable score for both versions",
+        "The verdict is inconclusive while an item is missing. Each item's `unreliable_reason` is in "
+        "`gate_verdicts.evidence`. Fix what stopped the judge (`iccm doctor`, `iccm orchestra check`) and "
+        f"run `iccm evaluate {version}`: existing scores are kept.",
+        metrics={"items": float(items), "missing": float(len(missing))},
+        sample_ids=sample_ids(list(missing)),
+    )

@@ -1,0 +1,208 @@
+"""Evaluation worker: generate answers with both models, judge them, decide the gate and store the verdict.
+
+The asset `canary_evaluation` runs it as ``python -m iccm_assets.evaluation.evaluation_worker`` under Pipes,
+and by `iccm evaluate` as a function. One process loads both models, so that both meet the same machine (E1).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from dagster_pipes import PipesContext
+from sqlalchemy.dialects.postgresql import JSONB
+
+from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.database import connect
+from iccm_assets.errors import IccmError
+from iccm_assets.evaluation import evaluation_report, paired_evaluation, quality_gate
+from iccm_assets.evaluation.gate_evidence import GateEvidence
+from iccm_assets.evaluation.paired_evaluation import (
+    EvaluatedVersion,
+    EvaluationOutcome,
+    EvaluationSet,
+    VersionScores,
+)
+from iccm_assets.models.generation import GeneratedResponse, generate, load_model, set_threads
+from iccm_assets.registry import versions
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
+from iccm_assets.settings import Settings, load_settings
+from iccm_assets.suites.suite_runner import JUDGE_VERSION
+from iccm_assets.worker_process import run_pipes_worker
+
+# Columns of the forgetting matrix before production's; more are not readable.
+MAX_ANCESTORS = 8
+# Status that a verdict gives to a candidate without a final status.
+VERSION_STATUSES = {"pass": "candidate", "fail": "gate_failed", "inconclusive": "inconclusive"}
+
+
+def evaluate(
+    engine: sa.Engine,
+    candidate_version: str,
+    settings: Settings,
+    *,
+    emergency: bool = False,
+    training_run_id: int | None = None,
+    dagster_run_id: str | None = None,
+    log: Callable[[str], None] = lambda message: None,
+) -> EvaluationOutcome:
+    """Measure the candidate and production on the canary set and the holdout, and store the verdict.
+
+    Raises ``ModelNotFound`` or ``DamagedCheckpoint`` when a version cannot be loaded; nothing is stored then.
+    """
+    with engine.connect() as conn:
+        candidate = versions.get_version(conn, candidate_version)
+        production = versions.get_production_version(conn)
+        if production is None:
+            raise IccmError(
+                "there is no production version to compare with", hint="Materialize base_model first."
+            )
+        ancestors = _ancestors(conn, production)
+    orchestra = load_orchestra_from_settings(settings)
+    evaluated = (_load_version(candidate, settings), _load_version(production, settings))
+    canary_set = paired_evaluation.load_canary_items(settings)
+    holdout_set = paired_evaluation.load_holdout_items(engine, settings)
+    canary = _measure_both(engine, evaluated, canary_set, orchestra, settings, log)
+    holdout = _measure_both(engine, evaluated, holdout_set, orchestra, settings, log)
+    count, rounds = settings.evaluation.latency_items, settings.evaluation.latency_rounds
+    latency_items = canary_set.items[:: max(1, len(canary_set.items) // count)][:count]
+    log(f"latency at batch 1 on {len(latency_items)} items, {rounds} rounds")
+    of_candidate, of_production = paired_evaluation.measure_latency(evaluated, latency_items, rounds)
+    latency = (of_candidate, of_production)
+    evidence = paired_evaluation.build_gate_evidence(canary, canary_set, latency)
+    cached = [
+        paired_evaluation.load_cached_scores(engine, v, canary_set, orchestra, settings) for v in ancestors
+    ]
+    verdict = quality_gate.evaluate_gate(evidence, settings.evaluation, emergency=emergency)
+    outcome = EvaluationOutcome(
+        candidate,
+        production,
+        canary,
+        holdout,
+        latency,
+        {item.name: item.slice for item in canary_set.items},
+        verdict,
+        ancestors=tuple(scores for scores in cached if scores.scores),
+    )
+    context = {
+        "training_run_id": training_run_id,
+        "dagster_run_id": dagster_run_id,
+        "gate": settings.evaluation.model_dump(mode="json"),
+        "canary_set_digest": canary_set.digest,
+        "orchestra": orchestra.digest,
+    }
+    _store(engine, outcome, evidence, context)
+    log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
+    return outcome
+
+
+def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
+    """Load the nearest ancestors of the version, oldest first."""
+    ancestors: list[ModelVersion] = []
+    while version.parent_version and len(ancestors) < MAX_ANCESTORS:
+        version = versions.get_version(conn, version.parent_version)
+        ancestors.insert(0, version)
+    return ancestors
+
+
+def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
+    set_threads(settings.training.threads)
+    loaded = load_model(version.path)
+
+    def answer(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
+        return generate(
+            loaded, sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
+        )
+
+    return EvaluatedVersion(version, answer)
+
+
+def _measure_both(
+    engine: sa.Engine,
+    evaluated: tuple[EvaluatedVersion, EvaluatedVersion],
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+    log: Callable[[str], None],
+) -> tuple[VersionScores, VersionScores]:
+    total, done = 2 * len(evaluation_set.items), 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        log(f"{evaluation_set.name}: {done} of {total} answers scored")
+
+    candidate, production = (
+        paired_evaluation.evaluate_version(engine, version, evaluation_set, orchestra, settings, progress)
+        for version in evaluated
+    )
+    return candidate, production
+
+
+def _store(
+    engine: sa.Engine, outcome: EvaluationOutcome, evidence: GateEvidence, context: dict[str, Any]
+) -> None:
+    """Store the verdict with its evidence, statuses and metrics, and an alert unless it passed, at once."""
+    verdict = outcome.verdict
+    with engine.begin() as conn:
+        statement = t.gate_verdicts.insert().values(
+            version=outcome.candidate.version,
+            production_version=outcome.production.version,
+            status=verdict.status,
+            improvement=verdict.improvement,
+            verdict=json.loads(verdict.to_json()),
+            evidence=json.loads(evidence.to_json()),
+            judge_version=JUDGE_VERSION,
+            created_at=now(conn),
+            **context,
+        )
+        verdict_id = conn.execute(statement.returning(t.gate_verdicts.c.id)).scalar_one()
+        if verdict.status != "pass":
+            raise_alert(
+                conn,
+                f"quality_gate:{verdict_id}",
+                "warning",
+                f"Quality gate: {verdict.status}",
+                f"{outcome.candidate.version} is not deployed, {outcome.production.version} stays: "
+                + "; ".join(verdict.reasons),
+            )
+        _update_versions(conn, outcome)
+
+
+def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
+    """Store both versions' metrics, and the candidate's status by its verdict unless it is final already."""
+    mv = t.model_versions
+    summary = evaluation_report.summarize_versions(outcome)
+    for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):
+        merged = mv.c.metrics.op("||")(sa.cast({"evaluation": summary[role]}, JSONB))
+        conn.execute(mv.update().where(mv.c.version == version.version).values(metrics=merged))
+    not_final = mv.c.status.in_(["candidate", "inconclusive", "gate_failed"])
+    conn.execute(
+        mv.update()
+        .where(mv.c.version == outcome.candidate.version, not_final)
+        .values(status=VERSION_STATUSES[outcome.verdict.status])
+    )
+
+
+def _evaluate_request(pipes: PipesContext) -> dict[str, Any]:
+    """Evaluate the candidate that the Pipes extras name, with their options, and return the metadata."""
+    settings, options = load_settings(), dict(pipes.extras)
+    candidate = options.pop("candidate")
+    return evaluation_report.build_metadata(
+        evaluate(connect(settings), candidate, settings, log=pipes.log.info, **options)
+    )
+
+
+def main() -> int:
+    """Run the worker under Dagster Pipes."""
+    return run_pipes_worker(_evaluate_request)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""Paired evaluation: measure candidate and production on the same items, in one process (E1, E2).
+
+Scores are cached in `canary_results` by model digest, item, orchestra, judge version and decoding, so
+production is not paid for twice. Latency is measured every time, interleaved, at batch 1. Models are
+passed in as functions: this module loads no weights.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from iccm_assets.curation.canary_set import load_canary_set
+from iccm_assets.db import tables as t
+from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence, Verdict
+from iccm_assets.evaluation.production_holdout import HOLDOUT, HoldoutItem, load_production_holdout
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.scoring.orchestra import Orchestra
+from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
+from iccm_assets.scoring.scoring import ReconstructionScore, Score, ScoringTask, aggregate, score_texts
+from iccm_assets.settings import Settings
+from iccm_assets.suites.suite_runner import JUDGE_VERSION
+from iccm_assets.suites.test_suites import Suite, parse_suite
+
+if TYPE_CHECKING:
+    from iccm_assets.models.generation import GeneratedResponse
+
+BATCH_SIZE = 48
+CANARY_SET = "canary_set"
+
+GenerateFn = Callable[[Sequence[str], int], "Sequence[GeneratedResponse]"]
+"""(sources, batch size) -> one answer per source, in order."""
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    """One item to measure on: of the canary set, or a conversation of the production holdout."""
+
+    name: str
+    slice: str
+    source_code: str
+    suite: Suite
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The items to measure on; ``name`` is `canary_set` or `production_holdout`.
+
+    Scores are cached under ``digest``, or under the item's own where it has one: the canary set is frozen as
+    a whole; the holdout moves on, and its conversations can be changed by their developers.
+    """
+
+    name: str
+    digest: str
+    items: tuple[EvaluationItem, ...]
+
+
+@dataclass(frozen=True)
+class VersionScores:
+    """One version's scores on one set, by item, and how many of them came from the cache."""
+
+    version: str
+    scores: dict[str, Score]
+    cached: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Batch-1 latencies in milliseconds, per answer and per output token, in the order of the items."""
+
+    per_answer: list[float] = field(default_factory=list)
+    per_token: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluatedVersion:
+    """A model version to measure, and the function that generates its answers."""
+
+    version: ModelVersion
+    generate: GenerateFn
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """The result of an evaluation; pairs are candidate first. ``slices`` maps canary items to slices."""
+
+    candidate: ModelVersion
+    production: ModelVersion
+    canary: tuple[VersionScores, VersionScores]
+    holdout: tuple[VersionScores, VersionScores]
+    latency: tuple[Latency, Latency]
+    slices: dict[str, str]
+    verdict: Verdict
+    ancestors: tuple[VersionScores, ...] = ()
+
+
+def load_canary_items(settings: Settings) -> EvaluationSet:
+    """Load the canary set as items to measure on."""
+    canary_set = load_canary_set(settings.canary_set)
+    items = (
+        EvaluationItem(row.item, row.slice, row.source_code, parse_suite(row.test_suite))
+        for row in canary_set.items
+    )
+    return EvaluationSet(CANARY_SET, canary_set.digest, tuple(items))
+
+
+def load_holdout_items(engine: sa.Engine, settings: Settings) -> EvaluationSet:
+    """Load the production holdout: recent held-out sessions unlike anything trained on (F3)."""
+    return EvaluationSet(
+        HOLDOUT, HOLDOUT, tuple(map(to_evaluation_item, load_production_holdout(engine, settings)))
+    )
+
+
+def to_evaluation_item(row: HoldoutItem) -> EvaluationItem:
+    """Convert a held-out conversation to an item to measure on."""
+    return EvaluationItem(
+        f"conversation:{row.id}", HOLDOUT, row.source_code, row.suite, f"{HOLDOUT}:{row.digest}"
+    )
+
+
+def decoding_key(settings: Settings) -> str:
+    """Return the name of the decoding of answers; part of the cache key."""
+    return f"greedy/{settings.evaluation.max_new_tokens}"
+
+
+def evaluate_version(
+    engine: sa.Engine,
+    evaluated: EvaluatedVersion,
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+    progress: Callable[[int], None] = lambda done: None,
+) -> VersionScores:
+    """Score the version on every item of a set; items with a cached score are not answered again."""
+    key = _cache_key(evaluated.version, orchestra, settings)
+    scores = _cached_scores(engine, key, evaluation_set, orchestra)
+    missing = [item for item in evaluation_set.items if item.name not in scores]
+    cached = len(evaluation_set.items) - len(missing)
+    progress(cached)
+    for start in range(0, len(missing), BATCH_SIZE):
+        batch = missing[start : start + BATCH_SIZE]
+        scores |= _measure_batch(engine, evaluated, evaluation_set, batch, key, orchestra, settings)
+        progress(len(batch))
+    return VersionScores(
+        evaluated.version.version, {item.name: scores[item.name] for item in evaluation_set.items}, cached
+    )
+
+
+def _measure_batch(
+    engine: sa.Engine,
+    evaluated: EvaluatedVersion,
+    evaluation_set: EvaluationSet,
+    batch: Sequence[EvaluationItem],
+    key: dict[str, Any],
+    orchestra: Orchestra,
+    settings: Settings,
+) -> dict[str, Score]:
+    """Generate, score and store answers to some items of a set.
+
+    A score belongs to a text: if any version wrote the same text for an item, it is not judged again. So two
+    versions never differ in an item on which their texts agree.
+    """
+    answers = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
+    texts = {item.name: answer.text for item, answer in zip(batch, answers, strict=True)}
+    judge = {name: key[name] for name in ("orchestra", "judge_version")}
+    known = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
+    tasks = [
+        ScoringTask(texts[item.name], item.suite, item.source_code)
+        for item in batch
+        if item.name not in known
+    ]
+    fresh = iter(list(score_texts(tasks, orchestra, settings)))
+    scores = {item.name: known.get(item.name) or next(fresh) for item in batch}
+    key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
+    with engine.begin() as conn:
+        for item, answer in zip(batch, answers, strict=True):
+            digest = item.digest or evaluation_set.digest
+            _store(conn, {**key, "canary_set_digest": digest}, item, answer, scores[item.name])
+        alert_sandbox_missing(conn, scores.values())
+    return scores
+
+
+def load_cached_scores(
+    engine: sa.Engine,
+    version: ModelVersion,
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+) -> VersionScores:
+    """Load the version's cached scores, without items that have none; generates no answers."""
+    scores = _cached_scores(engine, _cache_key(version, orchestra, settings), evaluation_set, orchestra)
+    return VersionScores(version.version, scores, len(scores))
+
+
+def build_gate_evidence(
+    canary: tuple[VersionScores, VersionScores],
+    evaluation_set: EvaluationSet,
+    latency: tuple[Latency, Latency],
+) -> GateEvidence:
+    """Build the gate's evidence: one pair of scores per item, candidate first, and latencies per token."""
+    items = []
+    for item in evaluation_set.items:
+        candidate, production = (measured.scores[item.name] for measured in canary)
+        suspects = [
+            member.reconstructor
+            for member in (*candidate.members, *production.members)
+            if member.status == "suspect"
+        ]
+        items.append(
+            ItemEvidence(
+                item=item.name,
+                slice=item.slice,
+                candidate=candidate.test_pass_rate,
+                production=production.test_pass_rate,
+                candidate_variance=candidate.implementation_variance,
+                production_variance=production.implementation_variance,
+                unreliable_reason=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
+            )
+        )
+    return GateEvidence(
+        candidate_version=canary[0].version,
+        production_version=canary[1].version,
+        items=tuple(items),
+        expected_items=len(evaluation_set.items),
+        candidate_latency=tuple(latency[0].per_token),
+        production_latency=tuple(latency[1].per_token),
+    )
+
+
+def measure_latency(
+    versions: Sequence[EvaluatedVersion], items: Sequence[EvaluationItem], rounds: int, warmup: int = 2
+) -> list[Latency]:
+    """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
+
+    Other load on the machine can only slow an answer down, and in bursts. The fastest answer of several
+    rounds over the whole set measures the model; a single round would measure its neighbours.
+    """
+    for evaluated in versions:
+        for item in items[:warmup]:
+            evaluated.generate([item.source_code], 1)
+    answers: list[list[list[GeneratedResponse]]] = [[[] for _ in items] for _ in versions]
+    order = list(range(len(versions)))
+    for _ in range(rounds):
+        for number, item in enumerate(items):
+            for index in order:
+                answers[index][number] += versions[index].generate([item.source_code], 1)
+            order.reverse()
+    fastest = [[min(runs, key=lambda run: run.latency_ms) for runs in by_item] for by_item in answers]
+    return [_latency(runs) for runs in fastest]
+
+
+def _latency(answers: Sequence[GeneratedResponse]) -> Latency:
+    per_token = [answer.latency_ms / max(1, answer.output_tokens) for answer in answers]
+    return Latency([answer.latency_ms for answer in answers], per_token)
+
+
+def _cache_key(version: ModelVersion, orchestra: Orchestra, settings: Settings) -> dict[str, Any]:
+    return {
+        "model_digest": version.digest,
+        "orchestra": orchestra.digest,
+        "judge_version": JUDGE_VERSION,
+        "decoding": decoding_key(settings),
+    }
+
+
+def _cached_scores(
+    engine: sa.Engine,
+    key: dict[str, Any],
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Score]:
+    """Load the scores of the set's current items, by item; with ``texts``, only of these texts by item.
+
+    An item is left out unless every member of the orchestra answered: a missing one has to be asked again.
+    """
+    cr = t.canary_results
+    digests = {item.name: item.digest or evaluation_set.digest for item in evaluation_set.items}
+    query = sa.select(cr).where(
+        cr.c.canary_set_digest.in_(set(digests.values())),
+        cr.c.status.in_(["scored", "unreadable"]),
+        *(cr.c[name] == value for name, value in key.items()),
+    )
+    if texts is not None:
+        query = query.where(cr.c.item.in_(texts))
+    members: dict[str, dict[str, ReconstructionScore]] = defaultdict(dict)
+    with engine.connect() as conn:
+        for row in conn.execute(query):
+            text = row.requirements if texts is None else _storable(texts[row.item])
+            if (row.canary_set_digest, row.requirements) == (digests.get(row.item), text):
+                members[row.item][row.reconstructor] = ReconstructionScore(
+                    row.reconstructor, row.status, "", row.test_pass_rate, (), row.api_compatibility, 0.0
+                )
+    names = [member.name for member in orchestra.members]
+    return {
+        item: aggregate([scores[name] for name in names], orchestra.quorum)
+        for item, scores in members.items()
+        if set(scores) == set(names)
+    }
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", "\ufffd")  # PostgreSQL stores no NUL
+
+
+def _store(
+    conn: sa.Connection, key: dict[str, Any], item: EvaluationItem, answer: GeneratedResponse, score: Score
+) -> None:
+    for member in score.members:
+        values = {
+            "version": key["version"],
+            "set": key["set"],
+            "slice": item.slice,
+            "requirements": _storable(answer.text),
+            "test_pass_rate": member.test_pass_rate,
+            "api_compatibility": member.api_compatibility,
+            "output_tokens": answer.output_tokens,
+            "status": member.status,
+            "reason": member.detail or None,
+        }
+        statement = insert(t.canary_results).values(
+            **key | values, item=item.name, reconstructor=member.reconstructor
+        )
+        conn.execute(statement.on_conflict_do_update(constraint="canary_results_cache_key", set_=values))

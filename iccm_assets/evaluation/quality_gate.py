@@ -1,0 +1,233 @@
+"""Quality gate: may a candidate replace production? A pure function of stored evidence, no I/O (E3).
+
+Every rule has one of three outcomes, and the strongest decides: ``fail``, then ``inconclusive``, then
+``pass``. A failure needs evidence. The rules that can fail count items that are missing, or whose verdict the
+judge does not trust, in the candidate's favour. So a gap can turn a pass or a failure into ``inconclusive``,
+and nothing into a pass.
+
+Improvement: not above the bound fails, above it with confidence passes, above it without is inconclusive.
+The harm rules (pass rate, variance, latency, slices) fail only when the observed harm exceeds its limit *and*
+the confidence that the true harm exceeds it is reached. With eight slices, a rule that fails on "dropped, and
+not by chance" would raise a false alarm on most equal models.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from iccm_assets.evaluation import confidence_bounds
+from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence, Outcome, RuleResult, Verdict
+from iccm_assets.settings import EvaluationSettings
+
+# The settings a verdict depends on, besides its evidence.
+THRESHOLD_FIELDS = (
+    "confidence",
+    "emergency_bound",
+    "max_pass_rate_drop",
+    "max_variance_ratio",
+    "variance_floor",
+    "max_latency_ratio",
+    "min_slice_items",
+    "max_slice_drop",
+    "latency_items",
+)
+_LATENCY_QUANTILE = 0.95
+_MIN_LATENCIES = 20
+_MAX_NAMES = 5
+_STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The reliable pairs, and the number of items without one."""
+
+    reliable: tuple[ItemEvidence, ...]
+    missing: int
+
+    @classmethod
+    def of(cls, items: Sequence[ItemEvidence], expected: int) -> Self:
+        reliable = tuple(item for item in items if item.reliable)
+        return cls(reliable, max(expected, len(items)) - len(reliable))
+
+    @property
+    def differences(self) -> list[float]:
+        return [pair.difference for pair in self.reliable]
+
+
+def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergency: bool = False) -> Verdict:
+    """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
+    pairs = _Pairs.of(evidence.items, evidence.expected_items)
+    rules = (
+        _complete(evidence, pairs.missing),
+        _improvement(pairs, settings, emergency),
+        _drop("test_pass_rate_degradation", "test pass rate", pairs, settings.max_pass_rate_drop, settings),
+        _variance(pairs, settings),
+        _latency(evidence, settings),
+        _forgetting(evidence, settings),
+    )
+    status = min((rule.outcome for rule in rules), key=_STRONGEST_FIRST.index)
+    improvement = confidence_bounds.mean(pairs.differences) if pairs.reliable else None
+    return Verdict(status, improvement, emergency, rules)
+
+
+def max_variance(production: float, settings: EvaluationSettings) -> float:
+    """Return the largest allowed implementation variance, given production's (E3, R1, R2)."""
+    return max(settings.max_variance_ratio * production, settings.variance_floor)
+
+
+def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
+    """Pass if every item was measured and the judge trusts every number; inconclusive otherwise."""
+    doubts = [f"{item.item} ({item.unreliable_reason})" for item in evidence.items if item.unreliable_reason]
+    gaps = [item.item for item in evidence.items if not item.reliable and not item.unreliable_reason]
+    unmeasured = max(0, evidence.expected_items - len(evidence.items))
+    problems = [
+        (gaps, f"{len(gaps)} items have no score: {_join(gaps)}"),
+        (unmeasured, f"{unmeasured} of {evidence.expected_items} items were not measured"),
+        (doubts, f"the judge does not trust its verdict on {len(doubts)} items: {_join(doubts)}"),
+        (evidence.missing_layers, f"sandbox layers were missing: {_join(evidence.missing_layers)}"),
+        (not evidence.items and not unmeasured, "nothing was measured"),
+    ]
+    reason = "; ".join(text for present, text in problems if present)
+    numbers = {"items": float(len(evidence.items)), "missing": float(missing)}
+    if reason:
+        return RuleResult("complete_evidence", "inconclusive", reason, numbers)
+    return RuleResult("complete_evidence", "pass", f"all {len(evidence.items)} items were measured", numbers)
+
+
+def _improvement(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -> RuleResult:
+    """Pass if the mean paired difference is above the bound, with confidence."""
+    bound = settings.emergency_bound if emergency else 0.0
+    if not pairs.reliable:
+        return RuleResult("improvement", "inconclusive", "no item could be compared", {"bound": bound})
+    differences = pairs.differences
+    gain = confidence_bounds.mean(differences)
+    confidence = confidence_bounds.confidence_above(differences, bound, -1.0)
+    observed = f"improvement {gain:+.4f} on {len(differences)} items"
+    outcome: Outcome = "pass"
+    reason = f"{observed}: confidence {confidence:.3f} that it is above {bound:g}"
+    if confidence_bounds.mean([*differences, *[1.0] * pairs.missing]) <= bound:
+        outcome, reason = "fail", f"{observed} is not above {bound:g}"
+    elif gain <= bound:
+        outcome, reason = "inconclusive", f"{observed}, and {pairs.missing} missing items could change that"
+    elif confidence < settings.confidence:
+        # Three digits would round up a confidence just below the required one.
+        digits = 3 if round(confidence, 3) < settings.confidence else 6
+        reason = f"{observed}: confidence {confidence:.{digits}f} that it is above {bound:g}"
+        outcome, reason = "inconclusive", f"{reason}, {settings.confidence:g} required"
+    numbers = {
+        "improvement": gain,
+        "bound": bound,
+        "confidence": confidence,
+        "items": float(len(differences)),
+        "candidate": confidence_bounds.mean([pair.rate(of_candidate=True) for pair in pairs.reliable]),
+        "production": confidence_bounds.mean([pair.rate(of_candidate=False) for pair in pairs.reliable]),
+    }
+    return RuleResult("improvement", outcome, reason, numbers)
+
+
+def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
+    slices: dict[str, list[ItemEvidence]] = defaultdict(list)
+    for item in evidence.items:
+        slices[item.slice].append(item)
+    changes: dict[str, float] = {}
+    results: list[RuleResult] = []
+    for name, items in sorted(slices.items()):
+        pairs = _Pairs.of(items, len(items))
+        if pairs.reliable:
+            changes[name] = confidence_bounds.mean(pairs.differences)
+        if len(items) >= settings.min_slice_items:
+            results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
+    if lost := [result.reason for result in results if result.outcome == "fail"]:
+        return RuleResult("forgetting", "fail", "; ".join(lost), changes)
+    if not changes:
+        return RuleResult("forgetting", "inconclusive", "no slice was measured", changes)
+    small = len(slices) - len(results)
+    skipped = f" ({small} with fewer than {settings.min_slice_items} items not judged)" if small else ""
+    worst = min(changes, key=lambda name: (changes[name], name))
+    reason = f"no slice of {len(results)} dropped by more than {settings.max_slice_drop:g} with confidence"
+    return RuleResult(
+        "forgetting", "pass", f"{reason}{skipped}; worst: {worst} {changes[worst]:+.4f}", changes
+    )
+
+
+def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
+    if not pairs.reliable:
+        return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
+    change = confidence_bounds.mean(pairs.differences)
+    favourable = [*pairs.differences, *[1.0] * pairs.missing]
+    # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
+    production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
+    max_gain = 1.0 if pairs.missing else 1.0 - production
+    confidence = confidence_bounds.confidence_of_harm([-value for value in favourable], allowed, -max_gain)
+    observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
+    numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
+    return _harm(name, observed, confidence_bounds.mean(favourable) < -allowed, confidence, numbers, settings)
+
+
+def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the orchestra disagrees much more about the candidate's texts than about production's."""
+    variances = [
+        (pair.candidate_variance, pair.production_variance)
+        for pair in pairs.reliable
+        if pair.candidate_variance is not None and pair.production_variance is not None
+    ]
+    if not variances:
+        return RuleResult("variance_spike", "inconclusive", "no item has a variance for both versions", {})
+    ratio, missing = settings.max_variance_ratio, pairs.missing + len(pairs.reliable) - len(variances)
+    candidate, production = (confidence_bounds.mean(values) for values in zip(*variances, strict=True))
+    limit = max_variance(production, settings)
+    # In the candidate's favour, a missing item has variance 0 and production's the largest there is, 1/4.
+    over_ratio = [own - ratio * reference for own, reference in variances] + [-ratio / 4] * missing
+    over_floor = [own for own, _ in variances] + [0.0] * missing
+    confidence = min(
+        confidence_bounds.confidence_of_harm(over_ratio, 0.0, -ratio / 4),
+        confidence_bounds.confidence_of_harm(over_floor, settings.variance_floor, 0.0),
+    )
+    observed = f"implementation variance {candidate:.4f}, production {production:.4f}, limit {limit:.4f}"
+    numbers = {"candidate": candidate, "production": production, "limit": limit}
+    return _harm("variance_spike", observed, candidate > limit, confidence, numbers, settings)
+
+
+def _latency(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the slow answers (p95) are much slower than production's, per output token."""
+    name, ratio = "latency_regression", settings.max_latency_ratio
+    samples = (evidence.candidate_latency, evidence.production_latency)
+    counts, required = list(map(len, samples)), min(_MIN_LATENCIES, settings.latency_items)
+    if min(counts) < required:
+        reason = f"latency was measured on {counts[0]} and {counts[1]} answers, {required} of each are needed"
+        return RuleResult(name, "inconclusive", reason, {})
+    candidate, production = (confidence_bounds.quantile(sample, _LATENCY_QUANTILE) for sample in samples)
+    confidence = confidence_bounds.quantile_ratio_confidence(*samples, _LATENCY_QUANTILE, ratio)
+    observed = f"p95 latency per output token {candidate:.3f} ms, {candidate / production:.2f} x production's"
+    numbers = {
+        "candidate_ms": round(candidate, 6),
+        "production_ms": round(production, 6),
+        "ratio": round(candidate / production, 6),
+        "limit": ratio,
+    }
+    observed = f"{observed}, limit {ratio:g} x"
+    return _harm(name, observed, candidate > ratio * production, confidence, numbers, settings)
+
+
+def _harm(
+    name: str,
+    observed: str,
+    exceeded: bool,
+    confidence: float,
+    numbers: dict[str, float],
+    settings: EvaluationSettings,
+) -> RuleResult:
+    """Fail if the observed harm exceeds its limit and the confidence that the true one does is reached."""
+    failed = exceeded and confidence >= settings.confidence
+    reason = f"{observed} (confidence {confidence:.3f} that it is exceeded)"
+    return RuleResult(name, "fail" if failed else "pass", reason, {**numbers, "confidence": confidence})
+
+
+def _join(names: Collection[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(sorted(names)[:_MAX_NAMES]) + more

@@ -1,0 +1,182 @@
+"""Store spooled requests, responses, conversations and feedback in PostgreSQL, each exactly once (G5, C1).
+
+Each batch is one transaction. Storing a batch again changes nothing: a stored request is left unchanged, and
+only new requests extend their conversation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
+from iccm_assets.db.locks import Lock, acquire_lock
+from iccm_assets.errors import IccmError
+from iccm_assets.settings import CaptureSettings, Settings
+
+log = logging.getLogger(__name__)
+
+Record = Mapping[str, Any]
+
+_COLUMNS = (
+    "request_id", "session_id", "user_id", "rollout_id", "assigned_arm", "arm", "model_version", "status",
+    "error", "latency_ms", "output_tokens", "created_at",
+)  # fmt: skip
+_RESPONSE_COLUMNS = ("text", "source_sha256", "test_suite")
+_TEMPORARY = """
+    create temporary table if not exists delivery (
+        request_id text, session_id text, user_id text, rollout_id bigint, assigned_arm text, arm text,
+        model_version text, status text, error text, latency_ms double precision, output_tokens integer,
+        created_at timestamptz, text text, source_sha256 text, test_suite jsonb, conversation_id bigint
+    ) on commit delete rows
+"""
+# A request that failed can be retried under its id; a successful response is never overwritten.
+_REQUESTS = f"""
+    insert into iccm.requests as r ({", ".join(_COLUMNS)})
+    select {", ".join(_COLUMNS)} from delivery
+    on conflict (request_id) do update set
+        {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])}
+    where r.status in ('error', 'timeout', 'rejected') and excluded.status in ('ok', 'fallback')
+    returning request_id
+"""
+_RESPONSES = """
+    insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
+        source_sha256, test_suite, created_at)
+    select session_id, (:conversations ->> session_id)::bigint, 'model', text, request_id, model_version, arm,
+        source_sha256, test_suite, created_at
+    from delivery where text is not null and request_id = any(:new_ids)
+    on conflict (request_id) do nothing
+"""
+# The latest rating of a session, or of one of its responses, counts; an older one that is late is ignored.
+_FEEDBACK = """
+    with present as (
+        select id, created_at >= :created_at as newer from iccm.feedback
+        where session_id = :session_id and request_id is not distinct from cast(:request_id as text)
+    ), deleted as (
+        delete from iccm.feedback where id in (select id from present where not newer)
+    )
+    insert into iccm.feedback (session_id, request_id, rating, comment, created_at)
+    select :session_id, :request_id, :rating, :comment, :created_at
+    where not exists (select from present where newer)
+"""
+# Ratings affect the filtering of the day, so the conversation counts as changed (P6).
+_TOUCH = "update iccm.conversations set updated_at = iccm.now() where session_id = :session_id"
+_CONVERSATION = """
+    select c.id, c.content, c.metadata, c.user_id, c.origin, r.test_suite
+    from iccm.conversations c
+    left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
+    where c.session_id = :session for update of c
+"""
+
+
+def store_records(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
+    """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
+    sessions = {entry["row"]["session_id"] for entry in records}
+    acquire_lock(conn, Lock.SESSION, *sessions)
+    erased = _erased(conn, sessions)
+    by_type: dict[str, list[Record]] = {"request": [], "feedback": []}
+    for entry in records:
+        if entry["row"]["session_id"] not in erased:
+            by_type[entry["type"]].append(entry)
+    if requests := _deduplicate(by_type["request"]):
+        new_ids = _store_requests(conn, requests)
+        _store_responses(conn, requests, new_ids, settings)
+    for entry in by_type["feedback"]:
+        conn.execute(text(_FEEDBACK), dict(entry["row"]))
+        conn.execute(text(_TOUCH), {"session_id": entry["row"]["session_id"]})
+    return len(records) - sum(map(len, by_type.values()))
+
+
+def _deduplicate(records: Sequence[Record]) -> list[Record]:
+    """Select one record per request: the first, or the first with a response if there is one."""
+    by_id: dict[str, Record] = {}
+    for entry in sorted(records, key=lambda entry: "response" not in entry):
+        by_id.setdefault(entry["row"]["request_id"], entry)
+    return list(by_id.values())
+
+
+def _erased(conn: Connection, sessions: set[str]) -> set[str]:
+    names = {erased_session_key(session): session for session in sessions}
+    query = text("select session_id from iccm.conversations where session_id = any(:names)")
+    return {names[name] for name in conn.execute(query, {"names": list(names)}).scalars()}
+
+
+def _store_requests(conn: Connection, records: Sequence[Record]) -> set[str]:
+    """Store the requests and return the ids that are new, or that got their first response."""
+    conn.execute(text(_TEMPORARY))
+    driver: Any = conn.connection.driver_connection
+    columns = ", ".join((*_COLUMNS, *_RESPONSE_COLUMNS))
+    with driver.cursor() as cursor, cursor.copy(f"copy delivery ({columns}) from stdin") as copy:
+        for entry in records:
+            response = entry.get("response", {})
+            tests = response.get("tests")
+            suite = None if tests is None else json.dumps(tests, ensure_ascii=False)
+            row = [entry["row"][name] for name in _COLUMNS]
+            copy.write_row([*row, response.get("text"), response.get("source_sha256"), suite])
+    return set(conn.execute(text(_REQUESTS)).scalars())
+
+
+def _store_responses(
+    conn: Connection, records: Sequence[Record], new_ids: set[str], settings: Settings
+) -> None:
+    """Store the responses of the new requests, and extend their conversations."""
+    by_session: dict[str, list[Record]] = defaultdict(list)
+    for entry in records:
+        if "response" in entry and entry["row"]["request_id"] in new_ids:
+            by_session[entry["row"]["session_id"]].append(entry)
+    if not by_session:
+        return
+    conversations: dict[str, int] = {}
+    for session, entries in by_session.items():
+        try:
+            with conn.begin_nested():
+                conversations[session] = _extend_conversation(conn, session, entries, settings)
+        except IccmError as error:
+            # Usually the conversation is too large; its responses and requests are stored without it.
+            log.warning("a conversation was not extended: %s", error)
+    conn.execute(
+        text(_RESPONSES).bindparams(bindparam("conversations", type_=JSONB)),
+        {"conversations": conversations, "new_ids": sorted(new_ids)},
+    )
+
+
+def _extend_conversation(
+    conn: Connection, session: str, records: Sequence[Record], settings: Settings
+) -> int:
+    """Append the responses to the session's conversation, unless it was completed; return its id."""
+    row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
+    if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
+        return int(row.id)
+    records = sorted(records, key=lambda entry: entry["row"]["created_at"])
+    latest, stored_metadata = records[-1], {} if row is None else dict(row.metadata)
+    source, tests = latest["response"]["source"], latest["response"]["tests"]
+    if tests is None and row is not None and stored_metadata.get("source_code") == source:
+        tests = row.test_suite
+    messages = [] if row is None else list(row.content)
+    redacted, user_id = Counter(stored_metadata.pop("redacted", {})), None
+    for entry in records:
+        messages.append({"role": "user", "content": entry["response"]["source"]})
+        messages.append({"role": "assistant", "content": entry["response"]["text"]})
+        redacted.update(entry["response"]["redacted"])
+        user_id = entry["row"]["user_id"] or user_id
+    metadata = {**stored_metadata, **latest["response"]["metadata"]}
+    conversation = Conversation(
+        session_id=session,
+        messages=messages,
+        user_id=user_id,
+        timestamp=datetime.fromisoformat(latest["row"]["created_at"]),
+        metadata=metadata | ({"redacted": dict(redacted)} if redacted else {}),
+        origin="gateway",
+        source_code=source,
+        test_suite=tests,
+    )
+    # Records were redacted before they were spooled; redacting their conversation again would be wasted.
+    capture = CaptureSettings(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
+    return upsert_conversation(conn, conversation, settings=settings.model_copy(update={"capture": capture}))

@@ -1,0 +1,151 @@
+"""Baseline: the scores of a production version at its deployment, stored with the version (T8).
+
+The gate measured the version on the canary set and the production holdout before the deployment; answers and
+scores are in ``canary_results``. When judge or orchestra have changed since, those answers are scored again,
+so that a new judge neither looks like a drop nor hides one.
+
+Where nothing was measured before the deployment (the first version, a new canary set), the first measurement
+afterwards becomes the baseline.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from iccm_assets.db import tables as t
+from iccm_assets.evaluation.paired_evaluation import (
+    CANARY_SET,
+    EvaluationItem,
+    EvaluationSet,
+    decoding_key,
+    to_evaluation_item,
+)
+from iccm_assets.evaluation.production_holdout import load_rows
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.scoring.orchestra import Orchestra
+from iccm_assets.scoring.scoring import ScoringTask, score_texts
+from iccm_assets.settings import Settings
+from iccm_assets.suites.suite_runner import JUDGE_VERSION
+
+AT_DEPLOYMENT, SCORED_AGAIN, FIRST_MEASUREMENT = "at deployment", "scored again", "first measurement"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Pass rates by item, the judge, orchestra and set they belong to, and their source."""
+
+    rates: dict[str, float]
+    identity: dict[str, str]
+    source: str
+    recorded_at: str
+
+
+def baseline_identity(
+    evaluation_set: EvaluationSet, orchestra: Orchestra, settings: Settings
+) -> dict[str, str]:
+    """Return what a baseline and a measurement must have in common to be comparable."""
+    return {
+        "judge_version": JUDGE_VERSION,
+        "orchestra": orchestra.digest,
+        "decoding": decoding_key(settings),
+        "set_digest": evaluation_set.digest,
+    }
+
+
+def get_stored_baseline(version: ModelVersion, name: str, identity: dict[str, str]) -> Baseline | None:
+    """Return the version's stored baseline on a set, if it has this identity."""
+    baseline = version.metrics.get("baseline", {}).get(name)
+    return Baseline(**baseline) if baseline and baseline["identity"] == identity else None
+
+
+def build_deployment_baseline(
+    engine: sa.Engine,
+    version: ModelVersion,
+    evaluation_set: EvaluationSet,
+    orchestra: Orchestra,
+    settings: Settings,
+) -> Baseline | None:
+    """Build the baseline from the measurements before the deployment; None if there are none."""
+    results = _results(engine, version, evaluation_set, settings)
+    rates = {item: rate for item, rows in results.items() if (rate := _rate(rows, orchestra)) is not None}
+    answers = {item: rows[-1] for item, rows in results.items() if item not in rates}
+    rescored = _unchanged_items(engine, evaluation_set, answers)
+    tasks = [ScoringTask(answers[item.name].requirements, item.suite, item.source_code) for item in rescored]
+    for item, score in zip(rescored, score_texts(tasks, orchestra, settings), strict=True):
+        if score.test_pass_rate is not None:
+            rates[item.name] = score.test_pass_rate
+    if not rates:
+        return None
+    recorded_at = (version.deployed_at or version.created_at).isoformat()
+    source = SCORED_AGAIN if rescored else AT_DEPLOYMENT
+    return Baseline(rates, baseline_identity(evaluation_set, orchestra, settings), source, recorded_at)
+
+
+def store_baseline(conn: sa.Connection, version: str, name: str, baseline: Baseline) -> None:
+    """Store a set's baseline in the version's metrics; those of other sets stay."""
+    mv = t.model_versions
+    metrics = conn.execute(
+        sa.select(mv.c.metrics).where(mv.c.version == version).with_for_update()
+    ).scalar_one()
+    baselines = {**metrics.get("baseline", {}), name: asdict(baseline)}
+    merged = mv.c.metrics.op("||")(sa.cast({"baseline": baselines}, JSONB))
+    conn.execute(mv.update().where(mv.c.version == version).values(metrics=merged))
+
+
+def _results(
+    engine: sa.Engine, version: ModelVersion, evaluation_set: EvaluationSet, settings: Settings
+) -> dict[str, list[Any]]:
+    """Load the rows of `canary_results` of before the version's deployment, by item, oldest first."""
+    cr = t.canary_results.c
+    query = sa.select(t.canary_results).where(
+        cr.model_digest == version.digest,
+        cr.set == evaluation_set.name,
+        cr.decoding == decoding_key(settings),
+    )
+    if version.deployed_at is not None:
+        query = query.where(cr.created_at <= version.deployed_at)
+    if evaluation_set.name == CANARY_SET:
+        query = query.where(cr.canary_set_digest == evaluation_set.digest)
+    results: dict[str, list[Any]] = defaultdict(list)
+    with engine.connect() as conn:
+        for row in conn.execute(query.order_by(cr.id)):
+            results[row.item].append(row)
+    return results
+
+
+def _rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
+    """Return the rate of the newest answer, if the judge and every member of the orchestra are the same."""
+    identity = (orchestra.digest, JUDGE_VERSION, rows[-1].canary_set_digest)
+    rates = {
+        row.reconstructor: row.test_pass_rate
+        for row in rows
+        if (row.orchestra, row.judge_version, row.canary_set_digest) == identity
+        and row.status in ("scored", "unreadable")
+        and row.test_pass_rate is not None
+    }
+    return fmean(rates.values()) if set(rates) == {member.name for member in orchestra.members} else None
+
+
+def _unchanged_items(
+    engine: sa.Engine, evaluation_set: EvaluationSet, answers: Mapping[str, Any]
+) -> list[EvaluationItem]:
+    """Load the items of these answers (rows, by item), without those that changed since."""
+    ids = [int(name.removeprefix("conversation:")) for name in answers if evaluation_set.name != CANARY_SET]
+    items = (
+        evaluation_set.items
+        if evaluation_set.name == CANARY_SET
+        else map(to_evaluation_item, load_rows(engine, ids))
+    )
+    return [
+        item
+        for item in items
+        if item.name in answers
+        and answers[item.name].canary_set_digest == (item.digest or evaluation_set.digest)
+    ]

@@ -1,1 +1,0 @@
-"""The families of the simulation, one small module per theme (X1)."""

@@ -1,0 +1,188 @@
+"""The model store: ``$ICCM_HOME/models/<digest>/``, content-addressed, immutable, verifiable (L6).
+
+A model appears by rename and only if its writer still holds the fencing token; its name is the digest of its
+manifest, so publishing the same weights again changes nothing. Which version a directory is, and when it was
+made, is stored in the database only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from iccm_assets.atomic_directories import (
+    STAGING,
+    fsync_tree,
+    publish_directory,
+    remove_tree,
+    stale_directories,
+)
+from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, StaleFenceError
+from iccm_assets.registry.hub import (
+    PICKLE_SUFFIXES,
+    check_loadable,
+    has_manifest,
+    is_local_path,
+    resolve,
+)
+from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files, verify
+
+STAGING_LIFETIME_SECONDS = 24 * 3600.0
+# The weights of other frameworks, and code: never copied, never published.
+FOREIGN_FILES = (*PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite", ".py", ".pyc")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in the store."""
+
+    digest: str
+    path: Path
+    manifest: Manifest
+
+
+class ModelStore:
+    """The models below one ``$ICCM_HOME``."""
+
+    def __init__(self, home: Path) -> None:
+        self.root = Path(home) / "models"
+        self.staging_root = self.root / STAGING
+
+    def get_path(self, digest: str) -> Path:
+        """Return a model's directory; raises ``ModelNotFound`` if it does not exist."""
+        directory = self.root / digest
+        if not digest or not directory.is_dir():
+            raise ModelNotFoundError(f"{directory}")
+        return directory
+
+    def verify(self, digest: str) -> Manifest:
+        """Hash a model's files again; raises ``DamagedCheckpoint`` with the name, or ``ModelNotFound``."""
+        return verify(self.get_path(digest))
+
+    def list_digests(self) -> list[str]:
+        """Return the digests of all models in the store, sorted."""
+        return sorted(
+            path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith(".")
+        )
+
+    def create_staging(self, run: str, attempt: int, fence: int, inherit: str = "") -> Path:
+        """Create the staging directory of one attempt, and remove those of the run's older fences.
+
+        The subdirectory ``inherit`` moves into it from the newest older directory that has one.
+        """
+        staging = self.staging_root / f"{run}-{attempt}-{fence}"
+        # Fence 0 is below every claimed fence. If this process dies here, the next attempt inherits from it.
+        inherited = self.staging_root / f"{run}-{attempt}-0"
+        older = [path for path in self.staging_root.glob(f"{run}-*-*") if _parse_fence(path) <= fence]
+        for directory in sorted(older, key=_parse_fence, reverse=True):
+            if inherit and (directory / inherit).is_dir() and not inherited.exists():
+                inherited.mkdir()
+                (directory / inherit).rename(inherited / inherit)
+            if directory != inherited:
+                remove_tree(directory)
+        if inherited.exists():
+            inherited.rename(staging)
+        staging.mkdir(parents=True, exist_ok=True)
+        return staging
+
+    def publish(
+        self, staging: Path, manifest: Manifest, still_current: Callable[[], bool] = lambda: True
+    ) -> StoredModel:
+        """Write the manifest of a staging directory and move the directory into the store.
+
+        ``manifest`` describes the origin of the weights; its ``files`` are filled in here. The fence
+        is checked last, directly before the rename. Raises ``StaleFence``, or ``ModelError`` if the
+        directory contains anything but a loadable safetensors model; nothing is published then.
+        """
+        check_loadable(staging)
+        if foreign := sorted(path.name for path in staging.rglob("*") if path.suffix in FOREIGN_FILES):
+            raise ModelError(f"{', '.join(foreign)} may not be published: pickles and code run when opened")
+        manifest = manifest.model_copy(update={"files": describe_files(staging)})
+        (staging / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        fsync_tree(staging)
+        if not still_current():
+            raise StaleFenceError(f"staging {staging.name}")
+        target = self.root / manifest.digest
+        self._move_damaged_away(target)
+        try:
+            publish_directory(staging, target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            remove_tree(staging)  # the same model was published before, and was just verified
+        return StoredModel(manifest.digest, target, manifest)
+
+    def import_model(self, path_or_hub_id: str) -> StoredModel:
+        """Copy a model into the store, so that the first production version is verifiable, too.
+
+        A directory with a manifest is verified and keeps its digest. Raises ``ModelNotFound``,
+        ``DamagedCheckpoint``, ``ModelError``.
+        """
+        source = resolve(path_or_hub_id)
+        manifest = verify(source) if has_manifest(source) else None
+        check_loadable(source)
+        if source.parent == self.root.absolute() and manifest is not None:
+            return StoredModel(manifest.digest, source, manifest)
+        local = is_local_path(path_or_hub_id) or Path(path_or_hub_id).exists()
+        # The directory name of a hub snapshot is its commit.
+        base = source.name if local else f"{path_or_hub_id}@{source.name}"
+        staging = self.create_staging(f"import{os.getpid()}", 1, 1)
+        try:
+            _copy_model(source, staging, manifest)
+            return self.publish(staging, manifest or Manifest(kind="imported", base=base, files={}))
+        finally:
+            remove_tree(staging)
+
+    def remove_stale_staging(self, older_than_seconds: float = STAGING_LIFETIME_SECONDS) -> list[str]:
+        """Remove staging directories without a write for this long; return their names."""
+        removed = []
+        for directory in stale_directories(self.staging_root, older_than_seconds):
+            remove_tree(directory)
+            removed.append(directory.name)
+        return removed
+
+    def free_bytes(self) -> int:
+        """Return the free space of the store's file system in bytes."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.root).free
+
+    def _move_damaged_away(self, target: Path) -> None:
+        """Move a damaged model to ``.damaged``: it must not block an intact one of the same digest."""
+        if not target.exists():
+            return
+        try:
+            verify(target)
+        except (CorruptCheckpointError, ModelNotFoundError):
+            damaged = self.root / ".damaged" / target.name
+            damaged.parent.mkdir(exist_ok=True)
+            remove_tree(damaged)
+            target.chmod(0o755)
+            target.rename(damaged)
+
+
+def training_provenance() -> dict[str, str]:
+    """Return the versions of the packages that determine the weights, for ``Manifest.code``."""
+    names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
+    return {name: version(name) for name in names}
+
+
+def _parse_fence(staging: Path) -> int:
+    suffix = staging.name.rsplit("-", 1)[1]
+    return int(suffix) if suffix.isdecimal() else 0
+
+
+def _copy_model(source: Path, target: Path, manifest: Manifest | None) -> None:
+    """Copy the files of a model: the listed ones, or without a manifest all but foreign ones."""
+    files = [path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")]
+    for name in (
+        manifest.files if manifest else [path.name for path in files if path.suffix not in FOREIGN_FILES]
+    ):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        # A hub cache contains links to blobs: the content is copied, not the link.
+        shutil.copyfile(source / name, target / name)
+        (target / name).chmod(0o644)

@@ -1,0 +1,160 @@
+"""The registry of model versions: rows of `model_versions`, the only source of a version's status.
+
+The weights are in the content-addressed model store; a row says what they are used for. Changing the version
+in production is the task of `rollout.deployment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, text
+
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.locks import Lock, acquire_lock
+from iccm_assets.errors import ModelNotFoundError, VersionNotFoundError
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One row of `model_versions`."""
+
+    version: str
+    parent_version: str | None
+    status: str
+    digest: str
+    path: str
+    metrics: dict[str, Any]
+    created_at: datetime
+    deployed_at: datetime | None
+
+
+_SELECT = sa.select(*(t.model_versions.c[field.name] for field in fields(ModelVersion)))
+
+
+def get_version(conn: sa.Connection, version: str) -> ModelVersion:
+    """Return a version by its name, ``production``, or the start of its digest.
+
+    Raises ``VersionNotFound``, which lists the versions that exist.
+    """
+    name = resolve_version(conn, version)
+    return ModelVersion(*conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
+
+
+def get_production_version(conn: sa.Connection) -> ModelVersion | None:
+    """Return the version in production; None before the platform is bootstrapped."""
+    row = conn.execute(_SELECT.where(t.model_versions.c.status == "production")).one_or_none()
+    return ModelVersion(*row) if row else None
+
+
+def register_version(
+    conn: sa.Connection,
+    *,
+    digest: str,
+    path: str,
+    parent: str | None,
+    status: str,
+    metrics: dict[str, Any] | None = None,
+) -> ModelVersion:
+    """Register a published model; the same digest under the same parent keeps its name.
+
+    Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
+    """
+    mv = t.model_versions
+    acquire_lock(conn, Lock.MODEL_VERSIONS)
+    name = conn.execute(
+        sa.select(mv.c.version).where(mv.c.digest == digest, mv.c.parent_version.is_not_distinct_from(parent))
+    ).scalar_one_or_none()
+    if name is None:
+        number = conn.execute(sa.select(sa.func.count()).select_from(mv)).scalar_one() + 1
+        name = f"v{number}-{digest[:8]}"
+        conn.execute(
+            mv.insert().values(
+                version=name,
+                parent_version=parent,
+                status=status,
+                digest=digest,
+                path=path,
+                metrics=metrics or {},
+                created_at=now(conn),
+            )
+        )
+    return get_version(conn, name)
+
+
+def latest_candidate(conn: sa.Connection) -> ModelVersion | None:
+    """Return the version registered last that is still open (candidate or inconclusive)."""
+    row = conn.execute(
+        _SELECT.where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))
+        .order_by(t.model_versions.c.created_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return ModelVersion(*row) if row else None
+
+
+PRODUCTION = "production"
+
+
+MAX_LISTED_VERSIONS = 8
+
+
+# Digests are hexadecimal; left() and length() compare literally, whereas `like` would interpret % and _.
+_MATCHES = text(
+    """
+    select version from iccm.model_versions
+    where version = :given or left(digest, length(cast(:given as text))) = :given
+    order by version = :given desc limit 3
+    """
+)
+
+
+_SERVING = text("select version from iccm.model_versions where status = 'production'")
+
+
+_VERSIONS = text("select version from iccm.model_versions order by created_at desc, version desc")
+
+
+def resolve_version(conn: Connection, name: str) -> str:
+    """Resolve a version's name; raises ``VersionNotFoundError``, which lists the versions there are."""
+    if name == PRODUCTION:
+        production = conn.execute(_SERVING).scalar_one_or_none()
+        if production is None:
+            raise VersionNotFoundError(
+                "there is no version in production yet", hint="`iccm retrain` starts with the base model."
+            )
+        return str(production)
+    # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
+    valid = name and "\x00" not in name
+    matches = conn.execute(_MATCHES, {"given": name}).scalars().all() if valid else []
+    if matches and (len(matches) == 1 or matches[0] == name):
+        return str(matches[0])
+    raise _not_found(name, matches, conn.execute(_VERSIONS).scalars().all())
+
+
+def _not_found(name: str, matches: Sequence[str], versions: Sequence[str]) -> VersionNotFoundError:
+    listed = ", ".join(versions[:MAX_LISTED_VERSIONS]) or "none yet"
+    more = f" and {len(versions) - MAX_LISTED_VERSIONS} older" if len(versions) > MAX_LISTED_VERSIONS else ""
+    ambiguous = f": more than one digest starts with it ({', '.join(matches)})" if matches else ""
+    return VersionNotFoundError(f"{name!r}{ambiguous}", hint=f"There are: {listed}{more}.")
+
+
+def resolve_candidate(engine: sa.Engine, dagster_run_id: str, version: str = "") -> str:
+    """Return the version's name; raises ``ModelNotFound`` when there is no candidate at all."""
+    runs = t.phase4_training_runs.c
+    query = sa.select(runs.candidate_version).where(runs.dagster_run_id == dagster_run_id)
+    with engine.connect() as conn:
+        if version:
+            return get_version(conn, version).version
+        if trained := conn.execute(query).scalar_one_or_none():
+            return str(trained)
+        newest = latest_candidate(conn)
+    if newest is None:
+        raise ModelNotFoundError(
+            "no candidate", hint="Materialize fine_tuned_checkpoint first, or name a version."
+        )
+    return newest.version

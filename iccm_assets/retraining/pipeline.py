@@ -1,0 +1,276 @@
+"""One retraining, from its claimed row to a registered candidate, in the order of the asset's steps.
+
+`attempt` claims the row and marks it as failed if anything inside fails; `prepare` selects the examples,
+writes the snapshot and describes the trainer's job; `register` registers the published candidate. The row
+stays `running` until the evaluation records its outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.curation.training_pool import lock_pool
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.errors import IccmError, ModelNotFoundError, TrainingError
+from iccm_assets.registry import training_runs, versions
+from iccm_assets.registry.training_runs import TrainingRun
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.retraining import example_queries, triggers
+from iccm_assets.settings import Settings, get_settings
+from iccm_assets.training.dataset import (
+    Dataset,
+    DatasetStore,
+    TrainingExample,
+    compose_dataset,
+    describe_rehearsal_shortage,
+    load_rehearsal,
+)
+from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
+
+
+@dataclass(frozen=True)
+class SkippedRun:
+    """Nothing is trained now, for this reason (T5, T6)."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The trainer's job, its dataset and base, and the reason for these examples."""
+
+    job: TrainingJob
+    dataset: Dataset
+    base: ModelVersion
+    reason: str
+
+
+@contextmanager
+def run_attempt(
+    engine: sa.Engine, run: TrainingRun, dagster_run_id: str, dispatch: int | None = None
+) -> Iterator[TrainingRun | SkippedRun]:
+    """Claim the row for one attempt; record what fails inside on the row and raise it again.
+
+    Yields the claimed row, whose fence is the right to publish, or ``Skipped`` if the row has to wait.
+    ``dispatch`` is the one that started this Dagster run, if any.
+    """
+    with engine.begin() as conn:
+        fence = training_runs.claim_run(conn, run.id, dagster_run_id, dispatch=dispatch)
+        run = training_runs.get_run(conn, run.id)
+    if fence is None:
+        yield SkippedRun(f"training run {run.id} waits: {run.notes or ''}")
+        return
+    with record_failure(engine, run):
+        yield run
+
+
+@contextmanager
+def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
+    """Send the attempt's heartbeats, and mark it as failed with the error's text if the block raises."""
+    every = training_runs.heartbeat_interval(get_settings().training.heartbeat_timeout_seconds)
+    try:
+        with training_runs.heartbeat_loop(engine, run.id, run.fence, every):
+            yield
+    except BaseException as error:
+        with engine.begin() as conn:
+            if training_runs.holds_fence(conn, run.id, run.fence):
+                message = f"{type(error).__name__}: {error}"[:2000]
+                training_runs.finish_run(conn, run.id, run.fence, "failed", error=message)
+        raise
+
+
+def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
+    """Select the examples, write the snapshot and record both; ``Skipped`` below the minimum (T5, T7)."""
+    with engine.begin() as conn:
+        base = _base_version(conn, run.requested_base)
+        at = now(conn)
+        window = settings.selection.with_window(run.requested_window_days)
+        selection = example_queries.propose_selection(
+            conn, at, window, run.emergency, base=run.requested_base
+        )
+        if below := triggers.below_minimum(len(selection.selected), settings.triggers):
+            training_runs.finish_run(
+                conn, run.id, run.fence, "skipped", notes=below.reason, base_version=base.version
+            )
+            return SkippedRun(f"{below.reason}; {selection.reason}")
+        new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
+    dataset = compose_dataset(
+        new,
+        load_rehearsal(settings.rehearsal),
+        pinned,
+        rehearsal_fraction=settings.training.rehearsal_fraction,
+        validation_share=settings.training.validation_share,
+        seed=settings.training.seed,
+    )
+    directory = DatasetStore(settings.home).write(dataset)
+    job = TrainingJob(
+        home=str(settings.home),
+        base=base.path,
+        dataset=str(directory),
+        config=settings.training,
+        run_id=str(run.id),
+        attempt=run.attempt,
+        fence=run.fence,
+        emergency=run.emergency,
+        training_run_id=run.id,
+    )
+    with engine.begin() as conn:
+        _refuse_erased(conn, dataset, directory)
+        _record_lineage(conn, run.id, dataset)
+        training_runs.update_run(
+            conn,
+            run.id,
+            run.fence,
+            base_version=base.version,
+            dataset_digest=dataset.digest,
+            training_timestamp=at,
+            config=settings.training.model_dump(mode="json"),
+        )
+    remark = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
+    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
+
+
+def register_candidate(
+    engine: sa.Engine, run: TrainingRun, plan: TrainingPlan, outcome: TrainingOutcome
+) -> ModelVersion:
+    """Register the published candidate as a version, and pin its training conversations (P2)."""
+    metrics = {
+        "training": {
+            "validation_loss": outcome.best_validation_loss,
+            "initial_validation_loss": outcome.initial_validation_loss,
+            "best_epoch": outcome.best_epoch,
+            "movement": vars(outcome.weight_change),
+            "counts": dict(outcome.counts),
+        }
+    }
+    with engine.begin() as conn:
+        candidate = versions.register_version(
+            conn,
+            digest=outcome.digest,
+            path=outcome.path,
+            parent=plan.base.version,
+            status="candidate",
+            metrics=metrics,
+        )
+        training_runs.update_run(conn, run.id, run.fence, candidate_version=candidate.version)
+        lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row
+        pool = t.phase4_training_data
+        examples = pool.c.conversation_id.in_(plan.dataset.conversation_ids)
+        conn.execute(pool.update().where(examples).values(pinned=True))
+    return candidate
+
+
+def candidate_metadata(
+    candidate: ModelVersion, plan: TrainingPlan, outcome: TrainingOutcome
+) -> dict[str, Any]:
+    """Return the materialization's metadata; Dagster plots the numbers over time."""
+    return {
+        "version": candidate.version,
+        "parent_version": plan.base.version,
+        "selection": plan.reason,
+        "dataset_digest": outcome.dataset_digest,
+        **{f"examples {name}": count for name, count in outcome.counts.items()},
+        "validation_loss": outcome.best_validation_loss,
+        "initial_validation_loss": outcome.initial_validation_loss,
+        "best_epoch": outcome.best_epoch,
+        "weight_movement": outcome.weight_change.relative,
+        "weights_changed": outcome.weight_change.changed_share,
+        "parameters": outcome.parameters,
+        "device": outcome.device,
+        "resumed_from_step": outcome.resumed_from_step,
+        **{f"seconds {name}": value for name, value in outcome.seconds.items()},
+    }
+
+
+def get_claimed_run(engine: sa.Engine, dagster_run_id: str) -> TrainingRun | None:
+    """Return the training run that this Dagster run is working on; ``None`` if there is none."""
+    with engine.connect() as conn:
+        running = training_runs.get_running_attempt(conn)
+        if running is None or running.dagster_run_id != dagster_run_id:
+            return None
+        return training_runs.get_run(conn, running.id)
+
+
+def record_verdict(engine: sa.Engine, run: TrainingRun, candidate: str) -> TrainingRun:
+    """Record the newest verdict on the candidate as the run's outcome (E4)."""
+    gv = t.gate_verdicts
+    with engine.begin() as conn:
+        verdict = conn.execute(
+            sa.select(gv).where(gv.c.version == candidate).order_by(gv.c.id.desc()).limit(1)
+        ).one_or_none()
+        if verdict is None:
+            raise IccmError(f"{candidate} has no verdict")
+        return training_runs.finish_run(
+            conn,
+            run.id,
+            run.fence,
+            training_runs.VERDICT_STATUS[verdict.status],
+            notes="; ".join(verdict.verdict["reasons"]),
+            improvement=verdict.improvement,
+            verdict=verdict.status,
+        )
+
+
+def _base_version(conn: sa.Connection, requested: str | None) -> ModelVersion:
+    """Return the version to train from: the requested one, else the one in production."""
+    if requested is not None:
+        return versions.get_version(conn, requested)
+    production = versions.get_production_version(conn)
+    if production is None:
+        raise ModelNotFoundError("no production version", hint="Materialize base_model first.")
+    return production
+
+
+def _read_examples(
+    conn: sa.Connection, selected: set[int]
+) -> tuple[list[TrainingExample], list[TrainingExample]]:
+    """Read the selected rows and, for rehearsal, the other pinned rows that still qualify (P4, L3)."""
+    pool = t.phase4_training_data.c
+    rows = conn.execute(
+        sa.select(pool.conversation_id, pool.source_code, pool.requirements).where(
+            sa.or_(pool.conversation_id.in_(selected), sa.and_(pool.pinned, pool.qualifies))
+        )
+    ).all()
+    examples = [
+        TrainingExample(row.conversation_id, row.source_code, row.requirements, "new", "pool") for row in rows
+    ]
+    new = [row for row in examples if row.conversation_id in selected]
+    pinned = [row for row in examples if row.conversation_id not in selected]
+    return new, [replace(row, role="rehearsal", origin="pinned") for row in pinned]
+
+
+def _refuse_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
+    """Fail if an example was erased since its selection, and delete the snapshot that holds its text (V2)."""
+    c = t.conversations.c
+    rows = conn.execute(
+        sa.select(c.id, c.erased_at)
+        .where(c.id.in_(dataset.conversation_ids))
+        .order_by(c.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    erased = [str(row.id) for row in rows if row.erased_at is not None]
+    if erased:
+        remove_tree(directory)
+        raise TrainingError(
+            f"{len(erased)} selected conversations were erased meanwhile ({', '.join(erased[:5])})"
+        )
+
+
+def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset) -> None:
+    """Record the conversations of this attempt's dataset in place of an earlier attempt's."""
+    examples = t.training_run_examples
+    conn.execute(examples.delete().where(examples.c.training_run_id == run_id))
+    rows = [
+        {"training_run_id": run_id, "conversation_id": row.conversation_id, "role": row.role}
+        for row in dataset.examples
+        if row.conversation_id is not None
+    ]
+    conn.execute(examples.insert(), rows)

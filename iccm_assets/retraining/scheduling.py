@@ -1,0 +1,269 @@
+"""Which training run starts next, and which have died, as pure functions (T6).
+
+The decisions use what is recorded: the rows of ``phase4_training_runs``, the live rollout, and the state of
+the Dagster runs started for the rows. A run request proves nothing, so a run that Dagster never reports is
+requested again; the row's ``dispatch`` counts the requests, and only the newest one may claim the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from iccm_assets.registry.training_runs import RunningAttempt, blocking_reason, stalled_reason
+from iccm_assets.settings import TriggerSettings
+
+RunState = Literal["created", "queued", "started", "succeeded", "failed", "canceled"]
+ACTIVE_STATES = ("created", "queued", "started")
+# From the bake stage on, the candidate serves as production: its health decides, not an emergency (R3, R4).
+LAST_ABORTABLE_STAGE = 2
+# An emergency has to start within an hour of its evidence; a run queued for longer needs a person (T6).
+MAX_QUEUED_SECONDS = 3600.0
+_ENDED = {"canceled": "been canceled", "succeeded": "ended", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """A training run without an outcome, or a failed attempt that may be retried.
+
+    ``idle_seconds`` since the row last changed, in platform time; ``dispatched_seconds`` since the last
+    request for a Dagster run, in wall-clock time, ``None`` if there was none. ``dagster_run_id`` is the
+    last Dagster run that made an attempt.
+    """
+
+    id: int
+    status: str
+    attempt: int
+    dispatch: int
+    emergency: bool
+    idle_seconds: float = 0.0
+    dispatched_seconds: float | None = None
+    dagster_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class DagsterRunState:
+    """The state of the newest Dagster run started for a training run, and its dispatch.
+
+    ``seconds`` are wall-clock seconds in this state.
+    """
+
+    run_id: str
+    state: RunState
+    seconds: float = 0.0
+    dispatch: int = 0
+
+
+@dataclass(frozen=True)
+class ActiveRollout:
+    """The live rollout."""
+
+    id: int
+    stage: int
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """The recorded state: what waits in which order, what is running, and the live rollout."""
+
+    queued_runs: Sequence[QueuedRun]
+    running: RunningAttempt | None = None
+    rollout: ActiveRollout | None = None
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """Start a Dagster run for the row, unless its ``dispatch`` has changed meanwhile.
+
+    ``abort`` is the rollout to abort first (for an emergency), ``zombie`` the Dagster run to end, which this
+    one replaces.
+    """
+
+    id: int
+    dispatch: int
+    attempt: int
+    reason: str
+    abort_rollout_id: int | None = None
+    stale_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class WaitDecision:
+    """Start nothing now."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StalledAttempt:
+    """An attempt that ended without recording it; ``zombie`` is its Dagster run if that still looks alive."""
+
+    id: int
+    fence: int
+    reason: str
+    stale_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A row that does not yet record what became of its newest Dagster run."""
+
+    id: int
+    dispatch: int
+    run_id: str
+    reason: str
+
+
+def find_stalled_attempt(
+    running: RunningAttempt | None, dagster_run: DagsterRunState | None, timeout_seconds: float
+) -> StalledAttempt | None:
+    """Decide whether the running attempt has died: its Dagster run is over, or its heartbeat stopped.
+
+    ``seen`` is the attempt's own Dagster run; without one only the heartbeat counts.
+    """
+    if running is None:
+        return None
+    if dagster_run is not None and dagster_run.state not in ACTIVE_STATES:
+        return StalledAttempt(
+            running.id, running.fence, f"its Dagster run {dagster_run.run_id} has {_ENDED[dagster_run.state]}"
+        )
+    if reason := stalled_reason(running, timeout_seconds):
+        return StalledAttempt(running.id, running.fence, reason, dagster_run.run_id if dagster_run else None)
+    return None
+
+
+def find_failed_before_claim(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
+    """Return the rows whose newest Dagster run failed before it had claimed them: a failed attempt.
+
+    Otherwise a run that fails in its first step would be started again without end.
+    """
+    reason = "its Dagster run {run} failed before training began"
+    rows = _with_run(queued_runs, dagster_runs, "failed", reason)
+    claimed = {(turn.id, turn.dagster_run_id) for turn in queued_runs}
+    return [row for row in rows if (row.id, row.run_id) not in claimed]
+
+
+def find_canceled(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
+    """Return the rows whose newest Dagster run a person canceled: they are not started again."""
+    return _with_run(queued_runs, dagster_runs, "canceled", "canceled: its Dagster run {run} was canceled")
+
+
+def find_stuck_in_queue(
+    queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
+) -> list[RunOutcome]:
+    """Return the rows whose Dagster run is queued for so long that a person should look at the queue.
+
+    They keep waiting: Dagster starts a queued run as soon as a slot is free, and every run has a maximum run
+    time.
+    """
+    late = [turn for turn in queued_runs if (turn.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
+    return _with_run(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
+
+
+def choose_next_run(
+    state: QueueState,
+    dagster_runs: Mapping[int, DagsterRunState],
+    triggers: TriggerSettings,
+    claim_timeout_seconds: float,
+) -> StartRun | WaitDecision:
+    """Decide which training run starts now: emergencies first, then by age, failed attempts last.
+
+    The queue comes in that order. One training run at a time, none during a rollout; an emergency aborts a
+    rollout at stage 1 or 2. A Dagster run that started and did not claim its row within
+    ``claim_within_seconds`` counts as dead and is replaced.
+    """
+    if state.running:
+        running = blocking_reason(False, state.running.id, None, None)
+        pending = sum(turn.status in ("requested", "waiting") for turn in state.queued_runs)
+        return WaitDecision(f"{running}, {pending} more to follow" if pending else f"{running}")
+    due = _first_due(state.queued_runs, triggers)
+    if due is None:
+        return WaitDecision("no training run is waiting")
+    subject = f"training run {due.id}" + (", an emergency" if due.emergency else "")
+    run = _newest_run(due, dagster_runs)
+    rollout = state.rollout
+    if reason := (
+        _still_expected(due, run, triggers, claim_timeout_seconds)
+        or _retry_pause(due, triggers)
+        or _rollout_in_the_way(due, rollout)
+    ):
+        return WaitDecision(f"{subject}: {reason}")
+    return StartRun(
+        due.id,
+        due.dispatch,
+        due.attempt + 1,
+        f"{subject}, attempt {due.attempt + 1} of {triggers.max_attempts}",
+        abort_rollout_id=rollout.id if rollout else None,
+        stale_run_id=run.run_id if run and run.state in ACTIVE_STATES else None,
+    )
+
+
+def _first_due(turns: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
+    for turn in turns:
+        if turn.status != "failed" or turn.attempt < triggers.max_attempts:
+            return turn
+    return None
+
+
+def _retry_pause(turn: QueuedRun, triggers: TriggerSettings) -> str | None:
+    """Return how much of the pause after a failed attempt has passed; ``None`` once it is over."""
+    pause = 60 * triggers.retry_minutes
+    if turn.status != "failed" or turn.idle_seconds >= pause:
+        return None
+    return f"attempt {turn.attempt + 1} follows, {turn.idle_seconds:.0f} of {pause:.0f} s since it failed"
+
+
+def _rollout_in_the_way(turn: QueuedRun, rollout: ActiveRollout | None) -> str | None:
+    """Return the live rollout that the row waits for; ``None`` if there is none or the row may abort it."""
+    if rollout is None or (turn.emergency and rollout.stage <= LAST_ABORTABLE_STAGE):
+        return None
+    return f"{blocking_reason(turn.emergency, None, rollout.id, None)}, stage {rollout.stage}"
+
+
+def _still_expected(
+    turn: QueuedRun, run: DagsterRunState | None, triggers: TriggerSettings, claim_within_seconds: float
+) -> str | None:
+    """Return why the row's newest Dagster run may still do its work; ``None`` if it will not."""
+    if turn.dispatched_seconds is None:
+        return None
+    if run is None:
+        if turn.dispatched_seconds >= triggers.dispatch_timeout_seconds:
+            return None
+        allowed = f"of {triggers.dispatch_timeout_seconds} s"
+        return f"its Dagster run is not there yet, {turn.dispatched_seconds:.0f} {allowed}"
+    if run.state not in ACTIVE_STATES:
+        return None
+    # A daemon dates the runs it creates by its own clock, which may differ from this process's: such a run is
+    # as old as its dispatch, by the platform clock (S4). A queued run is never given up.
+    expired = {
+        "created": turn.dispatched_seconds > triggers.dispatch_timeout_seconds,
+        "started": run.seconds > claim_within_seconds,
+    }
+    return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
+
+
+def _newest_run(turn: QueuedRun, seen: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
+    run = seen.get(turn.id)
+    # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
+    return run if run and run.dispatch == turn.dispatch else None
+
+
+def _with_run(
+    turns: Sequence[QueuedRun], seen: Mapping[int, DagsterRunState], state: RunState, reason: str
+) -> list[RunOutcome]:
+    """Return the rows whose newest dispatch has a Dagster run in this state."""
+    return [
+        RunOutcome(
+            turn.id,
+            turn.dispatch,
+            run.run_id,
+            reason.format(run=run.run_id, minutes=(turn.dispatched_seconds or 0.0) / 60),
+        )
+        for turn in turns
+        if (run := _newest_run(turn, seen)) and run.state == state
+    ]

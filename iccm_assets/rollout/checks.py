@@ -1,0 +1,68 @@
+"""Is the registry consistent about which version serves? Decisions over plain values (U4, M1, R7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from iccm_assets.check_result import CheckResult
+from iccm_assets.rollout.state import State
+
+
+def check_single_production(versions: Sequence[str]) -> CheckResult:
+    """Check that exactly one version is in production."""
+    description = f"{len(versions)} versions in production: {', '.join(versions) or 'none'}"
+    recovery = (
+        "None: materialize `base_model`, which puts the base model in production when there is none. More "
+        "than one cannot be written by this platform (partial unique index `model_versions_one_production`): "
+        "`iccm db upgrade` restores the schema."
+    )
+    numbers = {"production_versions": float(len(versions))}
+    return CheckResult(len(versions) == 1, description, recovery, metrics=numbers)
+
+
+def check_statuses(rollout: State | None, serving: str | None, canaries: Sequence[str]) -> CheckResult:
+    """Check that the live rollout and the versions' statuses match."""
+    recovery = (
+        "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` shows "
+        "the state the controller has; `iccm rollout abort` ends the rollout and leaves production as it is."
+    )
+    if rollout is None:
+        description = f"no rollout is live; {len(canaries)} versions have the status canary"
+        return CheckResult(not canaries, description, recovery)
+    baking = rollout.state == "baking"
+    expected = rollout.candidate if baking else rollout.production
+    matches = serving == expected and set(canaries) <= {rollout.candidate}
+    description = f"rollout {rollout.id} is {rollout.state}: {expected} should be in production, {serving} is"
+    if not baking:
+        matches = matches and rollout.candidate in canaries
+        description += f"; canary: {', '.join(canaries) or 'none'}, should be {rollout.candidate}"
+    return CheckResult(matches, description, recovery)
+
+
+def check_lease(rollout: State | None, now: datetime) -> CheckResult:
+    """Check that a canary arm with traffic has a lease that has not expired."""
+    recovery = (
+        "The candidate serves nothing now: without a lease all traffic goes to production. The controller "
+        "has stopped: is the Dagster daemon running, and `rollout_controller_sensor` on? Its ticks say what "
+        "stops it. It continues the rollout where it stands."
+    )
+    if rollout is None or rollout.weight == 0:
+        return CheckResult(True, "no canary arm has traffic", recovery)
+    numbers = {"weight": rollout.weight}
+    if rollout.lease_until is None:
+        description = f"the canary arm of rollout {rollout.id} has weight {rollout.weight:g} and no lease"
+        return CheckResult(False, description, recovery, metrics=numbers)
+    seconds = (rollout.lease_until - now).total_seconds()
+    lease = f"expires in {seconds:.0f} s" if seconds > 0 else f"expired {-seconds:.0f} s ago"
+    return CheckResult(
+        seconds > 0, f"weight {rollout.weight:g}, the lease {lease}", recovery, metrics=numbers
+    )
+
+
+def list_versions(conn: sa.Connection, status: str) -> list[str]:
+    """Return the versions of one status, sorted."""
+    query = sa.text("select version from iccm.model_versions where status = :status order by version")
+    return list(conn.execute(query, {"status": status}).scalars())

@@ -1,0 +1,377 @@
+"""Start the init process behind bubblewrap, inspect what was started, and end it. (J3)
+
+A sandbox ends when its first process finds its request pipe closed: the judge closed it or died, at any time,
+start-up included. So the bubblewraps in front of it are never killed while they
+start, get no signal from a terminal, and may always write what they have to report.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import marshal
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import CodeType
+from typing import IO, BinaryIO
+
+from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.sandbox import bubblewrap, seccomp
+
+START_TIMEOUT_SECONDS = 20.0
+END_TIMEOUT_SECONDS = 5.0
+NAMESPACES = ("user", "pid", "net", "ipc", "mnt", "uts")
+HOST_FOLDERS = frozenset(("etc", "proc", "home", "var", "sys"))
+
+_BOOTSTRAP = (
+    "import os,marshal,types;os.closerange(3,4096);"
+    "size=int.from_bytes(os.read(0,4),'big');data=b''\n"
+    "while len(data)<size: data+=os.read(0,size-len(data)) or os._exit(1)\n"  # the judge has ended
+    "codes,context=marshal.loads(data)\n"
+    "for name,code in codes.items():\n"
+    " context[name]=m=types.ModuleType(name);m.__dict__['__builtins__']=dict(vars(__builtins__))\n"
+    " exec(code,m.__dict__)\n"
+    "context[context['start']].serve(context)"
+)
+INIT_PROCESS: Mapping[str, object] = {"start": "init_process"}
+Packages = tuple[tuple[str, str], ...]
+_slots = itertools.count(os.getpid())
+
+
+class MissingLayersError(SandboxUnavailableError):
+    """The sandbox started without one of its layers, so it was not used."""
+
+    def __init__(self, layers: Mapping[str, str]) -> None:
+        self.layers = dict(layers)
+        super().__init__(
+            "; ".join(f"{name} {state}" for name, state in layers.items() if state.startswith("missing"))
+        )
+
+
+class ProcessHandle:
+    """A process by descriptor: its number may be reused, the descriptor never means another process."""
+
+    def __init__(self, pid: int, descriptor: int | None = None) -> None:
+        self.pid = pid
+        self.descriptor = os.pidfd_open(pid) if descriptor is None else descriptor
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
+
+    def kill_in_namespace(self, pid: int) -> None:
+        """Kill ``pid`` if it (still) is a process of this one's pid namespace."""
+        with suppress(OSError):  # it has just ended
+            other = ProcessHandle(pid)
+            try:
+                if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid"):
+                    other.kill()
+            finally:
+                os.close(other.descriptor)
+
+
+@dataclass(frozen=True)
+class RunningSandbox:
+    """An init process that waits for requests: its launcher, its own process, the layers around it.
+
+    ``requests`` and ``replies`` are descriptors; ``end`` ends it with everything in it, and waits until
+    that has happened.
+    """
+
+    process: subprocess.Popen[bytes]
+    init_process: ProcessHandle
+    layers: dict[str, str]
+    requests: int
+    replies: int
+    end: Callable[[], None]
+
+
+def start_isolated(packages: Packages = ()) -> RunningSandbox:
+    """Start a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers.
+
+    ``packages`` (name, folder) become importable inside, from ``bubblewrap.PACKAGES``.
+    """
+    if not seccomp.is_supported():
+        raise SandboxUnavailableError(
+            "no system call filter for this architecture", hint="x86_64 and aarch64 have one."
+        )
+    *others, last = bubblewrap.find_bubblewraps()
+    for bwrap in others:
+        with suppress(SandboxUnavailableError):  # an outdated one of the system; the wheel's may work
+            return _strict(bwrap, packages)
+    return _strict(last, packages)
+
+
+def _strict(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
+    process, driver = spawn_behind_bwrap(bwrap, subprocess.PIPE, packages)
+    return _start(process, driver, INIT_PROCESS, lambda: verify_layers(bwrap, driver.pid))
+
+
+def spawn_behind_bwrap(
+    bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), worker_proc: str = ""
+) -> tuple[subprocess.Popen[bytes], ProcessHandle]:
+    """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake comes after."""
+    with _pipe() as (filter_out, filter_in), _pipe() as (info_out, info_in):
+        filter_in.write(seccomp.build_filter())  # 1.3 kB: fits into the pipe
+        filter_in.close()
+        passed = filter_out.fileno(), info_in.fileno()
+        command = build_command_line(bwrap, passed, next(_slots), packages)
+        if worker_proc:
+            command = bubblewrap.build_worker_command(command, worker_proc)
+        # With the reading end too: bubblewrap would die of a broken pipe in the middle of its start.
+        process = _launch(command, (*passed, info_out.fileno()), {}, stdin)
+        info_in.close()
+        try:
+            return process, _first_process(process, info_out.read())
+        except BaseException:
+            end_process(process, None)
+            raise
+
+
+def build_command_line(
+    bwrap: bubblewrap.Bubblewrap, descriptors: tuple[int, int], slot: int, packages: Packages = ()
+) -> list[str]:
+    """Build the command that starts a sandbox; ``descriptors``: of the filter and of bubblewrap's info."""
+    uid = bubblewrap.unprivileged_uid(slot) if os.geteuid() == 0 else None
+    python = bubblewrap.find_interpreter()
+    filter_fd, info_fd = descriptors
+    return bubblewrap.build_command(bwrap, python, packages, filter_fd=filter_fd, info_fd=info_fd, uid=uid)
+
+
+def start_unsafe(scratch: Path) -> RunningSandbox:
+    """Start an init process without isolation, for those who ask for it by name; its layers say so.
+
+    It makes the folder ``scratch`` and removes it when the judge has died.
+    """
+    process = _launch([sys.executable], (), {"PYTHONHASHSEED": "0"}, subprocess.PIPE)
+    off = dict.fromkeys(
+        ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem"), "off: ICCM_SANDBOX=unsafe"
+    )
+    layers = {**off, "memory": "sampler", "rlimits": "ok"}
+    return _start(
+        process, ProcessHandle(process.pid), {**INIT_PROCESS, "scratch": str(scratch)}, lambda: layers
+    )
+
+
+def _start(
+    process: subprocess.Popen[bytes],
+    driver: ProcessHandle,
+    values: Mapping[str, object],
+    get_layers: Callable[[], dict[str, str]],
+) -> RunningSandbox:
+    """Do the handshake and read the layers; end the process when either fails."""
+    requests = _descriptor(process.stdin)
+    try:
+        send_handshake(process, requests, values)
+        layers = get_layers()
+    except BaseException:
+        end_process(process, driver)
+        raise
+    lifelines.add(requests)
+    return RunningSandbox(
+        process, driver, layers, requests, _descriptor(process.stdout), lambda: end_process(process, driver)
+    )
+
+
+def _launch(
+    command: list[str], passed: tuple[int, ...], environment: dict[str, str], stdin: int
+) -> subprocess.Popen[bytes]:
+    """Start the interpreter behind ``command``.
+
+    The environment is empty on purpose: bwrap's own would be readable inside.
+    """
+    try:
+        return subprocess.Popen(
+            [*command, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOTSTRAP],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=passed,
+            env=environment,
+            cwd="/",
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SandboxUnavailableError(f"{command[0]} cannot be started: {error}") from None
+
+
+def _first_process(process: subprocess.Popen[bytes], info: bytes) -> ProcessHandle:
+    try:
+        return ProcessHandle(int(json.loads(info)["child-pid"]))
+    except (ValueError, KeyError, TypeError, ProcessLookupError):
+        raise SandboxUnavailableError(_start_error(process)) from None
+
+
+def send_handshake(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, object]) -> None:
+    """Send the first process its code and wait until it reports that it is ready."""
+    try:
+        write_frame(requests, marshal.dumps((_code(), dict(values))))
+        wait_ready(_descriptor(process.stdout))
+    except (BrokenPipeError, SandboxUnavailableError):
+        raise SandboxUnavailableError(_start_error(process)) from None
+
+
+def wait_ready(replies: int) -> None:
+    """Wait for the first line of an init process; ``SandboxUnavailableError`` when it is not ``ready``."""
+    line = os.read(replies, 300) if wait_readable(replies, START_TIMEOUT_SECONDS) else b""
+    if line != b"ready\n":
+        raise SandboxUnavailableError(f"it is not ready: {line.decode('utf-8', 'replace')}")
+
+
+def _start_error(process: subprocess.Popen[bytes]) -> str:
+    """The last line the sandbox printed as it failed to start."""
+    if process.stdin:
+        process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=END_TIMEOUT_SECONDS)
+    assert process.stderr
+    os.set_blocking(process.stderr.fileno(), False)
+    lines = (process.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"it did not start (exit code {process.poll()})"
+
+
+@cache
+def _code() -> dict[str, CodeType]:
+    """The modules that run inside, compiled, by file name. They cannot import this package."""
+    folder = Path(__file__).parent
+    return {
+        name: compile((folder / f"{name}.py").read_text("utf-8"), f"<{name}>", "exec", dont_inherit=True)
+        for name in ("audit_hooks", "pytest_runner", "case_runner", "init_process", "warm_pool_worker")
+    }
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+
+def host_namespaces(pid: int | str) -> frozenset[str]:
+    """What a sandbox made by process ``pid`` must not share: namespaces and devices of scratch space."""
+    return frozenset([*_namespaces("self").values(), *_namespaces(pid).values(), *_scratch_devices(pid)])
+
+
+def _namespaces(pid: int | str) -> dict[str, str]:
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+
+
+def _scratch_devices(pid: int | str) -> list[str]:
+    return [f"device {os.stat(f'/proc/{pid}/root{place}').st_dev}" for place in ("/tmp", "/dev/shm")]
+
+
+def verify_layers(
+    bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None
+) -> dict[str, str]:
+    """Read from outside which layers hold for the running first process; raises ``MissingLayersError``."""
+    try:
+        layers = {
+            "bubblewrap": bwrap.version,
+            **_inspect(pid, outside or frozenset(_namespaces("self").values())),
+        }
+    except OSError as error:
+        raise SandboxUnavailableError(f"its first process cannot be inspected: {error}") from None
+    if any(state.startswith("missing") for state in layers.values()):
+        raise MissingLayersError(layers)
+    return layers
+
+
+def _inspect(pid: int, outside: frozenset[str]) -> dict[str, str]:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as rows:
+        status = {name: value.split() for name, _, value in (row.partition(":") for row in rows)}
+    shared = [name for name, link in _namespaces(pid).items() if link in outside]
+    if status["NSpid"][-1] != "1":
+        shared.append("process numbers")
+    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"])
+    countable = os.path.exists(f"/proc/{pid}/task/{pid}/children")
+    problems = {
+        "namespaces": shared and "shares " + ", ".join(shared),
+        "seccomp": "" if filtered else "no filter is in force",
+        "uid": "it is privileged" if _is_privileged(status) else "",
+        "filesystem": _filesystem_problem(pid, outside),
+        "memory": "" if countable else "the kernel does not list a process's children",
+    }
+    states = {"uid": f"unprivileged ({max(map(int, status['Uid']))})", "memory": "sampler"}
+    layers = {layer: f"missing: {problem}" for layer, problem in problems.items() if problem}
+    return {**dict.fromkeys(problems, "ok"), **states, **layers, "rlimits": "ok"}
+
+
+def _is_privileged(status: Mapping[str, list[str]]) -> bool:
+    capabilities = (int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))
+    return "0" in status["Uid"] or any(capabilities)
+
+
+def _filesystem_problem(pid: int, outside: frozenset[str]) -> str:
+    if HOST_FOLDERS.intersection(os.listdir(f"/proc/{pid}/root")):
+        return "it sees the host's files"
+    return "its scratch space is shared" if outside.intersection(_scratch_devices(pid)) else ""
+
+
+# ---- ending, and pipes ---------------------------------------------------------------------------
+
+# Descriptors that keep a sandbox or a warm pool going. A fork of this process must not do so after this
+# process; remove one before it is closed.
+lifelines: set[int] = set()
+
+
+def _in_a_fork() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in lifelines:
+        os.dup2(null, descriptor, False)  # not closed: the fork's own code still closes this number
+    os.close(null)
+    lifelines.clear()
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
+
+
+def end_process(process: subprocess.Popen[bytes], driver: ProcessHandle | None) -> None:
+    """Kill the first process, with which the kernel ends its whole namespace, and wait for its parents.
+
+    Without one yet, close the pipe: what is still starting ends as soon as it reads.
+    """
+    if process.stdin and not process.stdin.closed:
+        lifelines.discard(process.stdin.fileno())
+        process.stdin.close()
+    if driver is not None:
+        if process.poll() is None:
+            driver.kill()
+        os.close(driver.descriptor)
+    try:
+        process.wait(timeout=END_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            stream.close()
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open a pipe as (reading end, writing end); both are closed at the end."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as out, os.fdopen(writing, "wb") as into:
+        yield out, into
+
+
+def _descriptor(stream: IO[bytes] | None) -> int:
+    assert stream
+    return stream.fileno()
+
+
+def wait_readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def write_frame(descriptor: int, data: bytes) -> None:
+    """Write ``data`` behind its length in 4 bytes."""
+    with os.fdopen(descriptor, "wb", closefd=False) as stream:
+        stream.write(len(data).to_bytes(4, "big") + data)

@@ -1,0 +1,270 @@
+"""One sandbox for one implementation: start it, check its layers, run cases in it.
+
+    with Sandbox.start(settings) as sandbox:
+        sandbox.load(source)
+        outcome = sandbox.run_case(case.index, case.plan(), limits)
+
+A sandbox that lacks a layer is not used: ``start`` raises an error that names every missing layer. The
+layers (namespaces, seccomp mode, capabilities, uid) are read from the running process, from outside.
+
+Covered: files, environment, network, unix sockets, other processes, privileges, time, memory, processes,
+output, scratch space. Not covered: bugs of the kernel itself, and timing channels. (J3)
+"""
+
+from __future__ import annotations
+
+import io
+import marshal
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.sandbox import bubblewrap, launcher, pytest_suites, warm_pool
+from iccm_assets.sandbox.launcher import MissingLayersError, RunningSandbox
+from iccm_assets.sandbox.resource_usage import descendant_pids, measure_usage, run_queue_wait
+from iccm_assets.settings import Settings
+
+__all__ = ["FORGED_REPLY", "CaseOutcome", "Limits", "MissingLayersError", "Sandbox"]
+
+SAMPLE_INTERVAL_SECONDS = 0.025
+REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge gives up
+MAX_WALL_FACTOR = 4.0  # maximum multiple of the wall limit while other processes keep the machine busy
+REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
+MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
+SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
+
+# Imported once per sandbox when the implementation names them: quick to load and without side effects.
+_QUICK = """
+abc argparse array ast asyncio base64 binascii bisect calendar cmath collections concurrent
+contextlib copy csv dataclasses datetime decimal difflib enum fnmatch fractions functools graphlib
+hashlib heapq html inspect io itertools json keyword logging math multiprocessing numbers operator
+os pathlib pprint queue random re secrets shlex statistics string struct sys tempfile textwrap
+threading time traceback types typing unicodedata urllib uuid warnings weakref zlib zoneinfo
+"""
+_PRELOADABLE = frozenset(_QUICK.split())
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re.MULTILINE)
+_VIOLATION = re.compile(r"(?:file|socket|memory|system call|process|tampering): [ -~]+$")
+_MAX_VIOLATION_LENGTH, _MAX_VIOLATIONS = 300, 20
+_KINDS = b"answered|forged|exited|signal|wall|output|processes"
+_HEADER = re.compile(rb"(" + _KINDS + rb")" + rb" (\d{1,18})" * 7)
+FORGED_REPLY = "forgery: wrote to the judge's answer channel"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one case may still use: wall-clock and CPU seconds, bytes of output."""
+
+    wall: float
+    cpu: float
+    output: int
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """How one case ended, as the init process and the sampler measured it; no verdict yet.
+
+    ``kind`` is one of answered, forged, exited, signal, wall, cpu, memory, processes, files, output, lost.
+    ``cpu`` and ``wall`` are seconds, ``printed`` counts bytes.
+    """
+
+    kind: str
+    code: int = 0
+    cpu: float = 0.0
+    wall: float = 0.0
+    printed: int = 0
+    answer: bytes = b""
+    violations: tuple[str, ...] = ()
+    output: str = ""
+    imported: bool = False
+
+
+@dataclass
+class Sandbox(AbstractContextManager["Sandbox"]):
+    """A running sandbox; a context manager that leaves no process, mount, file or descriptor behind."""
+
+    settings: Settings
+    running: RunningSandbox
+    scratch: Path | None = None  # unsafe mode only: a folder on the host
+    _buffer: bytearray = field(default_factory=bytearray)
+    _finished_cpu: float = 0.0  # seconds, of the finished cases
+    _queue_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
+
+    # ---- life ----
+
+    @classmethod
+    def start(cls, settings: Settings, packages: launcher.Packages = ()) -> Sandbox:
+        """Start a sandbox that is ready for an implementation; raises ``SandboxUnavailableError``.
+
+        ``packages`` (name, folder) are what a suite of kind ``pytest`` runs with.
+        The sandbox ends when this process does, however it ends.
+        """
+        if settings.sandbox == "unsafe":
+            scratch = Path(tempfile.gettempdir(), f"iccm-unsafe-{secrets.token_hex(8)}")
+            return cls(settings, launcher.start_unsafe(scratch), scratch)
+        return cls(
+            settings, (not packages and warm_pool.warm_pool.acquire()) or launcher.start_isolated(packages)
+        )
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it with everything in it, and wait until that has happened."""
+        if self.scratch:  # before the init process ends, too: that one removes it only if we are killed here
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        self.running.end()
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    # ---- conversation ----
+
+    def load(self, source: str, files: Mapping[str, str] | None = None) -> None:
+        """Send the implementation, which runs with the first case only. ``files``: of a pytest suite."""
+        request = {
+            "do": "load",
+            "source": source,
+            "files": None if files is None else dict(files),
+            "paths": [] if files is None else self._package_paths(),
+            "preload": tuple(sorted(_imported_modules(source) & _PRELOADABLE)),
+        }
+        self._ask(request)
+        if files is not None:
+            launcher.wait_ready(self.running.replies)
+
+    def _package_paths(self) -> list[str]:
+        """Where the sandbox finds its packages; without isolation, their folders on the host."""
+        if self.settings.sandbox == "strict":
+            return [bubblewrap.PACKAGES]
+        return sorted({str(Path(folder).parent) for _, folder in pytest_suites.find_packages()})
+
+    def run_case(self, case: int, plan: tuple[Any, ...], remaining: Limits) -> CaseOutcome:
+        """Run one case in a process of its own and wait for its outcome."""
+        limits = self.settings.judge
+        answer = int(limits.output_mib * (1 << 20))
+        scratch = str(self.scratch or SCRATCH)
+        request = {
+            "do": "case",
+            "case": case,
+            "plan": plan,
+            # The exact limit is kept outside, where it is visible who waited for whom.
+            "wall": remaining.wall * MAX_WALL_FACTOR,
+            "output": remaining.output,
+            "answer": answer,
+            "processes": limits.processes,
+            "scratch": scratch,
+            "tidy": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
+            "limits": {"answer": answer, "process": _process_limits(self.settings, remaining)},
+        }
+        self._ask(request)
+        return self._await_reply(remaining)
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        try:
+            launcher.write_frame(self.running.requests, marshal.dumps(request))
+        except BrokenPipeError:
+            raise SandboxUnavailableError("its first process ended by itself") from None
+
+    def _await_reply(self, budget: Limits) -> CaseOutcome:
+        """Wait for the outcome while sampling what the processes use; kill them at a limit."""
+        started = time.monotonic()
+        exceeded, self._queue_wait = "", 0.0
+        while (
+            time.monotonic() - started
+            <= budget.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
+        ):
+            reply = self._take_reply()
+            if reply:
+                reply = replace(reply, wall=max(reply.cpu, reply.wall - self._queue_wait))
+                # A case killed for a limit ended by that limit, whatever the init process observed.
+                return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
+            if launcher.wait_readable(self.running.replies, SAMPLE_INTERVAL_SECONDS):
+                piece = os.read(self.running.replies, 1 << 16)
+                if not piece:
+                    break
+                self._buffer += piece
+                continue
+            exceeded = exceeded or self._exceeded_limit(budget, started)
+            # Everything below the init process, which then reports the end of the case and cleans up.
+            for pid in descendant_pids(self.running.init_process.pid)[1:] if exceeded else ():
+                self.running.init_process.kill_in_namespace(pid)
+        return CaseOutcome("lost", wall=time.monotonic() - started)
+
+    def _exceeded_limit(self, budget: Limits, started: float) -> str:
+        """Name the total limit that is exceeded, or return ''."""
+        limits = self.settings.judge
+        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
+        used = measure_usage(self.running.init_process.pid, tmpfs, limits.memory_mib << 20)
+        excess = {
+            "memory": used.memory - (limits.memory_mib << 20),
+            "files": used.files - MAX_FILES,
+            "processes": used.processes - 1 - limits.processes,
+            "cpu": used.cpu - self._finished_cpu - budget.cpu,
+            "wall": self._own_time(started, budget) - budget.wall,
+        }
+        return next((name for name, amount in excess.items() if amount > 0), "")
+
+    def _own_time(self, started: float, budget: Limits) -> float:
+        """Seconds since ``started`` without those in which the machine ran other processes instead.
+
+        So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds what is forgiven.
+        """
+        elapsed = time.monotonic() - started
+        case = descendant_pids(self.running.init_process.pid)[1:2]
+        self._queue_wait = max(self._queue_wait, sum(map(run_queue_wait, case)))
+        return elapsed if elapsed > budget.wall * MAX_WALL_FACTOR else elapsed - self._queue_wait
+
+    def _take_reply(self) -> CaseOutcome | None:
+        """Parse one reply out of the buffer; None while it is incomplete."""
+        line, newline, body = self._buffer.partition(b"\n")
+        if not newline:
+            return None
+        header = _HEADER.fullmatch(line)
+        if not header:
+            raise SandboxUnavailableError("its first process sent a malformed reply")
+        code, cpu, wall, printed, *sizes = map(int, header.groups()[1:])
+        if len(body) < sum(sizes):
+            return None
+        answer, lines, output = map(io.BytesIO(body).read, sizes)
+        del self._buffer[: len(line) + 1 + sum(sizes)]
+        imported, violations = _parse_violations(lines)
+        self._finished_cpu += cpu / 1e6
+        kind, text = header[1].decode("ascii"), output.decode("utf-8", "replace")
+        return CaseOutcome(kind, code, cpu / 1e6, wall / 1e6, printed, answer, violations, text, imported)
+
+
+def _imported_modules(source: str) -> set[str]:
+    """Top-level modules that the source seems to import; a guess that only saves time."""
+    lists = (single or several for single, several in _IMPORT.findall(source))
+    return {name.split()[0].partition(".")[0] for names in lists for name in names.split(",") if name.strip()}
+
+
+def _parse_violations(data: bytes) -> tuple[bool, tuple[str, ...]]:
+    """Whether the import was done, and what the audit hook reported; any other line was forged."""
+    lines = dict.fromkeys(data.decode("ascii", "replace").splitlines())
+    violations = [line[:_MAX_VIOLATION_LENGTH] for line in lines if _VIOLATION.match(line)]
+    forged = any(line != "imported" and not _VIOLATION.match(line) for line in lines)
+    return "imported" in lines, tuple([FORGED_REPLY] * forged + violations[:_MAX_VIOLATIONS])
+
+
+def _process_limits(settings: Settings, budget: Limits) -> dict[str, int]:
+    limits = {
+        "RLIMIT_CPU": max(1, int(budget.cpu) + 1),
+        # Writable private memory. Above the total limit, because thread stacks count whole.
+        "RLIMIT_DATA": (settings.judge.memory_mib << 20) + (1 << 30),
+        "RLIMIT_FSIZE": 32 << 20,
+        "RLIMIT_NOFILE": 256,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 1 << 20,
+        "RLIMIT_SIGPENDING": 1000,  # a part of what all processes of a user may have together
+    }
+    # The kernel counts threads too, and honest code may have many: the sampler counts processes.
+    return limits | ({"RLIMIT_NPROC": 2 * settings.judge.processes} if settings.sandbox == "strict" else {})

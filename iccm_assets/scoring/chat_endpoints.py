@@ -1,0 +1,296 @@
+"""Chat endpoints: reconstructors behind an OpenAI-compatible HTTP API (O1).
+
+A request that fails is ``missing``, with its reason, and never a score. One deadline covers everything
+(connecting, TLS, headers, a body that drips, retries and the waits between them). That is why requests run
+on an event loop, where all of it can be cancelled: the `RequestLoop`. All members at one URL share its
+`RateLimiter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from random import Random
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from iccm_assets.endpoint_urls import EndpointAddress
+from iccm_assets.scoring.chat_responses import InvalidResponse, extract_code, extract_content
+from iccm_assets.scoring.reconstruction import Reconstruction, to_printable_line
+from iccm_assets.settings import EndpointSettings
+
+if TYPE_CHECKING:
+    import httpx2
+
+# Part of the orchestra's digest: raise it with every change of the prompt, so that cached scores expire.
+PROMPT_VERSION = 2
+PROMPT = (
+    "Implement these software requirements as one self-contained Python 3 module that uses only the "
+    "standard library. Answer with a single fenced code block and nothing else.\n\n"
+)
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+INITIAL_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 8.0
+
+
+@dataclass
+class RateLimiter:
+    """Rate limiter of one URL; ``next_slot_at`` is the time (monotonic seconds) of the next free slot."""
+
+    next_slot_at: float = 0.0
+
+    def reserve_slot(self, now: float, requests_per_minute: float) -> float:
+        """Reserve the next slot and return the seconds until it."""
+        slot = max(now, self.next_slot_at)
+        self.next_slot_at = slot + (60.0 / requests_per_minute if requests_per_minute else 0.0)
+        return slot - now
+
+
+@dataclass
+class CircuitBreaker:
+    """Circuit breaker of one member: consecutive failures, and until when it is not asked."""
+
+    failures: int = 0
+    last_failure: str = ""
+    open_until: float = 0.0
+
+    def rejection_reason(self, now: float) -> str:
+        """Return why the member is not asked now; empty when it is."""
+        if now >= self.open_until:
+            return ""
+        return f"not asked: {self.failures} consecutive failures, the last: {self.last_failure}"
+
+    def record_result(self, problem: InvalidResponse | None, now: float, limits: EndpointSettings) -> None:
+        """Record the outcome of a request; any sign that the endpoint works resets the count.
+
+        After a pause a single failure pauses it again: only a success resets the count.
+        """
+        if problem is None or problem.endpoint_works:
+            self.failures, self.open_until = 0, 0.0
+            return
+        self.failures, self.last_failure = self.failures + 1, problem.reason
+        if self.failures >= limits.circuit_breaker_failures:
+            self.open_until = now + limits.circuit_breaker_cooldown_seconds
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """One model behind an endpoint; ``key_variable`` is the environment variable with its API key."""
+
+    address: EndpointAddress
+    limits: EndpointSettings = field(default_factory=EndpointSettings)
+    key_variable: str | None = None
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter, compare=False)
+    circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.address.name
+
+    @property
+    def identity(self) -> str:
+        """What answers depend on: name, prompt and decoding, but no timeouts, limits and keys (E1)."""
+        return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
+
+    def build_request(self, requirements: str) -> dict[str, Any]:
+        """Build the JSON body of the request."""
+        limits = self.limits
+        system = [{"role": "system", "content": limits.system_prompt}] if limits.system_prompt else []
+        values = {
+            "model": self.address.model,
+            "messages": [*system, {"role": "user", "content": PROMPT + requirements}],
+            "max_tokens": limits.max_tokens,
+            "temperature": limits.temperature,
+            "seed": limits.seed,
+            **limits.request,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def read_api_key(self) -> str:
+        """Read the API key from the environment; empty when there is none."""
+        return os.environ.get(self.key_variable or "", "").strip()
+
+
+def get_key_variable(address: EndpointAddress) -> str:
+    """Return the variable of one endpoint's own key: `OPENAI_API_KEY_`, host and port, in upper case."""
+    location = address.host if address.port is None else f"{address.host}_{address.port}"
+    return f"{DEFAULT_KEY_VARIABLE}_{re.sub(r'[^A-Z0-9]', '_', location.upper())}"
+
+
+def retry_delay(
+    problem: InvalidResponse, attempt: int, remaining_seconds: float, max_retries: int, jitter: float
+) -> tuple[float | None, str]:
+    """Return the seconds to wait before the next attempt, or None for no retry, with the reason.
+
+    ``attempt`` counts from 0. A `Retry-After` is followed when ``remaining_seconds`` (of the deadline)
+    allow it; otherwise the wait doubles from 0.5 s to 8 s, less up to a quarter (``jitter``, 0 to 1).
+    """
+    allowed = max_retries if problem.max_retries is None else min(max_retries, problem.max_retries)
+    if attempt >= allowed:
+        return None, f"{problem.reason} (asked {attempt + 1} times)" if attempt else problem.reason
+    backoff = min(INITIAL_BACKOFF_SECONDS * 2**attempt, MAX_BACKOFF_SECONDS) * (1 - jitter / 4)
+    wait = backoff if problem.retry_after_seconds is None else max(problem.retry_after_seconds, 0.0)
+    if wait >= remaining_seconds:
+        return (
+            None,
+            f"{problem.reason} (retry after {wait:.0f} s, but {max(remaining_seconds, 0.0):.0f} s"
+            " of the deadline remain)",
+        )
+    return wait, problem.reason
+
+
+class RequestLoop(AbstractContextManager["RequestLoop"]):
+    """Background requests to endpoints: one event loop on its own thread, for the length of the block.
+
+    Leaving the block cancels the requests in flight, so nothing waits for a dead endpoint.
+    """
+
+    def __enter__(self) -> RequestLoop:
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="orchestra", daemon=True)
+        self._thread.start()
+        self._clients: dict[str, httpx2.AsyncClient] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._rng = Random(0)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._run(self._cancel_all()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def submit(self, endpoint: ChatEndpoint, requirements: str) -> Future[Reconstruction]:
+        """Send a request; its result is an answer or ``missing``, within the endpoint's deadline."""
+        return self._run(self._ask(endpoint, requirements))
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _ask(self, endpoint: ChatEndpoint, requirements: str) -> Reconstruction:
+        health, limits = endpoint.circuit_breaker, endpoint.limits
+        async with self._slots.setdefault(endpoint.address.url, asyncio.Semaphore(limits.concurrency)):
+            if refusal := health.rejection_reason(time.monotonic()):
+                return Reconstruction(endpoint.name, "missing", detail=to_printable_line(refusal))
+            if health.failures >= limits.circuit_breaker_failures:
+                # The pause is over: this request probes the endpoint, the others wait for its result.
+                health.open_until = time.monotonic() + limits.timeout_seconds
+            await asyncio.sleep(
+                endpoint.rate_limiter.reserve_slot(time.monotonic(), limits.requests_per_minute)
+            )
+            try:
+                code = await self._ask_with_retries(endpoint, requirements)
+            except InvalidResponse as flaw:
+                # An endpoint or a library may repeat the key in its message.
+                key = endpoint.read_api_key()
+                flaw.reason = to_printable_line(flaw.reason.replace(key, "***") if key else flaw.reason)
+                health.record_result(flaw, time.monotonic(), limits)
+                return Reconstruction(endpoint.name, "missing", detail=flaw.reason)
+            health.record_result(None, time.monotonic(), limits)
+            return Reconstruction(endpoint.name, "answered", code)
+
+    async def _ask_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
+        """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
+        limits, limiter = endpoint.limits, endpoint.rate_limiter
+        deadline = time.monotonic() + limits.timeout_seconds
+        attempt, last_failure = 0, ""
+        try:
+            async with asyncio.timeout(limits.timeout_seconds):
+                while True:
+                    try:
+                        return extract_code(extract_content(await self._send(endpoint, requirements)))
+                    except InvalidResponse as flaw:
+                        now = time.monotonic()
+                        wait, reason = retry_delay(
+                            flaw, attempt, deadline - now, limits.retries, self._rng.random()
+                        )
+                        if wait is None:
+                            raise InvalidResponse(reason, endpoint_works=flaw.endpoint_works) from None
+                        if flaw.retry_after_seconds is not None:
+                            limiter.next_slot_at = max(limiter.next_slot_at, now + wait)
+                        wait = max(wait, limiter.reserve_slot(now, limits.requests_per_minute))
+                    attempt, last_failure = attempt + 1, f" after {reason}"
+                    await asyncio.sleep(wait)
+        except TimeoutError:
+            raise InvalidResponse(f"no answer within {limits.timeout_seconds:g} s{last_failure}") from None
+
+    async def _send(self, endpoint: ChatEndpoint, requirements: str) -> bytes:
+        """Send one request and return the body of a 200 response; redirects are not followed."""
+        import httpx2  # 0.13 s: only where an endpoint is used
+
+        url, limits, key = endpoint.address.url, endpoint.limits, endpoint.read_api_key()
+        if url not in self._clients:
+            self._clients[url] = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(limits.timeout_seconds, connect=limits.connect_seconds),
+                limits=httpx2.Limits(max_connections=limits.concurrency),
+                # Compressed, a small response could grow without bound while it is read.
+                headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise InvalidResponse(f"{endpoint.key_variable} is not a valid API key", max_retries=0)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        content = json.dumps(endpoint.build_request(requirements)).encode("ascii")
+        try:
+            async with self._clients[url].stream(
+                "POST", f"{url}/chat/completions", content=content, headers=headers
+            ) as response:
+                body = await _read(response, int(limits.max_response_mib * (1 << 20)))
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+            raise InvalidResponse(f"{type(error).__name__}: {error}") from None
+        if response.status_code != 200:
+            raise _status_error(response.status_code, response.headers, body)
+        return body
+
+
+async def _read(response: httpx2.Response, max_bytes: int) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise InvalidResponse(
+            "the response is compressed although identity encoding was requested", max_retries=0
+        )
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            raise InvalidResponse(f"the response is longer than {max_bytes / (1 << 20):g} MiB", max_retries=0)
+    return bytes(body)
+
+
+def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidResponse:
+    """Classify a response other than 200: permanent, worth a retry, or a rejection of this text."""
+    if 300 <= status < 400:
+        return InvalidResponse(
+            f"HTTP {status}: redirects to {headers.get('location', 'nowhere')[:100]}", max_retries=0
+        )
+    reason = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
+    # 408 timeout, 409 lock, 425 too early, 429 rate limit
+    if status in (408, 409, 425, 429) or status >= 500:
+        return InvalidResponse(
+            reason, retry_after_seconds=parse_retry_after(headers.get("retry-after"), time.time)
+        )
+    # The text was too long or rejected: no sign of a broken endpoint.
+    return InvalidResponse(reason, endpoint_works=status in (400, 413, 422), max_retries=0)
+
+
+def parse_retry_after(value: str | None, clock: Callable[[], float]) -> float | None:
+    """Parse a `Retry-After` header, a number or a date, into seconds; None when it is absent or invalid."""
+    for parse in (float, lambda date: parsedate_to_datetime(date).timestamp() - clock()):
+        with suppress(ValueError, OverflowError):
+            seconds = parse(value or "")
+            return seconds if 0 <= seconds < float("inf") else None
+    return None

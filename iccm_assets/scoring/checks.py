@@ -1,0 +1,105 @@
+"""Read what the checks of scores, verdicts and production quality decide on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import sqlalchemy as sa
+
+from iccm_assets.check_result import CheckResult, sample_ids
+from iccm_assets.db.clock import start_of_day
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Counts of texts with a suite, of some days' conversations; ``missing`` are ids without a score."""
+
+    with_suite: int
+    scored: int
+    inconclusive: int
+    missing: list[int]
+
+
+def load_score_counts(conn: sa.Connection, first: date, last: date) -> ScoreCounts:
+    """Count the texts of the conversations from day ``first`` to day ``last``."""
+    row = conn.execute(
+        sa.text(
+            """
+            select count(*), count(r.scored_at), count(r.scored_at) - count(r.test_pass_rate),
+                coalesce(array_agg(r.id order by r.id) filter (where r.scored_at is null), '{}')
+            from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
+            where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
+                and r.test_suite is not null
+            """
+        ),
+        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
+    ).one()
+    return ScoreCounts(*row)
+
+
+@dataclass(frozen=True)
+class DailyScores:
+    """The current scores of all texts with a suite, of one day's conversations."""
+
+    texts: int
+    scored: int
+    inconclusive: int
+    reconstructions: int
+    mean_test_pass_rate: float | None
+    mean_variance: float | None
+    rates: list[float]
+
+
+def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str, DailyScores]:
+    """Load the scores by ISO day; days without texts with a suite are left out."""
+    rows = conn.execute(
+        sa.text(
+            """
+            select (c."timestamp" at time zone 'UTC')::date as day, count(*), count(r.scored_at),
+                count(r.scored_at) - count(r.test_pass_rate),
+                sum((select count(*) from iccm.reconstructions x where x.requirement_id = r.id))::int,
+                avg(r.test_pass_rate), avg(r.implementation_variance),
+                coalesce(array_agg(r.test_pass_rate) filter (where r.test_pass_rate is not null), '{}')
+            from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
+            where c."timestamp" >= :start and c."timestamp" < :end and r.test_suite is not null
+            group by 1
+            """
+        ),
+        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
+    )
+    return {row[0].isoformat(): DailyScores(*row[1:]) for row in rows.all()}
+
+
+MAX_INCONCLUSIVE_FRACTION = 0.1
+
+
+MIN_SCORED = 10
+
+
+def check_missing_scores(with_suite: int, missing: Sequence[int], days: int) -> CheckResult:
+    """Check that the texts (ids) of the last complete days that have a suite were all scored."""
+    return CheckResult(
+        not missing,
+        f"{len(missing)} of {with_suite} texts with a test suite in the last {days} days have no score",
+        "Materialize `reconstructions` for their days: it scores what has no score and can be stopped and "
+        "resumed. If it ends with members missing, `iccm orchestra check` asks every member once.",
+        severity="warning",
+        metrics={"with_suite": float(with_suite), "missing": float(len(missing))},
+        sample_ids=sample_ids(list(missing)),
+    )
+
+
+def check_inconclusive_rate(scored: int, without_rate: int, days: int) -> CheckResult:
+    """Check how many scored texts have no pass rate: not bad, but not measured."""
+    share = without_rate / scored if scored else 0.0
+    return CheckResult(
+        scored < MIN_SCORED or share <= MAX_INCONCLUSIVE_FRACTION,
+        f"{without_rate} of {scored} scored texts in the last {days} days are inconclusive ({share:.1%})",
+        "Their `evidence` column gives the reason. Members missing: `iccm orchestra check`. A sandbox layer "
+        "missing: `iccm doctor` names it and its fix. Then materialize the days again: it retries texts that "
+        "lacked members; for the others clear `scored_at`.",
+        severity="warning",
+        metrics={"scored": float(scored), "inconclusive": float(without_rate), "inconclusive_share": share},
+    )

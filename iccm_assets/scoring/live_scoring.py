@@ -1,0 +1,85 @@
+"""Live scoring: score answers of the gateway while their rollout is running (R11, U2).
+
+Only answers with a test suite and without a score. The most urgent come first: the first such answer of a
+session, which is the unit of evidence, before later ones; sessions of the live rollout before the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import fmean
+
+import sqlalchemy as sa
+
+from iccm_assets.db.clock import now
+from iccm_assets.reporting.arm_metrics import ArmMetrics, load_arm_metrics
+from iccm_assets.scoring.orchestra import Orchestra
+from iccm_assets.scoring.scoring import ScoringReport, score_rows
+from iccm_assets.scoring.scoring_queue import PAGE_SIZE, count_rows, unscored_live_responses
+from iccm_assets.settings import Settings
+
+_METRICS_WINDOW = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class LiveScoringReport:
+    """The result of a pass, how many answers it left to the next one, and both arms' metrics of 24 hours."""
+
+    scored: ScoringReport
+    remaining: int
+    seconds: float
+    arms: Sequence[ArmMetrics]
+
+    def summary(self) -> str:
+        """Describe the pass in one line."""
+        scored = self.scored
+        mean = f", mean pass rate {fmean(scored.rates):.3f}" if scored.rates else ""
+        return (
+            f"{scored.scored} scored{mean}, {scored.inconclusive} inconclusive, {scored.invalid_suites}"
+            f" with an invalid suite, {self.remaining} remaining, in {self.seconds:.1f} s"
+        )
+
+
+def count_live_responses(engine: sa.Engine) -> int:
+    """Count the answers that `score_live_responses` would score now."""
+    return count_rows(engine, unscored_live_responses())
+
+
+def score_live_responses(
+    engine: sa.Engine,
+    orchestra: Orchestra,
+    settings: Settings,
+    *,
+    time_budget_seconds: float | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> LiveScoringReport:
+    """Score unscored answers of the gateway that came with tests; ``progress`` gets the number newly stored.
+
+    After ``time_budget_seconds`` no further text is started; texts in progress are finished. An empty answer
+    or one without a statement scores 0. One that cannot be scored for another reason is inconclusive, marked
+    as tried, and retried only for members that were missing. However the pass ends, its scores are stored;
+    concurrent passes share the work.
+    """
+    started = time.monotonic()
+    until = math.inf if time_budget_seconds is None else started + time_budget_seconds
+    report = ScoringReport()
+    while time.monotonic() < until:
+        # One page at a time: answers that arrived meanwhile and are more urgent are in the next page.
+        page = score_rows(
+            engine,
+            unscored_live_responses().limit(PAGE_SIZE),
+            orchestra,
+            settings,
+            deadline=until,
+            progress=progress,
+        )
+        report += page
+        if page.selected_rows < PAGE_SIZE:
+            break
+    with engine.connect() as conn:
+        arms = load_arm_metrics(conn, now(conn) - _METRICS_WINDOW)
+    return LiveScoringReport(report, count_live_responses(engine), time.monotonic() - started, arms)

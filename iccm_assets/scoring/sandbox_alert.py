@@ -1,0 +1,33 @@
+"""Alert on a missing sandbox: the judge then gives no verdict; once a day and machine (A2, J3)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from iccm_assets.alerts.outbox import raise_alert
+from iccm_assets.db.clock import now
+
+if TYPE_CHECKING:
+    from iccm_assets.scoring.scoring import Score
+
+
+def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
+    """Raise an alert, in the caller's transaction, if the judge could not run one of the implementations."""
+    members = (member for score in scores for member in score.members)
+    # The judge gives this status only to implementations that it could not run.
+    reason = next((member.detail for member in members if member.status == "inconclusive"), None)
+    if reason is None:
+        return
+    host = socket.gethostname()
+    raise_alert(
+        conn,
+        f"sandbox:{host}:{now(conn):%Y-%m-%d}",
+        "critical",
+        "Sandbox layer missing",
+        f"{host} gives no verdicts: {reason} `iccm doctor` says how to fix it; to retry inconclusive scores,"
+        " clear their `scored_at`.",
+    )

@@ -1,0 +1,277 @@
+"""From how a case ended to its verdict and its detail; pure functions, no I/O. (J2)"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iccm_assets.sandbox.sandbox import FORGED_REPLY, CaseOutcome
+from iccm_assets.settings import JudgeSettings
+from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
+from iccm_assets.suites.test_suites import Case, Expectation
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The verdict on one planned case; ``detail`` is for people.
+
+    ``verdict`` is one of passed, failed, error, crashed, exited, timeout, out_of_memory, output_limit,
+    forbidden, not_run.
+    """
+
+    case: int
+    verdict: str
+    detail: str
+
+
+def classify_case(case: Case, outcome: CaseOutcome, limits: JudgeSettings) -> CaseResult:
+    """Classify a case; one that did something forbidden is ``forbidden``, even with a right answer."""
+    if outcome.violations:
+        verdict, detail = "forbidden", outcome.violations[0]
+    elif outcome.kind == "answered":
+        verdict, detail = _classify_answer(case, outcome.answer)
+    else:
+        verdict, detail = _classify_end(outcome, limits)
+    return CaseResult(case.index, verdict, escape_unprintable(detail))
+
+
+def escape_unprintable(text: str) -> str:
+    """``text`` without what an implementation could do to a terminal or an encoder with it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_suite_wide_failure(outcome: CaseOutcome) -> bool:
+    """Whether running further cases is pointless: the import itself used up a limit of the whole."""
+    return not outcome.imported and outcome.kind in ("wall", "cpu", "memory", "output", "processes", "files")
+
+
+# ---- a case that did not answer ------------------------------------------------------------------
+
+
+def _classify_end(reply: CaseOutcome, limits: JudgeSettings) -> tuple[str, str]:
+    phase = "during the call" if reply.imported else "while being imported"
+    if reply.kind == "signal":
+        return _classify_signal(reply.code, phase)
+    outcomes = {
+        "exited": ("exited", f"the process exited with code {reply.code} {phase}, before it answered"),
+        "wall": ("timeout", f"not done after {limits.wall_seconds:g} s, {phase}"),
+        "cpu": ("timeout", f"used more than {limits.cpu_seconds} s of CPU time, {phase}"),
+        "memory": ("out_of_memory", f"used more than {limits.memory_mib} MiB, {phase}"),
+        "files": ("out_of_memory", f"filled the scratch space with files, {phase}"),
+        "processes": ("forbidden", f"started more than {limits.processes} processes, {phase}"),
+        "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
+        "forged": ("forbidden", FORGED_REPLY),
+    }
+    return outcomes[reply.kind]
+
+
+def _classify_signal(number: int, phase: str) -> tuple[str, str]:
+    if number == signal.SIGSYS:
+        return "forbidden", f"made a forbidden system call {phase}"
+    if number == signal.SIGXCPU:
+        return "timeout", f"used up its CPU time {phase}"
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return "crashed", f"killed by {name} {phase}"
+
+
+# ---- a case that answered ------------------------------------------------------------------------
+
+
+def _classify_answer(case: Case, answer: bytes) -> tuple[str, str]:
+    """Compare an answer, which may hold anything, with the expectation."""
+    try:
+        outcome = json.loads(answer)
+        return _ANSWERS[outcome[0]](case, outcome[1:])
+    except (InvalidValueError, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
+        return "forbidden", "sent the judge something that is not an answer"
+
+
+def _classify_import_error(case: Case, content: list[Any]) -> tuple[str, str]:
+    verdict, detail = _classify_exception(content[0][1:])
+    return verdict, f"while being imported: {detail}"
+
+
+def _classify_function(case: Case, outcome: list[Any]) -> tuple[str, str]:
+    if case.steps is not None or case.test:
+        raise InvalidValueError("not an answer")
+    return _classify_call(case.expected, outcome)
+
+
+def _classify_object(case: Case, content: list[Any]) -> tuple[str, str]:
+    """Classify a constructor's outcome and one per step; the first that is not as expected decides."""
+    constructed, outcomes = content
+    if case.steps is None:
+        raise InvalidValueError("not an answer")
+    if constructed is not None:
+        verdict, detail = _classify_call(case.expected, constructed)
+        return verdict, detail and f"{case.call.name}(): {detail}"
+    if case.expected.raises:
+        return "failed", f"expected {case.expected.raises}, but an object was made"
+    if len(outcomes) != len(case.steps):
+        raise InvalidValueError("not an answer")
+    for number, ((call, expected), outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
+        verdict, detail = _classify_call(expected, outcome)
+        if verdict != "passed":
+            return verdict, f"step {number}, {call.name}(): {detail}"
+    return "passed", ""
+
+
+_TEST_OUTCOMES = {
+    "passed": ("passed", ""),
+    "failed": ("failed", "failed"),
+    "error": ("error", "error"),
+    "skipped": ("failed", "skipped, which is no pass"),
+    "xfail": ("failed", "expected to fail, which is no pass"),
+    "none": ("error", "pytest found no such test"),
+}
+
+
+def _classify_test(case: Case, content: list[Any]) -> tuple[str, str]:
+    """Classify pytest's report of a test function, which passes only if every parameter set does."""
+    outcome, message = content
+    if not case.test:
+        raise InvalidValueError("not an answer")
+    verdict, description = _TEST_OUTCOMES[outcome]
+    detail = ": ".join(part for part in (description, str(message)[:200]) if part)
+    return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
+
+
+_ANSWERS: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
+    "e": _classify_import_error,
+    "m": lambda case, content: ("error", f"the implementation defines no {str(content[0])!r}"),
+    "v": lambda case, content: _classify_function(case, ["v", *content]),
+    "r": lambda case, content: _classify_function(case, ["r", *content]),
+    "o": _classify_object,
+    "t": _classify_test,
+    "large": lambda case, content: ("output_limit", "the answer is too large"),
+    "deep": lambda case, content: ("failed", "the answer is nested too deep, or contains itself"),
+}
+
+
+def _classify_call(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+    """Classify one call by its expectation."""
+    if outcome[0] == "m":
+        return "error", f"there is no {str(outcome[1])!r}"
+    if outcome[0] == "r":
+        return _classify_raised(expected, outcome)
+    if outcome[0] != "v":
+        raise InvalidValueError("not an answer")
+    actual = check_encoded(outcome[1])
+    if expected.raises:
+        return "failed", f"expected {expected.raises}, but it returned"
+    detail = "" if expected.value is None else diff(expected.value, actual)
+    return "failed" if detail else "passed", detail
+
+
+def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+    verdict, detail = _classify_exception(outcome[1:])
+    if expected.raises and _is_raised(expected.raises, outcome[1]):
+        if not _is_of_many_kinds(outcome[1]):
+            return "passed", ""
+        verdict, detail = "error", UNRELATED_CLASSES
+    if expected.raises and verdict == "error":
+        return "failed", f"expected {expected.raises}, raised {detail}"
+    return verdict, detail
+
+
+def _is_raised(name: str, classes: list[Any]) -> bool:
+    """By identity for Python's own exceptions and their subclasses, by class name for others."""
+    builtin = isinstance(getattr(builtins, name, None), type)
+    return any(raised == name and (own or not builtin) for raised, own in classes)
+
+
+UNRELATED_CLASSES = "an exception that is of many unrelated kinds at once"
+MAX_UNRELATED_CLASSES = 2  # honest ones combine two at most: class NotFound(KeyError, ValueError)
+
+
+def _is_of_many_kinds(classes: list[Any]) -> bool:
+    """Whether one class stands for any exception that is expected, like an object equal to everything."""
+    kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
+    most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
+    return len(most_special) > MAX_UNRELATED_CLASSES
+
+
+def _classify_exception(content: list[Any]) -> tuple[str, str]:
+    """Classify an exception that was not expected."""
+    classes, message, line = content
+    names = [str(name) for name, _ in classes]
+    detail = f"{names[0]}: {str(message)[:200]}" if message else names[0]
+    if isinstance(line, int) and line > 0:
+        detail += f" (line {line})"
+    verdicts = {"SystemExit": "exited", "MemoryError": "out_of_memory"}
+    return next((verdict for name, verdict in verdicts.items() if name in names), "error"), detail
+
+
+# ---- suspicion -----------------------------------------------------------------------------------
+
+# Signs in the source that only give a failure its name: an implementation that passes every case is not
+# suspected for them, because honest code may use any of them.
+_SIGNS = (
+    (r"\batexit\b", "registers an exit hook"),
+    (
+        r"\bf_(?:locals|globals|back)\b|\b_getframe\b|\btb_frame\b|\binspect\.(?:stack|currentframe)\b",
+        "looks into its callers' frames",
+    ),
+    (r"\bgc\.get_|\bget_objects\b|\bget_referrers\b", "searches the heap"),
+    (r"\bos\.environ|\bgetenv\b|\benviron\b", "reads the environment"),
+    (r"['\"]/(?:etc|root|home|proc|var|run|sys)\b", "names files of the host"),
+    (r"\bjson\.(?:dumps|loads|dump|load)\s*=|setattr\(\s*json\b", "replaces functions of json"),
+    (r"\bbuiltins\.\w+\s*=|__builtins__\s*\[", "replaces builtins"),
+    (r"def __eq__\([^)]*\)[^:]*:\s*return True", "defines an object equal to everything"),
+    (r"\bos\.write\(|\bos\.fdopen\(|\bos\.dup2?\(", "writes to raw descriptors"),
+    (r"\bos\._exit\b", "ends its process"),
+    (r"\bctypes\b", "calls the C library"),
+    (r"\bos\.fork\b", "forks"),
+    (r"\bpidfd_|\bprocess_vm_", "reaches for other processes"),
+    (r"\bset(?:trace|profile)\b|\bsys\.monitoring\b", "traces the code around it"),
+    (r"\bsys\.(?:meta_path|path_hooks)\b|\bsys\.modules\s*(?:\[|\.clear\b)", "changes what imports give"),
+    (r"\bsocket\b|\burllib\.request\b|\bhttp\.client\b", "uses the network"),
+)
+
+
+_NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
+_SIGNS_IN_DETAILS = (
+    (UNRELATED_CLASSES, "raises " + UNRELATED_CLASSES),
+    (_NO_MORE_PROCESSES, "reached the limit of processes and threads"),
+)
+
+
+# Signs that count without a failure where the tests run in the implementation's own process: a forged pass
+# looks like any other there.
+_SIGNS_OF_FORGERY = (
+    (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "knows of the tests' runner"),
+    (r"\binspect\b|\blinecache\b|\b__main__\b", "reads source code at run time"),
+    (
+        r"\b__(?:eq|ne|lt|le|gt|ge)__\b.*(?:\n.*)?\breturn (?:True|1)\b",
+        "defines an object equal to everything",
+    ),
+    (
+        r"\b(?:test_\w+|\w+_test)\.py\b|\bos\.(?:listdir|walk|scandir)\b|\bglob\b",
+        "looks for the tests' files",
+    ),
+)
+
+
+def find_suspicious_behaviour(
+    source: str, results: Sequence[CaseResult], violations: Iterable[str], evidence: str = "cases"
+) -> tuple[str, ...]:
+    """Name what the implementation is suspected of: every violation, and signs that explain a failure."""
+    details = [result.detail for result in results]
+    suspicions = [*map(escape_unprintable, violations)]
+    suspicions += [result.detail for result in results if result.verdict == "forbidden"]
+    suspicions += [detail for detail in details if "its own equality" in detail]
+    suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))
+    if evidence == "pytest":
+        suspicions += _matching(_SIGNS_OF_FORGERY, source)
+    if evidence == "pytest" or any(result.verdict != "passed" for result in results):
+        suspicions += _matching(_SIGNS, source)
+    return tuple(dict.fromkeys(suspicions))
+
+
+def _matching(signs: tuple[tuple[str, str], ...], text: str) -> list[str]:
+    return [description for pattern, description in signs if re.search(pattern, text)]

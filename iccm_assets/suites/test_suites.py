@@ -1,0 +1,222 @@
+"""Test suites as data: what a suite may contain, and a clear error when it contains something else.
+
+``parse_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that stay apart from here
+on: the *inputs* (what to call, with what), which are all that ever enters the sandbox, and the
+*expectations*, which never do. (J1)
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iccm_assets.errors import InputError, TestSuiteError
+from iccm_assets.sandbox import pytest_suites
+from iccm_assets.suites.suite_values import MAX_DEPTH, EncodedValue, InvalidValueError, decode, encode
+
+MAX_CASES = 1000
+MAX_STEPS = 1000
+MAX_BYTES = 1 << 20
+_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "name"}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a call must do: return this value, raise this exception, or (neither) just not fail."""
+
+    value: EncodedValue | None = None
+    raises: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: a name (dots allowed), positional and keyword arguments."""
+
+    name: str
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def inputs(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """The call as it is sent to the sandbox."""
+        return self.name, self.args, self.kwargs
+
+
+@dataclass(frozen=True)
+class Case:
+    """One planned case; ``steps`` is None for a function and the method calls for a class."""
+
+    index: int
+    call: Call
+    expected: Expectation
+    steps: tuple[tuple[Call, Expectation], ...] | None = None
+    test: str = ""  # of the kind ``pytest``: the test function
+
+    def inputs(self) -> tuple[Any, ...]:
+        """Inputs only: what enters the process that runs the implementation."""
+        if self.test:
+            return ("test", self.test)
+        if self.steps is None:
+            return ("call", *self.call.inputs())
+        return ("new", *self.call.inputs(), [call.inputs() for call, _ in self.steps])
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A valid suite. ``digest`` (sha256) identifies its content; ``files`` is for the kind ``pytest`` only.
+
+    The kind is also the kind of evidence of a verdict: ``pytest`` is the weaker one.
+    """
+
+    kind: str
+    cases: tuple[Case, ...]
+    digest: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_suite_file(path: Path) -> Suite:
+    """Load a suite from a JSON file; ``InputError`` without the file, ``TestSuiteError`` otherwise."""
+    try:
+        return parse_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly nested
+        raise TestSuiteError(f"{path} is not JSON: {error}") from None
+
+
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; of a key that occurs twice, one value would silently be lost."""
+    names = [name for name, _ in pairs]
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise TestSuiteError(f"duplicate key {duplicate!r}")
+    return dict(pairs)
+
+
+def parse_suite(document: object) -> Suite:
+    """Validate parsed JSON; ``TestSuiteError`` names the case and what is wrong with it."""
+    if not isinstance(document, dict):
+        raise TestSuiteError('a suite is an object: {"kind": "cases", "cases": […]}')
+    try:
+        text = json.dumps(document, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TestSuiteError(f"not JSON data: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise TestSuiteError(f"larger than {MAX_BYTES >> 20} MiB")
+    kind, digest = document.get("kind"), hashlib.sha256(text.encode()).hexdigest()
+    if kind not in ("cases", "pytest"):
+        raise TestSuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
+    try:
+        if kind == "pytest":
+            return _pytest_suite(document, digest)
+        return Suite("cases", _cases(document), digest)
+    except InvalidValueError as error:
+        raise TestSuiteError(str(error)) from None
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise InvalidValueError(message)
+
+
+def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
+    _check_keys(obj, {"kind", "files"})
+    pytest_suites.find_packages()
+    files = pytest_suites.parse_files(obj.get("files"))
+    tests = pytest_suites.collect_tests(files)
+    _require(len(tests) <= MAX_CASES, f"{len(tests)} tests; at most {MAX_CASES}")
+    cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
+    return Suite("pytest", tuple(cases), digest, files)
+
+
+def _cases(obj: dict[str, Any]) -> tuple[Case, ...]:
+    cases: Any = obj.get("cases")
+    _check_keys(obj, {"kind", "cases"})
+    _require(cases and isinstance(cases, list), "'cases' must be a list with at least one case")
+    _require(len(cases) <= MAX_CASES, f"{len(cases)} cases; at most {MAX_CASES}")
+    return tuple(_case(index, case) for index, case in enumerate(cases))
+
+
+@contextmanager
+def _located(place: str) -> Iterator[None]:
+    """Name the place in front of the message of an error raised in it."""
+    try:
+        yield
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{place}: {error}") from None
+    except RecursionError:
+        raise InvalidValueError(f"{place}: nested more than {MAX_DEPTH} deep") from None
+
+
+def _case(index: int, written: Any) -> Case:
+    with _located(f"case {index}"):
+        _require(isinstance(written, dict), "a case is an object")
+        _require(("call" in written) != ("new" in written), "a case has either 'call' or 'new'")
+        if "new" in written:
+            return _class_case(index, written)
+        _check_keys(written, _CALL_KEYS)
+        _require(("expect" in written) != ("raises" in written), "a case has either 'expect' or 'raises'")
+        return Case(index, _call(written, "call"), _expectation(written))
+
+
+def _class_case(index: int, written: dict[str, Any]) -> Case:
+    _check_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
+    steps = written.get("steps", [])
+    _require(isinstance(steps, list), "'steps' must be a list")
+    _require(len(steps) <= MAX_STEPS, f"{len(steps)} steps; at most {MAX_STEPS}")
+    _require("raises" not in written or not steps, "a constructor that raises has no steps")
+    _require("raises" in written or steps, "'new' needs 'steps' or 'raises'")
+    call, expected = _call(written, "new"), _expectation(written)
+    return Case(index, call, expected, tuple(_step(number, step) for number, step in enumerate(steps)))
+
+
+def _step(number: int, written: Any) -> tuple[Call, Expectation]:
+    with _located(f"step {number}"):
+        _require(isinstance(written, dict) and "call" in written, "a step is an object with 'call'")
+        _check_keys(written, _CALL_KEYS)
+        _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
+        return _call(written, "call"), _expectation(written)
+
+
+def _check_keys(written: dict[str, Any], names: set[str]) -> None:
+    unknown = sorted(set(written) - names)
+    _require(not unknown, f"unknown key {', '.join(map(repr, unknown))}")
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and all(part.isidentifier() for part in text.split("."))
+
+
+def _call(written: dict[str, Any], key: str) -> Call:
+    name = written[key]
+    _require(_is_name(name), f"{key!r} must be a name, not {name!r}")
+    args = _decode("args", written.get("args", []))
+    kwargs = _decode("kwargs", written.get("kwargs", {}))
+    _require(isinstance(args, list), "'args' must be a list")
+    object_like = isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
+    _require(object_like, "'kwargs' must be an object")
+    return Call(name, args, kwargs)
+
+
+def _expectation(written: dict[str, Any]) -> Expectation:
+    if "expect" in written:
+        return Expectation(value=encode(_decode("expect", written["expect"])))
+    return Expectation(raises=_exception_name(written["raises"]) if "raises" in written else None)
+
+
+def _exception_name(name: Any) -> str:
+    """The class's own name: without its module, and without the aliases Python keeps (IOError)."""
+    last = str(name).rpartition(".")[2]
+    known = getattr(builtins, last, None)
+    valid = _is_name(name) and (not isinstance(known, type) or issubclass(known, BaseException))
+    _require(valid, f"'raises' must be the name of an exception, not {name!r}")
+    return known.__name__ if isinstance(known, type) else last
+
+
+def _decode(key: str, written: Any) -> Any:
+    with _located(key):
+        return decode(written)

@@ -1,0 +1,284 @@
+"""Training sets as immutable, content-addressed snapshots (L3, L5).
+
+``compose`` builds a set from selected examples and rehearsal; ``DatasetStore`` stores it under
+``$ICCM_HOME/datasets/<digest>/`` as a Parquet file and a manifest. The digest is the sha256 over the
+canonical JSON of the ordered examples and the seed, so it identifies the content and not the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from iccm_assets.atomic_directories import STAGING, fsync_tree, publish_directory, remove_tree
+from iccm_assets.errors import InputError
+from iccm_assets.registry.manifest import sha256_json
+
+Role = Literal["new", "rehearsal", "validation"]
+EXAMPLES_FILE = "examples.parquet"
+DATASET_MANIFEST_FILE = "manifest.json"
+# Earlier training conversations fill at most this share of the rehearsal, the base model's sample the rest.
+MAX_PINNED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One pair of source code and requirements to train on.
+
+    ``origin`` is ``pool`` (selected now), ``pinned`` (an earlier version was trained on it) or
+    ``sample/<slice>`` (the base model's own training sample, which has no conversation).
+    """
+
+    conversation_id: int | None
+    source_code: str
+    requirements: str
+    role: Role
+    origin: str
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over the two texts."""
+        return sha256_json([self.source_code, self.requirements])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An ordered training set with the seed of its random choices."""
+
+    examples: tuple[TrainingExample, ...]
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """The content address: sha256 over the canonical JSON of examples and seed."""
+        return sha256_json({"examples": [asdict(example) for example in self.examples], "seed": self.seed})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of examples per role and per origin, e.g. ``{"new": 72, "origin pool": 80, …}``."""
+        roles = Counter(example.role for example in self.examples)
+        origins = Counter(f"origin {example.origin.split('/')[0]}" for example in self.examples)
+        return {
+            **{role: roles[role] for role in ("new", "rehearsal", "validation")},
+            **dict(sorted(origins.items())),
+        }
+
+    @property
+    def conversation_ids(self) -> list[int]:
+        """The conversations of the examples; the base model's sample has none."""
+        return [row.conversation_id for row in self.examples if row.conversation_id is not None]
+
+    def with_roles(self, *roles: Role) -> list[TrainingExample]:
+        """Return the examples of these roles, in order."""
+        return [example for example in self.examples if example.role in roles]
+
+
+def compose_dataset(
+    new: Sequence[TrainingExample],
+    sample: Sequence[TrainingExample],
+    pinned: Sequence[TrainingExample],
+    *,
+    rehearsal_fraction: float,
+    validation_share: float,
+    seed: int,
+) -> Dataset:
+    """Build the training set of one run: new examples, rehearsal, and a validation split of both.
+
+    ``rehearsal_fraction`` is the share of *all* examples that is rehearsal, as far as ``sample`` and
+    ``pinned`` suffice; ``validation_share`` of each (at least one example in all) is held out by hash.
+    The result does not depend on the order of the arguments' rows. Raises ``InputError`` if fewer than two
+    examples remain to train and validate with.
+    """
+    unique_new = _unique(new)
+    new_hashes = {row.content_hash for row in unique_new}
+    rehearsal = _draw_rehearsal(
+        _unique(sample, new_hashes),
+        _unique(pinned, new_hashes),
+        _rehearsal_size(len(unique_new), rehearsal_fraction),
+        np.random.default_rng(seed),
+    )
+    examples = [
+        *(replace(row, role="new") for row in unique_new),
+        *(replace(row, role="rehearsal") for row in rehearsal),
+    ]
+    if len(examples) < 2:
+        raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are no training set")
+    return Dataset(tuple(_split(examples, validation_share, seed)), seed)
+
+
+def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
+    """Say that a set has too little rehearsal (L3); empty if it has enough.
+
+    ``sample`` is the path of the base model's own training sample, empty if none is configured.
+    """
+    new = sum(row.origin == "pool" for row in dataset.examples)
+    wanted = _rehearsal_size(new, rehearsal_fraction)
+    actual = len(dataset.examples) - new
+    if actual >= wanted:
+        return ""
+    reason = f"{sample} has no more" if sample else "ICCM_REHEARSAL is not set"
+    return f"{actual} of {wanted} rehearsal examples, {reason}: forgetting is measured but not prevented"
+
+
+def load_rehearsal(path: str) -> list[TrainingExample]:
+    """Read the base model's own training sample: JSON lines, gzipped if the name ends in ``.gz``.
+
+    Each line is an object with the strings ``source_code`` and ``requirements`` and optionally
+    ``slice``. An empty path is an empty sample. Raises ``InputError`` with the line number.
+    """
+    if not path:
+        return []
+    try:
+        raw = Path(path).read_bytes()
+        lines = (gzip.decompress(raw) if path.endswith(".gz") else raw).decode("utf-8").split("\n")
+        return [
+            _parse_rehearsal_line(line, f"{path}, line {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"rehearsal sample {path} ({error})", hint="Set ICCM_REHEARSAL.") from error
+
+
+class DatasetStore:
+    """The training sets below one ``$ICCM_HOME``."""
+
+    def __init__(self, home: Path) -> None:
+        self.root = Path(home) / "datasets"
+
+    def write(self, dataset: Dataset) -> Path:
+        """Store a training set and return its directory; a set that is stored already stays as it is."""
+        target = self.root / dataset.digest
+        if target.exists():
+            try:
+                self.load(dataset.digest)
+                return target
+            except InputError:
+                remove_tree(target)  # damaged, and about to be written again with the same content
+        staging = self.root / STAGING / f"{dataset.digest}-{os.getpid()}"
+        remove_tree(staging)
+        staging.mkdir(parents=True)
+        try:
+            _write_files(dataset, staging)
+            fsync_tree(staging)
+            publish_directory(staging, target)
+        except OSError:
+            if not target.exists():
+                raise
+        finally:
+            remove_tree(staging)
+        return target
+
+    def load(self, digest: str) -> Dataset:
+        """Read a training set; raises ``InputError`` if it does not match its digest."""
+        return read_dataset(self.root / digest)
+
+
+def read_dataset(directory: Path) -> Dataset:
+    """Read a training set; raises ``InputError`` if it does not match its manifest or directory name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        manifest = json.loads((directory / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
+        rows = pq.read_table(directory / EXAMPLES_FILE).to_pylist()
+        dataset = Dataset(tuple(TrainingExample(**row) for row in rows), int(manifest["seed"]))
+        recorded = manifest["digest"]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"training set {directory} ({error})") from error
+    if dataset.digest != recorded or (len(directory.name) == 64 and directory.name != recorded):
+        raise InputError(f"training set {directory} was changed: its digest is {dataset.digest[:12]}")
+    return dataset
+
+
+def _write_files(dataset: Dataset, directory: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = ("source_code", "requirements", "role", "origin")
+    schema = pa.schema([("conversation_id", pa.int64()), *((name, pa.string()) for name in texts)])
+    table = pa.Table.from_pylist([asdict(example) for example in dataset.examples], schema=schema)
+    pq.write_table(table, directory / EXAMPLES_FILE, compression="zstd")
+    manifest = {
+        "digest": dataset.digest,
+        "seed": dataset.seed,
+        "counts": dataset.counts,
+        "examples_sha256": hashlib.sha256((directory / EXAMPLES_FILE).read_bytes()).hexdigest(),
+    }
+    (directory / DATASET_MANIFEST_FILE).write_text(
+        json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+
+
+def _rehearsal_size(new: int, fraction: float) -> int:
+    return round(new * fraction / (1 - fraction))
+
+
+def _unique(examples: Iterable[TrainingExample], excluded: Container[str] = ()) -> list[TrainingExample]:
+    """Return one example per content in a fixed order: by conversation, then the base model's sample."""
+    first: dict[str, TrainingExample] = {}
+    for row in sorted(
+        examples, key=lambda row: (row.conversation_id is None, row.conversation_id or 0, row.content_hash)
+    ):
+        if row.content_hash not in excluded:
+            first.setdefault(row.content_hash, row)
+    return list(first.values())
+
+
+def _draw_rehearsal(
+    sample: list[TrainingExample], pinned: list[TrainingExample], size: int, rng: np.random.Generator
+) -> list[TrainingExample]:
+    """Draw pinned examples up to their share and the rest from the sample, evenly over its slices."""
+    from_pinned = min(len(pinned), round(size * MAX_PINNED_SHARE))
+    from_sample = min(len(sample), size - from_pinned)
+    from_pinned = min(len(pinned), size - from_sample)
+    indices = sorted(rng.choice(len(pinned), from_pinned, replace=False))
+    return [pinned[index] for index in indices] + _draw_evenly(sample, from_sample, rng)
+
+
+def _draw_evenly(
+    sample: list[TrainingExample], count: int, rng: np.random.Generator
+) -> list[TrainingExample]:
+    """Draw ``count`` rows without replacement, in turn from each slice."""
+    slices: dict[str, list[TrainingExample]] = defaultdict(list)
+    for index in rng.permutation(len(sample)):
+        slices[sample[index].origin].append(sample[index])
+    queues = [slices[name] for name in sorted(slices)]
+    turns = chain.from_iterable(zip_longest(*(reversed(queue) for queue in queues)))
+    return list(islice((row for row in turns if row is not None), count))
+
+
+def _split(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
+    """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
+    # Ranked by a hash with the seed, not drawn: an example keeps its place when others come or go.
+    ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))
+    validation: list[TrainingExample] = []
+    for role in ("new", "rehearsal"):
+        candidates = [row for row in ranked if row.role == role]
+        validation += candidates[: round(len(candidates) * share)]
+    hashes = {row.content_hash for row in validation or ranked[:1]}
+    return [replace(row, role="validation") if row.content_hash in hashes else row for row in examples]
+
+
+def _parse_rehearsal_line(line: str, location: str) -> TrainingExample:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{location} is not JSON ({error})") from None
+    match row:
+        case {"source_code": str(source_code), "requirements": str(requirements)}:
+            return TrainingExample(
+                None, source_code, requirements, "rehearsal", f"sample/{row.get('slice', '')}"
+            )
+    raise InputError(f"{location} needs the strings source_code and requirements")

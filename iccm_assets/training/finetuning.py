@@ -1,0 +1,312 @@
+"""Fine-tune with the Hugging Face ``Trainer``, configured to be cautious and reproducible (L1, L2, L5).
+
+Weights are float32 whatever the checkpoint holds: in bfloat16, updates of 1e-6 round to zero. The loss covers
+target tokens only and is their mean over a whole optimizer step, however it is split into batches. Runs in
+the trainer process, without the database and the model store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from iccm_assets.errors import TrainingDivergedError, TrainingError
+from iccm_assets.models.generation import (
+    LoadedModel,
+    context_length,
+    decoder_start_token_id,
+    load_model,
+    set_threads,
+)
+from iccm_assets.models.tokenization import (
+    IGNORE_INDEX,
+    EncodedExample,
+    ModelKind,
+    encode_example,
+    get_pad_token_id,
+    pad,
+)
+from iccm_assets.registry.loss_curve import LossPoint
+from iccm_assets.settings import TrainingSettings
+from iccm_assets.training import checkpointing
+from iccm_assets.training.dataset import Dataset
+from iccm_assets.training.worker_protocol import WeightChange
+
+ProgressCallback = Callable[[LossPoint], None]
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve."""
+
+    loaded: LoadedModel
+    history: tuple[LossPoint, ...]
+    best_step: int
+    stopped_early: bool
+    weight_change: WeightChange
+    parameters: int
+    resumed_from_step: int = 0
+
+
+def fine_tune(
+    loaded: LoadedModel,
+    dataset: Dataset,
+    config: TrainingSettings,
+    *,
+    epochs: int,
+    scratch: Path,
+    on_progress: ProgressCallback,
+    identity: str | None = None,
+) -> FineTuneResult:
+    """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
+
+    ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called for
+    every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
+    checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
+    result. Raises ``TrainingDiverged`` if the loss, the gradient or a weight is not finite.
+    """
+    checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
+    production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
+    train = _encode(loaded, dataset, config, "new", "rehearsal")
+    validation = _encode(loaded, dataset, config, "validation")
+    with _reproducible(config):
+        model = _trainable(loaded.model, config)
+        recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
+        arguments = _arguments(
+            config,
+            epochs,
+            len(train),
+            scratch,
+            # Optimizer state is three quarters of a checkpoint: written only if the training can be resumed.
+            save_only_model=identity is None,
+            eval_on_start=checkpoint is None,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=partial(_collate, loaded),
+            compute_loss_func=partial(_token_loss, loaded.kind),
+            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
+        best_step = trainer.state.best_global_step
+        if not best_step:
+            raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
+        model = _merge_adapters(trainer.model, loaded, config, scratch)
+        _average(model, production, config.weight_averaging_alpha)
+        movement = _movement(model, production)
+    return FineTuneResult(
+        replace(loaded, model=model.eval()),
+        tuple(recorder.history),
+        int(best_step),
+        stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
+        weight_change=movement,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        resumed_from_step=checkpoint.step if checkpoint else 0,
+    )
+
+
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    """Records loss points, raises on values that are not finite, and marks complete checkpoints (L4)."""
+
+    def __init__(
+        self, on_point: ProgressCallback, identity: str | None, history: Sequence[LossPoint]
+    ) -> None:
+        self.history: list[LossPoint] = list(history)
+        self._on_point = on_point
+        self._identity = identity
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            self._record(
+                state,
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm", 0.0),
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        self._record(state, validation_loss=metrics["eval_loss"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A resumed Trainer does not know that it was about to stop: from there it would train for too long.
+        if self._identity is not None and not control.should_training_stop:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpointing.mark_complete(checkpoint, self._identity, self.history)
+
+    def _record(self, state: Any, **values: float) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    f"{name.replace('_', ' ')} is {value} at step {state.global_step}"
+                )
+        point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
+        self.history.append(point)
+        self._on_point(point)
+
+
+def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+    """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
+    filler = get_pad_token_id(loaded.tokenizer)
+    batch = {
+        "input_ids": pad([row.input_ids for row in rows], filler),
+        "attention_mask": pad([[1] * len(row.input_ids) for row in rows], 0),
+        "labels": pad([row.labels for row in rows], IGNORE_INDEX),
+    }
+    if loaded.kind == "seq2seq":
+        start = decoder_start_token_id(loaded.model)
+        batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], filler)
+    return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+def _token_loss(
+    kind: ModelKind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
+) -> torch.Tensor:
+    """Return the cross entropy summed over target tokens, divided by those of the optimizer step."""
+    logits = outputs["logits"].float()
+    if kind == "causal":  # each position predicts the next token
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    total = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    return total / (labels.ne(IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def _arguments(
+    config: TrainingSettings,
+    epochs: int,
+    examples: int,
+    scratch: Path,
+    *,
+    save_only_model: bool = True,
+    eval_on_start: bool = True,
+) -> TrainingArguments:
+    batches = math.ceil(examples / config.batch_size)
+    steps = epochs * math.ceil(batches / config.gradient_accumulation_steps)
+    return TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=max(8, config.batch_size),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=epochs,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type="linear",
+        warmup_steps=min(config.warmup_steps, int(config.max_warmup_share * steps)),
+        max_grad_norm=config.max_grad_norm,
+        eval_strategy="epoch",
+        eval_on_start=eval_on_start,
+        save_strategy="epoch",
+        save_only_model=save_only_model,
+        restore_callback_states_from_checkpoint=not save_only_model,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        bf16=_has_bf16(),
+        disable_tqdm=True,
+        report_to="none",
+        seed=config.seed,
+        data_seed=config.seed,
+    )
+
+
+@contextlib.contextmanager
+def _reproducible(config: TrainingSettings) -> Iterator[None]:
+    """Fix seeds, threads and algorithms for the block; restore the process's settings afterwards (L5)."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    set_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    set_seed(config.seed)
+    try:
+        yield
+    finally:
+        set_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _encode(
+    loaded: LoadedModel, dataset: Dataset, config: TrainingSettings, *roles: Any
+) -> list[EncodedExample]:
+    examples = dataset.with_roles(*roles)
+    if not examples:
+        raise TrainingError(f"the training set has no {' or '.join(roles)} examples")
+    limits = (config.max_source_tokens, config.max_target_tokens, context_length(loaded))
+    return [
+        encode_example(loaded.tokenizer, loaded.kind, row.source_code, row.requirements, *limits)
+        for row in examples
+    ]
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _trainable(model: Any, config: TrainingSettings) -> Any:
+    """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
+    if config.method == "full":
+        return model.float()
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model.to(torch.bfloat16) if _has_bf16() else model.float(),
+        LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
+    )
+
+
+def _merge_adapters(model: Any, loaded: LoadedModel, config: TrainingSettings, scratch: Path) -> Any:
+    """Return the whole model in float32; adapters are merged into production's own, unrounded weights."""
+    if config.method == "full":
+        return model
+    from peft import PeftModel
+
+    model.save_pretrained(scratch / "adapter")
+    base = load_model(loaded.path, device=str(loaded.model.device)).model
+    return PeftModel.from_pretrained(base, str(scratch / "adapter")).merge_and_unload()
+
+
+@torch.no_grad()
+def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
+    """Set weights = (1 - share) × production + share × trained; share 1 keeps the trained ones."""
+    if share == 1.0:
+        return
+    for name, weight in model.named_parameters():
+        weight.copy_(torch.lerp(production[name].to(weight.device, torch.float32), weight.float(), share))
+
+
+@torch.no_grad()
+def _movement(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
+    """Compare with production's weights; raises ``TrainingDiverged`` if one is not finite."""
+    moved = length = largest = 0.0
+    changed = total = 0
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TrainingDivergedError(f"weight {name} is not finite")
+        before = production[name].double()
+        difference = weight.detach().cpu().double() - before
+        moved += float(difference.square().sum())
+        length += float(before.square().sum())
+        largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
+        changed += int(difference.count_nonzero())
+        total += difference.numel()
+    return WeightChange(
+        math.sqrt(moved / length) if length else math.sqrt(moved), largest, changed / max(1, total)
+    )

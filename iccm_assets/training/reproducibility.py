@@ -1,0 +1,248 @@
+"""Check that a version can be reproduced, bit for bit, from its stored records (L5).
+
+The trainer runs again with the parent, the training set, the configuration, the seed and the thread count of
+the version's manifest, in a temporary directory; nothing is written to the store or the database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import sqlalchemy as sa
+
+from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.db import tables as t
+from iccm_assets.errors import CorruptCheckpointError, InputError, ModelError, TrainingError
+from iccm_assets.registry.manifest import Manifest, verify
+from iccm_assets.registry.model_store import ModelStore, training_provenance
+from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.settings import TrainingSettings
+from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, DatasetStore
+from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
+
+WORKSPACE_DIRECTORY = ".verify"
+ReproductionOutcome = Literal["reproduced", "differs", "impossible"]
+LineCallback = Callable[[str], None]
+TrainFunction = Callable[[TrainingJob, LineCallback], TrainingOutcome]
+
+
+@dataclass(frozen=True)
+class ReproductionReport:
+    """The result of reproducing a version.
+
+    ``impossible`` means that there is nothing to compare: no verdict, for this ``reason``; ``erased`` are the
+    ids of the missing conversations. ``same_digest`` also covers the files beside the weights, which contain
+    the package versions and may therefore differ where the weights do not.
+    """
+
+    version: str
+    outcome: ReproductionOutcome
+    reason: str
+    weights_digest: str | None = None
+    made_weights_digest: str | None = None
+    same_digest: bool | None = None
+    erased: tuple[int, ...] = ()
+    examples: int = 0
+    seconds: float = 0.0
+
+
+def reproduce_version(
+    engine: sa.Engine,
+    home: Path,
+    version: ModelVersion,
+    *,
+    train: TrainFunction | None = None,
+    on_line: LineCallback = print,
+) -> ReproductionReport:
+    """Train a version again and compare its weights.
+
+    ``tell`` gets the trainer's progress, line by line. Raises ``DamagedCheckpoint`` or ``ModelNotFound``
+    if the version itself is damaged, and any error that ends the training.
+    """
+    manifest = verify(Path(version.path))
+    with engine.connect() as conn:
+        erased = find_erased_examples(conn, home, manifest, version.version)
+    reason = irreproducible_reason(version.version, manifest, erased) or _missing_input(home, manifest)
+    if not reason:
+        with temporary_workspace(home) as directory:
+            try:
+                reproduced = (train or train_in_subprocess)(_job(home, directory, manifest), on_line)
+                return compare_outcome(version.version, manifest, reproduced)
+            except TrainingError as error:
+                reason = str(error)
+    return ReproductionReport(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
+
+
+def irreproducible_reason(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
+    """Return why a version's records rule out its reproduction; None if they do not."""
+    if manifest.parent_digest is None or manifest.dataset_digest is None:
+        return f"{version} was not trained here: it was imported from {manifest.base}"
+    if erased:
+        return f"{len(erased)} of its training conversations were erased since: {', '.join(map(str, erased))}"
+    return None
+
+
+def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) -> ReproductionReport:
+    """Compare a version with the outcome of training it again."""
+    same = outcome.weights_digest == manifest.weights_digest
+    differences = [
+        f"{name} {manifest.code.get(name, 'unknown')} -> {installed}"
+        for name, installed in sorted(training_provenance().items())
+        if manifest.code.get(name) != installed
+    ]
+    if same:
+        reason = "the same weights, bit for bit"
+    elif differences:
+        reason = f"different weights, and different package versions: {', '.join(differences)}"
+    else:
+        reason = f"different weights with the same package versions and device class ({manifest.device})"
+    return ReproductionReport(
+        version,
+        "reproduced" if same else "differs",
+        reason,
+        manifest.weights_digest,
+        outcome.weights_digest,
+        outcome.digest == manifest.digest,
+        examples=sum(outcome.counts.get(role, 0) for role in ("new", "rehearsal", "validation")),
+        seconds=sum(outcome.seconds.values()),
+    )
+
+
+def find_erased_examples(
+    conn: sa.Connection, home: Path, manifest: Manifest, version: str
+) -> tuple[int, ...]:
+    """Return the erased conversations of a version's training set, by the rows and the snapshot."""
+    runs, used, c = t.phase4_training_runs.c, t.training_run_examples.c, t.conversations.c
+    rows = conn.execute(
+        sa.select(c.id)
+        .join(t.training_run_examples, used.conversation_id == c.id)
+        .join(t.phase4_training_runs, runs.id == used.training_run_id)
+        .where(runs.candidate_version == version, runs.dataset_digest == manifest.dataset_digest)
+        .where(c.erased_at.is_not(None))
+    )
+    return tuple(sorted({*rows.scalars(), *_erased_from_snapshot(home, manifest)}))
+
+
+def _erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
+    path = DatasetStore(home).root / (manifest.dataset_digest or "-") / DATASET_MANIFEST_FILE
+    try:
+        return [int(member) for member in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []  # a missing or damaged snapshot is reported when it is loaded
+
+
+def _missing_input(home: Path, manifest: Manifest) -> str | None:
+    """Return which input of the training is missing or changed; None if all are intact."""
+    try:
+        DatasetStore(home).load(manifest.dataset_digest or "")
+        ModelStore(home).verify(manifest.parent_digest or "")
+        TrainingSettings(**manifest.config)
+    except CorruptCheckpointError as error:
+        return f"its parent is damaged: {error.detail}"
+    except ModelError:
+        return f"its parent {manifest.parent_digest} is no longer in the model store"
+    except InputError as error:
+        return f"its training set cannot be read: {error.detail}"
+    except ValueError:
+        return "its configuration is not valid in this version of the platform"
+    return None
+
+
+def _job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
+    # The recorded number of epochs is that of the run, whether it was an emergency or not.
+    return TrainingJob(
+        home=str(directory),
+        base=str(ModelStore(home).get_path(manifest.parent_digest or "")),
+        dataset=str(DatasetStore(home).root / (manifest.dataset_digest or "")),
+        config=TrainingSettings(**manifest.config),
+        run_id="verify",
+        device=manifest.device,
+    )
+
+
+@contextmanager
+def temporary_workspace(home: Path) -> Iterator[Path]:
+    """Create a directory below the home and delete it afterwards, even after Ctrl-C or SIGTERM.
+
+    Directories of killed verifications are removed first.
+    """
+    root = home / WORKSPACE_DIRECTORY
+    for directory in root.glob("*-*"):
+        owner = directory.name.split("-", 1)[0]
+        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
+            remove_tree(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+    try:
+        with _sigterm_as_interrupt():
+            yield directory
+    finally:
+        remove_tree(directory)
+        with suppress(OSError):  # another verification is using it
+            root.rmdir()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C; only the main thread may set a signal handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def train_in_subprocess(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
+    """Train in a subprocess, as the asset does; raises the trainer's error."""
+    path = Path(job.home) / "job.json"
+    path.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    output, last_line, status = run_streaming(
+        [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(path)], on_line
+    )
+    try:
+        reply = json.loads(output)
+    except ValueError as error:
+        raise TrainingError(f"the trainer process ended with {status}: {last_line}") from error
+    return parse_reply([reply])
+
+
+def run_streaming(command: Sequence[str], on_line: LineCallback) -> tuple[str, str, int]:
+    """Run a command; return its standard output, its last log line and its exit status.
+
+    Both streams are read concurrently: the process would block on output larger than a pipe's buffer.
+    """
+    last_line = ""
+    output: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        stdout, stderr = process.stdout, process.stderr
+        assert stdout is not None and stderr is not None
+        reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
+        reader.start()
+        try:
+            for line in stderr:
+                last_line = line.strip() or last_line
+                on_line(line.rstrip())
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            reader.join()
+    return "".join(output), last_line, process.returncode

@@ -1,0 +1,300 @@
+"""The trainer: one process trains one candidate (L1-L7).
+
+``python -m iccm_assets.training.trainer_worker`` under Pipes reads a ``TrainingJob`` from the extra ``job``
+and replies with a custom message for ``job.read_reply``; with a file name it reads the job from that file and
+writes the reply to stdout. ``train`` does the same without a process.
+
+Nothing is published unless the weights are finite, have changed, and the fence still holds. A killed trainer
+leaves a staging directory behind; the next attempt removes it and, if it is the same training, resumes its
+last complete epoch, with the same bits as a result.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.db import database
+from iccm_assets.errors import (
+    DatabaseError,
+    DatabaseUnreachableError,
+    IccmError,
+    NoWeightsChangedError,
+    StaleFenceError,
+    TrainingError,
+    first_line,
+)
+from iccm_assets.registry.loss_curve import LossPoint
+from iccm_assets.registry.manifest import sha256_json
+from iccm_assets.registry.model_store import ModelStore, StoredModel, training_provenance
+from iccm_assets.registry.training_runs import heartbeat
+from iccm_assets.training.dataset import Dataset, read_dataset
+from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
+from iccm_assets.worker_process import exit_with_parent
+
+if TYPE_CHECKING:
+    from iccm_assets.models.generation import LoadedModel
+    from iccm_assets.training.finetuning import FineTuneResult
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+PUBLISH_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+OBSERVATION_INTERVAL_SECONDS = 30.0  # at most one observation in the Dagster UI per this interval (L7)
+SCRATCH = "scratch"
+# Disk space as a multiple of the model: the Trainer's best, last and next checkpoint, without or with the
+# optimizer's two numbers per weight. The candidate is written after their deletion.
+DISK_FACTOR = 3
+RESUMABLE_DISK_FACTOR = 9
+
+
+def train(
+    job: TrainingJob,
+    *,
+    progress: Callable[[LossPoint], None] = lambda point: None,
+    still_current: Callable[[], bool] = lambda: True,
+) -> TrainingOutcome:
+    """Fine-tune the base on the dataset and publish the candidate in the model store.
+
+    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every
+    few seconds, and once before publishing; false means that another attempt has taken over.
+    Raises ``ModelNotFound``, ``DamagedCheckpoint``, ``InputError`` for the inputs, ``NothingLearned``,
+    ``TrainingDiverged``, ``StaleFence``, else ``TrainingError``; nothing is published then.
+    """
+    from iccm_assets.models.generation import get_device_class, load_model
+    from iccm_assets.training.checkpoint_export import write_checkpoint
+    from iccm_assets.training.finetuning import fine_tune
+
+    started = time.perf_counter()
+    dataset = read_dataset(Path(job.dataset))
+    store = ModelStore(Path(job.home))
+    with _named_failures():
+        loaded = load_model(job.base)
+        device = get_device_class(loaded.model.device)
+        resumable = _preflight(job, loaded, device, store.free_bytes())
+        staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
+        loaded_at = time.perf_counter()
+        try:
+            trained = fine_tune(
+                loaded,
+                dataset,
+                job.config,
+                epochs=job.epochs,
+                scratch=staging / SCRATCH,
+                on_progress=_with_heartbeat(progress, still_current),
+                identity=_identity(job, loaded, dataset, device) if resumable else None,
+            )
+            if trained.weight_change.changed_share == 0.0:
+                raise NoWeightsChangedError(
+                    f"learning rate {job.config.learning_rate:g}, {len(trained.history)} records"
+                )
+            trained_at = time.perf_counter()
+            remove_tree(staging / SCRATCH)
+            manifest = write_checkpoint(job, loaded, dataset, trained, staging)
+            published = store.publish(staging, manifest, _with_retries(still_current))
+        finally:
+            remove_tree(staging)
+    seconds = {
+        "load": round(loaded_at - started, 3),
+        "train": round(trained_at - loaded_at, 3),
+        "publish": round(time.perf_counter() - trained_at, 3),
+    }
+    return _outcome(published, dataset, trained, seconds)
+
+
+def _outcome(
+    published: StoredModel, dataset: Dataset, trained: FineTuneResult, seconds: dict[str, float]
+) -> TrainingOutcome:
+    evaluations = {point.step: point for point in trained.history if point.validation_loss is not None}
+    best, first = evaluations[trained.best_step], evaluations[min(evaluations)]
+    return TrainingOutcome(
+        digest=published.digest,
+        path=str(published.path),
+        weights_digest=published.manifest.weights_digest,
+        parent_digest=published.manifest.parent_digest or "",
+        dataset_digest=dataset.digest,
+        counts=dataset.counts,
+        history=trained.history,
+        best_epoch=best.epoch,
+        best_validation_loss=best.validation_loss or 0.0,
+        initial_validation_loss=first.validation_loss or 0.0,
+        stopped_early=trained.stopped_early,
+        weight_change=trained.weight_change,
+        parameters=trained.parameters,
+        device=published.manifest.device or "",
+        seconds=seconds,
+        resumed_from_step=trained.resumed_from_step,
+    )
+
+
+def _preflight(job: TrainingJob, loaded: LoadedModel, device: str, free: int) -> bool:
+    """Raise if the device or the free disk does not suffice; return whether resumable checkpoints fit."""
+    if job.device not in (None, device):
+        raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
+    size = 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    if free < DISK_FACTOR * size:
+        raise TrainingError(
+            f"{free / 1e9:.2f} GB are free and {DISK_FACTOR * size / 1e9:.2f} GB are required"
+            " (three times the model)",
+            hint="Free disk space below $ICCM_HOME.",
+        )
+    return bool(free >= RESUMABLE_DISK_FACTOR * size)
+
+
+def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
+    """Return the hash of everything the weights depend on: only an equal training may resume another."""
+    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, training_provenance()])
+
+
+def _with_heartbeat(
+    progress: Callable[[LossPoint], None], still_current: Callable[[], bool]
+) -> Callable[[LossPoint], None]:
+    """Report each point, and check the fence every few seconds."""
+    last = time.monotonic()
+
+    def on_point(point: LossPoint) -> None:
+        nonlocal last
+        progress(point)
+        if time.monotonic() - last >= HEARTBEAT_SECONDS:
+            last = time.monotonic()
+            # A short outage of the database is no reason to lose hours of training: the fence is checked
+            # again before publishing.
+            with suppress(DatabaseError):
+                if not still_current():
+                    raise StaleFenceError(f"detected at step {point.step}")
+
+    return on_point
+
+
+def _with_retries(still_current: Callable[[], bool]) -> Callable[[], bool]:
+    """Check the fence again while the database is unreachable; the last error is raised."""
+
+    def check() -> bool:
+        for pause in PUBLISH_RETRY_SECONDS:
+            try:
+                return still_current()
+            except DatabaseError:
+                time.sleep(pause)
+        return still_current()
+
+    return check
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Raise the errors of torch and the system as the platform's errors, with their cause (L4)."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except IccmError:
+        raise
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full:
+            raise TrainingError(str(error)) from error
+        hint = "Free disk space below $ICCM_HOME and launch the run again."
+        raise TrainingError("no space left on the device", hint=hint) from error
+    except MemoryError as error:
+        raise TrainingError(
+            "out of memory", hint="Use ICCM_TRAINING__METHOD=lora or a smaller batch."
+        ) from error
+    except RuntimeError as error:  # torch's own errors, CUDA out of memory among them
+        raise TrainingError(first_line(error)) from error
+
+
+def _fence(training_run_id: int | None, fence: int) -> Callable[[], bool]:
+    """Return the heartbeat of a run's row: it writes the time and returns whether the fence still holds."""
+    if training_run_id is None:
+        return lambda: True
+    run_id, engine = training_run_id, database.connect()
+
+    def still_current() -> bool:
+        try:
+            with engine.begin() as conn:
+                heartbeat(conn, run_id, fence)
+        except StaleFenceError:
+            return False
+        except SQLAlchemyError as error:
+            raise DatabaseUnreachableError(first_line(error)) from error
+        return True
+
+    return still_current
+
+
+def prepare_process() -> None:
+    """Set the environment of a trainer process before torch is imported: reproducible sums, no telemetry."""
+    for name, value in {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "OMP_WAIT_POLICY": "PASSIVE",  # see models/__init__.py
+        "OMP_DYNAMIC": "FALSE",
+        "MKL_DYNAMIC": "FALSE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _reply(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]:
+    """Train the job of these JSON values; return the outcome, or the platform's error, as JSON values."""
+    try:
+        job = parse_job(values)
+        still_current = _fence(job.training_run_id, job.fence)
+        return to_reply(train(job, progress=progress, still_current=still_current))
+    except IccmError as error:
+        return to_reply(error)
+
+
+def _reply_to_dagster() -> None:
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        last = -OBSERVATION_INTERVAL_SECONDS
+
+        def report(point: LossPoint) -> None:
+            """Log every point, and send one per interval as an observation (L7)."""
+            nonlocal last
+            pipes.log.info(point.to_log_line())
+            if time.monotonic() - last >= OBSERVATION_INTERVAL_SECONDS:
+                last = time.monotonic()
+                pipes.report_custom_message({"point": asdict(point)})
+
+        reply = _reply(pipes.get_extra("job"), report)
+        if "error" in reply:
+            pipes.log.error(str(IccmError.from_dict(reply["error"])))
+        pipes.report_custom_message(reply)
+
+
+def _reply_to_stdout(path: Path) -> int:
+    reply = _reply(json.loads(path.read_text(encoding="utf-8")), lambda point: log.info(point.to_log_line()))
+    sys.stdout.write(json.dumps(reply) + "\n")
+    return 1 if "error" in reply else 0
+
+
+def main() -> int:
+    """Run the process; an error of the platform is a reply, any other one a crash."""
+    exit_with_parent()
+    prepare_process()
+    if len(sys.argv) > 1:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        return _reply_to_stdout(Path(sys.argv[1]))
+    _reply_to_dagster()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

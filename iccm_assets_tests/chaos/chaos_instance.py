@@ -1,0 +1,246 @@
+"""A real platform whose processes may be killed: PostgreSQL, code server, daemon, run workers, trainers.
+
+Code server and daemon are started again as a supervisor would, a moment after they have died. Everything
+that belongs to the platform is known by the ``ICCM_HOME`` in its environment.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import dagster as dg
+import psutil
+import sqlalchemy as sa
+import yaml
+
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.db.database import create_engine_for
+from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.settings import PACKAGED_CANARY_SET
+from iccm_assets.simulation.language.families import FAMILIES
+from iccm_assets.simulation.language.generator import generate_example
+from iccm_assets_tests.integration.conftest import ICCM, run
+from iccm_assets_tests.models.tiny_models import tiny_t5
+from iccm_assets_tests.ui.conftest import free_port
+
+ROOT = Path(__file__).parents[2]
+RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL = "run worker", "trainer", "code server", "daemon", "all"
+VICTIMS = (RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL)
+RESTART_SECONDS = 1.0
+HEARTBEAT_SECONDS = 15
+ITEMS = 20
+
+# What makes a retrain short and a death noticed soon. An emergency's gate passes whatever does no harm.
+SHORT = {
+    "ICCM_TRIGGERS__MIN_EXAMPLES": "5",
+    "ICCM_TRIGGERS__RETRY_MINUTES": "0.05",
+    "ICCM_TRIGGERS__DISPATCH_TIMEOUT_SECONDS": "30",
+    "ICCM_TRAINING__HEARTBEAT_TIMEOUT_SECONDS": str(HEARTBEAT_SECONDS),
+    "ICCM_EVALUATION__CONFIDENCE": "0.51",
+    "ICCM_EVALUATION__EMERGENCY_BOUND": "-1",
+    "ICCM_EVALUATION__MAX_LATENCY_RATIO": "1000",
+    "ICCM_EVALUATION__LATENCY_ITEMS": str(ITEMS),
+    "ICCM_EVALUATION__LATENCY_ROUNDS": "1",
+    "COLUMNS": "160",
+}
+TINY = {"ICCM_TRAINING__LEARNING_RATE": "1e-3", "ICCM_EVALUATION__MAX_NEW_TOKENS": "8"}
+MONITORING = {
+    "start_timeout_seconds": 40,
+    "cancel_timeout_seconds": 20,
+    "poll_interval_seconds": 5,
+    "free_slots_after_run_end_seconds": 5,
+}
+
+
+@dataclass
+class Instance:
+    """The platform's home and the processes that are kept running."""
+
+    home: Path
+    environment: dict[str, str]
+    engine: sa.Engine
+    dagster: dg.DagsterInstance
+    commands: dict[str, list[str]]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    died: dict[str, float] = field(default_factory=dict)
+
+    def supervise(self) -> None:
+        """Start what should run and does not, a moment after it has died."""
+        for name, command in self.commands.items():
+            process = self.running.get(name)
+            if process is not None and process.poll() is None:
+                continue
+            if process is not None and time.monotonic() - self.died.setdefault(name, time.monotonic()) < (
+                RESTART_SECONDS
+            ):
+                continue
+            self.died.pop(name, None)
+            with (self.home / f"{name}.log").open("ab") as log:
+                self.running[name] = subprocess.Popen(
+                    command, env=self.environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+                )
+
+    def wait(self, until: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
+        """Supervise until something is so, or for so long; whether it became so."""
+        limit = time.monotonic() + seconds
+        while not (found := until()) and time.monotonic() < limit:
+            self.supervise()
+            time.sleep(every)
+        return found
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """The platform's living processes, by what they are."""
+        found: dict[str, list[psutil.Process]] = {name: [] for name in VICTIMS[:-1]}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                kind = kind_of(process.cmdline())
+                if kind and process.environ().get("ICCM_HOME") == self.environment["ICCM_HOME"]:
+                    found[kind].append(process)
+        return found
+
+    def kill(self, victim: str) -> int:
+        """SIGKILL to all processes of a kind, or of every kind; how many there were."""
+        processes = self.processes()
+        doomed = [one for kind, several in processes.items() if victim in (kind, ALL) for one in several]
+        for one in doomed:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        return len(doomed)
+
+    def stop(self) -> None:
+        """End everything, the database last."""
+        self.kill(ALL)
+        for process in self.running.values():
+            process.wait()
+        self.dagster.dispose()
+        self.engine.dispose()
+        EmbeddedServer(self.home / "iccm").stop()
+        for path in [self.home, *self.home.rglob("*")]:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs: one that was killed and is not reaped yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kind_of(command: list[str]) -> str | None:
+    """Which of the victims a command line is; a run worker is what the code server spawns."""
+    line = " ".join(command)
+    if "iccm_assets.training.trainer_worker" in line or "iccm_assets.evaluation.evaluation_worker" in line:
+        return TRAINER
+    if "multiprocessing.spawn" in line:
+        return RUN_WORKER
+    if " api grpc " in line:
+        return CODE_SERVER
+    return DAEMON if "dagster-daemon" in line else None
+
+
+@contextmanager
+def platform(*, tiny: bool = True) -> Iterator[Instance]:
+    """A platform with forty examples in its pool, code server and daemon running; gone afterwards.
+
+    Without ``tiny`` the model is the packaged one, with its own rehearsal.
+    """
+    home = Path(tempfile.mkdtemp(prefix="iccm-chaos-"))
+    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
+    (home / "canary.jsonl").write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", "utf-8")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
+    }
+    environment |= SHORT | {
+        "ICCM_HOME": str(home / "iccm"),
+        "ICCM_CANARY_SET": str(home / "canary.jsonl"),
+    }
+    if tiny:
+        environment |= TINY | {"ICCM_BASE_MODEL": str(tiny_t5(home / "model"))}
+    started = run([*ICCM, "db", "start"], environment, 600)
+    if started.returncode:
+        raise RuntimeError(started.stderr[-3000:])
+    engine = create_engine_for(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
+    shown = run([*ICCM, "env"], environment, 120).stdout
+    environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
+    environment["DAGSTER_HOME"] = str(_dagster_home(home))
+    os.environ["DAGSTER_PG_URL"] = environment["DAGSTER_PG_URL"]
+    made = Instance(
+        home,
+        environment,
+        engine,
+        dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]),
+        _commands(home, free_port()),
+    )
+    try:
+        learn_from(engine, Random(0), 40)
+        made.supervise()
+        yield made
+    finally:
+        made.stop()
+
+
+def _dagster_home(home: Path) -> Path:
+    """The project's dagster.yaml with shorter limits of its run monitoring."""
+    config = yaml.safe_load((ROOT / "dagster.yaml").read_text("utf-8"))
+    config["run_monitoring"] |= MONITORING
+    directory = home / "dagster"
+    directory.mkdir()
+    (directory / "dagster.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    return directory
+
+
+def _commands(home: Path, port: int) -> dict[str, list[str]]:
+    workspace = {
+        "load_from": [{"grpc_server": {"host": "127.0.0.1", "port": port, "location_name": "iccm_assets"}}]
+    }
+    (home / "workspace.yaml").write_text(yaml.safe_dump(workspace), "utf-8")
+    scripts = Path(sys.executable).parent
+    served = ["-h", "127.0.0.1", "-p", str(port), "-m", "iccm_assets_tests.chaos.code_location"]
+    return {
+        CODE_SERVER: [str(scripts / "dagster"), "api", "grpc", *served],
+        DAEMON: [str(scripts / "dagster-daemon"), "run", "-w", str(home / "workspace.yaml")],
+    }
+
+
+def learn_from(engine: sa.Engine, rng: Random, count: int) -> None:
+    """New conversations of yesterday, straight into the training pool: no candidate is like another."""
+    with engine.begin() as conn:
+        at: datetime = now(conn) - timedelta(days=1)
+        for _ in range(count):
+            module = generate_example(sorted(FAMILIES)[rng.randrange(len(FAMILIES))], rng)
+            session = f"session-{rng.getrandbits(64):x}"
+            conversation_id = conn.execute(
+                t.conversations.insert()
+                .values(session_id=session, timestamp=at, origin="simulated")
+                .returning(t.conversations.c.id)
+            ).scalar_one()
+            example = {
+                "conversation_id": conversation_id,
+                "day": at.date(),
+                "session_id": session,
+                "source_code": module.source_code,
+                "requirements": module.requirements,
+                "test_pass_rate": 1.0,
+                "implementation_variance": 0.0,
+                "quality_score": 1.0,
+                "content_sha256": f"{conversation_id:064d}",
+            }
+            conn.execute(t.filtered_conversations.insert().values(**example))
+            vector = [rng.gauss(0, 1) for _ in range(384)]  # no two alike
+            conn.execute(t.phase4_training_data.insert().values(**example, embedding=vector))

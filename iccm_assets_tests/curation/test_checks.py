@@ -1,0 +1,75 @@
+"""The pool's checks, by their definition (U4, P2)."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from iccm_assets.curation import checks
+from iccm_assets.curation.similarity import normalize_rows, similarity
+
+DAY = date(2026, 3, 2)
+
+
+def test_yesterday_must_be_there_unless_nothing_came() -> None:
+    assert checks.check_yesterday(DAY, True, 10).passed
+    assert checks.check_yesterday(DAY, False, 0).passed
+    missing = checks.check_yesterday(DAY, False, 10)
+    assert (
+        not missing.passed
+        and "2026-03-02" in missing.description
+        and "daily_data_schedule" in missing.recovery
+    )
+
+
+def test_changed_days_are_named() -> None:
+    result = checks.check_freshness(7, [DAY])
+    assert not result.passed and result.severity == "warning" and "2026-03-02" in result.description
+    assert checks.check_freshness(7, []).passed
+
+
+@pytest.mark.parametrize("kind", ["held_out", "erased", "overlapping_canary_set"])
+def test_any_kind_of_leak_is_red_and_names_its_conversation(kind: str) -> None:
+    problems: dict[str, list[int]] = {"held_out": [], "erased": [], "overlapping_canary_set": []}
+    assert checks.check_contamination(5, problems).passed
+    result = checks.check_contamination(5, {**problems, kind: [42]})
+    assert (
+        not result.passed
+        and result.severity == "error"
+        and result.sample_ids == ("42",)
+        and result.metrics[kind] == 1
+    )
+
+
+def test_similar_pairs_are_those_of_the_definition() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.normal(size=(40, 16))
+    rows = normalize_rows(np.vstack([base, base[:10] + 0.15 * rng.normal(size=(10, 16)), base[:2]]))
+    ids = list(range(100, 100 + len(rows)))
+    exempt = [n % 3 == 0 for n in range(len(rows))]
+    expected = {
+        (ids[a], ids[b])
+        for a in range(len(rows))
+        for b in range(a + 1, len(rows))
+        if similarity(rows[a], rows[b]) >= 0.9 and not (exempt[a] and exempt[b])
+    }
+    pairs = checks.find_similar_pairs(ids, rows, exempt, 0.9)
+    assert {pair[:2] for pair in pairs} == expected and len(expected) > 5
+    assert all(exact >= 0.9 for _, _, exact in pairs)
+    assert checks.find_similar_pairs([], np.zeros((0, 16)), [], 0.9) == []
+
+
+def test_a_pair_is_red_with_its_similarity() -> None:
+    result = checks.check_duplicates(10, 12, [(1, 2, 0.95)], 0.9)
+    assert not result.passed and result.sample_ids == ("1~2 (0.950000)",) and "10 of 12" in result.description
+    assert checks.check_duplicates(10, 10, [], 0.9).passed
+
+
+@pytest.mark.parametrize("odd", [{"lost": [3]}, {"stray": [4]}, {"days": [DAY]}])
+def test_rows_add_up_or_the_odd_ones_are_named(odd: dict[str, list[object]]) -> None:
+    fine = {"filtered": 10, "pool": 8, "removed": 2, "lost": [], "stray": [], "days": []}
+    assert checks.check_row_counts(**fine).passed
+    result = checks.check_row_counts(**{**fine, **odd})
+    assert not result.passed and result.sample_ids == (str(next(iter(odd.values()))[0]),)

@@ -1,0 +1,122 @@
+from dataclasses import replace
+
+import pytest
+
+from iccm_assets.curation.decontamination import Contamination
+from iccm_assets.curation.filter_policy import (
+    Kept,
+    Rejected,
+    ScoredConversation,
+    apply_filter,
+    is_in_holdout,
+    reject_contaminated,
+)
+from iccm_assets.settings import CurationSettings
+
+CURATION = CurationSettings()
+HELD_OUT = next(f"s{n}" for n in range(100) if is_in_holdout(f"s{n}", 0.15))
+MESSAGES = [
+    {"role": "user", "content": "```python\nx = 1\n```"},
+    {"role": "assistant", "content": "x shall be 1."},
+]
+GOOD = ScoredConversation(
+    conversation_id=7,
+    session_id=next(f"s{n}" for n in range(100) if not is_in_holdout(f"s{n}", 0.15)),
+    user_id="u",
+    content=MESSAGES,
+    metadata={},
+    requirements="x shall be 1.",
+    has_test_suite=True,
+    scored=True,
+    test_pass_rate=0.9,
+    implementation_variance=0.02,
+    first_response="x shall be 2.",
+    first_test_pass_rate=0.5,
+)
+
+
+def test_a_proven_conversation_is_kept_with_its_quality():
+    kept = apply_filter(GOOD, CURATION)
+    assert kept == Kept(
+        7, GOOD.session_id, "u", "x = 1", "x shall be 1.", 0.9, 0.02, pytest.approx(0.89), True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "reason"),
+    [
+        ({"erased": True}, "policy", "erased"),
+        ({"session_id": HELD_OUT}, "policy", "held_out"),
+        ({"content": None}, "filter", "no_messages"),
+        ({"content": "text"}, "filter", "no_messages"),
+        ({"content": [{"role": 1}, None, 3.5]}, "filter", "no_messages"),
+        ({"requirements": None}, "filter", "no_requirements"),
+        ({"requirements": " \n"}, "filter", "no_requirements"),
+        ({"content": MESSAGES[1:]}, "filter", "no_source_code"),
+        ({"negative_feedback": True}, "filter", "negative_feedback"),
+        ({"scored": False, "test_pass_rate": None}, "filter", "not_scored"),
+        ({"scored": False, "has_test_suite": False, "test_pass_rate": None}, "filter", "no_test_suite"),
+        ({"test_pass_rate": None}, "filter", "inconclusive"),
+        ({"implementation_variance": None}, "filter", "inconclusive"),
+        ({"test_pass_rate": 0.75}, "filter", "low_test_pass_rate"),
+        ({"test_pass_rate": 0.0}, "filter", "low_test_pass_rate"),
+        ({"test_pass_rate": float("nan")}, "filter", "low_test_pass_rate"),
+        ({"implementation_variance": 0.04}, "filter", "high_implementation_variance"),
+        ({"implementation_variance": float("nan")}, "filter", "high_implementation_variance"),
+    ],
+)
+def test_each_reason_has_its_name(change, stage, reason):
+    decision = apply_filter(replace(GOOD, **change), CURATION)
+    assert isinstance(decision, Rejected)
+    assert (decision.conversation_id, decision.stage, decision.reason) == (7, stage, reason)
+
+
+def test_the_limits_are_strict_and_their_numbers_are_told():
+    assert isinstance(
+        apply_filter(replace(GOOD, test_pass_rate=0.7500001, implementation_variance=0.0399999), CURATION),
+        Kept,
+    )
+    assert apply_filter(replace(GOOD, test_pass_rate=0.75), CURATION).detail == "0.7500 is not above 0.75"
+    assert (
+        apply_filter(replace(GOOD, implementation_variance=0.05), CURATION).detail
+        == "0.0500 is not below 0.04"
+    )
+
+
+def test_the_source_may_stand_in_the_metadata():
+    assert apply_filter(replace(GOOD, metadata={"source_code": "y = 2"}), CURATION).source_code == "y = 2"
+
+
+@pytest.mark.parametrize(
+    ("change", "failed_first"),
+    [
+        ({"first_test_pass_rate": 0.75}, True),
+        ({"first_test_pass_rate": 0.76}, False),
+        ({"first_test_pass_rate": None}, False),
+        ({"first_response": None, "first_test_pass_rate": None}, False),
+        ({"first_response": "x shall be 1."}, False),
+    ],
+)
+def test_failed_first_means_a_bad_answer_that_was_corrected(change, failed_first):
+    assert apply_filter(replace(GOOD, **change), CURATION).failed_first is failed_first
+
+
+def test_a_leak_is_a_policy_rejection_with_item_and_similarity():
+    rejected = reject_contaminated(
+        apply_filter(GOOD, CURATION), Contamination("item-3", "requirements as similar", 0.93)
+    )
+    assert (rejected.stage, rejected.reason, rejected.similarity) == ("policy", "canary_leak", 0.93)
+    assert rejected.detail == "requirements as similar as canary-set item item-3 (0.930000)"
+
+
+def test_the_held_out_share_is_sticky_and_as_large_as_said():
+    sessions = [f"session-{n}" for n in range(20_000)]
+    held = {session for session in sessions if is_in_holdout(session, 0.15)}
+    assert 0.14 < len(held) / len(sessions) < 0.16
+    assert (
+        held
+        == {session for session in sessions if is_in_holdout(session, 0.15)}
+        < {session for session in sessions if is_in_holdout(session, 0.3)}
+    )
+    assert not any(is_in_holdout(session, 0.0) for session in sessions)
+    assert is_in_holdout("é\n🙂", 0.999999)

@@ -1,0 +1,147 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
+from iccm_assets.curation.similarity import find_nearest, normalize_rows, similarities, similarity
+from iccm_assets.errors import InputError
+
+
+def brute_force(rows: EmbeddedRows, kept_first: EmbeddedRows, threshold: float) -> DedupResult:
+    """P2 word for word: one pair at a time, in Python."""
+
+    def unit(vector):
+        exact = [float(x) for x in vector]
+        return np.array(exact) / np.linalg.norm(np.array(exact))
+
+    kept = [(id_, unit(vector)) for id_, vector in zip(kept_first.ids, kept_first.vectors, strict=True)]
+    result = DedupResult([], [])
+    for id_, vector in zip(rows.ids, rows.vectors, strict=True):
+        this = unit(vector)
+        matches = [(round(float(np.dot(other, this)), 6), other_id) for other_id, other in kept]
+        best = max(matches, key=lambda match: match[0], default=None)
+        if best is not None and best[0] >= threshold:
+            result.removed.append(RemovedDuplicate(id_, best[1], best[0]))
+        else:
+            result.kept.append(id_)
+            kept.append((id_, this))
+    return result
+
+
+def clustered(rng: np.random.Generator, n: int, dimensions: int = 384, spread: float = 0.35) -> np.ndarray:
+    """Vectors around fewer centres, their neighbours' similarities scattered around 0.9."""
+    centres = rng.normal(size=(max(1, n // 4), dimensions))
+    noise = rng.normal(size=(n, dimensions)) * rng.uniform(0, 2 * spread, size=(n, 1))
+    return centres[rng.integers(0, len(centres), n)] + noise
+
+
+def numbered(prefix: str, vectors: np.ndarray) -> EmbeddedRows:
+    return EmbeddedRows([f"{prefix}{index}" for index in range(len(vectors))], vectors)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equals_the_definition_on_clustered_vectors(dtype):
+    rng = np.random.default_rng(5)
+    vectors = clustered(rng, 1500).astype(dtype)
+    rows, pool = numbered("n", vectors[:1200]), numbered("e", vectors[1200:])
+    expected = brute_force(rows, pool, 0.9)
+    assert 100 < len(expected.removed) < 1100
+    assert greedy_dedup(rows, pool, 0.9) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_equals_the_definition_where_everything_lies_on_the_threshold(data):
+    """Small whole numbers in few dimensions: equal vectors, equal similarities and exact ties abound."""
+    dimensions = data.draw(st.integers(1, 4))
+    vector = st.lists(st.integers(-2, 3), min_size=dimensions, max_size=dimensions).filter(any)
+    new = np.array(data.draw(st.lists(vector, min_size=1, max_size=40)), dtype=np.float64)
+    old = np.array(data.draw(st.lists(vector, max_size=20)), dtype=np.float64).reshape(-1, dimensions)
+    threshold = data.draw(st.sampled_from([0.5, 0.7, 0.707107, 0.8, 0.9, 0.948683, 0.999999, 1.0]))
+    rows, pool = numbered("n", new), numbered("e", old)
+    assert greedy_dedup(rows, pool, threshold) == brute_force(rows, pool, threshold)
+
+
+def test_a_similarity_of_exactly_the_threshold_is_a_duplicate():
+    at = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)]])
+    just_below = np.array([[1.0, 0.0], [0.8999994, np.sqrt(1 - 0.8999994**2)]])
+    assert greedy_dedup(numbered("r", at), None, 0.9).removed == [RemovedDuplicate("r1", "r0", 0.9)]
+    assert greedy_dedup(numbered("r", just_below), None, 0.9).removed == []
+
+
+def test_a_chain_keeps_both_ends_because_only_kept_rows_count():
+    angles = np.deg2rad([0, 20, 40])
+    chain = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert greedy_dedup(numbered("r", chain), None, 0.9).kept == ["r0", "r2"]
+    assert greedy_dedup(numbered("r", chain[[1, 0, 2]]), None, 0.9).kept == ["r0"]
+
+
+def test_the_most_similar_kept_row_is_named_and_the_earliest_of_equals():
+    pool = EmbeddedRows(["far", "near", "near again"], np.array([[0.95, 0.312], [1.0, 0.01], [1.0, 0.01]]))
+    assert greedy_dedup(EmbeddedRows(["x"], np.array([[1.0, 0.0]])), pool, 0.9).removed == [
+        RemovedDuplicate("x", "near", 0.99995)
+    ]
+
+
+def test_pool_rows_are_not_compared_with_each_other():
+    pool = EmbeddedRows(["a", "b"], np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert greedy_dedup(EmbeddedRows(["x"], np.array([[0.0, 1.0]])), pool, 0.9) == DedupResult(["x"], [])
+
+
+def test_empty_pool_empty_day_and_identical_rows_are_defined():
+    same = np.tile(np.arange(1.0, 385.0), (1000, 1))
+    no_rows = EmbeddedRows((), np.zeros((0, 384)))
+    assert greedy_dedup(no_rows, numbered("e", same), 0.9) == DedupResult([], [])
+    assert greedy_dedup(no_rows, no_rows, 0.9) == DedupResult([], [])
+    result = greedy_dedup(numbered("r", same), no_rows, 0.9)
+    assert result.kept == ["r0"] and len(result.removed) == 999
+    assert set(result.removed[-1:]) == {RemovedDuplicate("r999", "r0", 1.0)}
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_vector_without_a_direction_is_refused(bad):
+    with pytest.raises(InputError, match="vector 2 has no direction"):
+        greedy_dedup(numbered("r", np.array([[1.0, 2.0], [bad, bad]])), None, 0.9)
+
+
+def test_vectors_of_other_dimensions_and_impossible_thresholds_are_refused():
+    with pytest.raises(InputError, match="2 and of 3 dimensions"):
+        greedy_dedup(EmbeddedRows(["a"], np.ones((1, 3))), EmbeddedRows(["b"], np.ones((1, 2))), 0.9)
+    for threshold in (0.0, -1.0, 1.1, float("nan")):
+        with pytest.raises(InputError, match="threshold"):
+            greedy_dedup(EmbeddedRows(["a"], np.ones((1, 3))), None, threshold)
+
+
+def test_huge_and_tiny_vectors_keep_their_direction():
+    assert similarity(*normalize_rows(np.array([[3e200, 4e200], [3e-200, 4e-200]]))) == 1.0
+
+
+def test_ten_thousand_rows_take_seconds():
+    vectors = clustered(np.random.default_rng(1), 10_000).astype(np.float32)
+    started = time.process_time()
+    result = greedy_dedup(EmbeddedRows(range(10_000), vectors), None, 0.9)
+    assert time.process_time() - started < 30
+    assert len(result.kept) + len(result.removed) == 10_000
+
+
+def test_similarities_equal_the_pairwise_definition_even_on_rounding_boundaries():
+    rng = np.random.default_rng(3)
+    vector = np.array([1.0, 0.0])
+    first = np.concatenate([rng.uniform(-1, 1, 2000), (rng.integers(0, 999_999, 2000) + 0.5) * 1e-6])
+    rows = np.stack([first, np.sqrt(1 - first**2)], axis=1)
+    assert similarities(rows, vector).tolist() == [similarity(row, vector) for row in rows]
+
+
+def test_nearest_equals_the_definition():
+    rng = np.random.default_rng(9)
+    vectors = normalize_rows(clustered(rng, 700, spread=0.25))
+    rows, others = vectors[:300], np.concatenate([vectors[300:], vectors[300:310]])
+    for row, match in zip(rows, find_nearest(rows, others, 0.9), strict=True):
+        every = [similarity(other, row) for other in others]
+        if match is None:
+            assert max(every) < 0.9
+        else:
+            assert (match.index, match.similarity) == (every.index(max(every)), max(every))

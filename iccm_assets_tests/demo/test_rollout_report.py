@@ -1,0 +1,281 @@
+"""The demo's second half in its pure parts: pace of the clock, what is shown, what the story checks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from rich.console import Console
+
+from iccm_assets.db import tables as t
+from iccm_assets.demo import rollout_progress, rollout_report
+from iccm_assets.demo.acceptance_checks import (
+    RolloutRecord,
+    TrafficSplit,
+    check_responses,
+    check_retrain,
+    check_rollback,
+    check_rollout,
+    load_rollout_record,
+)
+from iccm_assets.demo.rollout_driver import (
+    MAX_CLOCK_RATE,
+    MIN_CLOCK_RATE,
+    BackgroundLoop,
+    compute_clock_rate,
+)
+from iccm_assets.demo.rollout_progress import RolloutSnapshot
+from iccm_assets.demo.rollout_scenario import (
+    MAX_DEGRADED_CLOCK_RATE,
+    MAX_RATE,
+    MAX_RESPONSE_SECONDS,
+    MIN_RATE,
+    adjust_rate,
+    compute_degraded_clock_rate,
+)
+from iccm_assets.errors import InputError
+from iccm_assets.rollout.policy import Policy
+from iccm_assets.rollout.state import State
+from iccm_assets.settings import EvaluationSettings, RolloutSettings
+from iccm_assets.simulation.developers.http_sessions import ResponseStats
+from iccm_assets.simulation.developers.live_sessions import draw_live_sessions, make_code_base
+from iccm_assets_tests.gateway.factories import version
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+TEN = TrafficSplit(0.1, 1640, 165, 1640, 165, 0, 0, 0, 48)
+FIFTY = TrafficSplit(0.5, 905, 450, 905, 450, 0, 0, 0, 130)
+ALL = TrafficSplit(1.0, 150, 150, 150, 150, 0, 0, 0, 40)
+
+
+def event(kind: str, minute: float, weight: float, actor: str = "controller") -> dict[str, Any]:
+    return {
+        "timestamp": NOON + timedelta(minutes=minute), "event_type": kind, "to_state": kind, "version": "v2",
+        "weight": weight, "notes": f"{kind}, [numbers]", "actor": actor,
+    }  # fmt: skip
+
+
+GOOD = RolloutRecord(
+    rollout_id=1, candidate="v2", previous="v1", state="completed", stage=3, weight=1.0, opened_at=NOON,
+    closed_at=NOON + timedelta(minutes=9), splits=(TEN, FIFTY, ALL),
+    events=(event("opened", 0, 0.0, "dagster run 1"), event("started", 1, 0.1), event("completed", 9, 1.0)),
+    rollbacks=(), alerts=(), production="v2", statuses={"v2": "production", "v1": "retired"}, archived=True,
+    sessions=2695, canary_sessions=765, scored_canary=218, canary_pass_rate=0.81,
+)  # fmt: skip
+BACK = replace(
+    GOOD, state="rolled_back", stage=1, weight=0.0, splits=(replace(TEN, requests=200, canary_requests=20),),
+    closed_at=NOON + timedelta(minutes=24), production="v1", sessions=160, canary_sessions=16,
+    statuses={"v2": "rolled_back", "v1": "production"},
+    events=(event("started", 1, 0.1), event("rolled_back", 24, 0.0)),
+    rollbacks=({"timestamp": NOON, "reason": "low_pass_rate", "new_model_path": "/m/v2", "notes": "bad"},),
+    alerts=({"key": "a", "severity": "warning", "title": "Model Rollback", "body": "[v2] rolled back"},),
+)  # fmt: skip
+
+
+def wrong(checks) -> list[str]:
+    return [one.name for one in checks if not one.ok]
+
+
+def test_time_and_sessions_of_a_stage_run_out_together() -> None:
+    assert compute_clock_rate(180, 1800, 20) == pytest.approx(2.0)  # 90 s of traffic for 180 s of stage
+    assert compute_clock_rate(180, 1800, 5) == pytest.approx(0.5)
+    assert compute_clock_rate(180, 1800, 0) == MIN_CLOCK_RATE == compute_clock_rate(1, 5000, 1)
+    assert compute_clock_rate(180, 0, 20) == MAX_CLOCK_RATE == compute_clock_rate(7200, 10, 50)
+    assert compute_clock_rate(0, 0, 20) == 1.0
+
+
+def test_as_many_developers_come_as_the_gateway_answers_in_comfort() -> None:
+    assert adjust_rate(10, MAX_RESPONSE_SECONDS / 2) > 10 > adjust_rate(10, 2 * MAX_RESPONSE_SECONDS)
+    assert adjust_rate(MAX_RATE, 0.0) == MAX_RATE
+    assert adjust_rate(MIN_RATE, 30.0) == MIN_RATE
+
+
+def test_the_clock_runs_so_that_what_comes_is_400_an_hour() -> None:
+    assert compute_degraded_clock_rate(100, 90.0) == pytest.approx(10.0)
+    assert (
+        compute_degraded_clock_rate(0, 60.0) == 1.0
+        and compute_degraded_clock_rate(10_000, 60.0) == MAX_DEGRADED_CLOCK_RATE
+    )
+
+
+def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it() -> None:
+    calls: list[int] = []
+
+    def hiccup() -> float:
+        calls.append(1)
+        if len(calls) == 1:
+            raise sa.exc.OperationalError("select 1", {}, Exception("gone"))
+        if len(calls) == 3:
+            raise InputError("the row is damaged")
+        return 0.0
+
+    helper = BackgroundLoop("controller", hiccup)
+    for _ in range(600):
+        if len(calls) == 3 and helper.errors == 2:
+            break
+        time.sleep(0.05)
+    helper.stop()
+    assert (len(calls), helper.errors) == (3, 2)
+    with pytest.raises(InputError, match="the row is damaged"):
+        helper.raise_error()
+
+
+def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
+    assert wrong(check_rollout(GOOD)) == []
+    assert wrong(check_rollback(BACK, "v1")) == []
+    assert wrong(check_retrain("gate_passed", 0.03)) == []
+    assert wrong(check_retrain("gate_failed", -0.01)) == ["quality gate passed", "better on the canary set"]
+    assert wrong(check_retrain(None, None)) == ["quality gate passed", "better on the canary set"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "name"),
+    [
+        ((replace(TEN, canary_requests=131), FIFTY, ALL), "10 % of the traffic"),
+        ((replace(TEN, canary_requests=197), FIFTY, ALL), "10 % of the traffic"),
+        ((replace(TEN, sessions=1499), FIFTY, ALL), "10 % of the traffic"),
+        ((TEN, replace(FIFTY, canary_requests=416), ALL), "50 % of the traffic"),
+        ((TEN, replace(FIFTY, requests=0, canary_requests=0), ALL), "50 % of the traffic"),
+        ((TEN, ALL), "50 % of the traffic"),
+        ((TEN, replace(FIFTY, both_arms=1), ALL), "no session changed its arm within a stage"),
+        ((TEN, FIFTY, replace(ALL, failed=1)), "no request failed"),
+    ],
+)
+def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str) -> None:
+    assert wrong(check_rollout(replace(GOOD, splits=splits))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"closed_at": NOON + timedelta(minutes=61)}, ["within 1 hour of the platform's clock"]),
+        ({"weight": 0.1}, ["weight 0"]),
+        ({"production": "v3"}, ["production unchanged"]),
+        ({"archived": False}, ["archived"]),
+        ({"rollbacks": ()}, ["rollback event written"]),
+        ({"alerts": ()}, ["alert written"]),
+        ({"events": (event("rolled_back", 24, 0.0, "somebody"),)}, ["rolled back automatically"]),
+        (
+            {"state": "ramping", "closed_at": None},
+            ["rolled back automatically", "within 1 hour of the platform's clock"],
+        ),
+    ],
+)
+def test_a_rollback_that_is_not_whole_is_told(change, names: list[str]) -> None:
+    assert wrong(check_rollback(replace(BACK, **change), "v1")) == names
+
+
+def test_developers_without_an_answer_are_told() -> None:
+    good = ResponseStats({"production": 9, "canary": 1}, {"200": 10}, 0, ())
+    assert check_responses([good]).ok
+    bad = check_responses([good, replace(good, failures=("503, tried 5 times",))])
+    assert not bad.ok and bad.detail == "20 sessions were answered, 1 were not: 503, tried 5 times"
+
+
+def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
+    checks = (*check_rollout(GOOD), *check_rollback(BACK, "v1"))
+    told = rollout_report.RolloutReport(GOOD, BACK, checks, {}, {"rollout": 100.0})
+    console = Console(file=StringIO(), width=200)
+    rollout_report.print_rollout_report(told, console)
+    text = console.file.getvalue()
+    for part in ("1640", "165", "10.1%", "49.7%", "low_pass_rate", "24 minutes", "[v2] rolled back", "yes"):
+        assert part in text, text
+    assert told.failures == []
+    document = told.to_json()
+    assert document["rollout"]["splits"][0]["share"] == 0.1006
+    assert document["rollback"]["duration_seconds"] == 24 * 60
+    assert document["rollback"]["sessions_per_hour"] == pytest.approx(400)
+
+
+def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
+    policy = Policy.from_settings(RolloutSettings(), EvaluationSettings())
+    state = State(7, "v2", "v1", policy, NOON, NOON)
+    waiting = RolloutSnapshot(state, NOON, 1.0, {}, 0, 0)
+    assert "begins when every gateway replica is ready" in rollout_progress.format_line(waiting)
+    ramping = replace(state, weight=0.1, lease_until=NOON + timedelta(seconds=60))
+    seen = RolloutSnapshot(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
+    rows = dict(rollout_progress.describe_snapshot(seen))
+    assert "100 in this stage, 10 of them on the canary arm (10.0%), 1 not ok" in rows["sessions"]
+    assert "lease expires in 60 s" in rows["time"] and "x 2.5" in rows["time"]
+    assert "canary 0 of 30" in rows["scored"] and "4 wait" in rows["scored"]
+    assert rows["evidence against"].count("1.00 of ") == 3
+    console = Console(file=StringIO(), width=120)
+    console.print(rollout_progress.render_panel(seen))
+    assert "evidence against" in console.file.getvalue()
+
+
+def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
+    modules = make_code_base(1, NOON.date())
+    assert len({one.source_code for one in modules}) == len(modules) >= 200
+    coming = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
+    some = [next(coming) for _ in range(1000)]
+    assert len({one.session_id for one in some}) == 1000
+    assert 240 < sum(one.includes_tests for one in some) < 360
+    again = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
+    assert [next(again) for _ in range(1000)] == some
+
+
+def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
+    policy = asdict(Policy.from_settings(RolloutSettings(), EvaluationSettings()))
+    with engine.begin() as conn:
+        version(conn, "v1", "production")
+        version(conn, "v2", "rolled_back")
+        rollout = conn.execute(
+            t.rollouts.insert()
+            .values(candidate="v2", production="v1", state="rolled_back", policy=policy, opened_at=NOON,
+                    stage_entered_at=NOON, closed_at=NOON + timedelta(minutes=30), reason="x")
+            .returning(t.rollouts.c.id)
+        ).scalar_one()  # fmt: skip
+        steps = [("opened", 0, 0.0), ("started", 5, 0.1), ("advanced", 20, 0.5), ("rolled_back", 30, 0.0)]
+        for seq, (kind, minute, weight) in enumerate(steps):
+            conn.execute(
+                t.deployment_events.insert().values(
+                    rollout_id=rollout, seq=seq, event_type=kind, version="v2", weight=weight,
+                    timestamp=NOON + timedelta(minutes=minute), actor="controller", to_state="ramping",
+                )
+            )  # fmt: skip
+        minutes = {
+            2: "production",
+            6: "production",
+            7: "canary",
+            8: "production",
+            21: "canary",
+            22: "production",
+        }
+        for minute, arm in minutes.items():
+            conn.execute(
+                t.requests.insert().values(
+                    request_id=f"r{minute}", session_id=f"s{minute}", rollout_id=rollout, assigned_arm=arm,
+                    arm="production", status="fallback" if minute == 7 else "ok", model_version="v1",
+                    created_at=NOON + timedelta(minutes=minute),
+                )
+            )  # fmt: skip
+        conn.execute(
+            t.rollback_events.insert().values(
+                rollout_id=rollout, reason="low_pass_rate", new_model_path="/m/v2"
+            )
+        )
+        for key, minute in (
+            ("during", 12),
+            (f"rollout-{rollout}-ended", 31),
+            (f"rollout-{rollout}0-other", 31),
+        ):
+            conn.execute(
+                t.alerts.insert().values(
+                    key=key, severity="warning", title="Model Rollback", body="b",
+                    created_at=NOON + timedelta(minutes=minute),
+                )
+            )  # fmt: skip
+    with engine.connect() as conn:
+        found = load_rollout_record(conn, rollout)
+    first, second = found.splits
+    assert (first.weight, first.requests, first.canary_requests, first.fallbacks) == (0.1, 3, 1, 1)
+    assert (second.weight, second.requests, second.canary_requests) == (0.5, 2, 1)
+    assert [one["event_type"] for one in found.events] == [kind for kind, _, _ in steps]
+    assert [one["key"] for one in found.alerts] == ["during", f"rollout-{rollout}-ended"]
+    assert (found.production, found.sessions, found.archived) == ("v1", 6, False)
+    assert found.duration == timedelta(minutes=30) and found.rollbacks[0]["reason"] == "low_pass_rate"

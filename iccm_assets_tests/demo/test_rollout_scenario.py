@@ -1,0 +1,50 @@
+"""Developers, live scoring and controller at once, on a real gateway: a failing candidate is rolled back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date
+
+import sqlalchemy as sa
+
+from iccm_assets.db import tables as t
+from iccm_assets.db.notify import notify_routing
+from iccm_assets.demo import rollout_scenario
+from iccm_assets.demo.acceptance_checks import check_responses
+from iccm_assets.rollout.policy import Policy
+from iccm_assets.settings import load_settings
+from iccm_assets.simulation.developers.live_sessions import make_code_base
+from iccm_assets_tests.gateway.factories import gateway
+from iccm_assets_tests.gateway.test_traffic import url_of
+
+
+def opened(engine: sa.Engine, policy: Policy) -> int:
+    with engine.begin() as conn:
+        made = conn.execute(
+            t.rollouts.insert()
+            .values(candidate="v2", production="v1", policy=asdict(policy))
+            .returning(t.rollouts.c.id)
+        ).scalar_one()
+        notify_routing(conn)
+    return int(made)
+
+
+def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fresh, tmp_path) -> None:
+    settings = load_settings(home=tmp_path, database_url=url_of(fresh))
+    rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
+    assert rollout_scenario.get_live_rollout_id(fresh) == rollout
+    with gateway(url_of(fresh), tmp_path, faults={"v2": "error"}) as one:
+        modules = make_code_base(1, date(2026, 3, 1))[:12]
+        at = rollout_scenario.ScenarioContext(fresh, settings, one.url, "", modules, 1)
+        found, replies = rollout_scenario.run_rollout(at, rollout)
+    assert (found.state, found.weight, found.production) == ("rolled_back", 0.0, "v1")
+    assert (
+        found.events[-1]["notes"].startswith("error_rate_spike") and found.events[-1]["actor"] == "controller"
+    )
+    [split] = found.splits
+    assert split.fallbacks == split.canary_requests >= settings.rollout.health_requests
+    assert (split.weight, split.failed, split.both_arms) == (0.1, 0, 0)
+    assert check_responses([replies]).ok and replies.arms["production"] == sum(replies.arms.values())
+    assert [one["reason"] for one in found.rollbacks] == ["error_rate_spike"]
+    assert "Model Rollback" in [one["title"] for one in found.alerts]
+    assert rollout_scenario.get_live_rollout_id(fresh) is None

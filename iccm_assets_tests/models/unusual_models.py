@@ -1,0 +1,164 @@
+"""Tiny models with the oddities of models one meets: each is a whole directory, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from iccm_assets_tests.models.tiny_models import byte_tokenizer, tiny_llama, tiny_t5
+
+
+def llama(directory: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", **config: Any) -> Path:
+    """A Llama of one small layer; ``config`` goes to its configuration."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(ends_source=False)
+    values = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 1,
+    }  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**{**values, **config})).to(dtype)
+    model.save_pretrained(directory, max_shard_size=shard)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def tied(directory: Path) -> Path:
+    return llama(directory, tie_word_embeddings=True)
+
+
+def bfloat16(directory: Path) -> Path:
+    return llama(directory, dtype=torch.bfloat16)
+
+
+def sharded(directory: Path) -> Path:
+    llama(directory, shard="30KB")
+    assert len(list(directory.glob("*.safetensors"))) > 1
+    return directory
+
+
+def padded_vocabulary(directory: Path) -> Path:
+    """More embeddings than tokens, as where the vocabulary is rounded up."""
+    return llama(directory, vocab_size=320)
+
+
+def short_gpt2(directory: Path) -> Path:
+    """128 learned positions, fewer than the examples are long; no begin token anywhere."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(ends_source=False)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=128, bos_token_id=None,
+        eos_token_id=1,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def short_bart(directory: Path) -> Path:
+    """A seq2seq model with 128 learned positions on each side."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(ends_source=True)
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=128,
+        pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1,
+    )  # fmt: skip
+    BartForConditionalGeneration(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def without_generation_config(directory: Path) -> Path:
+    tiny_t5(directory)
+    (directory / "generation_config.json").unlink()
+    return directory
+
+
+def with_only_a_fast_tokenizer(directory: Path) -> Path:
+    """``tokenizer.json`` and a config that names the class and the end token, nothing else."""
+    tiny_llama(directory)
+    for path in directory.glob("*token*"):
+        if path.name not in ("tokenizer.json", "tokenizer_config.json"):
+            path.unlink()
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+ODD_BUT_FINE: list[Callable[[Path], Path]] = [
+    tied, bfloat16, sharded, padded_vocabulary, short_gpt2, short_bart, without_generation_config,
+    with_only_a_fast_tokenizer,
+]  # fmt: skip
+
+
+def pickled(directory: Path) -> str:
+    tiny_t5(directory)
+    (directory / "model.safetensors").unlink()
+    torch.save({}, directory / "pytorch_model.bin")
+    return r"pickles \(pytorch_model\.bin\)"
+
+
+def with_its_own_code(directory: Path) -> str:
+    tiny_llama(directory)
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "my-own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "own.py").write_text(f"open({str(directory / 'ran')!r}, 'w')")
+    return "my-own|custom code"
+
+
+def without_a_tokenizer(directory: Path) -> str:
+    tiny_llama(directory)
+    for path in directory.glob("*token*"):
+        path.unlink()
+    return "cannot be loaded"
+
+
+def without_an_end_token(directory: Path) -> str:
+    tiny_llama(directory)
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    return "no end-of-sequence token"
+
+
+def with_a_lost_shard(directory: Path) -> str:
+    sharded(directory)
+    lost = sorted(directory.glob("*.safetensors"))[1]
+    lost.unlink()
+    return "cannot be loaded"
+
+
+def with_too_few_embeddings(directory: Path) -> str:
+    llama(directory, vocab_size=100)
+    return "100 embeddings .* 258 tokens"
+
+
+def an_encoder(directory: Path) -> str:
+    tokenizer = byte_tokenizer(ends_source=True)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return "neither seq2seq nor causal"
+
+
+UNUSABLE: list[Callable[[Path], str]] = [
+    pickled, with_its_own_code, without_a_tokenizer, without_an_end_token, with_a_lost_shard,
+    with_too_few_embeddings, an_encoder,
+]  # fmt: skip

@@ -1,0 +1,81 @@
+"""How far production has fallen: paired on the canary set, two samples on the holdout (T2)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iccm_assets.monitoring.degradation import paired_drop, unpaired_drop
+from iccm_assets.registry.training_runs import TriggerFired
+from iccm_assets.retraining.triggers import QualityMeasurement, decide_degradation
+from iccm_assets.settings import TriggerSettings
+
+T = TriggerSettings()
+RATES = st.floats(0, 1)
+ITEMS = st.dictionaries(st.integers(0, 500).map(str), RATES, min_size=20, max_size=80)
+
+
+def decide(fall, name="canary_set"):
+    values = (fall.n, fall.mean, fall.standard_error, fall.baseline_mean)
+    return decide_degradation(QualityMeasurement(1, "v1", name, *values, confidence=fall.confidence), T)
+
+
+@given(ITEMS)
+def test_the_same_answers_as_at_the_deployment_are_no_fall(rates: dict[str, float]) -> None:
+    found = paired_drop(rates, rates, T.max_quality_drop)
+    assert found.baseline_mean == found.mean and found.confidence == 0.0
+    assert not isinstance(decide(found), TriggerFired)
+
+
+@given(ITEMS, st.lists(RATES, min_size=20, max_size=80))
+def test_what_is_stored_fits_the_table(rates: dict[str, float], before: list[float]) -> None:
+    for found in (
+        paired_drop(rates, dict.fromkeys(rates, 0.5), 0.05),
+        unpaired_drop(rates, before),
+    ):
+        assert 0 <= found.mean <= 1 and 0 <= found.baseline_mean <= 1 and found.standard_error >= 0
+
+
+@given(ITEMS, st.lists(RATES, min_size=20, max_size=80))
+def test_a_rise_is_never_a_fall(rates: dict[str, float], before: list[float]) -> None:
+    best = dict.fromkeys(rates, 1.0)
+    assert not isinstance(decide(paired_drop(best, rates, 0.05)), TriggerFired)
+    assert not isinstance(decide(unpaired_drop(best, before)), TriggerFired)
+
+
+def test_a_fall_on_many_items_is_proven_and_on_a_few_it_is_not() -> None:
+    before = dict.fromkeys(map(str, range(240)), 1.0)
+    some = {item: 0.0 if int(item) < 40 else 1.0 for item in before}
+    few = {item: 0.0 if int(item) < 14 else 1.0 for item in before}
+    assert isinstance(decide(paired_drop(some, before, 0.05)), TriggerFired)
+    assert not isinstance(decide(paired_drop(few, before, 0.05)), TriggerFired)
+
+
+def test_the_holdout_compares_two_samples_of_conversations() -> None:
+    draw = random.Random(5)
+    before = [1.0 if draw.random() < 0.85 else 0.3 for _ in range(90)]
+    same = {str(n): 1.0 if draw.random() < 0.85 else 0.3 for n in range(90)}
+    drifted = {str(n): 1.0 if draw.random() < 0.4 else 0.3 for n in range(90)}
+    assert not isinstance(decide(unpaired_drop(same, before), "production_holdout"), TriggerFired)
+    assert isinstance(decide(unpaired_drop(drifted, before), "production_holdout"), TriggerFired)
+
+
+@pytest.mark.parametrize("missing", [3, 20])
+def test_items_without_a_score_are_left_out_and_too_many_make_no_measurement(missing: int) -> None:
+    before = dict.fromkeys(map(str, range(30)), 0.9)
+    now = {item: None if int(item) < missing else 0.9 for item in before}
+    for found in (paired_drop(now, before, 0.05), unpaired_drop(now, list(before.values()))):
+        if missing == 3:
+            assert (found.n, found.mean) == (27, 0.9)
+        else:
+            assert found.mean is None and found.remark == "20 of 30 items have no score"
+            assert not isinstance(decide(found), TriggerFired)
+
+
+def test_without_items_and_without_a_baseline_it_says_so() -> None:
+    assert unpaired_drop({}, [0.5] * 30).remark == "no items"
+    first = paired_drop({"a": 0.5, "b": 1.0}, None, 0.05)
+    assert (first.mean, first.baseline_mean, first.remark) == (0.75, None, "no baseline yet")

@@ -1,0 +1,296 @@
+"""One retraining per cause, one at a time, and no zombie that publishes (T6, L6)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.db import tables as t
+from iccm_assets.db.clock import set_clock
+from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError
+from iccm_assets.registry import training_runs as runs
+from iccm_assets.registry.training_runs import TriggerFired
+from iccm_assets.retraining import run_queue
+from iccm_assets.retraining.triggers import manual_trigger
+from iccm_assets.settings import Settings
+from iccm_assets_tests.retraining.factories import version
+
+
+def requested(engine: sa.Engine, key: str, *, emergency: bool = False) -> runs.TrainingRun:
+    with engine.begin() as conn:
+        run = runs.create_run(conn, manual_trigger(key, f"because of {key}", emergency))
+    assert run is not None
+    return run
+
+
+def claimed(engine: sa.Engine, settings: Settings, run_id: int, dagster_run: str = "run-a") -> int | None:
+    with engine.begin() as conn:
+        return runs.claim_run(conn, run_id, dagster_run, settings)
+
+
+def current(engine: sa.Engine, run_id: int) -> runs.TrainingRun:
+    with engine.connect() as conn:
+        return runs.get_run(conn, run_id)
+
+
+def queue(engine: sa.Engine, settings: Settings) -> list[int]:
+    """The ids of the runs that wait to be started, the next one first."""
+    with engine.connect() as conn:
+        return [turn.id for turn in run_queue.load_queue_state(conn, settings.triggers).queued_runs]
+
+
+def finished(engine: sa.Engine, run_id: int, fence: int, status: str, **facts: object) -> runs.TrainingRun:
+    with engine.begin() as conn:
+        return runs.finish_run(conn, run_id, fence, status, **facts)
+
+
+def test_one_cause_has_one_row_even_with_two_daemons(engine: sa.Engine) -> None:
+    made: list[runs.TrainingRun | None] = []
+    together = threading.Barrier(6)
+
+    def ask() -> None:
+        together.wait()
+        with engine.begin() as conn:
+            made.append(runs.create_run(conn, TriggerFired("weekly", "weekly:2026-W09", "61 new examples")))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = [one for one in made if one is not None]
+    assert len(made) == 6 and len(rows) == 1
+    assert (rows[0].status, rows[0].attempt, rows[0].notes) == ("requested", 0, "61 new examples")
+
+
+def test_a_run_goes_from_request_to_its_outcome(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence == 1
+    assert (current(engine, run.id).status, current(engine, run.id).attempt) == ("running", 1)
+    with engine.begin() as conn:
+        version(conn, "v1")
+        runs.update_run(conn, run.id, fence, dataset_digest="d1", config={"epochs": 5})
+        runs.update_run(conn, run.id, fence, candidate_version="v1")
+    done = finished(engine, run.id, fence, "gate_passed", improvement=0.04, notes="improved by 0.04")
+    assert (done.status, done.improvement, done.candidate_version) == ("gate_passed", 0.04, "v1")
+    assert (done.dataset_digest, done.config) == ("d1", {"epochs": 5})
+    assert done.notes == "because of a\nimproved by 0.04"
+    with pytest.raises(OperationNotAllowedError, match="is over: gate_passed"):
+        claimed(engine, settings, run.id)
+
+
+def test_a_second_run_waits_says_why_once_and_is_started_later(engine: sa.Engine, settings: Settings) -> None:
+    first, second = requested(engine, "a"), requested(engine, "b")
+    fence = claimed(engine, settings, first.id)
+    assert fence is not None
+    for _ in range(3):
+        assert claimed(engine, settings, second.id, "run-b") is None
+    waiting = current(engine, second.id)
+    assert (waiting.status, waiting.attempt, waiting.fence) == ("waiting", 0, 0)
+    assert waiting.notes == f"because of b\nwaits: training run {first.id} is running"
+    finished(engine, first.id, fence, "gate_failed")
+    assert queue(engine, settings) == [second.id]
+    assert claimed(engine, settings, second.id, "run-b") == 1
+
+
+def test_two_claims_at_once_start_one_run(engine: sa.Engine, settings: Settings) -> None:
+    ids = [requested(engine, key).id for key in "abcd"]
+    together = threading.Barrier(len(ids))
+    fences: list[int | None] = []
+
+    def take(run_id: int) -> None:
+        together.wait()
+        fences.append(claimed(engine, settings, run_id, f"run-{run_id}"))
+
+    threads = [threading.Thread(target=take, args=(run_id,)) for run_id in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(fences, key=str) == [1, None, None, None]
+    assert sorted(current(engine, run_id).status for run_id in ids) == [
+        "running",
+        "waiting",
+        "waiting",
+        "waiting",
+    ]
+
+
+def test_a_claim_waits_for_the_one_that_is_being_made(engine: sa.Engine, settings: Settings) -> None:
+    first, second = requested(engine, "a"), requested(engine, "b")
+    fences: list[int | None] = []
+    other = threading.Thread(target=lambda: fences.append(claimed(engine, settings, second.id, "run-b")))
+    with engine.begin() as conn:
+        assert runs.claim_run(conn, first.id, "run-a", settings) == 1
+        other.start()
+        other.join(timeout=0.3)
+        assert other.is_alive()
+    other.join()
+    assert fences == [None]
+    assert current(engine, second.id).status == "waiting"
+
+
+def test_a_live_rollout_makes_a_run_wait(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        version(conn, "v2", "v1", status="canary")
+        rollout = conn.execute(
+            t.rollouts.insert().values(candidate="v2", production="v1").returning(t.rollouts.c.id)
+        ).scalar_one()
+    assert claimed(engine, settings, run.id) is None
+    assert (current(engine, run.id).notes or "").endswith(f"waits: rollout {rollout} is live")
+    with engine.begin() as conn:
+        conn.execute(t.rollouts.update().values(state="completed"))
+    assert claimed(engine, settings, run.id) == 1
+
+
+def test_an_emergency_goes_first(engine: sa.Engine, settings: Settings) -> None:
+    usual, urgent = requested(engine, "usual"), requested(engine, "urgent", emergency=True)
+    assert queue(engine, settings) == [urgent.id, usual.id]
+    assert claimed(engine, settings, usual.id) is None
+    assert claimed(engine, settings, urgent.id, "run-u") == 1
+
+
+def test_a_failed_attempt_retries_the_same_row_three_times(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    for attempt in (1, 2, 3):
+        fence = claimed(engine, settings, run.id, f"run-{attempt}")
+        assert fence == attempt
+        assert finished(engine, run.id, fence, "failed", error="no space").attempt == attempt
+        assert queue(engine, settings) == ([] if attempt == 3 else [run.id])
+    with pytest.raises(OperationNotAllowedError, match="used its 3 attempts: no space"):
+        claimed(engine, settings, run.id)
+
+
+def test_a_run_in_other_hands_is_left_alone_but_its_own_dagster_run_may_retry(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    run = requested(engine, "a")
+    assert claimed(engine, settings, run.id, "run-a") == 1
+    with pytest.raises(OperationNotAllowedError, match="already running in Dagster run run-a"):
+        claimed(engine, settings, run.id, "run-b")
+    assert claimed(engine, settings, run.id, "run-a") == 2
+
+
+def test_an_old_fence_can_do_nothing(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    old = claimed(engine, settings, run.id, "run-a")
+    new = claimed(engine, settings, run.id, "run-a")
+    assert old is not None and new is not None
+    with engine.begin() as conn:
+        assert not runs.holds_fence(conn, run.id, old)
+        assert runs.holds_fence(conn, run.id, new)
+        for forbidden in (
+            lambda: runs.heartbeat(conn, run.id, old),
+            lambda: runs.update_run(conn, run.id, old, dataset_digest="x"),
+            lambda: runs.finish_run(conn, run.id, old, "gate_passed"),
+        ):
+            with pytest.raises(StaleFenceError, match=f"training run {run.id}, fence {old}"):
+                forbidden()
+        runs.heartbeat(conn, run.id, new)
+    assert current(engine, run.id).status == "running"
+
+
+def test_a_silent_worker_loses_its_run_and_the_row_is_tried_again(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    dead, next_one = requested(engine, "dead"), requested(engine, "next")
+    old = claimed(engine, settings, dead.id, "run-a")
+    assert old is not None
+    timeout = settings.training.heartbeat_timeout_seconds
+    with engine.begin() as conn:
+        set_clock(conn, shift=timedelta(seconds=timeout - 30))
+    assert claimed(engine, settings, next_one.id, "run-n") is None
+    with engine.begin() as conn:
+        set_clock(conn, shift=timedelta(seconds=60))
+    assert claimed(engine, settings, next_one.id, "run-n") == 1
+    reaped = current(engine, dead.id)
+    assert reaped.status == "failed"
+    assert "no heartbeat for" in (reaped.error or "")
+    with engine.begin() as conn, pytest.raises(StaleFenceError):
+        runs.finish_run(conn, dead.id, old, "gate_passed")
+    assert queue(engine, settings) == [dead.id]
+
+
+def test_a_fast_platform_clock_does_not_make_a_living_worker_look_dead(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    living, other = requested(engine, "living"), requested(engine, "other")
+    with engine.begin() as conn:
+        set_clock(conn, rate=100_000.0)
+    assert claimed(engine, settings, living.id, "run-a") == 1
+    time.sleep(0.1)
+    assert claimed(engine, settings, other.id, "run-b") is None
+    assert current(engine, living.id).status == "running"
+
+
+def test_work_is_kept_alive_in_the_background(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    before = current(engine, run.id).heartbeat_at
+    assert before is not None
+
+    def beaten() -> bool:
+        after = current(engine, run.id).heartbeat_at
+        return after is not None and after > before
+
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
+        _until(beaten)
+    with pytest.raises(StaleFenceError), runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
+        claimed(engine, settings, run.id)
+        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+
+
+def test_an_outcome_given_inside_is_no_lost_fence(engine: sa.Engine, settings: Settings) -> None:
+    """The heartbeat may come between the outcome and the end of the block."""
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
+        with engine.begin() as conn:
+            runs.finish_run(conn, run.id, fence, "gate_passed")
+        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+
+
+def test_the_heart_beats_at_once_and_several_times_in_the_silence_allowed(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    before = current(engine, run.id).heartbeat_at
+    with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=3600):
+        _until(lambda: current(engine, run.id).heartbeat_at != before)
+    assert runs.heartbeat_interval(900) == 20
+    assert runs.heartbeat_interval(10) == 2
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("never")
+
+
+def test_what_cannot_be_is_refused(engine: sa.Engine, settings: Settings) -> None:
+    run = requested(engine, "a")
+    fence = claimed(engine, settings, run.id)
+    assert fence is not None
+    with engine.begin() as conn:
+        with pytest.raises(InputError, match="there is no training run 999"):
+            runs.get_run(conn, 999)
+        with pytest.raises(ValueError, match="not an outcome"):
+            runs.finish_run(conn, run.id, fence, "running")
+        with pytest.raises(ValueError, match="no status to record"):
+            runs.update_run(conn, run.id, fence, status="failed")
+        assert runs.get_by_trigger_key(conn, "manual:a") is not None
+        assert runs.get_by_trigger_key(conn, "manual:b") is None

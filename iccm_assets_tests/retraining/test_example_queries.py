@@ -1,0 +1,81 @@
+"""What is selectable in a real database: nothing an ancestor of production has learned from (T7)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from iccm_assets.retraining.example_queries import fetch_candidates, propose_selection
+from iccm_assets.settings import SelectionSettings
+from iccm_assets_tests.retraining.factories import NOW, conversation, training_run, version
+
+S = SelectionSettings()
+
+
+def selectable(engine: sa.Engine) -> set[int]:
+    with engine.connect() as conn:
+        return {row.conversation_id for row in fetch_candidates(conn, NOW, S)}
+
+
+def test_what_production_and_its_ancestors_learned_is_used_up(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        for number in range(1, 8):
+            conversation(conn, number)
+        version(conn, "v1", status="retired")
+        version(conn, "v2", "v1", status="retired")
+        version(conn, "v3", "v2", status="production")
+        training_run(conn, 1, "v2", examples={1: "new", 2: "validation", 3: "rehearsal"})
+        training_run(conn, 2, "v3", examples={4: "new"})
+    assert selectable(engine) == {3, 5, 6, 7}
+
+
+def test_a_refused_rolled_back_or_failed_candidate_uses_nothing_up(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        for number in range(1, 6):
+            conversation(conn, number, pinned=True)
+        version(conn, "v1", status="production")
+        version(conn, "v2", "v1", status="gate_failed")
+        version(conn, "v3", "v1", status="rolled_back")
+        training_run(conn, 1, "v2", examples={1: "new"}, status="gate_failed")
+        training_run(conn, 2, "v3", examples={2: "new"})
+        training_run(conn, 3, None, examples={3: "new"}, status="failed")
+    assert selectable(engine) == {1, 2, 3, 4, 5}
+
+
+def test_rows_that_no_longer_qualify_or_were_erased_are_not_selectable(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        conversation(conn, 1)
+        conversation(conn, 2, filtered=False, pinned=True)
+        conversation(conn, 3, erased=True)
+        conversation(conn, 4, pool=False)
+        conversation(conn, 5, at=NOW - timedelta(days=40))
+    assert selectable(engine) == {1}
+
+
+def test_the_window_reaches_back_to_productions_own_training(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        version(conn, "v2", "v1", status="gate_failed")
+        conversation(conn, 1, at=NOW - timedelta(days=15))
+        conversation(conn, 2, at=NOW - timedelta(days=25))
+        training_run(conn, 1, "v1", trained_at=NOW - timedelta(days=20))
+        training_run(conn, 2, "v2", trained_at=NOW - timedelta(days=2), status="gate_failed")
+    with engine.connect() as conn:
+        proposal = propose_selection(conn, NOW, S)
+    assert proposal.window.start == NOW - timedelta(days=20)
+    assert proposal.counts["outside_window"] == 1
+
+
+def test_a_new_platform_proposes_from_thirty_days(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        for number in range(1, 31):
+            conversation(
+                conn, number, user="busy" if number <= 8 else None, at=NOW - timedelta(days=number % 29)
+            )
+    with engine.connect() as conn:
+        proposal = propose_selection(conn, NOW, S)
+    assert len(proposal.selected) == 24
+    assert proposal.reason == "24 of 30 new pool rows of 30.0 days (6 user_cap)"
+    with engine.connect() as conn:
+        assert propose_selection(conn, NOW - timedelta(days=365), S).selected == ()

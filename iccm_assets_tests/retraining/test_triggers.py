@@ -1,0 +1,191 @@
+"""When a retraining starts (T1-T6)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iccm_assets.registry.training_runs import TriggerFired, blocking_reason
+from iccm_assets.retraining.triggers import (
+    EmergencyStatus,
+    QualityMeasurement,
+    TriggerSkipped,
+    below_minimum,
+    decide_data_threshold,
+    decide_degradation,
+    decide_weekly,
+    manual_trigger,
+    should_start_emergency,
+)
+from iccm_assets.settings import TriggerSettings
+
+T = TriggerSettings()
+SUNDAY = datetime(2026, 1, 4, 2, 0, tzinfo=UTC)
+
+
+def test_the_weekly_trigger_asks_for_fifty_examples() -> None:
+    assert decide_weekly(SUNDAY, 49, T) == TriggerSkipped("49 of 50 new examples")
+    fired = decide_weekly(SUNDAY, 50, T)
+    assert fired == TriggerFired("weekly", "weekly:2026-W01", "50 new examples, 50 required")
+
+
+def test_the_weekly_key_is_the_iso_week_in_utc() -> None:
+    east = timezone(timedelta(hours=14))
+    still_sunday = datetime(2026, 1, 5, 3, 0, tzinfo=east)
+    assert decide_weekly(still_sunday, 99, T).key == "weekly:2026-W01"
+    assert decide_weekly(datetime(2025, 12, 28, 2, 0, tzinfo=UTC), 99, T).key == "weekly:2025-W52"
+
+
+@pytest.mark.parametrize(
+    ("hour", "minute", "examples", "outcome"),
+    [
+        (2, 59, 500, TriggerSkipped("02:59 UTC, runs from 03:00 on")),
+        (3, 0, 41, TriggerSkipped("41 of 100 new examples")),
+        (3, 0, 99, TriggerSkipped("99 of 100 new examples")),
+        (3, 0, 100, "data_threshold:2026-01-04"),
+        (23, 59, 140, "data_threshold:2026-01-04"),
+    ],
+)
+def test_the_data_trigger_fires_once_a_day_at_a_hundred(
+    hour: int, minute: int, examples: int, outcome: TriggerSkipped | str
+) -> None:
+    decision = decide_data_threshold(SUNDAY.replace(hour=hour, minute=minute), examples, T)
+    assert (decision.key if isinstance(decision, TriggerFired) else decision) == outcome
+
+
+def measured(
+    mean: float | None, error: float | None = 0.02, n: int = 240, baseline: float | None = 0.85
+) -> QualityMeasurement:
+    return QualityMeasurement(7, "v3", "production_holdout", n, mean, error, baseline)
+
+
+def test_a_proven_fall_is_an_emergency_with_the_measurement_as_its_key() -> None:
+    fired = decide_degradation(measured(0.75), T)
+    assert isinstance(fired, TriggerFired)
+    assert (fired.key, fired.emergency, fired.trigger) == ("degradation:7", True, "degradation")
+    assert "0.100 below its baseline 0.850 (n 240, confidence 0.994" in fired.reason
+
+
+@pytest.mark.parametrize(
+    ("measurement", "words"),
+    [
+        (measured(0.81), "0.040 below"),
+        (measured(0.79), "confidence 0.691"),
+        (measured(0.79, error=0.2), "confidence 0.520"),
+        (measured(0.80, error=0.0), "0.050 below"),
+        (measured(None), "not comparable"),
+        (measured(0.5, error=None), "not comparable"),
+        (measured(0.5, baseline=None), "not comparable"),
+        (measured(float("nan")), "not comparable"),
+        (measured(0.0, n=1), "1 of 20 items are no evidence"),
+        (measured(0.95), "-0.100 below"),
+    ],
+)
+def test_a_small_unproven_or_unmeasured_fall_is_no_emergency(
+    measurement: QualityMeasurement, words: str
+) -> None:
+    decision = decide_degradation(measurement, T)
+    assert isinstance(decision, TriggerSkipped)
+    assert words in decision.reason
+
+
+def test_items_that_all_agree_do_not_prove_a_fall_of_a_few() -> None:
+    assert isinstance(decide_degradation(measured(0.78, error=0.0, n=12), T), TriggerSkipped)
+    assert isinstance(decide_degradation(measured(0.78, error=0.0, n=240), T), TriggerFired)
+
+
+def test_a_manual_request_keeps_its_key_or_is_its_own_cause() -> None:
+    assert manual_trigger("release-4").key == manual_trigger("release-4", "again").key == "manual:release-4"
+    assert manual_trigger().key != manual_trigger().key
+    assert manual_trigger(emergency=True).emergency
+
+
+def test_no_two_triggers_share_a_key() -> None:
+    keys = {
+        decide_weekly(SUNDAY, 99, T).key,
+        decide_data_threshold(SUNDAY.replace(hour=4), 100, T).key,
+        manual_trigger("2026-W01").key,
+    }
+    assert len(keys) == 3
+
+
+def test_below_twenty_examples_nothing_trains() -> None:
+    assert below_minimum(19, T) == TriggerSkipped("19 of 20 new examples, too few to train on")
+    assert below_minimum(20, T) is None
+
+
+@pytest.mark.parametrize(
+    ("emergency", "running", "rollout", "ahead", "reason"),
+    [
+        (False, None, None, None, None),
+        (False, 3, None, None, "training run 3 is running"),
+        (True, 3, None, None, "training run 3 is running"),
+        (False, None, 8, None, "rollout 8 is live"),
+        (False, None, None, 5, "the emergency of training run 5 goes first"),
+        (True, None, None, 5, None),
+    ],
+)
+def test_one_at_a_time_none_beside_a_rollout_emergencies_first(
+    emergency: bool, running: int | None, rollout: int | None, ahead: int | None, reason: str | None
+) -> None:
+    assert blocking_reason(emergency, running, rollout, ahead) == reason
+
+
+def fallen(number: int, name: str = "canary_set", hours: int = 0, mean: float = 0.6) -> QualityMeasurement:
+    at = SUNDAY + timedelta(hours=hours)
+    return QualityMeasurement(number, "v3", name, 240, mean, 0.02, 0.85, at)
+
+
+def test_a_fall_seen_on_both_sets_is_one_emergency() -> None:
+    fired = should_start_emergency([fallen(7), fallen(8, "production_holdout")], EmergencyStatus(), T)
+    assert isinstance(fired, TriggerFired) and fired.key == "degradation:7"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (EmergencyStatus(4, "waiting"), "training run 4, an emergency, is waiting"),
+        (EmergencyStatus(4, "running"), "training run 4, an emergency, is running"),
+        (
+            EmergencyStatus(4, "gate_passed", SUNDAY, rollout=2),
+            "rollout 2 of an emergency's candidate is live",
+        ),
+        (
+            EmergencyStatus(4, "gate_failed", SUNDAY),
+            "not measured since training run 4, an emergency, ended gate_failed",
+        ),
+    ],
+)
+def test_a_fall_that_is_being_dealt_with_asks_for_no_second_emergency(
+    answer: EmergencyStatus, words: str
+) -> None:
+    decision = should_start_emergency([fallen(7)], answer, T)
+    assert isinstance(decision, TriggerSkipped)
+    assert words in decision.reason and "0.250 below its baseline" in decision.reason
+
+
+def test_a_fall_measured_again_after_an_emergency_that_changed_nothing_is_a_new_cause() -> None:
+    fired = should_start_emergency([fallen(9, hours=6)], EmergencyStatus(4, "gate_failed", SUNDAY), T)
+    assert isinstance(fired, TriggerFired) and fired.key == "degradation:9"
+
+
+def test_nothing_measured_and_nothing_fallen_say_so() -> None:
+    assert "not been measured" in should_start_emergency([], EmergencyStatus(), T).reason
+    both = should_start_emergency(
+        [fallen(1, mean=0.85), fallen(2, "production_holdout", mean=0.83)], EmergencyStatus(), T
+    )
+    assert isinstance(both, TriggerSkipped)
+    assert "canary_set: 0.850" in both.reason and "production_holdout: 0.830" in both.reason
+
+
+@given(
+    st.lists(st.builds(fallen, st.integers(1, 9), st.sampled_from(["canary_set", "production_holdout"]))),
+    st.builds(EmergencyStatus, st.just(4), st.sampled_from(["waiting", "running"]), st.none(), st.none()),
+)
+def test_while_an_emergency_is_under_way_no_measurement_starts_another(
+    measurements: list[QualityMeasurement], answer: EmergencyStatus
+) -> None:
+    assert isinstance(should_start_emergency(measurements, answer, T), TriggerSkipped)

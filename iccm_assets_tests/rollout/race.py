@@ -1,0 +1,26 @@
+"""A controller in a process of its own, for the tests that race and kill them: `python -m … URL SECONDS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from iccm_assets.db.database import create_engine_for
+from iccm_assets.rollout import controller
+from iccm_assets.settings import load_settings
+
+
+def main(url: str, ticks: int, pause: float) -> None:
+    """Tick so many times and print what was left; one line per tick."""
+    settings = load_settings(database_url=url)
+    engine = create_engine_for(url)
+    for _ in range(ticks):
+        decision = controller.tick(engine, settings)
+        sys.stdout.write(json.dumps(None if decision is None else decision.state.revision) + "\n")
+        sys.stdout.flush()
+        time.sleep(pause)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,222 @@
+"""Evidence is what the arithmetic says, does not cry wolf however often one looks, and finds harm."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from iccm_assets.rollout import sequential_evidence as ev
+from iccm_assets.rollout.e_process import GRID_SIZE, restart, start, update
+from iccm_assets.rollout.guardrails import check_sequential
+from iccm_assets.rollout.observation import Observation, ReplayPair, RequestCounts, SessionScore
+from iccm_assets.rollout.sequential_evidence import TESTS, Evidence, update_evidence
+from iccm_assets_tests.rollout.decision_driver import NOW, PRODUCTION
+
+ONE = ((0.7, 1.8),)
+
+
+def look(sessions=(), **changes):
+    return replace(Observation("", "", NOW, 1, 1, tuple(sessions)), **changes)
+
+
+def session(rng, arm, stage, mean):
+    """A score of ten tests, easy or hard together (correlation 0.4)."""
+    rate = rng.binomial(10, rng.beta(1.5 * mean, 1.5 * (1 - mean))) / 10
+    return SessionScore(arm, stage, rate, 0.2 * rate * (1 - rate))
+
+
+def served(rng, n, stage, canary, production, weight=None):
+    weight = {1: 0.1, 2: 0.5, 3: 1.0}[stage] if weight is None else weight
+    arms = ["canary" if one < weight else "production" for one in rng.random(n)]
+    return [session(rng, arm, stage, canary if arm == "canary" else production) for arm in arms]
+
+
+def test_the_e_value_is_the_stakes_multiplied_out_by_hand():
+    values, counts = [0.3, -0.7, 0.25, 0.0, -0.1], [1, 2, 1, 1, 30]
+    book = update(start(1), ONE, [0, 0, 0], values[:3], counts[:3])
+    book = update(restart(book, 1), ONE, [0, 0], values[3:], counts[3:])
+    bets = [Fraction(0.95) / Fraction(0.7) / Fraction(1.8) ** power for power in range(GRID_SIZE)]
+    early = [(Fraction(value), count) for value, count in zip(values, counts, strict=True)]
+    grown = [math.prod((1 + b * z) ** n for z, n in early) for b in bets]
+    late = [math.prod((1 + b * z) ** n for z, n in early[3:]) for b in bets]
+    opening, hour = Fraction(9, 10), Fraction(1, 20)
+    by_hand = (1 - opening - hour) + sum(opening / GRID_SIZE * one for one in grown)
+    by_hand += sum(hour / GRID_SIZE * one for one in late)
+    assert book.e_values()[0] == pytest.approx(float(by_hand), rel=1e-12)
+
+
+def test_the_order_of_late_scores_does_not_matter():
+    rng = np.random.default_rng(3)
+    values = rng.uniform(-0.7, 0.3, 200)
+    books = [start(1), start(1)]
+    for value in values:
+        books[0] = update(books[0], ONE, [0], [value], [1])
+    books[1] = update(books[1], ONE, [0] * 200, sorted(values.tolist()), [1] * 200)
+    assert books[0].e_values() == pytest.approx(books[1].e_values(), rel=1e-9)
+
+
+def test_the_reserve_is_never_more_than_spent_and_nothing_overflows():
+    book = start(1)
+    for hour in range(1, 3000):
+        book = restart(book, hour)
+    assert 0 <= book.reserve < 1e-4 and book.e_values()[0] == pytest.approx(1.0)
+    lost = update(book, ONE, [0], [-0.7], [10**9])
+    won = update(book, ONE, [0], [0.3], [10**9])
+    assert 0 < lost.e_values()[0] < 1e-4 and won.e_values()[0] > 1e300
+    assert all(math.isfinite(one) for one in (*lost.e_values(), *won.e_values()))
+
+
+def ever_crossed(rng, canary, production, slices, drift=0.0):
+    """Whether an equal or worse candidate ever crosses a limit, looked at after every few sessions."""
+    evidence, crossed = Evidence(), set()
+    for at in range(slices):
+        stage = 1 if at < slices // 3 else 2
+        if at == slices // 3:
+            evidence = evidence.at_new_stage()
+        shift = -drift if at > slices // 4 else 0.0
+        sessions = served(rng, 6, stage, canary + shift, production + shift)
+        evidence = update_evidence(evidence, look(sessions), PRODUCTION, stage, at // 10)
+        crossed |= {one.reason for one in check_sequential(evidence, PRODUCTION, stage)}
+    return crossed
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.25])
+def test_equal_models_are_seldom_accused_however_often_one_looks(drift):
+    # 0.05 is promised for ever; with 80 trials three standard errors are another 0.073. A drift of both
+    # arms, with the split changing too, must not look like a difference; the floor it may cross is excused.
+    crossed = [ever_crossed(np.random.default_rng((7, trial)), 0.9, 0.9, 80, drift) for trial in range(80)]
+    accused = sum(bool(one & {"test_pass_rate_degradation", "variance_spike"}) for one in crossed)
+    assert accused / 80 <= 0.05 + 0.073
+
+
+def test_at_the_very_limit_no_test_exceeds_its_part_of_alpha():
+    # 600 streams whose mean is exactly the floor, watched after every fifth session.
+    rng = np.random.default_rng(11)
+    streams = rng.binomial(10, rng.beta(1.5 * 0.73, 1.5 * 0.27, (600, 150))) / 10
+    part = PRODUCTION.alpha * 0.16
+    crossed = 0
+    for stream in streams:
+        book = start(1)
+        for offset in range(0, 150, 5):
+            book = update(
+                book, ((0.30, 1.8),), [0] * 5, (0.73 - stream[offset : offset + 5]).tolist(), [1] * 5
+            )
+            if book.e_values()[0] >= 1 / part:
+                crossed += 1
+                break
+    assert crossed / 600 <= part + 3 * math.sqrt(part * (1 - part) / 600)
+
+
+def test_an_independent_implementation_needs_about_as_many_sessions():
+    ville = pytest.importorskip("ville", reason="the test-only package ville is not installed")
+    alpha, floor, ours, theirs = 0.05, 0.73, [], []
+    for trial in range(40):
+        rng = np.random.default_rng((5, trial))
+        stream = rng.binomial(10, rng.beta(0.75, 0.75, 300)) / 10  # a mean of 0.5
+        book = start(1)
+        for n, value in enumerate(stream, 1):
+            book = update(book, ((0.30, 1.8),), [0], [floor - value], [1])
+            if book.e_values()[0] >= 1 / alpha:
+                ours.append(n)
+                break
+        # A two-sided sequence at 2 alpha, half of it for either side.
+        sequence = ville.BettingCS(alpha=2 * alpha, grid=1001).fit(stream)
+        theirs.append(sequence.excludes(floor))
+    assert None not in theirs
+    assert len(ours) == 40  # both find every one of them
+    assert 0.4 <= np.median(ours) / np.median(theirs) <= 1.3
+
+
+@pytest.mark.parametrize(("stage", "most"), [(1, 70), (2, 110)])
+def test_fifteen_points_are_found_within_so_many_canary_sessions(stage, most):
+    needed = []
+    for trial in range(30):
+        rng, evidence = np.random.default_rng((9, trial)), Evidence()
+        while not check_sequential(evidence, PRODUCTION, stage) and evidence.canary.sessions < 400:
+            evidence = update_evidence(
+                evidence, look(served(rng, 10, stage, 0.65, 0.8)), PRODUCTION, stage, 0
+            )
+        needed.append(evidence.canary.sessions)
+    assert np.median(needed) <= most
+
+
+def test_a_late_spike_of_errors_is_found_after_any_number_of_good_requests():
+    evidence = Evidence()
+    for hour in range(20):
+        evidence = update_evidence(evidence, look(canary=RequestCounts(5000, 25, 0, 0)), PRODUCTION, 3, hour)
+    assert not check_sequential(evidence, PRODUCTION, 3)
+    bad = 0
+    while not check_sequential(evidence, PRODUCTION, 3) and bad < 1000:
+        evidence = update_evidence(
+            evidence, look(canary=RequestCounts(10, 3, 0, 0)), PRODUCTION, 3, 20 + bad // 500
+        )
+        bad += 10
+    assert bad <= 150
+    assert [one.reason for one in check_sequential(evidence, PRODUCTION, 3)] == ["error_rate_spike"]
+
+
+def test_a_handful_of_sessions_or_requests_carries_no_verdict():
+    six = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.0)] * 6), PRODUCTION, 1, 0)
+    assert six.e_values["stage_floor"] > PRODUCTION.threshold("pass_rate")
+    assert check_sequential(six, PRODUCTION, 1) == []
+    ten = update_evidence(six, look([SessionScore("canary", 1, 0.0)] * 4), PRODUCTION, 1, 0)
+    assert "pass_rate_floor" in [one.reason for one in check_sequential(ten, PRODUCTION, 1)]
+    five = update_evidence(Evidence(), look(canary=RequestCounts(5, 5, 0, 0)), PRODUCTION, 1, 0)
+    assert five.e_values["errors"] > PRODUCTION.threshold("errors") and not check_sequential(
+        five, PRODUCTION, 1
+    )
+    twenty = update_evidence(five, look(canary=RequestCounts(15, 15, 0, 0)), PRODUCTION, 1, 0)
+    assert [one.reason for one in check_sequential(twenty, PRODUCTION, 1)] == ["error_rate_spike"]
+
+
+def test_replayed_pairs_are_evidence_of_their_own():
+    evidence, pairs = Evidence(), 0
+    while not check_sequential(evidence, PRODUCTION, 1) and pairs < 100:
+        evidence = update_evidence(evidence, look(replay=(ReplayPair(0.6, 0.8),)), PRODUCTION, 1, 0)
+        pairs += 1
+    assert pairs <= 40 and evidence.pairs == pairs and evidence.canary.sessions == 0
+    assert "replayed pairs" in check_sequential(evidence, PRODUCTION, 1)[0].description
+
+
+def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries():
+    rng = np.random.default_rng(2)
+    sessions = [one._replace(variance=None) for one in served(rng, 487, 2, 0.8, 0.8)]
+    whole, rest = ev._cut(sessions, 2)
+    used = [one for mine, theirs in whole for one in (*mine, *theirs)]
+    assert len(rest) == 487 % 8 and len(whole) >= 487 // 8
+    assert all(mine and theirs for mine, theirs in whole)
+    assert len({id(one) for one in used}) == len(used) <= 487
+    position = {id(one): at // 8 for at, one in enumerate(sessions)}
+    assert all(len({position[id(one)] for one in (*mine, *theirs)}) == 1 for mine, theirs in whole)
+    # Given one by one they are compared in the same way.
+    evidence = Evidence()
+    for one in sessions:
+        evidence = update_evidence(evidence, look([one]), PRODUCTION, 2, 0)
+    assert evidence.blocks == len(whole) and evidence.open_chunk == rest
+
+
+def test_a_session_of_an_earlier_stage_counts_for_the_candidates_own_limits_only():
+    evidence = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.1, 0.2)] * 30), PRODUCTION, 2, 0)
+    assert evidence.canary.sessions == 0 and evidence.canary_total.sessions == 30
+    assert evidence.blocks == 0 and evidence.open_chunk == ()
+    assert "low_pass_rate" in [one.reason for one in check_sequential(evidence, PRODUCTION, 2)]
+
+
+def test_evidence_survives_json_to_the_last_bit():
+    rng, evidence = np.random.default_rng(8), Evidence()
+    for at in range(40):
+        counts = {"canary": RequestCounts(9, 1, 8, 1), "production": RequestCounts(9, 0, 9, 0)}
+        sessions = served(rng, 7, 1, 0.7, 0.8)
+        evidence = update_evidence(
+            evidence, look(sessions, replay=(ReplayPair(0.5, 0.6),), **counts), PRODUCTION, 1, at
+        )
+    document = TypeAdapter(Evidence).dump_python(evidence, mode="json")
+    stored = json.loads(json.dumps(document, allow_nan=False))
+    assert TypeAdapter(Evidence).validate_python(stored) == evidence
+    assert len(evidence.e_values) == len(TESTS)

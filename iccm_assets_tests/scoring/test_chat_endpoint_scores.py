@@ -1,0 +1,268 @@
+"""Scores through faulty endpoints, in the database: right or null, and the totals add up (O1, E3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import date
+from statistics import fmean, pvariance
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.cli.orchestra import check, serve
+from iccm_assets.db import tables as t
+from iccm_assets.errors import InputError, OrchestraError
+from iccm_assets.scoring import scoring
+from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, load_orchestra
+from iccm_assets.scoring.scoring import ScoringTask, score_texts, score_unscored
+from iccm_assets.settings import EndpointSettings, Settings, get_settings
+from iccm_assets.simulation.reconstructors import RECONSTRUCTORS
+from iccm_assets.simulation.reconstructors.fault_injection import FAULTS
+from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, MockEndpoint
+from iccm_assets.suites.test_suites import parse_suite
+from iccm_assets_tests.scoring.test_stored_scores import converse
+
+SUITE = {
+    "kind": "cases",
+    "cases": [{"call": "rate", "args": [n], "expect": 5 if n < 3 else 9} for n in (2, 3)],
+}
+ONE_CASE = {"kind": "cases", "cases": SUITE["cases"][:1]}
+# Read alike by all three readers, or by each in its own way, or by none.
+PHRASES = ("less than 3", "less than about 3", "less than 4", "less than a certain limit")
+DAY = (date(2026, 3, 1), date(2026, 3, 1))
+
+
+def text(number: int) -> str:
+    if number % 20 == 19:
+        return f"Please make the report number {number} nicer."
+    phrase, spare = PHRASES[number % len(PHRASES)], number + 100
+    return (
+        f"The function `rate` shall take `weight`. When `weight` is {phrase}, it shall return 5. "
+        f"When `weight` is greater than {spare}, it shall return {spare}. Otherwise it shall return 9."
+    )
+
+
+def rows_of(engine: sa.Engine) -> dict[str, dict[str, Any]]:
+    """By text: its requirements row, and in `members` its reconstructions by the model's name."""
+    r, rc = t.requirements, t.reconstructions
+    with engine.connect() as conn:
+        found = {row["id"]: {**row, "members": {}} for row in conn.execute(sa.select(r)).mappings()}
+        for row in conn.execute(sa.select(rc)).mappings():
+            name = row["reconstructor"].replace("/", "#").rpartition("#")[2]
+            found[row["requirement_id"]]["members"][name] = row
+    return {row["text"]: row for row in found.values()}
+
+
+def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, settings: Settings) -> None:
+    texts = [text(number) for number in range(104)]
+    for number, one in enumerate(texts):
+        converse(engine, settings, f"s{number}", suite=SUITE, text=one)
+    # The number in a text is out of the suite's reach: texts of one phrase score alike.
+    tasks = [ScoringTask(one, parse_suite(SUITE)) for one in texts[: len(PHRASES)]]
+    scores = score_texts(tasks, load_orchestra("builtin", 2), settings)
+    truth = [{m.reconstructor.partition("/")[2]: m.test_pass_rate for m in one.members} for one in scores]
+
+    behaviour = FaultConfig(dict.fromkeys(FAULTS, 0.04), slow_seconds=0.1, retry_after_seconds=0.05)
+    limits = EndpointSettings(timeout_seconds=1.5, retries=1, concurrency=16, circuit_breaker_failures=1000)
+    with MockEndpoint(behaviour) as endpoint:
+        report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
+
+    statuses: Counter[str] = Counter()
+    stored = rows_of(engine)
+    for number, one in enumerate(texts):
+        row, right = stored[one], truth[number % len(PHRASES)]
+        assert set(row["members"]) == set(RECONSTRUCTORS)
+        statuses.update(member["status"] for member in row["members"].values())
+        answered = [name for name in RECONSTRUCTORS if row["members"][name]["status"] != "missing"]
+        for name in answered:
+            assert row["members"][name]["implementation_code"].rstrip() == RECONSTRUCTORS[name](one).rstrip()
+            assert row["members"][name]["test_pass_rate"] == right[name]
+        for name in set(RECONSTRUCTORS) - set(answered):
+            assert row["members"][name]["test_pass_rate"] is None and row["members"][name]["reason"]
+        rates = [right[name] for name in answered]
+        if len(rates) >= 2:
+            assert row["test_pass_rate"] == pytest.approx(fmean(rates), abs=1e-12)
+            assert row["implementation_variance"] == pytest.approx(pvariance(rates), abs=1e-12)
+        else:
+            assert (row["test_pass_rate"], row["implementation_variance"]) == (None, None)
+            assert f"{len(rates)} of 3 members gave a score, the quorum is 2" in row["evidence"]["reason"]
+
+    nulls = sum(row["test_pass_rate"] is None for row in stored.values())
+    assert (report.scored, report.inconclusive) == (len(texts) - nulls, nulls)
+    assert nulls >= 10 and report.scored >= 10, "the faults were too few or too many to show anything"
+    assert len({row["test_pass_rate"] for row in stored.values()}) >= 3
+    assert statuses.total() == report.answers.total() == 3 * len(texts)
+    assert statuses["missing"] == report.answers["missing"] > 50
+    assert statuses["scored"] == report.answers["answered"]
+
+
+def requests(endpoint: MockEndpoint) -> int:
+    return endpoint.config.request_counts.total()
+
+
+def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, settings: Settings) -> None:
+    for number in range(5):
+        converse(engine, settings, f"s{number}", suite=SUITE, text=text(number))
+    limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
+    with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as ill:
+        spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{ill.url}#guessing"
+        orchestra = load_orchestra(spec, 3, limits)
+        assert score_unscored(engine, orchestra, settings).inconclusive == 5
+        first = {row["id"]: row["scored_at"] for row in rows_of(engine).values()}
+        assert (requests(alive), requests(ill)) == (10, 5)
+
+        assert score_unscored(engine, orchestra, settings).inconclusive == 5
+        assert (requests(alive), requests(ill)) == (10, 10)
+        again = rows_of(engine).values()
+        assert {row["evidence"]["attempts"] for row in again} == {2}
+        assert {row["id"]: row["scored_at"] for row in again} == first, "nothing a filter reads has changed"
+
+        assert scoring.count_unscored(engine) == 0, "twice in a row is enough: the third time has to wait"
+        assert scoring.count_unscored(engine, DAY) == 5, "a day asked for by name waits for nothing"
+        ill.config.faults = {}
+        # The clock of the platform, moved on by the wait.
+        with engine.begin() as conn:
+            conn.execute(
+                sa.text(
+                    "update iccm.requirements set evidence = jsonb_set(evidence, '{tried_at}',"
+                    " to_jsonb(iccm.now() - interval '11 minutes'))"
+                )
+            )
+        report = score_unscored(engine, load_orchestra(spec, 3, limits), settings)
+        assert (report.scored, requests(alive), requests(ill)) == (5, 10, 15)
+    assert {row["evidence"] is None for row in rows_of(engine).values()} == {True}
+    assert scoring.count_unscored(engine, DAY) == 0
+
+
+def test_another_orchestra_takes_over_no_answers_and_leaves_no_rows_behind(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    converse(engine, settings, "s", suite=SUITE, text=text(0))
+    with MockEndpoint() as alive:
+        dead = "openai:http://127.0.0.1:9/v1#strict"
+        limits = EndpointSettings(retries=0)
+        score_unscored(engine, load_orchestra(f"openai:{alive.url}#strict,{dead}", 2, limits), settings)
+        other = load_orchestra(
+            f"openai:{alive.url}#strict,builtin", 2, limits.model_copy(update={"temperature": 1.0})
+        )
+        assert score_unscored(engine, other, settings).scored == 1
+        assert requests(alive) == 2
+    with engine.connect() as conn:
+        names = set(conn.execute(sa.select(t.reconstructions.c.reconstructor)).scalars())
+    assert names == {member.name for member in other.members}
+
+
+def test_an_inconclusive_score_for_another_reason_is_not_tried_again(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    converse(engine, settings, "s", suite=SUITE, text=text(0))
+    lonely = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
+    assert score_unscored(engine, lonely, settings).inconclusive == 1
+    assert scoring.count_unscored(engine, DAY) == 0
+
+
+SCORER = """
+import sys
+from iccm_assets.scoring.orchestra import load_orchestra
+from iccm_assets.scoring.scoring import score_pending
+from iccm_assets.settings import Endpoints, load_settings
+from iccm_assets.db.database import engine_for
+settings = load_settings()
+limits = Endpoints(concurrency=4, timeout_seconds=30)
+score_pending(engine_for(settings.database_url), load_orchestra(sys.argv[1], 2, limits), settings)
+"""
+
+
+def scored(engine: sa.Engine) -> set[int]:
+    with engine.connect() as conn:
+        return set(
+            conn.execute(
+                sa.select(t.requirements.c.id).where(t.requirements.c.scored_at.is_not(None))
+            ).scalars()
+        )
+
+
+def test_an_interrupt_keeps_what_was_scored_and_the_next_pass_pays_for_the_rest_only(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    count = 40
+    for number in range(count):
+        converse(
+            engine, settings, f"s{number}", suite=ONE_CASE, text=text(0).replace("100", str(1000 + number))
+        )
+    environment = {
+        **os.environ,
+        "ICCM_DATABASE_URL": str(settings.database_url),
+        "ICCM_HOME": str(settings.home),
+    }
+    with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
+        command = [sys.executable, "-c", SCORER, endpoint.members]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not scored(engine):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        before = scored(engine)
+        assert said.rstrip().endswith("KeyboardInterrupt"), said
+        assert scoring.BATCH_SIZE <= len(before) < count
+        asked = requests(endpoint)
+        endpoint.config.faults = {}
+        limits = EndpointSettings(timeout_seconds=30)
+        report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
+        assert report.scored == count - len(before)
+        assert requests(endpoint) - asked == 3 * (count - len(before))
+    assert len(scored(engine)) == count
+    assert not [one for one in psutil.Process().children(recursive=True) if one.pid == process.pid]
+
+
+def test_the_command_line_serves_the_readers_and_asks_every_member_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    iccm = "from iccm_assets.cli.main import main; main()"
+    command = [sys.executable, "-c", iccm, "orchestra", "serve", "--port", "0"]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert served.stdout is not None
+        spec = served.stdout.readline().strip().removeprefix("ICCM_ORCHESTRA=")
+        monkeypatch.setenv("ICCM_ORCHESTRA", f"{spec},openai:http://127.0.0.1:9/v1#dead")
+        get_settings.cache_clear()
+        check(as_json=True)
+        found = json.loads(capsys.readouterr().out)
+        assert [one["test_pass_rate"] for one in found["members"]] == [1.0, 1.0, 1.0, None]
+        assert found["ok"] and "ConnectError" in found["members"][-1]["detail"]
+        monkeypatch.setenv("ICCM_ORCHESTRA_QUORUM", "4")
+        get_settings.cache_clear()
+        with pytest.raises(OrchestraError, match="3 members gave a score, the quorum is 4"):
+            check()
+    finally:
+        get_settings.cache_clear()
+        served.send_signal(signal.SIGINT)
+        assert served.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ("sloth=1", "unknown fault 'sloth'"),
+        ("slow=0.7,hang=0.7", "at most 1"),
+        ("slow=nan", "between 0 and 1"),
+        ("slow=-1", "between 0 and 1"),
+        ("slow=often", "not a number"),
+    ],
+)
+def test_impossible_faults_are_refused_in_one_line(faults: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        serve(fault=faults, port=0)
+
+
+def test_a_port_in_use_is_refused_in_one_line() -> None:
+    with MockEndpoint() as endpoint, pytest.raises(InputError, match="cannot listen on"):
+        serve(port=int(endpoint.url.split(":")[2].split("/")[0]))

@@ -1,0 +1,172 @@
+"""What counts as an answer of a chat endpoint, and what is worth asking again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iccm_assets.scoring.chat_endpoints import (
+    CircuitBreaker,
+    RateLimiter,
+    parse_retry_after,
+    retry_delay,
+)
+from iccm_assets.scoring.chat_responses import InvalidResponse, extract_code, extract_content
+from iccm_assets.settings import EndpointSettings
+
+CODE = "def f():\n    return 1\n"
+
+
+def fenced(code: str, tag: str = "python") -> str:
+    return f"```{tag}\n{code.rstrip()}\n```\n"
+
+
+def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    return json.dumps({"choices": [choice]}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        fenced(CODE),
+        fenced(CODE, ""),
+        f"Sure!\n\n{fenced(CODE, 'py')}Hope that helps.",
+        f"~~~python\n{CODE}~~~",
+        f"````python\n{CODE}````",
+        f"<think>perhaps\n{fenced('def g(): pass')}</think>\n{fenced(CODE)}",
+        f"{fenced(CODE)}Use it:\n{fenced('print(f())')}",
+        f"{fenced('pip install nothing', 'sh')}{fenced(CODE)}",
+        fenced(CODE) + fenced(CODE),
+    ],
+)
+def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str) -> None:
+    assert extract_code(content) == CODE
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("I would rather not.", "no code block in the answer"),
+        (CODE, "no code block in the answer"),
+        (f"```python\n{CODE}", "stops inside a code block"),
+        (fenced(CODE) + "```python\ndef g(", "stops inside a code block"),
+        (fenced(CODE) + fenced("def f():\n    return 2\n"), "2 different implementations"),
+        (fenced("First, look at the input.\n"), "no code block is Python"),
+        (fenced("def f(:\n"), "no code block is Python"),
+        (fenced("def f():\n    return '\x00'\n"), "no code block is Python"),
+        (fenced("def f():\n    return '\ud800'\n"), "no code block is Python"),
+        (fenced("f = " + "(" * 5000), "no code block is Python"),
+        (fenced("f = " + "-" * 100_000 + "1"), "no code block is Python"),
+        (fenced("TODO\n"), "no code block is Python"),
+        (fenced("fn main() {}\n", "rust"), "no code block is Python"),
+        ("<think>" + fenced(CODE), "stops inside the model's reasoning"),
+    ],
+)
+def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words: str) -> None:
+    with pytest.raises(InvalidResponse, match=words) as found:
+        extract_code(content)
+    assert found.value.endpoint_works and found.value.max_retries == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "alive", "retries"),
+    [
+        (b"", "not JSON", False, None),
+        (b"<!doctype html>", "not JSON", False, None),
+        (b"\xff\xfe{}", "not JSON", False, None),
+        (completion("x")[:30], "not JSON", False, None),
+        (b"[" * 100_000, "not JSON", False, None),
+        (b"null", "not a chat completion", False, None),
+        (b'{"choices": []}', "not a chat completion", False, None),
+        (b'{"choices": {"0": 1}}', "not a chat completion", False, None),
+        (b'{"choices": [{"message": "hi"}]}', "not a chat completion", False, None),
+        (b'{"choices": ' + b"9" * 5000 + b"}", "not JSON", False, None),
+        (b'{"error": {"message": "overloaded"}}', "not a chat completion", False, None),
+        (completion(fenced(CODE), "length"), "finish_reason 'length'", True, 0),
+        (completion(fenced(CODE), "content_filter"), "finish_reason 'content_filter'", True, 0),
+        (completion(None, "tool_calls"), "finish_reason 'tool_calls'", True, 0),
+        (completion(fenced(CODE), None), "finish_reason None", True, 0),
+        (completion(fenced(CODE), ["stop"]), "finish_reason", True, 0),
+        (completion(None, refusal="I will not"), "refused: I will not", True, 0),
+        (completion(""), "the answer is empty", True, 1),
+        (completion(None), "the answer is empty", True, 1),
+        (completion([{"type": "text", "text": CODE}]), "the answer is empty", True, 1),
+    ],
+)
+def test_a_reply_that_is_not_a_finished_completion_says_why(
+    body: bytes, words: str, alive: bool, retries: int | None
+) -> None:
+    with pytest.raises(InvalidResponse, match=words) as found:
+        extract_content(body)
+    assert (found.value.endpoint_works, found.value.max_retries) == (alive, retries)
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: completion(text)))
+def test_no_reply_is_anything_but_code_or_a_flaw(body: bytes) -> None:
+    try:
+        assert "def" in (code := extract_code(extract_content(body))) or "class" in code or "lambda" in code
+    except InvalidResponse as flaw:
+        assert flaw.reason
+
+
+def test_an_endpoints_own_wish_is_followed_when_the_deadline_allows_it() -> None:
+    busy = InvalidResponse("HTTP 429", retry_after_seconds=7)
+    assert retry_delay(busy, 0, remaining_seconds=10, max_retries=2, jitter=0) == (7, "HTTP 429")
+    assert retry_delay(busy, 0, remaining_seconds=5, max_retries=2, jitter=0) == (
+        None,
+        "HTTP 429 (retry after 7 s, but 5 s of the deadline remain)",
+    )
+
+
+def test_waits_double_and_end_with_the_retries() -> None:
+    flaw = InvalidResponse("HTTP 500")
+    waits = [retry_delay(flaw, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
+    assert waits == [0.5, 1, 2, 4, 8, 8, None]
+    assert retry_delay(flaw, 0, 100, 6, jitter=1)[0] == 0.375
+    assert retry_delay(InvalidResponse("no", max_retries=1), 1, 100, 6, 0) == (None, "no (asked 2 times)")
+    assert retry_delay(InvalidResponse("no", max_retries=0), 0, 100, 6, 0) == (None, "no")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
+        ("-1", None),
+        ("inf", None),
+        ("nan", None),
+        ("soon", None),
+        ("Thu, 99 Jan 1970 00:02:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, lambda: 100.0) == seconds
+
+
+def test_requests_are_spaced_evenly_and_a_wish_moves_all_of_them() -> None:
+    line = RateLimiter()
+    assert [line.reserve_slot(100.0, 30) for _ in range(3)] == [0, 2, 4]
+    line.next_slot_at = 150.0
+    assert line.reserve_slot(100.0, 0) == 50
+
+
+def test_a_dead_member_is_left_alone_until_something_succeeds() -> None:
+    limits = EndpointSettings(circuit_breaker_failures=3, circuit_breaker_cooldown_seconds=60)
+    health = CircuitBreaker()
+    for _ in range(3):
+        assert not health.rejection_reason(0)
+        health.record_result(InvalidResponse("ConnectError"), 0, limits)
+    assert health.rejection_reason(59) == "not asked: 3 consecutive failures, the last: ConnectError"
+    assert not health.rejection_reason(60)
+    health.record_result(InvalidResponse("ConnectError"), 60, limits)
+    assert health.rejection_reason(119)
+    health.record_result(InvalidResponse("prose", endpoint_works=True), 120, limits)
+    assert not health.rejection_reason(120) and health.failures == 0

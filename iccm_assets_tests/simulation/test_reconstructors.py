@@ -1,0 +1,155 @@
+"""The builtin orchestra: agreement on good text, disagreement on vague text, never a crash (O2)."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import suppress
+from random import Random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from iccm_assets.errors import IccmError
+from iccm_assets.simulation.developers.dialogue import make_vague
+from iccm_assets.simulation.language.families import FAMILIES
+from iccm_assets.simulation.language.generator import generate_example
+from iccm_assets.simulation.language.quick_score import score_requirements
+from iccm_assets.simulation.reconstructors import RECONSTRUCTORS, ReconstructionError
+
+TEXT = (
+    "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5. "
+    "Otherwise it shall return 9."
+)
+
+
+def outcome(reader: str, text: str, *args: object) -> object:
+    namespace: dict[str, object] = {}
+    exec(RECONSTRUCTORS[reader](text), namespace)
+    try:
+        return namespace["rate"](*args)
+    except Exception as error:
+        return type(error).__name__
+
+
+def test_there_are_three_readers_with_code_of_their_own() -> None:
+    assert len(RECONSTRUCTORS) >= 3
+    assert len({reader(TEXT) for reader in RECONSTRUCTORS.values()}) == len(RECONSTRUCTORS)
+    assert {outcome(name, TEXT, 2) for name in RECONSTRUCTORS} == {5}
+
+
+def test_an_unreadable_sentence_stops_the_strict_one_and_nobody_else() -> None:
+    odd = TEXT.replace("Otherwise", "It is raining. Otherwise")
+    assert outcome("strict", odd, 2) == "NotImplementedError"
+    assert outcome("literal", odd, 2) == outcome("guessing", odd, 2) == 5
+
+
+def test_a_missing_constant_is_zero_to_one_and_a_typical_number_to_another() -> None:
+    odd = TEXT.replace("less than 3", "less than a certain limit")
+    assert outcome("literal", odd, 2) == 9
+    assert outcome("guessing", odd, 2) == 5
+
+
+def test_about_moves_the_boundary_for_the_guessing_reader_only() -> None:
+    odd = TEXT.replace("less than 3", "less than about 3")
+    assert outcome("guessing", odd, 3) == 5
+    assert outcome("literal", odd, 3) == 9
+
+
+def test_a_case_nobody_described_is_refused_ignored_or_guessed() -> None:
+    open_end = TEXT.split(" Otherwise")[0]
+    assert outcome("strict", open_end, 9) == "NotImplementedError"
+    assert outcome("literal", open_end, 9) is None
+    assert outcome("guessing", open_end, 9) == 5
+
+
+def test_a_misspelt_name_is_repaired_by_the_guessing_reader_only() -> None:
+    odd = TEXT.replace("When `weight`", "When `wieght`")
+    assert outcome("strict", odd, 2) == "NotImplementedError"
+    assert outcome("literal", odd, 2) == "TypeError"
+    assert outcome("guessing", odd, 2) == 5
+
+
+def test_vague_requirements_score_low_with_high_variance_and_good_ones_perfectly() -> None:
+    rng = Random(11)
+    vague, good = [], []
+    for family in FAMILIES:
+        for _ in range(6):
+            drawn = generate_example(family, rng)
+            good.append(score_requirements(drawn.requirements, drawn.test_suite))
+            vague.append(score_requirements(make_vague(drawn.requirements, rng), drawn.test_suite))
+    assert set(good) == {(1.0, 0.0)}
+    assert statistics.fmean(rate for rate, _ in vague) < 0.6
+    assert statistics.fmean(spread for _, spread in vague) > 0.06
+    unnoticed = [one for one in vague if one[0] > 0.75 and one[1] < 0.04]
+    assert len(unnoticed) <= len(vague) // 50  # what was left out cannot matter: an earlier case covers it
+
+
+CLASS = (
+    "The class `Jar` shall take `most`. It shall set its `most` to `most`. It shall set its `level` to 0. "
+    "The method `fill` shall take `amount`. When its `level` plus `amount` is more than its `most`, it shall "
+    "raise ValueError. It shall set its `level` to its `level` plus `amount`. It shall return its `level`."
+)
+
+
+def used(reader: str, text: str, *amounts: int) -> list[object]:
+    namespace: dict[str, object] = {}
+    exec(RECONSTRUCTORS[reader](text), namespace)
+    outcomes: list[object] = []
+    try:
+        jar = namespace["Jar"](5)
+    except Exception as error:
+        return [type(error).__name__]
+    for amount in amounts:
+        try:
+            outcomes.append(jar.fill(amount))
+        except Exception as error:
+            outcomes.append(type(error).__name__)
+    return outcomes
+
+
+@pytest.mark.parametrize("reader", RECONSTRUCTORS)
+def test_every_reader_writes_a_class_that_keeps_its_state(reader: str) -> None:
+    assert used(reader, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
+
+
+def test_an_attribute_that_was_never_set_is_refused_empty_or_guessed() -> None:
+    odd = CLASS.replace("more than its `most`", "more than its `mosst`")
+    assert used("strict", odd, 2) == ["NotImplementedError"]
+    assert used("literal", odd, 2) == ["TypeError"]
+    assert used("guessing", odd, 2, 9) == [2, "ValueError"]
+
+
+def test_an_unreadable_sentence_of_a_class_is_refused_or_left_out() -> None:
+    odd = CLASS.replace("It shall return its `level`.", "It gives the level back somehow.")
+    assert used("strict", odd, 2) == ["NotImplementedError"]
+    assert used("literal", odd, 2) == used("guessing", odd, 2) == [None]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "The function shall return 3.", "The function `def` shall take `x`."]
+)
+@pytest.mark.parametrize("reader", RECONSTRUCTORS)
+def test_text_that_names_no_function_is_an_error_not_code(reader: str, text: str) -> None:
+    with pytest.raises(ReconstructionError):
+        RECONSTRUCTORS[reader](text)
+
+
+_PIECES = st.sampled_from((
+    "The function `f` shall take `x`", " and `y`", ". ", "When ", "`x` ", "is less than ", "is ", "3", "'a'",
+    ", ", "it shall ", "return ", "raise ValueError", "Otherwise ", "for ", "item", "`class`", "'", "`", "\n",
+    "about ", "the total ", "each item of `x`", " that ", "\x00", "\u2028", "9" * 40, "-",
+))  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200) | st.lists(_PIECES, max_size=25).map("".join))
+@example("The function `f` shall take `x` and `x`. It shall return `x`.")
+@example("The function `f` shall take `class`. It shall return `class`.")
+@example("The function `f` shall take `x`. It shall raise NoSuchError.")
+@example("The function `f` shall take `x`. It shall return `x`" + " plus 1" * 5000 + ".")
+@example("The function `f` shall take `x`. It shall return " + "9" * 6000 + ".")
+def test_no_text_crashes_a_reader(text: str) -> None:
+    for reader in RECONSTRUCTORS.values():
+        with suppress(IccmError):
+            compile(reader(text), "<reader>", "exec")

@@ -1,0 +1,141 @@
+"""A trainer that is really killed, at any moment: nothing half-published, and the same weights afterwards.
+
+The processes are forked from one that has loaded torch already, or the tests would mostly load torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from iccm_assets import atomic_directories
+from iccm_assets.registry import model_store
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.training.trainer_worker import train
+from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
+from iccm_assets_tests.models.tiny_models import tiny_gpt2
+from iccm_assets_tests.training.factories import tiny_job
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([
+    "iccm_assets.training.finetuning", "iccm_assets.training.checkpoint_export",
+    "transformers.models.t5.modeling_t5",
+    "transformers.models.gpt2.modeling_gpt2", "peft", "pyarrow.parquet", __name__,
+])  # fmt: skip
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_here(job: TrainingJob, killed_at: str) -> None:
+    """Train in this process, and kill it at a step ("step 7") or a moment of publishing."""
+    if killed_at == "before the rename":
+        train(job, still_current=die)  # type: ignore[arg-type]
+    elif killed_at == "after the rename":
+        atomic_directories.make_read_only = lambda directory: die()
+        train(job)
+    elif killed_at == "half written":
+        model_store.describe_files = lambda directory: die()  # type: ignore[assignment]
+        train(job)
+    elif killed_at == "before its row":
+        train(job)
+        die()
+    else:
+        train(job, progress=lambda point: die() if killed_at == f"step {point.step}" else None)
+
+
+def start(job: TrainingJob, killed_at: str = "") -> BaseProcess:
+    process = PROCESSES.Process(target=train_here, args=(job, killed_at))
+    process.start()
+    return process
+
+
+def killed(job: TrainingJob, killed_at: str) -> None:
+    process = start(job, killed_at)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def next_attempt(job: TrainingJob) -> TrainingJob:
+    return job.model_copy(update={"attempt": job.attempt + 1, "fence": job.fence + 1})
+
+
+def published(job: TrainingJob) -> list[str]:
+    """The candidates in the store, each of them verified whole."""
+    store = ModelStore(Path(job.home))
+    found = [digest for digest in store.list_digests() if digest != Path(job.base).name]
+    for digest in found:
+        store.verify(digest)
+    return found
+
+
+def undisturbed(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
+    """The same training in another home, where nobody interferes."""
+    return train(job.model_copy(update={"home": str(tmp_path / "elsewhere")}))
+
+
+def test_killed_at_ten_random_moments_in_a_row_it_still_ends_with_the_same_weights(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "home", epochs=4)
+    started = time.monotonic()
+    expected = undisturbed(job, tmp_path)
+    whole = time.monotonic() - started
+    rng = random.Random(os.environ.get("ICCM_TEST_SEED", "4"))
+    kills = 0
+    while kills < 10:
+        process = start(job)
+        process.join(rng.uniform(0.0, whole))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        assert published(job) in ([], [expected.digest])
+        assert process.exitcode in (0, -signal.SIGKILL)
+        # After a success, begin once more.
+        job = job.model_copy(update={"run_id": f"{kills}"}) if process.exitcode == 0 else next_attempt(job)
+    last = train(job)
+    assert last.digest == expected.digest and published(job) == [expected.digest]
+    assert list(ModelStore(Path(job.home)).staging_root.glob(f"{job.run_id}-*")) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "lora"}, {"make": tiny_gpt2}], ids=["full", "lora", "causal"]
+)
+def test_the_next_attempt_goes_on_from_the_last_whole_epoch_to_the_same_bits(
+    changes: dict, tmp_path: Path
+) -> None:
+    job = tiny_job(tmp_path / "home", epochs=4, **changes)
+    expected = undisturbed(job, tmp_path)
+    killed(job, "step 11")  # of the third epoch's nine to twelve
+    resumed = train(next_attempt(job))
+    assert resumed.resumed_from_step == 8
+    assert resumed.history == expected.history
+    assert resumed.digest == expected.digest
+
+
+def test_nothing_is_gone_on_with_under_another_configuration(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "home", epochs=4)
+    other = next_attempt(job).model_copy(update={"config": job.config.model_copy(update={"seed": 99})})
+    expected = undisturbed(other, tmp_path)
+    killed(job, "step 11")
+    restarted = train(other)
+    assert (restarted.resumed_from_step, restarted.digest) == (0, expected.digest)
+
+
+@pytest.mark.parametrize(
+    "moment", ["half written", "before the rename", "after the rename", "before its row"]
+)
+def test_killed_while_publishing_there_is_a_whole_model_or_none(moment: str, tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "home", epochs=2)
+    expected = undisturbed(job, tmp_path)
+    killed(job, moment)
+    assert published(job) == ([expected.digest] if moment in ("after the rename", "before its row") else [])
+    assert train(next_attempt(job)).digest == expected.digest
+    assert published(job) == [expected.digest]

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from iccm_assets.defs.training.training_progress import with_progress
+from iccm_assets.errors import (
+    CorruptCheckpointError,
+    DatabaseUnreachableError,
+    InputError,
+    ModelNotFoundError,
+    NoWeightsChangedError,
+    StaleFenceError,
+    TrainingDivergedError,
+    TrainingError,
+)
+from iccm_assets.models.generation import generate, load_model
+from iccm_assets.registry.loss_curve import LossPoint
+from iccm_assets.registry.manifest import Manifest
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.training_runs import get_run as get_run
+from iccm_assets.training import trainer_worker as module
+from iccm_assets.training.trainer_worker import train
+from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
+from iccm_assets_tests.models.tiny_models import tiny_gpt2
+from iccm_assets_tests.training.factories import tiny_job
+
+
+def candidates(job: TrainingJob) -> set[str]:
+    return set(ModelStore(Path(job.home)).list_digests()) - {Path(job.base).name}
+
+
+def staging_is_empty(job: TrainingJob) -> bool:
+    return list(ModelStore(Path(job.home)).staging_root.iterdir()) == []
+
+
+def in_a_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(tmp_path / "job.json")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    return parse_reply([json.loads(done.stdout)])
+
+
+def test_the_candidate_is_a_verified_loadable_model_with_its_whole_story(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    points: list[LossPoint] = []
+    outcome = train(job, progress=points.append)
+    assert candidates(job) == {outcome.digest}
+    manifest = ModelStore(tmp_path).verify(outcome.digest)
+    assert (manifest.kind, manifest.base, manifest.parent_digest) == (
+        "fine-tuned",
+        "tiny_t5",
+        Path(job.base).name,
+    )
+    assert manifest.dataset_digest == Path(job.dataset).name == outcome.dataset_digest
+    assert (manifest.seed, manifest.threads) == (job.config.seed, job.config.threads)
+    assert str(manifest.device).startswith("cpu ")
+    assert manifest.code.keys() >= {"iccm-assets", "torch", "transformers"}
+    assert not [name for name in manifest.files if not re.search(r"\.(safetensors|json|md)$", name)]
+    assert manifest.files.keys() >= {
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+        "README.md",
+    }
+    assert outcome.history == tuple(points)
+    assert outcome.best_validation_loss < outcome.initial_validation_loss
+    card = (Path(outcome.path) / "README.md").read_text()
+    assert outcome.dataset_digest in card and "| new | 14 |" in card and "learning_rate" in card
+    loaded = load_model(outcome.path)
+    assert loaded.digest == outcome.digest
+    assert len(generate(loaded, ["x = 1"], max_new_tokens=5, batch_size=1)) == 1
+    assert staging_is_empty(job)
+
+
+def test_two_processes_in_two_homes_give_the_same_digest_bit_for_bit(tmp_path: Path) -> None:
+    jobs = [tiny_job(tmp_path / name, run_id=name) for name in ("one", "two")]
+    first, second = (in_a_process(job, tmp_path) for job in jobs)
+    assert first.digest == second.digest
+    assert first.path != second.path
+    different = train(tiny_job(tmp_path / "one", seed=18, run_id="other"))
+    assert different.weights_digest != first.weights_digest
+
+
+def test_nothing_published_names_a_path_a_time_or_the_machine(tmp_path: Path) -> None:
+    outcome = train(tiny_job(tmp_path))
+    for path in Path(outcome.path).iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert str(Path.home()).encode() + b"/" not in path.read_bytes(), path
+
+
+def test_a_candidate_can_be_the_next_base_and_keeps_naming_the_first_one(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, tiny_gpt2, epochs=1)
+    first = train(job)
+    second = train(tiny_job(tmp_path, tiny_gpt2, epochs=1, base=first.path, run_id="2"))
+    manifest = ModelStore(tmp_path).verify(second.digest)
+    assert (manifest.parent_digest, manifest.base) == (first.digest, "tiny_gpt2")
+
+
+def test_an_emergency_trains_its_own_number_of_epochs(tmp_path: Path) -> None:
+    outcome = train(tiny_job(tmp_path, emergency=True, emergency_epochs=1))
+    assert [p.epoch for p in outcome.history if p.validation_loss is not None] == [0, 1]
+
+
+def test_a_rate_that_moves_nothing_is_refused_by_name(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, learning_rate=1e-30, weight_decay=0.0)
+    with pytest.raises(NoWeightsChangedError):
+        train(job)
+    assert candidates(job) == set() and staging_is_empty(job)
+
+
+def test_a_fence_lost_during_training_or_before_publishing_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(tmp_path)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 1000.0)
+    with pytest.raises(StaleFenceError, match="staging"):
+        train(job, still_current=lambda: False)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
+    with pytest.raises(StaleFenceError, match="step 0"):
+        train(job, still_current=lambda: False)
+    assert candidates(job) == set() and staging_is_empty(job)
+
+
+def test_a_database_away_for_a_moment_costs_no_training_and_one_that_stays_away_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", (0.0, 0.0))
+    job = tiny_job(tmp_path)
+    finished: list[LossPoint] = []
+
+    def away() -> bool:
+        raise DatabaseUnreachableError("for good")
+
+    with pytest.raises(DatabaseUnreachableError):
+        train(job, progress=finished.append, still_current=away)
+    assert candidates(job) == set()
+    steps, asked = len(finished), 0
+
+    def back_at_the_end() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked <= steps + 2:
+            raise DatabaseUnreachableError("for a moment")
+        return True
+
+    assert train(job, still_current=back_at_the_end).digest in candidates(job)
+
+
+def test_a_damaged_base_a_missing_base_and_a_changed_training_set_are_named(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    with pytest.raises(ModelNotFoundError):
+        train(tiny_job(tmp_path, base=str(tmp_path / "nothing")))
+    weights = Path(job.base) / "model.safetensors"
+    weights.chmod(0o644)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
+        train(job)
+    weights.write_bytes(whole)
+    (Path(job.dataset) / "examples.parquet").chmod(0o644)
+    (Path(job.dataset) / "examples.parquet").write_bytes(b"x")
+    with pytest.raises(InputError):
+        train(job)
+    assert candidates(job) == set()
+
+
+def test_too_little_disk_is_noticed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelStore, "free_bytes", lambda self: 1000)
+    job = tiny_job(tmp_path)
+    with pytest.raises(TrainingError, match="GB are free"):
+        train(job, progress=lambda point: pytest.fail("trained"))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root"
+)
+def test_a_disk_that_fills_up_is_named_and_nothing_is_published(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        job = tiny_job(disk)
+        (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - 500_000))
+
+        def fill(point: LossPoint) -> None:
+            if point.step == 1:
+                free = shutil.disk_usage(disk).free
+                (disk / "more").write_bytes(b"x" * max(0, free - 60_000))
+
+        with pytest.raises(TrainingError, match="no space left"):
+            train(job, progress=fill)
+        assert candidates(job) == set()
+        (disk / "more").unlink()
+        assert train(job).digest in candidates(job)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_killed_trainer_publishes_nothing_and_the_next_attempt_starts_clean(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, epochs=500, early_stopping_patience=500)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    command = [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(tmp_path / "job.json")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 20/"):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert candidates(job) == set()
+    assert not staging_is_empty(job), "the kill came too late to prove anything"
+    outcome = train(tiny_job(tmp_path, attempt=2, fence=2))
+    assert candidates(job) == {outcome.digest} and staging_is_empty(job)
+
+
+def test_a_trainer_with_a_broken_job_answers_with_the_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="nothing"):
+        in_a_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
+
+
+def test_importing_the_trainers_values_loads_no_torch() -> None:
+    code = (
+        "import sys, iccm_assets.training.worker_protocol, iccm_assets.training.trainer_worker,"
+        " iccm_assets.training.dataset,"
+        " iccm_assets.registry.model_store, iccm_assets.reporting.plots;"
+        "print({'torch', 'transformers', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_the_named_error_comes_back(
+    tmp_path: Path,
+) -> None:
+    good, bad = (
+        tiny_job(tmp_path, epochs=1),
+        tiny_job(tmp_path, epochs=1, learning_rate=1e-30, weight_decay=0.0),
+    )
+    answers: dict[str, list] = {}
+    observed: list[int] = []
+
+    @dg.asset
+    def probe(context, pipes: dg.PipesSubprocessClient) -> dg.MaterializeResult:
+        for name, job in (("good", good), ("bad", bad)):
+            done = with_progress(pipes, context).run(
+                context=context,
+                command=[sys.executable, "-m", "iccm_assets.training.trainer_worker"],
+                extras={"job": job.model_dump(mode="json")},
+            )
+            answers[name] = list(done.get_custom_messages())
+            # Asked before the asset ends: an observation is there while the training goes on.
+            observed.append(len(context.instance.fetch_observations(context.asset_key, limit=99).records))
+        return dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([probe], resources={"pipes": dg.PipesSubprocessClient()}, instance=instance)
+        logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        [first, _] = instance.fetch_observations(dg.AssetKey("probe"), limit=99, ascending=True).records
+    assert observed == [1, 2], "one in 30 seconds, and each of the two trainings takes less"
+    assert first.asset_observation is not None
+    measured = {name: one.value for name, one in first.asset_observation.metadata.items()}
+    assert measured.keys() == {"step", "total_steps", "epoch", "validation_loss"}
+    outcome = parse_reply(answers["good"])
+    assert candidates(good) == {outcome.digest}
+    assert [line for line in logged if re.match(r"step \d+/\d+ epoch [\d.]+ loss [\d.]+", line)]
+    with pytest.raises(NoWeightsChangedError):
+        parse_reply(answers["bad"])
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e-3])
+def test_a_rate_that_makes_the_weights_infinite_is_named_and_leaves_the_store_as_it_was(
+    rate: float, tmp_path: Path
+) -> None:
+    job = tiny_job(tmp_path, learning_rate=rate, weight_decay=1e30, max_grad_norm=1e30, epochs=3)
+    with pytest.raises(TrainingDivergedError, match=r"is (nan|inf)|not finite"):
+        train(job)
+    assert candidates(job) == set() and staging_is_empty(job)
+
+
+def staged_copy(store: ModelStore, base: Path, fence: int) -> tuple[Path, Manifest]:
+    """A staging directory with the base's files in it, to be published under a manifest of its own."""
+    staging = store.create_staging("race", fence, fence)
+    for path in base.iterdir():
+        if path.name != "MANIFEST.json":
+            shutil.copyfile(path, staging / path.name)
+    return staging, Manifest(kind="fine-tuned", base="tiny", files={}, seed=fence)
+
+
+def test_of_two_trainers_of_one_run_that_publish_at_once_only_the_current_one_does(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ask for their fence at the same moment; the row was taken over just before."""
+    monkeypatch.setattr("iccm_assets.db.database.connect", lambda settings=None: engine)
+    with engine.begin() as conn:
+        row = conn.execute(
+            sa.text(
+                "insert into iccm.phase4_training_runs (trigger, trigger_key, status, attempt, fence,"
+                " emergency) values ('manual', 'race', 'running', 1, 1, false) returning id"
+            )
+        ).scalar_one()
+    store, job = ModelStore(tmp_path), tiny_job(tmp_path)
+    together = threading.Barrier(2)
+
+    def publish(fence: int, staging: Path, manifest: Manifest) -> str:
+        ask = module._fence(row, fence)
+        try:
+            return store.publish(staging, manifest, lambda: together.wait() >= 0 and ask()).digest
+        except StaleFenceError:
+            return "stale"
+
+    for newer in (2, 4, 6, 8):
+        # The newer one opens first: it removes what lies there with an older fence.
+        staged = {fence: staged_copy(store, Path(job.base), fence) for fence in (newer, newer - 1)}
+        with engine.begin() as conn:
+            conn.execute(sa.text("update iccm.phase4_training_runs set fence = :fence"), {"fence": newer})
+        with ThreadPoolExecutor() as threads:
+            answers = {fence: threads.submit(publish, fence, *staged[fence]) for fence in staged}
+        assert answers[newer - 1].result() == "stale"
+        assert answers[newer].result() in candidates(job)
+    assert sorted(store.verify(digest).seed or 0 for digest in candidates(job)) == [2, 4, 6, 8]
+
+
+def test_the_fence_in_the_database_decides_who_may_publish(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zombie with an old fence trains to the end and is refused; the current attempt publishes."""
+    monkeypatch.setattr("iccm_assets.db.database.connect", lambda settings=None: engine)
+    with engine.begin() as conn:
+        row = conn.execute(
+            sa.text(
+                "insert into iccm.phase4_training_runs (trigger, trigger_key, status, attempt, fence,"
+                " emergency) values ('manual', 'fence-test', 'running', 2, 2, false) returning id"
+            )
+        ).scalar_one()
+    job = tiny_job(tmp_path, epochs=1)
+    with pytest.raises(StaleFenceError):
+        train(job, still_current=module._fence(row, 1))
+    assert candidates(job) == set()
+    with engine.connect() as conn:
+        assert get_run(conn, row).heartbeat_at is None
+    outcome = train(tiny_job(tmp_path, epochs=1, fence=2, attempt=2), still_current=module._fence(row, 2))
+    assert candidates(job) == {outcome.digest}
+    with engine.connect() as conn:
+        assert get_run(conn, row).heartbeat_at is not None
