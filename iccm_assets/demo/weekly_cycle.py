@@ -95,7 +95,7 @@ def run_week(
     manual: bool,
     rollout: bool,
 ) -> tuple[WeekResult, JobResult | None, list[PendingSession]]:
-    """Run one cycle that ends at ``moment``; ``manual`` requests the retrain where the trigger would wait.
+    """Run one cycle that ends at ``timestamp``; ``manual`` requests the retrain where the trigger would wait.
 
     A candidate that passes its gate is rolled out with ``rollout``, else promoted immediately.
 
@@ -151,16 +151,16 @@ def _converse(
     token: str,
     sessions: Sequence[PlannedSession],
     pending: Sequence[PendingSession],
-    moment: datetime,
+    timestamp: datetime,
 ) -> tuple[list[PendingSession], TrafficSummary, list[PendingSession]]:
     """Run the week's sessions over HTTP, and the ends of earlier ones that are due by now."""
     from iccm_assets.simulation.developers import gateway_client, http_sessions
 
     with closing(gateway_client.GatewayClient(url, token)) as client:
-        wait_for_clock(client, moment)
-        still_pending, late_replies = http_sessions.finish_pending(client, pending, as_of=moment)
+        wait_for_clock(client, timestamp)
+        still_pending, late_replies = http_sessions.finish_pending(client, pending, as_of=timestamp)
     simulate.raise_on_failures(late_replies)
-    traffic, new_pending, replies = simulate.run_sessions(url, token, sessions, now=moment)
+    traffic, new_pending, replies = simulate.run_sessions(url, token, sessions, now=timestamp)
     simulate.print_traffic(traffic, replies)
     simulate.raise_on_failures(replies)
     _wait_for_spool(engine, [session.session_id for session in sessions])
@@ -168,7 +168,7 @@ def _converse(
 
 
 def wait_for_clock(wire: GatewayClient, timestamp: datetime, timeout_seconds: float = 60.0) -> None:
-    """Wait until the gateway's clock, which it polls every second or so, has reached ``moment``.
+    """Wait until the gateway's clock, which it polls every second or so, has reached ``timestamp``.
 
     A gateway that still lives in the week before takes this week's sessions for future ones and stores all
     of them as of now.
@@ -206,9 +206,9 @@ def _wait(find_problem: Callable[[], str], seconds: float) -> None:
         clock_time.sleep(0.1)
 
 
-def _set_clock(engine: Engine, moment: datetime) -> None:
+def _set_clock(engine: Engine, timestamp: datetime) -> None:
     with engine.begin() as conn:
-        set_clock(conn, shift=moment - now(conn))
+        set_clock(conn, shift=timestamp - now(conn))
 
 
 def _request_retrain(

@@ -97,12 +97,12 @@ def keep_reason(
     )
     age = (now - version.since).total_seconds() / 86400
     children = [each for each in versions if each.parent == version.version and each.status in SERVING]
-    parent_of = "".join(
+    parent_reason = "".join(
         f"it is the parent of {each.version}, which is {each.status}" for each in children[:1]
     )
     rules = (
         (status in SERVING, f"it is {status}"),
-        (parent_of, parent_of),
+        (parent_reason, parent_reason),
         (version.version in required.versions, "a live rollout or an unfinished training run needs it"),
         (version.waits_for is not None, f"it has passed and waits for rollout {version.waits_for} to end"),
         (status == "retired", "it was production: retained for ever"),

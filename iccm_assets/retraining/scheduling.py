@@ -247,14 +247,14 @@ def _still_expected(
     return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
 
 
-def _newest_run(turn: QueuedRun, seen: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
-    run = seen.get(turn.id)
+def _newest_run(turn: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
+    run = dagster_runs.get(turn.id)
     # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
     return run if run and run.dispatch == turn.dispatch else None
 
 
 def _with_run(
-    turns: Sequence[QueuedRun], seen: Mapping[int, DagsterRunState], state: RunState, reason: str
+    turns: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState], state: RunState, reason: str
 ) -> list[RunOutcome]:
     """Return the rows whose newest dispatch has a Dagster run in this state."""
     return [
@@ -265,5 +265,5 @@ def _with_run(
             reason.format(run=run.run_id, minutes=(turn.dispatched_seconds or 0.0) / 60),
         )
         for turn in turns
-        if (run := _newest_run(turn, seen)) and run.state == state
+        if (run := _newest_run(turn, dagster_runs)) and run.state == state
     ]

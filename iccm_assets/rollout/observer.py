@@ -108,7 +108,7 @@ def collect_observation(
     pairs = _pairs(reader, state, settings, now)
     counts = _counts(reader, state, before.next_xid if before else 0, watermark.next_xid)
     windows = _windows(reader, state, counted, now)
-    unscored = reader.one(
+    unscored = reader.fetch_one(
         queries.OLDEST_UNSCORED, rollout=state.id, first=watermark.first_requirement_id
     ).since
     observation = Observation(
@@ -129,10 +129,10 @@ def collect_observation(
 
 def _advance(reader: DeadlineConnection, state: State, before: Watermark | None, now: datetime) -> Watermark:
     """Choose how far to count requests: to the oldest running transaction, or to the maximum."""
-    running = reader.one(queries.TRANSACTIONS)
+    running = reader.fetch_one(queries.TRANSACTIONS)
     since = before.next_xid if before else 0
     full = reader.all(queries.BATCH_END, rollout=state.id, since=since, max_rows=MAX_REQUESTS)
-    first = before.first_requirement_id if before else reader.one(queries.LATEST_REQUIREMENT).first
+    first = before.first_requirement_id if before else reader.fetch_one(queries.LATEST_REQUIREMENT).first
     until = min([running.oldest, *(row.stored_xid for row in full if row.stored_xid > since)])
     return advance(before, first=first, until=until, oldest=running.oldest, newest=running.newest, now=now)
 
@@ -173,7 +173,7 @@ def _pairs(
     reader: DeadlineConnection, state: State, settings: Settings, now: datetime
 ) -> tuple[tuple[str, ReplayPair], ...]:
     """Return production-holdout items measured for both versions, while there is little traffic."""
-    sessions = reader.one(queries.DAILY_SESSIONS, since=now - timedelta(days=1)).sessions
+    sessions = reader.fetch_one(queries.DAILY_SESSIONS, since=now - timedelta(days=1)).sessions
     if sessions >= settings.rollout.replay_threshold_sessions:
         return ()
     rows = reader.all(

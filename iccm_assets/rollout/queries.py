@@ -206,6 +206,6 @@ class DeadlineConnection:
         self._conn.execute(_LIMIT, {"ms": str(max(1, int(1000 * remaining)))})
         return list(self._conn.execute(query, values))
 
-    def one(self, query: sa.TextClause, **values: Any) -> sa.Row[Any]:
+    def fetch_one(self, query: sa.TextClause, **values: Any) -> sa.Row[Any]:
         """Return the only row."""
         return self.all(query, **values)[0]

@@ -112,18 +112,18 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     Endpoint requests and sandbox runs overlap: the judge takes answers as they arrive, in order. A task is
     read only when a worker is free for it.
     """
-    asked: deque[ScoringTask] = deque()
+    requested: deque[ScoringTask] = deque()
     answered: deque[tuple[ScoringTask, list[Reconstruction]]] = deque()
     verdicts: deque[JudgeResult] = deque()
 
     def questions() -> Iterator[ReconstructionRequest]:
         for task in tasks:
-            asked.append(task)
+            requested.append(task)
             yield ReconstructionRequest(task.requirements, task.cached_answers)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
         for answers in orchestra.reconstruct_many(questions()):
-            task = asked.popleft()
+            task = requested.popleft()
             answered.append((task, answers))
             yield from ((answer.implementation, task.suite) for answer in answers if _has_code(answer))
 

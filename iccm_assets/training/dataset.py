@@ -123,12 +123,12 @@ def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sam
     ``sample`` is the path of the base model's own training sample, empty if none is configured.
     """
     new = sum(row.origin == "pool" for row in dataset.examples)
-    wanted = _rehearsal_size(new, rehearsal_fraction)
+    required = _rehearsal_size(new, rehearsal_fraction)
     actual = len(dataset.examples) - new
-    if actual >= wanted:
+    if actual >= required:
         return ""
     reason = f"{sample} has no more" if sample else "ICCM_REHEARSAL is not set"
-    return f"{actual} of {wanted} rehearsal examples, {reason}: forgetting is measured but not prevented"
+    return f"{actual} of {required} rehearsal examples, {reason}: forgetting is measured but not prevented"
 
 
 def load_rehearsal(path: str) -> list[TrainingExample]:

@@ -120,7 +120,7 @@ def plan_conversations(
     first = end - timedelta(days=days - 1)
     developers = _draw_developers(draw_team(users, rng), n, rng)
     times = sorted(_draw_time(rng, end - timedelta(days=rng.randrange(days))) for _ in range(n))
-    asked: list[tuple[str, str, ProgramDraft]] = []
+    earlier_programs: list[tuple[str, str, ProgramDraft]] = []
     plan: list[PlannedSession] = []
     for index, (developer, asked_at) in enumerate(zip(developers, times, strict=True)):
         session_id = f"sim-{name or seed}-{index:05d}"
@@ -128,9 +128,9 @@ def plan_conversations(
         day = (asked_at.date() - first).days + 1
         wants_new = rng.random() < drift.get_share(day, days)
         families = (drift.list_present(day, new_families) if wants_new else []) or base_families
-        repeats, program = _draw_program(rng, developer, traits, asked, families)
+        repeats, program = _draw_program(rng, developer, traits, earlier_programs, families)
         if repeats is None:
-            asked.append((session_id, developer.user_id, program))
+            earlier_programs.append((session_id, developer.user_id, program))
         accepted_at, delivered_at = _draw_acceptance(asked_at, traits, rng)
         plan.append(
             PlannedSession(
@@ -237,13 +237,15 @@ def _draw_program(
     rng: Random,
     developer: Developer,
     traits: Sequence[Trait],
-    asked: Sequence[tuple[str, str, ProgramDraft]],
+    earlier_programs: Sequence[tuple[str, str, ProgramDraft]],
     families: Sequence[str],
 ) -> tuple[str | None, ProgramDraft]:
     """Draw new code, or rewrite that of an earlier session, whose id is returned with it."""
-    earlier = [session for session in asked if "asks_again" in traits and session[1] == developer.user_id]
+    earlier = [
+        session for session in earlier_programs if "asks_again" in traits and session[1] == developer.user_id
+    ]
     if not earlier and rng.random() < REPEAT_FRACTION:
-        earlier = list(asked)
+        earlier = list(earlier_programs)
     if earlier:
         session_id, _, program = rng.choice(earlier)
         return session_id, rewrite(program, rng)
