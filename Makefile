@@ -27,10 +27,12 @@ dev: $(INSTALLED)  ## database, gateway, Dagster UI and daemon; Ctrl-C ends them
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(INSTALLED)  ## lint, formatting, types
+check: $(INSTALLED)  ## lint, formatting, types, import contracts, names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy iccm_assets
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python scripts/check_names.py
 
 format: $(INSTALLED)  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .

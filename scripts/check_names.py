@@ -27,9 +27,10 @@ RETIRED_PATTERNS = (
 # A point in time, a column of the contract, and a rule of the grammar.
 ALLOWED_NAMES = frozenset({"as_of", "duplicate_of", "any_of"})
 SHARED_MODULES = frozenset({"__init__", "checks", "queries", "assets"})
-# A rule of the contract (docs/reference/guarantees.md), such as F1 or R11. T5 is also an architecture.
+# A rule of the contract (docs/reference/guarantees.md), such as F1 or R11; T5 is also an architecture.
 CONTRACT_ID = re.compile(
-    r"(?<![-\w])(?:A[1-3]|C(?:[1-9]|10|3[ab])|D[1-7]|E[1-5]|F[1-4]|G[1-9]|J[1-6]|K[1-6]|L(?:[1-9]|1[0-3])|M[1-3]|O[1-3]"
+    r"(?<![-\w])(?:A[1-3]|C(?:[1-9]|10|3[ab])|D[1-7]|E[1-5]|F[1-4]|G[1-9]|J[1-6]|K[1-6]|L(?:[1-9]|1[0-3])"
+    r"|M[1-3]|O[1-3]"
     r"|P[1-6]|R(?:[1-9]|1[0-2])|S[1-5]|T[1-46-8]|T5(?!-| model)|U[1-6]|V[1-6]|X[1-6])(?![-\w])"
 )
 
@@ -89,7 +90,7 @@ def identifiers(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def visible_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of every string constant that is not a docstring, and of docstrings shown as help."""
+    """Yield (line, text) of every string that is no docstring, and of docstrings shown as help."""
     shown = {id(node.body[0]) for node in ast.walk(tree) if _is_shown(node)}
     docstrings = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and id(node) not in shown

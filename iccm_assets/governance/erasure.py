@@ -22,8 +22,8 @@ from iccm_assets.capture.conversations import MAX_ID_LENGTH, erased_session_key
 from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import DatabaseError, InputError
+from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.governance.replacement_plan import ReplacementPlan
-from iccm_assets.registry.affected_versions import load_replacement_plan
 
 Kind = Literal["conversation", "session", "user"]
 

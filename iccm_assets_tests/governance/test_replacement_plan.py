@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.governance.replacement_plan import VersionNode, plan_replacements
-from iccm_assets.registry.affected_versions import load_replacement_plan
 from iccm_assets.reporting.lineage import load_version_lineage
 from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
