@@ -32,10 +32,11 @@ def defs() -> dg.Definitions:
 def with_source_code_links(loaded: dg.Definitions) -> dg.Definitions:
     """Link every asset to the source lines that define it."""
     linked = dg.with_source_code_references(list(loaded.assets or []))
-    links = {
-        spec.key: {CODE_REFERENCES_KEY: spec.metadata[CODE_REFERENCES_KEY]}
+    specs = [
+        spec
         for asset in linked
-        for spec in ([asset] if isinstance(asset, dg.AssetSpec) else asset.specs)
-        if CODE_REFERENCES_KEY in spec.metadata
-    }
+        for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])
+        if isinstance(spec, dg.AssetSpec) and CODE_REFERENCES_KEY in spec.metadata
+    ]
+    links = {spec.key: {CODE_REFERENCES_KEY: spec.metadata[CODE_REFERENCES_KEY]} for spec in specs}
     return loaded.map_asset_specs(func=lambda spec: spec.merge_attributes(metadata=links.get(spec.key, {})))

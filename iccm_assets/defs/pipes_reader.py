@@ -21,6 +21,7 @@ import dagster as dg
 
 if TYPE_CHECKING:
     from dagster._core.pipes.context import PipesMessageHandler
+    from dagster_pipes import PipesParams
 
 POLL_INTERVAL_SECONDS = 0.01
 
@@ -58,7 +59,7 @@ class LineBufferedMessageReader(dg.PipesTempFileMessageReader):
     """Dagster's temporary-file reader, on complete lines."""
 
     @contextmanager
-    def read_messages(self, handler: PipesMessageHandler):
+    def read_messages(self, handler: PipesMessageHandler) -> Iterator[PipesParams]:
         with tempfile.TemporaryDirectory() as directory:
             reader = _LineReader(
                 str(Path(directory) / "messages"), include_stdio_in_messages=self._include_stdio_in_messages

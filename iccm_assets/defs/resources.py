@@ -27,7 +27,7 @@ def _engine() -> sa.Engine:
     return connect(get_settings())
 
 
-class PlatformResource(dg.ConfigurableResource):
+class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
     """The settings of this process (`ICCM_*`) and what they configure."""
 
     @property

@@ -42,7 +42,7 @@ retrain_job = dg.define_asset_job(
     # Dagster does not notice a killed run worker: until this limit the schedule sees an unfinished run.
     tags={"dagster/max_runtime": "900"},
 )
-def live_scoring_job():
+def live_scoring_job() -> None:
     score_live_responses()
 
 
@@ -50,5 +50,5 @@ def live_scoring_job():
     description="Delete checkpoints, datasets and rows past their retention period, never what is in use.",
     tags={"dagster/max_runtime": "7200"},
 )
-def maintenance_job():
+def maintenance_job() -> None:
     apply_retention()

@@ -1,9 +1,15 @@
 """Ops of the jobs that are not made of assets: live scoring and maintenance."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
 from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
+
+if TYPE_CHECKING:
+    from iccm_assets.reporting.arm_metrics import ArmMetrics
 
 
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
@@ -43,9 +49,9 @@ def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResou
     )
 
 
-def _arm_metrics(arms) -> dict:
+def _arm_metrics(arms: "Sequence[ArmMetrics]") -> dict[str, Any]:
     """Metrics of both arms under names that stay the same from version to version."""
-    metrics: dict = {}
+    metrics: dict[str, Any] = {}
     for arm in sorted(arms, key=lambda arm: arm.requests):  # of two versions, the one that served more
         row = arm.to_dict()
         metrics[f"{arm.arm} version"] = row.pop("version")

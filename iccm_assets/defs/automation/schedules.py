@@ -24,7 +24,9 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
     default_status=RUNNING,
     description="Daily at 01:00 UTC: yesterday, and days of the last week whose inputs have changed.",
 )
-def daily_data_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+def daily_data_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> list[dg.RunRequest]:
     from iccm_assets.curation.filtering import changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
@@ -61,7 +63,9 @@ def _consecutive_ranges(days: list[date]) -> list[tuple[date, date]]:
     default_status=RUNNING,
     description="Every six hours, once there is a production version.",
 )
-def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+def production_quality_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     from iccm_assets.registry import versions
 
     with tick_transaction(platform) as conn:
@@ -79,7 +83,9 @@ def production_quality_schedule(context: dg.ScheduleEvaluationContext, platform:
     default_status=RUNNING,
     description="Sunday 02:00 UTC, when there are enough selectable new examples.",
 )
-def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+def weekly_retrain_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     from iccm_assets.retraining import trigger_evaluation
 
     scheduled = context.scheduled_execution_time.astimezone(UTC)
@@ -96,7 +102,9 @@ def weekly_retrain_schedule(context: dg.ScheduleEvaluationContext, platform: Pla
     default_status=RUNNING,
     description="Every five minutes, when there are responses to score and no run scores them already.",
 )
-def live_scoring_schedule(context: dg.ScheduleEvaluationContext, platform: PlatformResource):
+def live_scoring_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
     from iccm_assets.scoring.live_scoring import count_live_responses
@@ -118,5 +126,5 @@ def live_scoring_schedule(context: dg.ScheduleEvaluationContext, platform: Platf
     default_status=RUNNING,
     description="Daily at 04:00 UTC.",
 )
-def maintenance_schedule(context: dg.ScheduleEvaluationContext):
+def maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")

@@ -27,6 +27,8 @@ from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
 
 if TYPE_CHECKING:
+    from dagster_shared.error import SerializableErrorInfo
+
     from iccm_assets.retraining.scheduling import DagsterRunState, QueuedRun
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
@@ -42,7 +44,9 @@ OBSERVATION_INTERVAL = timedelta(minutes=5)
     description="Starts an emergency retrain when production quality has dropped by more than 0.05 below its "
     "baseline, with evidence.",
 )
-def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+def quality_degradation_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     from iccm_assets.retraining import trigger_evaluation
     from iccm_assets.retraining.triggers import TriggerSkipped
     from iccm_assets.rollout.preemption import alert_degradation
@@ -60,7 +64,9 @@ def quality_degradation_sensor(context: dg.SensorEvaluationContext, platform: Pl
     default_status=RUNNING,
     description="Once a UTC day, at or after 03:00, when there are many selectable new examples.",
 )
-def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+def new_data_threshold_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     from iccm_assets.db.clock import now
     from iccm_assets.retraining import trigger_evaluation
 
@@ -76,7 +82,9 @@ def new_data_threshold_sensor(context: dg.SensorEvaluationContext, platform: Pla
     description="Starts waiting training runs when nothing is in their way, retries failed attempts, "
     "fails stalled ones.",
 )
-def retrain_dispatch_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+def retrain_dispatch_sensor(
+    context: dg.SensorEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
     """Dispatch by the rows and by what Dagster reports of its runs; the sensor remembers nothing itself."""
     from iccm_assets.retraining import run_queue, scheduling
     from iccm_assets.rollout.preemption import abort_for_emergency
@@ -119,7 +127,8 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
     states = _dagster_states(instance, queue.queued_runs)
     lost = scheduling.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
     with tick_transaction(platform) as conn:
-        is_lost = lost is not None and training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason)
+        if lost is not None and not training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason):
+            lost = None
         run_queue.mark_failed_before_claim(
             conn, scheduling.find_failed_before_claim(queue.queued_runs, states)
         )
@@ -128,7 +137,7 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
             alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
         for run in run_queue.find_exhausted_runs(conn, settings.triggers):
             alert_attempts_exhausted(conn, run.id, run.attempt, run.error or "no reason recorded")
-    if is_lost:
+    if lost is not None:
         context.log.warning(f"training run {lost.id}: {lost.reason}")
         if lost.stale_run_id:
             fail_stalled_run(instance, lost.stale_run_id, lost.reason)
@@ -159,7 +168,7 @@ def _request_missed_deployment(
     with tick_transaction(platform) as conn:
         passed = run_queue.find_undeployed_candidate(conn)
         run = training_runs.get_run(conn, passed.id) if passed else None
-    if passed is None:
+    if passed is None or run is None:
         return None
     latest = get_latest_run(context.instance, passed.id)
     decision = recovery.decide_missed_deployment(passed, latest, platform.settings.triggers.max_attempts)
@@ -213,7 +222,7 @@ def rollout_controller_sensor(
     default_status=RUNNING,
     description="Delivers pending alerts to the channels of ICCM_ALERT_URLS.",
 )
-def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource):
+def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SkipReason:
     from iccm_assets.alerts.dispatcher import count_pending, dispatch_alerts, has_due_alerts
 
     engine, settings = platform.engine, platform.settings
@@ -229,7 +238,7 @@ def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: Platfor
     default_status=RUNNING,
     description="Raises one alert for each failed Dagster run of this platform.",
 )
-def run_failure_alert_sensor(context: dg.RunFailureSensorContext, platform: PlatformResource):
+def run_failure_alert_sensor(context: dg.RunFailureSensorContext, platform: PlatformResource) -> None:
     from iccm_assets.alerts.outbox import raise_alert
 
     run = context.dagster_run
@@ -246,7 +255,7 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext, platform: Plat
         )
 
 
-def _root_cause(errors: list) -> str:
+def _root_cause(errors: Sequence[SerializableErrorInfo | None]) -> str:
     """The first line of the innermost cause of the first failed step."""
     for error in errors:
         while error is not None and error.cause is not None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from iccm_assets.errors import IccmError
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
@@ -73,6 +75,8 @@ def get_training_run(
             window_days=config.window_days or None,
             dispatched=True,
         ) or training_runs.get_by_trigger_key(conn, fire.key)
+    if run is None:
+        raise IccmError(f"the training run {fire.key} is not in the database")
     # The dispatcher finds the runs of a row by these tags, and so can a person.
     context.instance.add_run_tags(context.run.run_id, run_tags(run))
     return run, None

@@ -1,14 +1,23 @@
 """Checks of `conversations`: volume, valid content, flushed spools."""
 
+from __future__ import annotations
+
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from iccm_assets.defs.check_factory import platform_check
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.settings import Settings
 
 BASELINE_DAYS = 14
 
 
 @platform_check("conversations", "Is yesterday's volume close to the 14-day average?")
-def daily_volume_is_normal(conn, settings):
+def daily_volume_is_normal(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.capture import checks
     from iccm_assets.db.clock import now
 
@@ -19,7 +28,7 @@ def daily_volume_is_normal(conn, settings):
 
 
 @platform_check("conversations", "Are the messages of the last week valid?")
-def content_is_valid(conn, settings):
+def content_is_valid(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.capture import checks
     from iccm_assets.db.clock import now
 
@@ -27,7 +36,7 @@ def content_is_valid(conn, settings):
 
 
 @platform_check("conversations", "Has every gateway flushed its spool to the database?")
-def spool_is_flushed(conn, settings):
+def spool_is_flushed(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.capture import checks
 
     return checks.check_spool(*checks.get_spool_state(settings.home / "spool"))

@@ -35,7 +35,7 @@ PLOTTED_DAYS = 30
 )
 def filtered_conversations(
     context: dg.AssetExecutionContext, platform: PlatformResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """The day's conversations whose requirements demonstrably let others rebuild the code.
 
     A pure function of one day: materializing it again changes nothing. Rejected conversations are counted
@@ -91,7 +91,9 @@ def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plo
     code_version="1",
     metadata={"dagster/table_name": "iccm.phase4_training_data", **column_schema(TRAINING_POOL)},
 )
-def training_pool(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def training_pool(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult[None]:
     """Training examples, with near-duplicates removed at cosine similarity 0.9.
 
     One greedy pass over the materialized days, best quality first: the result does not depend on the order

@@ -10,6 +10,7 @@ from iccm_assets.defs.column_schemas import CANARY_SET, column_schema
 from iccm_assets.defs.metadata import table_metadata, to_asset_check_result, worker_metadata
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.errors import IccmError
 from iccm_assets.worker_process import parent_env
 
 QUALITY_GATE = "quality_gate"
@@ -31,7 +32,7 @@ RECOVERY = (
     freshness_policy=weekly_freshness,
     metadata=column_schema(CANARY_SET),
 )
-def canary_set(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def canary_set(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
     """The frozen evaluation set (`ICCM_CANARY_SET`), sliced by domain and never trained on."""
     from iccm_assets.curation.canary_set import load_canary_set
 
@@ -83,7 +84,7 @@ def canary_evaluation(
     config: EvaluationConfig,
     platform: PlatformResource,
     pipes: dg.PipesSubprocessClient,
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster rejects the argument where there are checks
     """Candidate and production, measured on the same items by running code, and the verdict of the gate.
 
     One process loads both models; scores are cached by model, item, orchestra and judge. The verdict is
@@ -134,6 +135,8 @@ def missing_items_result(platform: PlatformResource) -> dg.AssetCheckResult:
 
     with platform.engine.connect() as conn:
         last = checks.get_last_verdict(conn)
+    if last is None:
+        raise IccmError("the evaluation stored no verdict")
     return to_asset_check_result(
         checks.check_missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
     )

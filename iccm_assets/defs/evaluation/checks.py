@@ -1,10 +1,20 @@
 """Checks of the canary set: unchanged, slices large enough, disjoint from the training pool."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from iccm_assets.defs.check_factory import platform_check
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.settings import Settings
 
 
 @platform_check("canary_set", "Is it the set the last verdict was reached on?")
-def digest_is_unchanged(conn, settings):
+def digest_is_unchanged(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.curation.canary_set import load_canary_set
     from iccm_assets.evaluation import checks
 
@@ -14,7 +24,7 @@ def digest_is_unchanged(conn, settings):
 
 
 @platform_check("canary_set", "Are its slices large enough for the gate to see forgetting?")
-def slices_have_min_items(conn, settings):
+def slices_have_min_items(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.curation.canary_set import load_canary_set
     from iccm_assets.evaluation import checks
 
@@ -24,7 +34,7 @@ def slices_have_min_items(conn, settings):
 @platform_check(
     "canary_set", "Is the training pool disjoint from it (exact and similar)? Checks the newest rows."
 )
-def no_train_test_overlap(conn, settings):
+def no_train_test_overlap(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.curation import checks as curation_checks
     from iccm_assets.models.embedding import Embedder
 

@@ -19,7 +19,7 @@ from iccm_assets.worker_process import parent_env
 )
 def production_quality(
     context: dg.AssetExecutionContext, platform: PlatformResource, pipes: dg.PipesSubprocessClient
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """The production version on the canary set and the production holdout, compared with its baseline.
 
     Every response is generated again through the serving path: a live gateway, whose probes count as no

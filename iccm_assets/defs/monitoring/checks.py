@@ -1,10 +1,20 @@
 """Checks of `production_quality`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from iccm_assets.defs.check_factory import platform_check
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.settings import Settings
 
 
 @platform_check("production_quality", "Was production measured recently, and is it as good as when deployed?")
-def production_quality_is_stable(conn, settings):
+def production_quality_is_stable(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.check_result import CheckResult
     from iccm_assets.monitoring import checks
 

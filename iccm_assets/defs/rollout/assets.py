@@ -27,7 +27,7 @@ class DeploymentConfig(dg.Config):
 )
 def deployed_model_version(
     context: dg.AssetExecutionContext, config: DeploymentConfig, platform: PlatformResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """The version in service, or being rolled out: opens a rollout to 10, 50 and 100 % of traffic.
 
     The verdict of exactly this version is read again from the database: materializing this asset alone does

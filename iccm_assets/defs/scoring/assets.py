@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     code_version="1",
     metadata={"dagster/table_name": "iccm.reconstructions", **column_schema(RECONSTRUCTIONS)},
 )
-def reconstructions(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def reconstructions(
+    context: dg.AssetExecutionContext, platform: PlatformResource
+) -> dg.MaterializeResult[None]:
     """Re-implementations of the day's code from its requirements alone, with their test verdicts.
 
     The orchestra reconstructs the code from every requirements text with a test suite; the suite runs on

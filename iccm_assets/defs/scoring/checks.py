@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from iccm_assets.defs.check_factory import platform_check
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.check_result import CheckResult
     from iccm_assets.scoring.checks import ScoreCounts
+    from iccm_assets.settings import Settings
 
 
 @platform_check("reconstructions", "Was every text with a test suite scored?")
-def no_missing_scores(conn, settings):
+def no_missing_scores(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.scoring import checks
 
     scores, days = _recent_scores(conn, settings)
@@ -20,14 +24,14 @@ def no_missing_scores(conn, settings):
 
 
 @platform_check("reconstructions", "Do nearly all scored texts have a pass rate?")
-def inconclusive_rate_is_low(conn, settings):
+def inconclusive_rate_is_low(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.scoring import checks
 
     scores, days = _recent_scores(conn, settings)
     return checks.check_inconclusive_rate(scores.scored, scores.inconclusive, days)
 
 
-def _recent_scores(conn, settings) -> tuple[ScoreCounts, int]:
+def _recent_scores(conn: Connection, settings: Settings) -> tuple[ScoreCounts, int]:
     from iccm_assets.db.clock import now
     from iccm_assets.scoring import checks
 

@@ -1,6 +1,7 @@
 """The base model, and the candidate fine-tuned on production conversations."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     code_version="1",
     freshness_policy=weekly_freshness,
 )
-def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult:
+def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
     """The first production version: `ICCM_BASE_MODEL`, copied into the model store with its manifest.
 
     Once there is a production version, materializing this asset verifies it.
@@ -60,7 +61,7 @@ def fine_tuned_checkpoint(
     config: RetrainConfig,
     platform: PlatformResource,
     pipes: dg.PipesSubprocessClient,
-):
+) -> Iterator[dg.MaterializeResult[None]]:
     """A candidate: the production model fine-tuned on selected pool examples and rehearsal examples.
 
     A separate process trains it; it is published under the digest of its content. With fewer examples than
@@ -90,7 +91,7 @@ def fine_tuned_checkpoint(
     yield dg.MaterializeResult(
         metadata={
             **pipeline.candidate_metadata(candidate, plan, outcome),
-            **_links(candidate, plan, platform),
+            **_links(candidate, plan, request.id, platform),
             "loss_curve": dg.MetadataValue.md(loss_curve_markdown(outcome.history)),
         },
         data_version=dg.DataVersion(candidate.digest),
@@ -98,7 +99,7 @@ def fine_tuned_checkpoint(
 
 
 def _links(
-    candidate: "ModelVersion", plan: "TrainingPlan", platform: PlatformResource
+    candidate: "ModelVersion", plan: "TrainingPlan", training_run_id: int, platform: PlatformResource
 ) -> dict[str, dg.MetadataValue]:
     """Links to the version, its card, parent and dataset, and the ids of its training conversations."""
     from iccm_assets.training.checks import get_dagster_run, list_training_conversations
@@ -106,7 +107,7 @@ def _links(
 
     with platform.engine.connect() as conn:
         parent_run = get_dagster_run(conn, plan.base.version)
-        conversations = list_training_conversations(conn, plan.job.training_run_id)
+        conversations = list_training_conversations(conn, training_run_id)
     card = (Path(candidate.path) / MODEL_CARD_FILE).read_text(encoding="utf-8")
     # The front matter is for the Hugging Face Hub.
     body = card.split("---\n", 2)[-1] if card.startswith("---\n") else card

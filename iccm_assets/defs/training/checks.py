@@ -1,10 +1,20 @@
 """Checks of the models: are they what was published, did training change the weights, is lineage complete?"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from iccm_assets.defs.check_factory import platform_check
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.check_result import CheckResult
+    from iccm_assets.settings import Settings
 
 
 @platform_check("base_model", "Does the production model match its manifest?")
-def production_checksum_matches(conn, settings):
+def production_checksum_matches(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.check_result import CheckResult
     from iccm_assets.registry import versions
     from iccm_assets.training import checks
@@ -17,7 +27,7 @@ def production_checksum_matches(conn, settings):
 
 
 @platform_check("fine_tuned_checkpoint", "Does the newest checkpoint match its manifest?")
-def checkpoint_checksum_matches(conn, settings):
+def checkpoint_checksum_matches(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.training import checks
 
     newest = checks.get_latest_checkpoint(conn)
@@ -28,12 +38,12 @@ def checkpoint_checksum_matches(conn, settings):
 
 
 @platform_check("fine_tuned_checkpoint", "Did training change the weights, and not too far?")
-def weights_changed(conn, settings):
+def weights_changed(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.training import checks
 
     newest = checks.get_latest_checkpoint(conn)
     return (
-        checks.check_weight_change(newest.version, newest.training.get("movement"))
+        checks.check_weight_change(newest.version, newest.training.get("weight_change"))
         if newest
         else _nothing_trained()
     )
@@ -42,7 +52,7 @@ def weights_changed(conn, settings):
 @platform_check(
     "fine_tuned_checkpoint", "Are its training conversations known, and is none of them erased since?"
 )
-def lineage_is_complete(conn, settings):
+def lineage_is_complete(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.training import checks
 
     newest = checks.get_latest_checkpoint(conn)
@@ -53,7 +63,7 @@ def lineage_is_complete(conn, settings):
     )
 
 
-def _nothing_trained():
+def _nothing_trained() -> CheckResult:
     from iccm_assets.check_result import CheckResult
 
     return CheckResult(True, "nothing has been trained yet", "")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
 from iccm_assets.defs.pipes_reader import LineBufferedMessageReader
 
 if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager
+
     from dagster._core.pipes.context import PipesMessageHandler
+    from dagster_pipes import PipesMessage, PipesParams
 
 
 class ProgressMessageReader(LineBufferedMessageReader):
@@ -25,8 +28,9 @@ class ProgressMessageReader(LineBufferedMessageReader):
         super().__init__()
         self._context = context
 
-    def read_messages(self, handler: PipesMessageHandler):
-        return super().read_messages(_ProgressHandler(handler, self._context))
+    def read_messages(self, handler: PipesMessageHandler) -> _GeneratorContextManager[PipesParams]:
+        progress = cast("PipesMessageHandler", _ProgressHandler(handler, self._context))
+        return super().read_messages(progress)
 
 
 class _ProgressHandler:
@@ -39,7 +43,7 @@ class _ProgressHandler:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handler, name)
 
-    def handle_message(self, message: Mapping[str, Any]) -> None:
+    def handle_message(self, message: PipesMessage) -> None:
         payload = (message["params"] or {}).get("payload")
         point = payload.get("point") if isinstance(payload, Mapping) else None
         if point is None:
