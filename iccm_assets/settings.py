@@ -32,9 +32,9 @@ from iccm_assets.endpoint_urls import parse_orchestra
 from iccm_assets.errors import SettingsError, first_line
 
 PACKAGE = Path(__file__).parent
-PACKAGED_MODEL = PACKAGE / "reference" / "data" / "base_model"
-PACKAGED_REHEARSAL = PACKAGE / "reference" / "data" / "rehearsal.jsonl.gz"
-PACKAGED_CANARY_SET = PACKAGE / "reference" / "data" / "canary_set.jsonl.gz"
+PACKAGED_MODEL = PACKAGE / "simulation" / "data" / "base_model"
+PACKAGED_REHEARSAL = PACKAGE / "simulation" / "data" / "rehearsal.jsonl.gz"
+PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
 
 
 class SettingsGroup(BaseModel):
