@@ -1,0 +1,1 @@
+"""The `iccm` command line: one module per command or command group."""

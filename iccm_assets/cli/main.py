@@ -76,7 +76,7 @@ def _load(name: str) -> Any:
 def main() -> None:
     """Run the command line; a foreseen error becomes one line on stderr and a non-zero exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A terminal that knows only ASCII, or half a surrogate pair in stored text, ends no command.
+        # An ASCII-only terminal, or half a surrogate pair in stored text, must not end a command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _requested(names: list[str]) -> list[str]:
-    """The names that are commands; scanning the installed packages is left to the names that need it."""
+    """Keep the names that are commands; only an unknown name costs a scan of the installed packages."""
     return [name for name in names if name in COMMANDS or name in entry_points(group=ENTRY_POINT_GROUP).names]
 
 

@@ -79,13 +79,13 @@ def serve(
     from iccm_assets.simulation.reconstructors.fault_injection import parse_faults
     from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, MockEndpoint
 
-    behaviour = FaultConfig(parse_faults(fault), seed, slow_seconds)
-    endpoint = MockEndpoint(behaviour, host, port)
+    config = FaultConfig(parse_faults(fault), seed, slow_seconds)
+    endpoint = MockEndpoint(config, host, port)
     typer.echo(f"ICCM_ORCHESTRA={endpoint.members}")
     try:
         endpoint.serve()
     except KeyboardInterrupt:
-        err.print(f"{behaviour.request_counts.total()} requests answered.")
+        err.print(f"{config.request_counts.total()} requests answered.")
     finally:
         endpoint.stop_requested.set()
 

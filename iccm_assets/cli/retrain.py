@@ -71,16 +71,16 @@ def _request(
     run = training_runs.create_run(conn, fire, version, window_days=window_days, dispatched=True)
     if run is not None:
         return run
-    known = training_runs.get_by_trigger_key(conn, fire.key)
-    if known is None:  # deleted between the two statements, which the platform itself never does
+    existing = training_runs.get_by_trigger_key(conn, fire.key)
+    if existing is None:  # deleted between the two statements, which the platform itself never does
         raise OperationNotAllowedError(f"the training run of key {key} was deleted meanwhile")
-    if known.status in ("requested", "waiting") or (
-        known.status == "failed" and known.attempt < settings.triggers.max_attempts
+    if existing.status in ("requested", "waiting") or (
+        existing.status == "failed" and existing.attempt < settings.triggers.max_attempts
     ):
-        claimed = run_queue.claim_dispatch(conn, known.id, known.dispatch)
+        claimed = run_queue.claim_dispatch(conn, existing.id, existing.dispatch)
         if claimed is not None:
             return claimed
-    raise OperationNotAllowedError(f"key {key} already had its retrain: run {known.id}, {known.status}")
+    raise OperationNotAllowedError(f"key {key} already had its retrain: run {existing.id}, {existing.status}")
 
 
 def _print(run: TrainingRun) -> None:

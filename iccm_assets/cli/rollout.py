@@ -184,11 +184,11 @@ def _simulate(
 
     settings = load_settings(profile="production")
     policy = replace(Policy.from_settings(settings.rollout, settings.evaluation), evidence=evidence)
-    world = simulation.TrueEffect(
+    effect = simulation.TrueEffect(
         production, canary, sessions_per_day, settings.rollout.replay_threshold_sessions
     )
     with progress_bar("rollouts", runs, transient=True, disable=not err.is_terminal) as update:
-        return simulation.simulate(world, policy, runs, seed, lambda count: update(advance=count))
+        return simulation.simulate(effect, policy, runs, seed, lambda count: update(advance=count))
 
 
 def _print(result: Simulation) -> None:
@@ -196,11 +196,11 @@ def _print(result: Simulation) -> None:
 
     rows = []
     for name in OUTCOMES:
-        endings = result.with_outcome(name)
-        row: dict[str, Any] = {"outcome": name, "share": len(endings) / len(result.outcomes)}
+        outcomes = result.with_outcome(name)
+        row: dict[str, Any] = {"outcome": name, "share": len(outcomes) / len(result.outcomes)}
         for label, values in (
-            ("hours", percentiles([ending.hours for ending in endings])),
-            ("canary sessions", percentiles([ending.canary_sessions for ending in endings])),
+            ("hours", percentiles([outcome.hours for outcome in outcomes])),
+            ("canary sessions", percentiles([outcome.canary_sessions for outcome in outcomes])),
         ):
             for key in ("median", "p90"):
                 row[f"{label} ({key})"] = "-" if values is None else f"{values[key]:.1f}"
@@ -208,13 +208,13 @@ def _print(result: Simulation) -> None:
     out.print(make_table(f"{len(result.outcomes)} rollouts: {_describe(result)}", rows))
     for reason, count in result.to_json()["reasons"].items():
         out.print(f"rolled back for {reason}: {count}")
-    _print_histogram([ending.hours for ending in result.outcomes])
+    _print_histogram([outcome.hours for outcome in result.outcomes])
 
 
 def _describe(result: Simulation) -> str:
-    world = result.effect
+    effect = result.effect
     return (
-        f"production {world.production:g}, candidate {world.canary:g}, {world.sessions_per_day:g} scored"
+        f"production {effect.production:g}, candidate {effect.canary:g}, {effect.sessions_per_day:g} scored"
         f" sessions a day, evidence {result.evidence}"
     )
 
@@ -242,7 +242,7 @@ def _plot(result: Simulation, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.hist(
-        [[ending.hours for ending in result.with_outcome(name)] for name in OUTCOMES],
+        [[outcome.hours for outcome in result.with_outcome(name)] for name in OUTCOMES],
         bins=30,
         stacked=True,
         color=["#2e7d32", "#c62828", "#9e9e9e"],

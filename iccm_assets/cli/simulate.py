@@ -26,7 +26,9 @@ DEFAULT_DAYS = 7
 
 def simulate(
     conversations: Annotated[int, typer.Option(min=1, max=100000, help="Number of sessions.")] = 200,
-    days: Annotated[int | None, typer.Option(min=1, max=365, help="Days they are spread over [7].")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=365, help="Days they are spread over; default: 7.")
+    ] = None,
     start: Annotated[str, typer.Option(help="First day, YYYY-MM-DD (UTC).")] = "",
     end: Annotated[str, typer.Option(help="Last day; default: yesterday.")] = "",
     users: Annotated[int, typer.Option(min=1, max=10000, help="Number of developers.")] = 44,
@@ -38,16 +40,19 @@ def simulate(
         ),
     ] = "",
     new_domains: Annotated[
-        str, typer.Option(help="New parse_domains to ask about, separated by commas [all].")
+        str, typer.Option(help="New domains to ask about, separated by commas; default: all.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other sessions.")] = 1,
     gateway: Annotated[
-        str, typer.Option(help="URL of a running gateway [one started by this command].")
+        str, typer.Option(help="URL of a running gateway; default: this command starts one.")
     ] = "",
-    token: Annotated[str, typer.Option(help="Its bearer token [the first of ICCM_GATEWAY__TOKENS].")] = "",
+    token: Annotated[
+        str, typer.Option(help="Its bearer token; default: the first of ICCM_GATEWAY__TOKENS.")
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Concurrent sessions.")] = 16,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Maximum number of new sessions a second [no limit].")
+        float | None,
+        typer.Option(min=0.001, help="Maximum number of new sessions a second; default: no limit."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,0 +1,1 @@
+"""`iccm demo`: the whole loop on simulated traffic, its acceptance checks and its reports."""

@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, select, text
+from sqlalchemy import Connection, TextClause, text
 
-from iccm_assets.db import tables as t
-from iccm_assets.rollout.state import State
+from iccm_assets.rollout import repository
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
 
 # A row by column name.
@@ -154,8 +153,7 @@ _VERSIONS = text("select version, status, path from iccm.model_versions")
 
 def load_rollout_record(conn: Connection, rollout_id: int) -> RolloutRecord:
     """Load the record of one rollout."""
-    row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
-    state = State.from_row(dict(row._mapping))
+    state = repository.get_rollout(conn, rollout_id)
     values = {
         "rollout": rollout_id,
         # A rollout's own alerts are written shortly after the observation that closed it.

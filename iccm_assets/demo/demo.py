@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 # A rejected candidate or a skipped run is a result; any other unsuccessful retrain is an error.
-_RESULTS = ("gate_failed", "inconclusive", "skipped")
+_RESULT_STATUSES = ("gate_failed", "inconclusive", "skipped")
 
 
 def demo(
@@ -43,14 +43,16 @@ def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of one cycle, ending yesterday.")] = 7,
     drift: Annotated[
         str,
-        typer.Option(help="As of `iccm simulate`, over all weeks [several weeks: new domains one by one]."),
+        typer.Option(
+            help="As for `iccm simulate`, over all weeks; default for several: domains appear one by one."
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 1,
     rollout: Annotated[
         bool | None,
         typer.Option(
-            help="Roll out the candidate under live traffic, then roll back a degraded one [default: yes, for"
-            " one week under the local profile]; without, a candidate that passes is promoted immediately."
+            help="Roll out the candidate under live traffic, then roll back a degraded one; without, a"
+            " candidate that passes is promoted immediately. Default: yes for one week, local profile."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -132,7 +134,7 @@ def _run(
                 rollout=with_rollout,
             )
             results.append(week)
-            if retrain and not retrain.success and week.outcome not in _RESULTS:
+            if retrain and not retrain.success and week.outcome not in _RESULT_STATUSES:
                 raise IccmError(
                     f"the retrain of week {number} failed: {retrain.error}",
                     hint=f"See the log of Dagster run {retrain.run_id}.",

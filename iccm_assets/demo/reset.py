@@ -25,8 +25,8 @@ OTHER_HOME_HINT = "Give the demo its own home: ICCM_HOME=/some/other/folder iccm
 def reset_platform(settings: Settings) -> None:
     """Empty the platform's database, Dagster's database, and their files below the home directory.
 
-    Raises ``NotAllowed``, before anything is changed, if there are conversations that were not simulated, in
-    the database or in a gateway's spool, and while a gateway serves from this database.
+    Raises ``OperationNotAllowedError``, before anything is changed, if the database or a gateway's spool
+    holds conversations that were not simulated, and while a gateway serves from this database.
     """
     engine = create_engine_for(database_url(settings))
     _refuse_real_data(engine, settings)
@@ -61,9 +61,9 @@ def _refuse_real_data(engine: Engine, settings: Settings) -> None:
             hint=OTHER_HOME_HINT,
         )
     spool = settings.home / "spool"
-    if answers := count_real_responses(spool):
+    if responses := count_real_responses(spool):
         raise OperationNotAllowedError(
-            f"{spool} holds {answers} answers of a gateway that are not stored yet",
+            f"{spool} holds {responses} responses of a gateway that are not stored yet",
             hint=f"`iccm serve` stores them. {OTHER_HOME_HINT}",
         )
 

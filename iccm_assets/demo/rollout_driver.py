@@ -40,18 +40,18 @@ MAX_CONSECUTIVE_ERRORS = 10
 
 
 class BackgroundLoop(threading.Thread):
-    """A thread that repeats one function; it keeps the error that stopped it until ``check``."""
+    """A thread that repeats one function; it keeps the error that stopped it for ``raise_error``."""
 
     def __init__(self, name: str, step: Callable[[], float]) -> None:
         super().__init__(name=name, daemon=True)
         self.errors = 0
-        self._do, self._over = step, threading.Event()
+        self._step, self._stopping = step, threading.Event()
         self._error: Exception | None = None
         self.start()
 
     def stop(self) -> None:
         """Finish the current call and end the thread."""
-        self._over.set()
+        self._stopping.set()
         self.join()
 
     def raise_error(self) -> None:
@@ -62,9 +62,9 @@ class BackgroundLoop(threading.Thread):
     def run(self) -> None:
         """Repeat the function until ``stop`` or an error that would come again."""
         consecutive = 0
-        while not self._over.is_set():
+        while not self._stopping.is_set():
             try:
-                pause, consecutive = self._do(), 0
+                pause, consecutive = self._step(), 0
             except Exception as error:
                 pause, consecutive = TICK_INTERVAL_SECONDS, consecutive + 1
                 self.errors += 1
@@ -73,7 +73,7 @@ class BackgroundLoop(threading.Thread):
                 if consecutive >= MAX_CONSECUTIVE_ERRORS or not isinstance(error, DBAPIError):
                     self._error = error
                     return
-            self._over.wait(pause)
+            self._stopping.wait(pause)
 
 
 @contextmanager
@@ -90,12 +90,12 @@ def background_loops(
         report = score_live_responses(engine, orchestra, settings, time_budget_seconds=SCORING_BUDGET_SECONDS)
         return 0.0 if report.remaining else REFRESH_INTERVAL_SECONDS
 
-    helpers = [BackgroundLoop("controller", run_controller), BackgroundLoop("live scoring", run_scoring)]
+    loops = [BackgroundLoop("controller", run_controller), BackgroundLoop("live scoring", run_scoring)]
     try:
-        yield helpers
+        yield loops
     finally:
-        for helper in helpers:
-            helper.stop()
+        for loop in loops:
+            loop.stop()
 
 
 def watch_rollout(
@@ -109,15 +109,15 @@ def watch_rollout(
 ) -> RolloutSnapshot:
     """Show the rollout until it is closed; ``steer`` gets every snapshot and may change clock and traffic.
 
-    Raises ``IccmError`` if it is still live after so many seconds, and the error of a failed helper.
+    Raises ``IccmError`` if it is still live after so many seconds, and the error of a failed loop.
     """
     started = time.monotonic()
     printed = started - LOG_INTERVAL_SECONDS
     stage: Any = None
     with Live(console=console, refresh_per_second=4, transient=True) as screen:
         while True:
-            for helper in loops:
-                helper.raise_error()
+            for loop in loops:
+                loop.raise_error()
             with engine.connect() as conn:
                 snapshot = rollout_progress.load_snapshot(conn, rollout_id)
             state = snapshot.state
@@ -161,10 +161,10 @@ def set_rate(engine: Engine, snapshot: RolloutSnapshot, rate: float) -> None:
 
 
 class ClockPacer:
-    """Keep the platform's clock in step with the traffic: ``wanted`` sessions by stage."""
+    """Keep the platform's clock in step with the traffic: ``target_sessions`` by stage."""
 
     def __init__(self, engine: Engine, target_sessions: dict[int, int]) -> None:
-        self._engine, self._wanted = engine, target_sessions
+        self._engine, self._target_sessions = engine, target_sessions
         self._stage: tuple[int, float] = (0, 0.0)
         self._entered_at, self._set_at, self._sessions_before = 0.0, 0.0, 0
 
@@ -178,6 +178,6 @@ class ClockPacer:
             return
         pace = (snapshot.total - self._sessions_before) / (timestamp - self._entered_at)
         remaining = max(0.0, state.policy.stage_seconds[state.stage - 1] - state.healthy_seconds)
-        rate = compute_clock_rate(remaining, self._wanted[state.stage] - snapshot.total, pace)
+        rate = compute_clock_rate(remaining, self._target_sessions[state.stage] - snapshot.total, pace)
         set_rate(self._engine, snapshot, rate)
         self._set_at = timestamp

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rich.panel import Panel
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
 from iccm_assets.cli.console import make_grid
-from iccm_assets.db import tables as t
+from iccm_assets.rollout import repository
 from iccm_assets.rollout.sequential_evidence import TESTS, ArmTotals
 from iccm_assets.rollout.state import State
 
@@ -62,8 +62,7 @@ _CLOCK = text(
 
 def load_snapshot(conn: Connection, rollout_id: int) -> RolloutSnapshot:
     """Load the present state of the rollout."""
-    row = conn.execute(select(t.rollouts).where(t.rollouts.c.id == rollout_id)).one()
-    state = State.from_row(dict(row._mapping))
+    state = repository.get_rollout(conn, rollout_id)
     clock = conn.execute(_CLOCK, {"rollout": rollout_id}).one()
     arms = conn.execute(_STAGE, {"rollout": rollout_id, "since": state.stage_entered_at}).all()
     return RolloutSnapshot(

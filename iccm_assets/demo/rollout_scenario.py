@@ -10,10 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from iccm_assets.cli.console import err, print_headline
-from iccm_assets.db import tables as t
 from iccm_assets.db.clock import set_clock
 from iccm_assets.demo import acceptance_checks
 from iccm_assets.demo.acceptance_checks import RolloutRecord
@@ -24,6 +23,7 @@ from iccm_assets.demo.weekly_cycle import WeekResult, measure_seconds
 from iccm_assets.errors import IccmError
 from iccm_assets.registry import versions
 from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.rollout import repository
 from iccm_assets.rollout.opening import open_rollout
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings
@@ -103,9 +103,9 @@ def run_scenario(
 
 def get_live_rollout_id(engine: Engine) -> int | None:
     """Return the id of the live rollout."""
-    query = select(t.rollouts.c.id).where(t.rollouts.c.state.in_(t.LIVE_STATES))
     with engine.connect() as conn:
-        return conn.execute(query).scalar_one_or_none()
+        state = repository.get_live_rollout(conn)
+    return None if state is None else state.id
 
 
 def run_rollout(context: ScenarioContext, rollout_id: int) -> tuple[RolloutRecord, ResponseStats]:
@@ -121,7 +121,7 @@ def run_rollout(context: ScenarioContext, rollout_id: int) -> tuple[RolloutRecor
                 traffic.load_generator.set_rate(rate)
 
         _watch(context, context.settings, rollout_id, traffic, steer)
-    return _load_facts(context.engine, rollout_id), traffic.replies()
+    return _load_record(context.engine, rollout_id), traffic.replies()
 
 
 def run_rollback(context: ScenarioContext) -> tuple[RolloutRecord, ResponseStats]:
@@ -129,15 +129,15 @@ def run_rollback(context: ScenarioContext) -> tuple[RolloutRecord, ResponseStats
     lease = max(context.settings.rollout.lease_seconds, LEASE_SECONDS * MAX_DEGRADED_CLOCK_RATE)
     rollout = context.settings.rollout.model_copy(update={"lease_seconds": lease})
     settings = context.settings.model_copy(update={"rollout": rollout})
-    worse = register_degraded_model(context.engine, ModelStore(settings.home), noise=WEIGHT_NOISE)
+    degraded = register_degraded_model(context.engine, ModelStore(settings.home), noise=WEIGHT_NOISE)
     with context.engine.begin() as conn:
         set_clock(conn, rate=1.0)
-    reason = f"demo: {worse.parent_version} with noise on its weights, to demonstrate the rollback"
-    open_rollout(context.engine, settings, worse.version, actor="demo", force_reason=reason)
+    reason = f"demo: {degraded.parent_version} with noise on its weights, to demonstrate the rollback"
+    open_rollout(context.engine, settings, degraded.version, actor="demo", force_reason=reason)
     rollout_id = get_live_rollout_id(context.engine)
     if rollout_id is None:
-        raise IccmError(f"no rollout of {worse.version} is live")
-    err.print(f"[dim]{worse.version} forced: {reason}[/]", highlight=False)
+        raise IccmError(f"no rollout of {degraded.version} is live")
+    err.print(f"[dim]{degraded.version} forced: {reason}[/]", highlight=False)
     with TrafficSource(
         context, "degraded", tests=DEGRADED_SUITE_FRACTION, rate=SESSIONS_PER_HOUR / 3600
     ) as traffic:
@@ -155,7 +155,7 @@ def run_rollback(context: ScenarioContext) -> tuple[RolloutRecord, ResponseStats
             )
 
         _watch(context, settings, rollout_id, traffic, steer)
-    return _load_facts(context.engine, rollout_id), traffic.replies()
+    return _load_record(context.engine, rollout_id), traffic.replies()
 
 
 def compute_degraded_clock_rate(sessions: int, seconds: float) -> float:
@@ -171,7 +171,7 @@ def adjust_rate(rate: float, response_seconds: float) -> float:
 
 
 def _watch(
-    at: ScenarioContext,
+    context: ScenarioContext,
     settings: Settings,
     rollout_id: int,
     traffic: TrafficSource,
@@ -184,26 +184,26 @@ def _watch(
             traffic.load_generator.join()
         steer(snapshot)
 
-    with background_loops(at.engine, load_orchestra_from_settings(settings), settings) as helpers:
+    with background_loops(context.engine, load_orchestra_from_settings(settings), settings) as loops:
         watch_rollout(
-            at.engine, rollout_id, helpers, check_and_steer, console=err, timeout_seconds=TIMEOUT_SECONDS
+            context.engine, rollout_id, loops, check_and_steer, console=err, timeout_seconds=TIMEOUT_SECONDS
         )
-    for helper in helpers:
-        if helper.errors:
-            err.print(f"[yellow]{helper.errors} failed passes of the {helper.name} were retried[/]")
+    for loop in loops:
+        if loop.errors:
+            err.print(f"[yellow]{loop.errors} failed passes of the {loop.name} were retried[/]")
 
 
 class TrafficSource:
     """A stream of developers from ``with`` until its end, their response times and replies."""
 
-    def __init__(self, at: ScenarioContext, name: str, *, tests: float, rate: float) -> None:
-        self._wire = GatewayClient(at.url, at.token, connections=WORKERS)
+    def __init__(self, context: ScenarioContext, name: str, *, tests: float, rate: float) -> None:
+        self._client = GatewayClient(context.url, context.token, connections=WORKERS)
         self._arms: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._mutex = threading.Lock()
-        stream = draw_live_sessions(at.modules, name, test_fraction=tests, seed=at.seed)
+        stream = draw_live_sessions(context.modules, name, test_fraction=tests, seed=context.seed)
         self.load_generator: LoadGenerator[LiveSession] = LoadGenerator(
-            stream, self._visit, workers=WORKERS, rate=rate
+            stream, self._run_session, workers=WORKERS, rate=rate
         )
 
     def __enter__(self) -> TrafficSource:
@@ -212,15 +212,15 @@ class TrafficSource:
 
     def __exit__(self, *_: object) -> None:
         """Start no further session and wait for those under way; raises the error of a failed one."""
-        with closing(self._wire):
+        with closing(self._client):
             self.load_generator.stop()
             self.load_generator.join()
 
     def replies(self) -> ResponseStats:
         """Return arms, response statuses, retries and failures."""
-        wire = self._wire
+        client = self._client
         return ResponseStats(
-            dict(self._arms), dict(wire.statuses), wire.retried, tuple(self.load_generator.failures)
+            dict(self._arms), dict(client.statuses), client.retried, tuple(self.load_generator.failures)
         )
 
     def recent_latency(self) -> float | None:
@@ -231,14 +231,14 @@ class TrafficSource:
             latencies, self._latencies = self._latencies, []
         return sum(latencies) / len(latencies)
 
-    def _visit(self, planned: LiveSession) -> None:
-        reply = run_live_session(self._wire, planned)
+    def _run_session(self, planned: LiveSession) -> None:
+        reply = run_live_session(self._client, planned)
         with self._mutex:
             self._arms[reply.arm] += 1
             self._latencies.append(reply.latency_ms / 1000)
 
 
-def _load_facts(engine: Engine, rollout_id: int, seconds: float = 15.0) -> RolloutRecord:
+def _load_record(engine: Engine, rollout_id: int, seconds: float = 15.0) -> RolloutRecord:
     """Load the record once the gateway's spool has delivered the rollout's last requests."""
     before = -1
     deadline = time.monotonic() + seconds

@@ -41,7 +41,7 @@ class WeekResult:
     """The result of one cycle; ``run`` is None if the trigger did not fire, for the reason in ``trigger``.
 
     ``funnel`` counts conversations captured, scored, filtered and in the pool, and has the mean test pass
-    rate of CET-D's first responses, None without any. ``late`` sessions of an earlier week ended in this
+    rate of CET-D's first responses, None without any. ``late_sessions`` of an earlier week ended in this
     one; ``trained_on`` counts the training set by role and origin; ``pass_rate`` on the canary set is that
     of the version in production at the end.
     """
@@ -95,7 +95,7 @@ def run_week(
     manual: bool,
     rollout: bool,
 ) -> tuple[WeekResult, JobResult | None, list[PendingSession]]:
-    """Run one cycle that ends at ``timestamp``; ``manual`` requests the retrain where the trigger would wait.
+    """Run one cycle that ends at ``week_end``; ``manual`` requests the retrain where the trigger would wait.
 
     A candidate that passes its gate is rolled out with ``rollout``, else promoted immediately.
 
@@ -167,19 +167,19 @@ def _converse(
     return still_pending, traffic, new_pending
 
 
-def wait_for_clock(wire: GatewayClient, timestamp: datetime, timeout_seconds: float = 60.0) -> None:
+def wait_for_clock(client: GatewayClient, timestamp: datetime, timeout_seconds: float = 60.0) -> None:
     """Wait until the gateway's clock, which it polls every second or so, has reached ``timestamp``.
 
-    A gateway that still lives in the week before takes this week's sessions for future ones and stores all
-    of them as of now.
+    A gateway whose clock still shows the week before takes this week's sessions for future ones and
+    stores all of them as of now.
     """
 
-    def reached() -> str:
-        time_there = datetime.fromisoformat(wire.get("/v1/routing")["now"])
-        late = f"the gateway's clock says {time_there:%Y-%m-%d %H:%M} and not {timestamp:%Y-%m-%d %H:%M}"
-        return late if time_there < timestamp else ""
+    def find_problem() -> str:
+        gateway_time = datetime.fromisoformat(client.get("/v1/routing")["now"])
+        problem = f"the gateway's clock says {gateway_time:%Y-%m-%d %H:%M} and not {timestamp:%Y-%m-%d %H:%M}"
+        return problem if gateway_time < timestamp else ""
 
-    _wait(reached, timeout_seconds)
+    _wait(find_problem, timeout_seconds)
 
 
 def _wait_for_spool(engine: Engine, sessions: Sequence[str], seconds: float = 60.0) -> None:
@@ -189,12 +189,12 @@ def _wait_for_spool(engine: Engine, sessions: Sequence[str], seconds: float = 60
         " where kind = 'model' and session_id = any(:sessions)"
     )
 
-    def stored() -> str:
+    def find_problem() -> str:
         with engine.connect() as conn:
             missing = len(sessions) - conn.execute(query, {"sessions": list(sessions)}).scalar_one()
         return f"{missing} responses of the gateway were not stored in {seconds:g} s" if missing else ""
 
-    _wait(stored, seconds)
+    _wait(find_problem, seconds)
 
 
 def _wait(find_problem: Callable[[], str], seconds: float) -> None:

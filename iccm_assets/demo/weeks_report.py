@@ -61,7 +61,7 @@ def compare_with_base(engine: Engine, settings: Settings, base: str) -> Comparis
     items, orchestra = paired_evaluation.load_canary_items(settings), load_orchestra_from_settings(settings)
     last, first = (
         paired_evaluation.evaluate_version(
-            engine, _make_subject(version, settings), items, orchestra, settings
+            engine, _prepare_version(version, settings), items, orchestra, settings
         )
         for version in pair
     )
@@ -107,7 +107,7 @@ def to_json(weeks: Sequence[WeekResult], comparison: ComparisonReport) -> dict[s
     }
 
 
-def _make_subject(version: ModelVersion, settings: Settings) -> paired_evaluation.EvaluatedVersion:
+def _prepare_version(version: ModelVersion, settings: Settings) -> paired_evaluation.EvaluatedVersion:
     """A version whose weights are loaded only if a stored response is missing."""
 
     @cache
@@ -190,12 +190,12 @@ def _domain_table(weeks: Sequence[WeekResult]) -> Table:
     return make_table("Traffic by domain", rows)
 
 
-def _print_outcome(story: ComparisonReport, console: Console) -> None:
-    comparison = story.comparison
+def _print_outcome(report: ComparisonReport, console: Console) -> None:
+    comparison = report.comparison
     p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
     console.print(
-        f"\n[bold]{story.last} against {story.base}[/] on {comparison.items} items: {comparison.before:.3f} →"
-        f" {comparison.after:.3f}, difference {comparison.difference:+.3f}"
+        f"\n[bold]{report.last} against {report.base}[/] on {comparison.items} items:"
+        f" {comparison.before:.3f} → {comparison.after:.3f}, difference {comparison.difference:+.3f}"
         f" (95 % confidence interval {comparison.low:+.3f} to {comparison.high:+.3f}, {p})",
         highlight=False,
     )
@@ -208,5 +208,5 @@ def _print_outcome(story: ComparisonReport, console: Console) -> None:
             ]
         )
     )
-    if story.is_improvement:
+    if report.is_improvement:
         console.print("\n[bold green]Better than the base with evidence, no forgetting.[/]")

@@ -1,0 +1,1 @@
+"""The embedded world: requirements language, simulated developers, reconstructors, the packaged model."""

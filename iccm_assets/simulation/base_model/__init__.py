@@ -1,0 +1,1 @@
+"""The packaged model: tokenizer, pretraining from scratch, and a degraded copy."""

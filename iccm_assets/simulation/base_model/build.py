@@ -39,7 +39,7 @@ REHEARSAL_EXAMPLES = 960
 STEPS = 3000
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-Seed = Annotated[int, typer.Option(help="Seed of build_all that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 
 def draw_canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def build_all(seed: Seed = CANARY_SEED, steps: int = STEPS) -> None:
 
 @app.command(name="score")
 def score_model(
-    folder: Annotated[Path, typer.Option(help="The model to score_requirements.")] = PACKAGED_MODEL,
+    folder: Annotated[Path, typer.Option(help="The model to score.")] = PACKAGED_MODEL,
 ) -> None:
     """Score a model on the canary set, in this process: it runs only code of the reconstructors."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -49,7 +49,7 @@ PATTERN = "|".join((*_PHRASES, "'", r"[A-Za-z]+", r"[0-9]", r"[^'A-Za-z0-9]+"))
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of ``VOCABULARY`` tokens that ends every text with ``</s>``."""
+    """Train a tokenizer of ``VOCABULARY_SIZE`` tokens that ends every text with ``</s>``."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,7 @@
-"""Simulated developers: who asks what and when, and how they take CET-D's answer (X4).
+"""Simulated developers: who asks what and when, and how they react to CET-D's answer (X4).
 
 A pure generator without database or clock: ``plan_conversations`` decides everything that does not depend on
-the model, and ``finish`` turns one planned session and CET-D's answer into the finished conversation.
+the model, and ``finish_session`` turns one planned session and CET-D's answer into the finished conversation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REPEAT_FRACTION = 0.02
 class PlannedSession:
     """One session before CET-D has answered.
 
-    ``timestamp`` is the acceptance; ``delivered_at`` is its arrival at the platform, never earlier.
+    ``delivered_at`` is the arrival of the acceptance at the platform, never earlier.
     """
 
     session_id: str
@@ -80,8 +80,8 @@ class PlannedSession:
 class FinishedConversation:
     """One session as it ended, ready to be captured.
 
-    An ``open`` one has CET-D's answer as its last message: nobody has accepted anything. Unless it is
-    ``named``, requirements and source code are only in the messages.
+    One that ``is_open`` has CET-D's answer as its last message: nobody has accepted anything. Without
+    ``has_named_fields``, requirements and source code are only in the messages.
     """
 
     session_id: str
@@ -128,8 +128,8 @@ def plan_conversations(
         day = (asked_at.date() - first).days + 1
         wants_new = rng.random() < drift.get_share(day, days)
         families = (drift.list_present(day, new_families) if wants_new else []) or base_families
-        repeats, program = _draw_program(rng, developer, traits, earlier_programs, families)
-        if repeats is None:
+        repeated_id, program = _draw_program(rng, developer, traits, earlier_programs, families)
+        if repeated_id is None:
             earlier_programs.append((session_id, developer.user_id, program))
         accepted_at, delivered_at = _draw_acceptance(asked_at, traits, rng)
         plan.append(
@@ -143,7 +143,7 @@ def plan_conversations(
                 traits=traits,
                 program=program,
                 new_domain=program.family in NEW_FAMILIES,
-                repeated_session_id=repeats,
+                repeated_session_id=repeated_id,
                 seed=f"{seed} {index:05d}",
             )
         )
@@ -153,7 +153,7 @@ def plan_conversations(
 def finish_session(
     session: PlannedSession, answer: str, as_of: datetime | None = None
 ) -> FinishedConversation:
-    """Finish the conversation with CET-D's answer; it stays open if it ends after ``by``, or never."""
+    """Finish the conversation with CET-D's answer; it stays open if it ends after ``as_of``, or never."""
     metadata = {"language": "python", "family": session.program.family, "habit": session.habit}
     unanswered = FinishedConversation(
         session_id=session.session_id,

@@ -27,7 +27,7 @@ class GatewayClient:
     """Connections to one gateway, shared by several threads.
 
     ``statuses`` counts responses by status, and broken connections by the name of the error; ``retried``
-    counts repeated requests. ``patience`` is the time limit in seconds for one request with its retries.
+    counts repeated requests. ``timeout_seconds`` limits one request with its retries.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GatewayClient:
     def post(
         self, path: str, body: Mapping[str, Any], *, retryable: frozenset[int] = RETRYABLE_STATUSES
     ) -> dict[str, Any]:
-        """Post a document and return the response; the statuses in ``passing`` are retried.
+        """Post a document and return the response; the statuses in ``retryable`` are retried.
 
         Raises ``GatewayError`` with the gateway's reason if it rejects the request, or does so for too long.
         """

@@ -2,7 +2,7 @@
 
 They send their code and, if they have one, their test suite, read the response, then store the finished
 session. Sessions of past days are stored with their past ``timestamp``. All requests are marked
-``metadata.simulated``, so that a demo can tell them from real ones.
+``metadata.simulated``, so that a demo can distinguish them from real ones.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class ResponseStats:
     failures: tuple[str, ...]
 
 
-def request_requirements(wire: GatewayClient, session: PlannedSession) -> GatewayResponse:
+def request_requirements(client: GatewayClient, session: PlannedSession) -> GatewayResponse:
     """Send the developer's question; raises ``GatewayError``. Sent again, it is the same request."""
     suite = session.example.test_suite if includes_tests(session) else None
-    return request_requirements_as(wire, session.session_id, session, suite)
+    return request_requirements_as(client, session.session_id, session, suite)
 
 
 def request_requirements_as(
-    wire: GatewayClient, session_id: str, session: PlannedSession, suite: dict[str, Any] | None
+    client: GatewayClient, session_id: str, session: PlannedSession, suite: dict[str, Any] | None
 ) -> GatewayResponse:
     """Send the question of the session under another session id and with this test suite."""
-    reply = wire.post(
+    reply = client.post(
         "/v1/requirements",
         {
             "session_id": session_id,
@@ -88,7 +88,7 @@ def includes_tests(session: PlannedSession) -> bool:
     return session.habit != "abandons" and not {"untested", "late"} & set(session.traits)
 
 
-def store_conversation(wire: GatewayClient, conversation: FinishedConversation, *, now: datetime) -> None:
+def store_conversation(client: GatewayClient, conversation: FinishedConversation, *, now: datetime) -> None:
     """Store a session of the past as it ended; a timestamp after ``now`` is replaced by now."""
     body: dict[str, Any] = {
         "session_id": conversation.session_id,
@@ -101,12 +101,12 @@ def store_conversation(wire: GatewayClient, conversation: FinishedConversation, 
         "timestamp": conversation.timestamp.isoformat() if conversation.timestamp <= now else None,
         "metadata": {**conversation.metadata, **SIMULATED_METADATA},
     }
-    wire.post("/v1/conversations", body)
+    client.post("/v1/conversations", body)
 
 
-def send_feedback(wire: GatewayClient, response: GatewayResponse, rating: int) -> None:
+def send_feedback(client: GatewayClient, response: GatewayResponse, rating: int) -> None:
     """Send feedback (1 or -1) on a response."""
-    wire.post(
+    client.post(
         "/v1/feedback",
         {"request_id": response.request_id, "rating": rating},
         retryable=RETRYABLE_FEEDBACK_STATUSES,
@@ -114,7 +114,7 @@ def send_feedback(wire: GatewayClient, response: GatewayResponse, rating: int) -
 
 
 def run_sessions(
-    wire: GatewayClient,
+    client: GatewayClient,
     sessions: Sequence[PlannedSession],
     *,
     as_of: datetime,
@@ -122,19 +122,19 @@ def run_sessions(
     rate: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[TrafficSummary, list[PendingSession], ResponseStats]:
-    """Run these sessions over HTTP up to their state at ``by``, and store them.
+    """Run these sessions over HTTP up to their state at ``as_of``, and store them.
 
-    Returns a summary, the sessions that `deliver` has to finish later, and the response statistics. A session
-    that fails for good is in their ``failures`` and nowhere else.
+    Returns a summary, the sessions left to ``finish_pending``, and the response statistics. A session that
+    fails for good is in their ``failures`` and nowhere else.
     """
-    now = _get_gateway_time(wire)
+    now = _get_gateway_time(client)
     results: list[tuple[PlannedSession, FinishedConversation, GatewayResponse]] = []
     mutex = threading.Lock()
 
     def run_session(session: PlannedSession) -> None:
-        response = request_requirements(wire, session)
+        response = request_requirements(client, session)
         conversation = finish_session(session, response.requirements, as_of)
-        store_conversation(wire, conversation, now=now)
+        store_conversation(client, conversation, now=now)
         with mutex:
             results.append((session, conversation, response))
             progress(len(results))
@@ -152,39 +152,39 @@ def run_sessions(
         [conversation for _, conversation, _ in results],
     )
     arms = Counter(response.arm for _, _, response in results)
-    return traffic, pending, _response_stats(wire, failures, arms)
+    return traffic, pending, _response_stats(client, failures, arms)
 
 
 def finish_pending(
-    wire: GatewayClient, pending: Sequence[PendingSession], *, as_of: datetime, workers: int = 16
+    client: GatewayClient, pending: Sequence[PendingSession], *, as_of: datetime, workers: int = 16
 ) -> tuple[list[PendingSession], ResponseStats]:
-    """Store the end of the sessions that ended by then; returns the others."""
-    now = _get_gateway_time(wire)
+    """Store the end of the sessions that ended by ``as_of``; returns the others."""
+    now = _get_gateway_time(client)
 
     def store_end(item: PendingSession) -> None:
-        store_conversation(wire, finish_session(item.session, item.answer, as_of), now=now)
+        store_conversation(client, finish_session(item.session, item.answer, as_of), now=now)
 
     due = [item for item in pending if item.session.delivered_at <= as_of]
     failures = _run_all(LoadGenerator(due, store_end, workers=workers))
     still_pending = [item for item in pending if item.session.delivered_at > as_of]
-    return still_pending, _response_stats(wire, failures, Counter())
+    return still_pending, _response_stats(client, failures, Counter())
 
 
-def _get_gateway_time(wire: GatewayClient) -> datetime:
-    return datetime.fromisoformat(wire.get("/v1/routing")["now"])
+def _get_gateway_time(client: GatewayClient) -> datetime:
+    return datetime.fromisoformat(client.get("/v1/routing")["now"])
 
 
-def _run_all(crowd: LoadGenerator[Any]) -> list[str]:
+def _run_all(generator: LoadGenerator[Any]) -> list[str]:
     """Run all tasks and return the failures; an interruption starts no further task."""
-    crowd.start()
+    generator.start()
     try:
-        crowd.join()
+        generator.join()
     finally:
-        crowd.stop()
-    return crowd.failures
+        generator.stop()
+    return generator.failures
 
 
-def _response_stats(wire: GatewayClient, failures: Sequence[str], arms: Counter[str]) -> ResponseStats:
+def _response_stats(client: GatewayClient, failures: Sequence[str], arms: Counter[str]) -> ResponseStats:
     return ResponseStats(
-        dict(sorted(arms.items())), dict(sorted(wire.statuses.items())), wire.retried, tuple(failures)
+        dict(sorted(arms.items())), dict(sorted(client.statuses.items())), client.retried, tuple(failures)
     )

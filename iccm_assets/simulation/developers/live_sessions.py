@@ -61,20 +61,20 @@ def make_code_base(seed: int, today: date) -> list[PlannedSession]:
 def draw_live_sessions(
     modules: Sequence[PlannedSession], name: str, *, test_fraction: float, seed: int
 ) -> Iterator[LiveSession]:
-    """Draw sessions without end: random modules, a fraction ``tests`` of them with their suite."""
+    """Draw sessions without end: random modules, a fraction ``test_fraction`` of them with their suite."""
     rng = Random(f"visitors {seed} {name}")
     for number in itertools.count():
         yield LiveSession(f"sim-{name}-{number:05d}", rng.choice(modules), rng.random() < test_fraction)
 
 
-def run_live_session(wire: GatewayClient, session: LiveSession) -> GatewayResponse:
+def run_live_session(client: GatewayClient, session: LiveSession) -> GatewayResponse:
     """Run one session; raises ``GatewayError``."""
     module = session.module
     suite = module.example.test_suite if session.includes_tests else None
-    response = request_requirements_as(wire, session.session_id, module, suite)
+    response = request_requirements_as(client, session.session_id, module, suite)
     if session.includes_tests:
         conversation = finish_session(module, response.requirements)
-        wire.post(
+        client.post(
             "/v1/conversations",
             {
                 "session_id": session.session_id,
@@ -87,5 +87,5 @@ def run_live_session(wire: GatewayClient, session: LiveSession) -> GatewayRespon
             },
         )
         if conversation.rating is not None:
-            send_feedback(wire, response, conversation.rating)
+            send_feedback(client, response, conversation.rating)
     return response

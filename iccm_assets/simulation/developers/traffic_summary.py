@@ -1,4 +1,4 @@
-"""Summary of simulated traffic: sessions, users, and how the developers took the responses (X4)."""
+"""Summary of simulated traffic: sessions, users, and how the developers reacted to the responses (X4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iccm_assets.simulation.developers.developers import FinishedConversation, P
 
 @dataclass(frozen=True)
 class TrafficSummary:
-    """Sessions and users of a simulation, and how the developers took the responses.
+    """Sessions and users of a simulation, and how the developers reacted to the responses.
 
     Nobody has accepted the response of an ``open`` session: it is abandoned or not finished yet.
     """
@@ -41,7 +41,7 @@ class PendingSession:
 def summarize_traffic(
     version: str, sessions: Sequence[PlannedSession], finished: Sequence[FinishedConversation]
 ) -> TrafficSummary:
-    """Summarise these sessions."""
+    """Summarize these sessions."""
     accepted = [conversation for conversation in finished if not conversation.is_open]
     as_is = sum(conversation.requirements == conversation.answer for conversation in accepted)
     ratings = Counter(conversation.rating for conversation in finished)

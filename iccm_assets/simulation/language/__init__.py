@@ -1,0 +1,1 @@
+"""The requirements language, its interpreter, and what is drawn from it: programs and test suites."""

@@ -273,8 +273,8 @@ def _render_list_or_text(node: Any) -> str:
             limits = [f"at least {_render(low)}"] if low else []
             limits += [f"at most {_render(high)}"] if high else []
             return f"{_render(value)}, {' and '.join(limits)}"
-        case ast.EndItem(end, source, is_removed):
-            return f"the {end} item {'is_removed from' if is_removed else 'of'} {_render(source)}"
+        case ast.EndItem(end, source, removed):
+            return f"the {end} item {'taken from' if removed else 'of'} {_render(source)}"
     return str(node)
 
 

@@ -70,7 +70,7 @@ _Environment = dict[str, Value]
 def call_methods(
     document: ast.ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
 ) -> RaisedError | list[Value | RaisedError]:
-    """Create an object and call its methods in turn; ``Raised`` if the constructor raises."""
+    """Create an object and call its methods in turn; ``RaisedError`` if the constructor raises."""
     attributes: dict[str, Value] = {}
     created = call_function(
         ast.FunctionDocument(document.name, document.params, document.statements), args, attributes
@@ -92,7 +92,7 @@ def call_methods(
 def call_function(
     document: ast.FunctionDocument, args: Sequence[Value], attributes: dict[str, Value] | None = None
 ) -> Value | RaisedError | Unspecified:
-    """Return the outcome of one call: a value, ``Raised`` or ``Undefined``.
+    """Return the outcome of one call: a value, ``RaisedError`` or ``Unspecified``.
 
     The call reads and changes the object's attributes in place.
     """

@@ -26,14 +26,14 @@ def measure_pass_rate(code: str, suite: Mapping[str, Any]) -> float:
 
 
 def _passes(namespace: dict[str, Any], case: Mapping[str, Any]) -> bool:
-    made = namespace.get(case.get("new") or case["call"])
+    target = namespace.get(case.get("new") or case["call"])
     if "steps" not in case:
-        return _meets(made, case)
+        return _meets(target, case)
     try:
-        thing = made(*copy.deepcopy(case["args"]))  # type: ignore[misc]
+        instance = target(*copy.deepcopy(case["args"]))  # type: ignore[misc]
     except Exception:  # any exception is an outcome here
         return False
-    return all(_meets(getattr(thing, step["call"], None), step) for step in case["steps"])
+    return all(_meets(getattr(instance, step["call"], None), step) for step in case["steps"])
 
 
 def _meets(function: Any, case: Mapping[str, Any]) -> bool:
@@ -54,9 +54,9 @@ def score_requirements(requirements: str, suite: Mapping[str, Any]) -> tuple[flo
     A reconstructor that can write nothing counts 0, as content that cannot be scored does (R11).
     """
     rates = []
-    for reader in RECONSTRUCTORS.values():
+    for reconstruct in RECONSTRUCTORS.values():
         try:
-            rates.append(measure_pass_rate(reader(requirements), suite))
+            rates.append(measure_pass_rate(reconstruct(requirements), suite))
         except ReconstructionError:
             rates.append(0.0)
     return statistics.fmean(rates), statistics.pvariance(rates)

@@ -85,15 +85,15 @@ def generate_suite(draft: TypedDocument, rng: Random, size: int = 8) -> dict[str
     """Generate a suite of ``size`` cases; deterministic for a given ``rng``."""
     document = draft.document
     allowed = {node.error for node in _walk(document) if isinstance(node, ast.Raise)}
-    trials: dict[str, tuple[CandidateInput, Any]] = {}
+    candidates: dict[str, tuple[CandidateInput, Any]] = {}
     for attempt in range(CANDIDATE_CASES * 3):
-        trial = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
-        outcome = _run(document, trial)
+        candidate = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
+        outcome = _run(document, candidate)
         if not isinstance(outcome, Unspecified) and _errors(outcome) <= allowed:
-            trials.setdefault(repr((trial.args, trial.calls)), (trial, outcome))
-        if len(trials) >= CANDIDATE_CASES:
+            candidates.setdefault(repr((candidate.args, candidate.calls)), (candidate, outcome))
+        if len(candidates) >= CANDIDATE_CASES:
             break
-    pool = list(trials.values())
+    pool = list(candidates.values())
     chosen = _choose(pool, list(generate_mutants(document)), size)
     return {"kind": "cases", "cases": [_case(document, *pool[index]) for index in chosen]}
 
@@ -111,30 +111,28 @@ def _draw(draft: TypedDocument, rng: Random, edge: bool) -> CandidateInput:
     if isinstance(document, ast.FunctionDocument):
         return CandidateInput(values(draft.param_types), edge=edge)
     kinds = dict(zip((method.name for method in document.methods), draft.method_param_types, strict=True))
-    names = (
-        *kinds,
-        next(iter(kinds)),
-    )  # twice the first: it fills the object, without it the others show little
+    # The first method counts twice: it fills the object, and without it the others show little.
+    names = (*kinds, next(iter(kinds)))
     calls = [rng.choice(names) for _ in range(rng.randint(2, 7))]
     return CandidateInput(values(draft.param_types), [(name, values(kinds[name])) for name in calls], edge)
 
 
-def _run(document: ast.FunctionDocument | ast.ClassDocument, trial: CandidateInput) -> Any:
-    args = copy.deepcopy(trial.args)
+def _run(document: ast.FunctionDocument | ast.ClassDocument, candidate: CandidateInput) -> Any:
+    args = copy.deepcopy(candidate.args)
     if isinstance(document, ast.FunctionDocument):
         return call_function(document, args)
-    return call_methods(document, args, copy.deepcopy(trial.calls or []))
+    return call_methods(document, args, copy.deepcopy(candidate.calls or []))
 
 
 def _case(
-    document: ast.FunctionDocument | ast.ClassDocument, trial: CandidateInput, outcome: Any
+    document: ast.FunctionDocument | ast.ClassDocument, candidate: CandidateInput, outcome: Any
 ) -> dict[str, Any]:
-    case = {"call" if trial.calls is None else "new": document.name, "args": trial.args}
-    if trial.calls is None or isinstance(outcome, RaisedError):
+    case = {"call" if candidate.calls is None else "new": document.name, "args": candidate.args}
+    if candidate.calls is None or isinstance(outcome, RaisedError):
         return case | _expectation(outcome)
     steps = [
         {"call": name, "args": args, **_expectation(result)}
-        for (name, args), result in zip(trial.calls, outcome, strict=True)
+        for (name, args), result in zip(candidate.calls, outcome, strict=True)
     ]
     return case | {"steps": steps}
 
@@ -148,7 +146,7 @@ def _choose(pool: list[tuple[CandidateInput, Any]], mutated: Sequence[Any], size
 
     A mutant that already fails n chosen cases adds 1/4^n to the worth of a further one.
     """
-    kills = [_find_failing(mutated, trial, outcome) for trial, outcome in pool]
+    kills = [_find_failing(mutated, candidate, outcome) for candidate, outcome in pool]
     kill_counts = Counter[int]()
     chosen: list[int] = []
     missing_errors = {error for _, outcome in pool for error in _errors(outcome)}
@@ -167,8 +165,8 @@ def _choose(pool: list[tuple[CandidateInput, Any]], mutated: Sequence[Any], size
     return sorted(chosen)
 
 
-def _find_failing(mutated: Sequence[Any], trial: CandidateInput, outcome: Any) -> set[int]:
-    return {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, trial), outcome)}
+def _find_failing(mutated: Sequence[Any], candidate: CandidateInput, outcome: Any) -> set[int]:
+    return {number for number, mutant in enumerate(mutated) if not _equal(_run(mutant, candidate), outcome)}
 
 
 def _errors(outcome: Any) -> set[str]:

@@ -79,24 +79,24 @@ _AGGREGATES = {
 
 
 def reconstruct(text: str) -> str:
-    """Write Python for the probable meaning of the text; ``ReaderError`` if it names no function or class."""
-    opening = find_signature(text)
+    """Write Python for the probable meaning of the text; raises ``ReconstructionError`` without a name."""
+    signature = find_signature(text)
     numbers = sorted(int(number[:15]) for number in _NUMBER.findall(text)[:64])
     typical = numbers[len(numbers) // 2] if numbers else 10
     parts = [part for sentence in sentences(text) if (part := _guess(sentence, typical)) is not None]
     statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
         raise ReconstructionError("no sentence of the text can be guessed")
-    first, params = parts[0], opening.params
+    first, params = parts[0], signature.params
     if isinstance(first, Signature) and first.kind != "method" and len({*first.params}) == len(first.params):
         params = first.params
-    if opening.is_class:
-        return check_syntax(_class(opening.name, params, parts))
-    return check_syntax(_Writer(opening.name, params).function(statements))
+    if signature.is_class:
+        return check_syntax(_class(signature.name, params, parts))
+    return check_syntax(_Writer(signature.name, params).function(statements))
 
 
 def _class(name: str, params: tuple[str, ...], parts: list[Signature | ast.Statement]) -> str:
-    """Write constructor and methods, each with the statements after its opening; equal names are merged."""
+    """Write constructor and methods, each with the statements after its signature; equal names are merged."""
     methods: dict[str, tuple[tuple[str, ...], list[ast.Statement]]] = {"__init__": (params, [])}
     current = methods["__init__"]
     for part in parts:

@@ -66,29 +66,29 @@ _APPLY_RULES = """    ]
 
 
 def reconstruct(text: str) -> str:
-    """Write Python from the readable sentences; ``ReaderError`` if the text names no function or class."""
-    opening = find_signature(text)
+    """Write Python from the readable sentences; raises ``ReconstructionError`` if there is no name."""
+    signature = find_signature(text)
     parts = [part for part in map(_parse, sentences(text)) if part is not None]
     statements = [part for part in parts if not isinstance(part, Signature)]
     if not statements:
         raise ReconstructionError("no sentence of the text can be read")
-    if opening.is_class:
-        return check_syntax(_class(opening, parts))
-    params = opening.params
+    if signature.is_class:
+        return check_syntax(_class(signature, parts))
+    params = signature.params
     for part in reversed(parts):  # the first signature without a repeated name wins
         if isinstance(part, Signature) and part.kind == "function" and _are_unique(part.params):
             params = part.params
-    return check_syntax(_Writer(opening.name, params).function(statements))
+    return check_syntax(_Writer(signature.name, params).function(statements))
 
 
 def _are_unique(params: tuple[str, ...]) -> bool:
     return len(set(params)) == len(params)
 
 
-def _class(opening: PartialSignature, parts: list[Signature | ast.Statement]) -> str:
-    """Write each method with the statements after its opening; a second one of the same name is skipped."""
+def _class(signature: PartialSignature, parts: list[Signature | ast.Statement]) -> str:
+    """Write each method with the statements after its signature; a second one of the same name is skipped."""
     signatures = [part for part in parts if isinstance(part, Signature) and part.kind == "class"]
-    params = signatures[0].params if signatures else opening.params
+    params = signatures[0].params if signatures else signature.params
     current: tuple[tuple[str, ...], list[ast.Statement]] = (params, [])
     methods = {"__init__": current}
     for part in parts:
@@ -97,7 +97,7 @@ def _class(opening: PartialSignature, parts: list[Signature | ast.Statement]) ->
         elif part.kind == "method":
             current = (part.params, [])
             methods.setdefault(part.name, current)
-    lines = [f"class {opening.name}:"]
+    lines = [f"class {signature.name}:"]
     for name, (params, statements) in methods.items():
         lines += ["    " + line for line in _Writer(name, params).method(statements)]
     return "\n".join(lines) + "\n"

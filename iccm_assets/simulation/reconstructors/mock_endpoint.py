@@ -53,7 +53,7 @@ class FaultConfig:
     slow_seconds: float = 1.0
     retry_after_seconds: float = 1.0
     request_counts: Counter[str] = field(default_factory=Counter)
-    _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def draw_fault(self, model: str, text: str) -> str:
@@ -61,8 +61,8 @@ class FaultConfig:
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
         with self._lock:
             self.request_counts[model] += 1
-            self._asked[model, digest] += 1
-            return draw_fault(self.faults, self.seed, model, text, self._asked[model, digest])
+            self._attempts[model, digest] += 1
+            return draw_fault(self.faults, self.seed, model, text, self._attempts[model, digest])
 
 
 class MockEndpoint:
@@ -103,7 +103,7 @@ class MockEndpoint:
         self._server.server_close()
 
     def __enter__(self) -> MockEndpoint:
-        threading.Thread(target=self.serve, name="reference-endpoint", daemon=True).start()
+        threading.Thread(target=self.serve, name="mock-endpoint", daemon=True).start()
         return self
 
     def __exit__(

@@ -26,7 +26,7 @@ class PartialSignature:
 
 
 def find_signature(text: str) -> PartialSignature:
-    """Find name and parameters anywhere in the text; raises ``ReaderError`` if there is no name."""
+    """Find name and parameters anywhere in the text; raises ``ReconstructionError`` if there is no name."""
     match = _NAME.search(text)
     if match is None or keyword.iskeyword(match[2]):
         raise ReconstructionError("the text names no function and no class")
@@ -36,7 +36,7 @@ def find_signature(text: str) -> PartialSignature:
 
 
 def check_syntax(code: str) -> str:
-    """Return the code; raises ``ReaderError`` if it is not valid Python."""
+    """Return the code; raises ``ReconstructionError`` if it is not valid Python."""
     try:
         compile(code, "<requirements>", "exec")  # compiled, not run
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

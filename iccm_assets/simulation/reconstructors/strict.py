@@ -42,14 +42,18 @@ class _UnknownNameError(Exception):
 
 def reconstruct(text: str) -> str:
     """Write Python for the text; if a sentence cannot be read, every call raises NotImplementedError."""
-    opening = find_signature(text)
+    signature = find_signature(text)
     try:
         document = parse(text)
         lines = _class(document) if isinstance(document, ast.ClassDocument) else _function(document)
     except (RequirementsError, _UnknownNameError):
-        lines = [f"def {opening.name}(*args, **kwargs):", "    raise NotImplementedError"]
-        if opening.is_class:
-            lines = [f"class {opening.name}:", "    def __init__(self, *args, **kwargs):", f"    {lines[1]}"]
+        lines = [f"def {signature.name}(*args, **kwargs):", "    raise NotImplementedError"]
+        if signature.is_class:
+            lines = [
+                f"class {signature.name}:",
+                "    def __init__(self, *args, **kwargs):",
+                f"    {lines[1]}",
+            ]
     return check_syntax("\n".join(lines) + "\n")
 
 
