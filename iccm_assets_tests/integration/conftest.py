@@ -63,6 +63,12 @@ def run(command: list[str], environment: dict[str, str], timeout: float) -> subp
     )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `last` change the shared platform for good: run them after all others."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     """A demo of 130 conversations against every fourth canary item."""

@@ -1,4 +1,4 @@
-"""Erasure on a platform that has lived (V2). Last in this folder: the demo's world is smaller afterwards."""
+"""Erasure on a platform in use (V2); marked `last` because the shared platform holds less data afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import sqlalchemy as sa
 from iccm_assets_tests.governance.factories import traces
 from iccm_assets_tests.integration.conftest import Platform
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.xdist_group("loop"),
+    pytest.mark.last,
+]
 
 TEXTS = """
     select c.id, m.text from iccm.conversations c cross join lateral (
