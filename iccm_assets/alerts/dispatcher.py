@@ -27,24 +27,24 @@ log = logging.getLogger(__name__)
 class DispatchReport:
     """Result of a pass: the number of messages sent and failed, and the last error of each channel.
 
-    ``waiting`` counts the alerts that some channel lacks; ``arrived`` lists each sent alert's key once per
-    channel.
+    ``pending`` counts the alerts that have not reached every channel; ``delivered_keys`` lists each delivered
+    alert's key once per channel.
     """
 
     channels: int
     delivered: int = 0
     failed: int = 0
-    waiting: int = 0
+    pending: int = 0
     errors: dict[str, str] = field(default_factory=dict)
-    arrived: list[str] = field(default_factory=list)
+    delivered_keys: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Summarize the pass in one line, with its numbers."""
         if not self.channels:
-            return f"ICCM_ALERT_URLS names no channel; {self.waiting} alerts stay in the outbox"
+            return f"ICCM_ALERT_URLS names no channel; {self.pending} alerts stay in the outbox"
         errors = "".join(f"; {channel}: {error}" for channel, error in self.errors.items())
         return (
-            f"{self.delivered} messages delivered, {self.failed} failed, {self.waiting} alerts not delivered"
+            f"{self.delivered} messages delivered, {self.failed} failed, {self.pending} alerts not delivered"
             f" to all of {self.channels} channels{errors}"
         )
 
@@ -116,7 +116,7 @@ _LIST = text(
         coalesce((
             select jsonb_object_agg(d.channel, coalesce(d.last_error, 'not tried yet'))
             from iccm.alert_deliveries d where d.key = a.key and d.delivered_at is null
-        ), '{}') as lacking
+        ), '{}') as pending_channels
     from iccm.alerts a where a.delivered_at is null or not :undelivered
     order by a.created_at desc, a.key limit :limit
     """
@@ -124,7 +124,7 @@ _LIST = text(
 
 
 def list_alerts(conn: Connection, limit: int, *, pending_only: bool = False) -> list[dict[str, Any]]:
-    """List the newest alerts; ``lacking`` maps the channels that did not get one to their last error."""
+    """List the newest alerts; ``pending_channels`` maps channel names to their last error."""
     rows = conn.execute(_LIST, {"limit": limit, "undelivered": pending_only})
     return [dict(row._mapping) for row in rows]
 
@@ -165,7 +165,7 @@ def dispatch_alerts(
         _dispatch_all(engine, channels, settings.alerts, budget, send_message, report)
         with engine.begin() as conn:
             conn.execute(_FINALIZE, {"channels": names, "needed": len(names)})
-    report.waiting = count_pending(engine)
+    report.pending = count_pending(engine)
     return report
 
 
@@ -194,7 +194,7 @@ def _dispatch_all(
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     # A channel ends its pass at the first failure, so it has at most one.
-    report.delivered, report.failed = len(report.arrived), len(report.errors)
+    report.delivered, report.failed = len(report.delivered_keys), len(report.errors)
     for thread, channel in zip(threads, channels, strict=True):
         if thread.is_alive():
             report.errors[channel.name] = f"no answer within {seconds:g} s"
@@ -222,7 +222,7 @@ def _send_next(
         report.errors[channel.name] = error
         log.warning("alert %s was not delivered to %s: %s", row.key, channel.name, error)
     else:
-        report.arrived.append(row.key)
+        report.delivered_keys.append(row.key)
     return not error
 
 

@@ -70,12 +70,12 @@ def test(as_json: AsJson = False) -> None:
             conn, key, "info", "ICCM test alert", "Sent by `iccm alerts test`; no action needed."
         )
     report = dispatcher.dispatch_alerts(engine, settings)
-    arrived = report.arrived.count(key)
+    delivered = report.delivered_keys.count(key)
     if as_json:
-        echo_json({"key": key, "channels": n_channels, "arrived": arrived, "errors": report.errors})
+        echo_json({"key": key, "channels": n_channels, "delivered": delivered, "errors": report.errors})
     else:
-        out.print(f"{key} arrived on {arrived} of {n_channels} channels", markup=False)
-    if arrived < n_channels:
+        out.print(f"{key} delivered to {delivered} of {n_channels} channels", markup=False)
+    if delivered < n_channels:
         raise AlertError(
             "; ".join(f"{name}: {error}" for name, error in report.errors.items())
             or "older alerts are delivered first",

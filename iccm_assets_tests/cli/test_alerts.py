@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import AlertError, SettingsError
 from iccm_assets.settings import Settings
-from iccm_assets_tests.alerts.fake_receiver import receiver
+from iccm_assets_tests.alerts.fake_receiver import run_receiver
 from iccm_assets_tests.cli.conftest import Run
 
 
@@ -20,13 +20,13 @@ def test_alerts_are_listed_sent_and_then_arrived(
     assert "No alerts." in run("alerts", "list").output
     with engine.begin() as conn:
         raise_alert(conn, "k", "critical", "Model [Rollback]", "v2")
-    with receiver() as slack:
+    with run_receiver() as slack:
         monkeypatch.setenv("ICCM_ALERT_URLS", slack.url)
         slack.status = 500
         failed = json.loads(run("alerts", "deliver", "--json", exit_code=1).stdout)
-        assert (failed["delivered"], failed["failed"], failed["waiting"]) == (0, 1, 1)
+        assert (failed["delivered"], failed["failed"], failed["pending"]) == (0, 1, 1)
         [row] = json.loads(run("alerts", "list", "--pending", "--json").stdout)
-        assert (row["key"], row["delivered_at"]) == ("k", None) and list(row["lacking"].values()) == [
+        assert (row["key"], row["delivered_at"]) == ("k", None) and list(row["pending_channels"].values()) == [
             row["last_error"]
         ]
         slack.status = 200
@@ -47,10 +47,10 @@ def test_a_test_alert_must_arrive_everywhere(
 ) -> None:
     with pytest.raises(SettingsError, match="names no channel"):
         run("alerts", "test")
-    with receiver() as slack, receiver() as mail:
+    with run_receiver() as slack, run_receiver() as mail:
         monkeypatch.setenv("ICCM_ALERT_URLS", f"{slack.url},{mail.url}")
         found = json.loads(run("alerts", "test", "--json").stdout)
-        assert (found["channels"], found["arrived"], found["errors"]) == (2, 2, {})
+        assert (found["channels"], found["delivered"], found["errors"]) == (2, 2, {})
         assert slack.keys() == mail.keys() == {found["key"]: 1}
         mail.status = 403
         with pytest.raises(AlertError, match="json:"):
