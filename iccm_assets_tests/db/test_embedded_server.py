@@ -107,12 +107,12 @@ def test_started_by_root_it_runs_without_rights(server):
 
 
 def test_killing_the_client_that_started_it_leaves_it_running(server):
-    process = client(server.root.parent, "print(server.ensure(), flush=True); time.sleep(60)")
+    process = client(server.root.parent, "print(server.ensure_running(), flush=True); time.sleep(60)")
     url = process.stdout.readline().strip()
     process.kill()
     process.wait()
     assert execute(url, "select 1") == [(1,)]
-    assert server.running() == url
+    assert server.running_url() == url
 
 
 def test_a_killed_server_comes_back_with_the_next_command_on_the_same_port_and_keeps_what_was_committed(
@@ -137,7 +137,7 @@ def test_killing_client_and_server_in_the_middle_of_a_transaction_loses_only_tha
     execute(url, "create table t (n int)")
     process = client(
         server.root.parent,
-        "c = psycopg.connect(server.ensure()); c.execute('insert into t values (1)'); c.commit()\n"
+        "c = psycopg.connect(server.ensure_running()); c.execute('insert into t values (1)'); c.commit()\n"
         "c.execute('insert into t values (2)'); print('open', flush=True); time.sleep(60)",
     )
     assert process.stdout.readline() == "open\n"
@@ -167,7 +167,7 @@ def test_a_pid_file_naming_a_recycled_pid_does_not_stop_it_and_the_stranger_live
         pid_file = server.data / "postmaster.pid"
         lines = pid_file.read_text(encoding="utf-8").splitlines()
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n", encoding="utf-8")
-        assert server.running() is None
+        assert server.running_url() is None
         assert server.ensure_running() == url
         assert stranger.poll() is None
         assert server.stop() is True
@@ -187,10 +187,10 @@ def test_a_copied_home_never_mistakes_the_originals_server_for_its_own(server, t
     assert main.is_running()
     try:
         assert twin.ensure_running() != url
-        assert server.running() == url
+        assert server.running_url() == url
     finally:
         assert twin.stop() is True
-    assert server.running() == url
+    assert server.running_url() == url
 
 
 def test_a_moved_home_is_still_the_same_server(server, tmp_path):
@@ -222,7 +222,7 @@ def test_a_port_taken_between_choice_and_start_is_tried_again(server, monkeypatc
 
 def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
     home = tmp_path / "home"
-    code = "url = server.ensure(); psycopg.connect(url).close(); print(url)"
+    code = "url = server.ensure_running(); psycopg.connect(url).close(); print(url)"
     commands = [client(home, code) for _ in range(4)]
     outputs = [command.communicate(timeout=120) for command in commands]
     try:
@@ -236,14 +236,14 @@ def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
 def test_four_commands_at_once_after_a_kill_share_one_server(server):
     url = server.ensure_running()
     kill(postmaster(server))
-    commands = [client(server.root.parent, "print(server.ensure())") for _ in range(4)]
+    commands = [client(server.root.parent, "print(server.ensure_running())") for _ in range(4)]
     assert {command.communicate(timeout=60)[0] for command in commands} == {f"{url}\n"}
 
 
 @pytest.mark.parametrize("seconds", [0.35, 0.6, 0.9])
 def test_a_command_killed_while_it_makes_the_cluster_leaves_no_half_of_one(tmp_path, seconds):
     home = tmp_path / "home"
-    process = client(home, "server.ensure()")
+    process = client(home, "server.ensure_running()")
     time.sleep(seconds)
     process.kill()
     process.communicate()
@@ -415,12 +415,12 @@ class TestAsRoot:
         os.chown(public, 65534, 65534)
         code = (
             "import os, psutil, filelock, encodings.idna\n"
-            "from iccm_assets.store import processes\n"
+            "from iccm_assets.db.embedded import process_discovery\n"
             "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
             "os.environ['HOME'] = '/nonexistent'\n"
-            "url = server.ensure()\n"
+            "url = server.ensure_running()\n"
             "with psycopg.connect(url) as c: print(c.execute('select 1').fetchall())\n"
-            "print(processes.postmaster_of(server.data).uids().effective, server.stop())\n"
+            "print(process_discovery.find_postmaster(server.data).uids().effective, server.stop())\n"
         )
         try:
             out, err = client(public / "home", code).communicate(timeout=60)
@@ -435,7 +435,7 @@ class TestAsRoot:
         code = (
             "import os, iccm_assets.errors\n"
             "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-            "try: server.ensure()\n"
+            "try: server.ensure_running()\n"
             "except iccm_assets.errors.EmbeddedServerError as error: print(error)\n"
         )
         parents = [path for path in server.root.parents if path != Path("/tmp") and path != Path("/")]
@@ -472,7 +472,7 @@ class TestAsRoot:
             "import sys, pathlib, psycopg\n"
             "from iccm_assets.errors import IccmError\n"
             "from iccm_assets.db.embedded.embedded_server import EmbeddedServer\n"
-            "try: url = EmbeddedServer(pathlib.Path(sys.argv[1]), durable=False).ensure()\n"
+            "try: url = EmbeddedServer(pathlib.Path(sys.argv[1]), durable=False).ensure_running()\n"
             "except IccmError as error: sys.exit(str(error))\n"
             "with psycopg.connect(url) as c:\n"
             "    c.execute('create extension if not exists vector')\n"

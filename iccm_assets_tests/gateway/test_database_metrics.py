@@ -148,18 +148,18 @@ def test_a_database_that_is_away_ends_no_reading(settings: Settings) -> None:
 
 
 WORKER = """
-from iccm_assets.gateway import figures
+from iccm_assets.gateway import database_metrics
 from iccm_assets.gateway.metrics import Metrics
 
-class Told(figures.Figures):
+class StaticCollector(database_metrics.DatabaseCollector):
     def __init__(self):
         pass
     def collect(self):
-        yield figures.gauge("iccm_database_metrics_up", "Fresh.", 1.0)
+        yield database_metrics.gauge("iccm_database_metrics_up", "Fresh.", 1.0)
 
-metrics = Metrics(Told())
+metrics = Metrics(StaticCollector())
 metrics.weight.set(0.1)
-print(metrics.text().decode())
+print(metrics.render().decode())
 """
 
 

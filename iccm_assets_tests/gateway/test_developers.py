@@ -125,7 +125,7 @@ def test_a_busy_gateway_is_asked_again_and_nobody_is_lost(fresh, tmp_path):
 
 def test_a_gateway_that_stays_away_is_a_failure_of_each_session_with_its_reason(fresh, tmp_path):
     with gateway(url_of(fresh), tmp_path, faults={"v1": "error"}) as one:
-        traffic, _, replies = held(one.url, planned("broken", 12), patience=0.5)
+        traffic, _, replies = held(one.url, planned("broken", 12), timeout_seconds=0.5)
         assert traffic.conversations == 0 and len(replies.failures) == 12
         assert "the model failed on this request (tried" in replies.failures[0]
         one.kill()
