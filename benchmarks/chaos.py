@@ -29,15 +29,19 @@ def say(line: str) -> None:
 
 def summary(rounds: Sequence[Round]) -> dict[str, object]:
     """Counts and the longest times over the rounds with a kill."""
-    played = [one for one in rounds if one.killed]
+    played = [played_round for played_round in rounds if played_round.killed]
     return {
         "rounds": len(played),
-        "victims": dict(Counter(one.kill.victim for one in played)),
-        "outcomes": dict(Counter(one.status for one in played)),
-        "attempts": dict(Counter(one.attempts for one in played)),
-        "longest_outcome_seconds": max((one.outcome_seconds for one in played), default=0.0),
-        "longest_settled_seconds": max((one.settled_seconds for one in played), default=0.0),
-        "violations": sum(len(one.violations) for one in rounds),
+        "victims": dict(Counter(played_round.kill.victim for played_round in played)),
+        "outcomes": dict(Counter(played_round.status for played_round in played)),
+        "attempts": dict(Counter(played_round.attempts for played_round in played)),
+        "longest_outcome_seconds": max(
+            (played_round.outcome_seconds for played_round in played), default=0.0
+        ),
+        "longest_settled_seconds": max(
+            (played_round.settled_seconds for played_round in played), default=0.0
+        ),
+        "violations": sum(len(played_round.violations) for played_round in rounds),
     }
 
 
@@ -48,15 +52,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", action="store_true", help="the packaged base model")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     played = []
-    with platform(tiny=not given.real) as instance:
-        for one in play(instance, given.rounds, Random(given.seed)):
-            played.append(one)
-            say(json.dumps(asdict(one)) if given.json else one.line())
-    told = summary(played)
-    say(json.dumps(told) if given.json else "\n".join(f"{name}: {value}" for name, value in told.items()))
-    sys.exit(1 if told["violations"] else 0)
+    with platform(tiny=not options.real) as instance:
+        for played_round in play(instance, options.rounds, Random(options.seed)):
+            played.append(played_round)
+            say(json.dumps(asdict(played_round)) if options.json else played_round.line())
+    counts = summary(played)
+    say(
+        json.dumps(counts)
+        if options.json
+        else "\n".join(f"{name}: {value}" for name, value in counts.items())
+    )
+    sys.exit(1 if counts["violations"] else 0)
 
 
 if __name__ == "__main__":

@@ -32,17 +32,17 @@ def scores(rng: np.random.Generator, count: int, quality: float) -> np.ndarray:
 
 def life(rng: np.random.Generator, a_day: int, before: float, after: float) -> int | None:
     """The look at which an emergency was asked for, or None."""
-    seen = scores(rng, WINDOW * a_day, before)
-    base = list(seen[-MOST:])
+    history = scores(rng, WINDOW * a_day, before)
+    base = list(history[-MOST:])
     for look in range(1, DAYS * LOOKS + 1):
         new = round(a_day * look / LOOKS) - round(a_day * (look - 1) / LOOKS)
-        seen = np.append(seen, scores(rng, new, before if look <= 3 * LOOKS else after))
-        newest = seen[-min(MOST, WINDOW * a_day) :]
-        found = unpaired_drop({str(n): float(one) for n, one in enumerate(newest)}, base)
-        measured = QualityMeasurement(
-            look, "v", "production_holdout", found.n, found.mean, found.standard_error, found.baseline_mean
+        history = np.append(history, scores(rng, new, before if look <= 3 * LOOKS else after))
+        newest = history[-min(MOST, WINDOW * a_day) :]
+        drop = unpaired_drop({str(n): float(rate) for n, rate in enumerate(newest)}, base)
+        measurement = QualityMeasurement(
+            look, "v", "production_holdout", drop.n, drop.mean, drop.standard_error, drop.baseline_mean
         )
-        if isinstance(decide_degradation(measured, TRIGGERS), TriggerFired):
+        if isinstance(decide_degradation(measurement, TRIGGERS), TriggerFired):
             return look
     return None
 
@@ -56,15 +56,15 @@ def main() -> None:
     """Print shares and times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--lives", type=int, default=400)
-    given = parser.parse_args()
+    options = parser.parse_args()
     rng = np.random.default_rng(11)
     say("held out a day | world | emergencies | median days until one")
     for a_day in (2, 10):
         for before, after in ((0.85, 0.85), (0.85, 0.75), (0.85, 0.65), (0.85, 0.55)):
-            looks = [life(rng, a_day, before, after) for _ in range(given.lives)]
-            found = [one for one in looks if one is not None]
-            days = f"{np.median(found) / LOOKS - 3:.1f}" if found and after < before else "-"
-            say(f"{a_day:3} | {before:.2f} -> {after:.2f} | {len(found) / given.lives:.3f} | {days}")
+            looks = [life(rng, a_day, before, after) for _ in range(options.lives)]
+            emergencies = [look for look in looks if look is not None]
+            days = f"{np.median(emergencies) / LOOKS - 3:.1f}" if emergencies and after < before else "-"
+            say(f"{a_day:3} | {before:.2f} -> {after:.2f} | {len(emergencies) / options.lives:.3f} | {days}")
 
 
 if __name__ == "__main__":

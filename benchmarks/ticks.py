@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--conversations", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    options = parser.parse_args()
     from iccm_assets.db.database import create_engine_for, upgrade
     from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 
@@ -79,14 +79,14 @@ def main() -> None:
                 indexes = conn.execute(sa.text(INDEXES)).all()
                 for name, _ in indexes:
                     conn.execute(sa.text(f"drop index iccm.{name}"))
-                for statement in FILL.format(n=given.conversations).split(";"):
+                for statement in FILL.format(n=options.conversations).split(";"):
                     conn.execute(sa.text(statement.replace("::", "\\:\\:")))
                 for _, definition in indexes:
                     conn.execute(sa.text(definition))
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
                 conn.execute(sa.text("vacuum analyze"))
-            say(f"{given.conversations} conversations in {time.perf_counter() - started:.0f} s")
-            measure(given.rounds)
+            say(f"{options.conversations} conversations in {time.perf_counter() - started:.0f} s")
+            measure(options.rounds)
             explain(engine)
         finally:
             server.stop()
@@ -98,24 +98,26 @@ def measure(rounds: int) -> None:
     from iccm_assets.defs.automation.sensors import rollout_controller_sensor
     from iccm_assets.defs.resources import PlatformResource
 
-    looked_at = (
+    evaluated = (
         sensors.new_data_threshold_sensor,
         sensors.quality_degradation_sensor,
         sensors.retrain_dispatch_sensor,
         rollout_controller_sensor,
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        for sensor in looked_at:
-            seconds, said = [], ""
+        for sensor in evaluated:
+            seconds, outcome = [], ""
             for _ in range(rounds + 1):
                 context = dg.build_sensor_context(
                     instance=instance, resources={"platform": PlatformResource()}
                 )
                 started = time.perf_counter()
-                found = sensor.evaluate_tick(context)
+                result = sensor.evaluate_tick(context)
                 seconds.append(time.perf_counter() - started)
-                said = said or found.skip_message or f"{len(found.run_requests)} run(s)"
-            say(f"{sensor.name:28} slowest {max(seconds[1:]):.3f} s, first {seconds[0]:.3f} s: {said[:70]}")
+                outcome = outcome or result.skip_message or f"{len(result.run_requests)} run(s)"
+            say(
+                f"{sensor.name:28} slowest {max(seconds[1:]):.3f} s, first {seconds[0]:.3f} s: {outcome[:70]}"
+            )
 
 
 def explain(engine: sa.Engine) -> None:

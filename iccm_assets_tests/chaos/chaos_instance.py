@@ -93,31 +93,33 @@ class Instance:
                     command, env=self.environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
                 )
 
-    def wait(self, until: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
+    def wait(self, condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
         """Supervise until something is so, or for so long; whether it became so."""
         limit = time.monotonic() + seconds
-        while not (found := until()) and time.monotonic() < limit:
+        while not (reached := condition()) and time.monotonic() < limit:
             self.supervise()
             time.sleep(every)
-        return found
+        return reached
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The platform's living processes, by what they are."""
-        found: dict[str, list[psutil.Process]] = {name: [] for name in VICTIMS[:-1]}
+        processes: dict[str, list[psutil.Process]] = {name: [] for name in VICTIMS[:-1]}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 kind = kind_of(process.cmdline())
                 if kind and process.environ().get("ICCM_HOME") == self.environment["ICCM_HOME"]:
-                    found[kind].append(process)
-        return found
+                    processes[kind].append(process)
+        return processes
 
     def kill(self, victim: str) -> int:
         """SIGKILL to all processes of a kind, or of every kind; how many there were."""
         processes = self.processes()
-        doomed = [one for kind, several in processes.items() if victim in (kind, ALL) for one in several]
-        for one in doomed:
+        doomed = [
+            process for kind, running in processes.items() if victim in (kind, ALL) for process in running
+        ]
+        for process in doomed:
             with suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         return len(doomed)
 
     def stop(self) -> None:

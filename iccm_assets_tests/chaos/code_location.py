@@ -13,15 +13,15 @@ SENSORS = ("retrain_dispatch_sensor", "run_failure_alert_sensor")
 @dg.definitions
 def defs() -> dg.Definitions:
     """Everything of the project that a retrain meets; only the pace differs."""
-    whole = definitions.defs()
-    sensors = [one for one in whole.sensors or [] if one.name in SENSORS]
-    for one in sensors:
-        one._min_interval = LOOK_SECONDS  # configuration has no word for it
+    project = definitions.defs()
+    sensors = [sensor for sensor in project.sensors or [] if sensor.name in SENSORS]
+    for sensor in sensors:
+        sensor._min_interval = LOOK_SECONDS  # configuration has no word for it
     return dg.Definitions(
-        assets=whole.assets,
-        asset_checks=whole.asset_checks,
-        jobs=whole.jobs,
+        assets=project.assets,
+        asset_checks=project.asset_checks,
+        jobs=project.jobs,
         sensors=sensors,
-        resources=whole.resources,
-        executor=whole.executor,
+        resources=project.resources,
+        executor=project.executor,
     )

@@ -44,31 +44,34 @@ class Aftermath:
     processes: tuple[str, ...]
 
 
-def violations(seen: Aftermath) -> list[str]:
+def violations(aftermath: Aftermath) -> list[str]:
     """Everything about it that must not be, in words; empty when the trigger ended once and left nothing."""
-    run = seen.run
+    run = aftermath.run
     finished, failed = run.status in (*GATE, "skipped"), run.status == "failed"
     passed = run.status == "gate_passed"
-    found = {
+    rules = {
         f"the row is {run.status}, no outcome": not (finished or failed),
         f"failed after {run.attempt} of {MAX_ATTEMPTS} attempts": failed and run.attempt < MAX_ATTEMPTS,
         "failed without a reason": failed and not run.error,
-        f"{seen.alerts} alerts of its failure": seen.alerts != int(failed),
+        f"{aftermath.alerts} alerts of its failure": aftermath.alerts != int(failed),
         "an outcome without a candidate": run.status in GATE and not run.candidate_version,
-        f"passed, and {seen.rollouts} rollouts of its candidate": passed and seen.rollouts != 1,
-        f"not passed, and {seen.rollouts} rollouts of its candidate": not passed and seen.rollouts != 0,
-        "the row still changes after its outcome": seen.moved,
-        f"{seen.runs.count('SUCCESS')} Dagster runs succeeded": seen.runs.count("SUCCESS") > 1,
-        f"Dagster runs not ended: {', '.join(seen.unfinished_runs)}": bool(seen.unfinished_runs),
-        f"{seen.live_rollouts} live rollouts": seen.live_rollouts > 1,
-        f"{seen.productions} versions in production": seen.productions != 1,
-        f"staging left by a finished run: {', '.join(seen.staging)}": finished and bool(seen.staging),
-        f"damaged models: {', '.join(seen.damaged)}": bool(seen.damaged),
-        f"models no version names: {', '.join(seen.unknown_models)}": finished and bool(seen.unknown_models),
-        f"slots taken: {', '.join(seen.slots)}": bool(seen.slots),
-        f"orphans: {', '.join(seen.processes)}": bool(seen.processes),
+        f"passed, and {aftermath.rollouts} rollouts of its candidate": passed and aftermath.rollouts != 1,
+        f"not passed, and {aftermath.rollouts} rollouts of its candidate": not passed
+        and aftermath.rollouts != 0,
+        "the row still changes after its outcome": aftermath.moved,
+        f"{aftermath.runs.count('SUCCESS')} Dagster runs succeeded": aftermath.runs.count("SUCCESS") > 1,
+        f"Dagster runs not ended: {', '.join(aftermath.unfinished_runs)}": bool(aftermath.unfinished_runs),
+        f"{aftermath.live_rollouts} live rollouts": aftermath.live_rollouts > 1,
+        f"{aftermath.productions} versions in production": aftermath.productions != 1,
+        f"staging left by a finished run: {', '.join(aftermath.staging)}": finished
+        and bool(aftermath.staging),
+        f"damaged models: {', '.join(aftermath.damaged)}": bool(aftermath.damaged),
+        f"models no version names: {', '.join(aftermath.unknown_models)}": finished
+        and bool(aftermath.unknown_models),
+        f"slots taken: {', '.join(aftermath.slots)}": bool(aftermath.slots),
+        f"orphans: {', '.join(aftermath.processes)}": bool(aftermath.processes),
     }
-    return [words for words, wrong in found.items() if wrong]
+    return [words for words, wrong in rules.items() if wrong]
 
 
 def look(instance: Instance, run_id: int) -> Aftermath:
@@ -87,10 +90,10 @@ def look(instance: Instance, run_id: int) -> Aftermath:
                        (select count(*) from iccm.model_versions where status = 'production')
                 """
             ),
-            {"candidate": before.candidate_version, "key": f"training_run:{run_id}:failed"},
+            {"candidate": before.candidate_version, "key": f"insert_training_run:{run_id}:failed"},
         ).one()
     paths = {Path(path) for _, path in versions} | {store.root / digest for digest in store.list_digests()}
-    staging = sorted(one.name for one in store.staging_root.glob(f"{run_id}-*"))
+    staging = sorted(path.name for path in store.staging_root.glob(f"{run_id}-*"))
     runs = instance.dagster.get_runs(RunsFilter(tags={TRAINING_RUN_TAG: str(run_id)}))
     everything = instance.dagster.get_runs()
     alive = instance.processes()
@@ -99,19 +102,19 @@ def look(instance: Instance, run_id: int) -> Aftermath:
     return Aftermath(
         run=after,
         moved=before != after,
-        runs=tuple(one.status.value for one in runs),
+        runs=tuple(run.status.value for run in runs),
         unfinished_runs=tuple(
-            f"{one.run_id[:8]} {one.status.value}" for one in everything if not one.is_finished
+            f"{run.run_id[:8]} {run.status.value}" for run in everything if not run.is_finished
         ),
         rollouts=counts[0],
         alerts=counts[1],
         live_rollouts=counts[2],
         productions=counts[3],
         staging=tuple(staging),
-        damaged=tuple(found for path in sorted(paths) if (found := _damage(path))),
+        damaged=tuple(damage for path in sorted(paths) if (damage := _damage(path))),
         unknown_models=tuple(sorted(set(store.list_digests()) - {digest for digest, _ in versions})),
         slots=tuple(_taken(instance)),
-        processes=tuple(f"{kind} {one.pid}" for kind in (RUN_WORKER, TRAINER) for one in alive[kind]),
+        processes=tuple(f"{kind} {process.pid}" for kind in (RUN_WORKER, TRAINER) for process in alive[kind]),
     )
 
 

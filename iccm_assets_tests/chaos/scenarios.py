@@ -89,21 +89,21 @@ def plan(rounds: int, rng: Random) -> list[Kill]:
     while len(victims) < rounds:
         victims += rng.sample(VICTIMS, len(VICTIMS))
     return [
-        Kill(one, None if rng.random() < 0.25 else rng.uniform(0.0, 0.6), rng.random() < 0.75)
-        for one in victims[:rounds]
+        Kill(victim, None if rng.random() < 0.25 else rng.uniform(0.0, 0.6), rng.random() < 0.75)
+        for victim in victims[:rounds]
     ]
 
 
 def play(instance: Instance, rounds: int, rng: Random) -> Iterator[Round]:
     """A calm round, numbered 0, which tells how long a retrain takes; then so many with a kill in each."""
-    calm = one_round(instance, 0, Kill(NOBODY), 0.0)
+    calm = play_round(instance, 0, Kill(NOBODY), 0.0)
     yield calm
     for number, kill in enumerate(plan(rounds, rng), start=1):
         learn_from(instance.engine, rng, 2)
-        yield one_round(instance, number, kill, calm.outcome_seconds)
+        yield play_round(instance, number, kill, calm.outcome_seconds)
 
 
-def one_round(instance: Instance, number: int, kill: Kill, whole: float) -> Round:
+def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Round:
     """Cause, kill, outcome, aftermath; ``whole`` is what a calm retrain takes."""
     with instance.engine.begin() as conn:
         if not kill.emergency:
@@ -118,19 +118,19 @@ def one_round(instance: Instance, number: int, kill: Kill, whole: float) -> Roun
     instance.wait(lambda: _over(_run(instance, run_id)), OUTCOME_SECONDS)
     ended = time.monotonic()
     instance.wait(lambda: not violations(look(instance, run_id)), SETTLE_SECONDS, every=1.0)
-    seen = look(instance, run_id)
+    aftermath = look(instance, run_id)
     return Round(
         number=number,
         kill=kill,
         moment=struck.at - dispatched,
         killed=struck.killed,
-        status=seen.run.status,
-        attempts=seen.run.attempt,
-        runs=seen.runs,
+        status=aftermath.run.status,
+        attempts=aftermath.run.attempt,
+        runs=aftermath.runs,
         outcome_seconds=ended - struck.at,
         settled_seconds=time.monotonic() - struck.at,
-        violations=(*violations(seen), *struck.violations),
-        error=seen.run.error or "",
+        violations=(*violations(aftermath), *struck.violations),
+        error=aftermath.run.error or "",
     )
 
 
@@ -191,4 +191,4 @@ def _over(run: TrainingRun) -> bool:
 
 def _everything_ended(instance: Instance, run_id: int) -> bool:
     runs = instance.dagster.get_runs(RunsFilter(tags={TRAINING_RUN_TAG: str(run_id)}))
-    return _over(_run(instance, run_id)) and all(one.is_finished for one in runs)
+    return _over(_run(instance, run_id)) and all(run.is_finished for run in runs)

@@ -92,8 +92,8 @@ def test_one_outcome_and_nothing_left_is_clean(clean: Aftermath) -> None:
     ],
 )
 def test_whatever_is_left_is_named(clean: Aftermath, change: dict, words: str) -> None:
-    [found] = violations(replace(clean, **change))
-    assert words in found
+    [violation] = violations(replace(clean, **change))
+    assert words in violation
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_row_without_an_end_or_a_reason_is_named(row: dict, words: str) -> Non
 @given(st.integers(0, 10**6))
 def test_every_kind_of_victim_has_its_turn_before_one_has_its_second(seed: int) -> None:
     planned = plan(11, Random(seed))
-    assert sorted(one.victim for one in planned[:5]) == sorted(VICTIMS)
-    assert sorted(one.victim for one in planned[5:10]) == sorted(VICTIMS)
-    assert all(one.share is None or 0 <= one.share <= 0.6 for one in planned)
+    assert sorted(kill.victim for kill in planned[:5]) == sorted(VICTIMS)
+    assert sorted(kill.victim for kill in planned[5:10]) == sorted(VICTIMS)
+    assert all(kill.share is None or 0 <= kill.share <= 0.6 for kill in planned)
 
 
 def test_processes_are_known_by_their_command() -> None:

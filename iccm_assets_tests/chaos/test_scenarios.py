@@ -35,9 +35,9 @@ def instance() -> Iterator[Instance]:
 
 
 def test_every_trigger_ends_once_whatever_is_killed(instance: Instance) -> None:
-    for one in play(instance, ROUNDS, Random(SEED)):
-        sys.stdout.write(one.line() + "\n")  # shown when it fails
-        assert not one.violations, one.line()
+    for played in play(instance, ROUNDS, Random(SEED)):
+        sys.stdout.write(played.line() + "\n")  # shown when it fails
+        assert not played.violations, played.line()
 
 
 def test_what_is_left_on_purpose_is_seen(instance: Instance) -> None:
@@ -59,20 +59,20 @@ def test_what_is_left_on_purpose_is_seen(instance: Instance) -> None:
     weights.chmod(0o644)
     with weights.open("ab") as file:
         file.write(b"!")
-    left = subprocess.Popen(FAKE_TRAINER, env=instance.environment)
+    orphan = subprocess.Popen(FAKE_TRAINER, env=instance.environment)
     try:
-        found = "\n".join(violations(look(instance, run_id)))
+        listed = "\n".join(violations(look(instance, run_id)))
     finally:
-        left.kill()
-        left.wait()
+        orphan.kill()
+        orphan.wait()
     for words in (
         "slots taken: training (1 held",
         "Dagster runs not ended",
         f"staging left by a finished run: {run_id}-1-1",
         "damaged models",
-        f"orphans: trainer {left.pid}",
+        f"orphans: trainer {orphan.pid}",
     ):
-        assert words in found
+        assert words in listed
 
 
 @job

@@ -26,9 +26,9 @@ def test_alerts_are_listed_sent_and_then_arrived(
         failed = json.loads(run("alerts", "deliver", "--json", exit_code=1).stdout)
         assert (failed["delivered"], failed["failed"], failed["pending"]) == (0, 1, 1)
         [row] = json.loads(run("alerts", "list", "--pending", "--json").stdout)
-        assert (row["key"], row["delivered_at"]) == ("k", None) and list(row["pending_channels"].values()) == [
-            row["last_error"]
-        ]
+        assert (row["key"], row["delivered_at"]) == ("k", None) and list(
+            row["pending_channels"].values()
+        ) == [row["last_error"]]
         slack.status = 200
         with engine.begin() as conn:
             conn.execute(
@@ -49,9 +49,9 @@ def test_a_test_alert_must_arrive_everywhere(
         run("alerts", "test")
     with run_receiver() as slack, run_receiver() as mail:
         monkeypatch.setenv("ICCM_ALERT_URLS", f"{slack.url},{mail.url}")
-        found = json.loads(run("alerts", "test", "--json").stdout)
-        assert (found["channels"], found["delivered"], found["errors"]) == (2, 2, {})
-        assert slack.keys() == mail.keys() == {found["key"]: 1}
+        report = json.loads(run("alerts", "test", "--json").stdout)
+        assert (report["channels"], report["delivered"], report["errors"]) == (2, 2, {})
+        assert slack.keys() == mail.keys() == {report["key"]: 1}
         mail.status = 403
         with pytest.raises(AlertError, match="json:"):
             run("alerts", "test")

@@ -14,28 +14,34 @@ from iccm_assets_tests.cli.conftest import Run
 
 
 def shown(run: Run) -> dict[str, dict[str, Any]]:
-    return {one["variable"]: one for one in json.loads(run("config", "show", "--json").stdout)["settings"]}
+    return {
+        setting["variable"]: setting
+        for setting in json.loads(run("config", "show", "--json").stdout)["settings"]
+    }
 
 
 def test_every_variable_there_is_is_shown_with_its_description(run: Run) -> None:
-    found = shown(run)
-    assert set(found) == set(known_variables())
-    assert found["ICCM_TRIGGERS__MIN_EXAMPLES"]["value"] == 20
-    assert found["ICCM_TRIGGERS__MIN_EXAMPLES"]["name"] == "triggers.min_examples"
-    assert "below it a run is skipped" in found["ICCM_TRIGGERS__MIN_EXAMPLES"]["description"]
+    settings = shown(run)
+    assert set(settings) == set(known_variables())
+    assert settings["ICCM_TRIGGERS__MIN_EXAMPLES"]["value"] == 20
+    assert settings["ICCM_TRIGGERS__MIN_EXAMPLES"]["name"] == "triggers.min_examples"
+    assert "below it a run is skipped" in settings["ICCM_TRIGGERS__MIN_EXAMPLES"]["description"]
 
 
 def test_the_source_of_each_value_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICCM_TRAINING__EPOCHS", "7")
     monkeypatch.setenv("ICCM_ORCHESTRA", "")
-    found = shown(run)
-    assert (found["ICCM_TRAINING__EPOCHS"]["value"], found["ICCM_TRAINING__EPOCHS"]["source"]) == (
+    settings = shown(run)
+    assert (settings["ICCM_TRAINING__EPOCHS"]["value"], settings["ICCM_TRAINING__EPOCHS"]["source"]) == (
         7,
         "environment",
     )
-    assert found["ICCM_TRAINING__LEARNING_RATE"]["source"] == "profile"
-    assert found["ICCM_TRAINING__SEED"]["source"] == "default"
-    assert (found["ICCM_ORCHESTRA"]["value"], found["ICCM_ORCHESTRA"]["source"]) == ("builtin", "default")
+    assert settings["ICCM_TRAINING__LEARNING_RATE"]["source"] == "profile"
+    assert settings["ICCM_TRAINING__SEED"]["source"] == "default"
+    assert (settings["ICCM_ORCHESTRA"]["value"], settings["ICCM_ORCHESTRA"]["source"]) == (
+        "builtin",
+        "default",
+    )
     monkeypatch.setenv("ICCM_PROFILE", "production")
     assert shown(run)["ICCM_TRAINING__LEARNING_RATE"]["source"] == "default"
 

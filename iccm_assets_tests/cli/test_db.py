@@ -58,8 +58,8 @@ def test_the_life_of_the_embedded_server(iccm, home):
     assert iccm("db", "upgrade").stdout == f"at revision {status['revision']}\n"
     url = iccm("db", "url").stdout.strip()
     assert url.endswith(status["address"])
-    told = iccm("db", "shell", "-Atc", "select count(*) from conversations")
-    assert told.stdout == "0\n", told.stderr
+    result = iccm("db", "shell", "-Atc", "select count(*) from conversations")
+    assert result.stdout == "0\n", result.stderr
 
     stopped = iccm("db", "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
@@ -84,39 +84,41 @@ def test_psql_gets_the_password_by_its_environment_only():
 
 def test_somebody_elses_server_is_neither_started_nor_stopped(iccm):
     for verb in ("start", "stop"):
-        told = iccm("db", verb, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
-        assert told.returncode == 1
-        assert "does not start or stop" in told.stderr
+        result = iccm("db", verb, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
+        assert result.returncode == 1
+        assert "does not start or stop" in result.stderr
 
 
 @pytest.mark.parametrize("words", [("db", "status"), ("db", "upgrade"), ("env",), ("db", "url", "--dagster")])
 def test_an_unreachable_server_is_one_line_and_a_failure(iccm, words):
-    told = iccm(*words, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
-    assert told.returncode == 1
-    assert told.stderr.startswith("error: PostgreSQL cannot be reached; nothing was changed: 127.0.0.1:1/x: ")
-    assert told.stderr.count("\n") == 1
-    assert "s3cret" not in told.stderr + told.stdout
+    result = iccm(*words, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "error: PostgreSQL cannot be reached; nothing was changed: 127.0.0.1:1/x: "
+    )
+    assert result.stderr.count("\n") == 1
+    assert "s3cret" not in result.stderr + result.stdout
 
 
 def test_a_home_that_cannot_be_made_is_one_line_and_a_failure(iccm, tmp_path):
     (tmp_path / "file").touch()
-    told = iccm("db", "start", ICCM_HOME=str(tmp_path / "file"))
-    assert told.returncode == 1
-    assert told.stderr.startswith("error: ")
-    assert told.stderr.count("\n") == 1
+    result = iccm("db", "start", ICCM_HOME=str(tmp_path / "file"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_env_gives_a_shell_what_dagster_needs(iccm, tmp_path, server_url):
     spaced = tmp_path / "a home with 'quotes'"
-    told = iccm("env", ICCM_HOME=str(spaced), ICCM_DATABASE_URL=server_url)
-    assert told.returncode == 0, told.stderr
+    result = iccm("env", ICCM_HOME=str(spaced), ICCM_DATABASE_URL=server_url)
+    assert result.returncode == 0, result.stderr
     shown = subprocess.run(
         [
             "sh",
             "-c",
             'eval "$1"; printf "%s\\n" "$ICCM_HOME" "$DAGSTER_HOME" "$DAGSTER_PG_URL"',
             "sh",
-            told.stdout,
+            result.stdout,
         ],
         capture_output=True,
         text=True,

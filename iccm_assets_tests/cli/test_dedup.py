@@ -51,9 +51,9 @@ def unit(vector):
     return exact / np.linalg.norm(exact)
 
 
-def outcome(ran):
-    assert ran.returncode == 0, ran.stderr
-    data = json.loads(ran.stdout)
+def outcome(process):
+    assert process.returncode == 0, process.stderr
+    data = json.loads(process.stdout)
     return {"kept": data["kept"], "removed": data["removed"]}, data["embedded"]
 
 
@@ -67,13 +67,13 @@ def test_embeddings_equal_the_definition_and_touch_no_database(tmp_path):
         for n, vector in enumerate(vectors)
     ]
     plain = [(row["id"], unit(row["embedding"]), row["quality_score"]) for row in rows]
-    ran = iccm(
+    process = iccm(
         "dedup", "--new", write(tmp_path / "a", rows[200:]), "--existing", write(tmp_path / "b", rows[:200]),
         "--threshold", "0.9", "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere",
     )  # fmt: skip
-    found, embedded = outcome(ran)
-    assert embedded == 0 and len(found["removed"]) > 50
-    assert found == reference(plain[200:], plain[:200], 0.9)
+    result, embedded = outcome(process)
+    assert embedded == 0 and len(result["removed"]) > 50
+    assert result == reference(plain[200:], plain[:200], 0.9)
 
 
 TEXTS = [
@@ -121,12 +121,12 @@ def test_without_json_it_is_a_table_for_people(tmp_path):
         {"id": "b", "embedding": [2, 0.01]},
         {"id": "c", "embedding": [0, 1]},
     ]
-    ran = iccm("dedup", "--new", write(tmp_path / "a", rows))
-    assert ran.returncode == 0
+    process = iccm("dedup", "--new", write(tmp_path / "a", rows))
+    assert process.returncode == 0
     assert (
-        "2 of 3 rows kept, 1 removed as duplicates" in ran.stdout
-        and "[a]" in ran.stdout
-        and "0.999988" in ran.stdout
+        "2 of 3 rows kept, 1 removed as duplicates" in process.stdout
+        and "[a]" in process.stdout
+        and "0.999988" in process.stdout
     )
 
 
@@ -151,7 +151,7 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("second", "message"),
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
@@ -171,19 +171,19 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
+def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, message):
     from iccm_assets.curation.file_dedup import dedup_files, read_jsonl
     from iccm_assets.errors import InputError
 
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{GOOD}\n{second}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         dedup_files(read_jsonl(path), [], 0.9, lambda texts: pytest.fail("nothing to embed"))
     assert "rows.jsonl, line 2" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--new", "/no/such/file"], "/no/such/file: No such file"),
         (["--new", "/"], "Is a directory"),
@@ -194,24 +194,30 @@ def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, said):
         (["--new", "{damaged}"], "damaged: Error -3 while decompressing data"),
     ],
 )
-def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, said):
+def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, message):
     (tmp_path / "good").write_text(GOOD, encoding="utf-8")
     (tmp_path / "latin").write_bytes(b'{"id": "\xe9"}')
     (tmp_path / "damaged").write_bytes(gzip.compress(GOOD.encode())[:10] + b"\xff" * 60)
     names = {name: tmp_path / name for name in ("good", "latin", "damaged")}
-    ran = iccm("dedup", *(one.format(**names) for one in arguments), "--json")
-    assert ran.returncode == 1 and ran.stdout == ""
-    assert said in ran.stderr and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+    process = iccm("dedup", *(argument.format(**names) for argument in arguments), "--json")
+    assert process.returncode == 1 and process.stdout == ""
+    assert (
+        message in process.stderr and process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    )
 
 
 def test_ids_that_no_terminal_can_show_are_shown_escaped(tmp_path):
     rows = write(tmp_path / "a", [{"id": id_, "embedding": [1.0]} for id_ in ("\ud800", "b", "\udfff")])
-    ran = iccm("dedup", "--new", rows)
-    assert ran.returncode == 0, ran.stderr
-    assert "1 of 3 rows kept" in ran.stdout and "\\ud800" in ran.stdout
+    process = iccm("dedup", "--new", rows)
+    assert process.returncode == 0, process.stderr
+    assert "1 of 3 rows kept" in process.stdout and "\\ud800" in process.stdout
 
 
 def test_an_unreachable_database_is_one_line(tmp_path):
     rows = write(tmp_path / "a", [{"id": 1, "text": "x"}])
-    ran = iccm("dedup", "--new", rows, "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
-    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "cannot be reached" in ran.stderr
+    process = iccm(
+        "dedup", "--new", rows, "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere"
+    )
+    assert (
+        process.returncode == 1 and process.stderr.count("\n") == 1 and "cannot be reached" in process.stderr
+    )

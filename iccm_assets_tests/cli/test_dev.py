@@ -20,9 +20,9 @@ SECONDS = 240
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
@@ -41,23 +41,25 @@ def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl
     ui, gateway, home = free_port(), free_port(), tmp_path / "home"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
     command = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "dev"]
-    with (tmp_path / "said").open("wb") as said:
+    with (tmp_path / "said").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--port", str(ui), "--gateway-port", str(gateway)],
-            env={**kept, "ICCM_HOME": str(home)}, stdout=said, stderr=said,
+            env={**kept, "ICCM_HOME": str(home)}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        told = (tmp_path / "said").read_text
-        assert answers(f"http://127.0.0.1:{gateway}/readyz", process), told()
-        assert answers(f"http://127.0.0.1:{ui}/server_info", process), told()
+        read_log = (tmp_path / "said").read_text
+        assert answers(f"http://127.0.0.1:{gateway}/readyz", process), read_log()
+        assert answers(f"http://127.0.0.1:{ui}/server_info", process), read_log()
         children = psutil.Process(process.pid).children(recursive=True)
-        assert any("daemon" in " ".join(one.cmdline()) for one in children)
+        assert any("daemon" in " ".join(child.cmdline()) for child in children)
         # Before Ctrl-C only: Dagster's daemon logs a tick that is interrupted with its traceback.
-        assert f"http://127.0.0.1:{ui}" in told() and "Traceback" not in told()
+        assert f"http://127.0.0.1:{ui}" in read_log() and "Traceback" not in read_log()
         process.send_signal(signal.SIGINT)
-        assert process.wait(SECONDS) == 0, told()
+        assert process.wait(SECONDS) == 0, read_log()
         psutil.wait_procs(children, timeout=30)
-        assert [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+        assert [
+            child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        ] == []
         status = iccm("db", "status", "--json", ICCM_HOME=str(home))
         assert '"running": false' in status.stdout
     finally:
@@ -72,8 +74,8 @@ def test_a_port_that_is_taken_is_one_line(tmp_path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         try:
-            ran = iccm("dev", "--gateway-port", port, ICCM_HOME=str(tmp_path / "home"))
+            process = iccm("dev", "--gateway-port", port, ICCM_HOME=str(tmp_path / "home"))
         finally:
             iccm("db", "stop", ICCM_HOME=str(tmp_path / "home"))
-    assert ran.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in ran.stderr and "Traceback" not in ran.stderr
+    assert process.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in process.stderr and "Traceback" not in process.stderr

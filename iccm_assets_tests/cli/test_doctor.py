@@ -69,23 +69,23 @@ def test_what_only_a_later_step_would_stumble_over_is_found_now(
 
 
 def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
-    found = doctor.check_database(settings)
-    assert found.ok
-    assert "with pgvector, schema revision" in found.detail
+    check = doctor.check_database(settings)
+    assert check.ok
+    assert "with pgvector, schema revision" in check.detail
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"postgresql://app:hunter2@127.0.0.1:{free.getsockname()[1]}/iccm"
-        lost = doctor.check_database(load_settings(database_url=url))
-    assert not lost.ok and lost.required
-    assert "127.0.0.1" in lost.detail
-    assert "ICCM_DATABASE_URL" in lost.fix
-    assert "hunter2" not in lost.detail + lost.fix
+        unreachable = doctor.check_database(load_settings(database_url=url))
+    assert not unreachable.ok and unreachable.required
+    assert "127.0.0.1" in unreachable.detail
+    assert "ICCM_DATABASE_URL" in unreachable.fix
+    assert "hunter2" not in unreachable.detail + unreachable.fix
 
 
 def test_without_a_url_the_embedded_binaries_are_run() -> None:
-    found = doctor.check_database(load_settings())
-    assert found.ok
-    assert "embedded, postgres (PostgreSQL)" in found.detail
+    check = doctor.check_database(load_settings())
+    assert check.ok
+    assert "embedded, postgres (PostgreSQL)" in check.detail
 
 
 def test_a_taken_port_is_no_obstacle_but_said() -> None:
@@ -125,9 +125,9 @@ def test_a_closed_kernel_switch_is_named_with_the_command_that_opens_it(
 ) -> None:
     (tmp_path / switch).parent.mkdir(parents=True)
     (tmp_path / switch).write_text(f"{value}\n", encoding="ascii")
-    found, said = doctor.find_namespace_restriction(tmp_path)
-    assert bool(found) == bool(fix)
-    assert fix in said
+    restriction, advice = doctor.find_namespace_restriction(tmp_path)
+    assert bool(restriction) == bool(fix)
+    assert fix in advice
 
 
 def test_the_unsafe_mode_is_pointed_out() -> None:

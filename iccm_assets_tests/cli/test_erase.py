@@ -13,7 +13,7 @@ from iccm_assets.cli.main import build_app
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.retraining.factories import insert_conversation, insert_training_run, version
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
@@ -36,11 +36,11 @@ def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
     (base / "config.json").write_text("{}")
     with engine.begin() as conn:
         for number, user in enumerate(("ann", "ann", "bob"), start=1):
-            conversation(conn, number, user=user)
+            insert_conversation(conn, number, user=user)
         version(conn, "v1-base", status="retired")
         version(conn, "v2-good", "v1-base", status="production")
         conn.execute(t.model_versions.update().values(path=str(base)))
-        training_run(conn, 1, "v2-good", examples={1: "new", 2: "validation", 3: "new"})
+        insert_training_run(conn, 1, "v2-good", examples={1: "new", 2: "validation", 3: "new"})
     return engine
 
 
@@ -49,10 +49,10 @@ def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -
         run("--user", "ann", answer="n\n")
     with lived.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.erasures")).scalar_one() == 0
-    said = run("--user", "ann", answer="y\n").stdout
-    assert "2 conversations would be erased" in said and "2 conversations erased" in said
-    assert "iccm retrain --base v1-base --reason 'erasure" in said
-    assert "backups" in said and "--rewrite-tables" in said  # the server is not ours
+    output = run("--user", "ann", answer="y\n").stdout
+    assert "2 conversations would be erased" in output and "2 conversations erased" in output
+    assert "iccm retrain --base v1-base --reason 'erasure" in output
+    assert "backups" in output and "--rewrite-tables" in output  # the server is not ours
 
 
 def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> None:
@@ -62,9 +62,9 @@ def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> Non
     for key in ("conversations", "rows", "versions", "newly_erased"):
         assert planned[key] == done[key]
     assert done["conversations"] == [1, 2] and done["files"]["rewritten"]
-    assert [(one["version"], one["examples"], one["in_service"]) for one in done["versions"]] == [
-        ("v2-good", 2, True)
-    ]
+    assert [
+        (version["version"], version["examples"], version["in_service"]) for version in done["versions"]
+    ] == [("v2-good", 2, True)]
     [replacement] = done["replacements"]
     assert replacement["base"] == "v1-base" and replacement["retrain"].startswith(
         "iccm retrain --base v1-base"
@@ -72,19 +72,19 @@ def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "exactly one of"),
         (["--user", "ann", "--session", "s1"], "exactly one of"),
         (["--user", ""], "a user is named by"),
-        (["--conversation", "one"], "named by its number"),
+        (["--insert_conversation", "one"], "named by its number"),
         (["--user", "'; drop schema iccm cascade; --", "--yes"], "there is no user"),
         (["--session", "s99", "--dry-run"], "there is no session"),
         (["--user", "ann", "--yes", "--json", "--retrain"], "cannot be combined"),
     ],
 )
-def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         run(*arguments)
 
 

@@ -27,14 +27,14 @@ def test_what_flips_is_listed_and_nothing_is_changed(
     before = verdict_factories.contents(engine)
     first, again = (run("evaluate", option, "--json").stdout for option in ("--replay", "--rejudge"))
     assert first == again
-    found = json.loads(first)
-    assert (len(found["verdicts"]), found["flips"], found["unreadable"]) == (10, [], [])
-    assert all(one["identical"] for one in found["verdicts"])
-    assert found["gate"]["max_slice_drop"] == judged.evaluation.max_slice_drop
+    report = json.loads(first)
+    assert (len(report["verdicts"]), report["flips"], report["unreadable"]) == (10, [], [])
+    assert all(verdict["identical"] for verdict in report["verdicts"])
+    assert report["gate"]["max_slice_drop"] == judged.evaluation.max_slice_drop
     path = tmp_path / "gate.toml"
     path.write_text("max_slice_drop = 0.19\n")
     other = json.loads(run("evaluate", "--replay", "--gate", str(path), "--json").stdout)
-    assert [(one["version"], one["before"], one["after"]) for one in other["flips"]] == [
+    assert [(verdict["version"], verdict["before"], verdict["after"]) for verdict in other["flips"]] == [
         ("forgetful", "fail", "pass")
     ]
     printed = run("evaluate", "--replay", "--set", "max_slice_drop=0.19").stdout

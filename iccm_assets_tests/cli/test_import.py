@@ -69,8 +69,8 @@ TALK = [
 def transcript(tmp_path: Path):
     def write(*lines: str | bytes, name: str = "s1.jsonl") -> str:
         path = tmp_path / name
-        raw = [one.encode() if isinstance(one, str) else one for one in lines]
-        path.write_bytes(b"".join(one + b"\n" for one in raw))
+        raw = [entry.encode() if isinstance(entry, str) else entry for entry in lines]
+        path.write_bytes(b"".join(entry + b"\n" for entry in raw))
         return str(path)
 
     return write
@@ -102,8 +102,8 @@ def rows(engine: sa.Engine, table: str = "conversations") -> list[Any]:
 
 
 def test_a_transcript_becomes_a_conversation_of_what_was_said(load, engine, transcript):
-    found = load(transcript(*TALK), "--user", "ann")
-    assert found["skipped"] == {
+    report = load(transcript(*TALK), "--user", "ann")
+    assert report["skipped"] == {
         "api_error": 1,
         "command": 1,
         "compact_summary": 1,
@@ -113,32 +113,38 @@ def test_a_transcript_becomes_a_conversation_of_what_was_said(load, engine, tran
         "summary": 1,
         "system": 1,
     }
-    assert (found["lines"], found["messages"], found["malformed"]) == (len(TALK), 5, {})
-    assert found["sessions"] == {"new": 1}
+    assert (report["lines"], report["messages"], report["malformed"]) == (len(TALK), 5, {})
+    assert report["sessions"] == {"new": 1}
     (row,) = rows(engine)
     assert (row.session_id, row.user_id, row.origin) == ("s1", "ann", "claude-code")
     assert row.timestamp.isoformat() == "2026-03-01T12:00:05+00:00"
-    assert [one["role"] for one in row.content] == ["user", "assistant", "user", "assistant", "assistant"]
+    assert [message["role"] for message in row.content] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "assistant",
+    ]
     assert [block["type"] for block in row.content[1]["content"]] == ["thinking", "tool_use"]
     assert "signature" not in row.content[1]["content"][0]
     (accepted,) = rows(engine, "requirements")
     assert accepted.text == "The function f shall return x plus one."
-    assert found["conversations"][0]["source"] and found["conversations"][0]["requirements"]
+    assert report["conversations"][0]["source"] and report["conversations"][0]["requirements"]
 
 
 def test_importing_again_changes_nothing_at_all(load, engine, transcript):
     path = transcript(*TALK)
     load(path)
     before = rows(engine), rows(engine, "requirements")
-    found = load(path, path)
-    assert (found["files"], found["sessions"]) == (1, {"unchanged": 1})
+    report = load(path, path)
+    assert (report["files"], report["sessions"]) == (1, {"unchanged": 1})
     assert (rows(engine), rows(engine, "requirements")) == before
 
 
 def test_a_file_that_grew_extends_its_conversation(load, engine, transcript):
     load(transcript(*TALK[:6]))
-    found = load(transcript(*TALK, answer("f shall return x + 1, exactly.", "a9", 90)))
-    assert found["sessions"] == {"changed": 1}
+    report = load(transcript(*TALK, answer("f shall return x + 1, exactly.", "a9", 90)))
+    assert report["sessions"] == {"changed": 1}
     (row,) = rows(engine)
     assert row.content[-1]["content"][0]["text"] == "f shall return x + 1, exactly."
     assert len(row.content) == 6
@@ -160,7 +166,7 @@ def test_a_session_over_several_files_is_one_in_whatever_order_they_come(load, e
 
 
 def test_several_sessions_in_one_file_are_told_apart(load, engine, transcript):
-    found = load(
+    report = load(
         transcript(
             *TALK,
             line("user", ASK, "u1", 1, session="s2"),
@@ -168,14 +174,14 @@ def test_several_sessions_in_one_file_are_told_apart(load, engine, transcript):
             line("user", "  ", "y", 1, session="s4"),
         )
     )
-    assert found["sessions"] == {"empty": 1, "new": 2}
-    reasons = {one["session_id"]: one["reason"] for one in found["conversations"]}
+    assert report["sessions"] == {"empty": 1, "new": 2}
+    reasons = {session["session_id"]: session["reason"] for session in report["conversations"]}
     assert reasons == {"s1": "", "s2": "no requirements found in it", "s4": "it contains no messages"}
     assert [row.session_id for row in rows(engine)] == ["s1", "s2"]
 
 
 def test_broken_lines_are_counted_and_the_rest_is_stored(load, engine, transcript):
-    found = load(
+    report = load(
         transcript(
             TALK[4],
             "{not json",
@@ -198,7 +204,7 @@ def test_broken_lines_are_counted_and_the_rest_is_stored(load, engine, transcrip
             TALK[9][:100],
         )
     )
-    assert found["malformed"] == {
+    assert report["malformed"] == {
         "no_message": 2,
         "no_object": 2,
         "no_session": 1,
@@ -207,7 +213,7 @@ def test_broken_lines_are_counted_and_the_rest_is_stored(load, engine, transcrip
         "not_utf8": 1,
         "too_deep": 2,
     }
-    assert found["messages"] == 3 and found["sessions"] == {"new": 1}
+    assert report["messages"] == 3 and report["sessions"] == {"new": 1}
     (row,) = rows(engine)
     assert row.content[1]["content"] == "lone � and � nul"
 
@@ -221,15 +227,17 @@ def test_a_session_of_another_origin_or_erased_is_left_alone(load, engine, trans
         with engine.begin() as conn:
             conn.execute(sa.text(f"update iccm.conversations set {change}"))
         before = rows(engine)
-        found = load(transcript(*TALK, answer("It shall be new.", "n", 70)))
-        assert found["sessions"] == {state: 1} and rows(engine) == before
+        report = load(transcript(*TALK, answer("It shall be new.", "n", 70)))
+        assert report["sessions"] == {state: 1} and rows(engine) == before
 
 
 def test_one_session_too_large_does_not_stop_the_others(load, engine, transcript):
     huge = line("user", "x" * 5_000_000, "big", 1, session="big")
-    found = load(transcript(huge, *TALK))
-    assert found["sessions"] == {"new": 1, "refused": 1}
-    assert "MiB" in next(one["reason"] for one in found["conversations"] if one["state"] == "refused")
+    report = load(transcript(huge, *TALK))
+    assert report["sessions"] == {"new": 1, "refused": 1}
+    assert "MiB" in next(
+        session["reason"] for session in report["conversations"] if session["state"] == "refused"
+    )
     assert [row.session_id for row in rows(engine)] == ["s1"]
 
 
@@ -242,8 +250,8 @@ def test_files_that_are_no_transcripts_get_one_clear_line(run, platform, engine,
         transcript(bytes(range(256)) * 50, name="binary.jsonl"): "holds no line of a transcript",
         transcript("hello", "world", name="prose.jsonl"): "2 not json",
     }
-    for path, said in cases.items():
-        with pytest.raises(InputError, match=said):
+    for path, message in cases.items():
+        with pytest.raises(InputError, match=message):
             run("import", "claude-code", path)
     with pytest.raises(InputError, match="user_id"):
         run("import", "claude-code", transcript(*TALK), "--user", " ")
@@ -259,9 +267,9 @@ def test_a_directory_is_searched_and_the_summary_is_in_words(run, platform, tran
 
 
 def test_no_planted_secret_is_found_in_any_table(load, engine, transcript):
-    made = redaction_samples.secrets(11, rounds=3) + redaction_samples.personal(11, rounds=3)
+    samples = redaction_samples.secrets(11, rounds=3) + redaction_samples.personal(11, rounds=3)
     lines = []
-    for number, (_, text, _) in enumerate(made):
+    for number, (_, text, _) in enumerate(samples):
         style = number % 4
         content: Any = text
         if style == 1:
@@ -277,8 +285,8 @@ def test_no_planted_secret_is_found_in_any_table(load, engine, transcript):
     lines += [answer("f shall do it.", f"end{n}", 3000, session=f"s{n}") for n in range(7)]
     assert load(transcript(*lines))["sessions"] == {"new": 7}
     stored = everything(engine)
-    missed = [kind for kind, _, needles in made if any(one in stored for one in needles)]
-    assert len(missed) <= len(made) // 100, missed
+    missed = [kind for kind, _, needles in samples if any(needle in stored for needle in needles)]
+    assert len(missed) <= len(samples) // 100, missed
     before = rows(engine)
     assert load(transcript(*lines))["sessions"] == {"unchanged": 7}
     assert rows(engine) == before
@@ -290,9 +298,9 @@ def everything(engine: sa.Engine) -> str:
         names = conn.execute(
             sa.text("select table_name from information_schema.tables where table_schema = 'iccm'")
         ).scalars()
-        found = [
+        texts = [
             text
             for name in names
             for text in conn.execute(sa.text(f'select t::text from iccm."{name}" t')).scalars()
         ]
-    return "\n".join(found).replace('\\"', '"').replace('""', '"')
+    return "\n".join(texts).replace('\\"', '"').replace('""', '"')

@@ -12,7 +12,7 @@ from iccm_assets.db.clock import now
 from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.settings import Settings
 from iccm_assets_tests.cli.conftest import Run
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.retraining.factories import insert_conversation, insert_training_run, version
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def lived(platform: Settings, engine: sa.Engine) -> Settings:
     with engine.begin() as conn:
         today = now(conn)
         for number in range(1, 6):
-            conversation(conn, number, at=today, user=f"u{number}")
+            insert_conversation(conn, number, at=today, user=f"u{number}")
         version(conn, "v1-base", status="retired")
         version(conn, "v2-good", "v1-base", status="production")
         version(conn, "v3-bad", "v2-good", status="gate_failed")
-        training_run(conn, 1, "v2-good", examples={1: "new", 2: "new", 3: "validation"}, improvement=0.031)
-        training_run(
+        insert_training_run(conn, 1, "v2-good", examples={1: "new", 2: "new", 3: "validation"}, improvement=0.031)
+        insert_training_run(
             conn, 2, "v3-bad", examples={4: "new"}, status="gate_failed", notes="asked\n[gate] fell by 0.1"
         )
         values = {
@@ -35,9 +35,9 @@ def lived(platform: Settings, engine: sa.Engine) -> Settings:
             "status": "pass",
             "improvement": 0.031,
         }
-        given = {"canary_set_digest": "c", "orchestra": "o", "judge_version": "j"}
+        digests = {"canary_set_digest": "c", "orchestra": "o", "judge_version": "j"}
         verdict = {"reasons": ["improvement: +0.0310 [240 items]"]}
-        conn.execute(t.gate_verdicts.insert().values(**values, **given, verdict=verdict))
+        conn.execute(t.gate_verdicts.insert().values(**values, **digests, verdict=verdict))
         event = {"event_type": "promoted", "version": "v2-good", "weight": 1.0, "actor": "user:ann"}
         conn.execute(t.deployment_events.insert().values(**event, to_state="production"))
     return platform
@@ -45,11 +45,11 @@ def lived(platform: Settings, engine: sa.Engine) -> Settings:
 
 def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> None:
     for name in ("v2-good", "production", "digest-v2"):
-        found = json.loads(run("lineage", name, "--json").stdout)
-        assert found["version"] == "v2-good"
-    assert [one["conversation_id"] for one in found["conversations"]] == [1, 2, 3]
-    assert found["roles"] == {"new": 2, "validation": 1}
-    assert [one["version"] for one in found["ancestry"]] == ["v2-good", "v1-base"]
+        lineage = json.loads(run("lineage", name, "--json").stdout)
+        assert lineage["version"] == "v2-good"
+    assert [row["conversation_id"] for row in lineage["conversations"]] == [1, 2, 3]
+    assert lineage["roles"] == {"new": 2, "validation": 1}
+    assert [row["version"] for row in lineage["ancestry"]] == ["v2-good", "v1-base"]
     printed = run("lineage", "production").stdout
     assert "2 new, 1 validation" in printed
     assert "improvement: +0.0310 [240 items]" in printed
@@ -57,10 +57,10 @@ def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> 
 
 
 def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> None:
-    found = json.loads(run("lineage", "--conversation", "1", "--json").stdout)
-    assert [one["version"] for one in found["versions"]] == ["v2-good", "v3-bad"]
-    assert "in the training pool" in run("lineage", "--conversation", "1").stdout
-    assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
+    lineage = json.loads(run("lineage", "--insert_conversation", "1", "--json").stdout)
+    assert [row["version"] for row in lineage["versions"]] == ["v2-good", "v3-bad"]
+    assert "in the training pool" in run("lineage", "--insert_conversation", "1").stdout
+    assert "No version was trained on it." in run("lineage", "--insert_conversation", "5").stdout
 
 
 def test_the_first_rows_are_listed_and_all_of_them_when_asked(
@@ -68,7 +68,7 @@ def test_the_first_rows_are_listed_and_all_of_them_when_asked(
 ) -> None:
     with engine.begin() as conn:
         for number in range(6, 40):
-            conversation(conn, number, at=now(conn))
+            insert_conversation(conn, number, at=now(conn))
             example = {"training_run_id": 1, "conversation_id": number, "role": "rehearsal"}
             conn.execute(t.training_run_examples.insert().values(**example))
     printed = run("lineage", "production").stdout
@@ -92,30 +92,34 @@ def test_nothing_is_cut_on_a_narrow_screen(
 
 def test_a_session_is_traced_like_its_conversation(run: Run, lived: Settings) -> None:
     by_session = json.loads(run("lineage", "--session", "s1", "--json").stdout)
-    assert by_session == json.loads(run("lineage", "--conversation", "1", "--json").stdout)
-    assert [one["how"] for one in by_session["versions"]] == ["directly", "inherited"]
+    assert by_session == json.loads(run("lineage", "--insert_conversation", "1", "--json").stdout)
+    assert [row["how"] for row in by_session["versions"]] == ["directly", "inherited"]
 
 
 def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
-    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
+    with pytest.raises(InputError, match="either a VERSION or --insert_conversation ID or --session ID"):
         run("lineage")
-    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
-        run("lineage", "production", "--conversation", "1")
-    with pytest.raises(InputError, match="no conversation 99"):
-        run("lineage", "--conversation", "99")
+    with pytest.raises(InputError, match="either a VERSION or --insert_conversation ID or --session ID"):
+        run("lineage", "production", "--insert_conversation", "1")
+    with pytest.raises(InputError, match="no insert_conversation 99"):
+        run("lineage", "--insert_conversation", "99")
     with pytest.raises(VersionNotFoundError, match=r"'v9'. There are: v3-bad, v2-good, v1-base\."):
         run("lineage", "v9")
 
 
 def test_status_tells_production_retrains_and_days(run: Run, lived: Settings) -> None:
-    found = json.loads(run("status", "--json").stdout)
-    assert found["production"]["version"] == "v2-good"
-    assert [one["status"] for one in found["retrains"]] == ["gate_failed", "gate_passed"]
-    assert found["rows"]["conversations"] == 5
-    assert (found["days"][0]["captured"], found["days"][0]["filtered"], found["days"][0]["pool"]) == (5, 5, 5)
-    assert len(found["days"]) == 7
-    assert found["selectable"]["examples"] == 0
-    assert found["rollout"] is None
+    status = json.loads(run("status", "--json").stdout)
+    assert status["production"]["version"] == "v2-good"
+    assert [row["status"] for row in status["retrains"]] == ["gate_failed", "gate_passed"]
+    assert status["rows"]["conversations"] == 5
+    assert (status["days"][0]["captured"], status["days"][0]["filtered"], status["days"][0]["pool"]) == (
+        5,
+        5,
+        5,
+    )
+    assert len(status["days"]) == 7
+    assert status["selectable"]["examples"] == 0
+    assert status["rollout"] is None
     printed = run("status").stdout
     assert "v2-good is in production" in printed
     assert "[gate] fell by 0.1" in printed
@@ -123,8 +127,8 @@ def test_status_tells_production_retrains_and_days(run: Run, lived: Settings) ->
 
 
 def test_status_of_an_empty_platform_is_not_an_error(run: Run, platform: Settings) -> None:
-    found = json.loads(run("status", "--json").stdout)
-    assert (found["production"], found["days"], found["retrains"]) == (None, [], [])
+    status = json.loads(run("status", "--json").stdout)
+    assert (status["production"], status["days"], status["retrains"]) == (None, [], [])
     assert "No version in production yet." in run("status").stdout
     with pytest.raises(VersionNotFoundError, match="no version in production yet"):
         run("lineage", "production")

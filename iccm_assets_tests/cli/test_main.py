@@ -23,23 +23,23 @@ def iccm(*arguments: str, stdout: int = subprocess.PIPE, **environment: str) -> 
 
 
 def test_a_home_whose_name_is_too_long_is_one_line() -> None:
-    ran = iccm("db", "status", ICCM_HOME=f"/tmp/{'x' * 300}")
-    assert ran.returncode == 1
-    assert "File name too long" in ran.stderr and ran.stderr.count("\n") == 1
+    process = iccm("db", "status", ICCM_HOME=f"/tmp/{'x' * 300}")
+    assert process.returncode == 1
+    assert "File name too long" in process.stderr and process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [("config", "show"), ("config", "show", "--json")])
 def test_a_full_disk_is_one_line(command: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
-        ran = iccm(*command, stdout=full.fileno())
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("error: No space left on device") and "Traceback" not in ran.stderr
+        process = iccm(*command, stdout=full.fileno())
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: No space left on device") and "Traceback" not in process.stderr
 
 
 def test_a_version_that_is_not_text_is_one_line(settings) -> None:
-    ran = iccm("lineage", "\udcff", ICCM_HOME=str(settings.home), ICCM_DATABASE_URL=settings.database_url)
-    assert ran.returncode == 1
-    assert "not text" in ran.stderr and ran.stderr.count("\n") == 1
+    process = iccm("lineage", "\udcff", ICCM_HOME=str(settings.home), ICCM_DATABASE_URL=settings.database_url)
+    assert process.returncode == 1
+    assert "not text" in process.stderr and process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -52,18 +52,18 @@ def test_a_version_that_is_not_text_is_one_line(settings) -> None:
     ],
 )
 def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_path) -> None:
-    ran = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
-    assert ran.returncode == 1
-    assert f"{outside} has no daily partition: they range from 2025-01-01 to " in ran.stderr
-    assert ran.stderr.count("\n") == 1
+    process = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
+    assert process.returncode == 1
+    assert f"{outside} has no daily partition: they range from 2025-01-01 to " in process.stderr
+    assert process.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
 def test_a_retraining_that_is_skipped_says_so_and_nothing_about_dagster(tmp_path) -> None:
     try:
-        ran = iccm("retrain", "--key", "k", ICCM_HOME=str(tmp_path))
+        process = iccm("retrain", "--key", "k", ICCM_HOME=str(tmp_path))
     finally:
         iccm("db", "stop", ICCM_HOME=str(tmp_path))
-    assert ran.returncode == 0, ran.stderr
-    assert "skipped" in ran.stdout and "0 of 20 new examples" in ran.stdout
-    assert "asset check" not in ran.stderr
+    assert process.returncode == 0, process.stderr
+    assert "skipped" in process.stdout and "0 of 20 new examples" in process.stdout
+    assert "asset check" not in process.stderr

@@ -42,10 +42,10 @@ def job(engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_retrain_is_requested_run_and_reported(run: Run, job: Job) -> None:
-    found = json.loads(run("retrain", "--reason", "new domain", "--emergency", "--json").stdout)
-    assert (found["status"], found["trigger"], found["emergency"]) == ("gate_passed", "manual", True)
-    assert found["improvement"] == 0.02
-    assert found["notes"] == "new domain\n[done]"
+    report = json.loads(run("retrain", "--reason", "new domain", "--emergency", "--json").stdout)
+    assert (report["status"], report["trigger"], report["emergency"]) == ("gate_passed", "manual", True)
+    assert report["improvement"] == 0.02
+    assert report["notes"] == "new domain\n[done]"
     printed = run("retrain").stdout
     assert "gate_passed, improvement +0.0200" in printed
     assert "[done]" in printed
@@ -82,8 +82,8 @@ def test_a_job_that_died_is_an_error_and_its_row_is_kept(run: Run, job: Job, eng
     with pytest.raises(TrainingError, match="is requested: out of memory"):
         run("retrain", "--key", "release-4")
     with engine.connect() as conn:
-        kept = training_runs.get_by_trigger_key(conn, "manual:release-4")
-    assert kept is not None and kept.status == "requested"
+        stored = training_runs.get_by_trigger_key(conn, "manual:release-4")
+    assert stored is not None and stored.status == "requested"
 
 
 def test_a_run_that_has_to_wait_says_for_what(run: Run, job: Job, engine: sa.Engine) -> None:

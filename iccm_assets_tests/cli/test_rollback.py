@@ -39,30 +39,30 @@ def iccm(*arguments: str) -> Result:
     return result
 
 
-def told(*arguments: str) -> dict:
+def iccm_json(*arguments: str) -> dict:
     return json.loads(iccm(*arguments, "--json").stdout)
 
 
 def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
     with pytest.raises(OperationNotAllowedError, match="no rollout yet"):
         iccm("rollout", "show")
-    opened = told("deploy", world.candidate)
+    opened = iccm_json("deploy", world.candidate)
     assert opened["status"] == "canary" and opened["rollout"] == 1
-    found = told("rollout", "show")
-    assert found["waiting_for"][0] == "every gateway replica to have the candidate ready"
-    assert (found["state"], found["weight"], found["lease_seconds_left"]) == ("ramping", 0.0, None)
+    state = iccm_json("rollout", "show")
+    assert state["waiting_for"][0] == "every gateway replica to have the candidate ready"
+    assert (state["state"], state["weight"], state["lease_seconds_left"]) == ("ramping", 0.0, None)
     world.beat()
     world.tick()
     world.ask(arm="canary", rate=0.9)
     world.wait(60)
     world.beat()
     world.tick()
-    found = told("rollout", "show", "1")
-    assert found["weight_now"] == 0.1 and found["canary"]["pass_rate"] == 0.9
-    assert found["answers"] == {"counted": 1} and found["forecast_hours"] > 0
-    assert {one["test"] for one in found["tests"]} >= {"drop_first", "health_floor", "errors"}
-    assert all(one["e_value"] < one["threshold"] for one in found["tests"])
-    assert [one["event_type"] for one in found["events"]] == ["opened", "started"]
+    state = iccm_json("rollout", "show", "1")
+    assert state["weight_now"] == 0.1 and state["canary"]["pass_rate"] == 0.9
+    assert state["answers"] == {"counted": 1} and state["forecast_hours"] > 0
+    assert {row["test"] for row in state["tests"]} >= {"drop_first", "health_floor", "errors"}
+    assert all(row["e_value"] < row["threshold"] for row in state["tests"])
+    assert [row["event_type"] for row in state["events"]] == ["opened", "started"]
     shown = iccm("rollout", "show").stdout
     assert (
         "1 of 30 scored canary-arm sessions" in shown and "waiting for:" in shown and "health_floor" in shown
@@ -74,9 +74,9 @@ def test_orders_name_the_user_of_the_system(world: World) -> None:
     world.beat()
     world.tick()
     assert "paused" in iccm("rollout", "pause", "--reason", "[lunch]").stdout
-    assert told("rollout", "resume")["state"] == "ramping"
-    assert told("rollout", "approve")["state"] == "ramping"
-    assert told("rollout", "abort", "--reason", "not today")["state"] == "aborted"
+    assert iccm_json("rollout", "resume")["state"] == "ramping"
+    assert iccm_json("rollout", "approve")["state"] == "ramping"
+    assert iccm_json("rollout", "abort", "--reason", "not today")["state"] == "aborted"
     rows = world.rows(
         "select event_type, actor, notes from iccm.deployment_events where actor = :me order by id", me=ME
     )
@@ -89,7 +89,7 @@ def test_orders_name_the_user_of_the_system(world: World) -> None:
 
 def test_rollback_takes_a_candidate_back_and_then_has_nowhere_to_go(world: World) -> None:
     iccm("deploy", world.candidate)
-    done = told("rollback", "--reason", "bad feeling")
+    done = iccm_json("rollback", "--reason", "bad feeling")
     assert (done["rolled_back"], done["serving"]) == (world.candidate, world.production)
     with pytest.raises(OperationNotAllowedError, match="no previous production version"):
         iccm("rollback")
@@ -99,17 +99,17 @@ def test_skipping_the_rollout_requires_a_reason_and_records_it(world: World) -> 
     for flag in ("--skip-rollout", "--force"):
         with pytest.raises(InputError, match=f"{flag} requires --reason"):
             iccm("deploy", world.candidate, flag)
-    done = told("deploy", world.candidate, "--skip-rollout", "--reason", "no gateway yet")
+    done = iccm_json("deploy", world.candidate, "--skip-rollout", "--reason", "no gateway yet")
     assert (done["status"], done["rollout"]) == ("production", None)
     [event] = world.rows("select * from iccm.deployment_events order by id desc limit 1")
     assert (event.event_type, event.actor) == ("promoted", ME)
     assert event.evidence["without_rollout"] == "no gateway yet" and "no gateway yet" in event.notes
-    assert told("rollback")["serving"] == world.production
+    assert iccm_json("rollback")["serving"] == world.production
 
 
 def test_a_forced_version_skips_the_gate_and_not_the_rollout(world: World) -> None:
     worse = world.version("c", verdict="fail", status="gate_failed")
     with pytest.raises(OperationNotAllowedError, match="says fail"):
         iccm("deploy", worse)
-    opened = told("deploy", worse, "--force", "--reason", "a drill")
+    opened = iccm_json("deploy", worse, "--force", "--reason", "a drill")
     assert opened["rollout"] == 1 and world.statuses()[world.production] == "production"

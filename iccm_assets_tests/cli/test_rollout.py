@@ -24,13 +24,13 @@ def run(*arguments):
 
 
 def test_json_holds_shares_times_and_the_question():
-    found = json.loads(run(*BASE, "--seed", "3", "--json").output)
-    assert (found["promoted"], found["rolled_back"], found["undecided"]) == (0.0, 1.0, 0.0)
-    assert found["canary_sessions_until_rollback"]["median"] < 40
-    assert (found["runs"], found["seed"], found["evidence"]) == (3, 3, "sequential")
-    assert sum(found["reasons"].values()) == 3
+    report = json.loads(run(*BASE, "--seed", "3", "--json").output)
+    assert (report["promoted"], report["rolled_back"], report["undecided"]) == (0.0, 1.0, 0.0)
+    assert report["canary_sessions_until_rollback"]["median"] < 40
+    assert (report["runs"], report["seed"], report["evidence"]) == (3, 3, "sequential")
+    assert sum(report["reasons"].values()) == 3
     again = json.loads(run(*BASE, "--seed", "3", "--json").output)
-    assert again == found
+    assert again == report
 
 
 def test_a_table_and_a_picture_for_people(tmp_path):
@@ -41,7 +41,7 @@ def test_a_table_and_a_picture_for_people(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"--production": "1.5"}, "--production 1.5 is not a pass rate"),
         ({"--canary": "-0.1"}, "--canary -0.1 is not a pass rate"),
@@ -54,15 +54,15 @@ def test_a_table_and_a_picture_for_people(tmp_path):
         ({"--seed": "-1"}, "--seed -1 is not"),
     ],
 )
-def test_bad_numbers_are_one_clear_line(changes, said):
+def test_bad_numbers_are_one_clear_line(changes, message):
     arguments = dict(zip(BASE[::2], BASE[1::2], strict=True)) | changes
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         run(*(part for pair in arguments.items() for part in pair))
     assert "\n" not in str(caught.value)
 
 
 def test_the_command_ends_with_a_line_and_a_failure_in_a_real_process(tmp_path):
-    ran = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -78,4 +78,4 @@ def test_the_command_ends_with_a_line_and_a_failure_in_a_real_process(tmp_path):
         timeout=240,
         env={name: value for name, value in os.environ.items() if not name.startswith("ICCM_")},
     )
-    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "such.png" in ran.stderr
+    assert process.returncode == 1 and process.stderr.count("\n") == 1 and "such.png" in process.stderr

@@ -42,7 +42,7 @@ def stored(engine: sa.Engine) -> list[tuple[object, ...]]:
 
 
 def test_the_same_seed_and_dates_hold_the_same_sessions_again(engine: sa.Engine, platform: Settings) -> None:
-    wanted = (
+    arguments = (
         "simulate",
         "--conversations",
         "8",
@@ -54,31 +54,31 @@ def test_the_same_seed_and_dates_hold_the_same_sessions_again(engine: sa.Engine,
         "3",
         "--json",
     )
-    found = json.loads(call(*wanted))
-    assert found["conversations"] == 8 and found["users"] == 5
-    assert found["first_day"] == str(YESTERDAY - timedelta(days=2))
-    assert found["accepted_as_is"] + found["corrected"] + found["open"] == 8
-    assert found["gateway"]["arms"] == {"production": 8} and not found["gateway"]["failures"]
+    report = json.loads(call(*arguments))
+    assert report["conversations"] == 8 and report["users"] == 5
+    assert report["first_day"] == str(YESTERDAY - timedelta(days=2))
+    assert report["accepted_as_is"] + report["corrected"] + report["open"] == 8
+    assert report["gateway"]["arms"] == {"production": 8} and not report["gateway"]["failures"]
     before = stored(engine)
     assert len({row[0] for row in before}) == 8
-    assert json.loads(call(*wanted)) == found
+    assert json.loads(call(*arguments)) == report
     assert stored(engine) == before
-    call(*wanted[:-2], "2", "--json")
+    call(*arguments[:-2], "2", "--json")
     assert len({row[0] for row in stored(engine)}) == 16
 
 
 def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
     new = NEW_FAMILIES[-1]
-    found = json.loads(
+    report = json.loads(
         call(
             "simulate", "--conversations", "4", "--drift", "1", "--new-domains", new, "--seed", "3", "--json"
         )
     )
-    assert found["domains"] == {new: 4} and found["new_domain"] == 4
+    assert report["domains"] == {new: 4} and report["new_domain"] == 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--drift", "0.2:2"), "between 0 and 1"),
         (("--drift", f"{BASE_FAMILIES[0]}@2"), "is not a new domain"),
@@ -92,11 +92,11 @@ def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_stored(
-    engine: sa.Engine, platform: Settings, arguments: tuple[str, ...], said: str
+    engine: sa.Engine, platform: Settings, arguments: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as caught:
         call("simulate", *arguments)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     assert stored(engine) == []
 
 

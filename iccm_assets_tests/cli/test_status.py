@@ -24,8 +24,8 @@ def request(conn: sa.Connection, name: str, assigned: str, **more: object) -> No
 
 
 def test_an_empty_platform_has_a_status(run: Run, platform: Settings) -> None:
-    said = run("status").output
-    assert "No version in production yet" in said and "0 gateway processes are running." in said
+    output = run("status").output
+    assert "No version in production yet" in output and "0 gateway processes are running." in output
     assert json.loads(run("status", "--json").stdout)["live"] == {"arms": [], "replicas": 0, "ready": {}}
 
 
@@ -43,10 +43,10 @@ def test_both_arms_are_shown_with_their_figures(run: Run, engine: sa.Engine, pla
         request(conn, "c1", "canary", rollout_id=rollout, arm="production", status="fallback")
         conn.execute(t.gateway_replicas.insert().values(replica="one", ready_versions=["v1", "v2"]))
         conn.execute(t.alerts.insert().values(key="k", severity="info", title="t"))
-    said = run("status").output
-    assert "1 gateway processes are running." in said and "Arms, last 24 hours" in said
-    assert "120/120/120" in said and "0.500" in said
-    assert "1 alerts are not delivered yet (iccm alerts list)." in said
+    output = run("status").output
+    assert "1 gateway processes are running." in output and "Arms, last 24 hours" in output
+    assert "120/120/120" in output and "0.500" in output
+    assert "1 alerts are not delivered yet (iccm alerts list)." in output
     live = json.loads(run("status", "--json").stdout)["live"]
     assert (live["replicas"], live["ready"]) == (1, {"v1": 1, "v2": 1})
     production, canary = live["arms"]

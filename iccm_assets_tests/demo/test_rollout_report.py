@@ -76,8 +76,8 @@ BACK = replace(
 )  # fmt: skip
 
 
-def wrong(checks) -> list[str]:
-    return [one.name for one in checks if not one.ok]
+def failed_checks(checks) -> list[str]:
+    return [check.name for check in checks if not check.ok]
 
 
 def test_time_and_sessions_of_a_stage_run_out_together() -> None:
@@ -125,11 +125,14 @@ def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it(
 
 
 def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
-    assert wrong(check_rollout(GOOD)) == []
-    assert wrong(check_rollback(BACK, "v1")) == []
-    assert wrong(check_retrain("gate_passed", 0.03)) == []
-    assert wrong(check_retrain("gate_failed", -0.01)) == ["quality gate passed", "better on the canary set"]
-    assert wrong(check_retrain(None, None)) == ["quality gate passed", "better on the canary set"]
+    assert failed_checks(check_rollout(GOOD)) == []
+    assert failed_checks(check_rollback(BACK, "v1")) == []
+    assert failed_checks(check_retrain("gate_passed", 0.03)) == []
+    assert failed_checks(check_retrain("gate_failed", -0.01)) == [
+        "quality gate passed",
+        "better on the canary set",
+    ]
+    assert failed_checks(check_retrain(None, None)) == ["quality gate passed", "better on the canary set"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
     ],
 )
 def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str) -> None:
-    assert wrong(check_rollout(replace(GOOD, splits=splits))) == [name]
+    assert failed_checks(check_rollout(replace(GOOD, splits=splits))) == [name]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str
     ],
 )
 def test_a_rollback_that_is_not_whole_is_told(change, names: list[str]) -> None:
-    assert wrong(check_rollback(replace(BACK, **change), "v1")) == names
+    assert failed_checks(check_rollback(replace(BACK, **change), "v1")) == names
 
 
 def test_developers_without_an_answer_are_told() -> None:
@@ -178,14 +181,14 @@ def test_developers_without_an_answer_are_told() -> None:
 
 def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
     checks = (*check_rollout(GOOD), *check_rollback(BACK, "v1"))
-    told = rollout_report.RolloutReport(GOOD, BACK, checks, {}, {"rollout": 100.0})
+    report = rollout_report.RolloutReport(GOOD, BACK, checks, {}, {"rollout": 100.0})
     console = Console(file=StringIO(), width=200)
-    rollout_report.print_rollout_report(told, console)
+    rollout_report.print_rollout_report(report, console)
     text = console.file.getvalue()
     for part in ("1640", "165", "10.1%", "49.7%", "low_pass_rate", "24 minutes", "[v2] rolled back", "yes"):
         assert part in text, text
-    assert told.failures == []
-    document = told.to_json()
+    assert report.failures == []
+    document = report.to_json()
     assert document["rollout"]["splits"][0]["share"] == 0.1006
     assert document["rollback"]["duration_seconds"] == 24 * 60
     assert document["rollback"]["sessions_per_hour"] == pytest.approx(400)
@@ -197,26 +200,26 @@ def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
     waiting = RolloutSnapshot(state, NOON, 1.0, {}, 0, 0)
     assert "begins when every gateway replica is ready" in rollout_progress.format_line(waiting)
     ramping = replace(state, weight=0.1, lease_until=NOON + timedelta(seconds=60))
-    seen = RolloutSnapshot(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
-    rows = dict(rollout_progress.describe_snapshot(seen))
+    snapshot = RolloutSnapshot(ramping, NOON, 2.5, {"production": 90, "canary": 10}, 1, 4)
+    rows = dict(rollout_progress.describe_snapshot(snapshot))
     assert "100 in this stage, 10 of them on the canary arm (10.0%), 1 not ok" in rows["sessions"]
     assert "lease expires in 60 s" in rows["time"] and "x 2.5" in rows["time"]
     assert "canary 0 of 30" in rows["scored"] and "4 wait" in rows["scored"]
     assert rows["evidence against"].count("1.00 of ") == 3
     console = Console(file=StringIO(), width=120)
-    console.print(rollout_progress.render_panel(seen))
+    console.print(rollout_progress.render_panel(snapshot))
     assert "evidence against" in console.file.getvalue()
 
 
 def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
     modules = make_code_base(1, NOON.date())
-    assert len({one.source_code for one in modules}) == len(modules) >= 200
-    coming = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
-    some = [next(coming) for _ in range(1000)]
-    assert len({one.session_id for one in some}) == 1000
-    assert 240 < sum(one.includes_tests for one in some) < 360
+    assert len({session.source_code for session in modules}) == len(modules) >= 200
+    stream = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
+    drawn = [next(stream) for _ in range(1000)]
+    assert len({session.session_id for session in drawn}) == 1000
+    assert 240 < sum(session.includes_tests for session in drawn) < 360
     again = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
-    assert [next(again) for _ in range(1000)] == some
+    assert [next(again) for _ in range(1000)] == drawn
 
 
 def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
@@ -271,11 +274,11 @@ def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
                 )
             )  # fmt: skip
     with engine.connect() as conn:
-        found = load_rollout_record(conn, rollout)
-    first, second = found.splits
+        record = load_rollout_record(conn, rollout)
+    first, second = record.splits
     assert (first.weight, first.requests, first.canary_requests, first.fallbacks) == (0.1, 3, 1, 1)
     assert (second.weight, second.requests, second.canary_requests) == (0.5, 2, 1)
-    assert [one["event_type"] for one in found.events] == [kind for kind, _, _ in steps]
-    assert [one["key"] for one in found.alerts] == ["during", f"rollout-{rollout}-ended"]
-    assert (found.production, found.sessions, found.archived) == ("v1", 6, False)
-    assert found.duration == timedelta(minutes=30) and found.rollbacks[0]["reason"] == "low_pass_rate"
+    assert [row["event_type"] for row in record.events] == [kind for kind, _, _ in steps]
+    assert [row["key"] for row in record.alerts] == ["during", f"rollout-{rollout}-ended"]
+    assert (record.production, record.sessions, record.archived) == ("v1", 6, False)
+    assert record.duration == timedelta(minutes=30) and record.rollbacks[0]["reason"] == "low_pass_rate"

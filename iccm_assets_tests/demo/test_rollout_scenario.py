@@ -33,18 +33,19 @@ def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fres
     settings = load_settings(home=tmp_path, database_url=url_of(fresh))
     rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
     assert rollout_scenario.get_live_rollout_id(fresh) == rollout
-    with gateway(url_of(fresh), tmp_path, faults={"v2": "error"}) as one:
+    with gateway(url_of(fresh), tmp_path, faults={"v2": "error"}) as running:
         modules = make_code_base(1, date(2026, 3, 1))[:12]
-        at = rollout_scenario.ScenarioContext(fresh, settings, one.url, "", modules, 1)
-        found, replies = rollout_scenario.run_rollout(at, rollout)
-    assert (found.state, found.weight, found.production) == ("rolled_back", 0.0, "v1")
+        context = rollout_scenario.ScenarioContext(fresh, settings, running.url, "", modules, 1)
+        record, replies = rollout_scenario.run_rollout(context, rollout)
+    assert (record.state, record.weight, record.production) == ("rolled_back", 0.0, "v1")
     assert (
-        found.events[-1]["notes"].startswith("error_rate_spike") and found.events[-1]["actor"] == "controller"
+        record.events[-1]["notes"].startswith("error_rate_spike")
+        and record.events[-1]["actor"] == "controller"
     )
-    [split] = found.splits
+    [split] = record.splits
     assert split.fallbacks == split.canary_requests >= settings.rollout.health_requests
     assert (split.weight, split.failed, split.both_arms) == (0.1, 0, 0)
     assert check_responses([replies]).ok and replies.arms["production"] == sum(replies.arms.values())
-    assert [one["reason"] for one in found.rollbacks] == ["error_rate_spike"]
-    assert "Model Rollback" in [one["title"] for one in found.alerts]
+    assert [row["reason"] for row in record.rollbacks] == ["error_rate_spike"]
+    assert "Model Rollback" in [row["title"] for row in record.alerts]
     assert rollout_scenario.get_live_rollout_id(fresh) is None

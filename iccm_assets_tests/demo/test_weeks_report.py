@@ -56,7 +56,7 @@ def week(number: int, status: str | None, production: str, **facts: Any) -> Week
     )
 
 
-def told(after: float, last: str = "v4-aaaaaaaa") -> weeks_report.ComparisonReport:
+def make_report(after: float, last: str = "v4-aaaaaaaa") -> weeks_report.ComparisonReport:
     items = [
         ItemEvidence(f"{name}-{at}", name, 1.0, 1.0, 0.0, 0.0) for name in BASE_FAMILIES for at in range(30)
     ]
@@ -77,7 +77,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
         week(2, "gate_failed", "v2-411c0800", notes="slice [tally] fell"),
         week(3, None, "v2-411c0800"),
     ]
-    weeks_report.print_report(weeks, told(0.7), console)
+    weeks_report.print_report(weeks, make_report(0.7), console)
     text = console.export_text()
     assert "…" not in text
     for part in (
@@ -95,15 +95,15 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
 
 
 def test_a_story_holds_with_evidence_and_not_without() -> None:
-    assert told(0.7).is_improvement
-    assert not told(0.0).is_improvement and "improvement" in told(0.0).reason
-    same = told(0.7, last="v1-24ccf5ac")
+    assert make_report(0.7).is_improvement
+    assert not make_report(0.0).is_improvement and "improvement" in make_report(0.0).reason
+    same = make_report(0.7, last="v1-24ccf5ac")
     assert not same.is_improvement and "no candidate passed" in same.reason
 
 
 def test_the_report_is_one_json_document() -> None:
     plain = json.loads(
-        json.dumps(weeks_report.to_json([week(1, "gate_passed", "v2")], told(0.7)), default=str)
+        json.dumps(weeks_report.to_json([week(1, "gate_passed", "v2")], make_report(0.7)), default=str)
     )
     assert plain["is_improvement"] and plain["weeks"][0]["outcome"] == "gate_passed"
     assert (

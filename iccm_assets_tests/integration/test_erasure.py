@@ -37,7 +37,7 @@ def own_lines(platform: Platform, user: str) -> list[str]:
         for line in text.splitlines():
             if len(line.strip()) >= 12 and line not in others and line not in lines.setdefault(number, []):
                 lines[number].append(line)
-    return [line for found in lines.values() for line in found[:12]]
+    return [line for own in lines.values() for line in own[:12]]
 
 
 def test_nothing_of_an_erased_user_is_left_and_the_replacement_never_saw_it(platform: Platform) -> None:
@@ -57,17 +57,17 @@ def test_nothing_of_an_erased_user_is_left_and_the_replacement_never_saw_it(plat
     assert len(sought) > 10 and "iccm.iccm.conversations" in before
     assert dagster == []  # ids and numbers only, from the start
 
-    asked = platform.json("erase", "--user", user, "--dry-run")
+    preview = platform.json("erase", "--user", user, "--dry-run")
     assert traces(platform.home, engine, user) != []
     done = platform.json("erase", "--user", user, "--yes")
 
     assert traces(platform.home, engine, *sought) == []
     engine.dispose()
-    assert (asked["conversations"], asked["rows"]) == (done["conversations"], done["rows"])
-    assert candidate in [one["version"] for one in done["versions"]]
+    assert (preview["conversations"], preview["rows"]) == (done["conversations"], done["rows"])
+    assert candidate in [row["version"] for row in done["versions"]]
     serving = platform.production()
     if serving == candidate:
-        assert [(one["version"], one["base"]) for one in done["replacements"]] == [(candidate, base)]
+        assert [(row["version"], row["base"]) for row in done["replacements"]] == [(candidate, base)]
     platform.iccm("retrain", "--base", base, "--reason", "replacement")  # the gate may well refuse it
     [[replacement, parent, status]] = platform.rows(
         """
@@ -77,9 +77,9 @@ def test_nothing_of_an_erased_user_is_left_and_the_replacement_never_saw_it(plat
     )
     assert replacement is not None and parent == base, status
     lineage = platform.json("lineage", replacement)
-    used = {one["conversation_id"] for one in lineage["conversations"]}
+    used = {row["conversation_id"] for row in lineage["conversations"]}
     assert used and not used & set(done["conversations"])
-    assert [one["version"] for one in lineage["ancestry"]] == [replacement, base]
+    assert [row["version"] for row in lineage["ancestry"]] == [replacement, base]
     again = platform.iccm("erase", "--user", user, "--yes")
     assert again.returncode == 0 and "Erased before" in again.stdout
     unknown = platform.iccm("erase", "--user", "nobody'; drop table iccm.conversations; --", "--yes")

@@ -1,4 +1,4 @@
-"""Dagster's event log holds ids and numbers, never conversation text (V2)."""
+"""Dagster's event log holds ids and numbers, never insert_conversation text (V2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lines_of(texts: list[str]) -> set[str]:
 def conversation_lines(engine: sa.Engine) -> set[str]:
     """What people and models said, what they accepted, and the code it is about."""
     with engine.connect() as conn:
-        said = conn.execute(
+        texts = conn.execute(
             sa.text(
                 """
                 select m ->> 'content' from iccm.conversations, jsonb_array_elements(content) as m
@@ -36,7 +36,7 @@ def conversation_lines(engine: sa.Engine) -> set[str]:
                 """
             )
         ).scalars()
-        return lines_of([text for text in said if text])
+        return lines_of([text for text in texts if text])
 
 
 def event_log(engine: sa.Engine) -> str:

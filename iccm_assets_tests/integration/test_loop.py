@@ -75,10 +75,10 @@ print(json.dumps({
 """
     done = run([sys.executable, "-c", script], platform.environment | platform.json("env"), 120)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert {len(days) for days in seen["days"].values()} == {3}
-    assert seen["latest"] == ["base_model", "canary_set", "fine_tuned_checkpoint", "canary_evaluation"]
-    assert seen["runs"] == ["daily_data_job", "retrain_job"]
+    dagster = json.loads(done.stdout.splitlines()[-1])
+    assert {len(days) for days in dagster["days"].values()} == {3}
+    assert dagster["latest"] == ["base_model", "canary_set", "fine_tuned_checkpoint", "canary_evaluation"]
+    assert dagster["runs"] == ["daily_data_job", "retrain_job"]
 
 
 def test_lineage_leads_from_a_conversation_to_the_version_and_back(platform: Platform) -> None:
@@ -88,10 +88,10 @@ def test_lineage_leads_from_a_conversation_to_the_version_and_back(platform: Pla
         join iccm.training_run_examples e on e.training_run_id = r.id and e.role = 'new' group by 1
         """
     )
-    forth = platform.json("lineage", "--conversation", str(example))
-    assert candidate in [one["version"] for one in forth["versions"]]
+    forth = platform.json("lineage", "--insert_conversation", str(example))
+    assert candidate in [row["version"] for row in forth["versions"]]
     back = platform.json("lineage", candidate)
-    assert example in [one["conversation_id"] for one in back["conversations"]]
+    assert example in [row["conversation_id"] for row in back["conversations"]]
     assert back["verdicts"]
 
 
@@ -159,8 +159,11 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
     assert any("test_pass_rate_degradation" in reason for reason in report["verdict"]["reasons"])
     refused = platform.iccm("deploy", bad)
     assert refused.returncode == 1 and "the quality gate says fail" in refused.stderr
-    alone = materialize_deployment(platform, bad)
-    assert alone.returncode != 0 and "the quality gate says fail" in alone.stdout + alone.stderr
+    materialized = materialize_deployment(platform, bad)
+    assert (
+        materialized.returncode != 0
+        and "the quality gate says fail" in materialized.stdout + materialized.stderr
+    )
     assert platform.production() == serving
     [[status]] = platform.rows("select status from iccm.model_versions where version = :v", v=bad)
     assert status == "gate_failed"

@@ -73,5 +73,5 @@ def test_a_model_given_by_its_path_is_trained_judged_and_can_be_made_again(own: 
     assert verify(Path(path)).base == "my_model"
     # The packaged rehearsal sample belongs to the packaged model: without ICCM_REHEARSAL there is none.
     assert trained["counts"]["rehearsal"] == 0 and trained["counts"]["new"] >= 5
-    assert trained["movement"]["changed_share"] > 0
+    assert trained["weight_change"]["changed_share"] > 0
     assert own.json("verify", candidate)["outcome"] == "reproduced"

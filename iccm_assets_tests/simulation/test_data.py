@@ -20,18 +20,18 @@ from iccm_assets.simulation.language.grammar import parse
 from iccm_assets.simulation.language.quick_score import score_requirements
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def canary_set() -> list[dict[str, Any]]:
-    return rows_of(PACKAGED_CANARY_SET)
+    return read_rows(PACKAGED_CANARY_SET)
 
 
 @pytest.fixture(scope="module")
 def rehearsal() -> list[dict[str, Any]]:
-    return rows_of(PACKAGED_REHEARSAL)
+    return read_rows(PACKAGED_REHEARSAL)
 
 
 def normalised(text: str) -> str:
@@ -71,13 +71,15 @@ def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str
 
 def test_nothing_is_in_two_places(canary_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]) -> None:
     traffic = [
-        one.example for seed in (1, 2, 3) for one in plan_conversations(seed, n=80, end=date(2026, 3, 1))
+        session.example
+        for seed in (1, 2, 3)
+        for session in plan_conversations(seed, n=80, end=date(2026, 3, 1))
     ]
     texts = {normalised(row["requirements"]) for row in canary_set}
     sources = {normalised(row["source_code"]) for row in canary_set}
     shapes = {structural_signature(parse(row["requirements"])) for row in canary_set}
     for others in ([(row["source_code"], row["requirements"]) for row in rehearsal],
-                   [(one.source_code, one.requirements) for one in traffic]):  # fmt: skip
+                   [(session.source_code, session.requirements) for session in traffic]):  # fmt: skip
         assert not texts & {normalised(requirements) for _, requirements in others}
         assert not sources & {normalised(source) for source, _ in others}
         assert not shapes & {structural_signature(parse(requirements)) for _, requirements in others}

@@ -38,33 +38,36 @@ def plan() -> list[PlannedSession]:
 def ended(plan: list[PlannedSession]) -> list[tuple[PlannedSession, FinishedConversation]]:
     """Half the week when it is over, as if CET-D knew the base families and nothing else."""
     return [
-        (one, finish_session(one, NOTHING if one.new_domain else one.program.requirements, NIGHT))
-        for one in plan[::2]
+        (
+            session,
+            finish_session(session, NOTHING if session.new_domain else session.program.requirements, NIGHT),
+        )
+        for session in plan[::2]
     ]
 
 
 def test_a_week_has_two_hundred_sessions_by_forty_users_on_seven_days(plan: list[PlannedSession]) -> None:
-    assert len(plan) == len({one.session_id for one in plan}) == 200
-    assert len({one.user_id for one in plan}) >= 40
-    days = Counter(one.asked_at.astimezone(UTC).date() for one in plan)
+    assert len(plan) == len({session.session_id for session in plan}) == 200
+    assert len({session.user_id for session in plan}) >= 40
+    days = Counter(session.asked_at.astimezone(UTC).date() for session in plan)
     assert set(days) == {END - timedelta(days=back) for back in range(7)}
-    assert [one.asked_at for one in plan] == sorted(one.asked_at for one in plan)
+    assert [session.asked_at for session in plan] == sorted(session.asked_at for session in plan)
 
 
 def test_a_few_are_busy_and_most_are_not(plan: list[PlannedSession]) -> None:
-    sessions = sorted(Counter(one.user_id for one in plan).values(), reverse=True)
+    sessions = sorted(Counter(session.user_id for session in plan).values(), reverse=True)
     assert 8 <= sessions[0] <= 30
     assert sum(sessions[:10]) > 2 * sum(sessions[-20:]) * 10 / 20
 
 
 def test_habits_belong_to_people_and_their_shares_are_quotas() -> None:
     people = draw_team(100, Random(1))
-    assert Counter(one.habit for one in people) == {
+    assert Counter(person.habit for person in people) == {
         habit: round(100 * share) for habit, share in HABITS.items()
     }
-    traits = Counter(trait for one in people for trait in one.traits)
+    traits = Counter(trait for person in people for trait in person.traits)
     assert traits == {trait: round(100 * share) for trait, share in TRAITS.items()}
-    vague = next(one for one in people if one.habit == "vague")
+    vague = next(person for person in people if person.habit == "vague")
     rng = Random(2)
     shown = Counter(vague.draw_behavior(rng)[0] for _ in range(400))
     assert set(shown) == {"vague", "corrects"}
@@ -74,23 +77,25 @@ def test_habits_belong_to_people_and_their_shares_are_quotas() -> None:
 def test_nobody_shows_two_different_faults_in_one_month() -> None:
     month = plan_conversations(3, n=60, days=28, users=6, end=END)
     habits = defaultdict(set)
-    for one in month:
-        habits[one.user_id].add(one.habit)
+    for session in month:
+        habits[session.user_id].add(session.habit)
     assert all(len(shown - {"corrects"}) <= 1 for shown in habits.values())
 
 
 def test_about_half_of_the_traffic_is_new_and_some_of_it_repeats(plan: list[PlannedSession]) -> None:
-    assert 0.35 < sum(one.new_domain for one in plan) / len(plan) < 0.65
-    again = [one for one in plan if one.repeated_session_id is not None]
+    assert 0.35 < sum(session.new_domain for session in plan) / len(plan) < 0.65
+    again = [session for session in plan if session.repeated_session_id is not None]
     assert 3 <= len(again) <= 30
-    asked = {one.session_id: one for one in plan}
+    asked = {session.session_id: session for session in plan}
     own = 0
-    for one in again:
-        earlier = asked[one.repeated_session_id or ""]
-        assert earlier.program.requirements == one.program.requirements
-        own += earlier.user_id == one.user_id
+    for session in again:
+        earlier = asked[session.repeated_session_id or ""]
+        assert earlier.program.requirements == session.program.requirements
+        own += earlier.user_id == session.user_id
     assert own >= 0.5 * len(again)
-    assert any(asked[one.repeated_session_id or ""].source_code != one.source_code for one in again)
+    assert any(
+        asked[session.repeated_session_id or ""].source_code != session.source_code for session in again
+    )
 
 
 def test_the_same_seed_gives_the_same_week_and_another_name_other_sessions() -> None:
@@ -98,63 +103,67 @@ def test_the_same_seed_gives_the_same_week_and_another_name_other_sessions() -> 
     assert plan_conversations(7, n=20, end=END) == first
     assert plan_conversations(8, n=20, end=END) != first
     named = plan_conversations(7, n=20, end=END, name="7-march")
-    assert not {one.session_id for one in named} & {one.session_id for one in first}
-    assert [one.program for one in named] == [one.program for one in first]
+    assert not {session.session_id for session in named} & {session.session_id for session in first}
+    assert [session.program for session in named] == [session.program for session in first]
     assert named[3].example == first[3].example
     assert finish_session(first[0], "nonsense") == finish_session(first[0], "nonsense")
 
 
 def test_nobody_asks_about_code_of_the_canary_set(plan: list[PlannedSession]) -> None:
-    assert not {structural_signature(one.program.document) for one in plan} & reserved_signatures()
+    assert not {structural_signature(session.program.document) for session in plan} & reserved_signatures()
 
 
 def test_enough_conversations_can_be_learnt_from(ended) -> None:
     usable = 0
-    for _, one in ended:
-        if one.test_suite is not None and one.rating != -1:
-            rate, variance = score_requirements(one.requirements, one.test_suite)
+    for _, end in ended:
+        if end.test_suite is not None and end.rating != -1:
+            rate, variance = score_requirements(end.requirements, end.test_suite)
             usable += rate > 0.75 and variance < 0.04
     assert 55 <= usable <= 88
 
 
 def test_wrong_answers_are_mostly_corrected_and_right_ones_kept(ended) -> None:
     pairs = [
-        (one, end)
-        for one, end in ended
-        if one.habit == "corrects" and "typos" not in one.traits and not end.open
+        (session, end)
+        for session, end in ended
+        if session.habit == "corrects" and "typos" not in session.traits and not end.is_open
     ]
     assert len(pairs) > 40
-    assert all(end.requirements == one.program.requirements for one, end in pairs)
-    assert all((end.requirements == end.answer) is not one.new_domain for one, end in pairs)
+    assert all(end.requirements == session.program.requirements for session, end in pairs)
+    assert all((end.requirements == end.answer) is not session.new_domain for session, end in pairs)
     assert {end.rating for _, end in ended} == {None, 1, -1}
-    assert any(end.test_suite is None for _, end in ended if not end.open)
+    assert any(end.test_suite is None for _, end in ended if not end.is_open)
 
 
 def test_who_accepts_anything_keeps_wrong_answers(ended) -> None:
-    kept = [(one, end) for one, end in ended if one.habit == "accepts" and not end.open]
+    kept = [(session, end) for session, end in ended if session.habit == "accepts" and not end.is_open]
     assert kept and all(end.requirements == end.answer for _, end in kept)
-    assert any(score_requirements(end.requirements, one.example.test_suite)[0] < 1 for one, end in kept)
+    assert any(
+        score_requirements(end.requirements, session.example.test_suite)[0] < 1 for session, end in kept
+    )
 
 
 def test_who_abandons_leaves_an_answer_nobody_accepted(ended) -> None:
-    left = [end for one, end in ended if one.habit == "abandons"]
+    left = [end for session, end in ended if session.habit == "abandons"]
     assert left
     for end in left:
-        assert end.open and end.test_suite is None and end.rating is None
+        assert end.is_open and end.test_suite is None and end.rating is None
         assert end.messages[-1] == {"role": "assistant", "content": end.answer}
 
 
 def test_a_late_acceptance_is_open_until_it_arrives_and_keeps_its_past_moment(plan) -> None:
-    late = [one for one in plan if "late" in one.traits and one.habit != "abandons"]
+    late = [session for session in plan if "late" in session.traits and session.habit != "abandons"]
     assert late
-    for one in late[:3]:
-        assert timedelta(days=1) <= one.timestamp - one.asked_at <= timedelta(days=4)
-        assert timedelta(0) <= one.delivered_at - one.timestamp <= timedelta(days=2)
-        before = finish_session(one, NOTHING, one.delivered_at - timedelta(seconds=1))
-        after = finish_session(one, NOTHING, one.delivered_at)
-        assert before.is_open and before.timestamp == one.asked_at and before.requirements == NOTHING
+    for session in late[:3]:
+        assert timedelta(days=1) <= session.accepted_at - session.asked_at <= timedelta(days=4)
+        assert timedelta(0) <= session.delivered_at - session.accepted_at <= timedelta(days=2)
+        before = finish_session(session, NOTHING, session.delivered_at - timedelta(seconds=1))
+        after = finish_session(session, NOTHING, session.delivered_at)
+        assert before.is_open and before.timestamp == session.asked_at and before.requirements == NOTHING
         assert (
-            not after.is_open and after.timestamp == one.timestamp and after.session_id == before.session_id
+            not after.is_open
+            and after.timestamp == session.accepted_at
+            and after.session_id == before.session_id
         )
 
 
@@ -162,7 +171,11 @@ def test_half_a_correction_mends_one_of_two_mistakes() -> None:
     right = "The function `f` shall take `x`. When `x` is less than 3, it shall return 1. It shall return 2."
     answer = right.replace("less than 3", "less than 4").replace("return 2", "return 5")
     mended = correct_half(answer, right, Random(1))
-    wrong = [said for said, meant in zip(sentences(mended), sentences(right), strict=True) if said != meant]
+    wrong = [
+        written
+        for written, meant in zip(sentences(mended), sentences(right), strict=True)
+        if written != meant
+    ]
     assert len(wrong) == 1 and wrong[0] in sentences(answer)
     assert correct_half(answer.replace("return 5", "return 2"), right, Random(1)) == right
     assert correct_half(right, right, Random(1)) == right
@@ -190,31 +203,32 @@ def test_source_and_requirements_are_found_in_the_messages_where_nobody_named_th
 
 def test_some_talk_much_and_some_show_several_blocks(plan, ended) -> None:
     assert any(
-        len(one.opening_messages) > 1 and not one.opening_messages[0]["content"].isascii() for one in plan
+        len(session.opening_messages) > 1 and not session.opening_messages[0]["content"].isascii()
+        for session in plan
     )
-    blocks = Counter(len(list(code_blocks(one.opening_messages[-1]["content"]))) for one in plan)
+    blocks = Counter(len(list(code_blocks(session.opening_messages[-1]["content"]))) for session in plan)
     assert set(blocks) == {1, 2} and blocks[2] >= 5
     for _, end in ended:
-        asked = [part["content"] for part in end.messages if part["role"] == "user"]
-        assert any(f"```python\n{end.source_code}```" in said for said in asked)
+        questions = [part["content"] for part in end.messages if part["role"] == "user"]
+        assert any(f"```python\n{end.source_code}```" in question for question in questions)
 
 
 def test_the_mix_drifts_from_the_first_day_to_the_last_and_domains_appear_on_their_day() -> None:
     name, *others = NEW_FAMILIES
     plan = plan_conversations(1, n=120, days=20, end=END, drift=Drift(0.1, 0.9, ((name, 12),)))
     first = END - timedelta(days=19)
-    fresh = [one for one in plan if one.repeated_session_id is None]
-    early = [one.new_domain for one in fresh if (one.asked_at.date() - first).days < 7]
-    late = [one.new_domain for one in fresh if (one.asked_at.date() - first).days >= 13]
+    fresh = [session for session in plan if session.repeated_session_id is None]
+    early = [session.new_domain for session in fresh if (session.asked_at.date() - first).days < 7]
+    late = [session.new_domain for session in fresh if (session.asked_at.date() - first).days >= 13]
     assert sum(early) / len(early) + 0.3 < sum(late) / len(late)
-    days = [(one.asked_at.date() - first).days + 1 for one in fresh if one.program.family == name]
+    days = [(session.asked_at.date() - first).days + 1 for session in fresh if session.program.family == name]
     assert days and min(days) >= 12
     only = plan_conversations(1, n=20, end=END, drift=Drift(1.0, 1.0), new_families=(others or [name])[:1])
-    assert {one.program.family for one in only} == {(others or [name])[0]}
+    assert {session.program.family for session in only} == {(others or [name])[0]}
 
 
 def test_without_a_new_domain_yet_everybody_asks_about_the_old_ones() -> None:
     none = Drift(1.0, 1.0, tuple((name, 7) for name in sorted(NEW_FAMILIES)))
     plan = plan_conversations(1, n=12, days=7, end=END, drift=none, base_families=BASE_FAMILIES[:1])
-    early = [one for one in plan if one.asked_at.date() < END]
-    assert early and {one.program.family for one in early} == {BASE_FAMILIES[0]}
+    early = [session for session in plan if session.asked_at.date() < END]
+    assert early and {session.program.family for session in early} == {BASE_FAMILIES[0]}

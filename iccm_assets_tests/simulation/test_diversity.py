@@ -19,12 +19,14 @@ def test_most_texts_of_a_week_survive_deduplication_and_none_is_close_to_the_can
     from iccm_assets.models.embedding import Embedder
 
     embedder = Embedder.load(load_settings())
-    plan = [one for one in plan_conversations(5, end=date(2026, 3, 1)) if one.repeated_session_id is None][
-        :100
-    ]
+    plan = [
+        session
+        for session in plan_conversations(5, end=date(2026, 3, 1))
+        if session.repeated_session_id is None
+    ][:100]
     lines = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary = [json.loads(line)["requirements"] for line in lines]
-    vectors = embedder.encode([one.example.requirements for one in plan])
+    vectors = embedder.encode([session.example.requirements for session in plan])
     kept: list[int] = []
     for index, vector in enumerate(vectors):
         if not kept or float(np.max(vectors[kept] @ vector)) < 0.9:

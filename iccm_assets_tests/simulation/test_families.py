@@ -73,13 +73,13 @@ def test_the_requirements_use_no_name_or_constant_that_the_code_does_not_show(fa
     for _ in range(25):
         item = draw_program(family, rng)
         shown = re.findall(r"`(\w+)`|'([^']*)'|\b(\d+)\b", item.requirements)
-        assert all(word in item.source_code for found in shown for word in found)
+        assert all(word in item.source_code for words in shown for word in words)
 
 
 @pytest.mark.parametrize("families", [BASE_FAMILIES, NEW_FAMILIES])
 def test_there_are_classes_with_state_among_base_and_new_families(families: tuple[str, ...]) -> None:
     drafts = [draw_program(family, Random(1)).typed_document for family in families]
-    assert [one for one in drafts if isinstance(one.document, ast.ClassDocument)]
+    assert [draft for draft in drafts if isinstance(draft.document, ast.ClassDocument)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,52 +16,54 @@ def test_every_item_is_done_once_and_failures_are_kept() -> None:
     done: list[int] = []
     mutex = threading.Lock()
 
-    def errand(item: int) -> None:
+    def task(item: int) -> None:
         if item % 10 == 3:
             raise InputError(f"item {item}")
         with mutex:
             done.append(item)
 
-    crowd = LoadGenerator(range(50), errand, workers=8).start()
-    crowd.join()
-    assert sorted(done) == [one for one in range(50) if one % 10 != 3] and crowd.completed == 45
-    assert sorted(crowd.failures) == sorted(InputError(f"item {one}").message for one in range(3, 50, 10))
+    generator = LoadGenerator(range(50), task, workers=8).start()
+    generator.join()
+    assert sorted(done) == [number for number in range(50) if number % 10 != 3] and generator.completed == 45
+    assert sorted(generator.failures) == sorted(
+        InputError(f"item {number}").message for number in range(3, 50, 10)
+    )
 
 
 def test_what_is_no_refusal_ends_the_crowd_and_is_raised() -> None:
-    def errand(item: int) -> None:
+    def task(item: int) -> None:
         if item == 5:
             raise ZeroDivisionError("a mistake")
 
-    crowd = LoadGenerator(itertools.count(), errand, workers=3).start()
+    generator = LoadGenerator(itertools.count(), task, workers=3).start()
     with pytest.raises(ZeroDivisionError, match="a mistake"):
-        crowd.join()
-    assert crowd.has_failed
+        generator.join()
+    assert generator.has_failed
 
 
 def test_an_endless_crowd_keeps_its_pace_until_it_is_stopped() -> None:
     moments: list[float] = []
-    crowd = LoadGenerator(
+    generator = LoadGenerator(
         itertools.count(), lambda item: moments.append(time.monotonic()), workers=4, rate=50
     )
-    crowd.start()
+    generator.start()
     while len(moments) < 40:
         time.sleep(0.01)
-    crowd.stop()
-    crowd.join()
+    generator.stop()
+    generator.join()
     # Never faster than asked, but for the second of delay that may be made up for.
     assert 50 * (max(moments) - min(moments) + 1.0) >= len(moments) - 4
 
 
 def test_a_new_pace_holds_at_once_for_threads_that_wait_for_the_old_one() -> None:
     done: list[int] = []
-    crowd = LoadGenerator(itertools.count(), done.append, workers=20, rate=1 / 3600).start()
+    generator = LoadGenerator(itertools.count(), done.append, workers=20, rate=1 / 3600).start()
     deadline = time.monotonic() + 60
     while not done and time.monotonic() < deadline:
         time.sleep(0.01)
-    crowd.set_rate(200)
+    generator.set_rate(200)
     while len(done) < 50 and time.monotonic() < deadline:
         time.sleep(0.01)
-    crowd.stop()
-    crowd.join()
+    generator.stop()
+    generator.join()
     assert len(done) >= 50

@@ -23,9 +23,9 @@ TEXT = (
 )
 
 
-def outcome(reader: str, text: str, *args: object) -> object:
+def outcome(reconstructor: str, text: str, *args: object) -> object:
     namespace: dict[str, object] = {}
-    exec(RECONSTRUCTORS[reader](text), namespace)
+    exec(RECONSTRUCTORS[reconstructor](text), namespace)
     try:
         return namespace["rate"](*args)
     except Exception as error:
@@ -34,7 +34,7 @@ def outcome(reader: str, text: str, *args: object) -> object:
 
 def test_there_are_three_readers_with_code_of_their_own() -> None:
     assert len(RECONSTRUCTORS) >= 3
-    assert len({reader(TEXT) for reader in RECONSTRUCTORS.values()}) == len(RECONSTRUCTORS)
+    assert len({reconstructor(TEXT) for reconstructor in RECONSTRUCTORS.values()}) == len(RECONSTRUCTORS)
     assert {outcome(name, TEXT, 2) for name in RECONSTRUCTORS} == {5}
 
 
@@ -81,7 +81,7 @@ def test_vague_requirements_score_low_with_high_variance_and_good_ones_perfectly
     assert set(good) == {(1.0, 0.0)}
     assert statistics.fmean(rate for rate, _ in vague) < 0.6
     assert statistics.fmean(spread for _, spread in vague) > 0.06
-    unnoticed = [one for one in vague if one[0] > 0.75 and one[1] < 0.04]
+    unnoticed = [score for score in vague if score[0] > 0.75 and score[1] < 0.04]
     assert len(unnoticed) <= len(vague) // 50  # what was left out cannot matter: an earlier case covers it
 
 
@@ -92,9 +92,9 @@ CLASS = (
 )
 
 
-def used(reader: str, text: str, *amounts: int) -> list[object]:
+def used(reconstructor: str, text: str, *amounts: int) -> list[object]:
     namespace: dict[str, object] = {}
-    exec(RECONSTRUCTORS[reader](text), namespace)
+    exec(RECONSTRUCTORS[reconstructor](text), namespace)
     outcomes: list[object] = []
     try:
         jar = namespace["Jar"](5)
@@ -109,8 +109,8 @@ def used(reader: str, text: str, *amounts: int) -> list[object]:
 
 
 @pytest.mark.parametrize("reader", RECONSTRUCTORS)
-def test_every_reader_writes_a_class_that_keeps_its_state(reader: str) -> None:
-    assert used(reader, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
+def test_every_reader_writes_a_class_that_keeps_its_state(reconstructor: str) -> None:
+    assert used(reconstructor, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
 
 
 def test_an_attribute_that_was_never_set_is_refused_empty_or_guessed() -> None:
@@ -130,9 +130,9 @@ def test_an_unreadable_sentence_of_a_class_is_refused_or_left_out() -> None:
     "text", ["", "hello", "The function shall return 3.", "The function `def` shall take `x`."]
 )
 @pytest.mark.parametrize("reader", RECONSTRUCTORS)
-def test_text_that_names_no_function_is_an_error_not_code(reader: str, text: str) -> None:
+def test_text_that_names_no_function_is_an_error_not_code(reconstructor: str, text: str) -> None:
     with pytest.raises(ReconstructionError):
-        RECONSTRUCTORS[reader](text)
+        RECONSTRUCTORS[reconstructor](text)
 
 
 _PIECES = st.sampled_from((
@@ -150,6 +150,6 @@ _PIECES = st.sampled_from((
 @example("The function `f` shall take `x`. It shall return `x`" + " plus 1" * 5000 + ".")
 @example("The function `f` shall take `x`. It shall return " + "9" * 6000 + ".")
 def test_no_text_crashes_a_reader(text: str) -> None:
-    for reader in RECONSTRUCTORS.values():
+    for reconstructor in RECONSTRUCTORS.values():
         with suppress(IccmError):
-            compile(reader(text), "<reader>", "exec")
+            compile(reconstructor(text), "<reader>", "exec")

@@ -66,10 +66,10 @@ class Instance:
 def browser_path() -> str:
     """Where a Chromium is."""
     pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright (extra `dev`)")
-    found = os.environ.get("UI_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
+    path = os.environ.get("UI_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not path:
         pytest.skip("the browser tests need a Chromium on PATH, or its path in UI_TEST_CHROMIUM")
-    return found
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -44,19 +44,19 @@ def picture(page: Any, name: str) -> None:
 
 
 def runs(instance: Instance) -> list[dict[str, Any]]:
-    found = instance.query(RUNS)["runsOrError"]["results"]
-    for one in found:
-        one["tags"] = {tag["key"]: tag["value"] for tag in one["tags"]}
-    return found
+    results = instance.query(RUNS)["runsOrError"]["results"]
+    for run in results:
+        run["tags"] = {tag["key"]: tag["value"] for tag in run["tags"]}
+    return results
 
 
 def finished(instance: Instance, chosen: Any, seconds: float = 900) -> list[dict[str, Any]]:
     """The runs for which ``chosen`` holds, once there are some and all of them have ended."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        found = [one for one in runs(instance) if chosen(one)]
-        if found and all(one["status"] in ("SUCCESS", "FAILURE", "CANCELED") for one in found):
-            return found
+        matching = [run for run in runs(instance) if chosen(run)]
+        if matching and all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in matching):
+            return matching
         time.sleep(3)
     raise AssertionError(f"not finished: {runs(instance)}")
 
@@ -91,7 +91,7 @@ def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     choose_partitions(page, instance.yesterday.isoformat(), "1 partition")
     page.get_by_role("button", name=re.compile("^Launch ")).click()
-    finished(instance, lambda one: one["tags"].get("dagster/partition") == instance.yesterday.isoformat())
+    finished(instance, lambda run: run["tags"].get("dagster/partition") == instance.yesterday.isoformat())
     page.goto("/assets/training_pool?view=partitions&partition=" + instance.yesterday.isoformat())
     page.get_by_text("rejections").wait_for()
     page.get_by_text("in the pool").first.wait_for()
@@ -111,14 +111,14 @@ def test_a_backfill_of_ten_days_succeeds_in_few_runs(page: Any, instance: Instan
             "query { partitionBackfillsOrError(limit: 5) { ... on PartitionBackfills "
             "{ results { id status numPartitions } } } }"
         )["partitionBackfillsOrError"]["results"]
-        ended = [one for one in states if one["numPartitions"] == 10 and "COMPLETED" in one["status"]]
+        ended = [state for state in states if state["numPartitions"] == 10 and "COMPLETED" in state["status"]]
         if ended:
             break
         time.sleep(5)
     assert ended and ended[0]["status"] == "COMPLETED_SUCCESS", states
-    of_backfill = [one for one in runs(instance) if one["tags"].get("dagster/backfill") == ended[0]["id"]]
-    assert 1 <= len(of_backfill) <= 3
-    assert {one["status"] for one in of_backfill} == {"SUCCESS"}
+    backfill_runs = [run for run in runs(instance) if run["tags"].get("dagster/backfill") == ended[0]["id"]]
+    assert 1 <= len(backfill_runs) <= 3
+    assert {run["status"] for run in backfill_runs} == {"SUCCESS"}
     page.goto(f"/runs/b/{ended[0]['id']}", wait_until="domcontentloaded")
     page.get_by_text("training_pool").first.wait_for()
     page.get_by_text("Completed").first.wait_for()

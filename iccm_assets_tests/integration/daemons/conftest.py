@@ -32,7 +32,7 @@ from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import PACKAGED_CANARY_SET, Settings, load_settings
 from iccm_assets_tests.models.tiny_models import tiny_t5
 from iccm_assets_tests.processes import bare_environment, start_dagster, stop
-from iccm_assets_tests.retraining.factories import conversation
+from iccm_assets_tests.retraining.factories import insert_conversation
 
 USERS = 40
 # What a random model of 30 000 weights and a test of a minute need; everything else is the default.
@@ -49,26 +49,26 @@ CANARY_ITEMS = 6
 # Every example's vector: there is no holdout here that it could be compared with.
 DIRECTION = np.full(384, 384**-0.5, dtype=np.float32)
 # A retrain takes 20 s on two idle cores; a busy machine may take ten times as long.
-PATIENCE_SECONDS = 200
+TIMEOUT_SECONDS = 200
 DONE = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A daemon's process, and where it writes what it does."""
+    """A daemon's process and its log file."""
 
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
-    def told(self) -> str:
+    def output(self) -> str:
         return self.log.read_text("utf-8", "replace")
 
 
 @dataclass
-class World:
+class Platform:
     """A platform whose clock says ``at``, its Dagster instance, and the daemons started on it."""
 
     settings: Settings
@@ -83,7 +83,7 @@ class World:
         """So many more selectable examples, of yesterday."""
         with nullcontext(conn) if conn is not None else self.engine.begin() as conn:
             for number in range(self.examples + 1, self.examples + count + 1):
-                conversation(conn, number, user=f"u{number % USERS}", at=self.at - timedelta(days=1))
+                insert_conversation(conn, number, user=f"u{number % USERS}", at=self.at - timedelta(days=1))
             conn.execute(t.phase4_training_data.update().values(embedding=DIRECTION))
         self.examples += count
 
@@ -102,16 +102,16 @@ class World:
 
     def ticks(self, name: str) -> list[InstigatorTick]:
         """The ticks of a sensor or a schedule that are over, oldest first; none of them may have failed."""
-        known = {one.instigator_name: one for one in self.instance.all_instigator_state()}
+        known = {state.instigator_name: state for state in self.instance.all_instigator_state()}
         if name not in known:
             return []
-        found = self.instance.get_ticks(known[name].instigator_origin_id, known[name].selector_id)
-        assert [one.error for one in found if one.status == TickStatus.FAILURE] == []
-        return [one for one in reversed(found) if one.status != TickStatus.STARTED]
+        ticks = self.instance.get_ticks(known[name].instigator_origin_id, known[name].selector_id)
+        assert [tick.error for tick in ticks if tick.status == TickStatus.FAILURE] == []
+        return [tick for tick in reversed(ticks) if tick.status != TickStatus.STARTED]
 
-    def said(self, name: str) -> list[str]:
+    def skip_reasons(self, name: str) -> list[str]:
         """The reasons its ticks gave for starting nothing, oldest first."""
-        return [one.skip_reason for one in self.ticks(name) if one.skip_reason]
+        return [tick.skip_reason for tick in self.ticks(name) if tick.skip_reason]
 
     def retrains(self) -> list[dg.DagsterRun]:
         """The launched runs of `retrain_job`, oldest first."""
@@ -122,22 +122,22 @@ class World:
             rows = t.phase4_training_runs
             return list(conn.execute(sa.select(rows).order_by(rows.c.id)))
 
-    def until(self, what: Callable[[], Found]) -> Found:
-        """The first true value of ``what``; with the daemons' last words where there is none in time."""
-        limit = time.monotonic() + PATIENCE_SECONDS
-        while not (found := what()):
-            dead = [one.process.pid for one in self.daemons if one.process.poll() is not None]
+    def until(self, get_value: Callable[[], Value]) -> Value:
+        """Wait for the first true value of ``get_value``; a timeout shows the end of the daemons' logs."""
+        limit = time.monotonic() + TIMEOUT_SECONDS
+        while not (value := get_value()):
+            dead = [daemon.process.pid for daemon in self.daemons if daemon.process.poll() is not None]
             if dead or time.monotonic() > limit:
-                told = "\n".join(one.told[-4000:] for one in self.daemons)
+                logs = "\n".join(daemon.output[-4000:] for daemon in self.daemons)
                 raise AssertionError(
-                    f"not within {PATIENCE_SECONDS} s, or daemons have died ({dead}):\n{told}"
+                    f"not within {TIMEOUT_SECONDS} s, or daemons have died ({dead}):\n{logs}"
                 )
             time.sleep(0.2)
-        return found
+        return value
 
     def until_over(self, count: int) -> None:
         """Wait until so many retrains were launched and have ended."""
-        self.until(lambda: sum(one.status in DONE for one in self.retrains()) >= count)
+        self.until(lambda: sum(run.status in DONE for run in self.retrains()) >= count)
 
     def let_tick(self, name: str, times: int = 2) -> None:
         """Wait for more ticks of a sensor; the first may have looked before the call."""
@@ -156,16 +156,16 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def make_world(
+def make_platform(
     new_database: Callable[..., str],
     small_models: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., World]]:
-    """`make_world(at)`: a platform with the base model in production, whose clock says ``at``."""
-    made: list[World] = []
+) -> Iterator[Callable[..., Platform]]:
+    """`make_platform(at)`: a platform with the base model in production, whose clock says ``at``."""
+    made: list[Platform] = []
 
-    def make(at: datetime, **settings: str) -> World:
+    def make(at: datetime, **settings: str) -> Platform:
         own = SMALL | small_models | settings
         own |= {"ICCM_HOME": str(tmp_path / f"iccm-{len(made)}"), "ICCM_DATABASE_URL": plain(new_database())}
         for name, value in own.items():
@@ -178,17 +178,17 @@ def make_world(
         assert (
             instance.run_storage and instance.event_log_storage and instance.schedule_storage
         )  # connect now
-        made.append(World(loaded, engine, instance, bare_environment() | own | for_dagster, at))
+        made.append(Platform(loaded, engine, instance, bare_environment() | own | for_dagster, at))
         with engine.begin() as conn:
             set_clock(conn, shift=at - now(conn))
         ensure_production(engine, ModelStore(loaded.home), loaded)
         return made[-1]
 
     yield make
-    stop([one.process for world in made for one in world.daemons])
-    for world in made:
-        world.instance.dispose()
-        world.engine.dispose()
+    stop([daemon.process for platform in made for daemon in platform.daemons])
+    for platform in made:
+        platform.instance.dispose()
+        platform.engine.dispose()
 
 
 def plain(url: str) -> str:

@@ -16,7 +16,7 @@ from iccm_assets.monitoring.baseline import AT_DEPLOYMENT, Baseline
 from iccm_assets.monitoring.degradation import paired_drop, unpaired_drop
 from iccm_assets.registry import versions
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
-from iccm_assets_tests.integration.daemons.conftest import World
+from iccm_assets_tests.integration.daemons.conftest import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("daemons")]
 
@@ -27,108 +27,113 @@ FAST, FASTER, FASTEST = 10.0, 20.0, 90.0
 # A retrain that finds too few examples ends within seconds (T5): enough where only its start is in question.
 SHORT = {"ICCM_TRIGGERS__MIN_EXAMPLES": "1000"}
 # A clock that jumps by a day must not make a run look lost that was asked for a moment ago.
-PATIENT = {
+LONG_TIMEOUTS = {
     "ICCM_TRIGGERS__DISPATCH_TIMEOUT_SECONDS": "1000000",
     "ICCM_TRAINING__HEARTBEAT_TIMEOUT_SECONDS": "1000000",
 }
 
-Make = Callable[..., World]
+Make = Callable[..., Platform]
 ITEMS = 30
 BASELINE = 25 / ITEMS  # of the pass rates that `measured` says production had at its deployment
 
 
-def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none(make_world: Make) -> None:
-    world = make_world(MONDAY_AT_FOUR)
-    world.add_examples(99)
-    world.start_daemons(rate=FAST)
-    world.let_tick("new_data_threshold_sensor")
-    assert set(world.said("new_data_threshold_sensor")) == {"99 of 100 new examples"}
-    assert world.retrains() == [] == world.training_runs()
+def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none(make_platform: Make) -> None:
+    platform = make_platform(MONDAY_AT_FOUR)
+    platform.add_examples(99)
+    platform.start_daemons(rate=FAST)
+    platform.let_tick("new_data_threshold_sensor")
+    assert set(platform.skip_reasons("new_data_threshold_sensor")) == {"99 of 100 new examples"}
+    assert platform.retrains() == [] == platform.training_runs()
 
-    world.add_examples(1)
-    world.until_over(1)
-    world.let_tick("new_data_threshold_sensor")
-    [row], [run] = world.training_runs(), world.retrains()
+    platform.add_examples(1)
+    platform.until_over(1)
+    platform.let_tick("new_data_threshold_sensor")
+    [row], [run] = platform.training_runs(), platform.retrains()
     assert (row.trigger, row.trigger_key) == ("data_threshold", "data_threshold:2026-03-02")
     assert (run.tags["iccm/training_run_id"], row.dagster_run_id) == (str(row.id), run.run_id)
     assert (row.attempt, row.dispatch, row.status) == (1, 1, "gate_failed")
-    assert learned(world, row.id) == 100
-    assert world.said("new_data_threshold_sensor")[-1] == (
+    assert learned(platform, row.id) == 100
+    assert platform.skip_reasons("new_data_threshold_sensor")[-1] == (
         f"{row.trigger_key} already has a retraining: training run {row.id}, gate_failed"
     )
 
 
 def test_a_fall_starts_exactly_one_emergency_and_ten_looks_at_an_unchanged_world_start_none(
-    make_world: Make,
+    make_platform: Make,
 ) -> None:
     # Of this seed no two looks in a row have the same mean, so that each is known to have been seen.
-    world, rng = make_world(MONDAY_AT_FOUR, **SHORT), np.random.default_rng(7)
-    world.add_examples(30)
-    world.start_daemons(rate=FASTER)
-    falls = [BASELINE - measured_and_seen(world, rng, 0.85) for _ in range(10)]
+    platform, rng = make_platform(MONDAY_AT_FOUR, **SHORT), np.random.default_rng(7)
+    platform.add_examples(30)
+    platform.start_daemons(rate=FASTER)
+    falls = [BASELINE - measured_and_seen(platform, rng, 0.85) for _ in range(10)]
     assert max(falls) > 0.05, "chance alone has to cross the limit: only evidence may start an emergency"
-    assert world.retrains() == [] == world.training_runs()
+    assert platform.retrains() == [] == platform.training_runs()
 
-    measured(world, rng, 0.45)
-    world.until_over(1)
-    world.let_tick("quality_degradation_sensor")
-    [row], [run] = world.training_runs(), world.retrains()
+    measured(platform, rng, 0.45)
+    platform.until_over(1)
+    platform.let_tick("quality_degradation_sensor")
+    [row], [run] = platform.training_runs(), platform.retrains()
     assert (row.trigger, row.emergency, row.attempt, row.dispatch) == ("degradation", True, 1, 1)
     assert (run.tags["iccm/training_run_id"], row.dagster_run_id) == (str(row.id), run.run_id)
-    assert f"not measured since training run {row.id}" in world.said("quality_degradation_sensor")[-1]
+    assert (
+        f"not measured since training run {row.id}" in platform.skip_reasons("quality_degradation_sensor")[-1]
+    )
 
 
-def test_two_daemons_at_once_start_one_run_for_each_cause(make_world: Make) -> None:
+def test_two_daemons_at_once_start_one_run_for_each_cause(make_platform: Make) -> None:
     # Hours pass for these daemons: none in which a schedule of every six hours has its tick.
-    world = make_world(MONDAY_AT_FOUR.replace(hour=6, minute=5), **SHORT, **PATIENT)
-    world.add_examples(60)
-    measured(world, np.random.default_rng(3), 0.45)
+    platform = make_platform(MONDAY_AT_FOUR.replace(hour=6, minute=5), **SHORT, **LONG_TIMEOUTS)
+    platform.add_examples(60)
+    measured(platform, np.random.default_rng(3), 0.45)
     # They share when a sensor ticked last: both look only where its next tick is due again all the time.
-    world.start_daemons(2, rate=FASTEST)
-    world.until_over(1)
-    world.until(lambda: looks(world, "new_data_threshold_sensor") >= 2)
+    platform.start_daemons(2, rate=FASTEST)
+    platform.until_over(1)
+    platform.until(lambda: looks(platform, "new_data_threshold_sensor") >= 2)
     for more_examples, days in ((60, 0), (0, 1), (0, 1)):
-        let_all_look_at_once(world, more_examples, days)
-    world.until(lambda: len(world.retrains()) >= 2)
+        let_all_look_at_once(platform, more_examples, days)
+    platform.until(lambda: len(platform.retrains()) >= 2)
     for sensor in ("quality_degradation_sensor", "retrain_dispatch_sensor"):
-        world.until(lambda sensor=sensor: looks(world, sensor) >= 2)
-    keys = [row.trigger_key for row in world.training_runs()]
+        platform.until(lambda sensor=sensor: looks(platform, sensor) >= 2)
+    keys = [row.trigger_key for row in platform.training_runs()]
     assert keys[0].startswith("degradation:")
     assert keys[1:] == [f"data_threshold:2026-03-0{day}" for day in (2, 3, 4)]
-    started = [run.tags["iccm/training_run_id"] for run in world.retrains()]
+    started = [run.tags["iccm/training_run_id"] for run in platform.retrains()]
     assert len(started) == len(set(started)) >= 2
 
 
-def test_on_sunday_at_two_the_week_is_retrained_or_skipped_with_its_number(make_world: Make) -> None:
-    enough, too_few = (make_world(SUNDAY_BEFORE_TWO, **SHORT) for _ in range(2))
+def test_on_sunday_at_two_the_week_is_retrained_or_skipped_with_its_number(make_platform: Make) -> None:
+    enough, too_few = (make_platform(SUNDAY_BEFORE_TWO, **SHORT) for _ in range(2))
     enough.add_examples(50)
     too_few.add_examples(49)
-    for world in (enough, too_few):
-        world.start_daemons()
+    for platform in (enough, too_few):
+        platform.start_daemons()
     enough.until_over(1)
     too_few.until(lambda: too_few.ticks("weekly_retrain_schedule"))
     [row], [run] = enough.training_runs(), enough.retrains()
     assert (row.trigger, row.trigger_key) == ("weekly", "weekly:2026-W09")
     assert run.tags["iccm/training_run_id"] == str(row.id)
-    assert too_few.said("weekly_retrain_schedule") == ["49 of 50 new examples"]
+    assert too_few.skip_reasons("weekly_retrain_schedule") == ["49 of 50 new examples"]
     assert too_few.retrains() == [] == too_few.training_runs()
-    for world in (enough, too_few):
-        [tick] = world.ticks("weekly_retrain_schedule")
+    for platform in (enough, too_few):
+        [tick] = platform.ticks("weekly_retrain_schedule")
         assert datetime.fromtimestamp(tick.timestamp, UTC) == SUNDAY_BEFORE_TWO.replace(
             hour=2, minute=0, second=0
         )
 
 
-def measured(world: World, rng: np.random.Generator, level: float) -> float:
+def measured(platform: Platform, rng: np.random.Generator, level: float) -> float:
     """Production measured at a level on both sets, stored as `production_quality` does: the holdout's mean.
 
     The canary set's items are the same ones with the same rates as long as the level is; the holdout's
     conversations are others every time.
     """
-    with world.engine.connect() as conn:
+    with platform.engine.connect() as conn:
         serving = versions.get_production_version(conn)
     assert serving is not None
-    orchestra, drop = load_orchestra_from_settings(world.settings), world.settings.triggers.max_quality_drop
+    orchestra, drop = (
+        load_orchestra_from_settings(platform.settings),
+        platform.settings.triggers.max_quality_drop,
+    )
     before = {f"item-{number}": rate for number, rate in enumerate(spread(np.random.default_rng(7), 0.85))}
     same = {item: max(0.0, rate - (0.85 - level)) for item, rate in before.items()}
     others = {f"c-{number}": rate for number, rate in enumerate(spread(rng, level))}
@@ -136,9 +141,9 @@ def measured(world: World, rng: np.random.Generator, level: float) -> float:
         "canary_set": (same, paired_drop(same, before, drop)),
         "production_holdout": (others, unpaired_drop(others, list(before.values()))),
     }
-    moment = world.at.isoformat()
+    moment = platform.at.isoformat()
     production_quality.store_measurements(
-        world.engine,
+        platform.engine,
         serving,
         [
             production_quality.SetMeasurement(
@@ -159,36 +164,38 @@ def measured(world: World, rng: np.random.Generator, level: float) -> float:
     return mean
 
 
-def measured_and_seen(world: World, rng: np.random.Generator, level: float) -> float:
+def measured_and_seen(platform: Platform, rng: np.random.Generator, level: float) -> float:
     """The same, once the sensor has looked at it and told its numbers."""
-    before = len(world.said("quality_degradation_sensor"))
-    mean = measured(world, rng, level)
-    told = f"on production_holdout: {mean:.3f},"
-    world.until(lambda: told in " ".join(world.said("quality_degradation_sensor")[before:]))
+    before = len(platform.skip_reasons("quality_degradation_sensor"))
+    mean = measured(platform, rng, level)
+    message = f"on production_holdout: {mean:.3f},"
+    platform.until(lambda: message in " ".join(platform.skip_reasons("quality_degradation_sensor")[before:]))
     return mean
 
 
-def let_all_look_at_once(world: World, more_examples: int, days: int) -> None:
+def let_all_look_at_once(platform: Platform, more_examples: int, days: int) -> None:
     """A new cause, and for three seconds nobody who has seen that it has no row yet can write one.
 
     Those who look wait for the pool, then for the rows, each for less than a tick's limit of two seconds.
     """
-    known = len(world.training_runs())
-    with world.engine.begin() as rows:
-        with world.engine.begin() as pool:
+    known = len(platform.training_runs())
+    with platform.engine.begin() as rows:
+        with platform.engine.begin() as pool:
             pool.execute(sa.text("lock table iccm.phase4_training_data in access exclusive mode"))
-            world.add_examples(more_examples, pool)
-            with world.engine.begin() as clock:
+            platform.add_examples(more_examples, pool)
+            with platform.engine.begin() as clock:
                 set_clock(clock, shift=timedelta(days=days))
             rows.execute(sa.text("lock table iccm.phase4_training_runs in share mode"))
             time.sleep(1.5)
         time.sleep(1.5)
-    world.until(lambda: len(world.training_runs()) > known)
+    platform.until(lambda: len(platform.training_runs()) > known)
 
 
-def looks(world: World, sensor: str) -> int:
+def looks(platform: Platform, sensor: str) -> int:
     """How often the daemon that did so least has looked at a sensor."""
-    return min(daemon.told.count(f"Checking for new runs for sensor: {sensor}") for daemon in world.daemons)
+    return min(
+        daemon.output.count(f"Checking for new runs for sensor: {sensor}") for daemon in platform.daemons
+    )
 
 
 def spread(rng: np.random.Generator, level: float) -> list[float]:
@@ -196,10 +203,10 @@ def spread(rng: np.random.Generator, level: float) -> list[float]:
     return [float(rate) for rate in rng.binomial(1, level, ITEMS)]
 
 
-def learned(world: World, training_run: int) -> int:
+def learned(platform: Platform, insert_training_run: int) -> int:
     """How many conversations of the pool a training run learned from."""
-    with world.engine.connect() as conn:
+    with platform.engine.connect() as conn:
         return conn.execute(
             sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"),
-            {"id": training_run},
+            {"id": insert_training_run},
         ).scalar_one()
