@@ -28,7 +28,7 @@ ASSETS = (
     "deployed_model_version",
     "production_quality",
 )
-GROUPS = ("capture", "curation", "scoring", "training", "evaluation", "rollout")
+GROUPS = ("capture", "curation", "scoring", "training", "evaluation", "rollout", "monitoring")
 CURATION = "/locations/iccm_assets/asset-groups/curation/lineage"
 RUNS = """
     query { runsOrError(limit: 100) { ... on Runs { results {
@@ -81,8 +81,8 @@ def test_the_graph_shows_the_path_from_conversation_to_deployed_version(page: An
         label = page.locator("foreignObject").get_by_text(group, exact=True).first
         label.wait_for()
         places[group] = label.bounding_box()["x"]
-    assert places["capture"] < places["curation"] < places["learning"]
-    assert places["learning"] < places["rollout"] and places["judging"] < places["rollout"]
+    assert places["capture"] < places["curation"] < places["training"]
+    assert places["training"] < places["rollout"] and places["evaluation"] < places["rollout"]
     picture(page, "graph")
 
 
