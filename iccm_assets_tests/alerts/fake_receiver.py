@@ -1,4 +1,4 @@
-"""A real HTTP server as apprise's `json://` channel expects one, which fails when it is told to."""
+"""A real HTTP server as apprise's `json://` channel expects one, which fails on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Receiver:
-    """What has arrived; ``status`` is answered, after ``seconds``."""
+    """The received messages; the server answers ``status`` after ``seconds``."""
 
     def __init__(self, port: int) -> None:
         self.port, self.status, self.seconds = port, 200, 0.0
@@ -24,19 +24,19 @@ class Receiver:
         return f"json://127.0.0.1:{self.port}/hook-of-the-secret-room"
 
     def keys(self) -> Counter[str]:
-        """How often each alert arrived, by the key in the last line of its text."""
-        return Counter(one["message"].splitlines()[-1].rsplit(", ", 1)[1] for one in self.messages)
+        """Count the arrivals of each alert, by the key in the last line of its text."""
+        return Counter(message["message"].splitlines()[-1].rsplit(", ", 1)[1] for message in self.messages)
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
+def run_receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if made.status < 400:
-                made.messages.append(json.loads(body))
-            time.sleep(made.seconds)
-            self.send_response(made.status)
+            if receiver.status < 400:
+                receiver.messages.append(json.loads(body))
+            time.sleep(receiver.seconds)
+            self.send_response(receiver.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -44,10 +44,10 @@ def receiver() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Receiver(server.server_address[1])
+    receiver = Receiver(server.server_address[1])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield made
+        yield receiver
     finally:
         server.shutdown()
         server.server_close()

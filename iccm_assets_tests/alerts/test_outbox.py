@@ -1,4 +1,4 @@
-"""Alerts: one row and one log line a cause, each channel served once, whatever fails (A1)."""
+"""Alerts: one row and one log line per cause, each channel receives it once despite failures (A1)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import set_clock
 from iccm_assets.settings import Settings
-from iccm_assets_tests.alerts.fake_receiver import Receiver, receiver
+from iccm_assets_tests.alerts.fake_receiver import Receiver, run_receiver
 
 
 @pytest.fixture
 def slack() -> Iterator[Receiver]:
-    with receiver() as made:
-        yield made
+    with run_receiver() as server:
+        yield server
 
 
 @pytest.fixture
 def mail() -> Iterator[Receiver]:
-    with receiver() as made:
-        yield made
+    with run_receiver() as server:
+        yield server
 
 
-def to(settings: Settings, *channels: Receiver | str) -> Settings:
-    urls = ",".join(one if isinstance(one, str) else one.url for one in channels)
+def with_channels(settings: Settings, *channels: Receiver | str) -> Settings:
+    urls = ",".join(channel if isinstance(channel, str) else channel.url for channel in channels)
     return settings.model_copy(update={"alert_urls": urls})
 
 
-def happen(engine: sa.Engine, *keys: str, severity: str = "warning") -> None:
+def raise_alerts(engine: sa.Engine, *keys: str, severity: str = "warning") -> None:
     for key in keys:
         with engine.begin() as conn:
             raise_alert(conn, key, severity, "Model Rollback", f"v2 was rolled back ({key}).")
@@ -54,7 +54,7 @@ def alerts(engine: sa.Engine) -> dict[str, Any]:
         return {row.key: row for row in conn.execute(sa.select(t.alerts))}
 
 
-def pass_time(engine: sa.Engine, **time: float) -> None:
+def advance_clock(engine: sa.Engine, **time: float) -> None:
     with engine.begin() as conn:
         set_clock(conn, shift=timedelta(**time))
 
@@ -71,11 +71,11 @@ def test_a_cause_is_one_row_and_one_log_line(engine: sa.Engine, caplog: pytest.L
 def test_an_alert_reaches_every_channel_once_and_is_then_delivered(
     engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
 ) -> None:
-    settings = to(settings, slack, mail)
-    happen(engine, "k1", "k2", severity="critical")
+    settings = with_channels(settings, slack, mail)
+    raise_alerts(engine, "k1", "k2", severity="critical")
     assert has_due_alerts(engine, settings)
     report = dispatch_alerts(engine, settings)
-    assert (report.delivered, report.failed, report.waiting) == (4, 0, 0), report
+    assert (report.delivered, report.failed, report.pending) == (4, 0, 0), report
     assert slack.keys() == mail.keys() == {"k1": 1, "k2": 1}
     assert slack.messages[0]["title"] == "Model Rollback" and slack.messages[0]["type"] == "failure"
     assert slack.messages[0]["message"].startswith("v2 was rolled back (k1).\ncritical, ")
@@ -86,7 +86,7 @@ def test_an_alert_reaches_every_channel_once_and_is_then_delivered(
 
 
 @pytest.mark.parametrize("fault", ["status", "closed", "nonsense"])
-def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
+def test_a_failing_channel_delays_no_other_and_is_retried_later(
     engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver, fault: str
 ) -> None:
     bad: Receiver | str = mail
@@ -94,19 +94,19 @@ def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
         mail.status = 500
     else:
         bad = {"closed": "json://127.0.0.1:9/hook-of-the-secret-room", "nonsense": "nowhere://abcdef"}[fault]
-    happen(engine, "k1", "k2")
-    report = dispatch_alerts(engine, to(settings, bad, slack))
-    # One failure is enough to leave the channel alone for the pass.
-    assert (report.delivered, report.failed, report.waiting) == (2, 1, 2), report
+    raise_alerts(engine, "k1", "k2")
+    report = dispatch_alerts(engine, with_channels(settings, bad, slack))
+    # One failure skips the channel for the rest of the pass.
+    assert (report.delivered, report.failed, report.pending) == (2, 1, 2), report
     assert slack.keys() == {"k1": 1, "k2": 1}
     row = alerts(engine)["k1"]
     assert row.delivered_at is None and row.last_error
     assert "secret-room" not in row.last_error and "abcdef" not in row.last_error
-    # At once it is left alone with what has failed; later it gets everything, and the other nothing again.
+    # An immediate retry is skipped; later this channel receives everything and the other nothing again.
     mail.status = 200
-    again = to(settings, mail, slack) if fault == "status" else to(settings, slack)
+    again = with_channels(settings, mail, slack) if fault == "status" else with_channels(settings, slack)
     dispatch_alerts(engine, again)
-    pass_time(engine, minutes=1)
+    advance_clock(engine, minutes=1)
     dispatch_alerts(engine, again)
     assert slack.keys() == {"k1": 1, "k2": 1}
     if fault == "status":
@@ -114,88 +114,93 @@ def test_a_channel_that_fails_holds_up_nobody_and_is_tried_again_later(
         assert all(row.delivered_at is not None for row in alerts(engine).values())
 
 
-def test_attempts_become_rarer_and_end(engine: sa.Engine, settings: Settings, slack: Receiver) -> None:
+def test_the_retry_interval_grows_and_retries_end(
+    engine: sa.Engine, settings: Settings, slack: Receiver
+) -> None:
     slack.status = 503
-    settings = to(settings, slack)
-    happen(engine, "k")
-    tried = []
+    settings = with_channels(settings, slack)
+    raise_alerts(engine, "k")
+    attempts = []
     for minute in range(0, 70, 1):
         if dispatch_alerts(engine, settings).failed:
-            tried.append(minute)
-        pass_time(engine, minutes=1)
-    assert tried[:3] == [0, 1, 2] and len(tried) <= 9, tried
-    assert all(b - a <= c - b for a, b, c in zip(tried[1:], tried[2:], tried[3:], strict=False)), tried
-    pass_time(engine, days=7)
+            attempts.append(minute)
+        advance_clock(engine, minutes=1)
+    assert attempts[:3] == [0, 1, 2] and len(attempts) <= 9, attempts
+    assert all(b - a <= c - b for a, b, c in zip(attempts[1:], attempts[2:], attempts[3:], strict=False)), (
+        attempts
+    )
+    advance_clock(engine, days=7)
     slack.status = 200
     assert not has_due_alerts(engine, settings) and dispatch_alerts(engine, settings).delivered == 0
     assert count_pending(engine) == 1
 
 
-def test_without_channels_the_alerts_stay_and_say_so(engine: sa.Engine, settings: Settings) -> None:
-    happen(engine, "k")
+def test_without_channels_the_alerts_stay_in_the_outbox(engine: sa.Engine, settings: Settings) -> None:
+    raise_alerts(engine, "k")
     assert not has_due_alerts(engine, settings)
     assert "names no channel; 1 alerts stay" in dispatch_alerts(engine, settings).summary()
 
 
 @pytest.mark.slow
-def test_deliverers_at_once_send_nothing_twice(
+def test_concurrent_dispatchers_send_nothing_twice(
     engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
 ) -> None:
-    settings = to(settings, slack, mail)
+    settings = with_channels(settings, slack, mail)
     slack.seconds = 0.02
-    happen(engine, *(f"k{number}" for number in range(25)))
-    together = threading.Barrier(4)
+    raise_alerts(engine, *(f"k{number}" for number in range(25)))
+    barrier = threading.Barrier(4)
 
     def work(_: int) -> int:
-        together.wait(timeout=60)
+        barrier.wait(timeout=60)
         return dispatch_alerts(engine, settings).delivered
 
     with ThreadPoolExecutor(4) as pool:
         shares = list(pool.map(work, range(4)))
     dispatch_alerts(engine, settings)
     assert sum(shares) == 50
-    for one in (slack, mail):
-        assert set(one.keys().values()) == {1} and len(one.keys()) == 25
+    for channel in (slack, mail):
+        assert set(channel.keys().values()) == {1} and len(channel.keys()) == 25
     assert count_pending(engine) == 0
 
 
 def test_a_channel_that_hangs_delays_neither_the_pass_nor_the_others(
     engine: sa.Engine, settings: Settings, slack: Receiver, mail: Receiver
 ) -> None:
-    mail.seconds = 3.0  # less than apprise waits: it arrives after all
-    happen(engine, "k")
-    begun = time.monotonic()
-    report = dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
-    assert time.monotonic() - begun < 2.5
+    mail.seconds = 3.0  # less than apprise waits: the message still arrives
+    raise_alerts(engine, "k")
+    started = time.monotonic()
+    report = dispatch_alerts(engine, with_channels(settings, mail, slack), time_budget_seconds=0.5)
+    assert time.monotonic() - started < 2.5
     assert slack.keys() == {"k": 1} and "no answer within 0.5 s" in report.summary()
-    # What hangs is locked: nobody sends it a second time meanwhile.
-    dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
+    # The hanging message is locked, so no other pass sends it meanwhile.
+    dispatch_alerts(engine, with_channels(settings, mail, slack), time_budget_seconds=0.5)
     deadline = time.monotonic() + 30
     while count_pending(engine) and time.monotonic() < deadline:
         time.sleep(0.2)
-        dispatch_alerts(engine, to(settings, mail, slack), time_budget_seconds=0.5)
+        dispatch_alerts(engine, with_channels(settings, mail, slack), time_budget_seconds=0.5)
     assert (count_pending(engine), mail.keys()) == (0, {"k": 1})
 
 
 KILLED = """
 import os, signal, sys
-from iccm_assets.alerts import channels, delivery
+from iccm_assets.alerts import channels, dispatcher
 from iccm_assets.settings import load_settings
-from iccm_assets.db.database import engine_for
+from iccm_assets.db.database import create_engine_for
 
 def killed_after_sending(channel, message):
     assert channels.send(channel, message) == ""
     os.kill(os.getpid(), signal.SIGKILL)
 
-delivery.deliver_alerts(engine_for(sys.argv[1]), load_settings(), by=killed_after_sending)
+engine = create_engine_for(sys.argv[1])
+dispatcher.dispatch_alerts(engine, load_settings(), send_message=killed_after_sending)
 """
 
 
-def test_a_deliverer_killed_between_sending_and_marking_has_it_sent_again(
+def test_a_message_is_sent_again_if_the_dispatcher_is_killed_before_marking_it(
     engine: sa.Engine, settings: Settings, slack: Receiver
 ) -> None:
-    settings = to(settings, slack)
-    happen(engine, "k")
+    settings = with_channels(settings, slack)
+    raise_alerts(engine, "k")
     assert settings.database_url is not None
     command = [sys.executable, "-c", KILLED, settings.database_url]
     environment = {**os.environ, "ICCM_ALERT_URLS": slack.url}
@@ -204,28 +209,28 @@ def test_a_deliverer_killed_between_sending_and_marking_has_it_sent_again(
     assert slack.keys() == {"k": 1} and alerts(engine)["k"].delivered_at is None
     deadline = time.monotonic() + 30
     while not dispatch_alerts(engine, settings).delivered and time.monotonic() < deadline:
-        time.sleep(0.1)  # until PostgreSQL has noticed that the other one is gone
+        time.sleep(0.1)  # until PostgreSQL has noticed that the killed process is gone
     assert slack.keys() == {"k": 2}
     assert alerts(engine)["k"].delivered_at is not None
 
 
-def test_urls_are_split_where_a_url_begins_and_named_without_their_secrets() -> None:
-    found = parse_channels(
+def test_urls_are_split_at_their_schemes_and_named_without_their_secrets() -> None:
+    channels = parse_channels(
         "mailto://u:p@h?to=a@x.org,b@x.org, slack://Ttoken/Btoken/c slack://Ttoken/Btoken/c,,json://h"
     )
-    assert [one.url for one in found] == [
+    assert [channel.url for channel in channels] == [
         "mailto://u:p@h?to=a@x.org,b@x.org",
         "slack://Ttoken/Btoken/c",
         "json://h",
     ]
-    names = [one.name for one in found]
+    names = [channel.name for channel in channels]
     assert [name.split(":")[0] for name in names] == ["mailto", "slack", "json"] and len(set(names)) == 3
-    assert "token" not in f"{names} {found}"
+    assert "token" not in f"{names} {channels}"
     assert parse_channels("") == []
 
 
-def test_errors_do_not_repeat_what_a_url_says() -> None:
-    said = redact_url("no route to hooks.example/T0KENT0KEN for user", "slack://T0KENT0KEN/x")
-    assert said == "no route to hooks.example/*** for user"
-    refused = send(Channel("json://127.0.0.1:9/T0KENT0KEN"), AlertMessage("t", "b", "info"))
-    assert refused and "T0KENT0KEN" not in refused
+def test_errors_do_not_repeat_the_secrets_of_a_url() -> None:
+    text = redact_url("no route to hooks.example/T0KENT0KEN for user", "slack://T0KENT0KEN/x")
+    assert text == "no route to hooks.example/*** for user"
+    error = send(Channel("json://127.0.0.1:9/T0KENT0KEN"), AlertMessage("t", "b", "info"))
+    assert error and "T0KENT0KEN" not in error

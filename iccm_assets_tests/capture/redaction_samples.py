@@ -1,6 +1,6 @@
-"""Secrets and personal data made up for the tests, seeded, and the kinds of text they are found in (C4).
+"""Invented secrets and personal data, seeded, and the kinds of text that contain them (C4).
 
-Nothing here is anybody's: every value is drawn from the generator handed in.
+No value is real: each is drawn from the generator that the caller passes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ HEX = "0123456789abcdef"
 
 
 @dataclass(frozen=True)
-class Planted:
-    """A secret of a kind; ``needles`` are the parts no table may hold; ``name`` is what people call it."""
+class SecretSample:
+    """A secret of a kind; ``needles`` are the parts that no table may hold; ``name`` is its usual name."""
 
     kind: str
     text: str
@@ -51,13 +51,13 @@ def _password(rng: random.Random) -> str:
     return _draw(rng, WORD + "!#^*_-", 16) + "7"
 
 
-def _armour(rng: random.Random, label: str, kind: str) -> Planted:
+def _armour(rng: random.Random, label: str, kind: str) -> SecretSample:
     lines = [_base64(rng, 48) for _ in range(rng.randint(3, 12))] + [_base64(rng, rng.randint(13, 40))]
     text = f"-----BEGIN {label}-----\n" + "\n".join(lines) + f"\n-----END {label}-----"
-    return Planted(kind, text, tuple(lines), "private_key", lines=True)
+    return SecretSample(kind, text, tuple(lines), "private_key", lines=True)
 
 
-def _service_account(rng: random.Random) -> Planted:
+def _service_account(rng: random.Random) -> SecretSample:
     key = _armour(rng, "PRIVATE KEY", "gcp_service_account")
     document = {
         "type": "service_account",
@@ -65,18 +65,20 @@ def _service_account(rng: random.Random) -> Planted:
         "private_key_id": _draw(rng, HEX, 40),
         "private_key": key.text,
     }
-    return Planted(
+    return SecretSample(
         "gcp_service_account", json.dumps(document, indent=2), key.needles, "credentials", lines=True
     )
 
 
 def _jwt(rng: random.Random) -> str:
     parts = [{"alg": "HS256", "typ": "JWT"}, {"sub": _draw(rng, DIGITS, 10), "iat": rng.randrange(2**31)}]
-    head = ".".join(base64.urlsafe_b64encode(json.dumps(one).encode()).decode().rstrip("=") for one in parts)
+    head = ".".join(
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts
+    )
     return f"{head}.{_urlsafe(rng, 32)}"
 
 
-# kind: (what people call it, how one is drawn)
+# kind: (its usual name, how to draw one)
 SHAPED: dict[str, tuple[str, Callable[[random.Random], str]]] = {
     "aws_access_key": (
         "aws_access_key_id",
@@ -132,11 +134,11 @@ SHAPED: dict[str, tuple[str, Callable[[random.Random], str]]] = {
     "linear": ("linear_key", lambda r: "lin_api_" + _draw(r, WORD, 40)),
     "groq": ("groq_key", lambda r: "gsk_" + _draw(r, WORD, 52)),
     "docker": ("docker_pat", lambda r: "dckr_pat_" + _draw(r, WORD + "-_", 27)),
-    # The shape of chance, no prefix.
+    # High entropy, no prefix.
     "aws_secret_key": ("aws_secret_access_key", lambda r: _base64(r, 30)),
 }
 
-# Only their names tell: (name, how one is drawn)
+# Identified by their names only: (names, how to draw one)
 NAMED: dict[str, tuple[tuple[str, ...], Callable[[random.Random], str]]] = {
     "password": (("password", "db_password", "DB_PASSWORD", "rootPassword", "passwd"), _password),
     "api_key": (("api_key", "X_API_KEY", "apiKey", "SERVICE_API_KEY"), lambda r: _draw(r, HEX, 32)),
@@ -191,20 +193,20 @@ SHAPED_SURROUNDINGS: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def in_place(rng: random.Random) -> list[Planted]:
+def in_place(rng: random.Random) -> list[SecretSample]:
     """Secrets that only exist in a place of their own, one of each."""
-    word, long_one = _password(rng).replace("@", "x").replace("/", "x"), _draw(rng, WORD, 40)
+    word, long_token = _password(rng).replace("@", "x").replace("/", "x"), _draw(rng, WORD, 40)
     plain = _draw(rng, WORD, 12) + "9"
-    made = {
+    texts = {
         "basic_auth_url": (f"git clone https://bob:{plain}@git.acme.io/x.git", plain),
         "postgres_url": (f"DATABASE_URL=postgresql+psycopg://app:{plain}@db.internal:5432/app", plain),
         "redis_url": (f"redis.from_url('redis://:{plain}@cache:6379/0')", plain),
         "mongo_url": (f"mongodb+srv://root:{plain}@c0.x.mongodb.net/?w=1", plain),
-        "bearer": (f"> Authorization: Bearer {long_one}\n> Accept: */*", long_one),
-        "bearer_dict": (f'headers = {{"Authorization": "Bearer {long_one}"}}', long_one),
+        "bearer": (f"> Authorization: Bearer {long_token}\n> Accept: */*", long_token),
+        "bearer_dict": (f'headers = {{"Authorization": "Bearer {long_token}"}}', long_token),
         "basic_header": (f"Authorization: Basic {_base64(rng, 21)}", ""),
-        "cookie": (f"Cookie: theme=dark; sessionid={long_one}; lang=en", long_one),
-        "set_cookie": (f"Set-Cookie: JSESSIONID={long_one}; Path=/; HttpOnly", long_one),
+        "cookie": (f"Cookie: theme=dark; sessionid={long_token}; lang=en", long_token),
+        "set_cookie": (f"Set-Cookie: JSESSIONID={long_token}; Path=/; HttpOnly", long_token),
         "curl_user": (f"curl -u admin:{plain} https://x.example.org/", plain),
         "sshpass": (f"sshpass -p '{word}' ssh bob@host", word),
         "mysql": (f"mysql -h db -u root -p{plain} app < dump.sql", plain),
@@ -216,7 +218,7 @@ def in_place(rng: random.Random) -> list[Planted]:
         "libpq": (f"host=db user=bob password={plain} dbname=app", plain),
         "adonet": (f"Server=db;User Id=sa;Password={plain};Encrypt=true", plain),
         "netrc": (f"machine api.acme.io login bob password {plain}", plain),
-        "npmrc": (f"//registry.npmjs.org/:_authToken={long_one}", long_one),
+        "npmrc": (f"//registry.npmjs.org/:_authToken={long_token}", long_token),
         "german_prose": (f"Das Passwort lautet {plain}, bitte nicht weitergeben.", plain),
         "spanish_prose": (f"la contraseña es {plain} y el usuario bob", plain),
         "french_prose": (f"le mot de passe est « {plain} »", plain),
@@ -226,13 +228,13 @@ def in_place(rng: random.Random) -> list[Planted]:
         "sas": (f"https://acme.blob.core.windows.net/c/b?sv=2022&sig={_draw(rng, WORD, 43)}%3D&se=2027", ""),
     }
     return [
-        Planted(kind, text, (needle,) if needle else _drawn(text), "")
-        for kind, (text, needle) in made.items()
+        SecretSample(kind, text, (needle,) if needle else _find_needle(text), "")
+        for kind, (text, needle) in texts.items()
     ]
 
 
-def _drawn(text: str) -> tuple[str, ...]:
-    """The drawn part of a text of `in_place` that does not say which it is."""
+def _find_needle(text: str) -> tuple[str, ...]:
+    """Find the drawn part of a text of `in_place` whose needle is not listed."""
     for start, end in (("Basic ", None), ("IDENTIFIED BY '", "'"), ("sig=", "&")):
         if start in text:
             rest = text.split(start, 1)[1]
@@ -240,7 +242,7 @@ def _drawn(text: str) -> tuple[str, ...]:
     raise AssertionError(text)
 
 
-def armoured(rng: random.Random) -> list[Planted]:
+def private_keys(rng: random.Random) -> list[SecretSample]:
     """Private keys, one of each kind."""
     labels = {
         "pem_rsa": "RSA PRIVATE KEY",
@@ -256,13 +258,13 @@ ARMOUR_SURROUNDINGS: dict[str, Callable[[str], str]] = {
     "alone": lambda v: v,
     "python": lambda v: f'KEY = """{v}"""\n\ndef f():\n    return 1\n',
     "concatenated": lambda v: (
-        "KEY = (" + "\n    ".join(json.dumps(one + "\n") for one in v.split("\n")) + ")\n"
+        "KEY = (" + "\n    ".join(json.dumps(line + "\n") for line in v.split("\n")) + ")\n"
     ),
     "json": lambda v: json.dumps({"key": v}),
     "json_in_json": lambda v: json.dumps({"out": json.dumps({"key": v})}),
-    "yaml": lambda v: "key: |\n" + "\n".join("  " + one for one in v.split("\n")),
-    "diff": lambda v: "\n".join("+" + one for one in v.split("\n")),
-    "numbered": lambda v: "\n".join(f"{n:6}→{one}" for n, one in enumerate(v.split("\n"), 1)),
+    "yaml": lambda v: "key: |\n" + "\n".join("  " + line for line in v.split("\n")),
+    "diff": lambda v: "\n".join("+" + line for line in v.split("\n")),
+    "numbered": lambda v: "\n".join(f"{n:6}→{line}" for n, line in enumerate(v.split("\n"), 1)),
     "cut": lambda v: v.rsplit("\n", 1)[0],
 }
 
@@ -270,21 +272,25 @@ ARMOUR_SURROUNDINGS: dict[str, Callable[[str], str]] = {
 def secrets(seed: int, rounds: int = 1) -> list[tuple[str, str, tuple[str, ...]]]:
     """``(kind @ surroundings, text, needles)``: every kind in ``rounds`` surroundings chosen by the seed."""
     rng = random.Random(seed)
-    made: list[tuple[str, str, tuple[str, ...]]] = []
+    samples: list[tuple[str, str, tuple[str, ...]]] = []
     for _ in range(rounds):
         for kind, (name, draw) in SHAPED.items():
             where, value = rng.choice(list(SHAPED_SURROUNDINGS)), draw(rng)
-            made.append((f"{kind} @ {where}", SHAPED_SURROUNDINGS[where](name, value), _needles(value)))
+            samples.append((f"{kind} @ {where}", SHAPED_SURROUNDINGS[where](name, value), _needles(value)))
         for kind, (names, draw) in NAMED.items():
             where, value = rng.choice(list(NAMED_SURROUNDINGS)), draw(rng)
-            made.append((f"{kind} @ {where}", NAMED_SURROUNDINGS[where](rng.choice(names), value), (value,)))
-        for one in armoured(rng):
-            where = rng.choice(
-                [name for name in ARMOUR_SURROUNDINGS if name != "cut" or "gcp" not in one.kind]
+            samples.append(
+                (f"{kind} @ {where}", NAMED_SURROUNDINGS[where](rng.choice(names), value), (value,))
             )
-            made.append((f"{one.kind} @ {where}", ARMOUR_SURROUNDINGS[where](one.text), one.needles))
-        made += [(one.kind, one.text, one.needles) for one in in_place(rng)]
-    return made
+        for sample in private_keys(rng):
+            where = rng.choice(
+                [name for name in ARMOUR_SURROUNDINGS if name != "cut" or "gcp" not in sample.kind]
+            )
+            samples.append(
+                (f"{sample.kind} @ {where}", ARMOUR_SURROUNDINGS[where](sample.text), sample.needles)
+            )
+        samples += [(sample.kind, sample.text, sample.needles) for sample in in_place(rng)]
+    return samples
 
 
 def _needles(value: str) -> tuple[str, ...]:
@@ -296,7 +302,8 @@ def _needles(value: str) -> tuple[str, ...]:
 def _luhn(rng: random.Random, prefix: str, length: int) -> str:
     body = prefix + _draw(rng, DIGITS, length - len(prefix) - 1)
     total = sum(
-        sum(divmod(int(one) * (2 if place % 2 == 0 else 1), 10)) for place, one in enumerate(reversed(body))
+        sum(divmod(int(digit) * (2 if place % 2 == 0 else 1), 10))
+        for place, digit in enumerate(reversed(body))
     )
     return body + str(-total % 10)
 
@@ -305,12 +312,12 @@ def _iban(rng: random.Random) -> str:
     country, size = rng.choice([("DE", 18), ("FR", 23), ("GB", 18), ("NL", 14), ("ES", 20)])
     account = (_draw(rng, UPPER, 4) if country in {"GB", "NL"} else "") + _draw(rng, DIGITS, size)
     account = account[:size]
-    check = 98 - int("".join(str(int(one, 36)) for one in account + country + "00")) % 97
+    check = 98 - int("".join(str(int(character, 36)) for character in account + country + "00")) % 97
     return f"{country}{check:02}{account}"
 
 
 def _grouped(text: str) -> str:
-    return " ".join(text[at : at + 4] for at in range(0, len(text), 4))
+    return " ".join(text[start : start + 4] for start in range(0, len(text), 4))
 
 
 def _ipv6(rng: random.Random) -> str:
@@ -320,7 +327,7 @@ def _ipv6(rng: random.Random) -> str:
     )
 
 
-def _four(rng: random.Random) -> str:
+def _ipv4(rng: random.Random) -> str:
     return ".".join(str(rng.randrange(*span)) for span in ((11, 223), (0, 255), (0, 255), (1, 255)))
 
 
@@ -349,7 +356,7 @@ PERSONAL: dict[str, tuple[Callable[[random.Random], str], ...]] = {
         lambda r: _luhn(r, "37", 15),
         lambda r: _luhn(r, "6011", 16),
     ),
-    "ipv4": (_four,),
+    "ipv4": (_ipv4,),
     "ipv6": (_ipv6,),
     "iban": (_iban, lambda r: _grouped(_iban(r))),
 }
@@ -372,10 +379,10 @@ PERSONAL_SURROUNDINGS: dict[str, Callable[[str], str]] = {
 def personal(seed: int, rounds: int = 1) -> list[tuple[str, str, tuple[str, ...]]]:
     """``(kind @ surroundings, text, needles)`` of personal data with a pattern."""
     rng = random.Random(seed)
-    made = []
+    samples = []
     for _ in range(rounds):
         for kind, forms in PERSONAL.items():
             for draw in forms:
                 where, value = rng.choice(list(PERSONAL_SURROUNDINGS)), draw(rng)
-                made.append((f"{kind} @ {where}", PERSONAL_SURROUNDINGS[where](value), (value,)))
-    return made
+                samples.append((f"{kind} @ {where}", PERSONAL_SURROUNDINGS[where](value), (value,)))
+    return samples

@@ -1,4 +1,4 @@
-"""Arrivals, readability and the spool: what is red, what is a warning, and what is neither (U4)."""
+"""Checks of volume, content and spool: what fails, what warns, what passes (U4)."""
 
 from __future__ import annotations
 
@@ -30,28 +30,30 @@ DAY = datetime(2026, 3, 2, tzinfo=UTC)
         ([0] * 9 + [12] * 5, 0, False, True),
     ],
 )
-def test_a_day_is_missed_only_where_days_usually_bring_something(before, yesterday, passed, error) -> None:
-    found = checks.check_daily_volume(before, yesterday)
-    assert found.passed is passed
+def test_a_quiet_day_fails_only_where_days_usually_have_conversations(
+    before, yesterday, passed, error
+) -> None:
+    result = checks.check_daily_volume(before, yesterday)
+    assert result.passed is passed
     if not passed:
-        assert (found.severity == "error") is error
-    assert f"{yesterday} conversations yesterday" in found.description
+        assert (result.severity == "error") is error
+    assert f"{yesterday} conversations yesterday" in result.description
 
 
-def test_one_unreadable_conversation_in_a_hundred_is_borne_and_three_are_named() -> None:
+def test_one_invalid_conversation_in_a_hundred_passes_and_three_are_named() -> None:
     assert checks.check_content(100, [7]).passed
-    found = checks.check_content(100, [7, 8, 9])
-    assert not found.passed and found.sample_ids == ("7", "8", "9")
+    result = checks.check_content(100, [7, 8, 9])
+    assert not result.passed and result.sample_ids == ("7", "8", "9")
     assert checks.check_content(0, []).passed
 
 
-def test_a_refused_record_is_an_error_and_a_segment_that_waits_a_warning() -> None:
+def test_a_dead_letter_is_an_error_and_a_pending_segment_a_warning() -> None:
     assert checks.check_spool(0, 0, 0).passed
     assert checks.check_spool(0, 100, 30).passed
-    waiting = checks.check_spool(0, 100, 3600)
-    assert not waiting.passed and waiting.severity == "warning" and "3600 s" in waiting.description
-    refused = checks.check_spool(2, 0, 0)
-    assert not refused.passed and refused.severity == "error" and "dead_letters.jsonl" in refused.recovery
+    pending = checks.check_spool(0, 100, 3600)
+    assert not pending.passed and pending.severity == "warning" and "3600 s" in pending.description
+    rejected = checks.check_spool(2, 0, 0)
+    assert not rejected.passed and rejected.severity == "error" and "dead_letters.jsonl" in rejected.recovery
 
 
 def put(conn: sa.Connection, session: str, **more: object) -> int:
@@ -66,7 +68,7 @@ def put(conn: sa.Connection, session: str, **more: object) -> int:
     return upsert_conversation(conn, Conversation(**values))
 
 
-def test_arrivals_are_counted_by_day_and_origin_with_empty_days_in_between(engine: sa.Engine) -> None:
+def test_conversations_are_counted_by_day_and_origin_including_empty_days(engine: sa.Engine) -> None:
     suite = {"kind": "cases", "cases": [{"call": "f", "args": [], "expect": 1}]}
     with engine.begin() as conn:
         put(conn, "a", requirements="It shall be.", test_suite=suite)
@@ -79,7 +81,7 @@ def test_arrivals_are_counted_by_day_and_origin_with_empty_days_in_between(engin
     assert [day.total for day in (first, empty, last)] == [2, 0, 1]
 
 
-def test_what_is_no_list_of_messages_is_unreadable_and_erased_rows_are_not_looked_at(
+def test_content_without_messages_is_invalid_and_erased_rows_are_not_examined(
     engine: sa.Engine,
 ) -> None:
     c = t.conversations
@@ -89,10 +91,10 @@ def test_what_is_no_list_of_messages_is_unreadable_and_erased_rows_are_not_looke
         contents = ({"role": "user"}, [], ["x"], [{"role": "user", "content": 5}], "text")
         for id_, content in zip(broken, contents, strict=True):
             conn.execute(c.update().where(c.c.id == id_).values(content=content))
-        gone = put(conn, "gone")
-        conn.execute(c.update().where(c.c.id == gone).values(content=[], erased_at=DAY))
-        looked_at, unreadable = checks.invalid_conversations(conn, DAY)
-    assert looked_at == 6 and sorted(unreadable) == sorted(broken)
+        erased = put(conn, "erased")
+        conn.execute(c.update().where(c.c.id == erased).values(content=[], erased_at=DAY))
+        scanned, invalid = checks.invalid_conversations(conn, DAY)
+    assert scanned == 6 and sorted(invalid) == sorted(broken)
 
 
 def test_the_spool_is_measured_by_its_oldest_segment(tmp_path: Path) -> None:

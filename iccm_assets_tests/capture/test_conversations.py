@@ -39,12 +39,12 @@ def put(engine, conversation, **kwargs):
 
 def rows(engine, table, *columns):
     with engine.connect() as conn:
-        chosen = [table.c[name] for name in columns] or [table]
+        selected = [table.c[name] for name in columns] or [table]
         key = table.c.id
-        return [tuple(row) for row in conn.execute(sa.select(*chosen).order_by(key))]
+        return [tuple(row) for row in conn.execute(sa.select(*selected).order_by(key))]
 
 
-def everything(engine):
+def all_rows(engine):
     return [rows(engine, table) for table in (t.conversations, t.requirements, t.reconstructions, t.feedback)]
 
 
@@ -63,13 +63,13 @@ def score(engine):
         )
 
 
-def test_a_session_becomes_one_row_with_its_answers_and_what_was_accepted(engine):
+def test_a_session_becomes_one_row_with_its_answers_and_the_accepted_text(engine):
     conversation_id = put(engine, BASE)
     assert rows(engine, t.conversations, "id", "session_id", "user_id", "timestamp", "origin") == [
         (conversation_id, "s1", "u1", BASE.timestamp, "simulated")
     ]
-    found = rows(engine, t.requirements, "kind", "text", "request_id", "model_version", "arm", "test_suite")
-    assert sorted(found) == [
+    stored = rows(engine, t.requirements, "kind", "text", "request_id", "model_version", "arm", "test_suite")
+    assert sorted(stored) == [
         ("accepted", "f shall return x plus one.", None, None, None, SUITE),
         ("model", "f shall return x plus one.", "r2", "v1", None, SUITE),
         ("model", "f shall return x.", "r1", "v1", "production", SUITE),
@@ -78,13 +78,13 @@ def test_a_session_becomes_one_row_with_its_answers_and_what_was_accepted(engine
     assert sorted(rows(engine, t.feedback, "request_id", "rating"), key=str) == [("r1", -1), (None, 1)]
 
 
-def test_posting_the_same_again_changes_nothing_at_all(engine):
+def test_posting_the_same_session_again_changes_nothing(engine):
     put(engine, BASE)
     score(engine)
-    before = everything(engine)
+    before = all_rows(engine)
     assert put(engine, copy.deepcopy(BASE)) == before[0][0][0]
     assert put(engine, replace(BASE, timestamp=None, user_id=None)) == before[0][0][0]
-    assert everything(engine) == before
+    assert all_rows(engine) == before
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_changed_text_source_or_suite_clears_the_scores_that_rested_on_it(engi
     assert rows(engine, t.conversations, "updated_at") > before
 
 
-def test_replacing_without_requirements_takes_the_accepted_row_away_and_keeps_the_answers(engine):
+def test_replacing_without_requirements_removes_the_accepted_row_and_keeps_the_answers(engine):
     put(engine, BASE)
     score(engine)
     put(engine, replace(BASE, messages=[{"role": "user", "content": "never mind"}], answers=()))
@@ -126,13 +126,13 @@ def test_a_later_rating_replaces_the_earlier_one(engine):
 @pytest.mark.parametrize(
     "messages", [None, 7, "text", {}, [1, None, {"role": 3}], [{"content": "x"}], [[[]]]]
 )
-def test_content_that_is_no_conversation_is_stored_all_the_same(engine, messages):
+def test_content_that_is_no_conversation_is_stored_too(engine, messages):
     put(engine, Conversation("s1", messages))
     assert rows(engine, t.conversations, "content") == [(messages,)]
     assert rows(engine, t.requirements) == []
 
 
-def test_what_postgresql_cannot_hold_is_replaced_and_noted(engine):
+def test_what_postgresql_cannot_hold_is_replaced_and_counted(engine):
     bad = Conversation(
         "s1",
         [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall\x00."}],
@@ -146,9 +146,9 @@ def test_what_postgresql_cannot_hold_is_replaced_and_noted(engine):
     metadata = rows(engine, t.conversations, "metadata")[0][0]
     assert metadata == {"k\ufffd": "nan", "n": 3, "cleaned": {"nul": 4, "lone_surrogate": 2, "not_finite": 1}}
     assert ("accepted", "it shall\ufffd.") in rows(engine, t.requirements, "kind", "text")
-    before = everything(engine)
+    before = all_rows(engine)
     put(engine, bad)
-    assert everything(engine) == before
+    assert all_rows(engine) == before
 
 
 def test_numbers_in_a_test_suite_keep_their_type(engine):
@@ -156,7 +156,7 @@ def test_numbers_in_a_test_suite_keep_their_type(engine):
     put(engine, replace(BASE, test_suite=cases))
     stored = rows(engine, t.requirements, "test_suite")[0][0]["cases"]
     assert stored == [1, 1.0, {"$float": "1e+16"}, 1e-7, {"$float": "inf"}, True, 10**30]
-    assert [type(one) for one in stored] == [int, float, dict, float, dict, bool, int]
+    assert [type(number) for number in stored] == [int, float, dict, float, dict, bool, int]
 
 
 def deep(levels):
@@ -167,7 +167,7 @@ def deep(levels):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"session_id": ""}, "session_id"),
         ({"session_id": "a\x00"}, "session_id"),
@@ -187,8 +187,8 @@ def deep(levels):
         ({"answers": (ModelResponse("", "x"),)}, "request_id"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_in_one_line(engine, change, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_what_cannot_be_stored_is_rejected_in_one_line(engine, change, words):
+    with pytest.raises(InputError, match=words) as caught:
         put(engine, replace(BASE, **change))
     assert "\n" not in str(caught.value)
     assert rows(engine, t.conversations) == []
@@ -210,7 +210,7 @@ def test_an_erased_session_does_not_come_back(engine):
     assert rows(engine, t.conversations, "content") == [([],)]
 
 
-def test_two_posts_of_one_session_at_once_leave_one_row(engine):
+def test_concurrent_posts_of_one_session_leave_one_row(engine):
     failures = []
 
     def post(n):
@@ -232,7 +232,7 @@ def test_two_posts_of_one_session_at_once_leave_one_row(engine):
 SECRET = "zq7-Xw2!kd"
 
 
-def told_once() -> Conversation:
+def secret_given_away_once() -> Conversation:
     """Only the source says that it is a password; everything else merely repeats it."""
     return replace(
         BASE,
@@ -247,9 +247,9 @@ def told_once() -> Conversation:
     )
 
 
-def test_a_secret_known_from_one_place_is_replaced_in_all_of_them_alike(engine):
-    put(engine, told_once())
-    stored = str(everything(engine))
+def test_a_secret_identified_in_one_place_is_replaced_in_all_of_them(engine):
+    put(engine, secret_given_away_once())
+    stored = str(all_rows(engine))
     assert SECRET not in stored and "jane" not in stored
     ((metadata, user),) = rows(engine, t.conversations, "metadata", "user_id")
     assert metadata["redacted"] == {"PASSWORD": 10}
@@ -261,14 +261,14 @@ def test_a_secret_known_from_one_place_is_replaced_in_all_of_them_alike(engine):
     assert user.startswith("user-")
 
 
-def test_recording_what_was_redacted_again_changes_nothing(engine):
-    put(engine, told_once())
-    before = everything(engine)
-    put(engine, told_once())
-    assert everything(engine) == before
+def test_storing_a_redacted_conversation_again_changes_nothing(engine):
+    put(engine, secret_given_away_once())
+    before = all_rows(engine)
+    put(engine, secret_given_away_once())
+    assert all_rows(engine) == before
 
 
 def test_redaction_can_be_switched_off(engine):
-    put(engine, told_once(), settings=load_settings(capture={"redact": False}))
-    assert SECRET in str(everything(engine))
+    put(engine, secret_given_away_once(), settings=load_settings(capture={"redact": False}))
+    assert SECRET in str(all_rows(engine))
     assert rows(engine, t.conversations, "user_id") == [("jane@example.org",)]

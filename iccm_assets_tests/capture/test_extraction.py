@@ -29,7 +29,7 @@ def test_the_source_is_the_last_block_of_the_user_before_the_first_requirements_
     assert extract_source(messages, {}) == "def f(x):\n    return x + 1"
 
 
-def test_metadata_has_precedence_and_is_taken_as_it_is():
+def test_metadata_has_precedence_and_is_used_unchanged():
     metadata = {"source_code": "  x = 1\n", "requirements": "It shall be so. "}
     assert extract_source([ASK, ANSWER], metadata) == "  x = 1\n"
     assert extract_requirements([ASK, ANSWER], metadata) == "It shall be so. "
@@ -63,13 +63,13 @@ def test_shall_in_program_code_or_inside_a_word_is_no_statement():
     )
 
 
-def test_requirements_in_a_markdown_fence_are_taken_out_of_it():
+def test_requirements_in_a_markdown_fence_are_extracted_from_it():
     answer = assistant("Here they are:\n```markdown\n1. f shall add one.\n```\nAnything else?")
     assert extract_requirements([ASK, answer], {}) == "1. f shall add one."
     assert extract_source([ASK, answer, user("```\nz\n```")], {}) == "def f(x):\n    return x + 1"
 
 
-def test_blocks_are_read_and_tool_results_are_not_the_users_words():
+def test_blocks_are_read_and_tool_results_are_not_the_users_text():
     messages = [
         user([{"type": "text", "text": "```py\na = 1\n```"}, {"type": "image", "source": {}}]),
         user([{"type": "tool_result", "content": "```py\nb = 2\n```"}]),
@@ -96,7 +96,7 @@ def test_blocks_are_read_and_tool_results_are_not_the_users_words():
         ("```a\n1\n```\n```b\n2\n```", ["1", "2"]),
     ],
 )
-def test_fences_are_those_of_markdown(text, expected):
+def test_fences_follow_markdown(text, expected):
     assert [fence.content for fence in code_blocks(text)] == expected
 
 
@@ -123,11 +123,11 @@ def test_nonsense_never_raises(messages, metadata):
 
 
 @pytest.mark.parametrize(
-    "said", ["Shall I go on?", "We shall see.", 'Each has a "shall" now.', "What shall we do?"]
+    "text", ["Shall I go on?", "We shall see.", 'Each has a "shall" now.', "What shall we do?"]
 )
-def test_talk_with_the_word_shall_is_no_statement(said):
+def test_talk_with_the_word_shall_is_no_statement(text):
     assert (
-        extract_requirements([ASK, ANSWER, assistant(said)], {}) == "The function f shall return x plus one."
+        extract_requirements([ASK, ANSWER, assistant(text)], {}) == "The function f shall return x plus one."
     )
 
 
@@ -139,5 +139,5 @@ def test_a_fence_under_a_list_item_loses_the_indentation_of_the_list():
 @pytest.mark.parametrize(
     "hostile", ["`" * 10**6, "```" + " " * 10**6 + "`", "```\n" * 250_000, "~`" * 500_000]
 )
-def test_hostile_fences_are_read_to_their_end(hostile):
+def test_hostile_fences_are_parsed_to_their_end(hostile):
     assert sum(len(fence.content) for fence in code_blocks(hostile)) <= len(hostile)

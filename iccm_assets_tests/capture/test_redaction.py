@@ -12,7 +12,7 @@ from iccm_assets.capture.redaction.redact import make_redactor, redact
 from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_REHEARSAL, load_settings
 from iccm_assets_tests.capture import redaction_samples
 
-# Put together here, so that no scanner takes this file for a leak.
+# Assembled here, so that no scanner mistakes this file for a leak.
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"
 GITHUB = "ghp_" + "a1B2" * 9
 SLACK = "xoxb-" + "123456789012-abcdefABCDEF"
@@ -96,7 +96,7 @@ def test_ordinary_code_and_text_stay_as_they_are(text):
     assert redact(text) == text
 
 
-def test_nothing_in_the_reference_world_is_taken_for_a_secret():
+def test_nothing_in_the_simulated_world_is_mistaken_for_a_secret():
     texts = []
     for path in (PACKAGED_CANARY_SET, PACKAGED_REHEARSAL):
         if path.exists():
@@ -107,7 +107,7 @@ def test_nothing_in_the_reference_world_is_taken_for_a_secret():
     assert [text for text in texts if redact(text) != text] == []
 
 
-def test_it_can_be_switched_off():
+def test_redaction_of_a_text_can_be_switched_off():
     assert make_redactor(load_settings(capture={"redact": False}))("a@example.org") == "a@example.org"
     assert make_redactor(load_settings())("a@example.org") == "<EMAIL>"
 
@@ -128,15 +128,15 @@ def test_no_text_takes_long(unit):
 
 
 @pytest.mark.parametrize(
-    ("made", "least"), [(redaction_samples.secrets, 0.99), (redaction_samples.personal, 0.98)]
+    ("make_samples", "min_share"), [(redaction_samples.secrets, 0.99), (redaction_samples.personal, 0.98)]
 )
-def test_planted_secrets_and_personal_data_are_gone_whatever_they_stand_in(made, least):
-    texts = made(5, rounds=6)
-    missed = [kind for kind, text, needles in texts if any(one in redact(text) for one in needles)]
-    assert len(missed) <= (1 - least) * len(texts), missed
+def test_planted_secrets_and_personal_data_are_gone_in_any_surroundings(make_samples, min_share):
+    texts = make_samples(5, rounds=6)
+    missed = [kind for kind, text, needles in texts if any(needle in redact(text) for needle in needles)]
+    assert len(missed) <= (1 - min_share) * len(texts), missed
 
 
-def test_the_standard_library_is_left_alone_but_for_addresses():
+def test_the_standard_library_changes_only_in_addresses():
     folder = Path(sysconfig.get_paths()["stdlib"])
     sources = [
         (folder / name).read_text("utf-8") for name in ("argparse.py", "hmac.py", "secrets.py", "uuid.py")

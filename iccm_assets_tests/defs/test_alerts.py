@@ -15,7 +15,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
 from iccm_assets.errors import TrainingDivergedError
 from iccm_assets.settings import get_settings
-from iccm_assets_tests.alerts.fake_receiver import receiver
+from iccm_assets_tests.alerts.fake_receiver import run_receiver
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -41,7 +41,7 @@ def test_the_sensor_delivers_what_is_due_and_says_what_waits(
         raise_alert(conn, "k", "warning", "Model Rollback")
     said = tick(platform, instance)
     assert said == "1 alerts are pending, none is due, and ICCM_ALERT_URLS names no channel"
-    with receiver() as slack:
+    with run_receiver() as slack:
         monkeypatch.setenv("ICCM_ALERT_URLS", slack.url)
         get_settings.cache_clear()
         assert tick(platform, instance).startswith("1 messages delivered, 0 failed")

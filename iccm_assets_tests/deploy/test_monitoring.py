@@ -15,7 +15,7 @@ import yaml
 
 from iccm_assets_tests.gateway.conftest import fresh  # noqa: F401
 from iccm_assets_tests.gateway.factories import Running, eventually
-from iccm_assets_tests.gateway.test_database_metrics import PATIENCE, samples
+from iccm_assets_tests.gateway.test_database_metrics import PATIENCE, samples, scraped  # noqa: F401
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "iccm.json").read_text(encoding="utf-8"))
@@ -30,20 +30,20 @@ def expressions() -> list[str]:
     return panels + [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
 
 
-def named(expression: str) -> set[str]:
+def metric_names(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", expression)))
 
 
-def test_what_dashboard_and_rules_name_is_exposed(scraped: tuple[sa.Engine, Running]) -> None:
+def test_the_metrics_of_dashboard_and_rules_are_exposed(scraped: tuple[sa.Engine, Running]) -> None:  # noqa: F811
     _, running = scraped
 
-    def told() -> Any:
+    def read_arm_metrics() -> Any:
         text = running.client.get("/metrics").text
         return text if "iccm_arm_pass_rate{" in text else None
 
-    exposed = {name for name, _ in samples(eventually(told, PATIENCE))}
-    wanted = set().union(*map(named, expressions())) - ELSEWHERE
-    assert len(wanted) >= 25 and wanted <= exposed, wanted - exposed
+    exposed = {name for name, _ in samples(eventually(read_arm_metrics, PATIENCE))}
+    used = set().union(*map(metric_names, expressions())) - ELSEWHERE
+    assert len(used) >= 25 and used <= exposed, used - exposed
 
 
 def test_the_dashboard_can_be_imported() -> None:
@@ -52,7 +52,7 @@ def test_the_dashboard_can_be_imported() -> None:
     drawn = [panel for panel in panels if panel["type"] != "row"]
     assert all(panel["targets"] and panel["title"] for panel in drawn)
     assert {panel["datasource"]["uid"] for panel in drawn} == {"${datasource}"}
-    assert [one["name"] for one in DASHBOARD["templating"]["list"]] == ["datasource"]
+    assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource"]
     cells = [
         (x, y)
         for panel in panels
@@ -62,7 +62,7 @@ def test_the_dashboard_can_be_imported() -> None:
     assert len(set(cells)) == len(cells) and max(x for x, _ in cells) < 24, "panels overlap"
 
 
-def test_every_rule_says_how_bad_and_what() -> None:
+def test_every_rule_has_a_severity_and_a_summary() -> None:
     rules = [rule for group in RULES["groups"] for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules)
     for rule in rules:
@@ -80,7 +80,7 @@ def test_every_rule_says_how_bad_and_what() -> None:
         ("test", "rules", "alerts_test.yml"),
     ],
 )
-def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
+def test_promtool_reports_no_error(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
         ["promtool", *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""What must be the same on the host before and after something hostile ran."""
+"""Snapshots of what must be the same on the host before and after hostile code ran."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORBIDDEN_NAMES = frozenset(("mine", "label.txt", "server", "0", "case-0", "case
 class Host:
     """Processes below this one, its descriptors, its mounts, and files under names the attacks use.
 
-    The tests' own PostgreSQL is looked past: its workers come and go.
+    The tests' own PostgreSQL is ignored: its workers come and go.
     """
 
     processes: frozenset[int]
@@ -38,7 +38,7 @@ def snapshot() -> Host:
 
 
 def assert_unchanged(before: Host) -> None:
-    """Fails unless the host is as it was; the kernel gets ten seconds to bury the dead."""
+    """Assert that the host is unchanged; the kernel has ten seconds to remove ended processes."""
     for _ in range(200):
         if not _more(snapshot(), before):
             return
@@ -47,7 +47,7 @@ def assert_unchanged(before: Host) -> None:
 
 
 def _more(now: Host, before: Host) -> str:
-    """What there is now that was not there before; a nursery of the judge's may end at any time."""
+    """Describe what appeared since ``before``; a warm pool of the judge may end at any time."""
     new = now.processes - before.processes or now.files - before.files
     more = now.descriptors > before.descriptors or now.mounts != before.mounts
     return f"{now} after {before}" if new or more else ""
@@ -57,7 +57,7 @@ def _name(process: psutil.Process) -> str:
     try:
         return process.name()
     except psutil.NoSuchProcess:
-        return "gone"
+        return "ended"
 
 
 def _names(place: str) -> list[str]:

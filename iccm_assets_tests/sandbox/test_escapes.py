@@ -24,14 +24,14 @@ def test_a_hostile_implementation_is_contained_and_named(hostile, settings, monk
     before = snapshot()
     result = run_suite(hostile.source, parse_suite(SUITE), settings)
     assert not result.reason
-    verdicts = [one.verdict for one in result.results[:ADD_CASES]]
-    assert set(verdicts) <= hostile.verdicts, [(one.verdict, one.detail) for one in result.results]
+    verdicts = [case.verdict for case in result.results[:ADD_CASES]]
+    assert set(verdicts) <= hostile.verdicts, [(case.verdict, case.detail) for case in result.results]
     assert verdicts[0] != "not_run"
     if hostile.suspicion:
         assert result.suspect
         assert any(hostile.suspicion in suspicion for suspicion in result.violations), result.violations
     assert "s3cret" not in repr(result)
-    # Not quick where others keep the machine busy, but never for ever.
+    # Slower on a busy machine, but never without a bound.
     assert (
         result.duration_ms
         < (settings.judge.wall_seconds * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS)

@@ -1,7 +1,7 @@
 """Implementations side by side: none sees or disturbs another, whatever it tries.
 
 Each hostile neighbour is judged at the same time as a victim that keeps a secret in every place there is and
-needs a second to answer. What the neighbour found comes back as its answer; it has to be nothing.
+needs a second to answer. What the neighbour observed comes back as its answer; it has to be nothing.
 """
 
 import json
@@ -45,7 +45,7 @@ def work():
 """
 EXPECTED = [7, SECRET, SECRET, SECRET, SECRET, ["secret"]]
 
-# name -> body of a function that returns what it found of others; each runs while the victim does.
+# name -> body of a function that returns what it observes of others; each runs while the victim does.
 TRIES = {
     "files in /tmp": "return [name for name in os.listdir('/tmp') if not name.startswith('case-')]",
     "files in shared memory": "return os.listdir('/dev/shm')",
@@ -166,8 +166,8 @@ def neighbour(body):
     return f"import _socket, ctypes, os, signal, time\ndef look():\n    {lines}\n"
 
 
-def found_by(source, settings):
-    """What a neighbour answers, compared with nothing at all."""
+def judge_neighbour(source, settings):
+    """Judge a neighbour's answer, which has to be empty."""
     suite = parse_suite({"kind": "cases", "cases": [{"call": "look", "expect": []}]})
     return run_suite(source, suite, settings).results[0]
 
@@ -179,10 +179,14 @@ def test_no_implementation_sees_or_disturbs_another_in_over_fifteen_tries(settin
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(run_suite, VICTIM, victims, settings)]
         results = dict(
-            zip(TRIES, pool.map(lambda name: found_by(neighbour(TRIES[name]), settings), TRIES), strict=True)
+            zip(
+                TRIES,
+                pool.map(lambda name: judge_neighbour(neighbour(TRIES[name]), settings), TRIES),
+                strict=True,
+            )
         )
         victim = running[0].result()
-    assert [(one.verdict, one.detail) for one in victim.results] == [("passed", "")] * 6
+    assert [(case.verdict, case.detail) for case in victim.results] == [("passed", "")] * 6
     for name, result in results.items():
         assert SECRET not in result.detail, name
         if name in NO_ANSWER:
@@ -195,7 +199,7 @@ def test_no_implementation_sees_or_disturbs_another_in_over_fifteen_tries(settin
     assert_unchanged(before)
 
 
-# Each takes all it can get of what the kernel counts by user, holds it, and says how much it was.
+# Each takes as much as it can of what the kernel counts by user, holds it, and returns how much it was.
 GREEDY = {
     "processes": """
         count = 0
@@ -263,19 +267,19 @@ def test_what_the_kernel_counts_by_user_cannot_be_used_up_for_others(name, setti
         f"def take():\n    {body}\n    time.sleep(2)\n    return count\n"
     )
     plan = ("call", "take", [], {})
-    with warm(settings) as one, warm(settings) as other, ThreadPoolExecutor(2) as pool:
-        taking = []
-        for sandbox in (one, other):
+    with start_warm(settings) as first, start_warm(settings) as second, ThreadPoolExecutor(2) as pool:
+        replies = []
+        for sandbox in (first, second):
             sandbox.load(greedy)
-            taking.append(pool.submit(sandbox.run_case, 0, plan, Limits(10, 5, 1000)))
+            replies.append(pool.submit(sandbox.run_case, 0, plan, Limits(10, 5, 1000)))
         time.sleep(1)
         suite = parse_suite({"kind": "cases", "cases": [{"call": "work", "expect": MODEST_ANSWER}]})
         assert run_suite(MODEST, suite, settings).results[0].detail == ""
-        assert [reply.result().kind for reply in taking] == ["answered"] * 2
+        assert [reply.result().kind for reply in replies] == ["answered"] * 2
 
 
-def warm(settings):
-    """A sandbox of the nursery's."""
+def start_warm(settings):
+    """Start a sandbox that comes from the warm pool."""
     while True:
         sandbox = Sandbox.start(settings)
         if warm_pool.warm_pool.zygote and sandbox.running.process is warm_pool.warm_pool.zygote.process:
@@ -286,16 +290,16 @@ def warm(settings):
 def test_two_sandboxes_share_no_namespace_and_no_scratch_space(settings):
     source = "import os\ndef f():\n    open('/tmp/mark', 'w')\n    return os.listdir('/tmp'), os.getpid()\n"
     plan = ("call", "f", [], {})
-    for _ in range(2):  # the second time from a nursery, where there is one
-        with Sandbox.start(settings) as one, Sandbox.start(settings) as other:
+    for _ in range(2):  # the second time from the warm pool, where there is one
+        with Sandbox.start(settings) as first, Sandbox.start(settings) as second:
             answers = []
-            for sandbox in (one, other):
+            for sandbox in (first, second):
                 sandbox.load(source)
                 answers.append(json.loads(sandbox.run_case(0, plan, Limits(10, 5, 1000)).answer))
             assert answers[0] == answers[1]
-            spaces = [launch_namespaces(sandbox.running.init_process.pid) for sandbox in (one, other)]
+            spaces = [read_namespaces(sandbox.running.init_process.pid) for sandbox in (first, second)]
             assert not spaces[0] & spaces[1]
 
 
-def launch_namespaces(pid):
+def read_namespaces(pid):
     return {os.readlink(f"/proc/{pid}/ns/{name}") for name in ("user", "pid", "net", "ipc", "mnt", "uts")}

@@ -1,4 +1,4 @@
-"""A judge that is killed, at whatever moment, leaves nothing: its sandboxes notice and end."""
+"""A judge that is killed at any moment leaves nothing behind: its sandboxes notice and end."""
 
 import ctypes
 import os
@@ -13,20 +13,20 @@ import psutil
 import pytest
 
 PR_SET_CHILD_SUBREAPER = 36
-KILLED = 15
+KILLS = 15
 
-# Forks judging processes, so that each is at work at once: one line per request, its pid as the answer.
+# Forks judging processes, so that each is at work at once: one line per request, answered with its pid.
 JUDGES = """
 import os, sys, time
-from iccm_assets.judging import bubblewrap
-from iccm_assets.suites.suite_runner import judge, judge_many
+from iccm_assets.sandbox import bubblewrap
+from iccm_assets.suites.suite_runner import run_suites
 from iccm_assets.sandbox.sandbox import Sandbox
-from iccm_assets.suites.test_suites import load_suite
+from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets.settings import load_settings
 
 BUSY = "import os, time\\nos.fork()\\nos.setsid()\\ntime.sleep(0.1)\\ndef f():\\n    return 0\\n"
 settings = load_settings(sandbox=sys.argv[1])
-suite = load_suite({"kind": "cases", "cases": [{"call": "f", "expect": 0}] * 3})
+suite = parse_suite({"kind": "cases", "cases": [{"call": "f", "expect": 0}] * 3})
 bubblewrap.find_bubblewraps(), bubblewrap.find_interpreter()
 for line in sys.stdin:
     pid = os.fork()
@@ -34,7 +34,7 @@ for line in sys.stdin:
         if line == "warm\\n":
             Sandbox.start(settings).close()
         while True:
-            for _ in judge_many([(BUSY, suite)] * 6, settings, workers=2):
+            for _ in run_suites([(BUSY, suite)] * 6, settings, workers=2):
                 pass
     print(pid, flush=True)
 """
@@ -42,14 +42,14 @@ for line in sys.stdin:
 
 @pytest.fixture
 def orphans():
-    """What this process's descendants leave is this process's; ``orphans()`` are those there are now."""
+    """Adopt what this process's descendants leave behind; ``orphans()`` lists the living ones."""
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     def now():
-        found = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-        return [child for child in found if not buried(child)]
+        children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+        return [child for child in children if not reap(child)]
 
     yield now
     for child in now():
@@ -58,8 +58,8 @@ def orphans():
     prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def buried(process):
-    """Whether it has ended; it is then waited for."""
+def reap(process):
+    """Return whether a process has ended, after collecting its exit status."""
     try:
         if process.status() != psutil.STATUS_ZOMBIE:
             return False
@@ -71,11 +71,11 @@ def buried(process):
 
 
 @pytest.mark.parametrize(
-    ("sandbox", "start", "longest"),
+    ("sandbox", "start", "max_delay"),
     [("strict", "cold", 0.3), ("strict", "warm", 1.5), ("unsafe", "cold", 1.0)],
 )
-def test_a_judge_killed_at_any_moment_leaves_nothing(sandbox, start, longest, orphans, tmp_path):
-    chance = random.Random(start)
+def test_a_judge_killed_at_any_moment_leaves_nothing(sandbox, start, max_delay, orphans, tmp_path):
+    rng = random.Random(start)
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     judges = subprocess.Popen(
         [sys.executable, "-c", JUDGES, sandbox],
@@ -84,21 +84,21 @@ def test_a_judge_killed_at_any_moment_leaves_nothing(sandbox, start, longest, or
         text=True,
         env={**os.environ, "ICCM_HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
     )
-    seen = 0
-    for _ in range(KILLED if sandbox == "strict" else 3):
+    max_orphans = 0
+    for _ in range(KILLS if sandbox == "strict" else 3):
         judges.stdin.write(start + "\n")
         judges.stdin.flush()
         pid = int(judges.stdout.readline())
-        time.sleep(chance.uniform(0, longest))
-        seen = max(seen, len(orphans()))
+        time.sleep(rng.uniform(0, max_delay))
+        max_orphans = max(max_orphans, len(orphans()))
         os.kill(pid, signal.SIGKILL)
     judges.kill()
     judges.communicate()
-    assert seen > 2, "no sandbox was ever started"
-    until = time.monotonic() + 15
-    while (left := orphans()) and time.monotonic() < until:
+    assert max_orphans > 2, "no sandbox was ever started"
+    deadline = time.monotonic() + 15
+    while (survivors := orphans()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not [(one.pid, one.name(), one.status()) for one in left]
+    assert not [(process.pid, process.name(), process.status()) for process in survivors]
     assert Path("/proc/self/mountinfo").read_text(encoding="utf-8") == mounts
     assert not os.listdir(tmp_path)
 
@@ -110,11 +110,11 @@ from iccm_assets.settings import load_settings
 settings = load_settings()
 Sandbox.start(settings).close()
 sandboxes = [Sandbox.start(settings)]
-time.sleep(1.0)  # a nursery has started
+time.sleep(1.0)  # a warm pool has started
 sandboxes.append(Sandbox.start(settings))
 fork = os.fork()
 if fork:
-    print(fork, *(one.started.driver.pid for one in sandboxes), flush=True)
+    print(fork, *(sandbox.running.init_process.pid for sandbox in sandboxes), flush=True)
 time.sleep(60)
 """
 
@@ -125,13 +125,13 @@ def test_a_fork_of_a_killed_judge_keeps_no_sandbox_going(orphans, tmp_path):
         stdout=subprocess.PIPE,
         env={**os.environ, "ICCM_HOME": str(tmp_path)},
     )
-    fork, *drivers = map(int, judge.stdout.readline().split())
-    assert len(drivers) == 2
-    assert all(psutil.pid_exists(pid) for pid in drivers)
+    fork, *init_processes = map(int, judge.stdout.readline().split())
+    assert len(init_processes) == 2
+    assert all(psutil.pid_exists(pid) for pid in init_processes)
     judge.kill()
     judge.wait()
     judge.stdout.close()
-    until = time.monotonic() + 10
-    while (left := {one.pid for one in orphans()}) != {fork} and time.monotonic() < until:
+    deadline = time.monotonic() + 10
+    while (survivors := {process.pid for process in orphans()}) != {fork} and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left == {fork}
+    assert survivors == {fork}

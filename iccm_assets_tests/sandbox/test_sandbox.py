@@ -1,4 +1,4 @@
-"""The sandbox itself: its layers, what happens without one, who may start it, and what it leaves."""
+"""The sandbox itself: its layers, what happens when a layer is missing, who may start it, what it leaves."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
 from iccm_assets_tests.sandbox.implementations import PLAIN, SUITE
 
-BUDGET = Limits(wall=10, cpu=5, output=1 << 20)
+LIMITS = Limits(wall=10, cpu=5, output=1 << 20)
 ROOT = os.geteuid() == 0
 
 
@@ -35,7 +35,7 @@ def settings():
 # ---- layers ----------------------------------------------------------------------------------------
 
 
-def test_every_layer_is_there_and_was_looked_at(settings):
+def test_every_layer_is_present_and_inspected(settings):
     layers = check_sandbox(settings)
     assert layers.keys() == {"bubblewrap", "namespaces", "seccomp", "uid", "filesystem", "memory", "rlimits"}
     assert not [state for state in layers.values() if state.startswith("missing")]
@@ -44,12 +44,12 @@ def test_every_layer_is_there_and_was_looked_at(settings):
 
 
 def without(command, *options):
-    """A command line with these options and their values taken out."""
+    """Remove these options and their values from a command line."""
     command, rest = list(command), list(options)
     while rest:
         option, count = rest.pop(0), rest.pop(0)
-        at = len(command) - 1 - command[::-1].index(option)
-        del command[at : at + count]
+        position = len(command) - 1 - command[::-1].index(option)
+        del command[position : position + count]
     return command
 
 
@@ -62,9 +62,9 @@ def with_more(*options):
     original = bubblewrap.build_command
 
     def command(*args, **kwargs):
-        made = original(*args, **kwargs)
-        at = len(made) - 1 - made[::-1].index("--remount-ro")
-        return [*made[:at], *options, *made[at:]]
+        words = original(*args, **kwargs)
+        position = len(words) - 1 - words[::-1].index("--remount-ro")
+        return [*words[:position], *options, *words[position:]]
 
     return command
 
@@ -85,7 +85,7 @@ def test_without_a_layer_there_is_no_verdict(layer, command, settings, monkeypat
     assert result.test_pass_rate is None
     assert result.layers[layer].startswith("missing")
     assert layer in result.reason
-    assert {one.verdict for one in result.results} == {"not_run"}
+    assert {case.verdict for case in result.results} == {"not_run"}
     assert_unchanged(before)
 
 
@@ -149,7 +149,7 @@ def test_unsafe_still_ends_what_does_not_end():
 
 
 def decide(program, architecture, number, *arguments):
-    """Runs the filter as the kernel would: classic BPF over (number, architecture, arguments)."""
+    """Run the filter as the kernel would: classic BPF over (number, architecture, arguments)."""
     arguments = (*arguments, *[0] * (6 - len(arguments)))
     data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments)
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
@@ -232,29 +232,29 @@ def test_other_architectures_have_no_filter_and_so_no_sandbox(monkeypatch, setti
     assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
 
 
-# ---- limits in all ---------------------------------------------------------------------------------
+# ---- limits in total ---------------------------------------------------------------------------------
 
 
 PLAN = ("call", "f", [], {})
 
 
-def run(source, settings, budget=BUDGET):
+def run(source, settings, limits=LIMITS):
     with Sandbox.start(settings) as sandbox:
         sandbox.load(source)
-        return sandbox.run_case(0, PLAN, budget)
+        return sandbox.run_case(0, PLAN, limits)
 
 
 def test_the_wall_limit_holds_within_half_a_second(settings):
-    took = []
+    durations = []
     with Sandbox.start(settings) as sandbox:
         sandbox.load("import time\ndef f():\n    time.sleep(60)\n")
         for number in range(4):
             started = time.monotonic()
             reply = sandbox.run_case(number, PLAN, Limits(0.5, 5, 1 << 20))
-            took.append(time.monotonic() - started)
+            durations.append(time.monotonic() - started)
             assert (reply.kind, reply.imported) == ("wall", True)
     # Others may keep the machine busy while one of them ends; the first also imports the implementation.
-    assert min(took) < 0.5 + 0.5
+    assert min(durations) < 0.5 + 0.5
 
 
 def test_cpu_time_is_added_up_over_processes(settings):
@@ -266,7 +266,7 @@ def f():
             break
     while True: pass
 """
-    assert run(source, settings, budget=Limits(20, 1, 1 << 20)).kind == "cpu"
+    assert run(source, settings, limits=Limits(20, 1, 1 << 20)).kind == "cpu"
 
 
 def test_output_of_children_counts_too(settings):
@@ -276,7 +276,7 @@ def f():
     os.fork()
     while True: os.write(1, b"x" * 1000)
 """
-    reply = run(source, settings, budget=Limits(10, 5, 50_000))
+    reply = run(source, settings, limits=Limits(10, 5, 50_000))
     assert reply.kind == "output"
     assert len(reply.output) <= 2000
 
@@ -285,7 +285,7 @@ def test_a_case_that_ran_out_of_memory_does_not_hurt_the_next(settings):
     source = "def f(n):\n    return len(b'x' * n)\n"
     with Sandbox.start(settings) as sandbox:
         sandbox.load(source)
-        kinds = [sandbox.run_case(n, ("call", "f", [n << 20], {}), BUDGET).kind for n in (1, 1000, 1)]
+        kinds = [sandbox.run_case(n, ("call", "f", [n << 20], {}), LIMITS).kind for n in (1, 1000, 1)]
     assert kinds == ["answered", "memory", "answered"]
 
 
@@ -305,7 +305,7 @@ def f():
 """
     with Sandbox.start(settings) as sandbox:
         sandbox.load(source)
-        replies = [sandbox.run_case(n, ("call", "f", [], {}), BUDGET) for n in range(3)]
+        replies = [sandbox.run_case(n, ("call", "f", [], {}), LIMITS) for n in range(3)]
         alive = psutil.Process(sandbox.running.init_process.pid).children(recursive=True)
     first, *others = [reply.answer for reply in replies]
     assert [answer.replace(b"case-1", b"case-0").replace(b"case-2", b"case-0") for answer in others] == [
@@ -329,12 +329,12 @@ def test_a_closed_sandbox_is_gone(settings):
 
 STUCK = """
 import sys
-from iccm_assets.sandbox.sandbox import Budget, Sandbox
+from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import load_settings
 sandbox = Sandbox.start(load_settings())
-print(sandbox.started.driver.pid, flush=True)
+print(sandbox.running.init_process.pid, flush=True)
 sandbox.load("import time\\ndef f():\\n    time.sleep(600)\\n")
-sandbox.run_case(0, ("call", "f", [], {}), Budget(600, 5, 1000))
+sandbox.run_case(0, ("call", "f", [], {}), Limits(600, 5, 1000))
 """
 
 
@@ -358,11 +358,11 @@ def test_a_killed_judge_takes_its_sandbox_along(number, tmp_path):
     assert not alive
 
 
-def test_a_driver_that_dies_gives_no_verdict(settings, monkeypatch):
+def test_an_init_process_that_dies_gives_no_verdict(settings, monkeypatch):
     original = Sandbox.run_case
 
     def run_case(self, *args):
-        self.started.init_process.kill()
+        self.running.init_process.kill()
         return original(self, *args)
 
     monkeypatch.setattr(Sandbox, "run_case", run_case)
@@ -390,32 +390,34 @@ def test_a_reply_that_makes_no_sense_gives_no_verdict(settings):
 
 AS_USER = """
 import json
-from iccm_assets.suites.suite_runner import judge
-from iccm_assets.suites.test_suites import load_suite
+from iccm_assets.suites.suite_runner import run_suite
+from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.sandbox.implementations import HONEST, HOSTILE, SUITE
 settings = load_settings()
-suite, found = load_suite(SUITE), {}
+suite, report = parse_suite(SUITE), {}
 names = ("plain", "threads", "a process pool", "temporary files", "async inside")
 for name in names:
-    found[name] = judge(HONEST[name], suite, settings).test_pass_rate
-hostile = {one.name: one for one in HOSTILE}
+    report[name] = run_suite(HONEST[name], suite, settings).test_pass_rate
+hostile = {item.name: item for item in HOSTILE}
 names = ("exit at import", "a polite fork bomb", "two gigabytes bit by bit", "a socket: tcp",
          "a system call: unshare", "a host file: /etc/passwd", "forged output on any descriptor",
          "kills everybody")
 for name in names:
-    result = judge(hostile[name].source, suite, settings)
-    found[name] = result.results[0].verdict in hostile[name].verdicts
-found["layers"] = judge(HONEST["plain"], suite, settings).layers
-print(json.dumps(found))
+    result = run_suite(hostile[name].source, suite, settings)
+    report[name] = result.results[0].verdict in hostile[name].verdicts
+report["layers"] = run_suite(HONEST["plain"], suite, settings).layers
+print(json.dumps(report))
 """
 
 
-@pytest.mark.skipif(not ROOT, reason="the other tests are the ordinary user's, then")
+@pytest.mark.skipif(not ROOT, reason="the other tests already run as an ordinary user")
 def test_an_ordinary_user_gets_the_same_sandbox(tmp_path):
     libraries = Path(psutil.__file__).parents[1]
     here = Path(iccm_assets.__file__).parents[1]
-    python = next((one for one in (sys._base_executable, "/usr/bin/python3") if usable(one, libraries)), None)
+    python = next(
+        (path for path in (sys._base_executable, "/usr/bin/python3") if is_usable(path, libraries)), None
+    )
     if python is None:
         pytest.skip("no interpreter that uid 65534 can read has this project's libraries")
     environment = {
@@ -435,14 +437,14 @@ def test_an_ordinary_user_gets_the_same_sandbox(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    layers = found.pop("layers")
+    report = json.loads(done.stdout)
+    layers = report.pop("layers")
     assert layers["uid"] == "unprivileged (65534)"
     assert not [state for state in layers.values() if state.startswith("missing")]
-    assert set(found.values()) == {True}, found
+    assert set(report.values()) == {True}, report
 
 
-def usable(python, libraries):
+def is_usable(python, libraries):
     """Whether uid 65534 can run this interpreter with the libraries of this one."""
     try:
         return not subprocess.run(

@@ -12,7 +12,7 @@ DATACLASS = "from dataclasses import dataclass, field\n@dataclass(frozen=True)\n
 
 
 @pytest.mark.parametrize(
-    ("original", "implementation", "kept"),
+    ("original", "implementation", "retained"),
     [
         pytest.param("def f(a, b): ...", "def f(a, b): return a", 1.0, id="the same"),
         pytest.param("def f(a): ...", "def f(a: int) -> str: ...", 1.0, id="annotations"),
@@ -81,8 +81,8 @@ DATACLASS = "from dataclasses import dataclass, field\n@dataclass(frozen=True)\n
         ),
     ],
 )
-def test_what_callers_can_still_call_is_counted(original: str, implementation: str, kept: float) -> None:
-    assert api_compatibility(original, implementation) == pytest.approx(kept)
+def test_what_callers_can_still_call_is_counted(original: str, implementation: str, retained: float) -> None:
+    assert api_compatibility(original, implementation) == pytest.approx(retained)
 
 
 @pytest.mark.parametrize("original", ["", "x = 3", "import os\nfrom re import match", "def _f(): ..."])
@@ -112,11 +112,11 @@ def test_hostile_source_is_a_number_and_never_an_error(name: str) -> None:
     assert api_compatibility(HOSTILE[name], "def f(a): ...") in (None, 0.0, 1 / 3)
 
 
-def test_code_larger_than_anyone_writes_is_not_read() -> None:
-    just = "def f(a): ...\n#".ljust(MAX_CHARACTERS, "x")
-    assert api_compatibility("def f(a): ...", just) == 1.0
-    assert api_compatibility("def f(a): ...", just + "x") == 0.0
-    assert api_compatibility(just + "x", "def f(a): ...") is None
+def test_code_beyond_the_size_limit_is_not_parsed() -> None:
+    longest = "def f(a): ...\n#".ljust(MAX_CHARACTERS, "x")
+    assert api_compatibility("def f(a): ...", longest) == 1.0
+    assert api_compatibility("def f(a): ...", longest + "x") == 0.0
+    assert api_compatibility(longest + "x", "def f(a): ...") is None
 
 
 NAMES = st.sampled_from(["f", "g", "A", "__all__", "self", "_p", "x"])
@@ -132,7 +132,9 @@ PIECES = st.one_of(
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(PIECES, max_size=5).map("\n".join), st.lists(PIECES, max_size=5).map("\n".join))
-def test_any_two_texts_give_a_share_or_none_and_a_module_keeps_itself(one: str, other: str) -> None:
-    share = api_compatibility(one, other)
-    assert share is None or 0.0 <= share <= 1.0
-    assert api_compatibility(one, one) in (None, 1.0)
+def test_any_two_texts_give_a_fraction_or_none_and_a_module_is_compatible_with_itself(
+    first: str, second: str
+) -> None:
+    fraction = api_compatibility(first, second)
+    assert fraction is None or 0.0 <= fraction <= 1.0
+    assert api_compatibility(first, first) in (None, 1.0)

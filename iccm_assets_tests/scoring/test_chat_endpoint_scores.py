@@ -35,7 +35,7 @@ SUITE = {
     "cases": [{"call": "rate", "args": [n], "expect": 5 if n < 3 else 9} for n in (2, 3)],
 }
 ONE_CASE = {"kind": "cases", "cases": SUITE["cases"][:1]}
-# Read alike by all three readers, or by each in its own way, or by none.
+# Understood alike by all three reconstructors, by each in its own way, or by none.
 PHRASES = ("less than 3", "less than about 3", "less than 4", "less than a certain limit")
 DAY = (date(2026, 3, 1), date(2026, 3, 1))
 
@@ -50,40 +50,43 @@ def text(number: int) -> str:
     )
 
 
-def rows_of(engine: sa.Engine) -> dict[str, dict[str, Any]]:
-    """By text: its requirements row, and in `members` its reconstructions by the model's name."""
+def load_rows(engine: sa.Engine) -> dict[str, dict[str, Any]]:
+    """Load the requirements rows by text; `members` holds the reconstructions by the model's name."""
     r, rc = t.requirements, t.reconstructions
     with engine.connect() as conn:
-        found = {row["id"]: {**row, "members": {}} for row in conn.execute(sa.select(r)).mappings()}
+        rows = {row["id"]: {**row, "members": {}} for row in conn.execute(sa.select(r)).mappings()}
         for row in conn.execute(sa.select(rc)).mappings():
             name = row["reconstructor"].replace("/", "#").rpartition("#")[2]
-            found[row["requirement_id"]]["members"][name] = row
-    return {row["text"]: row for row in found.values()}
+            rows[row["requirement_id"]]["members"][name] = row
+    return {row["text"]: row for row in rows.values()}
 
 
 def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, settings: Settings) -> None:
     texts = [text(number) for number in range(104)]
-    for number, one in enumerate(texts):
-        converse(engine, settings, f"s{number}", suite=SUITE, text=one)
+    for number, requirements in enumerate(texts):
+        converse(engine, settings, f"s{number}", suite=SUITE, text=requirements)
     # The number in a text is out of the suite's reach: texts of one phrase score alike.
-    tasks = [ScoringTask(one, parse_suite(SUITE)) for one in texts[: len(PHRASES)]]
+    tasks = [ScoringTask(requirements, parse_suite(SUITE)) for requirements in texts[: len(PHRASES)]]
     scores = score_texts(tasks, load_orchestra("builtin", 2), settings)
-    truth = [{m.reconstructor.partition("/")[2]: m.test_pass_rate for m in one.members} for one in scores]
+    truth = [{m.reconstructor.partition("/")[2]: m.test_pass_rate for m in score.members} for score in scores]
 
-    behaviour = FaultConfig(dict.fromkeys(FAULTS, 0.04), slow_seconds=0.1, retry_after_seconds=0.05)
+    faults = FaultConfig(dict.fromkeys(FAULTS, 0.04), slow_seconds=0.1, retry_after_seconds=0.05)
     limits = EndpointSettings(timeout_seconds=1.5, retries=1, concurrency=16, circuit_breaker_failures=1000)
-    with MockEndpoint(behaviour) as endpoint:
+    with MockEndpoint(faults) as endpoint:
         report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
 
     statuses: Counter[str] = Counter()
-    stored = rows_of(engine)
-    for number, one in enumerate(texts):
-        row, right = stored[one], truth[number % len(PHRASES)]
+    stored = load_rows(engine)
+    for number, requirements in enumerate(texts):
+        row, right = stored[requirements], truth[number % len(PHRASES)]
         assert set(row["members"]) == set(RECONSTRUCTORS)
         statuses.update(member["status"] for member in row["members"].values())
         answered = [name for name in RECONSTRUCTORS if row["members"][name]["status"] != "missing"]
         for name in answered:
-            assert row["members"][name]["implementation_code"].rstrip() == RECONSTRUCTORS[name](one).rstrip()
+            assert (
+                row["members"][name]["implementation_code"].rstrip()
+                == RECONSTRUCTORS[name](requirements).rstrip()
+            )
             assert row["members"][name]["test_pass_rate"] == right[name]
         for name in set(RECONSTRUCTORS) - set(answered):
             assert row["members"][name]["test_pass_rate"] is None and row["members"][name]["reason"]
@@ -104,7 +107,7 @@ def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, set
     assert statuses["scored"] == report.answers["answered"]
 
 
-def requests(endpoint: MockEndpoint) -> int:
+def count_requests(endpoint: MockEndpoint) -> int:
     return endpoint.config.request_counts.total()
 
 
@@ -112,23 +115,23 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
     for number in range(5):
         converse(engine, settings, f"s{number}", suite=SUITE, text=text(number))
     limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
-    with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as ill:
-        spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{ill.url}#guessing"
+    with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as failing:
+        spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{failing.url}#guessing"
         orchestra = load_orchestra(spec, 3, limits)
         assert score_unscored(engine, orchestra, settings).inconclusive == 5
-        first = {row["id"]: row["scored_at"] for row in rows_of(engine).values()}
-        assert (requests(alive), requests(ill)) == (10, 5)
+        first = {row["id"]: row["scored_at"] for row in load_rows(engine).values()}
+        assert (count_requests(alive), count_requests(failing)) == (10, 5)
 
         assert score_unscored(engine, orchestra, settings).inconclusive == 5
-        assert (requests(alive), requests(ill)) == (10, 10)
-        again = rows_of(engine).values()
+        assert (count_requests(alive), count_requests(failing)) == (10, 10)
+        again = load_rows(engine).values()
         assert {row["evidence"]["attempts"] for row in again} == {2}
         assert {row["id"]: row["scored_at"] for row in again} == first, "nothing a filter reads has changed"
 
         assert scoring.count_unscored(engine) == 0, "twice in a row is enough: the third time has to wait"
         assert scoring.count_unscored(engine, DAY) == 5, "a day asked for by name waits for nothing"
-        ill.config.faults = {}
-        # The clock of the platform, moved on by the wait.
+        failing.config.faults = {}
+        # The same as moving the platform's clock on by the wait.
         with engine.begin() as conn:
             conn.execute(
                 sa.text(
@@ -137,12 +140,12 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
                 )
             )
         report = score_unscored(engine, load_orchestra(spec, 3, limits), settings)
-        assert (report.scored, requests(alive), requests(ill)) == (5, 10, 15)
-    assert {row["evidence"] is None for row in rows_of(engine).values()} == {True}
+        assert (report.scored, count_requests(alive), count_requests(failing)) == (5, 10, 15)
+    assert {row["evidence"] is None for row in load_rows(engine).values()} == {True}
     assert scoring.count_unscored(engine, DAY) == 0
 
 
-def test_another_orchestra_takes_over_no_answers_and_leaves_no_rows_behind(
+def test_another_orchestra_reuses_no_answers_and_leaves_no_old_rows(
     engine: sa.Engine, settings: Settings
 ) -> None:
     converse(engine, settings, "s", suite=SUITE, text=text(0))
@@ -154,34 +157,32 @@ def test_another_orchestra_takes_over_no_answers_and_leaves_no_rows_behind(
             f"openai:{alive.url}#strict,builtin", 2, limits.model_copy(update={"temperature": 1.0})
         )
         assert score_unscored(engine, other, settings).scored == 1
-        assert requests(alive) == 2
+        assert count_requests(alive) == 2
     with engine.connect() as conn:
         names = set(conn.execute(sa.select(t.reconstructions.c.reconstructor)).scalars())
     assert names == {member.name for member in other.members}
 
 
-def test_an_inconclusive_score_for_another_reason_is_not_tried_again(
-    engine: sa.Engine, settings: Settings
-) -> None:
+def test_an_inconclusive_score_of_another_cause_is_not_retried(engine: sa.Engine, settings: Settings) -> None:
     converse(engine, settings, "s", suite=SUITE, text=text(0))
-    lonely = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
-    assert score_unscored(engine, lonely, settings).inconclusive == 1
+    small = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
+    assert score_unscored(engine, small, settings).inconclusive == 1
     assert scoring.count_unscored(engine, DAY) == 0
 
 
 SCORER = """
 import sys
 from iccm_assets.scoring.orchestra import load_orchestra
-from iccm_assets.scoring.scoring import score_pending
-from iccm_assets.settings import Endpoints, load_settings
-from iccm_assets.db.database import engine_for
+from iccm_assets.scoring.scoring import score_unscored
+from iccm_assets.settings import EndpointSettings, load_settings
+from iccm_assets.db.database import create_engine_for
 settings = load_settings()
-limits = Endpoints(concurrency=4, timeout_seconds=30)
-score_pending(engine_for(settings.database_url), load_orchestra(sys.argv[1], 2, limits), settings)
+limits = EndpointSettings(concurrency=4, timeout_seconds=30)
+score_unscored(create_engine_for(settings.database_url), load_orchestra(sys.argv[1], 2, limits), settings)
 """
 
 
-def scored(engine: sa.Engine) -> set[int]:
+def load_scored_ids(engine: sa.Engine) -> set[int]:
     with engine.connect() as conn:
         return set(
             conn.execute(
@@ -190,7 +191,7 @@ def scored(engine: sa.Engine) -> set[int]:
         )
 
 
-def test_an_interrupt_keeps_what_was_scored_and_the_next_pass_pays_for_the_rest_only(
+def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_the_rest(
     engine: sa.Engine, settings: Settings
 ) -> None:
     count = 40
@@ -206,46 +207,46 @@ def test_an_interrupt_keeps_what_was_scored_and_the_next_pass_pays_for_the_rest_
     with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
         command = [sys.executable, "-c", SCORER, endpoint.members]
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and not scored(engine):
+        while process.poll() is None and not load_scored_ids(engine):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        before = scored(engine)
-        assert said.rstrip().endswith("KeyboardInterrupt"), said
+        _, stderr = process.communicate(timeout=60)
+        before = load_scored_ids(engine)
+        assert stderr.rstrip().endswith("KeyboardInterrupt"), stderr
         assert scoring.BATCH_SIZE <= len(before) < count
-        asked = requests(endpoint)
+        requests_before = count_requests(endpoint)
         endpoint.config.faults = {}
         limits = EndpointSettings(timeout_seconds=30)
         report = score_unscored(engine, load_orchestra(endpoint.members, 2, limits), settings)
         assert report.scored == count - len(before)
-        assert requests(endpoint) - asked == 3 * (count - len(before))
-    assert len(scored(engine)) == count
-    assert not [one for one in psutil.Process().children(recursive=True) if one.pid == process.pid]
+        assert count_requests(endpoint) - requests_before == 3 * (count - len(before))
+    assert len(load_scored_ids(engine)) == count
+    assert not [child for child in psutil.Process().children(recursive=True) if child.pid == process.pid]
 
 
-def test_the_command_line_serves_the_readers_and_asks_every_member_once(
+def test_the_command_line_serves_the_reconstructors_and_asks_every_member_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     iccm = "from iccm_assets.cli.main import main; main()"
     command = [sys.executable, "-c", iccm, "orchestra", "serve", "--port", "0"]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert served.stdout is not None
-        spec = served.stdout.readline().strip().removeprefix("ICCM_ORCHESTRA=")
+        assert server.stdout is not None
+        spec = server.stdout.readline().strip().removeprefix("ICCM_ORCHESTRA=")
         monkeypatch.setenv("ICCM_ORCHESTRA", f"{spec},openai:http://127.0.0.1:9/v1#dead")
         get_settings.cache_clear()
         check(as_json=True)
-        found = json.loads(capsys.readouterr().out)
-        assert [one["test_pass_rate"] for one in found["members"]] == [1.0, 1.0, 1.0, None]
-        assert found["ok"] and "ConnectError" in found["members"][-1]["detail"]
+        report = json.loads(capsys.readouterr().out)
+        assert [member["test_pass_rate"] for member in report["members"]] == [1.0, 1.0, 1.0, None]
+        assert report["ok"] and "ConnectError" in report["members"][-1]["detail"]
         monkeypatch.setenv("ICCM_ORCHESTRA_QUORUM", "4")
         get_settings.cache_clear()
         with pytest.raises(OrchestraError, match="3 members gave a score, the quorum is 4"):
             check()
     finally:
         get_settings.cache_clear()
-        served.send_signal(signal.SIGINT)
-        assert served.wait(timeout=30) == 0
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize(
@@ -258,11 +259,11 @@ def test_the_command_line_serves_the_readers_and_asks_every_member_once(
         ("slow=often", "not a number"),
     ],
 )
-def test_impossible_faults_are_refused_in_one_line(faults: str, words: str) -> None:
+def test_invalid_faults_are_rejected_in_one_line(faults: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         serve(fault=faults, port=0)
 
 
-def test_a_port_in_use_is_refused_in_one_line() -> None:
+def test_a_port_in_use_is_rejected_in_one_line() -> None:
     with MockEndpoint() as endpoint, pytest.raises(InputError, match="cannot listen on"):
         serve(port=int(endpoint.url.split(":")[2].split("/")[0]))

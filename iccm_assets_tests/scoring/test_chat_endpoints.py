@@ -1,6 +1,6 @@
-"""Members behind chat endpoints: a faulty one is missing, never a wrong score (O1).
+"""Members behind chat endpoints: a faulty member is missing, never a wrong score (O1).
 
-Against the project's own endpoint, over real HTTP.
+The tests run against the project's own endpoint, over real HTTP.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ QUICK = EndpointSettings(timeout_seconds=5, connect_seconds=2, retries=0)
 Members = tuple[MockEndpoint, str]
 
 
-class Scripted(FaultConfig):
-    """Faults in the order in which requests arrive; counts how many are there at a time."""
+class ScriptedFaults(FaultConfig):
+    """Faults in the order in which requests arrive; counts how many run concurrently."""
 
     def __init__(self, *faults: str, dwell: float = 0.0) -> None:
         super().__init__(retry_after_seconds=0.01)
         self.script, self.dwell = list(faults), dwell
-        self.here = self.most_at_once = 0
+        self.active = self.max_concurrent = 0
 
     def draw_fault(self, model: str, text: str) -> str:
-        self.here += 1
-        self.most_at_once = max(self.most_at_once, self.here)
+        self.active += 1
+        self.max_concurrent = max(self.max_concurrent, self.active)
         time.sleep(self.dwell)
-        self.here -= 1
-        super().next_fault(model, text)
+        self.active -= 1
+        super().draw_fault(model, text)
         return self.script.pop(0) if self.script else ""
 
 
-def one_member(endpoint: MockEndpoint, **limits: Any) -> Orchestra:
+def load_one_member(endpoint: MockEndpoint, **limits: Any) -> Orchestra:
     first = endpoint.members.split(",")[0]
     return load_orchestra(first, 1, QUICK.model_copy(update=limits))
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "slow"])
 def test_every_fault_makes_the_member_missing_and_says_why(fault: str) -> None:
-    patience = 0.4 if fault in {"hang", "drip"} else 5
+    timeout = 0.4 if fault in {"hang", "drip"} else 5
     with MockEndpoint(FaultConfig({fault: 1.0})) as endpoint:
-        [answer] = one_member(endpoint, timeout_seconds=patience).reconstruct(TEXT)
+        [answer] = load_one_member(endpoint, timeout_seconds=timeout).reconstruct(TEXT)
     assert (answer.status, answer.implementation) == ("missing", "")
     assert answer.detail and "Traceback" not in answer.detail
 
 
 def test_a_slow_answer_is_an_answer() -> None:
     with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
-        [answer] = one_member(endpoint).reconstruct(TEXT)
+        [answer] = load_one_member(endpoint).reconstruct(TEXT)
     assert (answer.status, answer.implementation.rstrip()) == (
         "answered",
         RECONSTRUCTORS["strict"](TEXT).rstrip(),
@@ -88,60 +88,62 @@ def test_a_slow_answer_is_an_answer() -> None:
         (["huge"], 5, "missing", 1),
     ],
 )
-def test_asking_again_is_done_where_it_can_help(
+def test_a_request_is_retried_where_that_can_help(
     faults: list[str], retries: int, status: str, requests: int
 ) -> None:
-    behaviour = Scripted(*faults)
-    with MockEndpoint(behaviour) as endpoint:
-        [answer] = one_member(endpoint, retries=retries).reconstruct(TEXT)
-    assert (answer.status, behaviour.request_counts["strict"]) == (status, requests), answer.detail
+    faults = ScriptedFaults(*faults)
+    with MockEndpoint(faults) as endpoint:
+        [answer] = load_one_member(endpoint, retries=retries).reconstruct(TEXT)
+    assert (answer.status, faults.request_counts["strict"]) == (status, requests), answer.detail
 
 
-def test_a_longer_wish_than_the_deadline_is_not_waited_for() -> None:
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
     with MockEndpoint(FaultConfig({"429": 1.0}, retry_after_seconds=3600)) as endpoint:
-        [answer] = one_member(endpoint, retries=5).reconstruct(TEXT)
+        [answer] = load_one_member(endpoint, retries=5).reconstruct(TEXT)
     assert "retry after 3600 s" in answer.detail
     assert endpoint.config.request_counts["strict"] == 1
 
 
-def test_one_url_is_asked_by_no_more_than_the_limit_at_a_time_whoever_asks() -> None:
-    behaviour = Scripted(dwell=0.05)
-    with MockEndpoint(behaviour) as endpoint:
+def test_one_url_never_has_more_concurrent_requests_than_the_limit() -> None:
+    faults = ScriptedFaults(dwell=0.05)
+    with MockEndpoint(faults) as endpoint:
         limits = QUICK.model_copy(update={"concurrency": 3})
         orchestra = load_orchestra(endpoint.members, 1, limits)
         answers = list(
             orchestra.reconstruct_many([ReconstructionRequest(TEXT.replace("3", str(n))) for n in range(6)])
         )
-    assert {one.status for group in answers for one in group} == {"answered"}
-    assert behaviour.most_at_once == 3
+    assert {answer.status for group in answers for answer in group} == {"answered"}
+    assert faults.max_concurrent == 3
 
 
 def test_a_dead_endpoint_costs_a_few_timeouts_and_not_one_for_each_text() -> None:
     with MockEndpoint(FaultConfig({"hang": 1.0})) as endpoint:
-        orchestra = one_member(endpoint, timeout_seconds=0.3, concurrency=4, circuit_breaker_failures=4)
+        orchestra = load_one_member(endpoint, timeout_seconds=0.3, concurrency=4, circuit_breaker_failures=4)
         answers = [
             group[0]
             for group in orchestra.reconstruct_many([ReconstructionRequest(f"{TEXT} {n}") for n in range(60)])
         ]
-        assert {one.status for one in answers} == {"missing"}
+        assert {answer.status for answer in answers} == {"missing"}
         assert endpoint.config.request_counts["strict"] <= 8
         assert answers[-1].detail.startswith("not asked: ")
         assert "no answer within 0.3 s" in answers[-1].detail
 
 
-def test_after_a_pause_one_request_tries_a_dead_endpoint_and_brings_it_back() -> None:
-    behaviour = Scripted("500", "500")
-    with MockEndpoint(behaviour) as endpoint:
-        orchestra = one_member(endpoint, circuit_breaker_failures=2, circuit_breaker_cooldown_seconds=1.5)
+def test_after_the_cooldown_one_request_probes_a_dead_endpoint_and_restores_it() -> None:
+    faults = ScriptedFaults("500", "500")
+    with MockEndpoint(faults) as endpoint:
+        orchestra = load_one_member(
+            endpoint, circuit_breaker_failures=2, circuit_breaker_cooldown_seconds=1.5
+        )
         assert [orchestra.reconstruct(TEXT)[0].status for _ in range(3)] == ["missing"] * 3
-        assert behaviour.request_counts["strict"] == 2
+        assert faults.request_counts["strict"] == 2
         time.sleep(1.5)
         assert [orchestra.reconstruct(TEXT)[0].status for _ in range(2)] == ["answered"] * 2
 
 
 @contextmanager
-def server_saying(reply: Callable[[str], bytes]) -> Iterator[str]:
-    """A server whose answer is these bytes, given the Authorization header; its address as a member."""
+def raw_server(reply: Callable[[str], bytes]) -> Iterator[str]:
+    """Run a server that answers ``reply(Authorization header)``; yields its address as a member."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -162,23 +164,23 @@ def server_saying(reply: Callable[[str], bytes]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("key", ["sk-0123456789", "sk-0123456789\n"])
-def test_a_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    seen: list[str] = []
+    headers: list[str] = []
 
     def echo(authorization: str) -> bytes:
-        seen.append(authorization)
+        headers.append(authorization)
         return b"HTTP/1.1 401 No\r\n\r\nIncorrect API key: " + authorization.encode()
 
-    with server_saying(echo) as address:
+    with raw_server(echo) as address:
         orchestra = load_orchestra(address, 1, QUICK)
         [answer] = orchestra.reconstruct(TEXT)
-    assert seen == ["Bearer sk-0123456789"]
+    assert headers == ["Bearer sk-0123456789"]
     assert "HTTP 401: Incorrect API key: Bearer ***" in answer.detail
     assert "sk-" not in f"{answer}{orchestra}{orchestra.digest}"
 
 
-def test_a_key_that_can_be_none_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-01\r\nX-Evil: 1")
     [answer] = load_orchestra("openai:http://127.0.0.1:9/v1#m", 1, QUICK).reconstruct(TEXT)
     assert answer.detail == "OPENAI_API_KEY is not a valid API key"
@@ -198,15 +200,15 @@ OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         (b"", "RemoteProtocolError"),
     ],
 )
-def test_what_is_hardly_http_is_missing(reply: bytes, words: str) -> None:
-    with server_saying(lambda _: reply) as address:
+def test_malformed_http_is_missing(reply: bytes, words: str) -> None:
+    with raw_server(lambda _: reply) as address:
         limits = QUICK.model_copy(update={"timeout_seconds": 1.0})
         [answer] = load_orchestra(address, 1, limits).reconstruct(TEXT)
     assert answer.status == "missing" and words in answer.detail
     assert "\x00" not in answer.detail and "\n" not in answer.detail
 
 
-def test_an_address_nobody_answers_at_is_missing() -> None:
+def test_an_unreachable_address_is_missing() -> None:
     with socket.socket() as free, MockEndpoint() as plain:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -216,8 +218,8 @@ def test_an_address_nobody_answers_at_is_missing() -> None:
             f"openai:{plain.url}#no-model"
         )
         answers = load_orchestra(spec, 1, QUICK).reconstruct(TEXT)
-    assert [one.status for one in answers] == ["missing"] * 5
-    assert [one.detail.split(":")[0] for one in answers] == ["ConnectError"] * 3 + ["HTTP 404"] * 2
+    assert [answer.status for answer in answers] == ["missing"] * 5
+    assert [answer.detail.split(":")[0] for answer in answers] == ["ConnectError"] * 3 + ["HTTP 404"] * 2
 
 
 @pytest.mark.parametrize(("quorum", "conclusive"), [(2, True), (3, False)])
@@ -228,13 +230,13 @@ def test_with_one_of_two_endpoints_dead_the_quorum_decides(
         spec = f"openai:{alive.url}#strict,openai:{dead.url}#strict,openai:{alive.url}#literal"
         orchestra = load_orchestra(spec, quorum, QUICK)
         [score] = score_texts([ScoringTask(TEXT, SUITE)], orchestra, settings)
-    assert [one.status for one in score.members] == ["scored", "missing", "scored"]
+    assert [member.status for member in score.members] == ["scored", "missing", "scored"]
     assert (score.test_pass_rate == 1.0) is conclusive
     assert (score.test_pass_rate is None) is not conclusive
     assert conclusive or "2 of 3 members gave a score, the quorum is 3" in score.reason
 
 
-def test_endpoints_and_readers_play_in_one_orchestra_in_its_order() -> None:
+def test_endpoints_and_local_reconstructors_answer_in_the_orchestras_order() -> None:
     with MockEndpoint() as endpoint:
         spec = f"openai:{endpoint.url}#literal,builtin,openai:{endpoint.url}#strict"
         groups = list(
@@ -243,18 +245,18 @@ def test_endpoints_and_readers_play_in_one_orchestra_in_its_order() -> None:
             )
         )
     expected = [RECONSTRUCTORS[name](TEXT).rstrip() for name in ("literal", *RECONSTRUCTORS, "strict")]
-    assert [one.implementation.rstrip() for one in groups[0]] == expected
-    # What a reader cannot read is the text's fault; an endpoint that gives no code may have any reason.
-    assert [one.status for one in groups[1]] == ["missing", *["unreadable"] * 3, "missing"]
+    assert [answer.implementation.rstrip() for answer in groups[0]] == expected
+    # A text that a reconstructor cannot parse is at fault itself; an endpoint may lack code for any reason.
+    assert [answer.status for answer in groups[1]] == ["missing", *["unreadable"] * 3, "missing"]
 
 
 def test_faults_depend_on_the_request_and_not_on_the_order_in_which_requests_come() -> None:
     shares = parse_faults(",".join(f"{name}=0.04" for name in FAULTS))
     texts = [f"text {n}" for n in range(200)]
 
-    def drawn(order: list[str]) -> dict[str, str]:
-        behaviour = FaultConfig(shares, seed=3)
-        return {text: behaviour.draw_fault("strict", text) for text in order}
+    def draw(order: list[str]) -> dict[str, str]:
+        faults = FaultConfig(shares, seed=3)
+        return {text: faults.draw_fault("strict", text) for text in order}
 
-    assert drawn(texts) == drawn(texts[::-1])
-    assert set(drawn(texts).values()) == {"", *FAULTS}
+    assert draw(texts) == draw(texts[::-1])
+    assert set(draw(texts).values()) == {"", *FAULTS}

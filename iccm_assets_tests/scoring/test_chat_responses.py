@@ -1,4 +1,4 @@
-"""What counts as an answer of a chat endpoint, and what is worth asking again."""
+"""Which responses of a chat endpoint are answers, and which requests are worth a retry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
         fenced(CODE) + fenced(CODE),
     ],
 )
-def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str) -> None:
+def test_the_only_implementation_is_extracted_from_any_surroundings(content: str) -> None:
     assert extract_code(content) == CODE
 
 
@@ -67,14 +67,14 @@ def test_the_one_implementation_is_taken_whatever_stands_around_it(content: str)
         ("<think>" + fenced(CODE), "stops inside the model's reasoning"),
     ],
 )
-def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words: str) -> None:
-    with pytest.raises(InvalidResponse, match=words) as found:
+def test_an_answer_without_exactly_one_implementation_is_rejected(content: str, words: str) -> None:
+    with pytest.raises(InvalidResponse, match=words) as raised:
         extract_code(content)
-    assert found.value.endpoint_works and found.value.max_retries == 1
+    assert raised.value.endpoint_works and raised.value.max_retries == 1
 
 
 @pytest.mark.parametrize(
-    ("body", "words", "alive", "retries"),
+    ("body", "words", "endpoint_works", "retries"),
     [
         (b"", "not JSON", False, None),
         (b"<!doctype html>", "not JSON", False, None),
@@ -98,24 +98,24 @@ def test_whatever_is_not_clearly_one_implementation_is_none(content: str, words:
         (completion([{"type": "text", "text": CODE}]), "the answer is empty", True, 1),
     ],
 )
-def test_a_reply_that_is_not_a_finished_completion_says_why(
-    body: bytes, words: str, alive: bool, retries: int | None
+def test_a_response_that_is_not_a_finished_completion_says_why(
+    body: bytes, words: str, endpoint_works: bool, retries: int | None
 ) -> None:
-    with pytest.raises(InvalidResponse, match=words) as found:
+    with pytest.raises(InvalidResponse, match=words) as raised:
         extract_content(body)
-    assert (found.value.endpoint_works, found.value.max_retries) == (alive, retries)
+    assert (raised.value.endpoint_works, raised.value.max_retries) == (endpoint_works, retries)
 
 
 @settings(max_examples=50)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: completion(text)))
-def test_no_reply_is_anything_but_code_or_a_flaw(body: bytes) -> None:
+def test_every_response_is_code_or_an_invalid_response(body: bytes) -> None:
     try:
         assert "def" in (code := extract_code(extract_content(body))) or "class" in code or "lambda" in code
-    except InvalidResponse as flaw:
-        assert flaw.reason
+    except InvalidResponse as problem:
+        assert problem.reason
 
 
-def test_an_endpoints_own_wish_is_followed_when_the_deadline_allows_it() -> None:
+def test_a_retry_after_is_followed_when_the_deadline_allows_it() -> None:
     busy = InvalidResponse("HTTP 429", retry_after_seconds=7)
     assert retry_delay(busy, 0, remaining_seconds=10, max_retries=2, jitter=0) == (7, "HTTP 429")
     assert retry_delay(busy, 0, remaining_seconds=5, max_retries=2, jitter=0) == (
@@ -125,10 +125,10 @@ def test_an_endpoints_own_wish_is_followed_when_the_deadline_allows_it() -> None
 
 
 def test_waits_double_and_end_with_the_retries() -> None:
-    flaw = InvalidResponse("HTTP 500")
-    waits = [retry_delay(flaw, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
+    problem = InvalidResponse("HTTP 500")
+    waits = [retry_delay(problem, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
     assert waits == [0.5, 1, 2, 4, 8, 8, None]
-    assert retry_delay(flaw, 0, 100, 6, jitter=1)[0] == 0.375
+    assert retry_delay(problem, 0, 100, 6, jitter=1)[0] == 0.375
     assert retry_delay(InvalidResponse("no", max_retries=1), 1, 100, 6, 0) == (None, "no (asked 2 times)")
     assert retry_delay(InvalidResponse("no", max_retries=0), 0, 100, 6, 0) == (None, "no")
 
@@ -151,22 +151,22 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
     assert parse_retry_after(value, lambda: 100.0) == seconds
 
 
-def test_requests_are_spaced_evenly_and_a_wish_moves_all_of_them() -> None:
-    line = RateLimiter()
-    assert [line.reserve_slot(100.0, 30) for _ in range(3)] == [0, 2, 4]
-    line.next_slot_at = 150.0
-    assert line.reserve_slot(100.0, 0) == 50
+def test_requests_are_spaced_evenly_and_a_retry_after_moves_all_of_them() -> None:
+    limiter = RateLimiter()
+    assert [limiter.reserve_slot(100.0, 30) for _ in range(3)] == [0, 2, 4]
+    limiter.next_slot_at = 150.0
+    assert limiter.reserve_slot(100.0, 0) == 50
 
 
-def test_a_dead_member_is_left_alone_until_something_succeeds() -> None:
+def test_a_dead_member_is_skipped_until_a_request_succeeds() -> None:
     limits = EndpointSettings(circuit_breaker_failures=3, circuit_breaker_cooldown_seconds=60)
-    health = CircuitBreaker()
+    breaker = CircuitBreaker()
     for _ in range(3):
-        assert not health.rejection_reason(0)
-        health.record_result(InvalidResponse("ConnectError"), 0, limits)
-    assert health.rejection_reason(59) == "not asked: 3 consecutive failures, the last: ConnectError"
-    assert not health.rejection_reason(60)
-    health.record_result(InvalidResponse("ConnectError"), 60, limits)
-    assert health.rejection_reason(119)
-    health.record_result(InvalidResponse("prose", endpoint_works=True), 120, limits)
-    assert not health.rejection_reason(120) and health.failures == 0
+        assert not breaker.rejection_reason(0)
+        breaker.record_result(InvalidResponse("ConnectError"), 0, limits)
+    assert breaker.rejection_reason(59) == "not asked: 3 consecutive failures, the last: ConnectError"
+    assert not breaker.rejection_reason(60)
+    breaker.record_result(InvalidResponse("ConnectError"), 60, limits)
+    assert breaker.rejection_reason(119)
+    breaker.record_result(InvalidResponse("prose", endpoint_works=True), 120, limits)
+    assert not breaker.rejection_reason(120) and breaker.failures == 0

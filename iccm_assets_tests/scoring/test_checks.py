@@ -1,4 +1,4 @@
-"""What is measured and comparable, and what is not (U4)."""
+"""Checks of scores, verdicts and production quality: what passes, warns and fails (U4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from iccm_assets.scoring import checks as scoring_checks
 
 def test_a_text_that_was_never_scored_is_named() -> None:
     assert scoring_checks.check_missing_scores(10, [], 7).passed
-    found = scoring_checks.check_missing_scores(10, [5, 6], 7)
-    assert not found.passed and found.sample_ids == ("5", "6") and "2 of 10" in found.description
+    result = scoring_checks.check_missing_scores(10, [5, 6], 7)
+    assert not result.passed and result.sample_ids == ("5", "6") and "2 of 10" in result.description
 
 
 @pytest.mark.parametrize(
@@ -22,37 +22,37 @@ def test_a_tenth_of_the_texts_may_be_inconclusive_once_there_are_enough(scored, 
     assert scoring_checks.check_inconclusive_rate(scored, without, 7).passed is passed
 
 
-def test_another_canary_set_than_the_verdicts_is_an_error() -> None:
+def test_a_canary_set_other_than_the_verdicts_is_an_error() -> None:
     assert evaluation_checks.check_canary_set("a", None, "").passed
     assert evaluation_checks.check_canary_set("a", "a", "v2").passed
-    found = evaluation_checks.check_canary_set("b", "a", "v2")
+    result = evaluation_checks.check_canary_set("b", "a", "v2")
     assert (
-        not found.passed
-        and found.severity == "error"
-        and "v2" in found.description
-        and "production" in found.recovery
+        not result.passed
+        and result.severity == "error"
+        and "v2" in result.description
+        and "production" in result.recovery
     )
 
 
-def test_slices_below_twenty_items_are_named_and_only_nothing_but_small_ones_is_red() -> None:
-    found = evaluation_checks.check_slice_sizes({"big": 20, "small": 19})
-    assert found.passed and "small" in found.description
+def test_small_slices_are_named_and_the_check_fails_only_if_all_are_small() -> None:
+    result = evaluation_checks.check_slice_sizes({"big": 20, "small": 19})
+    assert result.passed and "small" in result.description
     assert not evaluation_checks.check_slice_sizes({"small": 19}).passed
 
 
-def test_a_missing_item_is_red() -> None:
+def test_a_missing_item_fails_the_check() -> None:
     assert evaluation_checks.check_missing_items("v2", 3, []).passed
-    found = evaluation_checks.check_missing_items("v2", 3, ["x"])
-    assert not found.passed and found.sample_ids == ("x",) and "iccm evaluate v2" in found.recovery
+    result = evaluation_checks.check_missing_items("v2", 3, ["x"])
+    assert not result.passed and result.sample_ids == ("x",) and "iccm evaluate v2" in result.recovery
 
 
-def test_production_nobody_measured_for_two_rounds_or_that_fell_is_a_warning() -> None:
+def test_stale_or_degraded_production_quality_is_a_warning() -> None:
     assert monitoring_checks.check_production_quality("v2", 6.5, 40, []).passed
-    late = monitoring_checks.check_production_quality("v2", 13.5, 40, [])
-    assert not late.passed and late.severity == "warning" and "13.5 h" in late.description
-    fallen = monitoring_checks.check_production_quality("v2", 1.0, 40, ["production_holdout"])
+    stale = monitoring_checks.check_production_quality("v2", 13.5, 40, [])
+    assert not stale.passed and stale.severity == "warning" and "13.5 h" in stale.description
+    degraded = monitoring_checks.check_production_quality("v2", 1.0, 40, ["production_holdout"])
     assert (
-        not fallen.passed
-        and "production_holdout" in fallen.description
-        and "iccm rollback" in fallen.recovery
+        not degraded.passed
+        and "production_holdout" in degraded.description
+        and "iccm rollback" in degraded.recovery
     )

@@ -1,4 +1,4 @@
-"""Live scoring: evidence first, each answer once, nothing left pending for ever (R11, U2)."""
+"""Live scoring: evidence first, each answer once, nothing stays pending forever (R11, U2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOURCE = "def f(x):\n    return 2 * x\n"
 NOW = datetime.now(UTC)
 
 
-def says(number: object) -> str:
+def make_text(number: object) -> str:
     return f"The function `f` shall return twice its argument. It shall be number {number}."
 
 
@@ -41,16 +41,16 @@ def orchestra(on_read: Callable[[str], Any] = lambda text: None) -> Orchestra:
     return Orchestra((LocalReconstructor("a", read), LocalReconstructor("b", read)), quorum=2)
 
 
-class Away:
-    """A member that does not answer until it is told to."""
+class UnavailableMember:
+    """A member that does not answer until ``available`` is set."""
 
-    name = identity = "away"
-    here = False
+    name = identity = "unavailable"
+    available = False
 
     def reconstruct(self, requirements: str) -> Reconstruction:
         return (
             Reconstruction(self.name, "answered", SOURCE)
-            if self.here
+            if self.available
             else Reconstruction(self.name, "missing")
         )
 
@@ -79,28 +79,28 @@ def served(
     status: str = "ok",
     minutes_ago: float = 10,
 ) -> None:
-    """A request as the gateway delivers it."""
+    """Store a request as the gateway does."""
     from iccm_assets.gateway.persistence import store_records
 
-    answered = None if status in ("error", "timeout") else "production" if status == "fallback" else arm
+    arm_served = None if status in ("error", "timeout") else "production" if status == "fallback" else arm
     outcome = RequestOutcome(
         request_id=request,
         session_id=session,
         user_id=None,
         rollout_id=rollout,
         assigned_arm=arm,
-        arm=answered,
-        model_version="v2" if answered == "canary" else "v1",
+        arm=arm_served,
+        model_version="v2" if arm_served == "canary" else "v1",
         status=status,
         error=None,
         latency_ms=100.0,
         output_tokens=10,
         created_at=NOW - timedelta(minutes=minutes_ago),
     )
-    if answered is None:
+    if arm_served is None:
         record = outcome_record(outcome, settings)
     else:
-        text = says(request) if text is None else text
+        text = make_text(request) if text is None else text
         record = response_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
     with engine.begin() as conn:
         store_records(conn, [record], settings)
@@ -113,26 +113,24 @@ def stored(engine: sa.Engine) -> dict[str, Any]:
         return {row.request_id: row for row in rows}
 
 
-def test_what_came_with_tests_through_the_gateway_is_scored_and_nothing_else(
-    engine: sa.Engine, settings: Settings
-) -> None:
+def test_only_gateway_answers_with_tests_are_scored(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "with", "s1")
     served(engine, settings, "without", "s2", tests=None)
     converse(engine, settings, "not live")
     assert count_live_responses(engine) == 1
-    told: list[int] = []
-    report = score_live_responses(engine, orchestra(), settings, progress=told.append)
-    assert (report.scored.scored, report.remaining, sum(told)) == (1, 0, 1)
+    progress: list[int] = []
+    report = score_live_responses(engine, orchestra(), settings, progress=progress.append)
+    assert (report.scored.scored, report.remaining, sum(progress)) == (1, 0, 1)
     row = stored(engine)["with"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (1.0, 0.0, 1.0)
     assert row.scored_at is not None and row.judge_version == scoring.JUDGE_VERSION
     assert stored(engine)["without"].scored_at is None
-    assert scoring.count_unscored(engine) == 2  # what developers ended with is the day's business
+    assert scoring.count_unscored(engine) == 2  # accepted texts are scored by the daily pass
     again = score_live_responses(engine, orchestra(), settings).scored
     assert (again.scored, again.inconclusive, again.invalid_suites) == (0, 0, 0)
 
 
-def test_first_requests_of_sessions_come_first_and_of_these_the_live_rollouts(
+def test_first_answers_of_sessions_come_first_and_those_of_the_live_rollout_before_others(
     engine: sa.Engine, settings: Settings, rollout: int
 ) -> None:
     served(engine, settings, "early", "a", minutes_ago=30)
@@ -141,39 +139,39 @@ def test_first_requests_of_sessions_come_first_and_of_these_the_live_rollouts(
     served(engine, settings, "untested", "c", rollout=rollout, tests=None, minutes_ago=18)
     served(engine, settings, "live-2", "c", rollout=rollout, arm="canary", minutes_ago=17)
     served(engine, settings, "early-again", "a", minutes_ago=16)
-    asked: list[str] = []
-    score_live_responses(engine, orchestra(asked.append), settings)
-    order = list(dict.fromkeys(text.split("number ")[1].rstrip(".") for text in asked))
+    requests: list[str] = []
+    score_live_responses(engine, orchestra(requests.append), settings)
+    order = list(dict.fromkeys(text.split("number ")[1].rstrip(".") for text in requests))
     assert order == ["live-1", "live-2", "early", "live-1-again", "early-again"]
 
 
 @pytest.mark.parametrize("text", ["", " \n", "I cannot help with that.", "```python\nshall = 1\n```"])
-def test_an_answer_that_says_nothing_scores_zero_and_nobody_is_asked(
+def test_an_answer_without_a_statement_scores_zero_and_no_member_is_asked(
     engine: sa.Engine, settings: Settings, text: str
 ) -> None:
     served(engine, settings, "r", "s", text=text)
-    asked: list[str] = []
-    report = score_live_responses(engine, orchestra(asked.append), settings)
+    requests: list[str] = []
+    report = score_live_responses(engine, orchestra(requests.append), settings)
     row = stored(engine)["r"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (0.0, 0.0, 0.0)
-    assert row.scored_at is not None and not asked
+    assert row.scored_at is not None and not requests
     assert (report.scored.scored, report.scored.answers["unreadable"], report.remaining) == (1, 2, 0)
 
 
-def test_what_the_readers_cannot_read_scores_zero_too(engine: sa.Engine, settings: Settings) -> None:
-    def refuse(text: str) -> str:
+def test_a_text_the_reconstructors_cannot_parse_scores_zero(engine: sa.Engine, settings: Settings) -> None:
+    def reject(text: str) -> str:
         raise InputError("no function in it")
 
     served(engine, settings, "r", "s")
     score_live_responses(
         engine,
-        Orchestra((LocalReconstructor("a", refuse), LocalReconstructor("b", refuse)), quorum=2),
+        Orchestra((LocalReconstructor("a", reject), LocalReconstructor("b", reject)), quorum=2),
         settings,
     )
     assert stored(engine)["r"].test_pass_rate == 0.0
 
 
-def test_what_is_inconclusive_is_marked_as_tried_and_pends_no_more(
+def test_an_inconclusive_answer_is_marked_as_tried_and_no_longer_pending(
     engine: sa.Engine, settings: Settings
 ) -> None:
     served(engine, settings, "broken", "s1", tests={"kind": "cases", "cases": [{"nonsense": 1}]})
@@ -186,20 +184,18 @@ def test_what_is_inconclusive_is_marked_as_tried_and_pends_no_more(
 def test_a_member_that_was_missing_is_asked_again_and_the_others_are_not(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    asked: list[str] = []
-    reader, away = orchestra(asked.append).members[0], Away()
-    both = Orchestra((reader, away), quorum=2)
+    requests: list[str] = []
+    reader, unavailable = orchestra(requests.append).members[0], UnavailableMember()
+    both = Orchestra((reader, unavailable), quorum=2)
     served(engine, settings, "r", "s")
     assert score_live_responses(engine, both, settings).scored.inconclusive == 1
     assert stored(engine)["r"].scored_at is not None
-    away.here = True
+    unavailable.available = True
     assert score_live_responses(engine, both, settings).scored.scored == 1
-    assert (stored(engine)["r"].test_pass_rate, len(asked)) == (1.0, 1)
+    assert (stored(engine)["r"].test_pass_rate, len(requests)) == (1.0, 1)
 
 
-def test_an_answer_without_a_stored_conversation_is_scored_all_the_same(
-    engine: sa.Engine, settings: Settings
-) -> None:
+def test_an_answer_without_a_stored_conversation_is_scored_too(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.requirements.update().values(conversation_id=None))
@@ -213,7 +209,7 @@ def test_an_erased_session_is_not_scored(engine: sa.Engine, settings: Settings) 
     assert count_live_responses(engine) == 0
 
 
-def test_when_time_is_up_nothing_more_is_begun_and_the_next_pass_goes_on(
+def test_after_the_time_budget_no_text_is_started_and_the_next_pass_continues(
     engine: sa.Engine, settings: Settings
 ) -> None:
     for number in range(40):
@@ -226,52 +222,52 @@ def test_when_time_is_up_nothing_more_is_begun_and_the_next_pass_goes_on(
     assert {row.test_pass_rate for row in stored(engine).values()} == {1.0}
 
 
-def test_a_pass_that_breaks_off_has_stored_what_it_had_scored(engine: sa.Engine, settings: Settings) -> None:
+def test_a_pass_that_fails_has_stored_its_scores(engine: sa.Engine, settings: Settings) -> None:
     for number in range(30):
         served(engine, settings, f"r{number}", f"s{number}")
-    seen: list[str] = []
+    texts: list[str] = []
 
-    def breaks(text: str) -> None:
-        seen.append(text)
-        if len(seen) > 40:
+    def fail_late(text: str) -> None:
+        texts.append(text)
+        if len(texts) > 40:
             raise RuntimeError("the machine")
 
     with pytest.raises(RuntimeError, match="the machine"):
-        score_live_responses(engine, orchestra(breaks), settings)
+        score_live_responses(engine, orchestra(fail_late), settings)
     done = sum(row.scored_at is not None for row in stored(engine).values())
     assert 0 < done < 30
     assert score_live_responses(engine, orchestra(), settings).scored.scored == 30 - done
 
 
 @pytest.mark.slow
-def test_scorers_at_once_share_the_work_and_score_nothing_twice(
+def test_concurrent_scorers_share_the_work_and_score_nothing_twice(
     engine: sa.Engine, settings: Settings
 ) -> None:
     for number in range(60):
         served(engine, settings, f"r{number}", f"s{number}")
-    with engine.begin() as conn:  # else each text is there twice: answered, and accepted as it was
+    with engine.begin() as conn:  # otherwise each text exists twice: as an answer and as accepted
         conn.execute(t.requirements.delete().where(t.requirements.c.kind == "accepted"))
-    asked: Counter[str] = Counter()
-    mutex, together = threading.Lock(), threading.Barrier(3)
+    requests: Counter[str] = Counter()
+    mutex, barrier = threading.Lock(), threading.Barrier(3)
 
-    def note(text: str) -> None:
+    def record(text: str) -> None:
         with mutex:
-            asked[text] += 1
+            requests[text] += 1
 
     def work(number: int) -> int:
-        together.wait(timeout=60)
-        if number == 0:  # the daily asset's pass, beside two live ones
-            return scoring.score_unscored(engine, orchestra(note), settings).scored
-        return score_live_responses(engine, orchestra(note), settings).scored.scored
+        barrier.wait(timeout=60)
+        if number == 0:  # the daily asset's pass, concurrent with two live ones
+            return scoring.score_unscored(engine, orchestra(record), settings).scored
+        return score_live_responses(engine, orchestra(record), settings).scored.scored
 
     with ThreadPoolExecutor(3) as pool:
         shares = list(pool.map(work, range(3)))
     assert sum(shares) == 60 and all(shares), shares
-    assert len(asked) == 60 and set(asked.values()) == {2}  # two members, once each
+    assert len(requests) == 60 and set(requests.values()) == {2}  # two members, once each
     assert {row.test_pass_rate for row in stored(engine).values()} == {1.0}
 
 
-def test_a_claim_waits_for_nobody_and_ends_with_its_connection(engine: sa.Engine, settings: Settings) -> None:
+def test_a_claim_never_waits_and_ends_with_its_connection(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
     with engine.connect() as conn:
         rows = conn.execute(unscored_live_responses()).all()
@@ -283,13 +279,13 @@ def test_a_claim_waits_for_nobody_and_ends_with_its_connection(engine: sa.Engine
         # The row itself is free: a developer may change it meanwhile.
         with engine.begin() as conn:
             conn.execute(sa.text("set local lock_timeout = '2s'"))
-            conn.execute(t.requirements.update().values(text=says("changed")))
+            conn.execute(t.requirements.update().values(text=make_text("changed")))
     with claim_rows(engine) as third:
-        assert third.acquire(rows) == []  # it is not what was read any more
+        assert third.acquire(rows) == []  # the row changed since it was read
     assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
 
 
-def test_both_arms_figures_count_a_session_once_and_leave_out_who_met_both(
+def test_arm_metrics_count_a_session_once_and_exclude_sessions_of_both_arms(
     engine: sa.Engine, settings: Settings, rollout: int
 ) -> None:
     for number in range(3):
@@ -316,20 +312,18 @@ def test_both_arms_figures_count_a_session_once_and_leave_out_who_met_both(
         assert load_arm_metrics(conn, NOW + timedelta(minutes=1)) == []
 
 
-def test_an_answer_that_was_accepted_as_it_was_is_not_asked_about_again(
-    engine: sa.Engine, settings: Settings
-) -> None:
+def test_an_answer_accepted_unchanged_reuses_its_score(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
-    asked: list[str] = []
-    both = orchestra(asked.append)
+    requests: list[str] = []
+    both = orchestra(requests.append)
     score_live_responses(engine, both, settings)
-    served(engine, settings, "other", "s", text=says("other"))  # what the session ends with now
+    served(engine, settings, "other", "s", text=make_text("other"))  # now the accepted text of the session
     report = scoring.score_unscored(engine, both, settings)
-    assert (report.scored, report.reused, len(asked)) == (2, 0, 4)
+    assert (report.scored, report.reused, len(requests)) == (2, 0, 4)
     served(engine, settings, "r2", "s2")
     score_live_responses(engine, both, settings)
     report = scoring.score_unscored(engine, both, settings)
-    assert (report.scored, report.reused, len(asked)) == (1, 1, 6)
+    assert (report.scored, report.reused, len(requests)) == (1, 1, 6)
     r, rc = t.requirements.c, t.reconstructions.c
     with engine.connect() as conn:
         answer, accepted = conn.execute(
@@ -337,8 +331,8 @@ def test_an_answer_that_was_accepted_as_it_was_is_not_asked_about_again(
         ).all()
         query = sa.select(rc.reconstructor, rc.status, rc.implementation_code, rc.results, rc.test_pass_rate)
         members = [
-            conn.execute(query.where(rc.requirement_id == one.id).order_by(rc.id)).all()
-            for one in (answer, accepted)
+            conn.execute(query.where(rc.requirement_id == row.id).order_by(rc.id)).all()
+            for row in (answer, accepted)
         ]
     assert (answer.kind, accepted.kind) == ("model", "accepted")
     assert accepted.test_pass_rate == accepted.api_compatibility == 1.0 and accepted.scored_at is not None

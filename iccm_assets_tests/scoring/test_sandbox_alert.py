@@ -1,4 +1,4 @@
-"""A machine without its sandbox says so once a day, and scores nothing (A2, J3)."""
+"""A machine without a sandbox raises one alert a day and scores nothing (A2, J3)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from iccm_assets.db import tables as t
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.settings import Settings
-from iccm_assets.suites import suite_runner as judging
+from iccm_assets.suites import suite_runner
 from iccm_assets_tests.scoring.test_live_scoring import orchestra, served, stored
 
 
 def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
     engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*arguments: object) -> None:
+    def unavailable(*arguments: object) -> None:
         raise SandboxUnavailableError("bubblewrap is not installed")
 
-    monkeypatch.setattr(judging.Sandbox, "start", away)
+    monkeypatch.setattr(suite_runner.Sandbox, "start", unavailable)
     served(engine, settings, "r1", "s1")
     served(engine, settings, "r2", "s2")
     report = score_live_responses(engine, orchestra(), settings)
@@ -31,7 +31,7 @@ def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
     assert "bubblewrap is not installed" in alert.body and "iccm doctor" in alert.body
 
 
-def test_a_machine_with_its_sandbox_alerts_nothing(engine: sa.Engine, settings: Settings) -> None:
+def test_a_machine_with_a_sandbox_raises_no_alert(engine: sa.Engine, settings: Settings) -> None:
     served(engine, settings, "r", "s")
     assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
     with engine.connect() as conn:

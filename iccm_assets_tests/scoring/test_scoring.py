@@ -1,4 +1,4 @@
-"""What the orchestra's answers add up to."""
+"""Aggregating the scores of an orchestra's members."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_the_score_is_the_mean_and_the_population_variance() -> None:
     assert score.implementation_variance == pytest.approx(1 / 6)
 
 
-def test_a_missing_member_is_left_out_and_never_counted_as_zero() -> None:
+def test_a_missing_member_is_excluded_and_never_counted_as_zero() -> None:
     score = aggregate([member("a", 1.0), member("b", 1.0), member("c", None, "missing")], quorum=2)
     assert (score.test_pass_rate, score.implementation_variance) == (1.0, 0.0)
 
 
-def test_below_the_quorum_the_score_is_inconclusive_and_says_who_is_lacking() -> None:
+def test_below_the_quorum_the_score_is_inconclusive_and_names_the_missing_members() -> None:
     score = aggregate([member("a", 1.0), member("b", None, "missing")], quorum=2)
     assert score.test_pass_rate is None and score.implementation_variance is None
     assert "1 of 2" in score.reason and "b: missing timed out" in score.reason

@@ -55,7 +55,7 @@ def scores(engine: sa.Engine) -> list[Any]:
         )
 
 
-def test_the_days_asked_for_are_scored_and_nothing_twice(engine: sa.Engine, settings: Settings) -> None:
+def test_the_requested_days_are_scored_and_nothing_twice(engine: sa.Engine, settings: Settings) -> None:
     for day in (1, 2, 3):
         converse(engine, settings, f"s{day}", day)
     days = (date(2026, 3, 2), date(2026, 3, 3))
@@ -75,12 +75,12 @@ def test_a_broken_suite_is_counted_and_never_fails_the_day(engine: sa.Engine, se
 
 
 def test_rows_of_one_text_suite_and_source_are_scored_once(engine: sa.Engine, settings: Settings) -> None:
-    asked: list[int] = []
+    requests: list[int] = []
     for session in ("s1", "s2"):
         converse(engine, settings, session)
     converse(engine, settings, "other", text=TEXT + " It shall not fail.")
-    report = scoring.score_unscored(engine, orchestra(lambda: asked.append(1)), settings)
-    assert (report.scored, report.answers.total(), len(asked)) == (3, 6, 4)  # two texts, two members
+    report = scoring.score_unscored(engine, orchestra(lambda: requests.append(1)), settings)
+    assert (report.scored, report.answers.total(), len(requests)) == (3, 6, 4)  # two texts, two members
     assert {rate for _, rate, _ in scores(engine)} == {1.0}
     with engine.connect() as conn:
         assert conn.execute(sa.select(sa.func.count()).select_from(t.reconstructions)).scalar_one() == 6
@@ -99,25 +99,25 @@ def test_a_text_that_changes_while_it_is_scored_waits_for_the_next_pass(
     assert scoring.score_unscored(engine, orchestra(), settings).scored == 1
 
 
-def test_the_holdout_is_held_out_recent_and_unlike_what_was_learned(
+def test_the_production_holdout_is_recent_held_out_and_unlike_the_training_data(
     engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from iccm_assets.curation.filter_policy import is_in_holdout
 
     with engine.begin() as conn:
         today = conn.execute(sa.text("select iccm.now()")).scalar_one()
-    share = settings.curation.holdout_fraction
-    held = [name for name in (f"s{n}" for n in range(60)) if is_in_holdout(name, share)][:3]
-    taught = next(name for name in (f"s{n}" for n in range(60)) if not is_in_holdout(name, share))
-    for name in (*held, taught):
+    fraction = settings.curation.holdout_fraction
+    held_out = [name for name in (f"s{n}" for n in range(60)) if is_in_holdout(name, fraction)][:3]
+    trained = next(name for name in (f"s{n}" for n in range(60)) if not is_in_holdout(name, fraction))
+    for name in (*held_out, trained):
         converse(engine, settings, name, text=f"{TEXT} {name}")
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(timestamp=today))
         conn.execute(
             t.conversations.update()
-            .where(t.conversations.c.session_id == held[0])
+            .where(t.conversations.c.session_id == held_out[0])
             .values(timestamp=today.replace(year=2020))
         )
     assert [row.requirements for row in load_production_holdout(engine, settings)] == [
-        f"{TEXT} {name}" for name in held[1:]
+        f"{TEXT} {name}" for name in held_out[1:]
     ]

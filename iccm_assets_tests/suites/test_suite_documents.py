@@ -1,23 +1,23 @@
-"""Suites: what is accepted, and that a broken one names its case."""
+"""Suite documents: which are valid, and how an invalid one names its case."""
 
 import json
 
 import pytest
 
-from iccm_assets.errors import InputError, TestSuiteError
+from iccm_assets import errors
 from iccm_assets.sandbox import pytest_suites
 from iccm_assets.suites.test_suites import load_suite_file, parse_suite
 
 GOOD = {"call": "f", "args": [1], "expect": 2}
 
 
-def suite_of(*cases: object) -> dict:
+def make_suite(*cases: object) -> dict:
     return {"kind": "cases", "cases": list(cases)}
 
 
 def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
     suite = parse_suite(
-        suite_of(
+        make_suite(
             {"call": "f", "args": [{"$tuple": [1]}], "kwargs": {"k": 2}, "expect": "secret"},
             {"call": "f", "raises": "SecretError"},
             {
@@ -37,14 +37,14 @@ def test_the_plan_of_a_case_holds_inputs_and_no_expectation():
 
 
 def test_an_expected_none_is_an_expectation():
-    (case,) = parse_suite(suite_of({"call": "f", "expect": None})).cases
+    (case,) = parse_suite(make_suite({"call": "f", "expect": None})).cases
     assert case.expected.value == ["n"]
 
 
-def test_equal_content_has_an_equal_digest_whatever_the_order_of_keys():
+def test_equal_content_has_an_equal_digest_in_any_order_of_keys():
     same = {"expect": 2, "args": [1], "call": "f"}
-    assert parse_suite(suite_of(GOOD)).digest == parse_suite(suite_of(same)).digest
-    assert parse_suite(suite_of(GOOD)).digest != parse_suite(suite_of(GOOD, GOOD)).digest
+    assert parse_suite(make_suite(GOOD)).digest == parse_suite(make_suite(same)).digest
+    assert parse_suite(make_suite(GOOD)).digest != parse_suite(make_suite(GOOD, GOOD)).digest
 
 
 @pytest.mark.parametrize(
@@ -59,62 +59,65 @@ def test_equal_content_has_an_equal_digest_whatever_the_order_of_keys():
         ({"kind": "cases", "cases": []}, "at least one case"),
         ({"kind": "cases", "cases": {}}, "at least one case"),
         ({"kind": "cases", "cases": [GOOD], "extra": 1}, "unknown key 'extra'"),
-        (suite_of(*[GOOD] * 1001), "at most 1000"),
-        (suite_of({"call": "f", "args": ["x" * (1 << 20)], "expect": 1}), "larger than 1 MiB"),
-        (suite_of(GOOD, 3), "case 1: a case is an object"),
-        (suite_of(GOOD, {}), "case 1: a case has either 'call' or 'new'"),
-        (suite_of({**GOOD, "new": "A"}), "case 0: a case has either"),
-        (suite_of({"call": "f"}), "case 0: a case has either 'expect' or 'raises'"),
-        (suite_of({**GOOD, "raises": "ValueError"}), "case 0: a case has either 'expect' or 'raises'"),
-        (suite_of({**GOOD, "expected": 1}), "case 0: unknown key 'expected'"),
-        (suite_of({**GOOD, "args": 1}), "case 0: 'args' must be a list"),
-        (suite_of({**GOOD, "args": {"$tuple": [1]}}), "case 0: 'args' must be a list"),
-        (suite_of({**GOOD, "kwargs": [1]}), "case 0: 'kwargs' must be an object"),
-        (suite_of({**GOOD, "kwargs": {"$dict": [[1, 2]]}}), "case 0: 'kwargs' must be an object"),
-        (suite_of({**GOOD, "call": "f()"}), "case 0: 'call' must be a name"),
-        (suite_of({**GOOD, "call": 3}), "case 0: 'call' must be a name"),
-        (suite_of({"call": "f", "raises": "not a name"}), "case 0: 'raises' must be the name"),
-        (suite_of({"call": "f", "raises": "int"}), "case 0: 'raises' must be the name"),
-        (suite_of({**GOOD, "expect": {"$set": [[]]}}), "case 0: expect: .*unhashable"),
-        (suite_of({**GOOD, "args": [{"$nope": 1}]}), "case 0: args: unknown encoding"),
-        (suite_of({"new": "A"}), "case 0: 'new' needs 'steps' or 'raises'"),
-        (suite_of({"new": "A", "steps": []}), "case 0: 'new' needs 'steps' or 'raises'"),
-        (suite_of({"new": "A", "steps": {}}), "case 0: 'steps' must be a list"),
-        (suite_of({"new": "A", "steps": [{"args": []}]}), "case 0: step 0: a step is an object"),
-        (suite_of({"new": "A", "steps": [{"call": "f", "expect": 1, "raises": "E"}]}), "step 0: .* exclude"),
-        (suite_of({"new": "A", "raises": "E", "steps": [{"call": "f"}]}), "case 0: .* has no steps"),
-        (suite_of({"new": "A", "expect": 1, "steps": [{"call": "f"}]}), "case 0: unknown key 'expect'"),
-        (suite_of({**GOOD, "expect": float("nan")}), "case 0: expect: write"),
+        (make_suite(*[GOOD] * 1001), "at most 1000"),
+        (make_suite({"call": "f", "args": ["x" * (1 << 20)], "expect": 1}), "larger than 1 MiB"),
+        (make_suite(GOOD, 3), "case 1: a case is an object"),
+        (make_suite(GOOD, {}), "case 1: a case has either 'call' or 'new'"),
+        (make_suite({**GOOD, "new": "A"}), "case 0: a case has either"),
+        (make_suite({"call": "f"}), "case 0: a case has either 'expect' or 'raises'"),
+        (make_suite({**GOOD, "raises": "ValueError"}), "case 0: a case has either 'expect' or 'raises'"),
+        (make_suite({**GOOD, "expected": 1}), "case 0: unknown key 'expected'"),
+        (make_suite({**GOOD, "args": 1}), "case 0: 'args' must be a list"),
+        (make_suite({**GOOD, "args": {"$tuple": [1]}}), "case 0: 'args' must be a list"),
+        (make_suite({**GOOD, "kwargs": [1]}), "case 0: 'kwargs' must be an object"),
+        (make_suite({**GOOD, "kwargs": {"$dict": [[1, 2]]}}), "case 0: 'kwargs' must be an object"),
+        (make_suite({**GOOD, "call": "f()"}), "case 0: 'call' must be a name"),
+        (make_suite({**GOOD, "call": 3}), "case 0: 'call' must be a name"),
+        (make_suite({"call": "f", "raises": "not a name"}), "case 0: 'raises' must be the name"),
+        (make_suite({"call": "f", "raises": "int"}), "case 0: 'raises' must be the name"),
+        (make_suite({**GOOD, "expect": {"$set": [[]]}}), "case 0: expect: .*unhashable"),
+        (make_suite({**GOOD, "args": [{"$nope": 1}]}), "case 0: args: unknown encoding"),
+        (make_suite({"new": "A"}), "case 0: 'new' needs 'steps' or 'raises'"),
+        (make_suite({"new": "A", "steps": []}), "case 0: 'new' needs 'steps' or 'raises'"),
+        (make_suite({"new": "A", "steps": {}}), "case 0: 'steps' must be a list"),
+        (make_suite({"new": "A", "steps": [{"args": []}]}), "case 0: step 0: a step is an object"),
+        (
+            make_suite({"new": "A", "steps": [{"call": "f", "expect": 1, "raises": "E"}]}),
+            "step 0: .* exclude",
+        ),
+        (make_suite({"new": "A", "raises": "E", "steps": [{"call": "f"}]}), "case 0: .* has no steps"),
+        (make_suite({"new": "A", "expect": 1, "steps": [{"call": "f"}]}), "case 0: unknown key 'expect'"),
+        (make_suite({**GOOD, "expect": float("nan")}), "case 0: expect: write"),
         ({"kind": "cases", "cases": [GOOD], 3: 4, "x": object()}, "not JSON data"),
     ],
 )
 def test_a_broken_suite_says_where_and_what(suite, complaint):
-    with pytest.raises(TestSuiteError, match=complaint):
+    with pytest.raises(errors.TestSuiteError, match=complaint):
         parse_suite(suite)
 
 
-def test_a_suite_nested_beyond_measure_is_refused():
+def test_a_suite_nested_too_deep_is_rejected():
     text = '{"kind": "cases", "cases": [{"call": "f", "args": ' + "[" * 150 + "]" * 150 + ', "expect": 1}]}'
-    with pytest.raises(TestSuiteError, match="case 0: args: nested more than 100 deep"):
+    with pytest.raises(errors.TestSuiteError, match="case 0: args: nested more than 100 deep"):
         parse_suite(json.loads(text))
 
 
 def test_a_missing_or_unreadable_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(errors.InputError, match="No such file"):
         load_suite_file(tmp_path / "none.json")
     for content in (b"{", b"\xff\xfe", b"", b"[" * 100_000):
         (tmp_path / "broken.json").write_bytes(content)
-        with pytest.raises(TestSuiteError, match="is not JSON"):
+        with pytest.raises(errors.TestSuiteError, match="is not JSON"):
             load_suite_file(tmp_path / "broken.json")
 
 
-def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
+def test_a_duplicate_key_is_rejected_by_name(tmp_path):
     for text in (
         '{"kind": "cases", "cases": [{"call": "f", "expect": 1, "expect": 2}]}',
         '{"kind": "cases", "cases": [{"call": "f", "kwargs": {"expect": 1, "expect": 2}, "expect": 1}]}',
     ):
         (tmp_path / "twice.json").write_text(text, encoding="utf-8")
-        with pytest.raises(TestSuiteError, match="duplicate key 'expect'"):
+        with pytest.raises(errors.TestSuiteError, match="duplicate key 'expect'"):
             load_suite_file(tmp_path / "twice.json")
 
 
@@ -143,7 +146,7 @@ class Other:
 """
 
 
-def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
+def test_a_pytest_suite_plans_its_test_functions_before_anything_is_collected():
     files = {"tests/test_x.py": TESTS, "conftest.py": "def test_no(): pass\n", "data/rows.csv": "a,b\n"}
     suite = parse_suite({"kind": "pytest", "files": files})
     assert [case.test.partition("::")[2] for case in suite.cases] == [
@@ -188,13 +191,13 @@ def test_a_pytest_suite_plans_its_test_functions_whatever_is_collected_later():
     ],
 )
 def test_a_broken_pytest_suite_says_what_is_wrong(files, complaint):
-    with pytest.raises(TestSuiteError, match=complaint):
+    with pytest.raises(errors.TestSuiteError, match=complaint):
         parse_suite({"kind": "pytest", "files": files})
 
 
-def test_a_pytest_suite_without_pytest_is_refused_with_what_to_do(monkeypatch):
+def test_a_pytest_suite_without_pytest_is_rejected_with_a_hint(monkeypatch):
     pytest_suites.find_packages.cache_clear()
     monkeypatch.setattr(pytest_suites.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TestSuiteError, match=r"not installed.*pip install pytest"):
+    with pytest.raises(errors.TestSuiteError, match=r"not installed.*pip install pytest"):
         parse_suite({"kind": "pytest", "files": {"test_x.py": TESTS}})
     pytest_suites.find_packages.cache_clear()

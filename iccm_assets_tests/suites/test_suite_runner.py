@@ -29,14 +29,14 @@ def settings():
 def verdicts(source, cases, settings):
     result = run_suite(dedent(source), parse_suite({"kind": "cases", "cases": cases}), settings)
     assert not result.reason
-    return [one.verdict for one in result.results]
+    return [case.verdict for case in result.results]
 
 
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_implementation_passes_fully_and_is_not_suspected(name, settings):
     before = snapshot()
     result = run_suite(HONEST[name], parse_suite(SUITE), settings)
-    assert [(one.verdict, one.detail) for one in result.results] == [("passed", "")] * 5
+    assert [(case.verdict, case.detail) for case in result.results] == [("passed", "")] * 5
     assert result.test_pass_rate == 1.0
     assert not result.suspect, result.violations
     assert_unchanged(before)
@@ -45,7 +45,7 @@ def test_an_honest_implementation_passes_fully_and_is_not_suspected(name, settin
 def test_the_pass_rate_counts_the_planned_cases(settings):
     source = "def add(a, b):\n    return a + b if a > 0 else 1 / 0\n"
     result = run_suite(source, parse_suite(SUITE), settings)
-    assert [one.verdict for one in result.results] == ["passed", "error", "passed", "passed", "error"]
+    assert [case.verdict for case in result.results] == ["passed", "error", "passed", "passed", "error"]
     assert result.test_pass_rate == 3 / 5
     assert result.results[1].detail == "ZeroDivisionError: division by zero (line 2)"
     assert result.results[4].detail == "the implementation defines no 'label'"
@@ -101,7 +101,7 @@ class Stack:
         ({"new": "Queue", "steps": [{"call": "pop"}]}, "error"),
         # Each case starts from a fresh import.
         ({"new": "Stack", "steps": [{"call": "count", "expect": 1}]}, "passed"),
-        # What a step returned is kept as it was then.
+        # A step's return value is recorded as it was at that step.
         (
             {
                 "new": "Stack",
@@ -215,7 +215,7 @@ def test_only_plain_values_are_answers(name, expect, verdict, settings):
 )
 def test_source_that_cannot_be_imported_is_an_error_in_every_case(source, settings):
     result = run_suite(source, parse_suite(SUITE), settings)
-    assert {one.verdict for one in result.results} == {"error"}
+    assert {case.verdict for case in result.results} == {"error"}
     assert result.test_pass_rate == 0.0
 
 
@@ -264,7 +264,7 @@ def test_inside_there_is_no_environment_and_no_host_file(settings, monkeypatch):
     assert result.test_pass_rate == 1.0
 
 
-def test_many_are_judged_at_a_time_in_order_and_leave_nothing(settings):
+def test_many_suites_run_concurrently_in_order_and_leave_nothing(settings):
     before = snapshot()
     suite = parse_suite({"kind": "cases", "cases": [{"call": "f", "expect": 0}]})
     work = [(f"def f():\n    return {number % 3}\n", suite) for number in range(24)]
@@ -273,7 +273,7 @@ def test_many_are_judged_at_a_time_in_order_and_leave_nothing(settings):
     assert_unchanged(before)
 
 
-def test_judging_many_may_be_abandoned_half_way(settings):
+def test_running_many_suites_can_be_abandoned_half_way(settings):
     before = snapshot()
     results = run_suites(((PLAIN, parse_suite(SUITE)) for _ in range(50)), settings, workers=2)
     assert next(results).test_pass_rate == 1.0
@@ -306,13 +306,13 @@ def run_command(tmp_path, implementation, suite, *options, **environment):
     )
 
 
-def test_the_command_prints_stable_json_and_exits_0_whatever_the_verdict(tmp_path):
+def test_the_command_prints_stable_json_and_exits_0_for_every_verdict(tmp_path):
     for implementation, rate in ((PLAIN, 1.0), ("import os\nos._exit(7)\n", 0.0)):
         done = run_command(tmp_path, implementation, json.dumps(SUITE), "--json")
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         assert result["test_pass_rate"] == rate
-        assert [one.keys() for one in result["results"]] == [{"case", "verdict", "detail"}] * 5
+        assert [case.keys() for case in result["results"]] == [{"case", "verdict", "detail"}] * 5
         assert result.keys() >= {"test_pass_rate", "results", "suspect", "layers"}
         assert result["layers"]["seccomp"] == "ok"
 
@@ -345,7 +345,6 @@ def test_the_command_without_a_sandbox_has_no_verdict_and_fails(tmp_path, monkey
     app = typer.Typer()
     app.command("judge")(judge_command)
     app.callback()(lambda: None)
-    app.callback()(lambda: None)
     files = ["--implementation", str(tmp_path / "implementation.py"), "--suite", str(tmp_path / "suite.json")]
     done = CliRunner().invoke(app, ["judge", *files, "--json"])
     assert json.loads(done.stdout)["test_pass_rate"] is None
@@ -359,7 +358,7 @@ def test_the_command_prints_a_table_for_people(tmp_path):
     assert "expected 'item-7', got 'thing-7'" in done.stdout
 
 
-def test_what_an_implementation_says_cannot_garble_or_break_the_output(tmp_path):
+def test_an_implementations_text_cannot_garble_or_break_the_output(tmp_path):
     hostile = r"raise ValueError('\ud800 \x1b[31m [/red] \u202e é')"
     done = run_command(tmp_path, f"def label(n):\n    {hostile}\n", json.dumps(SUITE))
     assert done.returncode == 0
@@ -378,8 +377,8 @@ def two():
 def three():
     raise Every
 """
-    wanted = ("KeyError", "ValueError", "LookupError", "NotFound")
-    cases = [{"call": call, "raises": name} for call in ("two", "three") for name in wanted]
+    names = ("KeyError", "ValueError", "LookupError", "NotFound")
+    cases = [{"call": call, "raises": name} for call in ("two", "three") for name in names]
     assert verdicts(source, cases, settings) == ["passed"] * 4 + ["failed"] * 4
 
 
@@ -434,7 +433,7 @@ CHEATS = {
         "exited",
         "ends its process",
     ),
-    # These are wrong and pass: documented as what this kind cannot see, and marked.
+    # These are wrong and pass: documented as a limit of this kind of suite, and marked as suspect.
     "equal to everything": (
         "class Any:\n    def __eq__(self, other):\n        return True\ndef add(a, b):\n    return Any()\n",
         "passed",
@@ -453,7 +452,7 @@ CHEATS = {
 def test_a_pytest_suite_runs_and_is_marked_as_weaker_evidence(settings):
     before = snapshot()
     result = run_suite(PLAIN, parse_suite({"kind": "pytest", "files": FILES}), settings)
-    assert [one.verdict for one in result.results] == ["passed", "passed", "failed", "failed", "passed"]
+    assert [case.verdict for case in result.results] == ["passed", "passed", "failed", "failed", "passed"]
     assert "skipped" in result.results[3].detail
     assert result.test_pass_rate == 3 / 5
     assert result.evidence == "pytest"
@@ -469,4 +468,4 @@ def test_cheats_on_a_pytest_suite_fail_or_are_marked(name, settings):
     result = run_suite(source, parse_suite({"kind": "pytest", "files": files}), settings)
     assert result.results[0].verdict == verdict, result.results
     assert result.suspect
-    assert any(suspicion in one for one in result.violations)
+    assert any(suspicion in violation for violation in result.violations)

@@ -35,14 +35,14 @@ values = st.recursive(
 )
 
 
-def sent(value: object) -> list:
-    """What arrives outside when an implementation answers ``value``."""
+def send(value: object) -> list:
+    """Return what arrives outside when an implementation answers ``value``."""
     return check_encoded(json.loads(Encoder(1 << 20).encode(value)))
 
 
 @given(values)
 def test_an_answer_is_the_same_as_itself_sent_out_of_the_sandbox(value):
-    assert diff(encode(value), sent(value)) == ""
+    assert diff(encode(value), send(value)) == ""
 
 
 @given(values, values)
@@ -54,7 +54,7 @@ def test_two_values_agree_exactly_when_their_canonical_forms_do_or_floats_are_cl
 
 
 @given(values)
-def test_showing_a_value_never_fails_and_stays_short(value):
+def test_formatting_a_value_never_fails_and_stays_short(value):
     assert len(format_value(encode(value))) <= 80
 
 
@@ -91,7 +91,7 @@ def test_showing_a_value_never_fails_and_stays_short(value):
     ],
 )
 def test_values_of_other_types_or_content_are_different(expected, actual):
-    assert diff(encode(expected), sent(actual))
+    assert diff(encode(expected), send(actual))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_values_of_other_types_or_content_are_different(expected, actual):
     ],
 )
 def test_floats_within_the_tolerance_and_unordered_containers_agree(expected, actual):
-    assert diff(encode(expected), sent(actual)) == ""
+    assert diff(encode(expected), send(actual)) == ""
 
 
-def test_a_difference_says_where_it_is():
+def test_a_difference_names_its_position():
     assert diff(encode({"a": [1, 2]}), encode({"a": [1, 3]})) == "at ['a'][1]: expected 2, got 3"
 
 
@@ -131,7 +131,7 @@ def test_a_difference_says_where_it_is():
         ({"$dict": [["$set", 1]]}, {"$set": 1}),
     ],
 )
-def test_encodings_for_what_json_cannot_say(written, value):
+def test_encodings_for_values_json_cannot_express(written, value):
     assert decode(written) == value
     assert type(decode(written)) is type(value)
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_decoded_is_explained(written, complaint):
         decode(written)
 
 
-def test_a_value_nested_too_deep_is_refused_on_both_sides():
+def test_a_value_nested_too_deep_is_rejected_on_both_sides():
     nested: list = []
     for _ in range(150):
         nested = [nested]
@@ -194,6 +194,6 @@ def test_an_answer_may_not_grow_past_its_limit():
         {"i": 1},
     ],
 )
-def test_an_answer_that_is_no_tree_is_refused(answer):
+def test_an_answer_that_is_no_encoded_value_is_rejected(answer):
     with pytest.raises(InvalidValueError):
         check_encoded(answer)
