@@ -90,7 +90,7 @@ def look(instance: Instance, run_id: int) -> Aftermath:
                        (select count(*) from iccm.model_versions where status = 'production')
                 """
             ),
-            {"candidate": before.candidate_version, "key": f"insert_training_run:{run_id}:failed"},
+            {"candidate": before.candidate_version, "key": f"training_run:{run_id}:failed"},
         ).one()
     paths = {Path(path) for _, path in versions} | {store.root / digest for digest in store.list_digests()}
     staging = sorted(path.name for path in store.staging_root.glob(f"{run_id}-*"))

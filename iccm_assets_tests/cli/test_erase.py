@@ -13,7 +13,7 @@ from iccm_assets.cli.main import build_app
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.retraining.factories import insert_conversation, insert_training_run, version
+from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
@@ -36,11 +36,11 @@ def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
     (base / "config.json").write_text("{}")
     with engine.begin() as conn:
         for number, user in enumerate(("ann", "ann", "bob"), start=1):
-            insert_conversation(conn, number, user=user)
+            conversation(conn, number, user=user)
         version(conn, "v1-base", status="retired")
         version(conn, "v2-good", "v1-base", status="production")
         conn.execute(t.model_versions.update().values(path=str(base)))
-        insert_training_run(conn, 1, "v2-good", examples={1: "new", 2: "validation", 3: "new"})
+        training_run(conn, 1, "v2-good", examples={1: "new", 2: "validation", 3: "new"})
     return engine
 
 
@@ -77,7 +77,7 @@ def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> Non
         ([], "exactly one of"),
         (["--user", "ann", "--session", "s1"], "exactly one of"),
         (["--user", ""], "a user is named by"),
-        (["--insert_conversation", "one"], "named by its number"),
+        (["--conversation", "one"], "named by its number"),
         (["--user", "'; drop schema iccm cascade; --", "--yes"], "there is no user"),
         (["--session", "s99", "--dry-run"], "there is no session"),
         (["--user", "ann", "--yes", "--json", "--retrain"], "cannot be combined"),

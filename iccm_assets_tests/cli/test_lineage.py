@@ -12,7 +12,7 @@ from iccm_assets.db.clock import now
 from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.settings import Settings
 from iccm_assets_tests.cli.conftest import Run
-from iccm_assets_tests.retraining.factories import insert_conversation, insert_training_run, version
+from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def lived(platform: Settings, engine: sa.Engine) -> Settings:
     with engine.begin() as conn:
         today = now(conn)
         for number in range(1, 6):
-            insert_conversation(conn, number, at=today, user=f"u{number}")
+            conversation(conn, number, at=today, user=f"u{number}")
         version(conn, "v1-base", status="retired")
         version(conn, "v2-good", "v1-base", status="production")
         version(conn, "v3-bad", "v2-good", status="gate_failed")
-        insert_training_run(conn, 1, "v2-good", examples={1: "new", 2: "new", 3: "validation"}, improvement=0.031)
-        insert_training_run(
+        training_run(conn, 1, "v2-good", examples={1: "new", 2: "new", 3: "validation"}, improvement=0.031)
+        training_run(
             conn, 2, "v3-bad", examples={4: "new"}, status="gate_failed", notes="asked\n[gate] fell by 0.1"
         )
         values = {
@@ -57,10 +57,10 @@ def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> 
 
 
 def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> None:
-    lineage = json.loads(run("lineage", "--insert_conversation", "1", "--json").stdout)
+    lineage = json.loads(run("lineage", "--conversation", "1", "--json").stdout)
     assert [row["version"] for row in lineage["versions"]] == ["v2-good", "v3-bad"]
-    assert "in the training pool" in run("lineage", "--insert_conversation", "1").stdout
-    assert "No version was trained on it." in run("lineage", "--insert_conversation", "5").stdout
+    assert "in the training pool" in run("lineage", "--conversation", "1").stdout
+    assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
 
 
 def test_the_first_rows_are_listed_and_all_of_them_when_asked(
@@ -68,7 +68,7 @@ def test_the_first_rows_are_listed_and_all_of_them_when_asked(
 ) -> None:
     with engine.begin() as conn:
         for number in range(6, 40):
-            insert_conversation(conn, number, at=now(conn))
+            conversation(conn, number, at=now(conn))
             example = {"training_run_id": 1, "conversation_id": number, "role": "rehearsal"}
             conn.execute(t.training_run_examples.insert().values(**example))
     printed = run("lineage", "production").stdout
@@ -92,17 +92,17 @@ def test_nothing_is_cut_on_a_narrow_screen(
 
 def test_a_session_is_traced_like_its_conversation(run: Run, lived: Settings) -> None:
     by_session = json.loads(run("lineage", "--session", "s1", "--json").stdout)
-    assert by_session == json.loads(run("lineage", "--insert_conversation", "1", "--json").stdout)
+    assert by_session == json.loads(run("lineage", "--conversation", "1", "--json").stdout)
     assert [row["how"] for row in by_session["versions"]] == ["directly", "inherited"]
 
 
 def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
-    with pytest.raises(InputError, match="either a VERSION or --insert_conversation ID or --session ID"):
+    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
         run("lineage")
-    with pytest.raises(InputError, match="either a VERSION or --insert_conversation ID or --session ID"):
-        run("lineage", "production", "--insert_conversation", "1")
-    with pytest.raises(InputError, match="no insert_conversation 99"):
-        run("lineage", "--insert_conversation", "99")
+    with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
+        run("lineage", "production", "--conversation", "1")
+    with pytest.raises(InputError, match="no conversation 99"):
+        run("lineage", "--conversation", "99")
     with pytest.raises(VersionNotFoundError, match=r"'v9'. There are: v3-bad, v2-good, v1-base\."):
         run("lineage", "v9")
 

@@ -1,4 +1,4 @@
-"""Dagster's event log holds ids and numbers, never insert_conversation text (V2)."""
+"""Dagster's event log holds ids and numbers, never conversation text (V2)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_lineage_leads_from_a_conversation_to_the_version_and_back(platform: Pla
         join iccm.training_run_examples e on e.training_run_id = r.id and e.role = 'new' group by 1
         """
     )
-    forth = platform.json("lineage", "--insert_conversation", str(example))
+    forth = platform.json("lineage", "--conversation", str(example))
     assert candidate in [row["version"] for row in forth["versions"]]
     back = platform.json("lineage", candidate)
     assert example in [row["conversation_id"] for row in back["conversations"]]

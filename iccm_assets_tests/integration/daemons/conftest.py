@@ -32,7 +32,7 @@ from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import PACKAGED_CANARY_SET, Settings, load_settings
 from iccm_assets_tests.models.tiny_models import tiny_t5
 from iccm_assets_tests.processes import bare_environment, start_dagster, stop
-from iccm_assets_tests.retraining.factories import insert_conversation
+from iccm_assets_tests.retraining.factories import conversation
 
 USERS = 40
 # What a random model of 30 000 weights and a test of a minute need; everything else is the default.
@@ -83,7 +83,7 @@ class Platform:
         """So many more selectable examples, of yesterday."""
         with nullcontext(conn) if conn is not None else self.engine.begin() as conn:
             for number in range(self.examples + 1, self.examples + count + 1):
-                insert_conversation(conn, number, user=f"u{number % USERS}", at=self.at - timedelta(days=1))
+                conversation(conn, number, user=f"u{number % USERS}", at=self.at - timedelta(days=1))
             conn.execute(t.phase4_training_data.update().values(embedding=DIRECTION))
         self.examples += count
 

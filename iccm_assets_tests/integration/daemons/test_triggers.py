@@ -203,10 +203,10 @@ def spread(rng: np.random.Generator, level: float) -> list[float]:
     return [float(rate) for rate in rng.binomial(1, level, ITEMS)]
 
 
-def learned(platform: Platform, insert_training_run: int) -> int:
+def learned(platform: Platform, training_run: int) -> int:
     """How many conversations of the pool a training run learned from."""
     with platform.engine.connect() as conn:
         return conn.execute(
             sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"),
-            {"id": insert_training_run},
+            {"id": training_run},
         ).scalar_one()
