@@ -1,11 +1,11 @@
-"""Kill the processes of a retrain at random moments and see whether every trigger still ends once.
+"""Kill the processes of a retrain at random times and check that every trigger still ends exactly once.
 
     python -m benchmarks.chaos [--rounds 20] [--seed 1] [--real] [--json]
 
 A platform of its own (PostgreSQL, code server, daemon as real processes, both started again after a second)
 retrains a model of 30,000 weights; with --real, the packaged one. In each round one of run worker, trainer,
 code server, daemon, or all of them at once, is killed with SIGKILL. Prints one line a round, and exits with
-1 when something was left that must not be (iccm_assets_tests/chaos/invariants.py).
+1 if an invariant was violated (iccm_assets_tests/chaos/invariants.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def summary(rounds: Sequence[Round]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Play, print, judge."""
+    """Run the rounds and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

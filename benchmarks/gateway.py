@@ -1,4 +1,4 @@
-"""Measure the latency the gateway adds, and its behaviour under overload and with a failing canary arm.
+"""Measure the latency the gateway adds, and its behavior under overload and with a failing canary arm.
 
     python benchmarks/gateway.py [latency] [overload] [faults] [--seconds 20] [--requests 10000]
 
@@ -43,7 +43,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
-from iccm_assets.gateway.server import address_of, listen
+from iccm_assets.gateway.server import listen, socket_url
 from iccm_assets.settings import get_settings
 
 async def respond(request):
@@ -53,7 +53,7 @@ async def respond(request):
     return Response(json.dumps(response), media_type="application/json")
 
 listening = listen("127.0.0.1", 0, get_settings())
-print(address_of(listening), flush=True)
+print(socket_url(listening), flush=True)
 routes = [Route("/v1/requirements", respond, methods=["POST"])]
 config = uvicorn.Config(Starlette(routes=routes), access_log=False, log_config=None, lifespan="off")
 server = uvicorn.Server(config)
@@ -85,7 +85,7 @@ class Client:
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, session: str, responses: Responses, due: float) -> None:
+    async def send(self, session: str, responses: Responses, due: float) -> None:
         body = json.dumps({"source_code": SOURCE, "session_id": session}).encode()
         head = "POST /v1/requirements HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\n\r\n"
@@ -119,7 +119,7 @@ async def at_rate(url: str, rate: float, count: int, name: str) -> Responses:
     for number in range(count):
         due = begun + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(client.ask(f"{name}-{number}", responses, due)))
+        tasks.append(asyncio.create_task(client.send(f"{name}-{number}", responses, due)))
     await asyncio.gather(*tasks)
     return responses
 
@@ -138,11 +138,15 @@ def server(command: list[str], environment: dict[str, str]) -> Iterator[tuple[st
 
 
 def gateway(
-    url: str, home: Path, seconds: float = 0.0, faults: dict[str, str] | None = None, **more: str
+    url: str,
+    home: Path,
+    seconds: float = 0.0,
+    faults: dict[str, str] | None = None,
+    settings: dict[str, str] | None = None,
 ) -> contextlib.AbstractContextManager[tuple[str, psutil.Process]]:
     command = [sys.executable, "-m", "benchmarks.stub_backend", "--seconds", str(seconds)]
     command += ["--faults", json.dumps(faults or {})]
-    return server(command, {"ICCM_DATABASE_URL": url, "ICCM_HOME": str(home), **more})
+    return server(command, {"ICCM_DATABASE_URL": url, "ICCM_HOME": str(home), **(settings or {})})
 
 
 async def ready(url: str, expected: str = "200") -> None:
@@ -151,7 +155,7 @@ async def ready(url: str, expected: str = "200") -> None:
     for number in range(600):
         responses = Responses()
         with contextlib.suppress(OSError):
-            await client.ask(f"ready-{number}", responses, time.perf_counter())
+            await client.send(f"ready-{number}", responses, time.perf_counter())
         if responses.statuses[200] and (expected == "200" or responses.arms[expected]):
             return
         await asyncio.sleep(0.1)
@@ -193,7 +197,7 @@ def latency(url: str, home: Path, seconds: float, rate: float = 100.0, rounds: i
 def overload(url: str, home: Path, seconds: float) -> None:
     """Send 120 requests a second to a model that serves 40."""
     limits = {"ICCM_GATEWAY__BATCH_SIZE": "4", "ICCM_GATEWAY__QUEUE_SIZE": "16"}
-    with gateway(url, home, 0.1, **limits) as (served, process):
+    with gateway(url, home, 0.1, settings=limits) as (served, process):
         asyncio.run(ready(served))
         before = process.memory_info().rss
         responses = asyncio.run(at_rate(served, 120.0, int(120 * seconds), "overload"))

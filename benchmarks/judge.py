@@ -1,10 +1,10 @@
-"""How long judging takes, next to a bare run of the same calls.
+"""Measure how long judging takes compared with a bare run of the same calls.
 
     python benchmarks/judge.py [--suites 100] [--implementations 1000]
 
 Suites of five cases are judged one after the other, each followed by a bare baseline (one interpreter that
 makes the same five calls, without isolation); medians, 95th percentiles and their ratio are printed. Then
-many implementations, honest and hostile, are judged eight at a time, and what is left of them is counted.
+many implementations, honest and hostile, are judged eight at a time, and what they leave behind is counted.
 """
 
 from __future__ import annotations
@@ -52,23 +52,25 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def timed(what: Callable[[], object]) -> float:
-    """Milliseconds that a call takes."""
+def measure_milliseconds(call: Callable[[], object]) -> float:
+    """Measure the duration of a call in milliseconds."""
     started = time.perf_counter()
-    what()
+    call()
     return (time.perf_counter() - started) * 1000
 
 
 def latency(suites: int, settings: Settings) -> None:
-    """Judged suites and bare runs, by turns."""
+    """Alternate judged suites and bare runs."""
     suite = parse_suite(SUITE)
     for _ in range(5):  # warm
         run_suite(SOURCE, suite, settings)
         time.sleep(0.05)
     judged, bare = [], []
     for _ in range(suites):
-        judged.append(timed(lambda: run_suite(SOURCE, suite, settings)))
-        bare.append(timed(lambda: subprocess.run([sys.executable, "-I", "-c", BARE], check=True)))
+        judged.append(measure_milliseconds(lambda: run_suite(SOURCE, suite, settings)))
+        bare.append(
+            measure_milliseconds(lambda: subprocess.run([sys.executable, "-I", "-c", BARE], check=True))
+        )
     for name, values in (("judge", judged), ("bare", bare)):
         values.sort()
         median, late = statistics.median(values), values[int(0.95 * len(values))]
@@ -77,29 +79,29 @@ def latency(suites: int, settings: Settings) -> None:
     say(f"ratio  median {ratio:7.2f}      load {os.getloadavg()[0]:.1f}")
 
 
-def left() -> tuple[int, int, int]:
-    """Processes below this one, descriptors, mounts."""
+def count_leftovers() -> tuple[int, int, int]:
+    """Count processes below this one, descriptors and mounts."""
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n")
     return len(psutil.Process().children(recursive=True)), len(os.listdir("/proc/self/fd")), mounts
 
 
 def leaks(implementations: int, settings: Settings) -> None:
-    """Many implementations, a quarter of them hostile, and what is left of them."""
+    """Judge many implementations, a quarter of them hostile, and count what they leave behind."""
     suite = parse_suite(SUITE)
     limits = JudgeSettings().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
     settings = settings.model_copy(update={"judge": limits})
     work = ((HOSTILE[n // 4 % len(HOSTILE)] if n % 4 == 0 else SOURCE, suite) for n in range(implementations))
-    before, started = left(), time.perf_counter()
+    before, started = count_leftovers(), time.perf_counter()
     rates = [result.test_pass_rate for result in run_suites(work, settings, workers=8)]
     seconds = time.perf_counter() - started
     time.sleep(2)
     say(f"{implementations} implementations, 8 at a time: {implementations / seconds:.1f} a second")
     say(f"passed fully {rates.count(1.0)}, without verdict {rates.count(None)}")
-    say(f"processes, descriptors, mounts: before {before}, after {left()}")
+    say(f"processes, descriptors, mounts: before {before}, after {count_leftovers()}")
 
 
 def main() -> None:
-    """Both measurements."""
+    """Run both measurements."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,8 +1,8 @@
-"""How long the sensors' ticks take with a million conversations in the table.
+"""Measure the sensors' ticks with a million conversations in the table.
 
     python -m benchmarks.ticks [--conversations 1000000] [--rounds 5]
 
-A throw-away embedded server gets so many conversations of a year, a tenth of them in the training pool,
+A temporary embedded server gets this many conversations of a year, a tenth of them in the training pool,
 generated inside PostgreSQL; then each sensor is evaluated on an ephemeral Dagster instance. Prints the
 slowest tick of each, and the plan of the one query that looks at examples.
 """
@@ -45,7 +45,7 @@ select 'v1', case when n % 2 = 0 then 'canary_set' else 'production_holdout' end
 from generate_series(1, 3000) n
 """
 
-# Dropped while the rows are made: a sorted index is made in a fraction of the time.
+# Dropped during the inserts: building an index afterwards takes a fraction of the time.
 INDEXES = """
 select indexname, indexdef from pg_indexes
 where schemaname = 'iccm' and tablename in ('conversations', 'filtered_conversations', 'phase4_training_data')
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def measure(rounds: int) -> None:
-    """The slowest of some ticks of each sensor, after one that opens connections."""
+    """Print the slowest of some ticks of each sensor, after one that opens connections."""
     from iccm_assets.defs.automation import sensors
     from iccm_assets.defs.automation.sensors import rollout_controller_sensor
     from iccm_assets.defs.resources import PlatformResource
@@ -114,14 +114,14 @@ def measure(rounds: int) -> None:
                 started = time.perf_counter()
                 result = sensor.evaluate_tick(context)
                 seconds.append(time.perf_counter() - started)
-                outcome = outcome or result.skip_message or f"{len(result.run_requests)} run(s)"
+                outcome = outcome or result.skip_message or f"{len(result.run_requests or [])} run(s)"
             say(
                 f"{sensor.name:28} slowest {max(seconds[1:]):.3f} s, first {seconds[0]:.3f} s: {outcome[:70]}"
             )
 
 
 def explain(engine: sa.Engine) -> None:
-    """The plan of counting the selectable examples, and what the count takes."""
+    """Print the plan and the duration of counting the selectable examples."""
     from iccm_assets.db.clock import now
     from iccm_assets.retraining import example_queries
     from iccm_assets.settings import get_settings
