@@ -29,21 +29,22 @@ def rewrite_datasets(home: Path, erased: Collection[int]) -> list[str]:
     A snapshot that cannot be read may hold anything and loses its examples, too. Staging directories of dead
     processes are removed.
     """
-    root = DatasetStore(home).root
-    if not root.is_dir():
-        return []
-    for leftover in (root / STAGING).glob("*"):
-        owner = leftover.name.rsplit("-", 1)[-1]
-        if not owner.isdigit() or int(owner) == os.getpid() or not psutil.pid_exists(int(owner)):
-            remove_tree(leftover)
-    stripped = []
-    for directory in sorted(root.iterdir()):
-        if directory.name != STAGING and (directory / EXAMPLES_FILE).exists():
-            conversations = _conversations(directory)
-            if conversations is None or conversations & set(erased):
-                _strip(directory, sorted((conversations or set()) & set(erased)))
-                stripped.append(directory.name)
-    return stripped
+    root, rewritten = DatasetStore(home).root, []
+    _remove_orphaned_staging(root / STAGING)
+    for examples in sorted(root.glob(f"*/{EXAMPLES_FILE}")):
+        conversations = _read_conversations(examples)
+        if conversations is None or not conversations.isdisjoint(erased):
+            _replace_by_manifest(examples.parent, sorted((conversations or set()).intersection(erased)))
+            rewritten.append(examples.parent.name)
+    return rewritten
+
+
+def _remove_orphaned_staging(staging_root: Path) -> None:
+    """Remove staging directories whose process, named after the last hyphen, is dead or this one."""
+    for directory in staging_root.glob("*"):
+        pid = directory.name.rsplit("-", 1)[-1]
+        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+            remove_tree(directory)
 
 
 def delete_unregistered_models(home: Path, registered: Collection[str]) -> list[str]:
@@ -52,7 +53,7 @@ def delete_unregistered_models(home: Path, registered: Collection[str]) -> list[
     Such a model remains when a run was stopped between publishing and registering it.
     """
     store, datasets = ModelStore(home), DatasetStore(home).root
-    dropped = []
+    deleted = []
     for digest in set(store.list_digests()) - set(registered):
         try:
             dataset = read_manifest(store.get_path(digest)).dataset_digest
@@ -60,24 +61,27 @@ def delete_unregistered_models(home: Path, registered: Collection[str]) -> list[
             continue  # no provenance, no way to tell: verification refuses it anyway
         if dataset is not None and not (datasets / dataset / EXAMPLES_FILE).exists():
             remove_tree(store.get_path(digest))
-            dropped.append(digest)
-    return sorted(dropped)
+            deleted.append(digest)
+    return sorted(deleted)
 
 
-def _conversations(directory: Path) -> set[int] | None:
-    """Return the conversations of a snapshot; None when it cannot be read."""
+def _read_conversations(examples: Path) -> set[int] | None:
+    """Return the conversations of a snapshot's examples; None when they cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        column = pq.read_table(directory / EXAMPLES_FILE, columns=["conversation_id"])["conversation_id"]
+        column = pq.read_table(examples, columns=["conversation_id"])["conversation_id"]
         return {int(value) for value in column.to_pylist() if value is not None}
     except (OSError, KeyError, pa.ArrowException):
         return None
 
 
-def _strip(directory: Path, erased: list[int]) -> None:
-    """Delete first, then write the manifest: a crash between the two leaves nothing, which is as good."""
+def _replace_by_manifest(directory: Path, erased: list[int]) -> None:
+    """Replace a snapshot by its manifest.
+
+    Deletes first: a crash before the manifest is written leaves nothing, which is as good.
+    """
     try:
         known: dict[str, Any] = json.loads((directory / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -15,15 +15,15 @@ from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.capture.conversations import MAX_ID_LENGTH, erased_session_key
 from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.db import tables as t
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import DatabaseError, InputError
-from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.governance.replacement_plan import ReplacementPlan
+from iccm_assets.governance.replacement_queries import load_replacement_plan
 
 Kind = Literal["conversation", "session", "user"]
 
@@ -103,7 +103,7 @@ def erase(engine: sa.Engine, subject: DataSubject, *, actor: str, dry_run: bool 
                 ) from None
             if state != _DEADLOCK or attempt == _MAX_ATTEMPTS:
                 raise
-        attempt += 1
+            attempt += 1
 
 
 _WHERE = {
@@ -125,29 +125,26 @@ class _Erasure:
         self._stopped: tuple[int, ...] = ()
 
     def run(self) -> ErasureResult:
-        subject, plan = self._subject, None
-        rows = self._rows(
-            f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
-            f" where {_WHERE[subject.kind]} order by c.id for update",
-            value=subject.value,
-            erased=erased_session_key(subject.value),
-        )
+        rows = self._lock_conversations()
         live = [row for row in rows if row.erased_at is None]
-        sessions, requests = self._sessions(live)
-        earlier = self._earlier([row.id for row in rows])
+        sessions, requests = self._lock_requests(live)
+        earlier = self._load_earlier_erasures([row.id for row in rows])
         if not (rows or requests or earlier):
-            raise InputError(f"there is no {subject}", hint="Names are compared exactly.")
-        before = (erasure.conversations for erasure in earlier if erasure.same)
-        conversations = sorted({row.id for row in rows}.union(*before))
-        self._number = earlier[-1].id if earlier else None
+            raise InputError(f"there is no {self._subject}", hint="Names are compared exactly.")
+        if earlier:
+            self._number = earlier[-1].id
         if live or requests:
-            plan = self._erase([row.id for row in live], sessions, requests, conversations)
-        plan = plan or load_replacement_plan(self._conn, conversations, self._number)
+            self._erase([row.id for row in live], sessions, requests)
+        # Conversations whose rows no longer name the subject are in its earlier erasures only.
+        ids = sorted({row.id for row in rows}.union(*(erasure.conversations for erasure in earlier)))
+        plan = load_replacement_plan(self._conn, ids, self._number)
+        if live or requests:
+            self._record(plan)
         self._alert(plan)
         return ErasureResult(
             erasure=self._number,
-            subject=subject,
-            conversations=tuple(conversations),
+            subject=self._subject,
+            conversations=tuple(ids),
             newly_erased=len(live),
             counts=dict(self._counts),
             stopped_runs=self._stopped,
@@ -156,22 +153,30 @@ class _Erasure:
             hashes=tuple(sorted(self._hashes)),
         )
 
-    def _erase(
-        self, ids: list[int], sessions: list[str], requests: list[str], conversations: list[int]
-    ) -> ReplacementPlan:
-        """Erase from every table and record it; return the plan for all of the subject's conversations."""
-        self._number = self._open(ids)
+    def _erase(self, ids: list[int], sessions: list[str], requests: list[str]) -> None:
+        """Erase from every table, under the number of a new erasure."""
+        values = {"subject": self._subject.kind, "subject_sha256": self._subject.sha256}
+        insert = t.erasures.insert().values(**values, conversations=ids, actor=self._actor)
+        self._number = self._conn.execute(insert.returning(t.erasures.c.id)).scalar_one()
         self._hashes = self._delete(ids, sessions, requests)
         self._keep_numbers(sessions, requests)
         self._stopped = self._stop_training(ids)
-        plan = load_replacement_plan(self._conn, conversations, self._number)
-        self._close(plan)
-        return plan
 
-    def _earlier(self, ids: list[int]) -> Sequence[sa.Row[Any]]:
-        """Return the earlier erasures of this subject or of these conversations."""
+    def _lock_conversations(self) -> Sequence[sa.Row[Any]]:
+        """Return the subject's conversations, erased ones included."""
         return self._rows(
-            "select id, conversations, erased_at, subject_sha256 = :sha as same from iccm.erasures"
+            f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
+            f" where {_WHERE[self._subject.kind]} order by c.id for update",
+            value=self._subject.value,
+            erased=erased_session_key(self._subject.value),
+        )
+
+    def _load_earlier_erasures(self, ids: list[int]) -> Sequence[sa.Row[Any]]:
+        """Return the earlier erasures of this subject, and (without conversations) others of these ids."""
+        return self._rows(
+            "select id, erased_at,"
+            " case when subject_sha256 = :sha then conversations else '{}' end as conversations"
+            " from iccm.erasures"
             " where subject_sha256 = :sha or conversations && cast(:ids as bigint[]) order by id",
             sha=self._subject.sha256,
             ids=ids,
@@ -186,7 +191,7 @@ class _Erasure:
         self._counts[table] += len(rows)
         return rows
 
-    def _sessions(self, live: Sequence[sa.Row[Any]]) -> tuple[list[str], list[str]]:
+    def _lock_requests(self, live: Sequence[sa.Row[Any]]) -> tuple[list[str], list[str]]:
         """Return the subject's sessions and requests, without sessions that another user shares."""
         sessions = {row.session_id for row in live}
         if self._subject.kind == "session":
@@ -206,19 +211,6 @@ class _Erasure:
         )
         sessions.update(row.session_id for row in rows if row.session_id and not row.shared)
         return sorted(sessions), sorted(row.request_id for row in rows)
-
-    def _open(self, ids: list[int]) -> int:
-        [row] = self._rows(
-            """
-            insert into iccm.erasures (subject, subject_sha256, conversations, actor)
-            values (:subject, :sha, :ids, :actor) returning id
-            """,
-            subject=self._subject.kind,
-            sha=self._subject.sha256,
-            ids=ids,
-            actor=self._actor,
-        )
-        return int(row.id)
 
     def _delete(self, ids: list[int], sessions: list[str], requests: list[str]) -> set[str]:
         """Delete every row that holds or is made from the texts; return the texts' hashes."""
@@ -335,13 +327,11 @@ class _Erasure:
         )
         return tuple(row.id for row in rows)
 
-    def _close(self, plan: ReplacementPlan) -> None:
-        query = "update iccm.erasures set counts = :counts, versions = :versions where id = :id"
+    def _record(self, plan: ReplacementPlan) -> None:
+        """Record what was erased, and the versions trained on it."""
         versions = [affected.version for affected in plan.versions]
-        self._conn.execute(
-            sa.text(query).bindparams(sa.bindparam("counts", type_=JSONB)),
-            {"id": self._number, "counts": dict(self._counts), "versions": versions},
-        )
+        update = t.erasures.update().where(t.erasures.c.id == self._number)
+        self._conn.execute(update.values(counts=dict(self._counts), versions=versions))
 
     def _alert(self, plan: ReplacementPlan) -> None:
         """Alert once per erasure about each version in service."""

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.atomic_directories import STAGING, remove_tree
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.tables import LIVE_STATES
+from iccm_assets.governance.replacement_plan import IN_SERVICE
 from iccm_assets.governance.retention import (
-    SERVING,
     RequiredArtifacts,
     RetainableVersion,
     RetentionDecision,
@@ -61,13 +60,8 @@ _VERSIONS = sa.text(
     order by m.version
     """
 )
-_NEEDED = sa.text(
-    f"""
-    select candidate, production from iccm.rollouts
-    where state in {LIVE_STATES}
-    """
-)
-_UNFINISHED = sa.text(
+_LIVE_ROLLOUTS = sa.text(f"select candidate, production from iccm.rollouts where state in {LIVE_STATES}")
+_UNFINISHED_RUNS = sa.text(
     """
     select base_version, requested_base, candidate_version, dataset_digest from iccm.phase4_training_runs
     where status in ('requested', 'waiting', 'running') or (status = 'failed' and attempt < :attempts)
@@ -109,7 +103,7 @@ class MaintenanceReport:
     @property
     def deleted(self) -> list[RetentionDecision]:
         """The deleted checkpoints and datasets."""
-        return [fate for fate in self.decisions if fate.delete]
+        return [decision for decision in self.decisions if decision.delete]
 
 
 def apply_retention(engine: sa.Engine, settings: Settings) -> MaintenanceReport:
@@ -119,7 +113,7 @@ def apply_retention(engine: sa.Engine, settings: Settings) -> MaintenanceReport:
     report.staging = ModelStore(settings.home).remove_stale_staging()
     mv = t.model_versions.c
     with engine.connect() as conn:
-        query = sa.select(mv.version, mv.parent_version, mv.digest).where(mv.status.in_(SERVING))
+        query = sa.select(mv.version, mv.parent_version, mv.digest).where(mv.status.in_(IN_SERVICE))
         serving = conn.execute(query).all()
     retained = {
         "retained": sorted({name for row in serving for name in row[:2] if name}),
@@ -137,7 +131,9 @@ def retention_decisions(conn: sa.Connection, settings: Settings) -> list[Retenti
     models = _stored(store.root / digest for digest in store.list_digests())
     directories = sorted(datasets.iterdir()) if datasets.is_dir() else []
     stored = _stored(each for each in directories if each.is_dir() and each.name != STAGING)
-    return decide_retention(versions, _needs(conn, settings), models, stored, now(conn), settings.retention)
+    return decide_retention(
+        versions, _load_required_artifacts(conn, settings), models, stored, now(conn), settings.retention
+    )
 
 
 def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceReport) -> None:
@@ -147,20 +143,20 @@ def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceRepo
         acquire_lock(conn, Lock.DEPLOYMENT)
         acquire_lock(conn, Lock.TRAINING_RUNS)
         report.decisions = retention_decisions(conn, settings)
-        for fate in report.deleted:
-            directory = roots[fate.kind] / fate.name
+        for decision in report.deleted:
+            directory = roots[decision.kind] / decision.name
             report.freed_bytes += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-            if fate.kind == "model":
+            if decision.kind == "model":
                 # The version's row says that its weights are deleted.
-                removed = {"removed": {"at": now(conn).isoformat(), "reason": fate.reason}}
-                metrics = mv.c.metrics.op("||")(sa.cast(removed, JSONB))
-                conn.execute(mv.update().where(mv.c.digest == fate.name).values(metrics=metrics))
+                removed = {"removed": {"at": now(conn).isoformat(), "reason": decision.reason}}
+                metrics = mv.c.metrics.op("||")(sa.literal(removed, mv.c.metrics.type))
+                conn.execute(mv.update().where(mv.c.digest == decision.name).values(metrics=metrics))
             remove_tree(directory)
 
 
-def _needs(conn: sa.Connection, settings: Settings) -> RequiredArtifacts:
-    unfinished = conn.execute(_UNFINISHED, {"attempts": settings.triggers.max_attempts}).all()
-    versions = {name for row in conn.execute(_NEEDED) for name in row}
+def _load_required_artifacts(conn: sa.Connection, settings: Settings) -> RequiredArtifacts:
+    unfinished = conn.execute(_UNFINISHED_RUNS, {"attempts": settings.triggers.max_attempts}).all()
+    versions = {name for row in conn.execute(_LIVE_ROLLOUTS) for name in row}
     versions |= {name for row in unfinished for name in row[:3]}
     datasets = {row.dataset_digest for row in unfinished}
     return RequiredArtifacts(frozenset(filter(None, versions)), frozenset(filter(None, datasets)))

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.curation.embeddings import TextEmbedder
 from iccm_assets.curation.training_pool import rebuild_pool
+from iccm_assets.db import tables as t
 from iccm_assets.errors import DatabaseError, IccmError
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
 from iccm_assets.governance.erasure import delete_embeddings
@@ -74,9 +74,9 @@ def erase_from_files(
     rewrite = embedded if rewrite is None else rewrite
     report = PhysicalErasureReport(rewritten=rewrite)
     with _timed(report, "files", progress):
-        _files(engine, settings, report)
+        _rewrite_files(engine, settings, report)
     with _timed(report, "training pool", progress):
-        _refold(engine, settings, embedder, report)
+        _rebuild_pool(engine, settings, embedder, report)
         with engine.begin() as conn:
             delete_embeddings(conn, hashes)
     with _timed(report, "tables", progress), _autocommit(engine) as conn:
@@ -94,14 +94,10 @@ def erase_from_files(
     report.out_of_reach.append(
         "backups and file-system snapshots of $ICCM_HOME, and freed blocks of its disk"
     )
-    query = """
-        update iccm.erasures set physically_erased_at = iccm.now(), physical_erasure = :report
-        where physically_erased_at is null
-    """
+    unfinished = t.erasures.update().where(t.erasures.c.physically_erased_at.is_(None))
+    finished = {"physically_erased_at": sa.func.iccm.now(), "physical_erasure": asdict(report)}
     with engine.begin() as conn:
-        conn.execute(
-            sa.text(query).bindparams(sa.bindparam("report", type_=JSONB)), {"report": asdict(report)}
-        )
+        conn.execute(unfinished.values(finished))
     return report
 
 
@@ -130,7 +126,7 @@ def _autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
             conn.execute(sa.text("reset lock_timeout"))
 
 
-def _files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport) -> None:
+def _rewrite_files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport) -> None:
     with engine.connect() as conn:
         erased = conn.execute(sa.text("select id from iccm.conversations where erased_at is not null"))
         report.snapshots = rewrite_datasets(settings.home, set(erased.scalars()))
@@ -138,7 +134,7 @@ def _files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport)
         report.models = delete_unregistered_models(settings.home, set(registered.scalars()))
 
 
-def _refold(
+def _rebuild_pool(
     engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, report: PhysicalErasureReport
 ) -> None:
     """Rebuild the pool, so that examples which the erased ones had displaced return."""
@@ -179,29 +175,21 @@ def _wait_for_readers(conn: sa.Connection) -> None:
         time.sleep(0.1)
 
 
+_DELETE_STATISTICS = """
+    delete from pg_catalog.pg_statistic where starelid in (
+        select oid from pg_class where relnamespace = 'iccm'::regnamespace and relname = any(:tables))
+"""
+
+
 def _vacuum(conn: sa.Connection, rewrite: bool, *, statistics: bool) -> None:
     mode = "vacuum (full)" if rewrite else "vacuum"
+    statements = [f"{mode} iccm.{table}" for table in TABLES]
     if statistics:
-        _forget_statistics(conn)
-    for table in TABLES:
-        conn.execute(sa.text(f"{mode} iccm.{table}"))
-    if statistics:
-        _forget_statistics(conn)  # again: autovacuum may have analysed the old contents in between
-        conn.execute(sa.text("vacuum (full) pg_catalog.pg_statistic"))
-    for table in TABLES:
-        conn.execute(sa.text(f"analyze iccm.{table}"))
-
-
-def _forget_statistics(conn: sa.Connection) -> None:
-    conn.execute(
-        sa.text(
-            """
-            delete from pg_catalog.pg_statistic where starelid in (
-                select oid from pg_class where relnamespace = 'iccm'::regnamespace and relname = any(:tables))
-            """
-        ),
-        {"tables": list(TABLES)},
-    )
+        # Once more afterwards: autovacuum may have analyzed the old contents in between.
+        rewrite_statistics = "vacuum (full) pg_catalog.pg_statistic"
+        statements = [_DELETE_STATISTICS, *statements, _DELETE_STATISTICS, rewrite_statistics]
+    for statement in (*statements, *(f"analyze iccm.{table}" for table in TABLES)):
+        conn.execute(sa.text(statement), {"tables": list(TABLES)} if ":tables" in statement else {})
 
 
 def _renew_wal(conn: sa.Connection) -> None:

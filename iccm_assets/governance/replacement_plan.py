@@ -71,9 +71,8 @@ def plan_replacements(
     known = {node.version: node for node in nodes}
     affected = []
     for node in nodes:
-        source = next(
-            (each.version for each in _line(node, known) if trained_examples.get(each.version)), None
-        )
+        ancestry = (ancestor.version for ancestor in _ancestry(node, known))
+        source = next((version for version in ancestry if trained_examples.get(version)), None)
         if source is not None:
             affected.append(
                 AffectedVersion(
@@ -90,8 +89,8 @@ def plan_replacements(
     )
 
 
-def _line(node: VersionNode, known: Mapping[str, VersionNode]) -> Iterator[VersionNode]:
-    """The version and its ancestors, nearest first."""
+def _ancestry(node: VersionNode, known: Mapping[str, VersionNode]) -> Iterator[VersionNode]:
+    """Yield the version and its ancestors, nearest first."""
     current: VersionNode | None = node
     while current is not None:
         yield current
@@ -99,10 +98,13 @@ def _line(node: VersionNode, known: Mapping[str, VersionNode]) -> Iterator[Versi
 
 
 def _replacement(
-    node: VersionNode, known: Mapping[str, VersionNode], tainted: Collection[str], erasure: int | None
+    node: VersionNode,
+    known: Mapping[str, VersionNode],
+    trained_on_erased: Collection[str],
+    erasure: int | None,
 ) -> Replacement:
-    ancestry = list(_line(node, known))
-    dirty = [index for index, ancestor in enumerate(ancestry) if ancestor.version in tainted]
+    ancestry = list(_ancestry(node, known))
+    dirty = [index for index, ancestor in enumerate(ancestry) if ancestor.version in trained_on_erased]
     clean = ancestry[max(dirty, default=-1) + 1 :]
     base = next((ancestor for ancestor in clean if ancestor.available), None)
     if base is None:

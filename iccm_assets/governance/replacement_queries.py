@@ -12,7 +12,7 @@ from iccm_assets.governance.replacement_plan import ReplacementPlan, VersionNode
 _NODES = text(
     "select version, parent_version, status, path from iccm.model_versions order by created_at, version"
 )
-_LEARNED = text(
+_TRAINED_EXAMPLES = text(
     """
     select r.candidate_version, count(distinct e.conversation_id) from iccm.training_run_examples e
     join iccm.phase4_training_runs r on r.id = e.training_run_id
@@ -20,7 +20,7 @@ _LEARNED = text(
     group by 1
     """
 )
-_TAINTED = text(
+_TRAINED_ON_ERASED = text(
     """
     select distinct r.candidate_version from iccm.conversations c
     join iccm.training_run_examples e on e.conversation_id = c.id
@@ -38,5 +38,6 @@ def load_replacement_plan(
         VersionNode(row.version, row.parent_version, row.status, (Path(row.path) / "config.json").is_file())
         for row in conn.execute(_NODES)
     ]
-    learned = {version: count for version, count in conn.execute(_LEARNED, {"ids": list(conversations)})}
-    return plan_replacements(nodes, learned, set(conn.execute(_TAINTED).scalars()), erasure)
+    trained_examples = dict(conn.execute(_TRAINED_EXAMPLES, {"ids": list(conversations)}).tuples().all())
+    trained_on_erased = set(conn.execute(_TRAINED_ON_ERASED).scalars())
+    return plan_replacements(nodes, trained_examples, trained_on_erased, erasure)

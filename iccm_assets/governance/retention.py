@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from iccm_assets.governance.replacement_plan import IN_SERVICE
 from iccm_assets.settings import RetentionSettings
-
-SERVING = ("production", "canary")
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,16 @@ def keep_reason(
         settings.rolled_back_retention_days if status == "rolled_back" else settings.unpromoted_retention_days
     )
     age = (now - version.since).total_seconds() / 86400
-    children = [each for each in versions if each.parent == version.version and each.status in SERVING]
+    children = [each for each in versions if each.parent == version.version and each.status in IN_SERVICE]
     parent_reason = "".join(
         f"it is the parent of {each.version}, which is {each.status}" for each in children[:1]
     )
     rules = (
-        (status in SERVING, f"it is {status}"),
+        (status in IN_SERVICE, f"it is {status}"),
         (parent_reason, parent_reason),
         (version.version in required.versions, "a live rollout or an unfinished training run needs it"),
         (version.waits_for is not None, f"it has passed and waits for rollout {version.waits_for} to end"),
-        (status == "retired", "it was production: retained for ever"),
+        (status == "retired", "it was production: retained forever"),
         (age <= days, f"{status} for {age:.1f} of {days} days"),
     )
     return next((reason for applies, reason in rules if applies), None)

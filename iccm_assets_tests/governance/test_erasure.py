@@ -18,7 +18,7 @@ from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceE
 from iccm_assets.governance.erasure import DataSubject, ErasureResult, erase
 from iccm_assets.governance.physical_erasure import erase_from_files
 from iccm_assets.registry import training_runs
-from iccm_assets.registry.affected_versions import erased_ancestors
+from iccm_assets.registry.affected_versions import find_erased_in_lineage
 from iccm_assets.retraining import example_queries, pipeline, triggers
 from iccm_assets.training.dataset import DatasetStore
 from iccm_assets_tests.governance.factories import (
@@ -79,13 +79,13 @@ def test_a_tombstone_is_left_and_nobody_else_loses_anything(world: World) -> Non
     assert [row[1:] for row in left] == [(None, [], {})] * 4
 
 
-def test_a_trial_tells_exactly_what_would_go_and_changes_nothing(world: World) -> None:
+def test_a_dry_run_reports_exactly_what_would_be_erased_and_changes_nothing(world: World) -> None:
     populated(world, "w")
     before = everything(world, [])
-    trial = erase_user(world, trial=True)
+    preview = erase_user(world, dry_run=True)
     assert everything(world, []) == before and rows(world, "select count(*) from iccm.erasures") == [(0,)]
     done = erase_user(world)
-    assert (trial.counts, trial.conversations, trial.plan.versions) == (
+    assert (preview.counts, preview.conversations, preview.plan.versions) == (
         done.counts,
         done.conversations,
         done.plan.versions,
@@ -299,7 +299,7 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
         f"erased_data:{taught}:{done.erasure}"
     ]
     with world.engine.connect() as conn:
-        assert erased_ancestors(conn, taught) == set(ids["mallory"])
+        assert find_erased_in_lineage(conn, taught) == set(ids["mallory"])
         # Production has used up what is left of the pool, the clean ancestor has not.
         settings = world.settings.selection
         assert example_queries.propose_selection(conn, now(conn), settings).selected == ()
@@ -307,7 +307,7 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
         assert {row.conversation_id for row in chosen} == set(ids["others"])
     anew = learn(world, base, name="cccccccc")
     with world.engine.connect() as conn:
-        assert erased_ancestors(conn, anew) == set()
+        assert find_erased_in_lineage(conn, anew) == set()
     assert rows(world, "select parent_version from iccm.model_versions where version = :v", v=anew) == [
         (base,)
     ]

@@ -172,7 +172,7 @@ def test_history_older_than_a_year_goes_except_what_a_live_rollout_and_the_basel
         assert conn.execute(sa.select(sa.func.count()).select_from(t.requirements)).scalar_one() == 1
 
 
-def test_the_job_tells_what_went_and_why(engine, lived, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_job_reports_what_was_deleted_and_why(engine, lived, monkeypatch: pytest.MonkeyPatch) -> None:
     from iccm_assets.defs import resources
     from iccm_assets.defs.automation.jobs import maintenance_job
 
@@ -187,4 +187,5 @@ def test_the_job_tells_what_went_and_why(engine, lived, monkeypatch: pytest.Monk
     [output] = [event for event in done.all_events if event.is_successful_output]
     metadata = output.event_specific_data.metadata
     assert metadata["deleted"].value == 4
-    assert "v1: it is the parent of v2, which is production" in metadata["retention_decisions"].value
+    reasons = [record.data["reason"] for record in metadata["retention_decisions"].value.records]
+    assert "v1: it is the parent of v2, which is production" in reasons
