@@ -1,8 +1,9 @@
-"""Dagster's own processes on this working copy's workspace, and ending them with all they have started."""
+"""Start Dagster's processes on this working copy's workspace, and end them with all their children."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,15 +21,22 @@ def bare_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))}
 
 
+def free_port() -> int:
+    """Find a TCP port that is free now."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
 def start_dagster(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a command of Dagster's with the project's workspace.yaml; what it says is added to ``log``."""
-    with log.open("ab") as told:
+    """Start a command of Dagster's with the project's workspace.yaml; its output is appended to ``log``."""
+    with log.open("ab") as output:
         return subprocess.Popen(
             [*command, "-w", str(ROOT / "workspace.yaml")],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=told,
+            stdout=output,
+            stderr=output,
             cwd=ROOT,
             start_new_session=True,
         )
@@ -36,18 +44,18 @@ def start_dagster(command: Sequence[str], environment: dict[str, str], log: Path
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End the processes and their code servers, which a terminated webserver or daemon leaves behind."""
-    everything = []
+    processes_to_end = []
     for process in processes:
         try:
             parent = psutil.Process(process.pid)
-            everything += [parent, *parent.children(recursive=True)]
+            processes_to_end += [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
             continue
-    for one in everything:
+    for child in processes_to_end:
         with suppress(psutil.NoSuchProcess):
-            one.terminate()
-    for one in psutil.wait_procs(everything, timeout=60)[1]:
+            child.terminate()
+    for child in psutil.wait_procs(processes_to_end, timeout=60)[1]:
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            child.kill()
     for process in processes:
         process.wait()

@@ -34,7 +34,7 @@ from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
 from iccm_assets_tests.integration.conftest import ICCM, run
 from iccm_assets_tests.models.tiny_models import tiny_t5
-from iccm_assets_tests.ui.conftest import free_port
+from iccm_assets_tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL = "run worker", "trainer", "code server", "daemon", "all"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +15,22 @@ from iccm_assets.cli.main import build_app
 from iccm_assets.settings import Settings, get_settings
 
 Run = Callable[..., Result]
+
+
+def iccm(
+    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in its own process, without this process's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        env={**kept, **environment},
+        check=False,
+    )
 
 
 @pytest.fixture

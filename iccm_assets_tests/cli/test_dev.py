@@ -13,16 +13,11 @@ import httpx2
 import psutil
 import pytest
 
-from iccm_assets_tests.cli.test_main import iccm
+from iccm_assets_tests.cli.conftest import iccm
+from iccm_assets_tests.processes import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECONDS = 240
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def answers(url: str, process: subprocess.Popen[bytes]) -> bool:

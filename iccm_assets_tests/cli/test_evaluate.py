@@ -17,14 +17,14 @@ from iccm_assets_tests.evaluation import verdict_factories
 @pytest.fixture
 def judged(platform: Settings, engine: sa.Engine) -> Settings:
     """A platform with ten past candidates under its own gate."""
-    verdict_factories.store(engine, platform.evaluation)
+    verdict_factories.store_verdicts(engine, platform.evaluation)
     return platform
 
 
 def test_what_flips_is_listed_and_nothing_is_changed(
     run: Run, judged: Settings, engine: sa.Engine, tmp_path: Path
 ) -> None:
-    before = verdict_factories.contents(engine)
+    before = verdict_factories.read_tables(engine)
     first, again = (run("evaluate", option, "--json").stdout for option in ("--replay", "--rejudge"))
     assert first == again
     report = json.loads(first)
@@ -41,7 +41,7 @@ def test_what_flips_is_listed_and_nothing_is_changed(
     assert "on forgetful: fail → pass: " in printed
     assert "gate then and now: max_slice_drop 0.05 → 0.19" in printed
     assert "10 stored verdicts replayed, 1 changed, 0 cannot be read; nothing was stored." in printed
-    assert verdict_factories.contents(engine) == before
+    assert verdict_factories.read_tables(engine) == before
 
 
 def test_damaged_evidence_is_named(run: Run, judged: Settings, engine: sa.Engine) -> None:

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-
-def iccm(*arguments: str, stdout: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
-    return subprocess.run(
-        [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *arguments],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        env={**kept, **environment},
-        check=False,
-    )
+from iccm_assets_tests.cli.conftest import iccm
 
 
 def test_a_home_whose_name_is_too_long_is_one_line() -> None:

@@ -21,7 +21,7 @@ ME = f"user:{getpass.getuser()}"
 
 @pytest.fixture
 def world(engine: sa.Engine, platform: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name, value in {"FIRST_STAGE_HOURS": "0.1", "REPLAY_BELOW_SESSIONS": "0"}.items():
+    for name, value in {"FIRST_STAGE_HOURS": "0.1", "REPLAY_THRESHOLD_SESSIONS": "0"}.items():
         monkeypatch.setenv(f"ICCM_ROLLOUT__{name}", value)
     return World(engine, load_settings(), tmp_path / "models").bootstrap()
 

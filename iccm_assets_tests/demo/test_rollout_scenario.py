@@ -15,7 +15,6 @@ from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import load_settings
 from iccm_assets.simulation.developers.live_sessions import make_code_base
 from iccm_assets_tests.gateway.factories import gateway
-from iccm_assets_tests.gateway.test_traffic import url_of
 
 
 def opened(engine: sa.Engine, policy: Policy) -> int:
@@ -30,10 +29,11 @@ def opened(engine: sa.Engine, policy: Policy) -> int:
 
 
 def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fresh, tmp_path) -> None:
-    settings = load_settings(home=tmp_path, database_url=url_of(fresh))
+    url = fresh.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    settings = load_settings(home=tmp_path, database_url=url)
     rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
     assert rollout_scenario.get_live_rollout_id(fresh) == rollout
-    with gateway(url_of(fresh), tmp_path, faults={"v2": "error"}) as running:
+    with gateway(url, tmp_path, faults={"v2": "error"}) as running:
         modules = make_code_base(1, date(2026, 3, 1))[:12]
         context = rollout_scenario.ScenarioContext(fresh, settings, running.url, "", modules, 1)
         record, replies = rollout_scenario.run_rollout(context, rollout)

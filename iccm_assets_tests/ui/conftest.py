@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -30,7 +29,7 @@ from iccm_assets.settings import PACKAGED_CANARY_SET
 from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
 from iccm_assets_tests.integration.conftest import ICCM, run
-from iccm_assets_tests.processes import BIN, bare_environment, start_dagster, stop
+from iccm_assets_tests.processes import BIN, bare_environment, free_port, start_dagster, stop
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -163,12 +162,6 @@ def fill(url: str, today: date) -> None:
             {"yesterday": midnight - timedelta(days=1)},
         )
     engine.dispose()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def wait_for_server(url: str, log: Path, seconds: float = 300) -> None:
