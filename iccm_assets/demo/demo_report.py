@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, Engine, select, text
 
 from iccm_assets.cli.console import make_table
 from iccm_assets.cli.run_job import JobResult
@@ -58,18 +58,17 @@ def print_retrain(engine: Engine, training_run_id: int, retrain: JobResult, cons
     """Print the funnel, the training, the quality gate, an example's lineage and the outcome of a retrain."""
     with engine.connect() as conn:
         run = training_runs.get_run(conn, training_run_id)
-    _print_funnel(engine, run, console)
-    if run.candidate_version:
-        _print_training(engine, run.candidate_version, console)
-        _print_gate(engine, run.candidate_version, console)
-        _print_lineage(engine, run, console)
-    _print_outcome(engine, run, retrain, console)
+        _print_funnel(conn, run, console)
+        if run.candidate_version:
+            _print_training(conn, run.candidate_version, console)
+            _print_gate(conn, run.candidate_version, console)
+            _print_lineage(conn, run, console)
+        _print_outcome(conn, run, retrain, console)
 
 
-def _print_funnel(engine: Engine, run: TrainingRun, console: Console) -> None:
-    with engine.connect() as conn:
-        counts = conn.execute(text(_FUNNEL), {"id": run.id}).mappings().one()
-        reasons = conn.execute(text(_REASONS)).mappings().all()
+def _print_funnel(conn: Connection, run: TrainingRun, console: Console) -> None:
+    counts = conn.execute(text(_FUNNEL), {"id": run.id}).mappings().one()
+    reasons = conn.execute(text(_REASONS)).mappings().all()
     max_count = max(1, counts["captured"])
     funnel = Table(title="Funnel", title_justify="left", show_header=False)
     for name, count in counts.items():
@@ -79,9 +78,8 @@ def _print_funnel(engine: Engine, run: TrainingRun, console: Console) -> None:
         console.print(make_table("Rejections", [dict(row) for row in reasons]))
 
 
-def _print_training(engine: Engine, version: str, console: Console) -> None:
-    with engine.connect() as conn:
-        candidate = versions.get_version(conn, version)
+def _print_training(conn: Connection, version: str, console: Console) -> None:
+    candidate = versions.get_version(conn, version)
     history = json.loads((Path(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
     training, validation = (
         [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
@@ -97,11 +95,10 @@ def _print_training(engine: Engine, version: str, console: Console) -> None:
         console.print(f"  {name:15}  {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({note})")
 
 
-def _print_gate(engine: Engine, version: str, console: Console) -> None:
+def _print_gate(conn: Connection, version: str, console: Console) -> None:
     verdicts = t.gate_verdicts.c
     query = select(verdicts.verdict, verdicts.evidence).where(verdicts.version == version)
-    with engine.connect() as conn:
-        row = conn.execute(query.order_by(verdicts.id.desc()).limit(1)).one_or_none()
+    row = conn.execute(query.order_by(verdicts.id.desc()).limit(1)).one_or_none()
     if row is None:
         return
     evidence = GateEvidence.from_json(row.evidence)
@@ -138,12 +135,11 @@ def make_slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
-    with engine.connect() as conn:
-        example = conn.execute(text(_EXAMPLE), {"id": run.id}).scalar_one()
-        if example is None:
-            return
-        lineage = load_conversation_lineage(conn, example)
+def _print_lineage(conn: Connection, run: TrainingRun, console: Console) -> None:
+    example = conn.execute(text(_EXAMPLE), {"id": run.id}).scalar_one()
+    if example is None:
+        return
+    lineage = load_conversation_lineage(conn, example)
     console.print(
         f"\n[bold]Lineage[/] of conversation {lineage.conversation_id} (session {lineage.session_id})"
     )
@@ -157,9 +153,8 @@ def _print_lineage(engine: Engine, run: TrainingRun, console: Console) -> None:
         console.print(f"  {version.version} ({version.status}) was trained on it")
 
 
-def _print_outcome(engine: Engine, run: TrainingRun, retrain: JobResult, console: Console) -> None:
-    with engine.connect() as conn:
-        production = versions.get_production_version(conn)
+def _print_outcome(conn: Connection, run: TrainingRun, retrain: JobResult, console: Console) -> None:
+    production = versions.get_production_version(conn)
     name = production.version if production else "nothing"
     console.print()
     if retrain.success and run.status == "gate_passed":

@@ -10,8 +10,10 @@ from rich.panel import Panel
 from sqlalchemy import Connection, text
 
 from iccm_assets.cli.console import make_grid
+from iccm_assets.db.clock import CLOCK_SQL
 from iccm_assets.rollout import repository
-from iccm_assets.rollout.sequential_evidence import TESTS, ArmTotals
+from iccm_assets.rollout.observation import ArmTotals
+from iccm_assets.rollout.sequential_evidence import TESTS
 from iccm_assets.rollout.state import State
 
 STAGE_NAMES = {
@@ -50,12 +52,12 @@ _STAGE = text(
     """
 )
 _CLOCK = text(
-    """
-    select iccm.now() as now, coalesce(
-        (select (value ->> 'rate')::double precision from iccm.platform where key = 'clock'), 1.0) as rate,
+    f"""
+    select clock.now, clock.rate,
         (select count(*) from iccm.requirements r join iccm.requests q on q.request_id = r.request_id
          where q.rollout_id = :rollout and r.kind = 'model' and r.test_suite is not null
             and r.scored_at is null) as unscored
+    from {CLOCK_SQL}
     """
 )
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import make_grid, make_table
 from iccm_assets.demo.acceptance_checks import MINUTE, AcceptanceCheck, RolloutRecord
+from iccm_assets.reporting.formatting import format_number
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
 
 _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}
@@ -93,7 +94,7 @@ def _print_events(title: str, record: RolloutRecord, console: Console) -> None:
 def _print_rollback(record: RolloutRecord, console: Console) -> None:
     minutes = "?" if record.duration is None else f"{record.duration / MINUTE:.0f}"
     hourly = "" if record.sessions_per_hour is None else f" ({record.sessions_per_hour:.0f} an hour)"
-    rate = "-" if record.canary_pass_rate is None else f"{record.canary_pass_rate:.3f}"
+    rate = format_number(record.canary_pass_rate)
     for rollback in record.rollbacks:
         console.print(
             f"  [bold red]{rollback['reason']}[/]: rolled back {minutes} minutes of the platform's clock"

@@ -30,7 +30,7 @@ from iccm_assets.settings import Settings
 from iccm_assets.simulation.base_model.degraded import register_degraded_model
 from iccm_assets.simulation.developers.developers import PlannedSession
 from iccm_assets.simulation.developers.gateway_client import GatewayClient
-from iccm_assets.simulation.developers.http_sessions import ResponseStats
+from iccm_assets.simulation.developers.http_sessions import ResponseStats, make_response_stats
 from iccm_assets.simulation.developers.live_sessions import (
     LiveSession,
     draw_live_sessions,
@@ -109,7 +109,7 @@ def get_live_rollout_id(engine: Engine) -> int | None:
 
 
 def run_rollout(context: ScenarioContext, rollout_id: int) -> tuple[RolloutRecord, ResponseStats]:
-    """Send traffic through 10 %, 50 % and 100 % until the rollout is closed, with whatever result."""
+    """Send traffic through 10 %, 50 % and 100 % until the rollout is closed."""
     pacer, rate = ClockPacer(context.engine, TARGET_SESSIONS), INITIAL_RATE
     with TrafficSource(context, "rollout", tests=SUITE_FRACTION, rate=INITIAL_RATE) as traffic:
 
@@ -218,10 +218,7 @@ class TrafficSource:
 
     def replies(self) -> ResponseStats:
         """Return arms, response statuses, retries and failures."""
-        client = self._client
-        return ResponseStats(
-            dict(self._arms), dict(client.statuses), client.retried, tuple(self.load_generator.failures)
-        )
+        return make_response_stats(self._client, self.load_generator.failures, self._arms)
 
     def recent_latency(self) -> float | None:
         """Return the mean seconds of the responses since the last call; None while there are few."""

@@ -102,7 +102,7 @@ def run_week(
     Returns the week's result, the retrain's Dagster run, and the sessions that end in a later week. Raises
     ``IccmError`` if a step failed; a rejected candidate is a result.
     """
-    from iccm_assets.curation.filtering import changed_days
+    from iccm_assets.curation.filtering import find_changed_days
 
     last = week_end.date() - timedelta(days=1)
     first = last - timedelta(days=days - 1)
@@ -112,7 +112,7 @@ def run_week(
         still_pending, traffic, new_pending = _converse(engine, url, token, sessions, pending, week_end)
     with measure_seconds(seconds, "data"):
         with engine.connect() as conn:  # late conversations may have changed days of an earlier week
-            start = min([first, *changed_days(conn, first - WEEK, last)])
+            start = min([first, *find_changed_days(conn, first - WEEK, last)])
         materialized = run_daily_data(start, last, title="daily_data_job", console=err)
         if not materialized.success:
             raise IccmError(materialized.error, hint=f"See the log of Dagster run {materialized.run_id}.")

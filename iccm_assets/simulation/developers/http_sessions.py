@@ -152,7 +152,7 @@ def run_sessions(
         [conversation for _, conversation, _ in results],
     )
     arms = Counter(response.arm for _, _, response in results)
-    return traffic, pending, _response_stats(client, failures, arms)
+    return traffic, pending, make_response_stats(client, failures, arms)
 
 
 def finish_pending(
@@ -167,7 +167,7 @@ def finish_pending(
     due = [item for item in pending if item.session.delivered_at <= as_of]
     failures = _run_all(LoadGenerator(due, store_end, workers=workers))
     still_pending = [item for item in pending if item.session.delivered_at > as_of]
-    return still_pending, _response_stats(client, failures, Counter())
+    return still_pending, make_response_stats(client, failures, Counter())
 
 
 def _get_gateway_time(client: GatewayClient) -> datetime:
@@ -184,7 +184,8 @@ def _run_all(generator: LoadGenerator[Any]) -> list[str]:
     return generator.failures
 
 
-def _response_stats(client: GatewayClient, failures: Sequence[str], arms: Counter[str]) -> ResponseStats:
+def make_response_stats(client: GatewayClient, failures: Sequence[str], arms: Counter[str]) -> ResponseStats:
+    """Combine the client's counts with the arms that responded and the failures."""
     return ResponseStats(
         dict(sorted(arms.items())), dict(sorted(client.statuses.items())), client.retried, tuple(failures)
     )

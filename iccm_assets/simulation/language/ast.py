@@ -231,7 +231,7 @@ class Always(Node):
 
 
 class InitTotal(Node):
-    """Initialise the running total."""
+    """Initialize the running total."""
 
     value: NumberLiteral
 

@@ -163,7 +163,7 @@ def parse_sentence(sentence: str) -> Signature | ast.Statement:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """Split a text into sentences and normalise white space; a full stop inside quotes does not end one."""
+    """Split a text into sentences and normalize white space; a full stop inside quotes does not end one."""
     plain = " ".join(text.split())
     return tuple(match.group().strip() for match in _SENTENCE.finditer(plain) if match.group().strip())
 
