@@ -59,7 +59,7 @@ def remove_tree(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=False)
 
 
-def stale_directories(staging_root: Path, older_than_seconds: float) -> Iterator[Path]:
+def find_stale_directories(staging_root: Path, older_than_seconds: float) -> Iterator[Path]:
     """Yield the staging directories without a write for this many wall-clock seconds."""
     limit = time.time() - older_than_seconds
     for directory in sorted(staging_root.glob("*")):

@@ -11,9 +11,9 @@ MAX_SAMPLE_IDS = 20
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Whether a check passed, described with its numbers, and the recovery when it did not.
+    """Whether a check passed, the numbers in words, and the recovery if it did not.
 
-    ``severity`` of a failure. ``sample_ids`` name rows to look at, never content.
+    ``severity`` is that of a failure. ``sample_ids`` are ids of rows to look at, never content.
     """
 
     passed: bool

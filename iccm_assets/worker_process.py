@@ -1,7 +1,7 @@
 """Worker processes that exit with the process that started them.
 
-Otherwise a trainer or evaluator whose run worker was killed continues for hours, sends heartbeats for its
-training run, keeps the machine busy, and nobody reads its result.
+Otherwise a trainer or evaluator whose run worker was killed would continue for hours, send heartbeats for its
+training run and keep the machine busy, although nobody reads its result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHECK_INTERVAL_SECONDS = 1.0
 
 
 def parent_env() -> dict[str, str]:
-    """The environment variables with which a worker exits with this process."""
+    """Return the environment variables that make a worker exit with this process."""
     return {PARENT_PID_ENV: str(os.getpid())}
 
 
@@ -47,7 +47,7 @@ def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
 
 
 def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
-    """Run the work of a process under Dagster Pipes; it ends with its parent process.
+    """Run the work of a process under Dagster Pipes; the process exits with its parent.
 
     Reports what ``work`` returns as the message `metadata`, or its ``IccmError`` as `error`.
     """

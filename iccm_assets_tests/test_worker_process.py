@@ -1,4 +1,4 @@
-"""A worker whose run worker is killed ends, too: it must not train, beat and publish for nobody."""
+"""A worker exits with the process that started it: it must not go on training and sending heartbeats."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ import pytest
 from iccm_assets.worker_process import EXIT_STATUS, PARENT_PID_ENV, parent_env
 from iccm_assets_tests.training.factories import tiny_job
 
-STARTER = """
+PARENT_CODE = """
 import subprocess, sys, time
-from iccm_assets.worker_process import started_by_me
+from iccm_assets.worker_process import parent_env
 import os
-worker = subprocess.Popen(sys.argv[1:], env={**os.environ, **started_by_me()})
+worker = subprocess.Popen(sys.argv[1:], env={**os.environ, **parent_env()})
 print(worker.pid, flush=True)
 time.sleep(600)
 """
 
 
-def started(*command: str) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """A process that has started a worker, and the worker."""
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, *command],
+def start_parent_and_worker(*command: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Start a process that starts a worker; return both."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT_CODE, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert starter.stdout is not None
-    return starter, psutil.Process(int(starter.stdout.readline()))
+    assert parent.stdout is not None
+    return parent, psutil.Process(int(parent.stdout.readline()))
 
 
 @pytest.mark.slow
-def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_a_trainer_exits_with_its_parent(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
     job.write_text(tiny_job(tmp_path / "home", epochs=100_000).model_dump_json(), encoding="utf-8")
-    starter, trainer = started(sys.executable, "-m", "iccm_assets.training.trainer_worker", str(job))
+    parent, trainer = start_parent_and_worker(
+        sys.executable, "-m", "iccm_assets.training.trainer_worker", str(job)
+    )
     try:
         with pytest.raises(psutil.TimeoutExpired):
             trainer.wait(5)
-        starter.kill()
-        starter.wait()
+        parent.kill()
+        parent.wait()
         trainer.wait(10)
     finally:
-        starter.kill()
+        parent.kill()
         if trainer.is_running():
             trainer.kill()
 
@@ -60,26 +62,27 @@ def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None
         "iccm_assets.monitoring.monitoring_worker",
     ],
 )
-def test_a_worker_whose_starter_died_while_it_was_loading_does_not_begin(module: str) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+def test_a_worker_whose_parent_died_during_its_imports_does_not_start(module: str) -> None:
+    dead_parent = subprocess.Popen([sys.executable, "-c", ""])
+    dead_parent.wait()
     code = f"""
-import time, {module} as worker, iccm_assets.worker_process as orphans
+import time, {module} as worker, iccm_assets.worker_process
 worker.prepare_process = lambda: time.sleep(60)
 import dagster_pipes
 dagster_pipes.open_dagster_pipes = lambda: time.sleep(60)
 worker.main()
 """
-    environment = {**os.environ, PARENT_PID_ENV: str(gone.pid)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
-    assert done.returncode == EXIT_STATUS
+    environment = {**os.environ, PARENT_PID_ENV: str(dead_parent.pid)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
+    assert result.returncode == EXIT_STATUS
 
 
-def test_a_process_that_nobody_named_a_starter_for_goes_on() -> None:
+def test_a_process_without_a_parent_variable_continues() -> None:
     code = (
-        "import time; from iccm_assets.worker_process import end_with_starter as e; e(0.01); time.sleep(0.2)"
+        "import time; from iccm_assets.worker_process import exit_with_parent\n"
+        "exit_with_parent(0.01); time.sleep(0.2)"
     )
     environment = {name: value for name, value in os.environ.items() if name != PARENT_PID_ENV}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-    living = {**environment, **parent_env()}
-    assert subprocess.run([sys.executable, "-c", code], env=living, check=False).returncode == 0
+    with_live_parent = {**environment, **parent_env()}
+    assert subprocess.run([sys.executable, "-c", code], env=with_live_parent, check=False).returncode == 0

@@ -83,7 +83,7 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
     if version and Path(version).is_dir():
         version = _import_candidate(engine, settings, version)
     with engine.connect() as conn:
-        candidate = versions.get_version(conn, version) if version else versions.latest_candidate(conn)
+        candidate = versions.get_version(conn, version) if version else versions.get_latest_candidate(conn)
         production = versions.get_production_version(conn)
     if candidate is None:
         raise OperationNotAllowedError(

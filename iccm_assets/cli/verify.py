@@ -30,19 +30,20 @@ def verify(
         original = versions.get_version(conn, version)
     with progress_bar(f"{original.version}: starting the trainer", transient=True) as update:
 
-        def tell(line: str) -> None:
+        def show_progress(line: str) -> None:
             if counts := parse_progress(line):
                 update(description=line[:90], **counts)
 
-        report = reproduce_version(engine, settings.home, original, on_line=tell)
+        report = reproduce_version(engine, settings.home, original, on_line=show_progress)
     reproduced = report.outcome == "reproduced"
     if as_json:
         echo_json(asdict(report))
     else:
         style = "bold green" if reproduced else "bold red"
         print_line(f"{original.version}: [{style}]{report.outcome}[/], {escape(report.reason)}")
-        if report.made_weights_digest:
+        if report.reproduced_weights_digest:
             print_line(
-                f"weights {report.made_weights_digest}; {report.examples} examples, {report.seconds:.1f} s"
+                f"weights {report.reproduced_weights_digest}; {report.examples} examples,"
+                f" {report.seconds:.1f} s"
             )
     raise typer.Exit(0 if reproduced else 1)

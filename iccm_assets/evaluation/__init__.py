@@ -1,0 +1,1 @@
+"""May a candidate replace production? Paired evaluation, confidence bounds and the quality gate."""

@@ -1,4 +1,4 @@
-"""Read what the checks of scores, verdicts and production quality decide on."""
+"""Checks of the canary set and of the newest verdict's evidence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.evaluation.gate_evidence import GateEvidence
+
+# From this size on the gate judges a slice for forgetting.
+MIN_SLICE_ITEMS = 20
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,6 @@ def get_last_verdict(conn: sa.Connection) -> LastVerdict | None:
     missing = [item.item for item in evidence.items if not item.reliable]
     missing += ["never measured"] * (evidence.expected_items - len(evidence.items))
     return LastVerdict(row.version, row.canary_set_digest, evidence.expected_items, missing)
-
-
-# From this size on the gate judges a slice for forgetting.
-MIN_SLICE_ITEMS = 20
 
 
 def check_canary_set(digest: str, last_digest: str | None, last_version: str) -> CheckResult:

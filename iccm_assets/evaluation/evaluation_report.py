@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
@@ -13,13 +12,14 @@ import numpy as np
 
 from iccm_assets.evaluation.confidence_bounds import confidence_above, quantile
 from iccm_assets.evaluation.paired_evaluation import EvaluationOutcome, VersionScores
-from iccm_assets.reporting.plots import markdown_image
+from iccm_assets.reporting.formatting import format_number, markdown_image, markdown_table
+from iccm_assets.reporting.plots import render_png
 
 MIN_HOLDOUT_ITEMS = 20
 
 
 def summarize_versions(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
-    """Summarise each version: means, worst slice, latencies (ms) and the number of cached scores."""
+    """Summarize each version: means, worst slice, latencies (ms) and the number of cached scores."""
     return {role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))}
 
 
@@ -122,7 +122,7 @@ def build_metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
 def summarize(outcome: EvaluationOutcome) -> str:
     """Describe the verdict in one line: what was compared, the result, and what follows."""
     rates = (part["test_pass_rate"] for part in summarize_versions(outcome).values())
-    candidate, production = ("unknown" if rate is None else f"{rate:.3f}" for rate in rates)
+    candidate, production = (format_number(rate, missing="unknown") for rate in rates)
     compared = (
         f"{outcome.candidate.version} scores {candidate},"
         f" production ({outcome.production.version}) {production}"
@@ -135,14 +135,6 @@ def summarize(outcome: EvaluationOutcome) -> str:
     return f"{compared}: {result}, because {reasons}. Production is unchanged."
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format rows of equal keys as a Markdown table."""
-    if not rows:
-        return "nothing was measured"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def plot_forgetting_matrix(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Plot the forgetting matrix as a PNG: pass rates by slice and version, and the candidate's change."""
     from matplotlib.figure import Figure  # 0.5 s: only where a plot is drawn
@@ -150,23 +142,22 @@ def plot_forgetting_matrix(rows: Sequence[Mapping[str, Any]]) -> bytes:
     versions = [name for name in rows[0] if name not in ("slice", "items", "change", "forgotten")]
     rates = np.array([[row[version] for version in versions] for row in rows], dtype=float)
     change = np.array([[row["change"]] for row in rows], dtype=float)
-    figure = Figure((2.4 + 0.72 * len(versions) + 1.1, 1.5 + 0.3 * len(rows)), layout="constrained")
+    size = (2.4 + 0.72 * len(versions) + 1.1, 1.5 + 0.3 * len(rows))
+    figure = Figure(size, dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[len(versions), 1])
-    # Most rates are close to 1: on a scale from 0, half of the colours would be wasted.
+    # Most rates are close to 1: on a scale from 0, half of the colors would be wasted.
     low = min(0.5, float(np.nanmin(rates))) if np.isfinite(rates).any() else 0.0
-    _cells(left, rates, versions, "{:.2f}", cmap="viridis", vmin=low, vmax=1.0)
-    _cells(right, change, ["change"], "{:+.3f}", cmap="RdBu", vmin=-0.15, vmax=0.15)
+    _draw_cells(left, rates, versions, "{:.2f}", cmap="viridis", vmin=low, vmax=1.0)
+    _draw_cells(right, change, ["change"], "{:+.3f}", cmap="RdBu", vmin=-0.15, vmax=0.15)
     left.set_yticks(range(len(rows)), [f"{row['slice']} ({row['items']})" for row in rows])
     right.set_yticks([])
     left.set_title("test pass rate by slice and version", fontsize=9, loc="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return render_png(figure)
 
 
-def _cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **colours: Any) -> None:
-    """Draw a coloured grid with its numbers; cells without a measurement are grey."""
-    image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", **colours)
+def _draw_cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **image_options: Any) -> None:
+    """Draw a colored grid with its numbers; cells without a measurement are gray."""
+    image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", **image_options)
     axes.set_facecolor("0.85")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
     axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
@@ -174,10 +165,10 @@ def _cells(axes: Any, grid: Any, columns: Sequence[str], form: str, **colours: A
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="both", length=0)
     for (y, x), value in np.ndenumerate(grid):
-        known = np.isfinite(value)
-        red, green, blue, _ = image.cmap(image.norm(value)) if known else (1, 1, 1, 1)
+        measured = np.isfinite(value)
+        red, green, blue, _ = image.cmap(image.norm(value)) if measured else (1, 1, 1, 1)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        text = form.format(value) if known else "–"
+        text = form.format(value) if measured else "–"
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
@@ -227,5 +218,5 @@ def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None

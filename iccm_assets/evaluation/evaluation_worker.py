@@ -1,7 +1,8 @@
 """Evaluation worker: generate answers with both models, judge them, decide the gate and store the verdict.
 
 The asset `canary_evaluation` runs it as ``python -m iccm_assets.evaluation.evaluation_worker`` under Pipes,
-and by `iccm evaluate` as a function. One process loads both models, so that both meet the same machine (E1).
+and `iccm evaluate` calls it as a function. One process loads both models, so that both meet the same load
+(E1).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
-from iccm_assets.errors import IccmError
 from iccm_assets.evaluation import evaluation_report, paired_evaluation, quality_gate
 from iccm_assets.evaluation.gate_evidence import GateEvidence
 from iccm_assets.evaluation.paired_evaluation import (
@@ -54,16 +54,13 @@ def evaluate(
 ) -> EvaluationOutcome:
     """Measure the candidate and production on the canary set and the holdout, and store the verdict.
 
-    Raises ``ModelNotFound`` or ``DamagedCheckpoint`` when a version cannot be loaded; nothing is stored then.
+    Raises ``VersionNotFoundError``, ``ModelNotFoundError`` or ``CorruptCheckpointError``; then nothing is
+    stored then.
     """
     with engine.connect() as conn:
         candidate = versions.get_version(conn, candidate_version)
-        production = versions.get_production_version(conn)
-        if production is None:
-            raise IccmError(
-                "there is no production version to compare with", hint="Materialize base_model first."
-            )
-        ancestors = _ancestors(conn, production)
+        production = versions.get_version(conn, versions.PRODUCTION)
+        ancestors = _load_ancestors(conn, production)
     orchestra = load_orchestra_from_settings(settings)
     evaluated = (_load_version(candidate, settings), _load_version(production, settings))
     canary_set = paired_evaluation.load_canary_items(settings)
@@ -73,8 +70,7 @@ def evaluate(
     count, rounds = settings.evaluation.latency_items, settings.evaluation.latency_rounds
     latency_items = canary_set.items[:: max(1, len(canary_set.items) // count)][:count]
     log(f"latency at batch 1 on {len(latency_items)} items, {rounds} rounds")
-    of_candidate, of_production = paired_evaluation.measure_latency(evaluated, latency_items, rounds)
-    latency = (of_candidate, of_production)
+    latency = paired_evaluation.measure_latency(evaluated, latency_items, rounds)
     evidence = paired_evaluation.build_gate_evidence(canary, canary_set, latency)
     cached = [
         paired_evaluation.load_cached_scores(engine, v, canary_set, orchestra, settings) for v in ancestors
@@ -97,12 +93,12 @@ def evaluate(
         "canary_set_digest": canary_set.digest,
         "orchestra": orchestra.digest,
     }
-    _store(engine, outcome, evidence, context)
+    _store_verdict(engine, outcome, evidence, context)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
     return outcome
 
 
-def _ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
+def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
     """Load the nearest ancestors of the version, oldest first."""
     ancestors: list[ModelVersion] = []
     while version.parent_version and len(ancestors) < MAX_ANCESTORS:
@@ -145,10 +141,10 @@ def _measure_both(
     return candidate, production
 
 
-def _store(
+def _store_verdict(
     engine: sa.Engine, outcome: EvaluationOutcome, evidence: GateEvidence, context: dict[str, Any]
 ) -> None:
-    """Store the verdict with its evidence, statuses and metrics, and an alert unless it passed, at once."""
+    """Store the verdict with its evidence, status and metrics, and an alert unless it passed."""
     verdict = outcome.verdict
     with engine.begin() as conn:
         statement = t.gate_verdicts.insert().values(
@@ -176,7 +172,7 @@ def _store(
 
 
 def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
-    """Store both versions' metrics, and the candidate's status by its verdict unless it is final already."""
+    """Store both versions' metrics, and the candidate's status by its verdict unless that is final."""
     mv = t.model_versions
     summary = evaluation_report.summarize_versions(outcome)
     for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):

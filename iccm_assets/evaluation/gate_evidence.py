@@ -20,13 +20,13 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 
 class _StoredValue:
-    """Base of the stored values. ``_derived`` names properties that are written, and ignored when read."""
+    """Base of the stored values; ``_derived`` names properties that are written and ignored when read."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     _derived: ClassVar[tuple[str, ...]] = ()
 
     def to_json(self) -> str:
-        """Serialise to canonical JSON: equal values give the same bytes."""
+        """Serialize to canonical JSON: equal values give the same bytes."""
         value = {**vars(self), **{name: getattr(self, name) for name in self._derived}}
         return json.dumps(
             value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=asdict
@@ -38,7 +38,7 @@ class _StoredValue:
 
         Raises ``InputError``, which names the first field that is missing, of a wrong type or unknown.
         """
-        what = cls.__name__.removeprefix("Gate").lower()
+        value_name = cls.__name__.removeprefix("Gate").lower()
         try:
             value = json.loads(stored) if isinstance(stored, str) else stored
             if isinstance(value, dict):
@@ -49,9 +49,9 @@ class _StoredValue:
             first = error.errors()[0]
             field_name = ".".join(map(str, first["loc"])) or "value"
             more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-            raise InputError(f"stored gate {what}: {field_name}: {first['msg']}{more}") from None
+            raise InputError(f"stored gate {value_name}: {field_name}: {first['msg']}{more}") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"stored gate {what}: {error}") from None
+            raise InputError(f"stored gate {value_name}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,9 @@ class GateReplay:
             "gate": self.gate.model_dump(include=set(quality_gate.THRESHOLD_FIELDS)),
             "verdicts": [replayed.to_dict() for replayed in self.replayed],
             "flips": [
-                {name: getattr(flip, name) for name in fields} | {"reasons": list(flip.verdict.reasons)}
-                for flip in self.changed_verdicts
+                {name: getattr(replayed, name) for name in fields}
+                | {"reasons": list(replayed.verdict.reasons)}
+                for replayed in self.changed_verdicts
             ],
             "unreadable": [asdict(unreadable) for unreadable in self.unreadable],
         }
@@ -126,7 +127,7 @@ def replay_verdict(row: Any, settings: EvaluationSettings) -> ReplayedVerdict:
             f"the row is about {row.version} and says {row.status}"
         )
     verdict = quality_gate.evaluate_gate(evidence, settings, stored.emergency)
-    recorded = _recorded(row.gate)
+    recorded = _parse_recorded_gate(row.gate)
     return ReplayedVerdict(
         verdict_id=row.id,
         version=row.version,
@@ -193,7 +194,7 @@ def _read_numbers(path: Path) -> dict[str, Any]:
     return {name: value for name, value in numbers.items() if name not in ignored}
 
 
-def _recorded(value: Any) -> EvaluationSettings | None:
+def _parse_recorded_gate(value: Any) -> EvaluationSettings | None:
     """Parse the gate recorded with a verdict; numbers that were added later get their defaults."""
     try:
         return EvaluationSettings(**value) if value else None

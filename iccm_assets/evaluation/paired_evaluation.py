@@ -1,7 +1,7 @@
 """Paired evaluation: measure candidate and production on the same items, in one process (E1, E2).
 
 Scores are cached in `canary_results` by model digest, item, orchestra, judge version and decoding, so
-production is not paid for twice. Latency is measured every time, interleaved, at batch 1. Models are
+production is not scored twice. Latency is measured every time, interleaved, at batch 1. Models are
 passed in as functions: this module loads no weights.
 """
 
@@ -53,7 +53,7 @@ class EvaluationSet:
     """The items to measure on; ``name`` is `canary_set` or `production_holdout`.
 
     Scores are cached under ``digest``, or under the item's own where it has one: the canary set is frozen as
-    a whole; the holdout moves on, and its conversations can be changed by their developers.
+    a whole; the holdout moves with time, and developers can change its conversations.
     """
 
     name: str
@@ -94,7 +94,7 @@ class EvaluationOutcome:
     production: ModelVersion
     canary: tuple[VersionScores, VersionScores]
     holdout: tuple[VersionScores, VersionScores]
-    latency: tuple[Latency, Latency]
+    latency: Sequence[Latency]
     slices: dict[str, str]
     verdict: Verdict
     ancestors: tuple[VersionScores, ...] = ()
@@ -169,14 +169,14 @@ def _measure_batch(
     answers = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
     texts = {item.name: answer.text for item, answer in zip(batch, answers, strict=True)}
     judge = {name: key[name] for name in ("orchestra", "judge_version")}
-    known = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
+    judged = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
     tasks = [
         ScoringTask(texts[item.name], item.suite, item.source_code)
         for item in batch
-        if item.name not in known
+        if item.name not in judged
     ]
     fresh = iter(list(score_texts(tasks, orchestra, settings)))
-    scores = {item.name: known.get(item.name) or next(fresh) for item in batch}
+    scores = {item.name: judged.get(item.name) or next(fresh) for item in batch}
     key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
     with engine.begin() as conn:
         for item, answer in zip(batch, answers, strict=True):
@@ -201,7 +201,7 @@ def load_cached_scores(
 def build_gate_evidence(
     canary: tuple[VersionScores, VersionScores],
     evaluation_set: EvaluationSet,
-    latency: tuple[Latency, Latency],
+    latency: Sequence[Latency],
 ) -> GateEvidence:
     """Build the gate's evidence: one pair of scores per item, candidate first, and latencies per token."""
     items = []
@@ -239,7 +239,7 @@ def measure_latency(
     """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
 
     Other load on the machine can only slow an answer down, and in bursts. The fastest answer of several
-    rounds over the whole set measures the model; a single round would measure its neighbours.
+    rounds over the whole set measures the model; a single round would measure the other processes.
     """
     for evaluated in versions:
         for item in items[:warmup]:

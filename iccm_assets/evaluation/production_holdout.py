@@ -42,12 +42,12 @@ class HoldoutItem:
 
 def load_production_holdout(engine: sa.Engine, settings: Settings) -> list[HoldoutItem]:
     """Load the newest held-out conversations that are unlike anything trained on; oldest first."""
-    recent = _recent_ids(engine, settings)
-    trained_on = normalize_rows(_training_vectors(engine))
+    recent = _load_recent_ids(engine, settings)
+    trained_on = normalize_rows(_load_training_vectors(engine))
     embedder = Embedder.load(settings) if recent and len(trained_on) else None
     items: list[HoldoutItem] = []
     for start in range(0, len(recent), MAX_ITEMS):
-        rows = load_rows(engine, recent[start : start + MAX_ITEMS])
+        rows = load_holdout_rows(engine, recent[start : start + MAX_ITEMS])
         if embedder is not None and rows:
             vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors
             matches = find_nearest(
@@ -60,7 +60,7 @@ def load_production_holdout(engine: sa.Engine, settings: Settings) -> list[Holdo
     return items[:MAX_ITEMS][::-1]
 
 
-def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
+def _load_recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
     """Load the ids of the held-out conversations of the last weeks, newest first."""
     c = t.conversations.c
     with engine.connect() as conn:
@@ -75,7 +75,7 @@ def _recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
         ]
 
 
-def load_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
+def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     """Load conversations in their current state, newest first; those without source or suite are left out."""
     c, r = t.conversations.c, t.requirements.c
     query = (
@@ -97,7 +97,7 @@ def load_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     return items
 
 
-def _training_vectors(engine: sa.Engine) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _load_training_vectors(engine: sa.Engine) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Load the vectors of all conversations any training run has used, the candidate's own included."""
     pool, used = t.phase4_training_data.c, t.training_run_examples.c
     in_training = sa.exists().where(used.conversation_id == pool.conversation_id)

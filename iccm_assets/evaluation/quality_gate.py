@@ -2,7 +2,7 @@
 
 Every rule has one of three outcomes, and the strongest decides: ``fail``, then ``inconclusive``, then
 ``pass``. A failure needs evidence. The rules that can fail count items that are missing, or whose verdict the
-judge does not trust, in the candidate's favour. So a gap can turn a pass or a failure into ``inconclusive``,
+judge does not trust, in the candidate's favor. So a gap can turn a pass or a failure into ``inconclusive``,
 and nothing into a pass.
 
 Improvement: not above the bound fails, above it with confidence passes, above it without is inconclusive.
@@ -48,7 +48,7 @@ class _Pairs:
     missing: int
 
     @classmethod
-    def of(cls, items: Sequence[ItemEvidence], expected: int) -> Self:
+    def build(cls, items: Sequence[ItemEvidence], expected: int) -> Self:
         reliable = tuple(item for item in items if item.reliable)
         return cls(reliable, max(expected, len(items)) - len(reliable))
 
@@ -59,7 +59,7 @@ class _Pairs:
 
 def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergency: bool = False) -> Verdict:
     """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
-    pairs = _Pairs.of(evidence.items, evidence.expected_items)
+    pairs = _Pairs.build(evidence.items, evidence.expected_items)
     rules = (
         _complete(evidence, pairs.missing),
         _improvement(pairs, settings, emergency),
@@ -136,13 +136,13 @@ def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleRes
     changes: dict[str, float] = {}
     results: list[RuleResult] = []
     for name, items in sorted(slices.items()):
-        pairs = _Pairs.of(items, len(items))
+        pairs = _Pairs.build(items, len(items))
         if pairs.reliable:
             changes[name] = confidence_bounds.mean(pairs.differences)
         if len(items) >= settings.min_slice_items:
             results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
-    if lost := [result.reason for result in results if result.outcome == "fail"]:
-        return RuleResult("forgetting", "fail", "; ".join(lost), changes)
+    if forgotten := [result.reason for result in results if result.outcome == "fail"]:
+        return RuleResult("forgetting", "fail", "; ".join(forgotten), changes)
     if not changes:
         return RuleResult("forgetting", "inconclusive", "no slice was measured", changes)
     small = len(slices) - len(results)
@@ -159,14 +159,14 @@ def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: Evalua
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     change = confidence_bounds.mean(pairs.differences)
-    favourable = [*pairs.differences, *[1.0] * pairs.missing]
+    best_case = [*pairs.differences, *[1.0] * pairs.missing]
     # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
     max_gain = 1.0 if pairs.missing else 1.0 - production
-    confidence = confidence_bounds.confidence_of_harm([-value for value in favourable], allowed, -max_gain)
+    confidence = confidence_bounds.confidence_of_harm([-value for value in best_case], allowed, -max_gain)
     observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
     numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
-    return _harm(name, observed, confidence_bounds.mean(favourable) < -allowed, confidence, numbers, settings)
+    return _harm(name, observed, confidence_bounds.mean(best_case) < -allowed, confidence, numbers, settings)
 
 
 def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
@@ -181,9 +181,9 @@ def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
     ratio, missing = settings.max_variance_ratio, pairs.missing + len(pairs.reliable) - len(variances)
     candidate, production = (confidence_bounds.mean(values) for values in zip(*variances, strict=True))
     limit = max_variance(production, settings)
-    # In the candidate's favour, a missing item has variance 0 and production's the largest there is, 1/4.
-    over_ratio = [own - ratio * reference for own, reference in variances] + [-ratio / 4] * missing
-    over_floor = [own for own, _ in variances] + [0.0] * missing
+    # In the candidate's favor, a missing item has variance 0 and production's the largest there is, 1/4.
+    over_ratio = [value - ratio * reference for value, reference in variances] + [-ratio / 4] * missing
+    over_floor = [value for value, _ in variances] + [0.0] * missing
     confidence = min(
         confidence_bounds.confidence_of_harm(over_ratio, 0.0, -ratio / 4),
         confidence_bounds.confidence_of_harm(over_floor, settings.variance_floor, 0.0),

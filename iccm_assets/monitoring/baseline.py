@@ -27,7 +27,7 @@ from iccm_assets.evaluation.paired_evaluation import (
     decoding_key,
     to_evaluation_item,
 )
-from iccm_assets.evaluation.production_holdout import load_rows
+from iccm_assets.evaluation.production_holdout import load_holdout_rows
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.scoring import ScoringTask, score_texts
@@ -73,10 +73,14 @@ def build_deployment_baseline(
     settings: Settings,
 ) -> Baseline | None:
     """Build the baseline from the measurements before the deployment; None if there are none."""
-    results = _results(engine, version, evaluation_set, settings)
-    rates = {item: rate for item, rows in results.items() if (rate := _rate(rows, orchestra)) is not None}
+    results = _load_results(engine, version, evaluation_set, settings)
+    rates = {
+        item: rate for item, rows in results.items() if (rate := _newest_rate(rows, orchestra)) is not None
+    }
+    # The other answers were scored by another judge or orchestra: they are scored again, unless their item
+    # has changed since, as the stored answer then belongs to another source.
     answers = {item: rows[-1] for item, rows in results.items() if item not in rates}
-    rescored = _unchanged_items(engine, evaluation_set, answers)
+    rescored = _load_unchanged_items(engine, evaluation_set, answers)
     tasks = [ScoringTask(answers[item.name].requirements, item.suite, item.source_code) for item in rescored]
     for item, score in zip(rescored, score_texts(tasks, orchestra, settings), strict=True):
         if score.test_pass_rate is not None:
@@ -99,10 +103,10 @@ def store_baseline(conn: sa.Connection, version: str, name: str, baseline: Basel
     conn.execute(mv.update().where(mv.c.version == version).values(metrics=merged))
 
 
-def _results(
+def _load_results(
     engine: sa.Engine, version: ModelVersion, evaluation_set: EvaluationSet, settings: Settings
 ) -> dict[str, list[Any]]:
-    """Load the rows of `canary_results` of before the version's deployment, by item, oldest first."""
+    """Load the rows of `canary_results` from before the version's deployment, by item, oldest first."""
     cr = t.canary_results.c
     query = sa.select(t.canary_results).where(
         cr.model_digest == version.digest,
@@ -120,7 +124,7 @@ def _results(
     return results
 
 
-def _rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
+def _newest_rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
     """Return the rate of the newest answer, if the judge and every member of the orchestra are the same."""
     identity = (orchestra.digest, JUDGE_VERSION, rows[-1].canary_set_digest)
     rates = {
@@ -133,7 +137,7 @@ def _rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
     return fmean(rates.values()) if set(rates) == {member.name for member in orchestra.members} else None
 
 
-def _unchanged_items(
+def _load_unchanged_items(
     engine: sa.Engine, evaluation_set: EvaluationSet, answers: Mapping[str, Any]
 ) -> list[EvaluationItem]:
     """Load the items of these answers (rows, by item), without those that changed since."""
@@ -141,7 +145,7 @@ def _unchanged_items(
     items = (
         evaluation_set.items
         if evaluation_set.name == CANARY_SET
-        else map(to_evaluation_item, load_rows(engine, ids))
+        else map(to_evaluation_item, load_holdout_rows(engine, ids))
     )
     return [
         item

@@ -1,4 +1,4 @@
-"""Read what the checks of scores, verdicts and production quality decide on."""
+"""Check of production quality: its last measurement against its baseline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult
+
+# Two rounds of the six-hourly measurement, and time to make it.
+MAX_QUALITY_AGE_HOURS = 13.0
+MAX_QUALITY_DROP = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,11 @@ def load_latest_quality(conn: sa.Connection) -> LatestQuality | None:
     rows = conn.execute(
         sa.text(
             """
-            select v.version, q."set", q.n, q.fall,
+            select v.version, q."set", q.n, q.quality_drop,
                 extract(epoch from iccm.now() - greatest(coalesce(v.deployed_at, iccm.now()), q.measured_at))
                     / 3600 as hours
             from iccm.model_versions v left join lateral (
-                select distinct on ("set") "set", n, baseline_mean - mean as fall, measured_at
+                select distinct on ("set") "set", n, baseline_mean - mean as quality_drop, measured_at
                 from iccm.quality_measurements where version = v.version
                 order by "set", measured_at desc
             ) q on true
@@ -43,15 +47,8 @@ def load_latest_quality(conn: sa.Connection) -> LatestQuality | None:
         version=rows[0].version,
         hours=float(min(row.hours for row in rows)),
         holdout_items=sum(row.n for row in rows if row.set == "production_holdout"),
-        drops={row.set: row.fall for row in rows if row.fall is not None},
+        drops={row.set: row.quality_drop for row in rows if row.quality_drop is not None},
     )
-
-
-# Two rounds of the six-hourly measurement, and time to make it.
-MAX_QUALITY_AGE_HOURS = 13.0
-
-
-MAX_QUALITY_DROP = 0.05
 
 
 def check_production_quality(

@@ -1,9 +1,9 @@
-"""Degradation: how far production's quality has dropped, and how surely; pure functions, no I/O (T2, T8).
+"""Degradation: how far production's quality has dropped, and with what confidence; pure functions (T2, T8).
 
 On the canary set the same items were measured at the deployment: the drop is a mean of paired differences,
-with Gaffke's bound on them as its confidence. The production holdout moves on: there the drop is a difference
-of two means over different conversations, with the error of two samples. Conversations in both samples make
-the true error a little smaller than that, never larger.
+with Gaffke's bound on them as its confidence. The production holdout moves with time: there the drop is a
+difference of two means over different conversations, with the error of two samples. Conversations in both
+samples make the true error a little smaller than that, never larger.
 """
 
 from __future__ import annotations

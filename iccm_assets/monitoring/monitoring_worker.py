@@ -13,13 +13,12 @@ from dagster_pipes import PipesContext
 from sqlalchemy import Engine
 
 from iccm_assets.db.database import connect
-from iccm_assets.errors import ModelNotFoundError
 from iccm_assets.evaluation import paired_evaluation
-from iccm_assets.evaluation.evaluation_report import markdown_table
 from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.monitoring import production_quality
 from iccm_assets.monitoring.serving_path import open_serving_path
 from iccm_assets.registry import training_runs, versions
+from iccm_assets.reporting.formatting import markdown_table
 from iccm_assets.retraining import triggers as retraining_triggers
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
@@ -38,13 +37,11 @@ def measure_production(
 ) -> dict[str, Any]:
     """Measure production, store a row per set, and return the metadata.
 
-    Nothing is stored if production changes meanwhile. Raises ``ModelNotFoundError`` if there is no production
-    version, and what loading it raises.
+    Nothing is stored if production changes meanwhile. Raises ``VersionNotFoundError`` if there is no
+    production version, and what loading it raises.
     """
     with engine.connect() as conn:
-        version = versions.get_production_version(conn)
-    if version is None:
-        raise ModelNotFoundError("no production version", hint="Materialize base_model first.")
+        version = versions.get_version(conn, versions.PRODUCTION)
     orchestra = load_orchestra_from_settings(settings)
     sets = [
         paired_evaluation.load_canary_items(settings),

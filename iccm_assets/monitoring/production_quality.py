@@ -1,7 +1,7 @@
 """Production quality: measure the production version now and store the result (T2, T8).
 
 Nothing is cached: production generates every answer again through its serving path, every member of the
-orchestra implements again, and the judge runs again. The serving path is passed in as a function.
+orchestra implements it again, and the judge runs again. The serving path is passed in as a function.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from iccm_assets.suites.suite_runner import JUDGE_VERSION
 if TYPE_CHECKING:
     from iccm_assets.monitoring.serving_path import ProbeResult
 
-AskProduction = Callable[[Sequence[str]], "Sequence[ProbeResult]"]
-"""Sources -> production's answer to each, in order, through the serving path."""
+# Sources -> production's response to each, in order, through the serving path.
+ProbeFunction = Callable[[Sequence[str]], "Sequence[ProbeResult]"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ItemRating:
 
 @dataclass(frozen=True)
 class SetMeasurement:
-    """Production on one set: ratings, the drop from the baseline, and the baseline, possibly made now."""
+    """Production on one set: its ratings, the drop, and the baseline (``is_new_baseline``: to be stored)."""
 
     set: str
     set_digest: str
@@ -65,7 +65,7 @@ class SetMeasurement:
 
 def rate_items(
     evaluation_set: EvaluationSet,
-    ask: AskProduction,
+    probe: ProbeFunction,
     orchestra: Orchestra,
     settings: Settings,
     log: Callable[[str], None],
@@ -74,7 +74,7 @@ def rate_items(
     ratings: list[ItemRating] = []
     for start in range(0, len(evaluation_set.items), BATCH_SIZE):
         batch = evaluation_set.items[start : start + BATCH_SIZE]
-        responses = list(zip(batch, ask([item.source_code for item in batch]), strict=True))
+        responses = list(zip(batch, probe([item.source_code for item in batch]), strict=True))
         tasks = [
             ScoringTask(response.text, item.suite, item.source_code)
             for item, response in responses
@@ -96,22 +96,22 @@ def measure_quality(
     engine: sa.Engine,
     version: ModelVersion,
     evaluation_set: EvaluationSet,
-    ask: AskProduction,
+    probe: ProbeFunction,
     orchestra: Orchestra,
     settings: Settings,
     log: Callable[[str], None] = lambda message: None,
 ) -> SetMeasurement:
     """Measure production on one set against its baseline; without one, this measurement becomes it."""
-    ratings = rate_items(evaluation_set, ask, orchestra, settings, log)
+    ratings = rate_items(evaluation_set, probe, orchestra, settings, log)
     rates = {rating.item: rating.rate for rating in ratings}
     identity = baselines.baseline_identity(evaluation_set, orchestra, settings)
-    known = baselines.get_stored_baseline(version, evaluation_set.name, identity)
-    baseline = known or baselines.build_deployment_baseline(
+    stored = baselines.get_stored_baseline(version, evaluation_set.name, identity)
+    baseline = stored or baselines.build_deployment_baseline(
         engine, version, evaluation_set, orchestra, settings
     )
     min_items = settings.triggers.degradation_min_items
     if baseline is not None and len(baseline.rates) < min_items:
-        baseline = None  # so few conversations of that time prove no drop
+        baseline = None  # too few conversations of that time to prove a drop
     drop = _drop(evaluation_set.name, rates, baseline, settings)
     if baseline is None and drop.mean is not None and drop.n >= min_items:
         with engine.connect() as conn:
@@ -126,7 +126,7 @@ def measure_quality(
         tuple(ratings),
         drop,
         baseline,
-        baseline is not known,
+        baseline is not stored,
         reasons,
     )
 
@@ -160,7 +160,7 @@ def store_measurements(
         ).scalar_one()
         if status != "production":
             raise IccmError(
-                f"{version.version} is {status} now; it was production when it was asked",
+                f"{version.version} is {status} now; it was in production when the measurement began",
                 hint="Nothing was stored; the next measurement is of the current production version.",
             )
         for measurement in measurements:

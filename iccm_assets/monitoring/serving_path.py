@@ -27,7 +27,7 @@ from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import Settings
 
-# User traffic has priority: a measurement has few requests in progress, and waits while a gateway is busy.
+# User traffic has priority: a measurement sends few concurrent requests, and waits while a gateway is busy.
 MAX_CONCURRENT_PROBES = 4
 PROBE_TIMEOUT_SECONDS = 300.0
 RETRY_INTERVAL_SECONDS = 1.0
@@ -51,16 +51,16 @@ class ServingPath(ABC):
 
     def __call__(self, sources: Sequence[str]) -> list[ProbeResult]:
         """Return one result per source, in order."""
-        return asyncio.run(self._ask_all(sources))
+        return asyncio.run(self._probe_all(sources))
 
-    async def _ask_all(self, sources: Sequence[str]) -> list[ProbeResult]:
+    async def _probe_all(self, sources: Sequence[str]) -> list[ProbeResult]:
         semaphore = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
 
-        async def ask_limited(index: int, source: str) -> ProbeResult:
+        async def probe_limited(index: int, source: str) -> ProbeResult:
             async with semaphore:
                 return await self.probe(index, source)
 
-        return list(await asyncio.gather(*map(ask_limited, range(len(sources)), sources)))
+        return list(await asyncio.gather(*map(probe_limited, range(len(sources)), sources)))
 
     @abstractmethod
     async def probe(self, index: int, source: str) -> ProbeResult:
@@ -77,9 +77,9 @@ class HttpServingPath(ServingPath):
         tokens = bearer_tokens(settings)
         self._headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
 
-    async def _ask_all(self, sources: Sequence[str]) -> list[ProbeResult]:
+    async def _probe_all(self, sources: Sequence[str]) -> list[ProbeResult]:
         async with httpx2.AsyncClient(timeout=self._timeout, headers=self._headers) as self._client:
-            return await super()._ask_all(sources)
+            return await super()._probe_all(sources)
 
     async def probe(self, index: int, source: str) -> ProbeResult:
         deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS

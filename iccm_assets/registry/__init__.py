@@ -1,0 +1,1 @@
+"""Model versions, the content-addressed model store with its manifests, and the rows of training runs."""

@@ -1,4 +1,4 @@
-"""Which model versions were trained on erased conversations, by lineage (V2)."""
+"""Erased conversations that a version or its ancestors were trained on (V2)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ _ERASED_IN_ANCESTRY = text(
 )
 
 
-def erased_ancestors(conn: Connection, version: str | None) -> set[int]:
+def find_erased_in_lineage(conn: Connection, version: str | None) -> set[int]:
     """Return the erased conversations that a version, or one of its ancestors, was trained on."""
     return set(conn.execute(_ERASED_IN_ANCESTRY, {"version": version}).scalars())

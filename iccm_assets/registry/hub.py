@@ -28,7 +28,7 @@ def resolve(name: str) -> Path:
     """Return the local directory of a model, named by path or hub id.
 
     An existing directory takes precedence over a hub id. A hub id is looked up in the Hugging Face cache, and
-    downloaded if it is not there, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFound``.
+    downloaded if it is not there, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFoundError``.
     """
     try:
         path = Path(name).expanduser()
@@ -42,7 +42,7 @@ def resolve(name: str) -> Path:
 
 
 def check_loadable(directory: Path) -> None:
-    """Raise ``ModelNotFound`` if a directory is no model, ``ModelError`` if its weights are pickles."""
+    """Raise ``ModelNotFoundError`` if a directory is no model, ``ModelError`` if its weights are pickles."""
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(f"{directory} has no config.json")
     if any(directory.glob("*.safetensors")):

@@ -1,7 +1,4 @@
-"""The messages between the asset and the trainer process: plain values, no torch.
-
-The asset that starts the trainer and the trainer itself exchange them as JSON.
-"""
+"""The loss curve of a training: plain values, no torch."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def sha256_json(value: Any) -> str:
 def describe_files(directory: Path) -> dict[str, FileEntry]:
     """Hash every file below a directory except the manifest itself, keyed by POSIX path, sorted.
 
-    Raises ``DamagedCheckpoint`` for a link or a special file, whose content can change from outside.
+    Raises ``CorruptCheckpointError`` for a link or a special file, whose content can change from outside.
     """
     return {name: describe_file(path) for name, path in sorted(_files(directory)) if name != MANIFEST_FILE}
 
@@ -94,8 +94,8 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
 def read_manifest(directory: Path) -> Manifest:
     """Read ``MANIFEST.json`` and check it against its own digest; the files are not touched.
 
-    Raises ``ModelNotFound`` if the directory or the manifest does not exist, ``DamagedCheckpoint`` if the
-    manifest is unreadable, does not match its digest, or is in another model's directory of a store.
+    Raises ``ModelNotFoundError`` if the directory or the manifest does not exist, ``CorruptCheckpointError``
+    if the manifest is unreadable, does not match its digest, or is in another model's directory of a store.
     """
     path = directory / MANIFEST_FILE
     if not path.is_file():
@@ -119,8 +119,8 @@ def read_manifest(directory: Path) -> Manifest:
 def verify(directory: Path, *, hash_files: bool = True) -> Manifest:
     """Compare every file with the manifest: its size and, unless ``hash_files`` is false, its sha256.
 
-    Raises ``DamagedCheckpoint`` with the name of the first changed, missing or unlisted file, and
-    ``ModelNotFound`` if there is no manifest.
+    Raises ``CorruptCheckpointError`` with the name of the first changed, missing or unlisted file, and
+    ``ModelNotFoundError`` if there is no manifest.
     """
     manifest = read_manifest(directory)
     present = dict(_files(directory))
@@ -148,7 +148,7 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Hash one file; raises ``DamagedCheckpoint`` if it cannot be read."""
+    """Hash one file; raises ``CorruptCheckpointError`` if it cannot be read."""
     try:
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()

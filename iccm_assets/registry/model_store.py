@@ -17,10 +17,10 @@ from pathlib import Path
 
 from iccm_assets.atomic_directories import (
     STAGING,
+    find_stale_directories,
     fsync_tree,
     publish_directory,
     remove_tree,
-    stale_directories,
 )
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, StaleFenceError
 from iccm_assets.registry.hub import (
@@ -54,14 +54,14 @@ class ModelStore:
         self.staging_root = self.root / STAGING
 
     def get_path(self, digest: str) -> Path:
-        """Return a model's directory; raises ``ModelNotFound`` if it does not exist."""
+        """Return a model's directory; raises ``ModelNotFoundError`` if it does not exist."""
         directory = self.root / digest
         if not digest or not directory.is_dir():
             raise ModelNotFoundError(f"{directory}")
         return directory
 
     def verify(self, digest: str) -> Manifest:
-        """Hash a model's files again; raises ``DamagedCheckpoint`` with the name, or ``ModelNotFound``."""
+        """Hash a model's files; raises ``CorruptCheckpointError`` or ``ModelNotFoundError``."""
         return verify(self.get_path(digest))
 
     def list_digests(self) -> list[str]:
@@ -96,7 +96,7 @@ class ModelStore:
         """Write the manifest of a staging directory and move the directory into the store.
 
         ``manifest`` describes the origin of the weights; its ``files`` are filled in here. The fence
-        is checked last, directly before the rename. Raises ``StaleFence``, or ``ModelError`` if the
+        is checked last, directly before the rename. Raises ``StaleFenceError``, or ``ModelError`` if the
         directory contains anything but a loadable safetensors model; nothing is published then.
         """
         check_loadable(staging)
@@ -120,8 +120,8 @@ class ModelStore:
     def import_model(self, path_or_hub_id: str) -> StoredModel:
         """Copy a model into the store, so that the first production version is verifiable, too.
 
-        A directory with a manifest is verified and keeps its digest. Raises ``ModelNotFound``,
-        ``DamagedCheckpoint``, ``ModelError``.
+        A directory with a manifest is verified and keeps its digest. Raises ``ModelNotFoundError``,
+        ``CorruptCheckpointError``, ``ModelError``.
         """
         source = resolve(path_or_hub_id)
         manifest = verify(source) if has_manifest(source) else None
@@ -140,11 +140,10 @@ class ModelStore:
 
     def remove_stale_staging(self, older_than_seconds: float = STAGING_LIFETIME_SECONDS) -> list[str]:
         """Remove staging directories without a write for this long; return their names."""
-        removed = []
-        for directory in stale_directories(self.staging_root, older_than_seconds):
+        stale = list(find_stale_directories(self.staging_root, older_than_seconds))
+        for directory in stale:
             remove_tree(directory)
-            removed.append(directory.name)
-        return removed
+        return [directory.name for directory in stale]
 
     def free_bytes(self) -> int:
         """Return the free space of the store's file system in bytes."""

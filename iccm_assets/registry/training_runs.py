@@ -27,15 +27,10 @@ from iccm_assets.db.tables import phase4_training_runs as runs
 from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError
 from iccm_assets.settings import Settings, get_settings
 
+Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
 VERDICT_STATUS = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": "inconclusive"}
-
-
 MAX_HEARTBEAT_INTERVAL_SECONDS = 20.0
-
-
 OUTCOMES = ("gate_passed", "gate_failed", "inconclusive", "skipped", "failed")
-
-
 _RECORDABLE = {
     "training_timestamp",
     "base_version",
@@ -47,6 +42,16 @@ _RECORDABLE = {
     "evidence",
     "error",
 }
+
+
+@dataclass(frozen=True)
+class TriggerFired:
+    """A retraining is due. ``key`` is the same for the same cause, and different for any other."""
+
+    trigger: Trigger
+    key: str
+    reason: str
+    emergency: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,7 @@ class RunningAttempt:
 
 
 _COLUMNS = ", ".join(f'"{field.name}"' for field in fields(TrainingRun))
-
-
-_REQUEST = text(
+_CREATE = text(
     f"""
     insert into iccm.phase4_training_runs (trigger, trigger_key, emergency, notes, attempt, requested_base,
                                            requested_window_days, dispatch, dispatched_at)
@@ -106,14 +109,10 @@ _REQUEST = text(
     returning {_COLUMNS}
     """
 )
-
-
 _GET = text(f"select {_COLUMNS} from iccm.phase4_training_runs where id = :id")
 
 
 _BY_KEY = text(f"select {_COLUMNS} from iccm.phase4_training_runs where trigger_key = :key")
-
-
 # A fast platform clock must not make a live worker look stalled: its silence counts in wall-clock seconds.
 _RUNNING = text(
     f"""
@@ -123,9 +122,7 @@ _RUNNING = text(
     from iccm.phase4_training_runs cross join {CLOCK_SQL} where status = 'running'
     """
 )
-
-
-_STALLED = text(
+_MARK_STALLED = text(
     """
     update iccm.phase4_training_runs
     set status = 'failed', fence = fence + 1, error = :reason, updated_at = iccm.now()
@@ -134,7 +131,7 @@ _STALLED = text(
 )
 
 
-_IN_THE_WAY = text(
+_BLOCKERS = text(
     f"""
     select (select id from iccm.phase4_training_runs
             where status = 'running' and id <> :id) as running,
@@ -143,8 +140,6 @@ _IN_THE_WAY = text(
             where emergency and status in ('requested', 'waiting') and id <> :id) as emergency_ahead
     """
 )
-
-
 _WAIT = text(
     r"""
     update iccm.phase4_training_runs
@@ -153,8 +148,6 @@ _WAIT = text(
     where id = :id and status in ('requested', 'waiting')
     """
 )
-
-
 _CLAIM = text(
     """
     update iccm.phase4_training_runs
@@ -164,17 +157,13 @@ _CLAIM = text(
     returning fence
     """
 )
-
-
 _HEARTBEAT = text(
     """
     update iccm.phase4_training_runs set heartbeat_at = iccm.now()
     where id = :id and fence = :fence and status = 'running'
     """
 )
-
-
-_CURRENT = text(
+_HOLDS_FENCE = text(
     "select from iccm.phase4_training_runs where id = :id and fence = :fence and status = 'running'"
 )
 
@@ -191,11 +180,11 @@ def create_run(
 
     ``base`` is the version to train from; by default the one in production when the run starts.
     ``window_days`` replaces the selection window of the settings. ``dispatched`` means that the caller starts
-    the run itself, so that nobody else starts a Dagster run for the row.
+    the run itself, so that no daemon starts a Dagster run for the row.
     """
     return _fetch(
         conn,
-        _REQUEST,
+        _CREATE,
         trigger=fired.trigger,
         key=fired.key,
         emergency=fired.emergency,
@@ -215,7 +204,7 @@ def get_run(conn: Connection, run_id: int) -> TrainingRun:
 
 
 def get_by_trigger_key(conn: Connection, key: str) -> TrainingRun | None:
-    """Return the row of a trigger key; ``None`` if its cause was never requested."""
+    """Return the row of a trigger key; ``None`` if there is none."""
     return _fetch(conn, _BY_KEY, key=key)
 
 
@@ -229,13 +218,32 @@ def stalled_reason(attempt: RunningAttempt, timeout_seconds: float) -> str | Non
     """Return why an attempt counts as stalled; ``None`` while its heartbeat is recent enough."""
     if attempt.silent_seconds <= timeout_seconds:
         return None
-    silent = f"no heartbeat for {attempt.silent_seconds:.0f} s, {timeout_seconds:.0f} s are allowed"
-    return f"its worker died: {silent}"
+    return (
+        f"its worker died: no heartbeat for {attempt.silent_seconds:.0f} s,"
+        f" {timeout_seconds:.0f} s are allowed"
+    )
+
+
+def blocking_reason(
+    emergency: bool, running: int | None, live_rollout: int | None, emergency_ahead: int | None
+) -> str | None:
+    """Return why a training run may not start yet; ``None`` if it may (T6).
+
+    ``running`` and ``live_rollout`` are the ids of the running training run and the live rollout,
+    ``emergency_ahead`` that of an emergency which has not started; only another emergency may overtake it.
+    """
+    if running is not None:
+        return f"training run {running} is running"
+    if live_rollout is not None:
+        return f"rollout {live_rollout} is live"
+    if emergency_ahead is not None and not emergency:
+        return f"the emergency of training run {emergency_ahead} goes first"
+    return None
 
 
 def mark_stalled(conn: Connection, run_id: int, fence: int, reason: str) -> bool:
     """Mark an attempt as failed; its worker can then neither finish nor publish. False if it is over."""
-    return conn.execute(_STALLED, {"id": run_id, "fence": fence, "reason": reason}).rowcount == 1
+    return conn.execute(_MARK_STALLED, {"id": run_id, "fence": fence, "reason": reason}).rowcount == 1
 
 
 def claim_run(
@@ -248,8 +256,8 @@ def claim_run(
     """Claim the row for one attempt and return its fence; ``None`` if it has to wait (T6).
 
     A waiting row has the reason in its notes; the dispatch sensor starts it later. A stalled attempt is
-    marked as failed first. Raises ``NotAllowed`` if the row has its outcome, another Dagster run works on
-    it, no attempt remains, or it was dispatched again since ``dispatch``.
+    marked as failed first. Raises ``OperationNotAllowedError`` if the row has its outcome, another Dagster
+    run works on it, no attempt remains, or it was dispatched again since ``dispatch``.
     """
     settings = settings or get_settings()
     acquire_lock(conn, Lock.TRAINING_RUNS)
@@ -262,7 +270,7 @@ def claim_run(
         raise OperationNotAllowedError(
             f"dispatch {dispatch} of training run {run.id} was replaced by {run.dispatch}"
         )
-    if reason := blocking_reason(run.emergency, **conn.execute(_IN_THE_WAY, {"id": run_id}).mappings().one()):
+    if reason := blocking_reason(run.emergency, **conn.execute(_BLOCKERS, {"id": run_id}).mappings().one()):
         conn.execute(_WAIT, {"id": run_id, "reason": f"waits: {reason}"})
         return None
     fence: int = conn.execute(_CLAIM, {"id": run_id, "dagster_run_id": dagster_run_id}).scalar_one()
@@ -270,7 +278,7 @@ def claim_run(
 
 
 def heartbeat(conn: Connection, run_id: int, fence: int) -> None:
-    """Record that the attempt is alive; raises ``StaleFence`` if it is no longer the current one."""
+    """Record that the attempt is alive; raises ``StaleFenceError`` if it is no longer the current one."""
     if conn.execute(_HEARTBEAT, {"id": run_id, "fence": fence}).rowcount != 1:
         raise StaleFenceError(f"training run {run_id}, fence {fence}")
 
@@ -286,7 +294,7 @@ def heartbeat_loop(
 ) -> Iterator[None]:
     """Send heartbeats in the background while the block runs; raise a lost fence or database at its end.
 
-    The first heartbeat is immediate: between two steps of a run there are none.
+    The first heartbeat is immediate: between two steps of a run none are sent.
     """
     stop = threading.Event()
     failures: list[Exception] = []
@@ -302,10 +310,12 @@ def heartbeat_loop(
             except StaleFenceError as error:
                 with engine.connect() as conn:
                     run = get_run(conn, run_id)
-                if run.fence != fence or not run.finished:  # else the block has just recorded the outcome
+                if (
+                    run.fence != fence or not run.finished
+                ):  # otherwise the block has just recorded the outcome
                     failures[:] = [error]
                 return
-            except Exception as error:  # a database that is away for a while does not cost the attempt
+            except Exception as error:  # the attempt survives a short outage of the database
                 failures[:] = [error]
 
     thread = threading.Thread(target=beat, name=f"heartbeat-{run_id}", daemon=True)
@@ -321,26 +331,26 @@ def heartbeat_loop(
 
 def holds_fence(conn: Connection, run_id: int, fence: int) -> bool:
     """Return whether this attempt still holds the fence, and may publish."""
-    return conn.execute(_CURRENT, {"id": run_id, "fence": fence}).one_or_none() is not None
+    return conn.execute(_HOLDS_FENCE, {"id": run_id, "fence": fence}).one_or_none() is not None
 
 
-def update_run(conn: Connection, run_id: int, fence: int, **facts: Any) -> None:
+def update_run(conn: Connection, run_id: int, fence: int, **values: Any) -> None:
     """Set columns of a running attempt (``training_timestamp``, ``dataset_digest``, …) as they become known.
 
-    Raises ``StaleFence`` if the attempt is no longer the current one.
+    Raises ``StaleFenceError`` if the attempt is no longer the current one.
     """
-    if unknown := sorted(facts.keys() - _RECORDABLE):
+    if unknown := sorted(values.keys() - _RECORDABLE):
         raise ValueError(f"a training run has no {', '.join(unknown)} to record")
-    _update(conn, run_id, fence, facts)
+    _update(conn, run_id, fence, values)
 
 
 def finish_run(
-    conn: Connection, run_id: int, fence: int, status: str, *, notes: str = "", **facts: Any
+    conn: Connection, run_id: int, fence: int, status: str, *, notes: str = "", **values: Any
 ) -> TrainingRun:
-    """Record the attempt's outcome and append to the row's notes; raises ``StaleFence`` like ``record``."""
+    """Record the attempt's outcome, with notes; raises ``StaleFenceError`` like ``update_run``."""
     if status not in OUTCOMES:
         raise ValueError(f"{status!r} is not an outcome of a training run")
-    update_run(conn, run_id, fence, **facts)
+    update_run(conn, run_id, fence, **values)
     joined = "\n".join(part for part in (get_run(conn, run_id).notes, notes) if part)
     _update(conn, run_id, fence, {"status": status, "notes": joined or None})
     return get_run(conn, run_id)
@@ -369,33 +379,3 @@ def _update(conn: Connection, run_id: int, fence: int, values: dict[str, Any]) -
     statement = runs.update().where(current).values(**values, updated_at=text("iccm.now()"))
     if conn.execute(statement).rowcount != 1:
         raise StaleFenceError(f"training run {run_id}, fence {fence}")
-
-
-Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
-
-
-@dataclass(frozen=True)
-class TriggerFired:
-    """A retraining is due. ``key`` is the same for the same cause, and different for any other."""
-
-    trigger: Trigger
-    key: str
-    reason: str
-    emergency: bool = False
-
-
-def blocking_reason(
-    emergency: bool, running: int | None, live_rollout: int | None, emergency_ahead: int | None
-) -> str | None:
-    """Return why a training run may not start yet; ``None`` if it may (T6).
-
-    ``running`` and ``live_rollout`` are the ids of the running training run and the live rollout,
-    ``emergency_ahead`` that of an emergency which has not started; only another emergency may overtake it.
-    """
-    if running is not None:
-        return f"training run {running} is running"
-    if live_rollout is not None:
-        return f"rollout {live_rollout} is live"
-    if emergency_ahead is not None and not emergency:
-        return f"the emergency of training run {emergency_ahead} goes first"
-    return None

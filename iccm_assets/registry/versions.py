@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, text
 
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
@@ -34,13 +33,24 @@ class ModelVersion:
     deployed_at: datetime | None
 
 
+PRODUCTION = "production"
+MAX_LISTED_VERSIONS = 8
+# Digests are hexadecimal; left() and length() compare literally, whereas `like` would interpret % and _.
+_MATCHING_VERSIONS = sa.text(
+    """
+    select version from iccm.model_versions
+    where version = :name or left(digest, length(cast(:name as text))) = :name
+    order by version = :name desc limit 3
+    """
+)
+_ALL_VERSIONS = sa.text("select version from iccm.model_versions order by created_at desc, version desc")
 _SELECT = sa.select(*(t.model_versions.c[field.name] for field in fields(ModelVersion)))
 
 
 def get_version(conn: sa.Connection, version: str) -> ModelVersion:
     """Return a version by its name, ``production``, or the start of its digest.
 
-    Raises ``VersionNotFound``, which lists the versions that exist.
+    Raises ``VersionNotFoundError``, which lists the versions that exist.
     """
     name = resolve_version(conn, version)
     return ModelVersion(*conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
@@ -48,7 +58,7 @@ def get_version(conn: sa.Connection, version: str) -> ModelVersion:
 
 def get_production_version(conn: sa.Connection) -> ModelVersion | None:
     """Return the version in production; None before the platform is bootstrapped."""
-    row = conn.execute(_SELECT.where(t.model_versions.c.status == "production")).one_or_none()
+    row = conn.execute(_SELECT.where(t.model_versions.c.status == PRODUCTION)).one_or_none()
     return ModelVersion(*row) if row else None
 
 
@@ -61,7 +71,7 @@ def register_version(
     status: str,
     metrics: dict[str, Any] | None = None,
 ) -> ModelVersion:
-    """Register a published model; the same digest under the same parent keeps its name.
+    """Register a published model; the same digest with the same parent keeps its name.
 
     Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
     """
@@ -87,7 +97,7 @@ def register_version(
     return get_version(conn, name)
 
 
-def latest_candidate(conn: sa.Connection) -> ModelVersion | None:
+def get_latest_candidate(conn: sa.Connection) -> ModelVersion | None:
     """Return the version registered last that is still open (candidate or inconclusive)."""
     row = conn.execute(
         _SELECT.where(t.model_versions.c.status.in_(["candidate", "inconclusive"]))
@@ -97,43 +107,21 @@ def latest_candidate(conn: sa.Connection) -> ModelVersion | None:
     return ModelVersion(*row) if row else None
 
 
-PRODUCTION = "production"
-
-
-MAX_LISTED_VERSIONS = 8
-
-
-# Digests are hexadecimal; left() and length() compare literally, whereas `like` would interpret % and _.
-_MATCHES = text(
-    """
-    select version from iccm.model_versions
-    where version = :given or left(digest, length(cast(:given as text))) = :given
-    order by version = :given desc limit 3
-    """
-)
-
-
-_SERVING = text("select version from iccm.model_versions where status = 'production'")
-
-
-_VERSIONS = text("select version from iccm.model_versions order by created_at desc, version desc")
-
-
-def resolve_version(conn: Connection, name: str) -> str:
-    """Resolve a version's name; raises ``VersionNotFoundError``, which lists the versions there are."""
+def resolve_version(conn: sa.Connection, name: str) -> str:
+    """Resolve a version's name; raises ``VersionNotFoundError``, which lists the existing versions."""
     if name == PRODUCTION:
-        production = conn.execute(_SERVING).scalar_one_or_none()
+        production = get_production_version(conn)
         if production is None:
             raise VersionNotFoundError(
                 "there is no version in production yet", hint="`iccm retrain` starts with the base model."
             )
-        return str(production)
+        return production.version
     # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
     valid = name and "\x00" not in name
-    matches = conn.execute(_MATCHES, {"given": name}).scalars().all() if valid else []
+    matches = conn.execute(_MATCHING_VERSIONS, {"name": name}).scalars().all() if valid else []
     if matches and (len(matches) == 1 or matches[0] == name):
         return str(matches[0])
-    raise _not_found(name, matches, conn.execute(_VERSIONS).scalars().all())
+    raise _not_found(name, matches, conn.execute(_ALL_VERSIONS).scalars().all())
 
 
 def _not_found(name: str, matches: Sequence[str], versions: Sequence[str]) -> VersionNotFoundError:
@@ -144,7 +132,10 @@ def _not_found(name: str, matches: Sequence[str], versions: Sequence[str]) -> Ve
 
 
 def resolve_candidate(engine: sa.Engine, dagster_run_id: str, version: str = "") -> str:
-    """Return the version's name; raises ``ModelNotFound`` when there is no candidate at all."""
+    """Return the name of the given version, else of the Dagster run's candidate, else of the newest one.
+
+    Raises ``ModelNotFoundError`` if there is no candidate.
+    """
     runs = t.phase4_training_runs.c
     query = sa.select(runs.candidate_version).where(runs.dagster_run_id == dagster_run_id)
     with engine.connect() as conn:
@@ -152,7 +143,7 @@ def resolve_candidate(engine: sa.Engine, dagster_run_id: str, version: str = "")
             return get_version(conn, version).version
         if trained := conn.execute(query).scalar_one_or_none():
             return str(trained)
-        newest = latest_candidate(conn)
+        newest = get_latest_candidate(conn)
     if newest is None:
         raise ModelNotFoundError(
             "no candidate", hint="Materialize fine_tuned_checkpoint first, or name a version."

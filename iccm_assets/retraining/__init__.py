@@ -1,0 +1,1 @@
+"""When and whether a candidate is trained: triggers, example selection, queue, scheduling and recovery."""

@@ -1,4 +1,4 @@
-"""Read the pool rows that a retraining could train on now; ``selection`` chooses among them (T7)."""
+"""Read the pool rows that a retraining could train on now; ``example_selection`` selects among them (T7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iccm_assets.retraining.example_selection import (
     select_examples,
     selection_window,
 )
-from iccm_assets.settings import SelectionSettings as SelectionSettings
+from iccm_assets.settings import SelectionSettings
 
 _BASE = "case when cast(:base as text) is null then m.status = 'production' else m.version = :base end"
 _ANCESTRY = f"""
@@ -81,9 +81,9 @@ def fetch_candidates(
 
 
 def count_selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
-    """Count as ``propose(…).selectable`` does, without reading the examples (T1, T3)."""
-    span = selection_window(now, _last_training(conn, None), settings)
-    values = {"first_day": _first_day(now, settings), "base": None, "start": span.start, "end": span.end}
+    """Return ``propose_selection(…).selectable`` without reading the examples (T1, T3)."""
+    window = selection_window(now, _last_training(conn, None), settings)
+    values = {"first_day": _first_day(now, settings), "base": None, "start": window.start, "end": window.end}
     counts = conn.execute(COUNT_SELECTABLE_SQL, values).scalars().all()
     return max_fair_selection(counts, sum(counts), settings)[0]
 

@@ -1,4 +1,4 @@
-"""Select the pool rows of a retraining: pure functions; ``proposal`` reads the rows (T7)."""
+"""Select the pool rows of a retraining: pure functions; ``example_queries`` reads the rows (T7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from iccm_assets.settings import SelectionSettings as SelectionSettings
+from iccm_assets.settings import SelectionSettings
 
 REASONS = ("selected", "outside_window", "user_cap", "limit")
 
@@ -105,12 +105,12 @@ def select_examples(
     selection must not return unchanged when there are newer examples. In an emergency, rows whose first
     response failed come first.
     """
-    span = selection_window(now, last_training_at, settings)
-    inside = [row for row in rows if row.timestamp in span]
-    owned = Counter(row.owner for row in inside)
+    window = selection_window(now, last_training_at, settings)
+    inside = [row for row in rows if row.timestamp in window]
+    per_owner = Counter(row.owner for row in inside)
     limit = settings.emergency_max_examples if emergency else settings.max_examples
-    selectable, _ = max_fair_selection(owned.values(), len(inside), settings)
-    size, cap = max_fair_selection(owned.values(), limit, settings)
+    selectable, _ = max_fair_selection(per_owner.values(), len(inside), settings)
+    size, cap = max_fair_selection(per_owner.values(), limit, settings)
     counts = dict.fromkeys(REASONS, 0)
     counts["outside_window"] = len(rows) - len(inside)
     chosen: list[PoolRow] = []
@@ -125,9 +125,9 @@ def select_examples(
             chosen_by_owner[row.owner] += 1
             chosen.append(row)
     counts["selected"] = len(chosen)
-    return ExampleSelection(tuple(chosen), span, selectable, counts)
+    return ExampleSelection(tuple(chosen), window, selectable, counts)
 
 
 def _sort_key(row: PoolRow, emergency: bool) -> tuple[bool, float, float, int]:
-    after_failed_ones = emergency and not row.failed_first
-    return (after_failed_ones, -row.quality_score, -row.timestamp.timestamp(), -row.conversation_id)
+    is_behind_failed_rows = emergency and not row.failed_first
+    return (is_behind_failed_rows, -row.quality_score, -row.timestamp.timestamp(), -row.conversation_id)

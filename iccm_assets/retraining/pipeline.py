@@ -1,8 +1,8 @@
 """One retraining, from its claimed row to a registered candidate, in the order of the asset's steps.
 
-`attempt` claims the row and marks it as failed if anything inside fails; `prepare` selects the examples,
-writes the snapshot and describes the trainer's job; `register` registers the published candidate. The row
-stays `running` until the evaluation records its outcome.
+`run_attempt` claims the row and marks it as failed if the block raises; `prepare_training` selects the
+examples, writes the snapshot and describes the trainer's job; `register_candidate` registers the result. The
+row stays `running` until the evaluation records its outcome.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.curation.training_pool import lock_pool
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
-from iccm_assets.errors import IccmError, ModelNotFoundError, TrainingError
+from iccm_assets.errors import IccmError, TrainingError
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
@@ -57,10 +57,10 @@ class TrainingPlan:
 def run_attempt(
     engine: sa.Engine, run: TrainingRun, dagster_run_id: str, dispatch: int | None = None
 ) -> Iterator[TrainingRun | SkippedRun]:
-    """Claim the row for one attempt; record what fails inside on the row and raise it again.
+    """Claim the row for one attempt; record an error of the block on the row and raise it again.
 
-    Yields the claimed row, whose fence is the right to publish, or ``Skipped`` if the row has to wait.
-    ``dispatch`` is the one that started this Dagster run, if any.
+    Yields the claimed row, whose fence is the right to publish, or ``SkippedRun`` if the row has to wait.
+    ``dispatch`` is the number of the dispatch that started this Dagster run, if any.
     """
     with engine.begin() as conn:
         fence = training_runs.claim_run(conn, run.id, dagster_run_id, dispatch=dispatch)
@@ -75,9 +75,9 @@ def run_attempt(
 @contextmanager
 def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
     """Send the attempt's heartbeats, and mark it as failed with the error's text if the block raises."""
-    every = training_runs.heartbeat_interval(get_settings().training.heartbeat_timeout_seconds)
+    interval = training_runs.heartbeat_interval(get_settings().training.heartbeat_timeout_seconds)
     try:
-        with training_runs.heartbeat_loop(engine, run.id, run.fence, every):
+        with training_runs.heartbeat_loop(engine, run.id, run.fence, interval):
             yield
     except BaseException as error:
         with engine.begin() as conn:
@@ -88,19 +88,19 @@ def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
 
 
 def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
-    """Select the examples, write the snapshot and record both; ``Skipped`` below the minimum (T5, T7)."""
+    """Select the examples, write the snapshot and record both; ``SkippedRun`` below the minimum (T5, T7)."""
     with engine.begin() as conn:
-        base = _base_version(conn, run.requested_base)
+        base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
         at = now(conn)
         window = settings.selection.with_window(run.requested_window_days)
         selection = example_queries.propose_selection(
             conn, at, window, run.emergency, base=run.requested_base
         )
-        if below := triggers.below_minimum(len(selection.selected), settings.triggers):
+        if too_few := triggers.below_minimum(len(selection.selected), settings.triggers):
             training_runs.finish_run(
-                conn, run.id, run.fence, "skipped", notes=below.reason, base_version=base.version
+                conn, run.id, run.fence, "skipped", notes=too_few.reason, base_version=base.version
             )
-            return SkippedRun(f"{below.reason}; {selection.reason}")
+            return SkippedRun(f"{too_few.reason}; {selection.reason}")
         new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
     dataset = compose_dataset(
         new,
@@ -134,8 +134,8 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
             training_timestamp=at,
             config=settings.training.model_dump(mode="json"),
         )
-    remark = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
-    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, remark) if part))
+    shortage = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
+    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, shortage) if part))
 
 
 def register_candidate(
@@ -147,7 +147,7 @@ def register_candidate(
             "validation_loss": outcome.best_validation_loss,
             "initial_validation_loss": outcome.initial_validation_loss,
             "best_epoch": outcome.best_epoch,
-            "movement": vars(outcome.weight_change),
+            "weight_change": vars(outcome.weight_change),
             "counts": dict(outcome.counts),
         }
     }
@@ -181,7 +181,7 @@ def candidate_metadata(
         "validation_loss": outcome.best_validation_loss,
         "initial_validation_loss": outcome.initial_validation_loss,
         "best_epoch": outcome.best_epoch,
-        "weight_movement": outcome.weight_change.relative,
+        "weight_change": outcome.weight_change.relative,
         "weights_changed": outcome.weight_change.changed_share,
         "parameters": outcome.parameters,
         "device": outcome.device,
@@ -217,16 +217,6 @@ def record_verdict(engine: sa.Engine, run: TrainingRun, candidate: str) -> Train
             improvement=verdict.improvement,
             verdict=verdict.status,
         )
-
-
-def _base_version(conn: sa.Connection, requested: str | None) -> ModelVersion:
-    """Return the version to train from: the requested one, else the one in production."""
-    if requested is not None:
-        return versions.get_version(conn, requested)
-    production = versions.get_production_version(conn)
-    if production is None:
-        raise ModelNotFoundError("no production version", hint="Materialize base_model first.")
-    return production
 
 
 def _read_examples(

@@ -1,9 +1,9 @@
 """Recovery after a killed run whose row has an outcome, or another attempt, as pure functions (T6).
 
-``turns`` covers rows without an outcome. A Dagster run may outlive its row's need for it: its worker was
-killed after the verdict, or the daemon between marking the row as failed and ending the run. Such a run would
-occupy the training pool's slot until its maximum run time, and a candidate that passed the gate would wait
-for a deployment that no run carries out.
+``scheduling`` covers rows without an outcome. A Dagster run may continue although its row no longer needs it:
+its worker was killed after the verdict, or the daemon between marking the row as failed and ending the run.
+Such a run would occupy the training pool's slot until its maximum run time, and a candidate that passed the
+gate would wait for a deployment that no run performs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TrainingRunRow:
 
 @dataclass(frozen=True)
 class OrphanedRun:
-    """A Dagster run that still looks alive and that its row no longer needs."""
+    """A Dagster run that still looks alive although its row no longer needs it."""
 
     run_id: str
     reason: str
@@ -37,21 +37,22 @@ class OrphanedRun:
 class UndeployedCandidate:
     """A training run whose candidate passed the gate and never had a rollout.
 
-    ``waits_for`` is another candidate's live rollout, ``freed_seconds`` the wall-clock seconds since the last
-    rollout ended.
+    ``live_rollout`` is that of another candidate, ``rollout_ended_seconds`` the wall-clock seconds since the
+    last rollout ended.
     """
 
     id: int
     candidate: str
-    waits_for: int | None = None
-    freed_seconds: float | None = None
+    live_rollout: int | None = None
+    rollout_ended_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class LatestRun:
-    """The newest Dagster run of a training run; ``answered`` if its deployment step failed with an error.
+    """The newest Dagster run of a training run, with the outcome of its deployment step.
 
-    ``deliveries`` is the number of runs that were started only to deploy.
+    ``deployment_failed``: that step raised an error. ``deployment_runs`` counts the runs started only to
+    deploy.
     """
 
     run: DagsterRunState
@@ -75,18 +76,18 @@ def find_orphaned_runs(
     """Return the started runs whose row has belonged to another run, or had its outcome, for too long."""
     orphaned = []
     for run, row in started:
-        works = row.status == "running" and row.dagster_run_id == run.run_id
+        is_working = row.status == "running" and row.dagster_run_id == run.run_id
         may_claim = (
             row.status in ("requested", "waiting", "failed")
             and row.dispatch == run.dispatch
             and row.dagster_run_id != run.run_id
         )
         # Of the two clocks the shorter one counts: a run that deploys after its verdict gets its time.
-        silent = min(run.seconds, row.idle_seconds)
-        if not works and not may_claim and silent > timeout_seconds:
+        idle_seconds = min(run.seconds, row.idle_seconds)
+        if not is_working and not may_claim and idle_seconds > timeout_seconds:
             reason = (
-                f"training run {row.id} has been {row.status} for {silent:.0f} s and does not need this run,"
-                f" {timeout_seconds:.0f} s are allowed"
+                f"training run {row.id} has been {row.status} for {idle_seconds:.0f} s and does not need this"
+                f" run, {timeout_seconds:.0f} s are allowed"
             )
             orphaned.append(OrphanedRun(run.run_id, reason))
     return orphaned
@@ -97,8 +98,8 @@ def decide_missed_deployment(
 ) -> DeployDecision | str:
     """Decide whether to deploy a candidate whose run died or met a live rollout; else return the reason."""
     subject = f"training run {candidate.id} has passed and {candidate.candidate} is not deployed"
-    if candidate.waits_for is not None:
-        return f"{subject}: it waits for rollout {candidate.waits_for} to end"
+    if candidate.live_rollout is not None:
+        return f"{subject}: it waits for rollout {candidate.live_rollout} to end"
     if latest is None:
         return f"{subject}: Dagster has no run of it"
     run = latest.run
@@ -108,7 +109,9 @@ def decide_missed_deployment(
     if run.state != "failed":
         return f"{subject}: {dagster_run} {'was canceled' if run.state == 'canceled' else 'has succeeded'}"
     # A deployment that failed while another rollout was live is tried again once that has ended.
-    rollout_has_ended = candidate.freed_seconds is not None and candidate.freed_seconds < run.seconds
+    rollout_has_ended = (
+        candidate.rollout_ended_seconds is not None and candidate.rollout_ended_seconds < run.seconds
+    )
     if latest.deployment_failed and not rollout_has_ended:
         return f"{subject}: {dagster_run} logged the reason"
     if latest.deployment_runs >= max_attempts:

@@ -19,7 +19,7 @@ from iccm_assets.retraining.recovery import TrainingRunRow, UndeployedCandidate
 from iccm_assets.retraining.scheduling import ActiveRollout, QueuedRun, QueueState, RunOutcome
 from iccm_assets.settings import TriggerSettings
 
-_TURNS = text(
+_QUEUED_RUNS = text(
     f"""
     select id, status, attempt, dispatch, emergency, dagster_run_id,
            extract(epoch from clock.now - updated_at)::double precision as idle_seconds,
@@ -31,15 +31,15 @@ _TURNS = text(
     limit 50
     """
 )
-_ROLLOUT = text(f"select id, stage from iccm.rollouts where state in {LIVE_STATES}")
-_TAKE = text(
+_LIVE_ROLLOUT = text(f"select id, stage from iccm.rollouts where state in {LIVE_STATES}")
+_CLAIM_DISPATCH = text(
     """
     update iccm.phase4_training_runs
     set dispatch = dispatch + 1, dispatched_at = iccm.now()
     where id = :id and dispatch = :dispatch and status in ('requested', 'waiting', 'failed')
     """
 )
-_FAIL = text(
+_MARK_FAILED = text(
     """
     update iccm.phase4_training_runs
     set status = 'failed', attempt = attempt + 1, dagster_run_id = :run_id, error = :reason,
@@ -48,14 +48,14 @@ _FAIL = text(
       and dagster_run_id is distinct from :run_id
     """
 )
-_CANCEL = text(
+_MARK_CANCELED = text(
     r"""
     update iccm.phase4_training_runs
     set status = 'skipped', notes = concat_ws(E'\n', notes, cast(:reason as text)), updated_at = iccm.now()
     where id = :id and dispatch = :dispatch and status in ('requested', 'waiting', 'failed')
     """
 )
-_EXHAUSTED = text(
+_EXHAUSTED_RUNS = text(
     """
     select id from iccm.phase4_training_runs r
     where status = 'failed' and attempt >= :max_attempts and updated_at > iccm.now() - interval '30 days'
@@ -73,16 +73,16 @@ _ROWS = text(
 # A verdict against a version that is no longer in production does not allow a deployment.
 _UNDEPLOYED = text(
     f"""
-    select r.id, r.candidate_version as candidate, way.live as waits_for,
-           (extract(epoch from clock.now - way.freed_at) / greatest(1.0, clock.rate))::double precision
-               as freed_seconds
+    select r.id, r.candidate_version as candidate, other.live_rollout,
+           (extract(epoch from clock.now - other.ended_at) / greatest(1.0, clock.rate))::double precision
+               as rollout_ended_seconds
     from iccm.phase4_training_runs r join iccm.model_versions v on v.version = r.candidate_version
     cross join {CLOCK_SQL}
     cross join lateral (
-        select max(o.id) filter (where o.state in {LIVE_STATES}) as live, max(o.closed_at) as freed_at
-        from iccm.rollouts o) way
+        select max(o.id) filter (where o.state in {LIVE_STATES}) as live_rollout, max(o.closed_at) as ended_at
+        from iccm.rollouts o) other
     where r.status = 'gate_passed' and v.status = 'candidate'
-      and greatest(r.updated_at, way.freed_at) > clock.now - interval '7 days'
+      and greatest(r.updated_at, other.ended_at) > clock.now - interval '7 days'
       and not exists (select from iccm.rollouts o where o.candidate = v.version)
       and not exists (
           select from iccm.model_versions p
@@ -95,11 +95,11 @@ _UNDEPLOYED = text(
 
 
 def load_queue_state(conn: Connection, triggers: TriggerSettings) -> QueueState:
-    """Read the recorded state; a few rows, however long the history."""
-    turns = conn.execute(_TURNS, {"max_attempts": triggers.max_attempts}).mappings()
-    rollout = conn.execute(_ROLLOUT).mappings().one_or_none()
+    """Read the recorded state; a few rows, even if the history is long."""
+    queued = conn.execute(_QUEUED_RUNS, {"max_attempts": triggers.max_attempts}).mappings()
+    rollout = conn.execute(_LIVE_ROLLOUT).mappings().one_or_none()
     return QueueState(
-        tuple(QueuedRun(**row) for row in turns),
+        tuple(QueuedRun(**row) for row in queued),
         training_runs.get_running_attempt(conn),
         None if rollout is None else ActiveRollout(**rollout),
     )
@@ -107,7 +107,7 @@ def load_queue_state(conn: Connection, triggers: TriggerSettings) -> QueueState:
 
 def claim_dispatch(conn: Connection, run_id: int, dispatch: int) -> TrainingRun | None:
     """Claim the start of the row's next Dagster run; ``None`` if another process has claimed it."""
-    if conn.execute(_TAKE, {"id": run_id, "dispatch": dispatch}).rowcount != 1:
+    if conn.execute(_CLAIM_DISPATCH, {"id": run_id, "dispatch": dispatch}).rowcount != 1:
         return None
     return training_runs.get_run(conn, run_id)
 
@@ -125,20 +125,20 @@ def claim_dispatch_if_free(
     rollout_id = queue.rollout.id if queue.rollout else None
     if reason := blocking_reason(run.emergency, running_id, rollout_id, None):
         return reason
-    for turn in queue.queued_runs:
-        if turn.id != run.id and turn.status != "failed":
-            return f"training run {turn.id} comes first"
+    for queued in queue.queued_runs:
+        if queued.id != run.id and queued.status != "failed":
+            return f"training run {queued.id} comes first"
     return claim_dispatch(conn, run.id, run.dispatch) or "another process has started it"
 
 
 def mark_failed_before_claim(conn: Connection, outcomes: Sequence[RunOutcome]) -> None:
     """Record attempts that failed before they had claimed their rows, once each."""
-    _settle(conn, _FAIL, outcomes)
+    _record_outcomes(conn, _MARK_FAILED, outcomes)
 
 
 def mark_canceled(conn: Connection, outcomes: Sequence[RunOutcome]) -> None:
     """Record the outcome ``skipped`` for rows whose Dagster run a person canceled."""
-    _settle(conn, _CANCEL, outcomes)
+    _record_outcomes(conn, _MARK_CANCELED, outcomes)
 
 
 def get_rows(conn: Connection, ids: Sequence[int]) -> dict[int, TrainingRunRow]:
@@ -154,10 +154,10 @@ def find_undeployed_candidate(conn: Connection) -> UndeployedCandidate | None:
 
 def find_exhausted_runs(conn: Connection, triggers: TriggerSettings) -> list[TrainingRun]:
     """Return the training runs without attempts left that have no alert yet (A2)."""
-    ids = conn.execute(_EXHAUSTED, {"max_attempts": triggers.max_attempts}).scalars().all()
+    ids = conn.execute(_EXHAUSTED_RUNS, {"max_attempts": triggers.max_attempts}).scalars().all()
     return [training_runs.get_run(conn, run_id) for run_id in ids]
 
 
-def _settle(conn: Connection, statement: TextClause, settled: Sequence[RunOutcome]) -> None:
-    for row in settled:
-        conn.execute(statement, vars(row))
+def _record_outcomes(conn: Connection, statement: TextClause, outcomes: Sequence[RunOutcome]) -> None:
+    for outcome in outcomes:
+        conn.execute(statement, vars(outcome))

@@ -65,7 +65,7 @@ class ActiveRollout:
 
 @dataclass(frozen=True)
 class QueueState:
-    """The recorded state: what waits in which order, what is running, and the live rollout."""
+    """The recorded state: the queue in order, the running attempt and the live rollout."""
 
     queued_runs: Sequence[QueuedRun]
     running: RunningAttempt | None = None
@@ -76,8 +76,8 @@ class QueueState:
 class StartRun:
     """Start a Dagster run for the row, unless its ``dispatch`` has changed meanwhile.
 
-    ``abort`` is the rollout to abort first (for an emergency), ``zombie`` the Dagster run to end, which this
-    one replaces.
+    ``abort_rollout_id`` is the rollout to abort first (for an emergency), ``stale_run_id`` the Dagster run to
+    end, which this one replaces.
     """
 
     id: int
@@ -97,7 +97,7 @@ class WaitDecision:
 
 @dataclass(frozen=True)
 class StalledAttempt:
-    """An attempt that ended without recording it; ``zombie`` is its Dagster run if that still looks alive."""
+    """An attempt that died; ``stale_run_id`` is its Dagster run if that still looks alive."""
 
     id: int
     fence: int
@@ -107,7 +107,7 @@ class StalledAttempt:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A row that does not yet record what became of its newest Dagster run."""
+    """The end of a row's newest Dagster run, which the row does not record yet."""
 
     id: int
     dispatch: int
@@ -120,7 +120,7 @@ def find_stalled_attempt(
 ) -> StalledAttempt | None:
     """Decide whether the running attempt has died: its Dagster run is over, or its heartbeat stopped.
 
-    ``seen`` is the attempt's own Dagster run; without one only the heartbeat counts.
+    ``dagster_run`` is the attempt's own; without one only the heartbeat counts.
     """
     if running is None:
         return None
@@ -138,11 +138,11 @@ def find_failed_before_claim(
 ) -> list[RunOutcome]:
     """Return the rows whose newest Dagster run failed before it had claimed them: a failed attempt.
 
-    Otherwise a run that fails in its first step would be started again without end.
+    Otherwise a run that fails in its first step would be started again forever.
     """
     reason = "its Dagster run {run} failed before training began"
     rows = _with_run(queued_runs, dagster_runs, "failed", reason)
-    claimed = {(turn.id, turn.dagster_run_id) for turn in queued_runs}
+    claimed = {(queued.id, queued.dagster_run_id) for queued in queued_runs}
     return [row for row in rows if (row.id, row.run_id) not in claimed]
 
 
@@ -161,7 +161,7 @@ def find_stuck_in_queue(
     They keep waiting: Dagster starts a queued run as soon as a slot is free, and every run has a maximum run
     time.
     """
-    late = [turn for turn in queued_runs if (turn.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
+    late = [queued for queued in queued_runs if (queued.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
     return _with_run(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
 
 
@@ -175,11 +175,11 @@ def choose_next_run(
 
     The queue comes in that order. One training run at a time, none during a rollout; an emergency aborts a
     rollout at stage 1 or 2. A Dagster run that started and did not claim its row within
-    ``claim_within_seconds`` counts as dead and is replaced.
+    ``claim_timeout_seconds`` counts as dead and is replaced.
     """
     if state.running:
         running = blocking_reason(False, state.running.id, None, None)
-        pending = sum(turn.status in ("requested", "waiting") for turn in state.queued_runs)
+        pending = sum(queued.status in ("requested", "waiting") for queued in state.queued_runs)
         return WaitDecision(f"{running}, {pending} more to follow" if pending else f"{running}")
     due = _first_due(state.queued_runs, triggers)
     if due is None:
@@ -188,9 +188,9 @@ def choose_next_run(
     run = _newest_run(due, dagster_runs)
     rollout = state.rollout
     if reason := (
-        _still_expected(due, run, triggers, claim_timeout_seconds)
+        _pending_run(due, run, triggers, claim_timeout_seconds)
         or _retry_pause(due, triggers)
-        or _rollout_in_the_way(due, rollout)
+        or _blocking_rollout(due, rollout)
     ):
         return WaitDecision(f"{subject}: {reason}")
     return StartRun(
@@ -203,67 +203,70 @@ def choose_next_run(
     )
 
 
-def _first_due(turns: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
-    for turn in turns:
-        if turn.status != "failed" or turn.attempt < triggers.max_attempts:
-            return turn
-    return None
+def _first_due(queued_runs: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
+    due = (run for run in queued_runs if run.status != "failed" or run.attempt < triggers.max_attempts)
+    return next(due, None)
 
 
-def _retry_pause(turn: QueuedRun, triggers: TriggerSettings) -> str | None:
+def _retry_pause(queued: QueuedRun, triggers: TriggerSettings) -> str | None:
     """Return how much of the pause after a failed attempt has passed; ``None`` once it is over."""
     pause = 60 * triggers.retry_minutes
-    if turn.status != "failed" or turn.idle_seconds >= pause:
+    if queued.status != "failed" or queued.idle_seconds >= pause:
         return None
-    return f"attempt {turn.attempt + 1} follows, {turn.idle_seconds:.0f} of {pause:.0f} s since it failed"
+    return f"attempt {queued.attempt + 1} follows, {queued.idle_seconds:.0f} of {pause:.0f} s since it failed"
 
 
-def _rollout_in_the_way(turn: QueuedRun, rollout: ActiveRollout | None) -> str | None:
+def _blocking_rollout(queued: QueuedRun, rollout: ActiveRollout | None) -> str | None:
     """Return the live rollout that the row waits for; ``None`` if there is none or the row may abort it."""
-    if rollout is None or (turn.emergency and rollout.stage <= LAST_ABORTABLE_STAGE):
+    if rollout is None or (queued.emergency and rollout.stage <= LAST_ABORTABLE_STAGE):
         return None
-    return f"{blocking_reason(turn.emergency, None, rollout.id, None)}, stage {rollout.stage}"
+    return f"{blocking_reason(queued.emergency, None, rollout.id, None)}, stage {rollout.stage}"
 
 
-def _still_expected(
-    turn: QueuedRun, run: DagsterRunState | None, triggers: TriggerSettings, claim_within_seconds: float
+def _pending_run(
+    queued: QueuedRun, run: DagsterRunState | None, triggers: TriggerSettings, claim_timeout_seconds: float
 ) -> str | None:
     """Return why the row's newest Dagster run may still do its work; ``None`` if it will not."""
-    if turn.dispatched_seconds is None:
+    if queued.dispatched_seconds is None:
         return None
     if run is None:
-        if turn.dispatched_seconds >= triggers.dispatch_timeout_seconds:
+        if queued.dispatched_seconds >= triggers.dispatch_timeout_seconds:
             return None
-        allowed = f"of {triggers.dispatch_timeout_seconds} s"
-        return f"its Dagster run is not there yet, {turn.dispatched_seconds:.0f} {allowed}"
+        return (
+            f"its Dagster run is not there yet, {queued.dispatched_seconds:.0f}"
+            f" of {triggers.dispatch_timeout_seconds} s"
+        )
     if run.state not in ACTIVE_STATES:
         return None
     # A daemon dates the runs it creates by its own clock, which may differ from this process's: such a run is
     # as old as its dispatch, by the platform clock (S4). A queued run is never given up.
     expired = {
-        "created": turn.dispatched_seconds > triggers.dispatch_timeout_seconds,
-        "started": run.seconds > claim_within_seconds,
+        "created": queued.dispatched_seconds > triggers.dispatch_timeout_seconds,
+        "started": run.seconds > claim_timeout_seconds,
     }
     return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
 
 
-def _newest_run(turn: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
-    run = dagster_runs.get(turn.id)
+def _newest_run(queued: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
+    run = dagster_runs.get(queued.id)
     # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
-    return run if run and run.dispatch == turn.dispatch else None
+    return run if run and run.dispatch == queued.dispatch else None
 
 
 def _with_run(
-    turns: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState], state: RunState, reason: str
+    queued_runs: Sequence[QueuedRun],
+    dagster_runs: Mapping[int, DagsterRunState],
+    state: RunState,
+    reason: str,
 ) -> list[RunOutcome]:
     """Return the rows whose newest dispatch has a Dagster run in this state."""
     return [
         RunOutcome(
-            turn.id,
-            turn.dispatch,
+            queued.id,
+            queued.dispatch,
             run.run_id,
-            reason.format(run=run.run_id, minutes=(turn.dispatched_seconds or 0.0) / 60),
+            reason.format(run=run.run_id, minutes=(queued.dispatched_seconds or 0.0) / 60),
         )
-        for turn in turns
-        if (run := _newest_run(turn, dagster_runs)) and run.state == state
+        for queued in queued_runs
+        if (run := _newest_run(queued, dagster_runs)) and run.state == state
     ]

@@ -1,8 +1,8 @@
 """Evaluate a trigger against the database, and write the row of a trigger that fires (T1-T3).
 
 Each function takes a connection inside a transaction and returns the new row, with its reason in the notes,
-or the reason for none. No run is started here. The row's unique key makes one retraining per cause, however
-many daemons evaluate the trigger.
+or the reason for none. No run is started here. The row's unique key allows one retraining per cause, even if
+several daemons evaluate the trigger.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from iccm_assets.retraining.triggers import QualityMeasurement, TriggerSkipped
 from iccm_assets.settings import Settings
 
 # The newest measurement of each set of the production version since its deployment.
-_NEWEST = text(
+_LATEST_MEASUREMENTS = text(
     """
     select distinct on (q.set) q.id, q.version, q.set, q.n, q.mean, q.standard_error, q.baseline_mean,
            q.measured_at, (q.evidence ->> 'confidence')::double precision as confidence
@@ -58,8 +58,8 @@ def evaluate_data_threshold_trigger(
     """Evaluate the daily data trigger; it counts nothing once the day has its retraining (T3)."""
     if too_early := triggers.data_threshold_too_early(now):
         return too_early
-    if known := training_runs.get_by_trigger_key(conn, triggers.data_threshold_key(now)):
-        return _already_requested(known)
+    if existing := training_runs.get_by_trigger_key(conn, triggers.data_threshold_key(now)):
+        return _already_requested(existing)
     selectable = example_queries.count_selectable(conn, now, settings.selection)
     return _request(conn, triggers.decide_data_threshold(now, selectable, settings.triggers))
 
@@ -67,7 +67,7 @@ def evaluate_data_threshold_trigger(
 def evaluate_degradation_trigger(conn: Connection, settings: Settings) -> TrainingRun | TriggerSkipped:
     """Evaluate the degradation trigger on the newest measurements of the production version (T2)."""
     acquire_lock(conn, Lock.TRAINING_RUNS)
-    measurements = [QualityMeasurement(**row) for row in conn.execute(_NEWEST).mappings()]
+    measurements = [QualityMeasurement(**row) for row in conn.execute(_LATEST_MEASUREMENTS).mappings()]
     status = (
         conn.execute(_EMERGENCY_STATUS, {"max_attempts": settings.triggers.max_attempts}).mappings().one()
     )
@@ -82,8 +82,12 @@ def _request(conn: Connection, decision: TriggerFired | TriggerSkipped) -> Train
         return decision
     if run := training_runs.create_run(conn, decision):
         return run
-    known = training_runs.get_by_trigger_key(conn, decision.key)
-    return _already_requested(known) if known else TriggerSkipped(f"{decision.key} already has a retraining")
+    existing = training_runs.get_by_trigger_key(conn, decision.key)
+    return (
+        _already_requested(existing)
+        if existing
+        else TriggerSkipped(f"{decision.key} already has a retraining")
+    )
 
 
 def _already_requested(run: TrainingRun) -> TriggerSkipped:

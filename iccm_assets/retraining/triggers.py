@@ -1,8 +1,8 @@
 """When a retraining starts: one decision per trigger, as pure functions (T1-T6).
 
-A decision is ``Fire``, with the key that makes its cause unique, or ``Skip``; both have a reason with
-numbers. The caller writes the row (``training_runs.request``), whose unique key prevents two retrainings of
-one cause, however many daemons ask.
+A decision is ``TriggerFired``, with the key that makes its cause unique, or ``TriggerSkipped``; both have a
+reason with numbers. The caller writes the row (``training_runs.create_run``), whose unique key prevents two
+retrainings of one cause, even if several daemons decide.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from statistics import NormalDist
 from iccm_assets.registry.training_runs import TriggerFired
 from iccm_assets.settings import TriggerSettings
 
+# The daily data trigger runs from this time on (T3).
 DATA_THRESHOLD_START_TIME = time(3, 0, tzinfo=UTC)
-"""The time of the UTC day from which the daily data trigger runs (T3)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def decide_data_threshold(
 def should_start_emergency(
     measurements: Sequence[QualityMeasurement], emergency: EmergencyStatus, triggers: TriggerSettings
 ) -> TriggerFired | TriggerSkipped:
-    """Decide on the newest measurement of each set: one emergency per drop, however many sets show it (T2).
+    """Decide on the newest measurement of each set: one emergency per drop, on however many sets (T2).
 
     No second emergency starts while one is active, or the rollout of its candidate is live; afterwards only a
     later measurement counts.
@@ -117,19 +117,19 @@ def should_start_emergency(
         return TriggerSkipped(summary)
     if reason := _emergency_in_progress(emergency):
         return TriggerSkipped(f"{reason}; {summary}")
-    for measured_at, fire in fired:
+    for measured_at, decision in fired:
         if emergency.ended_at is None or measured_at is None or measured_at > emergency.ended_at:
-            return fire
+            return decision
     return TriggerSkipped(
         f"not measured since training run {emergency.run}, an emergency, ended {emergency.status}; {summary}"
     )
 
 
-def _emergency_in_progress(answer: EmergencyStatus) -> str | None:
-    if answer.run is not None and answer.ended_at is None:
-        return f"training run {answer.run}, an emergency, is {answer.status}"
-    if answer.rollout is not None:
-        return f"rollout {answer.rollout} of an emergency's candidate is live"
+def _emergency_in_progress(emergency: EmergencyStatus) -> str | None:
+    if emergency.run is not None and emergency.ended_at is None:
+        return f"training run {emergency.run}, an emergency, is {emergency.status}"
+    if emergency.rollout is not None:
+        return f"rollout {emergency.rollout} of an emergency's candidate is live"
     return None
 
 

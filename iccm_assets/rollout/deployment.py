@@ -20,7 +20,7 @@ from iccm_assets.db.clock import now
 from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.registry import versions
-from iccm_assets.registry.affected_versions import erased_ancestors
+from iccm_assets.registry.affected_versions import find_erased_in_lineage
 from iccm_assets.registry.manifest import Manifest, verify
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.versions import ModelVersion
@@ -67,17 +67,15 @@ def authorization_decision(
             f"its verdict compares it with {gate.get('production')}, but {production} serves now",
         ),
     )
-    for refused, reason in refusals:
-        if refused:
-            return Authorization(False, reason, evidence)
-    return Authorization(True, f"the quality gate says pass: {reasons}", evidence)
+    refusal = next((reason for refused, reason in refusals if refused), None)
+    return Authorization(refusal is None, refusal or f"the quality gate says pass: {reasons}", evidence)
 
 
 def require_authorized(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorization:
     """Apply `authorization_decision` to what the database says now; ``NotAllowed`` when it refuses."""
     candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     production = serving.version if serving else None
-    erased = erased_ancestors(conn, candidate.version) - erased_ancestors(conn, production)
+    erased = find_erased_in_lineage(conn, candidate.version) - find_erased_in_lineage(conn, production)
     verdict = get_latest_verdict(conn, candidate.version)
     authorization = authorization_decision(
         candidate.version, candidate.status, production, verdict, force_reason, len(erased)
@@ -136,16 +134,16 @@ def promote(
 ) -> ModelVersion:
     """Demote the version in production, promote the candidate, record the event; the caller's transaction."""
     deployed_at = now(conn)
-    former = repository.swap_production(conn, candidate.version, "retired", deployed_at)
+    previous = repository.swap_production(conn, candidate.version, "retired", deployed_at)
     event = DeploymentEvent(
-        event_type="bootstrapped" if former is None else "forced" if forced else "promoted",
+        event_type="bootstrapped" if previous is None else "forced" if forced else "promoted",
         timestamp=deployed_at,
         from_state=candidate.status,
         to_state="production",
         version=candidate.version,
         weight=1.0,
         notes=authorization.reason,
-        evidence={**authorization.evidence, "former": former},
+        evidence={**authorization.evidence, "previous": previous},
         actor=actor,
     )
     repository.insert_event(conn, event)
@@ -162,7 +160,7 @@ def bootstrap(conn: sa.Connection, *, digest: str, path: str, base_model: str) -
     base = versions.register_version(
         conn, digest=digest, path=path, parent=None, status="candidate", metrics=metrics
     )
-    authorization = Authorization(True, f"first production version, from {base_model}", {"former": None})
+    authorization = Authorization(True, f"first production version, from {base_model}", {"previous": None})
     return promote(conn, base, authorization, actor="bootstrap")
 
 

@@ -2,7 +2,7 @@
 
 The Trainer writes its checkpoints in place, file by file, so a killed one can leave half a checkpoint. A
 marker, written last and after everything was flushed, distinguishes a complete checkpoint; it also holds the
-curve so far and the identity of the training, so that no training resumes with other data, another
+loss curve so far and the identity of the training, so that no training resumes with other data, another
 configuration or other package versions. A resumed training gives the same bits as an uninterrupted one.
 """
 
@@ -43,9 +43,9 @@ def mark_complete(checkpoint: Path, identity: str, history: Sequence[LossPoint])
 
 
 def find_resume_point(scratch: Path, identity: str) -> ResumePoint | None:
-    """Return the newest complete checkpoint of this very training; delete every other one.
+    """Return the newest complete checkpoint of the same training; delete the others.
 
-    The best epoch's checkpoint stays, too; the Trainer's state is updated with its present path.
+    The best epoch's checkpoint stays, too; the Trainer's state is updated with its current path.
     """
     checkpoints = [path for path in scratch.glob("checkpoint-*") if path.is_dir()]
     complete = {path: point for path in checkpoints if (point := _read_marker(path, identity))}
@@ -54,13 +54,13 @@ def find_resume_point(scratch: Path, identity: str) -> ResumePoint | None:
         best = scratch / Path(state["best_model_checkpoint"] or path).name
         if best in complete:
             _write(path / TRAINER_STATE, {**state, "best_model_checkpoint": str(best)})
-            _remove(set(checkpoints) - {path, best})
+            _remove_all(set(checkpoints) - {path, best})
             return complete[path]
-    _remove(set(checkpoints))
+    _remove_all(set(checkpoints))
     return None
 
 
-def _remove(checkpoints: set[Path]) -> None:
+def _remove_all(checkpoints: set[Path]) -> None:
     for path in checkpoints:
         remove_tree(path)
 

@@ -1,4 +1,4 @@
-"""Judge the models' files, the change of their weights and their lineage: pure functions (U4, L2, L6)."""
+"""Checks of a trained version: its files, its weight change and its lineage (U4, L2, L6)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,45 @@ from iccm_assets.registry.manifest import read_manifest, verify
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
 MAX_RELATIVE_CHANGE = 0.5
+# About a second of hashing; of larger models only the file sizes are compared.
+MAX_HASHED_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class IntegrityResult:
+    """The result of comparing a model's directory with its manifest."""
+
+    damage: str
+    hashed: bool
+
+
+@dataclass(frozen=True)
+class LatestCheckpoint:
+    """The version of the last finished training, with its lineage.
+
+    ``example_counts`` are its examples by role, ``erased_conversations`` the ids of those erased since.
+    """
+
+    version: str
+    path: str
+    training: dict[str, Any]
+    example_counts: dict[str, int] = field(default_factory=dict)
+    erased_conversations: list[int] = field(default_factory=list)
 
 
 def check_integrity(version: str, damage: str, hashed: bool) -> CheckResult:
     """Judge whether a model's directory matches its manifest; ``damage`` is empty if it does."""
     method = "every file hashed" if hashed else "sizes only: too large to hash in a check"
     text = f"{version}: {damage}" if damage else f"{version} matches its manifest ({method})"
-    recovery = (
+    return CheckResult(
+        not damage,
+        text,
         "A damaged checkpoint is rejected at load, so no wrong output is served, but a restarted gateway "
         "cannot load it. Restore the directory from a backup; a fine-tuned version can be reproduced bit for "
         "bit (`iccm verify VERSION` shows whether). Production: `iccm rollback` returns to the previous "
-        "version immediately."
+        "version immediately.",
+        metrics={"hashed": float(hashed)},
     )
-    return CheckResult(not damage, text, recovery, metrics={"hashed": float(hashed)})
 
 
 def check_weight_change(version: str, weight_change: Mapping[str, float] | None) -> CheckResult:
@@ -55,7 +81,7 @@ def check_lineage(
 ) -> CheckResult:
     """Judge whether the lineage rows of a training match its trainer's counts (V1).
 
-    ``gone``: ids of its training conversations that were erased since.
+    ``erased``: ids of its training conversations that were erased since.
     """
     # Only these roles: rehearsal also uses the base model's sample, which has no conversations.
     excess = [name for name in ("new", "validation") if recorded.get(name, 0) > trainer_counts.get(name, 0)]
@@ -68,46 +94,17 @@ def check_lineage(
         )
     if erased:
         text += f"; {len(erased)} of them erased since"
-    recovery = (
-        "Erased since: `iccm erase` printed the plan to replace this version (docs/governance.md). Different "
-        "counts: `iccm verify VERSION` compares the stored snapshot with the training examples."
-    )
     numbers = {**{f"{name}_examples": float(n) for name, n in recorded.items()}, "erased": float(len(erased))}
     passed = bool(recorded) and not excess and not erased
     return CheckResult(
         passed,
         text,
-        recovery,
+        "Erased since: `iccm erase` printed the plan to replace this version (docs/governance.md). Different "
+        "counts: `iccm verify VERSION` compares the stored snapshot with the training examples.",
         severity="error" if excess else "warning",
         metrics=numbers,
         sample_ids=sample_ids(erased),
     )
-
-
-# About a second of hashing; of larger models only the file sizes are compared.
-MAX_HASHED_BYTES = 512 << 20
-
-
-@dataclass(frozen=True)
-class IntegrityResult:
-    """The result of comparing a model's directory with its manifest."""
-
-    damage: str
-    hashed: bool
-
-
-@dataclass(frozen=True)
-class LatestCheckpoint:
-    """The version of the last finished training, with its lineage.
-
-    ``recorded`` is the number of its examples by role, ``erased`` the ids of those erased since.
-    """
-
-    version: str
-    path: str
-    training: dict[str, Any]
-    example_counts: dict[str, int] = field(default_factory=dict)
-    erased_conversations: list[int] = field(default_factory=list)
 
 
 def check_files(path: str) -> IntegrityResult:

@@ -1,6 +1,6 @@
 """Training sets as immutable, content-addressed snapshots (L3, L5).
 
-``compose`` builds a set from selected examples and rehearsal; ``DatasetStore`` stores it under
+``compose_dataset`` builds a set from selected examples and rehearsal; ``DatasetStore`` stores it under
 ``$ICCM_HOME/datasets/<digest>/`` as a Parquet file and a manifest. The digest is the sha256 over the
 canonical JSON of the ordered examples and the seed, so it identifies the content and not the file.
 """
@@ -118,7 +118,7 @@ def compose_dataset(
 
 
 def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
-    """Say that a set has too little rehearsal (L3); empty if it has enough.
+    """Describe how much rehearsal a set lacks (L3); empty if it has enough.
 
     ``sample`` is the path of the base model's own training sample, empty if none is configured.
     """
@@ -242,6 +242,7 @@ def _draw_rehearsal(
     """Draw pinned examples up to their share and the rest from the sample, evenly over its slices."""
     from_pinned = min(len(pinned), round(size * MAX_PINNED_SHARE))
     from_sample = min(len(sample), size - from_pinned)
+    # A platform without a sample rehearses on pinned examples alone: they fill what the sample lacks.
     from_pinned = min(len(pinned), size - from_sample)
     indices = sorted(rng.choice(len(pinned), from_pinned, replace=False))
     return [pinned[index] for index in indices] + _draw_evenly(sample, from_sample, rng)

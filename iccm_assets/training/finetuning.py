@@ -1,8 +1,8 @@
 """Fine-tune with the Hugging Face ``Trainer``, configured to be cautious and reproducible (L1, L2, L5).
 
-Weights are float32 whatever the checkpoint holds: in bfloat16, updates of 1e-6 round to zero. The loss covers
-target tokens only and is their mean over a whole optimizer step, however it is split into batches. Runs in
-the trainer process, without the database and the model store.
+Weights are float32, even if the checkpoint's are not: in bfloat16, updates of 1e-6 round to zero. The loss
+covers target tokens only and is their mean over a whole optimizer step, however it is split into batches.
+Runs in the trainer process, without the database and the model store.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ def fine_tune(
 ) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
-    ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_point`` is called for
+    ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
-    result. Raises ``TrainingDiverged`` if the loss, the gradient or a weight is not finite.
+    result. Raises ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
     train = _encode(loaded, dataset, config, "new", "rehearsal")
     validation = _encode(loaded, dataset, config, "validation")
     with _reproducible(config):
-        model = _trainable(loaded.model, config)
+        model = _make_trainable(loaded.model, config)
         recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
-        arguments = _arguments(
+        arguments = _training_arguments(
             config,
             epochs,
             len(train),
@@ -105,14 +105,14 @@ def fine_tune(
         if not best_step:
             raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
         model = _merge_adapters(trainer.model, loaded, config, scratch)
-        _average(model, production, config.weight_averaging_alpha)
-        movement = _movement(model, production)
+        _average_weights(model, production, config.weight_averaging_alpha)
+        weight_change = _measure_weight_change(model, production)
     return FineTuneResult(
         replace(loaded, model=model.eval()),
         tuple(recorder.history),
         int(best_step),
         stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
-        weight_change=movement,
+        weight_change=weight_change,
         parameters=sum(weight.numel() for weight in model.parameters()),
         resumed_from_step=checkpoint.step if checkpoint else 0,
     )
@@ -122,10 +122,10 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     """Records loss points, raises on values that are not finite, and marks complete checkpoints (L4)."""
 
     def __init__(
-        self, on_point: ProgressCallback, identity: str | None, history: Sequence[LossPoint]
+        self, on_progress: ProgressCallback, identity: str | None, history: Sequence[LossPoint]
     ) -> None:
         self.history: list[LossPoint] = list(history)
-        self._on_point = on_point
+        self._on_progress = on_progress
         self._identity = identity
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -154,20 +154,20 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
                 )
         point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
         self.history.append(point)
-        self._on_point(point)
+        self._on_progress(point)
 
 
 def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
     """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
-    filler = get_pad_token_id(loaded.tokenizer)
+    padding_id = get_pad_token_id(loaded.tokenizer)
     batch = {
-        "input_ids": pad([row.input_ids for row in rows], filler),
+        "input_ids": pad([row.input_ids for row in rows], padding_id),
         "attention_mask": pad([[1] * len(row.input_ids) for row in rows], 0),
         "labels": pad([row.labels for row in rows], IGNORE_INDEX),
     }
     if loaded.kind == "seq2seq":
         start = decoder_start_token_id(loaded.model)
-        batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], filler)
+        batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], padding_id)
     return {name: torch.tensor(values) for name, values in batch.items()}
 
 
@@ -184,7 +184,7 @@ def _token_loss(
     return total / (labels.ne(IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def _arguments(
+def _training_arguments(
     config: TrainingSettings,
     epochs: int,
     examples: int,
@@ -260,7 +260,7 @@ def _has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
-def _trainable(model: Any, config: TrainingSettings) -> Any:
+def _make_trainable(model: Any, config: TrainingSettings) -> Any:
     """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
     if config.method == "full":
         return model.float()
@@ -284,7 +284,7 @@ def _merge_adapters(model: Any, loaded: LoadedModel, config: TrainingSettings, s
 
 
 @torch.no_grad()
-def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
+def _average_weights(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
     """Set weights = (1 - share) × production + share × trained; share 1 keeps the trained ones."""
     if share == 1.0:
         return
@@ -293,20 +293,18 @@ def _average(model: Any, production: dict[str, torch.Tensor], share: float) -> N
 
 
 @torch.no_grad()
-def _movement(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
-    """Compare with production's weights; raises ``TrainingDiverged`` if one is not finite."""
-    moved = length = largest = 0.0
+def _measure_weight_change(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
+    """Compare with production's weights; raises ``TrainingDivergedError`` if one is not finite."""
+    change_squared = parent_squared = largest = 0.0
     changed = total = 0
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise TrainingDivergedError(f"weight {name} is not finite")
         before = production[name].double()
         difference = weight.detach().cpu().double() - before
-        moved += float(difference.square().sum())
-        length += float(before.square().sum())
+        change_squared += float(difference.square().sum())
+        parent_squared += float(before.square().sum())
         largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
         changed += int(difference.count_nonzero())
         total += difference.numel()
-    return WeightChange(
-        math.sqrt(moved / length) if length else math.sqrt(moved), largest, changed / max(1, total)
-    )
+    return WeightChange(math.sqrt(change_squared / (parent_squared or 1.0)), largest, changed / max(1, total))

@@ -43,7 +43,7 @@ class ReproductionReport:
     """The result of reproducing a version.
 
     ``impossible`` means that there is nothing to compare: no verdict, for this ``reason``; ``erased`` are the
-    ids of the missing conversations. ``same_digest`` also covers the files beside the weights, which contain
+    ids of the missing conversations. ``same_digest`` also covers the other files, which contain
     the package versions and may therefore differ where the weights do not.
     """
 
@@ -51,7 +51,7 @@ class ReproductionReport:
     outcome: ReproductionOutcome
     reason: str
     weights_digest: str | None = None
-    made_weights_digest: str | None = None
+    reproduced_weights_digest: str | None = None
     same_digest: bool | None = None
     erased: tuple[int, ...] = ()
     examples: int = 0
@@ -68,24 +68,24 @@ def reproduce_version(
 ) -> ReproductionReport:
     """Train a version again and compare its weights.
 
-    ``tell`` gets the trainer's progress, line by line. Raises ``DamagedCheckpoint`` or ``ModelNotFound``
-    if the version itself is damaged, and any error that ends the training.
+    ``on_line`` receives the trainer's progress, line by line. Raises ``CorruptCheckpointError`` or
+    ``ModelNotFoundError`` if the version itself is damaged, and any error that ends the training.
     """
     manifest = verify(Path(version.path))
     with engine.connect() as conn:
         erased = find_erased_examples(conn, home, manifest, version.version)
-    reason = irreproducible_reason(version.version, manifest, erased) or _missing_input(home, manifest)
+    reason = _irreproducible_reason(version.version, manifest, erased) or _missing_input(home, manifest)
     if not reason:
         with temporary_workspace(home) as directory:
             try:
-                reproduced = (train or train_in_subprocess)(_job(home, directory, manifest), on_line)
+                reproduced = (train or train_in_subprocess)(_build_job(home, directory, manifest), on_line)
                 return compare_outcome(version.version, manifest, reproduced)
             except TrainingError as error:
                 reason = str(error)
     return ReproductionReport(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
 
 
-def irreproducible_reason(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
+def _irreproducible_reason(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
     """Return why a version's records rule out its reproduction; None if they do not."""
     if manifest.parent_digest is None or manifest.dataset_digest is None:
         return f"{version} was not trained here: it was imported from {manifest.base}"
@@ -160,7 +160,7 @@ def _missing_input(home: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def _job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
+def _build_job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
     # The recorded number of epochs is that of the run, whether it was an emergency or not.
     return TrainingJob(
         home=str(directory),

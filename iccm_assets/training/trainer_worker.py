@@ -1,8 +1,8 @@
 """The trainer: one process trains one candidate (L1-L7).
 
 ``python -m iccm_assets.training.trainer_worker`` under Pipes reads a ``TrainingJob`` from the extra ``job``
-and replies with a custom message for ``job.read_reply``; with a file name it reads the job from that file and
-writes the reply to stdout. ``train`` does the same without a process.
+and replies with a custom message for ``worker_protocol.parse_reply``; with a file name it reads the job from
+that file and writes the reply to stdout. ``train`` does the same without a process.
 
 Nothing is published unless the weights are finite, have changed, and the fence still holds. A killed trainer
 leaves a staging directory behind; the next attempt removes it and, if it is the same training, resumes its
@@ -68,10 +68,11 @@ def train(
 ) -> TrainingOutcome:
     """Fine-tune the base on the dataset and publish the candidate in the model store.
 
-    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every
-    few seconds, and once before publishing; false means that another attempt has taken over.
-    Raises ``ModelNotFound``, ``DamagedCheckpoint``, ``InputError`` for the inputs, ``NothingLearned``,
-    ``TrainingDiverged``, ``StaleFence``, else ``TrainingError``; nothing is published then.
+    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every few
+    seconds, and once before publishing; false means that another attempt has taken over. Raises
+    ``ModelNotFoundError``, ``CorruptCheckpointError``, ``InputError`` for the inputs,
+    ``NoWeightsChangedError``, ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing
+    is published then.
     """
     from iccm_assets.models.generation import get_device_class, load_model
     from iccm_assets.training.checkpoint_export import write_checkpoint
@@ -80,10 +81,10 @@ def train(
     started = time.perf_counter()
     dataset = read_dataset(Path(job.dataset))
     store = ModelStore(Path(job.home))
-    with _named_failures():
+    with _translated_errors():
         loaded = load_model(job.base)
         device = get_device_class(loaded.model.device)
-        resumable = _preflight(job, loaded, device, store.free_bytes())
+        resumable = _check_resources(job, loaded, device, store.free_bytes())
         staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
@@ -111,10 +112,10 @@ def train(
         "train": round(trained_at - loaded_at, 3),
         "publish": round(time.perf_counter() - trained_at, 3),
     }
-    return _outcome(published, dataset, trained, seconds)
+    return _build_outcome(published, dataset, trained, seconds)
 
 
-def _outcome(
+def _build_outcome(
     published: StoredModel, dataset: Dataset, trained: FineTuneResult, seconds: dict[str, float]
 ) -> TrainingOutcome:
     evaluations = {point.step: point for point in trained.history if point.validation_loss is not None}
@@ -139,7 +140,7 @@ def _outcome(
     )
 
 
-def _preflight(job: TrainingJob, loaded: LoadedModel, device: str, free: int) -> bool:
+def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: int) -> bool:
     """Raise if the device or the free disk does not suffice; return whether resumable checkpoints fit."""
     if job.device not in (None, device):
         raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
@@ -193,7 +194,7 @@ def _with_retries(still_current: Callable[[], bool]) -> Callable[[], bool]:
 
 
 @contextmanager
-def _named_failures() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Raise the errors of torch and the system as the platform's errors, with their cause (L4)."""
     from safetensors import SafetensorError
 
@@ -215,7 +216,7 @@ def _named_failures() -> Iterator[None]:
         raise TrainingError(first_line(error)) from error
 
 
-def _fence(training_run_id: int | None, fence: int) -> Callable[[], bool]:
+def _make_heartbeat(training_run_id: int | None, fence: int) -> Callable[[], bool]:
     """Return the heartbeat of a run's row: it writes the time and returns whether the fence still holds."""
     if training_run_id is None:
         return lambda: True
@@ -249,11 +250,11 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
 
 
-def _reply(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]:
+def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]:
     """Train the job of these JSON values; return the outcome, or the platform's error, as JSON values."""
     try:
         job = parse_job(values)
-        still_current = _fence(job.training_run_id, job.fence)
+        still_current = _make_heartbeat(job.training_run_id, job.fence)
         return to_reply(train(job, progress=progress, still_current=still_current))
     except IccmError as error:
         return to_reply(error)
@@ -273,14 +274,16 @@ def _reply_to_dagster() -> None:
                 last = time.monotonic()
                 pipes.report_custom_message({"point": asdict(point)})
 
-        reply = _reply(pipes.get_extra("job"), report)
+        reply = _run_job(pipes.get_extra("job"), report)
         if "error" in reply:
             pipes.log.error(str(IccmError.from_dict(reply["error"])))
         pipes.report_custom_message(reply)
 
 
 def _reply_to_stdout(path: Path) -> int:
-    reply = _reply(json.loads(path.read_text(encoding="utf-8")), lambda point: log.info(point.to_log_line()))
+    reply = _run_job(
+        json.loads(path.read_text(encoding="utf-8")), lambda point: log.info(point.to_log_line())
+    )
     sys.stdout.write(json.dumps(reply) + "\n")
     return 1 if "error" in reply else 0
 

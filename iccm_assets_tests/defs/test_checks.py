@@ -373,12 +373,12 @@ def test_a_checkpoint_that_moved_nothing_or_lost_its_teachers_is_seen(
 ) -> None:
     [path] = change(engine, "select path from iccm.model_versions").scalars()
     [teacher] = change(engine, "select max(id) from iccm.conversations").scalars()
-    movement = {"relative": 0.0, "changed_share": 0.0, "largest": 0.0}
+    weight_change = {"relative": 0.0, "changed_share": 0.0, "largest": 0.0}
     with engine.begin() as conn:
         conn.execute(
             t.model_versions.insert().values(
                 version="v2", status="gate_failed", digest="d", path=path,
-                metrics={"training": {"movement": movement, "counts": {"new": 1}}},
+                metrics={"training": {"weight_change": weight_change, "counts": {"new": 1}}},
             )
         )  # fmt: skip
         run = training_run(conn, 1, "v2")

@@ -1,4 +1,4 @@
-"""The gate's evidence: exact where exactness is known, never too sure where it is simulated."""
+"""Confidence bounds: exact where the exact value is known, never too high where it is simulated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_zeros_and_ones_give_the_exact_clopper_pearson_bound(n: int, hits: int, 
     )
 
 
-def test_any_values_agree_with_drawing_the_weights() -> None:
+def test_any_values_agree_with_a_simulation_of_the_weights() -> None:
     rng = np.random.default_rng(5)
     for size, bound in ((3, 0.05), (17, -0.02), (240, 0.0)):
         values = rng.normal(0.05, 0.25, size).clip(-1, 1).round(3)
@@ -50,35 +50,35 @@ def test_any_values_agree_with_drawing_the_weights() -> None:
         assert confidence_above(list(values), bound, -1.0) == pytest.approx(drawn, abs=0.012)
 
 
-def test_nothing_and_equal_values_are_defined() -> None:
+def test_no_values_and_equal_values_are_defined() -> None:
     assert confidence_above([], 0.0, -1.0) == 0.0
     assert confidence_above([0.0] * 240, 0.0, -1.0) == 0.0
     assert confidence_above([0.2], 0.2, -1.0) == 0.0
-    # All items gained the same: sure only as far as n items can exclude a rare loss.
+    # All items gained the same: the confidence is limited by a rare loss that n items cannot exclude.
     assert confidence_above([0.1] * 5, 0.0, -1.0) == pytest.approx(1 - (1 / 1.1) ** 5, abs=2e-6)
     assert confidence_above([0.0] * 240, -0.02, -1.0) == pytest.approx(1 - 0.98**240, abs=2e-6)
     assert confidence_above([0.5], -1.5, -1.0) == 1.0
 
 
 @pytest.mark.parametrize("values", [[float("nan")], [float("inf")], [-1.5]])
-def test_impossible_values_are_refused(values: list[float]) -> None:
+def test_impossible_values_are_rejected(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite and at least"):
         confidence_above(values, 0.0, -1.0)
 
 
 @given(st.lists(st.integers(-10, 10), min_size=1, max_size=40), st.randoms())
 def test_the_order_of_the_items_does_not_matter(tenths: list[int], rng: random.Random) -> None:
-    values = [one / 10 for one in tenths]
+    values = [tenth / 10 for tenth in tenths]
     shuffled = rng.sample(values, len(values))
     assert confidence_above(values, 0.0, -1.0) == confidence_above(shuffled, 0.0, -1.0)
     assert mean(values) == mean(shuffled)
 
 
 @given(st.lists(st.integers(-10, 10), min_size=1, max_size=40), st.integers(0, 39))
-def test_a_better_item_never_lowers_the_confidence(tenths: list[int], where: int) -> None:
-    values = [one / 10 for one in tenths]
+def test_a_better_item_never_lowers_the_confidence(tenths: list[int], index: int) -> None:
+    values = [tenth / 10 for tenth in tenths]
     better = list(values)
-    better[where % len(values)] = 1.0
+    better[index % len(values)] = 1.0
     assert confidence_above(better, 0.0, -1.0) >= confidence_above(values, 0.0, -1.0) - 1e-6
 
 
@@ -93,26 +93,26 @@ NULLS = {
 
 @pytest.mark.parametrize("null", NULLS)
 @pytest.mark.parametrize("n", [20, 60, 240])
-def test_equal_models_are_called_better_in_at_most_a_tenth_of_the_cases(null: str, n: int) -> None:
+def test_equal_models_count_as_better_in_at_most_a_tenth_of_the_cases(null: str, n: int) -> None:
     values, chances = NULLS[null]
     assert sum(v * p for v, p in zip(values, chances, strict=True)) == pytest.approx(0)
     rng = np.random.default_rng(n)
     runs = 150
     samples = rng.choice(values, p=chances, size=(runs, n))
-    wrong = sum(confidence_above(list(sample), 0.0, -1.0) >= 0.9 for sample in samples)
+    false_positives = sum(confidence_above(list(sample), 0.0, -1.0) >= 0.9 for sample in samples)
     # 10 % allowed; three standard errors of the simulation on top.
-    assert wrong / runs <= 0.10 + 3 * math.sqrt(0.09 / runs)
+    assert false_positives / runs <= 0.10 + 3 * math.sqrt(0.09 / runs)
 
 
 def paired(
-    rng: np.random.Generator, n: int, base: float, churn: float, fall: float
+    rng: np.random.Generator, n: int, base: float, churn: float, drop: float
 ) -> tuple[list[float], float]:
     """Harms of items production solves with chance ``base``; ``churn`` lost and won, ``fall`` more lost.
 
     Returned with the lowest harm an item could have: minus what production leaves to gain.
     """
     before = rng.random(n) < base
-    lost = rng.random(n) < (churn + fall) / base
+    lost = rng.random(n) < (churn + drop) / base
     won = rng.random(n) < (churn / (1 - base) if base < 1 else 0.0)
     after = np.where(before, ~lost, won)
     return list(before.astype(float) - after.astype(float)), float(before.min()) - 1.0
@@ -120,27 +120,27 @@ def paired(
 
 @pytest.mark.parametrize(("base", "churn"), [(1.0, 0.0), (0.9, 0.05), (0.6, 0.1)])
 @pytest.mark.parametrize("n", [20, 30, 60, 240])
-def test_a_fall_of_just_the_limit_is_called_more_in_about_a_tenth_and_no_fall_hardly_ever(
+def test_a_drop_of_exactly_the_limit_alarms_in_about_a_tenth_and_no_drop_rarely(
     base: float, churn: float, n: int
 ) -> None:
     rng = np.random.default_rng(n)
     runs = 200
 
-    def alarms(fall: float) -> float:
-        made = (paired(rng, n, base, churn, fall) for _ in range(runs))
-        return sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in made) / runs
+    def alarms(drop: float) -> float:
+        samples = (paired(rng, n, base, churn, drop) for _ in range(runs))
+        return sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in samples) / runs
 
     assert alarms(0.05) <= 0.12 + 3 * math.sqrt(0.09 / runs)
     assert alarms(0.0) <= 0.06
 
 
-def test_a_real_fall_is_seen() -> None:
+def test_a_real_drop_is_detected() -> None:
     rng = np.random.default_rng(8)
-    made = (paired(rng, 30, 1.0, 0.0, 0.2) for _ in range(100))
-    assert sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in made) >= 80
+    samples = (paired(rng, 30, 1.0, 0.0, 0.2) for _ in range(100))
+    assert sum(confidence_of_harm(harms, 0.05, lowest) >= 0.9 for harms, lowest in samples) >= 80
 
 
-def test_student_is_asked_too_but_only_about_harm() -> None:
+def test_students_t_is_used_too_but_only_for_harm() -> None:
     harms = [1.0] * 4 + [0.0] * 26
     t = (4 / 30 - 0.05) / (np.std(harms, ddof=1) / math.sqrt(30))
     assert confidence_of_harm(harms, 0.05, -1.0) == pytest.approx(scipy.stats.t.cdf(t, 29), abs=2e-6)
@@ -150,7 +150,7 @@ def test_student_is_asked_too_but_only_about_harm() -> None:
     assert confidence_of_harm([], 0.05, -1.0) == 0.0
 
 
-def test_a_real_improvement_is_seen() -> None:
+def test_a_real_improvement_is_detected() -> None:
     rng = np.random.default_rng(9)
     samples = rng.choice([1.0, -1.0, 0.0], p=[0.10, 0.03, 0.87], size=(100, 240))
     assert sum(confidence_above(list(sample), 0.0, -1.0) >= 0.9 for sample in samples) >= 85
@@ -163,7 +163,7 @@ def test_the_mean_of_cancelling_tenths_is_zero() -> None:
 
 
 def test_a_quantile_is_an_observed_value() -> None:
-    values = [float(one) for one in range(1, 41)]
+    values = [float(number) for number in range(1, 41)]
     assert quantile(values, 0.95) == 38.0
     assert quantile(values, 0.5) == 20.0
     assert quantile([7.0], 0.99) == 7.0
@@ -173,13 +173,13 @@ def test_a_quantile_is_an_observed_value() -> None:
 
 def test_the_ratio_of_quantiles_agrees_with_resampling() -> None:
     rng = np.random.default_rng(2)
-    mine, theirs = rng.lognormal(0.3, 0.3, 40), rng.lognormal(0, 0.3, 40)
+    candidate, production = rng.lognormal(0.3, 0.3, 40), rng.lognormal(0, 0.3, 40)
     draws = 4000
-    a = np.sort(mine[rng.integers(0, 40, (draws, 40))])[:, 37]
-    b = np.sort(theirs[rng.integers(0, 40, (draws, 40))])[:, 37]
-    exact = quantile_ratio_confidence(list(mine), list(theirs), 0.95, 1.2)
-    assert exact == pytest.approx((a > 1.2 * b).mean(), abs=0.03)
-    assert 0.1 < exact < 0.999
+    a = np.sort(candidate[rng.integers(0, 40, (draws, 40))])[:, 37]
+    b = np.sort(production[rng.integers(0, 40, (draws, 40))])[:, 37]
+    confidence = quantile_ratio_confidence(list(candidate), list(production), 0.95, 1.2)
+    assert confidence == pytest.approx((a > 1.2 * b).mean(), abs=0.03)
+    assert 0.1 < confidence < 0.999
 
 
 def test_the_ratio_of_medians_of_three_is_exact() -> None:
@@ -188,15 +188,15 @@ def test_the_ratio_of_medians_of_three_is_exact() -> None:
     assert quantile_ratio_confidence([1.0, 2.0, 3.0], [1.0], 0.5, 2.5) == pytest.approx(7 / 27, abs=2e-6)
 
 
-def test_slower_is_seen_and_equally_fast_is_not() -> None:
+def test_a_slower_candidate_is_detected_and_an_equally_fast_one_is_not() -> None:
     rng = np.random.default_rng(3)
-    found = {1.0: 0, 1.6: 0}
-    for factor in found:
+    detected = {1.0: 0, 1.6: 0}
+    for factor in detected:
         for _ in range(100):
-            mine, theirs = rng.lognormal(0, 0.3, 40) * factor, rng.lognormal(0, 0.3, 40)
-            found[factor] += quantile_ratio_confidence(list(mine), list(theirs), 0.95, 1.2) >= 0.9
-    assert found[1.0] <= 10
-    assert found[1.6] >= 50
+            candidate, production = rng.lognormal(0, 0.3, 40) * factor, rng.lognormal(0, 0.3, 40)
+            detected[factor] += quantile_ratio_confidence(list(candidate), list(production), 0.95, 1.2) >= 0.9
+    assert detected[1.0] <= 10
+    assert detected[1.6] >= 50
 
 
 def test_no_latencies_are_no_evidence() -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation looks like (E2): the forgetting matrix over a line of versions, latencies, holdout."""
+"""The evaluation report (E2): the forgetting matrix over an ancestry, latencies and holdout."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def outcome(holdout: int = 0, ancestors: tuple[VersionScores, ...] = ()) -> Eval
     )
 
 
-LINE = (measured("v0", b1=0.75), measured("v1", a1=1.0, a2=1.0, b1=None))
+ANCESTORS = (measured("v0", b1=0.75), measured("v1", a1=1.0, a2=1.0, b1=None))
 
 
-def test_the_forgetting_matrix_has_a_column_for_every_version_of_the_line() -> None:
-    lists, strings = evaluation_report.forgetting_matrix(outcome(ancestors=LINE))
+def test_the_forgetting_matrix_has_a_column_for_every_version_of_the_ancestry() -> None:
+    lists, strings = evaluation_report.forgetting_matrix(outcome(ancestors=ANCESTORS))
     assert list(lists) == ["slice", "items", "v0", "v1", "v2", "v3", "change", "forgotten"]
     assert (lists["v0"], lists["v2"], lists["v3"]) == (0.75, 0.5, 0.25)
     assert (lists["change"], lists["forgotten"], lists["items"]) == (-0.25, 0.5, 1)
@@ -56,23 +56,25 @@ def test_the_forgetting_matrix_has_a_column_for_every_version_of_the_line() -> N
     assert (strings["v3"], strings["change"], strings["forgotten"]) == (0.75, 0.25, 0.25)
 
 
-@pytest.mark.parametrize("ancestors", [(), LINE], ids=["two versions", "a line"])
+@pytest.mark.parametrize("ancestors", [(), ANCESTORS], ids=["two versions", "an ancestry"])
 def test_the_heat_map_is_a_picture_of_all_rows_and_versions(ancestors: tuple[VersionScores, ...]) -> None:
     from matplotlib import image
 
     rows = evaluation_report.forgetting_matrix(outcome(ancestors=ancestors))
     drawn = image.imread(io.BytesIO(evaluation_report.plot_forgetting_matrix(rows)), format="png")
-    more = image.imread(io.BytesIO(evaluation_report.plot_forgetting_matrix(rows * 6)), format="png")
-    assert drawn.shape[0] < more.shape[0] < 1000 and 300 < drawn.shape[1] == more.shape[1] < 1200
+    taller = image.imread(io.BytesIO(evaluation_report.plot_forgetting_matrix(rows * 6)), format="png")
+    assert drawn.shape[0] < taller.shape[0] < 1000 and 300 < drawn.shape[1] == taller.shape[1] < 1200
 
 
-def test_the_metadata_tells_the_whole_story() -> None:
-    shown = evaluation_report.build_metadata(outcome(holdout=3, ancestors=LINE))
-    assert shown["verdict"] == "fail" and shown["holdout_items"] == 3
-    assert "| lists | 1 | 0.75 | nan | 0.5 | 0.25 |" in shown["forgetting_matrix"]["raw_value"]
-    assert shown["forgetting_heat_map"]["raw_value"].startswith("![forgetting matrix](data:image/png;base64,")
-    assert "| v3 | answer | 100 | 50.0 | 95.0 | 99.0 |" in shown["latency"]["raw_value"]
-    assert "| v2 | output token | 100 | 0.5 | 0.5 | 0.5 |" in shown["latency"]["raw_value"]
+def test_the_metadata_contains_verdict_matrix_heat_map_and_latency() -> None:
+    metadata = evaluation_report.build_metadata(outcome(holdout=3, ancestors=ANCESTORS))
+    assert metadata["verdict"] == "fail" and metadata["holdout_items"] == 3
+    assert "| lists | 1 | 0.75 | nan | 0.5 | 0.25 |" in metadata["forgetting_matrix"]["raw_value"]
+    assert metadata["forgetting_heat_map"]["raw_value"].startswith(
+        "![forgetting matrix](data:image/png;base64,"
+    )
+    assert "| v3 | answer | 100 | 50.0 | 95.0 | 99.0 |" in metadata["latency"]["raw_value"]
+    assert "| v2 | output token | 100 | 0.5 | 0.5 | 0.5 |" in metadata["latency"]["raw_value"]
 
 
 def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
@@ -80,17 +82,20 @@ def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
         "production holdout: 19 of 19 recent sessions scored for both versions; "
         "fewer than 20 are not compared"
     )
-    told = evaluation_report.describe_holdout(outcome(holdout=20))
-    assert "candidate 1.000, production 0.500, change +0.5000 (confidence 1.000 better, 0.000 worse)" in told
+    description = evaluation_report.describe_holdout(outcome(holdout=20))
+    assert (
+        "candidate 1.000, production 0.500, change +0.5000 (confidence 1.000 better, 0.000 worse)"
+        in description
+    )
     assert "0 of 0 recent sessions" in evaluation_report.describe_holdout(outcome())
 
 
-def test_reading_the_report_loads_neither_matplotlib_nor_torch() -> None:
+def test_importing_the_report_loads_neither_matplotlib_nor_torch() -> None:
     code = (
         "import sys; from iccm_assets.evaluation import evaluation_report;"
         " print({'matplotlib', 'torch'} & set(sys.modules))"
     )
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert ran.stdout == "set()\n"
+    assert result.stdout == "set()\n"

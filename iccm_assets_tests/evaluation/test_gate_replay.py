@@ -1,4 +1,4 @@
-"""Stored evidence judged again (E5): the same bytes by the same gate, exactly the flips by another one."""
+"""Replay of stored evidence (E5): the same bytes with the same gate, the expected changes with another."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ def with_numbers(**numbers: Any) -> EvaluationSettings:
     return EvaluationSettings(**{**GATE.model_dump(), **numbers})
 
 
-def test_the_same_gate_gives_ten_verdicts_again_byte_for_byte(engine: sa.Engine) -> None:
-    names = verdict_factories.store(engine, GATE)
-    before = verdict_factories.contents(engine)
-    found = replay_gate(engine, GATE)
-    assert {one.version: one.before for one in found.replayed} == verdict_factories.THEN
-    assert [one.version for one in found.replayed] == names and len(names) == 10
-    assert (found.changed_verdicts, found.unreadable) == ((), ())
-    assert all(one.identical and one.reproduces and one.gate_changed == {} for one in found.replayed)
+def test_the_same_gate_reproduces_ten_verdicts_byte_for_byte(engine: sa.Engine) -> None:
+    names = verdict_factories.store_verdicts(engine, GATE)
+    before = verdict_factories.read_tables(engine)
+    replay = replay_gate(engine, GATE)
+    assert {
+        verdict.version: verdict.before for verdict in replay.replayed
+    } == verdict_factories.EXPECTED_STATUS
+    assert [verdict.version for verdict in replay.replayed] == names and len(names) == 10
+    assert (replay.changed_verdicts, replay.unreadable) == ((), ())
+    assert all(
+        verdict.identical and verdict.reproduces and verdict.gate_changed == {} for verdict in replay.replayed
+    )
     with engine.connect() as conn:
         stored = conn.execute(sa.select(t.gate_verdicts.c.verdict).order_by(t.gate_verdicts.c.id)).scalars()
-        for row, one in zip(stored, found.replayed, strict=True):
-            again = json.dumps(json.loads(one.verdict.to_json()), sort_keys=True)
-            assert json.dumps(row, sort_keys=True) == again
-    assert verdict_factories.contents(engine) == before
+        for row, verdict in zip(stored, replay.replayed, strict=True):
+            replayed_verdict = json.dumps(json.loads(verdict.verdict.to_json()), sort_keys=True)
+            assert json.dumps(row, sort_keys=True) == replayed_verdict
+    assert verdict_factories.read_tables(engine) == before
 
 
 @pytest.mark.parametrize(
@@ -66,32 +70,35 @@ def test_the_same_gate_gives_ten_verdicts_again_byte_for_byte(engine: sa.Engine)
     ],
     ids=str,
 )
-def test_another_gate_flips_exactly_the_verdicts_it_concerns(
+def test_another_gate_changes_exactly_the_affected_verdicts(
     engine: sa.Engine, numbers: dict[str, Any], flips: dict[str, tuple[str, str]]
 ) -> None:
-    verdict_factories.store(engine, GATE)
-    found = replay_gate(engine, with_numbers(**numbers))
-    told = {one.version: (one.before, one.after) for one in found.changed_verdicts}
-    assert told == flips
-    assert all(one.reproduces for one in found.replayed)
-    assert all(set(one.gate_changed) == set(numbers) for one in found.replayed)
+    verdict_factories.store_verdicts(engine, GATE)
+    replay = replay_gate(engine, with_numbers(**numbers))
+    changed = {verdict.version: (verdict.before, verdict.after) for verdict in replay.changed_verdicts}
+    assert changed == flips
+    assert all(verdict.reproduces for verdict in replay.replayed)
+    assert all(set(verdict.gate_changed) == set(numbers) for verdict in replay.replayed)
 
 
-def test_an_emergency_is_judged_by_its_own_bound_again(engine: sa.Engine) -> None:
-    verdict_factories.store(engine, GATE, emergency=True)
-    found = replay_gate(engine, GATE)
-    assert not found.changed_verdicts and all(one.identical for one in found.replayed)
-    assert {one.version: one.after for one in found.replayed}["equal"] == "pass"
+def test_an_emergency_is_replayed_with_its_own_bound(engine: sa.Engine) -> None:
+    verdict_factories.store_verdicts(engine, GATE, emergency=True)
+    replay = replay_gate(engine, GATE)
+    assert not replay.changed_verdicts and all(verdict.identical for verdict in replay.replayed)
+    assert {verdict.version: verdict.after for verdict in replay.replayed}["equal"] == "pass"
 
 
-def test_one_version_is_judged_alone_and_its_newest_verdict_is_marked(engine: sa.Engine) -> None:
-    verdict_factories.store(engine, GATE)
+def test_one_version_is_replayed_alone_and_its_newest_verdict_is_marked(engine: sa.Engine) -> None:
+    verdict_factories.store_verdicts(engine, GATE)
     with engine.begin() as conn:
         gv = t.gate_verdicts
         row = conn.execute(sa.select(gv).where(gv.c.version == "better")).mappings().one()
         conn.execute(gv.insert().values({name: row[name] for name in row if name != "id"}))
-    found = replay_gate(engine, GATE, "better")
-    assert [(one.version, one.newest) for one in found.replayed] == [("better", False), ("better", True)]
+    replay = replay_gate(engine, GATE, "better")
+    assert [(verdict.version, verdict.newest) for verdict in replay.replayed] == [
+        ("better", False),
+        ("better", True),
+    ]
 
 
 DAMAGES: dict[str, tuple[str, str]] = {
@@ -119,20 +126,18 @@ DAMAGES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_evidence_that_cannot_be_read_is_named_and_the_others_are_judged(
-    engine: sa.Engine, damage: str
-) -> None:
-    verdict_factories.store(engine, GATE)
+def test_unreadable_evidence_is_named_and_the_rest_is_replayed(engine: sa.Engine, damage: str) -> None:
+    verdict_factories.store_verdicts(engine, GATE)
     change, words = DAMAGES[damage]
     with engine.begin() as conn:
         conn.execute(sa.text(f"update iccm.gate_verdicts set {change} where version = 'better'"))
-    found = replay_gate(engine, GATE)
-    assert [(one.version, words in one.reason) for one in found.unreadable] == [("better", True)]
-    assert len(found.replayed) == 9 and not found.changed_verdicts
+    replay = replay_gate(engine, GATE)
+    assert [(verdict.version, words in verdict.reason) for verdict in replay.unreadable] == [("better", True)]
+    assert len(replay.replayed) == 9 and not replay.changed_verdicts
 
 
-def test_evidence_or_a_gate_changed_since_is_noticed(engine: sa.Engine) -> None:
-    verdict_factories.store(engine, GATE)
+def test_evidence_or_a_gate_changed_since_is_detected(engine: sa.Engine) -> None:
+    verdict_factories.store_verdicts(engine, GATE)
     with engine.begin() as conn:
         for change in (
             "evidence = jsonb_set(evidence, '{items,3,candidate}', '0.25') where version = 'better'",
@@ -140,19 +145,19 @@ def test_evidence_or_a_gate_changed_since_is_noticed(engine: sa.Engine) -> None:
             "gate = gate - 'min_slice_items' where version = 'slow'",
         ):
             conn.execute(sa.text(f"update iccm.gate_verdicts set {change}"))
-    found = {one.version: one for one in replay_gate(engine, GATE).replayed}
-    assert (found["better"].reproduces, found["better"].identical, found["better"].changed) == (
+    replayed = {verdict.version: verdict for verdict in replay_gate(engine, GATE).replayed}
+    assert (replayed["better"].reproduces, replayed["better"].identical, replayed["better"].changed) == (
         False,
         False,
         False,
     )
-    assert (found["equal"].reproduces, found["equal"].identical) == (None, True)
-    assert (found["slow"].reproduces, found["slow"].identical) == (True, True)
+    assert (replayed["equal"].reproduces, replayed["equal"].identical) == (None, True)
+    assert (replayed["slow"].reproduces, replayed["slow"].identical) == (True, True)
 
 
-def test_a_gate_is_read_from_a_file_and_corrected_by_hand(tmp_path: Path) -> None:
+def test_a_gate_is_read_from_a_file_and_overridden_by_assignments(tmp_path: Path) -> None:
     plain, group, recorded = (tmp_path / name for name in ("a.toml", "b.json", "c.json"))
-    plain.write_text("max_slice_drop = 0.1\nslice_min_items = 25\n")
+    plain.write_text("max_slice_drop = 0.1\nmin_slice_items = 25\n")
     group.write_text('{"evaluation": {"max_slice_drop": 0.1}, "training": {"epochs": 2}}')
     recorded.write_text(with_numbers(confidence=0.95, batch_size=2).model_dump_json())
     assert load_gate(GATE, plain, []) == with_numbers(max_slice_drop=0.1, min_slice_items=25)
@@ -176,7 +181,9 @@ def test_a_gate_is_read_from_a_file_and_corrected_by_hand(tmp_path: Path) -> Non
         (None, "No such file"),
     ],
 )
-def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_file_that_is_no_gate_is_an_error_in_one_line(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
     path = tmp_path / "gate.toml"
     if content is not None:
         path.write_bytes(content)
@@ -186,7 +193,7 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("assignment", "words"),
     [
         ("max_slice_drop", "is not name=value"),
         ("=1", "the gate has no number"),
@@ -198,7 +205,9 @@ def test_a_file_that_is_no_gate_is_one_clear_line(tmp_path: Path, content: bytes
         ("max_slice_drop=", "valid number"),
     ],
 )
-def test_an_assignment_that_is_no_number_of_the_gate_is_one_clear_line(given: str, words: str) -> None:
+def test_an_assignment_that_is_no_number_of_the_gate_is_an_error_in_one_line(
+    assignment: str, words: str
+) -> None:
     with pytest.raises(InputError) as caught:
-        load_gate(GATE, None, [given])
+        load_gate(GATE, None, [assignment])
     assert words in str(caught.value) and "\n" not in str(caught.value)

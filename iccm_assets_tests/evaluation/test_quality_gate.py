@@ -1,4 +1,4 @@
-"""The quality gate's verdicts (E3): every rule can fail, pass and be left open, and says so with numbers."""
+"""The quality gate's verdicts (E3): every rule can pass, fail and be inconclusive, with numbers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def items(
     pairs: list[tuple[float | None, float | None]], slice_: str = "numbers"
 ) -> tuple[ItemEvidence, ...]:
     return tuple(
-        ItemEvidence(f"{slice_}-{i}", slice_, mine, theirs, 0.01, 0.01)
-        for i, (mine, theirs) in enumerate(pairs)
+        ItemEvidence(f"{slice_}-{i}", slice_, candidate, production, 0.01, 0.01)
+        for i, (candidate, production) in enumerate(pairs)
     )
 
 
 def evidence(*parts: tuple[ItemEvidence, ...], **changes: object) -> GateEvidence:
-    together = tuple(item for part in parts for item in part)
+    all_items = tuple(item for part in parts for item in part)
     steady = tuple(2.0 + (i % 7) / 20 for i in range(40))
-    made = GateEvidence("v2", "v1", together, len(together), steady, steady)
-    return replace(made, **changes)
+    evidence_ = GateEvidence("v2", "v1", all_items, len(all_items), steady, steady)
+    return replace(evidence_, **changes)
 
 
 def failed_rules(verdict: Verdict) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ def failed_rules(verdict: Verdict) -> tuple[str, ...]:
 BETTER = items([(1.0, 0.5)] * 30 + [(1.0, 1.0)] * 170)
 
 
-def test_a_clear_improvement_passes_and_says_by_how_much() -> None:
+def test_a_clear_improvement_passes_with_its_size() -> None:
     verdict = evaluate_gate(evidence(BETTER), GATE)
     assert verdict.status == "pass"
     assert verdict.improvement == 0.075
@@ -64,12 +64,12 @@ def test_an_improvement_by_chance_is_inconclusive() -> None:
     assert "0.9 required" in verdict.reasons[0]
 
 
-def test_a_confidence_just_below_the_one_asked_for_is_not_rounded_up_to_it() -> None:
+def test_a_confidence_just_below_the_required_one_is_not_rounded_up_to_it() -> None:
     verdict = evaluate_gate(evidence(BETTER), GATE)
-    sure = next(rule for rule in verdict.rules if rule.name == "improvement").numbers["confidence"]
-    barely = evaluate_gate(evidence(BETTER), GATE.model_copy(update={"confidence": sure + 1e-9}))
+    confidence = next(rule for rule in verdict.rules if rule.name == "improvement").numbers["confidence"]
+    barely = evaluate_gate(evidence(BETTER), GATE.model_copy(update={"confidence": confidence + 1e-9}))
     assert barely.status == "inconclusive"
-    assert f"confidence {sure:.6f} that" in barely.reasons[0]
+    assert f"confidence {confidence:.6f} that" in barely.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -82,22 +82,20 @@ def test_a_confidence_just_below_the_one_asked_for_is_not_rounded_up_to_it() -> 
         (-0.03, True, "fail"),
     ],
 )
-def test_an_emergency_moves_the_bound_to_two_points_below(
-    change: float, emergency: bool, status: str
-) -> None:
+def test_an_emergency_lowers_the_bound_by_two_points(change: float, emergency: bool, status: str) -> None:
     pairs = [(round(0.8 + change, 6), 0.8)] * 240
     assert evaluate_gate(evidence(items(pairs)), GATE, emergency=emergency).status == status
 
 
-def test_a_fall_of_more_than_two_points_is_named_a_degradation() -> None:
+def test_a_drop_of_more_than_two_points_is_a_degradation() -> None:
     verdict = evaluate_gate(evidence(items([(0.0, 1.0)] * 24 + [(1.0, 1.0)] * 216)), GATE)
     assert failed_rules(verdict) == ("improvement", "test_pass_rate_degradation", "forgetting")
     barely = evaluate_gate(evidence(items([(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 235)), GATE)
     assert failed_rules(barely) == ("improvement",)
 
 
-def with_variance(mine: list[float], theirs: list[float]) -> GateEvidence:
-    pairs = zip(BETTER, mine, theirs, strict=True)
+def with_variance(candidate: list[float], production: list[float]) -> GateEvidence:
+    pairs = zip(BETTER, candidate, production, strict=True)
     return evidence(tuple(replace(item, candidate_variance=a, production_variance=b) for item, a, b in pairs))
 
 
@@ -123,19 +121,21 @@ def test_variance_below_the_floor_is_never_a_spike() -> None:
     assert max_variance(0.02, GATE) == pytest.approx(0.03)
 
 
-def test_slow_answers_fail_and_unmeasured_ones_leave_it_open() -> None:
+def test_slow_responses_fail_and_unmeasured_ones_are_inconclusive() -> None:
     steady = evidence(BETTER).production_latency
-    slow = evaluate_gate(evidence(BETTER, candidate_latency=tuple(one * 1.5 for one in steady)), GATE)
+    slow = evaluate_gate(evidence(BETTER, candidate_latency=tuple(latency * 1.5 for latency in steady)), GATE)
     assert failed_rules(slow) == ("latency_regression",)
     assert "1.50 x production's" in slow.reasons[0]
-    fast_enough = evaluate_gate(evidence(BETTER, candidate_latency=tuple(one * 1.15 for one in steady)), GATE)
+    fast_enough = evaluate_gate(
+        evidence(BETTER, candidate_latency=tuple(latency * 1.15 for latency in steady)), GATE
+    )
     assert fast_enough.status == "pass"
     unmeasured = evaluate_gate(evidence(BETTER, candidate_latency=()), GATE)
     assert unmeasured.status == "inconclusive"
     assert "measured on 0 and 40 answers" in unmeasured.reasons[0]
 
 
-def test_a_lost_slice_fails_however_good_the_rest_became() -> None:
+def test_a_lost_slice_fails_even_if_the_rest_improved() -> None:
     lost = items([(0.0, 1.0)] * 6 + [(1.0, 1.0)] * 24, "strings")
     verdict = evaluate_gate(evidence(BETTER, lost), GATE)
     assert failed_rules(verdict) == ("forgetting",)
@@ -158,32 +158,34 @@ def test_a_slice_is_lost_only_with_items_and_evidence(slice_: tuple[ItemEvidence
     assert f"worst: {slice_[0].slice}" in verdict.rule("forgetting").reason
 
 
-def test_equal_models_rarely_trip_a_rule_of_harm() -> None:
+def test_equal_models_rarely_fail_a_harm_rule() -> None:
     rng = np.random.default_rng(11)
     alarms = 0
     for _ in range(60):
-        made = []
+        evidence_items = []
         for index in range(240):
             pair = rng.choice([0.0, 1 / 3, 2 / 3, 1.0], p=[0.1, 0.05, 0.1, 0.75], size=2)
-            mine, theirs = pair if rng.random() < 0.15 else (pair[0], pair[0])
+            candidate, production = pair if rng.random() < 0.15 else (pair[0], pair[0])
             spread = rng.choice([0.0, 0.02, 0.05], size=2)
-            made.append(ItemEvidence(f"{index}", f"s{index % 8}", *map(float, (mine, theirs, *spread))))
+            evidence_items.append(
+                ItemEvidence(f"{index}", f"s{index % 8}", *map(float, (candidate, production, *spread)))
+            )
         latency = [tuple(rng.lognormal(0, 0.2, 40)) for _ in range(2)]
-        verdict = evaluate_gate(GateEvidence("v2", "v1", tuple(made), 240, *latency), GATE)
+        verdict = evaluate_gate(GateEvidence("v2", "v1", tuple(evidence_items), 240, *latency), GATE)
         alarms += any(name != "improvement" for name in failed_rules(verdict))
     assert alarms <= 6
 
 
-def test_a_missing_item_leaves_a_pass_open() -> None:
+def test_a_missing_item_turns_a_pass_into_inconclusive() -> None:
     gap = items([(None, 1.0)], "gap")
     verdict = evaluate_gate(evidence(BETTER, gap), GATE)
     assert verdict.status == "inconclusive"
     assert verdict.reasons == ("complete_evidence: 1 items have no score: gap-0",)
-    unseen = evaluate_gate(evidence(BETTER, expected_items=240), GATE)
-    assert unseen.reasons == ("complete_evidence: 40 of 240 items were not measured",)
+    unmeasured = evaluate_gate(evidence(BETTER, expected_items=240), GATE)
+    assert unmeasured.reasons == ("complete_evidence: 40 of 240 items were not measured",)
 
 
-def test_a_doubtful_judge_leaves_a_pass_open() -> None:
+def test_an_unreliable_judge_turns_a_pass_into_inconclusive() -> None:
     doubted = (replace(BETTER[0], unreliable_reason="left its process"), *BETTER[1:])
     verdict = evaluate_gate(evidence(doubted), GATE)
     assert verdict.status == "inconclusive"
@@ -192,7 +194,7 @@ def test_a_doubtful_judge_leaves_a_pass_open() -> None:
     assert layers.reasons == ("complete_evidence: sandbox layers were missing: seccomp",)
 
 
-def test_a_failure_that_missing_items_cannot_turn_stays_a_failure() -> None:
+def test_a_failure_that_missing_items_cannot_change_stays_a_failure() -> None:
     gaps = items([(None, 1.0)] * 3, "gap")
     assert evaluate_gate(evidence(items([(0.0, 1.0)] * 40 + [(1.0, 1.0)] * 160), gaps), GATE).status == "fail"
     turnable = evaluate_gate(evidence(items([(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 198), gaps), GATE)
@@ -201,13 +203,13 @@ def test_a_failure_that_missing_items_cannot_turn_stays_a_failure() -> None:
 
 
 def test_a_slice_is_not_lost_while_missing_items_could_save_it() -> None:
-    fallen = [(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 19
-    assert failed_rules(evaluate_gate(evidence(BETTER, items(fallen, "strings")), GATE)) == ("forgetting",)
-    open_ = evaluate_gate(evidence(BETTER, items([*fallen, (None, 1.0), (None, 1.0)], "strings")), GATE)
+    dropped = [(0.0, 1.0)] * 5 + [(1.0, 1.0)] * 19
+    assert failed_rules(evaluate_gate(evidence(BETTER, items(dropped, "strings")), GATE)) == ("forgetting",)
+    open_ = evaluate_gate(evidence(BETTER, items([*dropped, (None, 1.0), (None, 1.0)], "strings")), GATE)
     assert (open_.status, failed_rules(open_)) == ("inconclusive", ())
 
 
-def test_nothing_measured_is_inconclusive_not_a_failure() -> None:
+def test_no_measurement_is_inconclusive_not_a_failure() -> None:
     for empty in (GateEvidence("v2", "v1", (), 240), GateEvidence("v2", "v1", (), 0)):
         verdict = evaluate_gate(empty, GATE)
         assert (verdict.status, verdict.improvement) == ("inconclusive", None)
@@ -221,11 +223,13 @@ ITEMS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(ITEMS, st.booleans(), st.integers(0, 3))
-def test_stored_evidence_is_judged_again_to_the_same_bytes(
+def test_stored_evidence_gives_the_same_bytes_again(
     rows: list[tuple[str, float | None, float | None, float | None]], emergency: bool, missing: int
 ) -> None:
-    made = tuple(ItemEvidence(f"i{i}", s, a, b, v, v) for i, (s, a, b, v) in enumerate(rows))
-    first = GateEvidence("v2", "v1", made, len(made) + missing, (1.1, 2.2), (1.3, 2.5), ())
+    evidence_items = tuple(ItemEvidence(f"i{i}", s, a, b, v, v) for i, (s, a, b, v) in enumerate(rows))
+    first = GateEvidence(
+        "v2", "v1", evidence_items, len(evidence_items) + missing, (1.1, 2.2), (1.3, 2.5), ()
+    )
     again = GateEvidence.from_json(json.loads(json.dumps(json.loads(first.to_json()))))
     assert again == first
     verdict = evaluate_gate(first, GATE, emergency)
@@ -240,16 +244,16 @@ def test_stored_evidence_is_judged_again_to_the_same_bytes(
 def test_only_complete_and_better_evidence_passes(
     rows: list[tuple[str, float | None, float | None, float | None]],
 ) -> None:
-    made = tuple(ItemEvidence(f"i{i}", s, a, b, v, v) for i, (s, a, b, v) in enumerate(rows))
-    verdict = evaluate_gate(evidence(made), GATE)
+    evidence_items = tuple(ItemEvidence(f"i{i}", s, a, b, v, v) for i, (s, a, b, v) in enumerate(rows))
+    verdict = evaluate_gate(evidence(evidence_items), GATE)
     if verdict.status == "pass":
-        assert all(item.reliable for item in made)
+        assert all(item.reliable for item in evidence_items)
         assert verdict.improvement is not None and verdict.improvement > 0
     if verdict.improvement is not None and verdict.improvement <= 0:
         assert verdict.status != "pass"
 
 
-def test_impossible_evidence_is_refused_by_name() -> None:
+def test_impossible_evidence_is_rejected_by_name() -> None:
     with pytest.raises(InputError, match=r"item a is outside 0\.\.1"):
         GateEvidence("v2", "v1", (ItemEvidence("a", "s", 1.2, 1.0),), 1)
     with pytest.raises(InputError, match="names an item twice"):
@@ -262,13 +266,15 @@ def test_impossible_evidence_is_refused_by_name() -> None:
         Verdict.from_json("[]")
 
 
-def test_evidence_kept_in_the_database_gives_the_same_verdict(engine: sa.Engine) -> None:
+def test_evidence_from_the_database_gives_the_same_verdict(engine: sa.Engine) -> None:
     rng = np.random.default_rng(4)
-    made = tuple(
-        ItemEvidence(f"i{i}", f"s{i % 8}", *(float(one) for one in rng.random(2)), 0.1 + 0.2, 1e-7)
+    evidence_items = tuple(
+        ItemEvidence(f"i{i}", f"s{i % 8}", *(float(rate) for rate in rng.random(2)), 0.1 + 0.2, 1e-7)
         for i in range(240)
     )
-    first = GateEvidence("v2", "v1", made, 240, tuple(rng.lognormal(size=40)), tuple(rng.lognormal(size=40)))
+    first = GateEvidence(
+        "v2", "v1", evidence_items, 240, tuple(rng.lognormal(size=40)), tuple(rng.lognormal(size=40))
+    )
     verdict = evaluate_gate(first, GATE)
     with engine.begin() as conn:
         for version, parent in (("v1", None), ("v2", "v1")):

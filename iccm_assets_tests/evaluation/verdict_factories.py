@@ -1,4 +1,4 @@
-"""Ten past candidates with evidence of every kind, and their verdicts as the evaluator stores them."""
+"""Ten candidates with evidence of every kind, and their verdicts as the evaluation worker stores them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Pairs = list[tuple[float | None, float | None]]
 
 
 def items(pairs: Pairs, slice_: str = "numbers", **changes: Any) -> tuple[ItemEvidence, ...]:
-    given: dict[str, Any] = {"candidate_variance": 0.01, "production_variance": 0.01, **changes}
-    return tuple(ItemEvidence(f"{slice_}-{i}", slice_, *pair, **given) for i, pair in enumerate(pairs))
+    values: dict[str, Any] = {"candidate_variance": 0.01, "production_variance": 0.01, **changes}
+    return tuple(ItemEvidence(f"{slice_}-{i}", slice_, *pair, **values) for i, pair in enumerate(pairs))
 
 
 BETTER = items([(1.0, 0.5)] * 30 + [(1.0, 1.0)] * 90)
-# Falls by 0.2: more than 0.05 with evidence, not more than 0.19.
+# Drops by 0.2: more than 0.05 with evidence, not more than 0.19.
 LOST = items([(0.0, 1.0)] * 6 + [(1.0, 1.0)] * 24, "strings")
 # Six won and four lost: an improvement by chance, at a confidence between 0.5 and 0.9.
 CHANCE = items([(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 110)
@@ -34,34 +34,34 @@ KINDS: dict[str, tuple[tuple[ItemEvidence, ...], dict[str, Any]]] = {
     "equal": (items([(0.8, 0.8)] * 120), {}),
     "chance": (CHANCE, {}),
     "forgetful": (BETTER + LOST, {}),
-    "slow": (BETTER, {"candidate_latency": tuple(1.5 * one for one in STEADY)}),
+    "slow": (BETTER, {"candidate_latency": tuple(1.5 * latency for latency in STEADY)}),
     "spread": (SPREAD, {}),
     "gap": (BETTER + items([(None, 1.0)], "gap"), {}),
     "doubted": (BETTER + items([(1.0, 1.0)], "odd", unreliable_reason="suspect implementation by a"), {}),
     "unmeasured": ((), {"expected_items": 120}),
 }
-THEN = {
+EXPECTED_STATUS = {
     **dict.fromkeys(("worse", "equal", "forgetful", "slow", "spread"), "fail"),
     **dict.fromkeys(("chance", "gap", "doubted", "unmeasured"), "inconclusive"),
     "better": "pass",
 }
 
 
-def evidence_of(kind: str) -> GateEvidence:
+def build_evidence(kind: str) -> GateEvidence:
     measured, changes = KINDS[kind]
-    given = {"expected_items": len(measured), "candidate_latency": STEADY, **changes}
-    return GateEvidence(kind, "base", measured, production_latency=STEADY, **given)
+    values = {"expected_items": len(measured), "candidate_latency": STEADY, **changes}
+    return GateEvidence(kind, "base", measured, production_latency=STEADY, **values)
 
 
-def store(engine: sa.Engine, gate: EvaluationSettings, emergency: bool = False) -> list[str]:
-    """All ten as candidates of `base`, judged by the gate; their names in the order of their verdicts."""
+def store_verdicts(engine: sa.Engine, gate: EvaluationSettings, emergency: bool = False) -> list[str]:
+    """Store all ten as candidates of `base` with their verdicts; return their names in that order."""
     with engine.begin() as conn:
         for name in ("base", *KINDS):
             values = {"version": name, "parent_version": None if name == "base" else "base", "digest": name}
             status = "production" if name == "base" else "candidate"
             conn.execute(t.model_versions.insert().values(**values, path=f"/{name}", status=status))
         for name in KINDS:
-            evidence = evidence_of(name)
+            evidence = build_evidence(name)
             verdict = evaluate_gate(evidence, gate, emergency)
             conn.execute(
                 t.gate_verdicts.insert().values(
@@ -80,8 +80,8 @@ def store(engine: sa.Engine, gate: EvaluationSettings, emergency: bool = False) 
     return list(KINDS)
 
 
-def contents(engine: sa.Engine) -> dict[str, int | list[str]]:
-    """Every row of the tables a verdict could touch, with its row version."""
+def read_tables(engine: sa.Engine) -> dict[str, int | list[str]]:
+    """Return every row of the tables that a verdict could change, with its row version."""
     with engine.connect() as conn:
         return {
             table: [

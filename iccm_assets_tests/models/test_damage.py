@@ -1,4 +1,4 @@
-"""Every way a published model can be spoilt, and the name under which the loader refuses it (L6)."""
+"""Every kind of damage to a published model, and the file name in the loader's error (L6)."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def add(model: Path) -> str:
 
 
 def swap_the_tokenizer(model: Path) -> str:
-    """Two bytes of the vocabulary change places: same size, valid, and every answer is another."""
+    """Swap two tokens of the vocabulary: the file keeps its size and stays valid, but responses change."""
     text = (model / TOKENIZER).read_text()
-    told = json.loads(text)
-    vocabulary = told["model"]["vocab"]
+    tokenizer = json.loads(text)
+    vocabulary = tokenizer["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    (model / TOKENIZER).write_text(json.dumps(told, ensure_ascii=False, indent=2))
+    (model / TOKENIZER).write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2))
     return TOKENIZER
 
 
 def edit_the_manifest(model: Path) -> str:
-    told = json.loads((model / MANIFEST_FILE).read_text())
-    told["dataset_digest"] = "0" * 64
-    (model / MANIFEST_FILE).write_text(json.dumps(told))
+    manifest = json.loads((model / MANIFEST_FILE).read_text())
+    manifest["dataset_digest"] = "0" * 64
+    (model / MANIFEST_FILE).write_text(json.dumps(manifest))
     return MANIFEST_FILE
 
 
 def make_the_manifest_fit_again(model: Path) -> str:
-    """The work of somebody who knows the format: weights and manifest agree, only the name does not."""
+    """Make weights and manifest agree again: only the directory name shows the change."""
     flip_a_bit(model)
     (model / MANIFEST_FILE).unlink()
     (model / MANIFEST_FILE).write_text(
@@ -110,34 +110,34 @@ DAMAGES = [
     flip_a_bit, truncate, empty, remove, add, swap_the_tokenizer, edit_the_manifest,
     make_the_manifest_fit_again, remove_the_manifest, empty_the_manifest, link_outside,
     put_a_folder_in_place, put_a_pipe_in_place,
-    pytest.param(forbid_reading, marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")),
+    pytest.param(forbid_reading, marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tiny_t5(tmp_path_factory.mktemp("model") / "made")
-    manifest = Manifest(kind="imported", base="t", files=describe_files(made))
-    (made / MANIFEST_FILE).write_text(manifest.to_json())
-    return made.rename(made.with_name(manifest.digest))
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_t5(tmp_path_factory.mktemp("model") / "made")
+    manifest = Manifest(kind="imported", base="t", files=describe_files(model))
+    (model / MANIFEST_FILE).write_text(manifest.to_json())
+    return model.rename(model.with_name(manifest.digest))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_model_is_refused_by_name(
-    damage: Callable[[Path], str], whole: Path, tmp_path: Path
+def test_a_damaged_model_is_rejected_by_file_name(
+    damage: Callable[[Path], str], published: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / whole.name
-    shutil.copytree(whole, model)
-    assert verify(model).digest == whole.name
-    named = damage(model)
-    with pytest.raises(CorruptCheckpointError, match=rf"{whole.name}/{named}"):
+    model = tmp_path / published.name
+    shutil.copytree(published, model)
+    assert verify(model).digest == published.name
+    file_name = damage(model)
+    with pytest.raises(CorruptCheckpointError, match=rf"{published.name}/{file_name}"):
         load_model(model)
-    # What the deploy step asks before anything is changed.
-    with pytest.raises((CorruptCheckpointError, ModelNotFoundError), match=named):
+    # The check of the deploy step before it changes anything.
+    with pytest.raises((CorruptCheckpointError, ModelNotFoundError), match=file_name):
         verify(model)
 
 
-def test_a_file_that_may_not_be_read_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_named(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (WEIGHTS, MANIFEST_FILE):
         opened = Path.open
 
@@ -149,4 +149,4 @@ def test_a_file_that_may_not_be_read_is_named(whole: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", refuse)
             with pytest.raises(CorruptCheckpointError, match=rf"{name} cannot be read .*Permission denied"):
-                load_model(whole)
+                load_model(published)

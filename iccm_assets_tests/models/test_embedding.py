@@ -26,14 +26,14 @@ def embedder():
     return Embedder.load(load_settings())
 
 
-def test_every_text_has_a_unit_vector_the_empty_one_too(embedder):
+def test_every_text_has_a_unit_vector_even_the_empty_one(embedder):
     vectors = embedder.encode(TEXTS)
     assert vectors.shape == (len(TEXTS), DIMENSIONS) and vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert embedder.encode([]).shape == (0, DIMENSIONS)
 
 
-def test_a_vector_does_not_depend_on_its_company(embedder):
+def test_a_vector_does_not_depend_on_the_other_texts(embedder):
     together = embedder.encode(TEXTS * 7)
     alone = np.concatenate([embedder.encode([text]) for text in TEXTS])
     assert np.array_equal(together[: len(TEXTS)], alone)
@@ -56,25 +56,25 @@ def test_finding_the_weights_needs_no_torch():
         "from iccm_assets.settings import load_settings\n"
         "print(Embedder.load(load_settings()).digest, 'torch' in sys.modules)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split()[1] == "False"
-    assert ran.stdout.split()[0].endswith("-256")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[1] == "False"
+    assert result.stdout.split()[0].endswith("-256")
 
 
-def test_packaged_weights_that_are_not_the_published_ones_are_refused(tmp_path, monkeypatch):
+def test_packaged_weights_that_differ_from_the_published_ones_are_rejected(tmp_path, monkeypatch):
     package = tmp_path / "other_weights"
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "model" / "model.safetensors").write_bytes(b"not the weights")
-    monkeypatch.setattr(embedding, "PACKAGED", package.name)
-    monkeypatch.setattr(embedding, "_in_local_cache", lambda name: None)
+    monkeypatch.setattr(embedding, "OFFLINE_PACKAGE", package.name)
+    monkeypatch.setattr(embedding, "_find_in_cache", lambda name: None)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(CorruptCheckpointError, match="published model 53aa51172d14"):
         Embedder.load(load_settings(embedder=DEFAULT_HUB_ID))
 
 
 @pytest.mark.parametrize("wrong", ["/no/such/directory", "nowhere", "a/b/c", "~/nothing/here"])
-def test_a_wrong_path_says_what_is_expected(wrong):
+def test_the_error_for_a_wrong_path_names_the_setting(wrong):
     with pytest.raises(ModelNotFoundError, match="ICCM_EMBEDDER"):
         Embedder.load(load_settings(embedder=wrong))
 
@@ -84,15 +84,15 @@ def test_a_directory_without_weights_is_no_embedder(tmp_path):
         Embedder.load(load_settings(embedder=str(tmp_path)))
 
 
-def test_a_hub_that_cannot_be_reached_is_an_answer_in_seconds():
+def test_an_unreachable_hub_is_an_error_within_seconds():
     code = (
         "from iccm_assets.models.embedding import Embedder\n"
         "from iccm_assets.settings import load_settings\n"
-        "from iccm_assets.errors import ModelNotFound\n"
+        "from iccm_assets.errors import ModelNotFoundError\n"
         "try: Embedder.load(load_settings(embedder='nobody/nothing'))\n"
-        "except ModelNotFound as error: print(error)"
+        "except ModelNotFoundError as error: print(error)"
     )
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
@@ -100,10 +100,10 @@ def test_a_hub_that_cannot_be_reached_is_an_answer_in_seconds():
         env={"PATH": "/usr/bin", "HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:9"},
         check=True,
     )
-    assert "download failed (" in ran.stdout
+    assert "download failed (" in result.stdout
 
 
-def test_a_damaged_directory_is_refused_by_name(tmp_path):
+def test_a_damaged_directory_is_rejected_by_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"{}")
     (tmp_path / "modules.json").write_text("[]", encoding="utf-8")
     with pytest.raises(CorruptCheckpointError, match="cannot be loaded"):

@@ -19,57 +19,57 @@ SOURCES = [f"def f{number}(x):\n    return x + {number}\n" * (1 + number % 4) fo
 @pytest.mark.parametrize(
     ("make", "kind"), [(tiny_t5, "seq2seq"), (tiny_gpt2, "causal"), (tiny_llama, "causal")]
 )
-def test_any_architecture_loads_by_path_and_answers_alike_in_any_batch(
+def test_any_architecture_loads_by_path_and_generates_the_same_in_any_batch(
     make: Callable[[Path], Path], kind: str, tmp_path: Path
 ) -> None:
     loaded = load_model(make(tmp_path))
     assert loaded.kind == kind
     single = generate(loaded, SOURCES, max_new_tokens=24, batch_size=1)
     batched = generate(loaded, SOURCES, max_new_tokens=24, batch_size=4)
-    assert [(one.text, one.output_tokens) for one in single] == [
-        (one.text, one.output_tokens) for one in batched
+    assert [(response.text, response.output_tokens) for response in single] == [
+        (response.text, response.output_tokens) for response in batched
     ]
-    assert len({one.text for one in single}) > 1, (
-        "the models must tell sources apart for this to prove anything"
+    assert len({response.text for response in single}) > 1, (
+        "the responses must differ, or this test proves nothing"
     )
 
 
-def test_answers_come_in_the_order_of_the_sources(tmp_path: Path) -> None:
+def test_responses_are_in_the_order_of_the_sources(tmp_path: Path) -> None:
     loaded = load_model(tiny_t5(tmp_path))
     forward = generate(loaded, SOURCES, max_new_tokens=12, batch_size=3)
     backward = generate(loaded, SOURCES[::-1], max_new_tokens=12, batch_size=3)
-    assert [one.text for one in forward] == [one.text for one in backward][::-1]
+    assert [response.text for response in forward] == [response.text for response in backward][::-1]
     assert generate(loaded, [], max_new_tokens=12, batch_size=3) == []
 
 
 def test_generation_stops_at_the_end_token_and_counts_it(tmp_path: Path) -> None:
     directory = tiny_gpt2(tmp_path)
     weights = load_file(directory / "model.safetensors")
-    # All embeddings alike but the end token's: whatever is read, the end token wins.
+    # All embeddings are equal except the end token's, so the end token always has the highest score.
     weights["transformer.wte.weight"][:] = 0.0
     weights["transformer.ln_f.bias"][:] = 1.0
     weights["transformer.wte.weight"][1] = 1.0
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    [answer] = generate(load_model(directory), ["x = 1"], max_new_tokens=50, batch_size=1)
-    assert (answer.text, answer.output_tokens) == ("", 1)
-    assert answer.latency_ms > 0
+    [response] = generate(load_model(directory), ["x = 1"], max_new_tokens=50, batch_size=1)
+    assert (response.text, response.output_tokens) == ("", 1)
+    assert response.latency_ms > 0
 
 
-def test_sampling_settings_of_the_checkpoint_do_not_make_answers_random(tmp_path: Path) -> None:
+def test_sampling_settings_of_the_checkpoint_do_not_make_responses_random(tmp_path: Path) -> None:
     directory = tiny_llama(tmp_path)
     config = json.loads((directory / "generation_config.json").read_text())
     config.update(do_sample=True, temperature=5.0, top_k=50)
     (directory / "generation_config.json").write_text(json.dumps(config))
     loaded = load_model(directory)
 
-    def texts(answers: list[GeneratedResponse]) -> list[str]:
-        return [answer.text for answer in answers]
+    def texts(responses: list[GeneratedResponse]) -> list[str]:
+        return [response.text for response in responses]
 
     first = texts(generate(loaded, SOURCES, max_new_tokens=16, batch_size=4))
     assert first == texts(generate(loaded, SOURCES, max_new_tokens=16, batch_size=4))
 
 
-def test_one_flipped_byte_in_a_published_model_is_refused_by_file_name(tmp_path: Path) -> None:
+def test_one_flipped_bit_in_a_published_model_is_rejected_by_file_name(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path)
     manifest = Manifest(kind="imported", base="tiny", files=describe_files(directory))
     (directory / MANIFEST_FILE).write_text(manifest.to_json())
@@ -81,7 +81,7 @@ def test_one_flipped_byte_in_a_published_model_is_refused_by_file_name(tmp_path:
         load_model(directory)
 
 
-def test_without_a_manifest_the_digest_follows_the_weights(tmp_path: Path) -> None:
+def test_without_a_manifest_the_digest_depends_on_the_weights(tmp_path: Path) -> None:
     first, same, other = (
         load_model(tiny_t5(tmp_path / str(n), seed=s)).digest for n, s in ((1, 0), (2, 0), (3, 1))
     )
@@ -98,7 +98,7 @@ def test_a_missing_path_and_pickled_weights_are_named(tmp_path: Path) -> None:
         load_model(directory)
 
 
-def test_weights_that_would_have_to_be_made_up_are_refused(tmp_path: Path) -> None:
+def test_missing_weights_are_rejected(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path)
     weights = load_file(directory / "model.safetensors")
     name = next(name for name in weights if name.startswith("decoder.block"))
@@ -124,7 +124,7 @@ def test_an_unusable_config_is_a_model_error(config: str, tmp_path: Path) -> Non
         load_model(directory)
 
 
-def test_code_lying_in_a_model_directory_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_model_directory_is_never_run(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForSeq2SeqLM": "evil.Model"}
@@ -134,10 +134,12 @@ def test_code_lying_in_a_model_directory_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_context_too_short_for_the_answer_is_an_error_and_a_long_source_is_cut(tmp_path: Path) -> None:
+def test_a_context_too_short_for_the_response_is_an_error_and_a_long_source_is_truncated(
+    tmp_path: Path,
+) -> None:
     loaded = load_model(tiny_gpt2(tmp_path))
-    [answer] = generate(loaded, ["x" * 5000], max_new_tokens=8, batch_size=1)
-    assert answer.output_tokens <= 8
+    [response] = generate(loaded, ["x" * 5000], max_new_tokens=8, batch_size=1)
+    assert response.output_tokens <= 8
     with pytest.raises(ModelError, match="512"):
         generate(loaded, ["x"], max_new_tokens=512, batch_size=1)
 

@@ -16,7 +16,7 @@ def test_a_seq2seq_target_is_the_text_and_the_end_token() -> None:
     assert row.labels[-1] == END
 
 
-def test_a_causal_example_begins_with_exactly_what_generation_is_given() -> None:
+def test_a_causal_example_starts_with_exactly_the_prompt_of_generation() -> None:
     prompt = encode_source(CAUSAL, "causal", "x = 1", 100)
     row = encode_example(CAUSAL, "causal", "x = 1", "It shall run.", 100, 100)
     assert row.input_ids[: len(prompt)] == prompt
@@ -26,7 +26,7 @@ def test_a_causal_example_begins_with_exactly_what_generation_is_given() -> None
     assert row.labels[-1] == END
 
 
-def test_cutting_a_long_text_keeps_the_separator_and_the_end_token() -> None:
+def test_truncation_keeps_the_separator_and_the_end_token() -> None:
     row = encode_example(CAUSAL, "causal", "y" * 500, "z" * 500, 60, 40)
     prompt = [token for token, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORE_INDEX]
     assert len(prompt) == 60
@@ -36,7 +36,7 @@ def test_cutting_a_long_text_keeps_the_separator_and_the_end_token() -> None:
     assert len(encode_example(SEQ, "seq2seq", "y" * 500, "z", 60, 40).input_ids) == 60
 
 
-def test_an_empty_source_still_gives_the_model_something_to_read() -> None:
+def test_an_empty_source_is_at_least_one_token() -> None:
     assert encode_source(SEQ, "seq2seq", "", 10)
     assert encode_source(CAUSAL, "causal", "", 100)
 

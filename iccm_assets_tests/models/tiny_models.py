@@ -1,4 +1,4 @@
-"""Models of a few thousand weights, built on the spot: a T5 and a GPT-2 with byte-level tokenizers."""
+"""Models of a few thousand random weights with byte-level tokenizers: a T5, a GPT-2 and a Llama."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAD, END = "<pad>", "</s>"
 
 
 def byte_tokenizer(*, ends_source: bool) -> PreTrainedTokenizerFast:
-    """One token per byte; with ``ends_source`` every text is closed by the end token, as T5 does."""
+    """One token per byte; with ``ends_source`` every text ends with the end token, as for T5."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([PAD, END, *alphabet])}
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))

@@ -1,4 +1,4 @@
-"""Tiny models with the oddities of models one meets: each is a whole directory, made on the spot."""
+"""Tiny models with the peculiarities of real ones, each built as a complete directory."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def with_only_a_fast_tokenizer(directory: Path) -> Path:
     return directory
 
 
-ODD_BUT_FINE: list[Callable[[Path], Path]] = [
+UNUSUAL: list[Callable[[Path], Path]] = [
     tied, bfloat16, sharded, padded_vocabulary, short_gpt2, short_bart, without_generation_config,
     with_only_a_fast_tokenizer,
 ]  # fmt: skip
@@ -137,8 +137,8 @@ def without_an_end_token(directory: Path) -> str:
 
 def with_a_lost_shard(directory: Path) -> str:
     sharded(directory)
-    lost = sorted(directory.glob("*.safetensors"))[1]
-    lost.unlink()
+    shard = sorted(directory.glob("*.safetensors"))[1]
+    shard.unlink()
     return "cannot be loaded"
 
 

@@ -1,4 +1,4 @@
-"""How far production has fallen: paired on the canary set, two samples on the holdout (T2)."""
+"""How far production's quality has dropped: paired on the canary set, two samples on the holdout (T2)."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ RATES = st.floats(0, 1)
 ITEMS = st.dictionaries(st.integers(0, 500).map(str), RATES, min_size=20, max_size=80)
 
 
-def decide(fall, name="canary_set"):
-    values = (fall.n, fall.mean, fall.standard_error, fall.baseline_mean)
-    return decide_degradation(QualityMeasurement(1, "v1", name, *values, confidence=fall.confidence), T)
+def decide(drop, name="canary_set"):
+    values = (drop.n, drop.mean, drop.standard_error, drop.baseline_mean)
+    return decide_degradation(QualityMeasurement(1, "v1", name, *values, confidence=drop.confidence), T)
 
 
 @given(ITEMS)
-def test_the_same_answers_as_at_the_deployment_are_no_fall(rates: dict[str, float]) -> None:
-    found = paired_drop(rates, rates, T.max_quality_drop)
-    assert found.baseline_mean == found.mean and found.confidence == 0.0
-    assert not isinstance(decide(found), TriggerFired)
+def test_the_same_rates_as_at_the_deployment_are_no_drop(rates: dict[str, float]) -> None:
+    drop = paired_drop(rates, rates, T.max_quality_drop)
+    assert drop.baseline_mean == drop.mean and drop.confidence == 0.0
+    assert not isinstance(decide(drop), TriggerFired)
 
 
 @given(ITEMS, st.lists(RATES, min_size=20, max_size=80))
-def test_what_is_stored_fits_the_table(rates: dict[str, float], before: list[float]) -> None:
-    for found in (
+def test_every_result_fits_the_table(rates: dict[str, float], before: list[float]) -> None:
+    for drop in (
         paired_drop(rates, dict.fromkeys(rates, 0.5), 0.05),
         unpaired_drop(rates, before),
     ):
-        assert 0 <= found.mean <= 1 and 0 <= found.baseline_mean <= 1 and found.standard_error >= 0
+        assert 0 <= drop.mean <= 1 and 0 <= drop.baseline_mean <= 1 and drop.standard_error >= 0
 
 
 @given(ITEMS, st.lists(RATES, min_size=20, max_size=80))
-def test_a_rise_is_never_a_fall(rates: dict[str, float], before: list[float]) -> None:
+def test_a_rise_is_never_a_drop(rates: dict[str, float], before: list[float]) -> None:
     best = dict.fromkeys(rates, 1.0)
     assert not isinstance(decide(paired_drop(best, rates, 0.05)), TriggerFired)
     assert not isinstance(decide(unpaired_drop(best, before)), TriggerFired)
 
 
-def test_a_fall_on_many_items_is_proven_and_on_a_few_it_is_not() -> None:
+def test_a_drop_on_many_items_is_significant_and_on_a_few_it_is_not() -> None:
     before = dict.fromkeys(map(str, range(240)), 1.0)
     some = {item: 0.0 if int(item) < 40 else 1.0 for item in before}
     few = {item: 0.0 if int(item) < 14 else 1.0 for item in before}
@@ -64,18 +64,18 @@ def test_the_holdout_compares_two_samples_of_conversations() -> None:
 
 
 @pytest.mark.parametrize("missing", [3, 20])
-def test_items_without_a_score_are_left_out_and_too_many_make_no_measurement(missing: int) -> None:
+def test_items_without_a_score_are_skipped_and_too_many_prevent_a_measurement(missing: int) -> None:
     before = dict.fromkeys(map(str, range(30)), 0.9)
     now = {item: None if int(item) < missing else 0.9 for item in before}
-    for found in (paired_drop(now, before, 0.05), unpaired_drop(now, list(before.values()))):
+    for drop in (paired_drop(now, before, 0.05), unpaired_drop(now, list(before.values()))):
         if missing == 3:
-            assert (found.n, found.mean) == (27, 0.9)
+            assert (drop.n, drop.mean) == (27, 0.9)
         else:
-            assert found.mean is None and found.remark == "20 of 30 items have no score"
-            assert not isinstance(decide(found), TriggerFired)
+            assert drop.mean is None and drop.remark == "20 of 30 items have no score"
+            assert not isinstance(decide(drop), TriggerFired)
 
 
-def test_without_items_and_without_a_baseline_it_says_so() -> None:
+def test_missing_items_and_a_missing_baseline_are_remarked() -> None:
     assert unpaired_drop({}, [0.5] * 30).remark == "no items"
     first = paired_drop({"a": 0.5, "b": 1.0}, None, 0.05)
     assert (first.mean, first.baseline_mean, first.remark) == (0.75, None, "no baseline yet")

@@ -1,4 +1,4 @@
-"""Production measured afresh, its baseline of the deployment, and what a new judge does to it (T8)."""
+"""Production measured without a cache, its baseline at the deployment, and the effect of a new judge (T8)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from iccm_assets.registry import versions
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.settings import Settings
-from iccm_assets_tests.evaluation.test_paired_evaluation import (
+from iccm_assets_tests.evaluation.evaluation_factories import (
     BAD,
     GOOD,
     ORCHESTRA,
     SUITE,
-    Model,
-    reader,
+    FakeModel,
+    make_reconstructor,
 )
 from iccm_assets_tests.retraining.factories import version
 
@@ -33,20 +33,20 @@ CANARY = EvaluationSet(
 
 
 @dataclass(frozen=True)
-class Said:
+class FakeProbeResult:
     text: str | None
     error: str = ""
 
 
-class Served:
-    """Production behind its serving path; answers in turn from its texts."""
+class FakeServingPath:
+    """Production behind its serving path; returns its texts in turn."""
 
     def __init__(self, *texts: str | None) -> None:
-        self.texts, self.asked = texts, 0
+        self.texts, self.probes = texts, 0
 
-    def __call__(self, sources: Sequence[str]) -> list[Said]:
-        self.asked += len(sources)
-        return [Said(self.texts[n % len(self.texts)], "HTTP 503") for n in range(len(sources))]
+    def __call__(self, sources: Sequence[str]) -> list[FakeProbeResult]:
+        self.probes += len(sources)
+        return [FakeProbeResult(self.texts[n % len(self.texts)], "HTTP 503") for n in range(len(sources))]
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def serving(engine: sa.Engine) -> ModelVersion:
         return versions.get_version(conn, "v1")
 
 
-def measured(
+def measure(
     engine, settings, serving, served, orchestra: Orchestra = ORCHESTRA
 ) -> production_quality.SetMeasurement:
     return production_quality.measure_quality(engine, serving, CANARY, served, orchestra, settings)
 
 
-def stored(engine, serving, one, orchestra: Orchestra = ORCHESTRA) -> sa.Row:
-    production_quality.store_measurements(engine, serving, [one], orchestra, serving_path="test")
+def store(engine, serving, measurement, orchestra: Orchestra = ORCHESTRA) -> sa.Row:
+    production_quality.store_measurements(engine, serving, [measurement], orchestra, serving_path="test")
     with engine.connect() as conn:
         return conn.execute(
             sa.select(t.quality_measurements).order_by(t.quality_measurements.c.id.desc()).limit(1)
@@ -74,73 +74,73 @@ def stored(engine, serving, one, orchestra: Orchestra = ORCHESTRA) -> sa.Row:
 def test_the_first_measurement_of_a_version_that_was_never_evaluated_is_its_baseline(
     engine, settings, serving
 ) -> None:
-    first = measured(engine, settings, serving, Served(GOOD))
-    row = stored(engine, serving, first)
+    first = measure(engine, settings, serving, FakeServingPath(GOOD))
+    row = store(engine, serving, first)
     assert row.mean == row.baseline_mean == pytest.approx(2 / 3)
     assert row.evidence["baseline"]["source"] == "first measurement"
     with engine.connect() as conn:
-        again = versions.get_version(conn, "v1")
-    second = measured(engine, settings, again, Served(GOOD, GOOD, BAD))
-    row = stored(engine, again, second)
+        reloaded = versions.get_version(conn, "v1")
+    second = measure(engine, settings, reloaded, FakeServingPath(GOOD, GOOD, BAD))
+    row = store(engine, reloaded, second)
     assert row.baseline_mean == pytest.approx(2 / 3) and row.mean == pytest.approx(4 / 9)
     assert row.n == 24 and row.evidence["confidence"] > 0.9
 
 
-def test_production_is_asked_every_time_whatever_is_cached(engine, settings: Settings, serving) -> None:
+def test_production_is_queried_every_time_despite_cached_scores(engine, settings: Settings, serving) -> None:
     paired_evaluation.evaluate_version(
-        engine, EvaluatedVersion(serving, Model(GOOD)), CANARY, ORCHESTRA, settings
+        engine, EvaluatedVersion(serving, FakeModel(GOOD)), CANARY, ORCHESTRA, settings
     )
-    served = Served(GOOD)
+    served = FakeServingPath(GOOD)
     for _ in range(2):
-        measured(engine, settings, serving, served)
-    assert served.asked == 48
+        measure(engine, settings, serving, served)
+    assert served.probes == 48
 
 
-def test_the_baseline_is_what_the_gate_measured_before_the_deployment(engine, settings, serving) -> None:
+def test_the_baseline_is_the_gates_measurement_before_the_deployment(engine, settings, serving) -> None:
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = null"))
         candidate = versions.get_version(conn, "v1")
     paired_evaluation.evaluate_version(
-        engine, EvaluatedVersion(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings
+        engine, EvaluatedVersion(candidate, FakeModel(GOOD)), CANARY, ORCHESTRA, settings
     )
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = iccm.now()"))
         deployed = versions.get_version(conn, "v1")
-    one = measured(engine, settings, deployed, Served(BAD))
-    assert one.baseline.source == "at deployment"
-    assert one.drop.baseline_mean == pytest.approx(2 / 3) and one.drop.mean == 0.0
-    row = stored(engine, deployed, one)
+    measurement = measure(engine, settings, deployed, FakeServingPath(BAD))
+    assert measurement.baseline.source == "at deployment"
+    assert measurement.drop.baseline_mean == pytest.approx(2 / 3) and measurement.drop.mean == 0.0
+    row = store(engine, deployed, measurement)
     assert row.baseline_mean == pytest.approx(2 / 3)
 
 
-def test_a_new_orchestra_judges_the_answers_of_the_deployment_again(engine, settings, serving) -> None:
+def test_a_new_orchestra_scores_the_responses_of_the_deployment_again(engine, settings, serving) -> None:
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = null"))
         candidate = versions.get_version(conn, "v1")
     paired_evaluation.evaluate_version(
-        engine, EvaluatedVersion(candidate, Model(GOOD)), CANARY, ORCHESTRA, settings
+        engine, EvaluatedVersion(candidate, FakeModel(GOOD)), CANARY, ORCHESTRA, settings
     )
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set deployed_at = iccm.now()"))
         deployed = versions.get_version(conn, "v1")
-    stored(engine, deployed, measured(engine, settings, deployed, Served(GOOD)))
-    better = Orchestra((reader("a"), reader("b")), quorum=2)
+    store(engine, deployed, measure(engine, settings, deployed, FakeServingPath(GOOD)))
+    better = Orchestra((make_reconstructor("a"), make_reconstructor("b")), quorum=2)
     with engine.connect() as conn:
         deployed = versions.get_version(conn, "v1")
-    one = measured(engine, settings, deployed, Served(GOOD), better)
-    assert one.baseline.source == "scored again"
-    assert one.drop.baseline_mean == one.drop.mean == 1.0
-    stored(engine, deployed, one, better)
+    measurement = measure(engine, settings, deployed, FakeServingPath(GOOD), better)
+    assert measurement.baseline.source == "scored again"
+    assert measurement.drop.baseline_mean == measurement.drop.mean == 1.0
+    store(engine, deployed, measurement, better)
     with engine.connect() as conn:
-        kept = versions.get_version(conn, "v1").metrics["baseline"]["canary_set"]
-    assert kept["identity"]["orchestra"] == better.digest
+        stored_baseline = versions.get_version(conn, "v1").metrics["baseline"]["canary_set"]
+    assert stored_baseline["identity"]["orchestra"] == better.digest
 
 
-def test_what_the_serving_path_does_not_answer_is_no_score_and_too_much_of_it_no_measurement(
+def test_items_without_a_response_have_no_score_and_too_many_prevent_a_measurement(
     engine, settings, serving
 ) -> None:
-    one = measured(engine, settings, serving, Served(GOOD, None))
-    row = stored(engine, serving, one)
+    measurement = measure(engine, settings, serving, FakeServingPath(GOOD, None))
+    row = store(engine, serving, measurement)
     assert row.mean is None and row.n == 12
     assert row.evidence["without_score"] == {"no answer: HTTP 503": 12}
     assert row.evidence["remark"] == "12 of 24 items have no score"
@@ -148,17 +148,17 @@ def test_what_the_serving_path_does_not_answer_is_no_score_and_too_much_of_it_no
         assert "baseline" not in versions.get_version(conn, "v1").metrics
 
 
-def test_nothing_is_stored_when_another_version_serves_by_now(engine, settings, serving) -> None:
-    one = measured(engine, settings, serving, Served(GOOD))
+def test_nothing_is_stored_when_another_version_has_become_production(engine, settings, serving) -> None:
+    measurement = measure(engine, settings, serving, FakeServingPath(GOOD))
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.model_versions set status = 'retired'"))
     with pytest.raises(IccmError, match="v1 is retired now"):
-        production_quality.store_measurements(engine, serving, [one], ORCHESTRA, serving_path="test")
+        production_quality.store_measurements(engine, serving, [measurement], ORCHESTRA, serving_path="test")
     with engine.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.quality_measurements")).scalar_one() == 0
 
 
-def test_baselines_of_two_sets_live_side_by_side(engine, serving) -> None:
+def test_baselines_of_two_sets_are_stored_together(engine, serving) -> None:
     with engine.begin() as conn:
         for name in ("canary_set", "production_holdout"):
             made = baseline.Baseline({"a": 0.5}, {"orchestra": "o"}, "first measurement", "2026-01-01")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.errors import ModelError, ModelNotFoundError
-from iccm_assets.registry import hub as module
+from iccm_assets.registry import hub
 from iccm_assets.registry.hub import check_loadable, is_local_path, resolve
 
 
@@ -26,10 +26,10 @@ from iccm_assets.registry.hub import check_loadable, is_local_path, resolve
         "a\0b",
     ],
 )
-def test_a_path_that_does_not_exist_fails_at_once_and_never_asks_the_network(
+def test_a_path_that_does_not_exist_fails_immediately_without_the_network(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_from_hub", lambda name: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_from_hub", lambda name: pytest.fail("asked the hub"))
     started = time.monotonic()
     with pytest.raises(ModelNotFoundError):
         resolve(name)
@@ -37,11 +37,13 @@ def test_a_path_that_does_not_exist_fails_at_once_and_never_asks_the_network(
 
 
 @pytest.mark.parametrize("name", ["google/flan-t5-small", "gpt2", "Org_1/model.v2-x"])
-def test_hub_ids_are_told_from_paths(name: str) -> None:
+def test_hub_ids_are_distinguished_from_paths(name: str) -> None:
     assert not is_local_path(name)
 
 
-def test_an_existing_directory_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_directory_takes_precedence_over_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "gpt2").mkdir()
     monkeypatch.chdir(tmp_path)
     assert resolve("gpt2") == tmp_path / "gpt2"
@@ -75,7 +77,7 @@ def test_a_cached_hub_model_is_used_without_the_network(
     assert resolve("org/tiny") == snapshot
 
 
-def test_pickled_weights_are_refused_by_name(tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin"):

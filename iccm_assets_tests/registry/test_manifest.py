@@ -20,7 +20,7 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_untouched_directory_verifies_and_gives_back_its_manifest(published: Path) -> None:
+def test_an_unchanged_directory_verifies_and_returns_its_manifest(published: Path) -> None:
     manifest = verify(published)
     assert set(manifest.files) == {"config.json", "model.safetensors", "nested/vocabulary.txt"}
     assert manifest == read_manifest(published)
@@ -29,30 +29,30 @@ def test_an_untouched_directory_verifies_and_gives_back_its_manifest(published: 
 
 def test_one_flipped_bit_in_any_byte_of_any_file_is_named(published: Path) -> None:
     for name in ("config.json", "model.safetensors", "nested/vocabulary.txt"):
-        whole = (published / name).read_bytes()
-        for position in {0, len(whole) // 2, len(whole) - 1}:
-            broken = bytearray(whole)
-            broken[position] ^= 1
-            (published / name).write_bytes(broken)
+        content = (published / name).read_bytes()
+        for position in {0, len(content) // 2, len(content) - 1}:
+            damaged = bytearray(content)
+            damaged[position] ^= 1
+            (published / name).write_bytes(damaged)
             with pytest.raises(CorruptCheckpointError, match=name):
                 verify(published)
-        (published / name).write_bytes(whole)
+        (published / name).write_bytes(content)
     verify(published)
 
 
-def test_every_single_changed_byte_of_the_manifest_itself_is_noticed(published: Path) -> None:
-    whole = (published / MANIFEST_FILE).read_bytes()
+def test_every_changed_byte_of_the_manifest_is_detected(published: Path) -> None:
+    content = (published / MANIFEST_FILE).read_bytes()
     digest = verify(published).digest
-    for position in range(0, len(whole), 7):
-        broken = bytearray(whole)
-        broken[position] ^= 1
-        (published / MANIFEST_FILE).write_bytes(broken)
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        (published / MANIFEST_FILE).write_bytes(damaged)
         try:
             # White space may differ without a different meaning; anything else must not pass.
             assert verify(published).digest == digest
         except CorruptCheckpointError:
             continue
-        assert json.loads(broken) == json.loads(whole)
+        assert json.loads(damaged) == json.loads(content)
 
 
 def test_missing_added_truncated_and_linked_files_are_named(published: Path) -> None:
@@ -71,7 +71,7 @@ def test_missing_added_truncated_and_linked_files_are_named(published: Path) -> 
         verify(published)
 
 
-def test_a_manifest_in_another_models_directory_is_refused(published: Path, tmp_path: Path) -> None:
+def test_a_manifest_in_another_models_directory_is_rejected(published: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path.parent / ("0" * 64)
     published.rename(elsewhere)
     with pytest.raises(CorruptCheckpointError, match="not of this directory"):

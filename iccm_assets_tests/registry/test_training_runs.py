@@ -1,4 +1,4 @@
-"""One retraining per cause, one at a time, and no zombie that publishes (T6, L6)."""
+"""One retraining per cause, one at a time, and no stale attempt that publishes (T6, L6)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from iccm_assets.settings import Settings
 from iccm_assets_tests.retraining.factories import version
 
 
-def requested(engine: sa.Engine, key: str, *, emergency: bool = False) -> runs.TrainingRun:
+def request(engine: sa.Engine, key: str, *, emergency: bool = False) -> runs.TrainingRun:
     with engine.begin() as conn:
         run = runs.create_run(conn, manual_trigger(key, f"because of {key}", emergency))
     assert run is not None
     return run
 
 
-def claimed(engine: sa.Engine, settings: Settings, run_id: int, dagster_run: str = "run-a") -> int | None:
+def claim(engine: sa.Engine, settings: Settings, run_id: int, dagster_run: str = "run-a") -> int | None:
     with engine.begin() as conn:
         return runs.claim_run(conn, run_id, dagster_run, settings)
 
@@ -39,76 +39,80 @@ def current(engine: sa.Engine, run_id: int) -> runs.TrainingRun:
 
 
 def queue(engine: sa.Engine, settings: Settings) -> list[int]:
-    """The ids of the runs that wait to be started, the next one first."""
+    """Return the ids of the runs that wait to be started, the next one first."""
     with engine.connect() as conn:
-        return [turn.id for turn in run_queue.load_queue_state(conn, settings.triggers).queued_runs]
+        return [queued.id for queued in run_queue.load_queue_state(conn, settings.triggers).queued_runs]
 
 
-def finished(engine: sa.Engine, run_id: int, fence: int, status: str, **facts: object) -> runs.TrainingRun:
+def finish(engine: sa.Engine, run_id: int, fence: int, status: str, **facts: object) -> runs.TrainingRun:
     with engine.begin() as conn:
         return runs.finish_run(conn, run_id, fence, status, **facts)
 
 
 def test_one_cause_has_one_row_even_with_two_daemons(engine: sa.Engine) -> None:
-    made: list[runs.TrainingRun | None] = []
+    results: list[runs.TrainingRun | None] = []
     together = threading.Barrier(6)
 
     def ask() -> None:
         together.wait()
         with engine.begin() as conn:
-            made.append(runs.create_run(conn, TriggerFired("weekly", "weekly:2026-W09", "61 new examples")))
+            results.append(
+                runs.create_run(conn, TriggerFired("weekly", "weekly:2026-W09", "61 new examples"))
+            )
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rows = [one for one in made if one is not None]
-    assert len(made) == 6 and len(rows) == 1
+    rows = [run for run in results if run is not None]
+    assert len(results) == 6 and len(rows) == 1
     assert (rows[0].status, rows[0].attempt, rows[0].notes) == ("requested", 0, "61 new examples")
 
 
 def test_a_run_goes_from_request_to_its_outcome(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
-    fence = claimed(engine, settings, run.id)
+    run = request(engine, "a")
+    fence = claim(engine, settings, run.id)
     assert fence == 1
     assert (current(engine, run.id).status, current(engine, run.id).attempt) == ("running", 1)
     with engine.begin() as conn:
         version(conn, "v1")
         runs.update_run(conn, run.id, fence, dataset_digest="d1", config={"epochs": 5})
         runs.update_run(conn, run.id, fence, candidate_version="v1")
-    done = finished(engine, run.id, fence, "gate_passed", improvement=0.04, notes="improved by 0.04")
+    done = finish(engine, run.id, fence, "gate_passed", improvement=0.04, notes="improved by 0.04")
     assert (done.status, done.improvement, done.candidate_version) == ("gate_passed", 0.04, "v1")
     assert (done.dataset_digest, done.config) == ("d1", {"epochs": 5})
     assert done.notes == "because of a\nimproved by 0.04"
     with pytest.raises(OperationNotAllowedError, match="is over: gate_passed"):
-        claimed(engine, settings, run.id)
+        claim(engine, settings, run.id)
 
 
-def test_a_second_run_waits_says_why_once_and_is_started_later(engine: sa.Engine, settings: Settings) -> None:
-    first, second = requested(engine, "a"), requested(engine, "b")
-    fence = claimed(engine, settings, first.id)
+def test_a_second_run_waits_notes_the_reason_once_and_is_started_later(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    first, second = request(engine, "a"), request(engine, "b")
+    fence = claim(engine, settings, first.id)
     assert fence is not None
     for _ in range(3):
-        assert claimed(engine, settings, second.id, "run-b") is None
+        assert claim(engine, settings, second.id, "run-b") is None
     waiting = current(engine, second.id)
     assert (waiting.status, waiting.attempt, waiting.fence) == ("waiting", 0, 0)
     assert waiting.notes == f"because of b\nwaits: training run {first.id} is running"
-    finished(engine, first.id, fence, "gate_failed")
+    finish(engine, first.id, fence, "gate_failed")
     assert queue(engine, settings) == [second.id]
-    assert claimed(engine, settings, second.id, "run-b") == 1
+    assert claim(engine, settings, second.id, "run-b") == 1
 
 
-def test_two_claims_at_once_start_one_run(engine: sa.Engine, settings: Settings) -> None:
-    ids = [requested(engine, key).id for key in "abcd"]
+def test_concurrent_claims_start_one_run(engine: sa.Engine, settings: Settings) -> None:
+    ids = [request(engine, key).id for key in "abcd"]
     together = threading.Barrier(len(ids))
     fences: list[int | None] = []
 
-    def take(run_id: int) -> None:
+    def claim_row(run_id: int) -> None:
         together.wait()
-        fences.append(claimed(engine, settings, run_id, f"run-{run_id}"))
+        fences.append(claim(engine, settings, run_id, f"run-{run_id}"))
 
-    threads = [threading.Thread(target=take, args=(run_id,)) for run_id in ids]
+    threads = [threading.Thread(target=claim_row, args=(run_id,)) for run_id in ids]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,10 +126,10 @@ def test_two_claims_at_once_start_one_run(engine: sa.Engine, settings: Settings)
     ]
 
 
-def test_a_claim_waits_for_the_one_that_is_being_made(engine: sa.Engine, settings: Settings) -> None:
-    first, second = requested(engine, "a"), requested(engine, "b")
+def test_a_claim_waits_for_a_concurrent_claim(engine: sa.Engine, settings: Settings) -> None:
+    first, second = request(engine, "a"), request(engine, "b")
     fences: list[int | None] = []
-    other = threading.Thread(target=lambda: fences.append(claimed(engine, settings, second.id, "run-b")))
+    other = threading.Thread(target=lambda: fences.append(claim(engine, settings, second.id, "run-b")))
     with engine.begin() as conn:
         assert runs.claim_run(conn, first.id, "run-a", settings) == 1
         other.start()
@@ -137,52 +141,52 @@ def test_a_claim_waits_for_the_one_that_is_being_made(engine: sa.Engine, setting
 
 
 def test_a_live_rollout_makes_a_run_wait(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
+    run = request(engine, "a")
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         version(conn, "v2", "v1", status="canary")
         rollout = conn.execute(
             t.rollouts.insert().values(candidate="v2", production="v1").returning(t.rollouts.c.id)
         ).scalar_one()
-    assert claimed(engine, settings, run.id) is None
+    assert claim(engine, settings, run.id) is None
     assert (current(engine, run.id).notes or "").endswith(f"waits: rollout {rollout} is live")
     with engine.begin() as conn:
         conn.execute(t.rollouts.update().values(state="completed"))
-    assert claimed(engine, settings, run.id) == 1
+    assert claim(engine, settings, run.id) == 1
 
 
 def test_an_emergency_goes_first(engine: sa.Engine, settings: Settings) -> None:
-    usual, urgent = requested(engine, "usual"), requested(engine, "urgent", emergency=True)
+    usual, urgent = request(engine, "usual"), request(engine, "urgent", emergency=True)
     assert queue(engine, settings) == [urgent.id, usual.id]
-    assert claimed(engine, settings, usual.id) is None
-    assert claimed(engine, settings, urgent.id, "run-u") == 1
+    assert claim(engine, settings, usual.id) is None
+    assert claim(engine, settings, urgent.id, "run-u") == 1
 
 
 def test_a_failed_attempt_retries_the_same_row_three_times(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
+    run = request(engine, "a")
     for attempt in (1, 2, 3):
-        fence = claimed(engine, settings, run.id, f"run-{attempt}")
+        fence = claim(engine, settings, run.id, f"run-{attempt}")
         assert fence == attempt
-        assert finished(engine, run.id, fence, "failed", error="no space").attempt == attempt
+        assert finish(engine, run.id, fence, "failed", error="no space").attempt == attempt
         assert queue(engine, settings) == ([] if attempt == 3 else [run.id])
     with pytest.raises(OperationNotAllowedError, match="used its 3 attempts: no space"):
-        claimed(engine, settings, run.id)
+        claim(engine, settings, run.id)
 
 
-def test_a_run_in_other_hands_is_left_alone_but_its_own_dagster_run_may_retry(
+def test_only_the_dagster_run_of_a_running_attempt_may_claim_it_again(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    run = requested(engine, "a")
-    assert claimed(engine, settings, run.id, "run-a") == 1
+    run = request(engine, "a")
+    assert claim(engine, settings, run.id, "run-a") == 1
     with pytest.raises(OperationNotAllowedError, match="already running in Dagster run run-a"):
-        claimed(engine, settings, run.id, "run-b")
-    assert claimed(engine, settings, run.id, "run-a") == 2
+        claim(engine, settings, run.id, "run-b")
+    assert claim(engine, settings, run.id, "run-a") == 2
 
 
-def test_an_old_fence_can_do_nothing(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
-    old = claimed(engine, settings, run.id, "run-a")
-    new = claimed(engine, settings, run.id, "run-a")
+def test_an_old_fence_is_rejected_everywhere(engine: sa.Engine, settings: Settings) -> None:
+    run = request(engine, "a")
+    old = claim(engine, settings, run.id, "run-a")
+    new = claim(engine, settings, run.id, "run-a")
     assert old is not None and new is not None
     with engine.begin() as conn:
         assert not runs.holds_fence(conn, run.id, old)
@@ -198,73 +202,77 @@ def test_an_old_fence_can_do_nothing(engine: sa.Engine, settings: Settings) -> N
     assert current(engine, run.id).status == "running"
 
 
-def test_a_silent_worker_loses_its_run_and_the_row_is_tried_again(
+def test_an_attempt_without_heartbeats_is_stalled_and_the_row_is_retried(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    dead, next_one = requested(engine, "dead"), requested(engine, "next")
-    old = claimed(engine, settings, dead.id, "run-a")
-    assert old is not None
+    stalled, following = request(engine, "dead"), request(engine, "next")
+    old_fence = claim(engine, settings, stalled.id, "run-a")
+    assert old_fence is not None
     timeout = settings.training.heartbeat_timeout_seconds
     with engine.begin() as conn:
         set_clock(conn, shift=timedelta(seconds=timeout - 30))
-    assert claimed(engine, settings, next_one.id, "run-n") is None
+    assert claim(engine, settings, following.id, "run-n") is None
     with engine.begin() as conn:
         set_clock(conn, shift=timedelta(seconds=60))
-    assert claimed(engine, settings, next_one.id, "run-n") == 1
-    reaped = current(engine, dead.id)
-    assert reaped.status == "failed"
-    assert "no heartbeat for" in (reaped.error or "")
+    assert claim(engine, settings, following.id, "run-n") == 1
+    stalled_row = current(engine, stalled.id)
+    assert stalled_row.status == "failed"
+    assert "no heartbeat for" in (stalled_row.error or "")
     with engine.begin() as conn, pytest.raises(StaleFenceError):
-        runs.finish_run(conn, dead.id, old, "gate_passed")
-    assert queue(engine, settings) == [dead.id]
+        runs.finish_run(conn, stalled.id, old_fence, "gate_passed")
+    assert queue(engine, settings) == [stalled.id]
 
 
-def test_a_fast_platform_clock_does_not_make_a_living_worker_look_dead(
+def test_a_fast_platform_clock_does_not_make_a_live_worker_look_stalled(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    living, other = requested(engine, "living"), requested(engine, "other")
+    living, other = request(engine, "living"), request(engine, "other")
     with engine.begin() as conn:
         set_clock(conn, rate=100_000.0)
-    assert claimed(engine, settings, living.id, "run-a") == 1
+    assert claim(engine, settings, living.id, "run-a") == 1
     time.sleep(0.1)
-    assert claimed(engine, settings, other.id, "run-b") is None
+    assert claim(engine, settings, other.id, "run-b") is None
     assert current(engine, living.id).status == "running"
 
 
-def test_work_is_kept_alive_in_the_background(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
-    fence = claimed(engine, settings, run.id)
+def test_heartbeats_are_sent_in_the_background(engine: sa.Engine, settings: Settings) -> None:
+    run = request(engine, "a")
+    fence = claim(engine, settings, run.id)
     assert fence is not None
     before = current(engine, run.id).heartbeat_at
     assert before is not None
 
-    def beaten() -> bool:
+    def has_new_heartbeat() -> bool:
         after = current(engine, run.id).heartbeat_at
         return after is not None and after > before
 
     with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
-        _until(beaten)
+        _until(has_new_heartbeat)
     with pytest.raises(StaleFenceError), runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
-        claimed(engine, settings, run.id)
-        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+        claim(engine, settings, run.id)
+        _until(
+            lambda: not [thread for thread in threading.enumerate() if thread.name == f"heartbeat-{run.id}"]
+        )
 
 
-def test_an_outcome_given_inside_is_no_lost_fence(engine: sa.Engine, settings: Settings) -> None:
+def test_an_outcome_recorded_in_the_block_is_no_lost_fence(engine: sa.Engine, settings: Settings) -> None:
     """The heartbeat may come between the outcome and the end of the block."""
-    run = requested(engine, "a")
-    fence = claimed(engine, settings, run.id)
+    run = request(engine, "a")
+    fence = claim(engine, settings, run.id)
     assert fence is not None
     with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=0.02):
         with engine.begin() as conn:
             runs.finish_run(conn, run.id, fence, "gate_passed")
-        _until(lambda: not [one for one in threading.enumerate() if one.name == f"heartbeat-{run.id}"])
+        _until(
+            lambda: not [thread for thread in threading.enumerate() if thread.name == f"heartbeat-{run.id}"]
+        )
 
 
-def test_the_heart_beats_at_once_and_several_times_in_the_silence_allowed(
+def test_the_first_heartbeat_is_immediate_and_several_fit_into_the_timeout(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    run = requested(engine, "a")
-    fence = claimed(engine, settings, run.id)
+    run = request(engine, "a")
+    fence = claim(engine, settings, run.id)
     assert fence is not None
     before = current(engine, run.id).heartbeat_at
     with runs.heartbeat_loop(engine, run.id, fence, interval_seconds=3600):
@@ -273,17 +281,17 @@ def test_the_heart_beats_at_once_and_several_times_in_the_silence_allowed(
     assert runs.heartbeat_interval(10) == 2
 
 
-def _until(true: Callable[[], bool]) -> None:
+def _until(condition: Callable[[], bool]) -> None:
     for _ in range(1000):
-        if true():
+        if condition():
             return
         time.sleep(0.02)
     raise AssertionError("never")
 
 
-def test_what_cannot_be_is_refused(engine: sa.Engine, settings: Settings) -> None:
-    run = requested(engine, "a")
-    fence = claimed(engine, settings, run.id)
+def test_invalid_records_are_rejected(engine: sa.Engine, settings: Settings) -> None:
+    run = request(engine, "a")
+    fence = claim(engine, settings, run.id)
     assert fence is not None
     with engine.begin() as conn:
         with pytest.raises(InputError, match="there is no training run 999"):

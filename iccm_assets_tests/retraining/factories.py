@@ -1,4 +1,4 @@
-"""Rows of a small platform, written straight into the tables."""
+"""Rows of a small platform, inserted directly into the tables."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def conversation(
     pinned: bool = False,
     erased: bool = False,
 ) -> int:
-    """A conversation, as far along the data assets as asked."""
-    moment = at or NOW - timedelta(days=1)
+    """Insert a conversation, with its filtered and pool rows as requested."""
+    timestamp = at or NOW - timedelta(days=1)
     values = {
         "id": number,
         "session_id": f"s{number}",
         "user_id": user,
-        "timestamp": moment,
+        "timestamp": timestamp,
         "origin": "simulated",
     }
     conn.execute(t.conversations.insert().values(**values, erased_at=NOW if erased else None))
     example = {
         "conversation_id": number,
-        "day": moment.date(),
+        "day": timestamp.date(),
         "session_id": f"s{number}",
         "user_id": user,
         "source_code": f"def f{number}(): ...",
@@ -57,7 +57,7 @@ def conversation(
 
 
 def version(conn: sa.Connection, name: str, parent: str | None = None, status: str = "candidate") -> str:
-    """A model version."""
+    """Insert a model version."""
     conn.execute(
         t.model_versions.insert().values(
             version=name,
@@ -80,7 +80,7 @@ def training_run(
     status: str = "gate_passed",
     **columns: object,
 ) -> int:
-    """A training run with the conversations it used, by role."""
+    """Insert a training run with the conversations it used, by role."""
     values = {"id": number, "trigger": "manual", "trigger_key": f"manual:{number}", "status": status}
     conn.execute(
         t.phase4_training_runs.insert().values(

@@ -1,4 +1,4 @@
-"""What is selectable in a real database: nothing an ancestor of production has learned from (T7)."""
+"""Selectable rows in a real database: none that an ancestor of production was trained on (T7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def selectable(engine: sa.Engine) -> set[int]:
         return {row.conversation_id for row in fetch_candidates(conn, NOW, S)}
 
 
-def test_what_production_and_its_ancestors_learned_is_used_up(engine: sa.Engine) -> None:
+def test_examples_of_production_and_its_ancestors_are_not_selectable(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         for number in range(1, 8):
             conversation(conn, number)
@@ -30,7 +30,7 @@ def test_what_production_and_its_ancestors_learned_is_used_up(engine: sa.Engine)
     assert selectable(engine) == {3, 5, 6, 7}
 
 
-def test_a_refused_rolled_back_or_failed_candidate_uses_nothing_up(engine: sa.Engine) -> None:
+def test_examples_of_a_rejected_rolled_back_or_failed_candidate_stay_selectable(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         for number in range(1, 6):
             conversation(conn, number, pinned=True)
@@ -53,7 +53,7 @@ def test_rows_that_no_longer_qualify_or_were_erased_are_not_selectable(engine: s
     assert selectable(engine) == {1}
 
 
-def test_the_window_reaches_back_to_productions_own_training(engine: sa.Engine) -> None:
+def test_the_window_extends_to_the_training_of_production(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         version(conn, "v2", "v1", status="gate_failed")
@@ -62,20 +62,20 @@ def test_the_window_reaches_back_to_productions_own_training(engine: sa.Engine) 
         training_run(conn, 1, "v1", trained_at=NOW - timedelta(days=20))
         training_run(conn, 2, "v2", trained_at=NOW - timedelta(days=2), status="gate_failed")
     with engine.connect() as conn:
-        proposal = propose_selection(conn, NOW, S)
-    assert proposal.window.start == NOW - timedelta(days=20)
-    assert proposal.counts["outside_window"] == 1
+        selection = propose_selection(conn, NOW, S)
+    assert selection.window.start == NOW - timedelta(days=20)
+    assert selection.counts["outside_window"] == 1
 
 
-def test_a_new_platform_proposes_from_thirty_days(engine: sa.Engine) -> None:
+def test_a_new_platform_selects_from_thirty_days(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         for number in range(1, 31):
             conversation(
                 conn, number, user="busy" if number <= 8 else None, at=NOW - timedelta(days=number % 29)
             )
     with engine.connect() as conn:
-        proposal = propose_selection(conn, NOW, S)
-    assert len(proposal.selected) == 24
-    assert proposal.reason == "24 of 30 new pool rows of 30.0 days (6 user_cap)"
+        selection = propose_selection(conn, NOW, S)
+    assert len(selection.selected) == 24
+    assert selection.reason == "24 of 30 new pool rows of 30.0 days (6 user_cap)"
     with engine.connect() as conn:
         assert propose_selection(conn, NOW - timedelta(days=365), S).selected == ()

@@ -1,4 +1,4 @@
-"""Which pool rows a retraining learns from (T7): the pure choice, against brute force."""
+"""Which pool rows a retraining selects (T7): the pure function, compared with brute force."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def row(
     return PoolRow(number, f"session-{number}", user, NOW - timedelta(days=days), quality, failed)
 
 
-def test_the_window_is_a_week_or_back_to_the_last_training_but_thirty_days_at_most() -> None:
-    def days_before(moment: datetime) -> float:
-        return (NOW - moment) / timedelta(days=1)
+def test_the_window_is_a_week_or_back_to_the_last_training_up_to_thirty_days() -> None:
+    def days_before(start: datetime) -> float:
+        return (NOW - start) / timedelta(days=1)
 
     assert days_before(selection_window(NOW, NOW - timedelta(days=2), S).start) == 7
     assert days_before(selection_window(NOW, NOW - timedelta(days=12), S).start) == 12
@@ -40,29 +40,29 @@ def test_the_window_is_a_week_or_back_to_the_last_training_but_thirty_days_at_mo
     assert days_before(selection_window(NOW, None, S).start) == 30
 
 
-def test_rows_outside_the_window_are_counted_not_chosen() -> None:
+def test_rows_outside_the_window_are_counted_but_not_selected() -> None:
     rows = [row(i) for i in range(30)] + [row(100 + i, days=7.1) for i in range(4)] + [row(200, days=-0.5)]
     chosen = select_examples(rows, NOW, NOW - timedelta(days=1), S)
     assert len(chosen.selected) == 30
     assert chosen.counts == {"selected": 30, "outside_window": 5, "user_cap": 0, "limit": 0}
 
 
-def test_the_best_come_first_and_of_equals_the_newest() -> None:
+def test_the_best_rows_come_first_and_ties_are_ordered_newest_first() -> None:
     rows = [row(i, quality=0.8 + (i % 3) / 100, days=i % 7) for i in range(30)]
     order = [
-        (one.quality_score, one.timestamp, one.conversation_id)
-        for one in select_examples(rows, NOW, None, S).selected
+        (example.quality_score, example.timestamp, example.conversation_id)
+        for example in select_examples(rows, NOW, None, S).selected
     ]
     assert order == sorted(order, reverse=True)
 
 
-def test_a_hundred_at_most_two_hundred_in_an_emergency() -> None:
+def test_the_limit_is_a_hundred_and_two_hundred_in_an_emergency() -> None:
     rows = [row(i, quality=1 - i / 1000) for i in range(260)]
     usual, emergency = (
         select_examples(rows, NOW, None, S),
         select_examples(rows, NOW, None, S, emergency=True),
     )
-    assert [one.conversation_id for one in usual.selected] == list(range(100))
+    assert [example.conversation_id for example in usual.selected] == list(range(100))
     assert len(emergency.selected) == 200
     assert usual.counts["limit"] == 160
     assert usual.selectable == emergency.selectable == 260
@@ -77,29 +77,29 @@ def test_in_an_emergency_corrected_failures_come_first() -> None:
         select_examples(rows, NOW, None, S),
         select_examples(rows, NOW, None, S, emergency=True),
     )
-    assert not any(one.failed_first for one in usual.selected)
-    assert all(one.failed_first for one in emergency.selected[:40])
-    assert not any(one.failed_first for one in emergency.selected[40:])
+    assert not any(example.failed_first for example in usual.selected)
+    assert all(example.failed_first for example in emergency.selected[:40])
+    assert not any(example.failed_first for example in emergency.selected[40:])
 
 
-def test_one_user_gets_ten_rows_and_a_tenth_at_most() -> None:
+def test_one_user_gets_at_most_ten_rows_and_at_most_a_tenth() -> None:
     rows = [row(i, user="busy", quality=1.0) for i in range(50)] + [row(100 + i) for i in range(95)]
     chosen = select_examples(rows, NOW, None, S)
-    assert Counter(one.user_id for one in chosen.selected) == {"busy": 10, None: 90}
+    assert Counter(example.user_id for example in chosen.selected) == {"busy": 10, None: 90}
     small = select_examples(rows[:50] + rows[50:90], NOW, None, S)
     assert len(small.selected) == 44
-    assert Counter(one.user_id for one in small.selected)["busy"] == 4
+    assert Counter(example.user_id for example in small.selected)["busy"] == 4
     assert small.counts["user_cap"] == 46
 
 
-def test_without_a_user_the_session_counts_as_one() -> None:
+def test_without_a_user_the_session_is_the_owner() -> None:
     anonymous = [PoolRow(i, "one-session", None, NOW, 0.9) for i in range(30)]
     assert select_examples(anonymous, NOW, None, S).selected == ()
-    named_like_it = [*anonymous[:1], *(row(100 + i, user="one-session") for i in range(3))]
-    assert len({one.owner for one in named_like_it}) == 2
+    same_name = [*anonymous[:1], *(row(100 + i, user="one-session") for i in range(3))]
+    assert len({example.owner for example in same_name}) == 2
 
 
-def test_few_users_give_nothing_because_each_may_have_a_tenth() -> None:
+def test_fewer_than_ten_users_give_nothing_because_each_may_have_a_tenth() -> None:
     nine = [row(10 * user + i, user=f"u{user}") for user in range(9) for i in range(10)]
     assert select_examples(nine, NOW, None, S).selectable == 0
     ten = nine + [row(1000 + i, user="u9") for i in range(10)]
@@ -151,28 +151,33 @@ def test_every_selection_obeys_its_rules(
         row(i, None if user is None else f"u{user}", 0.8 + quality / 50, days, failed)
         for i, (user, quality, days, failed) in enumerate(rows)
     ]
-    made = select_examples(pool, NOW, NOW - timedelta(days=9), S, emergency)
-    size = len(made.selected)
-    owners = Counter(one.owner for one in made.selected)
+    selection = select_examples(pool, NOW, NOW - timedelta(days=9), S, emergency)
+    size = len(selection.selected)
+    owners = Counter(example.owner for example in selection.selected)
     assert size <= (200 if emergency else 100)
     assert all(count <= 10 and count * 10 <= size for count in owners.values())
-    assert all(one.timestamp in made.window for one in made.selected)
-    assert sum(made.counts.values()) == len(pool)
-    assert made.counts["selected"] == size
-    inside = Counter(one.owner for one in pool if one.timestamp in made.window)
+    assert all(example.timestamp in selection.window for example in selection.selected)
+    assert sum(selection.counts.values()) == len(pool)
+    assert selection.counts["selected"] == size
+    inside = Counter(example.owner for example in pool if example.timestamp in selection.window)
     assert size == brute_force(list(inside.values()), 200 if emergency else 100)
-    assert made.selectable >= size
-    # Nobody left out could replace a chosen row of the same owner and be better.
-    chosen = {one.conversation_id for one in made.selected}
-    for one in made.selected:
+    assert selection.selectable >= size
+    # No unselected row of the same owner is better than a selected one.
+    selected_ids = {example.conversation_id for example in selection.selected}
+    for example in selection.selected:
         for other in pool:
             if (
-                other.owner == one.owner
-                and other.conversation_id not in chosen
-                and other.timestamp in made.window
+                other.owner == example.owner
+                and other.conversation_id not in selected_ids
+                and other.timestamp in selection.window
             ):
-                assert _worth(one, emergency) > _worth(other, emergency)
+                assert _sort_key(example, emergency) > _sort_key(other, emergency)
 
 
-def _worth(one: PoolRow, emergency: bool) -> tuple:
-    return (emergency and one.failed_first, one.quality_score, one.timestamp, one.conversation_id)
+def _sort_key(example: PoolRow, emergency: bool) -> tuple:
+    return (
+        emergency and example.failed_first,
+        example.quality_score,
+        example.timestamp,
+        example.conversation_id,
+    )

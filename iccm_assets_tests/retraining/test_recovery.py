@@ -1,4 +1,4 @@
-"""Dagster runs that outlive their row's interest, and candidates whose deployment died with its run (T6)."""
+"""Dagster runs that their row no longer needs, and candidates whose deployment run died (T6)."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def row(status: str, run: str | None = "r", dispatch: int = 1, idle: float = 1e6
     return TrainingRunRow(7, status, dispatch, run, idle)
 
 
-def last(state: RunState, *, answered: bool = False, deliveries: int = 0) -> LatestRun:
-    return LatestRun(DagsterRunState("r", state), answered, deliveries)
+def latest(state: RunState, *, deployment_failed: bool = False, deployment_runs: int = 0) -> LatestRun:
+    return LatestRun(DagsterRunState("r", state), deployment_failed, deployment_runs)
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "needed",
     [
-        row("running"),  # its heartbeat speaks for it
+        row("running"),  # its heartbeat decides
         row("requested", run=None),  # it may still claim the row
         row("failed", run="an earlier one"),
     ],
     ids=["works", "may claim", "may retry"],
 )
-def test_a_run_its_row_waits_for_is_no_stray(kept: TrainingRunRow) -> None:
-    assert find_orphaned_runs([(started(), kept)], LIMIT) == []
+def test_a_run_that_its_row_needs_is_not_an_orphan(needed: TrainingRunRow) -> None:
+    assert find_orphaned_runs([(started(), needed)], LIMIT) == []
 
 
 @pytest.mark.parametrize(
-    "left",
+    "unneeded",
     [
         row("gate_passed"),
         row("gate_failed"),
@@ -53,13 +53,14 @@ def test_a_run_its_row_waits_for_is_no_stray(kept: TrainingRunRow) -> None:
         row("running", run="another"),
         row("requested", run=None, dispatch=2),
     ],
-    ids=["passed", "refused", "called off", "attempt lost", "other hands", "dispatched again"],
+    ids=["passed", "failed gate", "skipped", "failed attempt", "another run", "dispatched again"],
 )
-def test_a_run_its_row_is_done_with_is_a_stray_after_the_limit(left: TrainingRunRow) -> None:
-    [orphan] = find_orphaned_runs([(started(), left)], LIMIT)
+def test_a_run_that_its_row_does_not_need_is_an_orphan_after_the_limit(unneeded: TrainingRunRow) -> None:
+    [orphan] = find_orphaned_runs([(started(), unneeded)], LIMIT)
     assert orphan.run_id == "r"
     assert (
-        f"training run 7 has been {left.status} for" in orphan.reason and "900 s are allowed" in orphan.reason
+        f"training run 7 has been {unneeded.status} for" in orphan.reason
+        and "900 s are allowed" in orphan.reason
     )
 
 
@@ -68,39 +69,41 @@ def test_a_run_that_deploys_after_its_verdict_is_given_time() -> None:
     assert find_orphaned_runs([(started(seconds=30), row("gate_passed"))], LIMIT) == []
 
 
-def test_what_passed_and_died_before_its_deployment_is_deployed() -> None:
-    decision = decide_missed_deployment(PASSED, last("failed"), 3)
+def test_a_passed_candidate_whose_run_died_before_deployment_is_deployed() -> None:
+    decision = decide_missed_deployment(PASSED, latest("failed"), 3)
     assert isinstance(decision, DeployDecision)
     assert (decision.candidate, decision.replaces_run_id) == ("v2", "r")
     assert "training run 7 has passed and v2 is not deployed" in decision.reason
 
 
-def test_what_passed_while_a_rollout_was_live_is_deployed_when_that_has_ended() -> None:
-    refused = LatestRun(
+def test_a_candidate_that_passed_during_a_live_rollout_is_deployed_after_it() -> None:
+    rejected = LatestRun(
         DagsterRunState("r", "failed", seconds=7200.0), deployment_failed=True, deployment_runs=0
     )
-    waits = UndeployedCandidate(7, "v2", waits_for=4, freed_seconds=90_000.0)
-    assert "it waits for rollout 4 to end" in decide_missed_deployment(waits, refused, 3)
-    decision = decide_missed_deployment(UndeployedCandidate(7, "v2", freed_seconds=60.0), refused, 3)
+    waiting = UndeployedCandidate(7, "v2", live_rollout=4, rollout_ended_seconds=90_000.0)
+    assert "it waits for rollout 4 to end" in decide_missed_deployment(waiting, rejected, 3)
+    decision = decide_missed_deployment(UndeployedCandidate(7, "v2", rollout_ended_seconds=60.0), rejected, 3)
     assert isinstance(decision, DeployDecision) and decision.reason.endswith(
         "the rollout it waited for has ended"
     )
     assert "logged the reason" in decide_missed_deployment(
-        UndeployedCandidate(7, "v2", freed_seconds=7201.0), refused, 3
+        UndeployedCandidate(7, "v2", rollout_ended_seconds=7201.0), rejected, 3
     )
 
 
 @pytest.mark.parametrize(
-    ("seen", "why"),
+    ("latest_run", "reason"),
     [
         (None, "Dagster has no run of it"),
-        (last("started"), "its Dagster run r is started"),
-        (last("queued"), "its Dagster run r is queued"),
-        (last("canceled"), "its Dagster run r was canceled"),
-        (last("succeeded"), "its Dagster run r has succeeded"),
-        (last("failed", answered=True), "its Dagster run r logged the reason"),
-        (last("failed", deliveries=3), "3 deployment runs have died"),
+        (latest("started"), "its Dagster run r is started"),
+        (latest("queued"), "its Dagster run r is queued"),
+        (latest("canceled"), "its Dagster run r was canceled"),
+        (latest("succeeded"), "its Dagster run r has succeeded"),
+        (latest("failed", deployment_failed=True), "its Dagster run r logged the reason"),
+        (latest("failed", deployment_runs=3), "3 deployment runs have died"),
     ],
 )
-def test_it_is_left_alone_where_somebody_is_at_it_or_has_answered(seen: LatestRun | None, why: str) -> None:
-    assert why in decide_missed_deployment(PASSED, seen, 3)
+def test_no_deployment_starts_if_a_run_is_active_or_has_failed_with_an_error(
+    latest_run: LatestRun | None, reason: str
+) -> None:
+    assert reason in decide_missed_deployment(PASSED, latest_run, 3)

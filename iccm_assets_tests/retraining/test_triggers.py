@@ -26,7 +26,7 @@ T = TriggerSettings()
 SUNDAY = datetime(2026, 1, 4, 2, 0, tzinfo=UTC)
 
 
-def test_the_weekly_trigger_asks_for_fifty_examples() -> None:
+def test_the_weekly_trigger_requires_fifty_examples() -> None:
     assert decide_weekly(SUNDAY, 49, T) == TriggerSkipped("49 of 50 new examples")
     fired = decide_weekly(SUNDAY, 50, T)
     assert fired == TriggerFired("weekly", "weekly:2026-W01", "50 new examples, 50 required")
@@ -49,7 +49,7 @@ def test_the_weekly_key_is_the_iso_week_in_utc() -> None:
         (23, 59, 140, "data_threshold:2026-01-04"),
     ],
 )
-def test_the_data_trigger_fires_once_a_day_at_a_hundred(
+def test_the_data_trigger_fires_once_a_day_from_a_hundred_examples(
     hour: int, minute: int, examples: int, outcome: TriggerSkipped | str
 ) -> None:
     decision = decide_data_threshold(SUNDAY.replace(hour=hour, minute=minute), examples, T)
@@ -62,7 +62,7 @@ def measured(
     return QualityMeasurement(7, "v3", "production_holdout", n, mean, error, baseline)
 
 
-def test_a_proven_fall_is_an_emergency_with_the_measurement_as_its_key() -> None:
+def test_a_significant_drop_is_an_emergency_keyed_by_its_measurement() -> None:
     fired = decide_degradation(measured(0.75), T)
     assert isinstance(fired, TriggerFired)
     assert (fired.key, fired.emergency, fired.trigger) == ("degradation:7", True, "degradation")
@@ -84,7 +84,7 @@ def test_a_proven_fall_is_an_emergency_with_the_measurement_as_its_key() -> None
         (measured(0.95), "-0.100 below"),
     ],
 )
-def test_a_small_unproven_or_unmeasured_fall_is_no_emergency(
+def test_a_small_insignificant_or_unmeasured_drop_is_no_emergency(
     measurement: QualityMeasurement, words: str
 ) -> None:
     decision = decide_degradation(measurement, T)
@@ -92,12 +92,12 @@ def test_a_small_unproven_or_unmeasured_fall_is_no_emergency(
     assert words in decision.reason
 
 
-def test_items_that_all_agree_do_not_prove_a_fall_of_a_few() -> None:
+def test_a_few_items_that_all_agree_do_not_prove_a_drop() -> None:
     assert isinstance(decide_degradation(measured(0.78, error=0.0, n=12), T), TriggerSkipped)
     assert isinstance(decide_degradation(measured(0.78, error=0.0, n=240), T), TriggerFired)
 
 
-def test_a_manual_request_keeps_its_key_or_is_its_own_cause() -> None:
+def test_a_manual_request_keeps_its_key_or_gets_a_unique_one() -> None:
     assert manual_trigger("release-4").key == manual_trigger("release-4", "again").key == "manual:release-4"
     assert manual_trigger().key != manual_trigger().key
     assert manual_trigger(emergency=True).emergency
@@ -112,7 +112,7 @@ def test_no_two_triggers_share_a_key() -> None:
     assert len(keys) == 3
 
 
-def test_below_twenty_examples_nothing_trains() -> None:
+def test_fewer_than_twenty_examples_are_not_trained_on() -> None:
     assert below_minimum(19, T) == TriggerSkipped("19 of 20 new examples, too few to train on")
     assert below_minimum(20, T) is None
 
@@ -128,24 +128,24 @@ def test_below_twenty_examples_nothing_trains() -> None:
         (True, None, None, 5, None),
     ],
 )
-def test_one_at_a_time_none_beside_a_rollout_emergencies_first(
+def test_one_run_at_a_time_none_during_a_rollout_emergencies_first(
     emergency: bool, running: int | None, rollout: int | None, ahead: int | None, reason: str | None
 ) -> None:
     assert blocking_reason(emergency, running, rollout, ahead) == reason
 
 
-def fallen(number: int, name: str = "canary_set", hours: int = 0, mean: float = 0.6) -> QualityMeasurement:
+def dropped(number: int, name: str = "canary_set", hours: int = 0, mean: float = 0.6) -> QualityMeasurement:
     at = SUNDAY + timedelta(hours=hours)
     return QualityMeasurement(number, "v3", name, 240, mean, 0.02, 0.85, at)
 
 
-def test_a_fall_seen_on_both_sets_is_one_emergency() -> None:
-    fired = should_start_emergency([fallen(7), fallen(8, "production_holdout")], EmergencyStatus(), T)
+def test_a_drop_on_both_sets_is_one_emergency() -> None:
+    fired = should_start_emergency([dropped(7), dropped(8, "production_holdout")], EmergencyStatus(), T)
     assert isinstance(fired, TriggerFired) and fired.key == "degradation:7"
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("emergency", "words"),
     [
         (EmergencyStatus(4, "waiting"), "training run 4, an emergency, is waiting"),
         (EmergencyStatus(4, "running"), "training run 4, an emergency, is running"),
@@ -159,33 +159,33 @@ def test_a_fall_seen_on_both_sets_is_one_emergency() -> None:
         ),
     ],
 )
-def test_a_fall_that_is_being_dealt_with_asks_for_no_second_emergency(
-    answer: EmergencyStatus, words: str
+def test_a_drop_starts_no_second_emergency_while_one_is_in_progress(
+    emergency: EmergencyStatus, words: str
 ) -> None:
-    decision = should_start_emergency([fallen(7)], answer, T)
+    decision = should_start_emergency([dropped(7)], emergency, T)
     assert isinstance(decision, TriggerSkipped)
     assert words in decision.reason and "0.250 below its baseline" in decision.reason
 
 
-def test_a_fall_measured_again_after_an_emergency_that_changed_nothing_is_a_new_cause() -> None:
-    fired = should_start_emergency([fallen(9, hours=6)], EmergencyStatus(4, "gate_failed", SUNDAY), T)
+def test_a_drop_measured_again_after_a_failed_emergency_is_a_new_cause() -> None:
+    fired = should_start_emergency([dropped(9, hours=6)], EmergencyStatus(4, "gate_failed", SUNDAY), T)
     assert isinstance(fired, TriggerFired) and fired.key == "degradation:9"
 
 
-def test_nothing_measured_and_nothing_fallen_say_so() -> None:
+def test_no_measurement_and_no_drop_are_stated_as_reasons() -> None:
     assert "not been measured" in should_start_emergency([], EmergencyStatus(), T).reason
     both = should_start_emergency(
-        [fallen(1, mean=0.85), fallen(2, "production_holdout", mean=0.83)], EmergencyStatus(), T
+        [dropped(1, mean=0.85), dropped(2, "production_holdout", mean=0.83)], EmergencyStatus(), T
     )
     assert isinstance(both, TriggerSkipped)
     assert "canary_set: 0.850" in both.reason and "production_holdout: 0.830" in both.reason
 
 
 @given(
-    st.lists(st.builds(fallen, st.integers(1, 9), st.sampled_from(["canary_set", "production_holdout"]))),
+    st.lists(st.builds(dropped, st.integers(1, 9), st.sampled_from(["canary_set", "production_holdout"]))),
     st.builds(EmergencyStatus, st.just(4), st.sampled_from(["waiting", "running"]), st.none(), st.none()),
 )
-def test_while_an_emergency_is_under_way_no_measurement_starts_another(
-    measurements: list[QualityMeasurement], answer: EmergencyStatus
+def test_no_measurement_starts_a_second_emergency_while_one_is_in_progress(
+    measurements: list[QualityMeasurement], emergency: EmergencyStatus
 ) -> None:
-    assert isinstance(should_start_emergency(measurements, answer, T), TriggerSkipped)
+    assert isinstance(should_start_emergency(measurements, emergency, T), TriggerSkipped)

@@ -1,4 +1,4 @@
-"""A tiny base model, a tiny training set, and jobs that train the one on the other."""
+"""A tiny base model, a tiny training set, and jobs that train the base on the set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAST: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 4, "gr
 
 
 def tiny_dataset(count: int = 16) -> Dataset:
-    """``count`` new and as many rehearsal examples of a line or two."""
+    """Build a dataset of ``count`` new and as many rehearsal examples of a line or two."""
     new = [
         TrainingExample(i, f"def f{i}(x):\n    return x + {i}", f"f{i} shall add {i}.", "new", "pool")
         for i in range(count)
@@ -31,14 +31,14 @@ def tiny_dataset(count: int = 16) -> Dataset:
 
 
 def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any) -> TrainingJob:
-    """A job whose base lies in the home's store; ``changes`` go to the configuration or the job itself."""
+    """Build a job whose base is in the home's store; ``changes`` apply to its configuration or fields."""
     base = ModelStore(home).import_model(str(make(home / "source" / make.__name__)))
     dataset = DatasetStore(home).write(tiny_dataset())
-    own = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.model_fields}
+    job_fields = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.model_fields}
     values: dict[str, Any] = {
         "home": str(home),
         "base": str(base.path),
         "dataset": str(dataset),
         "run_id": "1",
     }
-    return TrainingJob(**{**values, "config": TrainingSettings(**{**FAST, **changes}), **own})
+    return TrainingJob(**{**values, "config": TrainingSettings(**{**FAST, **changes}), **job_fields})

@@ -28,31 +28,31 @@ PINNED = [
 ]
 
 
-def composed(**changes: object) -> Dataset:
+def compose(**changes: object) -> Dataset:
     arguments = {"rehearsal_fraction": 0.75, "validation_share": 0.1, "seed": 5, **changes}
     return compose_dataset(NEW, SAMPLE, PINNED, **arguments)  # type: ignore[arg-type]
 
 
-def test_rehearsal_is_the_asked_share_of_all_examples() -> None:
-    counts = composed().counts
+def test_rehearsal_is_the_configured_share_of_all_examples() -> None:
+    counts = compose().counts
     assert counts["origin pool"] == 60
     assert counts["origin pinned"] + counts["origin sample"] == 180
-    assert composed(rehearsal_fraction=0.5).counts["origin pool"] == 60
-    assert len(composed(rehearsal_fraction=0.5).examples) == 120
-    assert len(composed(rehearsal_fraction=0.0).examples) == 60
+    assert compose(rehearsal_fraction=0.5).counts["origin pool"] == 60
+    assert len(compose(rehearsal_fraction=0.5).examples) == 120
+    assert len(compose(rehearsal_fraction=0.0).examples) == 60
 
 
-def test_earlier_lessons_get_up_to_half_of_the_rehearsal_and_the_slices_of_the_sample_take_turns() -> None:
-    dataset = composed(rehearsal_fraction=0.5)
+def test_pinned_examples_are_up_to_half_of_the_rehearsal_and_the_sample_is_drawn_evenly() -> None:
+    dataset = compose(rehearsal_fraction=0.5)
     origins = Counter(example.origin for example in dataset.examples)
     assert origins["pinned"] == 30
     assert [origins[f"sample/{name}"] for name in "abc"] == [10, 10, 10]
 
 
-def test_when_one_source_of_rehearsal_runs_out_the_other_fills_up() -> None:
+def test_when_one_source_of_rehearsal_is_exhausted_the_other_fills_up() -> None:
     origins = Counter(
-        one.origin
-        for one in compose_dataset(
+        example.origin
+        for example in compose_dataset(
             NEW, [], PINNED, rehearsal_fraction=0.4, validation_share=0.1, seed=1
         ).examples
     )
@@ -63,8 +63,8 @@ def test_when_one_source_of_rehearsal_runs_out_the_other_fills_up() -> None:
     assert alone.counts["rehearsal"] == 0
 
 
-def test_ten_percent_of_each_kind_and_at_least_one_example_validate() -> None:
-    validation = composed().with_roles("validation")
+def test_a_tenth_of_each_kind_and_at_least_one_example_is_for_validation() -> None:
+    validation = compose().with_roles("validation")
     assert Counter(example.origin == "pool" for example in validation) == {True: 6, False: 18}
     assert (
         len(
@@ -76,18 +76,18 @@ def test_ten_percent_of_each_kind_and_at_least_one_example_validate() -> None:
     )
 
 
-def test_the_digest_does_not_depend_on_the_order_the_rows_came_in() -> None:
+def test_the_digest_does_not_depend_on_the_order_of_the_rows() -> None:
     shuffled = [list(rows) for rows in (NEW, SAMPLE, PINNED)]
     for rows in shuffled:
         random.Random(1).shuffle(rows)
     again = compose_dataset(*shuffled, rehearsal_fraction=0.75, validation_share=0.1, seed=5)
-    assert again == composed()
-    assert again.digest == composed().digest
+    assert again == compose()
+    assert again.digest == compose().digest
 
 
-def test_the_digest_follows_seed_and_every_text() -> None:
-    digest = composed().digest
-    assert composed(seed=6).digest != digest
+def test_the_digest_depends_on_the_seed_and_every_text() -> None:
+    digest = compose().digest
+    assert compose(seed=6).digest != digest
     changed = [*NEW[:-1], TrainingExample(60, NEW[-1].source_code, "It shall change.", "new", "pool")]
     assert (
         compose_dataset(changed, SAMPLE, PINNED, rehearsal_fraction=0.75, validation_share=0.1, seed=5).digest
@@ -95,18 +95,21 @@ def test_the_digest_follows_seed_and_every_text() -> None:
     )
 
 
-def test_the_same_pair_is_never_learned_twice() -> None:
+def test_the_same_pair_is_never_trained_on_twice() -> None:
     copies = [
-        TrainingExample(5000 + one.conversation_id, one.source_code, one.requirements, "new", "pool")
-        for one in NEW
+        TrainingExample(
+            5000 + example.conversation_id, example.source_code, example.requirements, "new", "pool"
+        )
+        for example in NEW
     ]
     rehearsed = [
-        TrainingExample(None, one.source_code, one.requirements, "rehearsal", "sample/a") for one in NEW
+        TrainingExample(None, example.source_code, example.requirements, "rehearsal", "sample/a")
+        for example in NEW
     ]
     dataset = compose_dataset(
         NEW + copies, rehearsed + SAMPLE, [], rehearsal_fraction=0.5, validation_share=0.1, seed=1
     )
-    hashes = [one.content_hash for one in dataset.examples]
+    hashes = [example.content_hash for example in dataset.examples]
     assert len(hashes) == len(set(hashes)) == 120
 
 
@@ -117,7 +120,7 @@ def test_nothing_to_train_on_is_an_input_error() -> None:
         compose_dataset(NEW[:1], [], [], rehearsal_fraction=0.5, validation_share=0.1, seed=1)
 
 
-def test_a_stored_set_comes_back_equal_and_storing_it_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_stored_set_is_read_back_equal_and_storing_it_again_changes_nothing(tmp_path: Path) -> None:
     store = DatasetStore(tmp_path)
     dataset = compose_dataset(
         [*NEW, TrainingExample(None, "ünïcode 🙂\x00", "", "new", "pool")], SAMPLE, [],
@@ -134,11 +137,13 @@ def test_a_stored_set_comes_back_equal_and_storing_it_again_changes_nothing(tmp_
     ]
 
 
-def test_a_changed_missing_or_garbled_set_is_refused_and_healed_by_writing_it_again(tmp_path: Path) -> None:
+def test_a_changed_missing_or_corrupt_set_is_rejected_and_repaired_by_writing_it_again(
+    tmp_path: Path,
+) -> None:
     store = DatasetStore(tmp_path)
-    dataset, other = composed(), composed(seed=9)
-    directory, strange = store.write(dataset), store.write(other)
-    for content in ((strange / "examples.parquet").read_bytes(), b"garbage"):
+    dataset, other = compose(), compose(seed=9)
+    directory, other_directory = store.write(dataset), store.write(other)
+    for content in ((other_directory / "examples.parquet").read_bytes(), b"garbage"):
         (directory / "examples.parquet").chmod(0o644)
         (directory / "examples.parquet").write_bytes(content)
         with pytest.raises(InputError, match=dataset.digest[:12]):
@@ -159,7 +164,7 @@ def test_a_rehearsal_file_may_be_plain_or_gzipped(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     plain, packed = load_rehearsal(str(tmp_path / "r.jsonl")), load_rehearsal(str(tmp_path / "r.jsonl.gz"))
     assert plain == packed
-    assert [one.origin for one in plain] == ["sample/tiers", "sample/"]
+    assert [example.origin for example in plain] == ["sample/tiers", "sample/"]
     assert load_rehearsal("") == []
 
 

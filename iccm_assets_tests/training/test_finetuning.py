@@ -14,7 +14,13 @@ from iccm_assets.models.tokenization import IGNORE_INDEX, encode_example
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training.dataset import Dataset
-from iccm_assets.training.finetuning import FineTuneResult, _arguments, _collate, _token_loss, fine_tune
+from iccm_assets.training.finetuning import (
+    FineTuneResult,
+    _collate,
+    _token_loss,
+    _training_arguments,
+    fine_tune,
+)
 from iccm_assets_tests.models.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
 from iccm_assets_tests.training.factories import FAST, tiny_dataset
 
@@ -40,7 +46,7 @@ def run(
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("make", MAKERS)
-def test_any_architecture_learns_by_either_method(
+def test_any_architecture_is_trained_by_either_method(
     make: Callable[[Path], Path], method: str, tmp_path: Path
 ) -> None:
     trained = run(make(tmp_path / "m"), method=method, epochs=3, learning_rate=1e-2)
@@ -52,16 +58,16 @@ def test_any_architecture_learns_by_either_method(
 
 
 def test_the_first_recorded_losses_are_means_over_all_target_tokens_of_the_step(tmp_path: Path) -> None:
-    """Recomputed here by hand: one step over everything, cut into uneven batches, without dropout."""
+    """Recomputed here: one step over everything, split into uneven batches, without dropout."""
     directory = tiny_gpt2(tmp_path / "m")
     loaded = load_model(directory)
     rows = tiny_dataset().with_roles("new", "rehearsal")
     total, tokens = 0.0, 0
     for row in rows:
-        one = encode_example(loaded.tokenizer, "causal", row.source_code, row.requirements, 2048, 1024)
+        encoded = encode_example(loaded.tokenizer, "causal", row.source_code, row.requirements, 2048, 1024)
         with torch.inference_mode():
-            logits = loaded.model(torch.tensor([one.input_ids])).logits[0].log_softmax(-1)
-        for position, label in enumerate(one.labels):
+            logits = loaded.model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+        for position, label in enumerate(encoded.labels):
             if label != IGNORE_INDEX:
                 total -= float(logits[position - 1, label])
                 tokens += 1
@@ -85,22 +91,22 @@ def test_neither_prompt_nor_padding_carries_loss(make: Callable[[Path], Path], t
         for source in ("x", "y" * 40, "zz")
     ]
 
-    def of(chosen: list) -> float:
-        batch = _collate(loaded, chosen)
+    def loss(batch_rows: list) -> float:
+        batch = _collate(loaded, batch_rows)
         labels = batch.pop("labels")
         with torch.inference_mode():
             return float(_token_loss(loaded.kind, loaded.model(**batch), labels))
 
-    assert of(rows) == pytest.approx(sum(of([row]) for row in rows) / 3, rel=1e-5)
+    assert loss(rows) == pytest.approx(sum(loss([row]) for row in rows) / 3, rel=1e-5)
 
 
-def test_every_step_and_every_epoch_is_reported_in_order_with_the_rate_warming_up(tmp_path: Path) -> None:
-    seen: list[LossPoint] = []
-    trained = run(tiny_t5(tmp_path / "m"), seen.append, epochs=5, learning_rate=1e-3)
-    assert tuple(seen) == trained.history
-    steps = [point for point in seen if point.loss is not None]
+def test_every_step_and_every_epoch_is_reported_in_order_with_a_warm_up(tmp_path: Path) -> None:
+    points: list[LossPoint] = []
+    trained = run(tiny_t5(tmp_path / "m"), points.append, epochs=5, learning_rate=1e-3)
+    assert tuple(points) == trained.history
+    steps = [point for point in points if point.loss is not None]
     assert [point.step for point in steps] == list(range(1, steps[0].total_steps + 1))
-    assert [point.epoch for point in seen if point.validation_loss is not None] == [0, 1, 2, 3, 4, 5]
+    assert [point.epoch for point in points if point.validation_loss is not None] == [0, 1, 2, 3, 4, 5]
     rates = [point.learning_rate for point in steps]
     warm_up = int(0.2 * len(steps))
     assert rates[0] < rates[warm_up] == max(rates)
@@ -109,7 +115,7 @@ def test_every_step_and_every_epoch_is_reported_in_order_with_the_rate_warming_u
 
 def test_warm_up_is_ten_steps_but_at_most_a_fifth_of_all() -> None:
     def warm_up(examples: int) -> float:
-        return _arguments(TrainingSettings(), 5, examples, Path("scratch")).warmup_steps
+        return _training_arguments(TrainingSettings(), 5, examples, Path("scratch")).warmup_steps
 
     assert warm_up(400) == 10
     assert warm_up(40) == 5
@@ -120,8 +126,8 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
     # What is learned here soon makes validation worse: it is held to characters that no training text has.
     whole = tiny_dataset()
     odd = [
-        replace(one, requirements="QQ ## ZZ ~~ !!") if one.role == "validation" else one
-        for one in whole.examples
+        replace(row, requirements="QQ ## ZZ ~~ !!") if row.role == "validation" else row
+        for row in whole.examples
     ]
     contrary = Dataset(tuple(odd), whole.seed)
     trained = run(tiny_t5(tmp_path / "m"), dataset=contrary, epochs=12, learning_rate=1e-2)
@@ -145,24 +151,26 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
     assert kept == pytest.approx(epochs[trained.best_step], rel=1e-4)
 
 
-def test_averaging_takes_that_share_of_the_way_from_production(tmp_path: Path) -> None:
+def test_averaging_interpolates_between_production_and_the_trained_weights(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path / "m")
     before = {name: weight.clone() for name, weight in load_model(directory).model.named_parameters()}
-    whole = dict(run(directory).loaded.model.named_parameters())
+    fully_trained = dict(run(directory).loaded.model.named_parameters())
     trained = run(directory, weight_averaging_alpha=0.25)
     for name, weight in trained.loaded.model.named_parameters():
-        expected = before[name] + 0.25 * (whole[name] - before[name])
+        expected = before[name] + 0.25 * (fully_trained[name] - before[name])
         assert torch.allclose(weight, expected, atol=1e-6), name
     assert trained.weight_change.relative == pytest.approx(
         0.25 * run(directory).weight_change.relative, rel=1e-3
     )
 
 
-def test_movement_is_measured_against_production(tmp_path: Path) -> None:
+def test_the_weight_change_is_measured_against_production(tmp_path: Path) -> None:
     directory = tiny_t5(tmp_path / "m")
-    before = torch.cat([one.detach().flatten() for one in load_model(directory).model.parameters()]).double()
+    before = torch.cat(
+        [weight.detach().flatten() for weight in load_model(directory).model.parameters()]
+    ).double()
     trained = run(directory)
-    after = torch.cat([one.detach().flatten() for one in trained.loaded.model.parameters()]).double()
+    after = torch.cat([weight.detach().flatten() for weight in trained.loaded.model.parameters()]).double()
     assert trained.weight_change.relative == pytest.approx(
         float((after - before).norm() / before.norm()), rel=1e-6
     )
@@ -216,7 +224,7 @@ def test_the_process_keeps_its_own_torch_settings(tmp_path: Path) -> None:
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
 
 
-def test_a_set_without_training_examples_is_refused(tmp_path: Path) -> None:
+def test_a_set_without_training_examples_is_rejected(tmp_path: Path) -> None:
     only_validation = Dataset(tuple(tiny_dataset().with_roles("validation")), 3)
     with pytest.raises(TrainingError, match="new or rehearsal"):
         fine_tune(

@@ -1,6 +1,6 @@
-"""A trainer that is really killed, at any moment: nothing half-published, and the same weights afterwards.
+"""A trainer that is killed at any time: nothing is half-published, and the weights are the same afterwards.
 
-The processes are forked from one that has loaded torch already, or the tests would mostly load torch.
+The processes are forked from one that has loaded torch already, otherwise the tests would mostly load torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def die() -> None:
 
 
 def train_here(job: TrainingJob, killed_at: str) -> None:
-    """Train in this process, and kill it at a step ("step 7") or a moment of publishing."""
+    """Train in this process, and kill it at a step ("step 7") or a stage of publishing."""
     if killed_at == "before the rename":
         train(job, still_current=die)  # type: ignore[arg-type]
     elif killed_at == "after the rename":
@@ -58,7 +58,7 @@ def start(job: TrainingJob, killed_at: str = "") -> BaseProcess:
     return process
 
 
-def killed(job: TrainingJob, killed_at: str) -> None:
+def kill_trainer(job: TrainingJob, killed_at: str) -> None:
     process = start(job, killed_at)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -69,36 +69,36 @@ def next_attempt(job: TrainingJob) -> TrainingJob:
 
 
 def published(job: TrainingJob) -> list[str]:
-    """The candidates in the store, each of them verified whole."""
+    """Verify the candidates in the store and return their digests."""
     store = ModelStore(Path(job.home))
-    found = [digest for digest in store.list_digests() if digest != Path(job.base).name]
-    for digest in found:
+    candidates = [digest for digest in store.list_digests() if digest != Path(job.base).name]
+    for digest in candidates:
         store.verify(digest)
-    return found
+    return candidates
 
 
-def undisturbed(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
-    """The same training in another home, where nobody interferes."""
+def train_uninterrupted(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
+    """Run the same training in another home, without interruption."""
     return train(job.model_copy(update={"home": str(tmp_path / "elsewhere")}))
 
 
-def test_killed_at_ten_random_moments_in_a_row_it_still_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_trainer_killed_ten_times_at_random_ends_with_the_same_weights(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
     started = time.monotonic()
-    expected = undisturbed(job, tmp_path)
-    whole = time.monotonic() - started
+    expected = train_uninterrupted(job, tmp_path)
+    duration = time.monotonic() - started
     rng = random.Random(os.environ.get("ICCM_TEST_SEED", "4"))
     kills = 0
     while kills < 10:
         process = start(job)
-        process.join(rng.uniform(0.0, whole))
+        process.join(rng.uniform(0.0, duration))
         if process.is_alive():
             process.kill()
             kills += 1
         process.join()
         assert published(job) in ([], [expected.digest])
         assert process.exitcode in (0, -signal.SIGKILL)
-        # After a success, begin once more.
+        # After a success, start a new run.
         job = job.model_copy(update={"run_id": f"{kills}"}) if process.exitcode == 0 else next_attempt(job)
     last = train(job)
     assert last.digest == expected.digest and published(job) == [expected.digest]
@@ -108,34 +108,32 @@ def test_killed_at_ten_random_moments_in_a_row_it_still_ends_with_the_same_weigh
 @pytest.mark.parametrize(
     "changes", [{}, {"method": "lora"}, {"make": tiny_gpt2}], ids=["full", "lora", "causal"]
 )
-def test_the_next_attempt_goes_on_from_the_last_whole_epoch_to_the_same_bits(
+def test_the_next_attempt_resumes_from_the_last_complete_epoch_with_the_same_bits(
     changes: dict, tmp_path: Path
 ) -> None:
     job = tiny_job(tmp_path / "home", epochs=4, **changes)
-    expected = undisturbed(job, tmp_path)
-    killed(job, "step 11")  # of the third epoch's nine to twelve
+    expected = train_uninterrupted(job, tmp_path)
+    kill_trainer(job, "step 11")  # of the third epoch's nine to twelve
     resumed = train(next_attempt(job))
     assert resumed.resumed_from_step == 8
     assert resumed.history == expected.history
     assert resumed.digest == expected.digest
 
 
-def test_nothing_is_gone_on_with_under_another_configuration(tmp_path: Path) -> None:
+def test_no_checkpoint_is_resumed_with_another_configuration(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
     other = next_attempt(job).model_copy(update={"config": job.config.model_copy(update={"seed": 99})})
-    expected = undisturbed(other, tmp_path)
-    killed(job, "step 11")
+    expected = train_uninterrupted(other, tmp_path)
+    kill_trainer(job, "step 11")
     restarted = train(other)
     assert (restarted.resumed_from_step, restarted.digest) == (0, expected.digest)
 
 
-@pytest.mark.parametrize(
-    "moment", ["half written", "before the rename", "after the rename", "before its row"]
-)
-def test_killed_while_publishing_there_is_a_whole_model_or_none(moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["half written", "before the rename", "after the rename", "before its row"])
+def test_a_kill_during_publishing_leaves_a_complete_model_or_none(stage: str, tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=2)
-    expected = undisturbed(job, tmp_path)
-    killed(job, moment)
-    assert published(job) == ([expected.digest] if moment in ("after the rename", "before its row") else [])
+    expected = train_uninterrupted(job, tmp_path)
+    kill_trainer(job, stage)
+    assert published(job) == ([expected.digest] if stage in ("after the rename", "before its row") else [])
     assert train(next_attempt(job)).digest == expected.digest
     assert published(job) == [expected.digest]

@@ -38,31 +38,31 @@ from iccm_assets_tests.training.factories import tiny_job
 VERIFY = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "verify"]
 
 
-def again(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
-    return train(job, progress=lambda point: tell(point.to_log_line()))
+def train_again(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
+    return train(job, progress=lambda point: on_line(point.to_log_line()))
 
 
-def untrained(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
-    pytest.fail("it was trained, though its records tell that this cannot work")
+def fail_if_trained(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
+    pytest.fail("it was trained although its records rule that out")
 
 
 @dataclass
-class Trained:
-    """A platform with versions trained by tiny jobs, and what verification says of them."""
+class TrainingPlatform:
+    """A platform with versions trained by tiny jobs, and their verification."""
 
     engine: sa.Engine
     settings: Settings
 
     def version(self, job: TrainingJob) -> ModelVersion:
-        """Train, and register the outcome with its lineage."""
+        """Train a version and register it with its lineage."""
         outcome = train(job)
         examples = {
-            one.conversation_id: one.role
-            for one in read_dataset(Path(job.dataset)).examples
-            if one.conversation_id is not None
+            example.conversation_id: example.role
+            for example in read_dataset(Path(job.dataset)).examples
+            if example.conversation_id is not None
         }
         with self.engine.begin() as conn:
-            made = versions.register_version(
+            version = versions.register_version(
                 conn, digest=outcome.digest, path=outcome.path, parent=None, status="candidate"
             )
             for number in examples:
@@ -71,16 +71,20 @@ class Trained:
                 ).all():
                     conversation(conn, number, pool=False, filtered=False)
             training_run(
-                conn, int(job.run_id), made.version, examples=examples, dataset_digest=outcome.dataset_digest
+                conn,
+                int(job.run_id),
+                version.version,
+                examples=examples,
+                dataset_digest=outcome.dataset_digest,
             )
-        return made
+        return version
 
-    def verify(self, version: ModelVersion, **how: object) -> ReproductionReport:
-        how.setdefault("train", untrained)
-        return reproduce_version(self.engine, self.settings.home, version, **how)  # type: ignore[arg-type]
+    def verify(self, version: ModelVersion, **options: object) -> ReproductionReport:
+        options.setdefault("train", fail_if_trained)
+        return reproduce_version(self.engine, self.settings.home, version, **options)  # type: ignore[arg-type]
 
     def state(self) -> tuple[str, str]:
-        """Fingerprints of every file of the home and of every row of the tables a verification reads."""
+        """Return fingerprints of every file of the home and every row that a verification reads."""
         files = hashlib.sha256()
         for path in sorted(self.settings.home.rglob("*")):
             files.update(f"{path} {path.stat().st_mode}".encode())
@@ -94,95 +98,103 @@ class Trained:
 
 
 @pytest.fixture
-def lived(engine: sa.Engine, settings: Settings) -> Iterator[Trained]:
+def platform(engine: sa.Engine, settings: Settings) -> Iterator[TrainingPlatform]:
     settings.home.mkdir(parents=True)
-    yield Trained(engine, settings)
+    yield TrainingPlatform(engine, settings)
 
 
-def test_three_different_versions_are_made_again_bit_for_bit_and_nothing_is_changed(lived: Trained) -> None:
-    home = lived.settings.home
+def test_three_different_versions_are_reproduced_bit_for_bit_and_nothing_is_changed(
+    platform: TrainingPlatform,
+) -> None:
+    home = platform.settings.home
     first = tiny_job(home, epochs=1)
-    full = lived.version(first)
-    emergency = lived.version(
+    full = platform.version(first)
+    emergency = platform.version(
         tiny_job(home, base=full.path, run_id="2", emergency=True, emergency_epochs=1, epochs=3, seed=5)
     )
-    lora = lived.version(tiny_job(home, base=emergency.path, run_id="3", method="lora", threads=1, epochs=1))
-    before = lived.state()
+    lora = platform.version(
+        tiny_job(home, base=emergency.path, run_id="3", method="lora", threads=1, epochs=1)
+    )
+    before = platform.state()
     lines: list[str] = []
-    for made, how in ((full, train_in_subprocess), (emergency, again), (lora, again)):
-        found = lived.verify(made, train=how, tell=lines.append)
-        assert (found.outcome, found.same_digest) == ("reproduced", True), found
-        assert found.weights_digest == found.made_weights_digest
-        assert found.examples == 32
+    for version, train_function in (
+        (full, train_in_subprocess),
+        (emergency, train_again),
+        (lora, train_again),
+    ):
+        report = platform.verify(version, train=train_function, on_line=lines.append)
+        assert (report.outcome, report.same_digest) == ("reproduced", True), report
+        assert report.weights_digest == report.reproduced_weights_digest
+        assert report.examples == 32
     assert sum(line.startswith("step 1/") for line in lines) >= 3
-    assert lived.state() == before
-    assert len({made.digest for made in (full, emergency, lora)}) == 3
+    assert platform.state() == before
+    assert len({version.digest for version in (full, emergency, lora)}) == 3
 
 
-def test_an_answer_larger_than_a_pipe_holds_is_read_while_the_log_goes_on() -> None:
-    talk = (
+def test_output_larger_than_a_pipe_buffer_is_read_while_the_log_is_written() -> None:
+    code = (
         "import sys\nfor n in range(3000):\n print('x' * 99)\n print('line', n, 'y' * 99, file=sys.stderr)\n"
     )
     lines: list[str] = []
-    answer, last, status = run_streaming([sys.executable, "-c", talk + "sys.exit(3)"], lines.append)
+    answer, last, status = run_streaming([sys.executable, "-c", code + "sys.exit(3)"], lines.append)
     assert (len(answer), len(lines), status) == (300_000, 3000, 3)
     assert last == lines[-1] == "line 2999 " + "y" * 99
 
 
-def test_other_weights_are_told_from_the_same_ones(lived: Trained) -> None:
-    made = lived.version(tiny_job(lived.settings.home, epochs=1))
+def test_other_weights_are_distinguished_from_the_same_ones(platform: TrainingPlatform) -> None:
+    version = platform.version(tiny_job(platform.settings.home, epochs=1))
 
-    def luckless(job: TrainingJob, tell: LineCallback) -> TrainingOutcome:
+    def train_with_another_seed(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
         return train(job.model_copy(update={"config": job.config.model_copy(update={"seed": 4711})}))
 
-    found = lived.verify(made, train=luckless)
-    assert (found.outcome, found.same_digest) == ("differs", False)
-    assert "same package versions" in found.reason
+    report = platform.verify(version, train=train_with_another_seed)
+    assert (report.outcome, report.same_digest) == ("differs", False)
+    assert "same package versions" in report.reason
 
 
-def test_erased_examples_are_named_and_nothing_is_trained(lived: Trained) -> None:
-    made = lived.version(tiny_job(lived.settings.home, epochs=1))
-    with lived.engine.begin() as conn:
+def test_erased_examples_are_named_and_nothing_is_trained(platform: TrainingPlatform) -> None:
+    version = platform.version(tiny_job(platform.settings.home, epochs=1))
+    with platform.engine.begin() as conn:
         conn.execute(sa.text("update iccm.conversations set erased_at = iccm.now() where id in (3, 11)"))
-    by_rows = lived.verify(made)
-    rewrite_datasets(lived.settings.home, {3, 11})
-    with lived.engine.begin() as conn:  # as if another database were asked about the same files
+    by_rows = platform.verify(version)
+    rewrite_datasets(platform.settings.home, {3, 11})
+    with platform.engine.begin() as conn:  # as with another database for the same files
         conn.execute(sa.text("update iccm.conversations set erased_at = null"))
-    by_snapshot = lived.verify(made)
-    for found in (by_rows, by_snapshot):
-        assert (found.outcome, found.erased) == ("impossible", (3, 11))
-        assert "3, 11" in found.reason
+    by_snapshot = platform.verify(version)
+    for report in (by_rows, by_snapshot):
+        assert (report.outcome, report.erased) == ("impossible", (3, 11))
+        assert "3, 11" in report.reason
 
 
-def test_what_was_not_trained_here_or_lost_its_ingredients_gets_a_reason(lived: Trained) -> None:
-    home = lived.settings.home
+def test_a_version_that_cannot_be_trained_again_gets_a_reason(platform: TrainingPlatform) -> None:
+    home = platform.settings.home
     job = tiny_job(home, epochs=1)
     base = Path(job.base)
-    with lived.engine.begin() as conn:
+    with platform.engine.begin() as conn:
         imported = versions.register_version(
             conn, digest=base.name, path=job.base, parent=None, status="production"
         )
-    made = lived.version(job)
-    assert "imported from tiny_t5" in lived.verify(imported).reason
+    version = platform.version(job)
+    assert "imported from tiny_t5" in platform.verify(imported).reason
     elsewhere = job.model_copy(update={"device": "TPU v9"})
-    found = lived.verify(made, train=lambda job, tell: train(elsewhere))
-    assert found.outcome == "impossible" and "TPU v9" in found.reason
+    report = platform.verify(version, train=lambda job, on_line: train(elsewhere))
+    assert report.outcome == "impossible" and "TPU v9" in report.reason
     weights = base / "model.safetensors"
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "model.safetensors" in lived.verify(made).reason
+    assert "model.safetensors" in platform.verify(version).reason
     remove_tree(base)
-    assert "no longer in the model store" in lived.verify(made).reason
+    assert "no longer in the model store" in platform.verify(version).reason
     remove_tree(Path(job.dataset))
-    assert "training set cannot be read" in lived.verify(made).reason
-    mine = Path(made.path) / "README.md"
-    mine.chmod(0o644)
-    mine.write_text("better now")
+    assert "training set cannot be read" in platform.verify(version).reason
+    card = Path(version.path) / "README.md"
+    card.chmod(0o644)
+    card.write_text("better now")
     with pytest.raises(CorruptCheckpointError, match=r"README\.md"):
-        lived.verify(made)
+        platform.verify(version)
 
 
-def test_the_workplace_goes_whatever_ends_the_work(tmp_path: Path) -> None:
+def test_the_workspace_is_removed_however_the_block_ends(tmp_path: Path) -> None:
     for end in (KeyboardInterrupt, TrainingDivergedError, None):
         try:
             with temporary_workspace(tmp_path) as directory:
@@ -198,53 +210,55 @@ def test_the_workplace_goes_whatever_ends_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_leaves_nothing_behind_when_it_is_interrupted(
-    sent: signal.Signals, lived: Trained
-) -> None:
-    job = tiny_job(lived.settings.home, epochs=300, early_stopping_patience=300)
-    manifest = ModelStore(lived.settings.home).verify(Path(job.base).name)
-    # Registered without the training it claims, which would take minutes.
-    staging = ModelStore(lived.settings.home).create_staging("claim", 1, 1)
+def test_the_interrupted_command_leaves_no_files(sent: signal.Signals, platform: TrainingPlatform) -> None:
+    job = tiny_job(platform.settings.home, epochs=300, early_stopping_patience=300)
+    manifest = ModelStore(platform.settings.home).verify(Path(job.base).name)
+    # Registered without its training, which would take minutes.
+    staging = ModelStore(platform.settings.home).create_staging("claim", 1, 1)
     for name in manifest.files:
         (staging / name).write_bytes((Path(job.base) / name).read_bytes())
-    claimed = ModelStore(lived.settings.home).publish(
+    claimed = ModelStore(platform.settings.home).publish(
         staging,
         manifest.model_copy(update={
             "kind": "fine-tuned", "parent_digest": manifest.digest, "dataset_digest": Path(job.dataset).name,
             "config": job.hyperparameters, "seed": 17, "threads": 2,
         }),
     )  # fmt: skip
-    with lived.engine.begin() as conn:
-        made = versions.register_version(
+    with platform.engine.begin() as conn:
+        version = versions.register_version(
             conn, digest=claimed.digest, path=str(claimed.path), parent=None, status="candidate"
         )
-    before = lived.state()
+    before = platform.state()
     environment = os.environ | {
-        "ICCM_HOME": str(lived.settings.home), "ICCM_DATABASE_URL": str(lived.settings.database_url),
+        "ICCM_HOME": str(platform.settings.home), "ICCM_DATABASE_URL": str(platform.settings.database_url),
     }  # fmt: skip
     with subprocess.Popen(
-        [*VERIFY, made.version], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*VERIFY, version.version],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as command:
-        scratch = lived.settings.home / ".verify"
+        scratch = platform.settings.home / ".verify"
         deadline = time.monotonic() + 120
         while not list(scratch.glob("*/models/.staging/*/scratch")) and time.monotonic() < deadline:
             time.sleep(0.1)
         command.send_signal(sent)
-        _, said = command.communicate(timeout=60)
-    assert command.returncode == 130 and "Traceback" not in said
+        _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 130 and "Traceback" not in stderr
     assert not scratch.exists()
-    assert lived.state() == before
+    assert platform.state() == before
 
 
-def test_the_command_answers_with_one_document_and_an_exit_code(lived: Trained) -> None:
-    made = lived.version(tiny_job(lived.settings.home, epochs=1))
-    with lived.engine.begin() as conn:
+def test_the_command_prints_one_document_and_returns_an_exit_code(platform: TrainingPlatform) -> None:
+    version = platform.version(tiny_job(platform.settings.home, epochs=1))
+    with platform.engine.begin() as conn:
         conn.execute(sa.text("update iccm.conversations set erased_at = iccm.now() where id = 3"))
     environment = os.environ | {
-        "ICCM_HOME": str(lived.settings.home), "ICCM_DATABASE_URL": str(lived.settings.database_url),
+        "ICCM_HOME": str(platform.settings.home), "ICCM_DATABASE_URL": str(platform.settings.database_url),
     }  # fmt: skip
-    done = subprocess.run(
-        [*VERIFY, made.version, "--json"], env=environment, capture_output=True, text=True, check=False
+    result = subprocess.run(
+        [*VERIFY, version.version, "--json"], env=environment, capture_output=True, text=True, check=False
     )
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["outcome"], told["erased"]) == (1, "impossible", [3])
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["outcome"], report["erased"]) == (1, "impossible", [3])

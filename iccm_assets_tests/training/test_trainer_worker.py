@@ -30,8 +30,8 @@ from iccm_assets.models.generation import generate, load_model
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.registry.manifest import Manifest
 from iccm_assets.registry.model_store import ModelStore
-from iccm_assets.registry.training_runs import get_run as get_run
-from iccm_assets.training import trainer_worker as module
+from iccm_assets.registry.training_runs import get_run
+from iccm_assets.training import trainer_worker
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
 from iccm_assets_tests.models.tiny_models import tiny_gpt2
@@ -46,17 +46,17 @@ def staging_is_empty(job: TrainingJob) -> bool:
     return list(ModelStore(Path(job.home)).staging_root.iterdir()) == []
 
 
-def in_a_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
+def train_in_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
     (tmp_path / "job.json").write_text(job.model_dump_json())
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(tmp_path / "job.json")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
-    return parse_reply([json.loads(done.stdout)])
+    assert result.returncode in (0, 1), result.stderr
+    return parse_reply([json.loads(result.stdout)])
 
 
-def test_the_candidate_is_a_verified_loadable_model_with_its_whole_story(tmp_path: Path) -> None:
+def test_the_candidate_is_a_verified_loadable_model_with_its_provenance(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
     points: list[LossPoint] = []
     outcome = train(job, progress=points.append)
@@ -90,21 +90,21 @@ def test_the_candidate_is_a_verified_loadable_model_with_its_whole_story(tmp_pat
 
 def test_two_processes_in_two_homes_give_the_same_digest_bit_for_bit(tmp_path: Path) -> None:
     jobs = [tiny_job(tmp_path / name, run_id=name) for name in ("one", "two")]
-    first, second = (in_a_process(job, tmp_path) for job in jobs)
+    first, second = (train_in_process(job, tmp_path) for job in jobs)
     assert first.digest == second.digest
     assert first.path != second.path
     different = train(tiny_job(tmp_path / "one", seed=18, run_id="other"))
     assert different.weights_digest != first.weights_digest
 
 
-def test_nothing_published_names_a_path_a_time_or_the_machine(tmp_path: Path) -> None:
+def test_published_files_contain_no_path_time_or_machine_name(tmp_path: Path) -> None:
     outcome = train(tiny_job(tmp_path))
     for path in Path(outcome.path).iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path
         assert str(Path.home()).encode() + b"/" not in path.read_bytes(), path
 
 
-def test_a_candidate_can_be_the_next_base_and_keeps_naming_the_first_one(tmp_path: Path) -> None:
+def test_a_candidate_can_be_the_next_base_and_keeps_the_name_of_the_first(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, tiny_gpt2, epochs=1)
     first = train(job)
     second = train(tiny_job(tmp_path, tiny_gpt2, epochs=1, base=first.path, run_id="2"))
@@ -117,7 +117,7 @@ def test_an_emergency_trains_its_own_number_of_epochs(tmp_path: Path) -> None:
     assert [p.epoch for p in outcome.history if p.validation_loss is not None] == [0, 1]
 
 
-def test_a_rate_that_moves_nothing_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_learning_rate_that_changes_no_weight_is_rejected_by_name(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, learning_rate=1e-30, weight_decay=0.0)
     with pytest.raises(NoWeightsChangedError):
         train(job)
@@ -128,39 +128,39 @@ def test_a_fence_lost_during_training_or_before_publishing_publishes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = tiny_job(tmp_path)
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 1000.0)
+    monkeypatch.setattr(trainer_worker, "HEARTBEAT_SECONDS", 1000.0)
     with pytest.raises(StaleFenceError, match="staging"):
         train(job, still_current=lambda: False)
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_worker, "HEARTBEAT_SECONDS", 0.0)
     with pytest.raises(StaleFenceError, match="step 0"):
         train(job, still_current=lambda: False)
     assert candidates(job) == set() and staging_is_empty(job)
 
 
-def test_a_database_away_for_a_moment_costs_no_training_and_one_that_stays_away_publishes_nothing(
+def test_a_short_database_outage_costs_no_training_and_a_lasting_one_publishes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.0)
-    monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(trainer_worker, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_worker, "PUBLISH_RETRY_SECONDS", (0.0, 0.0))
     job = tiny_job(tmp_path)
-    finished: list[LossPoint] = []
+    points: list[LossPoint] = []
 
-    def away() -> bool:
+    def unreachable() -> bool:
         raise DatabaseUnreachableError("for good")
 
     with pytest.raises(DatabaseUnreachableError):
-        train(job, progress=finished.append, still_current=away)
+        train(job, progress=points.append, still_current=unreachable)
     assert candidates(job) == set()
-    steps, asked = len(finished), 0
+    steps, checks = len(points), 0
 
-    def back_at_the_end() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked <= steps + 2:
+    def reachable_at_the_end() -> bool:
+        nonlocal checks
+        checks += 1
+        if checks <= steps + 2:
             raise DatabaseUnreachableError("for a moment")
         return True
 
-    assert train(job, still_current=back_at_the_end).digest in candidates(job)
+    assert train(job, still_current=reachable_at_the_end).digest in candidates(job)
 
 
 def test_a_damaged_base_a_missing_base_and_a_changed_training_set_are_named(tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_a_damaged_base_a_missing_base_and_a_changed_training_set_are_named(tmp_
         train(tiny_job(tmp_path, base=str(tmp_path / "nothing")))
     weights = Path(job.base) / "model.safetensors"
     weights.chmod(0o644)
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors"):
         train(job)
-    weights.write_bytes(whole)
+    weights.write_bytes(content)
     (Path(job.dataset) / "examples.parquet").chmod(0o644)
     (Path(job.dataset) / "examples.parquet").write_bytes(b"x")
     with pytest.raises(InputError):
@@ -181,7 +181,9 @@ def test_a_damaged_base_a_missing_base_and_a_changed_training_set_are_named(tmp_
     assert candidates(job) == set()
 
 
-def test_too_little_disk_is_noticed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_detected_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ModelStore, "free_bytes", lambda self: 1000)
     job = tiny_job(tmp_path)
     with pytest.raises(TrainingError, match="GB are free"):
@@ -233,9 +235,9 @@ def test_a_killed_trainer_publishes_nothing_and_the_next_attempt_starts_clean(tm
     assert candidates(job) == {outcome.digest} and staging_is_empty(job)
 
 
-def test_a_trainer_with_a_broken_job_answers_with_the_error(tmp_path: Path) -> None:
+def test_a_trainer_with_an_invalid_job_replies_with_the_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
-        in_a_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
+        train_in_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
 
 
 def test_importing_the_trainers_values_loads_no_torch() -> None:
@@ -245,30 +247,30 @@ def test_importing_the_trainers_values_loads_no_torch() -> None:
         " iccm_assets.registry.model_store, iccm_assets.reporting.plots;"
         "print({'torch', 'transformers', 'pyarrow', 'matplotlib'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
 
 
-def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_the_named_error_comes_back(
+def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_error_is_returned(
     tmp_path: Path,
 ) -> None:
     good, bad = (
         tiny_job(tmp_path, epochs=1),
         tiny_job(tmp_path, epochs=1, learning_rate=1e-30, weight_decay=0.0),
     )
-    answers: dict[str, list] = {}
+    messages: dict[str, list] = {}
     observed: list[int] = []
 
     @dg.asset
     def probe(context, pipes: dg.PipesSubprocessClient) -> dg.MaterializeResult:
         for name, job in (("good", good), ("bad", bad)):
-            done = with_progress(pipes, context).run(
+            result = with_progress(pipes, context).run(
                 context=context,
                 command=[sys.executable, "-m", "iccm_assets.training.trainer_worker"],
                 extras={"job": job.model_dump(mode="json")},
             )
-            answers[name] = list(done.get_custom_messages())
-            # Asked before the asset ends: an observation is there while the training goes on.
+            messages[name] = list(result.get_custom_messages())
+            # Read before the asset ends: an observation exists while the training runs.
             observed.append(len(context.instance.fetch_observations(context.asset_key, limit=99).records))
         return dg.MaterializeResult()
 
@@ -278,17 +280,17 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_the_nam
         [first, _] = instance.fetch_observations(dg.AssetKey("probe"), limit=99, ascending=True).records
     assert observed == [1, 2], "one in 30 seconds, and each of the two trainings takes less"
     assert first.asset_observation is not None
-    measured = {name: one.value for name, one in first.asset_observation.metadata.items()}
+    measured = {name: entry.value for name, entry in first.asset_observation.metadata.items()}
     assert measured.keys() == {"step", "total_steps", "epoch", "validation_loss"}
-    outcome = parse_reply(answers["good"])
+    outcome = parse_reply(messages["good"])
     assert candidates(good) == {outcome.digest}
     assert [line for line in logged if re.match(r"step \d+/\d+ epoch [\d.]+ loss [\d.]+", line)]
     with pytest.raises(NoWeightsChangedError):
-        parse_reply(answers["bad"])
+        parse_reply(messages["bad"])
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e-3])
-def test_a_rate_that_makes_the_weights_infinite_is_named_and_leaves_the_store_as_it_was(
+def test_a_rate_that_makes_the_weights_infinite_is_named_and_leaves_the_store_unchanged(
     rate: float, tmp_path: Path
 ) -> None:
     job = tiny_job(tmp_path, learning_rate=rate, weight_decay=1e30, max_grad_norm=1e30, epochs=3)
@@ -298,7 +300,7 @@ def test_a_rate_that_makes_the_weights_infinite_is_named_and_leaves_the_store_as
 
 
 def staged_copy(store: ModelStore, base: Path, fence: int) -> tuple[Path, Manifest]:
-    """A staging directory with the base's files in it, to be published under a manifest of its own."""
+    """Create a staging directory with the base's files, and a manifest to publish it under."""
     staging = store.create_staging("race", fence, fence)
     for path in base.iterdir():
         if path.name != "MANIFEST.json":
@@ -306,10 +308,10 @@ def staged_copy(store: ModelStore, base: Path, fence: int) -> tuple[Path, Manife
     return staging, Manifest(kind="fine-tuned", base="tiny", files={}, seed=fence)
 
 
-def test_of_two_trainers_of_one_run_that_publish_at_once_only_the_current_one_does(
+def test_of_two_concurrent_trainers_of_one_run_only_the_current_one_publishes(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both ask for their fence at the same moment; the row was taken over just before."""
+    """Both check their fence at the same time; the newer attempt has just claimed the row."""
     monkeypatch.setattr("iccm_assets.db.database.connect", lambda settings=None: engine)
     with engine.begin() as conn:
         row = conn.execute(
@@ -322,28 +324,28 @@ def test_of_two_trainers_of_one_run_that_publish_at_once_only_the_current_one_do
     together = threading.Barrier(2)
 
     def publish(fence: int, staging: Path, manifest: Manifest) -> str:
-        ask = module._fence(row, fence)
+        still_current = trainer_worker._make_heartbeat(row, fence)
         try:
-            return store.publish(staging, manifest, lambda: together.wait() >= 0 and ask()).digest
+            return store.publish(staging, manifest, lambda: together.wait() >= 0 and still_current()).digest
         except StaleFenceError:
             return "stale"
 
     for newer in (2, 4, 6, 8):
-        # The newer one opens first: it removes what lies there with an older fence.
+        # The newer one is staged first: staging removes the directories of older fences.
         staged = {fence: staged_copy(store, Path(job.base), fence) for fence in (newer, newer - 1)}
         with engine.begin() as conn:
             conn.execute(sa.text("update iccm.phase4_training_runs set fence = :fence"), {"fence": newer})
         with ThreadPoolExecutor() as threads:
-            answers = {fence: threads.submit(publish, fence, *staged[fence]) for fence in staged}
-        assert answers[newer - 1].result() == "stale"
-        assert answers[newer].result() in candidates(job)
+            results = {fence: threads.submit(publish, fence, *staged[fence]) for fence in staged}
+        assert results[newer - 1].result() == "stale"
+        assert results[newer].result() in candidates(job)
     assert sorted(store.verify(digest).seed or 0 for digest in candidates(job)) == [2, 4, 6, 8]
 
 
 def test_the_fence_in_the_database_decides_who_may_publish(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A zombie with an old fence trains to the end and is refused; the current attempt publishes."""
+    """A trainer with an old fence trains to the end and is rejected; the current attempt publishes."""
     monkeypatch.setattr("iccm_assets.db.database.connect", lambda settings=None: engine)
     with engine.begin() as conn:
         row = conn.execute(
@@ -354,11 +356,13 @@ def test_the_fence_in_the_database_decides_who_may_publish(
         ).scalar_one()
     job = tiny_job(tmp_path, epochs=1)
     with pytest.raises(StaleFenceError):
-        train(job, still_current=module._fence(row, 1))
+        train(job, still_current=trainer_worker._make_heartbeat(row, 1))
     assert candidates(job) == set()
     with engine.connect() as conn:
         assert get_run(conn, row).heartbeat_at is None
-    outcome = train(tiny_job(tmp_path, epochs=1, fence=2, attempt=2), still_current=module._fence(row, 2))
+    outcome = train(
+        tiny_job(tmp_path, epochs=1, fence=2, attempt=2), still_current=trainer_worker._make_heartbeat(row, 2)
+    )
     assert candidates(job) == {outcome.digest}
     with engine.connect() as conn:
         assert get_run(conn, row).heartbeat_at is not None

@@ -1,4 +1,4 @@
-"""Models as one meets them: what is merely odd trains and answers, what is unusable is refused by name."""
+"""Unusual models are trained and generate; unusable ones are rejected by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from iccm_assets.errors import ModelError
 from iccm_assets.models.generation import generate, load_model
 from iccm_assets.training.trainer_worker import train
-from iccm_assets_tests.models.unusual_models import ODD_BUT_FINE, UNUSABLE, bfloat16, short_gpt2, tied
+from iccm_assets_tests.models.unusual_models import UNUSABLE, UNUSUAL, bfloat16, short_gpt2, tied
 from iccm_assets_tests.training.factories import tiny_job
 
 LONG = "def f(x):\n    return x + 1\n" * 60
 
 
-@pytest.mark.parametrize("make", ODD_BUT_FINE)
-def test_an_odd_model_is_trained_published_loaded_and_answers_a_source_longer_than_it_can_read(
+@pytest.mark.parametrize("make", UNUSUAL)
+def test_an_unusual_model_is_trained_published_loaded_and_reads_a_truncated_source(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     outcome = train(tiny_job(tmp_path, make, epochs=1))
@@ -32,7 +32,7 @@ def test_an_odd_model_is_trained_published_loaded_and_answers_a_source_longer_th
 
 
 @pytest.mark.parametrize("make", [tied, bfloat16, short_gpt2])
-def test_adapters_on_an_odd_model_end_up_in_whole_float32_weights(
+def test_adapters_on_an_unusual_model_are_merged_into_float32_weights(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     job = tiny_job(tmp_path, make, epochs=1, method="lora")
@@ -45,7 +45,7 @@ def test_adapters_on_an_odd_model_end_up_in_whole_float32_weights(
 
 
 @pytest.mark.parametrize("make", UNUSABLE)
-def test_an_unusable_model_is_refused_by_name(make: Callable[[Path], str], tmp_path: Path) -> None:
+def test_an_unusable_model_is_rejected_by_name(make: Callable[[Path], str], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=make(tmp_path / "model")):
         load_model(tmp_path / "model")
     assert not (tmp_path / "model" / "ran").exists()

@@ -6,7 +6,8 @@ import pytest
 
 from iccm_assets.errors import IccmError, NoWeightsChangedError, TrainingError
 from iccm_assets.registry.loss_curve import LossPoint
-from iccm_assets.reporting.plots import loss_curve_markdown, plot_loss_curve
+from iccm_assets.reporting.formatting import markdown_image
+from iccm_assets.reporting.plots import plot_loss_curve
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training.worker_protocol import (
     TrainingJob,
@@ -37,7 +38,7 @@ def test_a_job_survives_the_process_boundary() -> None:
 @pytest.mark.parametrize(
     "values", [{}, {"config": {"nonsense": 1}}, {"config": {}, "home": "x"}, {"config": None}]
 )
-def test_a_job_that_is_none_is_a_training_error(values: dict) -> None:
+def test_values_that_are_no_job_are_a_training_error(values: dict) -> None:
     with pytest.raises(TrainingError):
         parse_job(values)
 
@@ -55,31 +56,33 @@ def test_the_outcome_survives_the_process_boundary() -> None:
     assert parse_reply(messages) == OUTCOME
 
 
-def test_a_named_failure_is_raised_again_by_its_name_with_detail_and_hint() -> None:
+def test_an_error_is_raised_again_by_its_class_with_detail_and_hint() -> None:
     with pytest.raises(NoWeightsChangedError) as caught:
         parse_reply([json.loads(json.dumps(to_reply(NoWeightsChangedError("rate 0", hint="Raise it."))))])
     assert (caught.value.detail, caught.value.hint) == ("rate 0", "Raise it.")
 
 
 @pytest.mark.parametrize("messages", [[], ["text"], [{"progress": 1}]])
-def test_a_trainer_that_never_answered_is_a_training_error(messages: list) -> None:
+def test_a_trainer_without_a_reply_is_a_training_error(messages: list) -> None:
     with pytest.raises(TrainingError, match="without a reply"):
         parse_reply(messages)
 
 
-def test_an_error_of_unknown_name_is_still_an_error_of_the_platform() -> None:
+def test_an_error_of_unknown_name_is_a_platform_error() -> None:
     with pytest.raises(IccmError):
         parse_reply([{"error": {"name": "SomethingNew", "detail": "x", "hint": ""}}])
 
 
-def test_the_log_lines_tell_step_epoch_and_loss() -> None:
+def test_the_log_lines_contain_step_epoch_and_loss() -> None:
     before, step = OUTCOME.history
     assert before.to_log_line() == "step 0/4 epoch 0.00 validation loss 2.0000"
     assert step.to_log_line() == "step 1/4 epoch 0.50 loss 1.5000 learning rate 1.00e-03 gradient 0.200"
 
 
-def test_the_curve_is_a_png_also_without_any_point() -> None:
+def test_the_curve_is_a_png_even_without_points() -> None:
     for history in ((), OUTCOME.history):
         assert plot_loss_curve(history).startswith(b"\x89PNG\r\n\x1a\n")
     assert plot_loss_curve(()) != plot_loss_curve(OUTCOME.history)
-    assert loss_curve_markdown(OUTCOME.history).startswith("![loss](data:image/png;base64,iVBOR")
+    assert markdown_image(plot_loss_curve(OUTCOME.history), "loss").startswith(
+        "![loss](data:image/png;base64,iVBOR"
+    )
