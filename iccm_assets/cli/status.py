@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from iccm_assets.cli.console import AsJson, echo_json, make_table, out
 from iccm_assets.cli.context import open_platform
-from iccm_assets.reporting.arm_metrics import ArmMetrics, format_number
+from iccm_assets.reporting.arm_metrics import ArmMetrics
+from iccm_assets.reporting.formatting import format_number
 from iccm_assets.reporting.live_traffic import LiveTraffic, load_live_traffic
 from iccm_assets.reporting.status import PlatformStatus, load_platform_status
 from iccm_assets.retraining.example_queries import propose_selection

@@ -1,0 +1,1 @@
+"""Curation: filter, decontamination, deduplication and the training pool."""

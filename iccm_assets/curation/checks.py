@@ -18,8 +18,10 @@ from iccm_assets.curation.similarity import Float64, find_nearest, normalize_row
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.settings import Settings
 
-_ROWS = 1024
-
+_BLOCK_ROWS = 1024
+# At most two seconds of work: parsing a program takes about half a millisecond.
+MAX_PROGRAMS = 2_000
+MAX_VECTORS = 5_000
 
 # Conversation ids of two rows, and their similarity.
 SimilarPair = tuple[int, int, float]
@@ -30,14 +32,15 @@ def check_yesterday(day: date, filtered: bool, captured: int) -> CheckResult:
     return CheckResult(
         filtered or captured == 0,
         f"{day} has {captured} conversations and was {'' if filtered else 'not '}filtered",
-        "`daily_data_schedule` makes it at 01:00 UTC. Is the daemon running (Deployment > Daemons) and the "
-        "schedule on? Materialize the day from the page of `filtered_conversations`, with what is upstream.",
+        "`daily_data_schedule` materializes it at 01:00 UTC. Is the daemon running (Deployment > Daemons), "
+        "and is the schedule on? Materialize the day and its upstream assets from the page of "
+        "`filtered_conversations`.",
         metrics={"captured": float(captured)},
     )
 
 
 def check_freshness(lookback_days: int, changed: Sequence[date]) -> CheckResult:
-    """Check that no inputs of the last ``looked_back`` days changed since the days were filtered (P6)."""
+    """Check that no inputs of the last ``lookback_days`` days changed since the days were filtered (P6)."""
     days = ", ".join(map(str, changed)) or "none"
     return CheckResult(
         not changed,
@@ -76,8 +79,8 @@ def find_similar_pairs(
     """
     pairs: list[SimilarPair] = []
     small = vectors.astype(np.float32)
-    for start in range(0, len(ids), _ROWS):
-        close = small[start : start + _ROWS] @ small[start:].T >= threshold - 1e-3
+    for start in range(0, len(ids), _BLOCK_ROWS):
+        close = small[start : start + _BLOCK_ROWS] @ small[start:].T >= threshold - 1e-3
         for row, column in np.argwhere(close) + start:
             if row < column and not (exempt[row] and exempt[column]):
                 exact = similarity(vectors[row], vectors[column])
@@ -131,16 +134,9 @@ def check_row_counts(
     )
 
 
-# At most two seconds of work: parsing a program takes about half a millisecond.
-MAX_PROGRAMS = 2_000
-
-
-MAX_VECTORS = 5_000
-
-
 @dataclass(frozen=True)
 class PoolVectors:
-    """Stored vectors of the pool as unit rows, shape (n, 384); ``of`` is the size of the whole pool."""
+    """Stored vectors of the pool as unit rows, shape (n, 384); ``pool_size`` counts the whole pool."""
 
     ids: list[int]
     pinned: list[bool]
@@ -208,9 +204,9 @@ def load_pool_vectors(conn: Connection) -> PoolVectors:
 
 
 def load_pool_counts(conn: Connection) -> dict[str, Any]:
-    """Count filtered rows, pool rows and duplicates over the days of the pool, as arguments of `adds_up`.
+    """Count filtered rows, pool rows and duplicates over the days of the pool, and list unexpected rows.
 
-    Ids of at most 100 rows of each kind.
+    The result has the arguments of `check_row_counts`; at most 100 ids of each kind.
     """
     counts = conn.execute(text(_COUNTS)).mappings().one()
     return {**counts, **{name: list(conn.execute(text(sql)).scalars()) for name, sql in _UNEXPECTED.items()}}

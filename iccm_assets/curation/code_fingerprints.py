@@ -40,7 +40,7 @@ def ast_hash(source: str) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
-        tokens = " ".join(_NameBlindTokens(tree).node(tree))
+        tokens = " ".join(_NameBlindTokens(tree).tokenize(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     has_statement = any(not isinstance(node, ast.Pass) for node in _without_docstring(tree, tree.body))
@@ -55,11 +55,12 @@ class _NameBlindTokens:
     """A syntax tree as a stream of tokens in which the names the program chose are numbers."""
 
     def __init__(self, tree: ast.Module) -> None:
+        # Name -> "#n", in order of first use.
         self._numbers: dict[str, str] = {}
         self._bound = _bound_names(tree)
-        self._selves = _first_parameters(tree)
+        self._self_names = _first_parameters(tree)
 
-    def node(self, node: ast.AST) -> Iterator[str]:
+    def tokenize(self, node: ast.AST) -> Iterator[str]:
         """Yield the tokens of a node."""
         if isinstance(node, ast.AnnAssign) and node.value is not None:
             node = ast.Assign(targets=[node.target], value=node.value)
@@ -77,7 +78,7 @@ class _NameBlindTokens:
                 yield from self._field(node, name, element)
             yield "]"
         elif isinstance(value, ast.AST):
-            yield from self.node(value)
+            yield from self.tokenize(value)
         elif isinstance(value, str) and name in _NAME_FIELDS and not isinstance(node, ast.Constant):
             yield self._name(node, name, value)
         else:
@@ -90,7 +91,7 @@ class _NameBlindTokens:
         elif isinstance(node, ast.Name):
             fixed |= name in _BUILTIN_NAMES and name not in self._bound
         elif isinstance(node, ast.Attribute):
-            own = isinstance(node.value, ast.Name) and node.value.id in self._selves
+            own = isinstance(node.value, ast.Name) and node.value.id in self._self_names
             fixed |= name in _BUILTIN_ATTRIBUTES and not own
         return name if fixed else self._numbers.setdefault(name, f"#{len(self._numbers)}")
 

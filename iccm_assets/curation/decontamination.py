@@ -59,14 +59,14 @@ class CanaryIndex:
         return None
 
 
-def _keys(text: TextPair) -> list[tuple[str, str]]:
+def _keys(pair: TextPair) -> list[tuple[str, str]]:
     """Return the kinds of overlap with their hashes, without hashes of texts that have none."""
     hashes = (
-        ("the same source", normalized_text_hash(text.source_code)),
-        ("the same program under other names", ast_hash(text.source_code)),
-        ("the same requirements", normalized_text_hash(text.requirements)),
+        ("the same source", normalized_text_hash(pair.source_code)),
+        ("the same program under other names", ast_hash(pair.source_code)),
+        ("the same requirements", normalized_text_hash(pair.requirements)),
     )
-    return [(how, key) for how, key in hashes if key is not None]
+    return [(overlap, key) for overlap, key in hashes if key is not None]
 
 
 def load_canary_index(path: str) -> CanaryIndex:
@@ -87,17 +87,17 @@ def find_contamination(
     embedder: TextEmbedder,
     threshold: float,
 ) -> list[Contamination | None]:
-    """Return for each text its overlap with the canary set, or None. Embeds texts that have no vector."""
-    leaks = [index.find(text) for text in pairs]
-    remaining = [position for position, leak in enumerate(leaks) if leak is None]
+    """Return for each pair its overlap with the canary set, or None. Embeds texts that have no vector."""
+    results = [index.find(pair) for pair in pairs]
+    remaining = [position for position, result in enumerate(results) if result is None]
     if not remaining:
-        return leaks
+        return results
     canary = normalize_rows(embed_texts(engine, index.requirements, embedder).vectors)
     requirements = [pairs[position].requirements for position in remaining]
     rows = normalize_rows(embed_texts(engine, requirements, embedder).vectors)
     for position, match in zip(remaining, find_nearest(rows, canary, threshold), strict=True):
         if match is not None:
-            leaks[position] = Contamination(
+            results[position] = Contamination(
                 index.items[match.index], "requirements as similar", match.similarity
             )
-    return leaks
+    return results

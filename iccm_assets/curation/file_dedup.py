@@ -56,7 +56,7 @@ def dedup_files(
     embed: Embed,
     progress: Callable[[int], None] | None = None,
 ) -> DedupResult[Id]:
-    """Deduplicate ``new``, in the order of ``in_fold_order``, against ``existing`` and itself (P2).
+    """Deduplicate ``new``, in the order of ``sort_for_dedup``, against ``existing`` and itself (P2).
 
     Existing rows are retained and not compared with each other. ``embed`` is called at most once, with all
     texts, and not at all when every row has an embedding.

@@ -70,11 +70,13 @@ RejectionReason = tuple[RejectionStage, str, str | None]
 def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -> Kept | Rejected:
     """Keep or reject one conversation; reports the first reason that applies.
 
-    Overlap with the canary set is checked later, for kept conversations only: see ``reject_leak``.
+    Overlap with the canary set is checked later, for kept conversations only: see ``reject_contaminated``.
     """
     source = extract_source(conversation.content, conversation.metadata)
     rejection = (
-        _policy(conversation, curation) or _content(conversation, source) or _evidence(conversation, curation)
+        _policy_rejection(conversation, curation)
+        or _content_rejection(conversation, source)
+        or _score_rejection(conversation, curation)
     )
     if rejection is not None:
         return Rejected(conversation.conversation_id, *rejection)
@@ -104,28 +106,28 @@ def reject_contaminated(kept: Kept, contamination: Contamination) -> Rejected:
     )
 
 
-def _policy(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
-    if candidate.erased:
+def _policy_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
+    if conversation.erased:
         return "policy", "erased", None
-    held_out = is_in_holdout(candidate.session_id, curation.holdout_fraction)
+    held_out = is_in_holdout(conversation.session_id, curation.holdout_fraction)
     return ("policy", "held_out", None) if held_out else None
 
 
-def _content(candidate: ScoredConversation, source: str | None) -> RejectionReason | None:
-    if not parse_messages(candidate.content):
+def _content_rejection(conversation: ScoredConversation, source: str | None) -> RejectionReason | None:
+    if not parse_messages(conversation.content):
         return "filter", "no_messages", None
-    if candidate.requirements is None or not candidate.requirements.strip():
+    if conversation.requirements is None or not conversation.requirements.strip():
         return "filter", "no_requirements", None
     return ("filter", "no_source_code", None) if source is None else None
 
 
-def _evidence(candidate: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
+def _score_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
     """Distinguish bad scores, missing scores and scores that cannot be measured."""
-    rate, variance = candidate.test_pass_rate, candidate.implementation_variance
-    if candidate.negative_feedback:
+    rate, variance = conversation.test_pass_rate, conversation.implementation_variance
+    if conversation.negative_feedback:
         return "filter", "negative_feedback", None
-    if not candidate.scored:
-        return "filter", "not_scored" if candidate.has_test_suite else "no_test_suite", None
+    if not conversation.scored:
+        return "filter", "not_scored" if conversation.has_test_suite else "no_test_suite", None
     if rate is None or variance is None:
         return "filter", "inconclusive", None
     if not rate > curation.min_test_pass_rate:
@@ -140,9 +142,10 @@ def _evidence(candidate: ScoredConversation, curation: CurationSettings) -> Reje
 
 
 def is_in_holdout(session_id: str, fraction: float) -> bool:
-    """Return whether a session is in the holdout: a fixed ``share`` of sessions, by a hash of the id.
+    """Return whether a session is in the holdout: a fixed ``fraction`` of sessions, by a hash of the id.
 
-    The same result everywhere and always; a larger share only adds sessions.
+    The result depends on nothing else, so a session held out once is never trained on; a larger fraction only
+    adds sessions.
     """
     digest = hashlib.blake2b(session_id.encode("utf-8"), digest_size=8, person=b"iccm-held-out").digest()
     return int.from_bytes(digest, "big") < fraction * 2**64

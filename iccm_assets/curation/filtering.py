@@ -51,28 +51,25 @@ def filter_day(
     """
     index = load_canary_index(settings.canary_set)
     embedder = embedder or Embedder.load(settings)
-    # Before the transaction, which then only loads vectors.
+    # Embedding takes seconds: it happens before the transaction, which then only loads vectors.
     embed_texts(engine, _texts_likely_to_pass(engine, day, settings.curation), embedder)
     with engine.begin() as conn:
         acquire_lock(conn, Lock.FILTERED_DAY, day)
         read_at = now(conn)
-        decisions = [apply_filter(candidate, settings.curation) for candidate in _conversations(conn, day)]
+        decisions = [apply_filter(row, settings.curation) for row in _load_conversations(conn, day)]
         rejected = [decision for decision in decisions if isinstance(decision, Rejected)]
         passed = [decision for decision in decisions if isinstance(decision, Kept)]
-        texts = [TextPair(decision.source_code, decision.requirements) for decision in passed]
-        leaks = find_contamination(engine, texts, index, embedder, settings.curation.duplicate_similarity)
-        kept = []
-        for decision, leak in zip(passed, leaks, strict=True):
-            if leak is None:
-                kept.append(decision)
-            else:
-                rejected.append(reject_contaminated(decision, leak))
+        pairs = [TextPair(decision.source_code, decision.requirements) for decision in passed]
+        leaks = find_contamination(engine, pairs, index, embedder, settings.curation.duplicate_similarity)
+        compared = list(zip(passed, leaks, strict=True))
+        kept = [decision for decision, leak in compared if leak is None]
+        rejected += [reject_contaminated(decision, leak) for decision, leak in compared if leak is not None]
         _replace_day(conn, day, read_at, kept, rejected)
     reasons = Counter(rejection.reason for rejection in rejected)
     return FilterReport(len(decisions), len(kept), dict(sorted(reasons.items())))
 
 
-def changed_days(conn: Connection, first: date, last: date) -> list[date]:
+def find_changed_days(conn: Connection, first: date, last: date) -> list[date]:
     """Return the days from ``first`` to ``last`` whose inputs changed since they were filtered (P6).
 
     This includes days with conversations that were never filtered, and days from which a conversation moved
@@ -153,7 +150,7 @@ _CONVERSATIONS = text(
 )
 
 
-def _conversations(conn: Connection, day: date) -> Iterator[ScoredConversation]:
+def _load_conversations(conn: Connection, day: date) -> Iterator[ScoredConversation]:
     """Load the day's conversations, some hundred at a time."""
     rows = conn.execute(_CONVERSATIONS, _range(day, day), execution_options={"yield_per": 200})
     for row in rows.mappings():

@@ -34,7 +34,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class EmbeddedRows(Generic[Id]):
-    """Ids and their vectors, shape (n, d), of any length but zero; ``fold`` normalizes them."""
+    """Ids and their vectors, shape (n, d), of any length but zero; ``greedy_dedup`` normalizes them."""
 
     ids: Sequence[Id]
     vectors: Matrix
@@ -55,7 +55,7 @@ class RemovedDuplicate(Generic[Id]):
 
 @dataclass(frozen=True)
 class DedupResult(Generic[Id]):
-    """The decision on every row of ``rows``, in their order; ``kept_first`` is not included."""
+    """The decision on every row of ``rows``, in their order; ``existing`` rows are not included."""
 
     kept: list[Id]
     removed: list[RemovedDuplicate[Id]]
@@ -67,7 +67,7 @@ def greedy_dedup(
     threshold: float = 0.9,
     progress: Callable[[int], None] | None = None,
 ) -> DedupResult[Id]:
-    """Deduplicate ``rows`` against ``kept_first`` and each other; ``kept_first`` is retained as it is.
+    """Deduplicate ``rows`` against ``existing`` and each other; ``existing`` is retained as it is.
 
     ``progress`` is called with the number of rows of each processed block. Raises ``InputError`` for vectors
     without a direction, of different dimensions, or a threshold outside (0, 1].
@@ -83,11 +83,9 @@ def greedy_dedup(
     units = normalize_rows(rows.vectors)
     for start in range(0, len(units), _BLOCK):
         ids = rows.ids[start : start + _BLOCK]
-        for id_, duplicate in zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True):
-            if duplicate is None:
-                result.kept.append(id_)
-            else:
-                result.removed.append(RemovedDuplicate(id_, *duplicate))
+        decisions = list(zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True))
+        result.kept.extend(id_ for id_, duplicate in decisions if duplicate is None)
+        result.removed.extend(RemovedDuplicate(id_, *duplicate) for id_, duplicate in decisions if duplicate)
         if progress is not None:
             progress(len(ids))
     return result

@@ -19,8 +19,8 @@ Float32 = npt.NDArray[np.float32]
 
 SIMILARITY_DECIMALS = 6
 _SCALE = 10.0**SIMILARITY_DECIMALS
-_ROWS = 512
-_COLUMNS = 8192
+_BLOCK_ROWS = 512
+_BLOCK_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,20 @@ def float32_margin(dimensions: int) -> float:
 
 
 def find_nearest(rows: Float64, others: Float64, threshold: float) -> list[Nearest | None]:
-    """Return for each row its most similar vector of ``others`` if ``at_least`` similar (ties: the first)."""
+    """Return for each row its most similar vector of ``others``, or None below ``threshold``.
+
+    Of equally similar vectors the first counts.
+    """
     matches: list[Nearest | None] = [None] * len(rows)
     if len(others) == 0:
         return matches
     slack = float32_margin(rows.shape[1])
     rows32, others32 = rows.astype(np.float32), others.astype(np.float32)
-    for start in range(0, len(rows), _ROWS):
-        best = np.full(min(_ROWS, len(rows) - start), -np.inf, dtype=np.float32)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        best = np.full(min(_BLOCK_ROWS, len(rows) - start), -np.inf, dtype=np.float32)
         # By blocks of columns: all similarities at once would not fit in memory.
-        for column in range(0, len(others), _COLUMNS):
-            block = rows32[start : start + _ROWS] @ others32[column : column + _COLUMNS].T
+        for column in range(0, len(others), _BLOCK_COLUMNS):
+            block = rows32[start : start + _BLOCK_ROWS] @ others32[column : column + _BLOCK_COLUMNS].T
             best = np.maximum(best, block.max(axis=1))
         for offset in np.flatnonzero(best >= threshold - slack):
             row = start + int(offset)

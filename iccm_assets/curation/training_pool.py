@@ -1,8 +1,8 @@
 """``training_pool``: one greedy deduplication over the filtered rows of the materialized days (P1-P4).
 
 The pool is a function of three things only: which days are materialized, their filtered rows, and which rows
-are pinned. The order in which days are launched, and how they are grouped into runs, has no effect. Every
-launch rebuilds the pool from the earliest day that is requested or whose inputs have changed; earlier days
+are pinned. The order in which days are materialized, and how they are grouped into runs, has no effect. Every
+run rebuilds the pool from the earliest day that is requested or whose inputs have changed; earlier days
 are retained as they are.
 """
 
@@ -26,7 +26,7 @@ from iccm_assets.settings import Settings
 
 @dataclass(frozen=True)
 class PoolReport:
-    """Result of a launch: ``rows``, ``kept`` and ``removed`` count the requested days."""
+    """Result of a rebuild: ``rows``, ``kept`` and ``removed`` count the requested days."""
 
     rows: int
     kept: int
@@ -46,7 +46,7 @@ def rebuild_pool(
 ) -> PoolReport:
     """Make ``days`` part of the pool and bring it up to date, in one transaction under one lock.
 
-    Only differences are written: a launch that changes nothing touches no row. ``progress`` is called with
+    Only differences are written: a rebuild that changes nothing touches no row. ``progress`` is called with
     the number of newly embedded texts.
     """
     embedded = 0
@@ -103,7 +103,7 @@ class _Row:
 
 
 class _PoolRebuild:
-    """One launch, inside its transaction."""
+    """One rebuild, inside its transaction."""
 
     def __init__(self, conn: Connection, days: Sequence[date], threshold: float, digest: str) -> None:
         self._conn = conn

@@ -56,5 +56,5 @@ def reset_clock(conn: Connection) -> datetime:
 
 
 def start_of_day(day: date) -> datetime:
-    """The beginning of a UTC day."""
+    """Return the beginning of a UTC day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The HTTP gateway: routing, models, request spool, metrics and supervision of its processes."""

@@ -91,7 +91,7 @@ class GatewayRoutes:
 
     async def _in_database(self, call: Callable[[], T]) -> T:
         """Run a call that needs the database; raise a 503 `ProblemDetail` if it is unavailable or busy."""
-        if not self._service.control.connected:
+        if not self._service.sync.connected:
             raise ProblemDetail(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
         if self._database_calls >= MAX_DATABASE_CALLS:
             raise ProblemDetail(503, "too many database calls in progress", retry_after=RETRY_SECONDS)
@@ -106,8 +106,8 @@ class GatewayRoutes:
 
     async def _routing(self, request: Request) -> Response:
         routing, clock = self._service.routing_snapshot()
-        fleet, now, split = self._service.fleet, clock.now(), routing.split
-        weight, reason = canary_weight(routing, now, fleet.ready)
+        models, now, split = self._service.models, clock.now(), routing.split
+        weight, reason = canary_weight(routing, now, models.ready)
         weights, rollout = {routing.production: 1.0}, None
         if split is not None:
             if weight > 0 and split.candidate != routing.production:
@@ -126,10 +126,10 @@ class GatewayRoutes:
                 production=routing.production,
                 weights=weights,
                 rollout=rollout,
-                ready_versions=sorted(fleet.ready),
-                failed_versions=dict(fleet.failed),
+                ready_versions=sorted(models.ready),
+                failed_versions=dict(models.failed),
                 replicas=routing.replicas,
-                database=self._service.control.connected,
+                database=self._service.sync.connected,
             )
         )
 
@@ -183,7 +183,7 @@ def create_app(gateway: GatewayRoutes, settings: Settings) -> ASGIApp:
     handlers = {404: _to_response, 405: _to_response, ProblemDetail: _to_response, Exception: _to_response}
     app = Starlette(routes=gateway.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return GuardMiddleware(app, auth.configured_tokens(settings), settings.gateway.max_in_flight)
+    return GuardMiddleware(app, auth.token_digests(settings), settings.gateway.max_in_flight)
 
 
 async def _to_response(request: Request, error: Exception) -> Response:

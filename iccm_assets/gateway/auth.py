@@ -20,7 +20,7 @@ def bearer_tokens(settings: Settings) -> list[str]:
     return [token for part in settings.gateway.tokens.split(",") if (token := part.strip())]
 
 
-def configured_tokens(settings: Settings) -> tuple[bytes, ...]:
+def token_digests(settings: Settings) -> tuple[bytes, ...]:
     """Return the SHA-256 digests of the configured tokens."""
     return tuple(sha256(token.encode()).digest() for token in bearer_tokens(settings))
 

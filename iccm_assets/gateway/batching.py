@@ -73,7 +73,7 @@ class DynamicBatcher:
     ) -> None:
         self._generate = generate
         self._batch_size, self._wait, self._queue_size = batch_size, batch_timeout_seconds, queue_size
-        self._stuck_seconds = stall_timeout_seconds
+        self._stall_timeout = stall_timeout_seconds
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._busy_since: float | None = None
@@ -91,8 +91,8 @@ class DynamicBatcher:
             busy_since = self._busy_since
             if self._closed:
                 raise GenerationError("the model was unloaded")
-            if busy_since is not None and time.monotonic() - busy_since > self._stuck_seconds:
-                raise GenerationError(f"timeout: the model has not responded for {self._stuck_seconds:g} s")
+            if busy_since is not None and time.monotonic() - busy_since > self._stall_timeout:
+                raise GenerationError(f"timeout: the model has not responded for {self._stall_timeout:g} s")
             if len(self._jobs) >= self._queue_size:
                 raise QueueFullError
             self._jobs.append(job)
@@ -142,12 +142,8 @@ class DynamicBatcher:
                     self._busy_since = time.monotonic()
                     self._run_batch([job])
                 return
-            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            results = [
-                error
-                if isinstance(error, GenerationError)
-                else GenerationError(first_line[:200].rstrip(": "))
-            ]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(": ")
+            results = [error if isinstance(error, GenerationError) else GenerationError(reason)]
         with suppress(RuntimeError):  # the event loop is closed: nothing awaits the results
             batch[0].future.get_loop().call_soon_threadsafe(_set_results, batch, results)
 

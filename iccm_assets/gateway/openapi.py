@@ -31,7 +31,7 @@ class Endpoint:
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
-_BODY = (400, 408, 413, 415, 422, 503)
+_BODY_ERRORS = (400, 408, 413, 415, 422, 503)
 ENDPOINTS = (
     Endpoint(
         "post",
@@ -39,7 +39,7 @@ ENDPOINTS = (
         "Write the requirements of a piece of source code.",
         schemas.RequirementsResponse,
         schemas.RequirementsRequest,
-        (*_BODY, 409, 504),
+        (*_BODY_ERRORS, 409, 504),
         {"source_code": "def add(a, b):\n    return a + b\n", "session_id": "session-1"},
     ),
     Endpoint(
@@ -48,7 +48,7 @@ ENDPOINTS = (
         "Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
         schemas.CompleteSessionResponse,
         schemas.CompleteSessionRequest,
-        (*_BODY, 410),
+        (*_BODY_ERRORS, 410),
         {"session_id": "session-1", "messages": [{"role": "user", "content": "Thanks."}], "rating": 1},
     ),
     Endpoint(
@@ -57,7 +57,7 @@ ENDPOINTS = (
         "Rate a session, or one of its responses. The latest rating counts.",
         schemas.FeedbackResponse,
         schemas.FeedbackRequest,
-        (*_BODY, 404),
+        (*_BODY_ERRORS, 404),
         {"session_id": "session-1", "rating": 1},
     ),
     Endpoint(
@@ -66,7 +66,7 @@ ENDPOINTS = (
         "Get production's response, to measure it. It is not recorded and counts as no user's request.",
         schemas.ProbeResponse,
         schemas.ProbeRequest,
-        (*_BODY, 504),
+        (*_BODY_ERRORS, 504),
         {"source_code": "def add(a, b):\n    return a + b\n"},
     ),
     Endpoint(

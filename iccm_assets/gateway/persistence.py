@@ -30,7 +30,7 @@ _COLUMNS = (
     "error", "latency_ms", "output_tokens", "created_at",
 )  # fmt: skip
 _RESPONSE_COLUMNS = ("text", "source_sha256", "test_suite")
-_TEMPORARY = """
+_CREATE_DELIVERY = """
     create temporary table if not exists delivery (
         request_id text, session_id text, user_id text, rollout_id bigint, assigned_arm text, arm text,
         model_version text, status text, error text, latency_ms double precision, output_tokens integer,
@@ -78,31 +78,31 @@ _CONVERSATION = """
 
 def store_records(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
     """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
-    sessions = {entry["row"]["session_id"] for entry in records}
+    sessions = {record["row"]["session_id"] for record in records}
     acquire_lock(conn, Lock.SESSION, *sessions)
-    erased = _erased(conn, sessions)
+    erased = _find_erased(conn, sessions)
     by_type: dict[str, list[Record]] = {"request": [], "feedback": []}
-    for entry in records:
-        if entry["row"]["session_id"] not in erased:
-            by_type[entry["type"]].append(entry)
-    if requests := _deduplicate(by_type["request"]):
+    for record in records:
+        if record["row"]["session_id"] not in erased:
+            by_type[record["type"]].append(record)
+    if requests := _select_one_per_request(by_type["request"]):
         new_ids = _store_requests(conn, requests)
         _store_responses(conn, requests, new_ids, settings)
-    for entry in by_type["feedback"]:
-        conn.execute(text(_FEEDBACK), dict(entry["row"]))
-        conn.execute(text(_TOUCH), {"session_id": entry["row"]["session_id"]})
+    for record in by_type["feedback"]:
+        conn.execute(text(_FEEDBACK), dict(record["row"]))
+        conn.execute(text(_TOUCH), {"session_id": record["row"]["session_id"]})
     return len(records) - sum(map(len, by_type.values()))
 
 
-def _deduplicate(records: Sequence[Record]) -> list[Record]:
+def _select_one_per_request(records: Sequence[Record]) -> list[Record]:
     """Select one record per request: the first, or the first with a response if there is one."""
     by_id: dict[str, Record] = {}
-    for entry in sorted(records, key=lambda entry: "response" not in entry):
-        by_id.setdefault(entry["row"]["request_id"], entry)
+    for record in sorted(records, key=lambda record: "response" not in record):
+        by_id.setdefault(record["row"]["request_id"], record)
     return list(by_id.values())
 
 
-def _erased(conn: Connection, sessions: set[str]) -> set[str]:
+def _find_erased(conn: Connection, sessions: set[str]) -> set[str]:
     names = {erased_session_key(session): session for session in sessions}
     query = text("select session_id from iccm.conversations where session_id = any(:names)")
     return {names[name] for name in conn.execute(query, {"names": list(names)}).scalars()}
@@ -110,15 +110,15 @@ def _erased(conn: Connection, sessions: set[str]) -> set[str]:
 
 def _store_requests(conn: Connection, records: Sequence[Record]) -> set[str]:
     """Store the requests and return the ids that are new, or that got their first response."""
-    conn.execute(text(_TEMPORARY))
+    conn.execute(text(_CREATE_DELIVERY))
     driver: Any = conn.connection.driver_connection
     columns = ", ".join((*_COLUMNS, *_RESPONSE_COLUMNS))
     with driver.cursor() as cursor, cursor.copy(f"copy delivery ({columns}) from stdin") as copy:
-        for entry in records:
-            response = entry.get("response", {})
+        for record in records:
+            response = record.get("response", {})
             tests = response.get("tests")
             suite = None if tests is None else json.dumps(tests, ensure_ascii=False)
-            row = [entry["row"][name] for name in _COLUMNS]
+            row = [record["row"][name] for name in _COLUMNS]
             copy.write_row([*row, response.get("text"), response.get("source_sha256"), suite])
     return set(conn.execute(text(_REQUESTS)).scalars())
 
@@ -128,16 +128,16 @@ def _store_responses(
 ) -> None:
     """Store the responses of the new requests, and extend their conversations."""
     by_session: dict[str, list[Record]] = defaultdict(list)
-    for entry in records:
-        if "response" in entry and entry["row"]["request_id"] in new_ids:
-            by_session[entry["row"]["session_id"]].append(entry)
+    for record in records:
+        if "response" in record and record["row"]["request_id"] in new_ids:
+            by_session[record["row"]["session_id"]].append(record)
     if not by_session:
         return
     conversations: dict[str, int] = {}
-    for session, entries in by_session.items():
+    for session, session_records in by_session.items():
         try:
             with conn.begin_nested():
-                conversations[session] = _extend_conversation(conn, session, entries, settings)
+                conversations[session] = _extend_conversation(conn, session, session_records, settings)
         except IccmError as error:
             # Usually the conversation is too large; its responses and requests are stored without it.
             log.warning("a conversation was not extended: %s", error)
@@ -154,18 +154,18 @@ def _extend_conversation(
     row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
     if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
         return int(row.id)
-    records = sorted(records, key=lambda entry: entry["row"]["created_at"])
+    records = sorted(records, key=lambda record: record["row"]["created_at"])
     latest, stored_metadata = records[-1], {} if row is None else dict(row.metadata)
     source, tests = latest["response"]["source"], latest["response"]["tests"]
     if tests is None and row is not None and stored_metadata.get("source_code") == source:
         tests = row.test_suite
     messages = [] if row is None else list(row.content)
     redacted, user_id = Counter(stored_metadata.pop("redacted", {})), None
-    for entry in records:
-        messages.append({"role": "user", "content": entry["response"]["source"]})
-        messages.append({"role": "assistant", "content": entry["response"]["text"]})
-        redacted.update(entry["response"]["redacted"])
-        user_id = entry["row"]["user_id"] or user_id
+    for record in records:
+        messages.append({"role": "user", "content": record["response"]["source"]})
+        messages.append({"role": "assistant", "content": record["response"]["text"]})
+        redacted.update(record["response"]["redacted"])
+        user_id = record["row"]["user_id"] or user_id
     metadata = {**stored_metadata, **latest["response"]["metadata"]}
     conversation = Conversation(
         session_id=session,

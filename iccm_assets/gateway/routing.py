@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+Arm = Literal["production", "canary"]
+
 
 def monotonic_seconds() -> float:
     """Return monotonic seconds, unaffected by suspending the machine or setting its date."""
@@ -102,6 +104,19 @@ class Route:
     rollout_id: int | None = None
 
 
+def session_bucket(rollout_id: int, session_key: str) -> float:
+    """Hash a session to [0, 1): uniformly, and independently for every rollout."""
+    key = f"{rollout_id}:{session_key}".encode("utf-8", "surrogatepass")
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"iccm-split").digest(), "big")
+    # A float represents 53 bits exactly, so the largest result stays below 1.
+    return (number >> 11) / (1 << 53)
+
+
+def assign_arm(rollout_id: int, session_key: str, weight: float) -> Arm:
+    """Assign ``weight`` of all sessions to the canary arm; a larger weight only adds sessions."""
+    return "canary" if session_bucket(rollout_id, session_key) < weight else "production"
+
+
 def canary_weight(routing: Routing, now: datetime, loaded: Collection[str]) -> tuple[float, str]:
     """Return the canary arm's traffic fraction now, in [0, 1], and its reason (R7, G3)."""
     split = routing.split
@@ -157,19 +172,3 @@ def parse_routing(row: Mapping[str, Any], queried_at: float) -> tuple[Routing | 
         replicas=len(replicas),
     )
     return routing, clock
-
-
-Arm = Literal["production", "canary"]
-
-
-def session_bucket(rollout_id: int, session_key: str) -> float:
-    """Hash a session to [0, 1): uniformly, and independently for every rollout."""
-    key = f"{rollout_id}:{session_key}".encode("utf-8", "surrogatepass")
-    number = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"iccm-split").digest(), "big")
-    # A float represents 53 bits exactly, so the largest result stays below 1.
-    return (number >> 11) / (1 << 53)
-
-
-def assign_arm(rollout_id: int, session_key: str, weight: float) -> Arm:
-    """Assign ``weight`` of all sessions to the canary arm; a larger weight only adds sessions."""
-    return "canary" if session_bucket(rollout_id, session_key) < weight else "production"

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from iccm_assets.db.clock import CLOCK_SQL
 from iccm_assets.db.notify import ROUTING_CHANNEL
 from iccm_assets.db.replicas import LIVE_REPLICAS_SQL
 from iccm_assets.db.tables import LIVE_STATES
@@ -39,15 +40,14 @@ _STATE = f"""
         select version from serving union select version from previous
         union select candidate from live union select former from live
     )
-    select iccm.now() as now,
-        coalesce((select (value ->> 'rate')::double precision from iccm.platform where key = 'clock'), 1.0)
-            as rate,
+    select clock.now, clock.rate,
         (select version from serving) as production,
         (select version from previous) as previous,
         (select to_jsonb(live) from live) as rollout,
         (select jsonb_agg(jsonb_build_object('version', version, 'path', path, 'digest', digest))
             from iccm.model_versions where version in (select version from needed)) as versions,
         (select jsonb_agg(replica.ready_versions) from ({LIVE_REPLICAS_SQL}) as replica) as replicas
+    from {CLOCK_SQL}
 """
 _HEARTBEAT = """
     insert into iccm.gateway_replicas as g (replica, address, ready_versions, failed_versions)
@@ -79,7 +79,7 @@ class RoutingSync(threading.Thread):
         url: Callable[[], str | None],
         replica: str,
         address: str,
-        fleet: ModelPool,
+        models: ModelPool,
         *,
         on_refresh: Callable[[], None],
         poll_seconds: float,
@@ -89,12 +89,9 @@ class RoutingSync(threading.Thread):
         self.routing: Routing | None = None
         self.clock: Clock | None = None
         self.connected = False
-        self._url, self._replica, self._address, self._fleet = url, replica, address, fleet
-        self._on_refresh, self._poll_seconds, self._keep_previous = (
-            on_refresh,
-            poll_seconds,
-            keep_previous_warm,
-        )
+        self._url, self._replica, self._address, self._models = url, replica, address, models
+        self._on_refresh, self._poll_seconds = on_refresh, poll_seconds
+        self._keep_previous = keep_previous_warm
         self._stopping = threading.Event()
         self._failure_logged = False
 
@@ -134,15 +131,15 @@ class RoutingSync(threading.Thread):
 
     def _refresh(self, conn: psycopg.Connection[dict[str, Any]]) -> None:
         # The heartbeat comes first, so that the state read afterwards includes this replica as it is now.
-        if self._fleet.startup_complete:
-            ready, failed = sorted(self._fleet.ready), json.dumps(dict(self._fleet.failed))
+        if self._models.startup_complete:
+            ready, failed = sorted(self._models.ready), json.dumps(dict(self._models.failed))
             conn.execute(_HEARTBEAT, (self._replica, self._address, ready, failed))
         queried_at = monotonic_seconds()
         row = conn.execute(_STATE).fetchone()
         assert row is not None  # the query always returns one row
         routing, self.clock = parse_routing(row, queried_at)
         if routing is not None:
-            self._fleet.set_required(routing.required_models(self._keep_previous))
+            self._models.set_required(routing.required_models(self._keep_previous))
             self.routing = routing
         if self._failure_logged:
             log.warning("the database can be reached again")

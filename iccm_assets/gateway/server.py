@@ -21,7 +21,7 @@ from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.errors import DatabaseUnreachableError, InputError
 from iccm_assets.gateway.app import GatewayRoutes, create_app
-from iccm_assets.gateway.auth import configured_tokens, require_tokens_off_loopback
+from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
 from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.model_pool import ModelLoader, ModelPool
@@ -47,7 +47,7 @@ def listen(host: str, port: int, settings: Settings) -> socket.socket:
     Raises ``InputError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
     token is configured.
     """
-    require_tokens_off_loopback(host, configured_tokens(settings))
+    require_tokens_off_loopback(host, token_digests(settings))
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -110,21 +110,21 @@ class _GatewayProcess:
         limits = settings.gateway
         self._settings = settings
         self._engine: Engine | None = None
-        self.fleet = ModelPool(load)
-        self.figures = DatabaseCollector(self.engine, settings)
-        self.metrics = Metrics(self.figures)
+        self.models = ModelPool(load)
+        self.collector = DatabaseCollector(self.engine, settings)
+        self.metrics = Metrics(self.collector)
         self.spool = Spool(settings.home / "spool", replica, int(limits.spool_max_mib * (1 << 20)))
-        self.control = RoutingSync(
+        self.sync = RoutingSync(
             self._url,
             replica,
             address,
-            self.fleet,
+            self.models,
             on_refresh=self._update_gauges,
             poll_seconds=limits.poll_interval_seconds,
             keep_previous_warm=limits.keep_previous_warm,
         )
-        self.shipper = SpoolWorker(self.spool, self.engine, settings, self.metrics)
-        self.service = Service(settings, self.control, self.fleet, self.spool, self.metrics)
+        self.spool_worker = SpoolWorker(self.spool, self.engine, settings, self.metrics)
+        self.service = Service(settings, self.sync, self.models, self.spool, self.metrics)
 
     def _url(self) -> str | None:
         """Return the database's URL; an embedded server that someone stopped is not started again."""
@@ -134,7 +134,7 @@ class _GatewayProcess:
 
     def engine(self) -> Engine:
         """Return an engine at the current URL of the database; raise ``DatabaseUnreachableError`` without."""
-        if self._engine is None or not self.control.connected:
+        if self._engine is None or not self.sync.connected:
             url = self._url()
             if url is None:
                 raise DatabaseUnreachableError("the embedded server is not running")
@@ -146,33 +146,33 @@ class _GatewayProcess:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Run the background threads during the block."""
-        for thread in (self.control, self.shipper, self.figures):
+        for thread in (self.sync, self.spool_worker, self.collector):
             thread.start()
         try:
             yield
         finally:
-            self.figures.stop()
-            self.control.stop()
-            if not self.shipper.stop(FLUSH_TIMEOUT_SECONDS):
+            self.collector.stop()
+            self.sync.stop()
+            if not self.spool_worker.stop(FLUSH_TIMEOUT_SECONDS):
                 log.warning("responses remain in %s; the next start stores them", self.spool.directory)
             self.spool.release()
-            self.fleet.close()
+            self.models.close()
 
     def _update_gauges(self) -> None:
         """Update the gauges after each refresh of the routing; counters are updated where they count."""
-        metrics, control = self.metrics, self.control
-        metrics.database.set(control.connected)
+        metrics, sync = self.metrics, self.sync
+        metrics.database.set(sync.connected)
         metrics.in_flight.set(self.service.in_flight)
         metrics.spool.set(self.spool.pending_bytes)
-        for version, backend in self.fleet.ready.items():
+        for version, backend in self.models.ready.items():
             metrics.ready.labels(version).set(1)
             metrics.queue.labels(version).set(backend.pending)
-        for version in self.fleet.failed:
+        for version in self.models.failed:
             metrics.ready.labels(version).set(0)
-        routing, clock = control.routing, control.clock
+        routing, clock = sync.routing, sync.clock
         if routing is not None and clock is not None:
             lease = None if routing.split is None else routing.split.lease_until
-            metrics.weight.set(canary_weight(routing, clock.now(), self.fleet.ready)[0])
+            metrics.weight.set(canary_weight(routing, clock.now(), self.models.ready)[0])
             metrics.lease.set(0 if lease is None else max(0.0, clock.seconds_until(lease)))
 
 

@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -44,7 +45,7 @@ T = TypeVar("T")
 class _GenerationResult:
     """A response of one model, or the reason there is none; ``status`` as in `requests.status`."""
 
-    answer: BackendResponse | None = None
+    response: BackendResponse | None = None
     status: str = "ok"
     error: str | None = None
 
@@ -61,9 +62,9 @@ class Service:
     """The gateway without HTTP; everything runs on one event loop."""
 
     def __init__(
-        self, settings: Settings, control: RoutingSync, fleet: ModelPool, spool: Spool, metrics: Metrics
+        self, settings: Settings, sync: RoutingSync, models: ModelPool, spool: Spool, metrics: Metrics
     ) -> None:
-        self.control, self.fleet, self.metrics = control, fleet, metrics
+        self.sync, self.models, self.metrics = sync, models, metrics
         self.in_flight = 0
         self._settings, self._spool = settings, spool
         self._responses: OrderedDict[str, tuple[bytes, asyncio.Task[RequirementsResponse]]] = OrderedDict()
@@ -72,16 +73,16 @@ class Service:
 
     def ready(self) -> bool:
         """Check whether production, or the version that served before it, is loaded (`/readyz`)."""
-        routing = self.control.routing
+        routing = self.sync.routing
         return (
-            self.fleet.startup_complete
+            self.models.startup_complete
             and routing is not None
-            and self._production(routing) in self.fleet.ready
+            and self._production(routing) in self.models.ready
         )
 
     def routing_snapshot(self) -> tuple[Routing, Clock]:
         """Return the routing and the clock; raise a 503 `ProblemDetail` before they were read once."""
-        routing, clock = self.control.routing, self.control.clock
+        routing, clock = self.sync.routing, self.sync.clock
         if routing is None or clock is None:
             raise ProblemDetail(503, "the gateway is starting", retry_after=RETRY_SECONDS)
         return routing, clock
@@ -100,47 +101,48 @@ class Service:
             raise ProblemDetail(409, "this request_id was used for another request")
         return await asyncio.shield(task)
 
-    async def _respond(self, ask: RequirementsRequest, request_id: str) -> RequirementsResponse:
+    async def _respond(self, request: RequirementsRequest, request_id: str) -> RequirementsResponse:
         started = time.perf_counter()
-        session = ask.session_id or request_id
+        session = request.session_id or request_id
         routing, clock = self.routing_snapshot()
         created_at = clock.now()
         production = self._production(routing)
-        if production in self.fleet.ready:
+        if production in self.models.ready:
             self._last_production = production
-        route = choose_route(routing, session, created_at, self.fleet.ready, self._last_production)
+        route = choose_route(routing, session, created_at, self.models.ready, self._last_production)
         deadline = started + self._settings.gateway.timeout_seconds
         self.in_flight += 1
         try:
-            arm, version, result = await self._generate_with_fallback(route, ask.source_code, deadline)
+            arm, version, result = await self._generate_with_fallback(route, request.source_code, deadline)
         finally:
             self.in_flight -= 1
         milliseconds = round(1000 * (time.perf_counter() - started), 3)
-        answer = result.answer
+        response = result.response
         outcome = RequestOutcome(
             request_id=request_id,
             session_id=session,
-            user_id=ask.user_id,
+            user_id=request.user_id,
             rollout_id=route.rollout_id,
             assigned_arm=route.arm,
-            arm=None if answer is None else arm,
+            arm=None if response is None else arm,
             model_version=version,
             status=result.status,
             error=result.error,
             latency_ms=milliseconds,
-            output_tokens=None if answer is None else answer.output_tokens,
+            output_tokens=None if response is None else response.output_tokens,
             created_at=created_at,
         )
-        await self._record(outcome, ask, answer)
-        self.metrics.requests.labels(route.arm, arm if answer else "", version, result.status).inc()
-        if answer is None:
+        await self._record(outcome, request, response)
+        self.metrics.requests.labels(route.arm, arm if response else "", version, result.status).inc()
+        if response is None:
             raise result.problem()
         self.metrics.latency.labels(arm, version).observe(milliseconds / 1000)
         _cache(self._sessions, request_id, session)
         return RequirementsResponse(
             request_id=request_id,
             session_id=session,
-            requirements=Sanitizer().clean_text(answer.text),  # as stored, so that a client can send it back
+            # As stored, so that a client can send it back.
+            requirements=Sanitizer().clean_text(response.text),
             model_version=version,
             arm=arm,
             latency_ms=milliseconds,
@@ -153,7 +155,7 @@ class Service:
         while another version serves in place of production.
         """
         routing, _ = self.routing_snapshot()
-        limits, backend = self._settings.gateway, self.fleet.ready.get(routing.production)
+        limits, backend = self._settings.gateway, self.models.ready.get(routing.production)
         if backend is None or 2 * backend.pending >= limits.queue_size:
             self.metrics.probes.labels("rejected").inc()
             raise ProblemDetail(
@@ -162,12 +164,12 @@ class Service:
         started = time.perf_counter()
         result = await self._generate(routing.production, source, started + limits.timeout_seconds)
         self.metrics.probes.labels(result.status).inc()
-        if result.answer is None:
+        if result.response is None:
             raise result.problem()
         return ProbeResponse(
-            requirements=Sanitizer().clean_text(result.answer.text),
+            requirements=Sanitizer().clean_text(result.response.text),
             model_version=routing.production,
-            output_tokens=result.answer.output_tokens,
+            output_tokens=result.response.output_tokens,
             latency_ms=round(1000 * (time.perf_counter() - started), 3),
         )
 
@@ -178,27 +180,26 @@ class Service:
         limits = self._settings.gateway
         if route.arm == "production":
             return route.arm, route.version, await self._generate(route.version, source, deadline)
+        canary_deadline = deadline
         # Without a fallback, the candidate may use all the time there is.
-        if route.fallback_version is None:
-            canary_deadline = deadline
-        else:
+        if route.fallback_version is not None:
             canary_deadline = min(deadline, time.perf_counter() + limits.canary_timeout_seconds)
         canary = await self._generate(route.version, source, canary_deadline)
-        if canary.answer is not None and (
-            reason := invalid_response_reason(canary.answer, 1024 * limits.max_response_kib)
+        if canary.response is not None and (
+            reason := invalid_response_reason(canary.response, 1024 * limits.max_response_kib)
         ):
             canary = _GenerationResult(None, "error", reason)
-        if canary.answer is not None or route.fallback_version is None:
+        if canary.response is not None or route.fallback_version is None:
             return route.arm, route.version, canary
         production = await self._generate(route.fallback_version, source, deadline)
-        if production.answer is None:
+        if production.response is None:
             production.error = f"canary: {canary.error}; production: {production.error}"
         else:
             production.status, production.error = "fallback", canary.error
         return "production", route.fallback_version, production
 
     async def _generate(self, version: str, source: str, deadline: float) -> _GenerationResult:
-        backend = self.fleet.ready.get(version)
+        backend = self.models.ready.get(version)
         if backend is None:
             return _GenerationResult(None, "rejected", f"{version} is not loaded")
         seconds = deadline - time.perf_counter()
@@ -216,32 +217,36 @@ class Service:
             return _GenerationResult(None, "error", type(error).__name__)
 
     async def _record(
-        self, outcome: RequestOutcome, ask: RequirementsRequest, answer: BackendResponse | None
+        self, outcome: RequestOutcome, request: RequirementsRequest, response: BackendResponse | None
     ) -> None:
         """Append to the spool; a response that cannot be recorded is not sent (G5)."""
-        try:
-            if answer is None:
-                self._spool.append(outcome_record(outcome, self._settings))
-            elif len(ask.source_code) + len(answer.text) < MAX_INLINE_CHARACTERS and not (
-                ask.tests or ask.metadata
-            ):
-                self._append_response(outcome, ask, answer.text)
-            else:
-                await run_in_threadpool(self._append_response, outcome, ask, answer.text)
-        except SpoolFullError as error:
-            if answer is not None:
-                raise ProblemDetail(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
+        if response is None:
+            with suppress(ProblemDetail):
+                self._append(outcome_record(outcome, self._settings))
+            return
+        size = len(request.source_code) + len(response.text)
+        if size < MAX_INLINE_CHARACTERS and not (request.tests or request.metadata):
+            self._append_response(outcome, request, response.text)
+        else:
+            await run_in_threadpool(self._append_response, outcome, request, response.text)
 
-    def _append_response(self, outcome: RequestOutcome, ask: RequirementsRequest, text: str) -> None:
+    def _append_response(self, outcome: RequestOutcome, request: RequirementsRequest, text: str) -> None:
         record = response_record(
             outcome,
             self._settings,
-            source=ask.source_code,
+            source=request.source_code,
             text=text,
-            tests=ask.tests,
-            metadata=ask.metadata,
+            tests=request.tests,
+            metadata=request.metadata,
         )
-        self._spool.append(record)
+        self._append(record)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        """Append to the spool; raise a 503 `ProblemDetail` if it is full."""
+        try:
+            self._spool.append(record)
+        except SpoolFullError as error:
+            raise ProblemDetail(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
 
     def find_session(self, request_id: str | None, session: str | None) -> str | None:
         """Find the session of a request this process served recently; None if unknown."""
@@ -252,24 +257,19 @@ class Service:
     def record_feedback(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
         """Record a rating; raise a 503 `ProblemDetail` if the spool is full."""
         _, clock = self.routing_snapshot()
-        try:
-            self._spool.append(
-                feedback_record(session, request_id, rating, comment, clock.now(), self._settings)
-            )
-        except SpoolFullError as error:
-            raise ProblemDetail(503, error.message, retry_after=SPOOL_FULL_RETRY_SECONDS) from None
+        self._append(feedback_record(session, request_id, rating, comment, clock.now(), self._settings))
         self.metrics.feedback.labels(str(rating)).inc()
 
     def _production(self, routing: Routing) -> str:
         """Return the production version, or its predecessor while production is not loaded."""
-        if routing.production in self.fleet.ready or self._last_production not in self.fleet.ready:
+        if routing.production in self.models.ready or self._last_production not in self.models.ready:
             return routing.production
         return self._last_production or routing.production
 
 
-def invalid_response_reason(answer: BackendResponse, max_characters: int) -> str | None:
+def invalid_response_reason(response: BackendResponse, max_characters: int) -> str | None:
     """Return the reason a canary response is invalid, or None; ``max_characters`` is in characters."""
-    text = answer.text
+    text = response.text
     if not text.strip():
         return "invalid response: empty"
     if len(text) > max_characters:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,9 @@ READY_TIMEOUT_SECONDS = 120.0
 
 def get_token(settings: Settings) -> str:
     """Return a token that gateways under these settings accept; empty if they require none."""
-    return next(filter(None, map(str.strip, settings.gateway.tokens.split(","))), "")
+    from iccm_assets.gateway.auth import bearer_tokens
+
+    return next(iter(bearer_tokens(settings)), "")
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def run_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
     in production. Raises ``GatewayError`` with the gateway's last log line if it does not get ready.
     """
     from iccm_assets.gateway.server import listen, socket_url
+    from iccm_assets.gateway.supervisor import worker_command
 
     listening = listen("127.0.0.1", port, settings)
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -38,10 +40,7 @@ def run_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
         environment["ICCM_DATABASE_URL"] = settings.database_url
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "iccm_assets.gateway.supervisor"),
-                *("--parent", str(os.getpid()), "--fd", str(listening.fileno())),
-            ],
+            worker_command(listening),
             pass_fds=[listening.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,

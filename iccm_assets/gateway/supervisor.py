@@ -60,10 +60,15 @@ def supervise(listening: socket.socket, workers: int, settings: Settings) -> Non
                 worker.kill()
 
 
+def worker_command(listening: socket.socket) -> list[str]:
+    """Return the command of a worker on this socket, which it inherits; it ends with this process."""
+    module = [sys.executable, "-m", "iccm_assets.gateway.supervisor"]
+    return [*module, "--parent", str(os.getpid()), "--fd", str(listening.fileno())]
+
+
 def _start(listening: socket.socket, shared: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "iccm_assets.gateway.supervisor", "--parent", str(os.getpid())]
     return subprocess.Popen(
-        [*command, "--fd", str(listening.fileno())],
+        worker_command(listening),
         pass_fds=[listening.fileno()],
         env={**os.environ, MULTIPROCESS_DIR_ENV: shared},
         # Ctrl-C reaches only the supervisor, which stops its workers in order.

@@ -12,6 +12,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from iccm_assets.reporting.formatting import format_number
+
 
 @dataclass(frozen=True)
 class ArmMetrics:
@@ -47,16 +49,12 @@ class ArmMetrics:
     def summary(self) -> str:
         """Return a one-line summary."""
         return (
-            f"{self.arm} {self.version}: pass rate {format_number(self.pass_rate)} over"
-            f" {self.scored_sessions}"
-            f" sessions, variance {format_number(self.implementation_variance)}, {self.errors} errors in"
-            f" {self.requests} requests, p95 {format_number(self.latency_p95_ms, 0)} ms"
+            f"{self.arm} {self.version}: pass rate {format_number(self.pass_rate)}"
+            f" over {self.scored_sessions} sessions,"
+            f" variance {format_number(self.implementation_variance)},"
+            f" {self.errors} errors in {self.requests} requests,"
+            f" p95 {format_number(self.latency_p95_ms, 0)} ms"
         )
-
-
-def format_number(value: float | None, digits: int = 3) -> str:
-    """Format a number with fixed decimals; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 # The version a request was assigned to: for the canary arm the candidate, even if production answered.

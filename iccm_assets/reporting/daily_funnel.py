@@ -58,7 +58,7 @@ class DailyFunnel:
         ]
 
     def rejections(self, excluding: str = "") -> list[dict[str, object]]:
-        """Return one row per reason except ``without``, most frequent first."""
+        """Return one row per reason except ``excluding``, most frequent first."""
         ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
         return [{"reason": name, "conversations": count} for name, count in ordered if name != excluding]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +13,8 @@ from iccm_assets.reporting.daily_funnel import DailyFunnel
 
 # A run of more days plots only its newest days; the numbers cover all.
 MAX_PLOTS = 31
-
-
-# From pool rows to rejections; a reason has the same colour on every day.
-COLOURS = {
+# From pool rows to rejections; a reason has the same color on every day.
+COLORS = {
     "in the pool": "#2a9d6f",
     "duplicate": "#8ab6a3",
     "held_out": "#5b8fc9",
@@ -27,14 +24,7 @@ COLOURS = {
     "inconclusive": "#9a79b8",
     "not_scored": "#c3b1d6",
 }
-
-
-OTHER = "#bdbdbd"
-
-
-def markdown_image(png: bytes, alt: str) -> str:
-    """Return an image as Markdown with the bytes embedded, for ``MetadataValue.md``."""
-    return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
+OTHER_COLOR = "#bdbdbd"
 
 
 def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
@@ -42,10 +32,10 @@ def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
     figure, axes = _axes(6.4, 2.6, layout=None)  # an automatic layout doubles the time
     figure.subplots_adjust(left=0.09, right=0.98, top=0.88, bottom=0.19)
     if rates:
-        _, _, bars = axes.hist(rates, bins=20, range=(0, 1), color=COLOURS["in the pool"])
+        _, _, bars = axes.hist(rates, bins=20, range=(0, 1), color=COLORS["in the pool"])
         for bar in bars:
             if bar.get_x() + bar.get_width() <= threshold + 1e-9:
-                bar.set_facecolor(COLOURS["low_test_pass_rate"])
+                bar.set_facecolor(COLORS["low_test_pass_rate"])
     else:
         axes.text(0.5, 0.5, "nothing was scored", ha="center", va="center", transform=axes.transAxes)
     axes.axvline(threshold, color="0.25", linewidth=1, linestyle="--")
@@ -57,7 +47,7 @@ def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
     axes.set_title(f"{kept} of {len(rates)} texts above the threshold", loc="left", fontsize=9)
     axes.set(xlabel="test pass rate", ylabel="texts", xlim=(0, 1))
     _integer_ticks(axes.yaxis)
-    return _png(figure)
+    return render_png(figure)
 
 
 def plot_daily_funnel(funnels: Sequence[DailyFunnel]) -> bytes:
@@ -65,14 +55,14 @@ def plot_daily_funnel(funnels: Sequence[DailyFunnel]) -> bytes:
 
     Starts with the first day that has conversations.
     """
-    funnels = list(dropwhile(lambda story: not story.captured, funnels))
+    funnels = list(dropwhile(lambda funnel: not funnel.captured, funnels))
     figure, axes = _axes(min(10.0, 3.4 + 0.3 * len(funnels)), 3.0)
-    counts = [{"in the pool": story.pool, **story.reasons} for story in funnels]
+    counts = [{"in the pool": funnel.pool, **funnel.reasons} for funnel in funnels]
     bottom = [0] * len(funnels)
     for name in ["in the pool", *_reasons(funnels)]:
         heights = [count.get(name, 0) for count in counts]
-        label, colour = name.replace("_", " "), COLOURS.get(name, OTHER)
-        axes.bar(range(len(funnels)), heights, bottom=bottom, color=colour, label=label)
+        label, color = name.replace("_", " "), COLORS.get(name, OTHER_COLOR)
+        axes.bar(range(len(funnels)), heights, bottom=bottom, color=color, label=label)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     ticks = range(0, len(funnels), -(-len(funnels) // 10) or 1)
     axes.set_xticks(list(ticks), [f"{funnels[tick].day:%d %b}" for tick in ticks], fontsize=8)
@@ -83,15 +73,32 @@ def plot_daily_funnel(funnels: Sequence[DailyFunnel]) -> bytes:
     axes.legend(
         handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8
     )
-    return _png(figure)
+    return render_png(figure)
 
 
-def _reasons(stories: Sequence[DailyFunnel]) -> list[str]:
-    """Return reasons with a colour in the order of the colours, then the others by frequency."""
+def plot_loss_curve(history: Sequence[LossPoint]) -> bytes:
+    """Plot training loss per step and validation loss per epoch; an empty history gives empty axes."""
+    figure, axes = _axes(7, 3.2)
+    for name, label, style in (
+        ("loss", "training, per step", {"linewidth": 1, "alpha": 0.7}),
+        ("validation_loss", "validation, per epoch", {"linewidth": 2, "marker": "o"}),
+    ):
+        points = [(point.step, loss) for point in history if (loss := getattr(point, name)) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    if history:
+        axes.legend(frameon=False)
+    axes.set(xlabel="optimizer step", ylabel="loss per target token")
+    axes.set_ylim(bottom=0)
+    return render_png(figure)
+
+
+def _reasons(funnels: Sequence[DailyFunnel]) -> list[str]:
+    """Return reasons with a color in the order of the colors, then the others by frequency."""
     counts: Counter[str] = Counter()
-    for story in stories:
-        counts.update(story.reasons)
-    known = [name for name in COLOURS if name in counts]
+    for funnel in funnels:
+        counts.update(funnel.reasons)
+    known = [name for name in COLORS if name in counts]
     return known + sorted(counts.keys() - set(known), key=lambda name: (-counts[name], name))
 
 
@@ -112,37 +119,10 @@ def _integer_ticks(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
 
-def _png(figure: Any) -> bytes:
+def render_png(figure: Any) -> bytes:
+    """Render a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
-
-
-def plot_loss_curve(history: Sequence[LossPoint]) -> bytes:
-    """Plot training loss per step and validation loss per epoch; an empty history gives empty axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    steps = [(point.step, point.loss) for point in history if point.loss is not None]
-    epochs = [(point.step, point.validation_loss) for point in history if point.validation_loss is not None]
-    if steps:
-        axes.plot(*zip(*steps, strict=True), linewidth=1, alpha=0.7, label="training, per step")
-    if epochs:
-        axes.plot(*zip(*epochs, strict=True), marker="o", linewidth=2, label="validation, per epoch")
-    if history:
-        axes.legend(frameon=False)
-    axes.set(xlabel="optimizer step", ylabel="loss per target token")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def loss_curve_markdown(history: Sequence[LossPoint]) -> str:
-    """Return the plot as Markdown with the image embedded, for ``MetadataValue.md``."""
-    return f"![loss](data:image/png;base64,{base64.b64encode(plot_loss_curve(history)).decode('ascii')})"

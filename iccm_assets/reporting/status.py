@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from iccm_assets.db.clock import now
+
 TABLES = (
     "conversations",
     "requirements",
@@ -79,7 +81,7 @@ def load_platform_status(conn: Connection, *, limit: int = 7) -> PlatformStatus:
         return [dict(row) for row in conn.execute(text(query), {"limit": limit}).mappings()]
 
     return PlatformStatus(
-        now=conn.execute(text("select iccm.now()")).scalar_one(),
+        now=now(conn),
         production=next(iter(load(_PRODUCTION)), None),
         versions=load(_NEWEST_VERSIONS),
         retrains=load(_RETRAINS),

@@ -73,12 +73,12 @@ def versions_served_at(conn: Connection, as_of: datetime) -> list[ServedVersion]
 
 
 def serving_periods(conn: Connection, version: str) -> list[ServingPeriod]:
-    """Return the periods in which a version served, oldest first; consistent with `served_at`."""
+    """Return the periods in which a version served, oldest first; consistent with `versions_served_at`."""
     return compute_serving_periods(version, (TrafficEvent(*row) for row in conn.execute(_EVENTS)))
 
 
 def compute_serving_periods(version: str, history: Iterable[TrafficEvent]) -> list[ServingPeriod]:
-    """Compute `periods` from events in order of time; a pure function."""
+    """Compute the periods of a version from all traffic events, in order of time."""
     changes: list[tuple[datetime, float]] = []
     production: str | None = None
     for event in history:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
 from iccm_assets.curation.filter_policy import is_in_holdout
-from iccm_assets.curation.filtering import changed_days, filter_day
+from iccm_assets.curation.filtering import find_changed_days, filter_day
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
@@ -268,12 +268,12 @@ def test_only_days_whose_inputs_changed_are_named(engine, canary_settings):
     for n in range(4):
         put(engine, SESSIONS[n], day(n))
     with engine.begin() as conn:
-        assert changed_days(conn, day(0), day(6)) == [day(0), day(1), day(2), day(3)]
+        assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(2), day(3)]
     for n in range(7):
         filter_day(engine, day(n), canary_settings, HashEmbedder())
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'"))
-        assert changed_days(conn, day(0), day(6)) == []
+        assert find_changed_days(conn, day(0), day(6)) == []
         later = "iccm.now() + interval '2 hours'"
         conn.execute(
             sa.text(f"update iccm.requirements set scored_at = {later} where session_id = :s"),
@@ -292,5 +292,5 @@ def test_only_days_whose_inputs_changed_are_named(engine, canary_settings):
             ),
             {"s": SESSIONS[0]},
         )
-        assert changed_days(conn, day(0), day(6)) == [day(0), day(1), day(3)]
-        assert changed_days(conn, day(1), day(2)) == [day(1)]
+        assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(3)]
+        assert find_changed_days(conn, day(1), day(2)) == [day(1)]

@@ -175,7 +175,7 @@ def test_a_demo_may_delete_what_is_marked_and_nothing_else(fresh, tmp_path):
         one.ask("real", metadata={"simulated": "yes, true"})
         one.kill()
     assert count_real_responses(tmp_path / "spool") == 1
-    with pytest.raises(OperationNotAllowedError, match="1 answers of a gateway"):
+    with pytest.raises(OperationNotAllowedError, match="1 responses of a gateway"):
         reset_platform(settings)
     with gateway(url, tmp_path) as one:
         eventually(lambda: count_real_conversations(fresh) == 1)

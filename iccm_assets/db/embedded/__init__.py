@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL server that runs when no database URL is configured."""

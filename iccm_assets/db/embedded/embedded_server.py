@@ -71,17 +71,17 @@ class EmbeddedServer:
             return url
         self._prepare_root()
         with self._lock(timeout):
-            return self._started(time.monotonic() + timeout)
+            return self._start_locked(time.monotonic() + timeout)
 
     def running_url(self) -> str | None:
         """Return the URL if our server answers now, else None; starts nothing and takes no lock."""
         try:
             port = process_discovery.recorded_port(self.data)
             # A command killed in its first seconds may leave the server without our database.
-            if port is not None and self._answers(port, DATABASE):
+            if port is not None and self._is_ours(port, DATABASE):
                 return self._url(port)
         except PermissionError as error:
-            raise self._not_ours(error) from None
+            raise self._owner_error(error) from None
         return None
 
     def stop(self, timeout: float = 60.0) -> bool:
@@ -90,23 +90,26 @@ class EmbeddedServer:
             return False
         try:
             with self._lock(timeout):
-                return self._stopped(timeout)
+                return self._stop_locked(timeout)
         except PermissionError as error:
-            raise self._not_ours(error) from None
+            raise self._owner_error(error) from None
 
     def stop_if_idle(self, timeout: float = 60.0) -> bool:
         """Stop our server unless another client is connected; False if one is, or none was running."""
         url = self.running_url()
         return url is not None and _fetch_value(url, _OTHER_CLIENTS) == 0 and self.stop(timeout)
 
-    def _started(self, deadline: float) -> str:
-        """Start the server from any state; the caller holds the lock."""
-        self._initialise()
+    def _start_locked(self, deadline: float) -> str:
+        """Start the server from any state; the caller holds the lock.
+
+        An earlier command may have been killed at any point, so each round looks at what there is now.
+        """
+        self._ensure_cluster()
         attempts = 0
         child: subprocess.Popen[bytes] | None = None
         while time.monotonic() < deadline:
             port = process_discovery.recorded_port(self.data)
-            if port is not None and self._answers(port, "postgres"):
+            if port is not None and self._is_ours(port, "postgres"):
                 self._create_database(port)
                 return self._url(port)
             if child is not None and child.poll() is None:
@@ -116,12 +119,12 @@ class EmbeddedServer:
                 time.sleep(0.1)  # started, recovering or stopping on behalf of an earlier command
                 continue
             if attempts == _START_ATTEMPTS or (
-                child is not None and child.returncode == run_unprivileged.EXIT_CANNOT
+                child is not None and child.returncode == run_unprivileged.CANNOT_RUN_STATUS
             ):
-                raise self._failure("it does not start", self._logged())
-            child = self._launch(fresh_port="could not bind" in self._logged())
+                raise self._start_error("it does not start", self._read_log())
+            child = self._launch(fresh_port="could not bind" in self._read_log())
             attempts += 1
-        raise self._failure("it did not answer in time", self._logged())
+        raise self._start_error("it did not answer in time", self._read_log())
 
     def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
         process_discovery.kill_orphans(self.data)
@@ -176,7 +179,7 @@ class EmbeddedServer:
                 return port
         raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
 
-    def _initialise(self) -> None:
+    def _ensure_cluster(self) -> None:
         """Create the cluster once; it gets its final name only when it is complete."""
         if (self.data / "PG_VERSION").is_file():
             self._check_version()
@@ -222,7 +225,7 @@ class EmbeddedServer:
         )
         if result.returncode != 0:
             shutil.rmtree(directory, ignore_errors=True)
-            raise self._failure("initdb failed", result.stderr or result.stdout)
+            raise self._start_error("initdb failed", result.stderr or result.stdout)
 
     def _check_version(self) -> None:
         existing = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
@@ -243,20 +246,21 @@ class EmbeddedServer:
                 with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                     conn.execute(f"create database {DATABASE}")
 
-    def _answers(self, port: int, database: str) -> bool:
+    def _is_ours(self, port: int, database: str) -> bool:
         """Return whether our server answers there; a copy of a home has the same password and port."""
         import psycopg
 
         try:
-            answer = _fetch_value(self._url(port, database), "select current_setting('iccm.identity', true)")
+            url = self._url(port, database)
+            identity = _fetch_value(url, "select current_setting('iccm.identity', true)")
         except psycopg.OperationalError:
             return False
-        return bool(answer == self._identity())
+        return bool(identity == self._identity())
 
     def _identity(self) -> str:
         return "{}:{}".format(*process_discovery.data_dir_identity(self.data))
 
-    def _stopped(self, timeout: float) -> bool:
+    def _stop_locked(self, timeout: float) -> bool:
         postmaster = process_discovery.find_postmaster(self.data)
         if postmaster is None:
             return bool(process_discovery.kill_orphans(self.data))
@@ -298,7 +302,7 @@ class EmbeddedServer:
                 hint=f"See {self.log}.",
             ) from None
         except PermissionError as error:
-            raise self._not_ours(error) from None
+            raise self._owner_error(error) from None
 
     @cached_property
     def _account(self) -> tuple[int, int] | None:
@@ -309,7 +313,7 @@ class EmbeddedServer:
             if self.log.stat().st_size > _MAX_LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".log.1"))
 
-    def _failure(self, summary: str, output: str) -> EmbeddedServerError:
+    def _start_error(self, summary: str, output: str) -> EmbeddedServerError:
         lines = [_LOG_PREFIX.sub("", line).strip() for line in output.splitlines() if line.strip()]
         # The second-last line often names the cause ("invalid value for parameter …").
         cause = "; ".join(lines[-2:])
@@ -321,7 +325,7 @@ class EmbeddedServer:
             )
         return EmbeddedServerError(f"{summary}: {cause}" if cause else summary, hint=hint)
 
-    def _logged(self) -> str:
+    def _read_log(self) -> str:
         """Return the log since this object last started the server; empty if it never did."""
         if self._log_start is None:
             return ""
@@ -329,7 +333,7 @@ class EmbeddedServer:
             log.seek(self._log_start)
             return log.read().decode("utf-8", "replace")
 
-    def _not_ours(self, error: OSError) -> EmbeddedServerError:
+    def _owner_error(self, error: OSError) -> EmbeddedServerError:
         return EmbeddedServerError(
             f"{error.filename or self.root} belongs to another user",
             hint="Run iccm as that user, or set ICCM_HOME to a directory of your own.",

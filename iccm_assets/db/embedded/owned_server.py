@@ -1,17 +1,13 @@
-"""`iccm demo`: the whole loop on simulated traffic, from HTTP requests to promotion and rollback."""
+"""Own the embedded server for the duration of one command."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from iccm_assets.db.database import close_engines
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

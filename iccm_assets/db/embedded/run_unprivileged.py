@@ -21,7 +21,7 @@ import stat
 import sys
 from pathlib import Path
 
-EXIT_CANNOT = 97  # exit status; the reason is the last line on stderr
+CANNOT_RUN_STATUS = 97  # the reason is the last line on stderr
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x20000
@@ -34,7 +34,7 @@ _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/run")
 def main() -> int:
     """Drop privileges and become the program; returns only if that is impossible."""
     spec = json.loads(sys.argv[1])
-    uid, gid, package, home = spec["uid"], spec["gid"], Path(spec["package"]), _inheritable(spec["home"])
+    uid, gid, package, home = spec["uid"], spec["gid"], Path(spec["package"]), _open_inheritable(spec["home"])
     unreadable = find_unreadable_path(uid, gid, package, home)
     if unreadable is not None and unreadable.is_relative_to(package):
         try:
@@ -43,11 +43,11 @@ def main() -> int:
             sys.stderr.write(
                 f"uid {uid} cannot reach {unreadable}, and a mount namespace cannot be created: {error}\n"
             )
-            return EXIT_CANNOT
+            return CANNOT_RUN_STATUS
         unreadable = find_unreadable_path(uid, gid, package, home)
     if unreadable is not None:
         sys.stderr.write(f"uid {uid} cannot reach {unreadable}\n")
-        return EXIT_CANNOT
+        return CANNOT_RUN_STATUS
     drop_privileges(uid, gid)
     os.chdir("/")
     args = [arg.replace("{package}", str(package)).replace("{home}", str(home)) for arg in spec["args"]]
@@ -123,7 +123,7 @@ def _first_unreadable(package: Path, home: Path) -> Path | None:
     return next((path for path, mode in required.items() if not os.access(path, mode)), None)
 
 
-def _inheritable(home: str) -> Path:
+def _open_inheritable(home: str) -> Path:
     """Return the home as an open directory that programs inherit; its path where there is no /proc."""
     if not os.path.isdir("/proc/self/fd"):
         return Path(home)

@@ -27,12 +27,12 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
 def daily_data_schedule(
     context: dg.ScheduleEvaluationContext, platform: PlatformResource
 ) -> list[dg.RunRequest]:
-    from iccm_assets.curation.filtering import changed_days
+    from iccm_assets.curation.filtering import find_changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
     earliest = yesterday - timedelta(days=platform.settings.curation.lookback_days - 1)
     with platform.engine.connect() as conn:
-        days = changed_days(conn, earliest, yesterday)
+        days = find_changed_days(conn, earliest, yesterday)
     return [
         dg.RunRequest(
             run_key=f"{yesterday}:{first}:{last}",

@@ -59,7 +59,8 @@ def filtered_conversations(
 
 def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
     """The day's counts, its rejections by reason and, ``with_plot``, a histogram of the pass rates."""
-    from iccm_assets.reporting.plots import markdown_image, plot_histogram
+    from iccm_assets.reporting.formatting import markdown_image
+    from iccm_assets.reporting.plots import plot_histogram
 
     rejected = {name: count for name, count in funnel.reasons.items() if name != "duplicate"}
     metadata = {
@@ -102,7 +103,8 @@ def training_pool(
     from iccm_assets.curation.training_pool import rebuild_pool
     from iccm_assets.models.embedding import Embedder
     from iccm_assets.reporting.daily_funnel import last_days, load_daily_funnels
-    from iccm_assets.reporting.plots import markdown_image, plot_daily_funnel
+    from iccm_assets.reporting.formatting import markdown_image
+    from iccm_assets.reporting.plots import plot_daily_funnel
 
     days = [date.fromisoformat(key) for key in sorted(context.partition_keys)]
     report = rebuild_pool(platform.engine, days, platform.settings, Embedder.load(platform.settings))

@@ -30,12 +30,14 @@ def yesterday_is_materialized(conn: Connection, settings: Settings) -> CheckResu
 )
 def partitions_are_fresh(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.curation import checks
-    from iccm_assets.curation.filtering import changed_days
+    from iccm_assets.curation.filtering import find_changed_days
     from iccm_assets.db.clock import now
 
     days = settings.curation.lookback_days
     yesterday = now(conn).date() - timedelta(days=1)
-    return checks.check_freshness(days, changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
+    return checks.check_freshness(
+        days, find_changed_days(conn, yesterday - timedelta(days=days - 1), yesterday)
+    )
 
 
 @platform_check(

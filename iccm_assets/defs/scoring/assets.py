@@ -74,7 +74,8 @@ def _add_day_metadata(context: dg.AssetExecutionContext, platform: PlatformResou
 
 
 def _day_metadata(day: "DailyScores", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
-    from iccm_assets.reporting.plots import markdown_image, plot_histogram
+    from iccm_assets.reporting.formatting import markdown_image
+    from iccm_assets.reporting.plots import plot_histogram
 
     metadata: dict[str, object] = {
         "texts": day.texts,

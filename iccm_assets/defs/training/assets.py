@@ -67,7 +67,8 @@ def fine_tuned_checkpoint(
     A separate process trains it; it is published under the digest of its content. With fewer examples than
     the minimum nothing trains and the run ends here, without an output.
     """
-    from iccm_assets.reporting.plots import loss_curve_markdown
+    from iccm_assets.reporting.formatting import markdown_image
+    from iccm_assets.reporting.plots import plot_loss_curve
     from iccm_assets.retraining import pipeline
     from iccm_assets.training.worker_protocol import parse_reply
 
@@ -92,7 +93,7 @@ def fine_tuned_checkpoint(
         metadata={
             **pipeline.candidate_metadata(candidate, plan, outcome),
             **_links(candidate, plan, request.id, platform),
-            "loss_curve": dg.MetadataValue.md(loss_curve_markdown(outcome.history)),
+            "loss_curve": dg.MetadataValue.md(markdown_image(plot_loss_curve(outcome.history), "loss")),
         },
         data_version=dg.DataVersion(candidate.digest),
     )
