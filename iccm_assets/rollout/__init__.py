@@ -1,0 +1,1 @@
+"""Progressive rollout of a candidate: observation, guardrails, decision, controller, deployment and rollback."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +35,12 @@ class Alert:
     severity: str
     title: str
     body: str
+
+
+def raise_once(state: State, alerts: Iterable[Alert]) -> tuple[State, tuple[Alert, ...]]:
+    """Return the alerts that this rollout has not raised yet, with the state that records them."""
+    new = tuple(alert for alert in alerts if alert.key not in state.raised_alerts)
+    return replace(state, raised_alerts=(*state.raised_alerts, *(alert.key for alert in new))), new
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from iccm_assets.rollout import guardrails
-from iccm_assets.rollout.actions import Action, Alert, DeploymentEvent
+from iccm_assets.rollout.actions import Action, Alert, DeploymentEvent, raise_once
 from iccm_assets.rollout.guardrails import GuardrailViolation
 from iccm_assets.rollout.observation import Observation, validation_errors
 from iccm_assets.rollout.policy import BAKE_STAGE
@@ -30,18 +30,17 @@ class Assessment:
 def assess(before: State, observation: Observation | None, now: datetime) -> Assessment:
     """Update time, lease and evidence, and assess them; ``observation`` is None when there is none."""
     if observation is None:
-        doubts: tuple[str, ...] = ("nothing could be observed",)
-    elif doubts := validation_errors(observation, before.watermark, now):
+        issues: tuple[str, ...] = ("nothing could be observed",)
+    elif issues := validation_errors(observation, before.watermark, now):
         observation = None
     else:
-        doubts = _data_issues(before, observation, now)
-    state, violations = _advance_time(before, now, reliable=not doubts), list[GuardrailViolation]()
+        issues = _data_issues(before, observation, now)
+    state, violations = _advance_time(before, now, reliable=not issues), list[GuardrailViolation]()
     if observation is not None:
-        state, violations = _count(state, observation, now, reliable=not doubts)
-    excused = [_alert(state, each) for each in violations if each.also_violated_by_production]
-    alerts = tuple(alert for alert in excused if alert.key not in state.raised_alerts)
-    state = replace(state, raised_alerts=(*state.raised_alerts, *(alert.key for alert in alerts)))
-    return Assessment(before, state, now, doubts, tuple(violations), _lapse(before, now), alerts)
+        state, violations = _count(state, observation, now, reliable=not issues)
+    alerts = [_alert(state, violation) for violation in violations if violation.also_violated_by_production]
+    state, new_alerts = raise_once(state, alerts)
+    return Assessment(before, state, now, issues, tuple(violations), _lapse(before, now), new_alerts)
 
 
 def _seconds_since_observed(before: State, now: datetime) -> float:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult
-from iccm_assets.rollout.state import State
+from iccm_assets.db import tables as t
+
+
+class RolloutStatus(NamedTuple):
+    """The columns of the live rollout that the checks read.
+
+    Not a whole `State`: its parser refuses a damaged row, which a check has to report instead.
+    """
+
+    id: int
+    candidate: str
+    production: str
+    state: str
+    weight: float
+    lease_until: datetime | None
 
 
 def check_single_production(versions: Sequence[str]) -> CheckResult:
@@ -23,7 +38,9 @@ def check_single_production(versions: Sequence[str]) -> CheckResult:
     return CheckResult(len(versions) == 1, description, recovery, metrics=numbers)
 
 
-def check_statuses(rollout: State | None, serving: str | None, canaries: Sequence[str]) -> CheckResult:
+def check_statuses(
+    rollout: RolloutStatus | None, serving: str | None, canaries: Sequence[str]
+) -> CheckResult:
     """Check that the live rollout and the versions' statuses match."""
     recovery = (
         "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` shows "
@@ -42,7 +59,7 @@ def check_statuses(rollout: State | None, serving: str | None, canaries: Sequenc
     return CheckResult(matches, description, recovery)
 
 
-def check_lease(rollout: State | None, now: datetime) -> CheckResult:
+def check_lease(rollout: RolloutStatus | None, now: datetime) -> CheckResult:
     """Check that a canary arm with traffic has a lease that has not expired."""
     recovery = (
         "The candidate serves nothing now: without a lease all traffic goes to production. The controller "
@@ -52,14 +69,18 @@ def check_lease(rollout: State | None, now: datetime) -> CheckResult:
     if rollout is None or rollout.weight == 0:
         return CheckResult(True, "no canary arm has traffic", recovery)
     numbers = {"weight": rollout.weight}
-    if rollout.lease_until is None:
-        description = f"the canary arm of rollout {rollout.id} has weight {rollout.weight:g} and no lease"
-        return CheckResult(False, description, recovery, metrics=numbers)
-    seconds = (rollout.lease_until - now).total_seconds()
+    seconds = (rollout.lease_until - now).total_seconds() if rollout.lease_until else 0.0
     lease = f"expires in {seconds:.0f} s" if seconds > 0 else f"expired {-seconds:.0f} s ago"
-    return CheckResult(
-        seconds > 0, f"weight {rollout.weight:g}, the lease {lease}", recovery, metrics=numbers
-    )
+    description = f"weight {rollout.weight:g}, {f'the lease {lease}' if rollout.lease_until else 'no lease'}"
+    return CheckResult(seconds > 0, description, recovery, metrics=numbers)
+
+
+def load_live_rollout(conn: sa.Connection) -> RolloutStatus | None:
+    """Return the live rollout; None when there is none."""
+    r = t.rollouts.c
+    query = sa.select(*(r[name] for name in RolloutStatus._fields)).where(r.state.in_(t.LIVE_STATES))
+    row = conn.execute(query).one_or_none()
+    return None if row is None else RolloutStatus(*row)
 
 
 def list_versions(conn: sa.Connection, status: str) -> list[str]:

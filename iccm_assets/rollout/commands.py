@@ -23,44 +23,45 @@ def apply_command(state: State, verb: str, actor: str, now: datetime, note: str 
         raise OperationNotAllowedError(f"rollout {state.id} is {state.state} and cannot be changed any more")
     if verb not in _COMMANDS:
         raise OperationNotAllowedError(f"{verb!r} is no command; use one of {', '.join(_COMMANDS)}")
-    look = Assessment(state, replace(state, revision=state.revision + 1), now)
-    return _COMMANDS[verb](look, f"by {actor}{f': {note}' if note else ''}", actor)
+    assessment = Assessment(state, replace(state, revision=state.revision + 1), now)
+    return _COMMANDS[verb](assessment, f"by {actor}{f': {note}' if note else ''}", actor)
 
 
-def _pause(look: Assessment, reason: str, actor: str) -> Decision:
-    if look.before.state == "paused":
-        raise OperationNotAllowedError(f"rollout {look.state.id} is paused already")
-    state = replace(look.state, state="paused", reason=f"paused {reason}")
-    return decision_with_event(look, state, "paused", reason, actor)
+def _pause(assessment: Assessment, reason: str, actor: str) -> Decision:
+    if assessment.before.state == "paused":
+        raise OperationNotAllowedError(f"rollout {assessment.state.id} is paused already")
+    state = replace(assessment.state, state="paused", reason=f"paused {reason}")
+    return decision_with_event(assessment, state, "paused", reason, actor)
 
 
-def _resume(look: Assessment, reason: str, actor: str) -> Decision:
-    if look.before.state != "paused":
-        raise OperationNotAllowedError(f"rollout {look.state.id} is {look.before.state}, not paused")
+def _resume(assessment: Assessment, reason: str, actor: str) -> Decision:
+    paused, state = assessment.before, assessment.state
+    if paused.state != "paused":
+        raise OperationNotAllowedError(f"rollout {state.id} is {paused.state}, not paused")
     # The pause ends here, not at the tick before it: the time between is no healthy time.
-    name = running_state(look.state.stage)
-    state = replace(look.state, state=name, observed_at=look.now, reason=f"resumed {reason}")
-    return decision_with_event(look, state, "resumed", reason, actor)
+    name = running_state(state.stage)
+    resumed = replace(state, state=name, observed_at=assessment.now, reason=f"resumed {reason}")
+    return decision_with_event(assessment, resumed, "resumed", reason, actor)
 
 
-def _approve(look: Assessment, reason: str, actor: str) -> Decision:
-    state = look.state
+def _approve(assessment: Assessment, reason: str, actor: str) -> Decision:
+    state = assessment.state
     if state.weight == 0:
         raise OperationNotAllowedError(f"rollout {state.id} has no traffic yet; there is no wait to skip")
     if state.approval:
         raise OperationNotAllowedError(f"stage {state.stage} of rollout {state.id} is approved already")
-    state = replace(state, approvals=(*state.approvals, Approval(state.stage, actor, look.now)))
+    state = replace(state, approvals=(*state.approvals, Approval(state.stage, actor, assessment.now)))
     description = f"approved {reason}; the stage ends when samples and health allow"
-    return decision_with_event(look, state, "approved", description, actor)
+    return decision_with_event(assessment, state, "approved", description, actor)
 
 
-def _abort(look: Assessment, reason: str, actor: str) -> Decision:
-    end = roll_back if look.state.stage == BAKE_STAGE else abort
-    return end(look, "aborted", reason, actor)
+def _abort(assessment: Assessment, reason: str, actor: str) -> Decision:
+    end = roll_back if assessment.state.stage == BAKE_STAGE else abort
+    return end(assessment, "aborted", reason, actor)
 
 
-def _roll_back(look: Assessment, reason: str, actor: str) -> Decision:
-    return roll_back(look, "manual", reason, actor)
+def _roll_back(assessment: Assessment, reason: str, actor: str) -> Decision:
+    return roll_back(assessment, "manual", reason, actor)
 
 
 _COMMANDS: dict[str, Callable[[Assessment, str, str], Decision]] = {

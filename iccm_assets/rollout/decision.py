@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from iccm_assets.rollout.actions import CONTROLLER, Alert, Decision
+from iccm_assets.rollout.actions import CONTROLLER, Alert, Decision, raise_once
 from iccm_assets.rollout.assessment import Assessment, assess
 from iccm_assets.rollout.observation import Observation
 from iccm_assets.rollout.policy import BAKE_STAGE
@@ -37,90 +37,77 @@ def decide(state: State, observation: Observation | None, now: datetime) -> Deci
     """
     if not state.is_live:
         return Decision(state, f"the rollout is {state.state}: {state.reason}")
-    look = assess(state, observation, now)
-    for rule in (_roll_back_on_violation, _start, _advance, _abort_undecided):
-        decision = rule(look)
-        if decision is not None:
-            return decision
-    return _wait(look)
+    assessment = assess(state, observation, now)
+    rules = (_roll_back_on_violation, _start, _advance, _abort_undecided)
+    return next(filter(None, (rule(assessment) for rule in rules)), None) or _wait(assessment)
 
 
-def _roll_back_on_violation(look: Assessment) -> Decision | None:
+def _roll_back_on_violation(assessment: Assessment) -> Decision | None:
     """Roll back for a violated guardrail that production does not violate, too."""
-    harm = next((each for each in look.violations if not each.also_violated_by_production), None)
-    if harm is None:
-        return None
-    description = f"{harm.description}; {look.state.progress}"
-    return roll_back(look, harm.reason, description, CONTROLLER, harm.numbers)
+    for violation in assessment.violations:
+        if not violation.also_violated_by_production:
+            description = f"{violation.description}; {assessment.state.progress}"
+            return roll_back(assessment, violation.reason, description, CONTROLLER, violation.numbers)
+    return None
 
 
-def _start(look: Assessment) -> Decision | None:
+def _start(assessment: Assessment) -> Decision | None:
     """Give the canary arm its first traffic once every replica is ready and the data is reliable."""
-    if look.state.weight > 0 or look.state.state == "paused" or look.data_issues:
+    if assessment.state.weight > 0 or assessment.state.state == "paused" or assessment.data_issues:
         return None
-    return enter_stage(look, 1, "started", "every gateway replica has the candidate ready")
+    return enter_stage(assessment, 1, "started", "every gateway replica has the candidate ready")
 
 
-def _advance(look: Assessment) -> Decision | None:
+def _advance(assessment: Assessment) -> Decision | None:
     """End the stage on healthy time (or the approval to skip it), samples, and no violated guardrail."""
-    state = look.state
-    if state.state == "paused" or state.weight == 0 or look.data_issues:
-        return None
-    if not state.has_enough_time or not state.has_enough_sessions:
+    state = assessment.state
+    waiting = state.state == "paused" or state.weight == 0 or assessment.data_issues
+    if waiting or not (state.has_enough_time and state.has_enough_sessions):
         return None
     approval = state.approval
     reason = state.progress if approval is None else f"{state.progress}; approved by {approval.actor}"
     if state.stage == BAKE_STAGE:
-        return complete(look, reason)
-    return enter_stage(
-        look, state.stage + 1, "promoted" if state.stage + 1 == BAKE_STAGE else "advanced", reason
-    )
+        return complete(assessment, reason)
+    event = "promoted" if state.stage + 1 == BAKE_STAGE else "advanced"
+    return enter_stage(assessment, state.stage + 1, event, reason)
 
 
-def _abort_undecided(look: Assessment) -> Decision | None:
+def _abort_undecided(assessment: Assessment) -> Decision | None:
     """End undecided after the longest hold; after promotion the previous version is production again."""
-    state = look.state
+    state = assessment.state
     if state.stage_seconds < state.policy.max_hold_seconds:
         return None
     description = f"undecided after {state.stage_seconds / 86400:.1f} days; "
-    description += "; ".join(look.data_issues) or state.progress
+    description += "; ".join(assessment.data_issues) or state.progress
     end = roll_back if state.stage == BAKE_STAGE else abort
-    return end(look, UNDECIDED, description, CONTROLLER)
+    return end(assessment, UNDECIDED, description, CONTROLLER)
 
 
-def _wait(look: Assessment) -> Decision:
+def _wait(assessment: Assessment) -> Decision:
     """Continue, or hold and say why, and alert once per stage and reason."""
-    state, hold_reason = look.state, _hold_reason(look)
-    reason = "; ".join((state.progress, *look.data_issues))
+    state, hold_reason = assessment.state, _hold_reason(assessment)
+    reason = "; ".join((state.progress, *assessment.data_issues))
     name = (
         state.state if state.state == "paused" else "holding" if hold_reason else running_state(state.stage)
     )
-    alerts = tuple(
-        alert for alert in _hold_alerts(look, hold_reason, reason) if alert.key not in state.raised_alerts
-    )
-    waiting = replace(
-        state,
-        state=name,
-        hold_reason=hold_reason,
-        held_since=(state.held_since or look.now) if hold_reason else None,
-        reason=reason,
-        raised_alerts=(*state.raised_alerts, *(alert.key for alert in alerts)),
-    )
+    held_since = (state.held_since or assessment.now) if hold_reason else None
+    waiting = replace(state, state=name, hold_reason=hold_reason, held_since=held_since, reason=reason)
+    waiting, alerts = raise_once(waiting, _hold_alerts(assessment, hold_reason, reason))
     if name == state.state:
-        return Decision(waiting, reason, look.events, (*look.actions, *alerts))
+        return Decision(waiting, reason, assessment.events, (*assessment.actions, *alerts))
     event = "held" if name == "holding" else "resumed"
-    return decision_with_event(look, waiting, event, reason, actions=alerts)
+    return decision_with_event(assessment, waiting, event, reason, actions=alerts)
 
 
-def _hold_reason(look: Assessment) -> HoldReason:
-    if look.data_issues:
+def _hold_reason(assessment: Assessment) -> HoldReason:
+    if assessment.data_issues:
         return "unreliable_data"
-    return "samples" if look.state.has_enough_time and not look.state.has_enough_sessions else ""
+    return "samples" if assessment.state.has_enough_time and not assessment.state.has_enough_sessions else ""
 
 
-def _hold_alerts(look: Assessment, hold_reason: HoldReason, reason: str) -> tuple[Alert, ...]:
+def _hold_alerts(assessment: Assessment, hold_reason: HoldReason, reason: str) -> tuple[Alert, ...]:
     """The alert of a hold when it is due: loading a model at the opening takes a while."""
-    state, unreliable = look.state, hold_reason == "unreliable_data"
+    state, unreliable = assessment.state, hold_reason == "unreliable_data"
     loading = state.weight == 0 and state.stage_seconds < state.policy.load_timeout_seconds
     if not hold_reason or state.state == "paused" or (unreliable and loading):
         return ()

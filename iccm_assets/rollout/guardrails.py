@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from iccm_assets.rollout.observation import HealthWindow, Observation
+from iccm_assets.reporting.formatting import format_number
+from iccm_assets.rollout.observation import ArmTotals, Observation
 from iccm_assets.rollout.policy import BAKE_STAGE, Policy
-from iccm_assets.rollout.sequential_evidence import TESTS, ArmTotals, Evidence
+from iccm_assets.rollout.sequential_evidence import TESTS, Evidence
+
+_format = partial(format_number, missing="unknown")
 
 # Rollback reasons.
 LOW_PASS_RATE = "low_pass_rate"
@@ -109,80 +113,61 @@ def _is_below(value: float | None, limit: float) -> bool:
     return value is not None and value < limit
 
 
-def check_health_means(observation: Observation, policy: Policy) -> list[GuardrailViolation]:
-    """Return the health guardrails that the plain means of the health window violate."""
+def check_health_means(observation: Observation, policy: Policy) -> Iterator[GuardrailViolation]:
+    """Yield the health guardrails that the plain means of the health window violate."""
     canary, production = observation.canary_window, observation.production_window
-    violations = []
     if canary.requests >= policy.health_requests:
-        reference = production if production.requests >= policy.health_requests else HealthWindow()
-        limit = policy.health_error_rate
-        violations.append(
-            _above(ERROR_RATE_SPIKE, "error rate", canary.error_rate, limit, reference.error_rate)
+        reference = production.error_rate if production.requests >= policy.health_requests else None
+        yield from _above(
+            ERROR_RATE_SPIKE, "error rate", canary.error_rate, policy.health_error_rate, reference
         )
     if canary.sessions >= policy.health_sessions:
-        reference = production if production.sessions >= policy.health_sessions else HealthWindow()
-        limit = policy.health_pass_rate
-        violations.append(
-            _below(LOW_PASS_RATE, canary.pass_rate, limit, canary.sessions, reference.pass_rate)
+        measured = production.sessions >= policy.health_sessions
+        rate, variance = (production.pass_rate, production.variance) if measured else (None, None)
+        yield from _below(LOW_PASS_RATE, canary.pass_rate, policy.health_pass_rate, canary.sessions, rate)
+        yield from _above(
+            VARIANCE_SPIKE, "implementation variance", canary.variance, policy.health_variance, variance
         )
-        limit = policy.health_variance
-        violations.append(
-            _above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit, reference.variance)
-        )
-    return _present(violations)
 
 
 def check_stage_means(
     evidence: Evidence, observation: Observation, policy: Policy, stage: int
-) -> list[GuardrailViolation]:
-    """Return the stage's guardrails that its plain means violate, checked when it could advance."""
+) -> Iterator[GuardrailViolation]:
+    """Yield the stage's guardrails that its plain means violate, checked when it could advance."""
     canary, production = evidence.canary, evidence.production
     if stage == BAKE_STAGE or canary.pass_rate is None:
-        return []
+        return
     rate, reference, sessions = canary.pass_rate, production.pass_rate, canary.sessions
-    violations = [_below(BELOW_FLOOR, rate, policy.min_pass_rate, sessions, reference)]
+    yield from _below(BELOW_FLOOR, rate, policy.min_pass_rate, sessions, reference)
     if reference is not None:
-        violations.append(_below(DEGRADATION, rate, reference - policy.allowed_drops[stage - 1], sessions))
+        yield from _below(DEGRADATION, rate, reference - policy.allowed_drops[stage - 1], sessions)
     limit = max(policy.max_variance_ratio * (production.variance or 0.0), policy.variance_floor)
-    violations.append(_above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit))
+    yield from _above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit)
     slow, fast = observation.canary_window, observation.production_window
     if fast.latency_p95 and min(slow.timed, fast.timed) >= policy.health_requests:
         limit = policy.max_latency_ratio * fast.latency_p95
-        violations.append(_above(LATENCY_REGRESSION, "p95 latency per token", slow.latency_p95, limit))
-    return _present(violations)
+        yield from _above(LATENCY_REGRESSION, "p95 latency per token", slow.latency_p95, limit)
 
 
 def _below(
     reason: str, value: float | None, limit: float, sessions: int, production: float | None = None
-) -> GuardrailViolation | None:
-    if value is None or value >= limit:
-        return None
-    description = f"mean pass rate {value:.3f} of {sessions} canary-arm sessions is below {limit:.3f}"
-    return GuardrailViolation(reason, description, _numbers(value, limit), _is_below(production, limit))
+) -> Iterator[GuardrailViolation]:
+    if value is not None and value < limit:
+        description = f"mean pass rate {value:.3f} of {sessions} canary-arm sessions is below {limit:.3f}"
+        yield GuardrailViolation(reason, description, _numbers(value, limit), _is_below(production, limit))
 
 
 def _above(
     reason: str, quantity: str, value: float | None, limit: float, production: float | None = None
-) -> GuardrailViolation | None:
-    if value is None or value <= limit:
-        return None
-    by_production = production is not None and production > limit
-    return GuardrailViolation(
-        reason, f"{quantity} {value:.3f} is above {limit:.3f}", _numbers(value, limit), by_production
-    )
+) -> Iterator[GuardrailViolation]:
+    if value is not None and value > limit:
+        description, numbers = f"{quantity} {value:.3f} is above {limit:.3f}", _numbers(value, limit)
+        yield GuardrailViolation(reason, description, numbers, (production or 0.0) > limit)
 
 
 def _numbers(value: float, limit: float) -> dict[str, float]:
     return {"value": round(value, 6), "limit": round(limit, 6)}
 
 
-def _present(violations: Iterable[GuardrailViolation | None]) -> list[GuardrailViolation]:
-    return [violation for violation in violations if violation is not None]
-
-
 def _pass_rate(canary: ArmTotals) -> str:
     return f"pass rate {_format(canary.pass_rate)} of {canary.sessions} canary-arm sessions"
-
-
-def _format(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-Arm = Literal["production", "canary"]
+Arm = Literal["canary", "production"]
+ARMS: tuple[Arm, Arm] = ("canary", "production")
 
 # A clock this far ahead of the database's is a wrong clock, not a race.
 _CLOCK_TOLERANCE = timedelta(seconds=60)
@@ -50,24 +52,54 @@ class RequestCounts:
 
 
 @dataclass(frozen=True)
-class HealthWindow:
-    """One arm over the health window; means are None where nothing was measured.
-
-    ``latency_p95``: milliseconds per output token of the ``timed`` requests.
-    """
+class ArmTotals:
+    """One arm's sums: scored sessions, their pass rates and (of ``variance_count`` of them) variances."""
 
     sessions: int = 0
-    pass_rate: float | None = None
-    variance: float | None = None
+    pass_rate_sum: float = 0.0
+    variance_count: int = 0
+    variance_sum: float = 0.0
     requests: int = 0
     errors: int = 0
-    timed: int = 0
-    latency_p95: float | None = None
+
+    @property
+    def pass_rate(self) -> float | None:
+        """The mean pass rate; None without sessions."""
+        # A sum of floats may exceed the number of its addends, none of which is above 1.
+        return min(self.pass_rate_sum / self.sessions, 1.0) if self.sessions else None
+
+    @property
+    def variance(self) -> float | None:
+        """The mean implementation variance; None when none was measured."""
+        return self.variance_sum / self.variance_count if self.variance_count else None
 
     @property
     def error_rate(self) -> float | None:
         """The share of failed requests; None without requests."""
         return self.errors / self.requests if self.requests else None
+
+    def add(self, scored: Sequence[SessionScore], counts: RequestCounts) -> ArmTotals:
+        """Add newly scored sessions and newly counted requests."""
+        variances = [session.variance for session in scored if session.variance is not None]
+        return ArmTotals(
+            self.sessions + len(scored),
+            self.pass_rate_sum + sum(session.pass_rate for session in scored),
+            self.variance_count + len(variances),
+            self.variance_sum + sum(variances),
+            self.requests + counts.requests,
+            self.errors + counts.errors,
+        )
+
+
+@dataclass(frozen=True)
+class HealthWindow(ArmTotals):
+    """One arm's sums over the health window, not since the opening.
+
+    ``latency_p95``: milliseconds per output token of the ``timed`` requests.
+    """
+
+    timed: int = 0
+    latency_p95: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +138,7 @@ def validation_errors(observation: Observation, watermark: str, now: datetime) -
     invalid += sum(not all(map(_is_share, pair)) for pair in observation.replay)
     if invalid:
         errors.append(f"{invalid} scores are not pass rates in [0, 1] with a variance in [0, 0.25]")
-    for arm in ("canary", "production"):
+    for arm in ARMS:
         counts, window = getattr(observation, arm), getattr(observation, f"{arm}_window")
         if not _is_possible(counts):
             errors.append(f"{arm}: impossible counts: {counts}")
@@ -142,7 +174,7 @@ def _is_possible_window(window: HealthWindow) -> bool:
 def _is_score(session: SessionScore) -> bool:
     variance = session.variance
     return (
-        session.arm in ("production", "canary")
+        session.arm in ARMS
         and _is_share(session.pass_rate)
         and (variance is None or (_is_share(variance) and variance <= MAX_VARIANCE))
     )

@@ -24,8 +24,9 @@ from iccm_assets.db.replicas import LIVE_REPLICAS_SQL
 from iccm_assets.errors import InputError
 from iccm_assets.rollout import queries
 from iccm_assets.rollout.observation import (
+    ARMS,
     MAX_VARIANCE,
-    Arm,
+    ArmTotals,
     HealthWindow,
     Observation,
     ReplayPair,
@@ -45,7 +46,6 @@ MAX_PAIRS = 1_000
 # A window's rate and p95 need no more than its newest requests.
 MAX_WINDOW_REQUESTS = 5_000
 
-_ARMS: tuple[Arm, Arm] = ("canary", "production")
 _STAGES = {weight: stage for stage, weight in STAGE_WEIGHTS.items()}
 
 
@@ -198,7 +198,7 @@ def _counts(reader: DeadlineConnection, state: State, since: int, until: int) ->
         canary_limit=limit,
         production_limit=None if limit is None else limit / state.policy.max_latency_ratio,
     )
-    counts = {arm: RequestCounts() for arm in _ARMS}
+    counts = {arm: RequestCounts() for arm in ARMS}
     return counts | {row.arm: RequestCounts(row.requests, row.errors, row.timed, row.slow) for row in rows}
 
 
@@ -219,18 +219,6 @@ def _windows(
 
 
 def _window(new: Sequence[SessionScore], old: Any, requests: Any) -> HealthWindow:
-    variances = [score.variance for score in new if score.variance is not None]
-    sessions, rate_sum = len(new), sum(score.pass_rate for score in new)
-    variance_count, variance_sum = len(variances), sum(variances)
-    if old is not None:
-        sessions, rate_sum = sessions + old.sessions, rate_sum + old.rates
-        variance_count, variance_sum = variance_count + old.varied, variance_sum + (old.variances or 0.0)
-    return HealthWindow(
-        sessions=sessions,
-        pass_rate=min(1.0, rate_sum / sessions) if sessions else None,
-        variance=variance_sum / variance_count if variance_count else None,
-        requests=requests.requests,
-        errors=requests.errors,
-        timed=requests.timed,
-        latency_p95=requests.latency_p95,
-    )
+    counted = (old.sessions, old.rates, old.varied, old.variances or 0.0) if old else ()
+    totals = ArmTotals(*counted).add(new, RequestCounts(requests.requests, requests.errors))
+    return HealthWindow(**vars(totals), timed=requests.timed, latency_p95=requests.latency_p95)

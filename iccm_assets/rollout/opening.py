@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
@@ -106,41 +107,26 @@ def _training_run(conn: sa.Connection, version: str) -> dict[str, Any]:
 def _insert(conn: sa.Connection, **values: Any) -> State:
     """Insert the row; the index that allows one live rollout decides between two that open at once."""
     values["opened_at"] = values["stage_entered_at"] = now(conn)
-    try:
-        with conn.begin_nested():
-            query = t.rollouts.insert().values(values).returning(t.rollouts)
-            return State.from_row(conn.execute(query).one()._asdict())
-    except sa.exc.IntegrityError as error:
-        if getattr(getattr(error.orig, "diag", None), "constraint_name", None) != "rollouts_one_live":
-            raise
+    query = insert(t.rollouts).values(values).on_conflict_do_nothing().returning(t.rollouts)
+    if (row := conn.execute(query).one_or_none()) is not None:
+        return State.from_row(row._asdict())
     deployment.require_no_live_rollout(conn, values["candidate"])
     raise OperationNotAllowedError(f"another rollout was live; open the one of {values['candidate']} again")
 
 
-@dataclass(frozen=True)
-class DeploymentResult:
-    """The version, and its metadata: plain numbers and text."""
-
-    version: ModelVersion
-    metadata: dict[str, Any]
-
-
 def deploy_candidate(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, rollout: bool = True
-) -> DeploymentResult:
-    """Open the version's rollout; with a live one of its own, nothing changes, so a step may be retried.
+) -> tuple[ModelVersion, dict[str, Any]]:
+    """Open the version's rollout; return the version and its metadata, plain numbers and text.
 
-    Without ``rollout`` it is promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
+    With a live rollout of its own, nothing changes, so a step may be retried. Without ``rollout`` it is
+    promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
     """
     with engine.connect() as conn:
-        candidate, live = (
-            versions.get_version(conn, version),
-            repository.get_live_rollout(conn) if rollout else None,
-        )
+        candidate = versions.get_version(conn, version)
+        live = repository.get_live_rollout(conn) if rollout else None
     if live is not None and live.candidate == candidate.version:
-        return DeploymentResult(
-            candidate, _rollout_metadata(live, live.reason or "its rollout is open already")
-        )
+        return candidate, _rollout_metadata(live, live.reason or "its rollout is open already")
     if rollout:
         opened = open_rollout(engine, settings, candidate.version, actor=actor)
     else:
@@ -148,7 +134,7 @@ def deploy_candidate(
         opened = OpenResult(*deployment.deploy(engine, version, actor=actor), None)
     authorization = opened.authorization
     if opened.state is not None:
-        return DeploymentResult(opened.version, _rollout_metadata(opened.state, authorization.reason))
+        return opened.version, _rollout_metadata(opened.state, authorization.reason)
     metadata = {
         "version": opened.version.version,
         "previous_version": authorization.evidence["production"] or "",
@@ -156,7 +142,7 @@ def deploy_candidate(
         "weight": 1.0,
         "state": opened.version.status,
     }
-    return DeploymentResult(opened.version, metadata)
+    return opened.version, metadata
 
 
 def _rollout_metadata(state: State, reason: str) -> dict[str, Any]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from iccm_assets.settings import EvaluationSettings, RolloutSettings
@@ -26,12 +34,8 @@ ALPHA_SPLIT = {
     "errors": 0.015,
 }
 
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Drop = Annotated[float, Field(ge=0, lt=1)]
-Sessions = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
@@ -43,24 +47,24 @@ class Policy:
 
     evidence: Literal["sequential", "point"]
     alpha: Rate
-    stage_seconds: tuple[Positive, Positive, Positive]
-    stage_sessions: tuple[Sessions, Sessions, Sessions]
+    stage_seconds: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    stage_sessions: tuple[PositiveInt, PositiveInt, PositiveInt]
     min_pass_rate: Rate
     allowed_drops: tuple[Drop, Drop]
     health_pass_rate: Rate
-    health_variance: Positive
+    health_variance: PositiveFloat
     health_error_rate: Rate
-    health_sessions: Count
-    health_requests: Count
-    health_interval_seconds: NonNegative
-    health_window_seconds: NonNegative
-    max_variance_ratio: Positive
-    variance_floor: NonNegative
-    max_latency_ratio: Positive
-    max_data_age_seconds: NonNegative
-    max_hold_seconds: Positive
-    lease_seconds: Positive
-    load_timeout_seconds: NonNegative
+    health_sessions: NonNegativeInt
+    health_requests: NonNegativeInt
+    health_interval_seconds: NonNegativeFloat
+    health_window_seconds: NonNegativeFloat
+    max_variance_ratio: PositiveFloat
+    variance_floor: NonNegativeFloat
+    max_latency_ratio: PositiveFloat
+    max_data_age_seconds: NonNegativeFloat
+    max_hold_seconds: PositiveFloat
+    lease_seconds: PositiveFloat
+    load_timeout_seconds: NonNegativeFloat
 
     @model_validator(mode="after")
     def _check_stages_can_end(self) -> Policy:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from iccm_assets.errors import DatabaseError
 
@@ -189,16 +188,16 @@ WINDOW_REQUESTS = text(
 )
 
 
-_LIMIT = sa.text("select set_config('statement_timeout', :ms, true)")
+_LIMIT = text("select set_config('statement_timeout', :ms, true)")
 
 
 class DeadlineConnection:
     """Runs statements on a connection for ``seconds`` in all; then PostgreSQL cancels them."""
 
-    def __init__(self, conn: sa.Connection, seconds: float) -> None:
+    def __init__(self, conn: Connection, seconds: float) -> None:
         self._conn, self._deadline = conn, time.monotonic() + seconds
 
-    def all(self, query: sa.TextClause, **values: Any) -> list[sa.Row[Any]]:
+    def all(self, query: TextClause, **values: Any) -> list[Row[Any]]:
         """Return all rows; ``DatabaseError`` when no time remains."""
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
@@ -206,6 +205,6 @@ class DeadlineConnection:
         self._conn.execute(_LIMIT, {"ms": str(max(1, int(1000 * remaining)))})
         return list(self._conn.execute(query, values))
 
-    def fetch_one(self, query: sa.TextClause, **values: Any) -> sa.Row[Any]:
+    def fetch_one(self, query: TextClause, **values: Any) -> Row[Any]:
         """Return the only row."""
         return self.all(query, **values)[0]

@@ -137,11 +137,11 @@ def swap_production(
     ``deployed_at`` the time of its first deployment stays.
     """
     mv = t.model_versions
-    former = conn.execute(
+    previous = conn.execute(
         mv.update().where(mv.c.status == "production").values(status=previous_status).returning(mv.c.version)
     ).scalar_one_or_none()
     set_status(conn, version, "production", **({} if deployed_at is None else {"deployed_at": deployed_at}))
-    return former
+    return previous
 
 
 def set_status(conn: sa.Connection, version: str, status: str, **columns: Any) -> None:

@@ -51,13 +51,13 @@ def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> 
         repository.lock_deployment(conn)
         if (live := repository.get_live_rollout(conn)) is not None:
             raise OperationNotAllowedError(f"rollout {live.id} is live; roll back its candidate instead")
-        serving, former = versions.get_production_version(conn), _former(conn)
-        if serving is None or former is None:
+        serving, previous = versions.get_production_version(conn), _find_previous_production(conn)
+        if serving is None or previous is None:
             raise OperationNotAllowedError("there is no previous production version to go back to")
         reason = f"by {actor}{f': {reason}' if reason else ''}"
         rollout_id = _completed_rollout(conn, serving.version)
-        repository.swap_production(conn, former, "rolled_back", None)
-        numbers = {"from": serving.version, "to": former, "rollout": rollout_id}
+        repository.swap_production(conn, previous, "rolled_back", None)
+        numbers = {"from": serving.version, "to": previous, "rollout": rollout_id}
         summary = f"{serving.version} was rolled back {reason}"
         # Of no rollout: the history of a closed one stays as it is.
         event = DeploymentEvent(
@@ -65,7 +65,7 @@ def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> 
             now(conn),
             "production",
             "rolled_back",
-            former,
+            previous,
             1.0,
             f"manual: {summary}",
             numbers,
@@ -75,20 +75,20 @@ def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> 
         repository.insert_rollback_event(
             conn,
             from_version=serving.version,
-            to_version=former,
+            to_version=previous,
             rollout_id=rollout_id,
             reason="manual",
             metrics={**numbers, "version_metrics": serving.metrics},
             notes=reason,
             actor=actor,
         )
-        body = f"{summary}; {former} serves again."
+        body = f"{summary}; {previous} serves again."
         raise_alert(conn, f"rollback-{event_id}", "warning", "Model Rollback", body)
         notify_routing(conn)
-    return RollbackResult(serving.version, former, None, reason)
+    return RollbackResult(serving.version, previous, None, reason)
 
 
-def _former(conn: sa.Connection) -> str | None:
+def _find_previous_production(conn: sa.Connection) -> str | None:
     """Return the version that gateways keep warm for this: retired last, of those that were in production."""
     mv = t.model_versions.c
     query = sa.select(mv.version).where(mv.status == "retired", mv.deployed_at.is_not(None))

@@ -19,7 +19,14 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from iccm_assets.rollout.e_process import GRID_SIZE, EProcesses, Scales, restart, start, update
-from iccm_assets.rollout.observation import Observation, ReplayPair, RequestCounts, SessionScore
+from iccm_assets.rollout.observation import (
+    ARMS,
+    ArmTotals,
+    Observation,
+    ReplayPair,
+    RequestCounts,
+    SessionScore,
+)
 from iccm_assets.rollout.policy import BAKE_STAGE, Policy
 
 # Sessions in a chunk by stage: about two canary sessions at 10 %, four at 50 %.
@@ -40,47 +47,6 @@ TESTS = {
     "errors": "errors",
 }
 _ROW = {name: row for row, name in enumerate(TESTS)}
-
-
-@dataclass(frozen=True)
-class ArmTotals:
-    """One arm's sums: scored sessions, their pass rates and (of ``variance_count`` of them) variances."""
-
-    sessions: int = 0
-    pass_rate_sum: float = 0.0
-    variance_count: int = 0
-    variance_sum: float = 0.0
-    requests: int = 0
-    errors: int = 0
-
-    @property
-    def pass_rate(self) -> float | None:
-        """The mean pass rate; None without sessions."""
-        return self.pass_rate_sum / self.sessions if self.sessions else None
-
-    @property
-    def variance(self) -> float | None:
-        """The mean implementation variance; None when none was measured."""
-        return self.variance_sum / self.variance_count if self.variance_count else None
-
-    @property
-    def error_rate(self) -> float | None:
-        """The share of failed requests; None without requests."""
-        return self.errors / self.requests if self.requests else None
-
-    def add(self, scored: Sequence[SessionScore], counts: RequestCounts) -> ArmTotals:
-        """Add newly scored sessions and newly counted requests."""
-        if not scored and not counts.requests:
-            return self
-        variances = [session.variance for session in scored if session.variance is not None]
-        return ArmTotals(
-            self.sessions + len(scored),
-            self.pass_rate_sum + sum(session.pass_rate for session in scored),
-            self.variance_count + len(variances),
-            self.variance_sum + sum(variances),
-            self.requests + counts.requests,
-            self.errors + counts.errors,
-        )
 
 
 @dataclass(frozen=True)
@@ -138,9 +104,7 @@ def update_evidence(
     evidence: Evidence, observation: Observation, policy: Policy, stage: int, hour: int
 ) -> Evidence:
     """Update the evidence by a valid observation; hour ``hour`` of the rollout starts a new bet."""
-    arms: dict[str, list[SessionScore]] = {"canary": [], "production": []}
-    for session in observation.sessions:
-        arms[session.arm].append(session)
+    arms = {arm: [session for session in observation.sessions if session.arm == arm] for arm in ARMS}
     blocks, rest = _cut((*evidence.open_chunk, *observation.sessions), stage)
     latency, pending_timing = _latency(evidence.pending_timing, observation)
     bets = [
@@ -151,7 +115,7 @@ def update_evidence(
     tests = [_ROW[test] for test, _, _ in bets]
     values, counts = [value for _, value, _ in bets], [count for _, _, count in bets]
     processes = restart(evidence.e_processes, hour) if hour > evidence.hour else evidence.e_processes
-    sums = {}
+    sums: dict[str, ArmTotals] = {}
     for arm, sessions in arms.items():
         requests = getattr(observation, arm)
         in_stage = [session for session in sessions if session.stage == stage]

@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from iccm_assets.rollout.actions import RollBack
 from iccm_assets.rollout.decision import decide
 from iccm_assets.rollout.observation import (
+    ARMS,
     Arm,
+    ArmTotals,
     HealthWindow,
     Observation,
     ReplayPair,
@@ -48,9 +50,8 @@ _VARIANCE = 0.2
 _ERROR_RATE = 0.005
 _SLOW = 0.05
 _HOLDOUT_DAYS = 0.15 * 28
+_REPLAY_BELOW_SESSIONS_PER_DAY = 200.0
 _REPLAY_SECONDS = 6 * 3600.0
-
-_ARMS: tuple[Arm, Arm] = ("canary", "production")
 
 Numbers = NDArray[np.float64]
 # A scored session, and whether its request failed.
@@ -64,7 +65,6 @@ class TrueEffect:
     production: float
     canary: float
     sessions_per_day: float
-    replay_below: float = 200.0
 
 
 @dataclass(frozen=True)
@@ -133,23 +133,23 @@ def simulate(
     """Simulate ``runs`` rollouts, each with its own random stream; equal arguments give equal results."""
     # No controller dies here: the lease must only reach over the ticks that are skipped.
     policy = replace(policy, lease_seconds=_DAY)
-    endings = []
+    outcomes = []
     for run in range(runs):
-        endings.append(_Rollout(effect, policy, np.random.default_rng((seed, run))).run())
+        outcomes.append(_Rollout(effect, policy, np.random.default_rng((seed, run))).run())
         progress(1)
-    return Simulation(effect, policy.evidence, seed, tuple(endings))
+    return Simulation(effect, policy.evidence, seed, tuple(outcomes))
 
 
 class _Rollout:
     """One rollout: its virtual clock, the sessions to come, the window, and the state."""
 
-    def __init__(self, world: TrueEffect, policy: Policy, rng: np.random.Generator) -> None:
+    def __init__(self, effect: TrueEffect, policy: Policy, rng: np.random.Generator) -> None:
         self.policy, self.rng = policy, rng
         self.state = State(1, "candidate", "production", policy, OPENED_AT, OPENED_AT)
         self.clock = 0.0
-        self.sessions = _Sessions(world, rng)
-        self.replay = _pairs(world, rng)
-        pause = TICK if policy.evidence == "point" else min(_DAY / world.sessions_per_day * 4, 3 * TICK)
+        self.sessions = _Sessions(effect, rng)
+        self.replay = _pairs(effect, rng)
+        pause = TICK if policy.evidence == "point" else min(_DAY / effect.sessions_per_day * 4, 3 * TICK)
         self.step = math.ceil(pause / TICK) * TICK
         self.window: deque[tuple[float, SessionScore, bool]] = deque()
 
@@ -182,7 +182,7 @@ class _Rollout:
 
     def _observe(self) -> Observation:
         outcomes = self.sessions.until(self.clock, self.state.stage, self.state.weight)
-        canary, production = (self._counts(arm, outcomes) for arm in _ARMS)
+        canary, production = (self._counts(arm, outcomes) for arm in ARMS)
         if self.policy.evidence == "point":
             self.window.extend((self.clock, *outcome) for outcome in outcomes)
             while self.window and self.window[0][0] <= self.clock - self.policy.health_window_seconds:
@@ -210,19 +210,16 @@ class _Rollout:
 
     def _window(self, arm: Arm) -> HealthWindow:
         outcomes = [(session, failed) for _, session, failed in self.window if session.arm == arm]
-        if not outcomes:
-            return HealthWindow()
-        n = len(outcomes)
-        rate = sum(session.pass_rate for session, _ in outcomes) / n
-        variance = sum(session.variance or 0.0 for session, _ in outcomes) / n
-        return HealthWindow(n, rate, variance, n, sum(failed for _, failed in outcomes), n, 1.0)
+        counts = RequestCounts(len(outcomes), sum(failed for _, failed in outcomes))
+        totals = ArmTotals().add([session for session, _ in outcomes], counts)
+        return HealthWindow(**vars(totals), timed=len(outcomes), latency_p95=1.0 if outcomes else None)
 
 
 class _Sessions:
     """The stream of sessions, drawn a day at a time."""
 
-    def __init__(self, world: TrueEffect, rng: np.random.Generator) -> None:
-        self.world, self.rng, self.day = world, rng, 0
+    def __init__(self, effect: TrueEffect, rng: np.random.Generator) -> None:
+        self.effect, self.rng, self.day = effect, rng, 0
         self._draw()
 
     @property
@@ -236,7 +233,7 @@ class _Sessions:
         while True:
             while self.waiting and self.waiting[0][0] <= clock:
                 _, draw, failed, canary, production = self.waiting.popleft()
-                arm = _ARMS[draw >= weight]
+                arm = ARMS[draw >= weight]
                 score = canary if arm == "canary" else production
                 outcomes.append((SessionScore(arm, stage, *score), failed))
             if self.waiting or clock < self.day * _DAY:
@@ -244,10 +241,10 @@ class _Sessions:
             self._draw()
 
     def _draw(self) -> None:
-        n = int(self.rng.poisson(self.world.sessions_per_day))
+        n = int(self.rng.poisson(self.effect.sessions_per_day))
         times = self.day * _DAY + np.sort(self.rng.random(n)) * _DAY
         draws, failed = self.rng.random(n), self.rng.random(n) < _ERROR_RATE
-        production, canary = self._scores(self.world.production, n), self._scores(self.world.canary, n)
+        production, canary = self._scores(self.effect.production, n), self._scores(self.effect.canary, n)
         columns = (times.tolist(), draws.tolist(), failed.tolist(), canary, production)
         self.waiting = deque(zip(*columns, strict=True))
         self.day += 1
@@ -279,11 +276,11 @@ def _passed(rng: np.random.Generator, easiness: Numbers) -> Numbers:
     return rng.binomial(_TESTS, easiness) / _TESTS
 
 
-def _pairs(world: TrueEffect, rng: np.random.Generator) -> list[ReplayPair]:
+def _pairs(effect: TrueEffect, rng: np.random.Generator) -> list[ReplayPair]:
     """Return the holdout sessions to replay; none where the live traffic is enough."""
-    if world.sessions_per_day >= world.replay_below:
+    if effect.sessions_per_day >= _REPLAY_BELOW_SESSIONS_PER_DAY:
         return []
-    shared = rng.random(int(world.sessions_per_day * _HOLDOUT_DAYS))
-    canary = _passed(rng, _easiness(shared, world.canary))
-    production = _passed(rng, _easiness(shared, world.production))
+    shared = rng.random(int(effect.sessions_per_day * _HOLDOUT_DAYS))
+    canary = _passed(rng, _easiness(shared, effect.canary))
+    production = _passed(rng, _easiness(shared, effect.production))
     return list(map(ReplayPair, canary.tolist(), production.tolist()))

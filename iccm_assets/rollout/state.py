@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from iccm_assets.db.tables import LIVE_STATES
 from iccm_assets.errors import InputError
+from iccm_assets.reporting.formatting import format_number
 from iccm_assets.rollout.policy import BAKE_STAGE, STAGE_WEIGHTS, Policy
 from iccm_assets.rollout.sequential_evidence import Evidence
 
@@ -131,7 +132,7 @@ class State:
     def progress(self) -> str:
         """The stage in numbers, for people."""
         canary, production = self.evidence.canary, self.evidence.production
-        rate = "-" if canary.pass_rate is None else f"{canary.pass_rate:.3f}"
+        rate = format_number(canary.pass_rate)
         reference = "" if production.pass_rate is None else f" (production {production.pass_rate:.3f})"
         forecast = "unknown yet" if self.forecast_hours is None else f"in {self.forecast_hours:.1f} h"
         return (
@@ -148,8 +149,7 @@ class State:
     def to_row(self) -> dict[str, Any]:
         """Return the columns of `rollouts`; `from_row` is the inverse."""
         document = _STATE.dump_python(self, mode="json")
-        columns = {name.name: getattr(self, name.name) for name in fields(self)}
-        columns = {name: value for name, value in columns.items() if name not in _IN_EVIDENCE}
+        columns = {name: value for name, value in vars(self).items() if name not in _IN_EVIDENCE}
         evidence = {name: document[name] for name in _IN_EVIDENCE}
         return {**columns, "policy": asdict(self.policy), "evidence": evidence}
 
@@ -162,9 +162,10 @@ class State:
         try:
             stored = row["evidence"] or {}
             columns = {name: value for name, value in row.items() if name not in _IN_EVIDENCE}
-            state = _STATE.validate_python({**columns, "reason": row["reason"] or "", **stored})
+            progress = {name: stored[name] for name in _IN_EVIDENCE} if stored else {}
+            state = _STATE.validate_python({**columns, "reason": row["reason"] or "", **progress})
             # Each field has a default, so that a document which lacks some would pass for a fresh one.
-            if stored and state.to_row()["evidence"] != stored:
+            if stored and not _covers(stored, state.to_row()["evidence"]):
                 raise ValueError("the column evidence is incomplete or has values out of place")
         except ValidationError as error:
             problem = error.errors()[0]
@@ -173,6 +174,13 @@ class State:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"rollout {row.get('id')}: {type(error).__name__}: {error}") from None
         return state
+
+
+def _covers(stored: Any, document: Any) -> bool:
+    """Whether stored JSON has every value of the document; further names are no damage."""
+    if isinstance(document, dict):
+        return all(name in stored and _covers(stored[name], value) for name, value in document.items())
+    return bool(stored == document)
 
 
 _STATE = TypeAdapter(State)

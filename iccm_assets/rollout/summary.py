@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from iccm_assets.rollout.sequential_evidence import TESTS, ArmTotals
+from iccm_assets.rollout.observation import ArmTotals
+from iccm_assets.rollout.sequential_evidence import TESTS
 from iccm_assets.rollout.state import State
 
 

@@ -85,9 +85,16 @@ def complete(assessment: Assessment, reason: str) -> Decision:
     )
 
 
-def _closed(look: Assessment, name: StateName, reason: str, weight: float = 0.0) -> State:
-    state = replace(look.state, state=name, weight=weight, closed_at=look.now, reason=reason)
-    return replace(state, held_since=None, hold_reason="")
+def _closed(assessment: Assessment, name: StateName, reason: str, weight: float = 0.0) -> State:
+    return replace(
+        assessment.state,
+        state=name,
+        weight=weight,
+        closed_at=assessment.now,
+        reason=reason,
+        held_since=None,
+        hold_reason="",
+    )
 
 
 def decision_with_event(
@@ -110,9 +117,9 @@ def decision_with_event(
     return Decision(state, reason, (*assessment.events, row), (*assessment.actions, *actions))
 
 
-def _numbers(look: Assessment) -> dict[str, Any]:
+def _numbers(assessment: Assessment) -> dict[str, Any]:
     """What every event records of the stage that it ends or interrupts."""
-    state, evidence = look.state, look.state.evidence
+    state, evidence = assessment.state, assessment.state.evidence
     return {
         "stage": state.stage,
         "healthy_seconds": round(state.healthy_seconds, 3),
@@ -121,5 +128,5 @@ def _numbers(look: Assessment) -> dict[str, Any]:
         "production": asdict(evidence.production),
         "comparisons": evidence.blocks + evidence.pairs,
         "e_values": {test: float(f"{value:.6g}") for test, value in evidence.e_values.items()},
-        "data_issues": list(look.data_issues),
+        "data_issues": list(assessment.data_issues),
     }

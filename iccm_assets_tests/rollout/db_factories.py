@@ -58,7 +58,7 @@ class World:
     root: Path
     production: str = ""
     candidate: str = ""
-    asked: int = 0
+    request_count: int = 0
     decisions: list[Decision] = field(default_factory=list)
 
     def bootstrap(self) -> World:
@@ -94,9 +94,9 @@ class World:
 
     def state(self) -> State:
         with self.engine.connect() as conn:
-            found = repository.get_latest_rollout(conn)
-        assert found is not None
-        return found
+            state = repository.get_latest_rollout(conn)
+        assert state is not None
+        return state
 
     def now(self) -> datetime:
         with self.engine.connect() as conn:
@@ -140,20 +140,20 @@ class World:
                     rollout_id=rollout_id, answered_by=answered_by, latency=latency, tokens=tokens, text=text,
                     attempted=attempted, conn=own,
                 )  # fmt: skip
-        self.asked += 1
-        request, state = f"r{self.asked}", self.state()
-        session = session or f"s{self.asked}"
+        self.request_count += 1
+        request, state = f"r{self.request_count}", self.state()
+        session = session or f"s{self.request_count}"
         arm = arm or assign_arm(state.id, session, state.weight)
         rollout_id = state.id if rollout_id == -1 else rollout_id
         answered_by = answered_by or ("production" if status == "fallback" else arm)
-        moment = at or now(conn)
+        created_at = at or now(conn)
         version = self.candidate if answered_by == "canary" else self.production
         failed = status in ("error", "timeout", "rejected")
         conn.execute(
             t.requests.insert().values(
                 request_id=request, session_id=session, rollout_id=rollout_id, assigned_arm=arm,
                 arm=None if failed else answered_by, model_version=version, status=status,
-                latency_ms=latency, output_tokens=None if failed else tokens, created_at=moment,
+                latency_ms=latency, output_tokens=None if failed else tokens, created_at=created_at,
             )
         )  # fmt: skip
         if failed:
@@ -162,7 +162,7 @@ class World:
             t.requirements.insert()
             .values(
                 session_id=session, kind="model", text=text, request_id=request, model_version=version,
-                arm=answered_by, test_suite=SUITE if tests else None, created_at=moment,
+                arm=answered_by, test_suite=SUITE if tests else None, created_at=created_at,
             )
             .returning(t.requirements.c.id)
         ).scalar_one()  # fmt: skip
@@ -199,7 +199,7 @@ class World:
         state = self.state()
         with self.engine.begin() as conn:
             for _ in range(sessions if state.weight else 0):
-                name = f"s{self.asked + 1}"
+                name = f"s{self.request_count + 1}"
                 arm = assign_arm(state.id, name, state.weight)
                 rate = canary if arm == "canary" else production
                 self.ask(name, arm=arm, rate=rate, conn=conn, **more)

@@ -1,4 +1,4 @@
-"""Rollouts for tests: a short policy, observations by the handful, and a clock one may turn."""
+"""Rollouts for tests: a short policy, observations by the handful, and a clock tests may turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scored(
     return (SessionScore(arm, stage, rate, variance),) * n
 
 
-def seen(
+def make_observation(
     state: State,
     now: datetime,
     *,
@@ -48,19 +48,19 @@ def seen(
         scored("production", production, n if state.stage < 3 else 0, state.stage) or [None] * n,
         strict=True,
     )
-    window = HealthWindow(n, canary, 0.01, requests, errors, requests, 10.0) if n else HealthWindow()
-    beside = HealthWindow(n, production, 0.01, requests, 0, requests, 10.0) if n else HealthWindow()
+    window = HealthWindow(n, n * canary, n, n * 0.01, requests, errors, requests, 10.0)
+    production_window = HealthWindow(n, n * production, n, n * 0.01, requests, 0, requests, 10.0)
     look = Observation(
         since=state.watermark,
         until=str(state.revision + 1),
         fresh_at=now,
         replicas=2,
         ready=2,
-        sessions=tuple(one for pair in pairs for one in pair if one is not None),
+        sessions=tuple(session for pair in pairs for session in pair if session is not None),
         canary=RequestCounts(requests, errors, requests, slow),
         production=RequestCounts(requests, 0, requests, 0) if state.stage < 3 else RequestCounts(),
-        canary_window=window,
-        production_window=beside,
+        canary_window=window if n else HealthWindow(),
+        production_window=production_window if n else HealthWindow(),
     )
     return replace(look, **changes)
 
@@ -77,8 +77,8 @@ class Drive:
         self, seconds: float = 100.0, observation: Observation | str | None = "good", **look: object
     ) -> Decision:
         self.now += timedelta(seconds=seconds)
-        found = seen(self.state, self.now, **look) if observation == "good" else observation
-        return self.take(decide(self.state, found, self.now))
+        current = make_observation(self.state, self.now, **look) if observation == "good" else observation
+        return self.take(decide(self.state, current, self.now))
 
     def take(self, decision: Decision) -> Decision:
         self.decisions.append(decision)
@@ -95,4 +95,4 @@ class Drive:
 
     @property
     def events(self) -> list[str]:
-        return [event.event_type for one in self.decisions for event in one.events]
+        return [event.event_type for decision in self.decisions for event in decision.events]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from iccm_assets.rollout import checks
-from iccm_assets.rollout.state import State
-from iccm_assets_tests.rollout.decision_driver import SHORT
+from iccm_assets.rollout.checks import RolloutStatus
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-LIVE = State(3, "v2", "v1", SHORT, NOW, NOW, weight=0.1, lease_until=NOW + timedelta(seconds=100))
+LIVE = RolloutStatus(3, "v2", "v1", "ramping", 0.1, NOW + timedelta(seconds=100))
 
 
 @pytest.mark.parametrize(("versions", "passed"), [([], False), (["v1"], True), (["v1", "v2"], False)])
@@ -29,19 +27,19 @@ def test_exactly_one_version_is_in_production(versions: list[str], passed: bool)
         (LIVE, "v2", ["v2"], False),
         (LIVE, "v1", [], False),
         (LIVE, "v1", ["v2", "v3"], False),
-        (replace(LIVE, state="baking", stage=3, weight=1.0), "v2", [], True),
-        (replace(LIVE, state="baking", stage=3, weight=1.0), "v1", ["v2"], False),
+        (LIVE._replace(state="baking", weight=1.0), "v2", [], True),
+        (LIVE._replace(state="baking", weight=1.0), "v1", ["v2"], False),
         (LIVE, None, ["v2"], False),
     ],
 )
-def test_statuses_fit_the_rollout(rollout, serving, canaries, passed) -> None:
+def test_statuses_match_the_rollout(rollout, serving, canaries, passed) -> None:
     assert checks.check_statuses(rollout, serving, canaries).passed is passed
 
 
-def test_weight_needs_a_lease_that_is_not_over() -> None:
+def test_weight_needs_an_unexpired_lease() -> None:
     assert checks.check_lease(None, NOW).passed
     assert checks.check_lease(LIVE, NOW).passed
     late = checks.check_lease(LIVE, NOW + timedelta(seconds=160))
     assert not late.passed and "60 s ago" in late.description
-    assert not checks.check_lease(replace(LIVE, lease_until=None), NOW).passed
-    assert checks.check_lease(replace(LIVE, weight=0.0, lease_until=None), NOW).passed
+    assert not checks.check_lease(LIVE._replace(lease_until=None), NOW).passed
+    assert checks.check_lease(LIVE._replace(weight=0.0, lease_until=None), NOW).passed

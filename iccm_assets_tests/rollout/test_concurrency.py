@@ -67,17 +67,17 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
             world.beat()
             for _ in range(4):
                 world.ask(arm=None, rate=0.8)
-            if world.asked == 40:
+            if world.request_count == 40:
                 controller.execute_command(world.engine, world.settings, "pause", actor="user:ada")
                 controller.execute_command(world.engine, world.settings, "resume", actor="user:ada")
 
     traffic = threading.Thread(target=live)
     controllers = [threading.Thread(target=race) for _ in range(CONTROLLERS)]
     traffic.start()
-    for one in controllers:
-        one.start()
-    for one in controllers:
-        one.join()
+    for thread in controllers:
+        thread.start()
+    for thread in controllers:
+        thread.join()
     over.set()
     traffic.join()
     assert failures == []
@@ -121,7 +121,7 @@ def process(world: World, pause: float = 0.05) -> Iterator[subprocess.Popen[str]
 
 
 @pytest.mark.slow
-def test_a_killed_controller_leaves_production_serving_and_its_successor_shortens_nothing(
+def test_after_a_killed_controller_production_serves_and_its_successor_shortens_no_stage(
     world: World,
 ) -> None:
     world.open()
@@ -187,7 +187,7 @@ def test_a_tick_that_dies_in_the_middle_of_its_transaction_has_changed_nothing(
     assert world.state().evidence.canary_total.sessions == before.evidence.canary_total.sessions + 5
 
 
-def test_a_controller_that_comes_second_returns_what_the_first_one_left(
+def test_the_controller_that_loses_a_race_returns_the_state_of_the_winner(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else ticks between this one's reading and its writing."""
@@ -197,11 +197,11 @@ def test_a_controller_that_comes_second_returns_what_the_first_one_left(
     original = controller.collect_observation
 
     def slow(*arguments: object, **more: object) -> object:
-        found = original(*arguments, **more)
+        observation = original(*arguments, **more)
         monkeypatch.setattr(controller, "collect_observation", original)
         world.beat()
         controller.tick(world.engine, world.settings)
-        return found
+        return observation
 
     monkeypatch.setattr(controller, "collect_observation", slow)
     decision = controller.tick(world.engine, world.settings)
@@ -210,7 +210,7 @@ def test_a_controller_that_comes_second_returns_what_the_first_one_left(
     assert world.rows("select count(*) from iccm.rollout_samples where exclusion_reason is null")[0][0] == 1
 
 
-def test_an_order_waits_for_a_tick_in_progress_and_is_not_lost(world: World) -> None:
+def test_a_command_waits_for_a_tick_in_progress_and_is_not_lost(world: World) -> None:
     world.open()
     world.stage(1)
     with world.engine.connect() as conn, conn.begin():

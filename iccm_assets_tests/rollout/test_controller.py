@@ -15,16 +15,16 @@ from iccm_assets.rollout.preemption import abort_for_emergency
 from iccm_assets_tests.rollout.db_factories import World
 
 
-def served(world: World, moment: object) -> dict[str, float]:
+def served(world: World, time: object) -> dict[str, float]:
     with world.engine.connect() as conn:
-        return {one.version: round(one.weight, 9) for one in versions_served_at(conn, moment)}
+        return {version.version: round(version.weight, 9) for version in versions_served_at(conn, time)}
 
 
 def test_without_a_rollout_there_is_nothing_to_decide(world: World) -> None:
     assert controller.tick(world.engine, world.settings) is None
 
 
-def test_a_good_candidate_goes_through_all_stages_and_is_production_for_good(world: World) -> None:
+def test_a_good_candidate_passes_all_stages_and_stays_in_production(world: World) -> None:
     opened = world.open()
     assert (opened.weight, opened.stage) == (0.0, 1)
     assert world.statuses()[world.candidate] == "canary"
@@ -50,7 +50,7 @@ def test_a_good_candidate_goes_through_all_stages_and_is_production_for_good(wor
     assert controller.tick(world.engine, world.settings) is None
 
 
-def test_a_bad_candidate_is_taken_back_with_event_rollback_alert_and_archive(world: World) -> None:
+def test_a_bad_candidate_is_rolled_back_with_event_alert_and_archive(world: World) -> None:
     world.open()
     world.stage(1)
     before = world.now()
@@ -73,7 +73,7 @@ def test_a_bad_candidate_is_taken_back_with_event_rollback_alert_and_archive(wor
     assert served(world, after) == {world.production: 1.0}
 
 
-def test_an_arm_that_fails_is_taken_back_for_its_errors(world: World) -> None:
+def test_a_failing_arm_is_rolled_back_for_its_errors(world: World) -> None:
     world.open()
     world.stage(1)
     for _ in range(40):
@@ -89,7 +89,7 @@ def test_an_arm_that_fails_is_taken_back_for_its_errors(world: World) -> None:
     assert row.reason == "error_rate_spike" and row.metrics["canary"]["errors"] >= 20
 
 
-def test_a_rollback_in_the_bake_restores_the_former_version_in_one_transaction(world: World) -> None:
+def test_a_rollback_in_the_bake_restores_the_previous_version_in_one_transaction(world: World) -> None:
     world.open()
     world.stage(3)
     controller.execute_command(
@@ -104,7 +104,7 @@ def test_a_rollback_in_the_bake_restores_the_former_version_in_one_transaction(w
     assert row.reason == "manual" and "users complain" in row.notes
 
 
-def test_a_crossed_limit_in_the_bake_restores_the_former_version_by_itself(world: World) -> None:
+def test_a_violated_guardrail_in_the_bake_restores_the_previous_version_automatically(world: World) -> None:
     world.open()
     world.stage(3)
     world.until("rolled_back", canary=0.0, sessions=40)
@@ -112,7 +112,7 @@ def test_a_crossed_limit_in_the_bake_restores_the_former_version_by_itself(world
     assert world.state().reason.startswith("low_pass_rate")
 
 
-def test_the_lapse_of_the_lease_is_recorded_on_recovery_and_earns_no_time(world: World) -> None:
+def test_a_lapsed_lease_is_recorded_on_recovery_and_adds_no_healthy_time(world: World) -> None:
     world.open()
     world.stage(1)
     world.step()
@@ -133,7 +133,7 @@ def test_the_lapse_of_the_lease_is_recorded_on_recovery_and_earns_no_time(world:
     assert served(world, recovered.timestamp) == {world.production: 0.9, world.candidate: 0.1}
 
 
-def test_orders_are_recorded_with_who_gave_them(world: World) -> None:
+def test_commands_are_recorded_with_their_actor(world: World) -> None:
     def order(verb: str) -> str:
         return controller.execute_command(world.engine, world.settings, verb, actor="user:ada").state.state
 
@@ -163,7 +163,7 @@ def test_orders_are_recorded_with_who_gave_them(world: World) -> None:
         order("pause")
 
 
-def test_an_emergency_aborts_the_first_stages_and_leaves_the_bake_alone(world: World) -> None:
+def test_an_emergency_aborts_stages_1_and_2_but_not_the_bake(world: World) -> None:
     def emergency() -> bool:
         with world.engine.begin() as conn:
             return abort_for_emergency(conn, world.state().id, "production fell")
@@ -180,7 +180,7 @@ def test_an_emergency_aborts_the_first_stages_and_leaves_the_bake_alone(world: W
     assert not emergency() and world.state().state == "baking"
 
 
-def test_what_cannot_be_read_in_time_is_a_doubt_and_not_an_error(world: World) -> None:
+def test_a_reading_timeout_is_inconclusive_and_not_an_error(world: World) -> None:
     """Somebody holds the requests' table: the tick neither hangs nor fails, and counts the rows later."""
     world.settings = world.settings.model_copy(
         update={"rollout": world.settings.rollout.model_copy(update={"tick_timeout_seconds": 2.0})}
@@ -199,7 +199,7 @@ def test_what_cannot_be_read_in_time_is_a_doubt_and_not_an_error(world: World) -
     assert world.state().evidence.canary_total.sessions == counted + 1
 
 
-def test_gateways_are_told_when_the_weight_changes_and_not_at_every_tick(world: World) -> None:
+def test_gateways_are_notified_when_the_weight_changes_and_not_at_every_tick(world: World) -> None:
     world.open()
     with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(sa.text("listen iccm_routing"))
@@ -216,7 +216,7 @@ def test_gateways_are_told_when_the_weight_changes_and_not_at_every_tick(world: 
         assert notices() == 1
 
 
-def test_a_damaged_row_is_decided_on_by_nobody(world: World) -> None:
+def test_no_decision_is_made_on_a_damaged_row(world: World) -> None:
     from iccm_assets.errors import InputError
 
     world.open()

@@ -18,7 +18,7 @@ def verdict(status: str, production: str = "v1") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("status", "found", "force", "allowed", "words"),
+    ("status", "verdict", "force", "allowed", "words"),
     [
         ("candidate", verdict("pass"), None, True, "pass"),
         ("candidate", verdict("fail"), None, False, "says fail"),
@@ -33,14 +33,14 @@ def verdict(status: str, production: str = "v1") -> dict[str, Any]:
     ],
 )
 def test_only_a_passing_verdict_against_todays_production_or_a_recorded_reason_allows_it(
-    status: str, found: dict[str, Any] | None, force: str | None, allowed: bool, words: str
+    status: str, verdict: dict[str, Any] | None, force: str | None, allowed: bool, words: str
 ) -> None:
-    decision = deployment.authorization_decision("v2", status, "v1", found, force)
+    decision = deployment.authorization_decision("v2", status, "v1", verdict, force)
     assert decision.allowed is allowed
     assert words in decision.reason
 
 
-def test_no_deployment_brings_erased_data_into_service_unless_a_person_says_why() -> None:
+def test_no_deployment_brings_erased_data_into_service_without_a_persons_reason() -> None:
     refused = deployment.authorization_decision("v2", "candidate", "v1", verdict("pass"), None, erased=3)
     assert not refused.allowed and "was trained on 3 conversations erased since" in refused.reason
     assert deployment.authorization_decision(

@@ -33,12 +33,12 @@ def look(world: World) -> ObservationBatch:
         return collect_observation(conn, world.state(), world.settings, now(conn), seconds=60)
 
 
-def seen(world: World) -> Observation:
+def observe(world: World) -> Observation:
     return look(world).observation
 
 
 def rates(world: World, arm: str = "canary") -> list[float]:
-    return [one.pass_rate for one in seen(world).sessions if one.arm == arm]
+    return [session.pass_rate for session in observe(world).sessions if session.arm == arm]
 
 
 def count_exclusions(world: World) -> dict[str, int]:
@@ -46,7 +46,7 @@ def count_exclusions(world: World) -> dict[str, int]:
     return {row[0]: row[1] for row in world.rows(query)}
 
 
-def test_a_session_counts_by_its_first_scored_answer_once(rolled: World) -> None:
+def test_a_session_counts_once_by_its_first_scored_response(rolled: World) -> None:
     rolled.ask("a", arm="canary", rate=0.5)
     rolled.ask("a", arm="canary", rate=0.9)
     assert rates(rolled) == [0.5]
@@ -58,7 +58,7 @@ def test_a_session_counts_by_its_first_scored_answer_once(rolled: World) -> None
     assert count_exclusions(rolled) == {"counted": 1, "later_answer": 2}
 
 
-def test_an_answer_waits_for_an_earlier_one_of_its_session(rolled: World) -> None:
+def test_a_response_waits_for_an_earlier_one_of_its_session(rolled: World) -> None:
     first = rolled.ask("a", arm="canary", rate=None)
     rolled.ask("a", arm="canary", rate=0.9)
     assert rates(rolled) == []
@@ -67,7 +67,7 @@ def test_an_answer_waits_for_an_earlier_one_of_its_session(rolled: World) -> Non
     assert rates(rolled) == [0.4]
 
 
-def test_an_inconclusive_first_answer_leaves_the_place_to_the_next(rolled: World) -> None:
+def test_after_an_inconclusive_first_response_the_next_one_counts(rolled: World) -> None:
     first = rolled.ask("a", arm="canary", rate=None, attempted=True)
     assert rates(rolled) == []
     rolled.ask("a", arm="canary", rate=0.9)
@@ -78,38 +78,42 @@ def test_an_inconclusive_first_answer_leaves_the_place_to_the_next(rolled: World
     assert rates(rolled) == []
 
 
-def test_an_empty_answer_scores_nothing_for_the_models_fault(rolled: World) -> None:
+def test_an_empty_response_scores_zero(rolled: World) -> None:
     rolled.ask("a", arm="canary", rate=None, attempted=True, text=" \n")
     assert rates(rolled) == [0.0]
 
 
 def test_without_tests_nothing_is_scored_and_nothing_waits(rolled: World) -> None:
     rolled.ask("a", arm="canary", tests=False)
-    found = seen(rolled)
-    assert found.sessions == () and found.canary.requests == 1
-    assert found.fresh_at is not None and rolled.now() - found.fresh_at < timedelta(seconds=30)
+    observation = observe(rolled)
+    assert observation.sessions == () and observation.canary.requests == 1
+    assert observation.fresh_at is not None and rolled.now() - observation.fresh_at < timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("order", ["canary first", "production first"])
-def test_a_session_that_met_both_arms_counts_in_errors_and_not_in_quality(rolled: World, order: str) -> None:
+def test_a_session_on_both_arms_counts_in_errors_and_not_in_quality(rolled: World, order: str) -> None:
     arms = ["canary", "production"] if order == "canary first" else ["production", "canary"]
     for arm in arms:
         rolled.ask("mixed", arm=arm, rate=0.1)
     rolled.ask("fell", arm="canary", status="fallback", rate=0.1)
-    found = seen(rolled)
-    assert found.sessions == ()
-    assert (found.canary.requests, found.canary.errors, found.production.requests) == (2, 1, 1)
+    observation = observe(rolled)
+    assert observation.sessions == ()
+    assert (observation.canary.requests, observation.canary.errors, observation.production.requests) == (
+        2,
+        1,
+        1,
+    )
     rolled.tick()
     assert count_exclusions(rolled) == {"both_arms": 3}
 
 
-def test_a_session_with_requests_outside_the_rollout_is_left_out_of_either_arm(rolled: World) -> None:
+def test_a_session_with_requests_outside_the_rollout_is_excluded_from_both_arms(rolled: World) -> None:
     """Before it was opened, or while the lease had lapsed: production answered whoever came then."""
     rolled.ask("old", arm="production", rollout_id=None, rate=0.1)
     rolled.ask("old", arm="production", rate=0.1)
     rolled.ask("lapsed", arm="canary", rate=0.1)
     rolled.ask("lapsed", arm="production", rollout_id=None, rate=0.1)
-    assert seen(rolled).sessions == ()
+    assert observe(rolled).sessions == ()
     rolled.tick()
     assert count_exclusions(rolled) == {"elsewhere": 1, "both_arms": 1}
 
@@ -118,18 +122,18 @@ def test_failures_are_counted_by_the_arm_they_were_assigned_to(rolled: World) ->
     for status in ("ok", "error", "timeout", "fallback", "rejected"):
         for arm in ("canary", "production"):
             rolled.ask(arm=arm, status=status, tests=False)
-    found = seen(rolled)
-    assert (found.canary.requests, found.canary.errors) == (4, 3)
-    assert (found.production.requests, found.production.errors) == (4, 3)
+    observation = observe(rolled)
+    assert (observation.canary.requests, observation.canary.errors) == (4, 3)
+    assert (observation.production.requests, observation.production.errors) == (4, 3)
     rolled.tick()
-    assert seen(rolled).canary.requests == 0
+    assert observe(rolled).canary.requests == 0
 
 
-def test_slow_requests_are_told_by_bounds_known_before(rolled: World) -> None:
+def test_slow_requests_are_counted_by_limits_known_before(rolled: World) -> None:
     """Production's p95 times the allowed ratio for the canary arm, and the p95 itself for production."""
     for _ in range(20):
         rolled.ask(arm="production", latency=100.0, tokens=10, tests=False)
-    assert seen(rolled).production.timed == 0
+    assert observe(rolled).production.timed == 0
     rolled.tick()
     assert rolled.state().evidence.slow_threshold_ms == pytest.approx(12.0)
     for per_token in (11.0, 13.0, 9.0):
@@ -137,12 +141,12 @@ def test_slow_requests_are_told_by_bounds_known_before(rolled: World) -> None:
         rolled.ask(arm="production", latency=per_token * 10, tokens=10, tests=False)
     rolled.ask(arm="canary", latency=900.0, tokens=0, tests=False)  # no tokens, no pace
     rolled.ask(arm="canary", latency=900.0, status="timeout")
-    found = seen(rolled)
-    assert (found.canary.timed, found.canary.slow) == (3, 1)
-    assert (found.production.timed, found.production.slow) == (3, 2)
+    observation = observe(rolled)
+    assert (observation.canary.timed, observation.canary.slow) == (3, 1)
+    assert (observation.production.timed, observation.production.slow) == (3, 2)
 
 
-def test_the_window_sees_the_last_hour_whatever_was_counted_before(rolled: World) -> None:
+def test_the_health_window_covers_the_last_hour_including_counted_rows(rolled: World) -> None:
     policy = rolled.state().policy
     rolled.ask(
         "old", arm="canary", rate=0.2, at=rolled.now() - timedelta(seconds=policy.health_window_seconds + 60)
@@ -151,12 +155,12 @@ def test_the_window_sees_the_last_hour_whatever_was_counted_before(rolled: World
     rolled.tick()
     rolled.ask("second", arm="canary", rate=0.8)
     rolled.ask("third", arm="canary", status="error")
-    window = seen(rolled).canary_window
+    window = observe(rolled).canary_window
     assert (window.sessions, window.requests, window.errors) == (2, 3, 1)
     assert window.pass_rate == pytest.approx(0.6) and window.variance == pytest.approx(0.01)
 
 
-def test_late_rows_of_a_spool_are_counted_when_they_come(rolled: World) -> None:
+def test_late_rows_of_a_spool_are_counted_when_they_arrive(rolled: World) -> None:
     for number in range(3):
         rolled.ask(f"s{number}", arm="canary")
     rolled.tick()
@@ -167,7 +171,7 @@ def test_late_rows_of_a_spool_are_counted_when_they_come(rolled: World) -> None:
     late = rolled.ask("late", arm="canary", rate=None, at=rolled.now() - timedelta(hours=2))
     assert late is not None
     rolled.score(late, 0.25)
-    assert rates(rolled) == [0.25] and seen(rolled).canary.requests == 1
+    assert rates(rolled) == [0.25] and observe(rolled).canary.requests == 1
     rolled.tick()
     assert rolled.state().evidence.canary_total.sessions == 5
     assert rolled.state().evidence.canary_total.requests == 5
@@ -189,22 +193,22 @@ def test_what_a_transaction_stores_that_ends_after_the_tick_is_neither_lost_nor_
     assert (total.sessions, total.requests) == (2, 2)
 
 
-def test_data_is_as_old_as_what_waits_longest_to_be_scored(rolled: World) -> None:
-    fresh = seen(rolled).fresh_at
+def test_data_is_as_old_as_the_oldest_unscored_response(rolled: World) -> None:
+    fresh = observe(rolled).fresh_at
     assert fresh is not None and rolled.now() - fresh < timedelta(seconds=30)
     came = rolled.now()
     waiting = rolled.ask("a", arm="canary", rate=None)
     rolled.wait(3600)
     rolled.ask("b", arm="canary", rate=0.8)
-    fresh = seen(rolled).fresh_at
+    fresh = observe(rolled).fresh_at
     assert fresh is not None and timedelta(0) <= fresh - came < timedelta(seconds=30)
     assert waiting is not None
     rolled.score(waiting, None)  # tried: somebody measures, though this one is not known
-    fresh = seen(rolled).fresh_at
+    fresh = observe(rolled).fresh_at
     assert fresh is not None and rolled.now() - fresh < timedelta(seconds=30)
 
 
-def test_tests_that_come_late_do_not_make_the_data_old(rolled: World) -> None:
+def test_late_tests_do_not_make_the_data_old(rolled: World) -> None:
     answer = rolled.ask("a", arm="canary", tests=False, at=rolled.now() - timedelta(hours=3))
     with rolled.engine.begin() as conn:
         made = conn.execute(
@@ -216,10 +220,10 @@ def test_tests_that_come_late_do_not_make_the_data_old(rolled: World) -> None:
         conn.execute(
             r.update().where(r.c.id == answer).values(conversation_id=made.id, test_suite={"kind": "cases"})
         )
-    assert seen(rolled).fresh_at == made.updated_at
+    assert observe(rolled).fresh_at == made.updated_at
 
 
-def test_a_transaction_that_never_ends_makes_the_data_old_instead_of_blind(rolled: World) -> None:
+def test_a_transaction_that_never_ends_makes_the_data_old(rolled: World) -> None:
     rolled.tick()
     with rolled.engine.connect() as stuck, stuck.begin():
         stuck.execute(sa.text("select pg_current_xact_id()"))
@@ -229,16 +233,16 @@ def test_a_transaction_that_never_ends_makes_the_data_old_instead_of_blind(rolle
             rolled.wait(1800)
             rolled.beat()
             rolled.tick()
-        found = seen(rolled)
-        assert found.fresh_at is not None and found.fresh_at - since < timedelta(minutes=31)
+        observation = observe(rolled)
+        assert observation.fresh_at is not None and observation.fresh_at - since < timedelta(minutes=31)
         assert "minutes old" in rolled.state().reason
     rolled.tick()
     assert rolled.state().evidence.canary_total.errors == 1
 
 
-def test_only_replicas_that_live_are_asked_whether_they_are_ready(rolled: World) -> None:
+def test_only_live_replicas_count_as_ready(rolled: World) -> None:
     rolled.beat(3)
-    assert (seen(rolled).replicas, seen(rolled).ready) == (3, 3)
+    assert (observe(rolled).replicas, observe(rolled).ready) == (3, 3)
     with rolled.engine.begin() as conn:
         conn.execute(
             t.gateway_replicas.insert().values(replica="loading", ready_versions=[rolled.production])
@@ -248,7 +252,7 @@ def test_only_replicas_that_live_are_asked_whether_they_are_ready(rolled: World)
                 replica="dead", heartbeat_at=sa.text("iccm.now() - interval '1 minute'")
             )
         )
-    assert (seen(rolled).replicas, seen(rolled).ready) == (4, 3)
+    assert (observe(rolled).replicas, observe(rolled).ready) == (4, 3)
 
 
 def measured(world: World, version: str, item: str, rates: list[float | None], **more: Any) -> None:
@@ -268,23 +272,23 @@ def measured(world: World, version: str, item: str, rates: list[float | None], *
             conn.execute(t.canary_results.insert().values({**values, **more}))
 
 
-def test_replayed_pairs_are_used_once_and_only_where_both_were_heard(rolled: World) -> None:
+def test_replayed_pairs_count_once_and_only_with_scores_of_both_versions(rolled: World) -> None:
     rolled.settings = short(rolled.settings, replay_threshold_sessions=200)
     both = (rolled.candidate, rolled.production)
-    for version, rates_of in zip(both, ([1.0, 0.5], [0.5, 0.5]), strict=True):
-        measured(rolled, version, "conversation:1", rates_of)
+    for version, item_rates in zip(both, ([1.0, 0.5], [0.5, 0.5]), strict=True):
+        measured(rolled, version, "conversation:1", item_rates)
     for version in both:
         measured(rolled, version, "conversation:2", [0.9, None])  # a doubtful member
         measured(rolled, version, "conversation:3", [0.9])  # no quorum
         measured(rolled, version, "conversation:5", [0.9, 0.9], set="canary_set")
     measured(rolled, rolled.candidate, "conversation:4", [0.9, 0.9])  # production was never asked
-    assert seen(rolled).replay == (ReplayPair(0.75, 0.5),)
+    assert observe(rolled).replay == (ReplayPair(0.75, 0.5),)
     rolled.tick()
-    assert rolled.state().evidence.pairs == 1 and seen(rolled).replay == ()
+    assert rolled.state().evidence.pairs == 1 and observe(rolled).replay == ()
     for version in both:  # the same item by another orchestra is no new evidence
         measured(rolled, version, "conversation:1", [0.1, 0.1], orchestra="other")
         measured(rolled, version, "conversation:6", [0.6, 0.6])
-    assert seen(rolled).replay == (ReplayPair(0.6, 0.6),)
+    assert observe(rolled).replay == (ReplayPair(0.6, 0.6),)
 
 
 def test_with_enough_traffic_nothing_is_replayed(rolled: World) -> None:
@@ -293,14 +297,14 @@ def test_with_enough_traffic_nothing_is_replayed(rolled: World) -> None:
         measured(rolled, version, "conversation:1", [0.5, 0.5])
     rolled.ask("a", arm="production")
     rolled.ask("b", arm="production")
-    assert len(seen(rolled).replay) == 1
+    assert len(observe(rolled).replay) == 1
     rolled.ask("c", arm="production")
-    assert seen(rolled).replay == ()
+    assert observe(rolled).replay == ()
     rolled.wait(86_400 + 60)
-    assert len(seen(rolled).replay) == 1
+    assert len(observe(rolled).replay) == 1
 
 
-def test_an_impossible_variance_is_left_out_and_holds_nothing_up(rolled: World) -> None:
+def test_an_impossible_variance_is_excluded_and_blocks_nothing(rolled: World) -> None:
     rolled.ask("a", arm="canary", rate=0.5, variance=0.6)
     rolled.ask("b", arm="canary", rate=0.7)
     rolled.tick()
@@ -316,10 +320,10 @@ def test_sessions_belong_to_the_stage_they_were_served_in(world: World) -> None:
     assert late is not None
     world.score(late, 0.5)
     world.ask("now", arm="canary", rate=0.9)
-    assert [(one.stage, one.pass_rate) for one in seen(world).sessions] == [(1, 0.5), (2, 0.9)]
+    assert [(session.stage, session.pass_rate) for session in observe(world).sessions] == [(1, 0.5), (2, 0.9)]
 
 
-def test_a_damaged_cursor_is_a_fault_and_counts_nothing(rolled: World) -> None:
+def test_a_damaged_watermark_is_a_fault_and_counts_nothing(rolled: World) -> None:
     rolled.ask("a", arm="canary")
     with rolled.engine.begin() as conn:
         conn.execute(
@@ -381,7 +385,7 @@ def test_nothing_is_counted_twice_or_lost_in_any_order_of_storing_scoring_and_ti
     assert {arm: getattr(evidence, f"{arm}_total").sessions for arm in sessions} == sessions
 
 
-def test_the_cursor_never_goes_back_and_says_how_far_is_sure() -> None:
+def test_the_watermark_never_goes_back() -> None:
     from datetime import UTC, datetime
 
     at = datetime(2026, 3, 1, tzinfo=UTC)

@@ -24,7 +24,7 @@ def test_a_rollout_begins_without_traffic_by_the_numbers_of_the_day(world: World
     assert event.from_state == "candidate" and event.evidence["verdict"] == "pass"
 
 
-def test_the_gate_is_asked_again_and_a_refusal_changes_nothing(world: World) -> None:
+def test_the_verdict_is_read_again_and_a_refusal_changes_nothing(world: World) -> None:
     refused = world.version("c", verdict="fail", status="gate_failed")
     with pytest.raises(OperationNotAllowedError, match="says fail"):
         opening.open_rollout(world.engine, world.settings, refused, actor="test")
@@ -55,23 +55,23 @@ def test_a_second_candidate_waits_and_is_not_promoted_at_once_either(world: Worl
     assert world.statuses()[other] == "candidate"
 
 
-def test_of_many_who_open_at_once_one_does(world: World) -> None:
+def test_of_many_concurrent_openings_exactly_one_succeeds(world: World) -> None:
     candidates = [world.version(letter) for letter in "cdef"]
     opened, refused, start = [], [], threading.Barrier(len(candidates))
 
-    def one(version: str) -> None:
+    def open_one(version: str) -> None:
         start.wait()
         try:
             opened.append(opening.open_rollout(world.engine, world.settings, version, actor="test"))
         except OperationNotAllowedError as error:
             refused.append(str(error))
 
-    threads = [threading.Thread(target=one, args=(version,)) for version in candidates]
+    threads = [threading.Thread(target=open_one, args=(version,)) for version in candidates]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(opened) == 1 and len(refused) == 3 and all("is live" in one for one in refused)
+    assert len(opened) == 1 and len(refused) == 3 and all("is live" in message for message in refused)
     assert list(world.statuses().values()).count("canary") == 1
 
 
@@ -87,7 +87,7 @@ def test_the_retrain_that_made_the_version_is_found_and_its_emergency_recorded(w
     assert state.emergency and row.training_run_id == run
 
 
-def test_without_a_production_version_the_first_is_promoted_at_once(engine, settings, tmp_path) -> None:
+def test_without_a_production_version_the_first_is_promoted_immediately(engine, settings, tmp_path) -> None:
     from iccm_assets.registry import versions
 
     path = model(tmp_path, "first")
@@ -99,15 +99,17 @@ def test_without_a_production_version_the_first_is_promoted_at_once(engine, sett
     assert opened.state is None and opened.version.status == "production"
 
 
-def test_delivering_again_finds_the_open_rollout_and_changes_nothing(world: World) -> None:
-    first = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 1")
-    again = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 2")
-    assert first.metadata["rollout"] == again.metadata["rollout"]
-    assert first.metadata["weight"] == 0.0 and "healthy" in first.metadata["forecast"]
+def test_deploying_again_returns_the_open_rollout_and_changes_nothing(world: World) -> None:
+    _, first = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 1")
+    _, again = deploy_candidate(world.engine, world.settings, world.candidate, actor="run 2")
+    assert first["rollout"] == again["rollout"]
+    assert first["weight"] == 0.0 and "healthy" in first["forecast"]
     assert world.events() == ["opened"]
 
 
-def test_delivering_without_a_rollout_promotes_at_once(world: World) -> None:
-    done = deploy_candidate(world.engine, world.settings, world.candidate, actor="demo", rollout=False)
-    assert done.metadata["weight"] == 1.0 and done.version.status == "production"
+def test_deploying_without_a_rollout_promotes_immediately(world: World) -> None:
+    version, metadata = deploy_candidate(
+        world.engine, world.settings, world.candidate, actor="demo", rollout=False
+    )
+    assert metadata["weight"] == 1.0 and version.status == "production"
     assert world.rows("select 1 from iccm.rollouts") == []

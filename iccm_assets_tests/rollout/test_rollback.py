@@ -14,14 +14,14 @@ def back(world: World, reason: str = "") -> str:
     return roll_back(world.engine, world.settings, actor="user:ada", reason=reason).serving
 
 
-def test_with_nothing_to_go_back_to_it_is_refused(world: World) -> None:
+def test_a_rollback_without_a_previous_version_is_refused(world: World) -> None:
     with pytest.raises(OperationNotAllowedError, match="no previous production version"):
         back(world)
     assert world.statuses()[world.production] == "production"
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_live_rollout_is_what_is_taken_back(world: World, stage: int) -> None:
+def test_a_live_rollout_is_rolled_back_first(world: World, stage: int) -> None:
     world.open()
     world.stage(stage)
     assert back(world, "complaints") == world.production
@@ -35,7 +35,7 @@ def test_a_direct_change_is_refused_while_a_rollout_is_live(world: World) -> Non
         roll_back_production(world.engine, actor="user:ada")
 
 
-def test_after_completion_the_former_version_is_back_with_events_and_alert(world: World) -> None:
+def test_after_completion_the_previous_version_is_restored_with_events_and_alert(world: World) -> None:
     world.open()
     rollout = world.until("completed")
     events, before = world.events(), world.now()
@@ -48,7 +48,7 @@ def test_after_completion_the_former_version_is_back_with_events_and_alert(world
     [alert] = world.rows("select * from iccm.alerts where title = 'Model Rollback'")
     assert alert.severity == "warning" and "slow on large files" in alert.body
     with world.engine.connect() as conn:
-        assert [one.version for one in versions_served_at(conn, before)] == [world.candidate]
-        assert [one.version for one in versions_served_at(conn, world.now())] == [world.production]
+        assert [version.version for version in versions_served_at(conn, before)] == [world.candidate]
+        assert [version.version for version in versions_served_at(conn, world.now())] == [world.production]
     with pytest.raises(OperationNotAllowedError, match="no previous"):
         back(world)  # it does not swing back to the one that was taken back

@@ -33,11 +33,11 @@ def session(rng, arm, stage, mean):
 
 def served(rng, n, stage, canary, production, weight=None):
     weight = {1: 0.1, 2: 0.5, 3: 1.0}[stage] if weight is None else weight
-    arms = ["canary" if one < weight else "production" for one in rng.random(n)]
+    arms = ["canary" if draw < weight else "production" for draw in rng.random(n)]
     return [session(rng, arm, stage, canary if arm == "canary" else production) for arm in arms]
 
 
-def test_the_e_value_is_the_stakes_multiplied_out_by_hand():
+def test_the_e_value_equals_the_stakes_computed_by_hand():
     values, counts = [0.3, -0.7, 0.25, 0.0, -0.1], [1, 2, 1, 1, 30]
     book = update(start(1), ONE, [0, 0, 0], values[:3], counts[:3])
     book = update(restart(book, 1), ONE, [0, 0], values[3:], counts[3:])
@@ -46,8 +46,8 @@ def test_the_e_value_is_the_stakes_multiplied_out_by_hand():
     grown = [math.prod((1 + b * z) ** n for z, n in early) for b in bets]
     late = [math.prod((1 + b * z) ** n for z, n in early[3:]) for b in bets]
     opening, hour = Fraction(9, 10), Fraction(1, 20)
-    by_hand = (1 - opening - hour) + sum(opening / GRID_SIZE * one for one in grown)
-    by_hand += sum(hour / GRID_SIZE * one for one in late)
+    by_hand = (1 - opening - hour) + sum(opening / GRID_SIZE * stake for stake in grown)
+    by_hand += sum(hour / GRID_SIZE * stake for stake in late)
     assert book.e_values()[0] == pytest.approx(float(by_hand), rel=1e-12)
 
 
@@ -69,7 +69,7 @@ def test_the_reserve_is_never_more_than_spent_and_nothing_overflows():
     lost = update(book, ONE, [0], [-0.7], [10**9])
     won = update(book, ONE, [0], [0.3], [10**9])
     assert 0 < lost.e_values()[0] < 1e-4 and won.e_values()[0] > 1e300
-    assert all(math.isfinite(one) for one in (*lost.e_values(), *won.e_values()))
+    assert all(math.isfinite(value) for value in (*lost.e_values(), *won.e_values()))
 
 
 def ever_crossed(rng, canary, production, slices, drift=0.0):
@@ -82,20 +82,20 @@ def ever_crossed(rng, canary, production, slices, drift=0.0):
         shift = -drift if at > slices // 4 else 0.0
         sessions = served(rng, 6, stage, canary + shift, production + shift)
         evidence = update_evidence(evidence, look(sessions), PRODUCTION, stage, at // 10)
-        crossed |= {one.reason for one in check_sequential(evidence, PRODUCTION, stage)}
+        crossed |= {violation.reason for violation in check_sequential(evidence, PRODUCTION, stage)}
     return crossed
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.25])
-def test_equal_models_are_seldom_accused_however_often_one_looks(drift):
+def test_equal_models_are_seldom_flagged_at_any_number_of_checks(drift):
     # 0.05 is promised for ever; with 80 trials three standard errors are another 0.073. A drift of both
     # arms, with the split changing too, must not look like a difference; the floor it may cross is excused.
     crossed = [ever_crossed(np.random.default_rng((7, trial)), 0.9, 0.9, 80, drift) for trial in range(80)]
-    accused = sum(bool(one & {"test_pass_rate_degradation", "variance_spike"}) for one in crossed)
+    accused = sum(bool(reasons & {"test_pass_rate_degradation", "variance_spike"}) for reasons in crossed)
     assert accused / 80 <= 0.05 + 0.073
 
 
-def test_at_the_very_limit_no_test_exceeds_its_part_of_alpha():
+def test_exactly_at_the_limit_no_test_exceeds_its_share_of_alpha():
     # 600 streams whose mean is exactly the floor, watched after every fifth session.
     rng = np.random.default_rng(11)
     streams = rng.binomial(10, rng.beta(1.5 * 0.73, 1.5 * 0.27, (600, 150))) / 10
@@ -115,7 +115,7 @@ def test_at_the_very_limit_no_test_exceeds_its_part_of_alpha():
 
 def test_an_independent_implementation_needs_about_as_many_sessions():
     ville = pytest.importorskip("ville", reason="the test-only package ville is not installed")
-    alpha, floor, ours, theirs = 0.05, 0.73, [], []
+    alpha, floor, ours, reference = 0.05, 0.73, [], []
     for trial in range(40):
         rng = np.random.default_rng((5, trial))
         stream = rng.binomial(10, rng.beta(0.75, 0.75, 300)) / 10  # a mean of 0.5
@@ -127,14 +127,14 @@ def test_an_independent_implementation_needs_about_as_many_sessions():
                 break
         # A two-sided sequence at 2 alpha, half of it for either side.
         sequence = ville.BettingCS(alpha=2 * alpha, grid=1001).fit(stream)
-        theirs.append(sequence.excludes(floor))
-    assert None not in theirs
+        reference.append(sequence.excludes(floor))
+    assert None not in reference
     assert len(ours) == 40  # both find every one of them
-    assert 0.4 <= np.median(ours) / np.median(theirs) <= 1.3
+    assert 0.4 <= np.median(ours) / np.median(reference) <= 1.3
 
 
 @pytest.mark.parametrize(("stage", "most"), [(1, 70), (2, 110)])
-def test_fifteen_points_are_found_within_so_many_canary_sessions(stage, most):
+def test_a_drop_of_fifteen_points_is_detected_within_so_many_canary_sessions(stage, most):
     needed = []
     for trial in range(30):
         rng, evidence = np.random.default_rng((9, trial)), Evidence()
@@ -146,7 +146,7 @@ def test_fifteen_points_are_found_within_so_many_canary_sessions(stage, most):
     assert np.median(needed) <= most
 
 
-def test_a_late_spike_of_errors_is_found_after_any_number_of_good_requests():
+def test_a_late_spike_of_errors_is_detected_after_any_number_of_good_requests():
     evidence = Evidence()
     for hour in range(20):
         evidence = update_evidence(evidence, look(canary=RequestCounts(5000, 25, 0, 0)), PRODUCTION, 3, hour)
@@ -158,21 +158,23 @@ def test_a_late_spike_of_errors_is_found_after_any_number_of_good_requests():
         )
         bad += 10
     assert bad <= 150
-    assert [one.reason for one in check_sequential(evidence, PRODUCTION, 3)] == ["error_rate_spike"]
+    assert [violation.reason for violation in check_sequential(evidence, PRODUCTION, 3)] == [
+        "error_rate_spike"
+    ]
 
 
-def test_a_handful_of_sessions_or_requests_carries_no_verdict():
+def test_a_few_sessions_or_requests_give_no_verdict():
     six = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.0)] * 6), PRODUCTION, 1, 0)
     assert six.e_values["stage_floor"] > PRODUCTION.threshold("pass_rate")
     assert check_sequential(six, PRODUCTION, 1) == []
     ten = update_evidence(six, look([SessionScore("canary", 1, 0.0)] * 4), PRODUCTION, 1, 0)
-    assert "pass_rate_floor" in [one.reason for one in check_sequential(ten, PRODUCTION, 1)]
+    assert "pass_rate_floor" in [violation.reason for violation in check_sequential(ten, PRODUCTION, 1)]
     five = update_evidence(Evidence(), look(canary=RequestCounts(5, 5, 0, 0)), PRODUCTION, 1, 0)
     assert five.e_values["errors"] > PRODUCTION.threshold("errors") and not check_sequential(
         five, PRODUCTION, 1
     )
     twenty = update_evidence(five, look(canary=RequestCounts(15, 15, 0, 0)), PRODUCTION, 1, 0)
-    assert [one.reason for one in check_sequential(twenty, PRODUCTION, 1)] == ["error_rate_spike"]
+    assert [violation.reason for violation in check_sequential(twenty, PRODUCTION, 1)] == ["error_rate_spike"]
 
 
 def test_replayed_pairs_are_evidence_of_their_own():
@@ -184,20 +186,23 @@ def test_replayed_pairs_are_evidence_of_their_own():
     assert "replayed pairs" in check_sequential(evidence, PRODUCTION, 1)[0].description
 
 
-def test_every_session_is_in_one_comparison_at_most_and_meets_its_contemporaries():
+def test_every_session_is_in_at_most_one_comparison_with_its_contemporaries():
     rng = np.random.default_rng(2)
-    sessions = [one._replace(variance=None) for one in served(rng, 487, 2, 0.8, 0.8)]
+    sessions = [session._replace(variance=None) for session in served(rng, 487, 2, 0.8, 0.8)]
     whole, rest = ev._cut(sessions, 2)
-    used = [one for mine, theirs in whole for one in (*mine, *theirs)]
+    used = [session for canary, production in whole for session in (*canary, *production)]
     assert len(rest) == 487 % 8 and len(whole) >= 487 // 8
-    assert all(mine and theirs for mine, theirs in whole)
-    assert len({id(one) for one in used}) == len(used) <= 487
-    position = {id(one): at // 8 for at, one in enumerate(sessions)}
-    assert all(len({position[id(one)] for one in (*mine, *theirs)}) == 1 for mine, theirs in whole)
+    assert all(canary and production for canary, production in whole)
+    assert len({id(session) for session in used}) == len(used) <= 487
+    position = {id(session): at // 8 for at, session in enumerate(sessions)}
+    assert all(
+        len({position[id(session)] for session in (*canary, *production)}) == 1
+        for canary, production in whole
+    )
     # Given one by one they are compared in the same way.
     evidence = Evidence()
-    for one in sessions:
-        evidence = update_evidence(evidence, look([one]), PRODUCTION, 2, 0)
+    for session in sessions:
+        evidence = update_evidence(evidence, look([session]), PRODUCTION, 2, 0)
     assert evidence.blocks == len(whole) and evidence.open_chunk == rest
 
 
@@ -205,7 +210,7 @@ def test_a_session_of_an_earlier_stage_counts_for_the_candidates_own_limits_only
     evidence = update_evidence(Evidence(), look([SessionScore("canary", 1, 0.1, 0.2)] * 30), PRODUCTION, 2, 0)
     assert evidence.canary.sessions == 0 and evidence.canary_total.sessions == 30
     assert evidence.blocks == 0 and evidence.open_chunk == ()
-    assert "low_pass_rate" in [one.reason for one in check_sequential(evidence, PRODUCTION, 2)]
+    assert "low_pass_rate" in [violation.reason for violation in check_sequential(evidence, PRODUCTION, 2)]
 
 
 def test_evidence_survives_json_to_the_last_bit():

@@ -12,7 +12,7 @@ from iccm_assets.rollout.simulation import TrueEffect, simulate
 from iccm_assets_tests.rollout.decision_driver import PRODUCTION
 
 
-def test_an_equal_model_is_promoted_and_a_much_worse_one_is_taken_back():
+def test_an_equal_model_is_promoted_and_a_much_worse_one_is_rolled_back():
     # docs/rollout.md has the shares of 400 runs each; these few leave room for two unlucky ones.
     equal = simulate(TrueEffect(0.8, 0.8, 500), PRODUCTION, 12, 1).to_json()
     assert equal["promoted"] >= 0.9 and equal["rolled_back"] <= 0.1
@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_rollouts_and_another_gives_others():
     assert simulate(TrueEffect(0.8, 0.7, 300), PRODUCTION, 2, 5).outcomes == first[:2]
 
 
-def test_plain_means_take_back_most_equal_models():
+def test_plain_means_roll_back_most_equal_models():
     point = simulate(TrueEffect(0.8, 0.8, 500), replace(PRODUCTION, evidence="point"), 12, 1)
     assert len(point.with_outcome("rolled_back")) >= 8
 
@@ -42,8 +42,8 @@ def test_too_little_traffic_is_undecided_and_says_when():
 
 @pytest.mark.parametrize(("canary", "outcome"), [(0.0, "rolled_back"), (1.0, "promoted")])
 def test_the_ends_of_the_scale_are_defined(canary, outcome):
-    found = simulate(TrueEffect(0.8, canary, 400), PRODUCTION, 3, 1)
-    assert len(found.with_outcome(outcome)) == 3
+    simulation = simulate(TrueEffect(0.8, canary, 400), PRODUCTION, 3, 1)
+    assert len(simulation.with_outcome(outcome)) == 3
     assert len(simulate(TrueEffect(0.0, 0.0, 400), PRODUCTION, 1, 1).outcomes) == 1
 
 
@@ -55,6 +55,6 @@ def test_scores_have_the_mean_and_the_spread_that_are_promised():
     assert (rates == 1.0).mean() == pytest.approx(0.47, abs=0.015)
     pairs = simulation._pairs(TrueEffect(0.8, 0.8, 199), rng)
     assert len(pairs) == int(199 * 0.15 * 28)
-    differences = np.array([one.canary - one.production for one in pairs])
+    differences = np.array([pair.canary - pair.production for pair in pairs])
     assert abs(differences.mean()) < 0.02 and differences.std() == pytest.approx(0.14, abs=0.02)
     assert simulation._pairs(TrueEffect(0.8, 0.8, 200), rng) == []

@@ -38,7 +38,7 @@ def deployed_model_version(
     from iccm_assets.rollout.opening import deploy_candidate
 
     candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
-    deployment = deploy_candidate(
+    version, metadata = deploy_candidate(
         platform.engine,
         platform.settings,
         candidate,
@@ -46,6 +46,6 @@ def deployed_model_version(
         rollout=config.rollout,
     )
     return dg.MaterializeResult(
-        metadata={**deployment.metadata, "path": dg.MetadataValue.path(deployment.version.path)},
-        data_version=dg.DataVersion(deployment.version.digest),
+        metadata={**metadata, "path": dg.MetadataValue.path(version.path)},
+        data_version=dg.DataVersion(version.digest),
     )
