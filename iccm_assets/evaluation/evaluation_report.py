@@ -72,11 +72,11 @@ def forgetting_matrix(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
 
 
 def latency_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
-    """Return latencies at batch 1 in milliseconds, per answer and per output token (E2)."""
+    """Return latencies at batch 1 in milliseconds, per response and per output token (E2)."""
     return [
-        {"version": version.version, "ms per": unit, "answers": len(values), **_quantiles(values)}
+        {"version": version.version, "ms per": unit, "responses": len(values), **_quantiles(values)}
         for version, latency in zip((outcome.candidate, outcome.production), outcome.latency, strict=True)
-        for unit, values in (("answer", latency.per_answer), ("output token", latency.per_token))
+        for unit, values in (("response", latency.per_response), ("output token", latency.per_token))
     ]
 
 
@@ -205,7 +205,7 @@ def _version_summary(outcome: EvaluationOutcome, index: int) -> dict[str, Any]:
         "worst_slice_name": worst,
         "holdout_items": len(holdout.scores),
         "holdout_test_pass_rate": _mean(score.test_pass_rate for score in holdout.scores.values()),
-        "latency_ms": _quantiles(latency.per_answer),
+        "latency_ms": _quantiles(latency.per_response),
         "latency_ms_per_token": _quantiles(latency.per_token),
     }
 

@@ -1,4 +1,4 @@
-"""Evaluation worker: generate answers with both models, judge them, decide the gate and store the verdict.
+"""Evaluation worker: generate responses with both models, judge them, decide the gate and store the verdict.
 
 The asset `canary_evaluation` runs it as ``python -m iccm_assets.evaluation.evaluation_worker`` under Pipes,
 and `iccm evaluate` calls it as a function. One process loads both models, so that both meet the same load
@@ -111,12 +111,12 @@ def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion
     set_threads(settings.training.threads)
     loaded = load_model(version.path)
 
-    def answer(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
+    def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         return generate(
             loaded, sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
         )
 
-    return EvaluatedVersion(version, answer)
+    return EvaluatedVersion(version, generate_responses)
 
 
 def _measure_both(
@@ -132,7 +132,7 @@ def _measure_both(
     def progress(count: int) -> None:
         nonlocal done
         done += count
-        log(f"{evaluation_set.name}: {done} of {total} answers scored")
+        log(f"{evaluation_set.name}: {done} of {total} responses scored")
 
     candidate, production = (
         paired_evaluation.evaluate_version(engine, version, evaluation_set, orchestra, settings, progress)

@@ -92,7 +92,7 @@ class GateEvidence(_StoredValue):
     """The evidence that the gate decides on.
 
     ``expected_items`` is the size of the canary set; with fewer ``items``, some were not measured. Latencies
-    are milliseconds per output token at batch 1, one per answer of at least one token.
+    are milliseconds per output token at batch 1, one per response of at least one token.
     """
 
     candidate_version: str

@@ -34,7 +34,7 @@ BATCH_SIZE = 48
 CANARY_SET = "canary_set"
 
 GenerateFn = Callable[[Sequence[str], int], "Sequence[GeneratedResponse]"]
-"""(sources, batch size) -> one answer per source, in order."""
+"""(sources, batch size) -> one response per source, in order."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class VersionScores:
 
 @dataclass(frozen=True)
 class Latency:
-    """Batch-1 latencies in milliseconds, per answer and per output token, in the order of the items."""
+    """Batch-1 latencies in milliseconds, per response and per output token, in the order of the items."""
 
-    per_answer: list[float] = field(default_factory=list)
+    per_response: list[float] = field(default_factory=list)
     per_token: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class EvaluatedVersion:
-    """A model version to measure, and the function that generates its answers."""
+    """A model version to measure, and the function that generates its responses."""
 
     version: ModelVersion
     generate: GenerateFn
@@ -125,7 +125,7 @@ def to_evaluation_item(row: HoldoutItem) -> EvaluationItem:
 
 
 def decoding_key(settings: Settings) -> str:
-    """Return the name of the decoding of answers; part of the cache key."""
+    """Return the name of the decoding of responses; part of the cache key."""
     return f"greedy/{settings.evaluation.max_new_tokens}"
 
 
@@ -137,7 +137,7 @@ def evaluate_version(
     settings: Settings,
     progress: Callable[[int], None] = lambda done: None,
 ) -> VersionScores:
-    """Score the version on every item of a set; items with a cached score are not answered again."""
+    """Score the version on every item of a set; no response is generated for items with a cached score."""
     key = _cache_key(evaluated.version, orchestra, settings)
     scores = _cached_scores(engine, key, evaluation_set, orchestra)
     missing = [item for item in evaluation_set.items if item.name not in scores]
@@ -161,13 +161,13 @@ def _measure_batch(
     orchestra: Orchestra,
     settings: Settings,
 ) -> dict[str, Score]:
-    """Generate, score and store answers to some items of a set.
+    """Generate, score and store responses to some items of a set.
 
     A score belongs to a text: if any version wrote the same text for an item, it is not judged again. So two
     versions never differ in an item on which their texts agree.
     """
-    answers = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
-    texts = {item.name: answer.text for item, answer in zip(batch, answers, strict=True)}
+    responses = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
+    texts = {item.name: response.text for item, response in zip(batch, responses, strict=True)}
     judge = {name: key[name] for name in ("orchestra", "judge_version")}
     judged = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
     tasks = [
@@ -179,9 +179,9 @@ def _measure_batch(
     scores = {item.name: judged.get(item.name) or next(fresh) for item in batch}
     key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
     with engine.begin() as conn:
-        for item, answer in zip(batch, answers, strict=True):
+        for item, response in zip(batch, responses, strict=True):
             digest = item.digest or evaluation_set.digest
-            _store(conn, {**key, "canary_set_digest": digest}, item, answer, scores[item.name])
+            _store(conn, {**key, "canary_set_digest": digest}, item, response, scores[item.name])
         alert_sandbox_missing(conn, scores.values())
     return scores
 
@@ -193,7 +193,7 @@ def load_cached_scores(
     orchestra: Orchestra,
     settings: Settings,
 ) -> VersionScores:
-    """Load the version's cached scores, without items that have none; generates no answers."""
+    """Load the version's cached scores, without items that have none; generates no responses."""
     scores = _cached_scores(engine, _cache_key(version, orchestra, settings), evaluation_set, orchestra)
     return VersionScores(version.version, scores, len(scores))
 
@@ -238,26 +238,26 @@ def measure_latency(
 ) -> list[Latency]:
     """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
 
-    Other load on the machine can only slow an answer down, and in bursts. The fastest answer of several
+    Other load on the machine can only slow a response down, and in bursts. The fastest response of several
     rounds over the whole set measures the model; a single round would measure the other processes.
     """
     for evaluated in versions:
         for item in items[:warmup]:
             evaluated.generate([item.source_code], 1)
-    answers: list[list[list[GeneratedResponse]]] = [[[] for _ in items] for _ in versions]
+    responses: list[list[list[GeneratedResponse]]] = [[[] for _ in items] for _ in versions]
     order = list(range(len(versions)))
     for _ in range(rounds):
         for number, item in enumerate(items):
             for index in order:
-                answers[index][number] += versions[index].generate([item.source_code], 1)
+                responses[index][number] += versions[index].generate([item.source_code], 1)
             order.reverse()
-    fastest = [[min(runs, key=lambda run: run.latency_ms) for runs in by_item] for by_item in answers]
+    fastest = [[min(runs, key=lambda run: run.latency_ms) for runs in by_item] for by_item in responses]
     return [_latency(runs) for runs in fastest]
 
 
-def _latency(answers: Sequence[GeneratedResponse]) -> Latency:
-    per_token = [answer.latency_ms / max(1, answer.output_tokens) for answer in answers]
-    return Latency([answer.latency_ms for answer in answers], per_token)
+def _latency(responses: Sequence[GeneratedResponse]) -> Latency:
+    per_token = [response.latency_ms / max(1, response.output_tokens) for response in responses]
+    return Latency([response.latency_ms for response in responses], per_token)
 
 
 def _cache_key(version: ModelVersion, orchestra: Orchestra, settings: Settings) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _cached_scores(
 ) -> dict[str, Score]:
     """Load the scores of the set's current items, by item; with ``texts``, only of these texts by item.
 
-    An item is left out unless every member of the orchestra answered: a missing one has to be asked again.
+    An item is left out unless every member of the orchestra responded: a missing one has to be called again.
     """
     cr = t.canary_results
     digests = {item.name: item.digest or evaluation_set.digest for item in evaluation_set.items}
@@ -310,17 +310,17 @@ def _storable(text: str) -> str:
 
 
 def _store(
-    conn: sa.Connection, key: dict[str, Any], item: EvaluationItem, answer: GeneratedResponse, score: Score
+    conn: sa.Connection, key: dict[str, Any], item: EvaluationItem, response: GeneratedResponse, score: Score
 ) -> None:
     for member in score.members:
         values = {
             "version": key["version"],
             "set": key["set"],
             "slice": item.slice,
-            "requirements": _storable(answer.text),
+            "requirements": _storable(response.text),
             "test_pass_rate": member.test_pass_rate,
             "api_compatibility": member.api_compatibility,
-            "output_tokens": answer.output_tokens,
+            "output_tokens": response.output_tokens,
             "status": member.status,
             "reason": member.detail or None,
         }

@@ -61,12 +61,14 @@ def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergenc
     """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
     pairs = _Pairs.build(evidence.items, evidence.expected_items)
     rules = (
-        _complete(evidence, pairs.missing),
-        _improvement(pairs, settings, emergency),
-        _drop("test_pass_rate_degradation", "test pass rate", pairs, settings.max_pass_rate_drop, settings),
-        _variance(pairs, settings),
-        _latency(evidence, settings),
-        _forgetting(evidence, settings),
+        _evidence_rule(evidence, pairs.missing),
+        _improvement_rule(pairs, settings, emergency),
+        _drop_rule(
+            "test_pass_rate_degradation", "test pass rate", pairs, settings.max_pass_rate_drop, settings
+        ),
+        _variance_rule(pairs, settings),
+        _latency_rule(evidence, settings),
+        _forgetting_rule(evidence, settings),
     )
     status = min((rule.outcome for rule in rules), key=_STRONGEST_FIRST.index)
     improvement = confidence_bounds.mean(pairs.differences) if pairs.reliable else None
@@ -78,7 +80,7 @@ def max_variance(production: float, settings: EvaluationSettings) -> float:
     return max(settings.max_variance_ratio * production, settings.variance_floor)
 
 
-def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
+def _evidence_rule(evidence: GateEvidence, missing: int) -> RuleResult:
     """Pass if every item was measured and the judge trusts every number; inconclusive otherwise."""
     doubts = [f"{item.item} ({item.unreliable_reason})" for item in evidence.items if item.unreliable_reason]
     gaps = [item.item for item in evidence.items if not item.reliable and not item.unreliable_reason]
@@ -97,7 +99,7 @@ def _complete(evidence: GateEvidence, missing: int) -> RuleResult:
     return RuleResult("complete_evidence", "pass", f"all {len(evidence.items)} items were measured", numbers)
 
 
-def _improvement(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -> RuleResult:
+def _improvement_rule(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -> RuleResult:
     """Pass if the mean paired difference is above the bound, with confidence."""
     bound = settings.emergency_bound if emergency else 0.0
     if not pairs.reliable:
@@ -128,7 +130,7 @@ def _improvement(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -
     return RuleResult("improvement", outcome, reason, numbers)
 
 
-def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
+def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
     slices: dict[str, list[ItemEvidence]] = defaultdict(list)
     for item in evidence.items:
@@ -140,7 +142,9 @@ def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleRes
         if pairs.reliable:
             changes[name] = confidence_bounds.mean(pairs.differences)
         if len(items) >= settings.min_slice_items:
-            results.append(_drop("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings))
+            results.append(
+                _drop_rule("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings)
+            )
     if forgotten := [result.reason for result in results if result.outcome == "fail"]:
         return RuleResult("forgetting", "fail", "; ".join(forgotten), changes)
     if not changes:
@@ -154,7 +158,9 @@ def _forgetting(evidence: GateEvidence, settings: EvaluationSettings) -> RuleRes
     )
 
 
-def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings) -> RuleResult:
+def _drop_rule(
+    name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings
+) -> RuleResult:
     """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
@@ -166,10 +172,12 @@ def _drop(name: str, label: str, pairs: _Pairs, allowed: float, settings: Evalua
     confidence = confidence_bounds.confidence_of_harm([-value for value in best_case], allowed, -max_gain)
     observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
     numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
-    return _harm(name, observed, confidence_bounds.mean(best_case) < -allowed, confidence, numbers, settings)
+    return _harm_rule(
+        name, observed, confidence_bounds.mean(best_case) < -allowed, confidence, numbers, settings
+    )
 
 
-def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
+def _variance_rule(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
     """Fail if the orchestra disagrees much more about the candidate's texts than about production's."""
     variances = [
         (pair.candidate_variance, pair.production_variance)
@@ -190,16 +198,18 @@ def _variance(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:
     )
     observed = f"implementation variance {candidate:.4f}, production {production:.4f}, limit {limit:.4f}"
     numbers = {"candidate": candidate, "production": production, "limit": limit}
-    return _harm("variance_spike", observed, candidate > limit, confidence, numbers, settings)
+    return _harm_rule("variance_spike", observed, candidate > limit, confidence, numbers, settings)
 
 
-def _latency(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
-    """Fail if the slow answers (p95) are much slower than production's, per output token."""
+def _latency_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the slow responses (p95) are much slower than production's, per output token."""
     name, ratio = "latency_regression", settings.max_latency_ratio
     samples = (evidence.candidate_latency, evidence.production_latency)
     counts, required = list(map(len, samples)), min(_MIN_LATENCIES, settings.latency_items)
     if min(counts) < required:
-        reason = f"latency was measured on {counts[0]} and {counts[1]} answers, {required} of each are needed"
+        reason = (
+            f"latency was measured on {counts[0]} and {counts[1]} responses, {required} of each are needed"
+        )
         return RuleResult(name, "inconclusive", reason, {})
     candidate, production = (confidence_bounds.quantile(sample, _LATENCY_QUANTILE) for sample in samples)
     confidence = confidence_bounds.quantile_ratio_confidence(*samples, _LATENCY_QUANTILE, ratio)
@@ -211,10 +221,10 @@ def _latency(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult
         "limit": ratio,
     }
     observed = f"{observed}, limit {ratio:g} x"
-    return _harm(name, observed, candidate > ratio * production, confidence, numbers, settings)
+    return _harm_rule(name, observed, candidate > ratio * production, confidence, numbers, settings)
 
 
-def _harm(
+def _harm_rule(
     name: str,
     observed: str,
     exceeded: bool,

@@ -1,8 +1,8 @@
 """Baseline: the scores of a production version at its deployment, stored with the version (T8).
 
-The gate measured the version on the canary set and the production holdout before the deployment; answers and
-scores are in ``canary_results``. When judge or orchestra have changed since, those answers are scored again,
-so that a new judge neither looks like a drop nor hides one.
+The gate measured the version on the canary set and the production holdout before the deployment; responses
+and scores are in ``canary_results``. When judge or orchestra have changed since, those responses are scored
+again, so that a new judge neither looks like a drop nor hides one.
 
 Where nothing was measured before the deployment (the first version, a new canary set), the first measurement
 afterwards becomes the baseline.
@@ -77,11 +77,13 @@ def build_deployment_baseline(
     rates = {
         item: rate for item, rows in results.items() if (rate := _newest_rate(rows, orchestra)) is not None
     }
-    # The other answers were scored by another judge or orchestra: they are scored again, unless their item
-    # has changed since, as the stored answer then belongs to another source.
-    answers = {item: rows[-1] for item, rows in results.items() if item not in rates}
-    rescored = _load_unchanged_items(engine, evaluation_set, answers)
-    tasks = [ScoringTask(answers[item.name].requirements, item.suite, item.source_code) for item in rescored]
+    # The other responses were scored by another judge or orchestra: they are scored again, unless their item
+    # has changed since, as the stored response then belongs to another source.
+    responses = {item: rows[-1] for item, rows in results.items() if item not in rates}
+    rescored = _load_unchanged_items(engine, evaluation_set, responses)
+    tasks = [
+        ScoringTask(responses[item.name].requirements, item.suite, item.source_code) for item in rescored
+    ]
     for item, score in zip(rescored, score_texts(tasks, orchestra, settings), strict=True):
         if score.test_pass_rate is not None:
             rates[item.name] = score.test_pass_rate
@@ -125,7 +127,7 @@ def _load_results(
 
 
 def _newest_rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
-    """Return the rate of the newest answer, if the judge and every member of the orchestra are the same."""
+    """Return the rate of the newest response, if the judge and every member of the orchestra are the same."""
     identity = (orchestra.digest, JUDGE_VERSION, rows[-1].canary_set_digest)
     rates = {
         row.reconstructor: row.test_pass_rate
@@ -138,10 +140,10 @@ def _newest_rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
 
 
 def _load_unchanged_items(
-    engine: sa.Engine, evaluation_set: EvaluationSet, answers: Mapping[str, Any]
+    engine: sa.Engine, evaluation_set: EvaluationSet, responses: Mapping[str, Any]
 ) -> list[EvaluationItem]:
-    """Load the items of these answers (rows, by item), without those that changed since."""
-    ids = [int(name.removeprefix("conversation:")) for name in answers if evaluation_set.name != CANARY_SET]
+    """Load the items of these responses (rows, by item), without those that changed since."""
+    ids = [int(name.removeprefix("conversation:")) for name in responses if evaluation_set.name != CANARY_SET]
     items = (
         evaluation_set.items
         if evaluation_set.name == CANARY_SET
@@ -150,6 +152,6 @@ def _load_unchanged_items(
     return [
         item
         for item in items
-        if item.name in answers
-        and answers[item.name].canary_set_digest == (item.digest or evaluation_set.digest)
+        if item.name in responses
+        and responses[item.name].canary_set_digest == (item.digest or evaluation_set.digest)
     ]

@@ -15,7 +15,7 @@ from statistics import fmean, variance
 
 from iccm_assets.evaluation.confidence_bounds import confidence_above
 
-# With a larger share of items unanswered or unscored, the rest may be a biased sample.
+# With a larger share of items without a response or score, the rest may be a biased sample.
 MAX_MISSING_FRACTION = 0.1
 
 

@@ -1,6 +1,6 @@
 """Production quality: measure the production version now and store the result (T2, T8).
 
-Nothing is cached: production generates every answer again through its serving path, every member of the
+Nothing is cached: production generates every response again through its serving path, every member of the
 orchestra implements it again, and the judge runs again. The serving path is passed in as a function.
 """
 
@@ -36,7 +36,7 @@ ProbeFunction = Callable[[Sequence[str]], "Sequence[ProbeResult]"]
 
 @dataclass(frozen=True)
 class ItemRating:
-    """The rate of production's current answer to one item; ``reason`` says why there is none."""
+    """The rate of production's current response to one item; ``reason`` says why there is none."""
 
     item: str
     rate: float | None
@@ -70,7 +70,7 @@ def rate_items(
     settings: Settings,
     log: Callable[[str], None],
 ) -> list[ItemRating]:
-    """Let production answer every item, and score each answer."""
+    """Let production respond to every item, and score each response."""
     ratings: list[ItemRating] = []
     for start in range(0, len(evaluation_set.items), BATCH_SIZE):
         batch = evaluation_set.items[start : start + BATCH_SIZE]
@@ -83,7 +83,7 @@ def rate_items(
         scores = iter(list(score_texts(tasks, orchestra, settings)))
         for item, response in responses:
             if response.text is None:
-                ratings.append(ItemRating(item.name, None, None, f"no answer: {response.error}"))
+                ratings.append(ItemRating(item.name, None, None, f"no response: {response.error}"))
                 continue
             score = next(scores)
             reason = "" if score.test_pass_rate is not None else "inconclusive"

@@ -299,7 +299,7 @@ def heartbeat_loop(
     stop = threading.Event()
     failures: list[Exception] = []
 
-    def beat() -> None:
+    def send_heartbeats() -> None:
         interval = 0.0
         while not stop.wait(interval):
             interval = interval_seconds
@@ -318,7 +318,7 @@ def heartbeat_loop(
             except Exception as error:  # the attempt survives a short outage of the database
                 failures[:] = [error]
 
-    thread = threading.Thread(target=beat, name=f"heartbeat-{run_id}", daemon=True)
+    thread = threading.Thread(target=send_heartbeats, name=f"heartbeat-{run_id}", daemon=True)
     thread.start()
     try:
         yield

@@ -123,7 +123,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         training_run_id=run.id,
     )
     with engine.begin() as conn:
-        _refuse_erased(conn, dataset, directory)
+        _reject_erased(conn, dataset, directory)
         _record_lineage(conn, run.id, dataset)
         training_runs.update_run(
             conn,
@@ -237,7 +237,7 @@ def _read_examples(
     return new, [replace(row, role="rehearsal", origin="pinned") for row in pinned]
 
 
-def _refuse_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
+def _reject_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
     """Fail if an example was erased since its selection, and delete the snapshot that holds its text (V2)."""
     c = t.conversations.c
     rows = conn.execute(

@@ -141,7 +141,7 @@ def find_failed_before_claim(
     Otherwise a run that fails in its first step would be started again forever.
     """
     reason = "its Dagster run {run} failed before training began"
-    rows = _with_run(queued_runs, dagster_runs, "failed", reason)
+    rows = _find_runs_in_state(queued_runs, dagster_runs, "failed", reason)
     claimed = {(queued.id, queued.dagster_run_id) for queued in queued_runs}
     return [row for row in rows if (row.id, row.run_id) not in claimed]
 
@@ -150,7 +150,9 @@ def find_canceled(
     queued_runs: Sequence[QueuedRun], dagster_runs: Mapping[int, DagsterRunState]
 ) -> list[RunOutcome]:
     """Return the rows whose newest Dagster run a person canceled: they are not started again."""
-    return _with_run(queued_runs, dagster_runs, "canceled", "canceled: its Dagster run {run} was canceled")
+    return _find_runs_in_state(
+        queued_runs, dagster_runs, "canceled", "canceled: its Dagster run {run} was canceled"
+    )
 
 
 def find_stuck_in_queue(
@@ -162,7 +164,7 @@ def find_stuck_in_queue(
     time.
     """
     late = [queued for queued in queued_runs if (queued.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
-    return _with_run(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
+    return _find_runs_in_state(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
 
 
 def choose_next_run(
@@ -181,16 +183,16 @@ def choose_next_run(
         running = blocking_reason(False, state.running.id, None, None)
         pending = sum(queued.status in ("requested", "waiting") for queued in state.queued_runs)
         return WaitDecision(f"{running}, {pending} more to follow" if pending else f"{running}")
-    due = _first_due(state.queued_runs, triggers)
+    due = _find_first_due(state.queued_runs, triggers)
     if due is None:
         return WaitDecision("no training run is waiting")
     subject = f"training run {due.id}" + (", an emergency" if due.emergency else "")
-    run = _newest_run(due, dagster_runs)
+    run = _get_newest_run(due, dagster_runs)
     rollout = state.rollout
     if reason := (
-        _pending_run(due, run, triggers, claim_timeout_seconds)
-        or _retry_pause(due, triggers)
-        or _blocking_rollout(due, rollout)
+        _pending_run_reason(due, run, triggers, claim_timeout_seconds)
+        or _retry_pause_reason(due, triggers)
+        or _rollout_reason(due, rollout)
     ):
         return WaitDecision(f"{subject}: {reason}")
     return StartRun(
@@ -203,12 +205,12 @@ def choose_next_run(
     )
 
 
-def _first_due(queued_runs: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
+def _find_first_due(queued_runs: Sequence[QueuedRun], triggers: TriggerSettings) -> QueuedRun | None:
     due = (run for run in queued_runs if run.status != "failed" or run.attempt < triggers.max_attempts)
     return next(due, None)
 
 
-def _retry_pause(queued: QueuedRun, triggers: TriggerSettings) -> str | None:
+def _retry_pause_reason(queued: QueuedRun, triggers: TriggerSettings) -> str | None:
     """Return how much of the pause after a failed attempt has passed; ``None`` once it is over."""
     pause = 60 * triggers.retry_minutes
     if queued.status != "failed" or queued.idle_seconds >= pause:
@@ -216,14 +218,14 @@ def _retry_pause(queued: QueuedRun, triggers: TriggerSettings) -> str | None:
     return f"attempt {queued.attempt + 1} follows, {queued.idle_seconds:.0f} of {pause:.0f} s since it failed"
 
 
-def _blocking_rollout(queued: QueuedRun, rollout: ActiveRollout | None) -> str | None:
+def _rollout_reason(queued: QueuedRun, rollout: ActiveRollout | None) -> str | None:
     """Return the live rollout that the row waits for; ``None`` if there is none or the row may abort it."""
     if rollout is None or (queued.emergency and rollout.stage <= LAST_ABORTABLE_STAGE):
         return None
     return f"{blocking_reason(queued.emergency, None, rollout.id, None)}, stage {rollout.stage}"
 
 
-def _pending_run(
+def _pending_run_reason(
     queued: QueuedRun, run: DagsterRunState | None, triggers: TriggerSettings, claim_timeout_seconds: float
 ) -> str | None:
     """Return why the row's newest Dagster run may still do its work; ``None`` if it will not."""
@@ -247,13 +249,13 @@ def _pending_run(
     return None if expired.get(run.state) else f"its Dagster run {run.run_id} is {run.state}"
 
 
-def _newest_run(queued: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
+def _get_newest_run(queued: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
     run = dagster_runs.get(queued.id)
     # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
     return run if run and run.dispatch == queued.dispatch else None
 
 
-def _with_run(
+def _find_runs_in_state(
     queued_runs: Sequence[QueuedRun],
     dagster_runs: Mapping[int, DagsterRunState],
     state: RunState,
@@ -268,5 +270,5 @@ def _with_run(
             reason.format(run=run.run_id, minutes=(queued.dispatched_seconds or 0.0) / 60),
         )
         for queued in queued_runs
-        if (run := _newest_run(queued, dagster_runs)) and run.state == state
+        if (run := _get_newest_run(queued, dagster_runs)) and run.state == state
     ]

@@ -49,7 +49,7 @@ def evaluate_weekly_trigger(
 ) -> TrainingRun | TriggerSkipped:
     """Evaluate the weekly trigger (T1)."""
     selectable = example_queries.count_selectable(conn, now, settings.selection)
-    return _request(conn, triggers.decide_weekly(now, selectable, settings.triggers))
+    return _create_run(conn, triggers.decide_weekly(now, selectable, settings.triggers))
 
 
 def evaluate_data_threshold_trigger(
@@ -61,7 +61,7 @@ def evaluate_data_threshold_trigger(
     if existing := training_runs.get_by_trigger_key(conn, triggers.data_threshold_key(now)):
         return _already_requested(existing)
     selectable = example_queries.count_selectable(conn, now, settings.selection)
-    return _request(conn, triggers.decide_data_threshold(now, selectable, settings.triggers))
+    return _create_run(conn, triggers.decide_data_threshold(now, selectable, settings.triggers))
 
 
 def evaluate_degradation_trigger(conn: Connection, settings: Settings) -> TrainingRun | TriggerSkipped:
@@ -71,13 +71,13 @@ def evaluate_degradation_trigger(conn: Connection, settings: Settings) -> Traini
     status = (
         conn.execute(_EMERGENCY_STATUS, {"max_attempts": settings.triggers.max_attempts}).mappings().one()
     )
-    return _request(
+    return _create_run(
         conn,
         triggers.should_start_emergency(measurements, triggers.EmergencyStatus(**status), settings.triggers),
     )
 
 
-def _request(conn: Connection, decision: TriggerFired | TriggerSkipped) -> TrainingRun | TriggerSkipped:
+def _create_run(conn: Connection, decision: TriggerFired | TriggerSkipped) -> TrainingRun | TriggerSkipped:
     if isinstance(decision, TriggerSkipped):
         return decision
     if run := training_runs.create_run(conn, decision):

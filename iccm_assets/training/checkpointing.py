@@ -39,7 +39,7 @@ def mark_complete(checkpoint: Path, identity: str, history: Sequence[LossPoint])
     fsync_tree(checkpoint)
     files = [path.name for path in checkpoint.iterdir()]
     points = [asdict(point) for point in history]
-    _write(checkpoint / COMPLETE_MARKER, {"identity": identity, "history": points, "files": files})
+    _write_json(checkpoint / COMPLETE_MARKER, {"identity": identity, "history": points, "files": files})
 
 
 def find_resume_point(scratch: Path, identity: str) -> ResumePoint | None:
@@ -53,7 +53,7 @@ def find_resume_point(scratch: Path, identity: str) -> ResumePoint | None:
         state = json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))
         best = scratch / Path(state["best_model_checkpoint"] or path).name
         if best in complete:
-            _write(path / TRAINER_STATE, {**state, "best_model_checkpoint": str(best)})
+            _write_json(path / TRAINER_STATE, {**state, "best_model_checkpoint": str(best)})
             _remove_all(set(checkpoints) - {path, best})
             return complete[path]
     _remove_all(set(checkpoints))
@@ -80,7 +80,7 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
-def _write(path: Path, values: Any) -> None:
+def _write_json(path: Path, values: Any) -> None:
     """Replace a JSON file atomically."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(values), encoding="utf-8")

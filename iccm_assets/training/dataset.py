@@ -100,11 +100,11 @@ def compose_dataset(
     The result does not depend on the order of the arguments' rows. Raises ``InputError`` if fewer than two
     examples remain to train and validate with.
     """
-    unique_new = _unique(new)
+    unique_new = _deduplicate(new)
     new_hashes = {row.content_hash for row in unique_new}
     rehearsal = _draw_rehearsal(
-        _unique(sample, new_hashes),
-        _unique(pinned, new_hashes),
+        _deduplicate(sample, new_hashes),
+        _deduplicate(pinned, new_hashes),
         _rehearsal_size(len(unique_new), rehearsal_fraction),
         np.random.default_rng(seed),
     )
@@ -114,7 +114,7 @@ def compose_dataset(
     ]
     if len(examples) < 2:
         raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are no training set")
-    return Dataset(tuple(_split(examples, validation_share, seed)), seed)
+    return Dataset(tuple(_split_validation(examples, validation_share, seed)), seed)
 
 
 def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
@@ -225,7 +225,7 @@ def _rehearsal_size(new: int, fraction: float) -> int:
     return round(new * fraction / (1 - fraction))
 
 
-def _unique(examples: Iterable[TrainingExample], excluded: Container[str] = ()) -> list[TrainingExample]:
+def _deduplicate(examples: Iterable[TrainingExample], excluded: Container[str] = ()) -> list[TrainingExample]:
     """Return one example per content in a fixed order: by conversation, then the base model's sample."""
     first: dict[str, TrainingExample] = {}
     for row in sorted(
@@ -260,7 +260,7 @@ def _draw_evenly(
     return list(islice((row for row in turns if row is not None), count))
 
 
-def _split(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
+def _split_validation(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
     """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
     # Ranked by a hash with the seed, not drawn: an example keeps its place when others come or go.
     ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))

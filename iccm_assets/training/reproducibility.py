@@ -74,7 +74,7 @@ def reproduce_version(
     manifest = verify(Path(version.path))
     with engine.connect() as conn:
         erased = find_erased_examples(conn, home, manifest, version.version)
-    reason = _irreproducible_reason(version.version, manifest, erased) or _missing_input(home, manifest)
+    reason = _irreproducible_reason(version.version, manifest, erased) or _find_missing_input(home, manifest)
     if not reason:
         with temporary_workspace(home) as directory:
             try:
@@ -132,10 +132,10 @@ def find_erased_examples(
         .where(runs.candidate_version == version, runs.dataset_digest == manifest.dataset_digest)
         .where(c.erased_at.is_not(None))
     )
-    return tuple(sorted({*rows.scalars(), *_erased_from_snapshot(home, manifest)}))
+    return tuple(sorted({*rows.scalars(), *_read_erased_from_snapshot(home, manifest)}))
 
 
-def _erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
+def _read_erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
     path = DatasetStore(home).root / (manifest.dataset_digest or "-") / DATASET_MANIFEST_FILE
     try:
         return [int(member) for member in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
@@ -143,7 +143,7 @@ def _erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
         return []  # a missing or damaged snapshot is reported when it is loaded
 
 
-def _missing_input(home: Path, manifest: Manifest) -> str | None:
+def _find_missing_input(home: Path, manifest: Manifest) -> str | None:
     """Return which input of the training is missing or changed; None if all are intact."""
     try:
         DatasetStore(home).load(manifest.dataset_digest or "")

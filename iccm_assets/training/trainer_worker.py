@@ -95,7 +95,7 @@ def train(
                 epochs=job.epochs,
                 scratch=staging / SCRATCH,
                 on_progress=_with_heartbeat(progress, still_current),
-                identity=_identity(job, loaded, dataset, device) if resumable else None,
+                identity=_training_identity(job, loaded, dataset, device) if resumable else None,
             )
             if trained.weight_change.changed_share == 0.0:
                 raise NoWeightsChangedError(
@@ -131,7 +131,6 @@ def _build_outcome(
         best_epoch=best.epoch,
         best_validation_loss=best.validation_loss or 0.0,
         initial_validation_loss=first.validation_loss or 0.0,
-        stopped_early=trained.stopped_early,
         weight_change=trained.weight_change,
         parameters=trained.parameters,
         device=published.manifest.device or "",
@@ -154,7 +153,7 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
     return bool(free >= RESUMABLE_DISK_FACTOR * size)
 
 
-def _identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
+def _training_identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
     return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, training_provenance()])
 

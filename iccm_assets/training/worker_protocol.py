@@ -84,7 +84,6 @@ class TrainingOutcome(BaseModel):
     best_epoch: float
     best_validation_loss: float
     initial_validation_loss: float
-    stopped_early: bool
     weight_change: WeightChange
     parameters: int
     device: str

@@ -73,7 +73,7 @@ def test_the_metadata_contains_verdict_matrix_heat_map_and_latency() -> None:
     assert metadata["forgetting_heat_map"]["raw_value"].startswith(
         "![forgetting matrix](data:image/png;base64,"
     )
-    assert "| v3 | answer | 100 | 50.0 | 95.0 | 99.0 |" in metadata["latency"]["raw_value"]
+    assert "| v3 | response | 100 | 50.0 | 95.0 | 99.0 |" in metadata["latency"]["raw_value"]
     assert "| v2 | output token | 100 | 0.5 | 0.5 | 0.5 |" in metadata["latency"]["raw_value"]
 
 

@@ -263,6 +263,6 @@ def test_latency_is_measured_alternately_and_each_item_keeps_its_fastest_respons
         subjects, items("1", "2", "3").items, rounds=2, warmup=1
     )
     assert "".join(order) == "ab" + "abbaab" + "baabba"
-    assert candidate.per_answer == [8.0, 8.0, 8.0]
-    assert production.per_answer == [8.0, 8.0, 8.0]
+    assert candidate.per_response == [8.0, 8.0, 8.0]
+    assert production.per_response == [8.0, 8.0, 8.0]
     assert candidate.per_token == [2.0] * 3

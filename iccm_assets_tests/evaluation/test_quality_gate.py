@@ -132,7 +132,7 @@ def test_slow_responses_fail_and_unmeasured_ones_are_inconclusive() -> None:
     assert fast_enough.status == "pass"
     unmeasured = evaluate_gate(evidence(BETTER, candidate_latency=()), GATE)
     assert unmeasured.status == "inconclusive"
-    assert "measured on 0 and 40 answers" in unmeasured.reasons[0]
+    assert "measured on 0 and 40 responses" in unmeasured.reasons[0]
 
 
 def test_a_lost_slice_fails_even_if_the_rest_improved() -> None:

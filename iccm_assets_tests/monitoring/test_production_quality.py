@@ -142,7 +142,7 @@ def test_items_without_a_response_have_no_score_and_too_many_prevent_a_measureme
     measurement = measure(engine, settings, serving, FakeServingPath(GOOD, None))
     row = store(engine, serving, measurement)
     assert row.mean is None and row.n == 12
-    assert row.evidence["without_score"] == {"no answer: HTTP 503": 12}
+    assert row.evidence["without_score"] == {"no response: HTTP 503": 12}
     assert row.evidence["remark"] == "12 of 24 items have no score"
     with engine.connect() as conn:
         assert "baseline" not in versions.get_version(conn, "v1").metrics
@@ -161,7 +161,7 @@ def test_nothing_is_stored_when_another_version_has_become_production(engine, se
 def test_baselines_of_two_sets_are_stored_together(engine, serving) -> None:
     with engine.begin() as conn:
         for name in ("canary_set", "production_holdout"):
-            made = baseline.Baseline({"a": 0.5}, {"orchestra": "o"}, "first measurement", "2026-01-01")
-            baseline.store_baseline(conn, "v1", name, made)
+            stored = baseline.Baseline({"a": 0.5}, {"orchestra": "o"}, "first measurement", "2026-01-01")
+            baseline.store_baseline(conn, "v1", name, stored)
         metrics = versions.get_version(conn, "v1").metrics
     assert set(metrics["baseline"]) == {"canary_set", "production_holdout"}

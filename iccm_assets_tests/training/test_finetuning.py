@@ -124,12 +124,12 @@ def test_warm_up_is_ten_steps_but_at_most_a_fifth_of_all() -> None:
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: Path) -> None:
     # What is learned here soon makes validation worse: it is held to characters that no training text has.
-    whole = tiny_dataset()
-    odd = [
+    dataset = tiny_dataset()
+    contradicting = [
         replace(row, requirements="QQ ## ZZ ~~ !!") if row.role == "validation" else row
-        for row in whole.examples
+        for row in dataset.examples
     ]
-    contrary = Dataset(tuple(odd), whole.seed)
+    contrary = Dataset(tuple(contradicting), dataset.seed)
     trained = run(tiny_t5(tmp_path / "m"), dataset=contrary, epochs=12, learning_rate=1e-2)
     losses = {
         point.step: point.validation_loss for point in trained.history if point.validation_loss is not None

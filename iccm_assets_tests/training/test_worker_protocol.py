@@ -22,7 +22,7 @@ OUTCOME = TrainingOutcome(
     digest="d", path="/models/d", weights_digest="w", parent_digest="p", dataset_digest="s",
     counts={"new": 3},
     history=(LossPoint(0, 4, 0.0, validation_loss=2.0), LossPoint(1, 4, 0.5, 1.5, None, 1e-3, 0.2)),
-    best_epoch=2.0, best_validation_loss=1.0, initial_validation_loss=2.0, stopped_early=False,
+    best_epoch=2.0, best_validation_loss=1.0, initial_validation_loss=2.0,
     weight_change=WeightChange(0.01, 0.1, 1.0), parameters=10, device="cpu", seconds={"train": 1.0},
 )  # fmt: skip
 
