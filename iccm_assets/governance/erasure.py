@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -128,17 +129,18 @@ class _Erasure:
         rows = self._lock_conversations()
         live = [row for row in rows if row.erased_at is None]
         sessions, requests = self._lock_requests(live)
-        earlier = self._load_earlier_erasures([row.id for row in rows])
+        earlier = self._load_earlier_erasures(rows)
         if not (rows or requests or earlier):
             raise InputError(f"there is no {self._subject}", hint="Names are compared exactly.")
         if earlier:
             self._number = earlier[-1].id
-        if live or requests:
-            self._erase([row.id for row in live], sessions, requests)
-        # Conversations whose rows no longer name the subject are in its earlier erasures only.
-        ids = sorted({row.id for row in rows}.union(*(erasure.conversations for erasure in earlier)))
+        anything_new = bool(live or requests)
+        if anything_new:
+            self._erase(live, sessions, requests)
+        # Rows erased earlier no longer name the subject: the record of their erasure does.
+        ids = sorted({row.id for row in rows}.union(*map(attrgetter("conversations"), earlier)))
         plan = load_replacement_plan(self._conn, ids, self._number)
-        if live or requests:
+        if anything_new:
             self._record(plan)
         self._alert(plan)
         return ErasureResult(
@@ -153,10 +155,15 @@ class _Erasure:
             hashes=tuple(sorted(self._hashes)),
         )
 
-    def _erase(self, ids: list[int], sessions: list[str], requests: list[str]) -> None:
+    def _erase(self, live: Sequence[sa.Row[Any]], sessions: list[str], requests: list[str]) -> None:
         """Erase from every table, under the number of a new erasure."""
-        values = {"subject": self._subject.kind, "subject_sha256": self._subject.sha256}
-        insert = t.erasures.insert().values(**values, conversations=ids, actor=self._actor)
+        ids = [row.id for row in live]
+        insert = t.erasures.insert().values(
+            subject=self._subject.kind,
+            subject_sha256=self._subject.sha256,
+            conversations=ids,
+            actor=self._actor,
+        )
         self._number = self._conn.execute(insert.returning(t.erasures.c.id)).scalar_one()
         self._hashes = self._delete(ids, sessions, requests)
         self._keep_numbers(sessions, requests)
@@ -171,15 +178,15 @@ class _Erasure:
             erased=erased_session_key(self._subject.value),
         )
 
-    def _load_earlier_erasures(self, ids: list[int]) -> Sequence[sa.Row[Any]]:
-        """Return the earlier erasures of this subject, and (without conversations) others of these ids."""
+    def _load_earlier_erasures(self, rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
+        """Return the subject's earlier erasures; others of the same conversations come without theirs."""
         return self._rows(
             "select id, erased_at,"
             " case when subject_sha256 = :sha then conversations else '{}' end as conversations"
             " from iccm.erasures"
             " where subject_sha256 = :sha or conversations && cast(:ids as bigint[]) order by id",
             sha=self._subject.sha256,
-            ids=ids,
+            ids=[row.id for row in rows],
         )
 
     def _rows(self, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:

@@ -1,1 +1,1 @@
-"""Progressive rollout of a candidate: observation, guardrails, decision, controller, deployment and rollback."""
+"""Progressive rollout of a candidate: observation, guardrails, decision, deployment and rollback."""

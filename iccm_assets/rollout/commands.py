@@ -17,12 +17,12 @@ from iccm_assets.rollout.transitions import abort, decision_with_event, roll_bac
 def apply_command(state: State, verb: str, actor: str, now: datetime, note: str = "") -> Decision:
     """Apply a person's command: pause, resume, approve, abort or rollback; the actor is recorded.
 
-    ``NotAllowed`` says why the command makes no sense now; nothing has changed then (R9).
+    ``OperationNotAllowedError`` says why the command makes no sense now; nothing has changed then (R9).
     """
     if not state.is_live:
         raise OperationNotAllowedError(f"rollout {state.id} is {state.state} and cannot be changed any more")
     if verb not in _COMMANDS:
-        raise OperationNotAllowedError(f"{verb!r} is no command; use one of {', '.join(_COMMANDS)}")
+        raise OperationNotAllowedError(f"{verb!r} is not a command; use one of {', '.join(_COMMANDS)}")
     assessment = Assessment(state, replace(state, revision=state.revision + 1), now)
     return _COMMANDS[verb](assessment, f"by {actor}{f': {note}' if note else ''}", actor)
 

@@ -66,8 +66,8 @@ def execute_command(
 ) -> Decision:
     """Execute a person's command on the live rollout: pause, resume, approve, abort or rollback.
 
-    Waits for a tick in progress instead of racing it. ``NotAllowed`` when nothing is live, or the command
-    makes no sense now; nothing has changed then.
+    Waits for a tick in progress instead of racing it. Raises ``OperationNotAllowedError`` when nothing is
+    live, or the command makes no sense now; nothing has changed then.
     """
     with engine.begin() as conn:
         _set_deadline(conn, settings)

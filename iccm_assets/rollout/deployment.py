@@ -72,7 +72,10 @@ def authorization_decision(
 
 
 def require_authorized(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorization:
-    """Apply `authorization_decision` to what the database says now; ``NotAllowed`` when it refuses."""
+    """Apply `authorization_decision` to what the database says now.
+
+    Raises ``OperationNotAllowedError`` when it refuses.
+    """
     candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     production = serving.version if serving else None
     erased = find_erased_in_lineage(conn, candidate.version) - find_erased_in_lineage(conn, production)
@@ -97,7 +100,7 @@ def get_latest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | No
 
 
 def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
-    """Raise ``NotAllowed`` while a rollout is live."""
+    """Raise ``OperationNotAllowedError`` while a rollout is live."""
     if (live := repository.get_live_rollout(conn)) is not None:
         raise OperationNotAllowedError(
             f"rollout {live.id} of {live.candidate} is live, {version} has to wait",
@@ -110,7 +113,7 @@ def deploy(
 ) -> tuple[ModelVersion, Authorization]:
     """Put a version in production at once, without a rollout; ``note`` is recorded with the reason.
 
-    Raises ``NotAllowed`` with the reason when it may not be, or while a rollout is live.
+    Raises ``OperationNotAllowedError`` with the reason when it may not be, or while a rollout is live.
     """
     with engine.begin() as conn:
         repository.lock_deployment(conn)
@@ -169,7 +172,7 @@ def ensure_production(
 ) -> tuple[ModelVersion, Manifest]:
     """Return the version in production and its verified manifest; the base model where there is none yet.
 
-    Raises ``ModelNotFound`` or ``DamagedCheckpoint``; the database is unchanged then.
+    Raises ``ModelNotFoundError`` or ``CorruptCheckpointError``; the database is unchanged then.
     """
     with engine.connect() as conn:
         serving = versions.get_production_version(conn)

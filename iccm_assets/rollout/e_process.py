@@ -5,7 +5,7 @@ given all earlier values, is not above zero, no strategy makes money on average,
 the stake ever reaches ``1 / α`` times its start with probability at most α, however often it is checked. The
 stake is the evidence (an *e-value*) that the mean is above zero.
 
-A `EProcesses` object holds one such stake for each of several tests. It bets every share of a fixed grid at
+An `EProcesses` object holds one such stake for each of several tests. It bets every share of a fixed grid at
 once (a mixture: nothing adapts to the data, and the order of the observations between two starts does not
 matter) and keeps a reserve, a small part of which is staked every hour, so that good hours do not use up the
 evidence against a later bad one. Bets of any sizes, each started at a time fixed in advance, are together
@@ -36,7 +36,7 @@ _MAX_EXPONENT = 700.0  # exp of more is no float
 
 @dataclass(frozen=True)
 class EProcesses:
-    """The tests' common reserve, and per test the logarithms of its ``GRID`` stakes."""
+    """The tests' common reserve, and per test the logarithms of its ``GRID_SIZE`` stakes."""
 
     reserve: float
     log_stakes: tuple[tuple[float, ...], ...]

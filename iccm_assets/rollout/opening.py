@@ -45,8 +45,9 @@ def open_rollout(
     ``force_reason`` skips the quality gate, not the rollout. The rollout of a version that an emergency
     retrain made is an emergency, too.
 
-    Raises ``NotAllowed`` when the version may not be deployed or a rollout is live already (the database
-    decides races), ``DamagedCheckpoint`` or ``ModelNotFound`` for its files; nothing has changed then.
+    Raises ``OperationNotAllowedError`` when the version may not be deployed or a rollout is live already
+    (the database decides races), ``CorruptCheckpointError`` or ``ModelNotFoundError`` for its files; nothing
+    has changed then.
     """
     with engine.connect() as conn:
         candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)

@@ -40,7 +40,7 @@ def get_live_rollout(conn: sa.Connection, *, lock: bool = False) -> State | None
 
 
 def get_rollout(conn: sa.Connection, rollout_id: int) -> State:
-    """Return the rollout of this number; ``NotAllowed`` when there is none."""
+    """Return the rollout of this number; ``OperationNotAllowedError`` when there is none."""
     state = _load(conn, sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id))
     if state is None:
         raise OperationNotAllowedError(f"there is no rollout {rollout_id}")

@@ -30,7 +30,7 @@ class RollbackResult:
 def roll_back(engine: sa.Engine, settings: Settings, *, actor: str, reason: str = "") -> RollbackResult:
     """Roll back the newest change at once: a live rollout's candidate, else the version in production.
 
-    Raises ``NotAllowed`` when there is nothing to go back to; nothing has changed then.
+    Raises ``OperationNotAllowedError`` when there is nothing to go back to; nothing has changed then.
     """
     with engine.connect() as conn:
         live = repository.get_live_rollout(conn)
@@ -45,7 +45,8 @@ def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> 
     """Restore the previous production version in one transaction: statuses, events, alert, notice.
 
     That is the one whose time in production ended last; a version once rolled back is not restored by
-    another rollback. Raises ``NotAllowed`` while a rollout is live, or without a previous version.
+    another rollback. Raises ``OperationNotAllowedError`` while a rollout is live, or without a previous
+    version.
     """
     with engine.begin() as conn:
         repository.lock_deployment(conn)

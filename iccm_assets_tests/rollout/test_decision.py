@@ -295,7 +295,7 @@ def test_a_person_can_end_a_rollout(stage, order, ends):
         (1, ("pause", "pause"), "paused already"),
         (1, ("approve", "approve"), "approved already"),
         (1, ("abort", "rollback"), "is aborted"),
-        (1, ("promote",), "is no command"),
+        (1, ("promote",), "is not a command"),
         (0, ("approve",), "no traffic yet"),
     ],
 )
