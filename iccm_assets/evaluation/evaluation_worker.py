@@ -14,7 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from dagster_pipes import PipesContext
-from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
@@ -176,8 +175,7 @@ def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
     mv = t.model_versions
     summary = evaluation_report.summarize_versions(outcome)
     for role, version in (("candidate", outcome.candidate), ("production", outcome.production)):
-        merged = mv.c.metrics.op("||")(sa.cast({"evaluation": summary[role]}, JSONB))
-        conn.execute(mv.update().where(mv.c.version == version.version).values(metrics=merged))
+        versions.merge_metrics(conn, version.version, evaluation=summary[role])
     not_final = mv.c.status.in_(["candidate", "inconclusive", "gate_failed"])
     conn.execute(
         mv.update()

@@ -220,13 +220,12 @@ def _token_limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: i
 
 
 def _verified_digest(directory: Path) -> str:
-    if has_manifest(directory):
-        digest = verify(directory).digest
-        check_loadable(directory)
-        return digest
-    if is_digest(directory.name):
+    manifest = verify(directory) if has_manifest(directory) else None
+    if manifest is None and is_digest(directory.name):
         raise CorruptCheckpointError(f"{directory / MANIFEST_FILE} is missing")
     check_loadable(directory)
+    if manifest is not None:
+        return manifest.digest
     files = [path for path in sorted(directory.iterdir()) if path.suffix in {".json", ".safetensors"}]
     return sha256_json({path.name: describe_file(path).sha256 for path in files})
 

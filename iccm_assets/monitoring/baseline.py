@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.db import tables as t
 from iccm_assets.evaluation.paired_evaluation import (
@@ -28,6 +27,7 @@ from iccm_assets.evaluation.paired_evaluation import (
     to_evaluation_item,
 )
 from iccm_assets.evaluation.production_holdout import load_holdout_rows
+from iccm_assets.registry import versions
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.scoring import ScoringTask, score_texts
@@ -96,13 +96,10 @@ def build_deployment_baseline(
 
 def store_baseline(conn: sa.Connection, version: str, name: str, baseline: Baseline) -> None:
     """Store a set's baseline in the version's metrics; those of other sets stay."""
-    mv = t.model_versions
-    metrics = conn.execute(
-        sa.select(mv.c.metrics).where(mv.c.version == version).with_for_update()
-    ).scalar_one()
+    mv = t.model_versions.c
+    metrics = conn.execute(sa.select(mv.metrics).where(mv.version == version).with_for_update()).scalar_one()
     baselines = {**metrics.get("baseline", {}), name: asdict(baseline)}
-    merged = mv.c.metrics.op("||")(sa.cast({"baseline": baselines}, JSONB))
-    conn.execute(mv.update().where(mv.c.version == version).values(metrics=merged))
+    versions.merge_metrics(conn, version, baseline=baselines)
 
 
 def _load_results(

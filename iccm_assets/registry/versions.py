@@ -97,6 +97,13 @@ def register_version(
     return get_version(conn, name)
 
 
+def merge_metrics(conn: sa.Connection, version: str, **metrics: Any) -> None:
+    """Set these keys of a version's metrics; the others stay."""
+    mv = t.model_versions
+    merged = mv.c.metrics.op("||")(sa.literal(metrics, mv.c.metrics.type))
+    conn.execute(mv.update().where(mv.c.version == version).values(metrics=merged))
+
+
 def get_latest_candidate(conn: sa.Connection) -> ModelVersion | None:
     """Return the version registered last that is still open (candidate or inconclusive)."""
     row = conn.execute(
