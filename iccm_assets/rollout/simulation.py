@@ -50,7 +50,6 @@ _VARIANCE = 0.2
 _ERROR_RATE = 0.005
 _SLOW = 0.05
 _HOLDOUT_DAYS = 0.15 * 28
-_REPLAY_BELOW_SESSIONS_PER_DAY = 200.0
 _REPLAY_SECONDS = 6 * 3600.0
 
 Numbers = NDArray[np.float64]
@@ -65,6 +64,7 @@ class TrueEffect:
     production: float
     canary: float
     sessions_per_day: float
+    replay_threshold_sessions: float = 200.0
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _passed(rng: np.random.Generator, easiness: Numbers) -> Numbers:
 
 def _pairs(effect: TrueEffect, rng: np.random.Generator) -> list[ReplayPair]:
     """Return the holdout sessions to replay; none where the live traffic is enough."""
-    if effect.sessions_per_day >= _REPLAY_BELOW_SESSIONS_PER_DAY:
+    if effect.sessions_per_day >= effect.replay_threshold_sessions:
         return []
     shared = rng.random(int(effect.sessions_per_day * _HOLDOUT_DAYS))
     canary = _passed(rng, _easiness(shared, effect.canary))
