@@ -141,7 +141,7 @@ def run_sessions(
 
     failures = _run_all(LoadGenerator(sessions, run_session, workers=workers, rate=rate))
     pending = [
-        PendingSession(session, response.requirements, response.version)
+        PendingSession(session, response.requirements)
         for session, _, response in results
         if session.delivered_at > as_of
     ]

@@ -35,7 +35,6 @@ class PendingSession:
 
     session: PlannedSession
     answer: str
-    version: str
 
 
 def summarize_traffic(

@@ -23,7 +23,6 @@ class ProgramDraft:
     source_code: str
     requirements: str
     family: str
-    style: str
     typed_document: TypedDocument
 
     @property
@@ -42,7 +41,7 @@ class GeneratedExample(ProgramDraft):
 def draw_program(family: str, rng: Random) -> ProgramDraft:
     """Draw source code and requirements of one family."""
     draft = FAMILIES[family].draw(rng, Vocabulary(rng))
-    return rewrite(ProgramDraft("", render(draft.document), family, "", draft), rng)
+    return rewrite(ProgramDraft("", render(draft.document), family, draft), rng)
 
 
 def generate_example(family: str, rng: Random, *, cases: int = 8) -> GeneratedExample:
@@ -58,9 +57,8 @@ def add_suite(draft: ProgramDraft, rng: Random, *, cases: int = 8) -> GeneratedE
 def rewrite(draft: ProgramDraft, rng: Random) -> ProgramDraft:
     """Write the same function or class again, perhaps in another style."""
     family = FAMILIES[draft.family]
-    style = rng.choice(family.styles)
-    source = _source(draft.typed_document, family.write(draft.document, style, rng), rng)
-    return dataclasses.replace(draft, source_code=source, style=style)
+    body = family.write(draft.document, rng.choice(family.styles), rng)
+    return dataclasses.replace(draft, source_code=_source(draft.typed_document, body, rng))
 
 
 def structural_signature(document: ast.FunctionDocument | ast.ClassDocument) -> str:
