@@ -17,6 +17,7 @@ from iccm_assets.db.clock import now as platform_now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.registry import versions
 from iccm_assets.rollout.actions import (
     Abort,
     Action,
@@ -140,7 +141,7 @@ def swap_production(
     previous = conn.execute(
         mv.update().where(mv.c.status == "production").values(status=previous_status).returning(mv.c.version)
     ).scalar_one_or_none()
-    set_status(conn, version, "production", **({} if deployed_at is None else {"deployed_at": deployed_at}))
+    set_status(conn, version, "production", deployed_at=deployed_at or mv.c.deployed_at)
     return previous
 
 
@@ -190,7 +191,7 @@ def _roll_back(conn: sa.Connection, decision: Decision, action: RollBack) -> Non
 
 def _archive(conn: sa.Connection, decision: Decision, status: str) -> None:
     """Give the candidate its final status, and its own metrics the outcome and the last event's numbers."""
-    state, event, metrics = decision.state, decision.events[-1], t.model_versions.c.metrics
+    state, event = decision.state, decision.events[-1]
     outcome = {
         "id": state.id,
         "state": state.state,
@@ -199,5 +200,5 @@ def _archive(conn: sa.Connection, decision: Decision, status: str) -> None:
         "closed_at": event.timestamp.isoformat(),
         "evidence": event.evidence,
     }
-    merged = metrics.op("||")(sa.literal({"rollout": outcome}, metrics.type))
-    set_status(conn, state.candidate, status, metrics=merged)
+    versions.merge_metrics(conn, state.candidate, rollout=outcome)
+    set_status(conn, state.candidate, status)

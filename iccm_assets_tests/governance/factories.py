@@ -1,4 +1,4 @@
-"""A small platform in which one user's text is everywhere it can get to, and how to look for it."""
+"""A small platform with one user's text in every place it can reach, and a search for it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def session(name: str, user: str, subject: str, words: str, day: date = DAY) -> 
         requirements=text,
         source_code=source,
         test_suite={"kind": "cases", "cases": [{"call": f"{words}_f", "args": [words], "expect": words}]},
-        answers=(
+        responses=(
             ModelResponse(
                 f"{name}/1", f"{text} {words} answered.", model_version="v1", comment=words, rating=1
             ),
@@ -145,7 +145,7 @@ def curate(world: World) -> None:
 
 
 def learn(world: World, parent: str | None = None, *, status: str = "candidate", name: str) -> str:
-    """A version that has learned from the pool, without the training: its snapshot, lineage and pins."""
+    """Register a version trained on the pool, without training: its snapshot, lineage and pins."""
     with world.engine.begin() as conn:
         run = training_runs.create_run(conn, triggers.manual_trigger(name), parent)
     assert run is not None
@@ -160,7 +160,11 @@ def learn(world: World, parent: str | None = None, *, status: str = "candidate",
             training_runs.finish_run(
                 conn, claimed.id, claimed.fence, "gate_passed", candidate_version=made.version
             )
-            ids = [one.conversation_id for one in plan.dataset.examples if one.conversation_id is not None]
+            ids = [
+                example.conversation_id
+                for example in plan.dataset.examples
+                if example.conversation_id is not None
+            ]
             pool = t.phase4_training_data
             conn.execute(pool.update().where(pool.c.conversation_id.in_(ids)).values(pinned=True))
     return made.version
@@ -175,11 +179,11 @@ def populated(world: World, words: str) -> dict[str, list[int]]:
     others = (name for n in count() if not is_in_holdout(name := f"session-{n}", share))
     with world.engine.begin() as conn:
         for number, subject in enumerate(SUBJECTS):
-            mine = number % 2 == 0
-            word = words if mine else f"plain{number}"
-            user = f"mallory-{words}" if mine else f"user{number}"
-            name = next(names) if mine else next(others)
-            ids["mallory" if mine else "others"].append(
+            of_subject = number % 2 == 0
+            word = words if of_subject else f"plain{number}"
+            user = f"mallory-{words}" if of_subject else f"user{number}"
+            name = next(names) if of_subject else next(others)
+            ids["mallory" if of_subject else "others"].append(
                 upsert_conversation(conn, session(name, user, subject, word))
             )
     score(world.engine)
@@ -188,9 +192,9 @@ def populated(world: World, words: str) -> dict[str, list[int]]:
 
 
 def traces(home: Path, engine: sa.Engine, *words: str) -> list[str]:
-    """Where under home one of these texts is found: files byte by byte, snapshots unpacked, and rows."""
+    """Return where these texts occur: in files byte by byte, in unpacked snapshots, and in rows."""
     sought = [word.encode() for word in words]
-    found = [
+    places = [
         str(path.relative_to(home))
         for path in sorted(home.rglob("*"))
         if path.is_file() and any(word in content for content in _contents(path) for word in sought)
@@ -203,9 +207,9 @@ def traces(home: Path, engine: sa.Engine, *words: str) -> list[str]:
         url = engine.url.set(database=database, drivername="postgresql")
         other = create_engine_for(url.render_as_string(hide_password=False))
         with other.connect() as conn:
-            found += [f"{database}.{table}" for table in _tables_with(conn, words)]
+            places += [f"{database}.{table}" for table in _tables_with(conn, words)]
         other.dispose()
-    return found
+    return places
 
 
 def _contents(path: Path) -> Iterator[bytes]:
@@ -222,7 +226,7 @@ def _contents(path: Path) -> Iterator[bytes]:
 
 
 def _tables_with(conn: sa.Connection, words: tuple[str, ...]) -> Iterator[str]:
-    """Every ordinary table, the catalogue's own with them: statistics hold values of columns."""
+    """Yield tables that hold the words; system catalogs too, whose statistics hold values of columns."""
     names = conn.execute(
         sa.text("select oid::regclass::text from pg_class where relkind in ('r', 'm') order by 1")
     ).scalars()

@@ -1,4 +1,4 @@
-"""Training-set snapshots lose their examples, and models nobody registered go (V2)."""
+"""Dataset snapshots lose their examples, and unregistered models are deleted (V2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iccm_assets.training.dataset import Dataset, DatasetStore, TrainingExample
 
 
 def stored(home: Path, *ids: int) -> Dataset:
-    examples = tuple(TrainingExample(one, f"def f{one}(): ...", f"text {one}", "new", "pool") for one in ids)
+    examples = tuple(TrainingExample(id, f"def f{id}(): ...", f"text {id}", "new", "pool") for id in ids)
     dataset = Dataset(examples, 1)
     DatasetStore(home).write(dataset)
     return dataset
@@ -40,7 +40,7 @@ def test_a_snapshot_that_cannot_be_read_loses_its_examples_too(tmp_path: Path) -
     assert rewrite_datasets(tmp_path, {7}) == [dataset.digest]
 
 
-def test_what_a_dead_process_left_in_staging_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
+def test_staging_of_a_dead_process_is_deleted_and_that_of_a_live_one_is_kept(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     staging = tmp_path / "datasets" / ".staging"
@@ -50,20 +50,20 @@ def test_what_a_dead_process_left_in_staging_goes_and_a_living_ones_stays(tmp_pa
     assert [path.name for path in staging.iterdir()] == [f"abc-{os.getppid()}"]
 
 
-def test_a_home_without_snapshots_is_left_alone(tmp_path: Path) -> None:
+def test_a_home_without_snapshots_is_unchanged(tmp_path: Path) -> None:
     assert rewrite_datasets(tmp_path, {1}) == [] and delete_unregistered_models(tmp_path, set()) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_trained_on_a_stripped_snapshot_and_never_registered_goes(tmp_path: Path) -> None:
+def test_an_unregistered_model_trained_on_a_rewritten_snapshot_is_deleted(tmp_path: Path) -> None:
     dataset, other = stored(tmp_path, 1), stored(tmp_path, 2)
     manifests = [
-        Manifest(kind="fine-tuned", base="b", files={}, dataset_digest=one.digest, seed=seed)
-        for seed, one in enumerate((dataset, dataset, other))
+        Manifest(kind="fine-tuned", base="b", files={}, dataset_digest=snapshot.digest, seed=seed)
+        for seed, snapshot in enumerate((dataset, dataset, other))
     ]
-    for one in manifests:
-        (tmp_path / "models" / one.digest).mkdir(parents=True)
-        (tmp_path / "models" / one.digest / "MANIFEST.json").write_text(one.to_json())
+    for manifest in manifests:
+        (tmp_path / "models" / manifest.digest).mkdir(parents=True)
+        (tmp_path / "models" / manifest.digest / "MANIFEST.json").write_text(manifest.to_json())
     (tmp_path / "models" / "imported").mkdir()
     rewrite_datasets(tmp_path, {1})
     assert delete_unregistered_models(tmp_path, {manifests[1].digest}) == [manifests[0].digest]

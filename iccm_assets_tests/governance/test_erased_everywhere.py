@@ -11,7 +11,7 @@ from iccm_assets.governance.physical_erasure import erase_from_files
 from iccm_assets_tests.governance.factories import EMBEDDER, World, learn, marker, populated, traces
 
 
-def test_no_file_and_no_row_holds_what_was_erased(own_world: World) -> None:
+def test_no_file_and_no_row_holds_erased_text(own_world: World) -> None:
     engine, words = own_world.engine, marker("user")
     ids = populated(own_world, words)
     taught = learn(own_world, name="aaaaaaaa")
@@ -49,7 +49,7 @@ def test_no_file_and_no_row_holds_what_was_erased(own_world: World) -> None:
     assert traces(own_world.home, engine, words) == []
     assert traces(own_world.home, engine, plain) != []
     assert list(done.conversations) == ids["mallory"]
-    assert [one.version for one in done.plan.versions] == [taught]
+    assert [version.version for version in done.plan.versions] == [taught]
     assert len(files.snapshots) == 1
     with engine.connect() as conn:
         [[left, pooled, state]] = conn.execute(

@@ -1,4 +1,4 @@
-"""The logical half: gone from every row at once, nobody else's row touched, nothing comes back (V2)."""
+"""Logical erasure: every row at once, no row of other users, and nothing comes back (V2)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows(world: World, query: str, **values: Any) -> list[tuple[Any, ...]]:
 
 
 def everything(world: World, but: list[int]) -> list[tuple[Any, ...]]:
-    """All rows that hold text, of all conversations but these."""
+    """Return all rows that hold text, of all conversations but these."""
     return rows(
         world,
         """
@@ -64,7 +64,7 @@ def everything(world: World, but: list[int]) -> list[tuple[Any, ...]]:
     )
 
 
-def test_a_tombstone_is_left_and_nobody_else_loses_anything(world: World) -> None:
+def test_a_tombstone_remains_and_nobody_else_loses_anything(world: World) -> None:
     ids = populated(world, "w")
     others = everything(world, ids["mallory"])
     done = erase_user(world)
@@ -92,7 +92,7 @@ def test_a_dry_run_reports_exactly_what_would_be_erased_and_changes_nothing(worl
     )
 
 
-def test_one_conversation_or_one_session_goes_alone(world: World) -> None:
+def test_one_conversation_or_one_session_is_erased_alone(world: World) -> None:
     first, second, *_ = populated(world, "w")["mallory"]
     [[name]] = rows(world, "select session_id from iccm.conversations where id = :id", id=second)
     assert erase(world.engine, DataSubject("conversation", str(first)), actor="t").conversations == (first,)
@@ -100,7 +100,7 @@ def test_one_conversation_or_one_session_goes_alone(world: World) -> None:
     assert rows(world, "select count(*) from iccm.conversations where user_id = 'mallory-w'") == [(2,)]
 
 
-def test_erasing_again_erases_what_came_since_and_makes_the_plan_anew(world: World) -> None:
+def test_erasing_again_erases_later_rows_and_recomputes_the_plan(world: World) -> None:
     ids = populated(world, "w")["mallory"]
     erase_user(world)
     again = erase_user(world)
@@ -163,7 +163,7 @@ def _until_waiting(world: World, sessions: int) -> None:
     raise AssertionError("nobody waits")
 
 
-def test_requests_keep_their_numbers_under_names_that_tell_nothing(world: World) -> None:
+def test_requests_keep_their_numbers_under_hashed_names(world: World) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
         conn.execute(
@@ -178,19 +178,19 @@ def test_requests_keep_their_numbers_under_names_that_tell_nothing(world: World)
             ],
         )  # fmt: skip
     erase_user(world)
-    found = rows(
+    requests = rows(
         world, "select status, latency_ms, user_id, error, request_id from iccm.requests order by 2 desc"
     )
-    assert [row[:4] for row in found] == [
+    assert [row[:4] for row in requests] == [
         ("ok", 12.5, None, None),
         ("error", 3.0, None, None),
         ("ok", 1.0, "user1", None),
     ]
-    assert [row[4].startswith("erased:") for row in found] == [True, True, False]
+    assert [row[4].startswith("erased:") for row in requests] == [True, True, False]
     assert rows(world, "select count(*) from iccm.conversations where erased_at is null") == [(4,)]
 
 
-def test_a_filter_fold_or_evaluation_under_way_brings_nothing_back(world: World) -> None:
+def test_a_running_filter_fold_or_evaluation_brings_nothing_back(world: World) -> None:
     ids = populated(world, "w")["mallory"]
     filtered = rows(world, "select * from iccm.filtered_conversations where conversation_id = :id", id=ids[0])
     columns = [column.name for column in t.filtered_conversations.c]
@@ -215,7 +215,7 @@ def test_a_filter_fold_or_evaluation_under_way_brings_nothing_back(world: World)
     assert rows(world, "select item from iccm.canary_results") == [("conversation:2",)]
 
 
-def test_the_filter_and_the_fold_find_nothing_left_to_do(world: World) -> None:
+def test_the_filter_and_the_fold_have_nothing_to_do_afterwards(world: World) -> None:
     populated(world, "w")
     erase_user(world)
     erase_from_files(world.engine, world.settings, embedder=EMBEDDER)
@@ -231,23 +231,23 @@ def test_the_filter_and_the_fold_find_nothing_left_to_do(world: World) -> None:
     assert rows(world, state) == before and report.changed_rows == 0
 
 
-def test_what_an_erased_example_had_displaced_comes_back_into_the_pool_with_its_vector(world: World) -> None:
+def test_a_duplicate_displaced_by_an_erased_example_returns_to_the_pool_with_its_vector(world: World) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
-        mine = upsert_conversation(conn, session("twin-5", USER.value, "twins", "twin"))
-        theirs = upsert_conversation(conn, session("twin-7", "user9", "twins", "twin"))
+        erased = upsert_conversation(conn, session("twin-5", USER.value, "twins", "twin"))
+        twin = upsert_conversation(conn, session("twin-7", "user9", "twins", "twin"))
     with world.engine.begin() as conn:
         conn.execute(sa.text("delete from iccm.reconstructions"))
     score(world.engine)
     curate(world)
     pooled = "select conversation_id from iccm.phase4_training_data where conversation_id = any(:ids)"
-    assert rows(world, pooled, ids=[mine, theirs]) == [(mine,)]
+    assert rows(world, pooled, ids=[erased, twin]) == [(erased,)]
     done = erase_user(world)
     erase_from_files(world.engine, world.settings, done.hashes, embedder=EMBEDDER)
-    assert rows(world, pooled, ids=[mine, theirs]) == [(theirs,)]
+    assert rows(world, pooled, ids=[erased, twin]) == [(twin,)]
 
 
-def test_a_training_run_under_way_is_stopped_and_cannot_publish(world: World) -> None:
+def test_a_running_training_run_is_stopped_and_cannot_publish(world: World) -> None:
     populated(world, "w")
     with world.engine.begin() as conn:
         run = training_runs.create_run(conn, triggers.manual_trigger("held"))
@@ -265,7 +265,7 @@ def test_a_training_run_under_way_is_stopped_and_cannot_publish(world: World) ->
     assert len(rows(world, "select from iccm.training_run_examples")) == 4
 
 
-def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_left(
+def test_a_dataset_assembled_before_the_erasure_is_neither_trained_on_nor_kept(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     populated(world, "w")
@@ -285,7 +285,7 @@ def test_a_dataset_put_together_before_the_erasure_is_not_trained_on_and_not_lef
     assert not list((world.home / "datasets").glob("[0-9a-f]*"))
 
 
-def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trained(world: World) -> None:
+def test_versions_in_service_are_alerted_once_and_a_clean_version_can_be_trained(world: World) -> None:
     ids = populated(world, "w")
     base = rows(world, "select version from iccm.model_versions")[0][0]
     with world.engine.begin() as conn:
@@ -314,7 +314,7 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "said"),
+    ("kind", "value", "message"),
     [
         ("user", "", "is named by"),
         ("user", "   ", "is named by"),
@@ -326,8 +326,8 @@ def test_versions_in_service_are_named_alerted_once_and_a_clean_line_can_be_trai
         ("conversation", "٣", "is named by its number"),
     ],
 )
-def test_a_name_that_can_name_nobody_is_refused(kind: Any, value: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_an_impossible_subject_is_refused(kind: Any, value: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         DataSubject(kind, value)
 
 
@@ -335,7 +335,7 @@ def test_a_name_that_can_name_nobody_is_refused(kind: Any, value: str, said: str
     ("kind", "value"),
     [("user", "' or 1=1 --"), ("user", "%"), ("session", "nobody"), ("conversation", "404")],
 )
-def test_an_unknown_subject_is_named_and_nothing_is_recorded(world: World, kind: Any, value: str) -> None:
+def test_an_unknown_subject_is_an_error_and_nothing_is_recorded(world: World, kind: Any, value: str) -> None:
     with pytest.raises(InputError, match=f"there is no {kind}"):
         erase(world.engine, DataSubject(kind, value), actor="t")
     assert rows(world, "select count(*) from iccm.erasures") == [(0,)]

@@ -1,4 +1,4 @@
-"""Maintenance on real files and rows: what goes, what stays, and again without harm (V3)."""
+"""Maintenance on real files and rows: what is deleted, what is kept, and a second run (V3)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dataset(settings: Settings, name: str) -> Path:
 
 @pytest.fixture
 def lived(engine: sa.Engine, settings: Settings) -> Settings:
-    """A line v1 (retired) - v2 (production), a refused v3 and v4, a rolled-back v5; forty days ago."""
+    """v1 (retired) -> v2 (production), v3 failed the gate, v4 is a candidate, v5 rolled back; 40 days ago."""
     with engine.begin() as conn:
         version(conn, "v1", status="retired")
         version(conn, "v2", "v1", status="production")
@@ -65,7 +65,7 @@ def passed(conn: sa.Connection, name: str, against: str) -> None:
 
 
 def left(settings: Settings, what: str) -> set[str]:
-    return {one.name.rsplit("-", 1)[-1] for one in (settings.home / what).iterdir() if one.name[0] != "."}
+    return {path.name.rsplit("-", 1)[-1] for path in (settings.home / what).iterdir() if path.name[0] != "."}
 
 
 def later(engine: sa.Engine, days: int) -> None:
@@ -73,7 +73,9 @@ def later(engine: sa.Engine, days: int) -> None:
         set_clock(conn, shift=timedelta(days=days))
 
 
-def test_after_a_week_the_refused_go_after_a_month_the_rolled_back_and_the_rest_stays(engine, lived) -> None:
+def test_gate_failures_expire_after_a_week_rollbacks_after_a_month_and_the_rest_is_kept(
+    engine, lived
+) -> None:
     assert apply_retention(engine, lived).deleted == []
     later(engine, 8)
     report = apply_retention(engine, lived)
@@ -91,7 +93,7 @@ def test_after_a_week_the_refused_go_after_a_month_the_rolled_back_and_the_rest_
     assert apply_retention(engine, lived).deleted == []
 
 
-def test_what_a_live_rollout_or_a_waiting_training_run_needs_stays(engine, lived) -> None:
+def test_a_live_rollout_and_a_waiting_training_run_keep_what_they_need(engine, lived) -> None:
     with engine.begin() as conn:
         conn.execute(t.rollouts.insert().values(candidate="v4", production="v2"))
         training_run(conn, 10, status="waiting", requested_base="v3")
@@ -109,7 +111,9 @@ def test_a_candidate_that_has_passed_outlives_the_rollout_it_waits_for_by_a_week
     later(engine, 40)
     report = apply_retention(engine, lived)
     assert "v4" in left(lived, "models") and "v4" in left(lived, "datasets")
-    assert "v4: it has passed and waits for rollout 1 to end" in [one.reason for one in report.decisions]
+    assert "v4: it has passed and waits for rollout 1 to end" in [
+        decision.reason for decision in report.decisions
+    ]
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.rollouts set state = 'rolled_back', closed_at = iccm.now()"))
         conn.execute(sa.text("update iccm.model_versions set status = 'rolled_back' where version = 'v6'"))
@@ -133,7 +137,7 @@ def test_a_rollout_that_a_candidate_does_not_wait_for_keeps_nothing(engine, live
     assert "v4" not in left(lived, "models")
 
 
-def test_history_older_than_a_year_goes_except_what_a_live_rollout_and_the_baseline_need(
+def test_history_older_than_a_year_is_deleted_except_for_a_live_rollout_and_the_baseline(
     engine, lived
 ) -> None:
     result = {

@@ -1,4 +1,4 @@
-"""Who learned from what was erased, and from where to train anew: a pure decision (V2)."""
+"""Which versions were trained on erased data, and from which base to retrain: a pure decision (V2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.governance.replacement_plan import VersionNode, plan_replacements
+from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.reporting.lineage import load_version_lineage
 from iccm_assets_tests.retraining.factories import conversation, training_run, version
 
@@ -20,13 +20,13 @@ LINE = [
 ]
 
 
-def test_versions_that_learned_or_descend_from_one_that_did_are_affected() -> None:
+def test_versions_trained_on_it_and_their_descendants_are_affected() -> None:
     plan = plan_replacements(LINE, {"v3": 2}, {"v3"}, 7)
-    assert [(one.version, one.examples, one.inherited_from) for one in plan.versions] == [
+    assert [(version.version, version.examples, version.inherited_from) for version in plan.versions] == [
         ("v3", 2, None),
         ("v4", 0, "v3"),
     ]
-    assert [one.in_service for one in plan.versions] == [False, True]
+    assert [version.in_service for version in plan.versions] == [False, True]
 
 
 def test_the_replacement_starts_from_the_last_clean_ancestor() -> None:
@@ -41,23 +41,23 @@ def test_a_base_is_clean_of_earlier_erasures_too() -> None:
     assert replacement.base == "v1"
 
 
-def test_a_clean_ancestor_whose_files_are_gone_is_passed_over() -> None:
+def test_a_clean_ancestor_without_files_is_skipped() -> None:
     nodes = [VersionNode(n.version, n.parent, n.status, n.version != "v2") for n in LINE]
     [replacement] = plan_replacements(nodes, {"v3": 2}, {"v3"}, 7).replacements
     assert replacement.base == "v1"
-    gone = [VersionNode(n.version, n.parent, n.status, False) for n in LINE]
-    [without] = plan_replacements(gone, {"v3": 2}, {"v3"}, 7).replacements
+    without_files = [VersionNode(n.version, n.parent, n.status, False) for n in LINE]
+    [without] = plan_replacements(without_files, {"v3": 2}, {"v3"}, 7).replacements
     assert (without.base, without.retrain) == (None, None) and "2 clean ancestors" in without.reason
 
 
 def test_nothing_in_service_needs_no_replacement() -> None:
     plan = plan_replacements(LINE, {"v5": 1}, {"v5"}, 7)
-    assert [one.version for one in plan.versions] == ["v5"] and plan.replacements == ()
+    assert [version.version for version in plan.versions] == ["v5"] and plan.replacements == ()
     assert plan_replacements(LINE, {}, set(), None).versions == ()
 
 
 @given(st.data())
-def test_no_base_and_no_ancestor_of_it_has_learned_anything_erased(data: st.DataObject) -> None:
+def test_no_base_and_no_ancestor_of_it_was_trained_on_anything_erased(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))
     nodes: list[VersionNode] = []
     for number in range(size):
@@ -73,16 +73,16 @@ def test_no_base_and_no_ancestor_of_it_has_learned_anything_erased(data: st.Data
         return [] if version is None else [version, *line(parents[version])]
 
     plan = plan_replacements(nodes, learned, tainted, 1)
-    assert {one.version for one in plan.versions} == {
+    assert {version.version for version in plan.versions} == {
         name for name in names if set(line(name)) & set(learned)
     }
-    for one in plan.replacements:
-        if one.base is not None:
-            assert not set(line(one.base)) & tainted
-            assert one.base in line(one.version)
+    for replacement in plan.replacements:
+        if replacement.base is not None:
+            assert not set(line(replacement.base)) & tainted
+            assert replacement.base in line(replacement.version)
 
 
-def test_a_version_that_two_trainings_came_to_learned_from_each_conversation_once(engine: sa.Engine) -> None:
+def test_a_version_that_two_training_runs_produced_counts_each_conversation_once(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         version(conn, "v1", status="production")
         version(conn, "v2", "v1", status="inconclusive")

@@ -1,4 +1,4 @@
-"""What is thrown away: only what no rule keeps, and never what serves or is needed (V3)."""
+"""Retention deletes only what no rule keeps, and never what serves or is required (V3)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def version(name: str, status: str, days: float = 400, parent: str | None = None
 def fate(
     versions: list[RetainableVersion], of: str, needs: RequiredArtifacts = NOTHING, kind: str = "model"
 ) -> RetentionDecision:
-    models = [StoredDirectory(one.digest, 400) for one in versions]
-    datasets = [StoredDirectory(one.dataset, 400) for one in versions if one.dataset]
+    models = [StoredDirectory(version.digest, 400) for version in versions]
+    datasets = [StoredDirectory(version.dataset, 400) for version in versions if version.dataset]
     prefix = "w" if kind == "model" else "d"
-    found = decide_retention(versions, needs, models, datasets, NOW, R)
-    return next(one for one in found if one.name == f"{prefix}-{of}" and one.kind == kind)
+    decisions = decide_retention(versions, needs, models, datasets, NOW, R)
+    return next(
+        decision for decision in decisions if decision.name == f"{prefix}-{of}" and decision.kind == kind
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,13 +52,13 @@ def fate(
         ("canary", 4000, False),
     ],
 )
-def test_each_status_has_its_time(status: str, days: float, goes: bool) -> None:
-    found = fate([version("v1", status, days)], "v1")
-    assert found.delete is goes
-    assert found.reason
+def test_each_status_has_its_retention(status: str, days: float, goes: bool) -> None:
+    decision = fate([version("v1", status, days)], "v1")
+    assert decision.delete is goes
+    assert decision.reason
 
 
-def test_the_parent_of_production_and_what_is_needed_stay_whatever_they_are() -> None:
+def test_the_parent_of_production_and_required_versions_are_kept_with_any_status() -> None:
     versions = [
         version("v1", "rolled_back"),
         version("v2", "production", parent="v1"),
@@ -68,12 +70,12 @@ def test_the_parent_of_production_and_what_is_needed_stay_whatever_they_are() ->
     assert not fate(versions, "v3", needed).delete
 
 
-def test_a_candidate_that_waits_for_a_live_rollout_stays_whatever_its_age() -> None:
+def test_a_candidate_that_waits_for_a_live_rollout_is_kept_at_any_age() -> None:
     waits = RetainableVersion("v1", None, "candidate", "w-v1", None, NOW - timedelta(days=400), waits_for=7)
     assert "it has passed and waits for rollout 7" in fate([waits], "v1").reason
 
 
-def test_what_a_kept_version_is_made_again_from_stays_with_it() -> None:
+def test_a_kept_version_keeps_what_reproduces_it() -> None:
     versions = [
         version("v1", "gate_failed"),
         version("v2", "retired", parent="v1"),
@@ -86,20 +88,21 @@ def test_what_a_kept_version_is_made_again_from_stays_with_it() -> None:
     assert not fate(versions, "v3", kept, kind="training set").delete
 
 
-def test_weights_that_two_versions_share_go_only_when_both_may() -> None:
+def test_shared_weights_are_deleted_only_when_no_version_keeps_them() -> None:
     old, serving = version("v1", "gate_failed"), version("v2", "retired")
     shared = [
-        RetainableVersion(one.version, None, one.status, "w-v1", None, one.since) for one in (old, serving)
+        RetainableVersion(version.version, None, version.status, "w-v1", None, version.since)
+        for version in (old, serving)
     ]
     assert not fate(shared, "v1").delete
 
 
 @pytest.mark.parametrize(("days", "goes"), [(6, False), (8, True)])
-def test_what_no_version_names_goes_after_a_week(days: float, goes: bool) -> None:
-    found = decide_retention(
+def test_unregistered_files_are_deleted_after_a_week(days: float, goes: bool) -> None:
+    decisions = decide_retention(
         [], NOTHING, [StoredDirectory("orphan", days)], [StoredDirectory("set", days)], NOW, R
     )
-    assert [one.delete for one in found] == [goes, goes]
+    assert [decision.delete for decision in decisions] == [goes, goes]
 
 
 NAMES = [f"v{n}" for n in range(6)]
@@ -115,22 +118,22 @@ STATUSES = ["candidate", "gate_failed", "inconclusive", "canary", "production", 
             st.floats(0, 500),
             st.none() | st.sampled_from(NAMES),
         ),
-        unique_by=lambda one: one.version,
+        unique_by=lambda version: version.version,
     ),
     st.frozensets(st.sampled_from(NAMES)),
     st.frozensets(st.sampled_from([f"d-{name}" for name in NAMES])),
 )
-def test_nothing_protected_is_ever_removed(versions, needed, datasets) -> None:
-    models = [StoredDirectory(one.digest, 1000) for one in versions]
+def test_nothing_protected_is_ever_deleted(versions, needed, datasets) -> None:
+    models = [StoredDirectory(version.digest, 1000) for version in versions]
     sets = [StoredDirectory(f"d-{name}", 1000) for name in NAMES]
-    found = decide_retention(versions, RequiredArtifacts(needed, datasets), models, sets, NOW, R)
-    gone = {one.name for one in found if one.delete}
-    by_name = {one.version: one for one in versions}
-    for one in versions:
-        if one.status in ("production", "canary", "retired") or one.version in needed:
-            assert one.digest not in gone
-            assert one.dataset not in gone
-            if one.parent in by_name:
-                assert by_name[one.parent].digest not in gone
-    assert gone.isdisjoint(datasets)
-    assert all(one.reason for one in found)
+    decisions = decide_retention(versions, RequiredArtifacts(needed, datasets), models, sets, NOW, R)
+    deleted = {decision.name for decision in decisions if decision.delete}
+    by_name = {version.version: version for version in versions}
+    for version in versions:
+        if version.status in ("production", "canary", "retired") or version.version in needed:
+            assert version.digest not in deleted
+            assert version.dataset not in deleted
+            if version.parent in by_name:
+                assert by_name[version.parent].digest not in deleted
+    assert deleted.isdisjoint(datasets)
+    assert all(decision.reason for decision in decisions)

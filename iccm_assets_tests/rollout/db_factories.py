@@ -34,13 +34,13 @@ SHORT = {
 
 
 def short(settings: Settings, **changes: Any) -> Settings:
-    """The settings with a rollout of minutes."""
+    """Return settings with stages of minutes."""
     rollout = settings.rollout.model_copy(update={**SHORT, **changes})
     return settings.model_copy(update={"rollout": rollout})
 
 
 def model(root: Path, name: str) -> Path:
-    """A directory that verifies as a published model: nobody loads it here."""
+    """Make a directory that verifies as a published model; no test loads it."""
     path = root / name
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(name.encode())
@@ -51,7 +51,7 @@ def model(root: Path, name: str) -> Path:
 
 @dataclass
 class World:
-    """Production, a candidate with a passing verdict, and what happens to them."""
+    """A production version, a candidate with a passing verdict, and their traffic."""
 
     engine: sa.Engine
     settings: Settings
@@ -107,7 +107,7 @@ class World:
             set_clock(conn, shift=timedelta(seconds=seconds))
 
     def beat(self, replicas: int = 2, ready: Sequence[str] | None = None) -> None:
-        """Gateways with a fresh heartbeat, by default with both models ready."""
+        """Store gateways with a fresh heartbeat, by default with both models ready."""
         names = [self.production, self.candidate] if ready is None else list(ready)
         with self.engine.begin() as conn:
             conn.execute(t.gateway_replicas.delete())
@@ -132,7 +132,7 @@ class World:
         attempted: bool | None = None,
         conn: sa.Connection | None = None,
     ) -> int | None:
-        """One request as the gateway stores it, scored at once unless ``rate`` is None; its answer's id."""
+        """Store a request as the gateway does, scored unless ``rate`` is None; return its response's id."""
         if conn is None:
             with self.engine.begin() as own:
                 return self.ask(
@@ -177,7 +177,7 @@ class World:
         variance: float | None = 0.01,
         conn: sa.Connection | None = None,
     ) -> None:
-        """What the scorer writes; a ``rate`` of None is an inconclusive score."""
+        """Score a response; a ``rate`` of None is an inconclusive score."""
         if conn is None:
             with self.engine.begin() as own:
                 return self.score(answer, rate, variance, conn=own)
@@ -193,7 +193,7 @@ class World:
         return decision
 
     def step(self, sessions: int = 12, canary: float = 0.8, production: float = 0.8, **more: Any) -> Decision:
-        """A minute of traffic by the split, scored, and a tick."""
+        """Store a minute of scored traffic, split by the weight, and tick."""
         self.wait(60)
         self.beat()
         state = self.state()
@@ -206,14 +206,14 @@ class World:
         return self.tick()
 
     def until(self, *names: str, steps: int = 80, **traffic: Any) -> State:
-        """Steps until the rollout has one of these states."""
+        """Step until the rollout has one of these states."""
         for _ in range(steps):
             if self.step(**traffic).state.state in names:
                 return self.state()
         raise AssertionError(f"none of {names} was reached: {self.state().reason}")
 
     def stage(self, number: int, steps: int = 80, **traffic: Any) -> State:
-        """Steps until a stage has begun."""
+        """Step until a stage has begun."""
         for _ in range(steps):
             state = self.state()
             if state.stage == number and state.weight > 0:

@@ -1,4 +1,4 @@
-"""Rollouts for tests: a short policy, observations by the handful, and a clock tests may turn."""
+"""Rollouts for tests: a short policy, small observations, and a clock that tests set."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_observation(
     slow: int = 0,
     **changes: object,
 ) -> Observation:
-    """A fresh, faultless look for this state: ``n`` scored sessions of either arm, interleaved."""
+    """A fresh, valid observation for this state: ``n`` scored sessions of either arm, interleaved."""
     pairs = zip(
         scored("canary", canary, n, state.stage),
         scored("production", production, n if state.stage < 3 else 0, state.stage) or [None] * n,
@@ -66,7 +66,7 @@ def make_observation(
 
 
 class Drive:
-    """A rollout and its clock; `tick` decides after a while, by default on a good look."""
+    """A rollout and its clock; `tick` moves the clock and decides, by default on a good observation."""
 
     def __init__(self, policy: Policy = SHORT) -> None:
         self.state = State(7, "candidate", "former", policy, NOW, NOW)
@@ -86,7 +86,7 @@ class Drive:
         return decision
 
     def until(self, stage: int, ticks: int = 60, **look: object) -> Drive:
-        """Good ticks until a stage has begun."""
+        """Tick with good observations until a stage has begun."""
         for _ in range(ticks):
             if self.state.stage == stage and self.state.weight > 0:
                 return self

@@ -1,4 +1,4 @@
-"""A controller in a process of its own, for the tests that race and kill them: `python -m … URL SECONDS`."""
+"""A controller process for tests that race and kill controllers: `python -m … URL TICKS PAUSE_SECONDS`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iccm_assets.settings import load_settings
 
 
 def main(url: str, ticks: int, pause: float) -> None:
-    """Tick so many times and print what was left; one line per tick."""
+    """Tick ``ticks`` times and print the revision after each."""
     settings = load_settings(database_url=url)
     engine = create_engine_for(url)
     for _ in range(ticks):

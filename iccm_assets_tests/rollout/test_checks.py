@@ -1,4 +1,4 @@
-"""One story about who serves, or a red check (U4, M1, R7, R8)."""
+"""Checks of the production version, the versions' statuses and the lease (U4, M1, R7, R8)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TICKS = 500
 
 
 def check_history(world: World) -> list[str]:
-    """Events in one unbroken chain, each transition once; returns their types."""
+    """Check that the events form one chain with each transition once; return their types."""
     rows = world.rows(
         "select * from iccm.deployment_events where rollout_id = :id order by seq", id=world.state().id
     )
@@ -36,7 +36,7 @@ def check_history(world: World) -> list[str]:
 
 @pytest.mark.slow
 def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transition(world: World) -> None:
-    """500 ticks, with traffic, a moving clock and a person's orders in between, until the bake is over."""
+    """500 ticks with traffic, a moving clock and a person's commands in between, until the bake ends."""
     world.open()
     world.beat()
     left, lock = [TICKS], threading.Lock()
@@ -106,7 +106,7 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
 
 @contextmanager
 def process(world: World, pause: float = 0.05) -> Iterator[subprocess.Popen[str]]:
-    """A controller that ticks until it is killed; it has ticked once when this returns."""
+    """Start a controller that ticks until it is killed; return after its first tick."""
     url = world.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     command = [sys.executable, "-m", "iccm_assets_tests.rollout.race", url, "100000", str(pause)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -190,7 +190,7 @@ def test_a_tick_that_dies_in_the_middle_of_its_transaction_has_changed_nothing(
 def test_the_controller_that_loses_a_race_returns_the_state_of_the_winner(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else ticks between this one's reading and its writing."""
+    """Another controller ticks between the reading and the writing of this one."""
     world.open()
     world.stage(1)
     world.ask(arm="canary")

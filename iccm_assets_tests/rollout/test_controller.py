@@ -1,4 +1,4 @@
-"""The controller on a real database: whole rollouts, orders, and what every ending leaves behind (R7-R9)."""
+"""The controller on a real database: whole rollouts, commands, and the rows that each end leaves (R7-R9)."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_an_emergency_aborts_stages_1_and_2_but_not_the_bake(world: World) -> No
 
 
 def test_a_reading_timeout_is_inconclusive_and_not_an_error(world: World) -> None:
-    """Somebody holds the requests' table: the tick neither hangs nor fails, and counts the rows later."""
+    """Another session locks the table of requests: the tick neither hangs nor fails, and counts later."""
     world.settings = world.settings.model_copy(
         update={"rollout": world.settings.rollout.model_copy(update={"tick_timeout_seconds": 2.0})}
     )

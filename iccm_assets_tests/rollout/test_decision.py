@@ -1,4 +1,4 @@
-"""`decide`: what becomes of a rollout, on good days and on every bad one (R1-R9)."""
+"""`decide`: every transition of a rollout, on good, bad and missing data (R1-R9)."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def check(before: State, decision, look: Observation | None, now) -> None:
     json.dumps([event.evidence for event in decision.events], allow_nan=False)
     if after.is_live:
         rolled_back = apply_command(after, "rollback", "ada", now).state
-        assert rolled_back.state == "rolled_back" and alone.weight == 0
+        assert rolled_back.state == "rolled_back" and rolled_back.weight == 0
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,4 +1,4 @@
-"""Deployment obeys the verdict of this very version, and every change is one transaction (E4, M1)."""
+"""Deployment depends on the verdict of exactly this version; every change is one transaction (E4, M1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted of a rollout's traffic: each request and each session once, however late it comes (R11)."""
+"""Each request and each session of a rollout is counted exactly once, however late it arrives (R11)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iccm_assets_tests.rollout.db_factories import World, short
 
 @pytest.fixture
 def rolled(world: World) -> World:
-    """A rollout at 10 % whose weight stays where it is."""
+    """A rollout at 10 % whose weight does not change."""
     world.open()
     world.beat()
     world.tick()
@@ -108,7 +108,7 @@ def test_a_session_on_both_arms_counts_in_errors_and_not_in_quality(rolled: Worl
 
 
 def test_a_session_with_requests_outside_the_rollout_is_excluded_from_both_arms(rolled: World) -> None:
-    """Before it was opened, or while the lease had lapsed: production answered whoever came then."""
+    """Before the opening, or during a lapsed lease, production served these sessions."""
     rolled.ask("old", arm="production", rollout_id=None, rate=0.1)
     rolled.ask("old", arm="production", rate=0.1)
     rolled.ask("lapsed", arm="canary", rate=0.1)
@@ -180,7 +180,7 @@ def test_late_rows_of_a_spool_are_counted_when_they_arrive(rolled: World) -> Non
 def test_what_a_transaction_stores_that_ends_after_the_tick_is_neither_lost_nor_counted_twice(
     rolled: World,
 ) -> None:
-    """Its number was given before that of rows already counted: a bookmark of numbers would skip it."""
+    """Its id is below those of rows already counted: a watermark of ids would skip it."""
     with rolled.engine.connect() as slow, slow.begin():
         rolled.ask("slow", arm="canary", conn=slow)
         rolled.ask("quick", arm="canary")
@@ -256,7 +256,7 @@ def test_only_live_replicas_count_as_ready(rolled: World) -> None:
 
 
 def measured(world: World, version: str, item: str, rates: list[float | None], **more: Any) -> None:
-    """What the evaluation stores of one production-holdout item: a row per member of the orchestra."""
+    """Store an evaluated production-holdout item: a row per member of the orchestra."""
     with world.engine.begin() as conn:
         digest = conn.execute(
             sa.select(t.model_versions.c.digest).where(t.model_versions.c.version == version)
@@ -337,7 +337,7 @@ def test_a_damaged_watermark_is_a_fault_and_counts_nothing(rolled: World) -> Non
 def test_nothing_is_counted_twice_or_lost_in_any_order_of_storing_scoring_and_ticking(
     rolled: World, seed: int
 ) -> None:
-    """Open transactions that end when they like, late dates, late scores, faulty and repeated looks."""
+    """Transactions that end at random, late dates, late scores, invalid and repeated observations."""
     rng = random.Random(seed)
     opened: list[tuple[sa.Connection, sa.Transaction, list[int]]] = []
     unscored: list[int] = []

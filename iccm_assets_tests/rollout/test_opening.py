@@ -1,4 +1,4 @@
-"""Opening a rollout: what is asked before, what is frozen, and that there is one at a time."""
+"""Opening a rollout: its preconditions, its frozen policy, and one rollout at a time."""
 
 from __future__ import annotations
 

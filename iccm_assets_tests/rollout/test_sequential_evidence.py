@@ -1,4 +1,4 @@
-"""Evidence is what the arithmetic says, does not cry wolf however often one looks, and finds harm."""
+"""Sequential evidence: its arithmetic, its false-alarm rate at any number of checks, and its power."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_reserve_is_never_more_than_spent_and_nothing_overflows():
 
 
 def ever_crossed(rng, canary, production, slices, drift=0.0):
-    """Whether an equal or worse candidate ever crosses a limit, looked at after every few sessions."""
+    """Whether an equal or worse candidate ever violates a guardrail, checked after every few sessions."""
     evidence, crossed = Evidence(), set()
     for at in range(slices):
         stage = 1 if at < slices // 3 else 2

@@ -1,4 +1,4 @@
-"""The simulation: the same endings for the same seed, and the promises of R10 in small."""
+"""The simulation: equal outcomes for equal seeds, and the guaranteed error rates on few runs (R10)."""
 
 from __future__ import annotations
 
