@@ -67,7 +67,7 @@ FAILED = replace(
 
 
 @pytest.mark.parametrize("clean", [CLEAN, REFUSED, FAILED], ids=["passed", "refused", "failed"])
-def test_one_outcome_and_nothing_left_is_clean(clean: Aftermath) -> None:
+def test_one_outcome_without_leftovers_is_no_violation(clean: Aftermath) -> None:
     assert violations(clean) == []
 
 
@@ -91,7 +91,7 @@ def test_one_outcome_and_nothing_left_is_clean(clean: Aftermath) -> None:
         (FAILED, {"alerts": 2}, "2 alerts"),
     ],
 )
-def test_whatever_is_left_is_named(clean: Aftermath, change: dict, words: str) -> None:
+def test_every_leftover_is_named(clean: Aftermath, change: dict, words: str) -> None:
     [violation] = violations(replace(clean, **change))
     assert words in violation
 
@@ -110,7 +110,7 @@ def test_a_row_without_an_end_or_a_reason_is_named(row: dict, words: str) -> Non
 
 
 @given(st.integers(0, 10**6))
-def test_every_kind_of_victim_has_its_turn_before_one_has_its_second(seed: int) -> None:
+def test_every_kind_of_victim_comes_once_before_any_comes_twice(seed: int) -> None:
     planned = plan(11, Random(seed))
     assert sorted(kill.victim for kill in planned[:5]) == sorted(VICTIMS)
     assert sorted(kill.victim for kill in planned[5:10]) == sorted(VICTIMS)

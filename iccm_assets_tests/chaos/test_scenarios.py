@@ -40,7 +40,7 @@ def test_every_trigger_ends_once_whatever_is_killed(instance: Instance) -> None:
         assert not played.violations, played.line()
 
 
-def test_what_is_left_on_purpose_is_seen(instance: Instance) -> None:
+def test_violations_planted_on_purpose_are_detected(instance: Instance) -> None:
     """The rounds would pass for ever if nobody could see what they must not leave."""
     with instance.engine.connect() as conn:
         run_id, path = conn.execute(

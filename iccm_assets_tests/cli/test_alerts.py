@@ -14,7 +14,7 @@ from iccm_assets_tests.alerts.fake_receiver import run_receiver
 from iccm_assets_tests.cli.conftest import Run
 
 
-def test_alerts_are_listed_sent_and_then_arrived(
+def test_alerts_are_listed_retried_and_delivered(
     run: Run, engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "No alerts." in run("alerts", "list").output
@@ -42,7 +42,7 @@ def test_alerts_are_listed_sent_and_then_arrived(
     assert "Model [Rollback]" in run("alerts", "list").output
 
 
-def test_a_test_alert_must_arrive_everywhere(
+def test_a_test_alert_must_reach_every_channel(
     run: Run, platform: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingsError, match="names no channel"):

@@ -20,7 +20,7 @@ def shown(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_every_variable_there_is_is_shown_with_its_description(run: Run) -> None:
+def test_every_variable_is_listed_with_its_description(run: Run) -> None:
     settings = shown(run)
     assert set(settings) == set(known_variables())
     assert settings["ICCM_TRIGGERS__MIN_EXAMPLES"]["value"] == 20
@@ -68,9 +68,7 @@ def test_no_secret_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         assert "slack://***,mailto://***" in printed
 
 
-def test_an_orchestra_that_cannot_be_had_is_said_after_the_list(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_orchestra_is_reported_after_the_list(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICCM_ORCHESTRA", "nobody")
     with pytest.raises(OrchestraError, match="unknown member 'nobody'"):
         run("config", "show")

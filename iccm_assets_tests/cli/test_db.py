@@ -41,7 +41,7 @@ def iccm(home: Path) -> Command:
     return run
 
 
-def test_the_life_of_the_embedded_server(iccm, home):
+def test_the_embedded_server_starts_reports_its_status_and_stops(iccm, home):
     before = iccm("db", "status")
     assert (before.returncode, before.stdout) == (3, f"not running (data: {home}/postgres/data)\n")
 
@@ -67,7 +67,7 @@ def test_the_life_of_the_embedded_server(iccm, home):
     assert iccm("db", "status").returncode == 3
 
 
-def test_psql_gets_the_password_by_its_environment_only():
+def test_psql_gets_the_password_only_through_its_environment():
     from iccm_assets.cli.db import _client_environment
 
     variables = _client_environment("postgresql://me:s3cret@example.org:5433/mine?sslmode=require")
@@ -82,7 +82,7 @@ def test_psql_gets_the_password_by_its_environment_only():
     }
 
 
-def test_somebody_elses_server_is_neither_started_nor_stopped(iccm):
+def test_an_external_server_is_neither_started_nor_stopped(iccm):
     for verb in ("start", "stop"):
         result = iccm("db", verb, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
         assert result.returncode == 1
@@ -90,7 +90,7 @@ def test_somebody_elses_server_is_neither_started_nor_stopped(iccm):
 
 
 @pytest.mark.parametrize("words", [("db", "status"), ("db", "upgrade"), ("env",), ("db", "url", "--dagster")])
-def test_an_unreachable_server_is_one_line_and_a_failure(iccm, words):
+def test_an_unreachable_server_is_reported_in_one_line(iccm, words):
     result = iccm(*words, ICCM_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/x")
     assert result.returncode == 1
     assert result.stderr.startswith(
@@ -100,7 +100,7 @@ def test_an_unreachable_server_is_one_line_and_a_failure(iccm, words):
     assert "s3cret" not in result.stderr + result.stdout
 
 
-def test_a_home_that_cannot_be_made_is_one_line_and_a_failure(iccm, tmp_path):
+def test_a_home_that_cannot_be_created_is_reported_in_one_line(iccm, tmp_path):
     (tmp_path / "file").touch()
     result = iccm("db", "start", ICCM_HOME=str(tmp_path / "file"))
     assert result.returncode == 1
@@ -108,7 +108,7 @@ def test_a_home_that_cannot_be_made_is_one_line_and_a_failure(iccm, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_env_gives_a_shell_what_dagster_needs(iccm, tmp_path, server_url):
+def test_env_prints_the_variables_dagster_needs(iccm, tmp_path, server_url):
     spaced = tmp_path / "a home with 'quotes'"
     result = iccm("env", ICCM_HOME=str(spaced), ICCM_DATABASE_URL=server_url)
     assert result.returncode == 0, result.stderr
@@ -127,7 +127,7 @@ def test_env_gives_a_shell_what_dagster_needs(iccm, tmp_path, server_url):
     assert "postgres_url" in (spaced / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
 
 
-def test_dagster_yaml_follows_the_package_and_is_not_touched_without_need(tmp_path):
+def test_dagster_yaml_is_updated_only_if_it_differs_from_the_packaged_one(tmp_path):
     settings = load_settings(home=tmp_path)
     written = prepare_dagster_home(settings) / "dagster.yaml"
     before = written.stat()

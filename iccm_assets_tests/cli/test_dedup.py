@@ -115,7 +115,7 @@ def test_texts_equal_the_definition_and_a_second_run_embeds_nothing(tmp_path, se
     assert outcome(iccm(*arguments, **environment, PYTHONPATH=str(tmp_path))) == (expected, 0)
 
 
-def test_without_json_it_is_a_table_for_people(tmp_path):
+def test_without_json_a_table_is_printed(tmp_path):
     rows = [
         {"id": "[a]", "embedding": [1, 0]},
         {"id": "b", "embedding": [2, 0.01]},
@@ -140,7 +140,7 @@ def test_gzipped_files_byte_order_marks_and_blank_lines_are_read(tmp_path):
     assert outcome(iccm("dedup", "--new", path, "--json"))[0] == {"kept": [1, "1"], "removed": []}
 
 
-def test_an_empty_file_is_an_empty_day(tmp_path):
+def test_an_empty_file_has_no_rows(tmp_path):
     (tmp_path / "empty").touch()
     rows = write(tmp_path / "b", [{"id": 1, "embedding": [1, 0]}])
     assert outcome(iccm("dedup", "--new", tmp_path / "empty", "--existing", rows, "--json"))[0]["kept"] == []
@@ -171,7 +171,7 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, message):
+def test_an_invalid_line_is_reported_with_its_file_and_number(tmp_path, second, message):
     from iccm_assets.curation.file_dedup import dedup_files, read_jsonl
     from iccm_assets.errors import InputError
 
@@ -194,7 +194,7 @@ def test_a_bad_line_is_one_clear_line_with_its_place(tmp_path, second, message):
         (["--new", "{damaged}"], "damaged: Error -3 while decompressing data"),
     ],
 )
-def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, message):
+def test_invalid_arguments_are_reported_in_one_line(tmp_path, arguments, message):
     (tmp_path / "good").write_text(GOOD, encoding="utf-8")
     (tmp_path / "latin").write_bytes(b'{"id": "\xe9"}')
     (tmp_path / "damaged").write_bytes(gzip.compress(GOOD.encode())[:10] + b"\xff" * 60)
@@ -206,14 +206,14 @@ def test_wrong_arguments_end_with_one_line_and_a_failure(tmp_path, arguments, me
     )
 
 
-def test_ids_that_no_terminal_can_show_are_shown_escaped(tmp_path):
+def test_unprintable_ids_are_escaped(tmp_path):
     rows = write(tmp_path / "a", [{"id": id_, "embedding": [1.0]} for id_ in ("\ud800", "b", "\udfff")])
     process = iccm("dedup", "--new", rows)
     assert process.returncode == 0, process.stderr
     assert "1 of 3 rows kept" in process.stdout and "\\ud800" in process.stdout
 
 
-def test_an_unreachable_database_is_one_line(tmp_path):
+def test_an_unreachable_database_is_reported_in_one_line(tmp_path):
     rows = write(tmp_path / "a", [{"id": 1, "text": "x"}])
     process = iccm(
         "dedup", "--new", rows, "--json", ICCM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere"

@@ -63,7 +63,7 @@ def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl
         iccm("db", "stop", ICCM_HOME=str(home))
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

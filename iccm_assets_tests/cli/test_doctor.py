@@ -13,7 +13,7 @@ from iccm_assets.settings import Settings, load_settings
 from iccm_assets_tests.cli.conftest import Run
 
 
-def test_every_check_says_what_it_found_and_every_failed_one_how_to_fix_it(
+def test_every_check_has_a_detail_and_every_failed_check_a_fix(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ICCM_HOME", str(tmp_path))
@@ -33,7 +33,7 @@ def test_every_check_says_what_it_found_and_every_failed_one_how_to_fix_it(
     assert "fix: Use an existing directory" in printed
 
 
-def test_an_address_that_is_none_is_a_finding_of_the_settings(
+def test_an_invalid_endpoint_address_fails_the_settings_check(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:http://host/v1")
@@ -44,7 +44,9 @@ def test_an_address_that_is_none_is_a_finding_of_the_settings(
     )
 
 
-def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_fails_its_check_without_a_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ICCM_TRIGGERS__MIN_EXAMPLES", "none")
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     assert report["checks"][-1]["name"] == "settings"
@@ -59,7 +61,7 @@ def test_an_impossible_setting_is_a_finding_not_a_crash(run: Run, monkeypatch: p
         ("ICCM_ORCHESTRA_QUORUM", "4", "orchestra"),
     ],
 )
-def test_what_only_a_later_step_would_stumble_over_is_found_now(
+def test_doctor_reports_what_would_only_fail_a_later_step(
     run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -68,7 +70,7 @@ def test_what_only_a_later_step_would_stumble_over_is_found_now(
     assert check["required"] and not check["ok"] and value in check["detail"] and check["fix"]
 
 
-def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
+def test_the_database_at_the_url_is_contacted(settings: Settings) -> None:
     check = doctor.check_database(settings)
     assert check.ok
     assert "with pgvector, schema revision" in check.detail
@@ -82,13 +84,13 @@ def test_a_database_url_is_asked_not_assumed(settings: Settings) -> None:
     assert "hunter2" not in unreachable.detail + unreachable.fix
 
 
-def test_without_a_url_the_embedded_binaries_are_run() -> None:
+def test_without_a_url_the_embedded_binaries_are_checked() -> None:
     check = doctor.check_database(load_settings())
     assert check.ok
     assert "embedded, postgres (PostgreSQL)" in check.detail
 
 
-def test_a_taken_port_is_no_obstacle_but_said() -> None:
+def test_a_port_in_use_is_reported_but_not_required() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -97,7 +99,9 @@ def test_a_taken_port_is_no_obstacle_but_said() -> None:
     assert "dagster dev --port" in check.fix
 
 
-def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_is_checked_where_the_home_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = doctor.check_disk(tmp_path / "not" / "there" / "yet")
     assert check.ok
     assert str(tmp_path) in check.detail
@@ -120,7 +124,7 @@ def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path, monkeypatch: p
         ("user/max_user_namespaces", "60000", ""),
     ],
 )
-def test_a_closed_kernel_switch_is_named_with_the_command_that_opens_it(
+def test_a_forbidding_kernel_setting_is_named_with_the_command_that_changes_it(
     tmp_path: Path, switch: str, value: str, fix: str
 ) -> None:
     (tmp_path / switch).parent.mkdir(parents=True)
@@ -130,7 +134,7 @@ def test_a_closed_kernel_switch_is_named_with_the_command_that_opens_it(
     assert fix in advice
 
 
-def test_the_unsafe_mode_is_pointed_out() -> None:
+def test_the_unsafe_mode_fails_the_sandbox_check() -> None:
     (check,) = doctor.check_sandbox(load_settings(sandbox="unsafe"))
     assert not check.ok
     assert "Unset ICCM_SANDBOX" in check.fix

@@ -44,7 +44,7 @@ def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -> None:
+def test_erase_asks_for_confirmation_and_accepts_no(lived: sa.Engine) -> None:
     with pytest.raises(OperationNotAllowedError, match="not confirmed, nothing was erased"):
         run("--user", "ann", answer="n\n")
     with lived.connect() as conn:
@@ -55,7 +55,7 @@ def test_it_asks_before_it_erases_and_takes_no_for_an_answer(lived: sa.Engine) -
     assert "backups" in output and "--rewrite-tables" in output  # the server is not ours
 
 
-def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> None:
+def test_a_dry_run_and_the_erasure_print_the_same_json(lived: sa.Engine) -> None:
     planned = json.loads(run("--user", "ann", "--dry-run", "--json").stdout)
     done = json.loads(run("--user", "ann", "--yes", "--rewrite-tables", "--json").stdout)
     assert planned["dry_run"] and planned["files"] is None and planned["erasure"] is None
@@ -83,7 +83,9 @@ def test_a_dry_run_and_the_erasure_say_the_same_as_json(lived: sa.Engine) -> Non
         (["--user", "ann", "--yes", "--json", "--retrain"], "cannot be combined"),
     ],
 )
-def test_a_bad_request_is_one_clear_line(lived: sa.Engine, arguments: list[str], message: str) -> None:
+def test_an_invalid_request_is_reported_in_one_line(
+    lived: sa.Engine, arguments: list[str], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         run(*arguments)
 

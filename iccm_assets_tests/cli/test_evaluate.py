@@ -21,7 +21,7 @@ def judged(platform: Settings, engine: sa.Engine) -> Settings:
     return platform
 
 
-def test_what_flips_is_listed_and_nothing_is_changed(
+def test_a_replay_lists_changed_verdicts_and_stores_nothing(
     run: Run, judged: Settings, engine: sa.Engine, tmp_path: Path
 ) -> None:
     before = verdict_factories.read_tables(engine)
@@ -51,7 +51,7 @@ def test_damaged_evidence_is_named(run: Run, judged: Settings, engine: sa.Engine
     assert "on slow: stored gate evidence: " in printed and "1 cannot be read" in printed
 
 
-def test_a_wrong_question_is_one_clear_error(run: Run, judged: Settings) -> None:
+def test_invalid_arguments_are_reported_in_one_line(run: Run, judged: Settings) -> None:
     with pytest.raises(InputError, match="no number wish"):
         run("evaluate", "--replay", "--set", "wish=1")
     with pytest.raises(InputError, match="require --replay"):
@@ -62,7 +62,7 @@ def test_a_wrong_question_is_one_clear_error(run: Run, judged: Settings) -> None
         run("evaluate", "v9", "--rejudge")  # the alias
 
 
-def test_production_is_a_name_everywhere(run: Run, judged: Settings) -> None:
+def test_production_is_accepted_as_a_version_name(run: Run, judged: Settings) -> None:
     with pytest.raises(OperationNotAllowedError, match="base is the version in production"):
         run("evaluate", "production")
     assert json.loads(run("evaluate", "production", "--replay", "--json").stdout)["verdicts"] == []

@@ -101,7 +101,7 @@ def rows(engine: sa.Engine, table: str = "conversations") -> list[Any]:
         return list(conn.execute(sa.text(f"select * from iccm.{table} order by id")))
 
 
-def test_a_transcript_becomes_a_conversation_of_what_was_said(load, engine, transcript):
+def test_a_transcript_becomes_a_conversation(load, engine, transcript):
     report = load(transcript(*TALK), "--user", "ann")
     assert report["skipped"] == {
         "api_error": 1,
@@ -132,7 +132,7 @@ def test_a_transcript_becomes_a_conversation_of_what_was_said(load, engine, tran
     assert report["conversations"][0]["source"] and report["conversations"][0]["requirements"]
 
 
-def test_importing_again_changes_nothing_at_all(load, engine, transcript):
+def test_importing_again_changes_nothing(load, engine, transcript):
     path = transcript(*TALK)
     load(path)
     before = rows(engine), rows(engine, "requirements")
@@ -150,7 +150,7 @@ def test_a_file_that_grew_extends_its_conversation(load, engine, transcript):
     assert len(row.content) == 6
 
 
-def test_a_session_over_several_files_is_one_in_whatever_order_they_come(load, engine, transcript):
+def test_a_session_in_several_files_is_merged_in_any_order(load, engine, transcript):
     first = transcript(*TALK[:8], name="b.jsonl")
     second = transcript(*TALK[4:], line("user", "thanks", "u9", 99), name="a.jsonl")
     load(first, second)
@@ -165,7 +165,7 @@ def test_a_session_over_several_files_is_one_in_whatever_order_they_come(load, e
     assert len(forwards.content) == 6
 
 
-def test_several_sessions_in_one_file_are_told_apart(load, engine, transcript):
+def test_several_sessions_in_one_file_are_separated(load, engine, transcript):
     report = load(
         transcript(
             *TALK,
@@ -218,7 +218,7 @@ def test_broken_lines_are_counted_and_the_rest_is_stored(load, engine, transcrip
     assert row.content[1]["content"] == "lone � and � nul"
 
 
-def test_a_session_of_another_origin_or_erased_is_left_alone(load, engine, transcript):
+def test_an_erased_session_or_one_of_another_origin_is_not_changed(load, engine, transcript):
     load(transcript(*TALK))
     for change, state in (
         ("origin = 'gateway'", "other_origin"),
@@ -231,7 +231,7 @@ def test_a_session_of_another_origin_or_erased_is_left_alone(load, engine, trans
         assert report["sessions"] == {state: 1} and rows(engine) == before
 
 
-def test_one_session_too_large_does_not_stop_the_others(load, engine, transcript):
+def test_a_session_that_is_too_large_does_not_stop_the_others(load, engine, transcript):
     huge = line("user", "x" * 5_000_000, "big", 1, session="big")
     report = load(transcript(huge, *TALK))
     assert report["sessions"] == {"new": 1, "refused": 1}
@@ -241,7 +241,7 @@ def test_one_session_too_large_does_not_stop_the_others(load, engine, transcript
     assert [row.session_id for row in rows(engine)] == ["s1"]
 
 
-def test_files_that_are_no_transcripts_get_one_clear_line(run, platform, engine, transcript, tmp_path):
+def test_files_that_are_not_transcripts_are_reported_in_one_line(run, platform, engine, transcript, tmp_path):
     (tmp_path / "nothing").mkdir()
     cases = {
         str(tmp_path / "missing.jsonl"): "No such file",
@@ -258,7 +258,7 @@ def test_files_that_are_no_transcripts_get_one_clear_line(run, platform, engine,
     assert rows(engine) == []
 
 
-def test_a_directory_is_searched_and_the_summary_is_in_words(run, platform, transcript, tmp_path):
+def test_a_directory_is_searched_and_a_summary_is_printed(run, platform, transcript, tmp_path):
     transcript(*TALK)
     transcript(name="empty.jsonl")
     printed = run("import", "claude-code", str(tmp_path)).stdout
@@ -266,7 +266,7 @@ def test_a_directory_is_searched_and_the_summary_is_in_words(run, platform, tran
     assert "empty.jsonl is empty" in printed
 
 
-def test_no_planted_secret_is_found_in_any_table(load, engine, transcript):
+def test_no_secret_sample_is_stored_in_any_table(load, engine, transcript):
     samples = redaction_samples.secrets(11, rounds=3) + redaction_samples.personal(11, rounds=3)
     lines = []
     for number, (_, text, _) in enumerate(samples):

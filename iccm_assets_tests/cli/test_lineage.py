@@ -63,7 +63,7 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> 
     assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
 
 
-def test_the_first_rows_are_listed_and_all_of_them_when_asked(
+def test_the_first_rows_are_listed_and_all_of_them_on_request(
     run: Run, lived: Settings, engine: sa.Engine
 ) -> None:
     with engine.begin() as conn:
@@ -77,7 +77,7 @@ def test_the_first_rows_are_listed_and_all_of_them_when_asked(
     assert " s39 " in run("lineage", "production", "--all").stdout
 
 
-def test_nothing_is_cut_on_a_narrow_screen(
+def test_nothing_is_truncated_in_a_narrow_terminal(
     run: Run, lived: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -96,7 +96,7 @@ def test_a_session_is_traced_like_its_conversation(run: Run, lived: Settings) ->
     assert [row["how"] for row in by_session["versions"]] == ["directly", "inherited"]
 
 
-def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
+def test_invalid_arguments_are_reported_in_one_line(run: Run, lived: Settings) -> None:
     with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
         run("lineage")
     with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
@@ -107,7 +107,7 @@ def test_a_wrong_question_is_one_clear_error(run: Run, lived: Settings) -> None:
         run("lineage", "v9")
 
 
-def test_status_tells_production_retrains_and_days(run: Run, lived: Settings) -> None:
+def test_status_shows_production_retrains_and_days(run: Run, lived: Settings) -> None:
     status = json.loads(run("status", "--json").stdout)
     assert status["production"]["version"] == "v2-good"
     assert [row["status"] for row in status["retrains"]] == ["gate_failed", "gate_passed"]

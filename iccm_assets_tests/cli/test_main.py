@@ -7,21 +7,21 @@ import pytest
 from iccm_assets_tests.cli.conftest import iccm
 
 
-def test_a_home_whose_name_is_too_long_is_one_line() -> None:
+def test_a_too_long_home_path_is_reported_in_one_line() -> None:
     process = iccm("db", "status", ICCM_HOME=f"/tmp/{'x' * 300}")
     assert process.returncode == 1
     assert "File name too long" in process.stderr and process.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [("config", "show"), ("config", "show", "--json")])
-def test_a_full_disk_is_one_line(command: tuple[str, ...]) -> None:
+def test_a_full_disk_is_reported_in_one_line(command: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
         process = iccm(*command, stdout=full.fileno())
     assert process.returncode == 1
     assert process.stderr.startswith("error: No space left on device") and "Traceback" not in process.stderr
 
 
-def test_a_version_that_is_not_text_is_one_line(settings) -> None:
+def test_a_version_name_that_is_not_text_is_reported_in_one_line(settings) -> None:
     process = iccm("lineage", "\udcff", ICCM_HOME=str(settings.home), ICCM_DATABASE_URL=settings.database_url)
     assert process.returncode == 1
     assert "not text" in process.stderr and process.stderr.count("\n") == 1
@@ -44,7 +44,7 @@ def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_
     assert not any(tmp_path.iterdir())
 
 
-def test_a_retraining_that_is_skipped_says_so_and_nothing_about_dagster(tmp_path) -> None:
+def test_a_skipped_retrain_is_reported_without_dagster_output(tmp_path) -> None:
     try:
         process = iccm("retrain", "--key", "k", ICCM_HOME=str(tmp_path))
     finally:

@@ -53,7 +53,7 @@ def test_a_retrain_is_requested_run_and_reported(run: Run, job: Job) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["gate_failed", "inconclusive", "skipped"])
-def test_a_refusal_is_an_answer_not_an_error(run: Run, job: Job, outcome: str) -> None:
+def test_an_unsuccessful_gate_is_a_result_not_an_error(run: Run, job: Job, outcome: str) -> None:
     job.outcome = outcome
     assert outcome in run("retrain").stdout
 
@@ -77,7 +77,7 @@ def test_a_failed_attempt_of_a_key_is_retried_on_its_row_three_times(run: Run, j
         run("retrain", "--key", "release-4")
 
 
-def test_a_job_that_died_is_an_error_and_its_row_is_kept(run: Run, job: Job, engine: sa.Engine) -> None:
+def test_a_crashed_job_is_an_error_and_its_row_is_retained(run: Run, job: Job, engine: sa.Engine) -> None:
     job.outcome = "crash"
     with pytest.raises(TrainingError, match="is requested: out of memory"):
         run("retrain", "--key", "release-4")
@@ -86,7 +86,7 @@ def test_a_job_that_died_is_an_error_and_its_row_is_kept(run: Run, job: Job, eng
     assert stored is not None and stored.status == "requested"
 
 
-def test_a_run_that_has_to_wait_says_for_what(run: Run, job: Job, engine: sa.Engine) -> None:
+def test_a_waiting_run_reports_what_it_waits_for(run: Run, job: Job, engine: sa.Engine) -> None:
     with engine.begin() as conn:
         first = training_runs.create_run(
             conn, training_runs.TriggerFired("weekly", "weekly:2026-W09", "60 new examples")

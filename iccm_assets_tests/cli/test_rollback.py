@@ -69,7 +69,7 @@ def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
     )
 
 
-def test_orders_name_the_user_of_the_system(world: World) -> None:
+def test_commands_are_recorded_with_the_system_user(world: World) -> None:
     iccm("deploy", world.candidate)
     world.beat()
     world.tick()
@@ -87,7 +87,7 @@ def test_orders_name_the_user_of_the_system(world: World) -> None:
     iccm("rollout", "show", "--watch", "0.1")  # what is over is shown once
 
 
-def test_rollback_takes_a_candidate_back_and_then_has_nowhere_to_go(world: World) -> None:
+def test_rollback_rolls_back_the_candidate_and_a_second_one_has_no_target(world: World) -> None:
     iccm("deploy", world.candidate)
     done = iccm_json("rollback", "--reason", "bad feeling")
     assert (done["rolled_back"], done["serving"]) == (world.candidate, world.production)

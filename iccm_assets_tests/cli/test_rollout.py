@@ -23,7 +23,7 @@ def run(*arguments):
     return result
 
 
-def test_json_holds_shares_times_and_the_question():
+def test_json_contains_shares_times_and_the_arguments():
     report = json.loads(run(*BASE, "--seed", "3", "--json").output)
     assert (report["promoted"], report["rolled_back"], report["undecided"]) == (0.0, 1.0, 0.0)
     assert report["canary_sessions_until_rollback"]["median"] < 40
@@ -33,7 +33,7 @@ def test_json_holds_shares_times_and_the_question():
     assert again == report
 
 
-def test_a_table_and_a_picture_for_people(tmp_path):
+def test_a_table_is_printed_and_a_plot_is_written(tmp_path):
     path = tmp_path / "endings.png"
     shown = run(*BASE, "--evidence", "point", "--plot", str(path)).output
     assert "rolled_back" in shown and "hours until the end" in shown
@@ -54,14 +54,14 @@ def test_a_table_and_a_picture_for_people(tmp_path):
         ({"--seed": "-1"}, "--seed -1 is not"),
     ],
 )
-def test_bad_numbers_are_one_clear_line(changes, message):
+def test_invalid_numbers_are_reported_in_one_line(changes, message):
     arguments = dict(zip(BASE[::2], BASE[1::2], strict=True)) | changes
     with pytest.raises(InputError, match=message) as caught:
         run(*(part for pair in arguments.items() for part in pair))
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_ends_with_a_line_and_a_failure_in_a_real_process(tmp_path):
+def test_an_unwritable_plot_is_reported_in_one_line(tmp_path):
     process = subprocess.run(
         [
             sys.executable,

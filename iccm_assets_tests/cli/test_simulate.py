@@ -41,7 +41,7 @@ def stored(engine: sa.Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in conn.execute(sa.text(query))]
 
 
-def test_the_same_seed_and_dates_hold_the_same_sessions_again(engine: sa.Engine, platform: Settings) -> None:
+def test_the_same_seed_and_dates_repeat_the_same_sessions(engine: sa.Engine, platform: Settings) -> None:
     arguments = (
         "simulate",
         "--conversations",
@@ -91,7 +91,7 @@ def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
         (("--start", str(YESTERDAY), "--end", str(YESTERDAY), "--days", "3"), "are 1 days, not 3"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_stored(
+def test_invalid_options_are_rejected_before_anything_is_stored(
     engine: sa.Engine, platform: Settings, arguments: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -100,7 +100,7 @@ def test_what_cannot_be_is_refused_before_anything_is_stored(
     assert stored(engine) == []
 
 
-def test_two_of_start_end_and_days_say_the_third() -> None:
+def test_two_of_start_end_and_days_determine_the_third() -> None:
     first = YESTERDAY - timedelta(days=9)
     default = simulate.parse_period("", "", None)
     assert default[1] - default[0] == timedelta(days=6)
@@ -111,12 +111,12 @@ def test_two_of_start_end_and_days_say_the_third() -> None:
     assert simulate.parse_period(str(first), str(YESTERDAY), None) == (first, YESTERDAY)
 
 
-def test_weeks_of_a_demo_are_whole(platform: Settings) -> None:
+def test_several_weeks_require_seven_days_each(platform: Settings) -> None:
     with pytest.raises(InputError, match="weeks of 7 days, not 3"):
         call("demo", "--weeks", "2", "--days", "3")
 
 
-def test_a_demo_ends_with_the_last_day_whose_night_is_over() -> None:
+def test_a_demo_ends_at_the_last_trigger_time() -> None:
     assert weekly_cycle.last_trigger_time(datetime(2026, 3, 2, 1, 59, tzinfo=UTC)) == datetime(
         2026, 3, 1, 2, tzinfo=UTC
     )

@@ -29,7 +29,7 @@ def test_an_empty_platform_has_a_status(run: Run, platform: Settings) -> None:
     assert json.loads(run("status", "--json").stdout)["live"] == {"arms": [], "replicas": 0, "ready": {}}
 
 
-def test_both_arms_are_shown_with_their_figures(run: Run, engine: sa.Engine, platform: Settings) -> None:
+def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, platform: Settings) -> None:
     with engine.begin() as conn:
         for version, status in (("v1", "production"), ("v2", "canary")):
             conn.execute(

@@ -80,7 +80,7 @@ def failed_checks(checks) -> list[str]:
     return [check.name for check in checks if not check.ok]
 
 
-def test_time_and_sessions_of_a_stage_run_out_together() -> None:
+def test_the_clock_rate_ends_time_and_sessions_of_a_stage_together() -> None:
     assert compute_clock_rate(180, 1800, 20) == pytest.approx(2.0)  # 90 s of traffic for 180 s of stage
     assert compute_clock_rate(180, 1800, 5) == pytest.approx(0.5)
     assert compute_clock_rate(180, 1800, 0) == MIN_CLOCK_RATE == compute_clock_rate(1, 5000, 1)
@@ -88,13 +88,13 @@ def test_time_and_sessions_of_a_stage_run_out_together() -> None:
     assert compute_clock_rate(0, 0, 20) == 1.0
 
 
-def test_as_many_developers_come_as_the_gateway_answers_in_comfort() -> None:
+def test_the_session_rate_follows_the_response_time() -> None:
     assert adjust_rate(10, MAX_RESPONSE_SECONDS / 2) > 10 > adjust_rate(10, 2 * MAX_RESPONSE_SECONDS)
     assert adjust_rate(MAX_RATE, 0.0) == MAX_RATE
     assert adjust_rate(MIN_RATE, 30.0) == MIN_RATE
 
 
-def test_the_clock_runs_so_that_what_comes_is_400_an_hour() -> None:
+def test_the_clock_rate_makes_the_traffic_400_sessions_an_hour() -> None:
     assert compute_degraded_clock_rate(100, 90.0) == pytest.approx(10.0)
     assert (
         compute_degraded_clock_rate(0, 60.0) == 1.0
@@ -102,7 +102,7 @@ def test_the_clock_runs_so_that_what_comes_is_400_an_hour() -> None:
     )
 
 
-def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it() -> None:
+def test_a_background_loop_retries_database_errors_and_raises_others() -> None:
     calls: list[int] = []
 
     def hiccup() -> float:
@@ -124,7 +124,7 @@ def test_a_helper_goes_on_after_a_database_that_hiccups_and_tells_what_broke_it(
         helper.raise_error()
 
 
-def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
+def test_acceptance_checks_pass_on_good_records_and_name_what_failed() -> None:
     assert failed_checks(check_rollout(GOOD)) == []
     assert failed_checks(check_rollback(BACK, "v1")) == []
     assert failed_checks(check_retrain("gate_passed", 0.03)) == []
@@ -148,7 +148,7 @@ def test_the_story_holds_when_it_does_and_says_what_does_not() -> None:
         ((TEN, FIFTY, replace(ALL, failed=1)), "no request failed"),
     ],
 )
-def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str) -> None:
+def test_a_wrong_traffic_split_fails_its_check(splits: tuple[TrafficSplit, ...], name: str) -> None:
     assert failed_checks(check_rollout(replace(GOOD, splits=splits))) == [name]
 
 
@@ -168,11 +168,11 @@ def test_a_split_that_is_off_is_told(splits: tuple[TrafficSplit, ...], name: str
         ),
     ],
 )
-def test_a_rollback_that_is_not_whole_is_told(change, names: list[str]) -> None:
+def test_an_incomplete_rollback_fails_its_check(change, names: list[str]) -> None:
     assert failed_checks(check_rollback(replace(BACK, **change), "v1")) == names
 
 
-def test_developers_without_an_answer_are_told() -> None:
+def test_developers_without_a_response_fail_the_check() -> None:
     good = ResponseStats({"production": 9, "canary": 1}, {"200": 10}, 0, ())
     assert check_responses([good]).ok
     bad = check_responses([good, replace(good, failures=("503, tried 5 times",))])
@@ -194,7 +194,7 @@ def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
     assert document["rollback"]["sessions_per_hour"] == pytest.approx(400)
 
 
-def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
+def test_a_snapshot_is_rendered_as_a_panel_and_as_a_line() -> None:
     policy = Policy.from_settings(RolloutSettings(), EvaluationSettings())
     state = State(7, "v2", "v1", policy, NOON, NOON)
     waiting = RolloutSnapshot(state, NOON, 1.0, {}, 0, 0)
@@ -211,7 +211,7 @@ def test_a_moment_is_shown_as_a_panel_and_as_a_line() -> None:
     assert "evidence against" in console.file.getvalue()
 
 
-def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
+def test_live_sessions_are_distinct_and_a_fraction_includes_tests() -> None:
     modules = make_code_base(1, NOON.date())
     assert len({session.source_code for session in modules}) == len(modules) >= 200
     stream = draw_live_sessions(modules, "x", test_fraction=0.3, seed=1)
@@ -222,7 +222,7 @@ def test_visitors_are_many_and_a_share_of_them_brings_tests() -> None:
     assert [next(again) for _ in range(1000)] == drawn
 
 
-def test_the_facts_are_those_of_the_tables(engine: sa.Engine) -> None:
+def test_the_record_is_loaded_from_the_tables(engine: sa.Engine) -> None:
     policy = asdict(Policy.from_settings(RolloutSettings(), EvaluationSettings()))
     with engine.begin() as conn:
         version(conn, "v1", "production")

@@ -28,7 +28,7 @@ def opened(engine: sa.Engine, policy: Policy) -> int:
     return int(made)
 
 
-def test_a_candidate_that_fails_is_taken_back_and_developers_notice_nothing(fresh, tmp_path) -> None:
+def test_a_failing_candidate_is_rolled_back_and_every_developer_is_answered(fresh, tmp_path) -> None:
     url = fresh.url.set(drivername="postgresql").render_as_string(hide_password=False)
     settings = load_settings(home=tmp_path, database_url=url)
     rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))

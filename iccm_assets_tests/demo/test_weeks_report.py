@@ -70,7 +70,7 @@ def make_report(after: float, last: str = "v4-aaaaaaaa") -> weeks_report.Compari
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
+def test_nothing_is_truncated_in_a_narrow_terminal(width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     weeks = [
         week(1, "gate_passed", "v2-411c0800"),
@@ -94,7 +94,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
         assert f"new: {name}" in text
 
 
-def test_a_story_holds_with_evidence_and_not_without() -> None:
+def test_an_improvement_requires_evidence() -> None:
     assert make_report(0.7).is_improvement
     assert not make_report(0.0).is_improvement and "improvement" in make_report(0.0).reason
     same = make_report(0.7, last="v1-24ccf5ac")

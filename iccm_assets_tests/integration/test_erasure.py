@@ -40,7 +40,9 @@ def own_lines(platform: Platform, user: str) -> list[str]:
     return [line for own in lines.values() for line in own[:12]]
 
 
-def test_nothing_of_an_erased_user_is_left_and_the_replacement_never_saw_it(platform: Platform) -> None:
+def test_an_erased_user_leaves_no_trace_and_the_replacement_is_trained_without_them(
+    platform: Platform,
+) -> None:
     [[candidate, base, user]] = platform.rows(
         """
         select r.candidate_version, r.base_version, c.user_id from iccm.phase4_training_runs r

@@ -81,7 +81,7 @@ print(json.dumps({
     assert dagster["runs"] == ["daily_data_job", "retrain_job"]
 
 
-def test_lineage_leads_from_a_conversation_to_the_version_and_back(platform: Platform) -> None:
+def test_lineage_connects_a_conversation_and_its_version_both_ways(platform: Platform) -> None:
     [[candidate, example]] = platform.rows(
         """
         select r.candidate_version, min(e.conversation_id) from iccm.phase4_training_runs r
@@ -171,7 +171,7 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
     assert title == "Quality gate: fail"
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_even_by_force(platform: Platform, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_rejected_even_when_forced(platform: Platform, tmp_path: Path) -> None:
     serving = platform.production()
     damaged = spoiled(platform, 0.01, tmp_path)
     [[path]] = platform.rows("select path from iccm.model_versions where version = :v", v=damaged)

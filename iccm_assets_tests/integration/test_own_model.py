@@ -57,7 +57,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_a_model_given_by_its_path_is_trained_judged_and_can_be_made_again(own: Platform) -> None:
+def test_a_model_named_by_its_path_is_trained_evaluated_and_reproduced(own: Platform) -> None:
     assert own.demo.returncode == 0, own.demo.stderr[-3000:]
     [[status, improvement, candidate, base]] = own.rows(
         "select status, improvement, candidate_version, base_version from iccm.phase4_training_runs"

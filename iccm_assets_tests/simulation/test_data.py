@@ -38,13 +38,13 @@ def normalised(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def test_the_canary_set_is_what_its_seed_gives() -> None:
+def test_the_canary_set_is_reproduced_from_its_seed() -> None:
     assert gzip.decompress(encode_rows(draw_canary_rows())) == gzip.decompress(
         PACKAGED_CANARY_SET.read_bytes()
     )
 
 
-def test_the_rehearsal_sample_is_what_its_seed_gives() -> None:
+def test_the_rehearsal_sample_is_reproduced_from_its_seed() -> None:
     assert gzip.decompress(encode_rows(draw_rehearsal_rows())) == gzip.decompress(
         PACKAGED_REHEARSAL.read_bytes()
     )
@@ -69,7 +69,9 @@ def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str
     assert max(slices.values()) - min(slices.values()) <= len(rehearsal) // 50
 
 
-def test_nothing_is_in_two_places(canary_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]) -> None:
+def test_canary_set_rehearsal_sample_and_traffic_are_disjoint(
+    canary_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]
+) -> None:
     traffic = [
         session.example
         for seed in (1, 2, 3)

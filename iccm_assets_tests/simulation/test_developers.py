@@ -54,13 +54,13 @@ def test_a_week_has_two_hundred_sessions_by_forty_users_on_seven_days(plan: list
     assert [session.asked_at for session in plan] == sorted(session.asked_at for session in plan)
 
 
-def test_a_few_are_busy_and_most_are_not(plan: list[PlannedSession]) -> None:
+def test_a_few_developers_have_most_of_the_sessions(plan: list[PlannedSession]) -> None:
     sessions = sorted(Counter(session.user_id for session in plan).values(), reverse=True)
     assert 8 <= sessions[0] <= 30
     assert sum(sessions[:10]) > 2 * sum(sessions[-20:]) * 10 / 20
 
 
-def test_habits_belong_to_people_and_their_shares_are_quotas() -> None:
+def test_habits_belong_to_developers_and_their_shares_are_quotas() -> None:
     people = draw_team(100, Random(1))
     assert Counter(person.habit for person in people) == {
         habit: round(100 * share) for habit, share in HABITS.items()
@@ -74,7 +74,7 @@ def test_habits_belong_to_people_and_their_shares_are_quotas() -> None:
     assert abs(shown["vague"] / 400 - HABIT_PROBABILITY) < 0.1
 
 
-def test_nobody_shows_two_different_faults_in_one_month() -> None:
+def test_no_developer_has_two_different_habits() -> None:
     month = plan_conversations(3, n=60, days=28, users=6, end=END)
     habits = defaultdict(set)
     for session in month:
@@ -113,7 +113,7 @@ def test_nobody_asks_about_code_of_the_canary_set(plan: list[PlannedSession]) ->
     assert not {structural_signature(session.program.document) for session in plan} & reserved_signatures()
 
 
-def test_enough_conversations_can_be_learnt_from(ended) -> None:
+def test_enough_conversations_are_usable_for_training(ended) -> None:
     usable = 0
     for _, end in ended:
         if end.test_suite is not None and end.rating != -1:
@@ -122,7 +122,7 @@ def test_enough_conversations_can_be_learnt_from(ended) -> None:
     assert 55 <= usable <= 88
 
 
-def test_wrong_answers_are_mostly_corrected_and_right_ones_kept(ended) -> None:
+def test_wrong_answers_are_corrected_and_right_ones_accepted(ended) -> None:
     pairs = [
         (session, end)
         for session, end in ended
@@ -135,7 +135,7 @@ def test_wrong_answers_are_mostly_corrected_and_right_ones_kept(ended) -> None:
     assert any(end.test_suite is None for _, end in ended if not end.is_open)
 
 
-def test_who_accepts_anything_keeps_wrong_answers(ended) -> None:
+def test_developers_who_accept_anything_keep_wrong_answers(ended) -> None:
     kept = [(session, end) for session, end in ended if session.habit == "accepts" and not end.is_open]
     assert kept and all(end.requirements == end.answer for _, end in kept)
     assert any(
@@ -143,7 +143,7 @@ def test_who_accepts_anything_keeps_wrong_answers(ended) -> None:
     )
 
 
-def test_who_abandons_leaves_an_answer_nobody_accepted(ended) -> None:
+def test_abandoned_sessions_stay_open(ended) -> None:
     left = [end for session, end in ended if session.habit == "abandons"]
     assert left
     for end in left:
@@ -151,7 +151,7 @@ def test_who_abandons_leaves_an_answer_nobody_accepted(ended) -> None:
         assert end.messages[-1] == {"role": "assistant", "content": end.answer}
 
 
-def test_a_late_acceptance_is_open_until_it_arrives_and_keeps_its_past_moment(plan) -> None:
+def test_a_late_acceptance_is_open_until_it_arrives_and_keeps_its_timestamp(plan) -> None:
     late = [session for session in plan if "late" in session.traits and session.habit != "abandons"]
     assert late
     for session in late[:3]:
@@ -167,7 +167,7 @@ def test_a_late_acceptance_is_open_until_it_arrives_and_keeps_its_past_moment(pl
         )
 
 
-def test_half_a_correction_mends_one_of_two_mistakes() -> None:
+def test_a_partial_correction_fixes_one_of_two_mistakes() -> None:
     right = "The function `f` shall take `x`. When `x` is less than 3, it shall return 1. It shall return 2."
     answer = right.replace("less than 3", "less than 4").replace("return 2", "return 5")
     mended = correct_half(answer, right, Random(1))
@@ -191,7 +191,7 @@ def test_a_typo_swaps_letters_of_a_word_and_spares_names_and_constants() -> None
     assert add_typo("`only` 1 2", Random(1)) == "`only` 1 2"
 
 
-def test_source_and_requirements_are_found_in_the_messages_where_nobody_named_them(ended) -> None:
+def test_source_and_requirements_are_extracted_from_the_messages_without_named_fields(ended) -> None:
     by_chat = [end for _, end in ended if not end.has_named_fields]
     assert len(by_chat) >= 5
     for end in by_chat:
@@ -201,7 +201,7 @@ def test_source_and_requirements_are_found_in_the_messages_where_nobody_named_th
             assert extract_requirements(messages, {}) == end.requirements
 
 
-def test_some_talk_much_and_some_show_several_blocks(plan, ended) -> None:
+def test_some_questions_have_small_talk_and_several_code_blocks(plan, ended) -> None:
     assert any(
         len(session.opening_messages) > 1 and not session.opening_messages[0]["content"].isascii()
         for session in plan
@@ -213,7 +213,7 @@ def test_some_talk_much_and_some_show_several_blocks(plan, ended) -> None:
         assert any(f"```python\n{end.source_code}```" in question for question in questions)
 
 
-def test_the_mix_drifts_from_the_first_day_to_the_last_and_domains_appear_on_their_day() -> None:
+def test_the_mix_drifts_and_domains_appear_on_their_day() -> None:
     name, *others = NEW_FAMILIES
     plan = plan_conversations(1, n=120, days=20, end=END, drift=Drift(0.1, 0.9, ((name, 12),)))
     first = END - timedelta(days=19)
@@ -227,7 +227,7 @@ def test_the_mix_drifts_from_the_first_day_to_the_last_and_domains_appear_on_the
     assert {session.program.family for session in only} == {(others or [name])[0]}
 
 
-def test_without_a_new_domain_yet_everybody_asks_about_the_old_ones() -> None:
+def test_before_any_new_domain_appears_sessions_are_about_base_domains() -> None:
     none = Drift(1.0, 1.0, tuple((name, 7) for name in sorted(NEW_FAMILIES)))
     plan = plan_conversations(1, n=12, days=7, end=END, drift=none, base_families=BASE_FAMILIES[:1])
     early = [session for session in plan if session.asked_at.date() < END]

@@ -20,7 +20,7 @@ NEW = ("cycle", "ledger", "shares")
         (" 0:1 , ledger@3 ,cycle@30", Drift(0.0, 1.0, (("cycle", 30), ("ledger", 3)))),
     ],
 )
-def test_shares_and_appearances_can_be_said_in_any_order(text: str, meant: Drift) -> None:
+def test_shares_and_appearances_are_parsed_in_any_order(text: str, meant: Drift) -> None:
     assert parse_drift(text, NEW, 30) == meant
 
 
@@ -30,19 +30,19 @@ def test_shares_and_appearances_can_be_said_in_any_order(text: str, meant: Drift
      "cycle@31", "cycle@", "cycle@x", "cycle@1.5", "cycle@٣", "@3", "tiers@3", "cycle@3,cycle@4",
      "cycle@" + "9" * 5000],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_in_one_line(text: str) -> None:
+def test_an_invalid_drift_is_rejected_in_one_line(text: str) -> None:
     with pytest.raises(InputError) as refused:
         parse_drift(text, NEW, 30)
     assert "--drift" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_the_share_moves_on_a_straight_line() -> None:
+def test_the_share_is_interpolated_linearly() -> None:
     drift = Drift(0.2, 0.6)
     assert [round(drift.get_share(day, 5), 6) for day in (1, 3, 5)] == [0.2, 0.4, 0.6]
     assert drift.get_share(1, 1) == 0.2
 
 
-def test_a_demo_of_one_week_does_not_drift_and_of_three_brings_the_last_third_of_domains_later() -> None:
+def test_one_week_does_not_drift_and_in_three_a_third_of_the_domains_appears_later() -> None:
     assert make_weekly_drift(NEW, 1) == Drift()
     drift = make_weekly_drift(NEW, 3)
     assert drift.start < drift.end

@@ -32,7 +32,7 @@ def test_there_are_enough_families_and_none_is_both_base_and_new() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_source_oracle_and_all_readers_pass_the_suite(family: str) -> None:
+def test_source_interpreter_and_all_reconstructors_pass_the_suite(family: str) -> None:
     rng = Random(f"agree {family}")
     for _ in range(25):
         example = generate_example(family, rng)
@@ -83,7 +83,7 @@ def test_there_are_classes_with_state_among_base_and_new_families(families: tupl
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
+def test_suites_contain_edge_cases_and_errors_of_the_family(family: str) -> None:
     """Empty, negative, huge and unicode inputs appear, and errors where the requirements speak of any."""
     rng = Random(f"edges {family}")
     for _ in range(10):
@@ -97,7 +97,7 @@ def test_suites_hold_edges_and_errors_of_the_family(family: str) -> None:
             assert '"raises"' in cases or family in {"pricing", "forms"}, example.requirements
 
 
-def test_rewriting_keeps_the_requirements_and_shapes_ignore_names() -> None:
+def test_rewriting_keeps_the_requirements_and_signatures_ignore_names() -> None:
     rng = Random(5)
     item = draw_program("tiers", rng)
     again = rewrite(item, rng)

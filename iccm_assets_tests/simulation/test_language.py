@@ -32,7 +32,7 @@ def test_a_text_means_what_it_says() -> None:
     assert call_function(document, [4]) == 24  # from left to right: (4 + 2) * 4
 
 
-def test_what_a_text_leaves_open_is_undefined() -> None:
+def test_an_unspecified_case_has_no_defined_outcome() -> None:
     assert isinstance(call_function(parse(LADDER.rsplit(" Otherwise", 1)[0]), [9]), Unspecified)
 
 
@@ -58,7 +58,7 @@ def test_line_breaks_and_double_spaces_do_not_matter() -> None:
         "\x00\ud800",
     ],
 )
-def test_text_outside_the_language_is_refused_by_name(text: str) -> None:
+def test_text_outside_the_language_raises_requirements_error(text: str) -> None:
     with pytest.raises(RequirementsError):
         parse(text)
 

@@ -30,7 +30,7 @@ def test_every_item_is_done_once_and_failures_are_kept() -> None:
     )
 
 
-def test_what_is_no_refusal_ends_the_crowd_and_is_raised() -> None:
+def test_an_unexpected_error_stops_the_generator_and_is_raised() -> None:
     def task(item: int) -> None:
         if item == 5:
             raise ZeroDivisionError("a mistake")
@@ -41,7 +41,7 @@ def test_what_is_no_refusal_ends_the_crowd_and_is_raised() -> None:
     assert generator.has_failed
 
 
-def test_an_endless_crowd_keeps_its_pace_until_it_is_stopped() -> None:
+def test_an_endless_generator_keeps_its_rate_until_it_is_stopped() -> None:
     moments: list[float] = []
     generator = LoadGenerator(
         itertools.count(), lambda item: moments.append(time.monotonic()), workers=4, rate=50
@@ -55,7 +55,7 @@ def test_an_endless_crowd_keeps_its_pace_until_it_is_stopped() -> None:
     assert 50 * (max(moments) - min(moments) + 1.0) >= len(moments) - 4
 
 
-def test_a_new_pace_holds_at_once_for_threads_that_wait_for_the_old_one() -> None:
+def test_a_new_rate_applies_to_waiting_threads() -> None:
     done: list[int] = []
     generator = LoadGenerator(itertools.count(), done.append, workers=20, rate=1 / 3600).start()
     deadline = time.monotonic() + 60

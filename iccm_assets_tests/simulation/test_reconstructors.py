@@ -32,38 +32,38 @@ def outcome(reconstructor: str, text: str, *args: object) -> object:
         return type(error).__name__
 
 
-def test_there_are_three_readers_with_code_of_their_own() -> None:
+def test_the_three_reconstructors_write_different_code() -> None:
     assert len(RECONSTRUCTORS) >= 3
     assert len({reconstructor(TEXT) for reconstructor in RECONSTRUCTORS.values()}) == len(RECONSTRUCTORS)
     assert {outcome(name, TEXT, 2) for name in RECONSTRUCTORS} == {5}
 
 
-def test_an_unreadable_sentence_stops_the_strict_one_and_nobody_else() -> None:
+def test_an_unreadable_sentence_stops_only_the_strict_reconstructor() -> None:
     odd = TEXT.replace("Otherwise", "It is raining. Otherwise")
     assert outcome("strict", odd, 2) == "NotImplementedError"
     assert outcome("literal", odd, 2) == outcome("guessing", odd, 2) == 5
 
 
-def test_a_missing_constant_is_zero_to_one_and_a_typical_number_to_another() -> None:
+def test_a_missing_constant_is_zero_for_literal_and_a_typical_number_for_guessing() -> None:
     odd = TEXT.replace("less than 3", "less than a certain limit")
     assert outcome("literal", odd, 2) == 9
     assert outcome("guessing", odd, 2) == 5
 
 
-def test_about_moves_the_boundary_for_the_guessing_reader_only() -> None:
+def test_about_moves_the_boundary_only_for_guessing() -> None:
     odd = TEXT.replace("less than 3", "less than about 3")
     assert outcome("guessing", odd, 3) == 5
     assert outcome("literal", odd, 3) == 9
 
 
-def test_a_case_nobody_described_is_refused_ignored_or_guessed() -> None:
+def test_an_unspecified_case_is_refused_ignored_or_guessed() -> None:
     open_end = TEXT.split(" Otherwise")[0]
     assert outcome("strict", open_end, 9) == "NotImplementedError"
     assert outcome("literal", open_end, 9) is None
     assert outcome("guessing", open_end, 9) == 5
 
 
-def test_a_misspelt_name_is_repaired_by_the_guessing_reader_only() -> None:
+def test_a_misspelled_name_is_repaired_only_by_guessing() -> None:
     odd = TEXT.replace("When `weight`", "When `wieght`")
     assert outcome("strict", odd, 2) == "NotImplementedError"
     assert outcome("literal", odd, 2) == "TypeError"
@@ -109,7 +109,7 @@ def used(reconstructor: str, text: str, *amounts: int) -> list[object]:
 
 
 @pytest.mark.parametrize("reader", RECONSTRUCTORS)
-def test_every_reader_writes_a_class_that_keeps_its_state(reconstructor: str) -> None:
+def test_every_reconstructor_writes_a_class_that_keeps_its_state(reconstructor: str) -> None:
     assert used(reconstructor, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
 
 
@@ -149,7 +149,7 @@ _PIECES = st.sampled_from((
 @example("The function `f` shall take `x`. It shall raise NoSuchError.")
 @example("The function `f` shall take `x`. It shall return `x`" + " plus 1" * 5000 + ".")
 @example("The function `f` shall take `x`. It shall return " + "9" * 6000 + ".")
-def test_no_text_crashes_a_reader(text: str) -> None:
+def test_no_text_crashes_a_reconstructor(text: str) -> None:
     for reconstructor in RECONSTRUCTORS.values():
         with suppress(IccmError):
             compile(reconstructor(text), "<reader>", "exec")

@@ -142,7 +142,7 @@ def test_arrivals_are_observed(page: Any) -> None:
     page.get_by_text("daily_history").first.wait_for()
 
 
-def test_the_gates_verdict_says_why_and_what_to_do(page: Any, instance: Instance) -> None:
+def test_the_gates_verdict_shows_its_reasons_and_the_next_step(page: Any, instance: Instance) -> None:
     retrained = instance.iccm("retrain")
     assert "Traceback" not in retrained.stderr, retrained.stderr[-2000:]
     page.goto("/assets/canary_evaluation?view=checks&checkDetail=quality_gate", wait_until="domcontentloaded")

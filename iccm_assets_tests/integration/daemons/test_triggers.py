@@ -58,7 +58,7 @@ def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none
     )
 
 
-def test_a_fall_starts_exactly_one_emergency_and_ten_looks_at_an_unchanged_world_start_none(
+def test_a_quality_drop_starts_exactly_one_emergency_and_ten_stable_measurements_start_none(
     make_platform: Make,
 ) -> None:
     # Of this seed no two looks in a row have the same mean, so that each is known to have been seen.
@@ -80,7 +80,7 @@ def test_a_fall_starts_exactly_one_emergency_and_ten_looks_at_an_unchanged_world
     )
 
 
-def test_two_daemons_at_once_start_one_run_for_each_cause(make_platform: Make) -> None:
+def test_two_daemons_at_once_start_one_run_for_each_trigger(make_platform: Make) -> None:
     # Hours pass for these daemons: none in which a schedule of every six hours has its tick.
     platform = make_platform(MONDAY_AT_FOUR.replace(hour=6, minute=5), **SHORT, **LONG_TIMEOUTS)
     platform.add_examples(60)
