@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
-import hashlib
 import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
 
-# Names that a copy cannot change without changing the behaviour of the program.
+from iccm_assets.curation.embeddings import content_sha256
+
+# Names that a copy cannot change without changing the behavior of the program.
 _BUILTIN_NAMES = frozenset(dir(builtins))
 _BUILTIN_ATTRIBUTES = frozenset(
     name
@@ -27,7 +28,7 @@ _SPACE = re.compile(r"\s+")
 def normalized_text_hash(text: str) -> str | None:
     """Hash a text, ignoring case, white space and Unicode form; None for an empty text."""
     normalized = _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return _sha256(normalized) if normalized else None
+    return content_sha256(normalized) if normalized else None
 
 
 def ast_hash(source: str) -> str | None:
@@ -44,11 +45,7 @@ def ast_hash(source: str) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     has_statement = any(not isinstance(node, ast.Pass) for node in _without_docstring(tree, tree.body))
-    return _sha256(tokens) if has_statement else None
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+    return content_sha256(tokens) if has_statement else None
 
 
 class _NameBlindTokens:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
@@ -172,12 +171,11 @@ def _replace_day(
             ),
             {"day": day, "ids": ids},
         )
-    if kept:
-        conn.execute(t.filtered_conversations.insert(), [_filtered_row(day, decision) for decision in kept])
-    if rejected:
-        conn.execute(
-            t.phase4_rejections.insert(), [{"day": day, **vars(rejection)} for rejection in rejected]
-        )
+    filtered = [{"day": day, **vars(row), "content_sha256": content_sha256(row.requirements)} for row in kept]
+    rejections = [{"day": day, **vars(row)} for row in rejected]
+    for table, rows in ((t.filtered_conversations, filtered), (t.phase4_rejections, rejections)):
+        if rows:
+            conn.execute(table.insert(), rows)
     conn.execute(
         text(
             """
@@ -189,7 +187,3 @@ def _replace_day(
         ),
         {"day": day, "read_at": read_at, "kept": len(kept), "rejected": len(rejected)},
     )
-
-
-def _filtered_row(day: date, kept: Kept) -> dict[str, Any]:
-    return {"day": day, **vars(kept), "content_sha256": content_sha256(kept.requirements)}

@@ -35,7 +35,7 @@ def database_url(settings: Settings | None = None) -> str:
     """Return the `postgresql://…` URL of the platform; starts the embedded server when no URL is set."""
     settings = settings or get_settings()
     if settings.database_url is not None:
-        return _normalize(settings.database_url)
+        return _parse(settings.database_url).render_as_string(hide_password=False)
     return EmbeddedServer(settings.home).ensure_running()
 
 
@@ -46,7 +46,7 @@ def dagster_url(settings: Settings | None = None) -> str:
     """
     settings = settings or get_settings()
     if settings.dagster_database_url is not None:
-        return _normalize(settings.dagster_database_url)
+        return _parse(settings.dagster_database_url).render_as_string(hide_password=False)
     url = _parse(database_url(settings))
     name = f"{url.database or url.username}_dagster"
     _create_database(url, name)
@@ -191,10 +191,6 @@ def _parse(url: str) -> URL:
         raise SettingsError(
             "the database URL cannot be read", hint="It looks like postgresql://user:password@host:5432/name."
         ) from None
-
-
-def _normalize(url: str) -> str:
-    return _parse(url).render_as_string(hide_password=False)
 
 
 def _explain(url: URL, error: DBAPIError) -> DatabaseError:

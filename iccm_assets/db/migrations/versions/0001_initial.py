@@ -1,4 +1,4 @@
-"""The whole schema of SPEC section 2.
+"""Initial schema.
 
 Revision ID: 0001
 Revises:
@@ -12,18 +12,16 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Create the schema from the SQL file beside this one."""
+    """Create the schema from the SQL file next to this one."""
     statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
 def downgrade() -> None:
-    """Drop every table; the extension stays, others may use it. The schema holds Alembic's own table."""
+    """Drop every table; the schema stays for Alembic's own table, the extension for other users."""
     bind = op.get_bind()
     names = bind.exec_driver_sql(
         "select tablename from pg_tables where schemaname = 'iccm' and tablename <> 'alembic_version'"

@@ -1,4 +1,4 @@
-"""Erasures, the base a retraining was asked to start from, and guards against erased rows coming back.
+"""Erasures, the requested base of a retraining, and triggers that keep erased rows out.
 
 Revision ID: 0002
 Revises: 0001
@@ -12,18 +12,16 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Run the SQL file beside this one."""
+    """Run the SQL file next to this one."""
     statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
 def downgrade() -> None:
-    """Take the table, the column and the guards away; erased rows stay erased."""
+    """Drop the table, the column and the triggers; erased rows stay erased."""
     for table, trigger in (
         ("filtered_conversations", "filtered_conversations_leave_out_erased"),
         ("phase4_training_data", "phase4_training_data_leave_out_erased"),

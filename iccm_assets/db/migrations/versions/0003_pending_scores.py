@@ -1,4 +1,4 @@
-"""An index for what is to be scored: texts without a score, and inconclusive ones that are tried again.
+"""Index of pending scores: texts without a score, and inconclusive ones that are retried.
 
 Revision ID: 0003
 Revises: 0002
@@ -10,8 +10,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""What a gateway process could not load, and why: whoever waits for readiness can say what it waits for.
+"""Versions that a gateway process failed to load, with reasons.
 
 Revision ID: 0004
 Revises: 0003
@@ -10,8 +10,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

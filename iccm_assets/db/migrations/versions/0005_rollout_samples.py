@@ -1,4 +1,4 @@
-"""What a rollout has counted, and the order in which requests were stored.
+"""Samples and pairs counted by a rollout, and the order in which requests were stored.
 
 Revision ID: 0005
 Revises: 0004
@@ -12,18 +12,16 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Run the SQL file beside this one."""
+    """Run the SQL file next to this one."""
     statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
 def downgrade() -> None:
-    """A live rollout would count everything again: it is opened anew instead."""
+    """Drop the samples; a live rollout must then be aborted, because it would count everything again."""
     op.execute("drop index iccm.requirements_scored_answers_idx")
     op.execute("drop table iccm.rollout_pairs")
     op.execute("drop table iccm.rollout_samples")

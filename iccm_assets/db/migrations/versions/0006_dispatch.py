@@ -1,4 +1,4 @@
-"""Which dispatch of a training run is the newest (T6), and the window asked for by hand (T4).
+"""Dispatch number and time of a training run, and its requested window.
 
 Revision ID: 0006
 Revises: 0005
@@ -10,8 +10,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""What is owed to each alert channel, so that one that fails delays no other (A1).
+"""Deliveries per alert channel, so that a failing channel delays no other.
 
 Revision ID: 0007
 Revises: 0006
@@ -10,8 +10,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
