@@ -303,7 +303,7 @@ class RolloutSettings(SettingsGroup):
     lease_seconds: float = Field(
         180.0, gt=0, description="Lifetime of the canary weight after a controller tick."
     )
-    tick_seconds: float = Field(30.0, gt=0, description="Interval between two controller ticks.")
+    tick_seconds: int = Field(30, ge=1, description="Minimum interval between two controller ticks.")
     tick_timeout_seconds: float = Field(5.0, gt=0, description="Timeout of a controller tick.")
     load_timeout_minutes: float = Field(
         10.0, gt=0, description="Time the replicas have to load a version before an alert is raised."

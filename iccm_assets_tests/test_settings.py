@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from pathlib import Path
 
 import pytest
 
+import iccm_assets
 from iccm_assets.errors import SettingsError
-from iccm_assets.settings import PACKAGED_REHEARSAL, known_variables, load_settings
+from iccm_assets.settings import PACKAGED_REHEARSAL, Settings, SettingsGroup, known_variables, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +78,25 @@ def test_every_variable_has_a_name_that_can_be_set_and_an_empty_one_counts_as_un
     for name in known_variables():
         monkeypatch.setenv(name, "")
     assert load_settings().training.epochs >= 1
+
+
+def test_every_setting_has_a_reader() -> None:
+    """An attribute of the setting's name is read outside of settings.py, or by a property that is."""
+    package = Path(iccm_assets.__file__).parent
+    read = {
+        node.attr
+        for path in package.rglob("*.py")
+        if path.name != "settings.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    fields = {
+        name: annotation.model_fields
+        for name, field in Settings.model_fields.items()
+        if isinstance(annotation := field.annotation, type) and issubclass(annotation, SettingsGroup)
+    }
+    names = {f"{group}.{name}" for group, members in fields.items() for name in members}
+    names |= set(Settings.model_fields)
+    names -= {"profile", "retention.history_retention_days"}  # settings.py reads them, for others
+    assert "history_retention" in read
+    assert sorted(name for name in names if name.rsplit(".", 1)[-1] not in read) == []

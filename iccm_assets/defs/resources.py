@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from iccm_assets.defs.pipes_reader import pipes_client
-from iccm_assets.settings import Settings, get_settings
+from iccm_assets.settings import Settings, get_settings, load_settings
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -52,6 +52,12 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         return ModelStore(self.settings.home)
 
 
+# How worker processes are started, by `ICCM_COMPUTE`.
+PIPES_CLIENTS = {"local": pipes_client}
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.Definitions(resources={"platform": PlatformResource(), "pipes": pipes_client()})
+    return dg.Definitions(
+        resources={"platform": PlatformResource(), "pipes": PIPES_CLIENTS[load_settings().compute]()}
+    )

@@ -17,7 +17,7 @@ from iccm_assets.db.database import create_engine_for
 from iccm_assets.definitions import defs
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import get_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, everything, write_canary_set
+from iccm_assets_tests.curation.pool_factories import HashEmbedder, dump_tables, write_canary_set
 
 FIRST, DAYS, PER_DAY = date(2026, 1, 1), 90, 20
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -71,7 +71,7 @@ def outcome(engine: sa.Engine) -> list[list[str]]:
     with engine.begin() as conn:  # when it was folded is the only thing that may differ
         conn.execute(sa.text("update iccm.pool_days set rebuilt_at = 'epoch'"))
         conn.execute(sa.text("update iccm.filtered_days set filtered_at = 'epoch'"))
-    return everything(
+    return dump_tables(
         engine, t.filtered_conversations, t.phase4_training_data, t.phase4_rejections, t.pool_days
     )
 

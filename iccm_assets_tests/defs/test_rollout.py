@@ -88,7 +88,7 @@ def test_the_sensor_ticks_and_observes_on_change_and_every_five_minutes(world: W
     controller.execute_command(world.engine, world.settings, "abort", actor="user:ada")
     said, [last] = tick()
     assert value(last, "state") == "aborted" and value(last, "weight") == 0.0
-    told = [(row.data["event"], row.data["by"]) for row in last.metadata["timeline"].records]
+    told = [(row.data["event"], row.data["actor"]) for row in last.metadata["timeline"].records]
     assert told == [("aborted", "user:ada"), ("started", "controller"), ("opened", "test")], told
     assert "waiting_for" not in last.metadata and "6.00 h of healthy time" in value(first, "waiting_for")
     assert tick()[1] == []

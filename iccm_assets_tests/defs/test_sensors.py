@@ -234,7 +234,7 @@ def test_a_row_that_waits_is_started_when_the_way_is_free(engine, platform, inst
     with engine.begin() as conn:
         fence = training_runs.claim_run(conn, first, "by hand")
     said = tick(new_data_threshold_sensor, platform, instance)
-    assert said.startswith("fired, training run") and f"training run {first} is running" in said
+    assert said.startswith("fired: training run") and f"training run {first} is running" in said
     assert f"training run {first} is running, 1 more" in tick(retrain_dispatch_sensor, platform, instance)
     with engine.begin() as conn:
         training_runs.finish_run(conn, first, fence, "gate_failed")

@@ -25,6 +25,7 @@ from iccm_assets.defs.automation.training_run_tags import (
 )
 from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.settings import load_settings
 
 if TYPE_CHECKING:
     from dagster_shared.error import SerializableErrorInfo
@@ -183,7 +184,7 @@ def _dagster_states(instance: dg.DagsterInstance, waiting: Sequence[QueuedRun]) 
 
 
 @dg.sensor(
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=load_settings().rollout.tick_seconds,
     default_status=RUNNING,
     description="Advances the live rollout: observes, decides, renews its lease. Launches no runs.",
 )

@@ -22,7 +22,7 @@ def daily_volume_is_normal(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.db.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
-    days = checks.daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
+    days = checks.load_daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
     *baseline, last = [day.total for day in days]
     return checks.check_daily_volume(baseline, last)
 
@@ -32,7 +32,7 @@ def content_is_valid(conn: Connection, settings: Settings) -> CheckResult:
     from iccm_assets.capture import checks
     from iccm_assets.db.clock import now
 
-    return checks.check_content(*checks.invalid_conversations(conn, now(conn) - timedelta(days=7)))
+    return checks.check_content(*checks.find_invalid_conversations(conn, now(conn) - timedelta(days=7)))
 
 
 @platform_check("conversations", "Has every gateway flushed its spool to the database?")

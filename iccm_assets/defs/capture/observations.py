@@ -17,13 +17,13 @@ def observe_daily_arrivals(context: dg.AssetExecutionContext, platform: Platform
 
     Days that are materialized again are not observed again; the days before stand in a table.
     """
-    from iccm_assets.capture.checks import daily_volumes
+    from iccm_assets.capture.checks import load_daily_volumes
     from iccm_assets.db.clock import now
 
     with platform.engine.connect() as conn:
         if last != now(conn).date() - timedelta(days=1):
             return
-        days = daily_volumes(conn, last - timedelta(days=DISPLAY_DAYS - 1), last)
+        days = load_daily_volumes(conn, last - timedelta(days=DISPLAY_DAYS - 1), last)
     newest = days[-1]
     history = [
         {

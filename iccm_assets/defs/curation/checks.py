@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @platform_check("filtered_conversations", "Was yesterday's partition materialized?")
 def yesterday_is_materialized(conn: Connection, settings: Settings) -> CheckResult:
-    from iccm_assets.capture.checks import daily_volumes
+    from iccm_assets.capture.checks import load_daily_volumes
     from iccm_assets.curation import checks
     from iccm_assets.db.clock import now
 
     yesterday = now(conn).date() - timedelta(days=1)
-    [volume] = daily_volumes(conn, yesterday, yesterday)
+    [volume] = load_daily_volumes(conn, yesterday, yesterday)
     return checks.check_yesterday(yesterday, checks.is_filtered(conn, yesterday), volume.total)
 
 
