@@ -1,7 +1,7 @@
 """A real platform whose processes may be killed: PostgreSQL, code server, daemon, run workers, trainers.
 
-Code server and daemon are started again as a supervisor would, a moment after they have died. Everything
-that belongs to the platform is known by the ``ICCM_HOME`` in its environment.
+Code server and daemon are restarted a second after they died, as by a supervisor. The platform's processes
+are identified by the ``ICCM_HOME`` in their environment.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RESTART_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15
 ITEMS = 20
 
-# What makes a retrain short and a death noticed soon. An emergency's gate passes whatever does no harm.
+# A short retrain and early detection of a death. An emergency's gate passes any harmless candidate.
 SHORT = {
     "ICCM_TRIGGERS__MIN_EXAMPLES": "5",
     "ICCM_TRIGGERS__RETRY_MINUTES": "0.05",
@@ -78,7 +78,7 @@ class Instance:
     died: dict[str, float] = field(default_factory=dict)
 
     def supervise(self) -> None:
-        """Start what should run and does not, a moment after it has died."""
+        """Start the processes that are not running, a second after they died."""
         for name, command in self.commands.items():
             process = self.running.get(name)
             if process is not None and process.poll() is None:
@@ -94,7 +94,7 @@ class Instance:
                 )
 
     def wait(self, condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
-        """Supervise until something is so, or for so long; whether it became so."""
+        """Supervise until the condition holds or the time is over; return whether it holds."""
         limit = time.monotonic() + seconds
         while not (reached := condition()) and time.monotonic() < limit:
             self.supervise()
@@ -102,17 +102,17 @@ class Instance:
         return reached
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The platform's living processes, by what they are."""
+        """Return the platform's running processes by kind."""
         processes: dict[str, list[psutil.Process]] = {name: [] for name in VICTIMS[:-1]}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                kind = kind_of(process.cmdline())
+                kind = get_process_kind(process.cmdline())
                 if kind and process.environ().get("ICCM_HOME") == self.environment["ICCM_HOME"]:
                     processes[kind].append(process)
         return processes
 
     def kill(self, victim: str) -> int:
-        """SIGKILL to all processes of a kind, or of every kind; how many there were."""
+        """Kill all processes of a kind, or of every kind, with SIGKILL; return their number."""
         processes = self.processes()
         doomed = [
             process for kind, running in processes.items() if victim in (kind, ALL) for process in running
@@ -136,16 +136,16 @@ class Instance:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def lives(process: psutil.Process) -> bool:
-    """Whether it runs: one that was killed and is not reaped yet does not."""
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether the process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def kind_of(command: list[str]) -> str | None:
-    """Which of the victims a command line is; a run worker is what the code server spawns."""
+def get_process_kind(command: list[str]) -> str | None:
+    """Return the kind of process of a command line; the code server spawns run workers."""
     line = " ".join(command)
     if "iccm_assets.training.trainer_worker" in line or "iccm_assets.evaluation.evaluation_worker" in line:
         return TRAINER
@@ -190,7 +190,7 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
         _commands(home, free_port()),
     )
     try:
-        learn_from(engine, Random(0), 40)
+        add_examples(engine, Random(0), 40)
         made.supervise()
         yield made
     finally:
@@ -198,7 +198,7 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
 
 
 def _dagster_home(home: Path) -> Path:
-    """The project's dagster.yaml with shorter limits of its run monitoring."""
+    """Write the project's dagster.yaml with shorter limits for its run monitoring."""
     config = yaml.safe_load((ROOT / "dagster.yaml").read_text("utf-8"))
     config["run_monitoring"] |= MONITORING
     directory = home / "dagster"
@@ -220,8 +220,8 @@ def _commands(home: Path, port: int) -> dict[str, list[str]]:
     }
 
 
-def learn_from(engine: sa.Engine, rng: Random, count: int) -> None:
-    """New conversations of yesterday, straight into the training pool: no candidate is like another."""
+def add_examples(engine: sa.Engine, rng: Random, count: int) -> None:
+    """Add new conversations of yesterday to the training pool, so that no candidate equals another."""
     with engine.begin() as conn:
         at: datetime = now(conn) - timedelta(days=1)
         for _ in range(count):

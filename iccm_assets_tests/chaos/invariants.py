@@ -1,4 +1,4 @@
-"""What a retrain has left behind, and what of it no kill excuses: the facts, and a pure judgement of them."""
+"""The aftermath of a retrain, and the invariants that must hold whatever was killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Aftermath:
 
 
 def violations(aftermath: Aftermath) -> list[str]:
-    """Everything about it that must not be, in words; empty when the trigger ended once and left nothing."""
+    """Return the violated invariants in words; empty if the trigger ended once without leftovers."""
     run = aftermath.run
     finished, failed = run.status in (*GATE, "skipped"), run.status == "failed"
     passed = run.status == "gate_passed"
@@ -74,8 +74,8 @@ def violations(aftermath: Aftermath) -> list[str]:
     return [words for words, wrong in rules.items() if wrong]
 
 
-def look(instance: Instance, run_id: int) -> Aftermath:
-    """Read it out of the database, Dagster, the model store and the list of processes."""
+def load_aftermath(instance: Instance, run_id: int) -> Aftermath:
+    """Read the aftermath from the database, Dagster, the model store and the process list."""
     store = ModelStore(Path(instance.environment["ICCM_HOME"]))
     with instance.engine.connect() as conn:
         before = training_runs.get_run(conn, run_id)
@@ -113,7 +113,7 @@ def look(instance: Instance, run_id: int) -> Aftermath:
         staging=tuple(staging),
         damaged=tuple(damage for path in sorted(paths) if (damage := _damage(path))),
         unknown_models=tuple(sorted(set(store.list_digests()) - {digest for digest, _ in versions})),
-        slots=tuple(_taken(instance)),
+        slots=tuple(_occupied_slots(instance)),
         processes=tuple(f"{kind} {process.pid}" for kind in (RUN_WORKER, TRAINER) for process in alive[kind]),
     )
 
@@ -126,12 +126,12 @@ def _damage(path: Path) -> str:
     return ""
 
 
-def _taken(instance: Instance) -> list[str]:
-    """Slots of Dagster's pools that somebody holds or waits for."""
+def _occupied_slots(instance: Instance) -> list[str]:
+    """Return the slots of Dagster's pools that are held or waited for."""
     storage = instance.dagster.event_log_storage
-    taken = []
+    occupied = []
     for key in storage.get_concurrency_keys():
         info = storage.get_concurrency_info(key)
         if info.active_slot_count or info.pending_step_count:
-            taken.append(f"{key} ({info.active_slot_count} held, {info.pending_step_count} waiting)")
-    return taken
+            occupied.append(f"{key} ({info.active_slot_count} held, {info.pending_step_count} waiting)")
+    return occupied

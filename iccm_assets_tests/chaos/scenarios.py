@@ -1,6 +1,6 @@
-"""A round: a cause is written, a process dies at a random moment of its retrain, and the aftermath is judged.
+"""A round: a retrain is requested, a process of it is killed at a random time, and the aftermath is checked.
 
-Nothing is told to anybody: the dispatch sensor finds the cause, and the platform finds out what has died.
+The platform gets no hint: the dispatch sensor starts the retrain, and the platform detects the death.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from iccm_assets_tests.chaos.chaos_instance import (
     TRAINER,
     VICTIMS,
     Instance,
-    learn_from,
-    lives,
+    add_examples,
+    is_alive,
 )
-from iccm_assets_tests.chaos.invariants import MAX_ATTEMPTS, look, violations
+from iccm_assets_tests.chaos.invariants import MAX_ATTEMPTS, load_aftermath, violations
 
 OUTCOME_SECONDS = 300.0
 # After the outcome: a dead worker's heartbeat runs out, and a tick or two look.
@@ -39,7 +39,7 @@ NOBODY = "nobody"
 
 @dataclass(frozen=True)
 class Kill:
-    """Who dies and when, as a share of a calm retrain; None: as soon as there is a verdict.
+    """What is killed and when, as a share of an undisturbed retrain; None: as soon as there is a verdict.
 
     ``emergency``: its gate passes whatever does no harm, and its candidate is rolled out; the gate refuses a
     model that has learned nothing to any other trigger.
@@ -70,7 +70,7 @@ class Round:
     error: str = ""
 
     def line(self) -> str:
-        """One line for a person."""
+        """Format the round as one line."""
         when = "at its verdict" if self.kill.share is None else f"after {self.moment:6.1f} s"
         what = f"{self.number:3}  {self.kill.victim:11} {when} ({self.killed} killed)"
         ended = f"{self.status:11} attempts {self.attempts}  runs {','.join(self.runs)}"
@@ -95,16 +95,16 @@ def plan(rounds: int, rng: Random) -> list[Kill]:
 
 
 def play(instance: Instance, rounds: int, rng: Random) -> Iterator[Round]:
-    """A calm round, numbered 0, which tells how long a retrain takes; then so many with a kill in each."""
+    """Play round 0 without a kill, which measures a retrain; then ``rounds`` with one kill each."""
     calm = play_round(instance, 0, Kill(NOBODY), 0.0)
     yield calm
     for number, kill in enumerate(plan(rounds, rng), start=1):
-        learn_from(instance.engine, rng, 2)
+        add_examples(instance.engine, rng, 2)
         yield play_round(instance, number, kill, calm.outcome_seconds)
 
 
 def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Round:
-    """Cause, kill, outcome, aftermath; ``whole`` is what a calm retrain takes."""
+    """Request, kill, wait and check; ``whole`` is the duration of an undisturbed retrain."""
     with instance.engine.begin() as conn:
         if not kill.emergency:
             _clear_the_way(conn)
@@ -115,10 +115,10 @@ def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Rou
     instance.wait(lambda: _run(instance, run_id).dispatch > 0, OUTCOME_SECONDS, every=0.05)
     dispatched = time.monotonic()
     struck = _strike(instance, run_id, kill, whole)
-    instance.wait(lambda: _over(_run(instance, run_id)), OUTCOME_SECONDS)
+    instance.wait(lambda: _has_ended(_run(instance, run_id)), OUTCOME_SECONDS)
     ended = time.monotonic()
-    instance.wait(lambda: not violations(look(instance, run_id)), SETTLE_SECONDS, every=1.0)
-    aftermath = look(instance, run_id)
+    instance.wait(lambda: not violations(load_aftermath(instance, run_id)), SETTLE_SECONDS, every=1.0)
+    aftermath = load_aftermath(instance, run_id)
     return Round(
         number=number,
         kill=kill,
@@ -135,7 +135,7 @@ def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Rou
 
 
 def _clear_the_way(conn: sa.Connection) -> None:
-    """End the rollout of the round before: what is no emergency would wait for it."""
+    """End the rollout of the previous round, for which a normal retrain would wait."""
     live = repository.get_live_rollout(conn)
     if live is not None:
         abort_for_emergency(conn, live.id, "the next round")
@@ -143,7 +143,7 @@ def _clear_the_way(conn: sa.Connection) -> None:
 
 @dataclass(frozen=True)
 class Strike:
-    """When it came, how many it killed, and what was wrong directly afterwards."""
+    """Time of the kill, number of killed processes, and violations directly afterwards."""
 
     at: float
     killed: int = 0
@@ -175,7 +175,9 @@ def _strike(instance: Instance, run_id: int, kill: Kill, whole: float) -> Strike
 
     instance.wait(hit, OUTCOME_SECONDS, every=0.05)
     at = time.monotonic()
-    if kill.victim == RUN_WORKER and not instance.wait(lambda: not any(map(lives, trainers)), ORPHAN_SECONDS):
+    if kill.victim == RUN_WORKER and not instance.wait(
+        lambda: not any(map(is_alive, trainers)), ORPHAN_SECONDS
+    ):
         return Strike(at, killed, (f"a trainer outlived its run worker by {ORPHAN_SECONDS:g} s",))
     return Strike(at, killed)
 
@@ -185,10 +187,10 @@ def _run(instance: Instance, run_id: int) -> TrainingRun:
         return training_runs.get_run(conn, run_id)
 
 
-def _over(run: TrainingRun) -> bool:
+def _has_ended(run: TrainingRun) -> bool:
     return run.finished and (run.status != "failed" or run.attempt >= MAX_ATTEMPTS)
 
 
 def _everything_ended(instance: Instance, run_id: int) -> bool:
     runs = instance.dagster.get_runs(RunsFilter(tags={TRAINING_RUN_TAG: str(run_id)}))
-    return _over(_run(instance, run_id)) and all(run.is_finished for run in runs)
+    return _has_ended(_run(instance, run_id)) and all(run.is_finished for run in runs)

@@ -1,4 +1,4 @@
-"""The judgement of a killed retrain's aftermath can fail: every single thing that must not be is named."""
+"""The invariants detect and name every single violation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iccm_assets_tests.chaos.chaos_instance import (
     RUN_WORKER,
     TRAINER,
     VICTIMS,
-    kind_of,
+    get_process_kind,
 )
 from iccm_assets_tests.chaos.invariants import Aftermath, violations
 from iccm_assets_tests.chaos.scenarios import plan
@@ -110,7 +110,7 @@ def test_a_row_without_an_end_or_a_reason_is_named(row: dict, words: str) -> Non
 
 
 @given(st.integers(0, 10**6))
-def test_every_kind_of_victim_comes_once_before_any_comes_twice(seed: int) -> None:
+def test_every_get_process_kind_victim_comes_once_before_any_comes_twice(seed: int) -> None:
     planned = plan(11, Random(seed))
     assert sorted(kill.victim for kill in planned[:5]) == sorted(VICTIMS)
     assert sorted(kill.victim for kill in planned[5:10]) == sorted(VICTIMS)
@@ -118,9 +118,9 @@ def test_every_kind_of_victim_comes_once_before_any_comes_twice(seed: int) -> No
 
 
 def test_processes_are_known_by_their_command() -> None:
-    assert kind_of(["python", "-m", "iccm_assets.training.trainer_worker"]) == TRAINER
-    assert kind_of(["python", "-m", "iccm_assets.evaluation.evaluation_worker"]) == TRAINER
-    assert kind_of(["python", "-c", "from multiprocessing.spawn import spawn_main"]) == RUN_WORKER
-    assert kind_of(["python", "dagster", "api", "grpc", "-h"]) == CODE_SERVER
-    assert kind_of(["python", "/bin/dagster-daemon", "run"]) == DAEMON
-    assert kind_of(["postgres"]) is None
+    assert get_process_kind(["python", "-m", "iccm_assets.training.trainer_worker"]) == TRAINER
+    assert get_process_kind(["python", "-m", "iccm_assets.evaluation.evaluation_worker"]) == TRAINER
+    assert get_process_kind(["python", "-c", "from multiprocessing.spawn import spawn_main"]) == RUN_WORKER
+    assert get_process_kind(["python", "dagster", "api", "grpc", "-h"]) == CODE_SERVER
+    assert get_process_kind(["python", "/bin/dagster-daemon", "run"]) == DAEMON
+    assert get_process_kind(["postgres"]) is None

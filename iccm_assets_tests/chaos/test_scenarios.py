@@ -1,4 +1,4 @@
-"""Real processes, really killed: every trigger ends in one finished retrain or one clear failure.
+"""Real processes are killed: every trigger ends in one finished retrain or one clear failure.
 
 Three rounds; CHAOS_ROUNDS says otherwise, CHAOS_SEED begins elsewhere. `python -m benchmarks.chaos` is the
 same with a line a round.
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from dagster import DagsterRunStatus, job
 
 from iccm_assets_tests.chaos.chaos_instance import Instance, platform
-from iccm_assets_tests.chaos.invariants import look, violations
+from iccm_assets_tests.chaos.invariants import load_aftermath, violations
 from iccm_assets_tests.chaos.scenarios import play
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
@@ -41,7 +41,7 @@ def test_every_trigger_ends_once_whatever_is_killed(instance: Instance) -> None:
 
 
 def test_violations_planted_on_purpose_are_detected(instance: Instance) -> None:
-    """The rounds would pass for ever if nobody could see what they must not leave."""
+    """Prove that the checks of the rounds above can fail."""
     with instance.engine.connect() as conn:
         run_id, path = conn.execute(
             sa.text(
@@ -61,7 +61,7 @@ def test_violations_planted_on_purpose_are_detected(instance: Instance) -> None:
         file.write(b"!")
     orphan = subprocess.Popen(FAKE_TRAINER, env=instance.environment)
     try:
-        listed = "\n".join(violations(look(instance, run_id)))
+        listed = "\n".join(violations(load_aftermath(instance, run_id)))
     finally:
         orphan.kill()
         orphan.wait()

@@ -1,4 +1,4 @@
-"""Running command groups in this process, against the test's own database and home."""
+"""Run commands in this process or in their own, on the test's database and home."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def iccm(
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """`run("status", "--json")`; what a command raises is raised here."""
+    """`run("status", "--json")`; a command's exception is raised to the test."""
     app = build_app("alerts", "config", "deploy", "doctor", "evaluate", "lineage", "retrain", "status")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -53,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 @pytest.fixture
 def platform(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The test's database and home, as the commands find them: in the environment."""
+    """Put the test's database and home in the environment, where commands read them."""
     assert settings.database_url is not None
     monkeypatch.setenv("ICCM_HOME", str(settings.home))
     monkeypatch.setenv("ICCM_DATABASE_URL", settings.database_url)

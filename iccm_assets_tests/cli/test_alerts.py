@@ -1,4 +1,4 @@
-"""`iccm alerts`: what was raised, whether it arrived, and why not (A1)."""
+"""`iccm alerts`: alerts, their delivery and delivery errors (A1)."""
 
 from __future__ import annotations
 

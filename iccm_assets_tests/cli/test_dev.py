@@ -1,4 +1,4 @@
-"""`iccm dev`: everything runs after one command, and nothing is left after Ctrl-C."""
+"""`iccm dev` starts everything with one command and stops it all on Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`iccm doctor`: what is missing is named with its fix, and only the required makes it fail."""
+"""`iccm doctor` names what is missing with its fix, and fails only for requirements."""
 
 from __future__ import annotations
 

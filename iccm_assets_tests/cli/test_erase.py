@@ -1,4 +1,4 @@
-"""`iccm erase`: what it asks, what it says, what it refuses (V2)."""
+"""`iccm erase`: confirmation, output, invalid requests (V2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iccm_assets_tests.retraining.factories import conversation, training_run, v
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
-    """Like the fixture of this folder, with something typed in."""
+    """Run `iccm erase` in this process with this standard input."""
     get_settings.cache_clear()
     result = CliRunner().invoke(
         build_app("erase"), ("erase", *arguments), input=answer, env={"COLUMNS": "200"}
@@ -30,7 +30,7 @@ def run(*arguments: str, answer: str | None = None) -> Result:
 
 @pytest.fixture
 def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
-    """Production learned from two conversations of ann and one of bob; the base is clean."""
+    """Production was trained on two conversations of ann and one of bob, the base on none."""
     base = platform.home / "models" / "base"
     base.mkdir(parents=True)
     (base / "config.json").write_text("{}")

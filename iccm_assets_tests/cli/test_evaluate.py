@@ -1,4 +1,4 @@
-"""`iccm evaluate --replay` and the names `evaluate` and `deploy` take."""
+"""`iccm evaluate --replay`, and the version names of `evaluate` and `deploy`."""
 
 from __future__ import annotations
 

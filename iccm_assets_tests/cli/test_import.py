@@ -1,4 +1,4 @@
-"""`iccm import claude-code` on real lines, broken lines and files that are none, against a real database."""
+"""`iccm import claude-code` with valid and invalid lines and files, on a real database."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_no_secret_sample_is_stored_in_any_table(load, engine, transcript):
 
 
 def everything(engine: sa.Engine) -> str:
-    """Every row of every table of the database, as text."""
+    """Read every row of every table of the database as text."""
     with engine.connect() as conn:
         names = conn.execute(
             sa.text("select table_name from information_schema.tables where table_schema = 'iccm'")

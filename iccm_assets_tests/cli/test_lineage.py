@@ -1,4 +1,4 @@
-"""`iccm lineage` and `iccm status`: what is stored, in words and as JSON."""
+"""`iccm lineage` and `iccm status` as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iccm_assets_tests.retraining.factories import conversation, training_run, v
 
 @pytest.fixture
 def lived(platform: Settings, engine: sa.Engine) -> Settings:
-    """A platform with a base, a production version that learned from 1 to 3, and a refused candidate."""
+    """A platform with a base, a production version trained on 1 to 3, and a rejected candidate."""
     with engine.begin() as conn:
         today = now(conn)
         for number in range(1, 6):

@@ -1,4 +1,4 @@
-"""`iccm`: what the machine or the caller did wrong is one line and a failure, never a traceback."""
+"""`iccm` reports errors of the machine or the caller in one line, never as a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`iccm retrain`: the row is written first, one per key, and its outcome is what is reported."""
+"""`iccm retrain` writes one row per key first and reports its outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iccm_assets_tests.cli.conftest import Run
 
 
 class Job:
-    """Stands in for the Dagster run: gives each claimed row the outcome it is told."""
+    """Stand-in for the Dagster run: finishes each claimed row with ``outcome``."""
 
     def __init__(self, engine: sa.Engine, settings: Settings) -> None:
         self.engine, self.settings, self.outcome = engine, settings, "gate_passed"

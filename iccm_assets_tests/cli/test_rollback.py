@@ -1,4 +1,4 @@
-"""`iccm rollout show|pause|resume|approve|abort`, `iccm rollback`, `iccm deploy`, as people use them (R9)."""
+"""`iccm rollout show|pause|resume|approve|abort`, `iccm rollback`, `iccm deploy`, on a real database (R9)."""
 
 from __future__ import annotations
 

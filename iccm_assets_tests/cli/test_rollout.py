@@ -1,4 +1,4 @@
-"""`iccm rollout simulate`: stable JSON, a table, a picture, and one line for bad input (R10)."""
+"""`iccm rollout simulate`: reproducible JSON, a table, a plot, one-line errors (R10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`iccm simulate` and the several weeks of `iccm demo`: dates, drift, and sessions posted again (X4)."""
+"""`iccm simulate` and the several weeks of `iccm demo`: dates, drift, repeated sessions (X4)."""
 
 from __future__ import annotations
 

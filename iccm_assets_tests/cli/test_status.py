@@ -1,4 +1,4 @@
-"""`iccm status`: the platform in a few lines, both arms' figures among them (A3)."""
+"""`iccm status`, with the metrics of both arms (A3)."""
 
 from __future__ import annotations
 

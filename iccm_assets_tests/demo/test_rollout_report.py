@@ -1,4 +1,4 @@
-"""The demo's second half in its pure parts: pace of the clock, what is shown, what the story checks."""
+"""The pure parts of the demo's rollouts: clock rate, progress display, acceptance checks."""
 
 from __future__ import annotations
 

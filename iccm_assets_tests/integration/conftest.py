@@ -1,4 +1,4 @@
-"""One platform that has lived through a small demo, shared by the tests of this folder."""
+"""A platform on which a small demo has run, shared by the tests of this folder."""
 
 from __future__ import annotations
 

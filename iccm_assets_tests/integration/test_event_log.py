@@ -12,18 +12,18 @@ from iccm_assets_tests.integration.conftest import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
 
-# Shorter lines (`return x`, `else:`) say nothing about whose they are.
-SHORTEST = 24
+# Shorter lines (`return x`, `else:`) do not identify a conversation.
+MIN_LENGTH = 24
 
 
-def lines_of(texts: list[str]) -> set[str]:
-    """The lines of texts that are long enough to be told from others, as written and as in JSON."""
-    lines = {line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= SHORTEST}
+def extract_lines(texts: list[str]) -> set[str]:
+    """Return the lines that are long enough to identify a text, plain and JSON-escaped."""
+    lines = {line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= MIN_LENGTH}
     return lines | {json.dumps(line)[1:-1] for line in lines}
 
 
 def conversation_lines(engine: sa.Engine) -> set[str]:
-    """What people and models said, what they accepted, and the code it is about."""
+    """Return the lines of messages, requirements, source code and reconstructions."""
     with engine.connect() as conn:
         texts = conn.execute(
             sa.text(
@@ -36,11 +36,11 @@ def conversation_lines(engine: sa.Engine) -> set[str]:
                 """
             )
         ).scalars()
-        return lines_of([text for text in texts if text])
+        return extract_lines([text for text in texts if text])
 
 
 def event_log(engine: sa.Engine) -> str:
-    """All events, runs and asset rows of the Dagster database, as one text."""
+    """Read all events, runs and asset rows of the Dagster database as one text."""
     with engine.connect() as conn:
         parts = []
         for table, column in (
@@ -54,7 +54,7 @@ def event_log(engine: sa.Engine) -> str:
     return "\n".join(parts)
 
 
-def found_in(log: str, lines: set[str]) -> list[str]:
+def find_in(log: str, lines: set[str]) -> list[str]:
     return sorted(line for line in lines if line in log)
 
 
@@ -67,9 +67,9 @@ def test_no_line_of_a_conversation_is_in_dagsters_database(platform: Platform) -
         dagster.dispose()
         engine.dispose()
     assert len(lines) > 200 and len(log) > 100_000
-    # What is told of a day is there, and a line that is there would be found.
-    assert found_in(log, {"removed_as_duplicates", "training_conversations"}) == [
+    # The metadata of a day is there, which shows that the search works.
+    assert find_in(log, {"removed_as_duplicates", "training_conversations"}) == [
         "removed_as_duplicates",
         "training_conversations",
     ]
-    assert found_in(log, lines) == []
+    assert find_in(log, lines) == []

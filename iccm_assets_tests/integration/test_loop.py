@@ -112,8 +112,8 @@ def test_materializing_the_days_again_changes_no_row(platform: Platform) -> None
     assert platform.rows(query) == before
 
 
-def spoiled(platform: Platform, noise: float, tmp_path: Path) -> str:
-    """A candidate whose weights are production's with noise on them, published and registered."""
+def make_noisy_candidate(platform: Platform, noise: float, tmp_path: Path) -> str:
+    """Publish and register production's weights with noise as a candidate."""
     import numpy as np
 
     engine = platform.engine
@@ -132,9 +132,7 @@ def spoiled(platform: Platform, noise: float, tmp_path: Path) -> str:
         for name, value in weights.items()
     }
     save_file(noisy, staging / "model.safetensors", metadata={"format": "pt"})
-    published = ModelStore(platform.home).publish(
-        staging, Manifest(kind="imported", base="spoiled", files={})
-    )
+    published = ModelStore(platform.home).publish(staging, Manifest(kind="imported", base="noisy", files={}))
     with engine.begin() as conn:
         made = versions.register_version(
             conn,
@@ -151,7 +149,7 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
     platform: Platform, tmp_path: Path
 ) -> None:
     serving = platform.production()
-    bad = spoiled(platform, 0.5, tmp_path)
+    bad = make_noisy_candidate(platform, 0.5, tmp_path)
     refused = platform.iccm("deploy", bad)
     assert refused.returncode == 1 and "never evaluated" in refused.stderr
     report = platform.json("evaluate", bad)
@@ -173,7 +171,7 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
 
 def test_a_damaged_checkpoint_is_rejected_even_when_forced(platform: Platform, tmp_path: Path) -> None:
     serving = platform.production()
-    damaged = spoiled(platform, 0.01, tmp_path)
+    damaged = make_noisy_candidate(platform, 0.01, tmp_path)
     [[path]] = platform.rows("select path from iccm.model_versions where version = :v", v=damaged)
     weights = Path(path) / "model.safetensors"
     weights.chmod(0o644)

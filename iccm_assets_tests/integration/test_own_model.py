@@ -1,4 +1,4 @@
-"""A model of one's own, given only by its path, through the whole loop: seq2seq and causal (L1)."""
+"""Any model named only by its path runs through the whole loop: seq2seq and causal (L1)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ITEMS = 8
 
 @pytest.fixture(params=[tiny_t5, tiny_llama], ids=["seq2seq", "causal"], scope="module")
 def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
-    """A platform that has lived a day with a model of its own."""
+    """A platform on which a one-day demo has run with this model."""
     home = Path(tempfile.mkdtemp(prefix="iccm-own-"))
     items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
     canary_set = home / "canary.jsonl"

@@ -36,7 +36,7 @@ def plan() -> list[PlannedSession]:
 
 @pytest.fixture(scope="module")
 def ended(plan: list[PlannedSession]) -> list[tuple[PlannedSession, FinishedConversation]]:
-    """Half the week when it is over, as if CET-D knew the base families and nothing else."""
+    """Half of the week, finished, with a CET-D that knows only the base families."""
     return [
         (
             session,

@@ -1,4 +1,4 @@
-"""The drift of the domain mix: what can be said, and what it means (X4)."""
+"""The drift of the domain mix: syntax and meaning (X4)."""
 
 from __future__ import annotations
 

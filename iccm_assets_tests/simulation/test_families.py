@@ -1,4 +1,4 @@
-"""Every family: source code, oracle and readers tell one story (X1)."""
+"""Every family: source code, interpreter and reconstructors agree (X1)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_there_are_classes_with_state_among_base_and_new_families(families: tupl
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_suites_contain_edge_cases_and_errors_of_the_family(family: str) -> None:
-    """Empty, negative, huge and unicode inputs appear, and errors where the requirements speak of any."""
+    """Empty, negative, huge and unicode inputs appear, and errors where the requirements mention any."""
     rng = Random(f"edges {family}")
     for _ in range(10):
         example = generate_example(family, rng)

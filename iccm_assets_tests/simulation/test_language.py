@@ -1,4 +1,4 @@
-"""The requirements language: texts and documents say the same thing (X1)."""
+"""The requirements language: parsing and rendering are inverse (X1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many errands at once: all are done, in pace, and no failure is lost."""
+"""The load generator completes every task at its rate and loses no failure."""
 
 from __future__ import annotations
 

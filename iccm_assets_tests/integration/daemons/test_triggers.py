@@ -1,4 +1,4 @@
-"""The triggers as daemons see them: from a tick to a run that has ended, one per cause (T1-T3, T6)."""
+"""The triggers on real daemons, from a tick to a finished run, exactly one per cause (T1-T3, T6)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONG_TIMEOUTS = {
 
 Make = Callable[..., Platform]
 ITEMS = 30
-BASELINE = 25 / ITEMS  # of the pass rates that `measured` says production had at its deployment
+BASELINE = 25 / ITEMS  # of the pass rates that `store_measurement` says production had at its deployment
 
 
 def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none(make_platform: Make) -> None:
@@ -52,7 +52,7 @@ def test_a_hundred_examples_start_exactly_one_retrain_and_ninety_nine_start_none
     assert (row.trigger, row.trigger_key) == ("data_threshold", "data_threshold:2026-03-02")
     assert (run.tags["iccm/training_run_id"], row.dagster_run_id) == (str(row.id), run.run_id)
     assert (row.attempt, row.dispatch, row.status) == (1, 1, "gate_failed")
-    assert learned(platform, row.id) == 100
+    assert count_training_examples(platform, row.id) == 100
     assert platform.skip_reasons("new_data_threshold_sensor")[-1] == (
         f"{row.trigger_key} already has a retraining: training run {row.id}, gate_failed"
     )
@@ -65,11 +65,11 @@ def test_a_quality_drop_starts_exactly_one_emergency_and_ten_stable_measurements
     platform, rng = make_platform(MONDAY_AT_FOUR, **SHORT), np.random.default_rng(7)
     platform.add_examples(30)
     platform.start_daemons(rate=FASTER)
-    falls = [BASELINE - measured_and_seen(platform, rng, 0.85) for _ in range(10)]
+    falls = [BASELINE - measure_and_wait(platform, rng, 0.85) for _ in range(10)]
     assert max(falls) > 0.05, "chance alone has to cross the limit: only evidence may start an emergency"
     assert platform.retrains() == [] == platform.training_runs()
 
-    measured(platform, rng, 0.45)
+    store_measurement(platform, rng, 0.45)
     platform.until_over(1)
     platform.let_tick("quality_degradation_sensor")
     [row], [run] = platform.training_runs(), platform.retrains()
@@ -84,16 +84,16 @@ def test_two_daemons_at_once_start_one_run_for_each_trigger(make_platform: Make)
     # Hours pass for these daemons: none in which a schedule of every six hours has its tick.
     platform = make_platform(MONDAY_AT_FOUR.replace(hour=6, minute=5), **SHORT, **LONG_TIMEOUTS)
     platform.add_examples(60)
-    measured(platform, np.random.default_rng(3), 0.45)
+    store_measurement(platform, np.random.default_rng(3), 0.45)
     # They share when a sensor ticked last: both look only where its next tick is due again all the time.
     platform.start_daemons(2, rate=FASTEST)
     platform.until_over(1)
-    platform.until(lambda: looks(platform, "new_data_threshold_sensor") >= 2)
+    platform.until(lambda: count_evaluations(platform, "new_data_threshold_sensor") >= 2)
     for more_examples, days in ((60, 0), (0, 1), (0, 1)):
-        let_all_look_at_once(platform, more_examples, days)
+        evaluate_all_at_once(platform, more_examples, days)
     platform.until(lambda: len(platform.retrains()) >= 2)
     for sensor in ("quality_degradation_sensor", "retrain_dispatch_sensor"):
-        platform.until(lambda sensor=sensor: looks(platform, sensor) >= 2)
+        platform.until(lambda sensor=sensor: count_evaluations(platform, sensor) >= 2)
     keys = [row.trigger_key for row in platform.training_runs()]
     assert keys[0].startswith("degradation:")
     assert keys[1:] == [f"data_threshold:2026-03-0{day}" for day in (2, 3, 4)]
@@ -121,7 +121,7 @@ def test_on_sunday_at_two_the_week_is_retrained_or_skipped_with_its_number(make_
         )
 
 
-def measured(platform: Platform, rng: np.random.Generator, level: float) -> float:
+def store_measurement(platform: Platform, rng: np.random.Generator, level: float) -> float:
     """Production measured at a level on both sets, stored as `production_quality` does: the holdout's mean.
 
     The canary set's items are the same ones with the same rates as long as the level is; the holdout's
@@ -134,9 +134,11 @@ def measured(platform: Platform, rng: np.random.Generator, level: float) -> floa
         load_orchestra_from_settings(platform.settings),
         platform.settings.triggers.max_quality_drop,
     )
-    before = {f"item-{number}": rate for number, rate in enumerate(spread(np.random.default_rng(7), 0.85))}
+    before = {
+        f"item-{number}": rate for number, rate in enumerate(draw_pass_rates(np.random.default_rng(7), 0.85))
+    }
     same = {item: max(0.0, rate - (0.85 - level)) for item, rate in before.items()}
-    others = {f"c-{number}": rate for number, rate in enumerate(spread(rng, level))}
+    others = {f"c-{number}": rate for number, rate in enumerate(draw_pass_rates(rng, level))}
     falls = {
         "canary_set": (same, paired_drop(same, before, drop)),
         "production_holdout": (others, unpaired_drop(others, list(before.values()))),
@@ -164,16 +166,16 @@ def measured(platform: Platform, rng: np.random.Generator, level: float) -> floa
     return mean
 
 
-def measured_and_seen(platform: Platform, rng: np.random.Generator, level: float) -> float:
-    """The same, once the sensor has looked at it and told its numbers."""
+def measure_and_wait(platform: Platform, rng: np.random.Generator, level: float) -> float:
+    """Store a measurement and wait until the sensor has reported its numbers."""
     before = len(platform.skip_reasons("quality_degradation_sensor"))
-    mean = measured(platform, rng, level)
+    mean = store_measurement(platform, rng, level)
     message = f"on production_holdout: {mean:.3f},"
     platform.until(lambda: message in " ".join(platform.skip_reasons("quality_degradation_sensor")[before:]))
     return mean
 
 
-def let_all_look_at_once(platform: Platform, more_examples: int, days: int) -> None:
+def evaluate_all_at_once(platform: Platform, more_examples: int, days: int) -> None:
     """A new cause, and for three seconds nobody who has seen that it has no row yet can write one.
 
     Those who look wait for the pool, then for the rows, each for less than a tick's limit of two seconds.
@@ -191,20 +193,20 @@ def let_all_look_at_once(platform: Platform, more_examples: int, days: int) -> N
     platform.until(lambda: len(platform.training_runs()) > known)
 
 
-def looks(platform: Platform, sensor: str) -> int:
-    """How often the daemon that did so least has looked at a sensor."""
+def count_evaluations(platform: Platform, sensor: str) -> int:
+    """Return how often each daemon has evaluated a sensor, the minimum over the daemons."""
     return min(
         daemon.output.count(f"Checking for new runs for sensor: {sensor}") for daemon in platform.daemons
     )
 
 
-def spread(rng: np.random.Generator, level: float) -> list[float]:
-    """Pass rates as texts have them: most are perfect, some are bad, their mean is about the level."""
+def draw_pass_rates(rng: np.random.Generator, level: float) -> list[float]:
+    """Draw pass rates of texts: most are perfect, some are 0, with about this mean."""
     return [float(rate) for rate in rng.binomial(1, level, ITEMS)]
 
 
-def learned(platform: Platform, training_run: int) -> int:
-    """How many conversations of the pool a training run learned from."""
+def count_training_examples(platform: Platform, training_run: int) -> int:
+    """Count the conversations a training run was trained on."""
     with platform.engine.connect() as conn:
         return conn.execute(
             sa.text("select count(*) from iccm.training_run_examples where training_run_id = :id"),
