@@ -105,7 +105,8 @@ def check_database(settings: Settings) -> SystemCheck:
 
 def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     """Check each layer of the sandbox, in one that is started for this."""
-    from iccm_assets.sandbox.sandbox import MissingLayersError, Sandbox
+    from iccm_assets.sandbox.launcher import MissingLayersError
+    from iccm_assets.sandbox.sandbox import Sandbox
 
     if settings.sandbox == "unsafe":
         yield SystemCheck(

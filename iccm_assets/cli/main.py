@@ -57,7 +57,7 @@ def build_app(*names: str) -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(lambda: None)  # a single command keeps its name, too
-    for name in names or (*entry_points(group=ENTRY_POINT_GROUP).names, *COMMANDS):
+    for name in names or (*sorted(entry_points(group=ENTRY_POINT_GROUP).names), *COMMANDS):
         module = _load(name)
         if hasattr(module, "group"):
             app.add_typer(module.group, name=name)
