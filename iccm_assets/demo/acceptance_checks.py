@@ -93,6 +93,8 @@ class AcceptanceCheck:
     detail: str
 
 
+# A split lasts from one change of the weight to the next: `marks` are those changes. Requests belong to it by
+# their own time, because the gateway stores them a moment later, when the weight may have changed again.
 _SPLITS = text(
     """
     with marks as (

@@ -115,6 +115,8 @@ def plan_conversations(
     Every user has at least one session if ``n >= users``; no session contains code of the canary set. The
     same arguments give the same plan; ``name`` (default: the seed) distinguishes the sessions of two plans.
     """
+    # Everything is drawn in a fixed order from one generator: another order would give other sessions for the
+    # same seed, and a repeated `iccm simulate` would store them as new ones.
     rng = Random(f"developers {seed}")
     drift = drift or Drift()
     first = end - timedelta(days=days - 1)
