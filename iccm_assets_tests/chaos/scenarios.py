@@ -114,7 +114,7 @@ def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Rou
     run_id = requested.id
     instance.wait(lambda: _run(instance, run_id).dispatch > 0, OUTCOME_SECONDS, every=0.05)
     dispatched = time.monotonic()
-    struck = _strike(instance, run_id, kill, whole)
+    strike = _strike(instance, run_id, kill, whole)
     instance.wait(lambda: _has_ended(_run(instance, run_id)), OUTCOME_SECONDS)
     ended = time.monotonic()
     instance.wait(lambda: not violations(load_aftermath(instance, run_id)), SETTLE_SECONDS, every=1.0)
@@ -122,14 +122,14 @@ def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Rou
     return Round(
         number=number,
         kill=kill,
-        moment=struck.at - dispatched,
-        killed=struck.killed,
+        moment=strike.at - dispatched,
+        killed=strike.killed,
         status=aftermath.run.status,
         attempts=aftermath.run.attempt,
         runs=aftermath.runs,
-        outcome_seconds=ended - struck.at,
-        settled_seconds=time.monotonic() - struck.at,
-        violations=(*violations(aftermath), *struck.violations),
+        outcome_seconds=ended - strike.at,
+        settled_seconds=time.monotonic() - strike.at,
+        violations=(*violations(aftermath), *strike.violations),
         error=aftermath.run.error or "",
     )
 

@@ -21,14 +21,14 @@ def iccm(
     *arguments: str, stdout: int = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in its own process, without this process's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
     return subprocess.run(
         [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         timeout=120,
-        env={**kept, **environment},
+        env={**inherited, **environment},
         check=False,
     )
 

@@ -29,13 +29,15 @@ def iccm(home: Path) -> Command:
     """Runs `iccm …` in a process of its own on an empty home."""
 
     def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "PG"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "PG"))
+        }
         return subprocess.run(
             [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *args],
             capture_output=True,
             text=True,
             timeout=120,
-            env=kept | {"ICCM_HOME": str(home)} | variables,
+            env=inherited | {"ICCM_HOME": str(home)} | variables,
         )
 
     return run
@@ -109,8 +111,8 @@ def test_a_home_that_cannot_be_created_is_reported_in_one_line(iccm, tmp_path):
 
 
 def test_env_prints_the_variables_dagster_needs(iccm, tmp_path, server_url):
-    spaced = tmp_path / "a home with 'quotes'"
-    result = iccm("env", ICCM_HOME=str(spaced), ICCM_DATABASE_URL=server_url)
+    home = tmp_path / "a home with 'quotes'"
+    result = iccm("env", ICCM_HOME=str(home), ICCM_DATABASE_URL=server_url)
     assert result.returncode == 0, result.stderr
     shown = subprocess.run(
         [
@@ -123,8 +125,8 @@ def test_env_prints_the_variables_dagster_needs(iccm, tmp_path, server_url):
         capture_output=True,
         text=True,
     )
-    assert shown.stdout.splitlines() == [str(spaced), f"{spaced}/dagster", f"{server_url}_dagster"]
-    assert "postgres_url" in (spaced / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
+    assert shown.stdout.splitlines() == [str(home), f"{home}/dagster", f"{server_url}_dagster"]
+    assert "postgres_url" in (home / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
 
 
 def test_dagster_yaml_is_updated_only_if_it_differs_from_the_packaged_one(tmp_path):

@@ -34,12 +34,12 @@ def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
 
 def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl_c(tmp_path) -> None:
     ui, gateway, home = free_port(), free_port(), tmp_path / "home"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
     command = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "dev"]
     with (tmp_path / "said").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--port", str(ui), "--gateway-port", str(gateway)],
-            env={**kept, "ICCM_HOME": str(home)}, stdout=log, stderr=log,
+            env={**inherited, "ICCM_HOME": str(home)}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         read_log = (tmp_path / "said").read_text
@@ -64,10 +64,10 @@ def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl
 
 
 def test_a_port_in_use_is_reported_in_one_line(tmp_path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
         try:
             process = iccm("dev", "--gateway-port", port, ICCM_HOME=str(tmp_path / "home"))
         finally:

@@ -91,10 +91,10 @@ def test_without_a_url_the_embedded_binaries_are_checked() -> None:
 
 
 def test_a_port_in_use_is_reported_but_not_required() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        check = doctor.check_port(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        check = doctor.check_port(listener.getsockname()[1])
     assert (check.ok, check.required) == (False, False)
     assert "dagster dev --port" in check.fix
 

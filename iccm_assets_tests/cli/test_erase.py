@@ -29,7 +29,7 @@ def run(*arguments: str, answer: str | None = None) -> Result:
 
 
 @pytest.fixture
-def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
+def history(platform: Settings, engine: sa.Engine) -> sa.Engine:
     """Production was trained on two conversations of ann and one of bob, the base on none."""
     base = platform.home / "models" / "base"
     base.mkdir(parents=True)
@@ -44,10 +44,10 @@ def lived(platform: Settings, engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_erase_asks_for_confirmation_and_accepts_no(lived: sa.Engine) -> None:
+def test_erase_asks_for_confirmation_and_accepts_no(history: sa.Engine) -> None:
     with pytest.raises(OperationNotAllowedError, match="not confirmed, nothing was erased"):
         run("--user", "ann", answer="n\n")
-    with lived.connect() as conn:
+    with history.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.erasures")).scalar_one() == 0
     output = run("--user", "ann", answer="y\n").stdout
     assert "2 conversations would be erased" in output and "2 conversations erased" in output
@@ -55,7 +55,7 @@ def test_erase_asks_for_confirmation_and_accepts_no(lived: sa.Engine) -> None:
     assert "backups" in output and "--rewrite-tables" in output  # the server is not ours
 
 
-def test_a_dry_run_and_the_erasure_print_the_same_json(lived: sa.Engine) -> None:
+def test_a_dry_run_and_the_erasure_print_the_same_json(history: sa.Engine) -> None:
     planned = json.loads(run("--user", "ann", "--dry-run", "--json").stdout)
     done = json.loads(run("--user", "ann", "--yes", "--rewrite-tables", "--json").stdout)
     assert planned["dry_run"] and planned["files"] is None and planned["erasure"] is None
@@ -84,12 +84,12 @@ def test_a_dry_run_and_the_erasure_print_the_same_json(lived: sa.Engine) -> None
     ],
 )
 def test_an_invalid_request_is_reported_in_one_line(
-    lived: sa.Engine, arguments: list[str], message: str
+    history: sa.Engine, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(*arguments)
 
 
-def test_json_asks_no_questions(lived: sa.Engine) -> None:
+def test_json_asks_no_questions(history: sa.Engine) -> None:
     with pytest.raises(OperationNotAllowedError, match="Give --yes"):
         run("--user", "ann", "--json")

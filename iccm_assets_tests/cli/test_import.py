@@ -285,8 +285,8 @@ def test_no_secret_sample_is_stored_in_any_table(load, engine, transcript):
     lines += [answer("f shall do it.", f"end{n}", 3000, session=f"s{n}") for n in range(7)]
     assert load(transcript(*lines))["sessions"] == {"new": 7}
     stored = everything(engine)
-    missed = [kind for kind, _, needles in samples if any(needle in stored for needle in needles)]
-    assert len(missed) <= len(samples) // 100, missed
+    leaked = [kind for kind, _, needles in samples if any(needle in stored for needle in needles)]
+    assert len(leaked) <= len(samples) // 100, leaked
     before = rows(engine)
     assert load(transcript(*lines))["sessions"] == {"unchanged": 7}
     assert rows(engine) == before

@@ -16,7 +16,7 @@ from iccm_assets_tests.retraining.factories import conversation, training_run, v
 
 
 @pytest.fixture
-def lived(platform: Settings, engine: sa.Engine) -> Settings:
+def history(platform: Settings, engine: sa.Engine) -> Settings:
     """A platform with a base, a production version trained on 1 to 3, and a rejected candidate."""
     with engine.begin() as conn:
         today = now(conn)
@@ -43,7 +43,7 @@ def lived(platform: Settings, engine: sa.Engine) -> Settings:
     return platform
 
 
-def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> None:
+def test_a_version_is_traced_to_its_conversations(run: Run, history: Settings) -> None:
     for name in ("v2-good", "production", "digest-v2"):
         lineage = json.loads(run("lineage", name, "--json").stdout)
         assert lineage["version"] == "v2-good"
@@ -56,7 +56,7 @@ def test_a_version_is_traced_to_its_conversations(run: Run, lived: Settings) -> 
     assert "user:ann" in printed
 
 
-def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> None:
+def test_a_conversation_is_traced_to_its_versions(run: Run, history: Settings) -> None:
     lineage = json.loads(run("lineage", "--conversation", "1", "--json").stdout)
     assert [row["version"] for row in lineage["versions"]] == ["v2-good", "v3-bad"]
     assert "in the training pool" in run("lineage", "--conversation", "1").stdout
@@ -64,7 +64,7 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, lived: Settings) -> 
 
 
 def test_the_first_rows_are_listed_and_all_of_them_on_request(
-    run: Run, lived: Settings, engine: sa.Engine
+    run: Run, history: Settings, engine: sa.Engine
 ) -> None:
     with engine.begin() as conn:
         for number in range(6, 40):
@@ -78,25 +78,31 @@ def test_the_first_rows_are_listed_and_all_of_them_on_request(
 
 
 def test_nothing_is_truncated_in_a_narrow_terminal(
-    run: Run, lived: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    run: Run, history: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    why = "forced by a person: " + "the release of the reader for the new domain cannot wait " * 3
-    event = {"event_type": "forced", "version": "v2-good", "weight": 1.0, "actor": "user:ann", "notes": why}
+    reason = "forced by a person: " + "the release of the reader for the new domain cannot wait " * 3
+    event = {
+        "event_type": "forced",
+        "version": "v2-good",
+        "weight": 1.0,
+        "actor": "user:ann",
+        "notes": reason,
+    }
     with engine.begin() as conn:
         conn.execute(t.deployment_events.insert().values(**event, to_state="production"))
     printed = run("lineage", "production").stdout
-    assert f"forced v2-good at 100% - → production by user:ann: {why}" in printed
+    assert f"forced v2-good at 100% - → production by user:ann: {reason}" in printed
     assert "…" not in printed
 
 
-def test_a_session_is_traced_like_its_conversation(run: Run, lived: Settings) -> None:
+def test_a_session_is_traced_like_its_conversation(run: Run, history: Settings) -> None:
     by_session = json.loads(run("lineage", "--session", "s1", "--json").stdout)
     assert by_session == json.loads(run("lineage", "--conversation", "1", "--json").stdout)
     assert [row["how"] for row in by_session["versions"]] == ["directly", "inherited"]
 
 
-def test_invalid_arguments_are_reported_in_one_line(run: Run, lived: Settings) -> None:
+def test_invalid_arguments_are_reported_in_one_line(run: Run, history: Settings) -> None:
     with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
         run("lineage")
     with pytest.raises(InputError, match="either a VERSION or --conversation ID or --session ID"):
@@ -107,7 +113,7 @@ def test_invalid_arguments_are_reported_in_one_line(run: Run, lived: Settings) -
         run("lineage", "v9")
 
 
-def test_status_shows_production_retrains_and_days(run: Run, lived: Settings) -> None:
+def test_status_shows_production_retrains_and_days(run: Run, history: Settings) -> None:
     status = json.loads(run("status", "--json").stdout)
     assert status["production"]["version"] == "v2-good"
     assert [row["status"] for row in status["retrains"]] == ["gate_failed", "gate_passed"]

@@ -46,8 +46,8 @@ def iccm_json(*arguments: str) -> dict:
 def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
     with pytest.raises(OperationNotAllowedError, match="no rollout yet"):
         iccm("rollout", "show")
-    opened = iccm_json("deploy", world.candidate)
-    assert opened["status"] == "canary" and opened["rollout"] == 1
+    deployment = iccm_json("deploy", world.candidate)
+    assert deployment["status"] == "canary" and deployment["rollout"] == 1
     state = iccm_json("rollout", "show")
     assert state["waiting_for"][0] == "every gateway replica to have the candidate ready"
     assert (state["state"], state["weight"], state["lease_seconds_left"]) == ("ramping", 0.0, None)
@@ -111,5 +111,5 @@ def test_a_forced_version_skips_the_gate_and_not_the_rollout(world: World) -> No
     worse = world.version("c", verdict="fail", status="gate_failed")
     with pytest.raises(OperationNotAllowedError, match="says fail"):
         iccm("deploy", worse)
-    opened = iccm_json("deploy", worse, "--force", "--reason", "a drill")
-    assert opened["rollout"] == 1 and world.statuses()[world.production] == "production"
+    deployment = iccm_json("deploy", worse, "--force", "--reason", "a drill")
+    assert deployment["rollout"] == 1 and world.statuses()[world.production] == "production"

@@ -35,8 +35,8 @@ def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, pla
             conn.execute(
                 t.model_versions.insert().values(version=version, status=status, digest=version, path=version)
             )
-        opened = t.rollouts.insert().values(candidate="v2", production="v1", weight=0.1)
-        rollout = conn.execute(opened.returning(t.rollouts.c.id)).scalar_one()
+        statement = t.rollouts.insert().values(candidate="v2", production="v1", weight=0.1)
+        rollout = conn.execute(statement.returning(t.rollouts.c.id)).scalar_one()
         for number in range(4):
             request(conn, f"p{number}", "production", rollout_id=rollout)
         request(conn, "c0", "canary", rollout_id=rollout)

@@ -66,7 +66,7 @@ GOOD = RolloutRecord(
     rollbacks=(), alerts=(), production="v2", statuses={"v2": "production", "v1": "retired"}, archived=True,
     sessions=2695, canary_sessions=765, scored_canary=218, canary_pass_rate=0.81,
 )  # fmt: skip
-BACK = replace(
+ROLLED_BACK = replace(
     GOOD, state="rolled_back", stage=1, weight=0.0, splits=(replace(TEN, requests=200, canary_requests=20),),
     closed_at=NOON + timedelta(minutes=24), production="v1", sessions=160, canary_sessions=16,
     statuses={"v2": "rolled_back", "v1": "production"},
@@ -126,7 +126,7 @@ def test_a_background_loop_retries_database_errors_and_raises_others() -> None:
 
 def test_acceptance_checks_pass_on_good_records_and_name_what_failed() -> None:
     assert failed_checks(check_rollout(GOOD)) == []
-    assert failed_checks(check_rollback(BACK, "v1")) == []
+    assert failed_checks(check_rollback(ROLLED_BACK, "v1")) == []
     assert failed_checks(check_retrain("gate_passed", 0.03)) == []
     assert failed_checks(check_retrain("gate_failed", -0.01)) == [
         "quality gate passed",
@@ -169,7 +169,7 @@ def test_a_wrong_traffic_split_fails_its_check(splits: tuple[TrafficSplit, ...],
     ],
 )
 def test_an_incomplete_rollback_fails_its_check(change, names: list[str]) -> None:
-    assert failed_checks(check_rollback(replace(BACK, **change), "v1")) == names
+    assert failed_checks(check_rollback(replace(ROLLED_BACK, **change), "v1")) == names
 
 
 def test_developers_without_a_response_fail_the_check() -> None:
@@ -180,8 +180,8 @@ def test_developers_without_a_response_fail_the_check() -> None:
 
 
 def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
-    checks = (*check_rollout(GOOD), *check_rollback(BACK, "v1"))
-    report = rollout_report.RolloutReport(GOOD, BACK, checks, {}, {"rollout": 100.0})
+    checks = (*check_rollout(GOOD), *check_rollback(ROLLED_BACK, "v1"))
+    report = rollout_report.RolloutReport(GOOD, ROLLED_BACK, checks, {}, {"rollout": 100.0})
     console = Console(file=StringIO(), width=200)
     rollout_report.print_rollout_report(report, console)
     text = console.file.getvalue()

@@ -17,7 +17,7 @@ from iccm_assets.simulation.developers.live_sessions import make_code_base
 from iccm_assets_tests.gateway.factories import gateway
 
 
-def opened(engine: sa.Engine, policy: Policy) -> int:
+def insert_rollout(engine: sa.Engine, policy: Policy) -> int:
     with engine.begin() as conn:
         made = conn.execute(
             t.rollouts.insert()
@@ -31,7 +31,7 @@ def opened(engine: sa.Engine, policy: Policy) -> int:
 def test_a_failing_candidate_is_rolled_back_and_every_developer_is_answered(fresh, tmp_path) -> None:
     url = fresh.url.set(drivername="postgresql").render_as_string(hide_password=False)
     settings = load_settings(home=tmp_path, database_url=url)
-    rollout = opened(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
+    rollout = insert_rollout(fresh, Policy.from_settings(settings.rollout, settings.evaluation))
     assert rollout_scenario.get_live_rollout_id(fresh) == rollout
     with gateway(url, tmp_path, faults={"v2": "error"}) as running:
         modules = make_code_base(1, date(2026, 3, 1))[:12]

@@ -35,7 +35,7 @@ def plan() -> list[PlannedSession]:
 
 
 @pytest.fixture(scope="module")
-def ended(plan: list[PlannedSession]) -> list[tuple[PlannedSession, FinishedConversation]]:
+def finished(plan: list[PlannedSession]) -> list[tuple[PlannedSession, FinishedConversation]]:
     """Half of the week, finished, with a CET-D that knows only the base families."""
     return [
         (
@@ -86,15 +86,15 @@ def test_about_half_of_the_traffic_is_new_and_some_of_it_repeats(plan: list[Plan
     assert 0.35 < sum(session.new_domain for session in plan) / len(plan) < 0.65
     again = [session for session in plan if session.repeated_session_id is not None]
     assert 3 <= len(again) <= 30
-    asked = {session.session_id: session for session in plan}
+    by_id = {session.session_id: session for session in plan}
     own = 0
     for session in again:
-        earlier = asked[session.repeated_session_id or ""]
+        earlier = by_id[session.repeated_session_id or ""]
         assert earlier.program.requirements == session.program.requirements
         own += earlier.user_id == session.user_id
     assert own >= 0.5 * len(again)
     assert any(
-        asked[session.repeated_session_id or ""].source_code != session.source_code for session in again
+        by_id[session.repeated_session_id or ""].source_code != session.source_code for session in again
     )
 
 
@@ -113,40 +113,40 @@ def test_nobody_asks_about_code_of_the_canary_set(plan: list[PlannedSession]) ->
     assert not {structural_signature(session.program.document) for session in plan} & reserved_signatures()
 
 
-def test_enough_conversations_are_usable_for_training(ended) -> None:
+def test_enough_conversations_are_usable_for_training(finished) -> None:
     usable = 0
-    for _, end in ended:
+    for _, end in finished:
         if end.test_suite is not None and end.rating != -1:
             rate, variance = score_requirements(end.requirements, end.test_suite)
             usable += rate > 0.75 and variance < 0.04
     assert 55 <= usable <= 88
 
 
-def test_wrong_answers_are_corrected_and_right_ones_accepted(ended) -> None:
+def test_wrong_answers_are_corrected_and_right_ones_accepted(finished) -> None:
     pairs = [
         (session, end)
-        for session, end in ended
+        for session, end in finished
         if session.habit == "corrects" and "typos" not in session.traits and not end.is_open
     ]
     assert len(pairs) > 40
     assert all(end.requirements == session.program.requirements for session, end in pairs)
     assert all((end.requirements == end.answer) is not session.new_domain for session, end in pairs)
-    assert {end.rating for _, end in ended} == {None, 1, -1}
-    assert any(end.test_suite is None for _, end in ended if not end.is_open)
+    assert {end.rating for _, end in finished} == {None, 1, -1}
+    assert any(end.test_suite is None for _, end in finished if not end.is_open)
 
 
-def test_developers_who_accept_anything_keep_wrong_answers(ended) -> None:
-    kept = [(session, end) for session, end in ended if session.habit == "accepts" and not end.is_open]
-    assert kept and all(end.requirements == end.answer for _, end in kept)
+def test_developers_who_accept_anything_keep_wrong_answers(finished) -> None:
+    accepted = [(session, end) for session, end in finished if session.habit == "accepts" and not end.is_open]
+    assert accepted and all(end.requirements == end.answer for _, end in accepted)
     assert any(
-        score_requirements(end.requirements, session.example.test_suite)[0] < 1 for session, end in kept
+        score_requirements(end.requirements, session.example.test_suite)[0] < 1 for session, end in accepted
     )
 
 
-def test_abandoned_sessions_stay_open(ended) -> None:
-    left = [end for session, end in ended if session.habit == "abandons"]
-    assert left
-    for end in left:
+def test_abandoned_sessions_stay_open(finished) -> None:
+    abandoned = [end for session, end in finished if session.habit == "abandons"]
+    assert abandoned
+    for end in abandoned:
         assert end.is_open and end.test_suite is None and end.rating is None
         assert end.messages[-1] == {"role": "assistant", "content": end.answer}
 
@@ -170,11 +170,11 @@ def test_a_late_acceptance_is_open_until_it_arrives_and_keeps_its_timestamp(plan
 def test_a_partial_correction_fixes_one_of_two_mistakes() -> None:
     right = "The function `f` shall take `x`. When `x` is less than 3, it shall return 1. It shall return 2."
     answer = right.replace("less than 3", "less than 4").replace("return 2", "return 5")
-    mended = correct_half(answer, right, Random(1))
+    corrected = correct_half(answer, right, Random(1))
     wrong = [
         written
-        for written, meant in zip(sentences(mended), sentences(right), strict=True)
-        if written != meant
+        for written, expected in zip(sentences(corrected), sentences(right), strict=True)
+        if written != expected
     ]
     assert len(wrong) == 1 and wrong[0] in sentences(answer)
     assert correct_half(answer.replace("return 5", "return 2"), right, Random(1)) == right
@@ -186,13 +186,13 @@ def test_a_typo_swaps_letters_of_a_word_and_spares_names_and_constants() -> None
     for seed in range(50):
         typed = add_typo(text, Random(seed))
         assert sorted(typed) == sorted(text)
-        for kept in ("`compute_total`", "`values`", "'verylongconstant'"):
-            assert kept in typed
+        for unchanged in ("`compute_total`", "`values`", "'verylongconstant'"):
+            assert unchanged in typed
     assert add_typo("`only` 1 2", Random(1)) == "`only` 1 2"
 
 
-def test_source_and_requirements_are_extracted_from_the_messages_without_named_fields(ended) -> None:
-    by_chat = [end for _, end in ended if not end.has_named_fields]
+def test_source_and_requirements_are_extracted_from_the_messages_without_named_fields(finished) -> None:
+    by_chat = [end for _, end in finished if not end.has_named_fields]
     assert len(by_chat) >= 5
     for end in by_chat:
         messages = list(end.messages)
@@ -201,14 +201,14 @@ def test_source_and_requirements_are_extracted_from_the_messages_without_named_f
             assert extract_requirements(messages, {}) == end.requirements
 
 
-def test_some_questions_have_small_talk_and_several_code_blocks(plan, ended) -> None:
+def test_some_questions_have_small_talk_and_several_code_blocks(plan, finished) -> None:
     assert any(
         len(session.opening_messages) > 1 and not session.opening_messages[0]["content"].isascii()
         for session in plan
     )
     blocks = Counter(len(list(code_blocks(session.opening_messages[-1]["content"]))) for session in plan)
     assert set(blocks) == {1, 2} and blocks[2] >= 5
-    for _, end in ended:
+    for _, end in finished:
         questions = [part["content"] for part in end.messages if part["role"] == "user"]
         assert any(f"```python\n{end.source_code}```" in question for question in questions)
 

@@ -12,7 +12,7 @@ NEW = ("cycle", "ledger", "shares")
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("0.2:0.7", Drift(0.2, 0.7)),
         ("0.3", Drift(0.3, 0.3)),
@@ -20,8 +20,8 @@ NEW = ("cycle", "ledger", "shares")
         (" 0:1 , ledger@3 ,cycle@30", Drift(0.0, 1.0, (("cycle", 30), ("ledger", 3)))),
     ],
 )
-def test_shares_and_appearances_are_parsed_in_any_order(text: str, meant: Drift) -> None:
-    assert parse_drift(text, NEW, 30) == meant
+def test_shares_and_appearances_are_parsed_in_any_order(text: str, expected: Drift) -> None:
+    assert parse_drift(text, NEW, 30) == expected
 
 
 @pytest.mark.parametrize(

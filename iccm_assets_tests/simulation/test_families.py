@@ -92,7 +92,7 @@ def test_suites_contain_edge_cases_and_errors_of_the_family(family: str) -> None
         edges = {json.dumps(value, ensure_ascii=False) for values in EDGE_VALUES.values() for value in values}
         inputs = re.findall(r'"args": (\[.*?\])(?=, "(?:expect|raises|steps)")', cases)
         takes_nothing = '"args": []' in cases and isinstance(example.document, ast.ClassDocument)
-        assert takes_nothing or any(edge in given for given in inputs for edge in edges), cases
+        assert takes_nothing or any(edge in arguments for arguments in inputs for edge in edges), cases
         if "raise" in example.requirements and not isinstance(example.document, ast.ClassDocument):
             assert '"raises"' in cases or family in {"pricing", "forms"}, example.requirements
 

@@ -114,11 +114,9 @@ def page(instance: Instance, browser_path: str) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        opened = browser.new_context(
-            base_url=instance.url, viewport={"width": 1680, "height": 1000}
-        ).new_page()
-        opened.set_default_timeout(180_000)
-        yield opened
+        tab = browser.new_context(base_url=instance.url, viewport={"width": 1680, "height": 1000}).new_page()
+        tab.set_default_timeout(180_000)
+        yield tab
         browser.close()
 
 

@@ -94,7 +94,7 @@ class LoadGenerator(Generic[T]):
     def _scheduled_items(self) -> Iterator[T]:
         """Yield items, each in its time slot, until the last one or until stopped."""
         while True:
-            # One lock for the slot and the item: the threads together keep the rate and the order of the items.
+            # One lock for the slot and the item: all threads together keep the rate and the order.
             with self._changed:
                 while not self._stopped and self._rate and (wait := self._due - time.monotonic()) > 0:
                     self._changed.wait(wait)

@@ -143,7 +143,7 @@ def store_measurement(platform: Platform, rng: np.random.Generator, level: float
         "canary_set": (same, paired_drop(same, before, drop)),
         "production_holdout": (others, unpaired_drop(others, list(before.values()))),
     }
-    moment = platform.at.isoformat()
+    timestamp = platform.at.isoformat()
     production_quality.store_measurements(
         platform.engine,
         serving,
@@ -153,7 +153,7 @@ def store_measurement(platform: Platform, rng: np.random.Generator, level: float
                 "digest",
                 tuple(production_quality.ItemRating(item, rate, 0.0) for item, rate in rates.items()),
                 fall,
-                Baseline(before, {}, AT_DEPLOYMENT, moment),
+                Baseline(before, {}, AT_DEPLOYMENT, timestamp),
                 is_new_baseline=False,
             )
             for name, (rates, fall) in falls.items()
