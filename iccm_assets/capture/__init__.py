@@ -1,0 +1,1 @@
+"""Capture conversations: sanitize and redact them, extract source and requirements, store them."""

@@ -1,4 +1,4 @@
-"""Checks of the daily volume, its content and the spool; pure functions, no I/O. (U4, M3, G5)"""
+"""Checks of the daily volume, its content and the spool, and what they read. (U4, M3, G5)"""
 
 from __future__ import annotations
 
@@ -18,49 +18,35 @@ from iccm_assets.db.clock import start_of_day
 
 # Below this many conversations a day, a quiet day proves nothing.
 MIN_BASELINE = 10
-
-
 LOW_VOLUME_RATIO = 0.2
-
-
 MAX_INVALID_RATIO = 0.02
-
-
 MAX_SEGMENT_AGE_SECONDS = 900.0
+MAX_SCANNED = 20_000  # conversations
 
 
 def check_daily_volume(previous_days: Sequence[int], yesterday: int) -> CheckResult:
     """Compare yesterday's conversations with the median of the days before, from the first that had any."""
     previous_days = list(dropwhile(lambda count: count == 0, previous_days))
     baseline = median(previous_days) if previous_days else 0.0
-    text = f"{yesterday} conversations yesterday, usually {baseline:g} (median of {len(previous_days)} days)"
-    recovery = (
-        "Is the gateway up (`GET /readyz`, `iccm status`), and do developers still reach it? See "
-        "`spool_is_flushed`: responses may wait on the gateway's disk. Late deliveries count for their own "
-        "day, and the daily job takes that day again."
-    )
     quiet = baseline >= MIN_BASELINE and yesterday < LOW_VOLUME_RATIO * baseline
     return CheckResult(
         not quiet,
-        text,
-        recovery,
+        f"{yesterday} conversations yesterday, usually {baseline:g} (median of {len(previous_days)} days)",
+        "Is the gateway up (`GET /readyz`, `iccm status`), and do developers still reach it? See "
+        "`spool_is_flushed`: responses may wait on the gateway's disk. Late deliveries count for their own "
+        "day, and the daily job processes that day again.",
         severity="error" if yesterday == 0 else "warning",
         metrics={"yesterday": float(yesterday), "baseline": float(baseline)},
     )
 
 
 def check_content(scanned: int, invalid_ids: Sequence[int]) -> CheckResult:
-    """Judge the share of the ``recent`` conversations whose content is no list of messages (ids)."""
-    text = f"{len(invalid_ids)} of {scanned} recent conversations hold no readable messages"
-    recovery = (
-        "They are rejected as `no_messages` and nothing else is affected. Find who writes them by `origin` "
-        "and `created_at` of the ids named here; posting a session again to `/v1/conversations` replaces it."
-    )
-    passed = len(invalid_ids) / max(scanned, 1) <= MAX_INVALID_RATIO
+    """Check the share of the scanned conversations whose content is no list of messages (ids)."""
     return CheckResult(
-        passed,
-        text,
-        recovery,
+        len(invalid_ids) / max(scanned, 1) <= MAX_INVALID_RATIO,
+        f"{len(invalid_ids)} of {scanned} recent conversations hold no readable messages",
+        "They are rejected as `no_messages` and nothing else is affected. Find who writes them by `origin` "
+        "and `created_at` of the ids named here; posting a session again to `/v1/conversations` replaces it.",
         severity="warning",
         metrics={"scanned": float(scanned), "invalid": float(len(invalid_ids))},
         sample_ids=sample_ids(list(invalid_ids)),
@@ -68,31 +54,24 @@ def check_content(scanned: int, invalid_ids: Sequence[int]) -> CheckResult:
 
 
 def check_spool(dead_letters: int, pending_bytes: int, oldest_seconds: float) -> CheckResult:
-    """Judge what the gateways of this machine could not store: dead letters, and pending segments."""
-    text = f"{dead_letters} records rejected by the database, {pending_bytes} bytes pending"
+    """Check what the gateways of this machine could not store: dead letters, and pending segments."""
+    description = f"{dead_letters} records rejected by the database, {pending_bytes} bytes pending"
     if pending_bytes:
-        text += f", the oldest for {oldest_seconds:.0f} s"
-    recovery = (
+        description += f", the oldest for {oldest_seconds:.0f} s"
+    return CheckResult(
+        not dead_letters and oldest_seconds <= MAX_SEGMENT_AGE_SECONDS,
+        description,
         "Rejected: `$ICCM_HOME/spool/dead_letters.jsonl` holds each record with its error; fix the cause, "
         "post the sessions again, then move the file away. Pending: nothing is lost; start a gateway (`iccm "
-        "serve`), which flushes the segments of dead ones too, or read in its log why the database rejects."
-    )
-    passed = not dead_letters and oldest_seconds <= MAX_SEGMENT_AGE_SECONDS
-    return CheckResult(
-        passed,
-        text,
-        recovery,
+        "serve`), which also flushes the segments of dead ones, or read in its log why the database rejects.",
         severity="error" if dead_letters > 0 else "warning",
         metrics={"dead_letters": float(dead_letters), "pending_bytes": float(pending_bytes)},
     )
 
 
-MAX_SCANNED = 20_000
-
-
 @dataclass(frozen=True)
 class DailyVolume:
-    """The conversations of one UTC day: all of them, and their number by origin."""
+    """Counts of the conversations of one UTC day."""
 
     day: date
     total: int
@@ -101,8 +80,8 @@ class DailyVolume:
     with_test_suite: int = 0
 
 
-def daily_volumes(conn: Connection, first: date, last: date) -> list[DailyVolume]:
-    """Count every day from ``first`` to ``last``, days without conversations too."""
+def load_daily_volumes(conn: Connection, first: date, last: date) -> list[DailyVolume]:
+    """Count the conversations of every day from ``first`` to ``last``, including empty days."""
     rows = conn.execute(
         text(
             """
@@ -130,7 +109,7 @@ def daily_volumes(conn: Connection, first: date, last: date) -> list[DailyVolume
     return days
 
 
-def invalid_conversations(conn: Connection, since: datetime) -> tuple[int, list[int]]:
+def find_invalid_conversations(conn: Connection, since: datetime) -> tuple[int, list[int]]:
     """Return how many of the newest conversations were examined, and the ids of those without messages."""
     rows = conn.execute(
         text(
@@ -148,10 +127,7 @@ def invalid_conversations(conn: Connection, since: datetime) -> tuple[int, list[
 
 
 def get_spool_state(root: Path) -> tuple[int, int, float]:
-    """Dead letters, bytes not flushed, and age of the oldest file in seconds, of the spools below ``root``.
-
-    A folder that does not exist holds nothing.
-    """
+    """Return dead letters, pending bytes and the oldest segment's age (s) of the spools below ``root``."""
     dead_letters, size, oldest = 0, 0, 0.0
     with suppress(FileNotFoundError), (root / "dead_letters.jsonl").open("rb") as stream:
         dead_letters = sum(1 for _ in stream)

@@ -1,6 +1,6 @@
 """Store conversations: one row per session, with its requirements texts and feedback.
 
-Whatever arrives is stored; whether it is usable is decided later and with a reason. (C1, C2, M3)
+Everything that arrives is stored; a later filter decides, with a reason, whether it is usable. (C1, C2, M3)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from iccm_assets.capture.extraction import extract_requirements, extract_source
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
@@ -27,7 +27,7 @@ ERASED_PREFIX = "erased:"
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """One requirements text of CET-D. ``rating``: the developer's, -1, 1 or None."""
+    """One requirements text of the model. ``rating``: the developer's, -1, 1 or None."""
 
     request_id: str
     text: str
@@ -43,9 +43,9 @@ class Conversation:
     """A session as it arrives.
 
     ``messages`` are ordered, ``[{role, content}]``. ``requirements`` and ``source_code`` name the accepted
-    text and the source; without them, they are extracted from the messages. ``answers`` are added to those
-    already stored of the session, by request id. ``rating`` rates the session. ``timestamp`` is the
-    acceptance and sets the day; None means now, or the timestamp already stored. (C3)
+    text and the source; without them, they are extracted from the messages. ``responses`` are added to
+    the session's stored ones, by request id. ``rating`` rates the session. ``timestamp`` is the acceptance
+    and sets the day; None means now, or the stored timestamp. (C3)
     """
 
     session_id: str
@@ -57,7 +57,7 @@ class Conversation:
     requirements: str | None = None
     source_code: str | None = None
     test_suite: object = None
-    answers: tuple[ModelResponse, ...] = ()
+    responses: tuple[ModelResponse, ...] = ()
     rating: int | None = None
     comment: str | None = None
 
@@ -71,7 +71,7 @@ def upsert_conversation(
     """Store a conversation and return its id; the caller commits.
 
     The same session again replaces the row; an identical one changes nothing, not even ``updated_at``. A
-    changed text, source or test suite clears the scores that rested on it. Raises ``InputError`` (too
+    changed text, source or test suite clears the scores that depend on it. Raises ``InputError`` (too
     large, not JSON, a request id of another session) and ``OperationNotAllowedError`` (erased session).
     """
     settings = settings or get_settings()
@@ -79,10 +79,10 @@ def upsert_conversation(
     row = _prepare(conversation, settings)
     conversation_id, changed = _upsert_conversation(conn, row)
     row.values["conversation_id"] = conversation_id
-    _refuse_erased(conn, conversation.session_id)
+    _reject_erased(conn, conversation.session_id)
     changed |= _upsert_accepted(conn, row)
-    for answer in row.answers:
-        changed |= _upsert_answer(conn, row, answer)
+    for response in row.responses:
+        changed |= _upsert_response(conn, row, response)
     changed |= _rate(conn, conversation.session_id, None, conversation.rating, row.comment)
     if changed:
         conn.execute(
@@ -93,19 +93,19 @@ def upsert_conversation(
 
 
 def erased_session_key(session_id: str) -> str:
-    """What the row of an erased conversation has in place of its session id. (V2)"""
+    """Return what replaces the session id in the row of an erased conversation. (V2)"""
     return ERASED_PREFIX + hashlib.sha256(session_id.encode("utf-8")).hexdigest()
 
 
-def _refuse_erased(conn: Connection, session_id: str) -> None:
-    """Check after the row was written: an erasure that held its lock has committed by then."""
+def _reject_erased(conn: Connection, session_id: str) -> None:
+    """Reject an erased session after its row was written: a concurrent erasure has committed by then."""
     erased = text("select exists (select from iccm.conversations where session_id = :name)")
     if conn.execute(erased, {"name": erased_session_key(session_id)}).scalar_one():
         raise OperationNotAllowedError(f"session {session_id} was erased and is not recorded again")
 
 
 def sha256_of_source(source: str | None) -> str | None:
-    """sha256 of a source, hex: the value of ``requirements.source_sha256``."""
+    """Return the sha256 of a source, hex: the value of ``requirements.source_sha256``."""
     return None if source is None else hashlib.sha256(source.encode("utf-8")).hexdigest()
 
 
@@ -115,7 +115,7 @@ class _Row:
 
     values: dict[str, Any]
     accepted: str | None
-    answers: tuple[ModelResponse, ...]
+    responses: tuple[ModelResponse, ...]
     comment: str | None
 
 
@@ -129,11 +129,11 @@ def _check(conversation: Conversation) -> None:
     if not isinstance(conversation.metadata, Mapping):
         raise InputError("metadata is not an object")
     _check_feedback(conversation.rating, conversation.timestamp)
-    for answer in conversation.answers:
-        _check_id("request_id", answer.request_id)
-        if answer.arm not in {None, *ARMS}:
+    for response in conversation.responses:
+        _check_id("request_id", response.request_id)
+        if response.arm not in {None, *ARMS}:
             raise InputError(f"an arm is one of {', '.join(ARMS)}")
-        _check_feedback(answer.rating, answer.created_at)
+        _check_feedback(response.rating, response.created_at)
 
 
 def _check_feedback(rating: object, timestamp: datetime | None) -> None:
@@ -144,7 +144,7 @@ def _check_feedback(rating: object, timestamp: datetime | None) -> None:
 
 
 def validate_user_id(user_id: str | None) -> None:
-    """Raise ``InputError`` for what cannot be a user's id."""
+    """Raise ``InputError`` for an invalid user id."""
     if user_id is not None:
         _check_id("user_id", user_id)
 
@@ -157,12 +157,12 @@ def _check_id(name: str, value: object) -> None:
 
 
 def _prepare(conversation: Conversation, settings: Settings) -> _Row:
-    """Clean, redact and extract, in this order: what is extracted is what the row will hold."""
-    cleaner = Sanitizer()
-    parts = _clean(cleaner, conversation)
+    """Sanitize, redact and extract, in this order: the extracted texts are those that the row holds."""
+    sanitizer = Sanitizer()
+    parts = _sanitize(sanitizer, conversation)
     parts, redacted = redact_document(parts) if settings.capture.redact else (parts, {})
     content, metadata, suite = parts["content"], parts["metadata"], parts["test_suite"]
-    for name, counts in (("cleaned", dict(sorted(cleaner.counts.items()))), ("redacted", redacted)):
+    for name, counts in (("cleaned", dict(sorted(sanitizer.counts.items()))), ("redacted", redacted)):
         if counts:
             metadata = {**metadata, name: counts}
     values = {
@@ -175,35 +175,37 @@ def _prepare(conversation: Conversation, settings: Settings) -> _Row:
         "source_sha256": sha256_of_source(extract_source(content, metadata)),
         "test_suite": None if suite is None else to_json(suite, "test suite"),
     }
-    answers = tuple(
-        replace(answer, text=text, comment=comment, created_at=answer.created_at or conversation.timestamp)
-        for answer, (text, comment) in zip(conversation.answers, parts["answers"], strict=True)
+    responses = tuple(
+        replace(
+            response, text=text, comment=comment, created_at=response.created_at or conversation.timestamp
+        )
+        for response, (text, comment) in zip(conversation.responses, parts["responses"], strict=True)
     )
-    row = _Row(values, extract_requirements(content, metadata), answers, parts["comment"])
+    row = _Row(values, extract_requirements(content, metadata), responses, parts["comment"])
     _check_size(row, settings.capture.max_conversation_mib)
     return row
 
 
-def _clean(cleaner: Sanitizer, conversation: Conversation) -> dict[str, Any]:
-    """All texts of a conversation as one JSON value, clean: they are redacted together."""
+def _sanitize(sanitizer: Sanitizer, conversation: Conversation) -> dict[str, Any]:
+    """Return all texts of a conversation, sanitized, as one JSON value: they are redacted together."""
     texts = {"source_code": conversation.source_code, "requirements": conversation.requirements}
     metadata = {**conversation.metadata, **{key: text for key, text in texts.items() if text is not None}}
     return {
-        "content": cleaner.clean_document(conversation.messages, "conversation"),
-        "metadata": cleaner.clean_document(metadata, "metadata"),
-        "test_suite": cleaner.clean_suite(conversation.test_suite),
-        "answers": [
-            [cleaner.clean_text(answer.text), cleaner.clean_optional(answer.comment)]
-            for answer in conversation.answers
+        "content": sanitizer.clean_document(conversation.messages, "conversation"),
+        "metadata": sanitizer.clean_document(metadata, "metadata"),
+        "test_suite": sanitizer.clean_suite(conversation.test_suite),
+        "responses": [
+            [sanitizer.clean_text(response.text), sanitizer.clean_optional(response.comment)]
+            for response in conversation.responses
         ],
-        "comment": cleaner.clean_optional(conversation.comment),
+        "comment": sanitizer.clean_optional(conversation.comment),
     }
 
 
 def _check_size(row: _Row, max_mib: float) -> None:
     texts = [row.values[name] for name in ("content", "metadata", "test_suite")]
     texts += [row.accepted, row.comment]
-    texts += [text for answer in row.answers for text in (answer.text, answer.comment)]
+    texts += [text for response in row.responses for text in (response.text, response.comment)]
     size = sum(len(text.encode("utf-8")) for text in texts if text is not None)
     if size > max_mib * 2**20:
         raise InputError(
@@ -251,12 +253,27 @@ def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
     return int(stored.id), False
 
 
-# Scores rest on the text, the source and the suite. jsonb calls 1 and 1.0 equal, the judge does not:
+# Scores depend on the text, the source and the suite. jsonb treats 1 and 1.0 as equal, the judge does not:
 # suites are compared as text.
 _CHANGED = """
     (r.text, r.source_sha256, r.test_suite::text)
         is distinct from (:text, cast(:source_sha256 as text), cast(:test_suite as jsonb)::text)
 """
+_INSERT_TEXT = text(
+    """
+    insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
+        source_sha256, test_suite, created_at)
+    values (:session_id, :conversation_id, :kind, :text, :request_id, :model_version, :arm,
+        :source_sha256, cast(:test_suite as jsonb), coalesce(cast(:created_at as timestamptz), iccm.now()))
+    """
+)
+_MOVE_TEXT = text(
+    """
+    update iccm.requirements set conversation_id = :conversation_id,
+        model_version = coalesce(:model_version, model_version), arm = coalesce(:arm, arm)
+    where id = :id
+    """
+)
 _UNSCORED = """
     test_pass_rate = null, implementation_variance = null, api_compatibility = null, scored_at = null,
     judge_version = null, orchestra = null, evidence = null
@@ -271,79 +288,40 @@ def _upsert_accepted(conn: Connection, row: _Row) -> bool:
             row.values,
         )
         return deleted.rowcount > 0
-    values = {**row.values, "text": row.accepted}
-    stored = conn.execute(
-        text(
-            f"""
-            select r.id, {_CHANGED} as changed from iccm.requirements r
-            where r.session_id = :session_id and r.kind = 'accepted' for update
-            """
-        ),
-        values,
-    ).one_or_none()
-    if stored is not None:
-        return bool(stored.changed) and _replace_text(conn, stored.id, values)
-    conn.execute(
-        text(
-            """
-            insert into iccm.requirements
-                (session_id, conversation_id, kind, text, source_sha256, test_suite, created_at)
-            values (:session_id, :conversation_id, 'accepted', :text, :source_sha256,
-                    cast(:test_suite as jsonb), iccm.now())
-            """
-        ),
-        values,
+    unset = dict.fromkeys(("request_id", "model_version", "arm", "created_at"))
+    values = {**row.values, **unset, "kind": "accepted", "text": row.accepted}
+    return _upsert_text(conn, values, "r.session_id = :session_id and r.kind = 'accepted'")
+
+
+def _upsert_response(conn: Connection, row: _Row, response: ModelResponse) -> bool:
+    """Store a response of the model: one row per request. Return whether it changed."""
+    changed = _upsert_text(
+        conn, {**row.values, **asdict(response), "kind": "model"}, "r.request_id = :request_id"
     )
-    return True
+    session_id = row.values["session_id"]
+    return changed | _rate(conn, session_id, response.request_id, response.rating, response.comment)
 
 
-def _upsert_answer(conn: Connection, row: _Row, answer: ModelResponse) -> bool:
-    """Store a response of CET-D: one row per request. Return whether it changed."""
-    values = {**row.values, **asdict(answer)}
+def _upsert_text(conn: Connection, values: dict[str, Any], condition: str) -> bool:
+    """Insert the requirements row that ``condition`` identifies, or update it. Return whether it changed."""
     stored = conn.execute(
         text(
             f"""
             select r.id, r.session_id, {_CHANGED} as changed,
                 (r.conversation_id, r.model_version, r.arm) is distinct from
                 (:conversation_id, coalesce(:model_version, r.model_version), coalesce(:arm, r.arm)) as moved
-            from iccm.requirements r where r.request_id = :request_id for update
+            from iccm.requirements r where {condition} for update
             """
         ),
         values,
     ).one_or_none()
     if stored is None:
-        conn.execute(
-            text(
-                """
-                insert into iccm.requirements (session_id, conversation_id, kind, text, request_id,
-                    model_version, arm, source_sha256, test_suite, created_at)
-                values (:session_id, :conversation_id, 'model', :text, :request_id,
-                    :model_version, :arm, :source_sha256, cast(:test_suite as jsonb),
-                    coalesce(cast(:created_at as timestamptz), iccm.now()))
-                """
-            ),
-            values,
-        )
-        changed = True
-    else:
-        changed = _update_answer(conn, stored, values)
-    return changed | _rate(conn, values["session_id"], answer.request_id, answer.rating, answer.comment)
-
-
-def _update_answer(conn: Connection, stored: Row[Any], values: dict[str, Any]) -> bool:
+        conn.execute(_INSERT_TEXT, values)
+        return True
     if stored.session_id != values["session_id"]:
         raise InputError(f"request {values['request_id']} belongs to another session")
     if stored.moved:
-        conn.execute(
-            text(
-                """
-                update iccm.requirements set conversation_id = :conversation_id,
-                    model_version = coalesce(:model_version, model_version), arm = coalesce(:arm, arm)
-                where id = :id
-                """
-            ),
-            {**values, "id": stored.id},
-        )
+        conn.execute(_MOVE_TEXT, {**values, "id": stored.id})
     return bool(stored.moved) | (bool(stored.changed) and _replace_text(conn, stored.id, values))
 
 

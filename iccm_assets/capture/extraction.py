@@ -1,4 +1,4 @@
-"""Extract the source asked about and the accepted requirements from a conversation's messages.
+"""Extract the source and the accepted requirements from a conversation's messages.
 
 Messages are ``[{role, content}]``, content a string or a list of blocks. Anything else is skipped, and
 without a match the result is None, never an exception. (C3, M3)
@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What follows the marks matches as a whole: a second run of blanks would take quadratic time.
+# The text after the marks matches as a whole: a second run of spaces would take quadratic time.
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(?!`)([^\r\n]*)")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
 # Not "Shall I go on?", "we shall see" or talk about the word "shall".
 _SHALL = re.compile(
     r"(?<![\"'`“‘])(?<!\bi )(?<!\bwe )(?<!\byou )\bshall\b(?![\"'`”’]|\s{1,8}(?:i|we|you)\b)", re.IGNORECASE
 )
-# A fence of these languages holds prose: requirements may stand in it, source code does not count as them.
+# A fence of these languages holds prose, which may be requirements; program code never counts as such.
 _PROSE = {"", "text", "txt", "plaintext", "md", "markdown", "requirements"}
 
 
@@ -39,9 +39,9 @@ class CodeBlock:
 
 
 def parse_messages(content: object) -> list[ChatMessage]:
-    """The readable messages of a conversation's ``content``, in order; empty for anything else."""
-    entries = [entry for entry in _items(content) if isinstance(entry, Mapping)]
-    texts = ((entry.get("role"), _text(entry.get("content"))) for entry in entries)
+    """Parse the readable messages of a conversation's ``content``, in order; empty for anything else."""
+    entries = [entry for entry in _as_list(content) if isinstance(entry, Mapping)]
+    texts = ((entry.get("role"), _message_text(entry.get("content"))) for entry in entries)
     return [
         ChatMessage(role.strip().lower(), text)
         for role, text in texts
@@ -50,10 +50,10 @@ def parse_messages(content: object) -> list[ChatMessage]:
 
 
 def extract_source(messages: object, metadata: object) -> str | None:
-    """The code the developer asked about, or None. (C3)
+    """Extract the source code that the requirements are for, or None. (C3)
 
-    ``metadata.source_code`` unchanged, where present; else the last fenced code block of the user before
-    the first requirements answer, or before the end where there is no such answer.
+    ``metadata.source_code`` unchanged, where present; else the last fenced code block of the user before the
+    first answer with requirements, or before the end where there is no such answer.
     """
     source = _metadata_text(metadata, "source_code")
     for message in parse_messages(messages) if source is None else ():
@@ -66,27 +66,27 @@ def extract_source(messages: object, metadata: object) -> str | None:
 
 
 def extract_requirements(messages: object, metadata: object) -> str | None:
-    """The requirements the developer accepted, or None. (C3)
+    """Extract the requirements that the developer accepted, or None. (C3)
 
-    ``metadata.requirements`` unchanged, where present; else the last assistant message holding "shall"
-    statements. Statements in program code do not count; a fence of text or markdown that holds them
-    stands for the message when nothing outside does.
+    ``metadata.requirements`` unchanged, where present; else the last assistant message with "shall"
+    statements. Statements in program code do not count. If only a fence of text or markdown has statements,
+    its content is the requirements.
     """
     requirements = _metadata_text(metadata, "requirements")
     for message in parse_messages(messages) if requirements is None else ():
         if message.role == "assistant":
-            requirements = _statements(message.text) or requirements
+            requirements = _find_statements(message.text) or requirements
     return requirements
 
 
 def has_shall_statement(text: str) -> bool:
     """Whether a text holds a "shall" statement, outside of program code."""
-    return _statements(text) is not None
+    return _find_statements(text) is not None
 
 
 def code_blocks(text: str) -> Iterator[CodeBlock]:
-    """The fenced code blocks of a markdown text; one that is never closed ends with the text."""
-    return (fence for fence, _ in _parts(text) if fence is not None)
+    """Return the fenced code blocks of a markdown text; one that is never closed ends with the text."""
+    return (fence for fence, _ in _split_fences(text) if fence is not None)
 
 
 def _metadata_text(metadata: object, name: str) -> str | None:
@@ -94,28 +94,28 @@ def _metadata_text(metadata: object, name: str) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _text(content: object) -> str | None:
-    """A message's own text, without tool calls, tool results, pictures and thoughts."""
+def _message_text(content: object) -> str | None:
+    """Return a message's own text, without tool calls, tool results, images and reasoning."""
     if isinstance(content, str):
         return content
-    blocks = [{"text": block} if isinstance(block, str) else block for block in _items(content)]
+    blocks = [{"text": block} if isinstance(block, str) else block for block in _as_list(content)]
     texts = (
         block.get("text")
         for block in blocks
         if isinstance(block, Mapping) and block.get("type", "text") == "text"
     )
-    own = [text for text in texts if isinstance(text, str)]
-    return "\n".join(own) if own else None
+    own_texts = [text for text in texts if isinstance(text, str)]
+    return "\n".join(own_texts) if own_texts else None
 
 
-def _items(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _statements(text: str) -> str | None:
-    """The requirements in an assistant message: the whole message, or the prose fence holding them."""
+def _find_statements(text: str) -> str | None:
+    """Return the requirements in an assistant message: the whole message, or the prose fence with them."""
     fenced = None
-    for fence, outside in _parts(text):
+    for fence, outside in _split_fences(text):
         if fence is None and _SHALL.search(outside):
             return text.strip()
         if fence is not None and fence.language in _PROSE and _SHALL.search(fence.content):
@@ -123,8 +123,8 @@ def _statements(text: str) -> str | None:
     return fenced
 
 
-def _parts(text: str) -> Iterator[tuple[CodeBlock | None, str]]:
-    """Cut a markdown text into fences ``(fence, "")`` and what lies between them ``(None, text)``."""
+def _split_fences(text: str) -> Iterator[tuple[CodeBlock | None, str]]:
+    """Split a markdown text into fences ``(fence, "")`` and the text between them ``(None, text)``."""
     lines: list[str] = []
     opening: re.Match[str] | None = None
     in_list = False
@@ -147,7 +147,7 @@ def _indentation(marks: re.Match[str]) -> int:
 
 
 def _opens(marks: re.Match[str], in_list: bool) -> bool:
-    """Four blanks before the marks are code by indentation, except under the items of a list."""
+    """Whether the marks open a fence: after four spaces they are indented code, except in a list."""
     return not ("`" in marks[2] and "`" in marks[3]) and (in_list or _indentation(marks) < 4)
 
 
@@ -158,7 +158,7 @@ def _closes(marks: re.Match[str], opening: re.Match[str]) -> bool:
 
 
 def _fence(opening: re.Match[str], lines: list[str]) -> CodeBlock:
-    """Build the block; its lines lose the indentation of the fence itself, where they have it."""
+    """Build the block; its lines lose the indentation of the fence."""
     language: str = next(iter(opening[3].lower().split()), "")
     prefix = re.compile(f" {{0,{_indentation(opening)}}}")
     return CodeBlock(language, "\n".join(prefix.sub("", line.rstrip("\r"), count=1) for line in lines))

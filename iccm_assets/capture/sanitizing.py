@@ -1,8 +1,8 @@
 """Replace what PostgreSQL and JSON cannot hold before a conversation is stored, and count it.
 
-Text: NUL and lone surrogates become U+FFFD. Numbers: NaN and infinity become strings, in test suites
-the judge's ``{"$float": "nan"}``; there, floats that jsonb would return as integers (from 1e16 up) are
-written the same way, since the judge distinguishes ``1e16`` from ``10**16``. (J1)
+Text: NUL and lone surrogates become U+FFFD. Numbers: NaN and infinity become strings, in test suites the
+judge's ``{"$float": "nan"}``. Floats that jsonb would return as integers (from 1e16 up) are encoded in the
+same way there, since the judge distinguishes ``1e16`` from ``10**16``. (J1)
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Sanitizer:
         self.counts: Counter[str] = Counter()
 
     def clean_text(self, value: str) -> str:
-        """A text PostgreSQL accepts."""
+        """Return the text as PostgreSQL accepts it."""
         return _NUL_OR_SURROGATE.sub(self._replacement, value)
 
     def clean_optional(self, value: str | None) -> str | None:
-        """The same for a text that may be missing."""
+        """Clean a text that may be missing."""
         return None if value is None else self.clean_text(value)
 
     def clean_document(self, value: object, name: str) -> Any:
-        """A JSON value that jsonb accepts. Raises ``InputError`` for what is not JSON at all."""
+        """Return a JSON value as jsonb accepts it; raises ``InputError`` for what is not JSON at all."""
         return self._walk(value, self._number, 0, name)
 
     def clean_suite(self, value: object) -> Any:
-        """The same for a test suite, whose numbers retain their type."""
+        """Clean a test suite, whose numbers retain their types."""
         return self._walk(value, _typed_number, 0, "test suite")
 
     def _walk(self, value: object, number: Callable[[float], Any], depth: int, name: str) -> Any:
@@ -75,7 +75,7 @@ def _typed_number(value: float) -> Any:
 
 
 def to_json(value: object, name: str) -> str:
-    """A cleaned value as JSON text. Raises ``InputError`` for integers too long to write out."""
+    """Serialize a cleaned value; raises ``InputError`` for integers with too many digits."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError as error:

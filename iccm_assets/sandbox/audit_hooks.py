@@ -1,8 +1,8 @@
-"""Audit hook: names what no honest implementation does, when it does it.
+"""Audit hook that reports what no honest implementation does, at the moment it happens.
 
 Standard library only: sent into the sandbox and installed, in the process of each case, before the
-implementation is imported. The hook enforces nothing (the sandbox does) and an implementation may get
-round it; it only gives a name to what would otherwise look like an ordinary error, or like nothing. (J2)
+implementation is imported. The hook enforces nothing (the sandbox does) and an implementation may bypass
+it; it only names what would otherwise look like an ordinary error or pass unnoticed. (J2)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FILES = """
     /proc/uptime /proc/version /proc/self/fd /proc/self/status /proc/self/stat
     """
 HARMLESS_FILES = frozenset(_FILES.split())
-# These look for system files by themselves, and do without them.
+# Modules that look for system files on their own and work without them.
 _LIBRARIES = """
     mimetypes.py platform.py gettext.py locale.py sysconfig.py subprocess.py ssl.py uuid.py webbrowser.py
     zoneinfo/_common.py zoneinfo/_tzpath.py zoneinfo/__init__.py ctypes/util.py
@@ -50,8 +50,8 @@ INTROSPECTION_MODULES = frozenset(STDLIB + name for name in _LIBRARIES.split())
 class AuditHook:
     """Reports host files, sockets and heap searches, one line each on a pipe."""
 
-    def __init__(self, violations: int, inputs: frozenset[str]) -> None:
-        self.violations = violations
+    def __init__(self, violations_fd: int, inputs: frozenset[str]) -> None:
+        self.violations_fd = violations_fd
         self.inputs = inputs
         self.reported: set[str] = set()
         self.busy = False
@@ -65,7 +65,7 @@ class AuditHook:
             violation = check(self, event, args)
             if violation and violation not in self.reported and len(self.reported) < MAX_VIOLATIONS:
                 self.reported.add(violation)
-                _write(self.violations, violation.encode("ascii", "replace")[:MAX_TEXT] + b"\n")
+                _write(self.violations_fd, violation.encode("ascii", "replace")[:MAX_TEXT] + b"\n")
         except Exception:  # a hook that fails must not disturb an honest call
             return
         finally:
@@ -77,6 +77,7 @@ class AuditHook:
             path = os.fsdecode(path)
         if not isinstance(path, str):
             return None
+        # A copy: a subclass of str may redefine the methods used below.
         path = "/" + os.path.abspath("".join([path])).lstrip("/")
         if path in HARMLESS_FILES or (path + "/").startswith(OWN_FOLDERS):
             return None
@@ -84,12 +85,12 @@ class AuditHook:
         is_input = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
         if is_input or self._called_by(INTROSPECTION_MODULES):
             return None
-        return "file: reached for " + path
+        return "file: accessed " + path
 
     def new_socket(self, event: str, args: tuple[Any, ...]) -> str | None:
         frame = _getframe(2)
         if frame.f_code.co_name == "__init__" and frame.f_locals.get("fileno") is not None:
-            return None  # socketpair() wrapping a descriptor it already has
+            return None  # socketpair() wraps a descriptor that it already has
         return "socket: tried to open a socket"
 
     def _called_by(self, files: frozenset[str]) -> bool:
@@ -128,12 +129,12 @@ CHECKS: dict[str, Callable[[AuditHook, str, tuple[Any, ...]], str | None]] = {
 }
 
 
-def install(violations: int, inputs: Any) -> None:
-    """Watch this process from now on; it cannot be undone."""
-    sys.addaudithook(AuditHook(violations, frozenset(strings_in(inputs, set()))))
+def install(violations_fd: int, inputs: Any) -> None:
+    """Install the hook in this process; it cannot be removed again."""
+    sys.addaudithook(AuditHook(violations_fd, frozenset(collect_strings(inputs, set()))))
 
 
-def report_tampering(violations: int) -> None:
+def report_tampering(violations_fd: int) -> None:
     """Report the first function of json that the implementation replaced, if any."""
     json = sys.modules.get("json")
     for name in ("dumps", "loads", "dump", "load") if json is not None else ():
@@ -142,17 +143,17 @@ def report_tampering(violations: int) -> None:
         except AttributeError:
             file = ""
         if not file.startswith((STDLIB, "<frozen")):
-            _write(violations, f"tampering: replaced json.{name}\n".encode())
+            _write(violations_fd, f"tampering: replaced json.{name}\n".encode())
             return
 
 
-def strings_in(value: Any, strings: set[str]) -> set[str]:
-    """Collect every string of two characters and more in the inputs: paths among them are no secret."""
+def collect_strings(value: Any, strings: set[str]) -> set[str]:
+    """Collect every string of two characters and more in the inputs: a path among them may be opened."""
     if isinstance(value, str) and len(value) > 1:
         strings.add(value)
     elif isinstance(value, dict):
-        strings_in([*value, *value.values()], strings)
+        collect_strings([*value, *value.values()], strings)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            strings_in(item, strings)
+            collect_strings(item, strings)
     return strings

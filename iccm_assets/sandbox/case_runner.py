@@ -1,8 +1,8 @@
-"""One case in its own process: run the implementation, send back what it did.
+"""Run one case in its own process and send the answer back.
 
 Standard library only, no import of this package: the code is sent into the sandbox as is and runs after
 ``init_process.py`` forked. It shares its process with the implementation, so nothing here is trusted. It has
-no expected value; anything an implementation makes it send is just that implementation's answer. The care
+no expected value; whatever an implementation makes it send is only that implementation's answer. The care
 taken here (own copies of builtins, no method of a foreign object called) keeps *honest* answers right when
 an implementation redefines things, and names what a dishonest one does. (J1)
 """
@@ -78,8 +78,8 @@ class Encoder:
             if kind is builtin or (builtin is tuple and _is_named_tuple(kind)):
                 items = ",".join([self.encode(item, depth + 1) for item in builtin.__iter__(value)])
                 return self._count('["' + name + '",[' + items + "]]")
-        own_equality = "__eq__" in _namespace(kind)
-        return self._count('["u",' + text(_name(kind)) + (",1]" if own_equality else ",0]"))
+        own_equality = "__eq__" in _class_dict(kind)
+        return self._count('["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]"))
 
     def _count(self, piece: str) -> str:
         self.remaining -= len(piece)
@@ -96,19 +96,19 @@ def _is_plain_dict(kind: type) -> bool:
 
 
 def _is_named_tuple(kind: type) -> bool:
-    return kind.__bases__ == (tuple,) and "_fields" in _namespace(kind) and "__eq__" not in _namespace(kind)
+    return kind.__bases__ == (tuple,) and "_fields" in _class_dict(kind) and "__eq__" not in _class_dict(kind)
 
 
-def _namespace(kind: type) -> Any:
+def _class_dict(kind: type) -> Any:
     return type.__dict__["__dict__"].__get__(kind)
 
 
-def _name(kind: type) -> str:
+def _class_name(kind: type) -> str:
     name = type.__dict__["__name__"].__get__(kind)
     return name if type(name) is str else "?"
 
 
-def text(value: str) -> str:
+def encode_text(value: str) -> str:
     """Encode a JSON string of at most ``MAX_TEXT`` characters."""
     return encode_basestring_ascii(value[:MAX_TEXT])
 
@@ -124,17 +124,17 @@ def encode_exception(error: BaseException) -> str:
     """Encode an exception: ``["r", [[class name, is it Python's own], …], message, line]``."""
     classes = type.__dict__["__mro__"].__get__(type(error))
     names = ",".join(
-        "[" + text(_name(kind)) + (",1]" if id(kind) in BUILTIN_EXCEPTIONS else ",0]")
+        "[" + encode_text(_class_name(kind)) + (",1]" if id(kind) in BUILTIN_EXCEPTIONS else ",0]")
         for kind in classes[:50]
     )
     try:
         message = str(error)
-    except Exception:  # a message that cannot be made is no message
+    except Exception:  # its __str__ fails
         message = ""
-    return '["r",[' + names + "]," + text(message) + "," + f"{_line(error)}" + "]"
+    return '["r",[' + names + "]," + encode_text(message) + "," + f"{_last_line(error)}" + "]"
 
 
-def _line(error: BaseException) -> int:
+def _last_line(error: BaseException) -> int:
     """The last line of the implementation that the exception passed, 0 if none."""
     line, trace = 0, error.__traceback__
     while trace is not None:
@@ -149,7 +149,7 @@ def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str
     try:
         function = lookup(owner, name)
     except AttributeError:
-        return '["m",' + text(name) + "]"
+        return '["m",' + encode_text(name) + "]"
     except BaseException as error:
         return encode_exception(error)
     try:
@@ -161,14 +161,14 @@ def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str
 
 
 def execute_case(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) -> str:
-    """Carry a plan out and encode what happened."""
+    """Execute a plan and encode the outcome."""
     name, args, kwargs = plan[1:4]
     if plan[0] == "call":
         return call(module, name, args, kwargs, encoder)
     try:
         target = lookup(module, name)
     except AttributeError:
-        return '["m",' + text(name) + "]"
+        return '["m",' + encode_text(name) + "]"
     try:
         instance = target(*args, **kwargs)
     except BaseException as error:
@@ -190,7 +190,7 @@ def lookup(owner: Any, name: str) -> Any:
 
 
 def limit_process(limits: dict[str, int]) -> None:
-    """Set the limits of this process; what all processes use together is sampled from outside."""
+    """Set the limits of this process; the total of all processes is sampled from outside."""
     for name, value in limits.items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
@@ -203,38 +203,38 @@ def run(
     source: str,
     plan: tuple[Any, ...],
     nonce: bytes,
-    answers: int,
-    violations: int,
+    answer_fd: int,
+    violations_fd: int,
     limits: dict[str, Any],
     context: dict[str, Any],
 ) -> NoReturn:
-    """Import the implementation, carry the plan out, send one answer, exit. Never returns."""
+    """Import the implementation, execute the plan, send one answer, exit. Never returns."""
     owner = _getpid()
     limit_process(limits["process"])
-    context["audit_hooks"].install(violations, plan[2:])
+    context["audit_hooks"].install(violations_fd, plan[2:])
     try:
         if plan[0] == "test":
-            _write(violations, b"imported\n")
+            _write(violations_fd, b"imported\n")
             answer = _run_test(source, plan, context)
         else:
-            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations)
+            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations_fd)
     except AnswerTooLargeError:
         answer = '["large"]'
     except NestingTooDeepError:
         answer = '["deep"]'
-    except BaseException as error:  # our own failure under patched builtins or no memory
+    except BaseException as error:  # this module failed, under patched builtins or without memory
         answer = encode_exception(error)
     if _getpid() != owner:
-        _exit(0)  # a child the implementation forked and let run on: its parent answers
-    context["audit_hooks"].report_tampering(violations)
+        _exit(0)  # a child that the implementation forked and did not end: its parent answers
+    context["audit_hooks"].report_tampering(violations_fd)
     payload = answer.encode("ascii")
     frame = nonce + len(payload).to_bytes(4, "big") + payload
     while frame:
-        frame = frame[_write(answers, frame) :]
+        frame = frame[_write(answer_fd, frame) :]
     _exit(0)
 
 
-def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, violations: int) -> str:
+def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, violations_fd: int) -> str:
     module = ModuleType(MODULE)
     module.__file__ = FILENAME
     sys.modules[MODULE] = module
@@ -242,13 +242,13 @@ def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, vi
         exec(compile(source, FILENAME, "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         return '["e",' + encode_exception(error) + "]"
-    _write(violations, b"imported\n")
+    _write(violations_fd, b"imported\n")
     return execute_case(plan, module, encoder)
 
 
 def _run_test(source: str, plan: tuple[Any, ...], context: dict[str, Any]) -> str:
     try:
-        answer: str = context["pytest_runner"].run_test(source, *plan[1:], text)
+        answer: str = context["pytest_runner"].run_test(source, *plan[1:], encode_text)
     except BaseException as error:  # pytest itself failed, or was made to fail
         return '["e",' + encode_exception(error) + "]"
     return answer

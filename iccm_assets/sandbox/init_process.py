@@ -1,4 +1,4 @@
-"""The sandbox's first process: forks one child per case and reports how each ended.
+"""The init process of a sandbox: forks one child per case and reports how each ended.
 
 Standard library only; runs as pid 1 of its own pid namespace, where no process can signal, trace or outlive
 it. It never runs a line of the implementation itself: each case is a fresh fork that imports it
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 NONCE_BYTES = 16
-HEAD = NONCE_BYTES + 4
+HEADER_BYTES = NONCE_BYTES + 4
 MAX_OUTPUT_TEXT = 2000  # bytes of output that a reply carries
 SIGINT, SIGKILL = 2, 9  # the signal module takes as long to import as all others here
 EXIT_SECONDS = 0.05  # between a complete answer and the process's own exit
 MAX_LEFTOVERS = 2000
-RESERVED_FD = 240  # descriptors of the answer: honest code may close or count the first ones
+RESERVED_FD = 240  # of the answer pipe: honest code may close or count the lowest descriptors
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -61,21 +61,21 @@ class CaseProcess:
         self.killed = ""
         self.others = self.leftovers = 0  # processes besides the first: collected, and alive at the end
         pipes = [os.pipe() for _ in self.received]
-        self.ends = dict(zip((end for end, _ in pipes), self.received, strict=True))
+        self.pipes = dict(zip((read_end for read_end, _ in pipes), self.received, strict=True))
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
             run_in_child(request, source, context, self.nonce, pipes, control)
-        for reading, writing in pipes:
-            os.close(writing)
-            os.set_blocking(reading, False)
+        for read_end, write_end in pipes:
+            os.close(write_end)
+            os.set_blocking(read_end, False)
 
     def watch(self) -> None:
-        """Wait until the process has ended or has to be ended."""
+        """Wait until the process has ended or has to be killed."""
         deadline = self.started + self.request["wall"]
         handle = os.pidfd_open(self.pid)
         poll = select.poll()
-        for descriptor in (handle, *self.ends):
+        for descriptor in (handle, *self.pipes):
             poll.register(descriptor, select.POLLIN)
         poll.register(self.control, 0)  # only its end is reported
         try:
@@ -92,12 +92,12 @@ class CaseProcess:
             os.close(handle)
 
     def receive(self, poll: select.poll, seconds: float) -> None:
-        """Wait for the pipes and read them; end everything when the judge has ended."""
+        """Wait for the pipes and read them; exit with everything when the judge has ended."""
         for descriptor, _ in poll.poll(seconds * 1000):
             if descriptor == self.control:
                 self.finish()
                 exit_process(self.context)
-            if descriptor in self.ends and not self.drain(descriptor):
+            if descriptor in self.pipes and not self.drain(descriptor):
                 poll.unregister(descriptor)
 
     def drain(self, descriptor: int) -> bool:
@@ -109,7 +109,7 @@ class CaseProcess:
                 return True
             if not piece:
                 return False
-            self.store(self.ends[descriptor], piece)
+            self.store(self.pipes[descriptor], piece)
         return True
 
     def store(self, name: str, piece: bytes) -> None:
@@ -120,20 +120,20 @@ class CaseProcess:
             size, limit = self.printed, self.request["output"]
         else:
             buffer += piece
-            size, limit = len(buffer), self.request["answer"] + HEAD
+            size, limit = len(buffer), self.request["answer"] + HEADER_BYTES
         if size > limit:
             self.killed = "output"
 
     def expected_size(self) -> int:
-        """The size of the whole answer, as its head says."""
-        return HEAD + int.from_bytes(self.answer[NONCE_BYTES:HEAD], "big")
+        """The size of the whole answer, as its header says."""
+        return HEADER_BYTES + int.from_bytes(self.answer[NONCE_BYTES:HEADER_BYTES], "big")
 
     def complete(self) -> bool:
         """Whether one whole answer has arrived."""
-        return len(self.answer) >= HEAD and len(self.answer) >= self.expected_size()
+        return len(self.answer) >= HEADER_BYTES and len(self.answer) >= self.expected_size()
 
     def reap(self, flags: int) -> None:
-        """Collect ended processes, as far as there are any to wait for."""
+        """Collect ended processes, if there are any."""
         while True:
             try:
                 pid, status = os.waitpid(-1, flags)
@@ -159,20 +159,17 @@ class CaseProcess:
             kill(os.kill, self.pid)
             while self.status is None:
                 self.status = os.waitpid(self.pid, 0)[1]
-        for descriptor in self.ends:
+        for descriptor in self.pipes:
             self.drain(descriptor)
             os.close(descriptor)
 
     def outcome(self) -> tuple[str, int]:
-        """How the case ended, and the exit code or signal number that goes with it."""
+        """Return how the case ended, and the exit code or signal number."""
         if self.killed or self.leftovers > self.request["processes"]:
             return self.killed or "processes", 0
         if self.answer:
-            genuine, missing = (
-                self.answer[:NONCE_BYTES] == self.nonce,
-                self.expected_size() - len(self.answer),
-            )
-            if not genuine or missing < 0:
+            missing = self.expected_size() - len(self.answer)
+            if self.answer[:NONCE_BYTES] != self.nonce or missing < 0:
                 return "forged", 0
             if missing == 0:
                 return "answered", 0
@@ -190,21 +187,21 @@ def run_in_child(
 ) -> NoReturn:
     """In the fork: keep three pipe ends and nothing else, then run the case."""
     try:
-        for descriptor in (*control, *(reading for reading, _ in pipes)):
+        for descriptor in (*control, *(read_end for read_end, _ in pipes)):
             os.close(descriptor)
-        answers, violations = (os.dup2(pipes[n][1], RESERVED_FD + n, False) for n in (0, 1))
+        answer_fd, violations_fd = (os.dup2(pipes[n][1], RESERVED_FD + n, False) for n in (0, 1))
         output = pipes[2][1]
         os.dup2(output, 1)
         os.dup2(output, 2)
-        for _, writing in pipes:
-            os.close(writing)
+        for _, write_end in pipes:
+            os.close(write_end)
         os.setsid()
-        place = f"{request['scratch']}/case-{request['case']}"
-        os.mkdir(place, 0o700)
-        os.chdir(place)
+        folder = f"{request['scratch']}/case-{request['case']}"
+        os.mkdir(folder, 0o700)
+        os.chdir(folder)
         _signal.signal(SIGINT, _signal.default_int_handler)
         context["case_runner"].run(
-            source, request["plan"], nonce, answers, violations, request["limits"], context
+            source, request["plan"], nonce, answer_fd, violations_fd, request["limits"], context
         )
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
@@ -212,20 +209,20 @@ def run_in_child(
 
 
 def exit_process(context: dict[str, Any]) -> NoReturn:
-    """End; without isolation, together with the scratch space, which is a folder of the host then."""
+    """Exit; without isolation, remove the scratch folder on the host first."""
     if context.get("scratch"):
         __import__("shutil").rmtree(context["scratch"], ignore_errors=True)
     os._exit(0)
 
 
-def clean_scratch(places: tuple[str, ...]) -> None:
+def clean_scratch(roots: tuple[str, ...]) -> None:
     """Remove what the case left in its scratch space, so that the next one starts clean.
 
-    Bounded and best effort: a later case of the same implementation may find what an earlier one hid too
-    well, which gives it nothing; other implementations have their own sandbox.
+    Bounded and best effort: a later case of the same implementation may find what an earlier one hid, which
+    does not help it; other implementations have their own sandbox.
     """
     remaining = MAX_LEFTOVERS
-    folders = list(places)
+    folders = list(roots)
     for folder in folders:  # grows while it is walked: parents before their children
         try:
             entries = os.scandir(folder)
@@ -243,7 +240,7 @@ def clean_scratch(places: tuple[str, ...]) -> None:
                         os.unlink(entry.path)
                 except OSError:
                     continue  # its folder is read-only, or the path has grown too long
-    for folder in reversed(folders[len(places) :]):
+    for folder in reversed(folders[len(roots) :]):
         try:
             os.rmdir(folder)
         except OSError:
@@ -259,11 +256,11 @@ def run_case(
     case.watch()
     case.finish()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    clean_scratch(request["tidy"])
+    clean_scratch(request["clean"])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     wall = time.monotonic() - case.started
     kind, code = case.outcome()
-    del case.answer[:HEAD]
+    del case.answer[:HEADER_BYTES]
     sizes = " ".join(str(len(part)) for part in case.received.values())
     header = f"{kind} {code} {int(cpu * 1e6)} {int(wall * 1e6)} {case.printed} {sizes}\n"
     return header.encode() + b"".join(case.received.values())
@@ -275,14 +272,14 @@ def preload(names: tuple[str, ...]) -> None:
         try:
             __import__(name)
         except ImportError:
-            continue  # the implementation will meet the same error and report it
+            continue  # the implementation gets the same error and reports it
     if "multiprocessing" in names or "concurrent" in names:
-        # The default of newer versions talks over a unix socket, which there is none of here.
+        # The default of newer Python versions needs a unix socket, which the sandbox forbids.
         __import__("multiprocessing").set_start_method("fork")
 
 
 def warm_up() -> None:
-    """Do once, before forks, what each would do; leave what is loaded out of garbage collection."""
+    """Do once, before forks, what each fork would do; exclude loaded objects from garbage collection."""
     compile("0", "warm", "eval")  # the first call makes all types of syntax nodes, which takes a millisecond
     gc.collect()
     gc.freeze()
@@ -299,29 +296,29 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
     os.close(null)
     os.environ.clear()
     sys.argv[:] = ["implementation"]
-    # Python's own handler would let a case interrupt this process; a first process is deaf to the default.
+    # Python's own handler would let a case interrupt this process; pid 1 ignores a signal with the default.
     _signal.signal(SIGINT, _signal.SIG_DFL)
     if context.get("scratch"):
         os.mkdir(context["scratch"], 0o700)
     try:
         write_all(control[1], b"ready\n")
-        answer_requests(context, control)
+        handle_requests(context, control)
     except (BrokenPipeError, EOFError):
         pass  # the judge died while it sent a request or received a reply
     exit_process(context)
 
 
-def answer_requests(context: dict[str, Any], control: tuple[int, int]) -> None:
-    """Answer one request after the other, until the pipe they come through ends."""
+def handle_requests(context: dict[str, Any], control: tuple[int, int]) -> None:
+    """Handle one request after the other until their pipe closes."""
     source, files = "", None
     with os.fdopen(control[0], "rb", closefd=False) as requests:
         while size := requests.read(4):
             request = marshal.loads(requests.read(int.from_bytes(size, "big")))
-            if request["do"] == "load":
+            if request["command"] == "load":
                 source, files = request["source"], request["files"]
                 sys.path += request["paths"]
                 preload(request["preload"])
-                if files is not None:  # pytest takes long to import; no case's time pays for it
+                if files is not None:  # importing pytest is slow and must not count as a case's time
                     context["pytest_runner"].preload()
                     warm_up()
                     write_all(control[1], b"ready\n")

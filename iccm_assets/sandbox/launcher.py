@@ -1,8 +1,8 @@
 """Start the init process behind bubblewrap, inspect what was started, and end it. (J3)
 
-A sandbox ends when its first process finds its request pipe closed: the judge closed it or died, at any time,
-start-up included. So the bubblewraps in front of it are never killed while they
-start, get no signal from a terminal, and may always write what they have to report.
+A sandbox ends when its init process reads the end of its request pipe: the judge closed it or died, at any
+time, start-up included. So the bubblewraps in front of it are never killed while they start, receive no
+signal from a terminal, and can always write their report.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MissingLayersError(SandboxUnavailableError):
 
 
 class ProcessHandle:
-    """A process by descriptor: its number may be reused, the descriptor never means another process."""
+    """A process by descriptor: its pid may be reused, the descriptor never refers to another process."""
 
     def __init__(self, pid: int, descriptor: int | None = None) -> None:
         self.pid = pid
@@ -82,8 +82,7 @@ class ProcessHandle:
 class RunningSandbox:
     """An init process that waits for requests: its launcher, its own process, the layers around it.
 
-    ``requests`` and ``replies`` are descriptors; ``end`` ends it with everything in it, and waits until
-    that has happened.
+    ``requests`` and ``replies`` are descriptors; ``end`` kills everything in it and waits for that.
     """
 
     process: subprocess.Popen[bytes]
@@ -105,32 +104,32 @@ def start_isolated(packages: Packages = ()) -> RunningSandbox:
         )
     *others, last = bubblewrap.find_bubblewraps()
     for bwrap in others:
-        with suppress(SandboxUnavailableError):  # an outdated one of the system; the wheel's may work
-            return _strict(bwrap, packages)
-    return _strict(last, packages)
+        with suppress(SandboxUnavailableError):  # the system's may be outdated, and the wheel's may work
+            return _start_behind_bwrap(bwrap, packages)
+    return _start_behind_bwrap(last, packages)
 
 
-def _strict(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
-    process, driver = spawn_behind_bwrap(bwrap, subprocess.PIPE, packages)
-    return _start(process, driver, INIT_PROCESS, lambda: verify_layers(bwrap, driver.pid))
+def _start_behind_bwrap(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
+    process, init_process = spawn_behind_bwrap(bwrap, subprocess.PIPE, packages)
+    return _start(process, init_process, INIT_PROCESS, lambda: verify_layers(bwrap, init_process.pid))
 
 
 def spawn_behind_bwrap(
     bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), worker_proc: str = ""
 ) -> tuple[subprocess.Popen[bytes], ProcessHandle]:
-    """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake comes after."""
+    """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake follows."""
     with _pipe() as (filter_out, filter_in), _pipe() as (info_out, info_in):
         filter_in.write(seccomp.build_filter())  # 1.3 kB: fits into the pipe
         filter_in.close()
-        passed = filter_out.fileno(), info_in.fileno()
-        command = build_command_line(bwrap, passed, next(_slots), packages)
+        pass_fds = filter_out.fileno(), info_in.fileno()
+        command = build_command_line(bwrap, pass_fds, next(_slots), packages)
         if worker_proc:
             command = bubblewrap.build_worker_command(command, worker_proc)
-        # With the reading end too: bubblewrap would die of a broken pipe in the middle of its start.
-        process = _launch(command, (*passed, info_out.fileno()), {}, stdin)
+        # With the read end, too: otherwise a broken pipe would kill bubblewrap in the middle of its start.
+        process = _launch(command, (*pass_fds, info_out.fileno()), {}, stdin)
         info_in.close()
         try:
-            return process, _first_process(process, info_out.read())
+            return process, _parse_init_process(process, info_out.read())
         except BaseException:
             end_process(process, None)
             raise
@@ -147,9 +146,9 @@ def build_command_line(
 
 
 def start_unsafe(scratch: Path) -> RunningSandbox:
-    """Start an init process without isolation, for those who ask for it by name; its layers say so.
+    """Start an init process without isolation, for callers that request it explicitly; its layers say so.
 
-    It makes the folder ``scratch`` and removes it when the judge has died.
+    It creates the folder ``scratch`` and removes it when the judge has died.
     """
     process = _launch([sys.executable], (), {"PYTHONHASHSEED": "0"}, subprocess.PIPE)
     off = dict.fromkeys(
@@ -163,26 +162,31 @@ def start_unsafe(scratch: Path) -> RunningSandbox:
 
 def _start(
     process: subprocess.Popen[bytes],
-    driver: ProcessHandle,
+    init_process: ProcessHandle,
     values: Mapping[str, object],
     get_layers: Callable[[], dict[str, str]],
 ) -> RunningSandbox:
     """Do the handshake and read the layers; end the process when either fails."""
-    requests = _descriptor(process.stdin)
+    requests = _fileno(process.stdin)
     try:
         send_handshake(process, requests, values)
         layers = get_layers()
     except BaseException:
-        end_process(process, driver)
+        end_process(process, init_process)
         raise
     lifelines.add(requests)
     return RunningSandbox(
-        process, driver, layers, requests, _descriptor(process.stdout), lambda: end_process(process, driver)
+        process,
+        init_process,
+        layers,
+        requests,
+        _fileno(process.stdout),
+        lambda: end_process(process, init_process),
     )
 
 
 def _launch(
-    command: list[str], passed: tuple[int, ...], environment: dict[str, str], stdin: int
+    command: list[str], pass_fds: tuple[int, ...], environment: dict[str, str], stdin: int
 ) -> subprocess.Popen[bytes]:
     """Start the interpreter behind ``command``.
 
@@ -194,7 +198,7 @@ def _launch(
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=passed,
+            pass_fds=pass_fds,
             env=environment,
             cwd="/",
             bufsize=0,
@@ -204,7 +208,7 @@ def _launch(
         raise SandboxUnavailableError(f"{command[0]} cannot be started: {error}") from None
 
 
-def _first_process(process: subprocess.Popen[bytes], info: bytes) -> ProcessHandle:
+def _parse_init_process(process: subprocess.Popen[bytes], info: bytes) -> ProcessHandle:
     try:
         return ProcessHandle(int(json.loads(info)["child-pid"]))
     except (ValueError, KeyError, TypeError, ProcessLookupError):
@@ -212,10 +216,10 @@ def _first_process(process: subprocess.Popen[bytes], info: bytes) -> ProcessHand
 
 
 def send_handshake(process: subprocess.Popen[bytes], requests: int, values: Mapping[str, object]) -> None:
-    """Send the first process its code and wait until it reports that it is ready."""
+    """Send the process its code and wait until it reports that it is ready."""
     try:
-        write_frame(requests, marshal.dumps((_code(), dict(values))))
-        wait_ready(_descriptor(process.stdout))
+        write_frame(requests, marshal.dumps((_compile_modules(), dict(values))))
+        wait_ready(_fileno(process.stdout))
     except (BrokenPipeError, SandboxUnavailableError):
         raise SandboxUnavailableError(_start_error(process)) from None
 
@@ -228,7 +232,7 @@ def wait_ready(replies: int) -> None:
 
 
 def _start_error(process: subprocess.Popen[bytes]) -> str:
-    """The last line the sandbox printed as it failed to start."""
+    """Return the last line that the sandbox printed when it failed to start."""
     if process.stdin:
         process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
@@ -240,8 +244,8 @@ def _start_error(process: subprocess.Popen[bytes]) -> str:
 
 
 @cache
-def _code() -> dict[str, CodeType]:
-    """The modules that run inside, compiled, by file name. They cannot import this package."""
+def _compile_modules() -> dict[str, CodeType]:
+    """Compile the modules that run inside, by file name; they cannot import this package."""
     folder = Path(__file__).parent
     return {
         name: compile((folder / f"{name}.py").read_text("utf-8"), f"<{name}>", "exec", dont_inherit=True)
@@ -253,7 +257,7 @@ def _code() -> dict[str, CodeType]:
 
 
 def host_namespaces(pid: int | str) -> frozenset[str]:
-    """What a sandbox made by process ``pid`` must not share: namespaces and devices of scratch space."""
+    """Return what a sandbox forked by process ``pid`` must not share: namespaces and scratch devices."""
     return frozenset([*_namespaces("self").values(), *_namespaces(pid).values(), *_scratch_devices(pid)])
 
 
@@ -262,29 +266,29 @@ def _namespaces(pid: int | str) -> dict[str, str]:
 
 
 def _scratch_devices(pid: int | str) -> list[str]:
-    return [f"device {os.stat(f'/proc/{pid}/root{place}').st_dev}" for place in ("/tmp", "/dev/shm")]
+    return [f"device {os.stat(f'/proc/{pid}/root{folder}').st_dev}" for folder in ("/tmp", "/dev/shm")]
 
 
 def verify_layers(
-    bwrap: bubblewrap.Bubblewrap, pid: int, outside: frozenset[str] | None = None
+    bwrap: bubblewrap.Bubblewrap, pid: int, host_ids: frozenset[str] | None = None
 ) -> dict[str, str]:
-    """Read from outside which layers hold for the running first process; raises ``MissingLayersError``."""
+    """Read from outside which layers the running init process has; raises ``MissingLayersError``."""
     try:
         layers = {
             "bubblewrap": bwrap.version,
-            **_inspect(pid, outside or frozenset(_namespaces("self").values())),
+            **_inspect(pid, host_ids or frozenset(_namespaces("self").values())),
         }
     except OSError as error:
-        raise SandboxUnavailableError(f"its first process cannot be inspected: {error}") from None
+        raise SandboxUnavailableError(f"its init process cannot be inspected: {error}") from None
     if any(state.startswith("missing") for state in layers.values()):
         raise MissingLayersError(layers)
     return layers
 
 
-def _inspect(pid: int, outside: frozenset[str]) -> dict[str, str]:
+def _inspect(pid: int, host_ids: frozenset[str]) -> dict[str, str]:
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as rows:
         status = {name: value.split() for name, _, value in (row.partition(":") for row in rows)}
-    shared = [name for name, link in _namespaces(pid).items() if link in outside]
+    shared = [name for name, link in _namespaces(pid).items() if link in host_ids]
     if status["NSpid"][-1] != "1":
         shared.append("process numbers")
     filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"])
@@ -293,7 +297,7 @@ def _inspect(pid: int, outside: frozenset[str]) -> dict[str, str]:
         "namespaces": shared and "shares " + ", ".join(shared),
         "seccomp": "" if filtered else "no filter is in force",
         "uid": "it is privileged" if _is_privileged(status) else "",
-        "filesystem": _filesystem_problem(pid, outside),
+        "filesystem": _filesystem_problem(pid, host_ids),
         "memory": "" if countable else "the kernel does not list a process's children",
     }
     states = {"uid": f"unprivileged ({max(map(int, status['Uid']))})", "memory": "sampler"}
@@ -306,42 +310,42 @@ def _is_privileged(status: Mapping[str, list[str]]) -> bool:
     return "0" in status["Uid"] or any(capabilities)
 
 
-def _filesystem_problem(pid: int, outside: frozenset[str]) -> str:
+def _filesystem_problem(pid: int, host_ids: frozenset[str]) -> str:
     if HOST_FOLDERS.intersection(os.listdir(f"/proc/{pid}/root")):
         return "it sees the host's files"
-    return "its scratch space is shared" if outside.intersection(_scratch_devices(pid)) else ""
+    return "its scratch space is shared" if host_ids.intersection(_scratch_devices(pid)) else ""
 
 
 # ---- ending, and pipes ---------------------------------------------------------------------------
 
-# Descriptors that keep a sandbox or a warm pool going. A fork of this process must not do so after this
-# process; remove one before it is closed.
+# Descriptors that keep a sandbox or a warm pool alive. A fork must not keep them open after this process
+# ends; remove a descriptor before it is closed.
 lifelines: set[int] = set()
 
 
-def _in_a_fork() -> None:
+def _release_after_fork() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in lifelines:
-        os.dup2(null, descriptor, False)  # not closed: the fork's own code still closes this number
+        os.dup2(null, descriptor, False)  # not closed: the fork's own code still closes this descriptor
     os.close(null)
     lifelines.clear()
 
 
-os.register_at_fork(after_in_child=_in_a_fork)
+os.register_at_fork(after_in_child=_release_after_fork)
 
 
-def end_process(process: subprocess.Popen[bytes], driver: ProcessHandle | None) -> None:
-    """Kill the first process, with which the kernel ends its whole namespace, and wait for its parents.
+def end_process(process: subprocess.Popen[bytes], init_process: ProcessHandle | None) -> None:
+    """Kill the init process, with which the kernel ends its whole namespace, and wait for its parents.
 
-    Without one yet, close the pipe: what is still starting ends as soon as it reads.
+    Before there is one, close the pipe: what is still starting ends as soon as it reads.
     """
     if process.stdin and not process.stdin.closed:
         lifelines.discard(process.stdin.fileno())
         process.stdin.close()
-    if driver is not None:
+    if init_process is not None:
         if process.poll() is None:
-            driver.kill()
-        os.close(driver.descriptor)
+            init_process.kill()
+        os.close(init_process.descriptor)
     try:
         process.wait(timeout=END_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -354,13 +358,13 @@ def end_process(process: subprocess.Popen[bytes], driver: ProcessHandle | None) 
 
 @contextmanager
 def _pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a pipe as (reading end, writing end); both are closed at the end."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as out, os.fdopen(writing, "wb") as into:
-        yield out, into
+    """Open a pipe as (reader, writer) and close both at the end."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "wb") as writer:
+        yield reader, writer
 
 
-def _descriptor(stream: IO[bytes] | None) -> int:
+def _fileno(stream: IO[bytes] | None) -> int:
     assert stream
     return stream.fileno()
 

@@ -1,7 +1,7 @@
-"""One test function of a ``pytest`` suite in its own process.
+"""Run one test function of a ``pytest`` suite in its own process.
 
 Standard library only, sent into the sandbox like ``case_runner.py``, its caller. The tests, pytest and the
-implementation share this process: what is reported here is the word of whichever wrote last. (J1)
+implementation share this process: any of them may have written the reported outcome. (J1)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def preload() -> None:
             continue  # pytest will meet the same error and report it
 
 
-def run_test(source: str, test: str, files: dict[str, str], text: Callable[[str], str]) -> str:
+def run_test(source: str, test: str, files: dict[str, str], encode_text: Callable[[str], str]) -> str:
     """Run one test function, with every parameter set of it; JSON ``["t", outcome, detail]``."""
     for name, content in {**files, "implementation.py": source, "solution.py": BOTH_NAMES}.items():
         os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
@@ -71,4 +71,4 @@ def run_test(source: str, test: str, files: dict[str, str], text: Callable[[str]
     )
     if worst == "passed" and (code != 0 or not plugin.outcomes):
         return '["t","none","pytest ended with code ' + f"{code}" + '"]'
-    return '["t",' + text(worst) + "," + text(plugin.detail) + "]"
+    return '["t",' + encode_text(worst) + "," + encode_text(plugin.detail) + "]"

@@ -1,7 +1,7 @@
-"""What a sandbox's processes use together, sampled from outside.
+"""Measure what all processes of a sandbox use, sampled from outside.
 
-Limits per process are the kernel's; the total limits are kept by sampling: every few milliseconds the tree
-below the sandbox's first process is walked and added up. Control groups would be exact, but an ordinary user
+Limits per process are the kernel's; total limits are enforced by sampling: every few milliseconds the tree
+below the sandbox's init process is walked and added up. Control groups would be exact, but an ordinary user
 has none to write to, and the sandbox is the same for every user. (J3)
 """
 
@@ -25,7 +25,7 @@ class ResourceUsage:
 
 
 def descendant_pids(pid: int) -> list[int]:
-    """``pid`` and all its descendants, as host pids."""
+    """Return ``pid`` and all its descendants, as host pids."""
     pids = [pid]
     for parent in pids:  # grows while it is walked
         pids += [int(child) for task in _tasks(parent) for child in _read(f"{task}/children").split()]
@@ -38,21 +38,23 @@ def measure_usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> ResourceUsage
     Pages are divided among their users only when their sum exceeds ``limit`` bytes.
     """
     pids = descendant_pids(pid)
-    stored, files = _stored(pid, tmpfs)
-    memory = stored + sum(map(_unshared, pids))
+    tmpfs_bytes, files = _tmpfs_usage(pid, tmpfs)
+    memory = tmpfs_bytes + sum(map(_private_bytes, pids))
     if memory > limit:
-        # Divided by their users, or undivided where the kernel does not tell.
+        # Shared pages divided among their users; undivided where the kernel does not provide that.
         names = "Pss_Anon:", "Pss_Shmem:"
-        memory = stored + sum(sum(_sizes(pid, "smaps_rollup", names) or [_unshared(pid)]) for pid in pids)
+        memory = tmpfs_bytes + sum(
+            sum(_sizes(pid, "smaps_rollup", names) or [_private_bytes(pid)]) for pid in pids
+        )
     return ResourceUsage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
 
 
-def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
-    """Bytes and files in the sandbox's writable places."""
+def _tmpfs_usage(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
+    """Return bytes and files in the sandbox's writable folders."""
     size = files = 0
-    for place in tmpfs:
+    for folder in tmpfs:
         try:
-            status = os.statvfs(f"/proc/{pid}/root{place}")
+            status = os.statvfs(f"/proc/{pid}/root{folder}")
         except OSError:
             continue  # the sandbox has just ended
         size += (status.f_blocks - status.f_bfree) * status.f_frsize
@@ -60,21 +62,21 @@ def _stored(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
     return size, files
 
 
-def _unshared(pid: int) -> int:
-    """Anonymous and shared-memory pages; pages shared after a fork count in each process."""
+def _private_bytes(pid: int) -> int:
+    """Return anonymous and shared memory; pages shared after a fork count in each process."""
     return sum(_sizes(pid, "status", ("RssAnon:", "RssShmem:")))
 
 
 def _sizes(pid: int, file: str, names: tuple[str, ...]) -> list[int]:
-    """The sizes of these names in a file of the kernel, in bytes."""
+    """Return the sizes of these names in a file below /proc, in bytes."""
     rows = _read(f"/proc/{pid}/{file}").splitlines()
     return [int(row.split()[1]) << 10 for row in rows if row.startswith(names)]
 
 
 def run_queue_wait(pid: int) -> float:
-    """Seconds that a process was ready to run while the machine ran others; 0 where the kernel does not say.
+    """Return the seconds for which a process was ready while the machine ran others; 0 if unknown.
 
-    Of its threads, the longest wait.
+    Its longest waiting thread decides.
     """
     try:
         waits = [int(_read(f"{task}/schedstat").split()[1]) for task in _tasks(pid)]
@@ -84,13 +86,13 @@ def run_queue_wait(pid: int) -> float:
 
 
 def _cpu(pid: int, skipped: int = 0) -> float:
-    """Own time and that of the children it has waited for; the latter alone with ``skipped`` = 2."""
+    """Return own CPU time plus that of collected children; only the latter with ``skipped`` = 2."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return sum(map(int, fields[11 + skipped : 15])) / TICKS_PER_SECOND
 
 
 def _tasks(pid: int) -> list[str]:
-    """The folders of a process's threads; none when it has just ended."""
+    """Return the folders of a process's threads; none when it has just ended."""
     try:
         return [f"/proc/{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
     except OSError:
@@ -98,7 +100,7 @@ def _tasks(pid: int) -> list[str]:
 
 
 def _read(path: str) -> str:
-    """A file of the kernel; empty when its process has just ended."""
+    """Read a file below /proc; empty when its process has just ended."""
     try:
         return Path(path).read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -29,15 +29,13 @@ from typing import Any
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, launcher, pytest_suites, warm_pool
-from iccm_assets.sandbox.launcher import MissingLayersError, RunningSandbox
+from iccm_assets.sandbox.launcher import RunningSandbox
 from iccm_assets.sandbox.resource_usage import descendant_pids, measure_usage, run_queue_wait
 from iccm_assets.settings import Settings
 
-__all__ = ["FORGED_REPLY", "CaseOutcome", "Limits", "MissingLayersError", "Sandbox"]
-
 SAMPLE_INTERVAL_SECONDS = 0.025
 REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge gives up
-MAX_WALL_FACTOR = 4.0  # maximum multiple of the wall limit while other processes keep the machine busy
+MAX_WALL_FACTOR = 4.0  # of the wall limit, while other processes keep the machine busy
 REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
 SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
@@ -98,7 +96,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _queue_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
 
-    # ---- life ----
+    # ---- lifecycle ----
 
     @classmethod
     def start(cls, settings: Settings, packages: launcher.Packages = ()) -> Sandbox:
@@ -118,30 +116,30 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         self.close()
 
     def close(self) -> None:
-        """End it with everything in it, and wait until that has happened."""
-        if self.scratch:  # before the init process ends, too: that one removes it only if we are killed here
+        """End the sandbox with everything in it, and wait for that."""
+        if self.scratch:  # once before, too: the init process removes it only if this process is killed here
             shutil.rmtree(self.scratch, ignore_errors=True)
         self.running.end()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
-    # ---- conversation ----
+    # ---- requests ----
 
     def load(self, source: str, files: Mapping[str, str] | None = None) -> None:
-        """Send the implementation, which runs with the first case only. ``files``: of a pytest suite."""
+        """Send the implementation, which first runs with the first case. ``files``: of a pytest suite."""
         request = {
-            "do": "load",
+            "command": "load",
             "source": source,
             "files": None if files is None else dict(files),
             "paths": [] if files is None else self._package_paths(),
             "preload": tuple(sorted(_imported_modules(source) & _PRELOADABLE)),
         }
-        self._ask(request)
+        self._send(request)
         if files is not None:
             launcher.wait_ready(self.running.replies)
 
     def _package_paths(self) -> list[str]:
-        """Where the sandbox finds its packages; without isolation, their folders on the host."""
+        """Return where the sandbox imports packages from; without isolation, folders of the host."""
         if self.settings.sandbox == "strict":
             return [bubblewrap.PACKAGES]
         return sorted({str(Path(folder).parent) for _, folder in pytest_suites.find_packages()})
@@ -152,36 +150,36 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         answer = int(limits.output_mib * (1 << 20))
         scratch = str(self.scratch or SCRATCH)
         request = {
-            "do": "case",
+            "command": "case",
             "case": case,
             "plan": plan,
-            # The exact limit is kept outside, where it is visible who waited for whom.
+            # The exact limit is enforced outside, where waiting for other processes is visible.
             "wall": remaining.wall * MAX_WALL_FACTOR,
             "output": remaining.output,
             "answer": answer,
             "processes": limits.processes,
             "scratch": scratch,
-            "tidy": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
+            "clean": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
             "limits": {"answer": answer, "process": _process_limits(self.settings, remaining)},
         }
-        self._ask(request)
+        self._send(request)
         return self._await_reply(remaining)
 
-    def _ask(self, request: dict[str, Any]) -> None:
+    def _send(self, request: dict[str, Any]) -> None:
         try:
             launcher.write_frame(self.running.requests, marshal.dumps(request))
         except BrokenPipeError:
-            raise SandboxUnavailableError("its first process ended by itself") from None
+            raise SandboxUnavailableError("its init process ended unexpectedly") from None
 
-    def _await_reply(self, budget: Limits) -> CaseOutcome:
+    def _await_reply(self, remaining: Limits) -> CaseOutcome:
         """Wait for the outcome while sampling what the processes use; kill them at a limit."""
         started = time.monotonic()
         exceeded, self._queue_wait = "", 0.0
         while (
             time.monotonic() - started
-            <= budget.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
+            <= remaining.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
         ):
-            reply = self._take_reply()
+            reply = self._parse_reply()
             if reply:
                 reply = replace(reply, wall=max(reply.cpu, reply.wall - self._queue_wait))
                 # A case killed for a limit ended by that limit, whatever the init process observed.
@@ -192,44 +190,44 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                     break
                 self._buffer += piece
                 continue
-            exceeded = exceeded or self._exceeded_limit(budget, started)
-            # Everything below the init process, which then reports the end of the case and cleans up.
+            exceeded = exceeded or self._exceeded_limit(remaining, started)
+            # Kill everything below the init process, which then reports the end of the case and cleans up.
             for pid in descendant_pids(self.running.init_process.pid)[1:] if exceeded else ():
                 self.running.init_process.kill_in_namespace(pid)
         return CaseOutcome("lost", wall=time.monotonic() - started)
 
-    def _exceeded_limit(self, budget: Limits, started: float) -> str:
+    def _exceeded_limit(self, remaining: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
         limits = self.settings.judge
         tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
-        used = measure_usage(self.running.init_process.pid, tmpfs, limits.memory_mib << 20)
+        usage = measure_usage(self.running.init_process.pid, tmpfs, limits.memory_mib << 20)
         excess = {
-            "memory": used.memory - (limits.memory_mib << 20),
-            "files": used.files - MAX_FILES,
-            "processes": used.processes - 1 - limits.processes,
-            "cpu": used.cpu - self._finished_cpu - budget.cpu,
-            "wall": self._own_time(started, budget) - budget.wall,
+            "memory": usage.memory - (limits.memory_mib << 20),
+            "files": usage.files - MAX_FILES,
+            "processes": usage.processes - 1 - limits.processes,
+            "cpu": usage.cpu - self._finished_cpu - remaining.cpu,
+            "wall": self._own_time(started, remaining) - remaining.wall,
         }
         return next((name for name, amount in excess.items() if amount > 0), "")
 
-    def _own_time(self, started: float, budget: Limits) -> float:
-        """Seconds since ``started`` without those in which the machine ran other processes instead.
+    def _own_time(self, started: float, remaining: Limits) -> float:
+        """Return the seconds since ``started`` without those in which the machine ran other processes.
 
-        So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds what is forgiven.
+        So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds the excluded time.
         """
         elapsed = time.monotonic() - started
         case = descendant_pids(self.running.init_process.pid)[1:2]
         self._queue_wait = max(self._queue_wait, sum(map(run_queue_wait, case)))
-        return elapsed if elapsed > budget.wall * MAX_WALL_FACTOR else elapsed - self._queue_wait
+        return elapsed if elapsed > remaining.wall * MAX_WALL_FACTOR else elapsed - self._queue_wait
 
-    def _take_reply(self) -> CaseOutcome | None:
+    def _parse_reply(self) -> CaseOutcome | None:
         """Parse one reply out of the buffer; None while it is incomplete."""
         line, newline, body = self._buffer.partition(b"\n")
         if not newline:
             return None
         header = _HEADER.fullmatch(line)
         if not header:
-            raise SandboxUnavailableError("its first process sent a malformed reply")
+            raise SandboxUnavailableError("its init process sent a malformed reply")
         code, cpu, wall, printed, *sizes = map(int, header.groups()[1:])
         if len(body) < sum(sizes):
             return None
@@ -242,29 +240,29 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
 
 def _imported_modules(source: str) -> set[str]:
-    """Top-level modules that the source seems to import; a guess that only saves time."""
+    """Guess the top-level modules that the source imports; a wrong guess only costs time."""
     lists = (single or several for single, several in _IMPORT.findall(source))
     return {name.split()[0].partition(".")[0] for names in lists for name in names.split(",") if name.strip()}
 
 
 def _parse_violations(data: bytes) -> tuple[bool, tuple[str, ...]]:
-    """Whether the import was done, and what the audit hook reported; any other line was forged."""
+    """Return whether the import was done, and what the audit hook reported; any other line was forged."""
     lines = dict.fromkeys(data.decode("ascii", "replace").splitlines())
     violations = [line[:_MAX_VIOLATION_LENGTH] for line in lines if _VIOLATION.match(line)]
     forged = any(line != "imported" and not _VIOLATION.match(line) for line in lines)
     return "imported" in lines, tuple([FORGED_REPLY] * forged + violations[:_MAX_VIOLATIONS])
 
 
-def _process_limits(settings: Settings, budget: Limits) -> dict[str, int]:
+def _process_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
     limits = {
-        "RLIMIT_CPU": max(1, int(budget.cpu) + 1),
+        "RLIMIT_CPU": max(1, int(remaining.cpu) + 1),
         # Writable private memory. Above the total limit, because thread stacks count whole.
         "RLIMIT_DATA": (settings.judge.memory_mib << 20) + (1 << 30),
         "RLIMIT_FSIZE": 32 << 20,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 1 << 20,
-        "RLIMIT_SIGPENDING": 1000,  # a part of what all processes of a user may have together
+        "RLIMIT_SIGPENDING": 1000,  # a part of the limit for all processes of a user
     }
-    # The kernel counts threads too, and honest code may have many: the sampler counts processes.
+    # The kernel counts threads, too, and honest code may have many; the sampler counts processes.
     return limits | ({"RLIMIT_NPROC": 2 * settings.judge.processes} if settings.sandbox == "strict" else {})

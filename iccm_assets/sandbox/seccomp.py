@@ -1,7 +1,7 @@
-"""The system calls an implementation may not make, as a kernel filter.
+"""Build the kernel filter of the system calls that an implementation may not make.
 
-The filter is classic BPF, assembled here: no library is needed and every refusal can be read below. Most
-calls pass. Two kinds of refusal:
+The filter is classic BPF, assembled here: no library is needed and every rule can be read below. Most calls
+pass. Two kinds do not:
 
 - *denied* answers with an error, where honest library code asks too and copes (a name lookup tries the
   nscd socket, ``uuid1`` looks for a network card);
@@ -99,13 +99,13 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
 }
-# Answered with "no such call", so that libraries take their older way.
+# Answered with "no such call", so that libraries use the older call.
 _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
-# Calls about a process, by the position of its number: 0 is the caller, any other number is refused.
+# Calls that name a process, by the position of its pid: 0 is the caller, any other pid is denied.
 # With these, and the same uid, a case could starve the init process that watches it.
 _ONLY_SELF: dict[str, tuple[int, int, int]] = {
     "prlimit64": (302, 261, 0),
@@ -135,7 +135,7 @@ def is_supported() -> bool:
 
 @cache
 def build_filter(machine: str | None = None) -> bytes:
-    """The filter for an architecture (this one by default), as ``bwrap --seccomp`` reads it."""
+    """Build the filter for an architecture (this one by default), as ``bwrap --seccomp`` reads it."""
     column, architecture = _ARCHITECTURES[machine or platform.machine()]
     code = [
         _instruction(_LOAD, _ARCH),
@@ -151,9 +151,8 @@ def build_filter(machine: str | None = None) -> bytes:
         (_DENIED, ERRNO | errno.EPERM),
         (_ABSENT, ERRNO | errno.ENOSYS),
     ):
-        for numbered in group.values():
-            number = numbered[column]
-            if number is not None:
+        for call_numbers in group.values():
+            if (number := call_numbers[column]) is not None:
                 code += [_instruction(_JUMP_EQUAL, number, 0, 1), _instruction(_RETURN, action)]
     deny, allow = _instruction(_RETURN, ERRNO | errno.EPERM), _instruction(_RETURN, ALLOW)
     for *numbers, argument in _ONLY_SELF.values():
@@ -166,7 +165,7 @@ def build_filter(machine: str | None = None) -> bytes:
 
 
 def _special_bodies() -> dict[str, list[bytes]]:
-    """Calls whose verdict hangs on an argument; each body returns, so the accumulator stays the number."""
+    """Build the rules that depend on an argument; each returns, so no later rule reads the argument."""
     allow, deny, kill = (
         _instruction(_RETURN, action) for action in (ALLOW, ERRNO | errno.EPERM, KILL_PROCESS)
     )

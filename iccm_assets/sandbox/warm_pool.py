@@ -1,14 +1,13 @@
-"""Warm sandboxes: a process that forks them, running while there is work.
+"""Warm pool: a worker process that forks sandboxes while there is work.
 
-A sandbox started by bubblewrap takes longer than the suite that is judged in it. So when a second one is
-requested shortly after a first, a warm pool is started in the background (its worker is the module for the
-inside), and from then on sandboxes are forks of its worker. It ends after half a second without work, with
-the process that started it, and at exit; a fork of that process has none. A single judgement, as the command
-line makes, starts none.
+Starting a sandbox with bubblewrap takes longer than running most suites in it. So when a second one is
+requested shortly after a first, a worker (``warm_pool_worker.py``) is started in the background, and
+sandboxes are forked from it. The worker ends after half a second without work, with the process that
+started it, and at exit; a fork of that process has none. A single suite, as on the command line, needs none.
 
 A forked sandbox is used for one implementation, has namespaces, scratch space and a filter of its own, and
-is inspected from outside before use. Whatever fails here (a kernel that forbids nested namespaces, a killed
-worker) leads to the ordinary way: a sandbox started by bubblewrap alone. (J3)
+is inspected from outside before use. On any failure (a kernel that forbids nested namespaces, a killed
+worker) the sandbox is started by bubblewrap alone. (J3)
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS = 0.5
 MAX_FAILURES = 3
 PROC_MOUNT = "/tmp/proc"  # below the forked sandboxes' own /tmp, which covers it
-# What small programs import most. None of them changes what another module finds imported already.
+# The most common imports of small programs; none of them affects other modules.
 PRELOADED_MODULES = (
     "collections",
     "enum",
@@ -52,8 +51,8 @@ PRELOADED_MODULES = (
 ZygoteSpec = tuple[bubblewrap.Bubblewrap, list[str], bytes]  # bwrap, command line, system call filter
 
 
-def current_spec() -> ZygoteSpec:
-    """What a worker would be started from now; raises ``SandboxUnavailableError``."""
+def get_current_spec() -> ZygoteSpec:
+    """Return what a worker would be started from now; raises ``SandboxUnavailableError``."""
     if not seccomp.is_supported():
         raise SandboxUnavailableError("no system call filter for this architecture")
     bwrap = bubblewrap.find_bubblewraps()[-1]
@@ -61,23 +60,23 @@ def current_spec() -> ZygoteSpec:
 
 
 class SandboxZygote:
-    """A started worker, for use while a new one would have the same origin; threads take its ``lock``."""
+    """A started worker, usable while a new one would have the same spec; threads take its ``lock``."""
 
     def __init__(
-        self, origin: ZygoteSpec, process: Popen[bytes], first: ProcessHandle, control: socket.socket
+        self, spec: ZygoteSpec, process: Popen[bytes], worker: ProcessHandle, control: socket.socket
     ) -> None:
-        self.spec, self.process, self.first, self.control = origin, process, first, control
+        self.spec, self.process, self.worker, self.control = spec, process, worker, control
         self.lock = threading.Lock()
-        self.host_namespaces = launcher.host_namespaces(first.pid)
+        self.host_namespaces = launcher.host_namespaces(worker.pid)
         launcher.lifelines.add(control.fileno())
 
     @classmethod
     def start(cls) -> SandboxZygote:
         """Start a worker; raises ``SandboxUnavailableError``."""
-        origin = current_spec()
+        spec = get_current_spec()
         values = {
             "start": "warm_pool_worker",
-            "filter": origin[2],
+            "filter": spec[2],
             "tmpfs": (("/tmp", bubblewrap.SCRATCH_BYTES), ("/dev/shm", bubblewrap.SHARED_BYTES)),
             "proc": PROC_MOUNT,
             "preload": PRELOADED_MODULES,
@@ -86,37 +85,37 @@ class SandboxZygote:
             control, remote = socket.socketpair()
             cleanup.callback(control.close)
             with remote:
-                process, first = launcher.spawn_behind_bwrap(
-                    origin[0], remote.fileno(), worker_proc=PROC_MOUNT
+                process, worker = launcher.spawn_behind_bwrap(
+                    spec[0], remote.fileno(), worker_proc=PROC_MOUNT
                 )
-            cleanup.callback(launcher.end_process, process, first)
+            cleanup.callback(launcher.end_process, process, worker)
             launcher.send_handshake(process, control.fileno(), values)
-            worker = cls(origin, process, first, control)
+            zygote = cls(spec, process, worker, control)
             cleanup.pop_all()
-            return worker
+            return zygote
 
     def fork_sandbox(self) -> RunningSandbox:
         """Fork a sandbox with every layer; raises ``SandboxUnavailableError``, also for missing layers."""
         with self.lock:
-            message, descriptors = self._ask()
+            message, descriptors = self._request_sandbox()
         with ExitStack() as cleanup:
             for descriptor in descriptors:
                 cleanup.callback(os.close, descriptor)
             if len(descriptors) != 3:
-                raise SandboxUnavailableError(
-                    f"the warm pool made none: {message.decode('utf-8', 'replace')}"
-                )
-            requests, replies, process = descriptors
+                reason = message.decode("utf-8", "replace")
+                raise SandboxUnavailableError(f"the warm pool could not fork a sandbox: {reason}")
+            requests, replies, pidfd = descriptors
             launcher.lifelines.add(requests)
             cleanup.callback(launcher.lifelines.discard, requests)
-            driver = ProcessHandle(_read_pid(process), process)
-            cleanup.callback(launcher.wait_readable, process, launcher.END_TIMEOUT_SECONDS)
-            cleanup.callback(driver.kill)
+            init_process = ProcessHandle(_read_pid(pidfd), pidfd)
+            cleanup.callback(launcher.wait_readable, pidfd, launcher.END_TIMEOUT_SECONDS)
+            cleanup.callback(init_process.kill)
             launcher.wait_ready(replies)
-            layers = launcher.verify_layers(self.spec[0], driver.pid, self.host_namespaces)
-            return RunningSandbox(self.process, driver, layers, requests, replies, cleanup.pop_all().close)
+            layers = launcher.verify_layers(self.spec[0], init_process.pid, self.host_namespaces)
+            end = cleanup.pop_all().close
+            return RunningSandbox(self.process, init_process, layers, requests, replies, end)
 
-    def _ask(self) -> tuple[bytes, list[int]]:
+    def _request_sandbox(self) -> tuple[bytes, list[int]]:
         size = array.array("i").itemsize
         try:
             self.control.settimeout(launcher.START_TIMEOUT_SECONDS)
@@ -132,7 +131,7 @@ class SandboxZygote:
 
 
 def _read_pid(descriptor: int) -> int:
-    """The pid, as this process sees it, behind a descriptor of a process."""
+    """Read the pid, as this process sees it, of a process descriptor."""
     text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
     match = re.search(r"^Pid:\s*(\d+)$", text, re.MULTILINE)
     if not match:
@@ -141,7 +140,7 @@ def _read_pid(descriptor: int) -> int:
 
 
 class WarmPool:
-    """Decides whether there is a worker; one per process."""
+    """Starts and ends the worker; one pool per process."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
@@ -151,25 +150,25 @@ class WarmPool:
         self.last_used = float("-inf")  # when a sandbox was last started or ended
 
     def acquire(self) -> RunningSandbox | None:
-        """Fork a warm sandbox, or return None: start one in the ordinary way."""
+        """Fork a warm sandbox, or return None if one has to be started with bubblewrap."""
         try:
-            origin = current_spec()
+            spec = get_current_spec()
         except SandboxUnavailableError:
-            return None  # the ordinary way reports what is missing
+            return None  # starting one reports what is missing
         with self.lock:
-            nursery = self.zygote
+            zygote = self.zygote
             repeated = time.monotonic() - self.last_used < IDLE_SECONDS
             self.last_used = time.monotonic()
-            if nursery is None and repeated and not self.starting and self.failures < MAX_FAILURES:
+            if zygote is None and repeated and not self.starting and self.failures < MAX_FAILURES:
                 self.starting = True
                 threading.Thread(target=self._run_worker, name="sandbox-warm-pool", daemon=True).start()
-            if nursery is None or nursery.spec != origin:
+            if zygote is None or zygote.spec != spec:
                 return None
             self.busy += 1
         with ExitStack() as cleanup:
             cleanup.callback(self._release)
             try:
-                sandbox = nursery.fork_sandbox()
+                sandbox = zygote.fork_sandbox()
             except SandboxUnavailableError as error:
                 _log.warning("no warm sandbox, starting one with bubblewrap instead: %s", error)
                 with self.lock:
@@ -188,15 +187,15 @@ class WarmPool:
     def _run_worker(self) -> None:
         """Start a worker, wait until it is no longer needed, end it."""
         try:
-            nursery = SandboxZygote.start()
+            zygote = SandboxZygote.start()
         except (SandboxUnavailableError, OSError) as error:
             _log.warning("no warm sandboxes, every sandbox is started with bubblewrap: %s", error)
             with self.lock:
                 self.starting, self.failures = False, self.failures + 1
             return
         with self.lock:
-            self.zygote = nursery
-            while self.zygote is nursery:
+            self.zygote = zygote
+            while self.zygote is zygote:
                 idle = time.monotonic() - self.last_used
                 if not self.busy and idle >= IDLE_SECONDS:
                     self.zygote = None
@@ -205,28 +204,28 @@ class WarmPool:
             while self.busy:  # one sandbox failed, and others are still in use
                 self.lock.wait(IDLE_SECONDS)
             self.starting = False
-        launcher.lifelines.discard(nursery.control.fileno())
-        nursery.control.close()
-        launcher.end_process(nursery.process, nursery.first)
+        launcher.lifelines.discard(zygote.control.fileno())
+        zygote.control.close()
+        launcher.end_process(zygote.process, zygote.worker)
 
     def close(self) -> None:
         """End the worker now."""
         with self.lock:
-            nursery, self.zygote = self.zygote, None
-        if nursery is not None:
-            nursery.first.kill()
+            zygote, self.zygote = self.zygote, None
+        if zygote is not None:
+            zygote.worker.kill()
 
 
 warm_pool = WarmPool()
 
 
-def _in_a_fork() -> None:
-    """Start over in a fork of this process: the worker and its descriptors are the parent's."""
-    global warm_pool, _parents_keeper
-    _parents_keeper = warm_pool  # referenced, so that nothing in it is finalised here
+def _reset_after_fork() -> None:
+    """Use a new pool in a fork of this process: the worker and its descriptors belong to the parent."""
+    global warm_pool, _parent_pool
+    _parent_pool = warm_pool  # referenced, so that nothing in it is finalised here
     warm_pool = WarmPool()
 
 
-_parents_keeper: WarmPool | None = None
-os.register_at_fork(after_in_child=_in_a_fork)
+_parent_pool: WarmPool | None = None
+os.register_at_fork(after_in_child=_reset_after_fork)
 atexit.register(lambda: warm_pool.close())

@@ -1,13 +1,13 @@
-"""Inside the warm pool's worker: forks sandboxes for one implementation each.
+"""The warm pool's worker: forks sandboxes for one implementation each.
 
 Standard library only; sent into a sandbox of its own and never near an implementation. Starting bubblewrap
-and an interpreter takes most of the time that judging a small suite takes, so the judge starts one of these
-and has it fork: a forked sandbox has new user, pid, mount, network, ipc and uts namespaces with empty scratch
-space, puts on the system call filter and becomes the init process. It may do what a sandbox started by
-bubblewrap alone may do, and the judge inspects both in the same way before it uses them.
+and an interpreter takes most of the time of a small suite, so the judge starts one worker that
+forks: a forked sandbox has new user, pid, mount, network, ipc and uts namespaces with empty scratch
+space, installs the system call filter and becomes the init process. It has the permissions of a sandbox
+started by bubblewrap alone, and the judge inspects both in the same way before it uses them.
 
 Protocol on a socket: one byte requests a sandbox, the reply carries its process and the two ends of its
-pipes. The next sandbox is forked ahead, right after one was sent, and closed when no request comes soon. (J3)
+pipes. A spare sandbox is forked right after one was sent, and closed when no request follows soon. (J3)
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class ForkedSandbox:
     """A forked sandbox: its process and the judge's ends of its pipes."""
 
     def __init__(self, context: dict[str, Any]) -> None:
-        requests, replies, birth = os.pipe(), os.pipe(), os.pipe()
+        requests, replies, pids = os.pipe(), os.pipe(), os.pipe()
         if os.fork() == 0:
-            enter_sandbox(context, requests[0], replies[1], birth[1])
-        for descriptor in (requests[0], replies[1], birth[1]):
+            enter_sandbox(context, requests[0], replies[1], pids[1])
+        for descriptor in (requests[0], replies[1], pids[1]):
             os.close(descriptor)
         self.descriptors = [requests[1], replies[0]]
-        number = os.read(birth[0], 20)
-        os.close(birth[0])
+        number = os.read(pids[0], 20)
+        os.close(pids[0])
         if number.isdigit():
             self.descriptors.append(os.pidfd_open(int(number)))
         self.error = b"" if number.isdigit() else os.read(replies[0], 300)
@@ -69,22 +69,22 @@ class ForkedSandbox:
     def send_fds(self, judge: Any) -> None:
         packed = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in self.descriptors)
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
-        judge.sendmsg([self.error or b"cell"], [] if self.error else ancillary)
+        judge.sendmsg([self.error or b"ok"], [] if self.error else ancillary)
         self.close()
 
 
-def enter_sandbox(context: dict[str, Any], requests: int, replies: int, birth: int) -> NoReturn:
-    """In a fork: enter new namespaces; a second fork is their first process and becomes the init process."""
+def enter_sandbox(context: dict[str, Any], requests: int, replies: int, pids: int) -> NoReturn:
+    """In a fork: enter new namespaces; a second fork is pid 1 in them and becomes the init process."""
     try:
         check_syscall(libc.unshare(NEW_NAMESPACES), "unshare")
         _map_ids(context["proc"])
-        for place, size in context["tmpfs"]:
+        for folder, size in context["tmpfs"]:
             options = f"mode=1777,size={size}".encode()
-            check_syscall(libc.mount(b"tmpfs", place.encode(), b"tmpfs", NOSUID_NODEV, options), "mount")
+            check_syscall(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", NOSUID_NODEV, options), "mount")
         os.chdir("/tmp")
-        first = os.fork()
-        if first:
-            os.write(birth, str(first).encode())
+        pid = os.fork()
+        if pid:
+            os.write(pids, str(pid).encode())
             os._exit(0)
         control = os.dup2(requests, CONTROL_FD, False), os.dup2(replies, CONTROL_FD + 1, False)
         os.closerange(3, CONTROL_FD)
@@ -100,7 +100,7 @@ def enter_sandbox(context: dict[str, Any], requests: int, replies: int, birth: i
 
 
 def _map_ids(proc: int) -> None:
-    """Be the same user as before in the new user namespace, and allow no further one below it."""
+    """Keep the same user in the new user namespace, and forbid nested ones."""
     for name, text in (
         ("self/setgroups", "deny"),
         ("self/uid_map", "1000 1000 1"),

@@ -1,10 +1,10 @@
-"""API compatibility: how much of the original's public interface a re-implementation retains.
+"""API compatibility: the share of the original's public interface that a re-implementation retains.
 
-Read and compared by `griffe`: nothing of either source is ever run. The public interface is its functions,
-classes, methods and properties (`__all__` decides where there is one, else a leading underscore). One of
-them is retained when a caller of the original can use the re-implementation's the same way: the same kind,
-parameters that still fit, the same defaults, and `async`, `staticmethod`, `classmethod` and `property` as
-before. An additional parameter with a default breaks no caller; annotations are not compared. (E2)
+`griffe` parses and compares both sources; neither is run. The public interface is the functions, classes,
+methods and properties (by `__all__` where there is one, else by a leading underscore). An object is retained
+if a caller of the original can use the re-implementation's in the same way: the same kind, compatible
+parameters, the same defaults, and `async`, `staticmethod`, `classmethod` and `property` as before. An
+additional parameter with a default breaks no caller; annotations are not compared. (E2)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import griffe
 
-# Reading the worst text of this size takes some seconds; what a model is asked about is a tenth of it.
+# Parsing the worst text of this size takes some seconds; typical sources are a tenth of it.
 MAX_CHARACTERS = 64 * 1024
 _BINDING = {"async", "staticmethod", "classmethod", "property"}
-_PROMISES = {
+_BREAKING_CHANGES = {
     "PARAMETER_MOVED",
     "PARAMETER_REMOVED",
     "PARAMETER_CHANGED_KIND",
@@ -35,46 +35,46 @@ _PROMISES = {
 
 
 def api_compatibility(original: str, implementation: str) -> float | None:
-    """Fraction (0-1) of the original's public interface that was retained.
+    """Return the fraction (0-1) of the original's public interface that is retained.
 
-    None when the original has none or cannot be read; 0 when the implementation cannot be read.
+    None when the original has none or cannot be parsed; 0 when the implementation cannot be parsed.
     """
-    original_module = _read_original(original)
-    paths = [path for path, _ in _public(original_module)] if original_module else []
+    original_module = _parse_original(original)
+    paths = [path for path, _ in _public_members(original_module)] if original_module else []
     if original_module is None or not paths:
         return None
-    module = _read(implementation)
+    module = _parse(implementation)
     if module is None:
         return 0.0
-    broken = _broken(original_module, module)
+    broken = _find_broken(original_module, module)
     # A missing class takes its methods with it.
     return sum(broken.isdisjoint(accumulate(path.split("."), "{}.{}".format)) for path in paths) / len(paths)
 
 
-def _read(code: str) -> griffe.Module | None:
+def _parse(code: str) -> griffe.Module | None:
     """Parse a module with `griffe`; None for what is not Python, or too large for a person to write."""
-    import griffe  # ~0.2 s: only where it is measured
+    import griffe  # ~0.2 s: only where it is used
 
     if len(code) > MAX_CHARACTERS:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd escapes in code that is not ours
+            warnings.simplefilter("ignore")  # on odd escapes in foreign code
             module = griffe.visit("module", filepath=None, code=code)  # type: ignore[arg-type]
             _construct_dataclasses(module)
             return module
-    # The source may be hostile, and the reader is not written for that: what makes it fail is unreadable.
+    # The source may be hostile, and the parser is not written for that: any failure means unreadable.
     except (Exception, RecursionError, MemoryError):
         return None
 
 
-_read_original = lru_cache(maxsize=256)(_read)  # compared with the re-implementation of every member
+_parse_original = lru_cache(maxsize=256)(_parse)  # compared with the re-implementation of every member
 
 
 def _construct_dataclasses(parent: griffe.Module | griffe.Class) -> None:
-    """Give each dataclass the constructor its fields make, so that it is compared like any other.
+    """Give each dataclass the constructor that its fields define, so that it is compared like any other.
 
-    Griffe's own extension does so too, but keeps every class in memory.
+    Griffe's own extension does this, too, but keeps every class in memory.
     """
     for member in list(parent.members.values()):
         if member.is_alias or not member.is_class:
@@ -100,8 +100,8 @@ def _constructor(dataclass: griffe.Class) -> griffe.Function:
     return griffe.Function("__init__", parameters=griffe.Parameters(*parameters), parent=dataclass)
 
 
-def _broken(original: griffe.Module, module: griffe.Module) -> set[str]:
-    """Paths of public objects that a caller of the original would miss."""
+def _find_broken(original: griffe.Module, module: griffe.Module) -> set[str]:
+    """Return the paths of public objects that a caller of the original can no longer use."""
     import griffe
 
     try:
@@ -109,21 +109,21 @@ def _broken(original: griffe.Module, module: griffe.Module) -> set[str]:
         members = dict(_members(module))
     except (Exception, RecursionError):  # as above
         return {original.path}
-    broken = {change.obj.path for change in changes if change.kind.name in _PROMISES}
-    for path, member in _public(original):
+    broken = {change.obj.path for change in changes if change.kind.name in _BREAKING_CHANGES}
+    for path, member in _public_members(original):
         if path not in members or (member.labels & _BINDING) != (members[path].labels & _BINDING):
             broken.add(path)
     return broken
 
 
-def _public(module: griffe.Module) -> Iterator[tuple[str, griffe.Object]]:
+def _public_members(module: griffe.Module) -> Iterator[tuple[str, griffe.Object]]:
     for path, member in _members(module):
         if member.is_public or member.name == "__init__":
             yield path, member
 
 
 def _members(parent: griffe.Module | griffe.Class) -> Iterator[tuple[str, griffe.Object]]:
-    """Functions, classes, methods and properties, nested ones too, each with its path."""
+    """Yield (path, object) of functions, classes, methods and properties, including nested ones."""
     for member in parent.members.values():
         if member.is_alias:
             continue

@@ -1,9 +1,9 @@
 """Chat endpoints: reconstructors behind an OpenAI-compatible HTTP API (O1).
 
-A request that fails is ``missing``, with its reason, and never a score. One deadline covers everything
-(connecting, TLS, headers, a body that drips, retries and the waits between them). That is why requests run
-on an event loop, where all of it can be cancelled: the `RequestLoop`. All members at one URL share its
-`RateLimiter`.
+A failed request makes the member ``missing``, with its reason, and never scores. One deadline covers
+everything (connecting, TLS, headers, a body that arrives slowly, retries and the waits between them). So
+requests run on an event loop, where all of it can be cancelled: the `RequestLoop`. All members at one URL
+share its `RateLimiter`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class RateLimiter:
 
 @dataclass
 class CircuitBreaker:
-    """Circuit breaker of one member: consecutive failures, and until when it is not asked."""
+    """Circuit breaker of one member: consecutive failures, and until when it gets no request."""
 
     failures: int = 0
     last_failure: str = ""
     open_until: float = 0.0
 
     def rejection_reason(self, now: float) -> str:
-        """Return why the member is not asked now; empty when it is."""
+        """Return why the member gets no request now; empty when it does."""
         if now >= self.open_until:
             return ""
         return f"not asked: {self.failures} consecutive failures, the last: {self.last_failure}"
@@ -71,7 +71,7 @@ class CircuitBreaker:
     def record_result(self, problem: InvalidResponse | None, now: float, limits: EndpointSettings) -> None:
         """Record the outcome of a request; any sign that the endpoint works resets the count.
 
-        After a pause a single failure pauses it again: only a success resets the count.
+        So after a cooldown a single failure opens the breaker again.
         """
         if problem is None or problem.endpoint_works:
             self.failures, self.open_until = 0, 0.0
@@ -169,8 +169,8 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         self._loop.close()
 
     def submit(self, endpoint: ChatEndpoint, requirements: str) -> Future[Reconstruction]:
-        """Send a request; its result is an answer or ``missing``, within the endpoint's deadline."""
-        return self._run(self._ask(endpoint, requirements))
+        """Send a request; the result is ``answered`` or ``missing``, within the endpoint's deadline."""
+        return self._run(self._request(endpoint, requirements))
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -183,29 +183,31 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         for client in self._clients.values():
             await client.aclose()
 
-    async def _ask(self, endpoint: ChatEndpoint, requirements: str) -> Reconstruction:
-        health, limits = endpoint.circuit_breaker, endpoint.limits
+    async def _request(self, endpoint: ChatEndpoint, requirements: str) -> Reconstruction:
+        breaker, limits = endpoint.circuit_breaker, endpoint.limits
         async with self._slots.setdefault(endpoint.address.url, asyncio.Semaphore(limits.concurrency)):
-            if refusal := health.rejection_reason(time.monotonic()):
-                return Reconstruction(endpoint.name, "missing", detail=to_printable_line(refusal))
-            if health.failures >= limits.circuit_breaker_failures:
-                # The pause is over: this request probes the endpoint, the others wait for its result.
-                health.open_until = time.monotonic() + limits.timeout_seconds
+            if reason := breaker.rejection_reason(time.monotonic()):
+                return Reconstruction(endpoint.name, "missing", detail=to_printable_line(reason))
+            if breaker.failures >= limits.circuit_breaker_failures:
+                # The cooldown is over: this request probes the endpoint, the others wait for its result.
+                breaker.open_until = time.monotonic() + limits.timeout_seconds
             await asyncio.sleep(
                 endpoint.rate_limiter.reserve_slot(time.monotonic(), limits.requests_per_minute)
             )
             try:
-                code = await self._ask_with_retries(endpoint, requirements)
-            except InvalidResponse as flaw:
+                code = await self._request_with_retries(endpoint, requirements)
+            except InvalidResponse as problem:
                 # An endpoint or a library may repeat the key in its message.
                 key = endpoint.read_api_key()
-                flaw.reason = to_printable_line(flaw.reason.replace(key, "***") if key else flaw.reason)
-                health.record_result(flaw, time.monotonic(), limits)
-                return Reconstruction(endpoint.name, "missing", detail=flaw.reason)
-            health.record_result(None, time.monotonic(), limits)
+                problem.reason = to_printable_line(
+                    problem.reason.replace(key, "***") if key else problem.reason
+                )
+                breaker.record_result(problem, time.monotonic(), limits)
+                return Reconstruction(endpoint.name, "missing", detail=problem.reason)
+            breaker.record_result(None, time.monotonic(), limits)
             return Reconstruction(endpoint.name, "answered", code)
 
-    async def _ask_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
+    async def _request_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
         """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
         limits, limiter = endpoint.limits, endpoint.rate_limiter
         deadline = time.monotonic() + limits.timeout_seconds
@@ -215,14 +217,14 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
                 while True:
                     try:
                         return extract_code(extract_content(await self._send(endpoint, requirements)))
-                    except InvalidResponse as flaw:
+                    except InvalidResponse as problem:
                         now = time.monotonic()
                         wait, reason = retry_delay(
-                            flaw, attempt, deadline - now, limits.retries, self._rng.random()
+                            problem, attempt, deadline - now, limits.retries, self._rng.random()
                         )
                         if wait is None:
-                            raise InvalidResponse(reason, endpoint_works=flaw.endpoint_works) from None
-                        if flaw.retry_after_seconds is not None:
+                            raise InvalidResponse(reason, endpoint_works=problem.endpoint_works) from None
+                        if problem.retry_after_seconds is not None:
                             limiter.next_slot_at = max(limiter.next_slot_at, now + wait)
                         wait = max(wait, limiter.reserve_slot(now, limits.requests_per_minute))
                     attempt, last_failure = attempt + 1, f" after {reason}"
@@ -250,7 +252,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             async with self._clients[url].stream(
                 "POST", f"{url}/chat/completions", content=content, headers=headers
             ) as response:
-                body = await _read(response, int(limits.max_response_mib * (1 << 20)))
+                body = await _read_body(response, int(limits.max_response_mib * (1 << 20)))
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise InvalidResponse(f"{type(error).__name__}: {error}") from None
         if response.status_code != 200:
@@ -258,7 +260,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         return body
 
 
-async def _read(response: httpx2.Response, max_bytes: int) -> bytes:
+async def _read_body(response: httpx2.Response, max_bytes: int) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidResponse(
             "the response is compressed although identity encoding was requested", max_retries=0
@@ -283,7 +285,7 @@ def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidR
         return InvalidResponse(
             reason, retry_after_seconds=parse_retry_after(headers.get("retry-after"), time.time)
         )
-    # The text was too long or rejected: no sign of a broken endpoint.
+    # The text was too long or rejected, which is no sign of a broken endpoint.
     return InvalidResponse(reason, endpoint_works=status in (400, 413, 422), max_retries=0)
 
 

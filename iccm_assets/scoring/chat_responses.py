@@ -1,6 +1,6 @@
 """Chat responses: extract the implementation from a chat completion; pure functions, no I/O (O1).
 
-Strict on purpose, because no answer is better than a wrong one: a response must be complete, say that it is
+Strict on purpose, because no answer is better than a wrong one: a response must be complete and marked as
 finished, and contain exactly one code block that is the implementation. Everything else raises
 `InvalidResponse`.
 """
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Servers differ in the word for "the model stopped by itself"; any other reason means the text is cut.
+# Servers name "the model stopped on its own" differently; any other reason means a truncated text.
 FINISH_REASONS = ("stop", "eos_token", "stop_sequence", "end_turn")
 PYTHON_TAGS = frozenset({"", "python", "python3", "py", "py3"})
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})\s*(?P<tag>[^\s`]*)[^`]*")
@@ -23,7 +23,7 @@ _DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 class InvalidResponse(Exception):
     """An unusable response, with its reason.
 
-    ``endpoint_works``: only this answer is unusable. ``max_retries``: the most retries that make sense
+    ``endpoint_works``: only this answer is unusable. ``max_retries``: how many retries make sense at most
     (None: the settings decide). ``retry_after_seconds``: the seconds of a `Retry-After`.
     """
 

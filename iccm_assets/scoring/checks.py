@@ -1,4 +1,4 @@
-"""Read what the checks of scores, verdicts and production quality decide on."""
+"""Checks of the scores, and the rows that they and the daily assets read. (U4)"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DailyScores:
 
 
 def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str, DailyScores]:
-    """Load the scores by ISO day; days without texts with a suite are left out."""
+    """Load the scores by ISO day; days without such texts are missing."""
     rows = conn.execute(
         sa.text(
             """
@@ -73,9 +73,7 @@ def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str,
 
 
 MAX_INCONCLUSIVE_FRACTION = 0.1
-
-
-MIN_SCORED = 10
+MIN_SCORED = 10  # below this many texts, a fraction proves nothing
 
 
 def check_missing_scores(with_suite: int, missing: Sequence[int], days: int) -> CheckResult:
@@ -84,22 +82,26 @@ def check_missing_scores(with_suite: int, missing: Sequence[int], days: int) -> 
         not missing,
         f"{len(missing)} of {with_suite} texts with a test suite in the last {days} days have no score",
         "Materialize `reconstructions` for their days: it scores what has no score and can be stopped and "
-        "resumed. If it ends with members missing, `iccm orchestra check` asks every member once.",
+        "resumed. If it ends with members missing, `iccm orchestra check` sends every member one request.",
         severity="warning",
         metrics={"with_suite": float(with_suite), "missing": float(len(missing))},
         sample_ids=sample_ids(list(missing)),
     )
 
 
-def check_inconclusive_rate(scored: int, without_rate: int, days: int) -> CheckResult:
-    """Check how many scored texts have no pass rate: not bad, but not measured."""
-    share = without_rate / scored if scored else 0.0
+def check_inconclusive_rate(scored: int, inconclusive: int, days: int) -> CheckResult:
+    """Check the fraction of scored texts without a pass rate: not bad, but not measured."""
+    fraction = inconclusive / scored if scored else 0.0
     return CheckResult(
-        scored < MIN_SCORED or share <= MAX_INCONCLUSIVE_FRACTION,
-        f"{without_rate} of {scored} scored texts in the last {days} days are inconclusive ({share:.1%})",
+        scored < MIN_SCORED or fraction <= MAX_INCONCLUSIVE_FRACTION,
+        f"{inconclusive} of {scored} scored texts in the last {days} days are inconclusive ({fraction:.1%})",
         "Their `evidence` column gives the reason. Members missing: `iccm orchestra check`. A sandbox layer "
         "missing: `iccm doctor` names it and its fix. Then materialize the days again: it retries texts that "
         "lacked members; for the others clear `scored_at`.",
         severity="warning",
-        metrics={"scored": float(scored), "inconclusive": float(without_rate), "inconclusive_share": share},
+        metrics={
+            "scored": float(scored),
+            "inconclusive": float(inconclusive),
+            "inconclusive_share": fraction,
+        },
     )

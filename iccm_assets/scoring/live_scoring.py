@@ -1,6 +1,6 @@
 """Live scoring: score answers of the gateway while their rollout is running (R11, U2).
 
-Only answers with a test suite and without a score. The most urgent come first: the first such answer of a
+It selects answers with a test suite and without a score, the most urgent first: the first such answer of a
 session, which is the unit of evidence, before later ones; sessions of the live rollout before the rest.
 """
 
@@ -55,9 +55,9 @@ def score_live_responses(
     settings: Settings,
     *,
     time_budget_seconds: float | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> LiveScoringReport:
-    """Score unscored answers of the gateway that came with tests; ``progress`` gets the number newly stored.
+    """Score unscored answers of the gateway with tests; ``progress`` receives each count of stored scores.
 
     After ``time_budget_seconds`` no further text is started; texts in progress are finished. An empty answer
     or one without a statement scores 0. One that cannot be scored for another reason is inconclusive, marked
@@ -65,16 +65,16 @@ def score_live_responses(
     concurrent passes share the work.
     """
     started = time.monotonic()
-    until = math.inf if time_budget_seconds is None else started + time_budget_seconds
+    deadline = math.inf if time_budget_seconds is None else started + time_budget_seconds
     report = ScoringReport()
-    while time.monotonic() < until:
+    while time.monotonic() < deadline:
         # One page at a time: answers that arrived meanwhile and are more urgent are in the next page.
         page = score_rows(
             engine,
             unscored_live_responses().limit(PAGE_SIZE),
             orchestra,
             settings,
-            deadline=until,
+            deadline=deadline,
             progress=progress,
         )
         report += page

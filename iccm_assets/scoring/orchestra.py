@@ -34,7 +34,7 @@ Reconstructor = LocalReconstructor | ChatEndpoint
 
 @dataclass(frozen=True)
 class Orchestra:
-    """The reconstructors asked about every requirements text, and how many of them must answer."""
+    """The reconstructors that re-implement every requirements text, and how many of them must answer."""
 
     members: tuple[Reconstructor, ...]
     quorum: int
@@ -50,40 +50,39 @@ class Orchestra:
         return answers
 
     def reconstruct_many(self, requests: Iterable[ReconstructionRequest]) -> Iterator[list[Reconstruction]]:
-        """Yield one reconstruction per member for each question, in the order of questions and members.
+        """Yield one reconstruction per member for each request, in the order of the requests and members.
 
-        Requests to endpoints run ahead of the caller, by enough questions to keep all their slots busy; no
-        question is read earlier. In-process members run when their question's turn comes. Closing the
-        iterator cancels the requests in flight.
+        HTTP requests run ahead of the caller, by enough texts to keep all endpoints busy. In-process members
+        run when the caller reaches their text. Closing the iterator cancels the requests in flight.
         """
         endpoints = [member for member in self.members if isinstance(member, ChatEndpoint)]
         if not endpoints:
-            yield from (self._collect(question, {}) for question in requests)
+            yield from (self._collect(request, {}) for request in requests)
             return
         max_ahead = max(16, 4 * max(endpoint.limits.concurrency for endpoint in endpoints))
         queue: deque[tuple[ReconstructionRequest, dict[str, Future[Reconstruction]]]] = deque()
         with RequestLoop() as calls:
-            for question in requests:
+            for request in requests:
                 futures = {
-                    endpoint.name: calls.submit(endpoint, question.requirements)
+                    endpoint.name: calls.submit(endpoint, request.requirements)
                     for endpoint in endpoints
-                    if endpoint.name not in question.cached_answers
+                    if endpoint.name not in request.cached_answers
                 }
-                queue.append((question, futures))
+                queue.append((request, futures))
                 if len(queue) > max_ahead:
                     yield self._collect(*queue.popleft())
             while queue:
                 yield self._collect(*queue.popleft())
 
     def _collect(
-        self, question: ReconstructionRequest, futures: Mapping[str, Future[Reconstruction]]
+        self, request: ReconstructionRequest, futures: Mapping[str, Future[Reconstruction]]
     ) -> list[Reconstruction]:
         def answer(member: Reconstructor) -> Reconstruction:
-            if member.name in question.cached_answers:
-                return question.cached_answers[member.name]
+            if member.name in request.cached_answers:
+                return request.cached_answers[member.name]
             if isinstance(member, ChatEndpoint):
                 return futures[member.name].result()
-            return member.reconstruct(question.requirements)
+            return member.reconstruct(request.requirements)
 
         return [answer(member) for member in self.members]
 
@@ -103,25 +102,28 @@ def load_orchestra(spec: str, quorum: int, limits: EndpointSettings | None = Non
         parts = parse_orchestra(spec)
     except ValueError as error:
         raise OrchestraError(f"ICCM_ORCHESTRA {error}") from None
-    keys = _key_variables([part for part in parts if isinstance(part, EndpointAddress)])
-    lines: dict[str, RateLimiter] = {}
+    keys = _get_key_variables([part for part in parts if isinstance(part, EndpointAddress)])
+    limiters: dict[str, RateLimiter] = {}
     members: list[Reconstructor] = []
     for part in parts:
         if isinstance(part, EndpointAddress):
             members.append(
                 ChatEndpoint(
-                    part, limits or EndpointSettings(), keys[part], lines.setdefault(part.url, RateLimiter())
+                    part,
+                    limits or EndpointSettings(),
+                    keys[part],
+                    limiters.setdefault(part.url, RateLimiter()),
                 )
             )
         else:
-            members.extend(_local_reconstructors(part))
+            members.extend(_load_local_reconstructors(part))
     if len(members) < quorum:
         names = ", ".join(member.name for member in members)
         raise OrchestraError(f"{len(members)} members ({names}), but the quorum is {quorum}")
     return Orchestra(tuple(members), quorum)
 
 
-def _key_variables(addresses: Iterable[EndpointAddress]) -> dict[EndpointAddress, str | None]:
+def _get_key_variables(addresses: Iterable[EndpointAddress]) -> dict[EndpointAddress, str | None]:
     """Return the environment variable of each endpoint's API key; None where it has none.
 
     The common key is used only when a single host lacks its own key, so no host receives another's key.
@@ -132,7 +134,7 @@ def _key_variables(addresses: Iterable[EndpointAddress]) -> dict[EndpointAddress
     return {address: name if os.environ.get(name) else common for address, name in own.items()}
 
 
-def _local_reconstructors(name: str) -> list[LocalReconstructor]:
+def _load_local_reconstructors(name: str) -> list[LocalReconstructor]:
     matches = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not matches:
         known = ", ".join(sorted(entry_points(group=ENTRY_POINT_GROUP).names)) or "none"

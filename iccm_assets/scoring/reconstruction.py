@@ -27,7 +27,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class ReconstructionRequest:
-    """A requirements text, and earlier answers by member name; those members are not asked again."""
+    """A requirements text, and earlier answers by member name; those members get no request."""
 
     requirements: str
     cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Alert on a missing sandbox: the judge then gives no verdict; once a day and machine (A2, J3)."""
+"""Alert on a missing sandbox: the judge then gives no verdict; once per day and machine (A2, J3)."""
 
 from __future__ import annotations
 

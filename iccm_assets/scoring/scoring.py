@@ -1,8 +1,8 @@
-"""Scoring: does a requirements text let others rebuild the code? (O1, J2)
+"""Scoring: can others rebuild the code from its requirements text? (O1, J2)
 
-`score_texts` asks every member of the orchestra for a re-implementation, runs the test suite of the original
+`score_texts` gets a re-implementation from every member of the orchestra, runs the test suite of the original
 on each in the sandbox, and aggregates. `score_unscored` does so for the stored requirements that have a suite
-and no score yet. It commits in batches, so that a pass can be resumed, and several passes may run at once
+and no score yet. It commits in batches, so that a pass can be resumed, and passes can run concurrently
 (scoring_queue.py).
 """
 
@@ -43,16 +43,16 @@ from iccm_assets.suites.suite_runner import JUDGE_VERSION, JudgeResult, run_suit
 from iccm_assets.suites.test_suites import Suite, parse_suite
 
 BATCH_SIZE = 24
-# Stored statuses of members that gave an answer, whatever the judge made of it.
+# Stored statuses of members that answered; the judge then decided among these.
 _ANSWERED = ("scored", "suspect", "inconclusive")
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """A requirements text to score with a suite; only the signatures are read from the source.
+    """A requirements text to score with a suite; only the signatures of the source are used.
 
-    ``cached_answers`` holds earlier answers by member name: they are judged, and those members are not asked
-    again.
+    ``cached_answers`` holds earlier answers by member name: they are judged, and those members get no
+    request.
     """
 
     requirements: str
@@ -116,13 +116,13 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     answered: deque[tuple[ScoringTask, list[Reconstruction]]] = deque()
     verdicts: deque[JudgeResult] = deque()
 
-    def questions() -> Iterator[ReconstructionRequest]:
+    def requests() -> Iterator[ReconstructionRequest]:
         for task in tasks:
             requested.append(task)
             yield ReconstructionRequest(task.requirements, task.cached_answers)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
-        for answers in orchestra.reconstruct_many(questions()):
+        for answers in orchestra.reconstruct_many(requests()):
             task = requested.popleft()
             answered.append((task, answers))
             yield from ((answer.implementation, task.suite) for answer in answers if _has_code(answer))
@@ -157,8 +157,8 @@ def _score(
 
 def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> ReconstructionScore:
     """Score an implementation that was run. A suspect one is no evidence; a person has to review it."""
-    status = "scored" if verdict.test_pass_rate is not None else "inconclusive"
-    status = "suspect" if verdict.suspect else status
+    measured = "inconclusive" if verdict.test_pass_rate is None else "scored"
+    status = "suspect" if verdict.suspect else measured
     return ReconstructionScore(
         reconstructor=answer.reconstructor,
         status=status,
@@ -219,7 +219,7 @@ def _report(score: Score) -> ScoringReport:
     return ScoringReport(scored=len(rates), inconclusive=1 - len(rates), rates=rates, answers=answers)
 
 
-# What to do with a group of rows: score the task, or store this score, which needs no answer.
+# What to do with a group of rows: score the task, or store this score, which needs no request.
 _Work = ScoringTask | tuple[Score, ScoringReport]
 
 
@@ -234,13 +234,13 @@ def score_unscored(
     settings: Settings,
     *,
     days: tuple[date, date] | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> ScoringReport:
     """Score what has a suite and no score yet; ``days`` = (first, last), inclusive, UTC.
 
     An inconclusive score leaves `test_pass_rate` null but sets `scored_at`. If members were missing, it is
-    retried and only those members are asked again: with ``days`` every time, otherwise at growing intervals
-    (scoring_queue.py), so that a text no endpoint answers is not paid for every few minutes. To retry an
+    retried and only those members get requests: with ``days`` every time, otherwise at growing intervals
+    (scoring_queue.py), so that an unanswered text does not cost money every few minutes. To retry an
     inconclusive score of another cause, clear `scored_at`.
 
     However the pass ends, the scores until then are stored. Rows claimed by another scorer are skipped.
@@ -255,7 +255,7 @@ def score_rows(
     settings: Settings,
     *,
     deadline: float = math.inf,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> ScoringReport:
     """Run one pass over the rows of a query of scoring_queue.py, in its order; see `score_unscored`.
 
@@ -263,19 +263,19 @@ def score_rows(
     """
     with engine.connect() as conn:
         rows = conn.execute(query).all()
-        known = _known(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
-        reusable = _reusable_scores(conn, [row.id for row in rows], orchestra)
+        answers = _load_answers(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
+        reusable = _load_reusable_scores(conn, [row.id for row in rows], orchestra)
     with claim_rows(engine) as claims:
         scoring_pass = _ScoringPass(engine, claims, orchestra, settings, deadline, progress)
         try:
-            scoring_pass.run(_group(rows, known, reusable, orchestra))
+            scoring_pass.run(_group(rows, answers, reusable, orchestra))
         finally:
             scoring_pass.store()
     return scoring_pass.report + ScoringReport(selected_rows=len(rows))
 
 
 class _ScoringPass:
-    """One pass: claims rows when their text's turn comes, and releases them when their score is stored."""
+    """One pass: claims rows when it reaches their text, and releases them when their score is stored."""
 
     def __init__(
         self,
@@ -283,19 +283,19 @@ class _ScoringPass:
         claims: RowClaims,
         orchestra: Orchestra,
         settings: Settings,
-        until: float,
+        deadline: float,
         progress: Callable[[int], None],
     ) -> None:
         self.report = ScoringReport()
         self._engine, self._claims, self._orchestra, self._settings = engine, claims, orchestra, settings
-        self._until, self._progress = until, progress
-        self._asked: deque[list[Any]] = deque()
+        self._deadline, self._progress = deadline, progress
+        self._in_progress: deque[list[Any]] = deque()
         self._scored: list[tuple[Any, Score]] = []
 
     def run(self, groups: Iterable[tuple[list[Any], _Work]]) -> None:
         """Score the groups of identical rows, in their order."""
         for score in score_texts(self._tasks(groups), self._orchestra, self._settings):
-            self._add(self._asked.popleft(), score, _report(score))
+            self._add(self._in_progress.popleft(), score, _report(score))
 
     def store(self) -> None:
         """Store the scores so far, in one transaction."""
@@ -311,11 +311,11 @@ class _ScoringPass:
 
     def _tasks(self, groups: Iterable[tuple[list[Any], _Work]]) -> Iterator[ScoringTask]:
         for rows, work in groups:
-            if time.monotonic() >= self._until:
+            if time.monotonic() >= self._deadline:
                 return
             claimed = self._claims.acquire(rows)
             if claimed and isinstance(work, ScoringTask):
-                self._asked.append(claimed)
+                self._in_progress.append(claimed)
                 yield work
             elif claimed and isinstance(work, tuple):
                 self._add(claimed, *work)
@@ -327,7 +327,9 @@ class _ScoringPass:
             self.store()
 
 
-def _known(conn: sa.Connection, requirement_ids: Sequence[int]) -> dict[int, dict[str, Reconstruction]]:
+def _load_answers(
+    conn: sa.Connection, requirement_ids: Sequence[int]
+) -> dict[int, dict[str, Reconstruction]]:
     """Load earlier answers of this orchestra's members, by requirements id and member name."""
     rc = t.reconstructions.c
     rows = conn.execute(
@@ -335,15 +337,15 @@ def _known(conn: sa.Connection, requirement_ids: Sequence[int]) -> dict[int, dic
             rc.requirement_id.in_(requirement_ids), rc.status != "missing"
         )
     )
-    known: dict[int, dict[str, Reconstruction]] = defaultdict(dict)
+    answers: dict[int, dict[str, Reconstruction]] = defaultdict(dict)
     for row in rows:
-        known[row.requirement_id][row.reconstructor] = Reconstruction(
+        answers[row.requirement_id][row.reconstructor] = Reconstruction(
             row.reconstructor,
             "answered" if row.status in _ANSWERED else "unreadable",
             row.implementation_code or "",
             row.reason or "",
         )
-    return known
+    return answers
 
 
 _REUSABLE = sa.text(
@@ -359,7 +361,7 @@ _REUSABLE = sa.text(
 )
 
 
-def _reusable_scores(conn: sa.Connection, ids: Sequence[int], orchestra: Orchestra) -> dict[int, Score]:
+def _load_reusable_scores(conn: sa.Connection, ids: Sequence[int], orchestra: Orchestra) -> dict[int, Score]:
     """Load scores of the same text, source and suite in the same session, by this orchestra and judge."""
     values = {"ids": list(ids), "orchestra": orchestra.digest, "judge": JUDGE_VERSION}
     rows = conn.execute(_REUSABLE, values).all()
@@ -390,35 +392,35 @@ def _reusable_scores(conn: sa.Connection, ids: Sequence[int], orchestra: Orchest
 
 def _group(
     rows: Sequence[Any],
-    known: Mapping[int, Mapping[str, Reconstruction]],
+    answers: Mapping[int, Mapping[str, Reconstruction]],
     reusable: Mapping[int, Score],
     orchestra: Orchestra,
 ) -> Iterable[tuple[list[Any], _Work]]:
     """Group rows of one text, suite and source, in the order of the first of each, so it is scored once.
 
-    An answer that the user accepted unchanged is two such rows.
+    An answer that the developer accepted unchanged is two such rows.
     """
     groups: dict[tuple[Any, ...], tuple[list[Any], _Work]] = {}
     for row in rows:
         if score := reusable.get(row.id):
             groups[row.id, "reused"] = ([row], (score, replace(_report(score), answers=Counter(), reused=1)))
             continue
-        source, answers = extract_source(row.content, row.metadata), known.get(row.id, {})
+        source, cached = extract_source(row.content, row.metadata), answers.get(row.id, {})
         empty = row.kind == "model" and not has_shall_statement(row.text)
         suite = json.dumps(row.test_suite, sort_keys=True)
-        key = (row.id,) if answers else (empty, row.text, suite, source)
+        key = (row.id,) if cached else (empty, row.text, suite, source)
         if key not in groups:
-            groups[key] = ([], _plan(row, source, answers, empty, orchestra))
+            groups[key] = ([], _plan(row, source, cached, empty, orchestra))
         groups[key][0].append(row)
     return groups.values()
 
 
 def _plan(
-    row: Any, source: str | None, answers: Mapping[str, Reconstruction], empty: bool, orchestra: Orchestra
+    row: Any, source: str | None, cached: Mapping[str, Reconstruction], empty: bool, orchestra: Orchestra
 ) -> _Work:
-    """Return the task of a row; or its score: 0 for an answer without a statement, none for a bad suite."""
+    """Return the task of a row, or its score: 0 for an answer without a statement, none for a bad suite."""
     try:
-        task = ScoringTask(row.text, parse_suite(row.test_suite), source, answers)
+        task = ScoringTask(row.text, parse_suite(row.test_suite), source, cached)
     except TestSuiteError as error:
         return Score(None, None, None, (), str(error)), ScoringReport(invalid_suites=1)
     if not empty:
@@ -432,8 +434,8 @@ def _plan(
 def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) -> None:
     """Store a score, unless the row changed since it was read: then the next pass scores it.
 
-    A retry that is inconclusive again keeps `scored_at`: the data of its day did not change, so that the day
-    need not be filtered again.
+    A retry that is inconclusive again keeps `scored_at`: the data of its day did not change, so the day need
+    not be filtered again.
     """
     r, timestamp = t.requirements, now(conn)
     stored = conn.execute(

@@ -1,23 +1,24 @@
 """Scoring queue: which stored requirements need a score, and which scorer has claimed them.
 
-A scorer *claims* a row before it asks any member, by an advisory lock of its own connection. It never waits
-for a claim, so scorers cannot deadlock. Rows are not locked, so developers can change them meanwhile. When
-a scorer dies, its connection ends and its claims with it.
+A scorer *claims* a row before it sends any request, by an advisory lock of its own connection. It never waits
+for a claim, so scorers cannot deadlock. Rows are not locked, so they can change meanwhile. When a
+scorer dies, its connection ends and so do its claims.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from iccm_assets.db import tables as t
+from iccm_assets.db.clock import start_of_day
 from iccm_assets.db.locks import Lock, lock_key
 
-# Rows read at a time: afterwards the queue is read again, with what became more urgent meanwhile.
+# Rows read at a time; then the queue is read again, because more urgent rows may have arrived.
 PAGE_SIZE = 2000
 
 # Retry at once, then after 10 minutes, doubling up to a day: 12 attempts take about five days.
@@ -36,7 +37,7 @@ _RETRY = sa.literal_column(
 
 
 def row_version() -> sa.Label[str]:
-    """Return the column that changes with every update of a row, to store a score only for the text read."""
+    """Return a column that changes with every update of a row, to store a score only for an unchanged row."""
     return sa.literal_column("requirements.xmin::text", sa.Text).label("row_version")
 
 
@@ -50,9 +51,8 @@ def unscored_requirements(days: tuple[date, date] | None = None) -> sa.Select[An
     has_missing_members = sa.literal_column("(requirements.evidence ->> 'missing')::int > 0", sa.Boolean)
     query = _unscored(_RETRY if days is None else has_missing_members).order_by(r.c.id)
     if days is not None:
-        first = datetime.combine(days[0], time(), UTC)
-        last = datetime.combine(days[1] + timedelta(days=1), time(), UTC)
-        query = query.where(c.c.timestamp >= first, c.c.timestamp < last)
+        start, end = start_of_day(days[0]), start_of_day(days[1] + timedelta(days=1))
+        query = query.where(c.c.timestamp >= start, c.c.timestamp < end)
     return query
 
 
@@ -64,7 +64,7 @@ def unscored_live_responses() -> sa.Select[Any]:
     """
     r, q, o = t.requirements, t.requests, t.rollouts
     earlier = r.alias("earlier")
-    has_earlier = sa.exists().where(
+    follows_another = sa.exists().where(
         earlier.c.session_id == r.c.session_id,
         earlier.c.kind == "model",
         earlier.c.test_suite.is_not(None),
@@ -75,7 +75,7 @@ def unscored_live_responses() -> sa.Select[Any]:
         _unscored(_RETRY)
         .join(q, q.c.request_id == r.c.request_id)
         .where(r.c.kind == "model")
-        .order_by(has_earlier, sa.func.coalesce(q.c.rollout_id == live, sa.false()).desc(), r.c.id)
+        .order_by(follows_another, sa.func.coalesce(q.c.rollout_id == live, sa.false()).desc(), r.c.id)
     )
 
 
@@ -87,7 +87,7 @@ def count_rows(engine: sa.Engine, query: sa.Select[Any]) -> int:
 
 
 def _unscored(retry: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Outer join, because an answer whose conversation could not be stored is scored, too."""
+    """Select unscored rows; by an outer join, because an answer without a stored conversation counts, too."""
     r, c = t.requirements, t.conversations
     return (
         sa.select(

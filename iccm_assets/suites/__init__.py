@@ -1,0 +1,1 @@
+"""Test suites: documents and values, running one against an implementation, verdicts."""

@@ -1,4 +1,4 @@
-"""From how a case ended to its verdict and its detail; pure functions, no I/O. (J2)"""
+"""Classify how a case ended: its verdict and its detail; pure functions, no I/O. (J2)"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def classify_case(case: Case, outcome: CaseOutcome, limits: JudgeSettings) -> Ca
 
 
 def escape_unprintable(text: str) -> str:
-    """``text`` without what an implementation could do to a terminal or an encoder with it."""
+    """Escape what could disturb a terminal or an encoder: an implementation chose the text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -53,12 +53,12 @@ def is_suite_wide_failure(outcome: CaseOutcome) -> bool:
 # ---- a case that did not answer ------------------------------------------------------------------
 
 
-def _classify_end(reply: CaseOutcome, limits: JudgeSettings) -> tuple[str, str]:
-    phase = "during the call" if reply.imported else "while being imported"
-    if reply.kind == "signal":
-        return _classify_signal(reply.code, phase)
-    outcomes = {
-        "exited": ("exited", f"the process exited with code {reply.code} {phase}, before it answered"),
+def _classify_end(outcome: CaseOutcome, limits: JudgeSettings) -> tuple[str, str]:
+    phase = "during the call" if outcome.imported else "while being imported"
+    if outcome.kind == "signal":
+        return _classify_signal(outcome.code, phase)
+    verdicts = {
+        "exited": ("exited", f"the process exited with code {outcome.code} {phase}, before it answered"),
         "wall": ("timeout", f"not done after {limits.wall_seconds:g} s, {phase}"),
         "cpu": ("timeout", f"used more than {limits.cpu_seconds} s of CPU time, {phase}"),
         "memory": ("out_of_memory", f"used more than {limits.memory_mib} MiB, {phase}"),
@@ -67,7 +67,7 @@ def _classify_end(reply: CaseOutcome, limits: JudgeSettings) -> tuple[str, str]:
         "output": ("output_limit", f"printed more than {limits.output_mib:g} MiB, {phase}"),
         "forged": ("forbidden", FORGED_REPLY),
     }
-    return outcomes[reply.kind]
+    return verdicts[outcome.kind]
 
 
 def _classify_signal(number: int, phase: str) -> tuple[str, str]:
@@ -180,7 +180,7 @@ def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, st
 
 
 def _is_raised(name: str, classes: list[Any]) -> bool:
-    """By identity for Python's own exceptions and their subclasses, by class name for others."""
+    """Compare Python's own exceptions and their subclasses by identity, others by class name."""
     builtin = isinstance(getattr(builtins, name, None), type)
     return any(raised == name and (own or not builtin) for raised, own in classes)
 
@@ -192,8 +192,8 @@ MAX_UNRELATED_CLASSES = 2  # honest ones combine two at most: class NotFound(Key
 def _is_of_many_kinds(classes: list[Any]) -> bool:
     """Whether one class stands for any exception that is expected, like an object equal to everything."""
     kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
-    most_special = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
-    return len(most_special) > MAX_UNRELATED_CLASSES
+    most_specific = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
+    return len(most_specific) > MAX_UNRELATED_CLASSES
 
 
 def _classify_exception(content: list[Any]) -> tuple[str, str]:
@@ -209,8 +209,8 @@ def _classify_exception(content: list[Any]) -> tuple[str, str]:
 
 # ---- suspicion -----------------------------------------------------------------------------------
 
-# Signs in the source that only give a failure its name: an implementation that passes every case is not
-# suspected for them, because honest code may use any of them.
+# Signs in the source that only explain a failure: honest code may use any of them, so an implementation that
+# passes every case is not suspected for them.
 _SIGNS = (
     (r"\batexit\b", "registers an exit hook"),
     (
@@ -227,24 +227,24 @@ _SIGNS = (
     (r"\bos\._exit\b", "ends its process"),
     (r"\bctypes\b", "calls the C library"),
     (r"\bos\.fork\b", "forks"),
-    (r"\bpidfd_|\bprocess_vm_", "reaches for other processes"),
+    (r"\bpidfd_|\bprocess_vm_", "accesses other processes"),
     (r"\bset(?:trace|profile)\b|\bsys\.monitoring\b", "traces the code around it"),
-    (r"\bsys\.(?:meta_path|path_hooks)\b|\bsys\.modules\s*(?:\[|\.clear\b)", "changes what imports give"),
+    (r"\bsys\.(?:meta_path|path_hooks)\b|\bsys\.modules\s*(?:\[|\.clear\b)", "manipulates imports"),
     (r"\bsocket\b|\burllib\.request\b|\bhttp\.client\b", "uses the network"),
 )
 
 
-_NO_MORE_PROCESSES = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
+_PROCESS_LIMIT_ERRORS = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
 _SIGNS_IN_DETAILS = (
     (UNRELATED_CLASSES, "raises " + UNRELATED_CLASSES),
-    (_NO_MORE_PROCESSES, "reached the limit of processes and threads"),
+    (_PROCESS_LIMIT_ERRORS, "reached the limit of processes and threads"),
 )
 
 
-# Signs that count without a failure where the tests run in the implementation's own process: a forged pass
-# looks like any other there.
+# Signs that count even without a failure where tests run in the implementation's own process: there, a forged
+# pass looks like any other.
 _SIGNS_OF_FORGERY = (
-    (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "knows of the tests' runner"),
+    (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "refers to the test runner"),
     (r"\binspect\b|\blinecache\b|\b__main__\b", "reads source code at run time"),
     (
         r"\b__(?:eq|ne|lt|le|gt|ge)__\b.*(?:\n.*)?\breturn (?:True|1)\b",

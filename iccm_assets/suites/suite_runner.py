@@ -1,10 +1,10 @@
-"""The judge: does an implementation do what a suite plans?
+"""The judge: run a suite against an implementation.
 
     result = run_suite(source, suite, settings)
 
-Each case runs in the sandbox; its answer comes back as data and is compared here, where the expected
-values are. The pass rate counts the planned cases. Without a sandbox there is no pass rate (``None``),
-never a 0 and never a pass. (J1-J3)
+Each case runs in the sandbox; its answer comes back as data and is compared here, where the expected values
+are. The pass rate counts the planned cases. Without a sandbox there is no pass rate (``None``), never a 0
+and never a pass. (J1-J3)
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from itertools import islice
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import pytest_suites
-from iccm_assets.sandbox.sandbox import Limits, MissingLayersError, Sandbox
+from iccm_assets.sandbox.launcher import MissingLayersError
+from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import Settings
 from iccm_assets.suites.case_verdicts import (
     CaseResult,
@@ -28,7 +29,7 @@ from iccm_assets.suites.case_verdicts import (
 )
 from iccm_assets.suites.test_suites import Suite
 
-# Changes when the same implementation and suite may get another verdict; baselines are then measured again.
+# Raise it when a suite may give the same implementation another verdict: baselines are then measured again.
 JUDGE_VERSION = "2"
 
 
@@ -38,7 +39,7 @@ class JudgeResult:
 
     ``test_pass_rate`` is passed / planned, or None when the sandbox gave no evidence (``reason`` says why).
     ``evidence`` is the suite's kind: ``pytest`` is the weaker, since tests and code share a process.
-    ``suspect`` marks an implementation that tried something no honest one does; ``suspicions`` names it.
+    ``suspect`` marks an implementation that did what no honest one does; ``violations`` names it.
     """
 
     test_pass_rate: float | None
@@ -54,12 +55,12 @@ class JudgeResult:
 def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     """Run every case of ``suite`` on the source code ``implementation``.
 
-    The limits of ``settings.judge`` hold for the implementation as a whole. Raises nothing for what the
-    implementation does or for a sandbox that is missing.
+    The limits of ``settings.judge`` hold for the implementation as a whole. Raises
+    nothing for what the implementation does or for a missing sandbox.
     """
     started = time.monotonic()
     try:
-        result = _judge(implementation, suite, settings)
+        result = _run_in_sandbox(implementation, suite, settings)
     except SandboxUnavailableError as error:
         reason = "the sandbox is not available"
         results = tuple(CaseResult(case.index, "not_run", reason) for case in suite.cases)
@@ -67,10 +68,10 @@ def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeRes
     return replace(result, evidence=suite.kind, duration_ms=round((time.monotonic() - started) * 1000, 3))
 
 
-def _judge(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
+def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
     packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
     with Sandbox.start(settings, packages) as sandbox:
-        results, violations = _run(implementation, suite, settings, sandbox)
+        results, violations = _run_cases(implementation, suite, settings, sandbox)
     suspicions = find_suspicious_behaviour(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
@@ -83,14 +84,14 @@ def run_suites(
 ) -> Iterator[JudgeResult]:
     """Run each (implementation, suite), ``settings.judge.workers`` at a time; results in order."""
     count = workers or settings.judge.workers
-    todo = iter(items)
+    pending = iter(items)
     running: deque[Future[JudgeResult]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="judge") as pool:
         try:
-            running.extend(pool.submit(run_suite, *item, settings) for item in islice(todo, 2 * count))
+            running.extend(pool.submit(run_suite, *item, settings) for item in islice(pending, 2 * count))
             while running:
                 result = running.popleft().result()
-                running.extend(pool.submit(run_suite, *item, settings) for item in islice(todo, 1))
+                running.extend(pool.submit(run_suite, *item, settings) for item in islice(pending, 1))
                 yield result
         finally:
             for future in running:
@@ -98,7 +99,7 @@ def run_suites(
 
 
 def check_sandbox(settings: Settings) -> dict[str, str]:
-    """The sandbox's layers on this machine, as ``iccm doctor`` shows them; a missing one is marked so."""
+    """Return the sandbox's layers on this machine; the state of a missing one begins with ``missing``."""
     try:
         with Sandbox.start(settings) as sandbox:
             return sandbox.running.layers
@@ -112,24 +113,24 @@ def _missing_layers(error: SandboxUnavailableError) -> dict[str, str]:
     )
 
 
-def _run(
+def _run_cases(
     implementation: str, suite: Suite, settings: Settings, sandbox: Sandbox
 ) -> tuple[list[CaseResult], list[str]]:
-    """Run all cases in order; once a limit of the whole is used up, the rest is not run."""
+    """Run the cases in order until a limit of the whole implementation is exhausted."""
     limits = settings.judge
     remaining = Limits(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
     violations: list[str] = []
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
     for case in suite.cases:
-        if limit := _used_up(remaining):
+        if limit := _find_exhausted_limit(remaining):
             last = next((result.case for result in reversed(results) if result.verdict != "not_run"), None)
             detail = f"the implementation's {limit} was used up by case {last}"
             results.append(CaseResult(case.index, "not_run", detail))
             continue
         outcome = sandbox.run_case(case.index, case.inputs(), remaining)
         if outcome.kind == "lost":
-            raise SandboxUnavailableError(f"its first process ended during case {case.index}")
+            raise SandboxUnavailableError(f"its init process ended during case {case.index}")
         remaining = Limits(
             remaining.wall - outcome.wall, remaining.cpu - outcome.cpu, remaining.output - outcome.printed
         )
@@ -141,7 +142,7 @@ def _run(
     return results, violations
 
 
-def _used_up(remaining: Limits) -> str:
-    """Name the limit of the whole implementation that earlier cases have used up, or return ''."""
-    rests = {"time": remaining.wall - 0.001, "CPU time": remaining.cpu - 0.001, "output": remaining.output}
-    return next((name for name, rest in rests.items() if rest <= 0), "")
+def _find_exhausted_limit(remaining: Limits) -> str:
+    """Name the limit of the whole implementation that earlier cases exhausted, or return ''."""
+    amounts = {"time": remaining.wall - 0.001, "CPU time": remaining.cpu - 0.001, "output": remaining.output}
+    return next((name for name, amount in amounts.items() if amount <= 0), "")

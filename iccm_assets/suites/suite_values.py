@@ -8,8 +8,8 @@ A value has three forms:
 - an **encoded value**, nested lists that name every type: ``["i", "ff"]`` is the integer 255. Answers come
   back encoded, and two values are the same when their encoded forms agree.
 
-Encoded values exist because an answer was written by a process that cannot be trusted: nothing in it is
-hashed, unpickled or called, so an object "equal to everything" is only an unknown type here. (J1)
+Encoded values exist because an untrusted process writes the answer: nothing in it is hashed, unpickled or
+called, so an object "equal to everything" is only an unknown type here. (J1)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class InvalidValueError(ValueError):
 
 
 def decode(written: Any, depth: int = 0) -> Any:
-    """The Python value of a written one; raises ``InvalidValueError`` when it has none."""
+    """Decode a written value; raises ``InvalidValueError`` when it is malformed."""
     if depth > MAX_DEPTH:
         raise InvalidValueError(f"nested more than {MAX_DEPTH} deep")
     if isinstance(written, float) and not math.isfinite(written):
@@ -136,7 +136,7 @@ def encode(value: Any) -> EncodedValue:
 
 
 def check_encoded(node: Any, depth: int = 0) -> EncodedValue:
-    """``node`` itself when it is a well-formed encoded value, from any source; else ``InvalidValueError``."""
+    """Return ``node`` if it is a well-formed encoded value; raise ``InvalidValueError`` otherwise."""
     try:
         _require(depth <= MAX_DEPTH + 1 and isinstance(node, list) and isinstance(node[0], str))
         _CHECKS[node[0]](node[1:], depth)
@@ -230,56 +230,48 @@ def _sequence_difference(expected: EncodedValue, actual: EncodedValue, where: st
 
 
 def _dict_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
-    expected_pairs = {canonical_form(key): (key, value) for key, value in expected[1]}
-    actual_pairs = {canonical_form(key): (key, value) for key, value in actual[1]}
-    if len(actual[1]) != len(actual_pairs):
+    keys = {canonical_form(key): key for key, _ in expected[1]}
+    actual_keys = {canonical_form(key): key for key, _ in actual[1]}
+    if len(actual[1]) != len(actual_keys):
         return f"{prefix}got a dict with a key twice"
-    _rename_close_keys(expected_pairs, actual_pairs)
-    for name, (key, _) in expected_pairs.items():
-        if name not in actual_pairs:
+    matches = _match_elements(keys, actual_keys)
+    for form, key in keys.items():
+        if form not in matches:
             return f"{prefix}key {format_value(key)} is missing, got {format_value(actual)}"
-    for name, (key, _) in actual_pairs.items():
-        if name not in expected_pairs:
+    for form, key in actual_keys.items():
+        if form not in matches.values():
             return f"{prefix}unexpected key {format_value(key)}"
+    values = {canonical_form(key): value for key, value in actual[1]}
     differences = (
-        diff(value, actual_pairs[name][1], f"{where}[{format_value(key)}]")
-        for name, (key, value) in expected_pairs.items()
+        diff(value, values[matches[canonical_form(key)]], f"{where}[{format_value(key)}]")
+        for key, value in expected[1]
     )
     return next(filter(None, differences), "")
 
 
-def _rename_close_keys(
-    expected: dict[str, tuple[EncodedValue, EncodedValue]],
-    actual: dict[str, tuple[EncodedValue, EncodedValue]],
-) -> None:
-    """Move an actual key that is within the tolerance of an expected one to the expected one's name."""
-    missing = [name for name in expected if name not in actual]
-    extra = [name for name in actual if name not in expected]
+def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, EncodedValue]) -> dict[str, str]:
+    """Map expected to actual canonical forms: exact matches first, then those within the tolerance."""
+    matches = {form: form for form in expected if form in actual}
+    missing = [form for form in expected if form not in actual]
+    extra = [form for form in actual if form not in expected]
     if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
-        return
-    for name in missing:
-        close = next((other for other in extra if not diff(expected[name][0], actual[other][0])), None)
+        return matches
+    for form in missing:
+        close = next((other for other in extra if not diff(expected[form], actual[other])), None)
         if close is not None:
             extra.remove(close)
-            actual[name] = actual.pop(close)
+            matches[form] = close
+    return matches
 
 
 def _same_elements(expected: list[EncodedValue], actual: list[EncodedValue]) -> bool:
-    """Whether two sets hold the same elements: exact matches first, then within the tolerance."""
-    extra = {canonical_form(item): item for item in actual}
-    missing = [item for item in expected if extra.pop(canonical_form(item), None) is None]
-    if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
-        return False
-    for item in missing:
-        close = next((name for name, other in extra.items() if not diff(item, other)), None)
-        if close is None:
-            return False
-        del extra[close]
-    return True
+    """Whether two sets hold the same elements."""
+    elements, actual_elements = ({canonical_form(item): item for item in side} for side in (expected, actual))
+    return len(elements) == len(actual_elements) == len(_match_elements(elements, actual_elements))
 
 
 def canonical_form(node: EncodedValue) -> str:
-    """A string that is equal for exactly equal values, independent of the order of their sets and dicts."""
+    """Return a string that is equal for equal values, in any order of their sets and dicts."""
     kind, content = node[0], node[-1]
     if kind == "f":
         number = float.fromhex(content)
@@ -299,7 +291,7 @@ def canonical_form(node: EncodedValue) -> str:
 
 
 def format_value(node: EncodedValue, max_length: int = 80) -> str:
-    """Print an encoded value as Python would print the value, at most ``limit`` characters."""
+    """Format an encoded value as Python would, in at most ``max_length`` characters."""
     text = _format_any(node, max_length)
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
@@ -316,7 +308,7 @@ def _format_any(node: EncodedValue, limit: int) -> str:
 _FORMATS: dict[str, Callable[[Any, int], str]] = {
     "n": lambda content, limit: "None",
     "b": lambda content, limit: str(bool(content)),
-    # A longer one would be cut anyway, and printing it in decimal takes quadratic time.
+    # A longer integer would be cut anyway, and decimal conversion takes quadratic time.
     "i": lambda digits, limit: (
         str(int(digits, 16)) if len(digits) <= 400 else f"an integer of {len(digits)} hex digits"
     ),

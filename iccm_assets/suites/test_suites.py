@@ -1,6 +1,6 @@
-"""Test suites as data: what a suite may contain, and a clear error when it contains something else.
+"""Test suites as documents: parse and validate them, with errors that name the case.
 
-``parse_suite`` turns parsed JSON into a ``Suite``. Each case falls into two halves that stay apart from here
+``parse_suite`` turns parsed JSON into a ``Suite``. Each case has two parts that stay apart from here
 on: the *inputs* (what to call, with what), which are all that ever enters the sandbox, and the
 *expectations*, which never do. (J1)
 """
@@ -43,7 +43,7 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> tuple[str, list[Any], dict[str, Any]]:
-        """The call as it is sent to the sandbox."""
+        """Return the call as it is sent to the sandbox."""
         return self.name, self.args, self.kwargs
 
 
@@ -55,10 +55,10 @@ class Case:
     call: Call
     expected: Expectation
     steps: tuple[tuple[Call, Expectation], ...] | None = None
-    test: str = ""  # of the kind ``pytest``: the test function
+    test: str = ""  # of kind ``pytest``: the test function
 
     def inputs(self) -> tuple[Any, ...]:
-        """Inputs only: what enters the process that runs the implementation."""
+        """Return the inputs only: what enters the process that runs the implementation."""
         if self.test:
             return ("test", self.test)
         if self.steps is None:
@@ -80,7 +80,7 @@ class Suite:
 
 
 def load_suite_file(path: Path) -> Suite:
-    """Load a suite from a JSON file; ``InputError`` without the file, ``TestSuiteError`` otherwise."""
+    """Load a suite from a JSON file; ``InputError`` if it is not readable, ``TestSuiteError`` if invalid."""
     try:
         return parse_suite(json.loads(path.read_bytes(), object_pairs_hook=_reject_duplicate_keys))
     except OSError as error:
@@ -90,7 +90,7 @@ def load_suite_file(path: Path) -> Suite:
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; of a key that occurs twice, one value would silently be lost."""
+    """Build a JSON object; by default json silently drops one value of a duplicate key."""
     names = [name for name, _ in pairs]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise TestSuiteError(f"duplicate key {duplicate!r}")
@@ -112,8 +112,8 @@ def parse_suite(document: object) -> Suite:
         raise TestSuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
     try:
         if kind == "pytest":
-            return _pytest_suite(document, digest)
-        return Suite("cases", _cases(document), digest)
+            return _parse_pytest_suite(document, digest)
+        return Suite("cases", _parse_cases(document), digest)
     except InvalidValueError as error:
         raise TestSuiteError(str(error)) from None
 
@@ -123,27 +123,27 @@ def _require(condition: object, message: str) -> None:
         raise InvalidValueError(message)
 
 
-def _pytest_suite(obj: dict[str, Any], digest: str) -> Suite:
-    _check_keys(obj, {"kind", "files"})
+def _parse_pytest_suite(document: dict[str, Any], digest: str) -> Suite:
+    _check_keys(document, {"kind", "files"})
     pytest_suites.find_packages()
-    files = pytest_suites.parse_files(obj.get("files"))
+    files = pytest_suites.parse_files(document.get("files"))
     tests = pytest_suites.collect_tests(files)
     _require(len(tests) <= MAX_CASES, f"{len(tests)} tests; at most {MAX_CASES}")
     cases = (Case(index, Call(test), Expectation(), test=test) for index, test in enumerate(tests))
     return Suite("pytest", tuple(cases), digest, files)
 
 
-def _cases(obj: dict[str, Any]) -> tuple[Case, ...]:
-    cases: Any = obj.get("cases")
-    _check_keys(obj, {"kind", "cases"})
+def _parse_cases(document: dict[str, Any]) -> tuple[Case, ...]:
+    cases: Any = document.get("cases")
+    _check_keys(document, {"kind", "cases"})
     _require(cases and isinstance(cases, list), "'cases' must be a list with at least one case")
     _require(len(cases) <= MAX_CASES, f"{len(cases)} cases; at most {MAX_CASES}")
-    return tuple(_case(index, case) for index, case in enumerate(cases))
+    return tuple(_parse_case(index, case) for index, case in enumerate(cases))
 
 
 @contextmanager
 def _located(place: str) -> Iterator[None]:
-    """Name the place in front of the message of an error raised in it."""
+    """Prefix the message of an error raised in the block with the place."""
     try:
         yield
     except InvalidValueError as error:
@@ -152,34 +152,34 @@ def _located(place: str) -> Iterator[None]:
         raise InvalidValueError(f"{place}: nested more than {MAX_DEPTH} deep") from None
 
 
-def _case(index: int, written: Any) -> Case:
+def _parse_case(index: int, written: Any) -> Case:
     with _located(f"case {index}"):
         _require(isinstance(written, dict), "a case is an object")
         _require(("call" in written) != ("new" in written), "a case has either 'call' or 'new'")
         if "new" in written:
-            return _class_case(index, written)
+            return _parse_class_case(index, written)
         _check_keys(written, _CALL_KEYS)
         _require(("expect" in written) != ("raises" in written), "a case has either 'expect' or 'raises'")
-        return Case(index, _call(written, "call"), _expectation(written))
+        return Case(index, _parse_call(written, "call"), _parse_expectation(written))
 
 
-def _class_case(index: int, written: dict[str, Any]) -> Case:
+def _parse_class_case(index: int, written: dict[str, Any]) -> Case:
     _check_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
     steps = written.get("steps", [])
     _require(isinstance(steps, list), "'steps' must be a list")
     _require(len(steps) <= MAX_STEPS, f"{len(steps)} steps; at most {MAX_STEPS}")
     _require("raises" not in written or not steps, "a constructor that raises has no steps")
     _require("raises" in written or steps, "'new' needs 'steps' or 'raises'")
-    call, expected = _call(written, "new"), _expectation(written)
-    return Case(index, call, expected, tuple(_step(number, step) for number, step in enumerate(steps)))
+    call, expected = _parse_call(written, "new"), _parse_expectation(written)
+    return Case(index, call, expected, tuple(_parse_step(number, step) for number, step in enumerate(steps)))
 
 
-def _step(number: int, written: Any) -> tuple[Call, Expectation]:
+def _parse_step(number: int, written: Any) -> tuple[Call, Expectation]:
     with _located(f"step {number}"):
         _require(isinstance(written, dict) and "call" in written, "a step is an object with 'call'")
         _check_keys(written, _CALL_KEYS)
         _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
-        return _call(written, "call"), _expectation(written)
+        return _parse_call(written, "call"), _parse_expectation(written)
 
 
 def _check_keys(written: dict[str, Any], names: set[str]) -> None:
@@ -191,7 +191,7 @@ def _is_name(text: object) -> bool:
     return isinstance(text, str) and all(part.isidentifier() for part in text.split("."))
 
 
-def _call(written: dict[str, Any], key: str) -> Call:
+def _parse_call(written: dict[str, Any], key: str) -> Call:
     name = written[key]
     _require(_is_name(name), f"{key!r} must be a name, not {name!r}")
     args = _decode("args", written.get("args", []))
@@ -202,14 +202,14 @@ def _call(written: dict[str, Any], key: str) -> Call:
     return Call(name, args, kwargs)
 
 
-def _expectation(written: dict[str, Any]) -> Expectation:
+def _parse_expectation(written: dict[str, Any]) -> Expectation:
     if "expect" in written:
         return Expectation(value=encode(_decode("expect", written["expect"])))
-    return Expectation(raises=_exception_name(written["raises"]) if "raises" in written else None)
+    return Expectation(raises=_parse_exception_name(written["raises"]) if "raises" in written else None)
 
 
-def _exception_name(name: Any) -> str:
-    """The class's own name: without its module, and without the aliases Python keeps (IOError)."""
+def _parse_exception_name(name: Any) -> str:
+    """Return the name of the class itself: without its module, and not an alias such as IOError."""
     last = str(name).rpartition(".")[2]
     known = getattr(builtins, last, None)
     valid = _is_name(name) and (not isinstance(known, type) or issubclass(known, BaseException))

@@ -74,7 +74,7 @@ def test_conversations_are_counted_by_day_and_origin_including_empty_days(engine
         put(conn, "a", requirements="It shall be.", test_suite=suite)
         put(conn, "b", origin="import", user_id="v")
         put(conn, "c", timestamp=DAY + timedelta(days=2, hours=23))
-        first, empty, last = checks.daily_volumes(conn, DAY.date(), (DAY + timedelta(days=2)).date())
+        first, empty, last = checks.load_daily_volumes(conn, DAY.date(), (DAY + timedelta(days=2)).date())
     assert (first.total, first.by_origin) == (2, {"gateway": 1, "import": 1})
     assert first.with_test_suite == 1 and first.users == 2
     assert (empty.total, empty.by_origin) == (0, {})
@@ -93,7 +93,7 @@ def test_content_without_messages_is_invalid_and_erased_rows_are_not_examined(
             conn.execute(c.update().where(c.c.id == id_).values(content=content))
         erased = put(conn, "erased")
         conn.execute(c.update().where(c.c.id == erased).values(content=[], erased_at=DAY))
-        scanned, invalid = checks.invalid_conversations(conn, DAY)
+        scanned, invalid = checks.find_invalid_conversations(conn, DAY)
     assert scanned == 6 and sorted(invalid) == sorted(broken)
 
 

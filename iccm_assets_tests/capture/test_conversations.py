@@ -24,7 +24,7 @@ BASE = Conversation(
     ],
     origin="simulated",
     test_suite=SUITE,
-    answers=(
+    responses=(
         ModelResponse("r1", "f shall return x.", "v1", "production", rating=-1),
         ModelResponse("r2", "f shall return x plus one.", "v1"),
     ),
@@ -111,7 +111,7 @@ def test_a_changed_text_source_or_suite_clears_the_scores_that_rested_on_it(engi
 def test_replacing_without_requirements_removes_the_accepted_row_and_keeps_the_answers(engine):
     put(engine, BASE)
     score(engine)
-    put(engine, replace(BASE, messages=[{"role": "user", "content": "never mind"}], answers=()))
+    put(engine, replace(BASE, messages=[{"role": "user", "content": "never mind"}], responses=()))
     assert sorted(rows(engine, t.requirements, "request_id")) == [("r1",), ("r2",)]
 
 
@@ -137,7 +137,7 @@ def test_what_postgresql_cannot_hold_is_replaced_and_counted(engine):
         "s1",
         [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall\x00."}],
         metadata={"k\x00": float("nan"), "n": 3},
-        answers=(ModelResponse("r1", "x\udfff"),),
+        responses=(ModelResponse("r1", "x\udfff"),),
         comment="\x00",
         rating=1,
     )
@@ -183,8 +183,8 @@ def deep(levels):
         ({"messages": [{"role": object()}]}, "not JSON"),
         ({"messages": [10**5000]}, "not JSON"),
         ({"messages": ["x" * (5 * 2**20)]}, "MiB"),
-        ({"answers": (ModelResponse("r1", "x", arm="left"),)}, "arm"),
-        ({"answers": (ModelResponse("", "x"),)}, "request_id"),
+        ({"responses": (ModelResponse("r1", "x", arm="left"),)}, "arm"),
+        ({"responses": (ModelResponse("", "x"),)}, "request_id"),
     ],
 )
 def test_what_cannot_be_stored_is_rejected_in_one_line(engine, change, words):
@@ -242,7 +242,7 @@ def secret_given_away_once() -> Conversation:
         metadata={SECRET: [SECRET], f"{SECRET} ": 1},
         messages=[{"role": "user", "content": SECRET}],
         test_suite={"cases": [{"args": [SECRET]}]},
-        answers=(ModelResponse("r1", f"f shall take {SECRET}.", rating=1, comment=SECRET),),
+        responses=(ModelResponse("r1", f"f shall take {SECRET}.", rating=1, comment=SECRET),),
         comment=SECRET,
     )
 

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
 from iccm_assets.curation.filter_policy import is_in_holdout
-from iccm_assets.curation.filtering import find_changed_days, filter_day
+from iccm_assets.curation.filtering import filter_day, find_changed_days
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, day, everything, write_canary_set
+from iccm_assets_tests.curation.pool_factories import HashEmbedder, day, dump_tables, write_canary_set
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
 SESSIONS = [f"session-{n}" for n in range(400) if not is_in_holdout(f"session-{n}", 0.15)]
@@ -30,8 +30,8 @@ def at(on, hour=12):
     return datetime(on.year, on.month, on.day, hour, tzinfo=UTC)
 
 
-def put(engine, session_id, on=None, rate=0.9, variance=0.0, **changes):
-    """A conversation with scores; returns its id."""
+def put_conversation(engine, session_id, on=None, rate=0.9, variance=0.0, **changes):
+    """Insert a conversation with scores; return its id."""
     number = abs(hash(session_id)) % 10**6
     values = {
         "session_id": session_id,
@@ -54,14 +54,14 @@ def put(engine, session_id, on=None, rate=0.9, variance=0.0, **changes):
         return conversation_id
 
 
-def kept(engine, on=None):
+def kept_ids(engine, on=None):
     with engine.connect() as conn:
         f = t.filtered_conversations.c
         query = sa.select(f.conversation_id).order_by(f.conversation_id)
         return list(conn.execute(query if on is None else query.where(f.day == on)).scalars())
 
 
-def reasons(engine):
+def rejection_reasons(engine):
     with engine.connect() as conn:
         return {
             row.conversation_id: (row.stage, row.reason)
@@ -69,35 +69,37 @@ def reasons(engine):
         }
 
 
-def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
-    good = put(engine, SESSIONS[0], answers=(ModelResponse("r1", "bad answer", "v1"),))
-    low = put(engine, SESSIONS[1], rate=0.75)
-    high = put(engine, SESSIONS[2], variance=0.04)
-    unscored = put(engine, SESSIONS[3], rate=None)
-    disliked = put(engine, SESSIONS[4], rating=-1)
-    held = put(engine, HELD_OUT)
-    leaked = put(engine, SESSIONS[5], source_code="def g(y): return y - 99")
-    similar = put(engine, SESSIONS[6], requirements="leaky shall be 99, or so.")
-    nonsense = put(engine, SESSIONS[7], messages={"no": "messages"}, rate=None, requirements=None)
-    erased = put(engine, SESSIONS[8])
-    disliked_answer = put(
+def test_every_conversation_of_a_day_is_kept_or_rejected_with_a_reason(engine, canary_settings):
+    good = put_conversation(engine, SESSIONS[0], responses=(ModelResponse("r1", "bad response", "v1"),))
+    low = put_conversation(engine, SESSIONS[1], rate=0.75)
+    high = put_conversation(engine, SESSIONS[2], variance=0.04)
+    unscored = put_conversation(engine, SESSIONS[3], rate=None)
+    disliked = put_conversation(engine, SESSIONS[4], rating=-1)
+    held_out = put_conversation(engine, HELD_OUT)
+    leaked = put_conversation(engine, SESSIONS[5], source_code="def g(y): return y - 99")
+    similar = put_conversation(engine, SESSIONS[6], requirements="leaky shall be 99, or so.")
+    nonsense = put_conversation(
+        engine, SESSIONS[7], messages={"no": "messages"}, rate=None, requirements=None
+    )
+    erased = put_conversation(engine, SESSIONS[8])
+    disliked_response = put_conversation(
         engine,
         SESSIONS[9],
-        answers=(ModelResponse("r9", "x", rating=-1), ModelResponse("r10", "y", rating=1)),
+        responses=(ModelResponse("r9", "x", rating=-1), ModelResponse("r10", "y", rating=1)),
     )
     with engine.begin() as conn:
         conn.execute(
             sa.text("update iccm.conversations set erased_at = iccm.now() where id = :id"), {"id": erased}
         )
     report = filter_day(engine, day(0), canary_settings, HashEmbedder(disturbance=0.2))
-    assert kept(engine) == [good]
-    assert reasons(engine) == {
+    assert kept_ids(engine) == [good]
+    assert rejection_reasons(engine) == {
         low: ("filter", "low_test_pass_rate"),
         high: ("filter", "high_implementation_variance"),
         unscored: ("filter", "not_scored"),
         disliked: ("filter", "negative_feedback"),
-        disliked_answer: ("filter", "negative_feedback"),
-        held: ("policy", "held_out"),
+        disliked_response: ("filter", "negative_feedback"),
+        held_out: ("policy", "held_out"),
         leaked: ("policy", "canary_leak"),
         similar: ("policy", "canary_leak"),
         nonsense: ("filter", "no_messages"),
@@ -115,9 +117,11 @@ def test_a_day_is_kept_or_rejected_with_a_reason_each(engine, canary_settings):
     assert "item leaky" in leak.detail and leak.similarity >= 0.9
 
 
-def test_a_bad_first_answer_that_was_corrected_is_marked(engine, canary_settings):
-    put(
-        engine, SESSIONS[0], answers=(ModelResponse("r1", "first", "v1"), ModelResponse("r2", "second", "v1"))
+def test_a_bad_first_response_that_was_corrected_is_marked(engine, canary_settings):
+    put_conversation(
+        engine,
+        SESSIONS[0],
+        responses=(ModelResponse("r1", "first", "v1"), ModelResponse("r2", "second", "v1")),
     )
     with engine.begin() as conn:
         conn.execute(
@@ -134,7 +138,12 @@ def test_a_bad_first_answer_that_was_corrected_is_marked(engine, canary_settings
 
 
 def test_many_reconstructions_and_ratings_give_one_row(engine, canary_settings):
-    put(engine, SESSIONS[0], rating=1, answers=tuple(ModelResponse(f"r{n}", "x", rating=1) for n in range(5)))
+    put_conversation(
+        engine,
+        SESSIONS[0],
+        rating=1,
+        responses=tuple(ModelResponse(f"r{n}", "x", rating=1) for n in range(5)),
+    )
     with engine.begin() as conn:
         for reader in "abc":
             conn.execute(
@@ -145,33 +154,33 @@ def test_many_reconstructions_and_ratings_give_one_row(engine, canary_settings):
                 {"reader": reader},
             )
     assert filter_day(engine, day(0), canary_settings, HashEmbedder()).kept == 1
-    assert len(kept(engine)) == 1
+    assert len(kept_ids(engine)) == 1
 
 
 def test_a_day_ends_at_midnight_utc(engine, canary_settings):
-    first = put(engine, SESSIONS[0], at(day(0), 0))
-    last = put(engine, SESSIONS[1], at(day(1), 0) - timedelta(microseconds=1))
-    put(engine, SESSIONS[2], at(day(1), 0))
-    put(engine, SESSIONS[3], at(day(0), 0) - timedelta(microseconds=1))
+    first = put_conversation(engine, SESSIONS[0], at(day(0), 0))
+    last = put_conversation(engine, SESSIONS[1], at(day(1), 0) - timedelta(microseconds=1))
+    put_conversation(engine, SESSIONS[2], at(day(1), 0))
+    put_conversation(engine, SESSIONS[3], at(day(0), 0) - timedelta(microseconds=1))
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    assert kept(engine) == [first, last]
+    assert kept_ids(engine) == [first, last]
 
 
 def test_running_a_day_again_changes_nothing_and_another_day_is_left_alone(engine, canary_settings):
     for n in range(6):
-        put(engine, SESSIONS[n], day(n % 2), rate=0.9 if n < 4 else 0.1)
+        put_conversation(engine, SESSIONS[n], day(n % 2), rate=0.9 if n < 4 else 0.1)
     embedder = HashEmbedder()
     for n in (0, 1):
         filter_day(engine, day(n), canary_settings, embedder)
     tables = (t.filtered_conversations, t.phase4_rejections, t.embeddings)
-    before, encoded = everything(engine, *tables), list(embedder.encoded)
+    before, encoded = dump_tables(engine, *tables), list(embedder.encoded)
     filter_day(engine, day(0), canary_settings, embedder)
-    assert everything(engine, *tables) == before
+    assert dump_tables(engine, *tables) == before
     assert embedder.encoded == encoded
 
 
-def test_rejections_of_the_fold_are_not_the_filters_to_delete(engine, canary_settings):
-    removed, other = put(engine, SESSIONS[0]), put(engine, SESSIONS[1])
+def test_the_filter_keeps_rejections_of_the_deduplication(engine, canary_settings):
+    removed, other = put_conversation(engine, SESSIONS[0]), put_conversation(engine, SESSIONS[1])
     with engine.begin() as conn:
         conn.execute(
             t.phase4_rejections.insert().values(
@@ -183,49 +192,49 @@ def test_rejections_of_the_fold_are_not_the_filters_to_delete(engine, canary_set
             )
         )
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    assert reasons(engine) == {removed: ("dedup", "near_duplicate")}
+    assert rejection_reasons(engine) == {removed: ("dedup", "near_duplicate")}
 
 
 def test_a_late_score_a_dislike_and_an_erasure_change_the_day(engine, canary_settings):
-    late = put(engine, SESSIONS[0], rate=None)
-    liked = put(engine, SESSIONS[1])
-    erased = put(engine, SESSIONS[2])
+    late = put_conversation(engine, SESSIONS[0], rate=None)
+    liked = put_conversation(engine, SESSIONS[1])
+    erased = put_conversation(engine, SESSIONS[2])
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    assert kept(engine) == [liked, erased]
-    put(engine, SESSIONS[0])
-    put(engine, SESSIONS[1], rating=-1)
+    assert kept_ids(engine) == [liked, erased]
+    put_conversation(engine, SESSIONS[0])
+    put_conversation(engine, SESSIONS[1], rating=-1)
     with engine.begin() as conn:
         conn.execute(
             sa.text("update iccm.conversations set erased_at = iccm.now() where id = :id"), {"id": erased}
         )
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    assert kept(engine) == [late]
+    assert kept_ids(engine) == [late]
 
 
-def test_a_conversation_that_moved_to_another_day_is_there_once(engine, canary_settings):
-    moved = put(engine, SESSIONS[0], day(0))
+def test_a_conversation_that_moved_to_another_day_is_filtered_once(engine, canary_settings):
+    moved = put_conversation(engine, SESSIONS[0], day(0))
     filter_day(engine, day(0), canary_settings, HashEmbedder())
-    put(engine, SESSIONS[0], day(1))
+    put_conversation(engine, SESSIONS[0], day(1))
     filter_day(engine, day(1), canary_settings, HashEmbedder())
-    assert kept(engine, day(0)) == [] and kept(engine, day(1)) == [moved]
+    assert kept_ids(engine, day(0)) == [] and kept_ids(engine, day(1)) == [moved]
 
 
-def test_an_empty_day_is_a_day(engine, canary_settings):
+def test_an_empty_day_is_filtered_without_an_error(engine, canary_settings):
     report = filter_day(engine, day(0), canary_settings, HashEmbedder())
     assert (report.conversations, report.kept, report.rejected) == (0, 0, {})
 
 
 def test_without_a_readable_canary_set_nothing_passes(engine, canary_settings, settings):
-    put(engine, SESSIONS[0])
+    put_conversation(engine, SESSIONS[0])
     broken = load_settings(home=settings.home, database_url=settings.database_url, canary_set="/no/such/file")
     with pytest.raises(InputError, match="canary set /no/such/file"):
         filter_day(engine, day(0), broken, HashEmbedder())
-    assert kept(engine) == []
+    assert kept_ids(engine) == []
 
 
-def test_the_same_day_twice_at_once_is_the_day_once(engine, canary_settings):
+def test_filtering_a_day_concurrently_keeps_every_row_once(engine, canary_settings):
     for n in range(5):
-        put(engine, SESSIONS[n])
+        put_conversation(engine, SESSIONS[n])
     failures = []
 
     def run():
@@ -239,7 +248,7 @@ def test_the_same_day_twice_at_once_is_the_day_once(engine, canary_settings):
         thread.start()
     for thread in threads:
         thread.join()
-    assert failures == [] and len(kept(engine)) == 5
+    assert failures == [] and len(kept_ids(engine)) == 5
 
 
 def test_the_days_query_reads_an_index_range_and_not_the_table(engine, canary_settings):
@@ -264,9 +273,9 @@ def test_the_days_query_reads_an_index_range_and_not_the_table(engine, canary_se
     assert "Seq Scan on conversations" not in text and "conversations_timestamp_idx" in text
 
 
-def test_only_days_whose_inputs_changed_are_named(engine, canary_settings):
+def test_only_days_whose_inputs_changed_are_returned(engine, canary_settings):
     for n in range(4):
-        put(engine, SESSIONS[n], day(n))
+        put_conversation(engine, SESSIONS[n], day(n))
     with engine.begin() as conn:
         assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(2), day(3)]
     for n in range(7):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import yaml
 
 from iccm_assets_tests.gateway.conftest import fresh  # noqa: F401
-from iccm_assets_tests.gateway.factories import Running, eventually
+from iccm_assets_tests.gateway.factories import RunningGateway, eventually
 from iccm_assets_tests.gateway.test_database_metrics import PATIENCE, samples, scraped  # noqa: F401
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -34,7 +34,7 @@ def metric_names(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", expression)))
 
 
-def test_the_metrics_of_dashboard_and_rules_are_exposed(scraped: tuple[sa.Engine, Running]) -> None:  # noqa: F811
+def test_the_metrics_of_dashboard_and_rules_are_exposed(scraped: tuple[sa.Engine, RunningGateway]) -> None:  # noqa: F811
     _, running = scraped
 
     def read_arm_metrics() -> Any:

@@ -584,7 +584,7 @@ HOSTILE: list[Hostile] = [
                 if nonce:
                     payload = b'["v",["i","3"]]'
                     whole = nonce + len(payload).to_bytes(4, "big") + payload
-                    os.write(frame.f_locals["answers"], whole + whole)
+                    os.write(frame.f_locals["answer_fd"], whole + whole)
                 frame = frame.f_back
             return 0
         """,
@@ -601,9 +601,9 @@ HOSTILE: list[Hostile] = [
                 nonce = frame.f_locals.get("nonce")
                 if nonce:
                     payload = b'["v",' + b"[" * 100000 + b'"i","3"' + b"]" * 100000 + b"]"
-                    os.write(frame.f_locals["answers"], nonce + len(payload).to_bytes(4, "big"))
+                    os.write(frame.f_locals["answer_fd"], nonce + len(payload).to_bytes(4, "big"))
                     while payload:
-                        payload = payload[os.write(frame.f_locals["answers"], payload):]
+                        payload = payload[os.write(frame.f_locals["answer_fd"], payload):]
                     os._exit(0)
                 frame = frame.f_back
         """,
@@ -680,7 +680,7 @@ HOSTILE: list[Hostile] = [
                             return open(os.path.join(folder, name)).read()
             return a + b
         """,
-        "reached for /",
+        "accessed /",
     ),
     _hostile(
         "hunting by import",
@@ -1005,7 +1005,7 @@ HOSTILE: list[Hostile] = [
                 except OSError: pass
                 return a + b
             """,
-            "reached for",
+            "accessed",
         )
         for path in (
             "/etc/passwd",
@@ -1026,7 +1026,7 @@ HOSTILE: list[Hostile] = [
             except OSError: pass
             return a + b
         """,
-        "reached for /etc/passwd",
+        "accessed /etc/passwd",
     ),
     _hostile(
         "a host program",

@@ -113,7 +113,7 @@ def test_a_bubblewrap_that_does_not_work_gives_no_verdict(path, settings, monkey
 
 def test_no_bubblewrap_at_all_gives_no_verdict(settings, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: None)
-    monkeypatch.setattr(bubblewrap, "_wheel", lambda: None)
+    monkeypatch.setattr(bubblewrap, "_find_wheel", lambda: None)
     assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
     assert check_sandbox(settings)["bubblewrap"].startswith("missing: there is no bubblewrap")
 
@@ -369,7 +369,7 @@ def test_an_init_process_that_dies_gives_no_verdict(settings, monkeypatch):
     before = snapshot()
     result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
-    assert "first process" in result.reason
+    assert "init process" in result.reason
     assert_unchanged(before)
 
 
@@ -383,7 +383,7 @@ def test_a_reply_that_makes_no_sense_gives_no_verdict(settings):
         ):
             sandbox._buffer[:] = data
             with pytest.raises(SandboxUnavailableError):
-                sandbox._take_reply()
+                sandbox._parse_reply()
 
 
 # ---- who may start it ------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def test_the_command_reads_source_as_python_does(tmp_path):
 
 
 def test_the_command_without_a_sandbox_has_no_verdict_and_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(bubblewrap, "_wheel", lambda: None)
+    monkeypatch.setattr(bubblewrap, "_find_wheel", lambda: None)
     monkeypatch.setattr(bubblewrap.shutil, "which", lambda *args, **kwargs: None)
     (tmp_path / "implementation.py").write_text(PLAIN, encoding="utf-8")
     (tmp_path / "suite.json").write_text(json.dumps(SUITE), encoding="utf-8")
@@ -386,8 +386,8 @@ def three():
     ("source", "words"),
     [
         ("import sys\ndef add(a, b):\n    sys.setprofile(print)\n", "traces the code around it"),
-        ("import sys\nsys.modules['json'] = None\n", "changes what imports give"),
-        ("import os\ndef add(a, b):\n    return os.pidfd_open(1)\n", "reaches for other processes"),
+        ("import sys\nsys.modules['json'] = None\n", "manipulates imports"),
+        ("import os\ndef add(a, b):\n    return os.pidfd_open(1)\n", "accesses other processes"),
     ],
 )
 def test_signs_in_the_source_name_a_failure(source, words):
@@ -444,7 +444,7 @@ CHEATS = {
         "r.CallInfo.from_call = classmethod(lambda c, f, when, reraise=None: made(c, lambda: None, when))\n"
         "def add(a, b):\n    return 0\n",
         "passed",
-        "knows of the tests' runner",
+        "refers to the test runner",
     ),
 }
 

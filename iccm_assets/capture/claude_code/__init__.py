@@ -1,0 +1,1 @@
+"""Import the transcripts of Claude Code."""

@@ -1,7 +1,7 @@
 """Store the sessions of Claude Code transcripts as conversations.
 
-Each file is merged into what is already stored of its sessions: files may come in any order, grow and come
-again, and only new content changes a row. (C2)
+Each file is merged into the stored sessions: files may arrive in any order, grow and be imported again, and
+only new content changes a row. (C2)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ ORIGIN = "claude-code"
 class ImportResult:
     """The result of importing one session. ``source``, ``requirements``: whether it has any.
 
-    ``state`` is `new`, `changed`, `unchanged`, `empty` (without a message), `other_origin` (captured another
-    way, not changed), `erased` or `refused` (see ``reason``). (C3)
+    ``state`` is `new`, `changed`, `unchanged`, `empty` (without a message), `other_origin` (captured
+    elsewhere, not changed), `erased` or `refused` (see ``reason``). (C3)
     """
 
     session_id: str
@@ -83,14 +83,14 @@ def _store(
     if row is not None and row.origin != ORIGIN:
         return ImportResult(session_id, "other_origin", row.id, len(new), reason=f"captured by {row.origin}")
     metadata = dict(row.metadata) if row is not None else {}
-    turns = merge_transcripts(_stored_turns(row.content, metadata) if row is not None else [], new)
+    turns = merge_transcripts(_parse_stored_turns(row.content, metadata) if row is not None else [], new)
     metadata = {key: value for key, value in metadata.items() if key not in {"cleaned", "redacted"}}
     content = [{"role": turn.role, "content": turn.content} for turn in turns]
     conversation = Conversation(
         session_id=session_id,
         messages=content,
         user_id=user_id,
-        timestamp=_accepted_at(turns),
+        timestamp=_get_accepted_at(turns),
         metadata={
             **metadata,
             "turns": [[turn.key, turn.timestamp and turn.timestamp.isoformat()] for turn in turns],
@@ -103,10 +103,10 @@ def _store(
 
 
 def _report(
-    conn: Connection, session_id: str, before: Any, conversation_id: int, content: list[Any], metadata: Any
+    conn: Connection, session_id: str, previous: Any, conversation_id: int, content: list[Any], metadata: Any
 ) -> ImportResult:
-    unchanged = before is not None and before.updated_at == _lock_row(conn, session_id).updated_at
-    state = "new" if before is None else "unchanged" if unchanged else "changed"
+    unchanged = previous is not None and previous.updated_at == _lock_row(conn, session_id).updated_at
+    state = "new" if previous is None else "unchanged" if unchanged else "changed"
     source, requirements = extract_source(content, metadata), extract_requirements(content, metadata)
     missing = [name for name, text in (("source", source), ("requirements", requirements)) if text is None]
     return ImportResult(
@@ -121,7 +121,7 @@ def _report(
 
 
 def _lock_row(conn: Connection, session_id: str) -> Any:
-    """The session's row, locked, unless it was erased; ``updated_at`` changes with every change of it."""
+    """Lock and load the session's row, unless it was erased; ``updated_at`` changes with every change."""
     return conn.execute(
         text(
             """
@@ -136,8 +136,8 @@ def _lock_row(conn: Connection, session_id: str) -> Any:
     ).one_or_none()
 
 
-def _stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
-    """The turns of a stored conversation; none where they are not those of an import."""
+def _parse_stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
+    """Parse the turns of a stored conversation; empty where it was not imported."""
     keys = metadata.get("turns")
     if not isinstance(content, list) or not isinstance(keys, list):
         return []
@@ -150,8 +150,8 @@ def _stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
         return []
 
 
-def _accepted_at(turns: list[Turn]) -> datetime | None:
-    """The time of the last requirements; in a session without any, of the last message."""
+def _get_accepted_at(turns: list[Turn]) -> datetime | None:
+    """Return the time of the last requirements, or of the last message in a session without any."""
     for turn in reversed(turns):
         if extract_requirements([{"role": turn.role, "content": turn.content}], {}) is not None:
             return turn.timestamp

@@ -1,7 +1,7 @@
 """Read Claude Code transcripts, one JSON object per line, into the turns of their sessions.
 
 Only messages between the developer and the assistant are read. Every other line is skipped and counted by
-its kind; a line that cannot be read is counted and never ends the file. (C2)
+its kind; a malformed line is counted and never stops the import. (C2)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 64 * 2**20
-# Inputs and outputs of tools are cut to this length; pictures and signatures are dropped.
+# Inputs and outputs of tools are truncated to this length; images and signatures are dropped.
 _MAX_TOOL_TEXT = 4000
 _MAX_DEPTH = 60
 _DROPPED_KEYS = {"data", "signature"}
 _PADDING = b"\0 \t\r\n"
-# What the program inserts as a message of the developer: commands and their output.
+# What Claude Code inserts as a message of the developer: commands and their output.
 _COMMANDS = (
     "<command-name>",
     "<command-message>",
@@ -77,9 +77,9 @@ def read_transcript(stream: BinaryIO, progress: Callable[[int], None] = lambda s
 
 
 def merge_transcripts(stored: list[Turn], new: list[Turn]) -> list[Turn]:
-    """The turns of both, each once, ordered by time; the result does not depend on the order of files.
+    """Merge turns, each once, ordered by time; the result does not depend on the order of files.
 
-    Of two forms of a turn the one with more blocks stays: an answer is written down as it arrives.
+    Of two versions of a turn the one with more blocks is retained: an answer is written as it arrives.
     """
     turns: dict[str, Turn] = {}
     for turn in [*stored, *new]:
@@ -120,7 +120,7 @@ class _Reader:
         turns = self.turns.setdefault(session, {})
         if not isinstance(message, Mapping):
             raise _Malformed("no_message")
-        role, content = message.get("role", entry["type"]), _content(message.get("content"))
+        role, content = message.get("role", entry["type"]), _parse_content(message.get("content"))
         if role not in {"user", "assistant"} or content is None:
             raise _Malformed("no_message")
         if not content:
@@ -132,10 +132,10 @@ class _Reader:
             if (session, uuid) in self._uuids:
                 return "repeated"
             self._uuids.add((session, uuid))
-        turn = Turn(_key(entry, message, role), self._time(session, entry), role, content)
-        return self._keep(turns, turn)
+        turn = Turn(_make_key(entry, message, role), self._message_time(session, entry), role, content)
+        return self._merge(turns, turn)
 
-    def _keep(self, turns: dict[str, Turn], turn: Turn) -> str | None:
+    def _merge(self, turns: dict[str, Turn], turn: Turn) -> str | None:
         """Add a turn, or extend the turn it continues: answers are streamed block by block."""
         known = turns.get(turn.key)
         if known is None:
@@ -144,11 +144,11 @@ class _Reader:
         elif known.content == turn.content:
             return "repeated"
         else:
-            turns[turn.key] = replace(known, content=_joined(known.content, turn.content))
+            turns[turn.key] = replace(known, content=_join_blocks(known.content, turn.content))
         return None
 
-    def _time(self, session: str, entry: dict[str, Any]) -> datetime | None:
-        """The time of a message; never before that of the messages above it in the file."""
+    def _message_time(self, session: str, entry: dict[str, Any]) -> datetime | None:
+        """Return the time of a message, never before that of the messages above it in the file."""
         times = [self._latest.get(session), _parse_time(entry.get("timestamp"))]
         latest = max((time for time in times if time is not None), default=None)
         if latest is not None:
@@ -157,7 +157,7 @@ class _Reader:
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Each line, and whether it is complete; only ``MAX_LINE_BYTES`` of a line are held in memory."""
+    """Yield each line and whether it is complete; only ``MAX_LINE_BYTES`` of a line are held in memory."""
     while line := stream.readline(MAX_LINE_BYTES):
         complete = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
         yield line, complete
@@ -179,7 +179,7 @@ def _parse_line(raw: bytes) -> dict[str, Any]:
 
 
 def _skip_reason(entry: dict[str, Any]) -> str | None:
-    """Why a line is no part of the conversation; None for one that is."""
+    """Return why a line is no part of the conversation; None for one that is."""
     kind: str = entry["type"]
     if kind not in {"user", "assistant"}:
         return kind[:40] if kind.isprintable() and kind else "unknown"
@@ -189,56 +189,56 @@ def _skip_reason(entry: dict[str, Any]) -> str | None:
     return next(flags, "synthetic" if synthetic else None)
 
 
-def _content(content: object) -> str | list[Any] | None:
-    """The stored part of a message's content; empty where nothing remains, None where it is no content."""
+def _parse_content(content: object) -> str | list[Any] | None:
+    """Return the part of a message's content to store; empty if nothing remains, None if it is no content."""
     if isinstance(content, str):
         return content if content.strip() else ""
     if not isinstance(content, list):
         return None
-    blocks = (_block(block) for block in content if isinstance(block, str | Mapping))
+    blocks = (_parse_block(block) for block in content if isinstance(block, str | Mapping))
     return [block for block in blocks if block]
 
 
-def _block(block: str | Mapping[str, Any]) -> Any:
+def _parse_block(block: str | Mapping[str, Any]) -> Any:
     if isinstance(block, str):
         block = {"type": "text", "text": block}
     if block.get("type") == "text":
         text = block.get("text")
         return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
-    return _shortened(block, 0)
+    return _shorten(block, 0)
 
 
-def _shortened(value: Any, depth: int) -> Any:
-    """Cut long texts in a block of a tool, and drop pictures and signatures."""
+def _shorten(value: Any, depth: int) -> Any:
+    """Truncate long texts in a block of a tool, and drop images and signatures."""
     if depth > _MAX_DEPTH:
         raise _Malformed("too_deep")
     if isinstance(value, Mapping):
-        return {key: _shortened(item, depth + 1) for key, item in value.items() if key not in _DROPPED_KEYS}
+        return {key: _shorten(item, depth + 1) for key, item in value.items() if key not in _DROPPED_KEYS}
     if isinstance(value, list):
-        return [_shortened(item, depth + 1) for item in value]
+        return [_shorten(item, depth + 1) for item in value]
     if not isinstance(value, str) or len(value) <= _MAX_TOOL_TEXT:
         return value
-    # Long texts end at a blank: half a secret would no longer look like one.
+    # Truncate at a space: half a secret would no longer look like one.
     cut = value[:_MAX_TOOL_TEXT]
     cut = cut[: max(cut.rfind(" "), cut.rfind("\n"), 0)]
-    return f"{cut}\n[… {len(value) - len(cut)} characters left out]"
+    return f"{cut}\n[… {len(value) - len(cut)} characters omitted]"
 
 
 def _is_command(content: str | list[Any]) -> bool:
-    texts = [_own_text(block) for block in _blocks(content)]
+    texts = [_block_text(block) for block in _blocks(content)]
     return all(text is not None and text.lstrip().startswith(_COMMANDS) for text in texts)
 
 
-def _own_text(block: Any) -> str | None:
+def _block_text(block: Any) -> str | None:
     return block.get("text") if block.get("type") == "text" else None
 
 
-def _joined(known: str | list[Any], more: str | list[Any]) -> list[Any]:
-    """Blocks of both; a known block is not added, a continued one replaces its beginning."""
+def _join_blocks(known: str | list[Any], more: str | list[Any]) -> list[Any]:
+    """Join the blocks of both; a known block is not added, a continued one replaces its beginning."""
     blocks = [*_blocks(known)]
     for block in _blocks(more):
-        text = _own_text(block) or ""
-        continued = (n for n, old in enumerate(blocks) if text.startswith(_own_text(old) or "\0"))
+        text = _block_text(block) or ""
+        continued = (n for n, old in enumerate(blocks) if text.startswith(_block_text(old) or "\0"))
         if block in blocks:
             continue
         position = next(continued, len(blocks))
@@ -250,7 +250,7 @@ def _blocks(content: str | list[Any]) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def _key(entry: dict[str, Any], message: Mapping[str, Any], role: str) -> str:
+def _make_key(entry: dict[str, Any], message: Mapping[str, Any], role: str) -> str:
     """Identify an answer by its own id, over all its lines; any other message by its line's.
 
     Lines without either are identified by content and time. A digest, so that no rule takes it for a secret.

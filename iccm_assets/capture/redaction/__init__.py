@@ -1,0 +1,1 @@
+"""Redact secrets and personal data from texts."""

@@ -1,6 +1,6 @@
-"""Secrets that only the text before them gives away: ``DB_PASSWORD=…``, "the password is …".
+"""Find secrets identified only by a keyword before them: ``DB_PASSWORD=…``, "the password is …".
 
-The name tells what the value may be, its quotes or place tell where it ends, and the value itself has to
+The keyword determines the kind, quotes or context determine the end of the value, and the value itself has to
 look like a secret: ordinary words, names of other variables, types and templates do not. (C4)
 """
 
@@ -32,19 +32,19 @@ _WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key"
 _KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
 # A flat alternation of literals: the regex engine skips to their first letters.
 _NAME = re.compile("|".join(map(re.escape, sorted(_KINDS, key=len, reverse=True))))
-# "key" alone is the key of a table; these make it the key of a lock.
-_LOCK = re.compile(
+# "key" alone is usually the key of a table; after these words it is a secret.
+_SECRET_KEY_PREFIX = re.compile(
     r"(?:api|app|access|secret|private|signing|encryption|account|master|auth|service|licen[sc]e|deploy|session"
     r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
     r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=_))[-_ ]?(?:access[-_ ]?)?$"
 )
-# What is about a secret, and is none: its file, its length, its header.
-_ABOUT = re.compile(
+# Suffixes of names that describe a secret and hold none: its file, its length, its header.
+_DESCRIPTIVE_SUFFIX = re.compile(
     r"s?[-_]?(?:file|path|dir|url|uri|name|type|count|len|size|limit|field|format|expir|ttl|policy|prompt|label|hint"
     r"|error|message|regex|pattern|rule|min|max|hasher|iz|list|index|kind|class|manager|version|scheme|algo"
     r"|endpoint|col|ids?(?![a-z])|at(?![a-z])|func|provider|store|reset|valid|check)"
 )
-_OTHER_KEYS = re.compile(
+_OTHER_KEY_PREFIX = re.compile(
     r"(?:primary|foreign|public|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
     r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
     r"|map|meta|registry|hot|short|arrow|natural)[-_ ]?$"
@@ -65,10 +65,10 @@ _ASSIGN = re.compile(
 _QUOTED = re.compile(
     r"[rbfuRBFU]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
 )
-_TO_BLANK = re.compile(r"[^\s\"'`<>]{1,500}")
+_TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
-_SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # words of prose, too
+_SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
@@ -92,7 +92,7 @@ _TEMPLATE = re.compile(
     r"[<{(\[\\]|\*\*|\$[{(A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
-_TELLING = re.compile(
+_EXPLANATORY = re.compile(
     r"(?i)passw|pwd|secret|token|key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
 )
 _SPECIAL = re.compile(r"[!#$%^&*?~+@|]")
@@ -105,7 +105,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def find_keyword_secrets(text: str) -> Iterator[Span]:
-    """The secrets of a text that their names give away, ordered and disjoint."""
+    """Find the secrets of a text that keywords identify, ordered and disjoint."""
     lower, end = _lower(text), 0
     for match in _NAME.finditer(lower):
         if match.start() >= end and (secret := _find_value(text, lower, match)) is not None:
@@ -114,24 +114,24 @@ def find_keyword_secrets(text: str) -> Iterator[Span]:
 
 
 def classify_key(name: str) -> str | None:
-    """The kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None for the name of no secret."""
+    """Return the kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None if it is no secret's."""
     lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
-    return next(filter(None, (_kind(lower, match) for match in _NAME.finditer(lower))), None)
+    return next(filter(None, (_classify_stem(lower, match) for match in _NAME.finditer(lower))), None)
 
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
-    """Whether a value, of a name of this kind, looks like a secret: no word, name or template."""
+    """Whether a value with a name of this kind looks like a secret: no word, name or template."""
     if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _is_reference(value):
         return False
     if kind == "PASSWORD":
         return _is_password(value, quoted)
-    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _namelike(value):
+    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _is_name_like(value):
         return False
     return _has_digit(value) or is_keyboard_mash(value)
 
 
 def _is_reference(value: str) -> bool:
-    """Templates, names of algorithms and types, URLs and paths."""
+    """Whether a value is a template, the name of an algorithm or type, a URL or a path."""
     if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value):
         return True
     return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and has_high_entropy(value))
@@ -143,7 +143,7 @@ def _has_digit(value: str) -> bool:
 
 def _is_password(value: str, quoted: bool) -> bool:
     if _WORDS.fullmatch(value):
-        single = value.isalpha() and value.isascii() and not _TELLING.search(value)
+        single = value.isalpha() and value.isascii() and not _EXPLANATORY.search(value)
         return single and ((quoted and len(value) >= 8) or is_keyboard_mash(value))
     if " " in value:
         return quoted and _is_passphrase(value)
@@ -155,38 +155,38 @@ def _is_passphrase(value: str) -> bool:
     return short and _has_digit(value) and not _NAMELIKE.fullmatch(value)
 
 
-def _namelike(value: str) -> bool:
-    """Words and small numbers: what variables, options and messages are made of."""
+def _is_name_like(value: str) -> bool:
+    """Whether a value consists of words and small numbers, as variables, options and messages do."""
     return _NAMELIKE.fullmatch(value) is not None and not (has_high_entropy(value) or is_keyboard_mash(value))
 
 
-def _is_ordinary(value: str, kind: str, telling: object) -> bool:
-    """Whether a namelike value is no secret; a ``telling`` context makes one word a password."""
-    return _namelike(value) and not (kind == "PASSWORD" and telling and _ONE_WORD.fullmatch(value))
+def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
+    """Whether a namelike value is no secret; an ``explicit`` context makes one word a password."""
+    return _is_name_like(value) and not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value))
 
 
 def _lower(text: str) -> str:
-    """Lower case, every letter in its place."""
+    """Return the text in lower case, with every letter at its position."""
     lower = text.lower()
     return lower if len(lower) == len(text) else text.translate(_LOWER)
 
 
-def _kind(lower: str, name: re.Match[str]) -> str | None:
-    """The kind of secret that the name around this stem is the name of."""
+def _classify_stem(lower: str, name: re.Match[str]) -> str | None:
+    """Return the kind of secret that the name around this stem denotes; None for no secret."""
     stem, before = name[0], lower[max(0, name.start() - 24) : name.start()]
     after = lower[name.end() : name.end() + 1]
     if stem == "key":
-        whole = _LOCK.search(before) and not after.isalpha()
+        whole = _SECRET_KEY_PREFIX.search(before) and not after.isalpha()
     else:
         whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
-    if not whole or _ABOUT.match(lower, name.end()) or _OTHER_KEYS.search(before):
+    if not whole or _DESCRIPTIVE_SUFFIX.match(lower, name.end()) or _OTHER_KEY_PREFIX.search(before):
         return None
     aws = "aws" in before and ("secret" in before or stem == "secret")
     return "AWS_SECRET_KEY" if aws else _KINDS[stem]
 
 
 def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
-    kind = _kind(lower, name)
+    kind = _classify_stem(lower, name)
     if kind is None:
         return None
     sign = _ASSIGN.match(text, _REST_OF_NAME.match(text, name.end()).end())  # type: ignore[union-attr]
@@ -196,19 +196,19 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
-        return _quoted(quoted, sign, kind)
+        return _find_quoted(quoted, sign, kind)
     before = lower[max(0, name.start() - 100) : name.start()]
-    return _bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
+    return _find_bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
 
 
 def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
-    """``<PASSWORD>`` without an end tag behind it."""
+    """Whether this is ``<PASSWORD>`` without an end tag after it."""
     return (
         text[name.start() - 1 : sign.end()].isupper() and "</" not in text[sign.start() : sign.start() + 500]
     )
 
 
-def _quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None:
+def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None:
     group = "x" if value["x"] is not None else "y"
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
     if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
@@ -216,8 +216,8 @@ def _quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None
     return *value.span(group), kind
 
 
-def _bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> Span | None:
-    """A value without quotes: where it is an assignment of a line it extends to the next blank."""
+def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> Span | None:
+    """Find a value without quotes; in an assignment on a line of its own it extends to the next space."""
     if sign["call"] or sign["eq"] in {"==", "!=", "->"}:
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
@@ -234,9 +234,9 @@ def _is_argument(sign: re.Match[str], before: str) -> bool:
     return bool(_ARGUMENT.search(before) or sign["xml"] or sign["value"])
 
 
-def _bare_value(text: str, sign: re.Match[str], env: bool, to_blank: bool) -> str:
-    """The text behind the sign as far as it can be a value; '' where it is program code."""
-    match = (_TO_BLANK if to_blank else _BARE).match(text, sign.end())
+def _bare_value(text: str, sign: re.Match[str], env: bool, to_space: bool) -> str:
+    """Return the text after the sign as far as it can be a value; '' where it is program code."""
+    match = (_TO_SPACE if to_space else _BARE).match(text, sign.end())
     if match is None or (not env and _CODE.match(text, sign.end())):
         return ""
     # An escaped line end, in JSON or in program text, ends the value too.
@@ -244,15 +244,15 @@ def _bare_value(text: str, sign: re.Match[str], env: bool, to_blank: bool) -> st
 
 
 def _is_env_value(value: str) -> bool:
-    """In a ``.env`` line almost everything behind the name of a secret is one."""
+    """Whether a ``.env`` line holds a secret: after the name of one, almost every value is."""
     return len(value) >= 6 and not (_TEMPLATE.match(value) or _URL.match(value) or value.isupper())
 
 
 def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> bool:
-    """Without quotes the surroundings decide, too: in program text the value may be another name."""
-    telling = sure or sign["prose"] or sign["eq"] == "："
-    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, telling):
+    """Whether an unquoted value is a secret; the context decides, too: in code it may be another name."""
+    explicit = sure or sign["prose"] or sign["eq"] == "："
+    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, explicit):
         return False
     if sign["space"] and not sure and not _has_digit(value):
         return False
-    return bool(telling) or kind == "API_KEY" or not _VARIABLE.fullmatch(value)
+    return bool(explicit) or kind == "API_KEY" or not _VARIABLE.fullmatch(value)

@@ -1,4 +1,4 @@
-"""Personal data with a pattern, checked where it can be: addresses, phone and card numbers, accounts. (C4)"""
+"""Rules for personal data: e-mail and IP addresses, phone, card and account numbers. (C4)"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def luhn_valid(number: str) -> bool:
     return len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-# Number of digits: (first, last) of the issued ranges, by as many leading digits as these have.
+# Length: issued ranges (first, last), compared with as many leading digits as these have.
 _CARD_RANGES = {
     13: ((4, 4),),
     14: ((300, 305), (36, 36), (38, 39)),
@@ -37,7 +37,7 @@ _CARD_RANGES = {
 
 
 def is_card_number(text: str) -> bool:
-    """Whether this is a number of a range and a length that is issued, with its check digit."""
+    """Whether this is a number of an issued range and length, with a valid check digit."""
     digits = "".join(character for character in text if character.isdecimal())
     ranges = _CARD_RANGES.get(len(digits), ())
     issued = any(first <= int(digits[: len(str(first))]) <= last for first, last in ranges)
@@ -52,12 +52,12 @@ def is_iban(text: str) -> bool:
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
 
-def _mail(match: re.Match[str]) -> bool:
+def _is_email(match: re.Match[str]) -> bool:
     local, _, domain = match[0].replace("%40", "@").rpartition("@")
     return domain.rsplit(".", 1)[-1].lower() not in _FILES and not (local == "git" and domain.count(".") == 1)
 
 
-def _ip4(match: re.Match[str]) -> bool:
+def _is_ipv4(match: re.Match[str]) -> bool:
     text = match.string
     try:
         address = ipaddress.IPv4Address(match[0])
@@ -68,10 +68,10 @@ def _ip4(match: re.Match[str]) -> bool:
         return False
     if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and match[0].endswith(".0"):
         return False  # a network, no person's address
-    return len(match[0]) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may count anything
+    return len(match[0]) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may be a version
 
 
-def _ip6(match: re.Match[str]) -> bool:
+def _is_ipv6(match: re.Match[str]) -> bool:
     try:
         address = ipaddress.IPv6Address(match[0])
     except ValueError:
@@ -81,11 +81,11 @@ def _ip6(match: re.Match[str]) -> bool:
     return not address.is_loopback and (match[0].count(":") == 7 or issued is not None)
 
 
-def _phone(match: re.Match[str]) -> bool:
+def _is_phone(match: re.Match[str]) -> bool:
     return 8 <= sum(map(str.isdecimal, match[0])) <= 15 and re.fullmatch(r"\+\d+\.\d+", match[0]) is None
 
 
-def _called_phone(match: re.Match[str]) -> bool:
+def _is_labelled_phone(match: re.Match[str]) -> bool:
     date_or_version = re.match(r"\d{4}-\d\d-\d\d|(?:\d+\.){3}\d", match["x"])
     return 7 <= sum(map(str.isdecimal, match["x"])) <= 15 and date_or_version is None
 
@@ -97,7 +97,7 @@ PII_RULES = (
             r"(?:(?<![\w.+%-])|(?<=\\[nrt])|(?<=%[2-3][0-9A-F]))[\w.+'-]{0,63}[\w+](?:@|%40)"
             r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-]|\()"
         ),
-        holds=_mail,
+        holds=_is_email,
         gate=re.compile(r"(?:@|%40)[^\W_]"),
     ),
     RedactionRule(
@@ -121,16 +121,16 @@ PII_RULES = (
     RedactionRule(
         "IP",
         re.compile(r"\d(?:(?<![\w.]\d)|(?<=\\[nrt]\d))\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w]|\.\d)"),
-        holds=_ip4,
+        holds=_is_ipv4,
     ),
     RedactionRule(
         "IP",
         re.compile(r"(?:(?<![\w:.])|(?<=\\[nrt]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,34}(?![\w:])"),
-        holds=_ip6,
+        holds=_is_ipv6,
         gate=re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]"),
     ),
     RedactionRule("SSN", re.compile(r"[0-8](?<![\w.-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")),
-    # A number that is called one.
+    # A number with a label such as "tel".
     RedactionRule(
         "PHONE",
         re.compile(
@@ -140,12 +140,12 @@ PII_RULES = (
             r"(?:efon\w{0,10}|éfono)?(?:[ _-]?(?:number|Number|nummer|no|nr|me at|us at))?"
             r"[\"']?\.?\s{0,2}[:=]?\s{0,3}[\"'(]?(?P<x>[+(]{0,2}\d[\d ()./-]{5,22}\d)(?![\w.])"
         ),
-        holds=_called_phone,
+        holds=_is_labelled_phone,
     ),
     RedactionRule(
         "PHONE",
         re.compile(r"\+(?:(?<![\w+]\+)|(?<=\\[nrt]\+))[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?!\w)"),
-        holds=_phone,
+        holds=_is_phone,
     ),
     RedactionRule(
         "PHONE", re.compile(r"\((?:(?<!\w\()|(?<=\\[nrt]\())\d{3}\)[ -]?\d{3}[-. ]\d{4}(?![\w-]|\.\d)")
@@ -168,6 +168,6 @@ PII_RULES = (
     RedactionRule(
         "PHONE",
         re.compile(r"00(?:(?<![\w./#-]00)|(?<=\\[nrt]00))[1-9]\d{0,2}(?:[ /-]\d{2,5}){2,5}(?![\w./-])"),
-        holds=_phone,
+        holds=_is_phone,
     ),
 )

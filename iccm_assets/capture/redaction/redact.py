@@ -26,12 +26,12 @@ from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, TOKEN
 from iccm_assets.settings import Settings
 
 _MIN_LENGTH = 6
-# Replacing may bring two halves together; a text settles after one more round, hostile ones after a few.
+# A replacement may join two halves of a secret; most texts need one more round, hostile ones a few.
 _MAX_ROUNDS = 6
 _MAX_REMEMBERED = 500
 
-# Detectors of detect-secrets whose matches have a shape of their own, and what a text must hold for them;
-# the guessing ones (entropy, keywords) match ordinary code, npm's takes quadratic time.
+# Detectors of detect-secrets for tokens of known shape, and what a text must contain for them to run. The
+# others guess (entropy, keywords) and match ordinary code; npm's takes quadratic time.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "AWS_ACCESS_KEY", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS")),
     ("azure_storage_key", "AzureStorageKeyDetector", "AZURE_KEY", ("AccountKey=",)),
@@ -51,20 +51,20 @@ _DETECTORS = (
 
 
 def make_redactor(settings: Settings) -> Callable[[str], str]:
-    """The function for a text that is stored alone: ``redact``, or nothing (``ICCM_CAPTURE__REDACT``)."""
+    """Return ``redact``, or a function that changes nothing, as ``ICCM_CAPTURE__REDACT`` says."""
     return redact if settings.capture.redact else str
 
 
 def redact(text: str) -> str:
-    """The text with secrets and personal data replaced; redacting it again changes nothing."""
+    """Return the text with secrets and personal data replaced; redacting it again changes nothing."""
     return _redact(text, lambda secret: None)
 
 
 def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
-    """A JSON value with all its texts redacted, and the number of its placeholders by kind.
+    """Return a JSON value with all its texts redacted, and the number of its placeholders by kind.
 
-    A key gives its value away (``{"password": "…"}``), and a password that its surroundings gave away in
-    one text is replaced in all of them, so that source, tests and metadata still agree.
+    A key can identify its value as a secret (``{"password": "…"}``), and a password that is identified in one
+    text is replaced in all of them, so that source, tests and metadata still agree.
     """
     document = _DocumentRedactor()
     redacted = document.redact(value, None)
@@ -83,9 +83,9 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
 
 
 def pseudonymize_user_id(user_id: str | None, settings: Settings) -> str | None:
-    """The id a user is stored under: one that holds personal data becomes a pseudonym, always the same.
+    """Return the id under which a user is stored: an id with personal data becomes a constant pseudonym.
 
-    Lookups of a user by id (erasure, limits) use this one.
+    Lookups of a user by id (erasure, limits) use this id.
     """
     if user_id is None or make_redactor(settings)(user_id) == user_id:
         return user_id
@@ -101,7 +101,7 @@ def _redact(text: str, remember: OnMatch) -> str:
 
 
 def _redact_once(text: str, remember: OnMatch) -> str:
-    for rule in (*TOKEN_RULES, *_IN_PLACE):
+    for rule in (*TOKEN_RULES, *_CONTEXT_RULES):
         text = rule.apply(text, remember)
     for detector, kind, hints in _detectors():
         if any(hint in text for hint in hints):
@@ -125,7 +125,7 @@ class _DocumentRedactor:
         self._redacted: dict[tuple[str, str | None], str] = {}
 
     def redact(self, value: Any, name: str | None) -> Any:
-        """The value with its texts redacted; ``name`` is the key it stands under."""
+        """Return the value with its texts redacted; ``name`` is its key."""
         if isinstance(value, str):
             return self._redact_text(value, name)
         if isinstance(value, Mapping):
@@ -151,14 +151,14 @@ class _DocumentRedactor:
         return self._redacted[text, kind]
 
     def _remember(self, secret: str, kind: str = "PASSWORD") -> None:
-        """Only what is no word may be replaced wherever it stands."""
+        """Remember a secret to replace it everywhere, unless it is a word, which other texts use, too."""
         word = secret.isalpha() or secret.isdecimal() or "<" in secret
         if len(secret) >= _MIN_LENGTH and not word:
             self.remembered.setdefault(secret, kind)
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of these pairs; keys that became equal are numbered, so that no value is lost."""
+    """Build an object of these pairs; keys that became equal are numbered, so that no value is lost."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         names = itertools.chain([key], (f"{key} {number}" for number in itertools.count(2)))
@@ -184,8 +184,8 @@ def _detectors() -> Sequence[tuple[Any, str, tuple[str, ...]]]:
     ]
 
 
-# Secrets given away by their place: a URL, a header, a command line.
-_IN_PLACE = (
+# Secrets identified by their context: a URL, a header, a command line.
+_CONTEXT_RULES = (
     RedactionRule(
         "PASSWORD",
         re.compile(
@@ -274,7 +274,7 @@ _IN_PLACE = (
 
 _PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]{1,30})>")
 _KINDS = frozenset(
-    [rule.kind for rule in (*TOKEN_RULES, HIGH_ENTROPY_RULE, *_IN_PLACE, *PII_RULES)]
+    [rule.kind for rule in (*TOKEN_RULES, HIGH_ENTROPY_RULE, *_CONTEXT_RULES, *PII_RULES)]
     + [kind for _, _, kind, _ in _DETECTORS]
     + ["PASSWORD", "API_KEY", "TOKEN", "SECRET", "AWS_SECRET_KEY"]
 )

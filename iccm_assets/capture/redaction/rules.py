@@ -1,4 +1,4 @@
-"""A pattern whose matches are replaced by a placeholder, and its application to a text. (C4)"""
+"""Redaction rules: patterns whose matches are replaced by a placeholder. (C4)"""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RedactionRule:
     """``pattern`` (its group ``x``, else the whole) becomes ``<kind>`` where ``holds`` is true.
 
     ``hints`` are texts of which one must occur, case-sensitively, and ``gate`` a simpler pattern that must
-    match, for the pattern to be tried: searching for them is much quicker. ``remember``: a match without a
-    shape of its own, so it is also replaced where nothing around it identifies it.
+    match, for the pattern to be tried: searching for them is much faster. ``remember``: report the match, so
+    that it is also replaced where nothing around it identifies it.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class RedactionRule:
     gate: re.Pattern[str] | None = None
 
     def apply(self, text: str, remember: OnMatch) -> str:
-        """The text with this rule's matches replaced."""
+        """Return the text with this rule's matches replaced."""
         if self.hints and not any(hint in text for hint in self.hints):
             return text
         if self.gate is not None and not self.gate.search(text):
@@ -54,7 +54,7 @@ def replace_spans(text: str, spans: Iterable[Span]) -> str:
 
 
 def at_word_start(literal: str) -> str:
-    """A pattern for ``literal`` where a word may begin: not inside one, but behind an escaped line end.
+    """Return a pattern for ``literal`` at the start of a word, or after an escaped line end.
 
     The literal comes first and what precedes it is tested afterwards, so that the regex engine can skip to
     it instead of trying every position.
