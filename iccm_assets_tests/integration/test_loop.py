@@ -104,7 +104,8 @@ def test_materializing_the_days_again_changes_no_row(platform: Platform) -> None
     before = platform.rows(query)
     days = sorted({str(row[2]) for row in before})
     script = (
-        "from datetime import date; from iccm_assets.cli.run_job import run_daily_data; day = date.fromisoformat;"
+        "from datetime import date; from iccm_assets.cli.run_job import run_daily_data;"
+        "day = date.fromisoformat;"
         f"assert run_daily_data(day('{days[0]}'), day('{days[-1]}'), title='again').success"
     )
     done = run([sys.executable, "-c", script], platform.environment, 280)
