@@ -686,9 +686,9 @@ HOSTILE: list[Hostile] = [
         "hunting by import",
         "error",
         """
-        from iccm_assets.judging import judge
+        from iccm_assets.suites import suite_runner
         def add(a, b):
-            return judge.EXPECTED
+            return suite_runner.EXPECTED
         """,
     ),
     # ---- time, memory, processes, output
