@@ -44,11 +44,6 @@ class LiveScoringReport:
         )
 
 
-def count_live_responses(engine: sa.Engine) -> int:
-    """Count the answers that `score_live_responses` would score now."""
-    return count_rows(engine, unscored_live_responses())
-
-
 def score_live_responses(
     engine: sa.Engine,
     orchestra: Orchestra,
@@ -82,4 +77,5 @@ def score_live_responses(
             break
     with engine.connect() as conn:
         arms = load_arm_metrics(conn, now(conn) - _METRICS_WINDOW)
-    return LiveScoringReport(report, count_live_responses(engine), time.monotonic() - started, arms)
+    remaining = count_rows(engine, unscored_live_responses())
+    return LiveScoringReport(report, remaining, time.monotonic() - started, arms)

@@ -34,7 +34,6 @@ from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
 from iccm_assets.scoring.scoring_queue import (
     RowClaims,
     claim_rows,
-    count_rows,
     row_version,
     unscored_requirements,
 )
@@ -221,11 +220,6 @@ def _report(score: Score) -> ScoringReport:
 
 # What to do with a group of rows: score the task, or store this score, which needs no request.
 _Work = ScoringTask | tuple[Score, ScoringReport]
-
-
-def count_unscored(engine: sa.Engine, days: tuple[date, date] | None = None) -> int:
-    """Count the requirements rows that `score_unscored` would score; ``days`` as there."""
-    return count_rows(engine, unscored_requirements(days))
 
 
 def score_unscored(

@@ -13,7 +13,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import live_scoring_job
 from iccm_assets.defs.automation.schedules import live_scoring_schedule
 from iccm_assets.settings import Settings
-from iccm_assets_tests.scoring.test_live_scoring import served, stored
+from iccm_assets_tests.scoring.factories import load_model_rows, serve_request
 
 TEXT = "The function `f` shall take `x`.\nIt shall return 2 times `x`."
 
@@ -36,7 +36,7 @@ def test_the_schedule_says_how_much_there_is_to_score(
     instance: dg.DagsterInstance,
 ) -> None:
     assert tick(platform, instance).skip_message == "0 responses with tests are waiting for a score"
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     assert len(tick(platform, instance).run_requests) == 1
     at_work = create_run_for_test(instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED)
     said = tick(platform, instance).skip_message
@@ -49,14 +49,14 @@ def test_the_job_scores_and_tells_its_story(
     platform: resources.PlatformResource,
     instance: dg.DagsterInstance,
 ) -> None:
-    served(engine, settings, "r", "s", text=TEXT)
+    serve_request(engine, settings, "r", "s", text=TEXT)
     result = live_scoring_job.execute_in_process(
         instance=instance,
         resources={"platform": platform},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     assert result.success
-    assert stored(engine)["r"].scored_at is not None
+    assert load_model_rows(engine)["r"].scored_at is not None
     [seen] = [one for one in result.all_events if one.event_type_value == "ASSET_OBSERVATION"]
     told = seen.asset_observation_data.asset_observation
     assert told.asset_key == dg.AssetKey("deployed_model_version")

@@ -23,12 +23,13 @@ from iccm_assets.errors import InputError, OrchestraError
 from iccm_assets.scoring import scoring
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, load_orchestra
 from iccm_assets.scoring.scoring import ScoringTask, score_texts, score_unscored
+from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import EndpointSettings, Settings, get_settings
 from iccm_assets.simulation.reconstructors import RECONSTRUCTORS
 from iccm_assets.simulation.reconstructors.fault_injection import FAULTS
 from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, MockEndpoint
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.scoring.test_stored_scores import converse
+from iccm_assets_tests.scoring.factories import put_conversation
 
 SUITE = {
     "kind": "cases",
@@ -64,7 +65,7 @@ def load_rows(engine: sa.Engine) -> dict[str, dict[str, Any]]:
 def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, settings: Settings) -> None:
     texts = [text(number) for number in range(104)]
     for number, requirements in enumerate(texts):
-        converse(engine, settings, f"s{number}", suite=SUITE, text=requirements)
+        put_conversation(engine, settings, f"s{number}", suite=SUITE, text=requirements)
     # The number in a text is out of the suite's reach: texts of one phrase score alike.
     tasks = [ScoringTask(requirements, parse_suite(SUITE)) for requirements in texts[: len(PHRASES)]]
     scores = score_texts(tasks, load_orchestra("builtin", 2), settings)
@@ -113,7 +114,7 @@ def count_requests(endpoint: MockEndpoint) -> int:
 
 def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, settings: Settings) -> None:
     for number in range(5):
-        converse(engine, settings, f"s{number}", suite=SUITE, text=text(number))
+        put_conversation(engine, settings, f"s{number}", suite=SUITE, text=text(number))
     limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
     with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as failing:
         spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{failing.url}#guessing"
@@ -128,8 +129,12 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
         assert {row["evidence"]["attempts"] for row in again} == {2}
         assert {row["id"]: row["scored_at"] for row in again} == first, "nothing a filter reads has changed"
 
-        assert scoring.count_unscored(engine) == 0, "twice in a row is enough: the third time has to wait"
-        assert scoring.count_unscored(engine, DAY) == 5, "a day asked for by name waits for nothing"
+        assert count_rows(engine, unscored_requirements()) == 0, (
+            "twice in a row is enough: the third time has to wait"
+        )
+        assert count_rows(engine, unscored_requirements(DAY)) == 5, (
+            "a day asked for by name waits for nothing"
+        )
         failing.config.faults = {}
         # The same as moving the platform's clock on by the wait.
         with engine.begin() as conn:
@@ -142,13 +147,13 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
         report = score_unscored(engine, load_orchestra(spec, 3, limits), settings)
         assert (report.scored, count_requests(alive), count_requests(failing)) == (5, 10, 15)
     assert {row["evidence"] is None for row in load_rows(engine).values()} == {True}
-    assert scoring.count_unscored(engine, DAY) == 0
+    assert count_rows(engine, unscored_requirements(DAY)) == 0
 
 
 def test_another_orchestra_reuses_no_answers_and_leaves_no_old_rows(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    converse(engine, settings, "s", suite=SUITE, text=text(0))
+    put_conversation(engine, settings, "s", suite=SUITE, text=text(0))
     with MockEndpoint() as alive:
         dead = "openai:http://127.0.0.1:9/v1#strict"
         limits = EndpointSettings(retries=0)
@@ -164,10 +169,10 @@ def test_another_orchestra_reuses_no_answers_and_leaves_no_old_rows(
 
 
 def test_an_inconclusive_score_of_another_cause_is_not_retried(engine: sa.Engine, settings: Settings) -> None:
-    converse(engine, settings, "s", suite=SUITE, text=text(0))
+    put_conversation(engine, settings, "s", suite=SUITE, text=text(0))
     small = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
     assert score_unscored(engine, small, settings).inconclusive == 1
-    assert scoring.count_unscored(engine, DAY) == 0
+    assert count_rows(engine, unscored_requirements(DAY)) == 0
 
 
 SCORER = """
@@ -196,7 +201,7 @@ def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_th
 ) -> None:
     count = 40
     for number in range(count):
-        converse(
+        put_conversation(
             engine, settings, f"s{number}", suite=ONE_CASE, text=text(0).replace("100", str(1000 + number))
         )
     environment = {

@@ -5,40 +5,34 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
-from iccm_assets.gateway.spool_records import RequestOutcome, outcome_record, response_record
 from iccm_assets.reporting.arm_metrics import load_arm_metrics
 from iccm_assets.scoring import scoring
-from iccm_assets.scoring.live_scoring import count_live_responses, score_live_responses
+from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, Reconstruction
-from iccm_assets.scoring.scoring_queue import claim_rows, unscored_live_responses
+from iccm_assets.scoring.scoring_queue import (
+    claim_rows,
+    count_rows,
+    unscored_live_responses,
+    unscored_requirements,
+)
 from iccm_assets.settings import Settings
-from iccm_assets_tests.scoring.test_stored_scores import converse
-
-SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [3], "expect": 6}]}
-SOURCE = "def f(x):\n    return 2 * x\n"
-NOW = datetime.now(UTC)
-
-
-def make_text(number: object) -> str:
-    return f"The function `f` shall return twice its argument. It shall be number {number}."
-
-
-def orchestra(on_read: Callable[[str], Any] = lambda text: None) -> Orchestra:
-    def read(text: str) -> str:
-        on_read(text)
-        return "def f(x):\n    return 2 * x\n"
-
-    return Orchestra((LocalReconstructor("a", read), LocalReconstructor("b", read)), quorum=2)
+from iccm_assets_tests.scoring.factories import (
+    NOW,
+    SOURCE,
+    load_model_rows,
+    make_orchestra,
+    make_text,
+    put_conversation,
+    serve_request,
+)
 
 
 class UnavailableMember:
@@ -66,81 +60,34 @@ def rollout(engine: sa.Engine) -> int:
         return int(conn.execute(opened.returning(t.rollouts.c.id)).scalar_one())
 
 
-def served(
-    engine: sa.Engine,
-    settings: Settings,
-    request: str,
-    session: str,
-    *,
-    text: str | None = None,
-    tests: object = SUITE,
-    rollout: int | None = None,
-    arm: str = "production",
-    status: str = "ok",
-    minutes_ago: float = 10,
-) -> None:
-    """Store a request as the gateway does."""
-    from iccm_assets.gateway.persistence import store_records
-
-    arm_served = None if status in ("error", "timeout") else "production" if status == "fallback" else arm
-    outcome = RequestOutcome(
-        request_id=request,
-        session_id=session,
-        user_id=None,
-        rollout_id=rollout,
-        assigned_arm=arm,
-        arm=arm_served,
-        model_version="v2" if arm_served == "canary" else "v1",
-        status=status,
-        error=None,
-        latency_ms=100.0,
-        output_tokens=10,
-        created_at=NOW - timedelta(minutes=minutes_ago),
-    )
-    if arm_served is None:
-        record = outcome_record(outcome, settings)
-    else:
-        text = make_text(request) if text is None else text
-        record = response_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
-    with engine.begin() as conn:
-        store_records(conn, [record], settings)
-
-
-def stored(engine: sa.Engine) -> dict[str, Any]:
-    r = t.requirements.c
-    with engine.connect() as conn:
-        rows = conn.execute(sa.select(t.requirements).where(r.kind == "model"))
-        return {row.request_id: row for row in rows}
-
-
 def test_only_gateway_answers_with_tests_are_scored(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "with", "s1")
-    served(engine, settings, "without", "s2", tests=None)
-    converse(engine, settings, "not live")
-    assert count_live_responses(engine) == 1
+    serve_request(engine, settings, "with", "s1")
+    serve_request(engine, settings, "without", "s2", tests=None)
+    put_conversation(engine, settings, "not live")
+    assert count_rows(engine, unscored_live_responses()) == 1
     progress: list[int] = []
-    report = score_live_responses(engine, orchestra(), settings, progress=progress.append)
+    report = score_live_responses(engine, make_orchestra(), settings, progress=progress.append)
     assert (report.scored.scored, report.remaining, sum(progress)) == (1, 0, 1)
-    row = stored(engine)["with"]
+    row = load_model_rows(engine)["with"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (1.0, 0.0, 1.0)
     assert row.scored_at is not None and row.judge_version == scoring.JUDGE_VERSION
-    assert stored(engine)["without"].scored_at is None
-    assert scoring.count_unscored(engine) == 2  # accepted texts are scored by the daily pass
-    again = score_live_responses(engine, orchestra(), settings).scored
+    assert load_model_rows(engine)["without"].scored_at is None
+    assert count_rows(engine, unscored_requirements()) == 2  # accepted texts are scored by the daily pass
+    again = score_live_responses(engine, make_orchestra(), settings).scored
     assert (again.scored, again.inconclusive, again.invalid_suites) == (0, 0, 0)
 
 
 def test_first_answers_of_sessions_come_first_and_those_of_the_live_rollout_before_others(
     engine: sa.Engine, settings: Settings, rollout: int
 ) -> None:
-    served(engine, settings, "early", "a", minutes_ago=30)
-    served(engine, settings, "live-1", "b", rollout=rollout, minutes_ago=20)
-    served(engine, settings, "live-1-again", "b", rollout=rollout, minutes_ago=19)
-    served(engine, settings, "untested", "c", rollout=rollout, tests=None, minutes_ago=18)
-    served(engine, settings, "live-2", "c", rollout=rollout, arm="canary", minutes_ago=17)
-    served(engine, settings, "early-again", "a", minutes_ago=16)
+    serve_request(engine, settings, "early", "a", minutes_ago=30)
+    serve_request(engine, settings, "live-1", "b", rollout=rollout, minutes_ago=20)
+    serve_request(engine, settings, "live-1-again", "b", rollout=rollout, minutes_ago=19)
+    serve_request(engine, settings, "untested", "c", rollout=rollout, tests=None, minutes_ago=18)
+    serve_request(engine, settings, "live-2", "c", rollout=rollout, arm="canary", minutes_ago=17)
+    serve_request(engine, settings, "early-again", "a", minutes_ago=16)
     requests: list[str] = []
-    score_live_responses(engine, orchestra(requests.append), settings)
+    score_live_responses(engine, make_orchestra(requests.append), settings)
     order = list(dict.fromkeys(text.split("number ")[1].rstrip(".") for text in requests))
     assert order == ["live-1", "live-2", "early", "live-1-again", "early-again"]
 
@@ -149,10 +96,10 @@ def test_first_answers_of_sessions_come_first_and_those_of_the_live_rollout_befo
 def test_an_answer_without_a_statement_scores_zero_and_no_member_is_asked(
     engine: sa.Engine, settings: Settings, text: str
 ) -> None:
-    served(engine, settings, "r", "s", text=text)
+    serve_request(engine, settings, "r", "s", text=text)
     requests: list[str] = []
-    report = score_live_responses(engine, orchestra(requests.append), settings)
-    row = stored(engine)["r"]
+    report = score_live_responses(engine, make_orchestra(requests.append), settings)
+    row = load_model_rows(engine)["r"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (0.0, 0.0, 0.0)
     assert row.scored_at is not None and not requests
     assert (report.scored.scored, report.scored.answers["unreadable"], report.remaining) == (1, 2, 0)
@@ -162,22 +109,22 @@ def test_a_text_the_reconstructors_cannot_parse_scores_zero(engine: sa.Engine, s
     def reject(text: str) -> str:
         raise InputError("no function in it")
 
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     score_live_responses(
         engine,
         Orchestra((LocalReconstructor("a", reject), LocalReconstructor("b", reject)), quorum=2),
         settings,
     )
-    assert stored(engine)["r"].test_pass_rate == 0.0
+    assert load_model_rows(engine)["r"].test_pass_rate == 0.0
 
 
 def test_an_inconclusive_answer_is_marked_as_tried_and_no_longer_pending(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    served(engine, settings, "broken", "s1", tests={"kind": "cases", "cases": [{"nonsense": 1}]})
-    report = score_live_responses(engine, orchestra(), settings)
+    serve_request(engine, settings, "broken", "s1", tests={"kind": "cases", "cases": [{"nonsense": 1}]})
+    report = score_live_responses(engine, make_orchestra(), settings)
     assert (report.scored.invalid_suites, report.remaining) == (1, 0)
-    row = stored(engine)["broken"]
+    row = load_model_rows(engine)["broken"]
     assert row.test_pass_rate is None and row.scored_at is not None and "reason" in row.evidence
 
 
@@ -185,46 +132,46 @@ def test_a_member_that_was_missing_is_asked_again_and_the_others_are_not(
     engine: sa.Engine, settings: Settings
 ) -> None:
     requests: list[str] = []
-    reader, unavailable = orchestra(requests.append).members[0], UnavailableMember()
+    reader, unavailable = make_orchestra(requests.append).members[0], UnavailableMember()
     both = Orchestra((reader, unavailable), quorum=2)
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     assert score_live_responses(engine, both, settings).scored.inconclusive == 1
-    assert stored(engine)["r"].scored_at is not None
+    assert load_model_rows(engine)["r"].scored_at is not None
     unavailable.available = True
     assert score_live_responses(engine, both, settings).scored.scored == 1
-    assert (stored(engine)["r"].test_pass_rate, len(requests)) == (1.0, 1)
+    assert (load_model_rows(engine)["r"].test_pass_rate, len(requests)) == (1.0, 1)
 
 
 def test_an_answer_without_a_stored_conversation_is_scored_too(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.requirements.update().values(conversation_id=None))
-    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
+    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == 1
 
 
 def test_an_erased_session_is_not_scored(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(erased_at=NOW))
-    assert count_live_responses(engine) == 0
+    assert count_rows(engine, unscored_live_responses()) == 0
 
 
 def test_after_the_time_budget_no_text_is_started_and_the_next_pass_continues(
     engine: sa.Engine, settings: Settings
 ) -> None:
     for number in range(40):
-        served(engine, settings, f"r{number}", f"s{number}")
+        serve_request(engine, settings, f"r{number}", f"s{number}")
     first = score_live_responses(
-        engine, orchestra(lambda text: time.sleep(0.2)), settings, time_budget_seconds=1.0
+        engine, make_orchestra(lambda text: time.sleep(0.2)), settings, time_budget_seconds=1.0
     )
     assert 0 < first.scored.scored < 40 and first.remaining == 40 - first.scored.scored
-    assert score_live_responses(engine, orchestra(), settings).scored.scored == first.remaining
-    assert {row.test_pass_rate for row in stored(engine).values()} == {1.0}
+    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == first.remaining
+    assert {row.test_pass_rate for row in load_model_rows(engine).values()} == {1.0}
 
 
 def test_a_pass_that_fails_has_stored_its_scores(engine: sa.Engine, settings: Settings) -> None:
     for number in range(30):
-        served(engine, settings, f"r{number}", f"s{number}")
+        serve_request(engine, settings, f"r{number}", f"s{number}")
     texts: list[str] = []
 
     def fail_late(text: str) -> None:
@@ -233,10 +180,10 @@ def test_a_pass_that_fails_has_stored_its_scores(engine: sa.Engine, settings: Se
             raise RuntimeError("the machine")
 
     with pytest.raises(RuntimeError, match="the machine"):
-        score_live_responses(engine, orchestra(fail_late), settings)
-    done = sum(row.scored_at is not None for row in stored(engine).values())
+        score_live_responses(engine, make_orchestra(fail_late), settings)
+    done = sum(row.scored_at is not None for row in load_model_rows(engine).values())
     assert 0 < done < 30
-    assert score_live_responses(engine, orchestra(), settings).scored.scored == 30 - done
+    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == 30 - done
 
 
 @pytest.mark.slow
@@ -244,7 +191,7 @@ def test_concurrent_scorers_share_the_work_and_score_nothing_twice(
     engine: sa.Engine, settings: Settings
 ) -> None:
     for number in range(60):
-        served(engine, settings, f"r{number}", f"s{number}")
+        serve_request(engine, settings, f"r{number}", f"s{number}")
     with engine.begin() as conn:  # otherwise each text exists twice: as an answer and as accepted
         conn.execute(t.requirements.delete().where(t.requirements.c.kind == "accepted"))
     requests: Counter[str] = Counter()
@@ -257,48 +204,50 @@ def test_concurrent_scorers_share_the_work_and_score_nothing_twice(
     def work(number: int) -> int:
         barrier.wait(timeout=60)
         if number == 0:  # the daily asset's pass, concurrent with two live ones
-            return scoring.score_unscored(engine, orchestra(record), settings).scored
-        return score_live_responses(engine, orchestra(record), settings).scored.scored
+            return scoring.score_unscored(engine, make_orchestra(record), settings).scored
+        return score_live_responses(engine, make_orchestra(record), settings).scored.scored
 
     with ThreadPoolExecutor(3) as pool:
         shares = list(pool.map(work, range(3)))
     assert sum(shares) == 60 and all(shares), shares
     assert len(requests) == 60 and set(requests.values()) == {2}  # two members, once each
-    assert {row.test_pass_rate for row in stored(engine).values()} == {1.0}
+    assert {row.test_pass_rate for row in load_model_rows(engine).values()} == {1.0}
 
 
 def test_a_claim_never_waits_and_ends_with_its_connection(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     with engine.connect() as conn:
         rows = conn.execute(unscored_live_responses()).all()
     with claim_rows(engine) as first:
         assert len(first.acquire(rows)) == 1
         with claim_rows(engine) as second:
             assert second.acquire(rows) == []
-        assert score_live_responses(engine, orchestra(), settings).remaining == 1
+        assert score_live_responses(engine, make_orchestra(), settings).remaining == 1
         # The row itself is free: a developer may change it meanwhile.
         with engine.begin() as conn:
             conn.execute(sa.text("set local lock_timeout = '2s'"))
             conn.execute(t.requirements.update().values(text=make_text("changed")))
     with claim_rows(engine) as third:
         assert third.acquire(rows) == []  # the row changed since it was read
-    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
+    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == 1
 
 
 def test_arm_metrics_count_a_session_once_and_exclude_sessions_of_both_arms(
     engine: sa.Engine, settings: Settings, rollout: int
 ) -> None:
     for number in range(3):
-        served(engine, settings, f"p{number}", f"sp{number}", rollout=rollout)
-    served(engine, settings, "c0", "sc0", rollout=rollout, arm="canary", text="Nothing.", minutes_ago=9)
-    served(engine, settings, "c0-again", "sc0", rollout=rollout, arm="canary", minutes_ago=8)
-    served(engine, settings, "c1", "sc1", rollout=rollout, arm="canary", status="fallback")
-    served(engine, settings, "c2", "sc2", rollout=rollout, arm="canary", status="timeout")
-    served(engine, settings, "c3", "sp0", rollout=rollout, arm="canary")
+        serve_request(engine, settings, f"p{number}", f"sp{number}", rollout=rollout)
+    serve_request(
+        engine, settings, "c0", "sc0", rollout=rollout, arm="canary", text="Nothing.", minutes_ago=9
+    )
+    serve_request(engine, settings, "c0-again", "sc0", rollout=rollout, arm="canary", minutes_ago=8)
+    serve_request(engine, settings, "c1", "sc1", rollout=rollout, arm="canary", status="fallback")
+    serve_request(engine, settings, "c2", "sc2", rollout=rollout, arm="canary", status="timeout")
+    serve_request(engine, settings, "c3", "sp0", rollout=rollout, arm="canary")
     with engine.begin() as conn:
         conn.execute(t.feedback.insert().values(session_id="sc0", request_id="c0", rating=-1))
         conn.execute(t.feedback.insert().values(session_id="sp1", rating=1))
-    report = score_live_responses(engine, orchestra(), settings)
+    report = score_live_responses(engine, make_orchestra(), settings)
     production, canary = report.arms
     assert (production.arm, production.version, production.requests, production.errors) == (
         "production", "v1", 3, 0,
@@ -313,14 +262,16 @@ def test_arm_metrics_count_a_session_once_and_exclude_sessions_of_both_arms(
 
 
 def test_an_answer_accepted_unchanged_reuses_its_score(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "r", "s")
+    serve_request(engine, settings, "r", "s")
     requests: list[str] = []
-    both = orchestra(requests.append)
+    both = make_orchestra(requests.append)
     score_live_responses(engine, both, settings)
-    served(engine, settings, "other", "s", text=make_text("other"))  # now the accepted text of the session
+    serve_request(
+        engine, settings, "other", "s", text=make_text("other")
+    )  # now the accepted text of the session
     report = scoring.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(requests)) == (2, 0, 4)
-    served(engine, settings, "r2", "s2")
+    serve_request(engine, settings, "r2", "s2")
     score_live_responses(engine, both, settings)
     report = scoring.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(requests)) == (1, 1, 6)

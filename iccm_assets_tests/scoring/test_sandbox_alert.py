@@ -10,7 +10,7 @@ from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.settings import Settings
 from iccm_assets.suites import suite_runner
-from iccm_assets_tests.scoring.test_live_scoring import orchestra, served, stored
+from iccm_assets_tests.scoring.factories import load_model_rows, make_orchestra, serve_request
 
 
 def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
@@ -20,11 +20,11 @@ def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
         raise SandboxUnavailableError("bubblewrap is not installed")
 
     monkeypatch.setattr(suite_runner.Sandbox, "start", unavailable)
-    served(engine, settings, "r1", "s1")
-    served(engine, settings, "r2", "s2")
-    report = score_live_responses(engine, orchestra(), settings)
+    serve_request(engine, settings, "r1", "s1")
+    serve_request(engine, settings, "r2", "s2")
+    report = score_live_responses(engine, make_orchestra(), settings)
     assert (report.scored.inconclusive, report.remaining) == (2, 0)
-    assert {row.test_pass_rate for row in stored(engine).values()} == {None}
+    assert {row.test_pass_rate for row in load_model_rows(engine).values()} == {None}
     with engine.connect() as conn:
         [alert] = conn.execute(sa.select(t.alerts)).all()
     assert (alert.severity, alert.title) == ("critical", "Sandbox layer missing")
@@ -32,7 +32,7 @@ def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(
 
 
 def test_a_machine_with_a_sandbox_raises_no_alert(engine: sa.Engine, settings: Settings) -> None:
-    served(engine, settings, "r", "s")
-    assert score_live_responses(engine, orchestra(), settings).scored.scored == 1
+    serve_request(engine, settings, "r", "s")
+    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == 1
     with engine.connect() as conn:
         assert conn.execute(sa.select(t.alerts)).all() == []

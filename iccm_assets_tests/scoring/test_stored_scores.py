@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.db import tables as t
 from iccm_assets.evaluation.production_holdout import load_production_holdout
 from iccm_assets.scoring import scoring
-from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra
+from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import Settings
-
-TEXT = "The function `f` shall return twice its argument."
-SOURCE = "def f(x):\n    return 2 * x\n"
-SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [3], "expect": 6}]}
-
-
-def orchestra(on_read: Callable[[], Any] = lambda: None) -> Orchestra:
-    def read(text: str) -> str:
-        on_read()
-        return "def f(x):\n    return 2 * x\n"
-
-    return Orchestra((LocalReconstructor("a", read), LocalReconstructor("b", read)), quorum=2)
-
-
-def converse(
-    engine: sa.Engine, settings: Settings, session: str, day: int = 1, suite: Any = SUITE, text: str = TEXT
-) -> int:
-    conversation = Conversation(
-        session_id=session,
-        messages=[{"role": "user", "content": "?"}],
-        timestamp=datetime(2026, 3, day, 12, tzinfo=UTC),
-        requirements=text,
-        source_code=SOURCE,
-        test_suite=suite,
-        origin="simulated",
-    )
-    with engine.begin() as conn:
-        return upsert_conversation(conn, conversation, settings=settings)
+from iccm_assets_tests.scoring.factories import TEXT, make_orchestra, put_conversation
 
 
 def scores(engine: sa.Engine) -> list[Any]:
@@ -57,29 +28,29 @@ def scores(engine: sa.Engine) -> list[Any]:
 
 def test_the_requested_days_are_scored_and_nothing_twice(engine: sa.Engine, settings: Settings) -> None:
     for day in (1, 2, 3):
-        converse(engine, settings, f"s{day}", day)
+        put_conversation(engine, settings, f"s{day}", day)
     days = (date(2026, 3, 2), date(2026, 3, 3))
-    assert scoring.count_unscored(engine, days) == 2
-    report = scoring.score_unscored(engine, orchestra(), settings, days=days)
+    assert count_rows(engine, unscored_requirements(days)) == 2
+    report = scoring.score_unscored(engine, make_orchestra(), settings, days=days)
     assert (report.scored, report.rates) == (2, (1.0, 1.0))
     assert scores(engine) == [("s1", None, False), ("s2", 1.0, True), ("s3", 1.0, True)]
-    assert scoring.score_unscored(engine, orchestra(), settings, days=days).scored == 0
+    assert scoring.score_unscored(engine, make_orchestra(), settings, days=days).scored == 0
 
 
 def test_a_broken_suite_is_counted_and_never_fails_the_day(engine: sa.Engine, settings: Settings) -> None:
-    converse(engine, settings, "broken", suite={"kind": "cases", "cases": [{"nonsense": 1}]})
-    converse(engine, settings, "fine")
-    report = scoring.score_unscored(engine, orchestra(), settings)
+    put_conversation(engine, settings, "broken", suite={"kind": "cases", "cases": [{"nonsense": 1}]})
+    put_conversation(engine, settings, "fine")
+    report = scoring.score_unscored(engine, make_orchestra(), settings)
     assert (report.scored, report.invalid_suites) == (1, 1)
     assert scores(engine) == [("broken", None, True), ("fine", 1.0, True)]
 
 
 def test_rows_of_one_text_suite_and_source_are_scored_once(engine: sa.Engine, settings: Settings) -> None:
-    requests: list[int] = []
+    requests: list[str] = []
     for session in ("s1", "s2"):
-        converse(engine, settings, session)
-    converse(engine, settings, "other", text=TEXT + " It shall not fail.")
-    report = scoring.score_unscored(engine, orchestra(lambda: requests.append(1)), settings)
+        put_conversation(engine, settings, session)
+    put_conversation(engine, settings, "other", text=TEXT + " It shall not fail.")
+    report = scoring.score_unscored(engine, make_orchestra(requests.append), settings)
     assert (report.scored, report.answers.total(), len(requests)) == (3, 6, 4)  # two texts, two members
     assert {rate for _, rate, _ in scores(engine)} == {1.0}
     with engine.connect() as conn:
@@ -89,14 +60,14 @@ def test_rows_of_one_text_suite_and_source_are_scored_once(engine: sa.Engine, se
 def test_a_text_that_changes_while_it_is_scored_waits_for_the_next_pass(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    converse(engine, settings, "s")
+    put_conversation(engine, settings, "s")
 
-    def change() -> None:
-        converse(engine, settings, "s", text=TEXT + " It shall not fail.")
+    def change(text: str) -> None:
+        put_conversation(engine, settings, "s", text=TEXT + " It shall not fail.")
 
-    scoring.score_unscored(engine, orchestra(change), settings)
+    scoring.score_unscored(engine, make_orchestra(change), settings)
     assert scores(engine) == [("s", None, False)]
-    assert scoring.score_unscored(engine, orchestra(), settings).scored == 1
+    assert scoring.score_unscored(engine, make_orchestra(), settings).scored == 1
 
 
 def test_the_production_holdout_is_recent_held_out_and_unlike_the_training_data(
@@ -110,7 +81,7 @@ def test_the_production_holdout_is_recent_held_out_and_unlike_the_training_data(
     held_out = [name for name in (f"s{n}" for n in range(60)) if is_in_holdout(name, fraction)][:3]
     trained = next(name for name in (f"s{n}" for n in range(60)) if not is_in_holdout(name, fraction))
     for name in (*held_out, trained):
-        converse(engine, settings, name, text=f"{TEXT} {name}")
+        put_conversation(engine, settings, name, text=f"{TEXT} {name}")
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(timestamp=today))
         conn.execute(

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
-    from iccm_assets.scoring.live_scoring import count_live_responses, score_live_responses
+    from iccm_assets.scoring.live_scoring import score_live_responses
+    from iccm_assets.scoring.scoring_queue import count_rows, unscored_live_responses
 
-    total, scored = count_live_responses(platform.engine), 0
+    total, scored = count_rows(platform.engine, unscored_live_responses()), 0
 
     def progress(count: int) -> None:
         nonlocal scored

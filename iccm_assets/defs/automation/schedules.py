@@ -107,9 +107,9 @@ def live_scoring_schedule(
 ) -> dg.RunRequest | dg.SkipReason:
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-    from iccm_assets.scoring.live_scoring import count_live_responses
+    from iccm_assets.scoring.scoring_queue import count_rows, unscored_live_responses
 
-    pending = count_live_responses(platform.engine)
+    pending = count_rows(platform.engine, unscored_live_responses())
     if not pending:
         return dg.SkipReason("0 responses with tests are waiting for a score")
     unfinished = dg.RunsFilter(job_name=live_scoring_job.name, statuses=NOT_FINISHED_STATUSES)

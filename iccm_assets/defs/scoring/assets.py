@@ -31,10 +31,11 @@ def reconstructions(
     The orchestra reconstructs the code from every requirements text with a test suite; the suite runs on
     each reconstruction in the sandbox. Only texts without a score are scored: a stopped run is resumed.
     """
-    from iccm_assets.scoring.scoring import count_unscored, score_unscored
+    from iccm_assets.scoring.scoring import score_unscored
+    from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 
     days = partition_date_range(context)
-    total, scored = count_unscored(platform.engine, days), 0
+    total, scored = count_rows(platform.engine, unscored_requirements(days)), 0
 
     def progress(count: int) -> None:
         nonlocal scored
