@@ -174,7 +174,7 @@ def _dispatch_all(
     channels: Sequence[Channel],
     limits: AlertSettings,
     seconds: float,
-    by: SendFunction,
+    send_message: SendFunction,
     report: DispatchReport,
 ) -> None:
     deadline = time.monotonic() + seconds
@@ -182,7 +182,7 @@ def _dispatch_all(
 
     def work(channel: Channel) -> None:
         try:
-            while time.monotonic() < deadline and _send_next(engine, channel, limits, by, report):
+            while time.monotonic() < deadline and _send_next(engine, channel, limits, send_message, report):
                 pass
         except Exception as error:  # usually a database error: raised again at the end of the pass
             failures.append(error)
@@ -206,7 +206,7 @@ def _send_next(
     engine: Engine,
     channel: Channel,
     limits: AlertSettings,
-    by: SendFunction,
+    send_message: SendFunction,
     report: DispatchReport,
 ) -> bool:
     """Send the channel's next due alert; return whether there was one and it was sent."""
@@ -216,7 +216,7 @@ def _send_next(
             return False
         # The key is in the text, so that a reader recognizes an alert that is sent a second time.
         footer = f"{row.severity}, {row.created_at:%Y-%m-%d %H:%M} UTC, {row.key}"
-        error = by(channel, AlertMessage(row.title, f"{row.body}\n{footer}".lstrip(), row.severity))
+        error = send_message(channel, AlertMessage(row.title, f"{row.body}\n{footer}".lstrip(), row.severity))
         conn.execute(_MARK, {"key": row.key, "channel": channel.name, "error": error})
     if error:
         report.errors[channel.name] = error

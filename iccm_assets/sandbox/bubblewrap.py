@@ -177,7 +177,7 @@ def build_worker_command(command: list[str], proc: str) -> list[str]:
     at ``proc``. Each sandbox that it forks gives these permissions up.
     """
     boundaries = [position for position, argument in enumerate(command) if argument == "--"]
-    start = boundaries[-2] if len(boundaries) > 1 else 0  # behind root's stage
+    start = boundaries[-2] if len(boundaries) > 1 else 0  # after root's stage
     arguments = list(command)
     for option, count in (("--seccomp", 2), ("--disable-userns", 1)):
         if option in arguments[start:]:

@@ -2,9 +2,9 @@
 
 Standard library only, no import of this package: the code is sent into the sandbox as is and runs after
 ``init_process.py`` forked. It shares its process with the implementation, so nothing here is trusted. It has
-no expected value; whatever an implementation makes it send is only that implementation's answer. The care
-taken here (own copies of builtins, no method of a foreign object called) keeps *honest* answers right when
-an implementation redefines things, and names what a dishonest one does. (J1)
+no expected value; anything that an implementation makes it send is only that implementation's answer. Copies
+of builtins, and no calls of foreign objects' methods, keep *honest* answers right when an implementation
+redefines things, and give a name to what a dishonest one does. (J1)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Start the init process behind bubblewrap, inspect what was started, and end it. (J3)
+"""Start an init process with bubblewrap, inspect its layers, and end it. (J3)
 
 A sandbox ends when its init process reads the end of its request pipe: the judge closed it or died, at any
 time, start-up included. So the bubblewraps in front of it are never killed while they start, receive no
@@ -105,19 +105,19 @@ def start_isolated(packages: Packages = ()) -> RunningSandbox:
     *others, last = bubblewrap.find_bubblewraps()
     for bwrap in others:
         with suppress(SandboxUnavailableError):  # the system's may be outdated, and the wheel's may work
-            return _start_behind_bwrap(bwrap, packages)
-    return _start_behind_bwrap(last, packages)
+            return _start_in_bwrap(bwrap, packages)
+    return _start_in_bwrap(last, packages)
 
 
-def _start_behind_bwrap(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
-    process, init_process = spawn_behind_bwrap(bwrap, subprocess.PIPE, packages)
+def _start_in_bwrap(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
+    process, init_process = spawn_in_bwrap(bwrap, subprocess.PIPE, packages)
     return _start(process, init_process, INIT_PROCESS, lambda: verify_layers(bwrap, init_process.pid))
 
 
-def spawn_behind_bwrap(
+def spawn_in_bwrap(
     bwrap: bubblewrap.Bubblewrap, stdin: int, packages: Packages = (), worker_proc: str = ""
 ) -> tuple[subprocess.Popen[bytes], ProcessHandle]:
-    """Start the interpreter behind bubblewrap, for a sandbox or a warm pool; the handshake follows."""
+    """Start the interpreter in bubblewrap, for a sandbox or a warm pool; the handshake follows."""
     with _pipe() as (filter_out, filter_in), _pipe() as (info_out, info_in):
         filter_in.write(seccomp.build_filter())  # 1.3 kB: fits into the pipe
         filter_in.close()
@@ -188,9 +188,9 @@ def _start(
 def _launch(
     command: list[str], pass_fds: tuple[int, ...], environment: dict[str, str], stdin: int
 ) -> subprocess.Popen[bytes]:
-    """Start the interpreter behind ``command``.
+    """Append the interpreter and its program to ``command``, and start it.
 
-    The environment is empty on purpose: bwrap's own would be readable inside.
+    The environment is minimal on purpose: bwrap's own would be readable inside, at ``/proc/1/environ``.
     """
     try:
         return subprocess.Popen(
@@ -376,6 +376,6 @@ def wait_readable(descriptor: int, seconds: float) -> bool:
 
 
 def write_frame(descriptor: int, data: bytes) -> None:
-    """Write ``data`` behind its length in 4 bytes."""
+    """Write the length of ``data`` in 4 bytes, then ``data``."""
     with os.fdopen(descriptor, "wb", closefd=False) as stream:
         stream.write(len(data).to_bytes(4, "big") + data)

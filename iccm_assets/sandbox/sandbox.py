@@ -182,7 +182,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             reply = self._parse_reply()
             if reply:
                 reply = replace(reply, wall=max(reply.cpu, reply.wall - self._queue_wait))
-                # A case killed for a limit ended by that limit, whatever the init process observed.
+                # A case killed for a limit has that outcome, not the one that the init process observed.
                 return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
             if launcher.wait_readable(self.running.replies, SAMPLE_INTERVAL_SECONDS):
                 piece = os.read(self.running.replies, 1 << 16)

@@ -85,9 +85,7 @@ class SandboxZygote:
             control, remote = socket.socketpair()
             cleanup.callback(control.close)
             with remote:
-                process, worker = launcher.spawn_behind_bwrap(
-                    spec[0], remote.fileno(), worker_proc=PROC_MOUNT
-                )
+                process, worker = launcher.spawn_in_bwrap(spec[0], remote.fileno(), worker_proc=PROC_MOUNT)
             cleanup.callback(launcher.end_process, process, worker)
             launcher.send_handshake(process, control.fileno(), values)
             zygote = cls(spec, process, worker, control)

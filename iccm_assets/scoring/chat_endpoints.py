@@ -66,7 +66,7 @@ class CircuitBreaker:
         """Return why the member gets no request now; empty when it does."""
         if now >= self.open_until:
             return ""
-        return f"not asked: {self.failures} consecutive failures, the last: {self.last_failure}"
+        return f"skipped after {self.failures} consecutive failures, the last: {self.last_failure}"
 
     def record_result(self, problem: InvalidResponse | None, now: float, limits: EndpointSettings) -> None:
         """Record the outcome of a request; any sign that the endpoint works resets the count.
@@ -135,7 +135,7 @@ def retry_delay(
     """
     allowed = max_retries if problem.max_retries is None else min(max_retries, problem.max_retries)
     if attempt >= allowed:
-        return None, f"{problem.reason} (asked {attempt + 1} times)" if attempt else problem.reason
+        return None, f"{problem.reason} ({attempt + 1} attempts)" if attempt else problem.reason
     backoff = min(INITIAL_BACKOFF_SECONDS * 2**attempt, MAX_BACKOFF_SECONDS) * (1 - jitter / 4)
     wait = backoff if problem.retry_after_seconds is None else max(problem.retry_after_seconds, 0.0)
     if wait >= remaining_seconds:

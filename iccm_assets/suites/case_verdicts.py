@@ -257,7 +257,7 @@ _SIGNS_OF_FORGERY = (
 )
 
 
-def find_suspicious_behaviour(
+def find_suspicious_behavior(
     source: str, results: Sequence[CaseResult], violations: Iterable[str], evidence: str = "cases"
 ) -> tuple[str, ...]:
     """Name what the implementation is suspected of: every violation, and signs that explain a failure."""

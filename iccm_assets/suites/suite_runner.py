@@ -24,7 +24,7 @@ from iccm_assets.settings import Settings
 from iccm_assets.suites.case_verdicts import (
     CaseResult,
     classify_case,
-    find_suspicious_behaviour,
+    find_suspicious_behavior,
     is_suite_wide_failure,
 )
 from iccm_assets.suites.test_suites import Suite
@@ -72,7 +72,7 @@ def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> Ju
     packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
     with Sandbox.start(settings, packages) as sandbox:
         results, violations = _run_cases(implementation, suite, settings, sandbox)
-    suspicions = find_suspicious_behaviour(implementation, results, violations, suite.kind)
+    suspicions = find_suspicious_behavior(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
     return JudgeResult(
         passed / len(suite.cases), tuple(results), bool(suspicions), suspicions, layers=sandbox.running.layers

@@ -1,4 +1,4 @@
-"""Implementations side by side: none sees or disturbs another, whatever it tries.
+"""Implementations side by side: none sees or disturbs another, by any means.
 
 Each hostile neighbour is judged at the same time as a victim that keeps a secret in every place there is and
 needs a second to answer. What the neighbour observed comes back as its answer; it has to be nothing.
@@ -29,19 +29,19 @@ def work():
             file.write(SECRET)
     shared = mmap.mmap(-1, 4096); shared.write(SECRET.encode())
     reading, writing = os.pipe(); os.write(writing, SECRET.encode())
-    ours, theirs = socket.socketpair(); ours.send(SECRET.encode())
+    near_end, far_end = socket.socketpair(); near_end.send(SECRET.encode())
     os.environ["SECRET"] = SECRET
     child = os.fork()
     if child == 0:
         time.sleep(1.0)
         os._exit(7)
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until:
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
         time.sleep(0.02)
-    seen = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
-    seen += [os.read(reading, 100).decode(), theirs.recv(100).decode()]
-    seen += [open(place + "/secret").read() for place in ("/tmp", "/dev/shm")]
-    return seen + [sorted(os.listdir("/dev/shm"))]
+    results = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+    results += [os.read(reading, 100).decode(), far_end.recv(100).decode()]
+    results += [open(place + "/secret").read() for place in ("/tmp", "/dev/shm")]
+    return results + [sorted(os.listdir("/dev/shm"))]
 """
 EXPECTED = [7, SECRET, SECRET, SECRET, SECRET, ["secret"]]
 
@@ -54,12 +54,12 @@ TRIES = {
     """,
     "the process table": "return os.path.exists('/proc') and os.listdir('/proc')",
     "signals to every number": """
-        found = []
+        reachable = []
         for pid in range(2, 3000):
             if pid != os.getpid():
-                try: os.kill(pid, 0); found.append(pid)
+                try: os.kill(pid, 0); reachable.append(pid)
                 except OSError: pass
-        return found
+        return reachable
     """,
     "a signal to all": """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -68,23 +68,23 @@ TRIES = {
         return []
     """,
     "signals to process groups": """
-        found = []
+        reachable = []
         for group in range(2, 500):
             if group != os.getpgrp():
-                try: os.killpg(group, 0); found.append(group)
+                try: os.killpg(group, 0); reachable.append(group)
                 except OSError: pass
-        return found
+        return reachable
     """,
     "waiting for others": """
         try: return list(os.waitpid(-1, os.WNOHANG))
         except OSError: return []
     """,
     "inherited descriptors": """
-        found = []
+        reachable = []
         for fd in range(3, 240):
-            try: os.fstat(fd); found.append(fd)
+            try: os.fstat(fd); reachable.append(fd)
             except OSError: pass
-        return found
+        return reachable
     """,
     "shared memory of System V": """
         libc = ctypes.CDLL(None, use_errno=True)
@@ -100,11 +100,11 @@ TRIES = {
     """,
     "named semaphores": "return [name for name in os.listdir('/dev/shm') if name.startswith('sem.')]",
     "abstract sockets": """
-        made = []
+        connected = []
         for name in ('\\0victim', '\\0judge'):
-            try: made.append(_socket.socket(1, 1).connect(name))
+            try: connected.append(_socket.socket(1, 1).connect(name))
             except OSError: pass
-        return made
+        return connected
     """,
     "the environment": "return dict(os.environ)",
     "its parent's memory": """
@@ -117,12 +117,12 @@ TRIES = {
         return [] if before == 'sandbox' else [before]
     """,
     "priorities of others": """
-        found = []
+        reachable = []
         for pid in range(2, 300):
             if pid != os.getpid():
-                try: found.append(os.getpriority(os.PRIO_PROCESS, pid))
+                try: reachable.append(os.getpriority(os.PRIO_PROCESS, pid))
                 except OSError: pass
-        return found
+        return reachable
     """,
     "filling all scratch space": """
         for place in ('/tmp', '/dev/shm'):
@@ -245,7 +245,7 @@ import ctypes, fcntl, os, signal, threading, time
 libc = ctypes.CDLL(None)
 def work():
     signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 64))
-    found = [libc.sigqueue(os.getpid(), 40, ctypes.c_void_p(1)) for _ in range(20)]
+    results = [libc.sigqueue(os.getpid(), 40, ctypes.c_void_p(1)) for _ in range(20)]
     threads = [threading.Thread(target=time.sleep, args=(0.1,)) for _ in range(40)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
@@ -253,8 +253,8 @@ def work():
         child = os.fork()
         if child == 0:
             os._exit(0)
-        found.append(os.waitpid(child, 0)[1])
-    return [set(found), fcntl.fcntl(os.pipe()[1], fcntl.F_GETPIPE_SZ)]
+        results.append(os.waitpid(child, 0)[1])
+    return [set(results), fcntl.fcntl(os.pipe()[1], fcntl.F_GETPIPE_SZ)]
 """
 MODEST_ANSWER = [{"$set": [0]}, 65536]
 

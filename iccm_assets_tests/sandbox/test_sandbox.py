@@ -203,7 +203,7 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
         (X86, (272,), KILL),  # unshare
         (X86, (425,), KILL),  # io_uring_setup
         (X86, (302, 0, 7), ALLOW),  # prlimit64 of oneself
-        (X86, (302, 1, 7), EPERM),  # … of somebody else
+        (X86, (302, 1, 7), EPERM),  # … of another process
         (X86, (141, 0, 0, 5), ALLOW),  # setpriority of oneself
         (X86, (141, 0, 1, 5), EPERM),
         (X86, (0x40000000,), KILL),  # an x32 call

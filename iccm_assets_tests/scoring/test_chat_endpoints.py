@@ -125,7 +125,7 @@ def test_a_dead_endpoint_costs_a_few_timeouts_and_not_one_for_each_text() -> Non
         ]
         assert {answer.status for answer in answers} == {"missing"}
         assert endpoint.config.request_counts["strict"] <= 8
-        assert answers[-1].detail.startswith("not asked: ")
+        assert answers[-1].detail.startswith("skipped after ")
         assert "no answer within 0.3 s" in answers[-1].detail
 
 

@@ -129,7 +129,7 @@ def test_waits_double_and_end_with_the_retries() -> None:
     waits = [retry_delay(problem, attempt, 100, 6, jitter=0)[0] for attempt in range(7)]
     assert waits == [0.5, 1, 2, 4, 8, 8, None]
     assert retry_delay(problem, 0, 100, 6, jitter=1)[0] == 0.375
-    assert retry_delay(InvalidResponse("no", max_retries=1), 1, 100, 6, 0) == (None, "no (asked 2 times)")
+    assert retry_delay(InvalidResponse("no", max_retries=1), 1, 100, 6, 0) == (None, "no (2 attempts)")
     assert retry_delay(InvalidResponse("no", max_retries=0), 0, 100, 6, 0) == (None, "no")
 
 
@@ -164,7 +164,7 @@ def test_a_dead_member_is_skipped_until_a_request_succeeds() -> None:
     for _ in range(3):
         assert not breaker.rejection_reason(0)
         breaker.record_result(InvalidResponse("ConnectError"), 0, limits)
-    assert breaker.rejection_reason(59) == "not asked: 3 consecutive failures, the last: ConnectError"
+    assert breaker.rejection_reason(59) == "skipped after 3 consecutive failures, the last: ConnectError"
     assert not breaker.rejection_reason(60)
     breaker.record_result(InvalidResponse("ConnectError"), 60, limits)
     assert breaker.rejection_reason(119)

@@ -14,7 +14,7 @@ from iccm_assets.cli.judge import judge as judge_command
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap
 from iccm_assets.settings import load_settings
-from iccm_assets.suites.case_verdicts import CaseResult, find_suspicious_behaviour
+from iccm_assets.suites.case_verdicts import CaseResult, find_suspicious_behavior
 from iccm_assets.suites.suite_runner import run_suite, run_suites
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
@@ -391,8 +391,8 @@ def three():
     ],
 )
 def test_signs_in_the_source_name_a_failure(source, words):
-    assert words in find_suspicious_behaviour(source, [CaseResult(0, "failed", "")], [])
-    assert find_suspicious_behaviour(source, [CaseResult(0, "passed", "")], []) == ()
+    assert words in find_suspicious_behavior(source, [CaseResult(0, "failed", "")], [])
+    assert find_suspicious_behavior(source, [CaseResult(0, "passed", "")], []) == ()
 
 
 # ---- the kind pytest -------------------------------------------------------------------------------
@@ -405,8 +405,8 @@ def test_the_two_names_are_one_module():
     assert implementation is solution
 
 @pytest.mark.parametrize(("a", "b"), [(1, 2), (0, 3)])
-def test_all_sets(a, b, wanted):
-    assert solution.add(a, b) == wanted == three
+def test_all_sets(a, b, expected):
+    assert solution.add(a, b) == expected == three
 
 @pytest.mark.parametrize(("a", "b"), [(1, 2), (1, 1)])
 def test_one_set_fails(a, b):
@@ -423,7 +423,7 @@ class TestThing:
 """
 FILES = {
     "test_add.py": TESTS,
-    "conftest.py": "import pytest\n@pytest.fixture\ndef wanted():\n    return 3\n",
+    "conftest.py": "import pytest\n@pytest.fixture\ndef expected():\n    return 3\n",
     "helpers/tools.py": "three = 3\n",
 }
 CHEATS = {
