@@ -108,7 +108,7 @@ def used(reconstructor: str, text: str, *amounts: int) -> list[object]:
     return outcomes
 
 
-@pytest.mark.parametrize("reader", RECONSTRUCTORS)
+@pytest.mark.parametrize("reconstructor", RECONSTRUCTORS)
 def test_every_reconstructor_writes_a_class_that_keeps_its_state(reconstructor: str) -> None:
     assert used(reconstructor, CLASS, 2, 3, 1) == [2, 5, "ValueError"]
 
@@ -129,7 +129,7 @@ def test_an_unreadable_sentence_of_a_class_is_refused_or_left_out() -> None:
 @pytest.mark.parametrize(
     "text", ["", "hello", "The function shall return 3.", "The function `def` shall take `x`."]
 )
-@pytest.mark.parametrize("reader", RECONSTRUCTORS)
+@pytest.mark.parametrize("reconstructor", RECONSTRUCTORS)
 def test_text_that_names_no_function_is_an_error_not_code(reconstructor: str, text: str) -> None:
     with pytest.raises(ReconstructionError):
         RECONSTRUCTORS[reconstructor](text)
