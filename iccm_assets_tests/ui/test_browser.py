@@ -29,7 +29,7 @@ ASSETS = (
     "production_quality",
 )
 GROUPS = ("capture", "curation", "scoring", "training", "evaluation", "rollout", "monitoring")
-CURATION = "/locations/iccm_assets/asset-groups/curation/lineage"
+DAILY_DATA = "/locations/iccm_assets/jobs/daily_data_job"
 RUNS = """
     query { runsOrError(limit: 100) { ... on Runs { results {
         id status jobName tags { key value } assetSelection { path }
@@ -87,7 +87,7 @@ def test_the_graph_shows_the_path_from_conversation_to_deployed_version(page: An
 
 
 def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance) -> None:
-    page.goto(CURATION, wait_until="domcontentloaded")
+    page.goto(DAILY_DATA, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     choose_partitions(page, instance.yesterday.isoformat(), "1 partition")
     page.get_by_role("button", name=re.compile("^Launch ")).click()
@@ -100,7 +100,7 @@ def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance
 
 def test_a_backfill_of_ten_days_succeeds_in_few_runs(page: Any, instance: Instance) -> None:
     first = instance.yesterday - timedelta(days=9)
-    page.goto(CURATION, wait_until="domcontentloaded")
+    page.goto(DAILY_DATA, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     choose_partitions(page, f"[{first}...{instance.yesterday}]", "10 partitions")
     page.get_by_role("button", name="Launch backfill").click()
