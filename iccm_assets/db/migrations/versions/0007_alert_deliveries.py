@@ -4,8 +4,6 @@ Revision ID: 0007
 Revises: 0006
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0007"

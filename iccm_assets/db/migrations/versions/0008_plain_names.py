@@ -4,8 +4,6 @@ Revision ID: 0008
 Revises: 0007
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0008"
