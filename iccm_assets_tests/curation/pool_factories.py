@@ -1,4 +1,4 @@
-"""Small worlds for the tests of curation: conversations, filtered rows and embedders without weights."""
+"""Conversations, filtered rows and embedders without weights, for the tests of curation."""
 
 import hashlib
 import json
@@ -8,9 +8,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.curation.filter_policy import is_in_holdout
+from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate
 from iccm_assets.db import tables as t
 
 FIRST_DAY = date(2026, 3, 2)
+SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
+SESSIONS = [f"session-{n}" for n in range(400) if not is_in_holdout(f"session-{n}", 0.15)]
+HELD_OUT = next(f"session-{n}" for n in range(400) if is_in_holdout(f"session-{n}", 0.15))
 
 
 def day(number: int) -> date:
@@ -18,7 +23,7 @@ def day(number: int) -> date:
 
 
 class HashEmbedder:
-    """A text's vector: the direction of its first word, disturbed by the whole; notes what it encodes."""
+    """Embeds a text as the direction of its first word, disturbed by the whole; records what it encodes."""
 
     def __init__(self, digest: str = "hash-1", disturbance: float = 0.33) -> None:
         self.digest = digest
@@ -42,7 +47,7 @@ def _direction(text: str) -> np.ndarray:
 
 
 def add_conversation(engine, session_id, on, *, number=None):
-    """A bare conversation of a day; returns its id."""
+    """Insert a conversation without content; return its id."""
     with engine.begin() as conn:
         values = {
             "session_id": session_id,
@@ -56,7 +61,7 @@ def add_conversation(engine, session_id, on, *, number=None):
 
 
 def add_filtered(engine, on, rows):
-    """Filtered rows of a day, [(conversation_id, requirements, quality_score)], and their conversations."""
+    """Insert filtered rows (conversation_id, requirements, quality_score) and their conversations."""
     for number, text, quality in rows:
         add_conversation(engine, f"s{number}", on, number=number)
         put_filtered(engine, on, number, text, quality)
@@ -82,8 +87,8 @@ def put_filtered(engine, on, number, text, quality):
         )
 
 
-def everything(engine, *tables):
-    """All rows of tables, in a comparable order, vectors as text."""
+def dump_tables(engine, *tables):
+    """Return all rows of tables as text, sorted."""
     with engine.connect() as conn:
         return [
             sorted(str(row[0]) for row in conn.execute(sa.text(f"select x::text from {table.fullname} x")))
@@ -96,3 +101,24 @@ def write_canary_set(path, items):
     lines = [json.dumps({"slice": "x", "test_suite": suite, **item}) for item in items]
     path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
+
+
+def brute_force(rows: EmbeddedRows, existing: EmbeddedRows, threshold: float) -> DedupResult:
+    """Deduplicate by the definition (P2): one pair at a time, in Python."""
+
+    def unit(vector):
+        exact = [float(x) for x in vector]
+        return np.array(exact) / np.linalg.norm(np.array(exact))
+
+    kept = [(id_, unit(vector)) for id_, vector in zip(existing.ids, existing.vectors, strict=True)]
+    result = DedupResult([], [])
+    for id_, vector in zip(rows.ids, rows.vectors, strict=True):
+        vector_unit = unit(vector)
+        matches = [(round(float(np.dot(other, vector_unit)), 6), other_id) for other_id, other in kept]
+        best = max(matches, key=lambda match: match[0], default=None)
+        if best is not None and best[0] >= threshold:
+            result.removed.append(RemovedDuplicate(id_, best[1], best[0]))
+        else:
+            result.kept.append(id_)
+            kept.append((id_, vector_unit))
+    return result

@@ -1,4 +1,4 @@
-"""The pool's checks, by their definition (U4, P2)."""
+"""Checks of filtered rows and the pool (U4, P2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iccm_assets.curation.similarity import normalize_rows, similarity
 DAY = date(2026, 3, 2)
 
 
-def test_yesterday_must_be_there_unless_nothing_came() -> None:
+def test_yesterday_must_be_filtered_unless_nothing_was_captured() -> None:
     assert checks.check_yesterday(DAY, True, 10).passed
     assert checks.check_yesterday(DAY, False, 0).passed
     missing = checks.check_yesterday(DAY, False, 10)
@@ -31,7 +31,7 @@ def test_changed_days_are_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["held_out", "erased", "overlapping_canary_set"])
-def test_any_kind_of_leak_is_red_and_names_its_conversation(kind: str) -> None:
+def test_every_kind_of_contamination_fails_and_names_its_conversation(kind: str) -> None:
     problems: dict[str, list[int]] = {"held_out": [], "erased": [], "overlapping_canary_set": []}
     assert checks.check_contamination(5, problems).passed
     result = checks.check_contamination(5, {**problems, kind: [42]})
@@ -43,7 +43,7 @@ def test_any_kind_of_leak_is_red_and_names_its_conversation(kind: str) -> None:
     )
 
 
-def test_similar_pairs_are_those_of_the_definition() -> None:
+def test_similar_pairs_equal_the_definition() -> None:
     rng = np.random.default_rng(3)
     base = rng.normal(size=(40, 16))
     rows = normalize_rows(np.vstack([base, base[:10] + 0.15 * rng.normal(size=(10, 16)), base[:2]]))
@@ -61,15 +61,15 @@ def test_similar_pairs_are_those_of_the_definition() -> None:
     assert checks.find_similar_pairs([], np.zeros((0, 16)), [], 0.9) == []
 
 
-def test_a_pair_is_red_with_its_similarity() -> None:
+def test_a_similar_pair_fails_with_its_similarity() -> None:
     result = checks.check_duplicates(10, 12, [(1, 2, 0.95)], 0.9)
     assert not result.passed and result.sample_ids == ("1~2 (0.950000)",) and "10 of 12" in result.description
     assert checks.check_duplicates(10, 10, [], 0.9).passed
 
 
-@pytest.mark.parametrize("odd", [{"lost": [3]}, {"stray": [4]}, {"days": [DAY]}])
-def test_rows_add_up_or_the_odd_ones_are_named(odd: dict[str, list[object]]) -> None:
+@pytest.mark.parametrize("unexpected", [{"lost": [3]}, {"stray": [4]}, {"days": [DAY]}])
+def test_row_counts_match_or_the_unexpected_rows_are_named(unexpected: dict[str, list[object]]) -> None:
     fine = {"filtered": 10, "pool": 8, "removed": 2, "lost": [], "stray": [], "days": []}
     assert checks.check_row_counts(**fine).passed
-    result = checks.check_row_counts(**{**fine, **odd})
-    assert not result.passed and result.sample_ids == (str(next(iter(odd.values()))[0]),)
+    result = checks.check_row_counts(**{**fine, **unexpected})
+    assert not result.passed and result.sample_ids == (str(next(iter(unexpected.values()))[0]),)

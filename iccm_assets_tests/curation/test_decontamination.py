@@ -50,7 +50,7 @@ def test_another_program_has_another_hash(other):
     assert ast_hash(other) != ast_hash(PROGRAM)
 
 
-def test_methods_of_builtins_count_and_own_ones_do_not():
+def test_names_of_builtin_methods_count_and_the_programs_own_do_not():
     assert ast_hash("def f(x): return x.upper()") != ast_hash("def f(x): return x.lower()")
     assert ast_hash("class A:\n def put(self): return self.box") == ast_hash(
         "class Queue:\n def push(self): return self.items"
@@ -66,7 +66,7 @@ def test_methods_of_builtins_count_and_own_ones_do_not():
 @pytest.mark.parametrize(
     "source", ["", "# only a comment", '"""docs"""', "pass", "def f(:", "int main() {}", "\x00", "(" * 5000]
 )
-def test_what_is_no_program_has_no_hash(source):
+def test_text_that_is_not_a_program_has_no_hash(source):
     assert ast_hash(source) is None
 
 
@@ -86,14 +86,14 @@ def index(tmp_path):
 
 
 def test_every_kind_of_overlap_is_found_and_named(index, engine):
-    texts = [
+    pairs = [
         TextPair("select  1;", "Something else entirely."),
         TextPair(PROGRAM.replace("value", "v"), "Something else entirely."),
         TextPair("x = 1", "it shall  select one."),
         TextPair("x = 1", "clamp shall keep a value in bounds, always."),
         TextPair("x = 1", "Something else entirely."),
     ]
-    leaks = find_contamination(engine, texts, index, HashEmbedder(disturbance=0.2), 0.9)
+    leaks = find_contamination(engine, pairs, index, HashEmbedder(disturbance=0.2), 0.9)
     assert [(leak.item, leak.overlap) if leak else None for leak in leaks] == [
         ("two", "the same source"),
         ("one", "the same program under other names"),
@@ -104,7 +104,7 @@ def test_every_kind_of_overlap_is_found_and_named(index, engine):
     assert 0.9 <= leaks[3].similarity < 1 and leaks[0].similarity is None
 
 
-def test_the_canary_set_is_embedded_once_and_nothing_when_all_is_seen_without(index, engine):
+def test_the_canary_set_is_embedded_once_and_only_if_hashes_do_not_decide(index, engine):
     embedder = HashEmbedder()
     assert find_contamination(engine, [TextPair("SELECT 1;", "x")], index, embedder, 0.9)[0].item == "two"
     assert embedder.encoded == []

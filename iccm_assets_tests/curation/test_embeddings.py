@@ -10,7 +10,7 @@ from iccm_assets_tests.curation.pool_factories import HashEmbedder
 TEXTS = ["a text", "", "a text", "é 🙂\n\x00", "\ud800", "b" * 100_000]
 
 
-def test_a_text_is_embedded_once_ever(engine):
+def test_a_text_is_embedded_once(engine):
     embedder = HashEmbedder()
     first = embed_texts(engine, TEXTS, embedder)
     again = embed_texts(engine, [*TEXTS[::-1], "new"], embedder)
@@ -19,11 +19,11 @@ def test_a_text_is_embedded_once_ever(engine):
     assert np.array_equal(again.vectors[:-1][::-1], first.vectors)
 
 
-def test_stored_vectors_are_those_that_were_computed_bit_for_bit(engine):
+def test_stored_vectors_equal_the_computed_ones_bit_for_bit(engine):
     assert np.array_equal(embed_texts(engine, TEXTS, HashEmbedder()).vectors, HashEmbedder().encode(TEXTS))
 
 
-def test_no_texts_are_no_vectors(engine):
+def test_no_texts_give_no_vectors(engine):
     embedded = embed_texts(engine, [], HashEmbedder())
     assert embedded.vectors.shape == (0, 384) and embedded.new_count == 0
 
@@ -34,8 +34,8 @@ def test_another_embedder_has_vectors_of_its_own(engine):
     assert other.new_count == 5 and not np.array_equal(first.vectors, other.vectors)
 
 
-def test_what_was_embedded_before_a_crash_is_kept(engine):
-    class Dying(HashEmbedder):
+def test_texts_embedded_before_a_crash_keep_their_vectors(engine):
+    class CrashingEmbedder(HashEmbedder):
         def encode(self, texts):
             if self.encoded:
                 raise MemoryError
@@ -43,11 +43,11 @@ def test_what_was_embedded_before_a_crash_is_kept(engine):
 
     texts = [f"text {n}" for n in range(600)]
     with pytest.raises(MemoryError):
-        embed_texts(engine, texts, Dying())
+        embed_texts(engine, texts, CrashingEmbedder())
     assert 0 < embed_texts(engine, texts, HashEmbedder()).new_count < 600
 
 
-def test_two_at_once_agree_on_the_vectors(engine):
+def test_concurrent_embedders_agree_on_the_vectors(engine):
     texts, results = [f"text {n}" for n in range(400)], []
 
     def run(order):

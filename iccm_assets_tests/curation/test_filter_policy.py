@@ -35,7 +35,7 @@ GOOD = ScoredConversation(
 )
 
 
-def test_a_proven_conversation_is_kept_with_its_quality():
+def test_a_well_scored_conversation_is_kept_with_its_quality():
     kept = apply_filter(GOOD, CURATION)
     assert kept == Kept(
         7, GOOD.session_id, "u", "x = 1", "x shall be 1.", 0.9, 0.02, pytest.approx(0.89), True
@@ -65,13 +65,13 @@ def test_a_proven_conversation_is_kept_with_its_quality():
         ({"implementation_variance": float("nan")}, "filter", "high_implementation_variance"),
     ],
 )
-def test_each_reason_has_its_name(change, stage, reason):
+def test_every_rejection_has_its_reason(change, stage, reason):
     decision = apply_filter(replace(GOOD, **change), CURATION)
     assert isinstance(decision, Rejected)
     assert (decision.conversation_id, decision.stage, decision.reason) == (7, stage, reason)
 
 
-def test_the_limits_are_strict_and_their_numbers_are_told():
+def test_the_limits_are_strict_and_the_detail_gives_the_numbers():
     assert isinstance(
         apply_filter(replace(GOOD, test_pass_rate=0.7500001, implementation_variance=0.0399999), CURATION),
         Kept,
@@ -83,7 +83,7 @@ def test_the_limits_are_strict_and_their_numbers_are_told():
     )
 
 
-def test_the_source_may_stand_in_the_metadata():
+def test_the_source_may_be_in_the_metadata():
     assert apply_filter(replace(GOOD, metadata={"source_code": "y = 2"}), CURATION).source_code == "y = 2"
 
 
@@ -97,7 +97,7 @@ def test_the_source_may_stand_in_the_metadata():
         ({"first_response": "x shall be 1."}, False),
     ],
 )
-def test_failed_first_means_a_bad_answer_that_was_corrected(change, failed_first):
+def test_failed_first_means_a_bad_first_response_that_was_corrected(change, failed_first):
     assert apply_filter(replace(GOOD, **change), CURATION).failed_first is failed_first
 
 
@@ -109,12 +109,12 @@ def test_a_leak_is_a_policy_rejection_with_item_and_similarity():
     assert rejected.detail == "requirements as similar as canary-set item item-3 (0.930000)"
 
 
-def test_the_held_out_share_is_sticky_and_as_large_as_said():
+def test_the_holdout_is_stable_and_has_the_configured_size():
     sessions = [f"session-{n}" for n in range(20_000)]
-    held = {session for session in sessions if is_in_holdout(session, 0.15)}
-    assert 0.14 < len(held) / len(sessions) < 0.16
+    held_out = {session for session in sessions if is_in_holdout(session, 0.15)}
+    assert 0.14 < len(held_out) / len(sessions) < 0.16
     assert (
-        held
+        held_out
         == {session for session in sessions if is_in_holdout(session, 0.15)}
         < {session for session in sessions if is_in_holdout(session, 0.3)}
     )

@@ -5,16 +5,19 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
-from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import filter_day, find_changed_days
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, day, dump_tables, write_canary_set
-
-SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
-SESSIONS = [f"session-{n}" for n in range(400) if not is_in_holdout(f"session-{n}", 0.15)]
-HELD_OUT = next(f"session-{n}" for n in range(400) if is_in_holdout(f"session-{n}", 0.15))
+from iccm_assets_tests.curation.pool_factories import (
+    HELD_OUT,
+    SESSIONS,
+    SUITE,
+    HashEmbedder,
+    day,
+    dump_tables,
+    write_canary_set,
+)
 
 
 @pytest.fixture

@@ -8,34 +8,14 @@ from hypothesis import strategies as st
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
 from iccm_assets.curation.similarity import find_nearest, normalize_rows, similarities, similarity
 from iccm_assets.errors import InputError
-
-
-def brute_force(rows: EmbeddedRows, kept_first: EmbeddedRows, threshold: float) -> DedupResult:
-    """P2 word for word: one pair at a time, in Python."""
-
-    def unit(vector):
-        exact = [float(x) for x in vector]
-        return np.array(exact) / np.linalg.norm(np.array(exact))
-
-    kept = [(id_, unit(vector)) for id_, vector in zip(kept_first.ids, kept_first.vectors, strict=True)]
-    result = DedupResult([], [])
-    for id_, vector in zip(rows.ids, rows.vectors, strict=True):
-        this = unit(vector)
-        matches = [(round(float(np.dot(other, this)), 6), other_id) for other_id, other in kept]
-        best = max(matches, key=lambda match: match[0], default=None)
-        if best is not None and best[0] >= threshold:
-            result.removed.append(RemovedDuplicate(id_, best[1], best[0]))
-        else:
-            result.kept.append(id_)
-            kept.append((id_, this))
-    return result
+from iccm_assets_tests.curation.pool_factories import brute_force
 
 
 def clustered(rng: np.random.Generator, n: int, dimensions: int = 384, spread: float = 0.35) -> np.ndarray:
-    """Vectors around fewer centres, their neighbours' similarities scattered around 0.9."""
-    centres = rng.normal(size=(max(1, n // 4), dimensions))
+    """Vectors around fewer centers, so that the similarities of neighbors scatter around 0.9."""
+    centers = rng.normal(size=(max(1, n // 4), dimensions))
     noise = rng.normal(size=(n, dimensions)) * rng.uniform(0, 2 * spread, size=(n, 1))
-    return centres[rng.integers(0, len(centres), n)] + noise
+    return centers[rng.integers(0, len(centers), n)] + noise
 
 
 def numbered(prefix: str, vectors: np.ndarray) -> EmbeddedRows:
@@ -43,7 +23,7 @@ def numbered(prefix: str, vectors: np.ndarray) -> EmbeddedRows:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_equals_the_definition_on_clustered_vectors(dtype):
+def test_deduplication_equals_the_definition_on_clustered_vectors(dtype):
     rng = np.random.default_rng(5)
     vectors = clustered(rng, 1500).astype(dtype)
     rows, pool = numbered("n", vectors[:1200]), numbered("e", vectors[1200:])
@@ -54,8 +34,8 @@ def test_equals_the_definition_on_clustered_vectors(dtype):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_equals_the_definition_where_everything_lies_on_the_threshold(data):
-    """Small whole numbers in few dimensions: equal vectors, equal similarities and exact ties abound."""
+def test_deduplication_equals_the_definition_for_similarities_at_the_threshold(data):
+    """Small whole numbers in few dimensions give many equal vectors, equal similarities and exact ties."""
     dimensions = data.draw(st.integers(1, 4))
     vector = st.lists(st.integers(-2, 3), min_size=dimensions, max_size=dimensions).filter(any)
     new = np.array(data.draw(st.lists(vector, min_size=1, max_size=40)), dtype=np.float64)
@@ -91,7 +71,7 @@ def test_pool_rows_are_not_compared_with_each_other():
     assert greedy_dedup(EmbeddedRows(["x"], np.array([[0.0, 1.0]])), pool, 0.9) == DedupResult(["x"], [])
 
 
-def test_empty_pool_empty_day_and_identical_rows_are_defined():
+def test_empty_pool_empty_day_and_identical_rows_are_handled():
     same = np.tile(np.arange(1.0, 385.0), (1000, 1))
     no_rows = EmbeddedRows((), np.zeros((0, 384)))
     assert greedy_dedup(no_rows, numbered("e", same), 0.9) == DedupResult([], [])
@@ -102,12 +82,12 @@ def test_empty_pool_empty_day_and_identical_rows_are_defined():
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
-def test_a_vector_without_a_direction_is_refused(bad):
+def test_a_vector_without_a_direction_is_rejected(bad):
     with pytest.raises(InputError, match="vector 2 has no direction"):
         greedy_dedup(numbered("r", np.array([[1.0, 2.0], [bad, bad]])), None, 0.9)
 
 
-def test_vectors_of_other_dimensions_and_impossible_thresholds_are_refused():
+def test_different_dimensions_and_impossible_thresholds_are_rejected():
     with pytest.raises(InputError, match="2 and of 3 dimensions"):
         greedy_dedup(EmbeddedRows(["a"], np.ones((1, 3))), EmbeddedRows(["b"], np.ones((1, 2))), 0.9)
     for threshold in (0.0, -1.0, 1.1, float("nan")):

@@ -1,4 +1,4 @@
-"""One clock for everyone, which may be shifted and scaled (S4)."""
+"""The platform clock, which may be shifted and scaled (S4)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from iccm_assets.db.clock import now, reset_clock, set_clock
 SLACK = timedelta(seconds=2)
 
 
-def test_by_default_it_is_the_servers_time_in_utc(engine):
+def test_the_default_time_is_the_servers_in_utc(engine):
     with engine.connect() as conn:
         platform_time = now(conn)
     assert platform_time.tzinfo is UTC
     assert abs(platform_time - datetime.now(UTC)) < SLACK
 
 
-def test_it_moves_within_a_transaction(engine):
+def test_the_clock_advances_within_a_transaction(engine):
     """Waiting for a lock takes time, and a lease must not be dated before the wait."""
     with engine.begin() as conn:
         first = now(conn)
@@ -29,7 +29,7 @@ def test_it_moves_within_a_transaction(engine):
         assert now(conn) - first >= timedelta(milliseconds=20)
 
 
-def test_a_shift_moves_it_for_every_connection_once_committed(engine):
+def test_a_shift_is_visible_to_every_connection_once_committed(engine):
     with engine.begin() as conn:
         platform_time = set_clock(conn, shift=timedelta(days=7))
         with engine.connect() as other:
@@ -39,26 +39,28 @@ def test_a_shift_moves_it_for_every_connection_once_committed(engine):
         assert now(other) >= platform_time
 
 
-def test_shifts_add_up_and_may_go_back(engine):
+def test_shifts_add_up_and_may_be_negative(engine):
     with engine.begin() as conn:
         for shift in (timedelta(hours=5), timedelta(hours=2), timedelta(hours=-4)):
             platform_time = set_clock(conn, shift=shift)
     assert abs(platform_time - datetime.now(UTC) - timedelta(hours=3)) < SLACK
 
 
-def test_a_rate_scales_it_without_a_jump(engine):
+def test_a_rate_scales_the_clock_without_a_jump(engine):
     with engine.begin() as conn:
         began, before = time.monotonic(), now(conn)
         after = set_clock(conn, rate=3600.0)
-        asked, started = time.monotonic(), now(conn)
-        platform_time = time.monotonic()
+        before_start, started = time.monotonic(), now(conn)
+        after_start = time.monotonic()
         time.sleep(0.2)
-        asked_again, ended = time.monotonic(), now(conn)
-        told_again = time.monotonic()
-    assert timedelta(0) < after - before < timedelta(hours=asked - began)
-    # However long an answer took, real time between two of them can have passed no less and no more than so.
+        before_end, ended = time.monotonic(), now(conn)
+        after_end = time.monotonic()
+    assert timedelta(0) < after - before < timedelta(hours=before_start - began)
+    # A reading takes time: the real time between both readings lies between these bounds.
     assert (
-        (asked_again - platform_time) * 3590 < (ended - started).total_seconds() < (told_again - asked) * 3610
+        (before_end - after_start) * 3590
+        < (ended - started).total_seconds()
+        < (after_end - before_start) * 3610
     )
 
 
@@ -74,12 +76,12 @@ def test_a_shift_keeps_the_rate_and_a_rate_keeps_the_shift(engine):
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan")])
-def test_time_may_not_stand_still_or_run_backwards(engine, rate):
+def test_a_rate_must_be_above_zero(engine, rate):
     with engine.begin() as conn, pytest.raises(ValueError, match="above 0"):
         set_clock(conn, rate=rate)
 
 
-def test_rows_are_dated_by_it(engine):
+def test_rows_are_dated_by_the_platform_clock(engine):
     with engine.begin() as conn:
         platform_time = set_clock(conn, shift=timedelta(days=30))
         row = {"session_id": "s", "origin": "simulated"}
@@ -88,7 +90,7 @@ def test_rows_are_dated_by_it(engine):
     assert platform_time <= dated < platform_time + SLACK
 
 
-def test_the_sessions_time_zone_does_not_bend_a_scaled_day(engine):
+def test_the_time_zone_of_a_connection_does_not_change_a_scaled_day(engine):
     """Days are added in seconds: a daylight saving change in between must not shift the platform's time."""
     with engine.begin() as conn:
         conn.execute(
@@ -106,7 +108,7 @@ def test_the_sessions_time_zone_does_not_bend_a_scaled_day(engine):
     assert abs(platform_time - datetime(2026, 4, 30, tzinfo=UTC)) < timedelta(minutes=2)
 
 
-def test_its_cost_is_that_of_a_lookup(engine):
+def test_reading_the_clock_costs_one_lookup(engine):
     with engine.begin() as conn:
         set_clock(conn, shift=timedelta(days=1), rate=10.0)
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The way to the database: one engine, one line when there is none, and Dagster's database beside it."""
+"""Access to the database: one engine, one-line errors, and Dagster's own database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, Settings
 from iccm_assets.settings import load_settings
 
 
-def at(url: str, **more: object):
+def settings_for(url: str, **more: object):
     return load_settings(home=Path("/nonexistent"), database_url=url, **more)
 
 
@@ -35,7 +35,7 @@ def role(server_url):
 
 
 def test_connect_migrates_an_empty_database_and_is_quick_afterwards(new_database, monkeypatch):
-    settings = at(new_database(empty=True))
+    settings = settings_for(new_database(empty=True))
     connect(settings).dispose()
     monkeypatch.setattr(database, "upgrade", lambda engine: pytest.fail("it is at head already"))
     engine = connect(settings)
@@ -85,45 +85,45 @@ def test_without_a_url_the_embedded_server_of_the_home_is_used(tmp_path):
     ],
 )
 def test_an_unreachable_server_is_one_line_with_its_address_and_without_the_password(url, where):
-    for ask in (connect, dagster_url):
+    for function in (connect, dagster_url):
         with pytest.raises(DatabaseUnreachableError) as caught:
-            ask(at(url))
+            function(settings_for(url))
         assert where in str(caught.value)
         assert "s3cret" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:s3cret@host:port/x", "postgresql://me:s3cret@[::1/x"])
-def test_a_url_nobody_can_read_is_a_settings_error_that_keeps_the_password(url):
+def test_an_invalid_url_is_a_settings_error_without_the_password(url):
     with pytest.raises(SettingsError) as caught:
-        connect(at(url))
+        connect(settings_for(url))
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_wrong_password_is_said_in_one_line(new_database):
+def test_a_wrong_password_is_reported_in_one_line(new_database):
     url = sa.make_url(new_database()).set(password="s3cret").render_as_string(False)
     with pytest.raises(DatabaseError, match="password authentication failed") as caught:
-        connect(at(url))
+        connect(settings_for(url))
     assert "s3cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_postgres_scheme_is_taken_and_handed_on_as_postgresql(new_database):
+def test_the_postgres_scheme_is_accepted_and_normalized(new_database):
     url = new_database()
     short = url.replace("postgresql://", "postgres://")
-    assert database_url(at(short)) == url
-    connect(at(short)).dispose()
+    assert database_url(settings_for(short)) == url
+    connect(settings_for(short)).dispose()
 
 
-def test_a_role_without_rights_is_told_so(new_database, role):
+def test_a_role_without_privileges_gets_the_reason(new_database, role):
     url = role(new_database(empty=True))
     with pytest.raises(DatabaseError, match="permission denied"):
-        connect(at(url))
+        connect(settings_for(url))
     with pytest.raises(DatabaseError, match="cannot be created: permission denied to create database"):
-        dagster_url(at(url))
+        dagster_url(settings_for(url))
 
 
-def test_an_old_server_and_one_without_pgvector_are_refused_by_name(engine, monkeypatch):
+def test_an_old_server_and_one_without_pgvector_are_errors_with_a_reason(engine, monkeypatch):
     monkeypatch.setattr(database, "MIN_SERVER_VERSION", 99)
     with pytest.raises(DatabaseError, match="the platform needs 99 or newer"):
         database.upgrade(engine)
@@ -136,16 +136,16 @@ def test_an_old_server_and_one_without_pgvector_are_refused_by_name(engine, monk
             database._check_server(conn)
 
 
-def test_dagsters_database_is_made_once_however_many_ask(settings):
+def test_concurrent_callers_create_dagsters_database_once(settings):
     urls: list[object] = []
 
-    def ask() -> None:
+    def call() -> None:
         try:
             urls.append(dagster_url(settings))
         except Exception as error:
             urls.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=call) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -154,7 +154,7 @@ def test_dagsters_database_is_made_once_however_many_ask(settings):
     assert dagster_url(settings) == urls[0]
 
 
-def test_dagsters_database_may_be_named(settings):
+def test_dagsters_database_url_can_be_configured(settings):
     named = settings.model_copy(update={"dagster_database_url": "postgres://u@h/d"})
     assert dagster_url(named) == "postgresql://u@h/d"
 

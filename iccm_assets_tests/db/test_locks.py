@@ -1,4 +1,4 @@
-"""Advisory locks: one registry, stable keys, and a wait for whoever comes second."""
+"""Advisory locks: one registry, stable keys, mutual exclusion."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from iccm_assets.db.locks import Lock, acquire_lock, lock_key
 _TRY = sa.text("select pg_try_advisory_xact_lock(:key)")
 
 
-def test_every_lock_and_member_has_a_key_of_its_own_that_never_changes() -> None:
+def test_every_lock_and_member_has_its_own_stable_key() -> None:
     keys = {lock_key(lock, member) for lock in Lock for member in (None, 1, 2, "a")}
     assert len(keys) == 4 * len(Lock) and all(-(2**63) <= key < 2**63 for key in keys)
     assert lock_key(Lock.DEPLOYMENT) == -6268616654757799010
 
 
-def test_a_lock_keeps_others_out_until_the_transaction_ends_and_members_are_locked_singly(
+def test_a_lock_is_exclusive_until_the_transaction_ends_and_members_are_locked_separately(
     engine: sa.Engine,
 ) -> None:
     with engine.connect() as other:

@@ -1,4 +1,4 @@
-"""The migrations and the table definitions say the same, and every way up and down works."""
+"""The migrations and the table definitions agree, and upgrades and downgrades work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iccm_assets.db.database import (
 from iccm_assets.db.tables import metadata
 from iccm_assets.errors import DatabaseError
 
-_CATALOGUE = {
+_CATALOG = {
     "columns": """
         select table_name, column_name, ordinal_position, data_type, udt_name, is_nullable, column_default,
                is_identity
@@ -44,7 +44,7 @@ _CATALOGUE = {
         order by 1
     """,
 }
-# The migrations alone make these.
+# Only the migrations create these.
 _ROUTINES = {
     "functions": """
         select proname, pg_get_functiondef(oid), obj_description(oid) from pg_proc
@@ -57,7 +57,7 @@ _ROUTINES = {
 }
 
 
-def catalogue(engine: sa.Engine, queries: dict[str, str] = _CATALOGUE) -> dict[str, list[tuple]]:
+def catalog(engine: sa.Engine, queries: dict[str, str] = _CATALOG) -> dict[str, list[tuple]]:
     with engine.connect() as conn:
         return {name: [tuple(row) for row in conn.execute(sa.text(sql))] for name, sql in queries.items()}
 
@@ -81,8 +81,8 @@ def test_alembic_sees_no_difference_between_migrations_and_tables(engine):
         assert compare_metadata(MigrationContext.configure(conn, opts=options), metadata) == []
 
 
-def test_the_catalogue_after_migrating_equals_the_catalogue_the_tables_make(engine, new_database):
-    """Also checks, defaults and partial indexes, which Alembic's comparison does not look at."""
+def test_the_migrated_catalog_equals_the_catalog_of_the_tables(engine, new_database):
+    """Includes checks, defaults and partial indexes, which Alembic does not compare."""
     other = create_engine_for(new_database(empty=True))
     with other.begin() as conn:
         conn.execute(sa.text("create extension vector"))
@@ -91,36 +91,36 @@ def test_the_catalogue_after_migrating_equals_the_catalogue_the_tables_make(engi
             sa.text("create function iccm.now() returns timestamptz language sql stable as 'select now()'")
         )
         metadata.create_all(conn)
-    expected, migrated = catalogue(other), catalogue(engine)
+    expected, migrated = catalog(other), catalog(engine)
     other.dispose()
     for name, rows in expected.items():
         assert migrated[name] == rows
 
 
-def test_the_head_read_from_file_names_is_alembics_head():
+def test_the_head_revision_from_file_names_equals_alembics():
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_heads() == [head_revision()]
 
 
 def test_up_down_up_leaves_the_same_schema(engine):
-    before = catalogue(engine, _CATALOGUE | _ROUTINES)
+    before = catalog(engine, _CATALOG | _ROUTINES)
     with engine.begin() as conn:
         command.downgrade(config_for(conn), "base")
     assert current_revision(engine) is None
-    assert [rows for rows in catalogue(engine, _CATALOGUE | _ROUTINES).values() if rows] == []
+    assert [rows for rows in catalog(engine, _CATALOG | _ROUTINES).values() if rows] == []
     assert upgrade(engine) == (None, head_revision())
-    assert catalogue(engine, _CATALOGUE | _ROUTINES) == before
+    assert catalog(engine, _CATALOG | _ROUTINES) == before
 
 
-def test_an_upgrade_from_0007_keeps_the_rows_and_makes_the_schema_of_a_new_database(engine, new_database):
+def test_an_upgrade_from_0007_keeps_the_rows_and_gives_the_schema_of_a_new_database(engine, new_database):
     old = create_engine_for(new_database(empty=True))
     with old.begin() as conn:
         command.upgrade(config_for(conn), "0007")
         for statement in _ROWS_OF_0007.split(";"):
             conn.execute(sa.text(statement))
     assert upgrade(old) == ("0007", head_revision())
-    assert catalogue(old, _CATALOGUE | _ROUTINES) == catalogue(engine, _CATALOGUE | _ROUTINES)
+    assert catalog(old, _CATALOG | _ROUTINES) == catalog(engine, _CATALOG | _ROUTINES)
     with old.connect() as conn:
         row = conn.execute(
             sa.text(
@@ -153,7 +153,7 @@ _ROWS_OF_0007 = """
 """
 
 
-def test_four_migrations_at_once_make_one_schema(new_database):
+def test_four_concurrent_migrations_give_one_schema(new_database):
     url = new_database(empty=True)
     outcomes: list[object] = []
 
@@ -175,7 +175,7 @@ def test_four_migrations_at_once_make_one_schema(new_database):
     assert sorted(map(str, outcomes)) == sorted(map(str, [(None, head)] + [(head, head)] * 3))
 
 
-def test_a_schema_newer_than_the_package_is_refused_by_name(engine):
+def test_a_schema_newer_than_the_package_is_an_error_with_its_revision(engine):
     with engine.begin() as conn:
         conn.execute(sa.text("update iccm.alembic_version set version_num = '9999'"))
     with pytest.raises(DatabaseError, match="revision 9999"):

@@ -36,8 +36,13 @@ from iccm_assets.defs.training import checks as training
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, write_canary_set
-from iccm_assets_tests.curation.test_filtering import HELD_OUT, SESSIONS, SUITE
+from iccm_assets_tests.curation.pool_factories import (
+    HELD_OUT,
+    SESSIONS,
+    SUITE,
+    HashEmbedder,
+    write_canary_set,
+)
 from iccm_assets_tests.retraining.factories import training_run, version
 
 CHECK_MODULES = (capture, curation, evaluation, monitoring, rollout, scoring, training)

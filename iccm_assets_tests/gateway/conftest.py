@@ -20,17 +20,19 @@ def engine(server_url: str) -> Iterator[sa.Engine]:
     maintenance = sa.make_url(server_url).set(database="postgres").render_as_string(hide_password=False)
     with psycopg.connect(maintenance, autocommit=True) as conn:
         conn.execute(f"create database {name} template iccm")
-    made = create_engine_for(sa.make_url(server_url).set(database=name).render_as_string(hide_password=False))
-    two_versions(made)
-    yield made
-    made.dispose()
+    created = create_engine_for(
+        sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    )
+    two_versions(created)
+    yield created
+    created.dispose()
     with psycopg.connect(maintenance, autocommit=True) as conn:
         conn.execute(f"drop database if exists {name} with (force)")
 
 
 @pytest.fixture(scope="module")
 def url(engine: sa.Engine) -> str:
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return factories.database_url(engine)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def served(url: str, home) -> Iterator[factories.Running]:
+def served(url: str, home) -> Iterator[factories.RunningGateway]:
     """A gateway the tests of a module share."""
     with factories.gateway(url, home) as running:
         yield running
@@ -48,10 +50,10 @@ def served(url: str, home) -> Iterator[factories.Running]:
 @pytest.fixture
 def fresh(new_database: Callable[..., str]) -> Iterator[sa.Engine]:
     """A database of the test's own, with the same two versions."""
-    made = create_engine_for(new_database())
-    two_versions(made)
-    yield made
-    made.dispose()
+    created = create_engine_for(new_database())
+    two_versions(created)
+    yield created
+    created.dispose()
 
 
 def two_versions(engine: sa.Engine) -> None:

@@ -1,4 +1,4 @@
-"""Gateway processes with stub models, and the rows of the database that tell them whom to serve."""
+"""Gateway processes with stub models, and the rows of the database that control their routing."""
 
 from __future__ import annotations
 
@@ -22,42 +22,51 @@ from iccm_assets.db.notify import notify_routing
 SOURCE = "def add(a, b):\n    return a + b\n"
 
 
-class Running:
+def database_url(engine: sa.Engine) -> str:
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+class RunningGateway:
     """One gateway process and a client on it."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
         self.client = httpx2.Client(base_url=url, timeout=30)
 
-    def ask(self, session: str | None = None, **more: Any) -> httpx2.Response:
+    def request(self, session: str | None = None, **more: Any) -> httpx2.Response:
         body = {"source_code": SOURCE, **({"session_id": session} if session else {}), **more}
         return self.client.post("/v1/requirements", json=body)
 
     def routing(self) -> dict[str, Any]:
         return self.client.get("/v1/routing").json()
 
+    def effective_weight(self) -> float:
+        """The canary arm's traffic fraction in force; 0 without a rollout."""
+        rollout = self.routing()["rollout"]
+        return rollout["effective_weight"] if rollout else 0.0
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def end(self) -> int:
-        """SIGTERM; the exit status."""
+    def terminate(self) -> int:
+        """Send SIGTERM and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
 
 
-def eventually(true: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
-    """What a check returns once it is true; the deadline is generous, since it only ends a broken test."""
+def eventually(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+    """Return the result of a condition once it is true; the generous deadline only ends a broken test."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            found = true()
-            if found:
-                return found
+            result = condition()
+            if result:
+                return result
         except httpx2.HTTPError:
-            found = None
-        assert time.monotonic() < deadline, what or f"not within {seconds} s: {found!r}"
+            result = None
+        assert time.monotonic() < deadline, what or f"not within {seconds} s: {result!r}"
         time.sleep(0.05)
 
 
@@ -65,8 +74,8 @@ def eventually(true: Callable[[], Any], seconds: float = 20.0, what: str = "") -
 def gateway(
     url: str, home: Path, *, faults: dict[str, str] | None = None, seconds: float = 0.0,
     hold: Path | None = None, ready: bool = True, port: int = 0, **variables: str,
-) -> Iterator[Running]:  # fmt: skip
-    """A gateway process with stub models on this database; none answers while the file `hold` exists."""
+) -> Iterator[RunningGateway]:  # fmt: skip
+    """Run a gateway process with stub models on this database; none responds while the file `hold` exists."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"gateway-{time.monotonic_ns()}.log"
     environment = {
@@ -82,7 +91,7 @@ def gateway(
     assert process.stdout is not None
     address = process.stdout.readline().decode().strip()
     assert address.startswith("http"), log.read_text()
-    running = Running(process, address, log)
+    running = RunningGateway(process, address, log)
     try:
         if ready:
             eventually(lambda: running.client.get("/readyz").status_code == 200, what="never ready")
@@ -102,14 +111,14 @@ def version(conn: sa.Connection, name: str, status: str) -> None:
 
 
 def rollout(conn: sa.Connection, weight: float, lease: float = 600.0, **more: Any) -> int:
-    """A live rollout of v2 against v1, as the controller would leave it."""
+    """Insert a live rollout of v2 against v1, as the controller would."""
     values = {
         "candidate": "v2", "production": "v1", "weight": weight, **more,
         "lease_until": sa.text(f"iccm.now() + interval '{lease} seconds'"),
     }  # fmt: skip
-    made = conn.execute(t.rollouts.insert().values(values).returning(t.rollouts.c.id)).scalar_one()
+    rollout_id = conn.execute(t.rollouts.insert().values(values).returning(t.rollouts.c.id)).scalar_one()
     notify_routing(conn)
-    return int(made)
+    return int(rollout_id)
 
 
 def set_weight(engine: sa.Engine, weight: float, lease: float = 600.0, **more: Any) -> None:

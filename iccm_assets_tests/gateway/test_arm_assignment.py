@@ -15,31 +15,31 @@ SESSIONS = [f"session-{number}" for number in range(10_000)]
 
 def test_ten_percent_are_ten_percent_of_ten_thousand_sessions():
     for rollout in range(1, 21):
-        share = sum(assign_arm(rollout, one, 0.1) == "canary" for one in SESSIONS) / len(SESSIONS)
+        share = sum(assign_arm(rollout, session, 0.1) == "canary" for session in SESSIONS) / len(SESSIONS)
         assert abs(share - 0.1) <= 0.01
 
 
-def test_raising_the_weight_moves_no_session_back():
-    small = {one for one in SESSIONS if assign_arm(7, one, 0.1) == "canary"}
-    half = {one for one in SESSIONS if assign_arm(7, one, 0.5) == "canary"}
-    assert small < half and all(assign_arm(7, one, 1.0) == "canary" for one in SESSIONS)
-    assert not any(assign_arm(7, one, 0.0) == "canary" for one in SESSIONS)
+def test_raising_the_weight_moves_no_session_back_to_production():
+    small = {session for session in SESSIONS if assign_arm(7, session, 0.1) == "canary"}
+    half = {session for session in SESSIONS if assign_arm(7, session, 0.5) == "canary"}
+    assert small < half and all(assign_arm(7, session, 1.0) == "canary" for session in SESSIONS)
+    assert not any(assign_arm(7, session, 0.0) == "canary" for session in SESSIONS)
 
 
 def test_another_rollout_draws_other_sessions():
-    first = {one for one in SESSIONS if assign_arm(1, one, 0.1) == "canary"}
-    second = {one for one in SESSIONS if assign_arm(2, one, 0.1) == "canary"}
+    first = {session for session in SESSIONS if assign_arm(1, session, 0.1) == "canary"}
+    second = {session for session in SESSIONS if assign_arm(2, session, 0.1) == "canary"}
     expected = 0.01 * len(SESSIONS)
     assert abs(len(first & second) - expected) < 5 * math.sqrt(expected)
 
 
-def test_a_session_lies_where_it_has_always_lain():
+def test_the_bucket_of_a_session_never_changes():
     # Replicas of different releases must agree: these numbers are part of the interface.
-    assert [round(session_bucket(1, one), 9) for one in ("a", "b", "session-1")] == KNOWN
+    assert [round(session_bucket(1, session), 9) for session in ("a", "b", "session-1")] == KNOWN
 
 
 @given(st.integers(min_value=0), st.text(), st.floats(0, 1))
-def test_any_name_has_a_place_and_weights_are_monotone(rollout, name, weight):
+def test_every_session_has_a_bucket_and_weights_are_monotone(rollout, name, weight):
     assert 0 <= session_bucket(rollout, name) < 1
     if assign_arm(rollout, name, weight) == "canary":
         assert assign_arm(rollout, name, 1.0) == "canary"

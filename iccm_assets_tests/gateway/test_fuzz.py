@@ -1,4 +1,4 @@
-"""Requests drawn from the OpenAPI document: none may bring a server error or an undocumented answer.
+"""Requests drawn from the OpenAPI document: none may cause a server error or an undocumented response.
 
 ``FUZZ_CASES=5000`` draws that many per operation (three of them take bodies).
 """
@@ -31,10 +31,10 @@ CHECKS = [
 
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_no_request_brings_a_server_error_or_an_undocumented_answer(case, served):
-    reply = case.call(base_url=served.url)
-    assert "Traceback" not in reply.text
-    if reply.status_code == 503:  # the deliberate one
-        assert "Retry-After" in reply.headers or "retry-after" in reply.headers
+def test_no_request_causes_a_server_error_or_an_undocumented_response(case, served):
+    response = case.call(base_url=served.url)
+    assert "Traceback" not in response.text
+    if response.status_code == 503:  # the deliberate one
+        assert "Retry-After" in response.headers or "retry-after" in response.headers
         return
-    case.validate_response(reply, checks=CHECKS)
+    case.validate_response(response, checks=CHECKS)

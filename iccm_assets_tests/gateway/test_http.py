@@ -1,4 +1,4 @@
-"""What comes over the wire: hostile bodies, wrong paths, missing tokens; always a clear 4xx (G1, G6)."""
+"""Hostile bodies, wrong paths, missing tokens: always a clear 4xx (G1, G6)."""
 
 from __future__ import annotations
 
@@ -66,18 +66,20 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_body_gets_one_clear_refusal(served, name):
-    sent, status, told = HOSTILE[name]
-    reply = served.client.post("/v1/requirements", content=sent, headers={"Content-Type": "application/json"})
-    refused(reply, status)
-    assert told in reply.json()["detail"]
+def test_a_hostile_body_is_rejected_with_one_clear_reason(served, name):
+    sent, status, detail = HOSTILE[name]
+    response = served.client.post(
+        "/v1/requirements", content=sent, headers={"Content-Type": "application/json"}
+    )
+    assert_problem(response, status)
+    assert detail in response.json()["detail"]
 
 
-def refused(reply, status: int) -> None:
-    assert reply.status_code == status, reply.text
-    assert reply.headers["content-type"] == "application/problem+json"
-    problem = reply.json()
-    assert problem["status"] == status and problem["detail"] and "Traceback" not in reply.text
+def assert_problem(response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status and problem["detail"] and "Traceback" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,8 @@ def refused(reply, status: int) -> None:
         ("x", {"metadata": {"deep": json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2))}}),
     ],
 )
-def test_odd_but_honest_bodies_are_answered(served, source, more):
-    assert served.ask(source_code=source, **more).status_code == 200
+def test_unusual_but_valid_bodies_are_served(served, source, more):
+    assert served.request(source_code=source, **more).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_odd_but_honest_bodies_are_answered(served, source, more):
         ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415),
     ],
 )
-def test_only_plain_json_is_taken(served, headers, status):
+def test_only_plain_json_is_accepted(served, headers, status):
     bomb = gzip.compress(b" " * (50 << 20)) if "Content-Encoding" in headers else json.dumps(ASK).encode()
     assert served.client.post("/v1/requirements", content=bomb, headers=headers).status_code == status
 
@@ -115,13 +117,13 @@ def test_a_body_without_a_length_is_counted_while_it_is_read(served):
         for _ in range(200):
             yield b" " * (1 << 14)
 
-    reply = served.client.post(
+    response = served.client.post(
         "/v1/requirements", content=endless(), headers={"Content-Type": "application/json"}
     )
-    refused(reply, 413)
+    assert_problem(response, 413)
 
 
-def test_a_connection_that_ends_early_or_lies_harms_nobody(served):
+def test_broken_connections_do_not_affect_other_requests(served):
     host, port = served.url.removeprefix("http://").split(":")
     for sent in (
         b"POST /v1/requirements HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -132,7 +134,7 @@ def test_a_connection_that_ends_early_or_lies_harms_nobody(served):
     ):
         with socket.create_connection((host, int(port)), timeout=5) as raw:
             raw.sendall(sent)
-    assert served.ask().status_code == 200
+    assert served.request().status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -142,10 +144,10 @@ def test_a_connection_that_ends_early_or_lies_harms_nobody(served):
         ("GET", "/v1/requirements", 405), ("PUT", "/v1/feedback", 405), ("DELETE", "/healthz", 405),
     ],
 )  # fmt: skip
-def test_wrong_paths_and_methods_are_problems_too(served, method, path, status):
-    reply = served.client.request(method, path)
-    refused(reply, status)
-    assert status != 405 or reply.headers["allow"]
+def test_wrong_paths_and_methods_get_problem_documents(served, method, path, status):
+    response = served.client.request(method, path)
+    assert_problem(response, status)
+    assert status != 405 or response.headers["allow"]
 
 
 def test_the_documentation_needs_nothing_from_the_network(served):
@@ -161,8 +163,8 @@ def test_the_documentation_needs_nothing_from_the_network(served):
     }
 
 
-def test_routing_and_metrics_say_who_answers(served):
-    served.ask()
+def test_routing_and_metrics_name_the_serving_version(served):
+    served.request()
     shown = served.routing()
     assert shown["weights"] == {"v1": 1.0} and shown["rollout"] is None and shown["database"]
     text = served.client.get("/metrics").text
@@ -176,7 +178,7 @@ def test_routing_and_metrics_say_who_answers(served):
     assert "iccm_gateway_database_up 1.0" in text
 
 
-def test_every_endpoint_asks_for_a_token_where_tokens_are_set(url, tmp_path):
+def test_every_endpoint_requires_a_token_if_tokens_are_configured(url, tmp_path):
     good, other = "a-token-of-enough-length", "another-token-of-enough"
     pages = {
         ("GET", "/healthz"): 200, ("GET", "/readyz"): 200, ("GET", "/metrics"): 401, ("GET", "/docs"): 401,
@@ -193,19 +195,19 @@ def test_every_endpoint_asks_for_a_token_where_tokens_are_set(url, tmp_path):
             wrong = ("", "Bearer", f"Bearer {good}x", f"Bearer {good[:-1]}", f"Basic {good}", "Bearer ÿ")
             for header in (None, *wrong):
                 headers = {} if header is None else {"Authorization": header.encode("latin-1")}
-                reply = running.client.request(method, path, headers=headers, json=bodies.get(path))
-                assert reply.status_code == without, (path, header)
+                response = running.client.request(method, path, headers=headers, json=bodies.get(path))
+                assert response.status_code == without, (path, header)
                 if without == 401:
-                    refused(reply, 401)
-                    assert reply.headers["www-authenticate"] == "Bearer"
+                    assert_problem(response, 401)
+                    assert response.headers["www-authenticate"] == "Bearer"
             for token in (good, other):
                 headers = {"Authorization": f"Bearer {token}"}
-                reply = running.client.request(method, path, headers=headers, json=bodies.get(path))
-                assert reply.status_code == (404 if path == "/nowhere" else 200), reply.text
+                response = running.client.request(method, path, headers=headers, json=bodies.get(path))
+                assert response.status_code == (404 if path == "/nowhere" else 200), response.text
         assert good not in running.log.read_text()
 
 
-def test_an_address_others_can_reach_needs_tokens():
+def test_an_address_reachable_from_other_hosts_requires_tokens():
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(SettingsError, match="ICCM_GATEWAY__TOKENS"):
             require_tokens_off_loopback(host, ())
@@ -228,8 +230,8 @@ def test_an_unexpected_error_is_a_problem_without_details_and_keeps_the_connecti
     thread.start()
     with httpx2.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
         for _ in range(3):
-            reply = client.get("/fail")
-            refused(reply, 500)
-            assert "secret" not in reply.text
+            response = client.get("/fail")
+            assert_problem(response, 500)
+            assert "secret" not in response.text
     server.should_exit = True
     thread.join(10)

@@ -1,4 +1,4 @@
-"""Production measured through the gateway: its own answer, and nobody's traffic (T8)."""
+"""Production measured through the gateway: its own response, which counts as no traffic (T8)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from iccm_assets.gateway.batching import BackendResponse, DynamicBatcher
 from iccm_assets.monitoring.serving_path import open_serving_path
 from iccm_assets.registry import versions
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway, rollout, rows, set_weight
+from iccm_assets_tests.gateway.factories import (
+    SOURCE,
+    database_url,
+    eventually,
+    gateway,
+    rollout,
+    rows,
+    set_weight,
+)
 
 COUNTED = "select (select count(*) from iccm.requests) + (select count(*) from iccm.conversations)"
 
 
-def settings_of(engine: sa.Engine, home, **more):
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return load_settings(home=home, database_url=url, **more)
+def make_settings(engine: sa.Engine, home, **more):
+    return load_settings(home=home, database_url=database_url(engine), **more)
 
 
 def production(engine: sa.Engine):
@@ -27,10 +34,10 @@ def production(engine: sa.Engine):
 
 
 def loading(version):
-    """A loader that says who was loaded here."""
+    """A loader whose responses name the loaded version."""
     return DynamicBatcher(
         version.version,
-        lambda sources: [BackendResponse(f"loaded {version.version} {one}") for one in sources],
+        lambda sources: [BackendResponse(f"loaded {version.version} {source}") for source in sources],
         batch_size=4,
         batch_timeout_seconds=0,
         queue_size=8,
@@ -38,13 +45,13 @@ def loading(version):
     )
 
 
-def test_a_probe_is_answered_by_production_and_recorded_nowhere(served, engine) -> None:
+def test_a_probe_is_served_by_production_and_not_recorded(served, engine) -> None:
     before = served.client.get("/metrics").text
     [[counted]] = rows(engine, COUNTED)
-    reply = served.client.post("/v1/probe", json={"source_code": SOURCE})
-    assert reply.status_code == 200
-    assert (reply.json()["model_version"], "(v1)" in reply.json()["requirements"]) == ("v1", True)
-    served.ask("after-the-probe")
+    response = served.client.post("/v1/probe", json={"source_code": SOURCE})
+    assert response.status_code == 200
+    assert (response.json()["model_version"], "(v1)" in response.json()["requirements"]) == ("v1", True)
+    served.request("after-the-probe")
     eventually(lambda: rows(engine, "select 1 from iccm.requests where session_id = 'after-the-probe'"))
     [[now]] = rows(engine, COUNTED)
     assert now == counted + 2
@@ -52,60 +59,60 @@ def test_a_probe_is_answered_by_production_and_recorded_nowhere(served, engine) 
     assert "iccm_gateway_probes_total" in after and 'iccm_gateway_probes_total{status="ok"}' not in before
 
 
-def test_while_the_canary_arm_has_half_of_the_traffic_a_probe_is_still_productions(served, engine) -> None:
+def test_a_probe_is_served_by_production_while_the_canary_has_half_of_the_traffic(served, engine) -> None:
     with engine.begin() as conn:
         rollout(conn, 0.5)
     eventually(lambda: served.routing()["weights"].get("v2") == 0.5)
-    answers = [served.client.post("/v1/probe", json={"source_code": f"{SOURCE}#{n}"}) for n in range(20)]
-    assert {one.json()["model_version"] for one in answers} == {"v1"}
+    responses = [served.client.post("/v1/probe", json={"source_code": f"{SOURCE}#{n}"}) for n in range(20)]
+    assert {response.json()["model_version"] for response in responses} == {"v1"}
     set_weight(engine, 0.0, state="aborted")
 
 
 @pytest.mark.parametrize(("body", "status"), [({}, 422), ({"source_code": "x", "session_id": "s"}, 422)])
-def test_a_probe_takes_source_code_and_nothing_else(served, body, status) -> None:
+def test_a_probe_accepts_source_code_and_nothing_else(served, body, status) -> None:
     assert served.client.post("/v1/probe", json=body).status_code == status
 
 
-def test_a_living_gateway_is_asked_and_gives_every_answer_in_its_place(served, engine, home) -> None:
-    with open_serving_path(engine, settings_of(engine, home), production(engine), loading) as path:
+def test_a_live_gateway_is_probed_and_results_keep_their_order(served, engine, home) -> None:
+    with open_serving_path(engine, make_settings(engine, home), production(engine), loading) as path:
         assert path.name == f"gateway {served.url}"
-        told = path([SOURCE] * 30)
-    assert [one.text for one in told] == ["The function `add` shall return the sum. (v1)"] * 30
+        results = path([SOURCE] * 30)
+    assert [result.text for result in results] == ["The function `add` shall return the sum. (v1)"] * 30
 
 
 def test_without_a_gateway_production_is_loaded_as_a_gateway_would(fresh, tmp_path) -> None:
-    with open_serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path:
-        told = path([f"s{n}" for n in range(20)])
-    assert [one.text for one in told] == [f"loaded v1 s{n}" for n in range(20)]
+    with open_serving_path(fresh, make_settings(fresh, tmp_path), production(fresh), loading) as path:
+        results = path([f"s{n}" for n in range(20)])
+    assert [result.text for result in results] == [f"loaded v1 s{n}" for n in range(20)]
 
 
-def test_an_answer_of_another_version_ends_the_measurement(served, engine, home) -> None:
+def test_a_response_of_another_version_ends_the_measurement(served, engine, home) -> None:
     with engine.connect() as conn:
         other = versions.get_version(conn, "v2")
     eventually(lambda: "v2" not in served.routing()["weights"])
-    path = open_serving_path(engine, settings_of(engine, home), other, loading)
-    with path as asked:
-        if not asked.name.startswith("gateway"):
+    path = open_serving_path(engine, make_settings(engine, home), other, loading)
+    with path as opened:
+        if not opened.name.startswith("gateway"):
             pytest.skip("the gateway has let go of v2")
         with pytest.raises(IccmError, match="v1 serves now, not v2"):
-            asked([SOURCE])
+            opened([SOURCE])
 
 
-def test_where_tokens_are_needed_one_is_sent(fresh, tmp_path) -> None:
-    url = fresh.url.set(drivername="postgresql").render_as_string(hide_password=False)
+def test_a_token_is_sent_where_one_is_required(fresh, tmp_path) -> None:
+    url = database_url(fresh)
     secret = "a-token-of-some-length"
     with gateway(url, tmp_path, ICCM_GATEWAY__TOKENS=secret) as running:
-        refused = httpx2.post(f"{running.url}/v1/probe", json={"source_code": SOURCE})
-        assert refused.status_code == 401
+        rejected = httpx2.post(f"{running.url}/v1/probe", json={"source_code": SOURCE})
+        assert rejected.status_code == 401
         eventually(
             lambda: rows(fresh, "select 1 from iccm.gateway_replicas where 'v1' = any(ready_versions)")
         )
         with open_serving_path(
-            fresh, settings_of(fresh, tmp_path, gateway={"tokens": secret}), production(fresh), loading
+            fresh, make_settings(fresh, tmp_path, gateway={"tokens": secret}), production(fresh), loading
         ) as path:
             assert path([SOURCE])[0].text
         with (
-            open_serving_path(fresh, settings_of(fresh, tmp_path), production(fresh), loading) as path,
+            open_serving_path(fresh, make_settings(fresh, tmp_path), production(fresh), loading) as path,
             pytest.raises(IccmError, match="HTTP 401"),
         ):
             path([SOURCE])

@@ -1,4 +1,4 @@
-"""Who answers, decided from what the database said last (G3, R7)."""
+"""The serving version, chosen from the latest snapshot of the database (G3, R7)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def routing(production: str = "v1", everywhere: frozenset[str] = BOTH, **split: 
     return Routing(production, CanarySplit(**values), ready_everywhere=everywhere, replicas=2)
 
 
-def test_the_canary_answers_while_its_lease_lives_and_all_replicas_have_it():
+def test_the_canary_serves_while_its_lease_is_valid_and_all_replicas_are_ready():
     assert choose_route(routing(), "s", NOW, BOTH, None).version == "v2"
 
 
@@ -41,19 +41,19 @@ def test_the_canary_answers_while_its_lease_lives_and_all_replicas_have_it():
         ({}, {"v1"}, "not loaded on this replica"),
     ],
 )
-def test_without_one_of_its_conditions_production_answers_and_the_reason_is_told(changed, loaded, why):
-    found = routing(**changed)
-    weight, reason = canary_weight(found, NOW, loaded)
+def test_if_a_condition_is_missing_production_serves_and_the_reason_is_given(changed, loaded, why):
+    changed_routing = routing(**changed)
+    weight, reason = canary_weight(changed_routing, NOW, loaded)
     assert weight == 0 and why in reason
-    route = choose_route(found, "s", NOW, loaded, None)
+    route = choose_route(changed_routing, "s", NOW, loaded, None)
     assert (route.arm, route.version, route.rollout_id) == ("production", "v1", None)
 
 
-def test_a_canary_that_fails_is_stood_in_for_by_production():
+def test_production_is_the_fallback_of_a_failing_canary():
     assert choose_route(routing(), "s", NOW, BOTH, None).fallback_version == "v1"
 
 
-def test_while_it_bakes_the_former_version_stands_in_and_a_lapsed_lease_means_the_new_one():
+def test_during_the_bake_the_former_version_is_the_fallback_and_an_expired_lease_means_the_new_one():
     baking = {"production": "v2", "state": "baking", "stage": 3}
     route = choose_route(routing(**baking), "s", NOW, BOTH, None)
     assert (route.arm, route.version, route.fallback_version) == ("canary", "v2", "v1")
@@ -61,12 +61,12 @@ def test_while_it_bakes_the_former_version_stands_in_and_a_lapsed_lease_means_th
     assert (lapsed.arm, lapsed.version) == ("production", "v2")
 
 
-def test_the_former_production_goes_on_until_the_new_one_is_loaded():
+def test_the_former_production_version_serves_until_the_new_one_is_loaded():
     new = Routing("v3")
     assert choose_route(new, "s", NOW, {"v1"}, "v1").version == "v1"
     assert choose_route(new, "s", NOW, {"v1", "v3"}, "v1").version == "v3"
 
 
-def test_the_clock_runs_on_without_the_database_at_the_platforms_rate():
+def test_the_clock_advances_at_the_platform_rate_without_the_database():
     clock = Clock(NOW, monotonic_seconds() - 2.0, rate=3600.0)
     assert clock.now() >= NOW + timedelta(hours=2)

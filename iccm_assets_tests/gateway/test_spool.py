@@ -1,4 +1,4 @@
-"""What was appended survives its writer, whole, and is given to whoever comes next (G5)."""
+"""Appended records survive their writer and are recovered by another process (G5)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from iccm_assets.gateway.spool import Spool, SpoolFullError, orphaned_segments, 
 MIB = 1 << 20
 
 
-def all_of(spool: Spool) -> list[dict]:
-    return [one for segment in spool.closed_segments() for one in read_segment(segment)]
+def read_all(spool: Spool) -> list[dict]:
+    return [record for segment in spool.closed_segments() for record in read_segment(segment)]
 
 
-def test_records_come_back_in_order_and_delivered_segments_go(tmp_path):
+def test_records_are_read_in_order_and_stored_segments_are_deleted(tmp_path):
     spool = Spool(tmp_path, "a", MIB)
     for number in range(3):
         spool.append({"n": number, "text": "é\n\u2028"})
     [first] = spool.closed_segments()
     spool.append({"n": 3})
-    assert [one["n"] for one in all_of(spool)] == [0, 1, 2, 3]
+    assert [record["n"] for record in read_all(spool)] == [0, 1, 2, 3]
     spool.delete_segment(first)
-    assert [one["n"] for one in all_of(spool)] == [3] and not first.exists()
+    assert [record["n"] for record in read_all(spool)] == [3] and not first.exists()
     assert spool.pending_bytes < 60
 
 
-def test_a_record_cut_short_by_a_kill_is_left_out_and_the_others_are_not(tmp_path):
+def test_a_record_truncated_by_a_kill_is_skipped_and_the_others_are_read(tmp_path):
     spool = Spool(tmp_path, "a", MIB)
     spool.append({"n": 1})
     spool.append({"n": 2})
@@ -42,7 +42,7 @@ def test_a_record_cut_short_by_a_kill_is_left_out_and_the_others_are_not(tmp_pat
         assert len(list(read_segment(segment))) == (cut >= len(whole) // 2)
 
 
-def test_damage_in_the_middle_is_reported_and_the_file_is_kept(tmp_path, caplog):
+def test_corruption_in_the_middle_is_reported_and_the_file_is_kept(tmp_path, caplog):
     spool = Spool(tmp_path, "a", MIB)
     for number in range(3):
         spool.append({"n": number})
@@ -50,12 +50,12 @@ def test_damage_in_the_middle_is_reported_and_the_file_is_kept(tmp_path, caplog)
     damaged = bytearray(segment.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     segment.write_bytes(damaged)
-    assert [one["n"] for one in read_segment(segment)] == [0]
+    assert [record["n"] for record in read_segment(segment)] == [0]
     assert "is corrupt" in caplog.text
     assert segment.with_suffix(".log.damaged").read_bytes() == damaged
 
 
-def test_a_full_spool_refuses_and_takes_again_once_delivered(tmp_path):
+def test_a_full_spool_rejects_records_until_a_segment_is_stored(tmp_path):
     spool = Spool(tmp_path, "a", 100)
     spool.append({"text": "x" * 60})
     with pytest.raises(SpoolFullError, match="not sent"):
@@ -65,7 +65,7 @@ def test_a_full_spool_refuses_and_takes_again_once_delivered(tmp_path):
     spool.append({"text": "x" * 60})
 
 
-def test_a_full_disk_refuses_and_leaves_no_half_record_behind(tmp_path):
+def test_a_full_disk_rejects_a_record_and_leaves_no_incomplete_one(tmp_path):
     spool = Spool(tmp_path, "a", MIB)
     spool.append({"n": 1})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -78,10 +78,10 @@ def test_a_full_disk_refuses_and_leaves_no_half_record_behind(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     spool.append({"n": 2})
-    assert [one["n"] for one in all_of(spool)] == [1, 2]
+    assert [record["n"] for record in read_all(spool)] == [1, 2]
 
 
-def test_only_a_dead_process_leaves_orphans_and_an_emptied_directory_goes(tmp_path):
+def test_only_dead_processes_leave_orphans_and_empty_directories_are_deleted(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from iccm_assets.gateway.spool import Spool\n"
         "spool = Spool(Path(sys.argv[1]), 'other', 1 << 20); spool.append({'n': 1})\n"
@@ -96,7 +96,7 @@ def test_only_a_dead_process_leaves_orphans_and_an_emptied_directory_goes(tmp_pa
         other.wait()
         for directory, segments in orphaned_segments(tmp_path, own.directory):
             assert directory.name == "other"
-            assert [one for segment in segments for one in read_segment(segment)] == [{"n": 1}]
+            assert [record for segment in segments for record in read_segment(segment)] == [{"n": 1}]
             for segment in segments:
                 segment.unlink()
         assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Lineage both ways (V1), at a cost that follows the answer and not the number of conversations."""
+"""Lineage in both directions (V1), at a cost that depends on the size of the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iccm_assets_tests.retraining.factories import NOW, conversation, training_r
 
 @pytest.fixture
 def three_generations(engine: sa.Engine) -> sa.Engine:
-    """v1 (base) -> v2 learned from 1, 2 -> v3 (production) learned from 3, rehearsed 1; v4 refused."""
+    """v1 (base) -> v2 trained on 1, 2 -> v3 (production) trained on 3, rehearsed 1; v4 failed the gate."""
     with engine.begin() as conn:
         for number in range(1, 7):
             conversation(conn, number, user=f"u{number}", pool=number != 5, filtered=number != 6)
@@ -57,7 +57,9 @@ def three_generations(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_generations: sa.Engine) -> None:
+def test_version_lineage_has_conversations_ancestry_verdicts_and_traffic(
+    three_generations: sa.Engine,
+) -> None:
     with three_generations.connect() as conn:
         lineage = load_version_lineage(conn, "v3")
     assert [(ancestor.version, ancestor.generations, ancestor.examples) for ancestor in lineage.ancestry] == [
@@ -81,13 +83,13 @@ def test_a_version_knows_its_conversations_descent_gate_and_traffic(three_genera
     assert json.dumps(asdict(lineage), default=str)
 
 
-def test_the_first_version_came_from_no_conversation(three_generations: sa.Engine) -> None:
+def test_the_first_version_has_no_training_conversations(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         lineage = load_version_lineage(conn, "v1")
     assert (lineage.run, lineage.conversations, lineage.parent_version) == (None, (), None)
 
 
-def test_a_conversation_knows_every_version_that_learned_from_it(three_generations: sa.Engine) -> None:
+def test_conversation_lineage_has_every_version_trained_on_it(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         lineage = load_conversation_lineage(conn, 2)
     assert [(row.version, row.how, row.role, row.generations) for row in lineage.versions] == [
@@ -98,7 +100,7 @@ def test_a_conversation_knows_every_version_that_learned_from_it(three_generatio
     assert [(use.training_run_id, use.role) for use in lineage.uses] == [(1, "validation"), (3, "rehearsal")]
 
 
-def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine) -> None:
+def test_the_lineage_of_a_rejected_conversation_gives_stage_and_reason(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         duplicate, unused = load_conversation_lineage(conn, 5), load_conversation_lineage(conn, 6)
     assert [(row.reason, row.duplicate_of, row.similarity) for row in duplicate.rejections] == [
@@ -108,7 +110,7 @@ def test_a_conversation_left_out_says_where_and_why(three_generations: sa.Engine
     assert (unused.filtered, unused.in_pool) == (False, True)
 
 
-def test_a_session_leads_to_its_conversation(three_generations: sa.Engine) -> None:
+def test_a_conversation_is_found_by_its_session(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         assert find_conversation(conn, "s3") == 3
         for unknown in ("s77", "", "s3' or true --", "s3\x00"):
@@ -124,7 +126,7 @@ def test_a_version_is_found_by_its_role_or_the_start_of_its_digest(three_generat
             load_version_lineage(conn, "digest-")
 
 
-def test_unknown_names_are_said_to_be_unknown(three_generations: sa.Engine) -> None:
+def test_unknown_names_are_reported(three_generations: sa.Engine) -> None:
     with three_generations.connect() as conn:
         for unknown in ("v9", "", "%", "_", "\x00"):
             with pytest.raises(VersionNotFoundError, match=r"There are: v4, v3, v2, v1\."):
@@ -134,7 +136,9 @@ def test_unknown_names_are_said_to_be_unknown(three_generations: sa.Engine) -> N
                 load_conversation_lineage(conn, number)
 
 
-def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_generations: sa.Engine) -> None:
+def test_version_lineage_has_forced_deployments_rollbacks_and_serving_periods(
+    three_generations: sa.Engine,
+) -> None:
     with three_generations.begin() as conn:
         for hour, event, name, weight, notes in (
             (1, "forced", "v4", 1.0, "forced by a person: outage"),
@@ -155,12 +159,12 @@ def test_forced_deployments_rollbacks_and_times_in_service_are_told(three_genera
     assert [(period.since, period.until, period.weight) for period in lineage.periods] == [
         (NOW + timedelta(hours=1), NOW + timedelta(hours=3), 1.0)
     ]
-    for rolled in (lineage, restored):
-        assert [rollback["reason"] for rollback in rolled.rollbacks] == ["low_pass_rate"]
+    for lineage_ in (lineage, restored):
+        assert [rollback["reason"] for rollback in lineage_.rollbacks] == ["low_pass_rate"]
     assert [period.until for period in restored.periods] == [NOW + timedelta(hours=1), None]
 
 
-CROWD = """
+MANY_ROWS = """
 insert into iccm.conversations (id, session_id, "timestamp", origin)
 select n, 's' || n, :now - n * interval '20 seconds', 'simulated' from generate_series(1, 100000) n;
 insert into iccm.requirements (session_id, conversation_id, kind, text, test_pass_rate, scored_at)
@@ -185,9 +189,9 @@ analyze
 """
 
 
-def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: sa.Engine) -> None:
+def test_lineage_queries_use_indexes_among_a_hundred_thousand_conversations(engine: sa.Engine) -> None:
     with engine.begin() as conn:
-        for statement in CROWD.split(";\n"):
+        for statement in MANY_ROWS.split(";\n"):
             conn.execute(sa.text(statement), {"now": NOW} if ":now" in statement else {})
     queries: list[tuple[str, Any]] = []
     sa.event.listen(
@@ -196,18 +200,18 @@ def test_both_ways_read_by_keys_among_a_hundred_thousand_conversations(engine: s
         lambda c, cursor, sql, parameters, *rest: queries.append((sql, parameters)),
     )
     with engine.connect() as conn:
-        of_version = load_version_lineage(conn, "v40")
-        of_conversation = load_conversation_lineage(conn, find_conversation(conn, "s600"))
+        version_lineage = load_version_lineage(conn, "v40")
+        conversation_lineage = load_conversation_lineage(conn, find_conversation(conn, "s600"))
         executed = list(queries)
         plans = [
             json.dumps(conn.exec_driver_sql(f"explain (format json) {sql}", parameters).scalar_one())
             for sql, parameters in executed
             if "iccm." in sql
         ]
-    assert of_version.roles == {"new": 550, "rehearsal": 100}
-    assert [ancestor.generations for ancestor in of_version.ancestry] == list(range(40))
-    assert [row.how for row in of_conversation.versions].count("directly") == 2
-    assert len(of_conversation.versions) == 40
+    assert version_lineage.roles == {"new": 550, "rehearsal": 100}
+    assert [ancestor.generations for ancestor in version_lineage.ancestry] == list(range(40))
+    assert [row.how for row in conversation_lineage.versions].count("directly") == 2
+    assert len(conversation_lineage.versions) == 40
     assert len(plans) == len(executed) > 10
     large = ("conversations", "requirements", "filtered_conversations", "phase4_training_data")
     for plan in plans:

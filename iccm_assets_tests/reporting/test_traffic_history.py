@@ -1,4 +1,4 @@
-"""Which version served traffic at time T, with what weight (M2)."""
+"""Versions that served traffic at a time, with their weights (M2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
 @pytest.fixture
 def record_event(engine):
-    """Records the weight a version has from an hour on."""
+    """Return a function that records the weight of a version from an hour on."""
     with engine.begin() as conn:
         for name in ("v1", "v2", "v3"):
             row = {"version": name, "status": "candidate", "digest": name, "path": name}
@@ -45,14 +45,14 @@ def record_event(engine):
         yield record
 
 
-def at(conn: sa.Connection, hour: float) -> dict[str, float]:
+def served_at(conn: sa.Connection, hour: float) -> dict[str, float]:
     return {row.version: round(row.weight, 9) for row in versions_served_at(conn, T0 + timedelta(hours=hour))}
 
 
 def test_before_the_first_version_nothing_served(record_event):
     record_event(1, "v1", 1.0)
-    assert at(record_event.conn, 0.99) == {}
-    assert at(record_event.conn, 1) == {"v1": 1.0}
+    assert served_at(record_event.conn, 0.99) == {}
+    assert served_at(record_event.conn, 1) == {"v1": 1.0}
 
 
 def test_a_rollout_from_ten_percent_to_promotion(record_event):
@@ -62,14 +62,14 @@ def test_a_rollout_from_ten_percent_to_promotion(record_event):
     record_event(20, None, None, "paused")  # no change of traffic
     record_event(28, "v2", 1.0)
     hours = {5: {"v1": 1.0}, 10: {"v1": 0.9, "v2": 0.1}, 22: {"v1": 0.5, "v2": 0.5}, 40: {"v2": 1.0}}
-    assert {hour: at(record_event.conn, hour) for hour in hours} == hours
+    assert {hour: served_at(record_event.conn, hour) for hour in hours} == hours
 
 
 def test_a_rollback_from_a_stage_leaves_production_alone(record_event):
     record_event(0, "v1", 1.0)
     record_event(10, "v2", 0.5)
     record_event(11, "v2", 0.0)
-    assert at(record_event.conn, 12) == {"v1": 1.0}
+    assert served_at(record_event.conn, 12) == {"v1": 1.0}
 
 
 def test_a_rollback_from_the_bake_and_a_later_rollout(record_event):
@@ -77,26 +77,26 @@ def test_a_rollback_from_the_bake_and_a_later_rollout(record_event):
     record_event(10, "v2", 1.0)
     record_event(20, "v1", 1.0, "rolled_back")
     record_event(30, "v3", 0.1)
-    assert at(record_event.conn, 15) == {"v2": 1.0}
-    assert at(record_event.conn, 25) == {"v1": 1.0}
-    assert at(record_event.conn, 31) == {"v1": 0.9, "v3": 0.1}
+    assert served_at(record_event.conn, 15) == {"v2": 1.0}
+    assert served_at(record_event.conn, 25) == {"v1": 1.0}
+    assert served_at(record_event.conn, 31) == {"v1": 0.9, "v3": 0.1}
 
 
-def test_a_lapsed_lease_recorded_later_is_answered_as_it_was(record_event):
+def test_an_expired_lease_recorded_later_counts_from_its_own_time(record_event):
     record_event(0, "v1", 1.0)
     record_event(10, "v2", 0.5)
     record_event(15, "v2", 0.5, "lease_resumed")
     record_event(12, "v2", 0.0, "lease_lapsed")  # written on recovery, dated when it happened
-    assert at(record_event.conn, 11) == {"v1": 0.5, "v2": 0.5}
-    assert at(record_event.conn, 13) == {"v1": 1.0}
-    assert at(record_event.conn, 16) == {"v1": 0.5, "v2": 0.5}
+    assert served_at(record_event.conn, 11) == {"v1": 0.5, "v2": 0.5}
+    assert served_at(record_event.conn, 13) == {"v1": 1.0}
+    assert served_at(record_event.conn, 16) == {"v1": 0.5, "v2": 0.5}
 
 
-def test_of_two_events_at_one_moment_the_later_written_counts(record_event):
+def test_of_two_events_at_one_time_the_later_written_counts(record_event):
     record_event(0, "v1", 1.0)
     record_event(10, "v2", 0.1)
     record_event(10, "v2", 0.5)
-    assert at(record_event.conn, 10) == {"v1": 0.5, "v2": 0.5}
+    assert served_at(record_event.conn, 10) == {"v1": 0.5, "v2": 0.5}
 
 
 def test_weights_add_up_to_one_and_the_heaviest_is_first(record_event):
@@ -108,7 +108,7 @@ def test_weights_add_up_to_one_and_the_heaviest_is_first(record_event):
     assert isinstance(served[0], ServedVersion)
 
 
-def test_the_times_a_version_served_are_those_of_every_moment(record_event):
+def test_serving_periods_agree_with_the_versions_served_at_a_time(record_event):
     record_event(0, "v1", 1.0)
     record_event(10, "v2", 0.1)
     record_event(16, "v2", 0.5)
@@ -139,7 +139,7 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(EVENTS)
-def test_periods_follow_each_other_and_all_versions_together_have_everything(history):
+def test_periods_do_not_overlap_and_weights_of_all_versions_add_up_to_one(history):
     events = [
         TrafficEvent(T0 + timedelta(hours=hour), name, weight) for hour, name, weight in sorted(history)
     ]
