@@ -251,7 +251,7 @@ def _dict_difference(expected: EncodedValue, actual: EncodedValue, where: str, p
 
 def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, EncodedValue]) -> dict[str, str]:
     """Map expected to actual canonical forms: exact matches first, then those within the tolerance."""
-    matches = {form: form for form in expected if form in actual}
+    matches = {form: form for form in expected.keys() & actual.keys()}
     missing = [form for form in expected if form not in actual]
     extra = [form for form in actual if form not in expected]
     if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
