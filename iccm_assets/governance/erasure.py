@@ -126,6 +126,7 @@ class _Erasure:
         self._stopped: tuple[int, ...] = ()
 
     def run(self) -> ErasureResult:
+        """Erase, record and plan; ``InputError`` when the subject is unknown."""
         rows = self._lock_conversations()
         live = [row for row in rows if row.erased_at is None]
         sessions, requests = self._lock_requests(live)
