@@ -60,9 +60,12 @@ def filter_day(
         passed = [decision for decision in decisions if isinstance(decision, Kept)]
         pairs = [TextPair(decision.source_code, decision.requirements) for decision in passed]
         leaks = find_contamination(engine, pairs, index, embedder, settings.curation.duplicate_similarity)
-        compared = list(zip(passed, leaks, strict=True))
-        kept = [decision for decision, leak in compared if leak is None]
-        rejected += [reject_contaminated(decision, leak) for decision, leak in compared if leak is not None]
+        kept = []
+        for decision, leak in zip(passed, leaks, strict=True):
+            if leak is None:
+                kept.append(decision)
+            else:
+                rejected.append(reject_contaminated(decision, leak))
         _replace_day(conn, day, read_at, kept, rejected)
     reasons = Counter(rejection.reason for rejection in rejected)
     return FilterReport(len(decisions), len(kept), dict(sorted(reasons.items())))

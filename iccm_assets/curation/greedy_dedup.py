@@ -83,9 +83,11 @@ def greedy_dedup(
     units = normalize_rows(rows.vectors)
     for start in range(0, len(units), _BLOCK):
         ids = rows.ids[start : start + _BLOCK]
-        decisions = list(zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True))
-        result.kept.extend(id_ for id_, duplicate in decisions if duplicate is None)
-        result.removed.extend(RemovedDuplicate(id_, *duplicate) for id_, duplicate in decisions if duplicate)
+        for id_, duplicate in zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True):
+            if duplicate is None:
+                result.kept.append(id_)
+            else:
+                result.removed.append(RemovedDuplicate(id_, *duplicate))
         if progress is not None:
             progress(len(ids))
     return result
