@@ -93,7 +93,7 @@ def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance
     page.get_by_role("button", name=re.compile("^Launch ")).click()
     finished(instance, lambda run: run["tags"].get("dagster/partition") == instance.yesterday.isoformat())
     page.goto("/assets/training_pool?view=partitions&partition=" + instance.yesterday.isoformat())
-    page.get_by_text("rejections").wait_for()
+    page.get_by_text("rejections", exact=True).wait_for()
     page.get_by_text("in the pool").first.wait_for()
     picture(page, "partition")
 
