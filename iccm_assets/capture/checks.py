@@ -14,7 +14,8 @@ from statistics import median
 from sqlalchemy import Connection, text
 
 from iccm_assets.check_result import CheckResult, sample_ids
-from iccm_assets.db.clock import start_of_day
+from iccm_assets.db.clock import now, start_of_day
+from iccm_assets.settings import Settings
 
 # Below this many conversations a day, a quiet day proves nothing.
 MIN_BASELINE = 10
@@ -22,6 +23,8 @@ LOW_VOLUME_RATIO = 0.2
 MAX_INVALID_RATIO = 0.02
 MAX_SEGMENT_AGE_SECONDS = 900.0
 MAX_SCANNED = 20_000  # conversations
+
+BASELINE_DAYS = 14
 
 
 def check_daily_volume(previous_days: Sequence[int], yesterday: int) -> CheckResult:
@@ -137,3 +140,21 @@ def get_spool_state(root: Path) -> tuple[int, int, float]:
             size += status.st_size
             oldest = max(oldest, time.time() - status.st_mtime if status.st_size else 0.0)
     return dead_letters, size, oldest
+
+
+def daily_volume_is_normal(conn: Connection, settings: Settings) -> CheckResult:
+    """Compare yesterday's volume with the days before it."""
+    yesterday = now(conn).date() - timedelta(days=1)
+    days = load_daily_volumes(conn, yesterday - timedelta(days=BASELINE_DAYS), yesterday)
+    *baseline, last = [day.total for day in days]
+    return check_daily_volume(baseline, last)
+
+
+def content_is_valid(conn: Connection, settings: Settings) -> CheckResult:
+    """Check the messages of the last week."""
+    return check_content(*find_invalid_conversations(conn, now(conn) - timedelta(days=7)))
+
+
+def spool_is_flushed(conn: Connection, settings: Settings) -> CheckResult:
+    """Check the spools of the gateways of this machine."""
+    return check_spool(*get_spool_state(settings.home / "spool"))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, text
 
+from iccm_assets.capture.checks import load_daily_volumes
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.curation.decontamination import TextPair, load_canary_index
 from iccm_assets.curation.embeddings import content_sha256, load_vectors, parse_vector
 from iccm_assets.curation.filter_policy import is_in_holdout
+from iccm_assets.curation.filtering import find_changed_days
 from iccm_assets.curation.similarity import Float64, find_nearest, normalize_rows, similarity
+from iccm_assets.db.clock import now
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.settings import Settings
 
@@ -253,3 +256,35 @@ def is_filtered(conn: Connection, day: date) -> bool:
     """Return whether the filter has processed a day."""
     query = text("select exists (select from iccm.filtered_days where day = :day)")
     return bool(conn.execute(query, {"day": day}).scalar_one())
+
+
+def yesterday_is_materialized(conn: Connection, settings: Settings) -> CheckResult:
+    """Check that yesterday was filtered, if it had conversations."""
+    yesterday = now(conn).date() - timedelta(days=1)
+    [volume] = load_daily_volumes(conn, yesterday, yesterday)
+    return check_yesterday(yesterday, is_filtered(conn, yesterday), volume.total)
+
+
+def partitions_are_fresh(conn: Connection, settings: Settings) -> CheckResult:
+    """Check the days that the daily job looks back on."""
+    days = settings.curation.lookback_days
+    yesterday = now(conn).date() - timedelta(days=1)
+    return check_freshness(days, find_changed_days(conn, yesterday - timedelta(days=days - 1), yesterday))
+
+
+def no_contamination(conn: Connection, settings: Settings) -> CheckResult:
+    """Check the newest filtered rows."""
+    return check_contamination(*load_contamination(conn, "filtered_conversations", settings))
+
+
+def no_duplicates(conn: Connection, settings: Settings) -> CheckResult:
+    """Compare the newest vectors of the pool with all others."""
+    threshold = settings.curation.duplicate_similarity
+    pool = load_pool_vectors(conn)
+    pairs = find_similar_pairs(pool.ids, pool.vectors, pool.pinned, threshold)
+    return check_duplicates(len(pool.ids), pool.pool_size, pairs, threshold)
+
+
+def row_counts_reconcile(conn: Connection, settings: Settings) -> CheckResult:
+    """Compare the filtered rows with the pool and its rejections."""
+    return check_row_counts(**load_pool_counts(conn))

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult, sample_ids
+from iccm_assets.curation import checks as curation_checks
+from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.evaluation.gate_evidence import GateEvidence
+from iccm_assets.models.embedding import Embedder
+from iccm_assets.settings import Settings
 
 # From this size on the gate judges a slice for forgetting.
 MIN_SLICE_ITEMS = 20
@@ -79,3 +83,23 @@ def check_missing_items(version: str, items: int, missing: Sequence[str]) -> Che
         metrics={"items": float(items), "missing": float(len(missing))},
         sample_ids=sample_ids(list(missing)),
     )
+
+
+def digest_is_unchanged(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Compare the canary set with that of the last verdict."""
+    last = get_last_verdict(conn)
+    digest, version = (last.canary_set_digest, last.version) if last else (None, "")
+    return check_canary_set(load_canary_set(settings.canary_set).digest, digest, version)
+
+
+def slices_have_min_items(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Count the items of each slice."""
+    return check_slice_sizes(load_canary_set(settings.canary_set).slices)
+
+
+def no_train_test_overlap(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Look for canary items, exact or similar, among the newest rows of the pool."""
+    rows, problems = curation_checks.load_contamination(conn, "phase4_training_data", settings)
+    similar = curation_checks.find_similar_to_canary_set(conn, settings, Embedder.load(settings).digest)
+    overlapping = sorted({*problems["overlapping_canary_set"], *similar})
+    return curation_checks.check_contamination(rows, {**problems, "overlapping_canary_set": overlapping})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult
+from iccm_assets.settings import Settings
 
 # Two rounds of the six-hourly measurement, and time to make it.
 MAX_QUALITY_AGE_HOURS = 13.0
@@ -75,3 +76,12 @@ def check_production_quality(
         metrics={"hours_since": round(hours, 2), "holdout_sessions": float(holdout)},
         sample_ids=tuple(dropped_sets),
     )
+
+
+def production_quality_is_stable(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Check the newest measurement of the production version."""
+    latest = load_latest_quality(conn)
+    if latest is None:
+        return CheckResult(True, "nothing is in production yet", "")
+    dropped = [name for name, drop in latest.drops.items() if drop > MAX_QUALITY_DROP]
+    return check_production_quality(latest.version, latest.hours, latest.holdout_items, dropped)

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult
 from iccm_assets.db import tables as t
+from iccm_assets.db.clock import now
+from iccm_assets.settings import Settings
 
 
 class RolloutStatus(NamedTuple):
@@ -87,3 +89,19 @@ def list_versions(conn: sa.Connection, status: str) -> list[str]:
     """Return the versions of one status, sorted."""
     query = sa.text("select version from iccm.model_versions where status = :status order by version")
     return list(conn.execute(query, {"status": status}).scalars())
+
+
+def exactly_one_production_version(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Count the versions in production."""
+    return check_single_production(list_versions(conn, "production"))
+
+
+def statuses_match_rollout(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Compare the statuses of the versions with the live rollout."""
+    production, canaries = (list_versions(conn, status) for status in ("production", "canary"))
+    return check_statuses(load_live_rollout(conn), next(iter(production), None), canaries)
+
+
+def canary_lease_is_active(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Check the lease of the live rollout."""
+    return check_lease(load_live_rollout(conn), now(conn))

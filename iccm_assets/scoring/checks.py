@@ -9,7 +9,8 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult, sample_ids
-from iccm_assets.db.clock import start_of_day
+from iccm_assets.db.clock import now, start_of_day
+from iccm_assets.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,21 @@ def check_inconclusive_rate(scored: int, inconclusive: int, days: int) -> CheckR
             "inconclusive_share": fraction,
         },
     )
+
+
+def no_missing_scores(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Look for texts of the last days that have a suite and no score."""
+    scores, days = _load_recent_scores(conn, settings)
+    return check_missing_scores(scores.with_suite, scores.missing, days)
+
+
+def inconclusive_rate_is_low(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Count the scored texts of the last days without a pass rate."""
+    scores, days = _load_recent_scores(conn, settings)
+    return check_inconclusive_rate(scores.scored, scores.inconclusive, days)
+
+
+def _load_recent_scores(conn: sa.Connection, settings: Settings) -> tuple[ScoreCounts, int]:
+    days = settings.curation.lookback_days
+    yesterday = now(conn).date() - timedelta(days=1)
+    return load_score_counts(conn, yesterday - timedelta(days=days - 1), yesterday), days

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
+from iccm_assets.registry import versions
 from iccm_assets.registry.manifest import read_manifest, verify
+from iccm_assets.settings import Settings
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
 MAX_RELATIVE_CHANGE = 0.5
@@ -177,3 +179,43 @@ def get_dagster_run(conn: sa.Connection, version: str) -> str | None:
         "order by id desc limit 1"
     )
     return conn.execute(query, {"version": version}).scalar_one_or_none()
+
+
+_NOTHING_TRAINED = CheckResult(True, "nothing has been trained yet", "")
+
+
+def production_checksum_matches(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Verify the files of the production version."""
+    production = versions.get_production_version(conn)
+    if production is None:
+        return CheckResult(False, "no version is in production", "Materialize `base_model`.")
+    return _check_checksum(production.version, production.path)
+
+
+def checkpoint_checksum_matches(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Verify the files of the newest checkpoint."""
+    newest = get_latest_checkpoint(conn)
+    return _check_checksum(newest.version, newest.path) if newest else _NOTHING_TRAINED
+
+
+def weights_changed(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Check how far the newest training moved the weights."""
+    newest = get_latest_checkpoint(conn)
+    if newest is None:
+        return _NOTHING_TRAINED
+    return check_weight_change(newest.version, newest.training.get("weight_change"))
+
+
+def lineage_is_complete(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Compare the recorded training conversations with the counts of the training."""
+    newest = get_latest_checkpoint(conn)
+    if newest is None:
+        return _NOTHING_TRAINED
+    return check_lineage(
+        newest.version, newest.example_counts, newest.training.get("counts", {}), newest.erased_conversations
+    )
+
+
+def _check_checksum(version: str, path: str) -> CheckResult:
+    files = check_files(path)
+    return check_integrity(version, files.damage, files.hashed)
