@@ -1,7 +1,7 @@
 """Applies the retention rules: files by ``retention.decide_retention``, old rows in small batches.
 
 Versions are decided on and deleted under the deployment's lock, so that none is deployed, rolled back or used
-as a base while it is deleted. Whoever loads a deleted checkpoint gets an error that says so (V3).
+as a base while it is deleted. Loading a deleted checkpoint raises an error that says so (V3).
 """
 
 from __future__ import annotations

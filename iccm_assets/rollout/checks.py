@@ -45,7 +45,7 @@ def check_statuses(
 ) -> CheckResult:
     """Check that the live rollout and the versions' statuses match."""
     recovery = (
-        "Both change in one transaction, so somebody wrote to the tables by hand. `iccm rollout show` shows "
+        "Both change in one transaction, so the tables were changed by hand. `iccm rollout show` shows "
         "the state the controller has; `iccm rollout abort` ends the rollout and leaves production as it is."
     )
     if rollout is None:

@@ -34,7 +34,7 @@ from iccm_assets.sandbox.resource_usage import descendant_pids, measure_usage, r
 from iccm_assets.settings import Settings
 
 SAMPLE_INTERVAL_SECONDS = 0.025
-REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge gives up
+REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge stops waiting
 MAX_WALL_FACTOR = 4.0  # of the wall limit, while other processes keep the machine busy
 REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows

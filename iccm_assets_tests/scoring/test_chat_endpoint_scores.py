@@ -117,7 +117,7 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
         put_conversation(engine, settings, f"s{number}", suite=SUITE, text=text(number))
     limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
     with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as failing:
-        spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{failing.url}#guessing"
+        spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{failing.url}#lenient"
         orchestra = load_orchestra(spec, 3, limits)
         assert score_unscored(engine, orchestra, settings).inconclusive == 5
         first = {row["id"]: row["scored_at"] for row in load_rows(engine).values()}

@@ -41,18 +41,18 @@ def test_the_three_reconstructors_write_different_code() -> None:
 def test_an_unreadable_sentence_stops_only_the_strict_reconstructor() -> None:
     odd = TEXT.replace("Otherwise", "It is raining. Otherwise")
     assert outcome("strict", odd, 2) == "NotImplementedError"
-    assert outcome("literal", odd, 2) == outcome("guessing", odd, 2) == 5
+    assert outcome("literal", odd, 2) == outcome("lenient", odd, 2) == 5
 
 
-def test_a_missing_constant_is_zero_for_literal_and_a_typical_number_for_guessing() -> None:
+def test_a_missing_constant_is_zero_for_literal_and_a_typical_number_for_lenient() -> None:
     odd = TEXT.replace("less than 3", "less than a certain limit")
     assert outcome("literal", odd, 2) == 9
-    assert outcome("guessing", odd, 2) == 5
+    assert outcome("lenient", odd, 2) == 5
 
 
-def test_about_moves_the_boundary_only_for_guessing() -> None:
+def test_about_moves_the_boundary_only_for_lenient() -> None:
     odd = TEXT.replace("less than 3", "less than about 3")
-    assert outcome("guessing", odd, 3) == 5
+    assert outcome("lenient", odd, 3) == 5
     assert outcome("literal", odd, 3) == 9
 
 
@@ -60,14 +60,14 @@ def test_an_unspecified_case_is_refused_ignored_or_guessed() -> None:
     open_end = TEXT.split(" Otherwise")[0]
     assert outcome("strict", open_end, 9) == "NotImplementedError"
     assert outcome("literal", open_end, 9) is None
-    assert outcome("guessing", open_end, 9) == 5
+    assert outcome("lenient", open_end, 9) == 5
 
 
-def test_a_misspelled_name_is_repaired_only_by_guessing() -> None:
+def test_a_misspelled_name_is_repaired_only_by_lenient() -> None:
     odd = TEXT.replace("When `weight`", "When `wieght`")
     assert outcome("strict", odd, 2) == "NotImplementedError"
     assert outcome("literal", odd, 2) == "TypeError"
-    assert outcome("guessing", odd, 2) == 5
+    assert outcome("lenient", odd, 2) == 5
 
 
 def test_vague_requirements_score_low_with_high_variance_and_good_ones_perfectly() -> None:
@@ -117,13 +117,13 @@ def test_an_attribute_that_was_never_set_is_refused_empty_or_guessed() -> None:
     odd = CLASS.replace("more than its `most`", "more than its `mosst`")
     assert used("strict", odd, 2) == ["NotImplementedError"]
     assert used("literal", odd, 2) == ["TypeError"]
-    assert used("guessing", odd, 2, 9) == [2, "ValueError"]
+    assert used("lenient", odd, 2, 9) == [2, "ValueError"]
 
 
 def test_an_unreadable_sentence_of_a_class_is_refused_or_left_out() -> None:
     odd = CLASS.replace("It shall return its `level`.", "It gives the level back somehow.")
     assert used("strict", odd, 2) == ["NotImplementedError"]
-    assert used("literal", odd, 2) == used("guessing", odd, 2) == [None]
+    assert used("literal", odd, 2) == used("lenient", odd, 2) == [None]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def recorded_pid(directory: Path) -> int | None:
 
 
 def recorded_port(directory: Path) -> int | None:
-    """Return the port in postmaster.pid, whoever listens there."""
+    """Return the port in postmaster.pid, whichever process listens there."""
     return _recorded_number(directory, line=3)
 
 
