@@ -1,4 +1,4 @@
-"""What a decision consists of: the next state, events to append, actions to take."""
+"""Parts of a decision: the next state, events to append, actions to take."""
 
 from __future__ import annotations
 

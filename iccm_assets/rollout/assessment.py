@@ -90,7 +90,7 @@ def _count(
 
 
 def _data_issues(state: State, observation: Observation, now: datetime) -> tuple[str, ...]:
-    """Why a valid observation still proves nothing."""
+    """Return why a valid observation still cannot count as evidence."""
     issues, max_age = [], state.policy.max_data_age_seconds
     if observation.fresh_at is None:
         issues.append("score freshness is unknown")

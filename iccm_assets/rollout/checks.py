@@ -1,4 +1,4 @@
-"""Is the registry consistent about which version serves? Decisions over plain values (U4, M1, R7)."""
+"""Checks that versions, rollout and lease are consistent; decisions on plain values (U4, M1, R7)."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def check_lease(rollout: RolloutStatus | None, now: datetime) -> CheckResult:
     """Check that a canary arm with traffic has a lease that has not expired."""
     recovery = (
         "The candidate serves nothing now: without a lease all traffic goes to production. The controller "
-        "has stopped: is the Dagster daemon running, and `rollout_controller_sensor` on? Its ticks say what "
-        "stops it. It continues the rollout where it stands."
+        "has stopped: is the Dagster daemon running, and `rollout_controller_sensor` on? Its ticks log the "
+        "reason. Once it runs, it continues the rollout from the current stage."
     )
     if rollout is None or rollout.weight == 0:
         return CheckResult(True, "no canary arm has traffic", recovery)

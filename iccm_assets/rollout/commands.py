@@ -1,4 +1,4 @@
-"""What a person may do to a live rollout, as a pure function."""
+"""Apply a person's command to a live rollout; a pure function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iccm_assets.rollout.transitions import abort, decision_with_event, roll_bac
 def apply_command(state: State, verb: str, actor: str, now: datetime, note: str = "") -> Decision:
     """Apply a person's command: pause, resume, approve, abort or rollback; the actor is recorded.
 
-    ``OperationNotAllowedError`` says why the command makes no sense now; nothing has changed then (R9).
+    Raises ``OperationNotAllowedError`` if the command is not possible now; nothing has changed then (R9).
     """
     if not state.is_live:
         raise OperationNotAllowedError(f"rollout {state.id} is {state.state} and cannot be changed any more")
@@ -38,7 +38,7 @@ def _resume(assessment: Assessment, reason: str, actor: str) -> Decision:
     paused, state = assessment.before, assessment.state
     if paused.state != "paused":
         raise OperationNotAllowedError(f"rollout {state.id} is {paused.state}, not paused")
-    # The pause ends here, not at the tick before it: the time between is no healthy time.
+    # The pause ends here, not at the tick before it: the time between does not count as healthy.
     name = running_state(state.stage)
     resumed = replace(state, state=name, observed_at=assessment.now, reason=f"resumed {reason}")
     return decision_with_event(assessment, resumed, "resumed", reason, actor)

@@ -1,7 +1,8 @@
 """The rollout controller: reads a rollout, decides, and writes the decision in one transaction.
 
-It holds nothing in memory. Any number of controllers may tick at a time: the revision of the row lets one
-of them through, and the others return the state that it wrote. `iccm.now()` is the clock (R7-R9).
+It keeps nothing in memory. Any number of controllers may tick at a time: the compare-and-set on the row's
+revision succeeds for one of them, and the others return the state that it wrote. `iccm.now()` is the clock
+(R7-R9).
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _TIMEOUTS = sa.text(
 def tick(engine: sa.Engine, settings: Settings) -> Decision | None:
     """Observe and decide once; None when no rollout is live.
 
-    A race that another controller won is no error: the decision has the state that it wrote. Raises
+    If another controller wrote first, the decision has the state that it wrote. Raises
     ``InputError`` when the row is damaged, and the driver's error when the database does not respond in
-    time: nothing has changed then, and without further ticks the lease runs out.
+    time: nothing has changed then, and without further ticks the lease expires.
     """
     with engine.connect() as conn, conn.begin() as transaction:
         _set_deadline(conn, settings)
@@ -67,7 +68,7 @@ def execute_command(
     """Execute a person's command on the live rollout: pause, resume, approve, abort or rollback.
 
     Waits for a tick in progress instead of racing it. Raises ``OperationNotAllowedError`` when nothing is
-    live, or the command makes no sense now; nothing has changed then.
+    live, or the command is not possible now; nothing has changed then.
     """
     with engine.begin() as conn:
         _set_deadline(conn, settings)
@@ -87,7 +88,7 @@ def _set_deadline(conn: sa.Connection, settings: Settings) -> None:
 
 
 def _collect(conn: sa.Connection, state: State, settings: Settings) -> ObservationBatch | None:
-    """Observe; None when that takes too long, which makes the tick inconclusive and is no error."""
+    """Observe; None when that takes too long: the tick is then inconclusive, not failed."""
     seconds = READING_SHARE * settings.rollout.tick_timeout_seconds
     try:
         with conn.begin_nested():

@@ -5,8 +5,8 @@ controller writes in one transaction, by compare-and-set on the state's revision
 rollout renews the lease and moves the revision; a closed rollout never changes.
 
 The rules, in this order: a violated guardrail rolls back; the first healthy observation starts the traffic;
-time, samples and health end a stage; the longest hold ends it undecided; everything else waits and says for
-what (R1-R8).
+time, samples and health end a stage; a hold beyond the maximum ends it undecided; everything else waits, with
+the reason (R1-R8).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _advance(assessment: Assessment) -> Decision | None:
 
 
 def _abort_undecided(assessment: Assessment) -> Decision | None:
-    """End undecided after the longest hold; after promotion the previous version is production again."""
+    """End undecided after the maximum hold; after promotion the previous version is production again."""
     state = assessment.state
     if state.stage_seconds < state.policy.max_hold_seconds:
         return None
@@ -84,7 +84,7 @@ def _abort_undecided(assessment: Assessment) -> Decision | None:
 
 
 def _wait(assessment: Assessment) -> Decision:
-    """Continue, or hold and say why, and alert once per stage and reason."""
+    """Continue, or hold with the reason, and alert once per stage and reason."""
     state, hold_reason = assessment.state, _hold_reason(assessment)
     reason = "; ".join((state.progress, *assessment.data_issues))
     name = (

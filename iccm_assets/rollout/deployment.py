@@ -1,10 +1,10 @@
-"""Who may be deployed, and deploying at once: the first version, and promoting without a rollout.
+"""Authorize deployments, and deploy without a rollout.
 
 Every change is one transaction: demote, promote, event row. A candidate is deployed on the verdict stored
 for *that* version, read again here: launching the deployment alone cannot bypass the gate.
 
 Deployments go through a rollout (opening.py), which also starts with `require_authorized`. `deploy` is for
-the first production version, and for people and demos that want no traffic in between (E4, M1).
+the first production version, and for people and demos that skip the rollout (E4, M1).
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def authorization_decision(
 
 
 def require_authorized(conn: sa.Connection, version: str, force_reason: str | None = None) -> Authorization:
-    """Apply `authorization_decision` to what the database says now.
+    """Apply `authorization_decision` to the current rows.
 
-    Raises ``OperationNotAllowedError`` when it refuses.
+    Raises ``OperationNotAllowedError`` with its reason.
     """
     candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     production = serving.version if serving else None
@@ -86,7 +86,7 @@ def require_authorized(conn: sa.Connection, version: str, force_reason: str | No
     if not authorization.allowed:
         raise OperationNotAllowedError(
             f"{version} is not deployed, {authorization.reason}",
-            hint="A person may deploy it anyway: iccm deploy VERSION --force --reason '…'.",
+            hint="To deploy it anyway: iccm deploy VERSION --force --reason '…'.",
         )
     return authorization
 
@@ -111,7 +111,7 @@ def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
 def deploy(
     engine: sa.Engine, version: str, *, actor: str, force_reason: str | None = None, note: str = ""
 ) -> tuple[ModelVersion, Authorization]:
-    """Put a version in production at once, without a rollout; ``note`` is recorded with the reason.
+    """Put a version in production immediately, without a rollout; ``note`` is recorded with the reason.
 
     Raises ``OperationNotAllowedError`` with the reason when it may not be, or while a rollout is live.
     """

@@ -31,7 +31,7 @@ Scales = tuple[tuple[float, float], ...]
 GRID_SIZE = 5
 _MAX_SHARE = 0.95  # of the share at which a single observation could lose everything
 _INITIAL_STAKE = 0.9  # of the start capital; the rest is the reserve
-_MAX_EXPONENT = 700.0  # exp of more is no float
+_MAX_EXPONENT = 700.0  # exp of a larger number overflows a float
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def check_sequential(evidence: Evidence, policy: Policy, stage: int) -> list[Gua
         return []
     violations = []
     for tests, reason, description, by_production in _guardrails(evidence, policy, stage):
-        # A guardrail with two null hypotheses, either of which acquits, needs the evidence against both.
+        # A guardrail with two null hypotheses, either of which clears the candidate, needs evidence against
+        # both.
         if exceeded.issuperset(tests):
             value, needed = min(e_values[test] for test in tests), policy.threshold(TESTS[tests[0]])
             numbers = {"evidence": float(f"{value:.6g}"), "needed": round(needed, 3)}

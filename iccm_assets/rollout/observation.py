@@ -127,7 +127,7 @@ class Observation:
 
 
 def validation_errors(observation: Observation, watermark: str, now: datetime) -> tuple[str, ...]:
-    """Say what makes the observation unusable as a whole; empty when it can be counted."""
+    """Return what makes the observation unusable as a whole; empty when it can be counted."""
     errors = list(observation.faults)
     if observation.since != watermark:
         errors.append(f"it starts at {observation.since!r}, the evidence ends at {watermark!r}")
@@ -180,7 +180,7 @@ def _is_score(session: SessionScore) -> bool:
     )
 
 
-# A database driver may return a Decimal or None instead of a number: both are refused.
+# A database driver may return a Decimal or None instead of a number: both are rejected.
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 

@@ -1,6 +1,6 @@
-"""Collects the `Observation` for a state's watermark, from a few bounded queries.
+"""Collect the `Observation` for a state's watermark, from a few bounded queries.
 
-Everything is counted exactly once, however late it comes (docs/rollout.md):
+Everything is counted exactly once, however late it arrives (docs/rollout.md):
 
 - requests are counted in the order in which the transactions that stored them ended, so one that a
   gateway's spool delivers hours later is counted when it arrives, whatever its date says;
@@ -158,7 +158,7 @@ def _samples(reader: DeadlineConnection, state: State, first: int) -> tuple[Sess
 
 
 def _exclusion_reason(row: Any, counted: set[str]) -> str | None:
-    """Say why a response is not its session's score; None when it is."""
+    """Return why a response is not its session's score; None when it is."""
     impossible = row.variance is not None and row.variance > MAX_VARIANCE
     reasons = {
         "later_answer": row.counted or row.session_key in counted,

@@ -1,4 +1,4 @@
-"""Opening a rollout: an authorized version, no traffic yet, and the numbers of today (R1-R8)."""
+"""Open the rollout of an authorized version, without traffic yet and under the current settings (R1-R8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from iccm_assets.settings import Settings
 class OpenResult:
     """The version to deploy, its authorization, and its rollout.
 
-    ``state`` is None where there was no production version to compare with: it was promoted at once.
+    ``state`` is None where there was no production version to compare with: the version was promoted
+    immediately.
     """
 
     version: ModelVersion
@@ -40,7 +41,7 @@ class OpenResult:
 def open_rollout(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
 ) -> OpenResult:
-    """Verify the version's files and open its rollout; the first production version is promoted at once.
+    """Verify the version's files and open its rollout; the first production version skips the rollout.
 
     ``force_reason`` skips the quality gate, not the rollout. The rollout of a version that an emergency
     retrain made is an emergency, too.
@@ -106,7 +107,7 @@ def _training_run(conn: sa.Connection, version: str) -> dict[str, Any]:
 
 
 def _insert(conn: sa.Connection, **values: Any) -> State:
-    """Insert the row; the index that allows one live rollout decides between two that open at once."""
+    """Insert the row; the index that allows one live rollout decides between two concurrent openings."""
     values["opened_at"] = values["stage_entered_at"] = now(conn)
     query = insert(t.rollouts).values(values).on_conflict_do_nothing().returning(t.rollouts)
     if (row := conn.execute(query).one_or_none()) is not None:
@@ -121,7 +122,7 @@ def deploy_candidate(
     """Open the version's rollout; return the version and its metadata, plain numbers and text.
 
     With a live rollout of its own, nothing changes, so a step may be retried. Without ``rollout`` it is
-    promoted at once. Raises what `open_rollout` and `deployment.deploy` do.
+    promoted immediately. Raises what `open_rollout` and `deployment.deploy` do.
     """
     with engine.connect() as conn:
         candidate = versions.get_version(conn, version)

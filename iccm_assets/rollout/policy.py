@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from iccm_assets.settings import EvaluationSettings, RolloutSettings
 
 # The canary arm's share of the traffic by stage; the routing and the database's constraints know exactly
-# these, so they are no settings.
+# these, so they are not settings.
 STAGE_WEIGHTS = {1: 0.1, 2: 0.5, 3: 1.0}
 BAKE_STAGE = 3
 
@@ -42,7 +42,7 @@ Drop = Annotated[float, Field(ge=0, lt=1)]
 class Policy:
     """Settings `rollout.*` and the gate's ratios; durations in seconds.
 
-    Raises pydantic's ``ValidationError`` for what would make a rollout endless, blind or reckless.
+    Raises pydantic's ``ValidationError`` for numbers under which a rollout could not end or would be unsafe.
     """
 
     evidence: Literal["sequential", "point"]

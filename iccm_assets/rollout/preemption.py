@@ -1,4 +1,4 @@
-"""What an emergency retrain does to the live rollout, and the alerts about retrains (T2, T6, A2)."""
+"""Abort the live rollout for an emergency retrain, and raise alerts about retrains (T2, T6, A2)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ BATCH_END = text(
 )
 
 
-# `rejected` means a full queue or no model at all: no version was asked. A request that the canary arm could
+# `rejected` means a full queue or no model at all: no version was called. A request that the canary arm could
 # not serve is a `fallback`.
 COUNTS = text(
     """

@@ -32,7 +32,7 @@ from iccm_assets.rollout.state import State
 
 
 def get_live_rollout(conn: sa.Connection, *, lock: bool = False) -> State | None:
-    """Return the live rollout, its row locked if asked; None when there is none.
+    """Return the live rollout; None when there is none. ``lock`` locks its row.
 
     ``InputError`` when the row is damaged: nothing is decided on it.
     """

@@ -1,4 +1,4 @@
-"""`iccm rollback`: the previous version in production again, during a rollout or long after it (R8)."""
+"""`iccm rollback`: restore the previous version, during a rollout or long after it (R8)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RollbackResult:
 
 
 def roll_back(engine: sa.Engine, settings: Settings, *, actor: str, reason: str = "") -> RollbackResult:
-    """Roll back the newest change at once: a live rollout's candidate, else the version in production.
+    """Roll back the newest change immediately: a live rollout's candidate, else the version in production.
 
-    Raises ``OperationNotAllowedError`` when there is nothing to go back to; nothing has changed then.
+    Raises ``OperationNotAllowedError`` if there is no previous version; nothing has changed then.
     """
     with engine.connect() as conn:
         live = repository.get_live_rollout(conn)
@@ -60,7 +60,7 @@ def roll_back_production(engine: sa.Engine, *, actor: str, reason: str = "") -> 
         repository.swap_production(conn, previous, "rolled_back", None)
         numbers = {"from": serving.version, "to": previous, "rollout": rollout_id}
         summary = f"{serving.version} was rolled back {reason}"
-        # Of no rollout: the history of a closed one stays as it is.
+        # The event belongs to no rollout: the history of a closed one does not change.
         event = DeploymentEvent(
             "rolled_back",
             now(conn),

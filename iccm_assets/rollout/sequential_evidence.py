@@ -1,11 +1,11 @@
-"""What a rollout has learned since it was opened: sums per arm, and the evidence of every test.
+"""The evidence of a rollout since it was opened: sums per arm, and an e-value per test.
 
 Comparisons with production are made inside *blocks*: the sessions are cut, in the order they were served,
-into chunks of a fixed number, and inside a chunk each canary session meets its share of the production
-sessions. Both arms of a block saw the same hour and the same mix of work, and every session is in one block
-at most, so a change of traffic between Monday and Tuesday cannot pass for a difference between models.
-A chunk that lacks an arm compares nothing. A session of an earlier stage that is scored late counts for the
-candidate's own guardrails, not for comparisons (R5, R11).
+into chunks of a fixed number, and inside a chunk each canary session is compared with its share of the
+production sessions. Both arms of a block saw the same hour and the same mix of work, and every session is in
+one block at most, so a change of traffic between Monday and Tuesday cannot be mistaken for a difference
+between models. A chunk without sessions of both arms gives no comparison. A session of an earlier stage that
+is scored late counts for the candidate's own guardrails, not for comparisons (R5, R11).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 One session is one request with one scored response. Sessions arrive as a Poisson stream and are scored by the
 next tick. Ticks come every five minutes, or as seldom as four sessions, but every quarter of an hour (plain
-means are checked every five minutes); one at which nothing arrived and nothing is due is skipped. So the
-simulation's lease spans a day.
+means are checked every five minutes); one at which nothing arrived and nothing is due is skipped. The
+simulation's lease therefore lasts a day.
 
 A score is the share of ten planned tests that passed, all of them easier or harder together in one session
 (beta-binomial, correlation 0.4): at a mean of 0.80, 47 % of the responses are perfect, 2 % pass nothing
@@ -131,7 +131,7 @@ def simulate(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Simulation:
     """Simulate ``runs`` rollouts, each with its own random stream; equal arguments give equal results."""
-    # No controller dies here: the lease must only reach over the ticks that are skipped.
+    # The simulated controller never fails: the lease only has to cover the ticks that are skipped.
     policy = replace(policy, lease_seconds=_DAY)
     outcomes = []
     for run in range(runs):

@@ -80,7 +80,7 @@ class State:
 
     @model_validator(mode="after")
     def _check_consistency(self) -> State:
-        """Refuse a state that no decision can lead to."""
+        """Reject a state that no decision can lead to."""
         if self.stage not in STAGE_WEIGHTS or self.weight not in (0.0, STAGE_WEIGHTS[self.stage]):
             raise ValueError(f"weight {self.weight:g} at stage {self.stage}")
         if self.state == "baking" and self.stage != BAKE_STAGE:
@@ -157,7 +157,7 @@ class State:
     def from_row(cls, row: Mapping[str, Any]) -> State:
         """Parse a row; one whose ``evidence`` is empty has observed nothing yet.
 
-        ``InputError`` says what is damaged: nothing is decided on such a row, and its lease runs out.
+        Raises ``InputError`` with what is damaged; no decision is made on such a row, and its lease expires.
         """
         try:
             stored = row["evidence"] or {}
@@ -177,7 +177,7 @@ class State:
 
 
 def _covers(stored: Any, document: Any) -> bool:
-    """Whether stored JSON has every value of the document; further names are no damage."""
+    """Whether stored JSON has every value of the document; further names are allowed."""
     if isinstance(document, dict):
         return all(name in stored and _covers(stored[name], value) for name, value in document.items())
     return bool(stored == document)

@@ -94,7 +94,7 @@ def timeline_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def list_waiting_conditions(state: State) -> list[str]:
-    """Say what the end of the stage waits for; empty when nothing is missing, or the rollout is over."""
+    """List what the end of the stage waits for; empty when nothing is missing, or the rollout is over."""
     needed_hours = (state.min_seconds - state.healthy_seconds) / 3600
     needed_sessions = state.min_sessions - state.evidence.canary.sessions
     conditions = (

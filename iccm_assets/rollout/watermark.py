@@ -47,8 +47,8 @@ def advance(
     """Return the watermark after requests below ``until`` were counted.
 
     ``oldest`` is the id of the oldest transaction still running, ``newest`` the next one to be assigned; they
-    are equal while nobody writes. ``until`` is below ``oldest`` when there was more than one observation can
-    take.
+    are equal while no transaction writes. ``until`` is below ``oldest`` when there was more than one
+    observation can take.
     """
     if before is None:
         before = Watermark(first, 0, now, newest, now)
