@@ -84,7 +84,7 @@ def _walk(
 
 
 def mask_secrets(name: str, value: Any) -> Any:
-    """Mask the secrets of a value: passwords in URLs, and all of it if its name says it is secret."""
+    """Mask the secrets of a value: passwords in URLs, and all of it if its name marks it as secret."""
     if isinstance(value, list | tuple):
         return [mask_secrets(name, item) for item in value]
     # "max_source_tokens" counts tokens; only texts can be secrets.

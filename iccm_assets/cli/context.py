@@ -1,4 +1,4 @@
-"""What commands start from: settings, an engine on the migrated database, the version in production."""
+"""Common start of commands: settings, an engine on the migrated database, the version in production."""
 
 from __future__ import annotations
 

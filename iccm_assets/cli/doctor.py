@@ -52,7 +52,7 @@ class SystemCheck:
 
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine; exits 1 if something required is missing."""
-    # Check what works without a network: the model hub is not asked.
+    # The checks work without a network: the model hub is not queried.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     checks = list(run_checks())
     missing = [check for check in checks if check.required and not check.ok]

@@ -52,7 +52,7 @@ def erase(
             return
         if as_json:
             raise OperationNotAllowedError(
-                "--json asks no questions", hint="Give --yes as well, or --dry-run."
+                "--json cannot ask for confirmation", hint="Give --yes as well, or --dry-run."
             )
         _print_erasure(preview, dry_run=True)
         if not typer.confirm(f"Erase {subject} permanently?", err=True):

@@ -145,7 +145,7 @@ def _print_lines(name: str, lines: Sequence[str], all_rows: bool) -> None:
 
 
 def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], all_rows: bool) -> None:
-    """Print the rows as a table, uncut if standard output is no terminal; nothing for no rows."""
+    """Print the rows as a table, uncut unless standard output is a terminal; nothing without rows."""
     if not rows:
         return
     shown = rows if all_rows else rows[:MAX_LISTED]

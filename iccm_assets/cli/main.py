@@ -67,14 +67,14 @@ def build_app(*names: str) -> typer.Typer:
 
 
 def _load(name: str) -> Any:
-    """Import the module of a command; raises ``KeyError`` for a name that is no command."""
+    """Import the module of a command; raises ``KeyError`` for an unknown command."""
     if name in COMMANDS:
         return importlib.import_module(COMMANDS[name])
     return entry_points(group=ENTRY_POINT_GROUP)[name].load()
 
 
 def main() -> None:
-    """Run the command line; a foreseen error becomes one line on stderr and a non-zero exit code."""
+    """Run the command line; an expected error becomes one line on stderr and a non-zero exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
         # An ASCII-only terminal, or half a surrogate pair in stored text, must not end a command.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -96,7 +96,7 @@ def _requested(names: list[str]) -> list[str]:
 
 
 def _report(error: BaseException) -> int:
-    """Print a foreseen error as one line and return the exit code; raise any other error again."""
+    """Print an expected error as one line and return the exit code; raise any other error again."""
     match error:
         case IccmError():
             return _print_error(str(error))
@@ -108,7 +108,7 @@ def _report(error: BaseException) -> int:
         case UnicodeEncodeError():
             return _print_error(str(InputError(f"not text: {error.object[error.start : error.end]!r}")))
         case OSError():
-            # A full disk, a name too long, a missing permission: the machine's fault, not the program's.
+            # A full disk, a name too long, a missing permission: caused by the machine, not by the program.
             _discard_output()
             where = "" if error.filename is None else f"{error.filename}: "
             return _print_error(f"{where}{error.strerror or error}")
@@ -118,14 +118,14 @@ def _report(error: BaseException) -> int:
 
 
 def _discard_output() -> None:
-    """Send what is still buffered for standard output nowhere, so that the exit does not fail again."""
+    """Discard what is still buffered for standard output, so that the exit does not fail again."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.close(devnull)
 
 
 def _database_message(error: BaseException) -> str | None:
-    """Describe a database that went away or refused a statement; None for any other error."""
+    """Describe a lost database connection or a rejected statement; None for any other error."""
     sqlalchemy = sys.modules.get("sqlalchemy")
     if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
         return None

@@ -13,7 +13,7 @@ from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import get_settings
 from iccm_assets.suites.test_suites import parse_suite
 
-# Plain enough for any model and within the reference language, so that every member can be asked.
+# Plain enough for any model and within the reference language, so that every member can answer.
 CHECK_TEXT = (
     "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5. "
     "Otherwise it shall return 9."

@@ -35,7 +35,7 @@ _COMMANDS = {
     "pause": "Freeze the traffic weight until `resume`; health checks continue.",
     "resume": "Continue after `pause`.",
     "approve": "Skip the minimum time of this stage; samples and health are still required.",
-    "abort": "End the rollout without a verdict; after the promotion the previous version serves again.",
+    "abort": "End the rollout without a verdict; after a promotion the previous version is restored.",
 }
 
 group = typer.Typer(help="Inspect, control and simulate progressive rollouts.", no_args_is_help=True)

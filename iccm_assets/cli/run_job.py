@@ -53,7 +53,8 @@ def run_job(
 
     from iccm_assets.definitions import defs
 
-    # Dagster's warnings about its own interfaces are for developers, and its remarks are in the run's log.
+    # Dagster's warnings about its own interfaces are for developers, and its other messages are in the run's
+    # log.
     warnings.simplefilter("ignore", dg.PreviewWarning)
     warnings.simplefilter("ignore", dg.BetaWarning)
     # A run resets the level of "dagster"; the level of its children stays.

@@ -1,4 +1,4 @@
-"""`iccm serve`: the gateway: answers with CET-D over HTTP, splits traffic between arms, captures it."""
+"""`iccm serve`: the HTTP gateway, which serves CET-D, splits traffic between arms and captures it."""
 
 from __future__ import annotations
 

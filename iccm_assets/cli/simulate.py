@@ -1,4 +1,4 @@
-"""`iccm simulate`: developers who use the gateway: they ask, correct, accept and rate."""
+"""`iccm simulate`: simulated developers who query the gateway, correct, accept and rate its responses."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def parse_domains(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(map(str.strip, text.split(",")))) if text else NEW_FAMILIES
     if unknown := [name for name in names if name not in NEW_FAMILIES]:
         raise InputError(
-            f"--new-domains: {', '.join(map(repr, unknown))} is no new domain",
+            f"--new-domains: {', '.join(map(repr, unknown))} is not a new domain",
             hint=f"Choose from {', '.join(NEW_FAMILIES)}.",
         )
     return names

@@ -1,7 +1,7 @@
 """Columns of the assets that are tables, and where each column comes from.
 
 Written out, not derived: SQLAlchemy alone costs a third of the time in which this code location may load
-(U6). `iccm_assets_tests/defs/test_column_schemas.py` compares them with `store.tables`.
+(U6). `iccm_assets_tests/defs/test_column_schemas.py` compares them with `db.tables`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ _EXAMPLE: Columns = {
 FILTERED_CONVERSATIONS: Columns = _EXAMPLE
 TRAINING_POOL: Columns = {
     **_EXAMPLE,
-    "embedding": ("vector(384)", "L2-normalised sentence embedding of the requirements."),
+    "embedding": ("vector(384)", "L2-normalized sentence embedding of the requirements."),
     "pinned": ("boolean", "A model version has been trained on it: it stays."),
     "qualifies": ("boolean", "It still passes the filter: it may be used for rehearsal."),
 }
 CANARY_SET: Columns = {
     "item": ("text", "Name of the item."),
-    "slice": ("text", "Its domain; the gate looks for forgetting slice by slice."),
+    "slice": ("text", "Its domain; the gate checks each slice for forgetting."),
     "source_code": ("text", "The program."),
     "requirements": ("text", "Its true requirements."),
     "test_suite": ("jsonb", "Its tests."),

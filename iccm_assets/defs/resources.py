@@ -1,4 +1,4 @@
-"""What assets, checks, schedules and sensors are given: the platform's settings and database.
+"""The resources of assets, checks, schedules and sensors: the platform's settings and database.
 
 Dagster sets resources up on every sensor tick, so nothing is opened or loaded before it is used.
 """

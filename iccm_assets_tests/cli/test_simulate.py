@@ -83,7 +83,7 @@ def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
         (("--drift", "0.2:2"), "between 0 and 1"),
         (("--drift", f"{BASE_FAMILIES[0]}@2"), "is not a new domain"),
         (("--drift", f"{NEW_FAMILIES[0]}@8"), "from 1 to 7"),
-        (("--new-domains", "nowhere"), "no new domain"),
+        (("--new-domains", "nowhere"), "is not a new domain"),
         (("--end", "tomorrow"), "not a date"),
         (("--start", "9999-12-31"), "no daily partition"),
         (("--end", "0001-01-01"), "no daily partition"),

@@ -1,4 +1,4 @@
-"""Sensors: triggers that look at data and quality, the retrain dispatcher, the rollout controller, alerts.
+"""Sensors: triggers by data and quality, the retrain dispatcher, the rollout controller, alerts.
 
 Each skipped tick logs the reason with its numbers.
 """
@@ -80,13 +80,13 @@ def new_data_threshold_sensor(
     job=retrain_job,
     minimum_interval_seconds=30,
     default_status=RUNNING,
-    description="Starts waiting training runs when nothing is in their way, retries failed attempts, "
+    description="Starts waiting training runs when nothing blocks them, retries failed attempts, "
     "fails stalled ones.",
 )
 def retrain_dispatch_sensor(
     context: dg.SensorEvaluationContext, platform: PlatformResource
 ) -> dg.RunRequest | dg.SkipReason:
-    """Dispatch by the rows and by what Dagster reports of its runs; the sensor remembers nothing itself."""
+    """Dispatch by the rows and by what Dagster reports of its runs; the sensor itself is stateless."""
     from iccm_assets.retraining import run_queue, scheduling
     from iccm_assets.rollout.preemption import abort_for_emergency
 

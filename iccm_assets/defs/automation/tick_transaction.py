@@ -1,4 +1,4 @@
-"""What schedules and sensors share: short transactions, and the run request of a trigger that fired."""
+"""Helpers of schedules and sensors: short transactions, and the run request of a trigger that fired."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def request_run_or_skip(
 ) -> dg.RunRequest | dg.SkipReason:
     """The run request of a trigger that has just fired, in the transaction of its row; else the skip reason.
 
-    Where another retrain or a live rollout is in the way, the row waits for `retrain_dispatch_sensor`.
+    If another retrain or a live rollout blocks it, the row waits for `retrain_dispatch_sensor`.
     """
     from iccm_assets.retraining import run_queue
     from iccm_assets.retraining.triggers import TriggerSkipped

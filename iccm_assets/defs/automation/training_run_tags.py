@@ -37,7 +37,7 @@ _STATES: dict[dg.DagsterRunStatus, RunState] = {
 class RetrainConfig(dg.Config):
     """Options of a retrain launched by hand; a triggered one reads its row instead."""
 
-    reason: str = Field("", description="Why it is launched; stored in phase4_training_runs.notes.")
+    reason: str = Field("", description="Reason; stored in phase4_training_runs.notes.")
     emergency: bool = Field(
         False,
         description="Apply the emergency rules: conversations whose first response failed come first, up "

@@ -15,7 +15,7 @@ DISPLAY_DAYS = 14
 def observe_daily_arrivals(context: dg.AssetExecutionContext, platform: PlatformResource, last: date) -> None:
     """Observe the volume of ``last`` if that is yesterday: one point a day in the plots of the asset.
 
-    Days that are materialized again are not observed again; the days before stand in a table.
+    Days that are materialized again are not observed again; the days before are listed in a table.
     """
     from iccm_assets.capture.checks import load_daily_volumes
     from iccm_assets.db.clock import now

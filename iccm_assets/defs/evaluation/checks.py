@@ -3,12 +3,12 @@
 from iccm_assets.defs.check_factory import platform_check
 
 digest_is_unchanged = platform_check(
-    "canary_set", "evaluation.checks.digest_is_unchanged", "Is it the set the last verdict was reached on?"
+    "canary_set", "evaluation.checks.digest_is_unchanged", "Is it the set of the last verdict?"
 )
 slices_have_min_items = platform_check(
     "canary_set",
     "evaluation.checks.slices_have_min_items",
-    "Are its slices large enough for the gate to see forgetting?",
+    "Are its slices large enough for the gate to detect forgetting?",
 )
 no_train_test_overlap = platform_check(
     "canary_set",

@@ -1,4 +1,4 @@
-"""Checks of what is in service: one production version, statuses and lease consistent with the rollout."""
+"""Checks of the served versions: one in production, statuses and lease consistent with the rollout."""
 
 from iccm_assets.defs.check_factory import platform_check
 

@@ -1,7 +1,7 @@
 """Progress of the trainer as observations of the asset while it trains.
 
 Pipes has no call for an observation and delivers custom messages after the process has ended; intercepted
-here, progress points become events in the log of the run at once.
+here, progress points become events in the log of the run immediately.
 """
 
 from __future__ import annotations
