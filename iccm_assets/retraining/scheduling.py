@@ -251,7 +251,7 @@ def _pending_run_reason(
 
 def _get_newest_run(queued: QueuedRun, dagster_runs: Mapping[int, DagsterRunState]) -> DagsterRunState | None:
     run = dagster_runs.get(queued.id)
-    # A run of an older dispatch says nothing: the row was dispatched again after Dagster was asked.
+    # A run of an older dispatch says nothing: the row was dispatched again after Dagster was queried.
     return run if run and run.dispatch == queued.dispatch else None
 
 

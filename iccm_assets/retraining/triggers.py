@@ -151,7 +151,7 @@ def decide_degradation(
         )
     if measurement.n < triggers.degradation_min_items:
         items = f"{measurement.n} of {triggers.degradation_min_items} items"
-        return TriggerSkipped(f"{subject}: {mean:.3f} (baseline {baseline:.3f}), but {items} are no evidence")
+        return TriggerSkipped(f"{subject}: {mean:.3f} (baseline {baseline:.3f}), but {items} are too few")
     drop = round(baseline - mean, 9)
     confidence = measurement.confidence
     if confidence is None:

@@ -285,7 +285,7 @@ def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidR
         return InvalidResponse(
             reason, retry_after_seconds=parse_retry_after(headers.get("retry-after"), time.time)
         )
-    # The text was too long or rejected, which is no sign of a broken endpoint.
+    # The text was too long or rejected, which does not mean that the endpoint is broken.
     return InvalidResponse(reason, endpoint_works=status in (400, 413, 422), max_retries=0)
 
 

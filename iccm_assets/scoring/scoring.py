@@ -62,7 +62,7 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class ReconstructionScore:
-    """The score of one member's re-implementation; ``test_pass_rate`` is None when it is no evidence."""
+    """The score of one member's re-implementation; ``test_pass_rate`` is None when it is not evidence."""
 
     reconstructor: str
     status: str
@@ -155,7 +155,7 @@ def _score(
 
 
 def _score_judged(answer: Reconstruction, verdict: JudgeResult, task: ScoringTask) -> ReconstructionScore:
-    """Score an implementation that was run. A suspect one is no evidence; a person has to review it."""
+    """Score an implementation that was run. A suspect one is not evidence; a person has to review it."""
     measured = "inconclusive" if verdict.test_pass_rate is None else "scored"
     status = "suspect" if verdict.suspect else measured
     return ReconstructionScore(

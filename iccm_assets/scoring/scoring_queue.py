@@ -21,7 +21,7 @@ from iccm_assets.db.locks import Lock, lock_key
 # Rows read at a time; then the queue is read again, because more urgent rows may have arrived.
 PAGE_SIZE = 2000
 
-# Retry at once, then after 10 minutes, doubling up to a day: 12 attempts take about five days.
+# Retry immediately, then after 10 minutes, doubling up to a day: 12 attempts take about five days.
 _RETRY = sa.literal_column(
     """
     (requirements.evidence ->> 'missing')::int > 0 and (

@@ -125,8 +125,8 @@ _TEST_OUTCOMES = {
     "passed": ("passed", ""),
     "failed": ("failed", "failed"),
     "error": ("error", "error"),
-    "skipped": ("failed", "skipped, which is no pass"),
-    "xfail": ("failed", "expected to fail, which is no pass"),
+    "skipped": ("failed", "skipped, which is not a pass"),
+    "xfail": ("failed", "expected to fail, which is not a pass"),
     "none": ("error", "pytest found no such test"),
 }
 

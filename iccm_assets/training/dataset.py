@@ -113,7 +113,7 @@ def compose_dataset(
         *(replace(row, role="rehearsal") for row in rehearsal),
     ]
     if len(examples) < 2:
-        raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are no training set")
+        raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are too few")
     return Dataset(tuple(_split_validation(examples, validation_share, seed)), seed)
 
 

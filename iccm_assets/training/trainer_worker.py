@@ -169,7 +169,7 @@ def _with_heartbeat(
         progress(point)
         if time.monotonic() - last >= HEARTBEAT_SECONDS:
             last = time.monotonic()
-            # A short outage of the database is no reason to lose hours of training: the fence is checked
+            # A short outage of the database must not lose hours of training: the fence is checked
             # again before publishing.
             with suppress(DatabaseError):
                 if not still_current():

@@ -80,7 +80,7 @@ def test_a_significant_drop_is_an_emergency_keyed_by_its_measurement() -> None:
         (measured(0.5, error=None), "not comparable"),
         (measured(0.5, baseline=None), "not comparable"),
         (measured(float("nan")), "not comparable"),
-        (measured(0.0, n=1), "1 of 20 items are no evidence"),
+        (measured(0.0, n=1), "1 of 20 items are too few"),
         (measured(0.95), "-0.100 below"),
     ],
 )
