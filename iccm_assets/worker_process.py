@@ -1,7 +1,7 @@
 """Worker processes that exit with the process that started them.
 
 Otherwise a trainer or evaluator whose run worker was killed would continue for hours, send heartbeats for its
-training run and keep the machine busy, although nobody reads its result.
+training run and keep the machine busy, although its result is not used.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def check_daily_volume(previous_days: Sequence[int], yesterday: int) -> CheckRes
 
 
 def check_content(scanned: int, invalid_ids: Sequence[int]) -> CheckResult:
-    """Check the share of the scanned conversations whose content is no list of messages (ids)."""
+    """Check the share of the scanned conversations whose content is not a list of messages (ids)."""
     return CheckResult(
         len(invalid_ids) / max(scanned, 1) <= MAX_INVALID_RATIO,
         f"{len(invalid_ids)} of {scanned} recent conversations hold no readable messages",

@@ -1,7 +1,7 @@
 """``filtered_conversations``: the conversations of a day that may be trained on (F1-F4).
 
 ``filter_day`` replaces the rows of one UTC day in one transaction. Its cost follows the rows of the day, not
-the size of the tables: an index range of ``conversations`` and look-ups by session.
+the size of the tables: an index range of ``conversations`` and lookups by session.
 """
 
 from __future__ import annotations

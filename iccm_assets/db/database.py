@@ -65,7 +65,7 @@ def connect(settings: Settings | None = None) -> Engine:
 
 
 def create_engine_for(url: str, *, application_name: str = "iccm", session_options: str = "") -> Engine:
-    """Return an engine on any database of the platform, without looking at its schema.
+    """Return an engine on any database of the platform, without checking its schema.
 
     ``session_options`` are PostgreSQL's: ``-c name=value …``.
     """

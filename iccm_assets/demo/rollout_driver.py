@@ -60,7 +60,7 @@ class BackgroundLoop(threading.Thread):
             raise self._error
 
     def run(self) -> None:
-        """Repeat the function until ``stop`` or an error that would come again."""
+        """Repeat the function until ``stop`` or an error that would recur."""
         consecutive = 0
         while not self._stopping.is_set():
             try:
@@ -69,7 +69,7 @@ class BackgroundLoop(threading.Thread):
                 pause, consecutive = TICK_INTERVAL_SECONDS, consecutive + 1
                 self.errors += 1
                 log.warning("%s: %s", self.name, first_line(error))
-                # The database may be away for a moment; any other error is a defect and would come again.
+                # The database may be away for a moment; any other error is a defect and would recur.
                 if consecutive >= MAX_CONSECUTIVE_ERRORS or not isinstance(error, DBAPIError):
                     self._error = error
                     return

@@ -170,7 +170,7 @@ def _converse(
 def wait_for_clock(client: GatewayClient, timestamp: datetime, timeout_seconds: float = 60.0) -> None:
     """Wait until the gateway's clock, which it polls every second or so, has reached ``timestamp``.
 
-    A gateway whose clock still shows the week before takes this week's sessions for future ones and
+    A gateway whose clock still shows the week before mistakes this week's sessions for future ones and
     stores all of them as of now.
     """
 

@@ -1,12 +1,12 @@
 """Confidence bounds for the gate: deterministic, and without a normal approximation.
 
 The paired differences that the gate judges are bounded (pass rates lie in [0, 1]), mostly zero, and few: the
-t-test and the bootstrap are wrong exactly there (two items won of 240 give a t-test 92 % confidence; a coin
-gives them in one of four cases). ``confidence_above`` therefore uses Gaffke's bound: the share of random
-convex weights, uniform over the observations *and the worst value an observation could have had*, under
-which the mean exceeds the bound. For differences of one size it is the exact sign (McNemar) test, for 0/1
-values the exact Clopper-Pearson bound. For other bounded values no distribution is known for which it
-promises too much, and the tests simulate it.
+t-test and the bootstrap are unreliable there (a t-test is 92 % confident after two wins in 240 items; a fair
+coin gives two wins in one of four cases). ``confidence_above`` therefore uses Gaffke's bound: the share of
+random convex weights, uniform over the observations *and the worst value an observation could have had*,
+under which the mean exceeds the bound. For differences of one size it is the exact sign (McNemar) test, for
+0/1 values the exact Clopper-Pearson bound. For other bounded values no distribution is known for which it
+overstates the confidence; the tests simulate several.
 
 Rules that protect users may react sooner: ``confidence_of_harm`` is the larger of that and Student's t, which
 detects a loss of four items in thirty where Gaffke's bound, allowing for unobserved gains, needs six. Its

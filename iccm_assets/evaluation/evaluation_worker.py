@@ -53,8 +53,8 @@ def evaluate(
 ) -> EvaluationOutcome:
     """Measure the candidate and production on the canary set and the holdout, and store the verdict.
 
-    Raises ``VersionNotFoundError``, ``ModelNotFoundError`` or ``CorruptCheckpointError``; then nothing is
-    stored then.
+    Raises ``VersionNotFoundError``, ``ModelNotFoundError`` or ``CorruptCheckpointError``; nothing is stored
+    then.
     """
     with engine.connect() as conn:
         candidate = versions.get_version(conn, candidate_version)

@@ -43,7 +43,7 @@ class _StoredValue:
             value = json.loads(stored) if isinstance(stored, str) else stored
             if isinstance(value, dict):
                 value = {name: value[name] for name in value if name not in cls._derived}
-            # Strict: a text is no number, and an unknown field means another schema.
+            # Strict: a text is not a number, and an unknown field means another schema.
             return TypeAdapter(cls).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             first = error.errors()[0]

@@ -58,7 +58,8 @@ class _Job:
 class DynamicBatcher:
     """A backend around a blocking ``generate``, which maps several sources to their responses in order.
 
-    A batch that takes longer than ``stall_timeout_seconds`` counts as hung, and new requests fail at once.
+    A batch that takes longer than ``stall_timeout_seconds`` counts as hung, and new requests fail
+    immediately.
     """
 
     def __init__(

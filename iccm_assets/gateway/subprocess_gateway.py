@@ -27,7 +27,7 @@ def run_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
     """Run a gateway on the settings' database until the block ends; yields its URL once it is ready.
 
     At the end it flushes its spool and stops; it also ends if this process is killed. There must be a version
-    in production. Raises ``GatewayError`` with the gateway's last log line if it does not get ready.
+    in production. Raises ``GatewayError`` with the gateway's last log line if it does not become ready.
     """
     from iccm_assets.gateway.server import listen, socket_url
     from iccm_assets.gateway.supervisor import worker_command

@@ -58,7 +58,7 @@ def delete_unregistered_models(home: Path, registered: Collection[str]) -> list[
         try:
             dataset = read_manifest(store.get_path(digest)).dataset_digest
         except ModelError:
-            continue  # no provenance, no way to tell: verification refuses it anyway
+            continue  # without provenance nothing is known about it, and verification rejects it
         if dataset is not None and not (datasets / dataset / EXAMPLES_FILE).exists():
             remove_tree(store.get_path(digest))
             deleted.append(digest)
@@ -80,7 +80,7 @@ def _read_conversations(examples: Path) -> set[int] | None:
 def _replace_by_manifest(directory: Path, erased: list[int]) -> None:
     """Replace a snapshot by its manifest.
 
-    Deletes first: a crash before the manifest is written leaves nothing, which is as good.
+    Deletes first: a crash before the manifest is written leaves nothing, which erases as well.
     """
     try:
         known: dict[str, Any] = json.loads((directory / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))

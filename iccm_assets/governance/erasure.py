@@ -1,4 +1,4 @@
-"""Erasing conversations: gone from every row at once, in one transaction.
+"""Erase conversations from every row, in one transaction.
 
 A tombstone remains of a conversation: its id, time, lineage and ``erased_at``; its session id becomes a hash
 (so that the session cannot be posted again), its user id null. Requests keep their numbers (status, latency,
@@ -36,13 +36,13 @@ _MAX_BIGINT = 2**63 - 1
 
 @dataclass(frozen=True)
 class DataSubject:
-    """Whose text is erased: one conversation by its id, one session, or everything of one user."""
+    """The subject of an erasure: one conversation by its id, one session, or everything of one user."""
 
     kind: Kind
     value: str
 
     def __post_init__(self) -> None:
-        """Refuse an impossible name."""
+        """Reject an invalid name."""
         if not self.value.strip() or len(self.value) > MAX_ID_LENGTH or not self.value.isprintable():
             raise InputError(f"a {self.kind} is named by a text of 1 to {MAX_ID_LENGTH} printable characters")
         number = self.value.isascii() and self.value.isdigit() and int(self.value) <= _MAX_BIGINT
@@ -81,9 +81,9 @@ class ErasureResult:
 def erase(engine: sa.Engine, subject: DataSubject, *, actor: str, dry_run: bool = False) -> ErasureResult:
     """Erase everything of a subject from every row; a ``dry_run`` rolls back, so that its result is exact.
 
-    A subject erased before is erased again: its rows since then go, too, and the plan is recomputed. A
-    running training run on such a conversation is stopped: its fencing token is stale from now on. Raises
-    ``InputError`` when there is no such subject, ``DatabaseError`` when a lock cannot be had.
+    A subject erased before is erased again: its rows since then are deleted, too, and the plan is recomputed.
+    A running training run on such a conversation is stopped: its fencing token is stale from now on. Raises
+    ``InputError`` when there is no such subject, ``DatabaseError`` if a lock cannot be acquired.
     """
     attempt = 1
     while True:
@@ -299,7 +299,7 @@ class _Erasure:
         return {row.content_sha256 for row in (*pooled, *filtered)}
 
     def _keep_numbers(self, sessions: list[str], requests: list[str]) -> None:
-        """Keep the rows with numbers, without content and under meaningless names."""
+        """Keep the rows with numbers, without content and under hashed names."""
         hashed = "'erased:' || encode(sha256(convert_to({}, 'UTF8')), 'hex')"
         self._change(
             "requests",

@@ -1,4 +1,4 @@
-"""Applies the retention rules: files by ``retention.decide_retention``, old rows in small batches.
+"""Apply the retention rules: files by ``retention.decide_retention``, old rows in small batches.
 
 Versions are decided on and deleted under the deployment's lock, so that none is deployed, rolled back or used
 as a base while it is deleted. Loading a deleted checkpoint raises an error that says so (V3).
@@ -32,7 +32,8 @@ from iccm_assets.training.dataset import DatasetStore
 
 BATCH_SIZE = 5_000
 
-# A candidate that passed cannot be deployed while a rollout is live: its time starts when that has ended.
+# A candidate that passed cannot be deployed while a rollout is live: its retention period starts when the
+# rollout has ended.
 _VERSIONS = sa.text(
     f"""
     select m.version, m.parent_version, m.status, m.digest, r.dataset_digest,

@@ -1,4 +1,4 @@
-"""The physical half of an erasure: what is gone from every row is erased from the files, too.
+"""Physical erasure: erase from the files what was deleted from the rows.
 
 PostgreSQL keeps the bytes of a deleted row in its page until the table is rewritten, in the write-ahead log
 until its file is removed, and values of columns in the planner's statistics. On the embedded server all three
@@ -44,7 +44,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class PhysicalErasureReport:
-    """What was erased, and ``out_of_reach``: what is out of the platform's reach. ``seconds`` by step."""
+    """What was erased, and ``out_of_reach``: what the platform cannot erase itself. ``seconds`` by step."""
 
     snapshots: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
@@ -67,8 +67,8 @@ def erase_from_files(
 
     ``hashes``: of the texts erased just now, whose embeddings are deleted once more after the rebuild, in
     case a running filter had embedded them again. ``rewrite``: whether tables are rewritten; by default on
-    the embedded server only. Raises ``DatabaseError`` when a table cannot be locked: nothing comes back then,
-    and the same command continues.
+    the embedded server only. Raises ``DatabaseError`` when a table cannot be locked: no erased row returns
+    then, and repeating the command continues.
     """
     embedded = settings.database_url is None
     rewrite = embedded if rewrite is None else rewrite

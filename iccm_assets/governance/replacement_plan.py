@@ -1,6 +1,6 @@
 """Which models an erasure affects, and how to replace those in service; pure functions.
 
-A version was trained on a conversation when its own training run used it, in whatever role, or the run of
+A version was trained on a conversation when its own training run used it, in any role, or the run of
 one of its ancestors did (V2).
 """
 

@@ -1,6 +1,6 @@
 """Load any Hugging Face seq2seq or causal model, and generate with it (L1).
 
-Generation is greedy, in float32 unless the caller asks otherwise, and with exact attention masks, so that a
+Generation is greedy, in float32 unless ``dtype`` says otherwise, and with exact attention masks, so that a
 response depends on its own source only and not on the other rows of the batch.
 """
 

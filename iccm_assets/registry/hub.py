@@ -20,7 +20,7 @@ HUB_TIMEOUT_SECONDS = 10.0
 
 
 def is_local_path(name: str) -> bool:
-    """Return whether a name can only be a path, so that the hub is never asked for it."""
+    """Return whether a name can only be a path, so that the hub is never queried for it."""
     return name.startswith((".", "/", "~")) or "\\" in name or HUB_ID.fullmatch(name) is None
 
 
@@ -42,7 +42,7 @@ def resolve(name: str) -> Path:
 
 
 def check_loadable(directory: Path) -> None:
-    """Raise ``ModelNotFoundError`` if a directory is no model, ``ModelError`` if its weights are pickles."""
+    """Raise ``ModelNotFoundError`` unless this is a model's directory, ``ModelError`` for pickled weights."""
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(f"{directory} has no config.json")
     if any(directory.glob("*.safetensors")):
@@ -72,7 +72,7 @@ def _from_hub(name: str) -> Path:
         if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
             return cached
     except (LocalEntryNotFoundError, HFValidationError):
-        pass  # not in the cache: ask the hub
+        pass  # not in the cache: query the hub
     if constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(
             f"{name} is not a directory and not in the Hugging Face cache, and HF_HUB_OFFLINE is set"

@@ -3,8 +3,8 @@
 The filter is classic BPF, assembled here: no library is needed and every rule can be read below. Most calls
 pass. Two kinds do not:
 
-- *denied* answers with an error, where honest library code asks too and copes (a name lookup tries the
-  nscd socket, ``uuid1`` looks for a network card);
+- *denied* answers with an error, because honest library code makes these calls, too, and handles the
+  error (a name lookup tries the nscd socket, ``uuid1`` looks for a network card);
 - *fatal* kills the process with SIGSYS, for what no Python program does by accident. The judge then knows
   that the case did something forbidden, whichever code in it did it. (J3)
 """

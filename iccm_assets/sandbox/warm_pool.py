@@ -220,7 +220,7 @@ warm_pool = WarmPool()
 def _reset_after_fork() -> None:
     """Use a new pool in a fork of this process: the worker and its descriptors belong to the parent."""
     global warm_pool, _parent_pool
-    _parent_pool = warm_pool  # referenced, so that nothing in it is finalised here
+    _parent_pool = warm_pool  # referenced, so that nothing in it is finalized here
     warm_pool = WarmPool()
 
 

@@ -62,7 +62,7 @@ class Transcript:
 
 
 class _Malformed(Exception):
-    """The line is no transcript line; the message is the reason that is counted."""
+    """The line does not belong to a transcript; the message is the reason to count."""
 
 
 def read_transcript(stream: BinaryIO, progress: Callable[[int], None] = lambda size: None) -> Transcript:
@@ -179,7 +179,7 @@ def _parse_line(raw: bytes) -> dict[str, Any]:
 
 
 def _skip_reason(entry: dict[str, Any]) -> str | None:
-    """Return why a line is no part of the conversation; None for one that is."""
+    """Return why a line is not part of the conversation; None if it is."""
     kind: str = entry["type"]
     if kind not in {"user", "assistant"}:
         return kind[:40] if kind.isprintable() and kind else "unknown"
@@ -190,7 +190,7 @@ def _skip_reason(entry: dict[str, Any]) -> str | None:
 
 
 def _parse_content(content: object) -> str | list[Any] | None:
-    """Return the part of a message's content to store; empty if nothing remains, None if it is no content."""
+    """Return the part of a message's content to store; empty if nothing remains, None if it is invalid."""
     if isinstance(content, str):
         return content if content.strip() else ""
     if not isinstance(content, list):

@@ -114,13 +114,13 @@ def find_keyword_secrets(text: str) -> Iterator[Span]:
 
 
 def classify_key(name: str) -> str | None:
-    """Return the kind of a value of this name (``PASSWORD``, ``API_KEY``, …); None if it is no secret's."""
+    """Return the kind of a value of this name (``PASSWORD``, ``API_KEY``, …), else None."""
     lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
     return next(filter(None, (_classify_stem(lower, match) for match in _NAME.finditer(lower))), None)
 
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
-    """Whether a value with a name of this kind looks like a secret: no word, name or template."""
+    """Whether a value with a name of this kind looks like a secret, not like a word, name or template."""
     if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _is_reference(value):
         return False
     if kind == "PASSWORD":
@@ -161,7 +161,7 @@ def _is_name_like(value: str) -> bool:
 
 
 def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
-    """Whether a namelike value is no secret; an ``explicit`` context makes one word a password."""
+    """Whether a namelike value is harmless; an ``explicit`` context makes one word a password."""
     return _is_name_like(value) and not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value))
 
 
@@ -230,7 +230,7 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bo
 
 
 def _is_argument(sign: re.Match[str], before: str) -> bool:
-    """Whether the value stands in a command line, a URL, or markup."""
+    """Whether the value is in a command line, a URL, or markup."""
     return bool(_ARGUMENT.search(before) or sign["xml"] or sign["value"])
 
 

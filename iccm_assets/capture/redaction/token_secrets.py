@@ -65,8 +65,8 @@ def _is_token(match: re.Match[str]) -> bool:
 
 
 # An armored key: up to its end line, or to its last line of base64 where it was truncated. Brackets end it:
-# program code that searches for such lines is no key. Nothing backtracks, so that hostile text takes linear
-# time: by atomic groups, since possessive repeats of groups lose matches before Python 3.11.5.
+# program code that searches for such lines is not a key. Nothing backtracks, so that hostile text takes
+# linear time: by atomic groups, since possessive repeats of groups lose matches before Python 3.11.5.
 _ARMORED_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
     r"(?:(?>(?:(?!-----)[^(){}\[\]])*)-----END [A-Z0-9 ]{0,40}KEY(?: BLOCK)?-----"

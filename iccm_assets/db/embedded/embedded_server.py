@@ -89,7 +89,7 @@ class EmbeddedServer:
     def _start_locked(self, deadline: float) -> str:
         """Start the server from any state; the caller holds the lock.
 
-        An earlier command may have been killed at any point, so each round looks at what there is now.
+        An earlier command may have been killed at any point, so each round checks the current state.
         """
         ensure_cluster(self.root, self._account, durable=self.durable)
         attempts = 0

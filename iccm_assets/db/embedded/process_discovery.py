@@ -1,4 +1,4 @@
-"""PostgreSQL processes of a data directory, whatever path or namespace they see it under.
+"""PostgreSQL processes of a data directory, independent of the path or namespace they see it under.
 
 A pid file may be stale and a pid reused, so neither is trusted: PostgreSQL's processes change into their data
 directory, and the device and inode of a process's working directory are unambiguous.
@@ -56,7 +56,7 @@ def find_postmaster(directory: Path) -> psutil.Process | None:
 
 
 def belongs_to_other(directory: Path) -> bool:
-    """Return whether postmaster.pid names an existing process that is no server of this directory.
+    """Return whether postmaster.pid names an existing process that is not a server of this directory.
 
     PostgreSQL itself ignores the pid of a dead process; a reused pid, or a zombie that was not reaped,
     prevents its start.

@@ -119,7 +119,7 @@ phase4_training_runs = Table(
     CheckConstraint("attempt >= 0 and fence >= 0", name="counts"),
     CheckConstraint("dispatch >= 0", name="dispatch"),
     CheckConstraint("requested_window_days >= 1", name="requested_window_days"),
-    # One retraining at a time, whatever triggered it (T6).
+    # One retraining at a time, for all triggers together (T6).
     Index(
         "phase4_training_runs_one_running", "status", unique=True, postgresql_where=text("status = 'running'")
     ),

@@ -21,7 +21,7 @@ def register_degraded_model(
 ) -> ModelVersion:
     """Register production with normal noise, of ``noise`` standard deviations per tensor, as a candidate.
 
-    It is imported like every foreign model (`iccm evaluate DIRECTORY`) and has not been evaluated.
+    It is imported like a model trained elsewhere (`iccm evaluate DIRECTORY`) and has not been evaluated.
     """
     with engine.connect() as conn:
         serving = versions.get_version(conn, "production")

@@ -80,7 +80,7 @@ class PlannedSession:
 class FinishedConversation:
     """One session as it ended, ready to be captured.
 
-    One that ``is_open`` has CET-D's answer as its last message: nobody has accepted anything. Without
+    One that ``is_open`` has CET-D's answer as its last message: nothing was accepted. Without
     ``has_named_fields``, requirements and source code are only in the messages.
     """
 

@@ -13,7 +13,7 @@ from iccm_assets.simulation.developers.developers import FinishedConversation, P
 class TrafficSummary:
     """Sessions and users of a simulation, and how the developers reacted to the responses.
 
-    Nobody has accepted the response of an ``open`` session: it is abandoned or not finished yet.
+    The response of an ``open`` session was not accepted: the session is abandoned or not finished yet.
     """
 
     version: str
