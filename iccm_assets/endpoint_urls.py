@@ -1,4 +1,4 @@
-"""Parsing of the URL lists `ICCM_ORCHESTRA` and `ICCM_ALERT_URLS`.
+"""Parse the URL lists `ICCM_ORCHESTRA` and `ICCM_ALERT_URLS`.
 
 The settings and the orchestra use the same functions, so that both reject the same values. Error messages
 never contain a URL, which may hold a password.
@@ -33,14 +33,17 @@ class EndpointAddress:
 
     @property
     def name(self) -> str:
+        """The endpoint as it is written in `ICCM_ORCHESTRA`."""
         return f"{_SCHEME}{self.url}#{self.model}"
 
     @property
     def host(self) -> str:
+        """The host name, empty if there is none."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def port(self) -> int | None:
+        """The port, None for the default one."""
         return urlsplit(self.url).port
 
 

@@ -4,7 +4,7 @@ The docstring of a class is the beginning of its message: what happened and what
 details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each other")``.
 
     IccmError
-    ├── SettingsError          an ICCM_* variable is unknown or its value impossible
+    ├── SettingsError          an ICCM_* variable is unknown or its value invalid
     ├── DatabaseError
     │   ├── DatabaseUnreachableError
     │   └── EmbeddedServerError
@@ -64,11 +64,11 @@ class IccmError(Exception):
 
 
 class SettingsError(IccmError):
-    """A setting is unknown or impossible; nothing was started."""
+    """A setting is unknown or invalid; nothing was started."""
 
 
 class DatabaseError(IccmError):
-    """PostgreSQL refused; the transaction was rolled back."""
+    """PostgreSQL rejected the operation; the transaction was rolled back."""
 
 
 class DatabaseUnreachableError(DatabaseError):

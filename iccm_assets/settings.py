@@ -2,7 +2,7 @@
 
 Sources, highest precedence first: arguments, environment (``ICCM_<GROUP>__<FIELD>`` and the short names of
 the top-level fields, e.g. ``ICCM_HOME``), the file of the profile, the defaults below, which are the
-production values. An unknown ``ICCM_*`` variable or an impossible value raises ``SettingsError``.
+production values. An unknown ``ICCM_*`` variable or an invalid value raises ``SettingsError``.
 
 The profile is ``local`` (``profiles/local.toml``: what the packaged demo model needs) unless
 ``ICCM_BASE_MODEL`` is set, then ``production``; ``ICCM_PROFILE`` overrides it.
@@ -576,7 +576,7 @@ def known_variables() -> dict[str, str]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Load the settings; raise ``SettingsError`` with every unknown variable or impossible value."""
+    """Load the settings; raise ``SettingsError`` with every unknown variable or invalid value."""
     known = known_variables()
     unknown = sorted(
         name for name in os.environ if name.upper().startswith("ICCM_") and name.upper() not in known

@@ -17,7 +17,7 @@ from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.db.clock import now, start_of_day
 from iccm_assets.settings import Settings
 
-# Below this many conversations a day, a quiet day proves nothing.
+# With fewer conversations a day, a quiet day proves nothing.
 MIN_BASELINE = 10
 LOW_VOLUME_RATIO = 0.2
 MAX_INVALID_RATIO = 0.02

@@ -139,7 +139,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             before = conn.execute(_REVISION).scalar_one_or_none() if exists else None
             if before is not None and before > head:
                 raise DatabaseError(
-                    f"its schema is at revision {before}, this package knows {head}",
+                    f"its schema is at revision {before}, this package supports {head}",
                     hint="Install the newer package.",
                 )
             config.attributes["connection"] = conn

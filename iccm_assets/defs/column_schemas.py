@@ -123,17 +123,17 @@ def column_lineage(sources: Mapping[str, list[tuple[str, str]]]) -> dict[str, dg
 
 
 def filtered_conversations_lineage() -> dict[str, dg.TableColumnLineage]:
-    """Where the columns of ``filtered_conversations`` come from."""
+    """Return the sources of the columns of ``filtered_conversations``."""
     return column_lineage(_FILTERED_FROM)
 
 
 def training_pool_lineage() -> dict[str, dg.TableColumnLineage]:
-    """Where the columns of ``training_pool`` come from: the filtered row, and its embedding."""
+    """Return the sources of the columns of ``training_pool``: the filtered row, and its embedding."""
     sources = {name: [("filtered_conversations", name)] for name in _EXAMPLE}
     return column_lineage({**sources, "embedding": [("filtered_conversations", "requirements")]})
 
 
 def reconstructions_lineage() -> dict[str, dg.TableColumnLineage]:
-    """Where the columns of ``reconstructions`` come from: the text of one conversation."""
+    """Return the sources of the columns of ``reconstructions``: the text of one conversation."""
     names = ("requirement_id", "implementation_code", "test_pass_rate", "results", "status")
     return column_lineage({name: [("conversations", "content")] for name in names})

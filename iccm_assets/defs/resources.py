@@ -32,6 +32,7 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
 
     @property
     def settings(self) -> Settings:
+        """The settings of this process."""
         return get_settings()
 
     @property
@@ -41,12 +42,14 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
 
     @property
     def orchestra(self) -> Orchestra:
+        """The orchestra that the settings name."""
         from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 
         return load_orchestra_from_settings(self.settings)
 
     @property
     def model_store(self) -> ModelStore:
+        """The model store below `ICCM_HOME`."""
         from iccm_assets.registry.model_store import ModelStore
 
         return ModelStore(self.settings.home)
@@ -58,6 +61,7 @@ PIPES_CLIENTS = {"local": pipes_client}
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    """The resources of the code location: the platform, and the client that starts worker processes."""
     return dg.Definitions(
         resources={"platform": PlatformResource(), "pipes": PIPES_CLIENTS[load_settings().compute]()}
     )

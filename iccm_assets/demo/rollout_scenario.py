@@ -1,4 +1,4 @@
-"""The demo's second half: roll out a candidate to 100 %, and let a degraded one be rolled back."""
+"""The demo's second half: roll out a candidate to 100 %, then have a degraded one rolled back."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ScenarioContext:
 def run_scenario(
     engine: Engine, settings: Settings, url: str, token: str, seed: int, week: WeekResult
 ) -> RolloutReport:
-    """Roll out the week's candidate, then let a degraded one be rolled back; checks both."""
+    """Roll out the week's candidate, then have a degraded one rolled back; checks both."""
     context = ScenarioContext(
         engine, settings, url, token, make_code_base(seed, week.last + timedelta(days=1)), seed
     )

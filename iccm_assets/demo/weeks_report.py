@@ -48,7 +48,7 @@ class ComparisonReport:
 
     @property
     def reason(self) -> str:
-        """What is missing, or the evidence of the improvement."""
+        """The missing condition, or the evidence of the improvement."""
         if self.base == self.last:
             return f"{self.base} is still in production: no candidate passed the quality gate"
         return self.comparison.reason

@@ -1,1 +1,1 @@
-"""May a candidate replace production? Paired evaluation, confidence bounds and the quality gate."""
+"""Evaluate a candidate against production: paired evaluation, confidence bounds, quality gate."""

@@ -49,6 +49,7 @@ class ReplayedVerdict:
 
     @property
     def changed(self) -> bool:
+        """Whether the new status differs from the stored one."""
         return self.before != self.after
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +76,7 @@ class GateReplay:
 
     @property
     def changed_verdicts(self) -> tuple[ReplayedVerdict, ...]:
+        """The verdicts whose status differs under this gate."""
         return tuple(replayed for replayed in self.replayed if replayed.changed)
 
     def to_dict(self) -> dict[str, Any]:

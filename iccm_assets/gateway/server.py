@@ -74,7 +74,7 @@ def run(
 
     With a ``parent``, also stop when that process is gone.
     """
-    # The event loop gets its turn within a millisecond while the model's and the spool's threads run.
+    # The event loop waits at most a millisecond for the model's and the spool's threads to release the GIL.
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     process = _GatewayProcess(replica, socket_url(listening), settings, load)
@@ -127,7 +127,7 @@ class _GatewayProcess:
         self.service = Service(settings, self.sync, self.models, self.spool, self.metrics)
 
     def _url(self) -> str | None:
-        """Return the database's URL; an embedded server that someone stopped is not started again."""
+        """Return the database's URL; an embedded server that was stopped is not started again."""
         if self._settings.database_url is not None:
             return self._settings.database_url.replace("postgres://", "postgresql://", 1)
         return EmbeddedServer(self._settings.home).running_url()

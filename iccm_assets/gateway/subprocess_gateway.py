@@ -46,7 +46,7 @@ def run_gateway(settings: Settings, port: int = 0) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            start_new_session=True,  # Ctrl-C reaches only the command, which then stops the gateway in order
+            start_new_session=True,  # Ctrl-C reaches only the command, which stops the gateway gracefully
         )
     url = socket_url(listening)
     try:

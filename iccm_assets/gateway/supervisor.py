@@ -71,7 +71,7 @@ def _start(listening: socket.socket, shared: str) -> subprocess.Popen[bytes]:
         worker_command(listening),
         pass_fds=[listening.fileno()],
         env={**os.environ, MULTIPROCESS_DIR_ENV: shared},
-        # Ctrl-C reaches only the supervisor, which stops its workers in order.
+        # Ctrl-C reaches only the supervisor, which stops its workers gracefully.
         start_new_session=True,
     )
 

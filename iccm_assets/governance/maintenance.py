@@ -176,7 +176,7 @@ def _delete_rows(
 
 
 def _stored(directories: Iterable[Path]) -> list[StoredDirectory]:
-    """Files are as old as the machine's clock says, not the platform clock."""
+    """Return directories with their age by the machine's clock, which dates files, unlike the platform's."""
     return [
         StoredDirectory(each.name, max(0.0, time.time() - each.stat().st_mtime) / 86400)
         for each in directories

@@ -1,4 +1,4 @@
-"""Which models an erasure affects, and how to replace those in service; pure functions.
+"""Plan the replacement of models that an erasure affects; pure functions.
 
 A version was trained on a conversation when its own training run used it, in any role, or the run of
 one of its ancestors did (V2).

@@ -1,4 +1,4 @@
-"""What is deleted and what is retained, each with its reason; pure functions (V3)."""
+"""Decide what is deleted and what is retained, each with its reason; pure functions (V3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Format values for people: numbers, and images and tables as Markdown for Dagster's UI."""
+"""Format values for display: numbers, and images and tables as Markdown for Dagster's UI."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""When and whether a candidate is trained: triggers, example selection, queue, scheduling and recovery."""
+"""Decide when a candidate is trained: triggers, example selection, queue, scheduling and recovery."""

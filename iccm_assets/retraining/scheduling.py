@@ -1,4 +1,4 @@
-"""Which training run starts next, and which have died, as pure functions (T6).
+"""Decide which training run starts next, and which have died; pure functions (T6).
 
 The decisions use what is recorded: the rows of ``phase4_training_runs``, the live rollout, and the state of
 the Dagster runs started for the rows. A run request proves nothing, so a run that Dagster never reports is

@@ -1,4 +1,4 @@
-"""When a retraining starts: one decision per trigger, as pure functions (T1-T6).
+"""Decide when a retraining starts: one pure function per trigger (T1-T6).
 
 A decision is ``TriggerFired``, with the key that makes its cause unique, or ``TriggerSkipped``; both have a
 reason with numbers. The caller writes the row (``training_runs.create_run``), whose unique key prevents two

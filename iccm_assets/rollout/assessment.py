@@ -106,7 +106,7 @@ def _data_issues(state: State, observation: Observation, now: datetime) -> tuple
 
 
 def _lapse(before: State, now: datetime) -> tuple[DeploymentEvent, ...]:
-    """Record on recovery that the canary arm had no lease for a while: its end and its return.
+    """Record on recovery that the lease had expired: one event for its expiry, one for its renewal.
 
     In the bake the candidate is production, which needs no lease: its traffic stays.
     """

@@ -17,7 +17,7 @@ from iccm_assets.settings import Settings
 class RolloutStatus(NamedTuple):
     """The columns of the live rollout that the checks read.
 
-    Not a whole `State`: its parser refuses a damaged row, which a check has to report instead.
+    Not a whole `State`: its parser rejects a damaged row, which a check has to report instead.
     """
 
     id: int

@@ -106,7 +106,7 @@ def _hold_reason(assessment: Assessment) -> HoldReason:
 
 
 def _hold_alerts(assessment: Assessment, hold_reason: HoldReason, reason: str) -> tuple[Alert, ...]:
-    """The alert of a hold when it is due: loading a model at the opening takes a while."""
+    """The alert of a hold when it is due: loading a model at the opening takes time."""
     state, unreliable = assessment.state, hold_reason == "unreliable_data"
     loading = state.weight == 0 and state.stage_seconds < state.policy.load_timeout_seconds
     if not hold_reason or state.state == "paused" or (unreliable and loading):

@@ -106,7 +106,7 @@ def _comparison_guardrails(
 
 
 def _reference(evidence: Evidence, enough: bool) -> ArmTotals:
-    """Production's sums in this stage, or since the opening while there are too few (in the bake, none)."""
+    """Return production's sums in this stage, or since the opening if those are too few; none in the bake."""
     return evidence.production if enough else evidence.production_total
 
 

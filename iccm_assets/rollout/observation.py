@@ -1,4 +1,4 @@
-"""What the controller has observed since its last decision, and whether it is valid (R6, R11)."""
+"""The observations of the controller since its last decision, and their validation (R6, R11)."""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def _insert(conn: sa.Connection, **values: Any) -> State:
     if (row := conn.execute(query).one_or_none()) is not None:
         return State.from_row(row._asdict())
     deployment.require_no_live_rollout(conn, values["candidate"])
-    raise OperationNotAllowedError(f"another rollout was live; open the one of {values['candidate']} again")
+    raise OperationNotAllowedError(
+        f"another rollout was live; repeat the deployment of {values['candidate']}"
+    )
 
 
 def deploy_candidate(

@@ -14,7 +14,7 @@ ACTOR = "emergency retrain"
 
 
 def abort_for_emergency(conn: sa.Connection, rollout_id: int, reason: str) -> bool:
-    """Abort a live rollout at stage 1 or 2, in the caller's transaction; return whether it still was live.
+    """Abort a live rollout at stage 1 or 2, in the caller's transaction; return whether it was still live.
 
     Production serves all traffic from then on, and the candidate may be deployed later. A candidate that is
     in production already stays there.

@@ -135,7 +135,7 @@ def update_evidence(
 
 @lru_cache(maxsize=64)
 def _scales(policy: Policy) -> Scales:
-    """How each test bets: narrowly where the relevant effects are of one size, else widely.
+    """Return how each test bets: narrowly where the relevant effects are of one size, else widely.
 
     Two tests of one family on the same quantity bet the same shares: the evidence against the laxer limit
     is then never more than that against the stricter one, and they can share their part of alpha.

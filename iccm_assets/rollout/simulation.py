@@ -1,9 +1,8 @@
 """Rollouts on a virtual clock: the same `decide`, with sessions drawn at random (R10).
 
 One session is one request with one scored response. Sessions arrive as a Poisson stream and are scored by the
-next tick. Ticks come every five minutes, or as seldom as four sessions, but every quarter of an hour (plain
-means are checked every five minutes); one at which nothing arrived and nothing is due is skipped. The
-simulation's lease therefore lasts a day.
+next tick. Ticks come every four sessions, at intervals of 5 to 15 minutes (every 5 minutes for plain means);
+one at which nothing arrived and nothing is due is skipped. The simulation's lease therefore lasts a day.
 
 A score is the share of ten planned tests that passed, all of them easier or harder together in one session
 (beta-binomial, correlation 0.4): at a mean of 0.80, 47 % of the responses are perfect, 2 % pass nothing

@@ -53,7 +53,7 @@ def to_dict(state: State, now: datetime) -> dict[str, Any]:
 
 
 def change_key(state: State) -> list[Any]:
-    """Return what makes a change of the rollout worth an observation of its own."""
+    """Return the key of an observation: the rollout gets a new one when it changes."""
     return [state.id, state.state, state.stage, state.weight]
 
 
@@ -113,7 +113,7 @@ def _forecast_hours(state: State) -> float | None:
 
 
 def _arm(tally: ArmTotals) -> dict[str, Any]:
-    """One arm in this stage."""
+    """Return the numbers of one arm in this stage."""
     return {
         "sessions": tally.sessions,
         "pass_rate": tally.pass_rate,

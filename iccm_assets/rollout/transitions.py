@@ -1,4 +1,4 @@
-"""How an assessment becomes a decision: stages entered, rollouts ended, each with its event (R8)."""
+"""Turn an assessment into a decision: stages entered, rollouts ended, each with its event (R8)."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def decision_with_event(
 
 
 def _numbers(assessment: Assessment) -> dict[str, Any]:
-    """What every event records of the stage that it ends or interrupts."""
+    """Return what every event records of the stage that it ends or interrupts."""
     state, evidence = assessment.state, assessment.state.evidence
     return {
         "stage": state.stage,

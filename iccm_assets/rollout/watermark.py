@@ -1,4 +1,4 @@
-"""How far a rollout has counted requests and scores, as the opaque text in its state (`State.watermark`)."""
+"""The position up to which a rollout has counted requests and scores: the text `State.watermark`."""
 
 from __future__ import annotations
 

@@ -93,11 +93,12 @@ class ChatEndpoint:
 
     @property
     def name(self) -> str:
+        """The member's name: its URL and model."""
         return self.address.name
 
     @property
     def identity(self) -> str:
-        """What answers depend on: name, prompt and decoding, but no timeouts, limits and keys (E1)."""
+        """All that answers depend on: name, prompt and decoding, not timeouts, limits and keys (E1)."""
         return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
 
     def build_request(self, requirements: str) -> dict[str, Any]:

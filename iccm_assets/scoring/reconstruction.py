@@ -42,6 +42,7 @@ class LocalReconstructor:
 
     @property
     def identity(self) -> str:
+        """The part of the orchestra's digest that this member contributes."""
         return self.name
 
     def reconstruct(self, requirements: str) -> Reconstruction:

@@ -39,7 +39,7 @@ def major_version(package: Path) -> str:
 def unprivileged_account(data: Path) -> tuple[int, int] | None:
     """Return the (uid, gid) for a server started by root: the cluster's owner, else an unprivileged account.
 
-    None for an ordinary user, who runs the server as themselves.
+    None for an ordinary user, who runs the server under their own account.
     """
     if os.geteuid() != 0:
         return None

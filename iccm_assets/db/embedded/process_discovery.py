@@ -92,7 +92,7 @@ def kill_orphans(directory: Path, timeout: float = 3.0) -> list[int]:
 
     Children exit once they notice that the postmaster is gone; those that do not hold the shared memory that
     keeps a new server from starting. They have nothing to save: the next start recovers from the log. Call it
-    only when no postmaster lives.
+    only when no postmaster is running.
     """
     orphans = _wait_for_exit(directory, timeout)
     for process in orphans:

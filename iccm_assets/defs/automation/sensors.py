@@ -123,7 +123,7 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
     settings, instance = platform.settings, context.instance
     with tick_transaction(platform) as conn:
         queue = run_queue.load_queue_state(conn, settings.triggers)
-    # An attempt that ended in order released its fence before its Dagster run ended: `mark_stalled` skips it.
+    # An attempt that ended normally released its fence before its Dagster run ended: `mark_stalled` skips it.
     own = get_dagster_run_status(instance, queue.running.dagster_run_id) if queue.running else None
     states = _dagster_states(instance, queue.queued_runs)
     lost = scheduling.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)

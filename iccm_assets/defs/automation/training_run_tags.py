@@ -122,7 +122,7 @@ def get_dagster_run_status(instance: dg.DagsterInstance, run_id: str) -> Dagster
 def get_dagster_run_statuses(
     instance: dg.DagsterInstance, dispatches: dict[int, int]
 ) -> dict[int, DagsterRunState]:
-    """By training run id: the newest Dagster run of its newest dispatch, where there is one."""
+    """Return, by training run id, the newest Dagster run of its newest dispatch, if there is one."""
     statuses: dict[int, DagsterRunState] = {}
     for record in _tagged_records(instance, dispatches, limit=200) if dispatches else ():  # newest first
         row_id = int(record.dagster_run.tags[TRAINING_RUN_TAG])

@@ -1,4 +1,4 @@
-"""Draws examples: source code, its requirements and a test suite, all from one document (X1)."""
+"""Draw examples: source code, its requirements and a test suite, all from one document (X1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generates test suites that distinguish a document from its mutants (X1).
+"""Generate test suites that distinguish a document from its mutants (X1).
 
 A mutant is the document with one change: a constant, a boundary, a branch, an edit. Cases are chosen greedily
 so that each mutant fails as many as possible; expected values come from the interpreter. A wrong constant or

@@ -1,4 +1,4 @@
-"""Faults that the mock endpoint can inject, each as real endpoints have it (O1).
+"""Faults that the mock endpoint can inject, each of which occurs with real endpoints (O1).
 
 `parse_faults("slow=0.1,429=0.1,hang")` returns the fraction of requests with each fault; a name without a
 fraction means all of them. The fault of a request depends on the seed, the model, the text and the number of
