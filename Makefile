@@ -30,7 +30,7 @@ test: $(INSTALLED)  ## all tests
 check: $(INSTALLED)  ## lint, formatting, types, import contracts, names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy iccm_assets
+	$(BIN)/mypy iccm_assets scripts
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python scripts/check_names.py
 

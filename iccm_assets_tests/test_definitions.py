@@ -140,7 +140,7 @@ def test_loading_warns_of_nothing_and_links_every_asset_to_its_code(
     repository: dg.RepositoryDefinition, recwarn: pytest.WarningsRecorder
 ) -> None:
     defs().get_repository_def()
-    assert [str(one.message) for one in recwarn if "iccm_assets" in one.filename] == []
+    assert [str(warning.message) for warning in recwarn if "iccm_assets" in warning.filename] == []
     graph = repository.asset_graph
     made = [graph.get(key) for key in graph.get_all_asset_keys() if graph.get(key).is_materializable]
     for node in made:

@@ -91,7 +91,11 @@ def identifiers(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def visible_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of every string that is no docstring, and of docstrings shown as help."""
-    shown = {id(node.body[0]) for node in ast.walk(tree) if _is_shown(node)}
+    shown = {
+        id(node.body[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and _is_shown(node)
+    }
     docstrings = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and id(node) not in shown
     }
@@ -100,13 +104,11 @@ def visible_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def _is_shown(node: ast.AST) -> bool:
+def _is_shown(node: ast.ClassDef | ast.FunctionDef) -> bool:
     """Whether a docstring is shown: of commands, assets, ops, run configuration and errors."""
     if isinstance(node, ast.ClassDef):
         bases = {ast.unparse(base).rsplit(".", 1)[-1] for base in node.bases}
         return bool(bases & {"Config", "SettingsGroup", "IccmError"}) or node.name.endswith("Error")
-    if not isinstance(node, ast.FunctionDef):
-        return False
     return any(SHOWN_DECORATOR.search(ast.unparse(decorator)) for decorator in node.decorator_list)
 
 

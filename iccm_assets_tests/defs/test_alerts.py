@@ -39,8 +39,8 @@ def test_the_sensor_delivers_what_is_due_and_says_what_waits(
 ) -> None:
     with engine.begin() as conn:
         raise_alert(conn, "k", "warning", "Model Rollback")
-    said = tick(platform, instance)
-    assert said == "1 alerts are pending, none is due, and ICCM_ALERT_URLS names no channel"
+    message = tick(platform, instance)
+    assert message == "1 alerts are pending, none is due, and ICCM_ALERT_URLS names no channel"
     with run_receiver() as slack:
         monkeypatch.setenv("ICCM_ALERT_URLS", slack.url)
         get_settings.cache_clear()
@@ -55,7 +55,7 @@ def looked_at(
     result: dg.ExecuteInProcessResult,
 ) -> None:
     """The sensor's look at a failed run, twice."""
-    [failure] = [one for one in result.all_events if one.event_type_value == "PIPELINE_FAILURE"]
+    [failure] = [event for event in result.all_events if event.event_type_value == "PIPELINE_FAILURE"]
     for _ in range(2):
         context = dg.build_run_status_sensor_context(
             sensor_name="run_failure_alert_sensor",

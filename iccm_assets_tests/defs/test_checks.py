@@ -159,18 +159,18 @@ def evaluate(check: dg.AssetChecksDefinition, platform: PlatformResource) -> dg.
 
 
 def all_checks() -> dict[str, dg.AssetChecksDefinition]:
-    found = [
-        one
+    checks = [
+        check
         for module in CHECK_MODULES
-        for one in vars(module).values()
-        if isinstance(one, dg.AssetChecksDefinition)
+        for check in vars(module).values()
+        if isinstance(check, dg.AssetChecksDefinition)
     ]
-    return {next(iter(one.check_keys)).name: one for one in found}
+    return {next(iter(check.check_keys)).name: check for check in checks}
 
 
 def red(platform: PlatformResource) -> dict[str, dg.AssetCheckResult]:
     results = {name: evaluate(check, platform) for name, check in all_checks().items()}
-    return {name: found for name, found in results.items() if not found.passed}
+    return {name: result for name, result in results.items() if not result.passed}
 
 
 def test_every_asset_has_a_check() -> None:
@@ -195,11 +195,11 @@ def test_a_red_gate_leaves_no_check_planned_that_will_not_run() -> None:
 
 def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound: PlatformResource) -> None:
     results = {name: evaluate(check, sound) for name, check in all_checks().items()}
-    assert {name: found.description for name, found in results.items() if not found.passed} == {}
+    assert {name: result.description for name, result in results.items() if not result.passed} == {}
     assert len(results) >= 19
     # Nothing was trained or evaluated yet: those have nothing to recover from.
     idle = {"checkpoint_checksum_matches", "weights_changed", "lineage_is_complete"}
-    assert {name for name, found in results.items() if "recovery" not in found.metadata} == idle
+    assert {name for name, result in results.items() if "recovery" not in result.metadata} == idle
 
 
 def test_a_day_without_arrivals_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
@@ -241,9 +241,9 @@ def test_late_feedback_makes_its_day_stale(sound: PlatformResource, engine: sa.E
            select session_id, -1, iccm.now() + interval '2 hours' from iccm.conversations
            order by "timestamp" desc limit 1""",
     )
-    found = red(sound)
-    assert set(found) == {"partitions_are_fresh"}
-    assert found["partitions_are_fresh"].severity == dg.AssetCheckSeverity.WARN
+    failed = red(sound)
+    assert set(failed) == {"partitions_are_fresh"}
+    assert failed["partitions_are_fresh"].severity == dg.AssetCheckSeverity.WARN
 
 
 def test_texts_without_a_score_are_seen(sound: PlatformResource, engine: sa.Engine) -> None:
@@ -278,11 +278,11 @@ def test_what_may_not_be_learned_from_is_seen_wherever_it_lies(
             change(engine, where, code=item.source_code, id=victim)
     if how == "erased":
         change(engine, "update iccm.conversations set erased_at = iccm.now() where id = :id", id=victim)
-    found = red(sound)
-    assert {"no_contamination", "no_train_test_overlap"} <= set(found)
+    failed = red(sound)
+    assert {"no_contamination", "no_train_test_overlap"} <= set(failed)
     for name in ("no_contamination", "no_train_test_overlap"):
-        assert str(victim) in found[name].metadata["sample_ids"].value
-        assert found[name].severity == dg.AssetCheckSeverity.ERROR
+        assert str(victim) in failed[name].metadata["sample_ids"].value
+        assert failed[name].severity == dg.AssetCheckSeverity.ERROR
 
 
 def test_a_vector_close_to_the_canary_sets_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
@@ -308,9 +308,9 @@ def test_a_pair_of_duplicates_is_seen_unless_both_were_learned_from(
                select embedding from iccm.phase4_training_data order by conversation_id limit 1)
            where conversation_id = (select max(conversation_id) from iccm.phase4_training_data)""",
     )
-    found = red(sound)
-    assert set(found) == {"no_duplicates"}
-    assert "What to do: " in found["no_duplicates"].description
+    failed = red(sound)
+    assert set(failed) == {"no_duplicates"}
+    assert "What to do: " in failed["no_duplicates"].description
     change(engine, "update iccm.phase4_training_data set pinned = true")
     assert red(sound) == {}
 
@@ -356,9 +356,9 @@ def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
             )
         )  # fmt: skip
     assert set(red(sound)) == {"digest_is_unchanged"}
-    told = missing_items_result(sound)
-    assert not told.passed and told.check_name == "no_missing_items"
-    assert "2 of 3" in told.description and told.metadata["sample_ids"].value == "b, never measured"
+    result = missing_items_result(sound)
+    assert not result.passed and result.check_name == "no_missing_items"
+    assert "2 of 3" in result.description and result.metadata["sample_ids"].value == "b, never measured"
 
 
 def test_damage_to_the_production_model_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:

@@ -21,7 +21,7 @@ def test_columns_types_and_nullability_are_the_tables(asset: str) -> None:
         for column in getattr(tables, name).columns
     }
     assert {column: kind for column, (kind, _) in columns.items()} == actual
-    assert all(told.endswith(".") for _, told in columns.values())
+    assert all(description.endswith(".") for _, description in columns.values())
 
 
 def test_the_canary_sets_columns_are_what_its_lines_must_hold() -> None:

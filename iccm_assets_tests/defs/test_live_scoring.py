@@ -39,8 +39,8 @@ def test_the_schedule_says_how_much_there_is_to_score(
     serve_request(engine, settings, "r", "s")
     assert len(tick(platform, instance).run_requests) == 1
     at_work = create_run_for_test(instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED)
-    said = tick(platform, instance).skip_message
-    assert said == f"1 responses are waiting, and run {at_work.run_id[:8]} is started"
+    message = tick(platform, instance).skip_message
+    assert message == f"1 responses are waiting, and run {at_work.run_id[:8]} is started"
 
 
 def test_the_job_scores_and_tells_its_story(
@@ -57,13 +57,14 @@ def test_the_job_scores_and_tells_its_story(
     )
     assert result.success
     assert load_model_rows(engine)["r"].scored_at is not None
-    [seen] = [one for one in result.all_events if one.event_type_value == "ASSET_OBSERVATION"]
-    told = seen.asset_observation_data.asset_observation
-    assert told.asset_key == dg.AssetKey("deployed_model_version")
+    [event] = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
+    observation = event.asset_observation_data.asset_observation
+    assert observation.asset_key == dg.AssetKey("deployed_model_version")
     assert (
-        told.metadata["production version"].value == "v1" and told.metadata["production requests"].value == 1
+        observation.metadata["production version"].value == "v1"
+        and observation.metadata["production requests"].value == 1
     )
-    [output] = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
+    [output] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
     assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["pending"].value == 0
     assert [record.data["arm"] for record in metadata["arms"].records] == ["production"]

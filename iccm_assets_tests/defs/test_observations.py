@@ -33,8 +33,8 @@ def observations(platform: PlatformResource, first, last) -> list[dg.AssetObserv
     }
     with instance_for_test() as instance:
         assert job.execute_in_process(instance=instance, tags=tags, run_config=QUIET).success
-        found = instance.fetch_observations(CONVERSATIONS, limit=50).records
-    return [one.asset_observation for one in found]
+        records = instance.fetch_observations(CONVERSATIONS, limit=50).records
+    return [record.asset_observation for record in records]
 
 
 def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
@@ -54,9 +54,9 @@ def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
                 ),
             )
     day = yesterday.date()
-    [seen] = observations(platform, day - timedelta(days=2), day)
-    told = {name: value.value for name, value in seen.metadata.items() if name != "daily_history"}
-    assert told == {
+    [observation] = observations(platform, day - timedelta(days=2), day)
+    metadata = {name: value.value for name, value in observation.metadata.items() if name != "daily_history"}
+    assert metadata == {
         "day": day.isoformat(),
         "arrived": 3,
         "users": 1,
@@ -64,5 +64,5 @@ def test_a_run_that_ends_with_yesterday_observes_it_once_and_others_nothing(
         "from gateway": 2,
         "from import": 1,
     }
-    assert len(seen.metadata["daily_history"].records) == DISPLAY_DAYS
+    assert len(observation.metadata["daily_history"].records) == DISPLAY_DAYS
     assert observations(platform, day - timedelta(days=9), day - timedelta(days=8)) == []

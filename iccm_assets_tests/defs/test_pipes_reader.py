@@ -30,8 +30,8 @@ def test_half_a_line_is_waited_for_and_a_killed_writers_is_left(tmp_path: Path) 
     path = tmp_path / "messages"
     path.write_text('{"a":', encoding="utf-8")
     over = threading.Event()
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.extend(iter_complete_lines(str(path), over.is_set)))
+    lines: list[str] = []
+    thread = threading.Thread(target=lambda: lines.extend(iter_complete_lines(str(path), over.is_set)))
     thread.start()
     with path.open("a", encoding="utf-8") as file:
         for part in (" 1}", "\nb\n", "c", "\nd without an end"):
@@ -40,7 +40,7 @@ def test_half_a_line_is_waited_for_and_a_killed_writers_is_left(tmp_path: Path) 
             file.flush()
     over.set()
     thread.join(10)
-    assert found == ['{"a": 1}\n', "b\n", "c\n"]
+    assert lines == ['{"a": 1}\n', "b\n", "c\n"]
 
 
 @pytest.mark.parametrize("observed", [False, True], ids=["plain", "observing"])

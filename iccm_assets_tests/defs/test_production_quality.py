@@ -22,8 +22,8 @@ ITEMS = 24
 
 def tick(platform) -> list[dg.RunRequest] | str:
     context = dg.build_schedule_context(scheduled_execution_time=NOW, resources={"platform": platform})
-    found = production_quality_schedule.evaluate_tick(context)
-    return found.skip_message or list(found.run_requests or [])
+    result = production_quality_schedule.evaluate_tick(context)
+    return result.skip_message or list(result.run_requests or [])
 
 
 def test_every_six_hours_once_there_is_a_production_version(engine, platform) -> None:

@@ -46,10 +46,10 @@ class Ticks:
         context = dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, resources={"platform": self.platform}
         )
-        found = rollout_controller_sensor.evaluate_tick(context)
-        self.cursor = found.cursor
-        assert found.run_requests == []
-        return found.skip_message or "", list(found.asset_events)
+        result = rollout_controller_sensor.evaluate_tick(context)
+        self.cursor = result.cursor
+        assert result.run_requests == []
+        return result.skip_message or "", list(result.asset_events)
 
 
 @pytest.fixture
@@ -69,27 +69,27 @@ def test_without_a_rollout_the_sensor_says_so(world: World, tick: Ticks) -> None
 def test_the_sensor_ticks_and_observes_on_change_and_every_five_minutes(world: World, tick: Ticks) -> None:
     world.open()
     world.beat()
-    said, [first] = tick()
+    message, [first] = tick()
     assert value(first, "weight") == 0.1 and value(first, "state") == "ramping"
     assert first.asset_key == dg.AssetKey("deployed_model_version")
-    assert "every gateway replica has the candidate ready" in said
+    assert "every gateway replica has the candidate ready" in message
     lease = world.state().lease_until
     world.wait(60)
     world.beat()
-    said, none = tick()
-    assert none == [] and "of 6 h healthy, 0 of 30 scored canary-arm sessions" in said
+    message, none = tick()
+    assert none == [] and "of 6 h healthy, 0 of 30 scored canary-arm sessions" in message
     assert world.state().lease_until > lease
     for minute in range(5):
         world.wait(61)
         world.beat()
-        said, events = tick()
+        message, events = tick()
         assert bool(events) == (minute == 3), minute
     world.ask(arm="canary", rate=0.9)
     controller.execute_command(world.engine, world.settings, "abort", actor="user:ada")
-    said, [last] = tick()
+    message, [last] = tick()
     assert value(last, "state") == "aborted" and value(last, "weight") == 0.0
-    told = [(row.data["event"], row.data["actor"]) for row in last.metadata["timeline"].records]
-    assert told == [("aborted", "user:ada"), ("started", "controller"), ("opened", "test")], told
+    events = [(row.data["event"], row.data["actor"]) for row in last.metadata["timeline"].records]
+    assert events == [("aborted", "user:ada"), ("started", "controller"), ("opened", "test")], events
     assert "waiting_for" not in last.metadata and "6.00 h of healthy time" in value(first, "waiting_for")
     assert tick()[1] == []
 
@@ -111,10 +111,10 @@ def materialized(
 def test_materializing_the_asset_opens_the_rollout_once(
     world: World, platform: resources.PlatformResource
 ) -> None:
-    told = materialized(world, platform)
+    metadata = materialized(world, platform)
     again = materialized(world, platform)
-    assert told["rollout"] == again["rollout"] and told["weight"].value == 0.0
-    assert "42 h healthy" in told["forecast"].value
+    assert metadata["rollout"] == again["rollout"] and metadata["weight"].value == 0.0
+    assert "42 h healthy" in metadata["forecast"].value
     assert world.statuses()[world.candidate] == "canary"
     assert world.events() == ["opened"]
 
@@ -122,6 +122,6 @@ def test_materializing_the_asset_opens_the_rollout_once(
 def test_materializing_it_without_a_rollout_promotes_at_once(
     world: World, platform: resources.PlatformResource
 ) -> None:
-    told = materialized(world, platform, rollout=False)
-    assert told["weight"].value == 1.0
+    metadata = materialized(world, platform, rollout=False)
+    assert metadata["weight"].value == 1.0
     assert world.statuses() == {world.production: "retired", world.candidate: "production"}

@@ -17,8 +17,8 @@ def evaluate(
 ) -> list[dg.RunRequest] | str:
     """The run requests of a tick at `NOW` (a Sunday, 02:00 UTC), or the reason it was skipped."""
     context = dg.build_schedule_context(scheduled_execution_time=NOW, resources={"platform": platform})
-    found = schedule.evaluate_tick(context)
-    return found.skip_message or list(found.run_requests or [])
+    result = schedule.evaluate_tick(context)
+    return result.skip_message or list(result.run_requests or [])
 
 
 def fill(engine: sa.Engine, examples: int) -> None:
@@ -32,8 +32,8 @@ def test_with_too_few_examples_the_week_is_skipped_with_its_number(
     engine: sa.Engine, platform: resources.PlatformResource
 ) -> None:
     fill(engine, 41)
-    said = evaluate(weekly_retrain_schedule, platform)
-    assert isinstance(said, str) and "of 50" in said
+    message = evaluate(weekly_retrain_schedule, platform)
+    assert isinstance(message, str) and "of 50" in message
     with engine.connect() as conn:
         assert conn.execute(sa.text("select count(*) from iccm.phase4_training_runs")).scalar_one() == 0
 

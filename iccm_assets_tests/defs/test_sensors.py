@@ -51,8 +51,8 @@ def tick(
 ) -> list[dg.RunRequest] | str:
     """The run requests of a tick, or the reason it was skipped."""
     with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
-        found = sensor.evaluate_tick(context)
-    return found.skip_message or list(found.run_requests or [])
+        result = sensor.evaluate_tick(context)
+    return result.skip_message or list(result.run_requests or [])
 
 
 def launch(
@@ -162,9 +162,9 @@ def ticks_at_once(sensor, platform, instance) -> list[list[dg.RunRequest] | str]
 
 def test_two_daemons_that_look_at_once_start_one_run(engine, platform, instance) -> None:
     fill(engine, 120)
-    found = ticks_at_once(new_data_threshold_sensor, platform, instance)
-    assert sum(len(one) for one in found if isinstance(one, list)) == 1
-    assert len(found) == 4 and len(rows(engine)) == 1
+    outcomes = ticks_at_once(new_data_threshold_sensor, platform, instance)
+    assert sum(len(outcome) for outcome in outcomes if isinstance(outcome, list)) == 1
+    assert len(outcomes) == 4 and len(rows(engine)) == 1
 
 
 @pytest.mark.parametrize("window", [3, 7, 30])
@@ -210,8 +210,8 @@ def test_ten_measurements_of_an_unchanged_world_start_nothing(engine, platform, 
         measured(engine, 0.85 - 0.004 * number)
         measured(engine, 0.82, name="production_holdout", n=60, standard_error=0.05)
         pass_time(engine, hours=6)
-        said = tick(quality_degradation_sensor, platform, instance)
-        assert "below its baseline 0.850" in said
+        message = tick(quality_degradation_sensor, platform, instance)
+        assert "below its baseline 0.850" in message
     assert rows(engine) == []
 
 
@@ -233,8 +233,8 @@ def test_a_row_that_waits_is_started_when_the_way_is_free(engine, platform, inst
     first = ask(engine, "first")
     with engine.begin() as conn:
         fence = training_runs.claim_run(conn, first, "by hand")
-    said = tick(new_data_threshold_sensor, platform, instance)
-    assert said.startswith("fired: training run") and f"training run {first} is running" in said
+    message = tick(new_data_threshold_sensor, platform, instance)
+    assert message.startswith("fired: training run") and f"training run {first} is running" in message
     assert f"training run {first} is running, 1 more" in tick(retrain_dispatch_sensor, platform, instance)
     with engine.begin() as conn:
         training_runs.finish_run(conn, first, fence, "gate_failed")
@@ -253,9 +253,9 @@ def test_emergencies_go_first(engine, platform, instance) -> None:
 
 def test_two_dispatchers_at_once_start_one_run(engine, platform, instance) -> None:
     ask(engine, "one")
-    found = ticks_at_once(retrain_dispatch_sensor, platform, instance)
-    assert len(found) == 4
-    assert sum(len(one) for one in found if isinstance(one, list)) == 1
+    outcomes = ticks_at_once(retrain_dispatch_sensor, platform, instance)
+    assert len(outcomes) == 4
+    assert sum(len(outcome) for outcome in outcomes if isinstance(outcome, list)) == 1
     assert rows(engine)[0].dispatch == 1
 
 
@@ -332,8 +332,8 @@ def test_an_attempt_whose_dagster_run_has_died_fails_and_is_retried(engine, plat
     assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
     instance.report_run_failed(run)
     assert "attempt 2 follows" in tick(retrain_dispatch_sensor, platform, instance)
-    [found] = rows(engine)
-    assert found.status == "failed" and run.run_id in found.error
+    [row] = rows(engine)
+    assert row.status == "failed" and run.run_id in row.error
     with engine.begin() as conn:
         assert not training_runs.holds_fence(conn, row, fence)
     pass_time(engine, minutes=6)
@@ -511,8 +511,8 @@ def test_a_row_requested_by_hand_is_not_started_a_second_time(engine, platform, 
 def test_a_trigger_does_not_overtake_a_row_that_waits(engine, platform, instance) -> None:
     fill(engine, 120)
     waits = ask(engine, "first")
-    said = tick(new_data_threshold_sensor, platform, instance)
-    assert f"it waits: training run {waits} comes first" in said
+    message = tick(new_data_threshold_sensor, platform, instance)
+    assert f"it waits: training run {waits} comes first" in message
     with engine.connect() as conn:
         assert trigger_evaluation.evaluate_data_threshold_trigger(
             conn, AT_FOUR, get_settings()
