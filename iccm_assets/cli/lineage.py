@@ -125,8 +125,8 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
     in_pool = f"in the training pool{' (pinned)' if conversation.pinned else ''}"
     print_line(f"{scored}, {passed}, {in_pool if conversation.in_pool else 'not in the pool'}")
     for rejection in conversation.rejections:
-        twin = f", duplicate of {rejection.duplicate_of} ({rejection.similarity})"
-        suffix = twin if rejection.duplicate_of else ""
+        duplicate = f", duplicate of {rejection.duplicate_of} ({rejection.similarity})"
+        suffix = duplicate if rejection.duplicate_of else ""
         print_line(f"rejected by {rejection.stage}: {escape(rejection.reason)}{suffix}")
     _print_rows("Training runs that used it", [asdict(use) for use in conversation.uses], all_rows)
     versions = [asdict(version) for version in conversation.versions]

@@ -129,8 +129,8 @@ def _database_message(error: BaseException) -> str | None:
     sqlalchemy = sys.modules.get("sqlalchemy")
     if sqlalchemy is None or not isinstance(error, sqlalchemy.exc.DBAPIError):
         return None
-    lost = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-    return str((DatabaseUnreachableError if lost else DatabaseError)(first_line(error.orig)))
+    is_unreachable = isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    return str((DatabaseUnreachableError if is_unreachable else DatabaseError)(first_line(error.orig)))
 
 
 def _print_error(message: str, code: int = 1) -> int:

@@ -66,12 +66,12 @@ def _request(
     window_days: int | None,
 ) -> TrainingRun:
     """Create and dispatch a training run, or dispatch the run of the same key again if it may be retried."""
-    fire = triggers.manual_trigger(key, reason, emergency)
+    trigger = triggers.manual_trigger(key, reason, emergency)
     version = None if base is None else versions.get_version(conn, base).version
-    run = training_runs.create_run(conn, fire, version, window_days=window_days, dispatched=True)
+    run = training_runs.create_run(conn, trigger, version, window_days=window_days, dispatched=True)
     if run is not None:
         return run
-    existing = training_runs.get_by_trigger_key(conn, fire.key)
+    existing = training_runs.get_by_trigger_key(conn, trigger.key)
     if existing is None:  # deleted between the two statements, which the platform itself never does
         raise OperationNotAllowedError(f"the training run of key {key} was deleted meanwhile")
     if existing.status in ("requested", "waiting") or (

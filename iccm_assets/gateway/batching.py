@@ -37,7 +37,7 @@ class Backend(Protocol):
     async def generate(self, source: str) -> BackendResponse:
         """Generate a response; raise ``QueueFullError`` or ``GenerationError``.
 
-        Cancelling it removes the request from the queue.
+        Canceling it removes the request from the queue.
         """
 
     @property

@@ -118,10 +118,10 @@ def _lapse(before: State, now: datetime) -> tuple[DeploymentEvent, ...]:
     numbers = {"gap_seconds": round(gap, 3), "lapse_seconds": round(lapse, 3)}
     state, version, weight = before.state, before.candidate, before.weight
     reduced = weight if before.stage == BAKE_STAGE else 0.0
-    lost, back = f"{summary}; production had all traffic", f"{summary}; that time does not count"
+    expired, recovered = f"{summary}; production had all traffic", f"{summary}; that time does not count"
     return (
-        DeploymentEvent("lapsed", expired_at, state, state, version, reduced, lost, numbers),
-        DeploymentEvent("recovered", now, state, state, version, weight, back, numbers),
+        DeploymentEvent("lapsed", expired_at, state, state, version, reduced, expired, numbers),
+        DeploymentEvent("recovered", now, state, state, version, weight, recovered, numbers),
     )
 
 

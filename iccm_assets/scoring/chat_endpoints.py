@@ -2,7 +2,7 @@
 
 A failed request makes the member ``missing``, with its reason, and never scores. One deadline covers
 everything (connecting, TLS, headers, a body that arrives slowly, retries and the waits between them). So
-requests run on an event loop, where all of it can be cancelled: the `RequestLoop`. All members at one URL
+requests run on an event loop, where all of it can be canceled: the `RequestLoop`. All members at one URL
 share its `RateLimiter`.
 """
 

@@ -126,10 +126,12 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
     # An attempt that ended normally released its fence before its Dagster run ended: `mark_stalled` skips it.
     own = get_dagster_run_status(instance, queue.running.dagster_run_id) if queue.running else None
     states = _dagster_states(instance, queue.queued_runs)
-    lost = scheduling.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
+    stalled = scheduling.find_stalled_attempt(queue.running, own, settings.training.heartbeat_timeout_seconds)
     with tick_transaction(platform) as conn:
-        if lost is not None and not training_runs.mark_stalled(conn, lost.id, lost.fence, lost.reason):
-            lost = None
+        if stalled is not None and not training_runs.mark_stalled(
+            conn, stalled.id, stalled.fence, stalled.reason
+        ):
+            stalled = None
         run_queue.mark_failed_before_claim(
             conn, scheduling.find_failed_before_claim(queue.queued_runs, states)
         )
@@ -138,10 +140,10 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
             alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
         for run in run_queue.find_exhausted_runs(conn, settings.triggers):
             alert_attempts_exhausted(conn, run.id, run.attempt, run.error or "no reason recorded")
-    if lost is not None:
-        context.log.warning(f"training run {lost.id}: {lost.reason}")
-        if lost.stale_run_id:
-            fail_stalled_run(instance, lost.stale_run_id, lost.reason)
+    if stalled is not None:
+        context.log.warning(f"training run {stalled.id}: {stalled.reason}")
+        if stalled.stale_run_id:
+            fail_stalled_run(instance, stalled.stale_run_id, stalled.reason)
 
 
 def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformResource) -> None:
@@ -154,9 +156,9 @@ def _fail_stalled_runs(context: dg.SensorEvaluationContext, platform: PlatformRe
     with tick_transaction(platform) as conn:
         rows = run_queue.get_rows(conn, list(started))
     pairs = [(run, rows[row]) for row, runs in started.items() if row in rows for run in runs]
-    for stray in recovery.find_orphaned_runs(pairs, platform.settings.training.heartbeat_timeout_seconds):
-        context.log.warning(f"Dagster run {stray.run_id}: {stray.reason}")
-        fail_stalled_run(context.instance, stray.run_id, stray.reason)
+    for orphan in recovery.find_orphaned_runs(pairs, platform.settings.training.heartbeat_timeout_seconds):
+        context.log.warning(f"Dagster run {orphan.run_id}: {orphan.reason}")
+        fail_stalled_run(context.instance, orphan.run_id, orphan.reason)
 
 
 def _request_missed_deployment(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iccm_assets.registry.training_runs import TrainingRun
     from iccm_assets.retraining.triggers import TriggerSkipped
 
-# Dagster cancels a tick after 60 s: a failed statement is reported earlier than a cancelled tick.
+# Dagster cancels a tick after 60 s: a failed statement is reported earlier than a canceled tick.
 STATEMENT_TIMEOUT_SECONDS = 5
 LOCK_TIMEOUT_SECONDS = 2
 

@@ -63,20 +63,20 @@ def get_training_run(
     with engine.begin() as conn:
         if row_id:
             return training_runs.get_run(conn, int(row_id)), int(dispatch) if dispatch else None
-        fire = triggers.manual_trigger(
+        trigger = triggers.manual_trigger(
             context.run.root_run_id or context.run.run_id,
             config.reason or "launched in Dagster",
             config.emergency,
         )
         run = training_runs.create_run(
             conn,
-            fire,
+            trigger,
             versions.get_version(conn, config.base).version if config.base else None,
             window_days=config.window_days or None,
             dispatched=True,
-        ) or training_runs.get_by_trigger_key(conn, fire.key)
+        ) or training_runs.get_by_trigger_key(conn, trigger.key)
     if run is None:
-        raise IccmError(f"the training run {fire.key} is not in the database")
+        raise IccmError(f"the training run {trigger.key} is not in the database")
     # The dispatcher finds the runs of a row by these tags, and so can a person.
     context.instance.add_run_tags(context.run.run_id, run_tags(run))
     return run, None

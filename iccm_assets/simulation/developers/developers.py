@@ -128,8 +128,8 @@ def plan_conversations(
         session_id = f"sim-{name or seed}-{index:05d}"
         habit, traits = developer.draw_behavior(rng)
         day = (asked_at.date() - first).days + 1
-        wants_new = rng.random() < drift.get_share(day, days)
-        families = (drift.list_present(day, new_families) if wants_new else []) or base_families
+        is_new_domain = rng.random() < drift.get_share(day, days)
+        families = (drift.list_present(day, new_families) if is_new_domain else []) or base_families
         repeated_id, program = _draw_program(rng, developer, traits, earlier_programs, families)
         if repeated_id is None:
             earlier_programs.append((session_id, developer.user_id, program))

@@ -36,7 +36,7 @@ EDGE_VALUES: dict[str, tuple[Any, ...]] = {
     "list[int]": ([], [0], [-5, -5, 7], [10**6], list(range(15))),
     "list[str]": ([], [""], ["é", "É", "é"], [" x "], ["a"] * 15),
 }
-_NEIGHBOURS: dict[str, tuple[str, ...]] = {
+_NEIGHBORS: dict[str, tuple[str, ...]] = {
     "is less than": ("is at most", "is at least"),
     "is at most": ("is less than", "is more than"),
     "is more than": ("is at least", "is at most"),
@@ -219,7 +219,7 @@ def _mutate(node: Any) -> Iterator[Any]:
         case ast.TextLiteral(value):
             yield from (ast.TextLiteral(value + "q"), ast.TextLiteral(value[:-1]))
         case str():
-            yield from _NEIGHBOURS.get(node, ())
+            yield from _NEIGHBORS.get(node, ())
         case tuple():
             yield from _mutate_tuple(node)
         case ast.Node():
