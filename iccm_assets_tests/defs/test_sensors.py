@@ -332,8 +332,8 @@ def test_an_attempt_whose_dagster_run_has_died_fails_and_is_retried(engine, plat
     assert "is running" in tick(retrain_dispatch_sensor, platform, instance)
     instance.report_run_failed(run)
     assert "attempt 2 follows" in tick(retrain_dispatch_sensor, platform, instance)
-    [row] = rows(engine)
-    assert row.status == "failed" and run.run_id in row.error
+    [failed] = rows(engine)
+    assert failed.status == "failed" and run.run_id in failed.error
     with engine.begin() as conn:
         assert not training_runs.holds_fence(conn, row, fence)
     pass_time(engine, minutes=6)
