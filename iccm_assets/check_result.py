@@ -13,7 +13,7 @@ MAX_SAMPLE_IDS = 20
 class CheckResult:
     """Whether a check passed, the numbers in words, and the recovery if it did not.
 
-    ``severity`` is that of a failure. ``sample_ids`` are ids of rows to look at, never content.
+    ``severity`` is that of a failure. ``sample_ids`` are ids of rows to inspect, never content.
     """
 
     passed: bool

@@ -25,7 +25,7 @@ from iccm_assets.settings import Settings
 
 SPARKLINE_BLOCKS = "▁▂▃▄▅▆▇█"
 OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed that way[/]"
+CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed in that direction[/]"
 
 # Only filtered days count: conversations during a rollout belong to later days.
 _FUNNEL = """

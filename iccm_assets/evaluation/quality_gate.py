@@ -166,7 +166,7 @@ def _drop_rule(
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     change = confidence_bounds.mean(pairs.differences)
     best_case = [*pairs.differences, *[1.0] * pairs.missing]
-    # An item cannot gain more than production leaves to gain; of a missing one nothing is known.
+    # An item can gain at most 1 minus production's rate; of a missing item nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
     max_gain = 1.0 if pairs.missing else 1.0 - production
     confidence = confidence_bounds.confidence_of_harm([-value for value in best_case], allowed, -max_gain)

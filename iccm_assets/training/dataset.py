@@ -262,7 +262,7 @@ def _draw_evenly(
 
 def _split_validation(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
     """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
-    # Ranked by a hash with the seed, not drawn: an example keeps its place when others come or go.
+    # Ranked by a hash with the seed, not drawn: an example keeps its role when others are added or removed.
     ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))
     validation: list[TrainingExample] = []
     for role in ("new", "rehearsal"):

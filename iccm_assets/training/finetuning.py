@@ -141,7 +141,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._record(state, validation_loss=metrics["eval_loss"])
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # A resumed Trainer does not know that it was about to stop: from there it would train for too long.
+        # A checkpoint does not record that training was about to stop: a resumed run would train too long.
         if self._identity is not None and not control.should_training_stop:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             checkpointing.mark_complete(checkpoint, self._identity, self.history)

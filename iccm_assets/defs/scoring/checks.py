@@ -1,4 +1,4 @@
-"""Checks of `reconstructions`: are scores complete, and nearly all conclusive?"""
+"""Checks of `reconstructions`: scores are complete, and nearly all are conclusive."""
 
 from iccm_assets.defs.check_factory import platform_check
 

@@ -1,4 +1,4 @@
-"""Checks of the models: are they what was published, did training change the weights, is lineage complete?"""
+"""Checks of the models: they match their manifests, training changed the weights, lineage is complete."""
 
 from iccm_assets.defs.check_factory import platform_check
 

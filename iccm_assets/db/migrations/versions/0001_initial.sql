@@ -1,8 +1,8 @@
--- The schema of SPEC section 2. Small letters throughout; one block per table, in order of reference.
--- The SQLAlchemy definitions in store/tables/ say the same; a test compares the two catalogues.
+-- The initial schema: one block per table, in order of reference. The SQLAlchemy definitions in db/tables/
+-- describe the newest schema; a test compares them with the migrated database.
 
 create schema if not exists iccm;
--- In public, where every search path finds it, whatever the name of the connecting role.
+-- In public, where the search path of every role finds it.
 create extension if not exists vector with schema public;
 
 create table iccm.platform (
@@ -14,7 +14,7 @@ comment on table iccm.platform is 'Facts about this platform, such as the settin
 
 -- S4: the one clock. Without settings it is the server's; with them,
 -- platform_anchor + rate x (time since real_anchor). In seconds, so that no session time zone
--- can bend a day. clock_timestamp(), not the transaction's start: waiting for a lock takes time.
+-- can shift a day. clock_timestamp(), not the transaction's start: waiting for a lock takes time.
 create function iccm.now() returns timestamptz
     language sql stable parallel safe
 as $$
@@ -522,7 +522,7 @@ create index rollback_events_rollout_id_idx on iccm.rollback_events (rollout_id)
 create index rollback_events_timestamp_idx on iccm.rollback_events (timestamp);
 comment on table iccm.rollback_events is 'Every rollback (R8).';
 
--- M2 is answered from these rows for ever: they are added, never changed.
+-- Append-only: the history of served versions (M2) is read from these rows.
 create function iccm.refuse_change() returns trigger
     language plpgsql
 as $$

@@ -1,6 +1,6 @@
 -- The transaction that stored a request. Ids of transactions that have ended are below the oldest running
--- one's, so a reader who counts up to that one misses nothing, however late a spool delivers. Rows of before
--- the migration have 0: a constant keeps the table from being rewritten.
+-- one's, so a reader who counts up to that one misses nothing, however late a spool delivers. Rows from
+-- before the migration have 0: a constant keeps the table from being rewritten.
 alter table iccm.requests add column stored_in bigint default 0 not null;
 alter table iccm.requests alter column stored_in set default (pg_current_xact_id())::text::bigint;
 create index requests_rollout_id_stored_in_idx on iccm.requests (rollout_id, stored_in);
@@ -43,6 +43,6 @@ create table iccm.rollout_pairs (
 comment on table iccm.rollout_pairs is
     'One production-holdout item measured for both versions that a rollout has counted (R11).';
 
--- Scored answers, without those that came without tests, which are most.
+-- Scored responses only: most responses have no tests.
 create index requirements_scored_answers_idx on iccm.requirements (id)
     where kind = 'model' and scored_at is not null;
