@@ -152,7 +152,7 @@ QUEUED_RUNS = st.lists(
 
 @given(
     QUEUED_RUNS,
-    st.none() | st.just(RUNNING),
+    st.none() | st.builds(RunningAttempt, st.integers(1, 9), st.just(1), st.just("run-c"), st.just(0.0)),
     st.none() | st.builds(ActiveRollout, st.integers(1, 9), st.integers(1, 3)),
     st.dictionaries(
         st.integers(1, 50),
