@@ -152,8 +152,14 @@ _CONVERSATIONS = text(
 )
 
 
+# PostgreSQL plans a cursor for its first tenth of the rows, and then reads the whole table in the order of the
+# primary key: with 1 M conversations a day took 904 ms instead of 165 ms, and the cost grew with the table.
+_PLAN_FOR_ALL_ROWS = text("set local cursor_tuple_fraction = 1")
+
+
 def _load_conversations(conn: Connection, day: date) -> Iterator[ScoredConversation]:
     """Load the day's conversations, some hundred at a time."""
+    conn.execute(_PLAN_FOR_ALL_ROWS)
     rows = conn.execute(_CONVERSATIONS, _range(day, day), execution_options={"yield_per": 200})
     for row in rows.mappings():
         yield ScoredConversation(**row)

@@ -254,26 +254,30 @@ def test_filtering_a_day_concurrently_keeps_every_row_once(engine, canary_settin
     assert failures == [] and len(kept_ids(engine)) == 5
 
 
-def test_the_days_query_reads_an_index_range_and_not_the_table(engine, canary_settings):
+def test_the_days_cursor_reads_an_index_range_and_not_the_table(engine, canary_settings):
+    """What runs is explained: a cursor, in the transaction and with the settings of the filter."""
     from iccm_assets.curation import filtering
 
+    filtered_day = date(2026, 2, 1)
     with engine.begin() as conn:
         conn.execute(
             sa.text(
                 """
                 insert into iccm.conversations (session_id, "timestamp", origin)
-                select 'x' || n, '2026-01-01'::timestamptz + n * interval '10 minutes', 'simulated'
-                from generate_series(1, 20000) n
+                select 'x' || n, '2026-01-01'::timestamptz + n * interval '10 seconds', 'simulated'
+                from generate_series(1, 400000) n
                 """
             )
         )
         conn.execute(sa.text("analyze iccm.conversations"))
+        next(filtering._load_conversations(conn, filtered_day))
         plan = conn.execute(
-            sa.text(f"explain {filtering._CONVERSATIONS.text}"),
-            filtering._range(date(2026, 2, 1), date(2026, 2, 1)),
+            sa.text(f"explain declare explained cursor for {filtering._CONVERSATIONS.text}"),
+            filtering._range(filtered_day, filtered_day),
         ).scalars()
         text = "\n".join(plan)
-    assert "Seq Scan on conversations" not in text and "conversations_timestamp_idx" in text
+    assert "Seq Scan on conversations" not in text and "conversations_timestamp_idx" in text, text
+    assert "conversations_pkey" not in text, text
 
 
 def test_only_days_whose_inputs_changed_are_returned(engine, canary_settings):
