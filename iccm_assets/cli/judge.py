@@ -1,51 +1,113 @@
-"""`iccm judge`: run one implementation against one test suite."""
+"""`iccm judge`: run one implementation against one test suite, or a file of many."""
 
 from __future__ import annotations
 
 import json
 import tokenize
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from iccm_assets.cli.console import AsJson, make_table, out
-from iccm_assets.errors import InputError, SandboxUnavailableError
+from iccm_assets.curation.json_lines import read_json_lines
+from iccm_assets.errors import IccmError, InputError, SandboxUnavailableError, TestSuiteError
 from iccm_assets.settings import get_settings
 from iccm_assets.suites import suite_runner as runner
 from iccm_assets.suites.suite_runner import JudgeResult
-from iccm_assets.suites.test_suites import load_suite_file
+from iccm_assets.suites.test_suites import Suite, load_suite_file, parse_suite
 
 
 def judge(
-    implementation: Annotated[Path, typer.Option(help="Python source file to test.")],
-    suite: Annotated[Path, typer.Option(help="Test suite, JSON (docs/judge.md).")],
+    implementation: Annotated[Path | None, typer.Option(help="Python source file to test.")] = None,
+    suite: Annotated[Path | None, typer.Option(help="Test suite, JSON (docs/judge.md).")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines {id, implementation, suite} instead; prints one result per line."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test one implementation in the sandbox; exits 0 whenever there is a verdict."""
-    plan = load_suite_file(suite)
-    result = runner.run_suite(_read_source(implementation), plan, get_settings())
+    """Test an implementation in the sandbox; exits 0 whenever there is a verdict."""
+    if batch is not None and implementation is None and suite is None:
+        _judge_batch(batch, as_json)
+        return
+    if batch is not None or implementation is None or suite is None:
+        raise typer.BadParameter("give either --implementation and --suite, or --batch")
+    result = runner.run_suite(_read_source(implementation), load_suite_file(suite), get_settings())
     if as_json:
-        # The keys are promised to other programs.
-        cases = [
-            {"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in result.results
-        ]
-        document = {
-            "test_pass_rate": result.test_pass_rate,
-            "results": cases,
-            "suspect": result.suspect,
-            "suspicions": list(result.violations),
-            "evidence": result.evidence,
-            "layers": result.layers,
-            "reason": result.reason,
-            "duration_ms": result.duration_ms,
-        }
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(_document(result)))
     elif result.test_pass_rate is not None:
         _print(result)
     if result.test_pass_rate is None:
         raise SandboxUnavailableError(result.reason, hint="`iccm doctor` names what is missing.")
+
+
+def _document(result: JudgeResult) -> dict[str, Any]:
+    """Build the JSON document of a result; its keys are promised to other programs."""
+    return {
+        "test_pass_rate": result.test_pass_rate,
+        "results": [
+            {"case": case.case, "verdict": case.verdict, "detail": case.detail} for case in result.results
+        ],
+        "suspect": result.suspect,
+        "suspicions": list(result.violations),
+        "evidence": result.evidence,
+        "layers": result.layers,
+        "reason": result.reason,
+        "duration_ms": result.duration_ms,
+    }
+
+
+def _judge_batch(path: Path, as_json: bool) -> None:
+    """Print the result of every line, in order; a line that cannot be judged says why in ``reason``."""
+    lines: deque[tuple[object, str]] = deque()  # id and problem of the lines read, not printed yet
+
+    def valid_lines() -> Iterator[tuple[str, Suite]]:
+        for location, row in read_json_lines(path):
+            try:
+                item = _parse_line(row)
+            except (InputError, TestSuiteError) as error:
+                lines.append((row.get("id"), f"{location}: {error.detail}"))
+            else:
+                lines.append((row["id"], ""))
+                yield item
+
+    def print_problems() -> int:
+        count = 0
+        while lines and lines[0][1]:
+            line_id, problem = lines.popleft()
+            _print_line(line_id, {"test_pass_rate": None, "results": [], "reason": problem}, as_json)
+            count += 1
+        return count
+
+    total = without_verdict = 0
+    for result in runner.run_suites(valid_lines(), get_settings()):
+        problems = print_problems()
+        _print_line(lines.popleft()[0], _document(result), as_json)
+        total += problems + 1
+        without_verdict += problems + (result.test_pass_rate is None)
+    problems = print_problems()
+    if without_verdict + problems:
+        reason = f"{without_verdict + problems} of {total + problems} lines have no verdict"
+        raise IccmError(reason, hint="The `reason` of each says why.")
+
+
+def _parse_line(row: dict[str, Any]) -> tuple[str, Suite]:
+    if not isinstance(row.get("id"), str | int) or not isinstance(row.get("implementation"), str):
+        raise InputError("needs `id` (text or number), `implementation` (text) and `suite`")
+    return row["implementation"], parse_suite(row.get("suite"))
+
+
+def _print_line(line_id: object, document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"id": line_id, **document}))
+        return
+    rate = document["test_pass_rate"]
+    verdict = document["reason"] if rate is None else f"test pass rate {rate:.3f}"
+    typer.echo(f"{line_id}: {verdict}")
 
 
 def _read_source(path: Path) -> str:

@@ -469,3 +469,57 @@ def test_cheats_on_a_pytest_suite_fail_or_are_marked(name, settings):
     assert result.results[0].verdict == verdict, result.results
     assert result.suspect
     assert any(suspicion in violation for violation in result.violations)
+
+
+def run_batch(tmp_path, lines, *options):
+    path = tmp_path / "batch.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    program = "from iccm_assets.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "judge", "--batch", str(path), *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ICCM_HOME": str(tmp_path)},
+    )
+
+
+def line(line_id, implementation=PLAIN, suite=SUITE):
+    return json.dumps({"id": line_id, "implementation": implementation, "suite": suite})
+
+
+def test_a_batch_gives_one_result_per_line_in_order_and_the_same_as_one_by_one(tmp_path):
+    implementations = [PLAIN, "import os\nos._exit(7)\n", PLAIN.replace("item", "thing"), ""] * 3
+    done = run_batch(tmp_path, [line(n, source) for n, source in enumerate(implementations)], "--json")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [result["id"] for result in results] == list(range(12))
+    for source, result in zip(implementations, results, strict=True):
+        alone = json.loads(run_command(tmp_path, source, json.dumps(SUITE), "--json").stdout)
+        assert result.keys() == {"id", *alone} and result["layers"].keys() == alone["layers"].keys()
+        same = alone.keys() - {"duration_ms", "layers"}  # the layers name the uid of each sandbox
+        assert {name: result[name] for name in same} == {name: alone[name] for name in same}
+
+
+def test_a_line_of_a_batch_that_cannot_be_judged_says_why_and_loses_no_other(tmp_path):
+    broken = {"kind": "cases", "cases": [{"call": "f"}]}
+    lines = [line("a", suite=broken), line("b"), "", json.dumps({"id": "c"}), line("d", suite=None)]
+    done = run_batch(tmp_path, lines, "--json")
+    results = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [(result["id"], result["test_pass_rate"]) for result in results] == [
+        ("a", None), ("b", 1.0), ("c", None), ("d", None),
+    ]  # fmt: skip
+    assert "line 1: case 0" in results[0]["reason"] and "line 4: needs `id`" in results[2]["reason"]
+    assert done.returncode == 1 and "3 of 4 lines have no verdict" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "line 1: not JSON"), ("[1]", "line 1: not a JSON object")]
+)
+def test_a_batch_that_is_no_file_of_json_lines_is_one_line(tmp_path, content, message):
+    done = run_batch(tmp_path, [content])
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_batch_excludes_the_options_of_a_single_judgment(tmp_path):
+    done = run_batch(tmp_path, [line(1)], "--suite", "x")
+    assert done.returncode == 2 and "either --implementation and --suite, or --batch" in done.stderr
