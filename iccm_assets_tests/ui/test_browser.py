@@ -29,7 +29,8 @@ ASSETS = (
     "production_quality",
 )
 GROUPS = ("capture", "curation", "scoring", "training", "evaluation", "rollout", "monitoring")
-DAILY_DATA = "/locations/iccm_assets/jobs/daily_data_job"
+# The daily assets stand in two groups; a backfill of assets keeps their order, one of a job does not.
+DAILY_ASSETS = "/asset-groups~" + quote('group:"scoring" or group:"curation"', safe="")
 RUNS = """
     query { runsOrError(limit: 100) { ... on Runs { results {
         id status jobName tags { key value } assetSelection { path }
@@ -63,8 +64,7 @@ def finished(instance: Instance, chosen: Any, seconds: float = 900) -> list[dict
 
 def choose_partitions(page: Any, partitions: str, count: str) -> None:
     """In the dialog that asks which partitions to materialize; ``count`` is what it then says."""
-    page.get_by_role("button", name="Cancel").wait_for()
-    field = page.locator("input[type=text]:visible").last
+    field = page.get_by_role("dialog").locator("input[type=text]")
     field.fill(partitions)
     field.press("Enter")
     page.get_by_text(count, exact=True).first.wait_for()
@@ -87,7 +87,7 @@ def test_the_graph_shows_the_path_from_conversation_to_deployed_version(page: An
 
 
 def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance) -> None:
-    page.goto(DAILY_DATA, wait_until="domcontentloaded")
+    page.goto(DAILY_ASSETS, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     choose_partitions(page, instance.yesterday.isoformat(), "1 partition")
     page.get_by_role("button", name=re.compile("^Launch ")).click()
@@ -100,7 +100,7 @@ def test_a_partition_is_materialized_from_the_page(page: Any, instance: Instance
 
 def test_a_backfill_of_ten_days_succeeds_in_few_runs(page: Any, instance: Instance) -> None:
     first = instance.yesterday - timedelta(days=9)
-    page.goto(DAILY_DATA, wait_until="domcontentloaded")
+    page.goto(DAILY_ASSETS, wait_until="domcontentloaded")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     choose_partitions(page, f"[{first}...{instance.yesterday}]", "10 partitions")
     page.get_by_role("button", name="Launch backfill").click()
