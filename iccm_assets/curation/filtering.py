@@ -153,7 +153,7 @@ _CONVERSATIONS = text(
 
 
 # PostgreSQL plans a cursor for the first tenth of its rows, and then reads the whole table in the order of
-# the primary key: with 1 M conversations a day took 904 ms instead of 165 ms, and the cost grew with the table.
+# the primary key: with 1 M conversations a day took 904 ms instead of 165 ms, growing with the table.
 _PLAN_FOR_ALL_ROWS = text("set local cursor_tuple_fraction = 1")
 
 
