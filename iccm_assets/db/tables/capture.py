@@ -41,6 +41,8 @@ conversations = Table(
     id_column(),
     text_column("session_id", null=False),
     text_column("user_id"),
+    # The token that opened the session; with the user id it says whose session it is.
+    text_column("token_name"),
     timestamp_column("timestamp", default=True),
     # Not checked here: the filter rejects bad content with a reason (M3).
     jsonb_column("content", default="[]"),
