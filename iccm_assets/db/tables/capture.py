@@ -41,8 +41,6 @@ conversations = Table(
     id_column(),
     text_column("session_id", null=False),
     text_column("user_id"),
-    # The token that opened the session; with the user id it says whose session it is.
-    text_column("token_name"),
     timestamp_column("timestamp", default=True),
     # Not checked here: the filter rejects bad content with a reason (M3).
     jsonb_column("content", default="[]"),
@@ -52,6 +50,8 @@ conversations = Table(
     timestamp_column("created_at", default=True),
     # Writers set it on every change: the daily job finds the days whose inputs changed (P6).
     timestamp_column("updated_at", default=True),
+    # The token that opened the session; with the user id it says whose session it is.
+    text_column("token_name"),
     UniqueConstraint("session_id"),
     enum_check("origin", ORIGINS),
     Index(None, "timestamp"),
