@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,6 +10,11 @@ from typing import Literal
 from iccm_assets.errors import InputError
 
 MAX_DETAIL_CHARACTERS = 500
+# Categories of characters that leave no mark: controls, formats, separators, surrogates, unassigned ones,
+# and marks that only change another character.
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Zs", "Zl", "Zp", "Mn", "Me"})
+# The blank braille pattern and the Hangul fillers count as symbols and letters.
+_BLANK_CHARACTERS = frozenset("\u2800\u115f\u1160\u3164\uffa0")
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,11 @@ def to_printable_line(text: str) -> str:
     """Return the text as one line that PostgreSQL can store, of at most ``MAX_DETAIL_CHARACTERS``."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd").split())
     return line[:MAX_DETAIL_CHARACTERS]
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character, such as one of spaces and zero-width characters."""
+    return all(
+        character in _BLANK_CHARACTERS or unicodedata.category(character) in _INVISIBLE_CATEGORIES
+        for character in text
+    )

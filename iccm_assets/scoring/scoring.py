@@ -23,13 +23,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from iccm_assets.capture.extraction import extract_source, has_shall_statement
+from iccm_assets.capture.extraction import extract_source
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.errors import TestSuiteError
 from iccm_assets.scoring.api_compatibility import api_compatibility
 from iccm_assets.scoring.orchestra import Orchestra
-from iccm_assets.scoring.reconstruction import Reconstruction, ReconstructionRequest
+from iccm_assets.scoring.reconstruction import Reconstruction, ReconstructionRequest, is_blank
 from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
 from iccm_assets.scoring.scoring_queue import (
     RowClaims,
@@ -108,8 +108,9 @@ def aggregate(members: Sequence[ReconstructionScore], quorum: int) -> Score:
 def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Settings) -> Iterator[Score]:
     """Yield one score per task, in order. Runs `settings.judge.workers` sandboxes at a time.
 
+    A blank text scores 0, and no member is called for it; any other text is scored, whatever its wording.
     Endpoint requests and sandbox runs overlap: the judge takes answers as they arrive, in order. A task is
-    read only when a worker is free for it.
+    read only when a worker is free for it. (R11)
     """
     requested: deque[ScoringTask] = deque()
     answered: deque[tuple[ScoringTask, list[Reconstruction]]] = deque()
@@ -118,7 +119,10 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     def requests() -> Iterator[ReconstructionRequest]:
         for task in tasks:
             requested.append(task)
-            yield ReconstructionRequest(task.requirements, task.cached_answers)
+            answers = task.cached_answers
+            if is_blank(task.requirements):
+                answers = {member.name: _blank_answer(member.name) for member in orchestra.members}
+            yield ReconstructionRequest(task.requirements, answers)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
         for answers in orchestra.reconstruct_many(requests()):
@@ -135,6 +139,10 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
                 yield _score(*answered.popleft(), verdicts, orchestra.quorum)
     while answered:
         yield _score(*answered.popleft(), verdicts, orchestra.quorum)
+
+
+def _blank_answer(name: str) -> Reconstruction:
+    return Reconstruction(name, "unreadable", detail="the text is blank")
 
 
 def _has_code(answer: Reconstruction) -> bool:
@@ -400,29 +408,20 @@ def _group(
             groups[row.id, "reused"] = ([row], (score, replace(_report(score), answers=Counter(), reused=1)))
             continue
         source, cached = extract_source(row.content, row.metadata), answers.get(row.id, {})
-        empty = row.kind == "model" and not has_shall_statement(row.text)
         suite = json.dumps(row.test_suite, sort_keys=True)
-        key = (row.id,) if cached else (empty, row.text, suite, source)
+        key = (row.id,) if cached else (row.text, suite, source)
         if key not in groups:
-            groups[key] = ([], _plan(row, source, cached, empty, orchestra))
+            groups[key] = ([], _plan(row, source, cached))
         groups[key][0].append(row)
     return groups.values()
 
 
-def _plan(
-    row: Any, source: str | None, cached: Mapping[str, Reconstruction], empty: bool, orchestra: Orchestra
-) -> _Work:
-    """Return the task of a row, or its score: 0 for an answer without a statement, none for a bad suite."""
+def _plan(row: Any, source: str | None, cached: Mapping[str, Reconstruction]) -> _Work:
+    """Return the task of a row, or an inconclusive score if its suite is invalid."""
     try:
-        task = ScoringTask(row.text, parse_suite(row.test_suite), source, cached)
+        return ScoringTask(row.text, parse_suite(row.test_suite), source, cached)
     except TestSuiteError as error:
         return Score(None, None, None, (), str(error)), ScoringReport(invalid_suites=1)
-    if not empty:
-        return task
-    reason = "no statement in the answer" if row.text.strip() else "the answer is empty"
-    unreadable = [Reconstruction(member.name, "unreadable", detail=reason) for member in orchestra.members]
-    score = _score(task, unreadable, deque(), orchestra.quorum)
-    return score, _report(score)
 
 
 def _store(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestra) -> None:

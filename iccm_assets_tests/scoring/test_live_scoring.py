@@ -92,8 +92,8 @@ def test_first_answers_of_sessions_come_first_and_those_of_the_live_rollout_befo
     assert order == ["live-1", "live-2", "early", "live-1-again", "early-again"]
 
 
-@pytest.mark.parametrize("text", ["", " \n", "I cannot help with that.", "```python\nshall = 1\n```"])
-def test_an_answer_without_a_statement_scores_zero_and_no_member_is_asked(
+@pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff\u00a0", "\u2800\u3164\n"])
+def test_a_blank_answer_scores_zero_and_no_member_is_asked(
     engine: sa.Engine, settings: Settings, text: str
 ) -> None:
     serve_request(engine, settings, "r", "s", text=text)
@@ -103,6 +103,27 @@ def test_an_answer_without_a_statement_scores_zero_and_no_member_is_asked(
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (0.0, 0.0, 0.0)
     assert row.scored_at is not None and not requests
     assert (report.scored.scored, report.scored.answers["unreadable"], report.remaining) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. The function `f` MUST return twice its argument.",
+        "Die Funktion `f` muss das Doppelte liefern.",
+        "Scenario: doubling\n  When f is called with 3\n  Then the result is 6",
+        "f(x) = 2x",
+        "I cannot help with that.",
+        "x",
+    ],
+)
+def test_an_answer_that_is_not_blank_is_scored_by_the_orchestra_whatever_its_wording(
+    engine: sa.Engine, settings: Settings, text: str
+) -> None:
+    serve_request(engine, settings, "r", "s", text=text)
+    requests: list[str] = []
+    score_live_responses(engine, make_orchestra(requests.append), settings)
+    assert load_model_rows(engine)["r"].test_pass_rate == 1.0
+    assert requests == [text, text]
 
 
 def test_a_text_the_reconstructors_cannot_parse_scores_zero(engine: sa.Engine, settings: Settings) -> None:
@@ -237,9 +258,7 @@ def test_arm_metrics_count_a_session_once_and_exclude_sessions_of_both_arms(
 ) -> None:
     for number in range(3):
         serve_request(engine, settings, f"p{number}", f"sp{number}", rollout=rollout)
-    serve_request(
-        engine, settings, "c0", "sc0", rollout=rollout, arm="canary", text="Nothing.", minutes_ago=9
-    )
+    serve_request(engine, settings, "c0", "sc0", rollout=rollout, arm="canary", text=" ", minutes_ago=9)
     serve_request(engine, settings, "c0-again", "sc0", rollout=rollout, arm="canary", minutes_ago=8)
     serve_request(engine, settings, "c1", "sc1", rollout=rollout, arm="canary", status="fallback")
     serve_request(engine, settings, "c2", "sc2", rollout=rollout, arm="canary", status="timeout")

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.scoring.scoring import ReconstructionScore, aggregate
+from iccm_assets.scoring.reconstruction import is_blank
+from iccm_assets.scoring.scoring import ReconstructionScore, ScoringTask, aggregate, score_texts
+from iccm_assets.settings import Settings
+from iccm_assets.suites.test_suites import parse_suite
+from iccm_assets_tests.scoring.factories import SOURCE, SUITE, TEXT, make_orchestra
 
 
 def member(name: str, rate: float | None, status: str = "scored") -> ReconstructionScore:
@@ -38,3 +42,22 @@ def test_a_score_exists_exactly_when_the_quorum_is_met(rates: list[float | None]
     if score.test_pass_rate is not None:
         assert min(known) - 1e-9 <= score.test_pass_rate <= max(known) + 1e-9
         assert -1e-9 <= (score.implementation_variance or 0.0) <= 0.25 + 1e-9
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  \t\n", "\u200b\u200d\u2060", "\ufeff\u00ad", "\u2800", "\u3164\u115f", "\u0301"]
+)
+def test_a_blank_text_scores_zero_in_an_evaluation_too_and_no_member_is_asked(
+    settings: Settings, text: str
+) -> None:
+    requests: list[str] = []
+    tasks = [ScoringTask(TEXT, parse_suite(SUITE)), ScoringTask(text, parse_suite(SUITE), SOURCE)]
+    good, blank = score_texts(tasks, make_orchestra(requests.append), settings)
+    assert (good.test_pass_rate, requests) == (1.0, [TEXT, TEXT])
+    assert (blank.test_pass_rate, blank.implementation_variance, blank.api_compatibility) == (0.0, 0.0, 0.0)
+    assert {member.detail for member in blank.members} == {"the text is blank"}
+
+
+@pytest.mark.parametrize("text", ["x", "。", " \u00e9 ", "\u0939\u093f", "-", "😀"])
+def test_a_text_with_a_visible_character_is_not_blank(text: str) -> None:
+    assert not is_blank(text)
