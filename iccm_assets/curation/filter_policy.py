@@ -18,7 +18,7 @@ class ScoredConversation:
     """A conversation of the day with its scores.
 
     ``requirements`` and the scores belong to the accepted text, None without one; ``first_*`` belong to
-    CET-D's first response.
+    CET-D's first response. ``builtin_only``: no other member than those of `builtin` gave it a score.
     """
 
     conversation_id: int
@@ -26,6 +26,7 @@ class ScoredConversation:
     user_id: str | None
     content: object
     metadata: object
+    simulated: bool = False
     erased: bool = False
     negative_feedback: bool = False
     requirements: str | None = None
@@ -33,6 +34,7 @@ class ScoredConversation:
     scored: bool = False
     test_pass_rate: float | None = None
     implementation_variance: float | None = None
+    builtin_only: bool = False
     first_response: str | None = None
     first_test_pass_rate: float | None = None
 
@@ -130,6 +132,8 @@ def _score_rejection(conversation: ScoredConversation, curation: CurationSetting
         return "filter", "not_scored" if conversation.has_test_suite else "no_test_suite", None
     if rate is None or variance is None:
         return "filter", "inconclusive", None
+    if conversation.builtin_only and not conversation.simulated:
+        return "filter", "builtin_only", "`builtin` reads its reference language only; set ICCM_ORCHESTRA"
     if not rate > curation.min_test_pass_rate:
         return "filter", "low_test_pass_rate", f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
     if not variance < curation.max_implementation_variance:

@@ -132,12 +132,17 @@ def _texts_likely_to_pass(engine: Engine, day: date, curation: CurationSettings)
 _CONVERSATIONS = text(
     """
     select c.id as conversation_id, c.session_id, c.user_id, c.content, c.metadata,
+        c.origin = 'simulated' or c.metadata -> 'simulated' is not distinct from 'true'::jsonb as simulated,
         c.erased_at is not null as erased,
         exists (
             select from iccm.feedback f where f.session_id = c.session_id and f.rating < 0
         ) as negative_feedback,
         a.text as requirements, a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
         a.test_pass_rate, a.implementation_variance,
+        coalesce((
+            select bool_and(b.reconstructor like 'builtin/%') from iccm.reconstructions b
+            where b.requirement_id = a.id and b.test_pass_rate is not null
+        ), false) as builtin_only,
         m.text as first_response, m.test_pass_rate as first_test_pass_rate
     from iccm.conversations c
     left join iccm.requirements a on a.session_id = c.session_id and a.kind = 'accepted'

@@ -58,6 +58,9 @@ def test_a_well_scored_conversation_is_kept_with_its_quality():
         ({"scored": False, "has_test_suite": False, "test_pass_rate": None}, "filter", "no_test_suite"),
         ({"test_pass_rate": None}, "filter", "inconclusive"),
         ({"implementation_variance": None}, "filter", "inconclusive"),
+        ({"builtin_only": True}, "filter", "builtin_only"),
+        ({"builtin_only": True, "test_pass_rate": 0.0}, "filter", "builtin_only"),
+        ({"builtin_only": True, "test_pass_rate": None}, "filter", "inconclusive"),
         ({"test_pass_rate": 0.75}, "filter", "low_test_pass_rate"),
         ({"test_pass_rate": 0.0}, "filter", "low_test_pass_rate"),
         ({"test_pass_rate": float("nan")}, "filter", "low_test_pass_rate"),
@@ -69,6 +72,12 @@ def test_every_rejection_has_its_reason(change, stage, reason):
     decision = apply_filter(replace(GOOD, **change), CURATION)
     assert isinstance(decision, Rejected)
     assert (decision.conversation_id, decision.stage, decision.reason) == (7, stage, reason)
+
+
+def test_builtin_scores_teach_only_where_the_conversation_is_simulated():
+    simulated = replace(GOOD, builtin_only=True, simulated=True)
+    assert isinstance(apply_filter(simulated, CURATION), Kept)
+    assert isinstance(apply_filter(replace(simulated, builtin_only=False, simulated=False), CURATION), Kept)
 
 
 def test_the_limits_are_strict_and_the_detail_gives_the_numbers():

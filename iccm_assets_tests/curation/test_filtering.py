@@ -120,6 +120,40 @@ def test_every_conversation_of_a_day_is_kept_or_rejected_with_a_reason(engine, c
     assert "item leaky" in leak.detail and leak.similarity >= 0.9
 
 
+def add_member_scores(engine, session_id, **rates):
+    """Insert the scores of the members of one conversation's accepted text; a name's `__` is a `/`."""
+    with engine.begin() as conn:
+        query = sa.select(t.requirements.c.id).where(t.requirements.c.session_id == session_id)
+        number = conn.execute(query).scalar_one()
+        for name, rate in rates.items():
+            conn.execute(
+                t.reconstructions.insert().values(
+                    requirement_id=number,
+                    reconstructor=name.replace("__", "/"),
+                    test_pass_rate=rate,
+                    status="missing" if rate is None else "scored",
+                )
+            )
+
+
+def test_scores_of_builtin_alone_teach_only_if_the_conversation_is_simulated(engine, canary_settings):
+    simulated = put_conversation(engine, SESSIONS[0])
+    marked = put_conversation(engine, SESSIONS[1], origin="gateway", metadata={"simulated": True})
+    real = put_conversation(engine, SESSIONS[2], origin="gateway")
+    # A text is no mark, and neither is what the user says about it elsewhere in the metadata.
+    text = put_conversation(engine, SESSIONS[3], origin="import", metadata={"simulated": "true"})
+    for session in SESSIONS[:4]:
+        add_member_scores(engine, session, builtin__strict=1.0, builtin__literal=0.8)
+    other = put_conversation(engine, SESSIONS[4], origin="gateway")
+    add_member_scores(engine, SESSIONS[4], builtin__strict=1.0, openai=0.8)
+    missing = put_conversation(engine, SESSIONS[5], origin="gateway")
+    add_member_scores(engine, SESSIONS[5], builtin__strict=1.0, builtin__literal=0.8, openai=None)
+    filter_day(engine, day(0), canary_settings, HashEmbedder(disturbance=0.2))
+    assert kept_ids(engine) == sorted([simulated, marked, other])
+    reason = ("filter", "builtin_only")
+    assert rejection_reasons(engine) == {real: reason, text: reason, missing: reason}
+
+
 def test_a_bad_first_response_that_was_corrected_is_marked(engine, canary_settings):
     put_conversation(
         engine,
