@@ -26,14 +26,16 @@ insert into iccm.conversations (session_id, user_id, "timestamp", origin)
 select 's' || n, 'u' || n % 5000, iccm.now() - (n % 365) * interval '1 day' - interval '2 hours', 'import'
 from generate_series(1, {n}) n;
 insert into iccm.filtered_conversations (conversation_id, day, session_id, user_id, source_code, requirements,
-    test_pass_rate, implementation_variance, quality_score, content_sha256)
+    test_pass_rate, implementation_variance, quality_score, content_sha256, evidence, test_suite_origin)
 select id, ("timestamp" at time zone 'UTC')::date, session_id, user_id, 'def f(): ...', 'f shall return.',
-    1, 0, 1, md5(session_id)
+    1, 0, 1, md5(session_id), 'cases', 'attached'
 from iccm.conversations where id % 10 = 0;
 insert into iccm.phase4_training_data (conversation_id, day, session_id, user_id, source_code, requirements,
-    test_pass_rate, implementation_variance, quality_score, content_sha256, embedding)
+    test_pass_rate, implementation_variance, quality_score, content_sha256, evidence, test_suite_origin,
+    embedding)
 select conversation_id, day, session_id, user_id, source_code, requirements, test_pass_rate,
-    implementation_variance, quality_score, content_sha256, array_fill(0, array[384])::vector
+    implementation_variance, quality_score, content_sha256, evidence, test_suite_origin,
+    array_fill(0, array[384])::vector
 from iccm.filtered_conversations;
 insert into iccm.phase4_training_runs (trigger, trigger_key, status, candidate_version, training_timestamp)
 values ('manual', 'manual:bench', 'gate_passed', 'v1', iccm.now() - interval '10 days');

@@ -75,6 +75,45 @@ class CurationSettings(SettingsGroup):
         28, ge=1, description="Maximum age of a holdout session that is evaluated, in days."
     )
     lookback_days: int = Field(7, ge=1, description="Days that the daily job checks for changed inputs.")
+    evidence: str = Field(
+        "cases,pytest",
+        description="Kinds of test suites whose scores may teach the model, comma separated: "
+        "cases, and pytest, the weaker kind.",
+    )
+    suite_origins: str = Field(
+        "attached,collected,recorded",
+        description="Origins of test suites whose scores may teach the model, comma separated: "
+        "attached (came with the conversation), collected (test files of the session), recorded.",
+    )
+
+    @field_validator("evidence", mode="after")
+    @classmethod
+    def _check_evidence(cls, value: str) -> str:
+        return ",".join(_parse_choices(value, ("cases", "pytest")))
+
+    @field_validator("suite_origins", mode="after")
+    @classmethod
+    def _check_suite_origins(cls, value: str) -> str:
+        return ",".join(_parse_choices(value, ("attached", "collected", "recorded")))
+
+    @property
+    def allowed_evidence(self) -> frozenset[str]:
+        """The kinds of suites whose scores may teach the model."""
+        return frozenset(self.evidence.split(","))
+
+    @property
+    def allowed_suite_origins(self) -> frozenset[str]:
+        """The origins of suites whose scores may teach the model."""
+        return frozenset(self.suite_origins.split(","))
+
+
+def _parse_choices(value: str, known: tuple[str, ...]) -> list[str]:
+    """Parse a comma-separated list of known words, at least one, each once."""
+    choices = [word.strip() for word in value.split(",")]
+    unknown = sorted({word for word in choices if word not in known})
+    if unknown:
+        raise ValueError(f"{', '.join(map(repr, unknown))} unknown; known: {', '.join(known)}")
+    return [word for word in known if word in choices]
 
 
 class TriggerSettings(SettingsGroup):

@@ -17,6 +17,7 @@ from iccm_assets.capture.extraction import extract_requirements, extract_source
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
+from iccm_assets.db.tables.suites import SUITE_ORIGINS
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
 
@@ -60,6 +61,7 @@ class Conversation:
     responses: tuple[ModelResponse, ...] = ()
     rating: int | None = None
     comment: str | None = None
+    test_suite_origin: str = "attached"
 
 
 def upsert_conversation(
@@ -126,6 +128,8 @@ def _check(conversation: Conversation) -> None:
     validate_user_id(conversation.user_id)
     if conversation.origin not in ORIGINS:
         raise InputError(f"an origin is one of {', '.join(ORIGINS)}, not {conversation.origin!r}")
+    if conversation.test_suite_origin not in SUITE_ORIGINS:
+        raise InputError(f"a suite's origin is one of {', '.join(SUITE_ORIGINS)}")
     if not isinstance(conversation.metadata, Mapping):
         raise InputError("metadata is not an object")
     _check_feedback(conversation.rating, conversation.timestamp)
@@ -174,6 +178,7 @@ def _prepare(conversation: Conversation, settings: Settings) -> _Row:
         "origin": conversation.origin,
         "source_sha256": sha256_of_source(extract_source(content, metadata)),
         "test_suite": None if suite is None else to_json(suite, "test suite"),
+        "test_suite_origin": None if suite is None else conversation.test_suite_origin,
     }
     responses = tuple(
         replace(
@@ -256,15 +261,16 @@ def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
 # Scores depend on the text, the source and the suite. jsonb treats 1 and 1.0 as equal, the judge does not:
 # suites are compared as text.
 _CHANGED = """
-    (r.text, r.source_sha256, r.test_suite::text)
-        is distinct from (:text, cast(:source_sha256 as text), cast(:test_suite as jsonb)::text)
+    (r.text, r.source_sha256, r.test_suite::text, r.test_suite_origin) is distinct from (
+        :text, cast(:source_sha256 as text), cast(:test_suite as jsonb)::text, cast(:test_suite_origin as text))
 """
 _INSERT_TEXT = text(
     """
     insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
-        source_sha256, test_suite, created_at)
+        source_sha256, test_suite, test_suite_origin, created_at)
     values (:session_id, :conversation_id, :kind, :text, :request_id, :model_version, :arm,
-        :source_sha256, cast(:test_suite as jsonb), coalesce(cast(:created_at as timestamptz), iccm.now()))
+        :source_sha256, cast(:test_suite as jsonb), :test_suite_origin,
+        coalesce(cast(:created_at as timestamptz), iccm.now()))
     """
 )
 _MOVE_TEXT = text(
@@ -332,7 +338,7 @@ def _replace_text(conn: Connection, requirement_id: int, values: dict[str, Any])
         text(
             f"""
             update iccm.requirements set text = :text, source_sha256 = :source_sha256,
-                test_suite = cast(:test_suite as jsonb), {_UNSCORED}
+                test_suite = cast(:test_suite as jsonb), test_suite_origin = :test_suite_origin, {_UNSCORED}
             where id = :id
             """
         ),

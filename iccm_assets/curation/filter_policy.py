@@ -37,6 +37,9 @@ class ScoredConversation:
     builtin_only: bool = False
     first_response: str | None = None
     first_test_pass_rate: float | None = None
+    evidence: str | None = None
+    test_suite_origin: str | None = None
+    suite_status: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Kept:
     implementation_variance: float
     quality_score: float
     failed_first: bool
+    evidence: str
+    test_suite_origin: str
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,9 @@ def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -
     if rejection is not None:
         return Rejected(conversation.conversation_id, *rejection)
     rate, variance = conversation.test_pass_rate, conversation.implementation_variance
+    evidence, origin = conversation.evidence, conversation.test_suite_origin
     assert source is not None and conversation.requirements is not None
-    assert rate is not None and variance is not None
+    assert rate is not None and variance is not None and evidence is not None and origin is not None
     return Kept(
         conversation_id=conversation.conversation_id,
         session_id=conversation.session_id,
@@ -98,6 +104,8 @@ def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -
         failed_first=conversation.first_test_pass_rate is not None
         and conversation.first_test_pass_rate <= curation.min_test_pass_rate
         and conversation.first_response != conversation.requirements,
+        evidence=evidence,
+        test_suite_origin=origin,
     )
 
 
@@ -123,6 +131,10 @@ def _content_rejection(conversation: ScoredConversation, source: str | None) -> 
     return ("filter", "no_source_code", None) if source is None else None
 
 
+# Rejection reason by the status of a suite that measures nothing.
+_INCONCLUSIVE = {"weak": "weak_suite", "mismatch": "suite_mismatch", "none": "unmeasured_suite"}
+
+
 def _score_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
     """Distinguish bad scores, missing scores and scores that cannot be measured."""
     rate, variance = conversation.test_pass_rate, conversation.implementation_variance
@@ -131,7 +143,15 @@ def _score_rejection(conversation: ScoredConversation, curation: CurationSetting
     if not conversation.scored:
         return "filter", "not_scored" if conversation.has_test_suite else "no_test_suite", None
     if rate is None or variance is None:
-        return "filter", "inconclusive", None
+        return "filter", _INCONCLUSIVE.get(conversation.suite_status or "", "inconclusive"), None
+    if conversation.evidence not in curation.allowed_evidence:
+        return "policy", "evidence_kind", f"{conversation.evidence} is not in {curation.evidence}"
+    if conversation.test_suite_origin not in curation.allowed_suite_origins:
+        return (
+            "policy",
+            "suite_origin",
+            f"{conversation.test_suite_origin} is not in {curation.suite_origins}",
+        )
     if conversation.builtin_only and not conversation.simulated:
         return "filter", "builtin_only", "`builtin` reads its reference language only; set ICCM_ORCHESTRA"
     if not rate > curation.min_test_pass_rate:

@@ -248,6 +248,8 @@ _FIELDS = (
     "quality_score",
     "failed_first",
     "content_sha256",
+    "evidence",
+    "test_suite_origin",
 )
 
 _COPY_KEPT = f"""

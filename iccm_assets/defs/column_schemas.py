@@ -24,6 +24,7 @@ CONVERSATIONS: Columns = {
     "erased_at": ("timestamptz?", "When its content was erased."),
     "created_at": ("timestamptz", "When the row was written."),
     "updated_at": ("timestamptz", "When it last changed; the daily job reads it."),
+    "token_name": ("text?", "The token that opened the session."),
 }
 RECONSTRUCTIONS: Columns = {
     "id": ("bigint", "Key."),
@@ -40,6 +41,7 @@ RECONSTRUCTIONS: Columns = {
     "reason": ("text?", "Why it has no score."),
     "duration_ms": ("double precision?", "Time in the sandbox, ms."),
     "created_at": ("timestamptz", "When it was tested."),
+    "evidence": ("text?", "Kind of the suite: cases, or pytest, the weaker evidence."),
 }
 _EXAMPLE: Columns = {
     "conversation_id": ("bigint", "Key: the conversation it comes from."),
@@ -54,12 +56,17 @@ _EXAMPLE: Columns = {
     "failed_first": ("boolean", "CET-D's first response failed and the developer corrected it."),
     "content_sha256": ("text", "Hash of the requirements: the key of its vector."),
 }
-FILTERED_CONVERSATIONS: Columns = _EXAMPLE
+_EVIDENCE: Columns = {
+    "evidence": ("text", "Kind of the suite it was scored on: cases, or pytest, the weaker evidence."),
+    "test_suite_origin": ("text", "Where that suite comes from: attached, collected or recorded."),
+}
+FILTERED_CONVERSATIONS: Columns = {**_EXAMPLE, **_EVIDENCE}
 TRAINING_POOL: Columns = {
     **_EXAMPLE,
     "embedding": ("vector(384)", "L2-normalized sentence embedding of the requirements."),
     "pinned": ("boolean", "A model version has been trained on it: it stays."),
     "qualifies": ("boolean", "It still passes the filter: it may be used for rehearsal."),
+    **_EVIDENCE,
 }
 CANARY_SET: Columns = {
     "item": ("text", "Name of the item."),
@@ -90,6 +97,8 @@ _FILTERED_FROM: Mapping[str, list[tuple[str, str]]] = {
     "quality_score": [("reconstructions", "test_pass_rate")],
     "failed_first": [("reconstructions", "test_pass_rate"), ("conversations", "content")],
     "content_sha256": [("conversations", "content")],
+    "evidence": [("reconstructions", "evidence")],
+    "test_suite_origin": [("conversations", "origin")],
 }
 
 
@@ -129,7 +138,7 @@ def filtered_conversations_lineage() -> dict[str, dg.TableColumnLineage]:
 
 def training_pool_lineage() -> dict[str, dg.TableColumnLineage]:
     """Return the sources of the columns of ``training_pool``: the filtered row, and its embedding."""
-    sources = {name: [("filtered_conversations", name)] for name in _EXAMPLE}
+    sources = {name: [("filtered_conversations", name)] for name in FILTERED_CONVERSATIONS}
     return column_lineage({**sources, "embedding": [("filtered_conversations", "requirements")]})
 
 

@@ -26,7 +26,8 @@ _TESTS = """
 """
 _ADD_TESTS_TO_RESPONSES = text(
     """
-    update iccm.requirements response set test_suite = accepted.test_suite
+    update iccm.requirements response
+    set test_suite = accepted.test_suite, test_suite_origin = accepted.test_suite_origin
     from iccm.requirements accepted
     where accepted.session_id = :session and accepted.kind = 'accepted' and accepted.test_suite is not null
         and response.session_id = :session and response.kind = 'model' and response.test_suite is null

@@ -242,6 +242,8 @@ def add_examples(engine: sa.Engine, rng: Random, count: int) -> None:
                 "implementation_variance": 0.0,
                 "quality_score": 1.0,
                 "content_sha256": f"{conversation_id:064d}",
+                "evidence": "cases",
+                "test_suite_origin": "attached",
             }
             conn.execute(t.filtered_conversations.insert().values(**example))
             vector = [rng.gauss(0, 1) for _ in range(384)]  # no two alike

@@ -83,6 +83,8 @@ def put_filtered(engine, on, number, text, quality):
                 implementation_variance=0.0,
                 quality_score=quality,
                 content_sha256=content_sha256(text),
+                evidence="cases",
+                test_suite_origin="attached",
             )
         )
 

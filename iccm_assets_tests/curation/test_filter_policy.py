@@ -32,13 +32,25 @@ GOOD = ScoredConversation(
     implementation_variance=0.02,
     first_response="x shall be 2.",
     first_test_pass_rate=0.5,
+    evidence="cases",
+    test_suite_origin="attached",
 )
 
 
 def test_a_well_scored_conversation_is_kept_with_its_quality():
     kept = apply_filter(GOOD, CURATION)
     assert kept == Kept(
-        7, GOOD.session_id, "u", "x = 1", "x shall be 1.", 0.9, 0.02, pytest.approx(0.89), True
+        7,
+        GOOD.session_id,
+        "u",
+        "x = 1",
+        "x shall be 1.",
+        0.9,
+        0.02,
+        pytest.approx(0.89),
+        True,
+        "cases",
+        "attached",
     )
 
 
@@ -58,6 +70,9 @@ def test_a_well_scored_conversation_is_kept_with_its_quality():
         ({"scored": False, "has_test_suite": False, "test_pass_rate": None}, "filter", "no_test_suite"),
         ({"test_pass_rate": None}, "filter", "inconclusive"),
         ({"implementation_variance": None}, "filter", "inconclusive"),
+        ({"test_pass_rate": None, "suite_status": "weak"}, "filter", "weak_suite"),
+        ({"test_pass_rate": None, "suite_status": "mismatch"}, "filter", "suite_mismatch"),
+        ({"test_pass_rate": None, "suite_status": "none"}, "filter", "unmeasured_suite"),
         ({"builtin_only": True}, "filter", "builtin_only"),
         ({"builtin_only": True, "test_pass_rate": 0.0}, "filter", "builtin_only"),
         ({"builtin_only": True, "test_pass_rate": None}, "filter", "inconclusive"),
@@ -78,6 +93,30 @@ def test_builtin_scores_teach_only_where_the_conversation_is_simulated():
     simulated = replace(GOOD, builtin_only=True, simulated=True)
     assert isinstance(apply_filter(simulated, CURATION), Kept)
     assert isinstance(apply_filter(replace(simulated, builtin_only=False, simulated=False), CURATION), Kept)
+
+
+@pytest.mark.parametrize(
+    ("curation", "evidence", "origin", "reason"),
+    [
+        ({}, "pytest", "recorded", None),
+        ({"evidence": "cases"}, "cases", "collected", None),
+        ({"evidence": "cases"}, "pytest", "attached", "evidence_kind"),
+        ({"evidence": "pytest"}, "cases", "attached", "evidence_kind"),
+        ({"suite_origins": "attached, recorded"}, "cases", "recorded", None),
+        ({"suite_origins": "attached, recorded"}, "cases", "collected", "suite_origin"),
+        ({}, None, "attached", "evidence_kind"),
+        ({}, "cases", None, "suite_origin"),
+    ],
+)
+def test_only_the_allowed_kinds_and_origins_of_suites_teach(curation, evidence, origin, reason):
+    changed = replace(GOOD, evidence=evidence, test_suite_origin=origin)
+    decision = apply_filter(changed, CurationSettings(**curation))
+    if reason is None:
+        assert isinstance(decision, Kept)
+        assert (decision.evidence, decision.test_suite_origin) == (evidence, origin)
+    else:
+        assert isinstance(decision, Rejected)
+        assert (decision.stage, decision.reason) == ("policy", reason)
 
 
 def test_the_limits_are_strict_and_the_detail_gives_the_numbers():

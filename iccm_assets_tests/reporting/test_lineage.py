@@ -170,11 +170,11 @@ select n, 's' || n, :now - n * interval '20 seconds', 'simulated' from generate_
 insert into iccm.requirements (session_id, conversation_id, kind, text, test_pass_rate, scored_at)
 select 's' || n, n, 'accepted', 'f shall return.', 1, :now from generate_series(1, 100000) n;
 insert into iccm.filtered_conversations
-select n, :now, 's' || n, null, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n
+select n, :now, 's' || n, null, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n, 'cases', 'attached'
 from generate_series(1, 40000) n;
 insert into iccm.phase4_training_data
 select n, :now, 's' || n, null, 'def f(): ...', 'f shall return.', 1, 0, 1, false, n,
-       array_fill(0::real, array[384])::vector, true, true
+       array_fill(0::real, array[384])::vector, true, true, 'cases', 'attached'
 from generate_series(1, 20000) n;
 insert into iccm.model_versions (version, parent_version, status, digest, path)
 select 'v' || n, case when n > 1 then 'v' || n - 1 end,

@@ -47,6 +47,8 @@ def conversation(
         "quality_score": quality,
         "failed_first": failed_first,
         "content_sha256": f"{number:064d}",
+        "evidence": "cases",
+        "test_suite_origin": "attached",
     }
     if filtered:
         conn.execute(t.filtered_conversations.insert().values(**example))

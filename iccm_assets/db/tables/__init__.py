@@ -34,6 +34,7 @@ from iccm_assets.db.tables.rollout import (
     rollout_samples,
     rollouts,
 )
+from iccm_assets.db.tables.suites import EVIDENCE_KINDS, SUITE_ORIGINS, SUITE_STATUSES, test_suites
 from iccm_assets.db.tables.training import (
     canary_results,
     gate_verdicts,
@@ -45,8 +46,11 @@ from iccm_assets.db.tables.training import (
 
 __all__ = [
     "EMBEDDING_DIMENSIONS",
+    "EVIDENCE_KINDS",
     "LIVE_STATES",
     "SCHEMA",
+    "SUITE_ORIGINS",
+    "SUITE_STATUSES",
     "alert_deliveries",
     "alerts",
     "canary_results",
@@ -74,5 +78,6 @@ __all__ = [
     "rollout_pairs",
     "rollout_samples",
     "rollouts",
+    "test_suites",
     "training_run_examples",
 ]

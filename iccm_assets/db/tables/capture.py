@@ -26,6 +26,7 @@ from iccm_assets.db.tables.base import (
     text_column,
     timestamp_column,
 )
+from iccm_assets.db.tables.suites import EVIDENCE_KINDS, SUITE_ORIGINS
 
 ORIGINS = ("gateway", "claude-code", "simulated", "import")
 REQUIREMENT_KINDS = ("model", "accepted")
@@ -81,9 +82,12 @@ requirements = Table(
     jsonb_column("evidence", null=True),
     timestamp_column("scored_at"),
     timestamp_column("created_at", default=True),
+    # Where the suite comes from (D1); its kind is the kind of evidence.
+    text_column("test_suite_origin"),
     UniqueConstraint("request_id"),
     enum_check("kind", REQUIREMENT_KINDS),
     enum_check("arm", ARMS),
+    enum_check("test_suite_origin", SUITE_ORIGINS),
     *range_check("test_pass_rate", "api_compatibility"),
     CheckConstraint(
         "implementation_variance >= 0 and implementation_variance <= 1", name="implementation_variance"
@@ -94,6 +98,7 @@ requirements = Table(
     Index(None, "session_id"),
     Index(None, "conversation_id"),
     Index(None, "scored_at"),
+    Index(None, "source_sha256"),
     Index(
         "requirements_without_score_idx",
         "id",
@@ -123,8 +128,10 @@ reconstructions = Table(
     text_column("reason"),
     Column("duration_ms", Double),
     timestamp_column("created_at", default=True),
+    text_column("evidence"),
     UniqueConstraint("requirement_id", "reconstructor"),
     enum_check("status", RECONSTRUCTION_STATUSES),
+    enum_check("evidence", EVIDENCE_KINDS),
     *range_check("test_pass_rate"),
     Index(None, "created_at"),
     comment="Re-implementation of a requirements text, with its test results.",

@@ -28,6 +28,7 @@ from iccm_assets.db.tables.base import (
     text_column,
     timestamp_column,
 )
+from iccm_assets.db.tables.suites import EVIDENCE_KINDS, SUITE_ORIGINS
 
 REJECTION_STAGES = ("filter", "policy", "dedup")
 
@@ -49,10 +50,21 @@ def _example_columns() -> list[Any]:
     ]
 
 
+def _evidence_columns() -> list[Any]:
+    """Return the columns that say on what kind of suite, from where, an example was scored (J1, D1)."""
+    return [
+        text_column("evidence", null=False),
+        text_column("test_suite_origin", null=False),
+        enum_check("evidence", EVIDENCE_KINDS),
+        enum_check("test_suite_origin", SUITE_ORIGINS),
+    ]
+
+
 filtered_conversations = Table(
     "filtered_conversations",
     metadata,
     *_example_columns(),
+    *_evidence_columns(),
     *range_check("test_pass_rate", "implementation_variance"),
     Index(None, "day"),
     comment="Conversation that passed the filter.",
@@ -66,6 +78,7 @@ phase4_training_data = Table(
     # Pinned: a model version was trained on it, so it stays; rehearsed only while it qualifies (P4).
     Column("pinned", Boolean, nullable=False, server_default=text("false")),
     Column("qualifies", Boolean, nullable=False, server_default=text("true")),
+    *_evidence_columns(),
     *range_check("test_pass_rate", "implementation_variance"),
     Index(None, "day"),
     Index("phase4_training_data_pinned_idx", "conversation_id", postgresql_where=text("pinned")),
