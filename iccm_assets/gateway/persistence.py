@@ -50,7 +50,7 @@ _RESPONSES = """
     insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
         source_sha256, test_suite, test_suite_origin, created_at)
     select session_id, (:conversations ->> session_id)::bigint, 'model', text, request_id, model_version, arm,
-        source_sha256, test_suite, created_at
+        source_sha256, test_suite, case when test_suite is not null then 'attached' end, created_at
     from delivery where text is not null and request_id = any(:new_ids)
     on conflict (request_id) do nothing
 """
