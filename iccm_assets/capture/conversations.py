@@ -261,8 +261,8 @@ def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
 # Scores depend on the text, the source and the suite. jsonb treats 1 and 1.0 as equal, the judge does not:
 # suites are compared as text.
 _CHANGED = """
-    (r.text, r.source_sha256, r.test_suite::text, r.test_suite_origin) is distinct from (
-        :text, cast(:source_sha256 as text), cast(:test_suite as jsonb)::text, cast(:test_suite_origin as text))
+    (r.text, r.source_sha256, r.test_suite::text, r.test_suite_origin) is distinct from (:text,
+        cast(:source_sha256 as text), cast(:test_suite as jsonb)::text, cast(:test_suite_origin as text))
 """
 _INSERT_TEXT = text(
     """
