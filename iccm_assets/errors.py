@@ -9,7 +9,8 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     │   ├── DatabaseUnreachableError
     │   └── EmbeddedServerError
     ├── InputError             a file or request that cannot be read
-    │   └── TestSuiteError
+    │   ├── TestSuiteError
+    │   └── SessionOwnershipError
     ├── ModelError
     │   ├── ModelNotFoundError
     │   │   └── VersionNotFoundError
@@ -85,6 +86,10 @@ class InputError(IccmError):
 
 class TestSuiteError(InputError):
     """The test suite is not valid; nothing was run."""
+
+
+class SessionOwnershipError(InputError):
+    """The session belongs to another user or token; nothing was stored."""
 
 
 class ModelError(IccmError):

@@ -16,9 +16,10 @@ from sqlalchemy import Connection, text
 from iccm_assets.capture.extraction import extract_requirements, extract_source
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
+from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
 from iccm_assets.db.tables.suites import SUITE_ORIGINS
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.settings import Settings, get_settings
 
 MAX_ID_LENGTH = 512
@@ -46,7 +47,7 @@ class Conversation:
     ``messages`` are ordered, ``[{role, content}]``. ``requirements`` and ``source_code`` name the accepted
     text and the source; without them, they are extracted from the messages. ``responses`` are added to
     the session's stored ones, by request id. ``rating`` rates the session. ``timestamp`` is the acceptance
-    and sets the day; None means now, or the stored timestamp. (C3)
+    and sets the day; None means now, or the stored timestamp. ``token_name``: of the token it came with. (C3)
     """
 
     session_id: str
@@ -61,6 +62,7 @@ class Conversation:
     responses: tuple[ModelResponse, ...] = ()
     rating: int | None = None
     comment: str | None = None
+    token_name: str | None = None
     test_suite_origin: str = "attached"
 
 
@@ -74,7 +76,8 @@ def upsert_conversation(
 
     The same session again replaces the row; an identical one changes nothing, not even ``updated_at``. A
     changed text, source or test suite clears the scores that depend on it. Raises ``InputError`` (too
-    large, not JSON, a request id of another session) and ``OperationNotAllowedError`` (erased session).
+    large, not JSON, a request id of another session), ``SessionOwnershipError`` (the session of another user
+    or token) and ``OperationNotAllowedError`` (erased session).
     """
     settings = settings or get_settings()
     _check(conversation)
@@ -172,6 +175,7 @@ def _prepare(conversation: Conversation, settings: Settings) -> _Row:
     values = {
         "session_id": conversation.session_id,
         "user_id": pseudonymize_user_id(conversation.user_id, settings),
+        "token_name": conversation.token_name,
         "timestamp": conversation.timestamp,
         "content": to_json(content, "conversation"),
         "metadata": to_json(metadata, "metadata"),
@@ -220,42 +224,48 @@ def _check_size(row: _Row, max_mib: float) -> None:
         )
 
 
-_CONVERSATION = text(
+_INSERT_CONVERSATION = text(
     """
-    insert into iccm.conversations as c (session_id, user_id, "timestamp", content, metadata, origin)
-    values (:session_id, :user_id, coalesce(cast(:timestamp as timestamptz), iccm.now()),
+    insert into iccm.conversations (session_id, user_id, token_name, "timestamp", content, metadata, origin)
+    values (:session_id, :user_id, :token_name, coalesce(cast(:timestamp as timestamptz), iccm.now()),
             cast(:content as jsonb), cast(:metadata as jsonb), :origin)
-    on conflict (session_id) do update set
-        user_id = coalesce(:user_id, c.user_id),
-        "timestamp" = coalesce(cast(:timestamp as timestamptz), c."timestamp"),
-        content = excluded.content,
-        metadata = excluded.metadata,
-        origin = excluded.origin
-    where c.erased_at is null and (
-        (c.content, c.metadata, c.origin)
-            is distinct from (excluded.content, excluded.metadata, excluded.origin)
-        or c.user_id is distinct from coalesce(:user_id, c.user_id)
-        or c."timestamp" is distinct from coalesce(cast(:timestamp as timestamptz), c."timestamp")
-    )
-    returning id
+    on conflict (session_id) do nothing returning id
+    """
+)
+_LOCK_CONVERSATION = text(
+    """
+    select id, user_id, token_name, erased_at from iccm.conversations
+    where session_id = :session_id for update
+    """
+)
+_NEW_VALUES = """(:user_id, :token_name, coalesce(cast(:timestamp as timestamptz), "timestamp"),
+    cast(:content as jsonb), cast(:metadata as jsonb), :origin)"""
+_UPDATE_CONVERSATION = text(
+    f"""
+    update iccm.conversations
+    set (user_id, token_name, "timestamp", content, metadata, origin) = {_NEW_VALUES}
+    where id = :id
+        and (user_id, token_name, "timestamp", content, metadata, origin) is distinct from {_NEW_VALUES}
     """
 )
 
 
 def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
-    """Return the id, and whether the row is new or changed."""
-    changed_id = conn.execute(_CONVERSATION, row.values).scalar_one_or_none()
-    if changed_id is not None:
-        return int(changed_id), True
-    stored = conn.execute(
-        text("select id, erased_at from iccm.conversations where session_id = :session_id for update"),
-        row.values,
-    ).one()
-    if stored.erased_at is not None:
+    """Return the id, and whether the row is new or changed. Of two writers at once, the first opens it."""
+    inserted = conn.execute(_INSERT_CONVERSATION, row.values).scalar_one_or_none()
+    if inserted is not None:
+        return int(inserted), True
+    stored = conn.execute(_LOCK_CONVERSATION, row.values).one_or_none()
+    if stored is None or stored.erased_at is not None:  # an erasure renames the session
         raise OperationNotAllowedError(
             f"session {row.values['session_id']} was erased and is not recorded again"
         )
-    return int(stored.id), False
+    owner = SessionOwner(stored.user_id, stored.token_name)
+    writer = SessionOwner(row.values["user_id"], row.values["token_name"])
+    if not may_write(owner, writer):
+        raise SessionOwnershipError
+    values = {**row.values, **asdict(merge_owner(owner, writer)), "id": stored.id}
+    return int(stored.id), conn.execute(_UPDATE_CONVERSATION, values).rowcount > 0
 
 
 # Scores depend on the text, the source and the suite. jsonb treats 1 and 1.0 as equal, the judge does not:

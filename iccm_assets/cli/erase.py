@@ -62,6 +62,7 @@ def erase(
         engine,
         settings,
         result.hashes,
+        subject=subject,
         rewrite=True if rewrite_tables else None,
         progress=lambda step: err.print(f"[dim]erasing from files: {step}[/]"),
     )

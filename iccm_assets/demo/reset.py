@@ -15,8 +15,8 @@ from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.db.database import create_engine_for, dagster_url, database_url
 from iccm_assets.db.replicas import HEARTBEAT_SECONDS, load_live_replicas
 from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.gateway.dead_letters import dead_letters_path
 from iccm_assets.gateway.spool import SEGMENT_SUFFIX, read_segment
-from iccm_assets.gateway.spool_worker import DEAD_LETTERS
 from iccm_assets.settings import Settings
 
 OTHER_HOME_HINT = "Give the demo its own home: ICCM_HOME=/some/other/folder iccm demo."
@@ -81,7 +81,7 @@ def count_real_conversations(engine: Engine) -> int:
 def count_real_responses(spool: Path) -> int:
     """Count records in the spool that are not of simulated developers, unreadable segments included."""
     records = chain.from_iterable(read_segment(segment) for segment in spool.glob(f"*/*{SEGMENT_SUFFIX}"))
-    dead_letters = spool / DEAD_LETTERS
+    dead_letters = dead_letters_path(spool)
     lines = dead_letters.read_text(encoding="utf-8").splitlines() if dead_letters.exists() else []
     rejected = (json.loads(line) for line in lines if line.strip())
     unreadable = sum(1 for _ in spool.glob(f"*/*{SEGMENT_SUFFIX}.damaged"))

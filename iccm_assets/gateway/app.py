@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # Concurrent database calls; more of them would only queue in PostgreSQL.
 MAX_DATABASE_CALLS = 8
 
+# The key under which the middleware leaves the token's name.
+_TOKEN_NAME = "iccm.token_name"
+
 T = TypeVar("T")
 
 
@@ -60,16 +63,16 @@ class GatewayRoutes:
         ]
 
     async def _requirements(self, request: Request) -> Response:
-        return _json(
-            await self._service.respond(
-                await read_json_body(request, schemas.RequirementsRequest, self._max_bytes)
-            )
-        )
+        body = await read_json_body(request, schemas.RequirementsRequest, self._max_bytes)
+        return _json(await self._service.respond(body, _token_name(request)))
 
     async def _conversations(self, request: Request) -> Response:
         body = await read_json_body(request, schemas.CompleteSessionRequest, self._max_bytes)
+        writer = self._service.writer(body.user_id, _token_name(request))
+        # The session may have been opened under another token by a request that is not stored yet.
+        opener = (await self._service.owners.check(body.session_id, writer)).token_name
         conversation_id = await self._in_database(
-            lambda: completion.complete_session(self._engine(), body, self._settings)
+            lambda: completion.complete_session(self._engine(), body, opener, self._settings)
         )
         return _json(schemas.CompleteSessionResponse(conversation_id=conversation_id))
 
@@ -82,7 +85,7 @@ class GatewayRoutes:
             raise ProblemDetail(
                 404, "no such request or session (it is stored within seconds of its response)"
             )
-        self._service.record_feedback(session, body.request_id, body.rating, body.comment)
+        await self._service.record_feedback(session, body, _token_name(request))
         return _json(schemas.FeedbackResponse(session_id=session, request_id=body.request_id))
 
     async def _probe(self, request: Request) -> Response:
@@ -163,7 +166,9 @@ class GuardMiddleware:
         if scope["type"] == "http":
             header = dict(scope["headers"]).get(b"authorization")
             try:
-                auth.require_token(scope["path"], header and header.decode("latin-1"), self._tokens)
+                scope[_TOKEN_NAME] = auth.require_token(
+                    scope["path"], header and header.decode("latin-1"), self._tokens
+                )
                 if self._in_flight >= self._max_in_flight and scope["path"].startswith("/v1/"):
                     raise ProblemDetail(503, "too many requests", retry_after=RETRY_SECONDS)
             except ProblemDetail as problem:
@@ -196,6 +201,11 @@ async def _to_response(request: Request, error: Exception) -> Response:
         return ProblemDetail(404, "not found; see /docs").response()
     allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
     return ProblemDetail(405, f"method not allowed; use {allow}", allow=allow).response()
+
+
+def _token_name(request: Request) -> str | None:
+    name: str | None = request.scope[_TOKEN_NAME]
+    return name
 
 
 def _json(model: BaseModel) -> Response:

@@ -41,13 +41,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def require_token(path: str, header: str | None, tokens: Sequence[bytes]) -> None:
-    """Raise a 401 `ProblemDetail` unless the path is public or the header's token is configured."""
+def require_token(path: str, header: str | None, tokens: Sequence[bytes]) -> str | None:
+    """Return the name of the request's token; None where the path is public or no token is configured.
+
+    Raises a 401 `ProblemDetail` for a token that is not configured.
+    """
     if not tokens or path in PUBLIC_PATHS:
-        return
+        return None
     scheme, _, token = (header or "").partition(" ")
     digest = sha256(token.strip().encode("utf-8", "replace")).digest()
     # Compares with every token, so that the time taken does not depend on which one matches.
     matches = [hmac.compare_digest(digest, known) for known in tokens]
     if scheme.lower() != "bearer" or not any(matches):
         raise ProblemDetail(401, "a valid token is required: Authorization: Bearer …")
+    return token_name(digest)
+
+
+def token_name(digest: bytes) -> str:
+    """Return the name under which a token owns sessions; it does not reveal the token."""
+    return f"token-{digest.hex()[:8]}"

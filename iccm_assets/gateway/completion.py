@@ -11,7 +11,7 @@ from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.capture.extraction import extract_source
 from iccm_assets.db.clock import now as platform_now
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.schemas import CompleteSessionRequest
 from iccm_assets.settings import Settings
@@ -41,7 +41,9 @@ _SESSION = """
 """
 
 
-def complete_session(engine: Engine, request: CompleteSessionRequest, settings: Settings) -> int:
+def complete_session(
+    engine: Engine, request: CompleteSessionRequest, token_name: str | None, settings: Settings
+) -> int:
     """Store a session in its final state, and return the conversation's id; a `ProblemDetail` rejects it.
 
     Source and tests default to those in the messages, then to those of the session's last response. Tests
@@ -70,12 +72,17 @@ def complete_session(engine: Engine, request: CompleteSessionRequest, settings: 
                 source_code=source,
                 test_suite=tests,
                 rating=request.rating,
+                token_name=token_name,
             )
             conversation_id = upsert_conversation(conn, conversation, settings=settings)
             conn.execute(_ADD_TESTS_TO_RESPONSES, {"session": session})
             return conversation_id
-    except (InputError, OperationNotAllowedError) as error:
-        raise ProblemDetail(422 if isinstance(error, InputError) else 410, error.message) from None
+    except SessionOwnershipError as error:
+        raise ProblemDetail(409, error.message) from None
+    except InputError as error:
+        raise ProblemDetail(422, error.message) from None
+    except OperationNotAllowedError as error:
+        raise ProblemDetail(410, error.message) from None
 
 
 def find_session(engine: Engine, request_id: str | None, session: str | None) -> str | None:

@@ -48,7 +48,7 @@ ENDPOINTS = (
         "Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
         schemas.CompleteSessionResponse,
         schemas.CompleteSessionRequest,
-        (*_BODY_ERRORS, 410),
+        (*_BODY_ERRORS, 409, 410),
         {"session_id": "session-1", "messages": [{"role": "user", "content": "Thanks."}], "rating": 1},
     ),
     Endpoint(
@@ -57,7 +57,7 @@ ENDPOINTS = (
         "Rate a session, or one of its responses. The latest rating counts.",
         schemas.FeedbackResponse,
         schemas.FeedbackRequest,
-        (*_BODY_ERRORS, 404),
+        (*_BODY_ERRORS, 404, 409),
         {"session_id": "session-1", "rating": 1},
     ),
     Endpoint(

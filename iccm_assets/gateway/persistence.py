@@ -1,7 +1,8 @@
 """Store spooled requests, responses, conversations and feedback in PostgreSQL, each exactly once (G5, C1).
 
 Each batch is one transaction. Storing a batch again changes nothing: a stored request is left unchanged, and
-only new requests extend their conversation.
+only new requests extend their conversation. This is also where the owner of a session is decided last: what
+another user or token wrote, because its gateway could not know better, is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +19,9 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
+from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.errors import IccmError
+from iccm_assets.errors import IccmError, SessionOwnershipError, first_line
 from iccm_assets.settings import CaptureSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ _REQUESTS = f"""
     on conflict (request_id) do update set
         {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])}
     where r.status in ('error', 'timeout', 'rejected') and excluded.status in ('ok', 'fallback')
+        and r.session_id is not distinct from excluded.session_id
     returning request_id
 """
 _RESPONSES = """
@@ -69,15 +73,23 @@ _FEEDBACK = """
 # Ratings affect the filtering of the day, so the conversation counts as changed (P6).
 _TOUCH = "update iccm.conversations set updated_at = iccm.now() where session_id = :session_id"
 _CONVERSATION = """
-    select c.id, c.content, c.metadata, c.user_id, c.origin, r.test_suite
+    select c.id, c.content, c.metadata, c.origin, r.test_suite
     from iccm.conversations c
     left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
     where c.session_id = :session for update of c
 """
 
 
-def store_records(conn: Connection, records: Sequence[Record], settings: Settings) -> int:
-    """Store the records in the caller's transaction; return how many were dropped as of erased sessions."""
+@dataclass(frozen=True)
+class DeliveryResult:
+    """What became of a batch: the number of records stored, and those of another owner's session."""
+
+    stored: int
+    refused: Sequence[Record]
+
+
+def store_records(conn: Connection, records: Sequence[Record], settings: Settings) -> DeliveryResult:
+    """Store the records in the caller's transaction; those of erased sessions are dropped."""
     sessions = {record["row"]["session_id"] for record in records}
     acquire_lock(conn, Lock.SESSION, *sessions)
     erased = _find_erased(conn, sessions)
@@ -85,13 +97,54 @@ def store_records(conn: Connection, records: Sequence[Record], settings: Setting
     for record in records:
         if record["row"]["session_id"] not in erased:
             by_type[record["type"]].append(record)
-    if requests := _select_one_per_request(by_type["request"]):
-        new_ids = _store_requests(conn, requests)
-        _store_responses(conn, requests, new_ids, settings)
-    for record in by_type["feedback"]:
+    owners = load_owners(conn, sessions)
+    requests, refused = _split_by_owner(_select_one_per_request(by_type["request"]), owners)
+    if requests or refused:
+        new_ids = _store_requests(conn, [*requests, *map(_without_session, refused)])
+        _store_responses(conn, requests, new_ids, owners, settings)
+        refused = [record for record in refused if "response" in record]
+    ratings, refused_ratings = _split_by_owner(by_type["feedback"], owners)
+    for record in ratings:
         conn.execute(text(_FEEDBACK), dict(record["row"]))
         conn.execute(text(_TOUCH), {"session_id": record["row"]["session_id"]})
-    return len(records) - sum(map(len, by_type.values()))
+    refused += refused_ratings
+    return DeliveryResult(sum(map(len, by_type.values())) - len(refused), refused)
+
+
+def load_owners(conn: Connection, sessions: Collection[str]) -> dict[str, SessionOwner]:
+    """Load the owners of those sessions that are stored."""
+    query = "select session_id, user_id, token_name from iccm.conversations where session_id = any(:sessions)"
+    rows = conn.execute(text(query), {"sessions": list(sessions)})
+    return {row.session_id: SessionOwner(row.user_id, row.token_name) for row in rows}
+
+
+def _split_by_owner(
+    records: Sequence[Record], owners: dict[str, SessionOwner]
+) -> tuple[list[Record], list[Record]]:
+    """Split records into those of their session's owner and the others, and add the sessions they open."""
+    accepted: list[Record] = []
+    refused: list[Record] = []
+    for record in sorted(records, key=lambda record: record["row"]["created_at"]):
+        session, writer = record["row"]["session_id"], get_writer(record)
+        owner = owners.get(session)
+        if owner is not None and not may_write(owner, writer):
+            refused.append(record)
+            continue
+        accepted.append(record)
+        if "response" in record:  # only a response opens a session: nothing else is stored of it
+            owners[session] = writer if owner is None else merge_owner(owner, writer)
+    return accepted, refused
+
+
+def get_writer(record: Record) -> SessionOwner:
+    """Return who wrote a record; a rating has its user beside the row."""
+    return SessionOwner(record["row"].get("user_id") or record.get("user_id"), record.get("token_name"))
+
+
+def _without_session(record: Record) -> Record:
+    """Return the record of a refused request, as it is counted: of no session and without its content."""
+    error = record["row"]["error"] or first_line(SessionOwnershipError())
+    return {"type": "request", "row": {**record["row"], "session_id": None, "error": error}}
 
 
 def _select_one_per_request(records: Sequence[Record]) -> list[Record]:
@@ -124,7 +177,11 @@ def _store_requests(conn: Connection, records: Sequence[Record]) -> set[str]:
 
 
 def _store_responses(
-    conn: Connection, records: Sequence[Record], new_ids: set[str], settings: Settings
+    conn: Connection,
+    records: Sequence[Record],
+    new_ids: set[str],
+    owners: Mapping[str, SessionOwner],
+    settings: Settings,
 ) -> None:
     """Store the responses of the new requests, and extend their conversations."""
     by_session: dict[str, list[Record]] = defaultdict(list)
@@ -137,7 +194,9 @@ def _store_responses(
     for session, session_records in by_session.items():
         try:
             with conn.begin_nested():
-                conversations[session] = _extend_conversation(conn, session, session_records, settings)
+                conversations[session] = _extend_conversation(
+                    conn, session, session_records, owners[session], settings
+                )
         except IccmError as error:
             # Usually the conversation is too large; its responses and requests are stored without it.
             log.warning("a conversation was not extended: %s", error)
@@ -148,7 +207,7 @@ def _store_responses(
 
 
 def _extend_conversation(
-    conn: Connection, session: str, records: Sequence[Record], settings: Settings
+    conn: Connection, session: str, records: Sequence[Record], owner: SessionOwner, settings: Settings
 ) -> int:
     """Append the responses to the session's conversation, unless it was completed; return its id."""
     row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
@@ -160,17 +219,17 @@ def _extend_conversation(
     if tests is None and row is not None and stored_metadata.get("source_code") == source:
         tests = row.test_suite
     messages = [] if row is None else list(row.content)
-    redacted, user_id = Counter(stored_metadata.pop("redacted", {})), None
+    redacted = Counter(stored_metadata.pop("redacted", {}))
     for record in records:
         messages.append({"role": "user", "content": record["response"]["source"]})
         messages.append({"role": "assistant", "content": record["response"]["text"]})
         redacted.update(record["response"]["redacted"])
-        user_id = record["row"]["user_id"] or user_id
     metadata = {**stored_metadata, **latest["response"]["metadata"]}
     conversation = Conversation(
         session_id=session,
         messages=messages,
-        user_id=user_id,
+        user_id=owner.user_id,
+        token_name=owner.token_name,
         timestamp=datetime.fromisoformat(latest["row"]["created_at"]),
         metadata=metadata | ({"redacted": dict(redacted)} if redacted else {}),
         origin="gateway",

@@ -155,6 +155,7 @@ class FeedbackRequest(_Request):
 
     request_id: Identifier | None = None
     session_id: Identifier | None = None
+    user_id: Identifier | None = Field(None, description="Has to be the user of the session, if it has one.")
     rating: Rating
     comment: str | None = Field(None, max_length=10_000)
 

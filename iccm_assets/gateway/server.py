@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import uvicorn
 from sqlalchemy import Engine
 
+from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.errors import DatabaseUnreachableError, InputError
@@ -25,9 +26,11 @@ from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
 from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.model_pool import ModelLoader, ModelPool
+from iccm_assets.gateway.persistence import load_owners
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.routing_sync import RoutingSync
 from iccm_assets.gateway.service import Service
+from iccm_assets.gateway.session_owners import SessionOwners
 from iccm_assets.gateway.spool import Spool
 from iccm_assets.gateway.spool_worker import SpoolWorker
 from iccm_assets.settings import Settings
@@ -123,8 +126,11 @@ class _GatewayProcess:
             poll_seconds=limits.poll_interval_seconds,
             keep_previous_warm=limits.keep_previous_warm,
         )
-        self.spool_worker = SpoolWorker(self.spool, self.engine, settings, self.metrics)
-        self.service = Service(settings, self.sync, self.models, self.spool, self.metrics)
+        self.owners = SessionOwners(self._load_owners)
+        self.spool_worker = SpoolWorker(
+            self.spool, self.engine, settings, self.metrics, on_refused=self.owners.forget
+        )
+        self.service = Service(settings, self.sync, self.models, self.spool, self.metrics, self.owners)
 
     def _url(self) -> str | None:
         """Return the database's URL; an embedded server that was stopped is not started again."""
@@ -142,6 +148,12 @@ class _GatewayProcess:
             if self._engine is None or self._engine.url != engine.url:
                 self._engine = engine
         return self._engine
+
+    def _load_owners(self, sessions: Sequence[str]) -> Mapping[str, SessionOwner]:
+        if not self.sync.connected:
+            return {}
+        with self.engine().connect() as conn:
+            return load_owners(conn, sessions)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

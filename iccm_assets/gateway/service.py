@@ -13,14 +13,22 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from iccm_assets.capture.redaction.redact import pseudonymize_user_id
 from iccm_assets.capture.sanitizing import Sanitizer
+from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.gateway.batching import BackendResponse, GenerationError, QueueFullError
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.model_pool import ModelPool
 from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.routing import Clock, Route, Routing, choose_route
 from iccm_assets.gateway.routing_sync import RoutingSync
-from iccm_assets.gateway.schemas import ProbeResponse, RequirementsRequest, RequirementsResponse
+from iccm_assets.gateway.schemas import (
+    FeedbackRequest,
+    ProbeResponse,
+    RequirementsRequest,
+    RequirementsResponse,
+)
+from iccm_assets.gateway.session_owners import SessionOwners
 from iccm_assets.gateway.spool import Spool, SpoolFullError
 from iccm_assets.gateway.spool_records import (
     RequestOutcome,
@@ -62,9 +70,15 @@ class Service:
     """The gateway without HTTP; everything runs on one event loop."""
 
     def __init__(
-        self, settings: Settings, sync: RoutingSync, models: ModelPool, spool: Spool, metrics: Metrics
+        self,
+        settings: Settings,
+        sync: RoutingSync,
+        models: ModelPool,
+        spool: Spool,
+        metrics: Metrics,
+        owners: SessionOwners,
     ) -> None:
-        self.sync, self.models, self.metrics = sync, models, metrics
+        self.sync, self.models, self.metrics, self.owners = sync, models, metrics, owners
         self.in_flight = 0
         self._settings, self._spool = settings, spool
         self._responses: OrderedDict[str, tuple[bytes, asyncio.Task[RequirementsResponse]]] = OrderedDict()
@@ -87,23 +101,34 @@ class Service:
             raise ProblemDetail(503, "the gateway is starting", retry_after=RETRY_SECONDS)
         return routing, clock
 
-    async def respond(self, request: RequirementsRequest) -> RequirementsResponse:
-        """Respond and record. A repeated request id gets the same response while it is cached."""
+    def writer(self, user_id: str | None, token_name: str | None) -> SessionOwner:
+        """Return who writes, with the user id as it is stored."""
+        return SessionOwner(pseudonymize_user_id(user_id, self._settings), token_name)
+
+    async def respond(self, request: RequirementsRequest, token_name: str | None) -> RequirementsResponse:
+        """Respond and record. A repeated request id gets the same response while it is cached.
+
+        Raises a 409 `ProblemDetail` for the session, or the request id, of another user or token.
+        """
         if request.request_id is None:
-            return await self._respond(request, secrets.token_hex(16))
-        digest = sha256(request.model_dump_json(exclude={"metadata", "user_id"}).encode()).digest()
+            return await self._respond(request, secrets.token_hex(16), token_name)
+        document = request.model_dump_json(exclude={"metadata"})
+        digest = sha256(f"{token_name} {document}".encode()).digest()
         cached_digest, task = self._responses.get(request.request_id, (digest, None))
         # A request that failed can be retried under its id.
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(self._respond(request, request.request_id))
+            task = asyncio.create_task(self._respond(request, request.request_id, token_name))
             _cache(self._responses, request.request_id, (digest, task))
         elif cached_digest != digest:
             raise ProblemDetail(409, "this request_id was used for another request")
         return await asyncio.shield(task)
 
-    async def _respond(self, request: RequirementsRequest, request_id: str) -> RequirementsResponse:
+    async def _respond(
+        self, request: RequirementsRequest, request_id: str, token_name: str | None
+    ) -> RequirementsResponse:
         started = time.perf_counter()
         session = request.session_id or request_id
+        await self._check_owner(request, session, token_name)
         routing, clock = self.routing_snapshot()
         created_at = clock.now()
         production = self._production(routing)
@@ -131,6 +156,7 @@ class Service:
             latency_ms=milliseconds,
             output_tokens=None if response is None else response.output_tokens,
             created_at=created_at,
+            token_name=token_name,
         )
         await self._record(outcome, request, response)
         self.metrics.requests.labels(route.arm, arm if response else "", version, result.status).inc()
@@ -147,6 +173,13 @@ class Service:
             arm=arm,
             latency_ms=milliseconds,
         )
+
+    async def _check_owner(self, request: RequirementsRequest, session: str, token_name: str | None) -> None:
+        writer = self.writer(request.user_id, token_name)
+        if request.session_id is None and request.request_id is None:
+            self.owners.open(session, writer)  # under a new id
+        else:
+            await self.owners.check(session, writer)
 
     async def probe(self, source: str) -> ProbeResponse:
         """Generate production's own response, to measure it: no session, no arm, nothing recorded (T8).
@@ -254,10 +287,14 @@ class Service:
             return self._sessions.get(request_id)
         return session if session in self._sessions.values() else None
 
-    def record_feedback(self, session: str, request_id: str | None, rating: int, comment: str | None) -> None:
-        """Record a rating; raise a 503 `ProblemDetail` if the spool is full."""
+    async def record_feedback(self, session: str, feedback: FeedbackRequest, token_name: str | None) -> None:
+        """Record a rating; a 409 `ProblemDetail` for another's session, 503 if the spool is full."""
+        writer = self.writer(feedback.user_id, token_name)
+        await self.owners.check(session, writer, opens=False)
         _, clock = self.routing_snapshot()
-        self._append(feedback_record(session, request_id, rating, comment, clock.now(), self._settings))
+        request_id, rating, comment = feedback.request_id, feedback.rating, feedback.comment
+        record = feedback_record(session, request_id, rating, comment, clock.now(), writer, self._settings)
+        self._append(record)
         self.metrics.feedback.labels(str(rating)).inc()
 
     def _production(self, routing: Routing) -> str:

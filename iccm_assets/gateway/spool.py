@@ -17,7 +17,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ class Spool:
 
     def append(self, record: dict[str, Any]) -> None:
         """Append a record; it then survives this process. Raises ``SpoolFullError``."""
-        payload = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        frame = _make_frame(record)
         with self._mutex:
             if self._segment_bytes + sum(self._closed.values()) + len(frame) > self._max_bytes:
                 raise SpoolFullError(f"{self._max_bytes >> 20} MiB wait for the database")
@@ -133,6 +132,23 @@ def read_segment(path: Path) -> Iterator[dict[str, Any]]:
                     log.error("segment %s is corrupt; remaining records kept in %s", path, copy)
                 return
             yield json.loads(payload)
+
+
+def rewrite_segment(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Delete records from the segment of a dead process, whose directory has to be locked."""
+    records = list(read_segment(path))
+    kept = [record for record in records if is_kept(record)]
+    if not kept:
+        path.unlink(missing_ok=True)
+    elif len(kept) < len(records):
+        copy = path.with_suffix(".rewritten")
+        copy.write_bytes(b"".join(map(_make_frame, kept)))
+        copy.replace(path)
+
+
+def _make_frame(record: dict[str, Any]) -> bytes:
+    payload = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def orphaned_segments(root: Path, own: Path) -> Iterator[tuple[Path, list[Path]]]:

@@ -13,6 +13,7 @@ from typing import Any
 from iccm_assets.capture.conversations import sha256_of_source
 from iccm_assets.capture.redaction.redact import make_redactor, pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer
+from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.settings import Settings
 
 
@@ -32,13 +33,14 @@ class RequestOutcome:
     latency_ms: float
     output_tokens: int | None
     created_at: datetime
+    token_name: str | None = None
 
 
 def outcome_record(outcome: RequestOutcome, settings: Settings) -> dict[str, Any]:
     """Build the record of a failed request: its metadata and error, without its content."""
     user_id = pseudonymize_user_id(outcome.user_id, settings)
     row = {**asdict(outcome), "user_id": user_id, "created_at": outcome.created_at.isoformat()}
-    return {"type": "request", "row": row}
+    return {"type": "request", "row": row, "token_name": row.pop("token_name")}
 
 
 def response_record(
@@ -69,9 +71,10 @@ def feedback_record(
     rating: int,
     comment: str | None,
     created_at: datetime,
+    writer: SessionOwner,
     settings: Settings,
 ) -> dict[str, Any]:
-    """Build the record of a thumbs up or down."""
+    """Build the record of a thumbs up or down; the user id of its writer is a stored one."""
     row = {
         "session_id": session_id,
         "request_id": request_id,
@@ -79,4 +82,4 @@ def feedback_record(
         "comment": None if comment is None else make_redactor(settings)(comment),
         "created_at": created_at.isoformat(),
     }
-    return {"type": "feedback", "row": row}
+    return {"type": "feedback", "row": row, "user_id": writer.user_id, "token_name": writer.token_name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from iccm_assets.errors import DatabaseError, IccmError, first_line
+from iccm_assets.errors import DatabaseError, IccmError, SessionOwnershipError, first_line
+from iccm_assets.gateway.dead_letters import append_dead_letter, dead_letters_path
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.persistence import Record, store_records
 from iccm_assets.gateway.spool import Spool, orphaned_segments, read_segment
@@ -23,19 +23,27 @@ log = logging.getLogger(__name__)
 
 RECOVERY_INTERVAL_SECONDS = 5.0
 RETRY_DELAY_SECONDS = 1.0
-DEAD_LETTERS = "dead_letters.jsonl"
 # SQLSTATE classes: connection, transaction state, rollback, resources, object state, operator, system.
 _TRANSIENT_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 _SCHEMA_MISSING = frozenset({"42P01", "3F000"})
 
 
 class SpoolWorker(threading.Thread):
-    """Flush the spool in the background, and count what was stored and what was rejected."""
+    """Flush the spool in the background, and count what was stored and what was rejected.
+
+    ``on_refused`` gets the sessions of which a record was refused, because they have another owner.
+    """
 
     def __init__(
-        self, spool: Spool, engine: Callable[[], Engine], settings: Settings, metrics: Metrics
+        self,
+        spool: Spool,
+        engine: Callable[[], Engine],
+        settings: Settings,
+        metrics: Metrics,
+        on_refused: Callable[[Sequence[str]], None] = lambda sessions: None,
     ) -> None:
         super().__init__(name="spool-worker", daemon=True)
+        self._on_refused = on_refused
         self._spool, self._engine, self._settings, self._metrics = spool, engine, settings, metrics
         self._stopping = threading.Event()
         self._next_recovery = 0.0
@@ -91,7 +99,9 @@ class SpoolWorker(threading.Thread):
     def _store(self, batch: Sequence[Record], segment: Path) -> None:
         try:
             with self._engine().begin() as conn:
-                dropped = store_records(conn, batch, self._settings)
+                result = store_records(conn, batch, self._settings)
+                for record in result.refused:
+                    self._dead_letter(record, segment, SessionOwnershipError())
         except (DBAPIError, IccmError, KeyError, TypeError, ValueError) as error:
             if _is_transient(error):
                 raise
@@ -101,16 +111,21 @@ class SpoolWorker(threading.Thread):
             for record in batch:  # one by one: a record that PostgreSQL rejects holds up no other
                 self._store([record], segment)
             return
-        self._metrics.stored_records.inc(len(batch) - dropped)
+        self._metrics.stored_records.inc(result.stored)
+        if result.refused:
+            self._on_refused([record["row"]["session_id"] for record in result.refused])
 
     def _dead_letter(self, record: Record, segment: Path, error: Exception) -> None:
+        """Keep a record that cannot be stored, with the reason."""
         self._metrics.dead_letters.inc()
-        path = self._spool.root / DEAD_LETTERS
+        reason = first_line(error)
         log.error(
-            "record from %s rejected by PostgreSQL, moved to %s: %s", segment.name, path, first_line(error)
+            "record from %s not stored, moved to %s: %s",
+            segment.name,
+            dead_letters_path(self._spool.root),
+            reason,
         )
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        append_dead_letter(self._spool.root, {**record, "reason": reason})
 
 
 def _is_transient(error: Exception) -> bool:

@@ -1,8 +1,8 @@
 """Erase conversations from every row, in one transaction.
 
 A tombstone remains of a conversation: its id, time, lineage and ``erased_at``; its session id becomes a hash
-(so that the session cannot be posted again), its user id null. Requests keep their numbers (status, latency,
-arm), which are evidence about models. `physical_erasure` erases from files (V2).
+(so that the session cannot be posted again), its user id and token name null. Requests keep their numbers
+(status, latency, arm), which are evidence about models. `physical_erasure` erases from files (V2).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.capture.conversations import MAX_ID_LENGTH, erased_session_key
+from iccm_assets.capture.redaction.redact import stored_user_ids
 from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.db import tables as t
 from iccm_assets.db.locks import Lock, acquire_lock
@@ -53,6 +54,11 @@ class DataSubject:
     def sha256(self) -> str:
         """The hash that the record of the erasure holds instead of the name."""
         return hashlib.sha256(f"{self.kind}:{self.value}".encode()).hexdigest()
+
+    @property
+    def user_ids(self) -> list[str]:
+        """All ids under which the user may be stored; empty for another kind."""
+        return list(stored_user_ids(self.value)) if self.kind == "user" else []
 
     def __str__(self) -> str:
         return f"{self.kind} {self.value!r}"
@@ -110,8 +116,10 @@ def erase(engine: sa.Engine, subject: DataSubject, *, actor: str, dry_run: bool 
 _WHERE = {
     "conversation": "c.id = cast(:value as bigint)",
     "session": "c.session_id in (:value, :erased)",
-    "user": """c.user_id = :value or (c.user_id is null and exists (
-        select from iccm.requests r where r.session_id = c.session_id and r.user_id = :value))""",
+    # Also where the session has another owner: before sessions had owners, the last user took it over.
+    "user": """c.user_id = any(:users) or exists (
+        select from iccm.requests r where r.session_id = c.session_id and r.user_id = any(:users)
+            and r.status in ('ok', 'fallback'))""",
 }
 
 
@@ -176,6 +184,7 @@ class _Erasure:
             f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
             f" where {_WHERE[self._subject.kind]} order by c.id for update",
             value=self._subject.value,
+            users=self._subject.user_ids,
             erased=erased_session_key(self._subject.value),
         )
 
@@ -211,11 +220,11 @@ class _Erasure:
                 where c.session_id = r.session_id and c.user_id <> r.user_id
             ) as shared
             from iccm.requests r
-            where r.session_id = any(:sessions) or r.user_id = cast(:user as text)
+            where r.session_id = any(:sessions) or r.user_id = any(:users)
             for update
             """,
             sessions=sorted(sessions),
-            user=self._subject.value if self._subject.kind == "user" else None,
+            users=self._subject.user_ids,
         )
         sessions.update(row.session_id for row in rows if row.session_id and not row.shared)
         return sorted(sessions), sorted(row.request_id for row in rows)
@@ -233,8 +242,11 @@ class _Erasure:
             **subject,
         )
         texts = self._change(
-            "requirements", f"delete from iccm.requirements where {match} returning text", **subject
+            "requirements",
+            f"delete from iccm.requirements where {match} returning text, source_sha256",
+            **subject,
         )
+        self._delete_suites({row.source_sha256 for row in texts if row.source_sha256 is not None})
         self._change(
             "feedback",
             """
@@ -254,6 +266,20 @@ class _Erasure:
         )
         self._counts["embeddings"] += delete_embeddings(self._conn, hashes)
         return hashes
+
+    def _delete_suites(self, sources: Collection[str]) -> None:
+        """Delete the measured suites of these sources, except those that remaining requirements have."""
+        self._change(
+            "test_suites",
+            """
+            delete from iccm.test_suites s
+            where s.source_sha256 = any(:sources) and not exists (
+                select from iccm.requirements r where r.source_sha256 = s.source_sha256
+                    and (s.origin = 'recorded' or r.test_suite = s.suite)
+            ) returning 1
+            """,
+            sources=sorted(sources),
+        )
 
     def _delete_from_pool(self, ids: list[int]) -> set[str]:
         """Delete from pool and filter as the filter itself does: rejected, reason `erased`."""
@@ -314,7 +340,8 @@ class _Erasure:
             "conversations",
             f"""
             update iccm.conversations set session_id = {hashed.format("session_id")}, user_id = null,
-                content = '[]', metadata = '{{}}', erased_at = iccm.now(), updated_at = iccm.now()
+                token_name = null, content = '[]', metadata = '{{}}', erased_at = iccm.now(),
+                updated_at = iccm.now()
             where session_id = any(:sessions) and erased_at is null returning 1
             """,
             sessions=sessions,

@@ -19,13 +19,15 @@ from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
 from iccm_assets.errors import DatabaseError, IccmError
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
-from iccm_assets.governance.erasure import delete_embeddings
+from iccm_assets.governance.erasure import DataSubject, delete_embeddings
+from iccm_assets.governance.spool_erasure import erase_from_spool
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
 
 TABLES = (
     "conversations",
     "requirements",
+    "test_suites",
     "reconstructions",
     "feedback",
     "requests",
@@ -59,6 +61,7 @@ def erase_from_files(
     settings: Settings,
     hashes: Sequence[str] = (),
     *,
+    subject: DataSubject | None = None,
     rewrite: bool | None = None,
     embedder: TextEmbedder | None = None,
     progress: Progress = lambda step: None,
@@ -66,7 +69,8 @@ def erase_from_files(
     """Erase from the files everything that was ever erased; mark every unfinished erasure as finished.
 
     ``hashes``: of the texts erased just now, whose embeddings are deleted once more after the rebuild, in
-    case a running filter had embedded them again. ``rewrite``: whether tables are rewritten; by default on
+    case a running filter had embedded them again. ``subject``: whose records are deleted from this machine's
+    spool even where their session was never stored. ``rewrite``: whether tables are rewritten; by default on
     the embedded server only. Raises ``DatabaseError`` when a table cannot be locked: no erased row returns
     then, and repeating the command continues.
     """
@@ -75,10 +79,12 @@ def erase_from_files(
     report = PhysicalErasureReport(rewritten=rewrite)
     with _timed(report, "files", progress):
         _rewrite_files(engine, settings, report)
+        report.out_of_reach += erase_from_spool(engine, settings.home / "spool", subject)
     with _timed(report, "training pool", progress):
         _rebuild_pool(engine, settings, embedder, report)
         with engine.begin() as conn:
             delete_embeddings(conn, hashes)
+            conn.execute(_DELETE_ORPHANED_SUITES)
     with _timed(report, "tables", progress), _autocommit(engine) as conn:
         _wait_for_readers(conn)
         _vacuum(conn, rewrite, statistics=embedded)
@@ -124,6 +130,15 @@ def _autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
             ) from None
         finally:
             conn.execute(sa.text("reset lock_timeout"))
+
+
+# A recording that was running during the erasure may have stored its suite afterwards.
+_DELETE_ORPHANED_SUITES = sa.text(
+    """
+    delete from iccm.test_suites s where not exists (
+        select from iccm.requirements r where r.source_sha256 = s.source_sha256)
+    """
+)
 
 
 def _rewrite_files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport) -> None:

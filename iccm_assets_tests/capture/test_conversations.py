@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
 from iccm_assets.db import tables as t
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.settings import load_settings
 
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
@@ -272,3 +272,57 @@ def test_redaction_can_be_switched_off(engine):
     put(engine, secret_given_away_once(), settings=load_settings(capture={"redact": False}))
     assert SECRET in str(all_rows(engine))
     assert rows(engine, t.conversations, "user_id") == [("jane@example.org",)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "writer", "allowed"),
+    [
+        (("alice", "a"), ("alice", "a"), True),
+        (("alice", "a"), ("alice", "b"), True),  # a user may have several tokens
+        (("alice", "a"), ("bob", "a"), False),
+        (("alice", "a"), (None, "a"), True),
+        (("alice", "a"), (None, "b"), False),
+        (("alice", "a"), (None, None), False),
+        (("alice", None), (None, None), True),  # without tokens, nobody can be told from alice
+        (("alice", None), (None, "a"), False),
+        ((None, "a"), (None, "a"), True),
+        ((None, "a"), ("alice", "a"), True),
+        ((None, "a"), (None, "b"), False),
+        ((None, "a"), ("alice", "b"), False),
+        ((None, "a"), (None, None), False),
+        ((None, None), (None, None), True),
+        ((None, None), ("alice", None), True),
+        ((None, None), (None, "a"), True),
+    ],
+)
+def test_only_the_user_or_else_the_token_that_opened_a_session_writes_to_it(engine, owner, writer, allowed):
+    put(engine, replace(BASE, user_id=owner[0], token_name=owner[1], responses=()))
+    before = all_rows(engine)
+    later = replace(BASE, user_id=writer[0], token_name=writer[1], requirements="It is theirs.", responses=())
+    if allowed:
+        put(engine, later)
+        user_id, token_name = owner[0] or writer[0], owner[1] if owner != (None, None) else writer[1]
+        assert rows(engine, t.conversations, "user_id", "token_name") == [(user_id, token_name)]
+    else:
+        with pytest.raises(SessionOwnershipError):
+            put(engine, later)
+        assert all_rows(engine) == before
+
+
+def test_of_two_users_who_open_a_session_at_once_one_owns_it(engine):
+    outcomes: list[str] = []
+
+    def open_session(user: str) -> None:
+        try:
+            put(engine, replace(BASE, user_id=user, responses=()))
+            outcomes.append(user)
+        except SessionOwnershipError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=open_session, args=(f"user-{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [(owner,)] = rows(engine, t.conversations, "user_id")
+    assert sorted(outcomes) == sorted([owner] + ["refused"] * 5)

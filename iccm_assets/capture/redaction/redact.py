@@ -83,13 +83,24 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
 
 
 def pseudonymize_user_id(user_id: str | None, settings: Settings) -> str | None:
-    """Return the id under which a user is stored: an id with personal data becomes a constant pseudonym.
-
-    Lookups of a user by id (erasure, limits) use this id.
-    """
-    if user_id is None or make_redactor(settings)(user_id) == user_id:
+    """Return the id under which a user is stored: an id with personal data becomes a constant pseudonym."""
+    if user_id is None or not settings.capture.redact:
         return user_id
+    return _pseudonymize(user_id)
+
+
+@lru_cache(maxsize=4096)
+def _pseudonymize(user_id: str) -> str:
+    return user_id if redact(user_id) == user_id else _pseudonym(user_id)
+
+
+def _pseudonym(user_id: str) -> str:
     return "user-" + hashlib.sha256(b"iccm user " + user_id.encode("utf-8", "replace")).hexdigest()[:20]
+
+
+def stored_user_ids(user_id: str) -> tuple[str, str]:
+    """Return all ids under which this user may be stored, with redaction and without."""
+    return user_id, _pseudonym(user_id)
 
 
 def _redact(text: str, remember: OnMatch) -> str:
