@@ -1,164 +1,251 @@
-"""Extract the source and the accepted requirements from a conversation's messages.
+"""Extract the examples of a conversation: a source, and the requirements that answer it.
 
-Messages are ``[{role, content}]``, content a string or a list of blocks. Anything else is skipped, and
-without a match the result is None, never an exception. (C3, M3)
+A session holds exchanges, each ending with the last requirements answer to its source. Pure functions; for
+what is no conversation the result is empty, never an exception. (C3, M3)
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-# The text after the marks matches as a whole: a second run of spaces would take quadratic time.
-_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(?!`)([^\r\n]*)")
-_LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
-# Not "Shall I go on?", "we shall see" or talk about the word "shall".
-_SHALL = re.compile(
-    r"(?<![\"'`“‘])(?<!\bi )(?<!\bwe )(?<!\byou )\bshall\b(?![\"'`”’]|\s{1,8}(?:i|we|you)\b)", re.IGNORECASE
-)
-# A fence of these languages holds prose, which may be requirements; program code never counts as such.
-_PROSE = {"", "text", "txt", "plaintext", "md", "markdown", "requirements"}
+from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates
+from iccm_assets.capture.fences import code_blocks
+from iccm_assets.capture.messages import ChatMessage, parse_messages
+from iccm_assets.capture.requirement_changes import merge_changes
+from iccm_assets.capture.requirement_statements import find_requirements
+from iccm_assets.capture.source_choice import Naming, build_naming, choose_source
+
+__all__ = [
+    "Exchange",
+    "code_blocks",
+    "extract_exchange",
+    "extract_exchanges",
+    "extract_requirements",
+    "extract_source",
+    "find_source",
+    "has_shall_statement",
+    "parse_messages",
+]
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    """One readable message and its role."""
+class Exchange:
+    """A source and the requirements that answer it; ``reason`` says what is missing, "" if nothing is."""
 
-    role: str
-    text: str
-
-
-@dataclass(frozen=True)
-class CodeBlock:
-    """A fenced code block: its language, lower case, and its content without the final newline."""
-
-    language: str
-    content: str
+    source: str | None
+    requirements: str | None
+    reason: str = ""
 
 
-def parse_messages(content: object) -> list[ChatMessage]:
-    """Parse the readable messages of a conversation's ``content``, in order; empty for anything else."""
-    entries = [entry for entry in _as_list(content) if isinstance(entry, Mapping)]
-    texts = ((entry.get("role"), _message_text(entry.get("content"))) for entry in entries)
-    return [
-        ChatMessage(role.strip().lower(), text)
-        for role, text in texts
-        if isinstance(role, str) and text is not None
-    ]
+def extract_exchange(messages: object, metadata: object, suite: object = None) -> Exchange:
+    """Extract the last accepted exchange. (C3)
 
-
-def extract_source(messages: object, metadata: object) -> str | None:
-    """Extract the source code that the requirements are for, or None. (C3)
-
-    ``metadata.source_code`` unchanged, where present; else the last fenced code block of the user before the
-    first answer with requirements, or before the end where there is no such answer.
+    ``metadata.source_code`` and ``metadata.requirements`` have precedence, unchanged: the other half is then
+    that of the exchange with this source or text. ``suite``: a test suite; source that defines what it calls
+    is preferred.
     """
-    source = _metadata_text(metadata, "source_code")
-    for message in parse_messages(messages) if source is None else ():
-        if message.role == "assistant" and has_shall_statement(message.text):
-            break
-        if message.role == "user":
-            for fence in code_blocks(message.text):
-                source = fence.content if fence.content.strip() else source
-    return source
+    source, requirements = _text(metadata, "source_code"), _text(metadata, "requirements")
+    if source is not None and requirements is not None:
+        return Exchange(source, requirements)
+    drafts, open_draft, refusal = _read(parse_messages(messages), suite)
+    if requirements is not None:
+        return _explain(_find_answered(drafts, open_draft, requirements, suite), "")
+    if source is not None:
+        return _explain(_find_asked(drafts, open_draft, source), refusal)
+    last = drafts[-1].exchange if drafts else Exchange(open_draft.choose("", suite), None)
+    return _explain(last, refusal)
 
 
-def extract_requirements(messages: object, metadata: object) -> str | None:
-    """Extract the requirements that the developer accepted, or None. (C3)
+def extract_exchanges(messages: object, metadata: object, suite: object = None) -> list[Exchange]:
+    """Extract all exchanges in order; the last is that of ``extract_exchange``, if it is complete."""
+    drafts, _, _ = _read(parse_messages(messages), suite)
+    accepted = extract_exchange(messages, metadata, suite)
+    exchanges = [_explain(draft.exchange, "") for draft in drafts]
+    others = [item for item in exchanges if item.requirements != accepted.requirements]
+    return [*others, accepted] if accepted.requirements is not None else others
 
-    ``metadata.requirements`` unchanged, where present; else the last assistant message with "shall"
-    statements. Statements in program code do not count. If only a fence of text or markdown has statements,
-    its content is the requirements.
-    """
-    requirements = _metadata_text(metadata, "requirements")
-    for message in parse_messages(messages) if requirements is None else ():
-        if message.role == "assistant":
-            requirements = _find_statements(message.text) or requirements
-    return requirements
+
+def extract_source(messages: object, metadata: object, suite: object = None) -> str | None:
+    """Extract the source of the last accepted exchange, else of the open question, or None."""
+    return extract_exchange(messages, metadata, suite).source
+
+
+def extract_requirements(messages: object, metadata: object, suite: object = None) -> str | None:
+    """Extract the requirements of the last accepted exchange, or None."""
+    return extract_exchange(messages, metadata, suite).requirements
+
+
+def find_source(messages: object, metadata: object, source_sha256: str | None) -> str | None:
+    """Find the source with a digest (sha256, hex) in a conversation, or None."""
+    if source_sha256 is None:
+        return None
+    return next(
+        (text for text in _sources(messages, metadata) if sha256_of_text(text) == source_sha256), None
+    )
+
+
+def sha256_of_text(text: str) -> str:
+    """Return the sha256 of a text, hex; lone surrogates, which no stored text has, do not fail."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def has_shall_statement(text: str) -> bool:
-    """Whether a text holds a "shall" statement, outside of program code."""
-    return _find_statements(text) is not None
+    """Whether a text holds requirements."""
+    return find_requirements(text).text is not None
 
 
-def code_blocks(text: str) -> Iterator[CodeBlock]:
-    """Return the fenced code blocks of a markdown text; one that is never closed ends with the text."""
-    return (fence for fence, _ in _split_fences(text) if fence is not None)
+@dataclass
+class _Draft:
+    """An exchange while the conversation is read: the developer's words and code, and the answer to them."""
+
+    words: list[str] = field(default_factory=list)
+    candidates: list[CodeCandidate] = field(default_factory=list)
+    previous: str | None = None
+    exchange: Exchange = Exchange(None, None)
+
+    def add(self, message: ChatMessage) -> None:
+        """Add what the developer wrote, or what a tool read for the answer."""
+        if message.role == "user":
+            self.words.append(message.text)
+        self.candidates += find_candidates(message)
+
+    def choose(self, answer: str, suite: object) -> str | None:
+        """Choose the source that an answer is about; None if it is the previous one."""
+        naming: Naming = build_naming(answer, "\n".join(self.words), suite)
+        return choose_source(self.candidates, naming, self.previous)
 
 
-def _metadata_text(metadata: object, name: str) -> str | None:
+def _read(messages: list[ChatMessage], suite: object) -> tuple[list[_Draft], _Draft, str]:
+    """Return the exchanges, what came after the last answer, and the reason why the last answer is none."""
+    drafts: list[_Draft] = []
+    draft, refusal = _Draft(), "there is no answer"
+    for answers, message in _group(messages):
+        if message is not None:
+            draft.add(message)
+            continue
+        previous = drafts[-1].exchange if drafts else Exchange(None, None)
+        draft.previous = previous.source
+        answer, refusal = _choose_answer(answers, previous.requirements)
+        source = draft.choose("\n".join(answers), suite)
+        follows = source is None or source == previous.source
+        words = "\n".join(draft.words)
+        merged = merge_changes(previous.requirements, answers[-1], words) if follows and drafts else None
+        if merged is not None:
+            drafts[-1].exchange = replace(previous, requirements=merged)
+            drafts[-1].words += draft.words
+        elif answer is not None and follows and drafts:
+            drafts[-1].exchange = replace(previous, requirements=answer)
+            drafts[-1].words += draft.words
+        elif answer is not None:
+            draft.exchange = Exchange(source, answer)
+            drafts.append(draft)
+        else:
+            continue
+        draft = _Draft(previous=drafts[-1].exchange.source)
+    return drafts, draft, refusal
+
+
+def _group(messages: list[ChatMessage]) -> Iterator[tuple[list[str], ChatMessage | None]]:
+    """Yield the developer's messages and files read by tools, and after each turn its answers together."""
+    answers: list[str] = []
+    for message in messages:
+        if message.role == "user" and message.text.strip() and answers:
+            yield answers, None
+            answers = []
+        if message.role in {"user", "tool"}:
+            yield [], message
+        elif message.role == "assistant":
+            if message.text.strip():
+                answers.append(message.text)
+            answers += [file.text for file in message.files if file.action == "written"]
+            reads = tuple(file for file in message.files if file.action != "written")
+            if reads:
+                yield [], ChatMessage("tool", "", reads)
+    if answers:
+        yield answers, None
+
+
+def _choose_answer(answers: list[str], previous: str | None) -> tuple[str | None, str]:
+    """Return the requirements among the answers of a turn: the last ones, or longer ones before them."""
+    best, refusal = None, ""
+    for answer in answers:
+        match = find_requirements(answer)
+        if match.text is None:
+            refusal = match.reason
+        elif best is None or 2 * len(match.text) >= len(best):
+            best = match.text
+    return best, "" if best is not None else refusal
+
+
+def _find_answered(drafts: list[_Draft], open_draft: _Draft, text: str, suite: object) -> Exchange:
+    """Return the exchange of a given text: the one with this answer, else the last whose source it names."""
+    for draft in reversed(drafts):
+        if _same(draft.exchange.requirements, text):
+            return Exchange(draft.exchange.source, text)
+    naming = build_naming(text, "", suite)
+    open_source = open_draft.choose(text, suite)
+    for source in (open_source, *(draft.exchange.source for draft in reversed(drafts))):
+        if source is not None and naming.is_marked_in(source):
+            return Exchange(source, text)
+    last = drafts[-1].exchange.source if drafts else None
+    return Exchange(open_source if open_source is not None else last, text)
+
+
+def _find_asked(drafts: list[_Draft], open_draft: _Draft, source: str) -> Exchange:
+    """Return the exchange of a given source: the last one that shows it, else the last one.
+
+    A source that was shown without an answer has no requirements yet.
+    """
+    key = source.strip()
+    for draft in reversed(drafts):
+        if _same(draft.exchange.source, source) or draft_shows(draft, key):
+            return Exchange(source, draft.exchange.requirements)
+    if draft_shows(open_draft, key) or not drafts:
+        return Exchange(source, None)
+    return Exchange(source, drafts[-1].exchange.requirements)
+
+
+def draft_shows(draft: _Draft, source: str) -> bool:
+    """Whether a source stands in the developer's words or files."""
+    return any(source in text for text in draft.words) or any(
+        source in candidate.text for candidate in draft.candidates
+    )
+
+
+def _same(text: str | None, other: str) -> bool:
+    return text is not None and text.split() == other.split()
+
+
+def _explain(exchange: Exchange, refusal: str) -> Exchange:
+    missing = [] if exchange.source is not None else ["no source code"]
+    if exchange.requirements is None:
+        missing.append(f"no requirements ({refusal})" if refusal else "no requirements")
+    return replace(exchange, reason=", ".join(missing))
+
+
+def _sources(messages: object, metadata: object) -> Iterator[str]:
+    """Yield every text of a conversation that may be a source."""
+    given = _text(metadata, "source_code")
+    if given is not None:
+        yield given
+    parsed = parse_messages(messages)
+    drafts, _, _ = _read(parsed, None)
+    yield from (draft.exchange.source for draft in drafts if draft.exchange.source is not None)
+    for message in parsed:
+        if message.role in {"user", "tool"}:
+            yield message.text
+            yield message.text.strip()
+            yield from (candidate.text for candidate in find_candidates(message))
+            yield from (file.text for file in message.files)
+    if isinstance(messages, list):
+        for entry in messages:
+            content = entry.get("content") if isinstance(entry, Mapping) else None
+            if isinstance(content, str):
+                yield content
+
+
+def _text(metadata: object, name: str) -> str | None:
     value = metadata.get(name) if isinstance(metadata, Mapping) else None
     return value if isinstance(value, str) and value.strip() else None
-
-
-def _message_text(content: object) -> str | None:
-    """Return a message's own text, without tool calls, tool results, images and reasoning."""
-    if isinstance(content, str):
-        return content
-    blocks = [{"text": block} if isinstance(block, str) else block for block in _as_list(content)]
-    texts = (
-        block.get("text")
-        for block in blocks
-        if isinstance(block, Mapping) and block.get("type", "text") == "text"
-    )
-    own_texts = [text for text in texts if isinstance(text, str)]
-    return "\n".join(own_texts) if own_texts else None
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _find_statements(text: str) -> str | None:
-    """Return the requirements in an assistant message: the whole message, or the prose fence with them."""
-    fenced = None
-    for fence, outside in _split_fences(text):
-        if fence is None and _SHALL.search(outside):
-            return text.strip()
-        if fence is not None and fence.language in _PROSE and _SHALL.search(fence.content):
-            fenced = fence.content.strip()
-    return fenced
-
-
-def _split_fences(text: str) -> Iterator[tuple[CodeBlock | None, str]]:
-    """Split a markdown text into fences ``(fence, "")`` and the text between them ``(None, text)``."""
-    lines: list[str] = []
-    opening: re.Match[str] | None = None
-    in_list = False
-    for line in text.split("\n"):
-        marks = _FENCE.fullmatch(line.rstrip("\r"))
-        if marks and opening is None and _opens(marks, in_list):
-            yield None, "\n".join(lines)
-            opening, lines = marks, []
-        elif marks and opening is not None and _closes(marks, opening):
-            yield _fence(opening, lines), ""
-            opening, lines = None, []
-        else:
-            lines.append(line)
-            in_list = in_list or (opening is None and _LIST_ITEM.match(line) is not None)
-    yield (None, "\n".join(lines)) if opening is None else (_fence(opening, lines), "")
-
-
-def _indentation(marks: re.Match[str]) -> int:
-    return len(marks[1].expandtabs(4))
-
-
-def _opens(marks: re.Match[str], in_list: bool) -> bool:
-    """Whether the marks open a fence: after four spaces they are indented code, except in a list."""
-    return not ("`" in marks[2] and "`" in marks[3]) and (in_list or _indentation(marks) < 4)
-
-
-def _closes(marks: re.Match[str], opening: re.Match[str]) -> bool:
-    if marks[3].strip() or _indentation(marks) > _indentation(opening) + 3:
-        return False
-    return marks[2][0] == opening[2][0] and len(marks[2]) >= len(opening[2])
-
-
-def _fence(opening: re.Match[str], lines: list[str]) -> CodeBlock:
-    """Build the block; its lines lose the indentation of the fence."""
-    language: str = next(iter(opening[3].lower().split()), "")
-    prefix = re.compile(f" {{0,{_indentation(opening)}}}")
-    return CodeBlock(language, "\n".join(prefix.sub("", line.rstrip("\r"), count=1) for line in lines))

@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iccm_assets.capture.extraction import code_blocks, extract_requirements, extract_source, parse_messages
+from iccm_assets.capture.extraction import (
+    Exchange,
+    extract_exchange,
+    extract_exchanges,
+    extract_requirements,
+    extract_source,
+)
+from iccm_assets.capture.fences import code_blocks
+from iccm_assets.capture.messages import parse_messages
 
 
 def user(content):
@@ -17,7 +25,7 @@ ASK = user("What does this do?\n```python\ndef f(x):\n    return x + 1\n```\nTha
 ANSWER = assistant("The function f shall return x plus one.")
 
 
-def test_the_source_is_the_last_block_of_the_user_before_the_first_requirements_answer():
+def test_source_and_requirements_are_those_of_the_last_exchange():
     messages = [
         user("```python\nold = 1\n```"),
         assistant("Which file do you mean?"),
@@ -26,7 +34,11 @@ def test_the_source_is_the_last_block_of_the_user_before_the_first_requirements_
         user("Now this: ```python\nlater = 2\n```\n```python\nlater = 2\n```"),
         assistant("It shall be 2."),
     ]
-    assert extract_source(messages, {}) == "def f(x):\n    return x + 1"
+    assert extract_exchanges(messages, {}) == [
+        Exchange("def f(x):\n    return x + 1", "The function f shall return x plus one."),
+        Exchange("later = 2", "It shall be 2."),
+    ]
+    assert extract_exchange(messages, {}) == Exchange("later = 2", "It shall be 2.")
 
 
 def test_metadata_has_precedence_and_is_used_unchanged():

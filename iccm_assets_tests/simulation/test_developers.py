@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from iccm_assets.capture.extraction import code_blocks, extract_requirements, extract_source
+from iccm_assets.capture.extraction import extract_requirements, extract_source
+from iccm_assets.capture.fences import code_blocks
 from iccm_assets.simulation.developers.developers import (
     FinishedConversation,
     PlannedSession,

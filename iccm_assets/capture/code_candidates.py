@@ -1,0 +1,168 @@
+"""Find the code in a message: fences, tags, unfenced and indented code, and files. (C3)"""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from iccm_assets.capture.code_recognition import (
+    CodeKind,
+    CodeNames,
+    classify_block,
+    find_definition,
+    find_names,
+    is_code_line,
+)
+from iccm_assets.capture.fences import CodeBlock, split_fences
+from iccm_assets.capture.messages import ChatMessage, FilePart
+
+# From the clearest place for code to the least clear.
+MARKED, UNFENCED, READ, INLINE = range(4)
+_TAG = re.compile(
+    r"<(code|pre|source|source_code|source-code|snippet|python|file|document|document_content|typescript"
+    r"|javascript|selection|ide_selection)\b[^<>\n]{0,300}>",
+    re.IGNORECASE,
+)
+_LINE_BREAK = re.compile(r"<br\s{0,3}/?>", re.IGNORECASE)
+_SPAN = re.compile(r"(?<!`)(`{1,3})([^`\n]{8,2000})\1(?!`)")
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+_MIN_UNFENCED_LINES = 3  # without a definition
+
+
+@dataclass(frozen=True)
+class CodeCandidate:
+    """A piece of text that may be the source. ``rank``: how clearly its place marks it as code, best first."""
+
+    text: str
+    kind: CodeKind
+    rank: int
+    language: str = ""
+    path: str = ""
+
+    @cached_property
+    def names(self) -> CodeNames:
+        """What it defines and binds."""
+        return find_names(self.text)
+
+    @cached_property
+    def identifiers(self) -> frozenset[str]:
+        """Every identifier in it."""
+        return find_identifiers(self.text)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.path.replace("\\", "/")).name
+
+
+def find_identifiers(text: str) -> frozenset[str]:
+    """Return the identifiers of a text."""
+    return frozenset(_IDENTIFIER.findall(text))
+
+
+def find_candidates(message: ChatMessage) -> list[CodeCandidate]:
+    """Return the code and the tests in a message, in order; nothing else."""
+    pieces = [*_text_candidates(message.text), *map(_file_candidate, message.files)]
+    return [piece for piece in pieces if piece.kind in {"code", "tests"}]
+
+
+def _file_candidate(file: FilePart) -> CodeCandidate:
+    rank = MARKED if file.action == "attached" else READ
+    fenced = [segment for segment in split_fences(file.text) if isinstance(segment, CodeBlock)]
+    if not file.path and len(fenced) == 1:
+        return _build(fenced[0].content, fenced[0].language, rank)
+    kind = "prose" if file.action == "written" else classify_block(file.text, path=file.path)
+    return CodeCandidate(file.text, kind, rank, path=file.path)
+
+
+def _build(text: str, language: str, rank: int) -> CodeCandidate:
+    return CodeCandidate(text, classify_block(text, language), rank, language)
+
+
+def _text_candidates(text: str) -> Iterator[CodeCandidate]:
+    if "\n" in text and "```" not in text and classify_block(text) == "code":
+        yield CodeCandidate(text, "code", MARKED)
+        return
+    for segment in split_fences(text):
+        if isinstance(segment, CodeBlock):
+            yield _build(segment.content, segment.language, MARKED)
+            continue
+        for piece, is_tagged in _split_tags(segment):
+            if is_tagged:
+                yield _build(_decode(piece), "", MARKED)
+            else:
+                yield from _unfenced(piece)
+                yield from (
+                    _build(span[2].strip(), "", INLINE)
+                    for span in _SPAN.finditer(piece)
+                    if find_definition(span[2].strip())
+                )
+
+
+def _split_tags(text: str) -> Iterator[tuple[str, bool]]:
+    """Split a text into what is inside of code tags (True) and outside (False); the innermost tag counts."""
+    start = 0
+    missing = set[str]()
+    while opening := _TAG.search(text, start):
+        end = _find_end(text, opening, missing)
+        yield text[start : opening.start()], False
+        content_end, start = (len(text), len(text)) if end is None else (end.start(), end.end())
+        content = text[opening.end() : content_end]
+        inner = _TAG.match(content.lstrip())
+        if inner and content.count("<") < len(content):
+            content = content.lstrip()[inner.end() :]
+            closing = re.search(rf"</{inner[1]}>\s*\Z", content[-200:], re.IGNORECASE)
+            content = content[: len(content) - len(content[-200:]) + closing.start()] if closing else content
+        yield content, True
+    yield text[start:], False
+
+
+def _find_end(text: str, opening: re.Match[str], missing: set[str]) -> re.Match[str] | None:
+    name = opening[1].lower()
+    end = None
+    if name not in missing:
+        end = re.compile(rf"</{name}\s{{0,3}}>", re.IGNORECASE).search(text, opening.end())
+    if end is None:
+        missing.add(name)
+    return end
+
+
+def _decode(text: str) -> str:
+    """Return the code in a tag: entities and line breaks decoded, without the line breaks around it."""
+    if "<br" in text.lower():
+        text = _LINE_BREAK.sub("\n", text)
+    if "&lt;" in text or "&gt;" in text or "&amp;" in text or "&quot;" in text:
+        text = html.unescape(text)
+    return textwrap.dedent(text.strip("\r\n")).rstrip()
+
+
+def _unfenced(text: str) -> Iterator[CodeCandidate]:
+    """Yield runs of code lines in prose: with a definition, or long enough to be no accident."""
+    run: list[str] = []
+    margin, in_string, has_definition, code_lines = 0, False, False, 0
+    for line in [*text.split("\n"), ""]:
+        code = line.strip()
+        indentation = len(line) - len(line.lstrip(" \t"))
+        is_code = bool(code) and is_code_line(code)
+        belongs = in_string or not code or (indentation > margin if run else False) or is_code
+        if run and not (belongs and (in_string or not code or indentation >= margin)):
+            yield from _finish_run(run, has_definition, code_lines)
+            run, in_string, has_definition, code_lines = [], False, False, 0
+        if run or is_code:
+            margin = margin if run else indentation
+            run.append(line)
+            code_lines += is_code
+            has_definition = has_definition or find_definition(code[:300]) is not None
+            in_string ^= (code.count('"""') + code.count("'''")) % 2 == 1
+    yield from _finish_run(run, has_definition, code_lines)
+
+
+def _finish_run(run: list[str], has_definition: bool, code_lines: int) -> Iterator[CodeCandidate]:
+    if has_definition or code_lines >= _MIN_UNFENCED_LINES:
+        text = textwrap.dedent("\n".join(run)).strip("\n").rstrip()
+        yield _build(text, "", UNFENCED)

@@ -1,0 +1,156 @@
+"""Parse a conversation's content into messages: role, own words, and the files that came with them.
+
+Content is ``[{role, content}]``: a text, null, or a list of parts. Parts are texts, files (``{"type": "file",
+"path", "text", "action"}``), and the tool calls and results of the OpenAI and Anthropic interfaces. Anything
+else is skipped, never an exception. (C2, M3)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iccm_assets.capture.injected_text import is_injected_message, remove_injected_text, remove_reasoning
+
+_ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "ai", "gpt", "model", "bot", "chatbot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+}
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+_PATH_KEYS = ("file_path", "path", "filename", "file_name", "target_file", "notebook_path", "file", "uri")
+_CONTENT_KEYS = ("content", "contents", "text", "file_text", "code_edit", "plan")
+_MAX_ARGUMENTS = 1 << 20  # characters
+# Tools number the lines of a file that they show: "   12→text", "12\ttext".
+_LINE_NUMBER = re.compile(r"[ \t]{0,12}\d{1,7}(?:→|\t|: ?|\| ?)")
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A file in a message. ``action``: `attached` by the user, `read` or `written` by a tool."""
+
+    path: str
+    text: str
+    action: str
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One readable message: its role, its own words (may be empty) and its files."""
+
+    role: str
+    text: str
+    files: tuple[FilePart, ...] = ()
+
+
+def parse_messages(content: object) -> list[ChatMessage]:
+    """Parse the readable messages of a conversation's ``content``, in order; empty for anything else."""
+    paths: dict[str, str] = {}
+    messages = (_parse_message(entry, paths) for entry in _as_list(content) if isinstance(entry, Mapping))
+    return [message for message in messages if message is not None]
+
+
+def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessage | None:
+    """Parse one message; ``paths`` maps the ids of tool calls to the files that they name."""
+    role = entry.get("role")
+    if not isinstance(role, str):
+        return None
+    role = _ROLES.get(role.strip().lower(), role.strip().lower())
+    content = entry.get("content")
+    parts = [content] if isinstance(content, str) else _as_list(content)
+    texts = [text for part in parts if (text := _part_text(part)) is not None]
+    files = [file for part in parts if isinstance(part, Mapping) for file in _part_files(part, role, paths)]
+    files += [file for call in _as_list(entry.get("tool_calls")) for file in _call_files(call, paths)]
+    if not texts and not files:
+        return None
+    if role == "tool":
+        path = paths.get(str(entry.get("tool_call_id")), "")
+        files += [FilePart(path, _clean_result(text), "read") for text in texts]
+        return ChatMessage(role, "", tuple(files))
+    if role == "user":
+        texts = [] if is_injected_message(entry) else [remove_injected_text(text) for text in texts]
+    elif role == "assistant":
+        texts = [remove_reasoning(text) for text in texts]
+    return ChatMessage(role, "\n".join(texts), tuple(files))
+
+
+def _part_text(part: object) -> str | None:
+    """Return the words of a part: no tool calls, tool results, images, files or reasoning."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping) or part.get("type", "text") not in _TEXT_TYPES:
+        return None
+    text = part.get("text")
+    text = text.get("value") if isinstance(text, Mapping) else text
+    return text if isinstance(text, str) else None
+
+
+def _part_files(part: Mapping[str, Any], role: str, paths: dict[str, str]) -> Iterator[FilePart]:
+    kind, text = part.get("type"), part.get("text")
+    if kind == "file" and isinstance(text, str):
+        action = part.get("action")
+        default = "written" if role == "assistant" else "attached"
+        yield FilePart(_as_text(part.get("path")), text, action if isinstance(action, str) else default)
+    elif kind == "document" and isinstance(part.get("source"), Mapping):
+        data = part["source"].get("data")
+        if part["source"].get("type") == "text" and isinstance(data, str):
+            yield FilePart(_as_text(part.get("title")), data, "attached")
+    elif kind == "tool_use":
+        yield from _written_files(part.get("input"), str(part.get("id")), paths)
+    elif kind == "tool_result":
+        path = paths.get(str(part.get("tool_use_id")), "")
+        result = part.get("content")
+        results = [result] if isinstance(result, str) else _as_list(result)
+        yield from (
+            FilePart(path, _clean_result(text), "read")
+            for item in results
+            if (text := _part_text(item)) is not None
+        )
+
+
+def _call_files(call: object, paths: dict[str, str]) -> Iterator[FilePart]:
+    """Yield the files that an OpenAI tool call writes; its arguments are JSON in a text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if isinstance(arguments, str) and len(arguments) <= _MAX_ARGUMENTS:
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return
+    assert isinstance(call, Mapping) or arguments is None
+    if isinstance(call, Mapping):
+        yield from _written_files(arguments, str(call.get("id")), paths)
+
+
+def _written_files(arguments: object, call_id: str, paths: dict[str, str]) -> Iterator[FilePart]:
+    if not isinstance(arguments, Mapping):
+        return
+    path = next((value for key in _PATH_KEYS if isinstance(value := arguments.get(key), str)), "")
+    if path:
+        paths[call_id] = path
+    text = next((value for key in _CONTENT_KEYS if isinstance(value := arguments.get(key), str)), None)
+    if text is not None and (path or "plan" in arguments):
+        yield FilePart(path, text, "written")
+
+
+def _clean_result(text: str) -> str:
+    """Remove what a tool adds to a file that it shows: line numbers and reminders."""
+    text = remove_injected_text(text)
+    lines = text.split("\n")
+    numbers = [_LINE_NUMBER.match(line) for line in lines]
+    if any(numbers) and all(number or not line.strip() for number, line in zip(numbers, lines, strict=True)):
+        lines = [
+            line[number.end() :] if number else line for number, line in zip(numbers, lines, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
