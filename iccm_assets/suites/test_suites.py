@@ -194,6 +194,8 @@ def _is_name(text: object) -> bool:
 def _parse_call(written: dict[str, Any], key: str) -> Call:
     name = written[key]
     _require(_is_name(name), f"{key!r} must be a name, not {name!r}")
+    reaches_special = any(part.startswith("__") for part in name.split("."))
+    _require(not reaches_special, f"{key!r} may not reach names with double underscores, as {name!r} does")
     args = _decode("args", written.get("args", []))
     kwargs = _decode("kwargs", written.get("kwargs", {}))
     _require(isinstance(args, list), "'args' must be a list")

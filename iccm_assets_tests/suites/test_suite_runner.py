@@ -68,7 +68,7 @@ class Stack:
         return self.items.pop()
     def all(self):
         return self.items
-    def __len__(self):
+    def size(self):
         return len(self.items)
     def count(self):
         return len(Stack.made)
@@ -90,7 +90,7 @@ class Stack:
         (
             {
                 "new": "Stack",
-                "steps": [{"call": "pop", "raises": "IndexError"}, {"call": "__len__", "expect": 0}],
+                "steps": [{"call": "pop", "raises": "IndexError"}, {"call": "size", "expect": 0}],
             },
             "passed",
         ),

@@ -1,0 +1,332 @@
+"""Run variants of a source in forked processes and compare their answers with those of the source itself.
+
+Standard library only: sent into the sandbox as if it were the implementation, with the variants as text. So
+one sandbox serves all variants of a source. This process never runs a line of a variant; each fork does,
+without any descriptor but the pipe of its own answers, and is killed at a limit of CPU time. The answers are
+those of the judge's own runner, which is sent along. (D5)
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import builtins
+import gc
+import json
+import marshal
+import os
+import resource
+import select
+import sys
+import time
+from types import ModuleType
+
+TYPE_CHECKING = False  # typing takes longer to import than everything else here together
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+MODULE, FILENAME = "implementation", "implementation.py"
+ANSWER_FD = 3
+MAX_ANSWER = 1 << 18  # characters
+MAX_DIFFERENCES = 8  # of a variant; its answers may be within the tolerance of what is expected
+MAX_REPORT = 400_000  # characters of all differences
+MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
+SOURCE_SECONDS, MIN_SECONDS = 2.0, 0.1  # CPU time of the source, and of a variant of a quick source
+SLOWER = 5.0  # how many times as long as the source a variant may take
+WALL_SECONDS = 3.0
+DATA_BYTES = 448 << 20
+
+
+class Measurement:
+    """What all forks share: the request, the judge's runner and the budget."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.runner = load_module("case_runner", request["case_runner"])
+        self.pytest_runner: Any = None
+        self.hits: set[int] = set()
+        self.folders = 0
+        self.deadline = time.monotonic() + request["seconds"]
+        if request["files"] is not None:
+            sys.path += request["paths"]
+            self.pytest_runner = load_module("pytest_runner", request["pytest_runner"])
+            self.pytest_runner.preload()
+        gc.freeze()
+
+    def write_variant(self, edits: list[tuple[int, int, str]]) -> str:
+        """Return the source with these byte ranges replaced."""
+        source, pieces, end = self.request["source"], [], 0
+        for start, stop, text in sorted(edits, key=lambda edit: edit[:2]):
+            pieces += [source[end:start], text.encode()]
+            end = stop
+        return b"".join([*pieces, source[end:]]).decode()
+
+    def answers(self, text: str, plans: list[Any], seconds: float, fresh: bool) -> Iterator[bytes | None]:
+        """Yield one answer per plan; None, and nothing more, where the process ended or took too long.
+
+        ``fresh`` imports the variant again for each plan.
+        """
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self.run_variant(text, plans, seconds, fresh, write_end)
+        os.close(write_end)
+        buffer, deadline = bytearray(), time.monotonic() + WALL_SECONDS + 2 * seconds
+        poll = select.poll()
+        poll.register(read_end, select.POLLIN)
+        try:
+            for _ in plans:
+                answer = read_frame(read_end, poll, buffer, deadline)
+                yield answer
+                if answer is None:
+                    return
+        finally:
+            os.close(read_end)
+            for kill, target in ((os.killpg, pid), (os.kill, pid)):
+                try:  # noqa: SIM105 (contextlib would double what this process imports)
+                    kill(target, _signal.SIGKILL)
+                except OSError:
+                    pass
+            os.waitpid(pid, 0)
+
+    def run_variant(self, text: str, plans: list[Any], seconds: float, fresh: bool, pipe: int) -> NoReturn:
+        """In the fork: answer the plans in order, then exit."""
+        try:
+            os.setsid()
+            os.dup2(pipe, ANSWER_FD)
+            null = os.open("/dev/null", os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            os.closerange(ANSWER_FD + 1, 256)
+            sys.modules.pop(MODULE, None)  # this module is loaded as if it were the implementation
+            resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+            _signal.setitimer(_signal.ITIMER_PROF, seconds)
+            setattr(builtins, self.request["probe"], self.record_hit)  # where pytest imports the variant
+            self.answer_plans(text, plans, fresh)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
+        home, module = os.getcwd(), None
+        code = None if self.pytest_runner else compile(text, FILENAME, "exec", dont_inherit=True)
+        for number, plan in enumerate(plans):
+            folder = f"{home}/{os.getpid()}-{number}"
+            os.mkdir(folder)
+            os.chdir(folder)
+            self.hits.clear()
+            if plan[0] == "test":
+                encode_text = self.runner.encode_text
+                answer = self.pytest_runner.run_test(text, plan[1], self.request["files"], encode_text)
+            else:
+                if module is None or fresh:
+                    module = self.import_variant(code or compile(text, FILENAME, "exec", dont_inherit=True))
+                answer = self.execute(module, plan)
+            frame = f"{answer}\n{','.join(map(str, sorted(self.hits)))}".encode("ascii")
+            data = len(frame).to_bytes(4, "big") + frame
+            while data:
+                data = data[os.write(ANSWER_FD, data) :]
+            os.chdir(home)
+            try:  # noqa: SIM105
+                os.rmdir(folder)
+            except OSError:
+                pass  # it wrote files, which end with the sandbox
+
+    def import_variant(self, code: Any) -> ModuleType | str:
+        """Import a variant; returns the answer of each case where that fails."""
+        module = ModuleType(MODULE)
+        module.__file__ = FILENAME
+        module.__dict__[self.request["probe"]] = self.record_hit
+        sys.modules[MODULE] = module
+        try:
+            exec(code, module.__dict__)
+        except BaseException as error:
+            return f'["e",{self.runner.encode_exception(error)}]'
+        return module
+
+    def execute(self, module: ModuleType | str, plan: Any) -> str:
+        if isinstance(module, str):
+            return module
+        try:
+            answer: str = self.runner.execute_case(plan, module, self.runner.Encoder(MAX_ANSWER))
+        except self.runner.AnswerTooLargeError:
+            return '["large"]'
+        except self.runner.NestingTooDeepError:
+            return '["deep"]'
+        return answer
+
+    def record_hit(self, arm: int, value: Any = True) -> Any:
+        """Record that the branch is reached; ``arm`` + 1 is the branch of a false condition."""
+        self.hits.add(arm if value else arm + 1)
+        return value
+
+
+def load_module(name: str, code: bytes) -> Any:
+    module = ModuleType(name)
+    exec(marshal.loads(code), module.__dict__)
+    return module
+
+
+def children_seconds() -> float:
+    """Return the CPU time of all forks that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def read_frame(descriptor: int, poll: select.poll, buffer: bytearray, deadline: float) -> bytes | None:
+    """Read one frame; None at the end of the pipe, at the deadline, or where it is too large."""
+    while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "big"):
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or len(buffer) > 2 * MAX_ANSWER or not poll.poll(remaining * 1000):
+            return None
+        piece = os.read(descriptor, 1 << 16)
+        if not piece:
+            return None
+        buffer += piece
+    size = 4 + int.from_bytes(buffer[:4], "big")
+    frame = bytes(buffer[4:size])
+    del buffer[:size]
+    return frame
+
+
+def split_frame(frame: bytes) -> tuple[bytes, list[int]]:
+    answer, _, hits = frame.partition(b"\n")
+    return answer, [int(number) for number in hits.split(b",") if number.isdigit()]
+
+
+# ---- the suite's own cases -----------------------------------------------------------------------
+
+
+def run_cases(request: dict[str, Any]) -> str:
+    """Run the suite's cases on every variant, the first of which is the source itself.
+
+    JSON: ``answers`` of the source, ``hits`` of the variant with probes, the second; and for each variant but
+    the first its ``differences``, a list of [case, answer or null], or null where the time was over.
+    """
+    measurement = Measurement(request)
+    plans = request["plans"]
+    started = children_seconds()
+    expected = [
+        None if frame is None else split_frame(frame)[0]
+        for frame in iterate_answers(measurement, request["variants"][0], plans, SOURCE_SECONDS)
+    ]
+    limit = max(MIN_SECONDS, SLOWER * (children_seconds() - started))
+    hits: set[int] = set()
+    differences: list[Any] = []
+    budget = MAX_REPORT
+    for number, edits in enumerate(request["variants"][1:], 1):
+        if budget < 0 or time.monotonic() > measurement.deadline:
+            differences.append(None)
+            continue
+        own: list[list[Any]] = []
+        for case, frame in enumerate(iterate_answers(measurement, edits, plans, limit)):
+            answer, reached = (None, []) if frame is None else split_frame(frame)
+            if number == 1:
+                hits.update(reached)
+            if answer is None or answer != expected[case]:
+                own.append([case, decode(answer)])
+                budget -= len(answer or b"")
+            if answer is None or len(own) >= (1 if measurement.pytest_runner else MAX_DIFFERENCES):
+                break
+        differences.append(own)
+    answers = [decode(answer) for answer in expected]
+    return json.dumps({"answers": answers, "hits": sorted(hits), "differences": differences})
+
+
+def decode(answer: bytes | None) -> str | None:
+    return None if answer is None else answer.decode("ascii", "replace")
+
+
+def iterate_answers(
+    measurement: Measurement, edits: Any, plans: list[Any], seconds: float
+) -> Iterator[bytes | None]:
+    """Yield the answer of each case, each with the variant imported anew, some in one process."""
+    text, size = measurement.write_variant(edits), measurement.request["cases_per_process"]
+    for start in range(0, len(plans), size):
+        yield from measurement.answers(text, plans[start : start + size], seconds, fresh=True)
+
+
+# ---- the pool of further inputs ------------------------------------------------------------------
+
+
+def run_pool(request: dict[str, Any]) -> str:
+    """Run further inputs on the source and on the variants that the suite does not refuse.
+
+    JSON: ``inputs``, how many the source answers as requirements could state, twice the same; and
+    ``differs``, for each variant but the first whether it differs on one, or null where the time was over.
+    """
+    measurement = Measurement(request)
+    source = measurement.write_variant(request["variants"][0])
+    started = children_seconds()
+    first = answer_all(measurement, source, request["plans"])
+    raised = frozenset(request["raised"])
+    chosen = [number for number, answer in enumerate(first) if is_specified(answer, raised)]
+    plans = [request["plans"][number] for number in chosen]
+    again = answer_all(measurement, source, plans)
+    same = [place for place, number in enumerate(chosen) if is_same(first[number], again[place])]
+    plans, expected = [plans[place] for place in same], [again[place] for place in same]
+    limit = max(MIN_SECONDS, SLOWER * (children_seconds() - started))
+    differs: list[bool | None] = []
+    for edits in request["variants"][1:]:
+        if time.monotonic() > measurement.deadline:
+            differs.append(None)
+            continue
+        text = measurement.write_variant(edits)
+        answers = measurement.answers(text, plans, limit, fresh=False)
+        pairs = zip(expected, map(answer_part, answers), strict=False)
+        differs.append(any(not is_same(*pair) for pair in pairs))
+        answers.close()  # type: ignore[attr-defined]
+    return json.dumps({"inputs": len(plans), "differs": differs})
+
+
+def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[bytes | None]:
+    """Answer every plan, going on after one that ends the process."""
+    answers: list[bytes | None] = []
+    for _ in range(MAX_RESTARTS):
+        rest = plans[len(answers) :]
+        answers += map(answer_part, measurement.answers(text, rest, MIN_SECONDS, fresh=False))
+        if len(answers) >= len(plans):
+            break
+    return answers + [None] * (len(plans) - len(answers))
+
+
+def answer_part(frame: bytes | None) -> bytes | None:
+    return None if frame is None else split_frame(frame)[0]
+
+
+def is_specified(answer: bytes | None, raised: frozenset[str]) -> bool:
+    """Whether requirements could state this: a value, or an exception that the source itself raises."""
+    try:
+        outcome = json.loads(answer or b"null")
+        outcomes = [outcome[1], *outcome[2]] if outcome[0] == "o" else [outcome]
+        return all(
+            part is None or part[0] == "v" or (part[0] == "r" and part[1][0][0] in raised)
+            for part in outcomes
+        )
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
+def is_same(expected: bytes | None, answer: bytes | None) -> bool:
+    """Whether two answers agree: values within the tolerance of floats, exceptions by their classes."""
+    if expected == answer or expected is None:
+        return True
+    if answer is None:
+        return False
+    try:
+        return agree(json.loads(expected), json.loads(answer))
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
+        return False
+
+
+def agree(left: Any, right: Any) -> bool:
+    if type(left) is not type(right):
+        return False
+    if not isinstance(left, list) or not left:
+        return bool(left == right)
+    if left[0] == right[0] == "r" and len(left) == len(right) == 4:
+        return bool(left[1] == right[1])
+    if left[0] == right[0] == "f" and len(left) == len(right) == 2:
+        numbers = float.fromhex(left[1]), float.fromhex(right[1])
+        return left == right or abs(numbers[0] - numbers[1]) <= 1e-9 * max(map(abs, numbers))
+    return len(left) == len(right) and all(map(agree, left, right))

@@ -1,0 +1,87 @@
+"""Variants of a source that are no mutants: stubs, and the source with a probe in each branch.
+
+A *stub* has the names of the source and none of its behaviour. *Probes* record which branches a suite
+reaches: both sides of each condition, the body of each loop, each handler and each ``case``, and functions
+that have none of these. (D4, D5)
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, walk
+
+STUB_RESULTS = ("None", "True", "0", "1", "''", "'x'", "[]", "{}")
+_KEPT_DECORATORS = frozenset(("staticmethod", "classmethod", "property", "dataclass"))
+_BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
+_SUPPRESS = '__import__("contextlib").suppress(Exception)'
+
+
+def build_stub(source: SourceText, result: str) -> list[Edit]:
+    """Build the source in which every function and method does nothing but return ``result``.
+
+    Module and class level statements stay: a suite that tests only constants passes a stub. One that fails,
+    since it calls a function, is ignored.
+    """
+    edits: list[Edit] = []
+    blocks: list[list[ast.stmt]] = [source.tree.body]
+    while blocks:
+        for statement in blocks.pop():
+            edits += _drop_decorators(statement, source)
+            if isinstance(statement, FunctionNode):
+                own = "None" if statement.name.startswith("__") else result
+                start = source.statement_start(statement.body[0])
+                edits.append((start, source.span(statement.body[-1])[1], f"return {own}"))
+                continue
+            if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr):
+                edits += _suppress_errors(statement, result, source)
+            blocks += [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
+    return edits
+
+
+def _drop_decorators(statement: ast.stmt, source: SourceText) -> Iterator[Edit]:
+    for decorator in getattr(statement, "decorator_list", []):
+        function = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name not in _KEPT_DECORATORS:
+            start, end = source.span(decorator)
+            yield source.data.rfind(b"@", 0, start), end, ""
+
+
+def _suppress_errors(statement: ast.stmt, result: str, source: SourceText) -> Iterator[Edit]:
+    nodes = list(ast.walk(statement))
+    lambdas = [node for node in nodes if isinstance(node, ast.Lambda)]
+    if lambdas:
+        yield *source.span(lambdas[0].body), result
+    start = source.span(statement)[0]
+    if source.indent(start) is not None and any(isinstance(node, ast.Call) for node in nodes):
+        yield start, start, f"with {_SUPPRESS}: "
+
+
+def insert_probes(source: SourceText, probe: str) -> tuple[list[Edit], dict[int, int]]:
+    """Insert a call of ``probe`` into each branch; returns the edits and the line of each branch's number."""
+    edits: list[Edit] = []
+    branches: dict[int, int] = {}
+    for number, node in enumerate(walk(source.tree)):
+        first = 2 * number
+        if isinstance(node, ast.If | ast.IfExp):
+            start, end = source.span(node.test)
+            # Sorted after what the test itself holds at its end, and before what begins there.
+            edits += [(start, start, f"{probe}({first}, ("), (end, end, "))")]
+            branches |= {first: node.lineno, first + 1: node.lineno}
+        elif body := _branch_body(node):
+            edits.append(source.insert_before(body, f"{probe}({first})"))
+            branches[first] = body.lineno
+    return edits, branches
+
+
+def _branch_body(node: ast.AST) -> ast.stmt | None:
+    """Return the first statement of a branch with a body of its own, or None."""
+    if isinstance(node, FunctionNode):
+        is_special = node.name.startswith("__") and node.name != "__init__"
+        if is_special or any(isinstance(part, _BRANCHES) for part in walk(node)):
+            return None
+    elif not isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.match_case):
+        return None
+    return next(filter(is_active, node.body), node.body[-1])

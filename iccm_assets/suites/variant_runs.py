@@ -1,0 +1,160 @@
+"""Run the variants of a source in one sandbox, and read what they answered.
+
+``mutant_driver.py`` runs inside and is not trusted: its report is parsed strictly, and whether an answer is
+right is decided here, by the judge's own comparison. (D5)
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.sandbox import bubblewrap, pytest_suites
+from iccm_assets.sandbox.launcher import Packages
+from iccm_assets.sandbox.sandbox import CaseOutcome, Limits, Sandbox
+from iccm_assets.settings import Settings
+from iccm_assets.suites import mutant_driver
+from iccm_assets.suites.case_verdicts import classify_case
+from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
+from iccm_assets.suites.test_suites import Suite
+
+CASES_SECONDS = {"cases": 10.0, "pytest": 60.0}  # of all variants together
+POOL_SECONDS = 10.0
+GRACE_SECONDS = 10.0  # for the variant that runs when the time is over
+MALFORMED = "the variants of the source sent a malformed report"
+_RUNNERS = Path(pytest_suites.__file__).parent
+
+
+class MeasurementFailedError(Exception):
+    """The variants of a source gave no result; the message says why."""
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """Whether the suite refuses the source and each variant (None: no time), and the branches it reaches."""
+
+    source_refused: bool
+    refused: tuple[bool | None, ...]
+    hits: frozenset[int]
+
+
+@dataclass(frozen=True)
+class DifferenceReport:
+    """How many inputs the source answers, and whether each variant differs on one (None: no time for it)."""
+
+    inputs: int
+    differs: tuple[bool | None, ...]
+
+
+class VariantRunner:
+    """A sandbox for the variants of one source; a context manager."""
+
+    def __init__(self, source: SourceText, suite: Suite, settings: Settings) -> None:
+        self.source, self.suite, self.settings = source, suite, settings
+        self.probe = f"_{secrets.token_hex(8)}"  # no source can name it
+        packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
+        self.request: dict[str, Any] = {
+            "source": source.data,
+            "probe": self.probe,
+            "case_runner": _compile_runner("case_runner"),
+            "pytest_runner": _compile_runner("pytest_runner"),
+            "files": dict(suite.files) if suite.kind == "pytest" else None,
+            "paths": _package_paths(packages, settings),
+        }
+        self.sandbox = Sandbox.start(settings, packages)
+
+    def __enter__(self) -> VariantRunner:
+        self.sandbox.load(_read_driver())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.sandbox.close()
+
+    def run_cases(self, variants: Sequence[list[Edit]], cases_per_process: int) -> CaseReport:
+        """Run the suite's cases on the source, and on each variant; the first has the probes."""
+        report = self._run(
+            "run_cases",
+            CASES_SECONDS[self.suite.kind],
+            variants=[[], *variants],
+            plans=[case.inputs() for case in self.suite.cases],
+            cases_per_process=cases_per_process,
+        )
+        try:
+            own = self._is_refused(list(enumerate(report["answers"])))
+            refused = tuple(None if own is None else self._is_refused(own) for own in report["differences"])
+            hits = frozenset(map(int, report["hits"]))
+        except (LookupError, TypeError, ValueError):
+            raise MeasurementFailedError(MALFORMED) from None
+        if len(refused) != len(variants) or len(report["answers"]) != len(self.suite.cases):
+            raise MeasurementFailedError(MALFORMED)
+        return CaseReport(own, refused, hits)
+
+    def _is_refused(self, answers: list[Any]) -> bool:
+        """Whether the suite refuses one of these answers; None stands for one that did not come."""
+        for number, answer in answers:
+            if answer is None:
+                return True
+            outcome = CaseOutcome("answered", answer=str(answer).encode(), imported=True)
+            if classify_case(self.suite.cases[number], outcome, self.settings.judge).verdict != "passed":
+                return True
+        return False
+
+    def run_pool(
+        self, variants: Sequence[list[Edit]], plans: list[Any], raised: Sequence[str]
+    ) -> DifferenceReport:
+        """Run further inputs on the source and on each variant; ``raised``: what the source raises itself."""
+        report = self._run(
+            "run_pool", POOL_SECONDS, variants=[[], *variants], plans=plans, raised=list(raised)
+        )
+        try:
+            differs = tuple(None if value is None else value is True for value in report["differs"])
+            inputs = int(report["inputs"])
+        except (LookupError, TypeError, ValueError):
+            raise MeasurementFailedError(MALFORMED) from None
+        if len(differs) != len(variants):
+            raise MeasurementFailedError(MALFORMED)
+        return DifferenceReport(inputs, differs)
+
+    def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
+        request = self.request | parts | {"seconds": seconds}
+        limits = Limits(seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
+        outcome = self.sandbox.run_case(0, ("call", function, [request], {}), limits)
+        if outcome.kind == "lost":
+            raise SandboxUnavailableError("its init process ended while the variants of a source ran")
+        if outcome.kind != "answered":
+            raise MeasurementFailedError(f"the variants of the source exceeded a limit ({outcome.kind})")
+        try:
+            kind, value = json.loads(outcome.answer)
+            report = json.loads(check_encoded(value)[1]) if kind == "v" and value[0] == "s" else None
+        except (ValueError, TypeError, LookupError, RecursionError, InvalidValueError):
+            report = None
+        if not isinstance(report, dict):
+            raise MeasurementFailedError(MALFORMED)
+        return report
+
+
+def _package_paths(packages: Packages, settings: Settings) -> list[str]:
+    """Return where the sandbox imports packages from; without isolation, folders of the host."""
+    if settings.sandbox == "strict":
+        return [bubblewrap.PACKAGES] if packages else []
+    return sorted({str(Path(folder).parent) for _, folder in packages})
+
+
+@cache
+def _read_driver() -> str:
+    return Path(mutant_driver.__file__).read_text(encoding="utf-8")
+
+
+@cache
+def _compile_runner(name: str) -> bytes:
+    """Compile the judge's runner of a case; the sandbox has the same interpreter."""
+    path = _RUNNERS / f"{name}.py"
+    return marshal.dumps(compile(path.read_bytes(), f"<{name}>", "exec", dont_inherit=True))
