@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from iccm_assets.endpoint_urls import parse_orchestra
+from iccm_assets.endpoint_urls import EndpointAddress, parse_orchestra
 from iccm_assets.errors import SettingsError, first_line
 
 PACKAGE = Path(__file__).parent
@@ -268,14 +268,27 @@ class ScoringSettings(SettingsGroup):
     )
 
 
-class EndpointSettings(SettingsGroup):
-    """Requests to the chat endpoints of the orchestra; API keys are not settings (docs/orchestra.md)."""
+class EndpointMemberSettings(SettingsGroup):
+    """Requests to one member of the orchestra; null removes a field from the request."""
 
     timeout_seconds: float = Field(
         120.0, gt=0, description="Timeout of one text at one endpoint, retries included."
     )
-    connect_seconds: float = Field(5.0, gt=0, description="Connect timeout.")
     retries: int = Field(2, ge=0, le=20, description="Retries of a failed request within the timeout.")
+    prompt: str = Field("", description="Instruction sent before the requirements; empty: the default.")
+    system_prompt: str = Field("", description="System prompt sent before the instruction; empty: none.")
+    max_tokens: int | None = Field(4096, ge=16, description="Maximum tokens of a reply.")
+    temperature: float | None = Field(0.0, ge=0, le=2, description="Sampling temperature; 0: greedy.")
+    seed: int | None = Field(17, ge=0, description="Seed sent with every request.")
+    request: dict[str, JsonValue] = Field(
+        {}, description="JSON merged into the body of every request; null removes a field."
+    )
+
+
+class EndpointSettings(EndpointMemberSettings):
+    """Requests to the chat endpoints of the orchestra; API keys are not settings (docs/orchestra.md)."""
+
+    connect_seconds: float = Field(5.0, gt=0, description="Connect timeout.")
     concurrency: int = Field(4, ge=1, le=256, description="Concurrent requests to one URL.")
     requests_per_minute: float = Field(
         0.0, ge=0, description="Rate limit of one URL, evenly spaced; 0: no limit."
@@ -289,13 +302,20 @@ class EndpointSettings(SettingsGroup):
     circuit_breaker_cooldown_seconds: float = Field(
         300.0, gt=0, description="Time an open circuit breaker waits before it lets one request through."
     )
-    system_prompt: str = Field("", description="System prompt sent before the requirements; empty: none.")
-    max_tokens: int = Field(4096, ge=16, description="Maximum tokens of a reply.")
-    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature; 0: greedy.")
-    seed: int = Field(17, ge=0, description="Seed sent with every request.")
-    request: dict[str, JsonValue] = Field(
-        {}, description="JSON merged into the body of every request; null removes a field."
+    members: dict[str, EndpointMemberSettings] = Field(
+        {},
+        description="JSON of overrides by member, named by its model or `openai:URL#model`; null removes a"
+        " field from the request.",
     )
+
+    def for_member(self, *names: str) -> EndpointSettings:
+        """Return the settings of the member with these names; the override of a later name wins."""
+        values: dict[str, Any] = {}
+        for member in (self.members[name] for name in names if name in self.members):
+            request = {**values.get("request", self.request), **member.request}
+            values |= {name: getattr(member, name) for name in member.model_fields_set}
+            values["request"] = request
+        return self.model_copy(update={**values, "members": {}})
 
 
 class RolloutSettings(SettingsGroup):
@@ -561,6 +581,18 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _check_endpoint_members(self) -> Settings:
+        members = [part for part in parse_orchestra(self.orchestra) if isinstance(part, EndpointAddress)]
+        names = [name for member in members for name in (member.model, member.name)]
+        if unknown := sorted(set(self.endpoints.members) - set(names)):
+            known = ", ".join(member.name for member in members) or "none"
+            raise ValueError(
+                f"ICCM_ENDPOINTS__MEMBERS: no member is named {', '.join(unknown)}; the endpoints of"
+                f" ICCM_ORCHESTRA are: {known}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _disable_packaged_rehearsal(self) -> Settings:
         """The packaged rehearsal sample is for the packaged model only, unless it is set explicitly."""
         if self.base_model != str(PACKAGED_MODEL) and "rehearsal" not in self.model_fields_set:
@@ -627,13 +659,18 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(
-            f"ICCM_{'__'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise SettingsError(problems) from None
+        raise SettingsError("; ".join(map(_describe_problem, error.errors()))) from None
     except ValueError as error:  # pydantic-settings: a group variable that is not JSON
         raise SettingsError(first_line(error)) from None
+
+
+def _describe_problem(problem: Any) -> str:
+    """Name the variable, and the path inside of a JSON value as it is written there."""
+    # A validator of the whole tree has no location; its message names the variables.
+    variable, path = problem["loc"][:2], problem["loc"][2:]
+    message = problem["msg"].removeprefix("Value error, ") if not variable else problem["msg"]
+    name = f"ICCM_{'__'.join(map(str, variable)).upper()}" if variable else ""
+    return ": ".join(filter(None, (name, ".".join(map(str, path)), message)))
 
 
 @lru_cache(maxsize=1)

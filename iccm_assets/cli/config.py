@@ -84,7 +84,14 @@ def _walk(
 
 
 def mask_secrets(name: str, value: Any) -> Any:
-    """Mask the secrets of a value: passwords in URLs, and all of it if its name marks it as secret."""
+    """Mask the secrets of a value: passwords in URLs, and all of it if its name marks it as secret.
+
+    Groups inside of a value become dicts of the fields that are set.
+    """
+    if isinstance(value, SettingsGroup):
+        value = value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, dict):
+        return {key: mask_secrets(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [mask_secrets(name, item) for item in value]
     # "max_source_tokens" counts tokens; only texts can be secrets.

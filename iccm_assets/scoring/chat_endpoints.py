@@ -13,72 +13,41 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from iccm_assets.endpoint_urls import EndpointAddress
-from iccm_assets.scoring.chat_responses import InvalidResponse, extract_code, extract_content
+from iccm_assets.scoring.answer_code import extract_code
+from iccm_assets.scoring.chat_responses import InvalidResponse, is_out_of_credit, read_answer
+from iccm_assets.scoring.endpoint_limits import CircuitBreaker, RateLimiter, parse_retry_after, retry_delay
 from iccm_assets.scoring.reconstruction import Reconstruction, to_printable_line
 from iccm_assets.settings import EndpointSettings
 
 if TYPE_CHECKING:
     import httpx2
 
-# Part of the orchestra's digest: raise it with every change of the prompt, so that cached scores expire.
-PROMPT_VERSION = 2
+# Part of the orchestra's digest: raise it with every change of the prompt or of the rules which answers are
+# valid, so that cached scores expire.
+PROMPT_VERSION = 3
 PROMPT = (
     "Implement these software requirements as one self-contained Python 3 module that uses only the "
     "standard library. Answer with a single fenced code block and nothing else.\n\n"
 )
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
-INITIAL_BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 8.0
+# A longer invalid answer is cut where it is sent back to its model.
+MAX_FOLLOW_UP_CHARACTERS = 20_000
+FOLLOW_UP = (
+    "This answer cannot be used: {reason}. Send the complete module again, in a single fenced Python code "
+    "block and nothing else."
+)
 
 
-@dataclass
-class RateLimiter:
-    """Rate limiter of one URL; ``next_slot_at`` is the time (monotonic seconds) of the next free slot."""
-
-    next_slot_at: float = 0.0
-
-    def reserve_slot(self, now: float, requests_per_minute: float) -> float:
-        """Reserve the next slot and return the seconds until it."""
-        slot = max(now, self.next_slot_at)
-        self.next_slot_at = slot + (60.0 / requests_per_minute if requests_per_minute else 0.0)
-        return slot - now
-
-
-@dataclass
-class CircuitBreaker:
-    """Circuit breaker of one member: consecutive failures, and until when it gets no request."""
-
-    failures: int = 0
-    last_failure: str = ""
-    open_until: float = 0.0
-
-    def rejection_reason(self, now: float) -> str:
-        """Return why the member gets no request now; empty when it does."""
-        if now >= self.open_until:
-            return ""
-        return f"skipped after {self.failures} consecutive failures, the last: {self.last_failure}"
-
-    def record_result(self, problem: InvalidResponse | None, now: float, limits: EndpointSettings) -> None:
-        """Record the outcome of a request; any sign that the endpoint works resets the count.
-
-        So after a cooldown a single failure opens the breaker again.
-        """
-        if problem is None or problem.endpoint_works:
-            self.failures, self.open_until = 0, 0.0
-            return
-        self.failures, self.last_failure = self.failures + 1, problem.reason
-        if self.failures >= limits.circuit_breaker_failures:
-            self.open_until = now + limits.circuit_breaker_cooldown_seconds
+Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -101,13 +70,14 @@ class ChatEndpoint:
         """All that answers depend on: name, prompt and decoding, not timeouts, limits and keys (E1)."""
         return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
 
-    def build_request(self, requirements: str) -> dict[str, Any]:
-        """Build the JSON body of the request."""
+    def build_request(self, requirements: str, follow_ups: Sequence[Message] = ()) -> dict[str, Any]:
+        """Build the JSON body of the request; ``follow_ups`` are the messages after the requirements."""
         limits = self.limits
+        prompt = f"{limits.prompt.rstrip()}\n\n" if limits.prompt else PROMPT
         system = [{"role": "system", "content": limits.system_prompt}] if limits.system_prompt else []
         values = {
             "model": self.address.model,
-            "messages": [*system, {"role": "user", "content": PROMPT + requirements}],
+            "messages": [*system, {"role": "user", "content": prompt + requirements}, *follow_ups],
             "max_tokens": limits.max_tokens,
             "temperature": limits.temperature,
             "seed": limits.seed,
@@ -126,26 +96,16 @@ def get_key_variable(address: EndpointAddress) -> str:
     return f"{DEFAULT_KEY_VARIABLE}_{re.sub(r'[^A-Z0-9]', '_', location.upper())}"
 
 
-def retry_delay(
-    problem: InvalidResponse, attempt: int, remaining_seconds: float, max_retries: int, jitter: float
-) -> tuple[float | None, str]:
-    """Return the seconds to wait before the next attempt, or None for no retry, with the reason.
-
-    ``attempt`` counts from 0. A `Retry-After` is followed when ``remaining_seconds`` (of the deadline)
-    allow it; otherwise the wait doubles from 0.5 s to 8 s, less up to a quarter (``jitter``, 0 to 1).
-    """
-    allowed = max_retries if problem.max_retries is None else min(max_retries, problem.max_retries)
-    if attempt >= allowed:
-        return None, f"{problem.reason} ({attempt + 1} attempts)" if attempt else problem.reason
-    backoff = min(INITIAL_BACKOFF_SECONDS * 2**attempt, MAX_BACKOFF_SECONDS) * (1 - jitter / 4)
-    wait = backoff if problem.retry_after_seconds is None else max(problem.retry_after_seconds, 0.0)
-    if wait >= remaining_seconds:
-        return (
-            None,
-            f"{problem.reason} (retry after {wait:.0f} s, but {max(remaining_seconds, 0.0):.0f} s"
-            " of the deadline remain)",
-        )
-    return wait, problem.reason
+def build_follow_ups(problem: InvalidResponse) -> list[Message]:
+    """Return the messages that tell a model what was wrong with its answer; none where it gave none."""
+    if not problem.endpoint_works:
+        return []
+    # Some servers accept neither an empty message nor two of one role in a row.
+    answer = problem.answer.strip()[:MAX_FOLLOW_UP_CHARACTERS] or "(no answer)"
+    return [
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": FOLLOW_UP.format(reason=problem.reason)},
+    ]
 
 
 class RequestLoop(AbstractContextManager["RequestLoop"]):
@@ -212,12 +172,13 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
         limits, limiter = endpoint.limits, endpoint.rate_limiter
         deadline = time.monotonic() + limits.timeout_seconds
-        attempt, last_failure = 0, ""
+        attempt, last_failure, follow_ups = 0, "", list[Message]()
         try:
             async with asyncio.timeout(limits.timeout_seconds):
                 while True:
                     try:
-                        return extract_code(extract_content(await self._send(endpoint, requirements)))
+                        body = await self._send(endpoint, endpoint.build_request(requirements, follow_ups))
+                        return extract_code(read_answer(body), requirements)
                     except InvalidResponse as problem:
                         now = time.monotonic()
                         wait, reason = retry_delay(
@@ -225,6 +186,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
                         )
                         if wait is None:
                             raise InvalidResponse(reason, endpoint_works=problem.endpoint_works) from None
+                        follow_ups = build_follow_ups(problem) or follow_ups
                         if problem.retry_after_seconds is not None:
                             limiter.next_slot_at = max(limiter.next_slot_at, now + wait)
                         wait = max(wait, limiter.reserve_slot(now, limits.requests_per_minute))
@@ -233,14 +195,13 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         except TimeoutError:
             raise InvalidResponse(f"no answer within {limits.timeout_seconds:g} s{last_failure}") from None
 
-    async def _send(self, endpoint: ChatEndpoint, requirements: str) -> bytes:
+    async def _send(self, endpoint: ChatEndpoint, request: Mapping[str, Any]) -> bytes:
         """Send one request and return the body of a 200 response; redirects are not followed."""
         import httpx2  # 0.13 s: only where an endpoint is used
 
         url, limits, key = endpoint.address.url, endpoint.limits, endpoint.read_api_key()
         if url not in self._clients:
             self._clients[url] = httpx2.AsyncClient(
-                timeout=httpx2.Timeout(limits.timeout_seconds, connect=limits.connect_seconds),
                 limits=httpx2.Limits(max_connections=limits.concurrency),
                 # Compressed, a small response could grow without bound while it is read.
                 headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
@@ -248,10 +209,11 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         if not key.isascii() or not key.isprintable() or " " in key:
             raise InvalidResponse(f"{endpoint.key_variable} is not a valid API key", max_retries=0)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        content = json.dumps(endpoint.build_request(requirements)).encode("ascii")
+        content = json.dumps(request).encode("ascii")
+        timeout = httpx2.Timeout(limits.timeout_seconds, connect=limits.connect_seconds)
         try:
             async with self._clients[url].stream(
-                "POST", f"{url}/chat/completions", content=content, headers=headers
+                "POST", f"{url}/chat/completions", content=content, headers=headers, timeout=timeout
             ) as response:
                 body = await _read_body(response, int(limits.max_response_mib * (1 << 20)))
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
@@ -281,6 +243,8 @@ def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidR
             f"HTTP {status}: redirects to {headers.get('location', 'nowhere')[:100]}", max_retries=0
         )
     reason = f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}"
+    if status in (403, 429) and is_out_of_credit(body):
+        return InvalidResponse(reason, max_retries=0)
     # 408 timeout, 409 lock, 425 too early, 429 rate limit
     if status in (408, 409, 425, 429) or status >= 500:
         return InvalidResponse(
@@ -288,12 +252,3 @@ def _status_error(status: int, headers: httpx2.Headers, body: bytes) -> InvalidR
         )
     # The text was too long or rejected, which does not mean that the endpoint is broken.
     return InvalidResponse(reason, endpoint_works=status in (400, 413, 422), max_retries=0)
-
-
-def parse_retry_after(value: str | None, clock: Callable[[], float]) -> float | None:
-    """Parse a `Retry-After` header, a number or a date, into seconds; None when it is absent or invalid."""
-    for parse in (float, lambda date: parsedate_to_datetime(date).timestamp() - clock()):
-        with suppress(ValueError, OverflowError):
-            seconds = parse(value or "")
-            return seconds if 0 <= seconds < float("inf") else None
-    return None

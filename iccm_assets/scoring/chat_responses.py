@@ -1,30 +1,62 @@
-"""Chat responses: extract the implementation from a chat completion; pure functions, no I/O (O1).
+"""Chat responses: read the answer of a chat completion; pure functions, no I/O (O1, O3).
 
-Strict on purpose, because no answer is better than a wrong one: a response must be complete and marked as
-finished, and contain exactly one code block that is the implementation. Everything else raises
-`InvalidResponse`.
+Servers differ in the shape of the content and in the words for why a model stopped. Whatever cannot be a
+complete answer raises `InvalidResponse`, because no answer is better than a wrong one.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-# Servers name "the model stopped on its own" differently; any other reason means a truncated text.
-FINISH_REASONS = ("stop", "eos_token", "stop_sequence", "end_turn")
-PYTHON_TAGS = frozenset({"", "python", "python3", "py", "py3"})
-_FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})\s*(?P<tag>[^\s`]*)[^`]*")
-_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+from iccm_assets.scoring.reconstruction import is_blank
+
+# Servers name "the model stopped on its own" differently. Any other word means the same, unless it matches
+# a pattern below, but then only a closed code block shows that the answer is complete.
+_ENDED = re.compile(
+    r"(?:finish_?reason_?)?(?:stop(?:ped|_sequence|_token)?|eos(?:_token)?|eot|end(?:_turn|_of_text|ed)?"
+    r"|complete[d]?|finish(?:ed)?|done|normal|success)"
+)
+# Patterns of finish reasons, and the kind of end they name; the first match counts (`ERROR_LIMIT`).
+_UNFINISHED = (
+    (
+        "cut",
+        re.compile(r"length|max_\w{0,20}tokens?|limit|window|truncat|incomplete|not_finished|pause|budget"),
+    ),
+    (
+        "filtered",
+        re.compile(
+            r"filter|safety|sensitive|recitation|blocklist|blocked|prohibited|spii|guardrail|moderation|toxic"
+            r"|refus|harm|policy|censor|copyright"
+        ),
+    ),
+    ("tool calls", re.compile(r"tool|function")),
+    (
+        "failed",
+        re.compile(
+            r"error|abort|cancel|fail|interrupt|insufficient|overload|time_?out|unavailable|crash|disconnect"
+        ),
+    ),
+)
+# Error codes of an account that has to be paid for: waiting does not help.
+_OUT_OF_CREDIT = re.compile(
+    r"insufficient_(?:user_)?(?:quota|balance|credit|funds?)|billing|balance|credit|arrear|payment"
+    r"|exceeded_current_quota"
+)
+_FENCE_MARKS = ("```", "~~~")
+_FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
+_DROPPED_PARTS = re.compile(r"think|reason|tool|function|image|audio|file|search|citation")
 
 
 class InvalidResponse(Exception):
     """An unusable response, with its reason.
 
-    ``endpoint_works``: only this answer is unusable. ``max_retries``: how many retries make sense at most
-    (None: the settings decide). ``retry_after_seconds``: the seconds of a `Retry-After`.
+    ``endpoint_works``: only this answer is unusable, and ``answer`` is its text. ``max_retries``: how many
+    retries make sense at most (None: the settings decide). ``retry_after_seconds``: the seconds of a
+    `Retry-After`.
     """
 
     def __init__(
@@ -34,90 +66,140 @@ class InvalidResponse(Exception):
         endpoint_works: bool = False,
         max_retries: int | None = None,
         retry_after_seconds: float | None = None,
+        answer: str = "",
     ) -> None:
         super().__init__(reason)
-        self.reason, self.endpoint_works, self.max_retries, self.retry_after_seconds = (
-            reason,
-            endpoint_works,
-            max_retries,
-            retry_after_seconds,
-        )
+        self.reason, self.endpoint_works, self.max_retries = reason, endpoint_works, max_retries
+        self.retry_after_seconds, self.answer = retry_after_seconds, answer
 
 
-def extract_content(body: bytes) -> str:
-    """Return the text of a finished chat completion.
+@dataclass(frozen=True)
+class ChatAnswer:
+    """The text of an answer; ``ended`` means that the server says that the model stopped on its own."""
+
+    text: str
+    ended: bool
+
+
+def read_answer(body: bytes) -> ChatAnswer:
+    """Return the answer in a chat completion.
 
     Raises:
-        InvalidResponse: not a completion (worth a retry), or a cut, filtered or refused one (not worth it).
+        InvalidResponse: not a completion or a failed one (worth a retry), an empty one (worth one retry), or
+            a cut, filtered or refused one (not worth it).
     """
     try:
-        response: Any = json.loads(body.decode("utf-8"))
+        response: Any = json.loads(body)  # reads a byte order mark, too
     except (ValueError, RecursionError) as error:
         raise InvalidResponse(f"the response is not JSON ({type(error).__name__}): {body[:80]!r}") from None
-    match response:
-        case {"choices": [{"message": {**message}, **choice}, *_]}:
-            pass
-        case _:
-            raise InvalidResponse(f"the response is not a chat completion: {body[:80]!r}")
-    if message.get("refusal"):
-        raise InvalidResponse(f"refused: {message['refusal']}", endpoint_works=True, max_retries=0)
-    if choice.get("finish_reason") not in FINISH_REASONS:
-        raise InvalidResponse(
-            f"not finished: finish_reason {choice.get('finish_reason')!r}", endpoint_works=True, max_retries=0
-        )
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise InvalidResponse("the answer is empty", endpoint_works=True, max_retries=1)
-    return content
+    choice, message = _first_choice(response, body)
+    ended = _check_finish_reason(choice)
+    if refusal := _find_refusal(message):
+        raise InvalidResponse(f"refused: {refusal}", endpoint_works=True, max_retries=0)
+    text = join_parts(message.get("content"))
+    if is_blank(text):
+        text = join_parts(choice.get("text"))
+    if is_blank(text):
+        raise InvalidResponse(_describe_empty(message), endpoint_works=True, max_retries=1)
+    return ChatAnswer(text, ended)
 
 
-def extract_code(content: str) -> str:
-    """Return the implementation in an answer: a closed code block that parses and defines something.
+def _first_choice(response: Any, body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the first choice and its message; it has none in the shape of legacy completions."""
+    choices = response.get("choices") if isinstance(response, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, dict):
+        message = choice.get("message")
+        if isinstance(message, dict) or isinstance(choice.get("text"), str) or choice.get("error"):
+            return choice, message if isinstance(message, dict) else {}
+    raise InvalidResponse(
+        f"the response is not a chat completion: {body[:80]!r}",
+        max_retries=0 if is_out_of_credit(body) else None,
+    )
 
-    Reasoning (`<think>…</think>`) is not part of the answer, and blocks that define nothing, such as an
-    example of use, do not count.
+
+def join_parts(content: object) -> str:
+    """Return the text of a message's content: a text, or the text parts of a list, without thinking.
+
+    Parts continue each other, but the line of a code fence stays a line of its own.
+    """
+    pieces: list[str] = []
+    head, fences = "", 0  # the first characters of the last line; the fence lines so far
+    for part in _text_parts(content):
+        ends_fence = head in _FENCE_MARKS and fences % 2 == 0
+        if ends_fence or (head and part.lstrip(" ").startswith(_FENCE_MARKS)):
+            pieces.append("\n")
+            head = ""
+        fences += len(_FENCE_LINE.findall(part if not head else part.partition("\n")[2]))
+        pieces.append(part)
+        is_same_line = "\n" not in part
+        head = ((head if is_same_line else "") + part[part.rfind("\n") + 1 :].lstrip())[:3]
+    return "".join(pieces)
+
+
+def is_out_of_credit(body: bytes) -> bool:
+    """Whether an error says that the account has no quota or credit left."""
+    try:
+        response: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    error = response.get("error", response) if isinstance(response, Mapping) else None
+    if not isinstance(error, Mapping):
+        return False
+    return any(_OUT_OF_CREDIT.search(str(error.get(name)).lower()) for name in ("code", "type", "status"))
+
+
+def _check_finish_reason(choice: Mapping[str, Any]) -> bool:
+    """Return whether the model stopped on its own, False if the server does not say.
 
     Raises:
-        InvalidResponse: no such block, several different ones, or an answer that stops inside a block.
+        InvalidResponse: the answer is cut, filtered or a tool call, or the model failed.
     """
-    answer = content.rpartition("</think>")[2]
-    if "<think>" in answer:
+    reason, error = choice.get("finish_reason"), choice.get("error")
+    if isinstance(error, Mapping) and error:
+        raise InvalidResponse(f"the model failed: {_describe(error)}")
+    word = str(reason or "").strip().lower()
+    if _ENDED.fullmatch(word):
+        return True
+    kind = next((kind for kind, pattern in _UNFINISHED if pattern.search(word)), "")
+    if kind == "failed":
+        raise InvalidResponse(f"the model failed: finish_reason {reason!r}")
+    if kind:
         raise InvalidResponse(
-            "the answer stops inside the model's reasoning", endpoint_works=True, max_retries=1
+            f"not finished: {kind}, finish_reason {reason!r}", endpoint_works=True, max_retries=0
         )
-    blocks = list(_code_blocks(answer))
-    codes = {code for tag, code in blocks if tag in PYTHON_TAGS and _is_implementation(code)}
-    if len(codes) == 1:
-        return codes.pop()
-    if codes:
-        raise InvalidResponse(
-            f"{len(codes)} different implementations in one answer", endpoint_works=True, max_retries=1
-        )
-    problem = "no code block is Python that defines something" if blocks else "no code block in the answer"
-    raise InvalidResponse(f"{problem}: {answer.strip()[:80]!r}", endpoint_works=True, max_retries=1)
+    return False
 
 
-def _code_blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (tag, code) of every fenced code block; CommonMark's rule decides where one ends."""
-    fence, tag, lines = "", "", list[str]()
-    for line in text.splitlines(keepends=True):
-        mark = _FENCE.fullmatch(line.rstrip("\r\n"))
-        if not fence:
-            if mark:
-                fence, tag, lines = mark["fence"], mark["tag"].lower(), []
-        elif mark and not mark["tag"] and mark["fence"][0] == fence[0] and len(mark["fence"]) >= len(fence):
-            yield tag, "".join(lines)
-            fence = ""
-        else:
-            lines.append(line)
-    if fence:
-        raise InvalidResponse("the answer stops inside a code block", endpoint_works=True, max_retries=1)
+def _text_parts(content: object) -> Iterator[str]:
+    """Yield the texts of a content, whatever its shape; parts of thinking, tools and images have none."""
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping) and not _DROPPED_PARTS.search(str(part.get("type", "")).lower()):
+            text = part.get("text", part.get("content"))
+            # {"type": "text", "text": {"value": …}}
+            yield from _text_parts(text.get("value") if isinstance(text, Mapping) else text)
 
 
-def _is_implementation(code: str) -> bool:
-    """Whether the code is Python that defines a function or class; prose does not parse."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(node, _DEFINES) for node in ast.walk(tree))
+def _find_refusal(message: Mapping[str, Any]) -> str:
+    """Return the refusal of a message or of one of its parts; empty if there is none."""
+    parts = message.get("content")
+    refusals = [message.get("refusal")]
+    refusals += (
+        [part.get("refusal") for part in parts if isinstance(part, Mapping)]
+        if isinstance(parts, list)
+        else []
+    )
+    return next((str(refusal) for refusal in refusals if refusal), "")
+
+
+def _describe_empty(message: Mapping[str, Any]) -> str:
+    if message.get("tool_calls") or message.get("function_call"):
+        return "the answer is a tool call without text"
+    thinking = message.get("reasoning_content") or message.get("reasoning")
+    return "the answer is empty" + (", there is only reasoning" if thinking else "")
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    return f"{error.get('code') or error.get('type') or 'error'}: {str(error.get('message'))[:200]}"

@@ -20,10 +20,10 @@ from iccm_assets.errors import OrchestraError
 from iccm_assets.scoring.chat_endpoints import (
     DEFAULT_KEY_VARIABLE,
     ChatEndpoint,
-    RateLimiter,
     RequestLoop,
     get_key_variable,
 )
+from iccm_assets.scoring.endpoint_limits import RateLimiter
 from iccm_assets.scoring.reconstruction import LocalReconstructor, Reconstruction, ReconstructionRequest
 from iccm_assets.settings import EndpointSettings, Settings
 
@@ -102,6 +102,7 @@ def load_orchestra(spec: str, quorum: int, limits: EndpointSettings | None = Non
         parts = parse_orchestra(spec)
     except ValueError as error:
         raise OrchestraError(f"ICCM_ORCHESTRA {error}") from None
+    limits = limits or EndpointSettings()
     keys = _get_key_variables([part for part in parts if isinstance(part, EndpointAddress)])
     limiters: dict[str, RateLimiter] = {}
     members: list[Reconstructor] = []
@@ -110,7 +111,7 @@ def load_orchestra(spec: str, quorum: int, limits: EndpointSettings | None = Non
             members.append(
                 ChatEndpoint(
                     part,
-                    limits or EndpointSettings(),
+                    limits.for_member(part.model, part.name),
                     keys[part],
                     limiters.setdefault(part.url, RateLimiter()),
                 )

@@ -68,6 +68,19 @@ def test_no_secret_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         assert "slack://***,mailto://***" in printed
 
 
+def test_the_overrides_of_members_are_shown_as_they_are_set_and_without_secrets(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICCM_ORCHESTRA", "openai:http://host/v1#gpt-5,builtin")
+    members = {"gpt-5": {"temperature": None, "request": {"user_token": "hunter2", "max_tokens": 5}}}
+    monkeypatch.setenv("ICCM_ENDPOINTS__MEMBERS", json.dumps(members))
+    setting = shown(run)["ICCM_ENDPOINTS__MEMBERS"]
+    assert setting["value"] == {
+        "gpt-5": {"temperature": None, "request": {"user_token": "***", "max_tokens": 5}}
+    }
+    assert "{'gpt-5': {'temperature': None" in run("config", "show").stdout
+
+
 def test_an_invalid_orchestra_is_reported_after_the_list(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICCM_ORCHESTRA", "nobody")
     with pytest.raises(OrchestraError, match="unknown member 'nobody'"):

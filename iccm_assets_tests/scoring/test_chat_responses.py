@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iccm_assets.scoring.chat_endpoints import (
+from iccm_assets.scoring.answer_code import extract_code
+from iccm_assets.scoring.chat_responses import ChatAnswer, InvalidResponse, read_answer
+from iccm_assets.scoring.endpoint_limits import (
     CircuitBreaker,
     RateLimiter,
     parse_retry_after,
     retry_delay,
 )
-from iccm_assets.scoring.chat_responses import InvalidResponse, extract_code, extract_content
 from iccm_assets.settings import EndpointSettings
 
 CODE = "def f():\n    return 1\n"
@@ -23,6 +24,10 @@ CODE = "def f():\n    return 1\n"
 
 def fenced(code: str, tag: str = "python") -> str:
     return f"```{tag}\n{code.rstrip()}\n```\n"
+
+
+def part(text: str, kind: str = "text") -> dict[str, str]:
+    return {"type": kind, "text": text}
 
 
 def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
@@ -45,7 +50,7 @@ def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
     ],
 )
 def test_the_only_implementation_is_extracted_from_any_surroundings(content: str) -> None:
-    assert extract_code(content) == CODE
+    assert extract_code(ChatAnswer(content, ended=True)) == CODE
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_the_only_implementation_is_extracted_from_any_surroundings(content: str
 )
 def test_an_answer_without_exactly_one_implementation_is_rejected(content: str, words: str) -> None:
     with pytest.raises(InvalidResponse, match=words) as raised:
-        extract_code(content)
+        extract_code(ChatAnswer(content, ended=False))
     assert raised.value.endpoint_works and raised.value.max_retries == 1
 
 
@@ -90,27 +95,110 @@ def test_an_answer_without_exactly_one_implementation_is_rejected(content: str, 
         (completion(fenced(CODE), "length"), "finish_reason 'length'", True, 0),
         (completion(fenced(CODE), "content_filter"), "finish_reason 'content_filter'", True, 0),
         (completion(None, "tool_calls"), "finish_reason 'tool_calls'", True, 0),
-        (completion(fenced(CODE), None), "finish_reason None", True, 0),
-        (completion(fenced(CODE), ["stop"]), "finish_reason", True, 0),
+        (completion(fenced(CODE), "function_call"), "tool calls, finish_reason 'function_call'", True, 0),
         (completion(None, refusal="I will not"), "refused: I will not", True, 0),
         (completion(""), "the answer is empty", True, 1),
         (completion(None), "the answer is empty", True, 1),
-        (completion([{"type": "text", "text": CODE}]), "the answer is empty", True, 1),
+        (completion("\u200b\ufeff"), "the answer is empty", True, 1),
+        (completion([]), "the answer is empty", True, 1),
+        (completion([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]), "empty", True, 1),
+        (completion([{"type": "refusal", "refusal": "I cannot"}]), "refused: I cannot", True, 0),
+        (completion(None, reasoning_content=fenced(CODE)), "empty, there is only reasoning", True, 1),
+        (completion(None, tool_calls=[{"id": "1"}]), "a tool call without text", True, 1),
     ],
 )
 def test_a_response_that_is_not_a_finished_completion_says_why(
     body: bytes, words: str, endpoint_works: bool, retries: int | None
 ) -> None:
     with pytest.raises(InvalidResponse, match=words) as raised:
-        extract_content(body)
+        read_answer(body)
     assert (raised.value.endpoint_works, raised.value.max_retries) == (endpoint_works, retries)
+
+
+FINISHED = ["stop", "eos", "eos_token", "end_turn", "stop_sequence", "STOP", "COMPLETE", "FINISH_REASON_STOP"]
+UNKNOWN = ["", None, "no_such_word", "load", ["stop"], 0, {}, False]
+
+
+@pytest.mark.parametrize("reason", FINISHED + UNKNOWN)
+def test_any_other_finish_reason_is_finished_given_a_closed_block(reason: Any) -> None:
+    assert extract_code(read_answer(completion(fenced(CODE), reason))) == CODE
+
+
+def test_without_a_finish_reason_and_a_fence_an_answer_may_be_cut() -> None:
+    assert extract_code(read_answer(completion(CODE, "eos"))).strip() == CODE.strip()
+    for reason in UNKNOWN:
+        with pytest.raises(InvalidResponse, match="no code block"):
+            extract_code(read_answer(completion(CODE, reason)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "endpoint_works", "retries"),
+    [
+        *((reason, "not finished: cut", True, 0) for reason in (
+            "length", "max_tokens", "MAX_TOKENS", "model_length", "token_limit", "ERROR_LIMIT", "time_limit",
+            "model_context_window_exceeded", "FINISH_REASON_MAX_TOKENS", "limit", "max_output_tokens",
+        )),
+        *((reason, "not finished: filtered", True, 0) for reason in (
+            "content_filter", "SAFETY", "RECITATION", "PROHIBITED_CONTENT", "refusal", "sensitive",
+            "ERROR_TOXIC", "guardrail_intervened", "content_filtered",
+        )),
+        *((reason, "not finished: tool calls", True, 0) for reason in (
+            "tool_calls", "tool_use", "function_call", "MALFORMED_FUNCTION_CALL",
+        )),
+        *((reason, "the model failed", False, None) for reason in (
+            "error", "ERROR", "abort", "network_error", "insufficient_system_resource",
+            "cancelled", "timeout",
+        )),
+    ],
+)  # fmt: skip
+def test_a_cut_filtered_or_failed_answer_is_none_even_with_a_closed_block(
+    reason: str, words: str, endpoint_works: bool, retries: int | None
+) -> None:
+    with pytest.raises(InvalidResponse, match=words) as raised:
+        read_answer(completion(fenced(CODE), reason))
+    assert (raised.value.endpoint_works, raised.value.max_retries) == (endpoint_works, retries)
+
+
+def test_an_error_inside_of_a_choice_is_a_passing_failure_of_the_endpoint() -> None:
+    choice = {"error": {"code": 502, "message": "upstream"}, "message": {"content": fenced(CODE)}}
+    with pytest.raises(InvalidResponse, match="the model failed: 502: upstream") as raised:
+        read_answer(json.dumps({"choices": [choice]}).encode())
+    assert (raised.value.endpoint_works, raised.value.max_retries) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": fenced(CODE)}],
+        [{"type": "output_text", "text": fenced(CODE)}],
+        [{"text": fenced(CODE)}],
+        [fenced(CODE)],
+        [{"type": "thinking", "thinking": "hm", "text": fenced("def g(): 0")}, part(fenced(CODE))],
+        [part(fenced("def g(): pass"), "reasoning"), part(fenced(CODE))],
+        [part("Sure:"), part(fenced(CODE).strip()), part("Bye")],
+        [part("```python\ndef f():\n    ret"), part("urn 1\n```")],
+        [part("```"), part(f"python\n{CODE}```")],
+        [{"type": "text", "text": {"value": fenced(CODE)}}, {"type": "image_url", "image_url": {}}, None, 3],
+        {"type": "text", "text": fenced(CODE)},
+    ],
+)  # fmt: skip
+def test_content_may_be_a_list_of_parts(content: Any) -> None:
+    assert extract_code(read_answer(completion(content))) == CODE
+
+
+def test_a_byte_order_mark_and_the_shape_of_legacy_completions_are_read() -> None:
+    assert extract_code(read_answer(b"\xef\xbb\xbf" + completion(fenced(CODE)))) == CODE
+    legacy = {"choices": [{"text": fenced(CODE), "finish_reason": "stop"}]}
+    assert extract_code(read_answer(json.dumps(legacy).encode())) == CODE
+    both = {"choices": [{"text": fenced(CODE), "message": {"content": None}, "finish_reason": "stop"}]}
+    assert extract_code(read_answer(json.dumps(both).encode())) == CODE
 
 
 @settings(max_examples=50)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: completion(text)))
 def test_every_response_is_code_or_an_invalid_response(body: bytes) -> None:
     try:
-        assert "def" in (code := extract_code(extract_content(body))) or "class" in code or "lambda" in code
+        assert "def" in (code := extract_code(read_answer(body))) or "class" in code or "lambda" in code
     except InvalidResponse as problem:
         assert problem.reason
 

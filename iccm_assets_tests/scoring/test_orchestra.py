@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from iccm_assets.errors import OrchestraError, SettingsError
-from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, load_orchestra
+from iccm_assets.scoring.chat_endpoints import PROMPT
+from iccm_assets.scoring.orchestra import (
+    LocalReconstructor,
+    Orchestra,
+    load_orchestra,
+    load_orchestra_from_settings,
+)
 from iccm_assets.settings import EndpointSettings, load_settings
 
 FIRST, SECOND = "openai:http://one:8000/v1#a", "openai:https://other/v1#b"
@@ -93,6 +100,78 @@ def test_the_digest_changes_with_what_answers_depend_on_and_nothing_else(
 def test_the_digest_depends_on_the_members() -> None:
     a, b = LocalReconstructor("a", str), LocalReconstructor("b", str)
     assert Orchestra((a, b), 2).digest != Orchestra((a,), 1).digest
+
+
+def members_json(**members: object) -> str:
+    return json.dumps(members)
+
+
+def test_members_of_one_orchestra_send_what_their_own_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "ICCM_ORCHESTRA", "openai:http://one/v1#gpt-5,openai:http://two/v1#m,openai:http://x/v1#m"
+    )
+    monkeypatch.setenv("ICCM_ENDPOINTS__REQUEST", '{"top_p": 0.5}')
+    overrides = {
+        "gpt-5": {"temperature": None, "max_tokens": None, "request": {"max_completion_tokens": 8000}},
+        "m": {"seed": None, "temperature": 0.3, "timeout_seconds": 7, "retries": 0},
+        "openai:http://x/v1#m": {"prompt": "Schreibe Python.", "system_prompt": "Kurz.", "temperature": 0.9},
+    }
+    monkeypatch.setenv("ICCM_ENDPOINTS__MEMBERS", json.dumps(overrides))
+    first, second, third = load_orchestra_from_settings(load_settings()).members
+    bodies = [member.build_request("X") for member in (first, second, third)]
+    user = {"role": "user", "content": PROMPT + "X"}
+    assert bodies[0] == {
+        "model": "gpt-5", "messages": [user], "seed": 17, "top_p": 0.5, "max_completion_tokens": 8000,
+    }  # fmt: skip
+    assert bodies[1] == {
+        "model": "m", "messages": [user], "max_tokens": 4096, "temperature": 0.3, "top_p": 0.5,
+    }  # fmt: skip
+    # Both the model and the full name match: the full name wins, field by field.
+    assert bodies[2] == {
+        **bodies[1],
+        "messages": [
+            {"role": "system", "content": "Kurz."},
+            {"role": "user", "content": "Schreibe Python.\n\nX"},
+        ],
+        "temperature": 0.9,
+    }
+    assert [(member.limits.timeout_seconds, member.limits.retries) for member in (first, second, third)] == [
+        (120, 2), (7, 0), (7, 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (members_json(c={}), "no member is named c; the endpoints of ICCM_ORCHESTRA are: openai:http://one"),
+        (members_json(builtin={}), "no member is named builtin"),
+        (members_json(a={"temprature": 1}), "ICCM_ENDPOINTS__MEMBERS: a.temprature: Extra inputs"),
+        (members_json(a={"concurrency": 1}), "ICCM_ENDPOINTS__MEMBERS: a.concurrency: Extra inputs"),
+        (members_json(a={"members": {}}), "ICCM_ENDPOINTS__MEMBERS: a.members: Extra inputs"),
+        (members_json(a={"seed": -1}), "ICCM_ENDPOINTS__MEMBERS: a.seed: "),
+        (members_json(a={"timeout_seconds": None}), "ICCM_ENDPOINTS__MEMBERS: a.timeout_seconds: "),
+        (members_json(a=1), "ICCM_ENDPOINTS__MEMBERS: a: "),
+    ],
+)
+def test_overrides_of_unknown_members_or_fields_are_errors_that_name_them(
+    monkeypatch: pytest.MonkeyPatch, members: str, words: str
+) -> None:
+    monkeypatch.setenv("ICCM_ORCHESTRA", FIRST)
+    monkeypatch.setenv("ICCM_ENDPOINTS__MEMBERS", members)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_digest_changes_with_the_override_of_one_member() -> None:
+    def load_digest(**members: object) -> str:
+        limits = EndpointSettings.model_validate({"members": members})
+        return load_orchestra(f"{FIRST},{SECOND}", 1, limits).digest
+
+    changes = [{"a": {"temperature": 1}}, {"b": {"temperature": 1}}, {"a": {"seed": None}}]
+    changes += [{"a": {"prompt": "Write Python."}}, {"a": {"request": {"top_k": 1}}}]
+    assert len({load_digest(), *(load_digest(**members) for members in changes)}) == 6
+    assert load_digest(a={"timeout_seconds": 1, "retries": 0}) == load_digest()
 
 
 def keys(*addresses: str) -> list[str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ _FAULTY_CONTENT: dict[str, Callable[[str], str]] = {
     "open": lambda content: content[: content.rfind("```")],
     "prose": lambda content: "```python\nFirst, we look at the input.\n```",
     "several": lambda content: "\nor\n".join(
-        [content, *(f"```python\ndef f(*args):\n    return {value}\n```" for value in (None, 0))]
+        [content, *(_alternative(content, value) for value in (None, 0))]
     ),
 }
 _STREAMS = {"drip": (b" ", 1 << 40, 0.02), "huge": (b" " * (1 << 20), HUGE_RESPONSE_BYTES >> 20, 0.0)}
@@ -152,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(model, text, self.endpoint.config.draw_fault(model, text))
 
     def _read_request(self) -> tuple[str, str]:
-        """Return the requested model and the requirements, which are the last user message."""
+        """Return the requested model and the requirements: the first user message, others are follow-ups."""
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = json.loads(self.rfile.read(length))
             contents = [message["content"] for message in request["messages"] if message["role"] == "user"]
-            model, text = request["model"], contents[-1]
+            model, text = request["model"], contents[0]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise InputError("not a chat completion request with a model and a user message") from None
         if not isinstance(model, str) or not isinstance(text, str):
@@ -230,6 +231,12 @@ def _content(model: str, text: str) -> str:
     except (ValueError, IccmError) as error:
         return f"I cannot implement this: {error}"
     return f"```python\n{code.rstrip()}\n```\n"
+
+
+def _alternative(content: str, value: object) -> str:
+    """Return a block that defines the same functions otherwise."""
+    names = re.findall(r"^def (\w+)", content, re.MULTILINE)
+    return "```python\n" + "".join(f"def {name}(*args):\n    return {value}\n" for name in names) + "```"
 
 
 def _completion(model: str, content: str, fault: str) -> dict[str, Any]:

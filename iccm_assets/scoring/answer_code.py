@@ -1,0 +1,169 @@
+"""Code of a chat answer: choose the implementation among its code blocks (O3).
+
+Strict on purpose, because no answer is better than a wrong one: an answer whose blocks contradict each other
+raises `InvalidResponse`.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+from iccm_assets.scoring.answer_text import (
+    AnswerBlock,
+    UnclosedThinkingError,
+    drop_thinking,
+    find_after_thinking,
+    find_outer_block,
+    normalize_text,
+    split_blocks,
+)
+from iccm_assets.scoring.chat_responses import ChatAnswer, InvalidResponse
+from iccm_assets.scoring.code_units import (
+    CodeUnit,
+    ConflictError,
+    find_needed,
+    is_connected,
+    join_units,
+    parse_unit,
+)
+
+# The words of an info string: `{.python}`, `python:a.py`, `lang=python`.
+_INFO_WORD = re.compile(r"[^\s{}:,;=\"'(\[]+")
+_ATTRIBUTES = frozenset({"title", "file", "filename", "name", "path", "lang", "language", "class", "id"})
+_OTHER_TEXT = frozenset({"code", "none", "plain", "plaintext", "text", "txt"})
+_NOT_CODE = ("repl", "console", "traceback", "session")
+_PYTHON_WORD = re.compile(r"py(?:py)?[\d.]*")
+_WORD = re.compile(r"\w+")
+_QUOTES = frozenset("`'\"“”‘’")
+
+
+def extract_code(answer: ChatAnswer, requirements: str = "") -> str:
+    """Return the implementation in an answer: closed code blocks that are Python and define something.
+
+    Of several blocks those count that define what the requirements name, and the blocks they need. Without
+    any fence the whole answer counts if it is Python and the server says that it is complete.
+
+    Raises:
+        InvalidResponse: no such block, blocks that contradict each other, or an answer that stops inside a
+            block or inside the model's thinking.
+    """
+    text = normalize_text(answer.text)
+    try:
+        unit = _parse_unfenced(text) if answer.ended else None
+        return unit.code if unit else _extract_from(drop_thinking(text), requirements, answer)
+    except UnclosedThinkingError:
+        raise _invalid("the answer stops inside the model's reasoning", answer) from None
+    except InvalidResponse:
+        # A draft that is never closed hides the end of the thinking.
+        rest = find_after_thinking(text)
+        if rest is None:
+            raise
+        return _extract_from(rest, requirements, answer)
+    except RecursionError:
+        raise _invalid("the code is nested too deeply", answer) from None
+
+
+def is_python_info(info: str) -> bool | None:
+    """Whether an info string names Python; None if it names no language."""
+    words = [word.lower().strip(".#") for word in _INFO_WORD.findall(info[:200])]
+    words = [word for word in words if word]
+    if not words or words[0] in _OTHER_TEXT:
+        return None
+    if words[0] in _ATTRIBUTES:
+        return True if any(map(_is_python, words[1:])) else None
+    return _is_python(words[0])
+
+
+def find_named(requirements: str, names: Iterable[str]) -> frozenset[str]:
+    """Return the names that the requirements mark as code; if there are none, those that are words of it.
+
+    A word is marked by quotes, by a parenthesis behind it, or by its form (`snake_case`, `CamelCase`).
+    """
+    words, marked = set[str](), set[str]()
+    for match in _WORD.finditer(requirements):
+        word, start, end = match[0], match.start(), match.end()
+        before, after = requirements[max(start - 1, 0) : start], requirements[end : end + 1]
+        words.add(word)
+        if (
+            before in _QUOTES
+            or after in _QUOTES
+            or after == "("
+            or "_" in word
+            or word[1:] != word[1:].lower()
+        ):
+            marked.add(word)
+    defined = frozenset(names)
+    return (defined & marked) or (defined & words)
+
+
+def _extract_from(text: str, requirements: str, answer: ChatAnswer) -> str:
+    if answer.ended and (unit := _parse_unfenced(text.strip("\n"))):
+        return unit.code
+    blocks = list(split_blocks(text))
+    is_open = bool(blocks) and not blocks[-1].closed
+    units = [] if is_open else list(_parse_blocks(blocks))
+    if not any(unit.defines for unit in units):
+        outer = find_outer_block(text)
+        unit = _parse_block(outer) if outer else None
+        units = [unit] if unit and unit.defines else []
+    if units:
+        return _choose(units, requirements, answer)
+    if is_open:
+        raise _invalid("the answer stops inside a code block", answer)
+    problem = "no code block is Python that defines something" if blocks else "no code block in the answer"
+    raise _invalid(f"{problem}: {text.strip()[:80]!r}", answer)
+
+
+def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) -> str:
+    """Return the code of the units that implement the requirements."""
+    named = find_named(requirements, (name for unit in units for name in unit.definitions))
+    units = [unit for unit in units if not unit.is_tests or unit.definitions & named]
+    defining = [number for number, unit in enumerate(units) if unit.definitions]
+    defining = defining or [number for number, unit in enumerate(units) if unit.defines]
+    if not defining:
+        raise _invalid("the code blocks are tests alone", answer)
+    selected = [number for number in defining if units[number].definitions & named] or defining
+    is_certain = len(selected) == 1 or bool(units[selected[0]].definitions & named)
+    if not is_certain and not is_connected([units[number] for number in selected]):
+        raise _invalid(f"{len(selected)} different implementations in one answer", answer)
+    try:
+        return join_units([units[number] for number in find_needed(selected, units)])
+    except ConflictError as error:
+        raise _invalid(f"{error} in one answer", answer) from None
+
+
+def _invalid(reason: str, answer: ChatAnswer) -> InvalidResponse:
+    return InvalidResponse(reason, endpoint_works=True, max_retries=1, answer=answer.text)
+
+
+def _is_python(word: str) -> bool:
+    if "python" in word:
+        return not any(part in word for part in _NOT_CODE)
+    return word.endswith((".py", ".pyi", "/py")) or _PYTHON_WORD.fullmatch(word) is not None
+
+
+def _parse_blocks(blocks: Iterable[AnswerBlock]) -> Iterator[CodeUnit]:
+    """Yield the blocks of Python, without repetitions."""
+    digests: set[str] = set()
+    for block in blocks:
+        unit = _parse_block(block)
+        if unit is not None and unit.digest not in digests:
+            digests.add(unit.digest)
+            yield unit
+
+
+def _parse_block(block: AnswerBlock) -> CodeUnit | None:
+    if not block.closed or is_python_info(block.info) is False:
+        return None
+    return parse_unit(block.code) or parse_unit(textwrap.dedent(block.code))
+
+
+def _parse_unfenced(text: str) -> CodeUnit | None:
+    """Return a whole answer that is Python and defines something, without the tag of a lost fence."""
+    if "```" in text or "~~~" in text:
+        return None
+    first, _, rest = text.partition("\n")
+    unit = parse_unit(rest if is_python_info(first) and " " not in first.strip() else text)
+    return unit if unit is not None and unit.definitions else None
