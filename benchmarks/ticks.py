@@ -131,7 +131,7 @@ def explain(engine: sa.Engine) -> None:
     with engine.connect() as conn:
         at, started = now(conn), time.perf_counter()
         counted = example_queries.count_selectable(conn, at, get_settings().selection)
-        say(f"{counted} selectable examples counted in {time.perf_counter() - started:.3f} s")
+        say(f"{counted.size} selectable examples counted in {time.perf_counter() - started:.3f} s")
         plan = sa.text(
             "explain (analyze, costs off, timing off, summary on) "
             f"{example_queries.COUNT_SELECTABLE_SQL.text}"

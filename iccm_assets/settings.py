@@ -160,9 +160,11 @@ class SelectionSettings(SettingsGroup):
     emergency_max_examples: int = Field(
         200, ge=1, description="Maximum number of new examples in an emergency."
     )
-    max_per_user: int = Field(10, ge=1, description="Maximum number of examples of one user.")
     max_user_share: float = Field(
-        0.10, gt=0, le=1, description="Maximum share of the selection that one user has."
+        0.10,
+        gt=0,
+        le=1,
+        description="Maximum share of the selection that one user has; twice an equal share if that is more.",
     )
 
     def with_window(self, window_days: int | None) -> SelectionSettings:

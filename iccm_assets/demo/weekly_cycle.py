@@ -219,8 +219,8 @@ def _request_retrain(
         timestamp = now(conn)
         decision: TriggerFired | TriggerSkipped = triggers.manual_trigger("demo", "the demo's retrain")
         if not manual:
-            selectable = propose_selection(conn, timestamp, settings.selection).selectable
-            decision = triggers.decide_weekly(timestamp, selectable, settings.triggers)
+            share = propose_selection(conn, timestamp, settings.selection).fair_share
+            decision = triggers.decide_weekly(timestamp, share.size, settings.triggers, share.note)
         if isinstance(decision, TriggerSkipped):
             return decision, None
         run = training_runs.create_run(conn, decision, dispatched=True)

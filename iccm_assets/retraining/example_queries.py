@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from iccm_assets.retraining.example_selection import (
     ExampleSelection,
+    FairShare,
     PoolRow,
     max_fair_selection,
     select_examples,
@@ -42,7 +43,8 @@ _NEW_ROWS = """
 _ROWS = text(
     f"""
     with recursive {_ANCESTRY}
-    select t.conversation_id, c.session_id, c.user_id, c."timestamp", t.quality_score, t.failed_first
+    select t.conversation_id, c.session_id, c.user_id, c."timestamp", t.quality_score, t.failed_first,
+        c.token_name
     {_NEW_ROWS}
     order by t.conversation_id
     """
@@ -55,7 +57,8 @@ COUNT_SELECTABLE_SQL = text(
     with recursive {_ANCESTRY}
     select count(*)
     {_NEW_ROWS} and c."timestamp" between :start and :end
-    group by case when c.user_id <> '' then 'user:' || c.user_id else 'session:' || c.session_id end
+    group by case when c.user_id <> '' then 'user:' || c.user_id
+        when c.token_name <> '' then 'token:' || c.token_name end
     """
 )
 
@@ -80,12 +83,11 @@ def fetch_candidates(
     return [PoolRow(*row) for row in rows]
 
 
-def count_selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> int:
-    """Return ``propose_selection(…).selectable`` without reading the examples (T1, T3)."""
+def count_selectable(conn: Connection, now: datetime, settings: SelectionSettings) -> FairShare:
+    """Return ``propose_selection(…).fair_share`` without reading the examples (T1, T3)."""
     window = selection_window(now, _last_training(conn, None), settings)
     values = {"first_day": _first_day(now, settings), "base": None, "start": window.start, "end": window.end}
-    counts = conn.execute(COUNT_SELECTABLE_SQL, values).scalars().all()
-    return max_fair_selection(counts, sum(counts), settings)[0]
+    return max_fair_selection(conn.execute(COUNT_SELECTABLE_SQL, values).scalars(), None, settings)
 
 
 def propose_selection(

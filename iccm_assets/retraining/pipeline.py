@@ -97,10 +97,11 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
             conn, at, window, run.emergency, base=run.requested_base
         )
         if too_few := triggers.below_minimum(len(selection.selected), settings.triggers):
+            reason = f"{too_few.reason}; {selection.reason}"
             training_runs.finish_run(
-                conn, run.id, run.fence, "skipped", notes=too_few.reason, base_version=base.version
+                conn, run.id, run.fence, "skipped", notes=reason, base_version=base.version
             )
-            return SkippedRun(f"{too_few.reason}; {selection.reason}")
+            return SkippedRun(reason)
         new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
     dataset = compose_dataset(
         new,

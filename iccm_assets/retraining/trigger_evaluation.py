@@ -49,7 +49,8 @@ def evaluate_weekly_trigger(
 ) -> TrainingRun | TriggerSkipped:
     """Evaluate the weekly trigger (T1)."""
     selectable = example_queries.count_selectable(conn, now, settings.selection)
-    return _create_run(conn, triggers.decide_weekly(now, selectable, settings.triggers))
+    decision = triggers.decide_weekly(now, selectable.size, settings.triggers, selectable.note)
+    return _create_run(conn, decision)
 
 
 def evaluate_data_threshold_trigger(
@@ -61,7 +62,8 @@ def evaluate_data_threshold_trigger(
     if existing := training_runs.get_by_trigger_key(conn, triggers.data_threshold_key(now)):
         return _already_requested(existing)
     selectable = example_queries.count_selectable(conn, now, settings.selection)
-    return _create_run(conn, triggers.decide_data_threshold(now, selectable, settings.triggers))
+    decision = triggers.decide_data_threshold(now, selectable.size, settings.triggers, selectable.note)
+    return _create_run(conn, decision)
 
 
 def evaluate_degradation_trigger(conn: Connection, settings: Settings) -> TrainingRun | TriggerSkipped:

@@ -62,13 +62,29 @@ class EmergencyStatus:
     rollout: int | None = None
 
 
-def decide_weekly(now: datetime, selectable: int, triggers: TriggerSettings) -> TriggerFired | TriggerSkipped:
-    """Fire when there are enough new examples, once per ISO week (T1)."""
-    if selectable < triggers.weekly_min_examples:
-        return TriggerSkipped(f"{selectable} of {triggers.weekly_min_examples} new examples")
+def decide_weekly(
+    now: datetime, selectable: int, triggers: TriggerSettings, cap_note: str = ""
+) -> TriggerFired | TriggerSkipped:
+    """Fire when there are enough new examples, once per ISO week (T1).
+
+    ``cap_note`` is the effect of the cap on a user's share, for the reason.
+    """
+    enough, reason = _count_examples(selectable, triggers.weekly_min_examples, cap_note)
+    if not enough:
+        return TriggerSkipped(reason)
     year, week, _ = now.astimezone(UTC).isocalendar()
-    reason = f"{selectable} new examples, {triggers.weekly_min_examples} required"
     return TriggerFired("weekly", f"weekly:{year}-W{week:02d}", reason)
+
+
+def _count_examples(selectable: int, required: int, cap_note: str) -> tuple[bool, str]:
+    """Return whether there are enough examples, and the numbers in words."""
+    enough = selectable >= required
+    numbers = (
+        f"{selectable} new examples, {required} required"
+        if enough
+        else f"{selectable} of {required} new examples"
+    )
+    return enough, f"{numbers}; {cap_note}" if cap_note else numbers
 
 
 def data_threshold_key(now: datetime) -> str:
@@ -85,15 +101,18 @@ def data_threshold_too_early(now: datetime) -> TriggerSkipped | None:
 
 
 def decide_data_threshold(
-    now: datetime, selectable: int, triggers: TriggerSettings
+    now: datetime, selectable: int, triggers: TriggerSettings, cap_note: str = ""
 ) -> TriggerFired | TriggerSkipped:
-    """Fire when there are many new examples, once per UTC day, from 03:00 on (T3)."""
+    """Fire when there are many new examples, once per UTC day, from 03:00 on (T3).
+
+    ``cap_note`` is the effect of the cap on a user's share, for the reason.
+    """
     if too_early := data_threshold_too_early(now):
         return too_early
-    if selectable < triggers.threshold_min_examples:
-        return TriggerSkipped(f"{selectable} of {triggers.threshold_min_examples} new examples")
-    reason = f"{selectable} new examples, {triggers.threshold_min_examples} required"
-    return TriggerFired("data_threshold", data_threshold_key(now), reason)
+    enough, reason = _count_examples(selectable, triggers.threshold_min_examples, cap_note)
+    return (
+        TriggerFired("data_threshold", data_threshold_key(now), reason) if enough else TriggerSkipped(reason)
+    )
 
 
 def should_start_emergency(

@@ -124,12 +124,13 @@ def test_status_shows_production_retrains_and_days(run: Run, history: Settings) 
         5,
     )
     assert len(status["days"]) == 7
-    assert status["selectable"]["examples"] == 0
+    assert status["selectable"]["examples"] == 2
     assert status["rollout"] is None
     printed = run("status").stdout
     assert "v2-good is in production" in printed
     assert "[gate] fell by 0.1" in printed
-    assert "0 of 50 new examples for the weekly retrain: 0 of 2 new pool rows" in printed
+    assert "2 of 50 new examples for the weekly retrain: 2 of 2 new pool rows" in printed
+    assert "with 2 users no cap applies" in " ".join(printed.split())
 
 
 def test_status_of_an_empty_platform_is_not_an_error(run: Run, platform: Settings) -> None:

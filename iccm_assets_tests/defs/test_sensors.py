@@ -142,6 +142,18 @@ def test_with_fewer_the_skip_says_how_many(engine, platform, instance) -> None:
     assert rows(engine) == []
 
 
+def test_the_skip_says_what_the_cap_on_a_users_share_leaves(engine, platform, instance) -> None:
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+        for number in range(1, 121):
+            user = "busy" if number > 28 else f"u{number % 7}"
+            conversation(conn, number, user=user, at=AT_FOUR - timedelta(days=1))
+    assert tick(new_data_threshold_sensor, platform, instance) == (
+        "37 of 100 new examples; the cap of 25% (8 users) leaves 37 of 120 rows; "
+        "with 8 users the cap is wide: 25% of the examples instead of 10%"
+    )
+
+
 def test_before_three_it_does_not_look(engine, platform, instance) -> None:
     fill(engine, 120)
     set_time(engine, AT_FOUR.replace(hour=2, minute=59))
@@ -181,7 +193,8 @@ def test_counting_in_the_database_is_counting_the_examples(engine, window: int) 
             conn, 1, "v1", examples=dict.fromkeys(range(1, 9), "new"), trained_at=AT_FOUR - timedelta(days=5)
         )
         counted = example_queries.count_selectable(conn, AT_FOUR, settings)
-        assert counted == example_queries.propose_selection(conn, AT_FOUR, settings).selectable > 0
+        assert counted == example_queries.propose_selection(conn, AT_FOUR, settings).fair_share
+        assert counted.size > 0
 
 
 # T2

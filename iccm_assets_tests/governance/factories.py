@@ -62,7 +62,7 @@ def small_world(home: Path, database_url: str | None = None) -> Iterator[World]:
         canary_set=str(canary_set),
         rehearsal="",
         triggers={"min_examples": 2},
-        selection={"max_user_share": 1.0, "max_per_user": 100},
+        selection={"max_user_share": 1.0},
     )
     server = EmbeddedServer(home, durable=False)
     if database_url is None:

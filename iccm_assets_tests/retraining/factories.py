@@ -17,6 +17,7 @@ def conversation(
     number: int,
     *,
     user: str | None = None,
+    token: str | None = None,
     at: datetime | None = None,
     quality: float = 0.9,
     failed_first: bool = False,
@@ -31,6 +32,7 @@ def conversation(
         "id": number,
         "session_id": f"s{number}",
         "user_id": user,
+        "token_name": token,
         "timestamp": timestamp,
         "origin": "simulated",
     }

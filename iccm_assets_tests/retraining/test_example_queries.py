@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from iccm_assets.retraining.example_queries import fetch_candidates, propose_selection
+from iccm_assets.retraining.example_queries import count_selectable, fetch_candidates, propose_selection
 from iccm_assets.settings import SelectionSettings
 from iccm_assets_tests.retraining.factories import NOW, conversation, training_run, version
 
@@ -70,12 +70,25 @@ def test_the_window_extends_to_the_training_of_production(engine: sa.Engine) -> 
 def test_a_new_platform_selects_from_thirty_days(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         for number in range(1, 31):
-            conversation(
-                conn, number, user="busy" if number <= 8 else None, at=NOW - timedelta(days=number % 29)
-            )
+            user = "busy" if number <= 8 else f"u{number}"
+            conversation(conn, number, user=user, at=NOW - timedelta(days=number % 29))
     with engine.connect() as conn:
         selection = propose_selection(conn, NOW, S)
     assert len(selection.selected) == 24
-    assert selection.reason == "24 of 30 new pool rows of 30.0 days (6 user_cap)"
+    assert selection.reason == (
+        "24 of 30 new pool rows of 30.0 days (6 user_cap); the cap of 10% (23 users) leaves 24 of 30 rows"
+    )
     with engine.connect() as conn:
         assert propose_selection(conn, NOW - timedelta(days=365), S).selected == ()
+
+
+def test_the_database_counts_the_same_owners_as_the_selection(engine: sa.Engine) -> None:
+    owners = [("u1", "ci"), ("u1", None), ("", "ci"), (None, "ci"), (None, ""), (None, None), ("ci", None)]
+    with engine.begin() as conn:
+        for number in range(1, 43):
+            user, token = owners[number % len(owners)]
+            conversation(conn, number, user=user, token=token)
+    with engine.connect() as conn:
+        selection, share = propose_selection(conn, NOW, S), count_selectable(conn, NOW, S)
+    assert share == selection.fair_share
+    assert share.users == 4
