@@ -10,6 +10,7 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     │   └── EmbeddedServerError
     ├── InputError             a file or request that cannot be read
     │   ├── TestSuiteError
+    │   ├── SkippedFilesError
     │   └── SessionOwnershipError
     ├── ModelError
     │   ├── ModelNotFoundError
@@ -86,6 +87,10 @@ class InputError(IccmError):
 
 class TestSuiteError(InputError):
     """The test suite is not valid; nothing was run."""
+
+
+class SkippedFilesError(InputError):
+    """Some of the files cannot be imported; nothing of them was stored."""
 
 
 class SessionOwnershipError(InputError):

@@ -6,6 +6,7 @@ Everything that arrives is stored; a later filter decides, with a reason, whethe
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -13,7 +14,12 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.capture.extraction import extract_requirements, extract_source
+from iccm_assets.capture.extraction import (
+    Exchange,
+    extract_exchange,
+    extract_requirements,
+    extract_source,
+)
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
@@ -95,6 +101,17 @@ def upsert_conversation(
             {"id": conversation_id},
         )
     return conversation_id
+
+
+def preview_conversation(conversation: Conversation, settings: Settings) -> Exchange:
+    """Return the exchange that storing a conversation would extract, from its sanitized and redacted texts.
+
+    Raises ``InputError`` where ``upsert_conversation`` does for the conversation alone.
+    """
+    _check(conversation)
+    values = _prepare(conversation, settings).values
+    content, metadata, suite = (values[name] for name in ("content", "metadata", "test_suite"))
+    return extract_exchange(json.loads(content), json.loads(metadata), suite and json.loads(suite))
 
 
 def erased_session_key(session_id: str) -> str:

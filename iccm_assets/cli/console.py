@@ -37,6 +37,11 @@ def echo_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_to_json_value))
 
 
+def echo_json_line(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=_to_json_value))
+
+
 def print_line(text: str) -> None:
     """Print markup without wrapping or number highlighting."""
     out.print(text, highlight=False, soft_wrap=True)

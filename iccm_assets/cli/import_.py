@@ -12,41 +12,74 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, print_plain, progress_bar
+from iccm_assets.cli.console import (
+    AsJson,
+    echo_json,
+    echo_json_line,
+    make_table,
+    out,
+    print_plain,
+    progress_bar,
+)
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError
+from iccm_assets.errors import InputError, SkippedFilesError
+from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
-    from iccm_assets.capture.claude_code.importer import ImportResult
+    from iccm_assets.capture.claude_code.importer import ImportResult, SessionPreview
     from iccm_assets.capture.claude_code.transcripts import Transcript
 
 group = typer.Typer(help="Import conversations from other tools.", no_args_is_help=True)
 # Typer merges a group with a single command into its parent unless the group has a callback.
 group.callback()(lambda: None)
 
+_MAX_NAMED_FILES = 10
+# No suite comes with a transcript; what scores the session records one, or collects one.
+_NO_SUITE = {"origin": None, "status": "none", "reason": "a transcript holds no test suite"}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file to read; ``path`` is None for standard input, ``listed`` false for a file of a directory."""
+
+    name: str
+    path: Path | None
+    listed: bool = True
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Open the file."""
+        return nullcontext(sys.stdin.buffer) if self.path is None else self.path.open("rb")
+
 
 @dataclass
 class _Summary:
-    """Counts of the lines and sessions of all files."""
+    """Counts of the lines and sessions of all files. ``errors``: files that are no transcripts, and why."""
 
     files: int = 0
     lines: int = 0
     messages: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     malformed: Counter[str] = field(default_factory=Counter)
-    useless_files: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    without_conversation: list[str] = field(default_factory=list)
     conversations: dict[str, ImportResult] = field(default_factory=dict)
 
-    def add(self, name: str, transcript: Transcript, sessions: Iterable[ImportResult]) -> None:
-        """Count a file; of a session in several files the most informative result is kept."""
+    def add_file(self, source: _Source, transcript: Transcript) -> bool:
+        """Count a file; return whether there is anything in it to import."""
         self.files += 1
         self.lines += transcript.lines
         self.messages += transcript.messages
         self.skipped += transcript.skipped
-        self.malformed += transcript.malformed
-        if not transcript.entries:
-            reason = f"holds no line of a transcript ({_format_counts(transcript.malformed)})"
-            self.useless_files.append(f"{name} {reason if transcript.lines else 'is empty'}")
+        self.malformed += transcript.malformed + transcript.foreign
+        if not transcript.holds_conversation:
+            # Claude Code itself writes files without a conversation: empty ones, and those of subagents.
+            is_usual = not source.listed and not transcript.foreign and not transcript.malformed
+            reasons = self.without_conversation if is_usual else self.errors
+            reasons.append(f"{source.name} {_explain(transcript)}")
+        return transcript.holds_conversation
+
+    def add_sessions(self, sessions: Iterable[ImportResult]) -> None:
+        """Add results; of a session in several files the most informative one is kept."""
         for session in sessions:
             known = self.conversations.get(session.session_id)
             if known is None or known.state == "empty" or session.state in {"changed", "refused"}:
@@ -58,14 +91,32 @@ class _Summary:
     def states(self) -> Counter[str]:
         return Counter(session.state for session in self.conversations.values())
 
+    def forks(self) -> int:
+        """Count the sessions that continue another one and add no requirements: they are no examples."""
+        return sum(
+            session.continues is not None and not session.requirements
+            for session in self.conversations.values()
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),
             "skipped": dict(sorted(self.skipped.items())),
             "malformed": dict(sorted(self.malformed.items())),
             "sessions": dict(sorted(self.states().items())),
+            "forks_without_requirements": self.forks(),
             "conversations": [asdict(session) for session in self.conversations.values()],
         }
+
+    def raise_errors(self, *, has_sessions: bool) -> None:
+        """Raise ``InputError`` if a file is no transcript, or if none of them holds a conversation."""
+        errors = self.errors or ([] if has_sessions else self.without_conversation)
+        if errors:
+            more = len(errors) - _MAX_NAMED_FILES
+            names = [*errors[:_MAX_NAMED_FILES], *([f"and {more} more files"] if more > 0 else [])]
+            hint = "Give the .jsonl files of Claude Code, which are below ~/.claude/projects."
+            kind = SkippedFilesError if has_sessions else InputError
+            raise kind("; ".join(names), hint=hint)
 
 
 @group.command()
@@ -75,41 +126,124 @@ def claude_code(
         typer.Argument(help="Transcripts (.jsonl), directories of them, or - for standard input."),
     ],
     user: Annotated[str | None, typer.Option(help="User id of the conversations' author.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Store nothing; show the source and requirements of each session."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import Claude Code transcripts. A repeated import changes nothing; a longer one extends its session."""
-    from iccm_assets.capture.claude_code.importer import import_transcript
+    """Import Claude Code transcripts. A repeated import changes nothing; a longer one extends its session.
+
+    A file of another kind is an error that names the kind; the other files are imported.
+    """
     from iccm_assets.capture.conversations import validate_user_id
 
     validate_user_id(user)
     sources = list(_find_sources(files))
-    settings, engine = open_platform()
-    summary = _Summary()
-    size = sum(path.stat().st_size for _, path in sources if path is not None)
-    with progress_bar(f"files: {len(sources)}", size or None, in_bytes=True) as update:
-        for name, path in sources:
-            with _open(path) as stream:
-                transcript, sessions = import_transcript(
-                    engine, settings, stream, user_id=user, progress=lambda n: update(advance=n)
-                )
-            summary.add(name, transcript, sessions)
-    if len(summary.useless_files) == summary.files:
-        raise InputError("; ".join(summary.useless_files[:3]), hint="Give the .jsonl files of Claude Code.")
-    if as_json:
-        echo_json(summary.to_json())
+    if dry_run:
+        _preview(sources, user, as_json)
     else:
-        _print(summary)
+        _import(sources, user, as_json)
 
 
-def _find_sources(files: list[str]) -> Iterator[tuple[str, Path | None]]:
+def _import(sources: list[_Source], user: str | None, as_json: bool) -> None:
+    from iccm_assets.capture.claude_code.importer import TranscriptImporter
+
+    summary = _Summary()
+    importer: TranscriptImporter | None = None
+    for source, transcript in _read(sources):
+        if summary.add_file(source, transcript):
+            if importer is None:
+                settings, engine = open_platform()
+                importer = TranscriptImporter(engine, settings, user_id=user)
+            summary.add_sessions(importer.import_transcript(transcript))
+    if importer is not None:
+        if as_json:
+            echo_json(summary.to_json())
+        else:
+            _print(summary)
+    summary.raise_errors(has_sessions=bool(summary.conversations))
+
+
+def _preview(sources: list[_Source], user: str | None, as_json: bool) -> None:
+    from iccm_assets.capture.claude_code.importer import TranscriptPreview
+
+    summary = _Summary()
+    preview = TranscriptPreview(get_settings(), user_id=user)
+    for source, transcript in _read(sources):
+        if summary.add_file(source, transcript):
+            preview.add_transcript(transcript)
+    sessions = preview.sessions()
+    if as_json:
+        for session in sessions:
+            echo_json_line(_to_json(session))
+    elif sessions:
+        out.print(make_table(f"{len(sessions)} sessions, nothing stored", [_to_row(row) for row in sessions]))
+    summary.raise_errors(has_sessions=bool(sessions))
+
+
+def _read(sources: list[_Source]) -> Iterator[tuple[_Source, Transcript]]:
+    """Read all files, with a progress bar."""
+    from iccm_assets.capture.claude_code.transcripts import read_transcript
+
+    size = sum(source.path.stat().st_size for source in sources if source.path is not None)
+    with progress_bar(f"files: {len(sources)}", size or None, in_bytes=True) as update:
+        for source in sources:
+            name = None if source.path is None else source.path.stem
+            with source.open() as stream:
+                transcript = read_transcript(stream, lambda n: update(advance=n), name=name)
+            yield source, transcript
+
+
+def _to_json(session: SessionPreview) -> dict[str, Any]:
+    return {
+        "session_id": session.session_id,
+        "source_code": session.exchange.source,
+        "requirements": session.exchange.requirements,
+        "suite": _NO_SUITE,
+        "reason": session.exchange.reason,
+    }
+
+
+def _to_row(session: SessionPreview) -> dict[str, Any]:
+    return {
+        "session": session.session_id,
+        "source": _first_line(session.exchange.source),
+        "requirements": _first_line(session.exchange.requirements),
+        "reason": session.exchange.reason,
+    }
+
+
+def _first_line(text: str | None) -> str | None:
+    lines = text.strip().splitlines() if text is not None else []
+    more = f" (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+    return f"{lines[0][:60]}{more}" if lines else None
+
+
+def _explain(transcript: Transcript) -> str:
+    """Say why a file holds no conversation."""
+    from iccm_assets.capture.claude_code.transcript_kinds import find_file_kind
+
+    if transcript.foreign:
+        return f"is not a Claude Code transcript: {transcript.foreign.most_common(1)[0][0]}"
+    if not transcript.lines:
+        return "is empty"
+    counts = _format_counts(transcript.skipped + transcript.malformed)
+    if not transcript.entries:
+        return f"is not a Claude Code transcript: {find_file_kind(transcript.head)} ({counts})"
+    return f"holds no conversation ({counts})"
+
+
+def _find_sources(files: list[str]) -> Iterator[_Source]:
     """List the files to read, each once; an unreadable one is an error before anything is stored."""
     known: set[Path] = set()
     for name in files:
         if name == "-":
-            yield "standard input", None
+            yield _Source("standard input", None)
             continue
         paths = [Path(name)]
-        if paths[0].is_dir():
+        is_directory = paths[0].is_dir()
+        if is_directory:
             paths = sorted(path for path in paths[0].rglob("*.jsonl") if path.is_file())
         if not paths:
             raise InputError(f"there is no .jsonl file in {name}")
@@ -117,7 +251,7 @@ def _find_sources(files: list[str]) -> Iterator[tuple[str, Path | None]]:
             _check_readable(path)
             if path.resolve() not in known:
                 known.add(path.resolve())
-                yield str(path), path
+                yield _Source(str(path), path, listed=not is_directory)
 
 
 def _check_readable(path: Path) -> None:
@@ -127,10 +261,6 @@ def _check_readable(path: Path) -> None:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not path.is_file() and not path.is_fifo():
         raise InputError(f"{path} is not a file")
-
-
-def _open(path: Path | None) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdin.buffer) if path is None else path.open("rb")
 
 
 def _format_counts(counts: Counter[str]) -> str:
@@ -143,8 +273,10 @@ def _print(summary: _Summary) -> None:
         f" skipped: {_format_counts(summary.skipped)}; malformed: {_format_counts(summary.malformed)}"
     )
     print_plain(f"{len(summary.conversations)} sessions: {_format_counts(summary.states())}")
+    if forks := summary.forks():
+        print_plain(f"{forks} of them continue another session without new requirements: no examples")
     for session in summary.conversations.values():
         if session.reason:
             print_plain(f"session {session.session_id}: {session.reason}")
-    for line in summary.useless_files:
+    for line in summary.without_conversation:
         print_plain(line)

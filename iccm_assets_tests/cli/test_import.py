@@ -176,7 +176,7 @@ def test_several_sessions_in_one_file_are_separated(load, engine, transcript):
     )
     assert report["sessions"] == {"empty": 1, "new": 2}
     reasons = {session["session_id"]: session["reason"] for session in report["conversations"]}
-    assert reasons == {"s1": "", "s2": "no requirements found in it", "s4": "it contains no messages"}
+    assert reasons == {"s1": "", "s2": "no requirements (there is no answer)", "s4": "it contains no messages"}
     assert [row.session_id for row in rows(engine)] == ["s1", "s2"]
 
 
@@ -247,8 +247,8 @@ def test_files_that_are_not_transcripts_are_reported_in_one_line(run, platform, 
         str(tmp_path / "missing.jsonl"): "No such file",
         str(tmp_path / "nothing"): "no .jsonl file",
         transcript(name="empty.jsonl"): "is empty",
-        transcript(bytes(range(256)) * 50, name="binary.jsonl"): "holds no line of a transcript",
-        transcript("hello", "world", name="prose.jsonl"): "2 not json",
+        transcript(bytes(range(256)) * 50, name="binary.jsonl"): "binary file",
+        transcript("hello", "world", name="prose.jsonl"): r"plain text \(2 not json\)",
     }
     for path, message in cases.items():
         with pytest.raises(InputError, match=message):

@@ -6,33 +6,44 @@ only new content changes a row. (C2)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.claude_code.transcripts import (
-    Transcript,
-    Turn,
-    merge_transcripts,
-    read_transcript,
+from iccm_assets.capture.claude_code.file_limits import limit_files
+from iccm_assets.capture.claude_code.session_state import (
+    SessionState,
+    find_root,
+    merge_session,
+    parse_state,
+    to_messages,
 )
-from iccm_assets.capture.conversations import Conversation, upsert_conversation
-from iccm_assets.capture.extraction import extract_requirements, extract_source
+from iccm_assets.capture.claude_code.transcripts import SessionTurns, Transcript, Turn
+from iccm_assets.capture.conversations import (
+    Conversation,
+    erased_session_key,
+    preview_conversation,
+    upsert_conversation,
+)
+from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_requirements
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings
 
 ORIGIN = "claude-code"
+# The files of a session take at most this share of the size that a conversation may have.
+_MAX_FILE_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class ImportResult:
     """The result of importing one session. ``source``, ``requirements``: whether it has any.
 
-    ``state`` is `new`, `changed`, `unchanged`, `empty` (without a message), `other_origin` (captured
-    elsewhere, not changed), `erased` or `refused` (see ``reason``). (C3)
+    ``state`` is `new`, `changed`, `unchanged`, `copy` (all turns belong to another session), `empty` (without
+    a message), `other_origin` (captured elsewhere, not changed), `erased` or `refused` (see ``reason``).
+    ``continues``: the session that it was forked or resumed from. (C3)
     """
 
     session_id: str
@@ -42,82 +53,186 @@ class ImportResult:
     source: bool = False
     requirements: bool = False
     reason: str = ""
+    continues: str | None = None
 
 
-def import_transcript(
-    engine: Engine,
-    settings: Settings,
-    stream: BinaryIO,
-    *,
-    user_id: str | None = None,
-    progress: Callable[[int], None] = lambda size: None,
-) -> tuple[Transcript, list[ImportResult]]:
-    """Store the sessions of one transcript, each in a transaction of its own.
+@dataclass(frozen=True)
+class SessionPreview:
+    """What an import would store of a session, in the words in which it would store it."""
 
-    Raises ``InputError`` only for an invalid ``user_id``; what is wrong with a session is its state.
-    """
-    transcript = read_transcript(stream, progress)
-    sessions = transcript.sessions.items()
-    return transcript, [
-        _import(engine, settings, session_id, turns, user_id) for session_id, turns in sessions
-    ]
+    session_id: str
+    exchange: Exchange
+    continues: str | None = None
 
 
-def _import(
-    engine: Engine, settings: Settings, session_id: str, turns: list[Turn], user_id: str | None
-) -> ImportResult:
-    if not turns:
-        return ImportResult(session_id, "empty", reason="it contains no messages")
-    try:
-        with engine.begin() as conn:
-            return _store(conn, settings, session_id, turns, user_id)
-    except (OperationNotAllowedError, InputError) as error:
-        state = "erased" if isinstance(error, OperationNotAllowedError) else "refused"
-        return ImportResult(session_id, state, messages=len(turns), reason=error.detail)
+class TranscriptImporter:
+    """Imports files into the database, each session in a transaction of its own."""
+
+    def __init__(self, engine: Engine, settings: Settings, *, user_id: str | None = None) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._user_id = user_id
+        self._families: dict[str, set[str]] | None = None
+
+    def import_transcript(self, transcript: Transcript) -> list[ImportResult]:
+        """Store the sessions of a transcript.
+
+        Raises ``InputError`` only for an invalid user id; what is wrong with a session is its state.
+        """
+        return [self._import(name, turns) for name, turns in transcript.sessions.items()]
+
+    def _import(self, session_id: str, turns: SessionTurns) -> ImportResult:
+        if not turns.turns and not turns.inherited:
+            return ImportResult(session_id, "empty", reason="it contains no messages")
+        try:
+            with self._engine.begin() as conn:
+                return self._store(conn, session_id, turns)
+        except (OperationNotAllowedError, InputError) as error:
+            state = "erased" if isinstance(error, OperationNotAllowedError) else "refused"
+            return ImportResult(
+                session_id, state, messages=len(turns.turns), reason=error.detail or str(error)
+            )
+
+    def _store(self, conn: Connection, session_id: str, new: SessionTurns) -> ImportResult:
+        row = _lock_row(conn, session_id)
+        if row is not None and row.origin != ORIGIN:
+            reason = f"captured by {row.origin}"
+            return ImportResult(session_id, "other_origin", row.id, len(new.turns), reason=reason)
+        metadata = dict(row.metadata) if row is not None else {}
+        stored = parse_state(row.content, metadata) if row is not None else None
+        owners = self._load_owners(conn, session_id, find_root(new, stored))
+        with_context = new.parent is None or not _is_erased(conn, new.parent)
+        state = merge_session(stored, new, owners, with_context=with_context)
+        if not state.turns:
+            return ImportResult(session_id, "copy", reason=_explain_copy(state), continues=state.parent)
+        state = _limit(state, self._settings)
+        conversation = make_conversation(session_id, state, self._user_id, metadata)
+        if row is not None:
+            origin = row.test_suite_origin or conversation.test_suite_origin
+            conversation = replace(conversation, test_suite=row.test_suite, test_suite_origin=origin)
+        conversation_id = upsert_conversation(conn, conversation, settings=self._settings)
+        if state.root:
+            self._roots(conn)[state.root].add(session_id)
+        unchanged = row is not None and row.updated_at == _lock_row(conn, session_id).updated_at
+        exchange = extract_exchange(conversation.messages, conversation.metadata)
+        return ImportResult(
+            session_id,
+            "new" if row is None else "unchanged" if unchanged else "changed",
+            conversation_id,
+            len(state.turns),
+            exchange.source is not None,
+            exchange.requirements is not None,
+            explain(exchange, state.parent),
+            state.parent,
+        )
+
+    def _roots(self, conn: Connection) -> dict[str, set[str]]:
+        """The imported sessions by the key of their first turn, read once."""
+        if self._families is None:
+            self._families = defaultdict(set)
+            for session_id, root in conn.execute(_ROOTS, {"origin": ORIGIN}):
+                self._families[root].add(session_id)
+        return self._families
+
+    def _load_owners(self, conn: Connection, session_id: str, root: str) -> dict[str, str]:
+        """Load the turns of the other sessions with the same root: key and session."""
+        others = sorted(self._roots(conn)[root] - {session_id}) if root else []
+        rows = conn.execute(_TURNS, {"others": others}) if others else ()
+        return {turn[0]: name for name, turns in rows for turn in turns}
 
 
-def _store(
-    conn: Connection, settings: Settings, session_id: str, new: list[Turn], user_id: str | None
-) -> ImportResult:
-    row = _lock_row(conn, session_id)
-    if row is not None and row.origin != ORIGIN:
-        return ImportResult(session_id, "other_origin", row.id, len(new), reason=f"captured by {row.origin}")
-    metadata = dict(row.metadata) if row is not None else {}
-    turns = merge_transcripts(_parse_stored_turns(row.content, metadata) if row is not None else [], new)
-    metadata = {key: value for key, value in metadata.items() if key not in {"cleaned", "redacted"}}
-    content = [{"role": turn.role, "content": turn.content} for turn in turns]
-    conversation = Conversation(
+class TranscriptPreview:
+    """Merges files as an import would, without a database."""
+
+    def __init__(self, settings: Settings, *, user_id: str | None = None) -> None:
+        self._settings = settings
+        self._user_id = user_id
+        self._states: dict[str, SessionState] = {}
+        self._families: dict[str, set[str]] = defaultdict(set)
+
+    def add_transcript(self, transcript: Transcript) -> None:
+        """Merge the sessions of a transcript."""
+        for session_id, new in transcript.sessions.items():
+            if not new.turns and not new.inherited:
+                continue
+            stored = self._states.get(session_id)
+            root = find_root(new, stored)
+            family = self._families[root] if root else set()
+            owners = {
+                turn.key: name for name in sorted(family - {session_id}) for turn in self._states[name].turns
+            }
+            self._states[session_id] = merge_session(stored, new, owners)
+            family.add(session_id)
+
+    def sessions(self) -> list[SessionPreview]:
+        """Return the sessions of all files."""
+        return [self._preview(session_id, state) for session_id, state in self._states.items()]
+
+    def _preview(self, session_id: str, state: SessionState) -> SessionPreview:
+        if not state.turns:
+            return SessionPreview(session_id, Exchange(None, None, _explain_copy(state)), state.parent)
+        conversation = make_conversation(session_id, _limit(state, self._settings), self._user_id, {})
+        try:
+            exchange = preview_conversation(conversation, self._settings)
+        except InputError as error:
+            return SessionPreview(session_id, Exchange(None, None, error.detail), state.parent)
+        return SessionPreview(
+            session_id, replace(exchange, reason=explain(exchange, state.parent)), state.parent
+        )
+
+
+def make_conversation(
+    session_id: str, state: SessionState, user_id: str | None, metadata: dict[str, Any]
+) -> Conversation:
+    """Build the conversation to store; ``metadata`` is the stored one, of which other keys remain."""
+    replaced = {"cleaned", "redacted", "source_code", "requirements"}
+    kept = {key: value for key, value in metadata.items() if key not in replaced}
+    return Conversation(
         session_id=session_id,
-        messages=content,
+        messages=state.messages,
         user_id=user_id,
-        timestamp=_get_accepted_at(turns),
-        metadata={
-            **metadata,
-            "turns": [[turn.key, turn.timestamp and turn.timestamp.isoformat()] for turn in turns],
-        },
+        timestamp=_get_accepted_at(state.turns),
+        metadata={**kept, **state.to_metadata()},
         origin=ORIGIN,
-        test_suite=None if row is None else row.test_suite,
     )
-    conversation_id = upsert_conversation(conn, conversation, settings=settings)
-    return _report(conn, session_id, row, conversation_id, content, metadata)
 
 
-def _report(
-    conn: Connection, session_id: str, previous: Any, conversation_id: int, content: list[Any], metadata: Any
-) -> ImportResult:
-    unchanged = previous is not None and previous.updated_at == _lock_row(conn, session_id).updated_at
-    state = "new" if previous is None else "unchanged" if unchanged else "changed"
-    source, requirements = extract_source(content, metadata), extract_requirements(content, metadata)
-    missing = [name for name, text in (("source", source), ("requirements", requirements)) if text is None]
-    return ImportResult(
-        session_id,
-        state,
-        conversation_id,
-        len(content),
-        source is not None,
-        requirements is not None,
-        f"no {' and no '.join(missing)} found in it" if missing else "",
-    )
+def explain(exchange: Exchange, parent: str | None) -> str:
+    """Say what a session lacks to be an example."""
+    if parent is not None and exchange.requirements is None:
+        return f"no new requirements since it continued session {parent}"
+    return exchange.reason
+
+
+def _explain_copy(state: SessionState) -> str:
+    return f"all its turns belong to session {state.parent}"
+
+
+def _limit(state: SessionState, settings: Settings) -> SessionState:
+    max_chars = int(settings.capture.max_conversation_mib * 2**20 * _MAX_FILE_SHARE)
+    return replace(state, turns=tuple(limit_files(state.turns, max_chars)))
+
+
+def _get_accepted_at(turns: tuple[Turn, ...]) -> datetime | None:
+    """Return the time of the last requirements, or of the last message in a session without any."""
+    for turn in reversed(turns):
+        if turn.role == "assistant" and extract_requirements(to_messages([turn]), {}) is not None:
+            return turn.timestamp
+    return turns[-1].timestamp
+
+
+_ROOTS = text(
+    """
+    select session_id, metadata -> 'transcript' ->> 'root' from iccm.conversations
+    where origin = :origin and erased_at is null and metadata -> 'transcript' ->> 'root' is not null
+    """
+)
+_TURNS = text(
+    """
+    select session_id, metadata -> 'turns' from iccm.conversations
+    where session_id = any(:others) and erased_at is null
+    """
+)
 
 
 def _lock_row(conn: Connection, session_id: str) -> Any:
@@ -125,10 +240,9 @@ def _lock_row(conn: Connection, session_id: str) -> Any:
     return conn.execute(
         text(
             """
-            select c.id, c.origin, c.content, c.metadata, c.updated_at,
-                (select r.test_suite from iccm.requirements r
-                 where r.session_id = c.session_id and r.kind = 'accepted') as test_suite
+            select c.id, c.origin, c.content, c.metadata, c.updated_at, r.test_suite, r.test_suite_origin
             from iccm.conversations c
+            left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
             where c.session_id = :session_id and c.erased_at is null for update of c
             """
         ),
@@ -136,23 +250,7 @@ def _lock_row(conn: Connection, session_id: str) -> Any:
     ).one_or_none()
 
 
-def _parse_stored_turns(content: object, metadata: dict[str, Any]) -> list[Turn]:
-    """Parse the turns of a stored conversation; empty where it was not imported."""
-    keys = metadata.get("turns")
-    if not isinstance(content, list) or not isinstance(keys, list):
-        return []
-    try:
-        return [
-            Turn(key, datetime.fromisoformat(time) if time else None, message["role"], message["content"])
-            for (key, time), message in zip(keys, content, strict=True)
-        ]
-    except (TypeError, ValueError, KeyError):
-        return []
-
-
-def _get_accepted_at(turns: list[Turn]) -> datetime | None:
-    """Return the time of the last requirements, or of the last message in a session without any."""
-    for turn in reversed(turns):
-        if extract_requirements([{"role": turn.role, "content": turn.content}], {}) is not None:
-            return turn.timestamp
-    return turns[-1].timestamp
+def _is_erased(conn: Connection, session_id: str) -> bool:
+    """Whether a session was erased: nothing of it may return as the source of another one."""
+    erased = text("select exists (select from iccm.conversations where session_id = :name)")
+    return bool(conn.execute(erased, {"name": erased_session_key(session_id)}).scalar_one())

@@ -1,0 +1,165 @@
+"""The state of an imported session: its own turns, and what decides them when it is imported again.
+
+A turn belongs to one session, whatever files hold it: those of a forked or resumed session that were copied
+from another one belong to that one. Pure functions. (C3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from iccm_assets.capture.claude_code.transcript_lines import parse_time
+from iccm_assets.capture.claude_code.transcripts import SessionTurns, Turn
+from iccm_assets.capture.extraction import extract_exchange
+
+_START = datetime.min.replace(tzinfo=UTC)
+_CONTEXT_KEYS = ("source_code", "requirements")
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """A session. ``root``: the keys of its first turn and first answer, or of the session that it continues.
+
+    ``leaf``: the time of the last message of its live branch; of two files, the one with the later leaf says
+    which lines are ``dead``. ``parent``: the session that it continues. ``context``: the source and the
+    requirements of its last exchange, where they need turns of that session.
+    """
+
+    turns: tuple[Turn, ...]
+    root: str = ""
+    leaf: datetime | None = None
+    dead: frozenset[str] = frozenset()
+    parent: str | None = None
+    context: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The content of the conversation."""
+        return to_messages(self.turns)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The metadata of the conversation; ``parse_state`` is the inverse."""
+        leaf = self.leaf and self.leaf.isoformat()
+        turns = [[turn.key, turn.timestamp and turn.timestamp.isoformat()] for turn in self.turns]
+        transcript = {"root": self.root, "leaf": leaf, "dead": sorted(self.dead), "parent": self.parent}
+        return {**dict(self.context), "turns": turns, "transcript": transcript}
+
+
+def parse_state(content: object, metadata: Mapping[str, Any]) -> SessionState | None:
+    """Parse a stored conversation; None where the newest import has to replace it."""
+    keys, transcript = metadata.get("turns"), metadata.get("transcript")
+    if not isinstance(content, list) or not isinstance(keys, list) or not isinstance(transcript, Mapping):
+        return None
+    try:
+        turns = tuple(
+            Turn(key, parse_time(time), message["role"], message["content"])
+            for (key, time), message in zip(keys, content, strict=True)
+        )
+        return SessionState(
+            turns,
+            transcript["root"],
+            parse_time(transcript["leaf"]),
+            frozenset(transcript["dead"]),
+            transcript["parent"],
+            tuple((key, metadata[key]) for key in _CONTEXT_KEYS if isinstance(metadata.get(key), str)),
+        )
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def to_messages(turns: Collection[Turn]) -> list[dict[str, Any]]:
+    """Return turns as the content of a conversation."""
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def find_root(new: SessionTurns, stored: SessionState | None) -> str:
+    """Return what all forks of a session have in common; "" while there is no answer.
+
+    A session that was forked without its first turns keeps the root it had.
+    """
+    if stored is not None and stored.parent is not None and not new.inherited:
+        return stored.root
+    turns = merge_turns(() if stored is None or new.inherited else stored.turns, (*new.inherited, *new.turns))
+    answer = next((turn for turn in turns if turn.role == "assistant"), None)
+    return "" if answer is None else f"{turns[0].key} {answer.key}"
+
+
+def merge_session(
+    stored: SessionState | None, new: SessionTurns, owners: Mapping[str, str], *, with_context: bool = True
+) -> SessionState:
+    """Merge what a file holds of a session into its state; the result does not depend on the order of files.
+
+    ``owners``: the sessions that own turns, by key, of those with the same root. ``with_context``: whether
+    turns of others may be its source.
+    """
+    state = stored or SessionState(())
+    leaf = _latest([turn.timestamp for turn in (*new.inherited, *new.turns)])
+    dead = _merge_dead(state, new, leaf)
+    turns = [turn for turn in merge_turns(state.turns, new.turns) if turn.key not in dead]
+    own = [turn for turn in turns if turn.key not in owners]
+    shared = [turn for turn in turns if turn.key in owners]
+    state = SessionState(
+        tuple(own),
+        find_root(new, stored),
+        _latest([state.leaf, leaf]),
+        dead,
+        new.parent or next((owners[turn.key] for turn in reversed(shared)), state.parent),
+        state.context,
+    )
+    if new.inherited or shared:
+        others = {turn.key for turn in (*new.inherited, *shared)}
+        chain = merge_turns((), (*new.inherited, *turns))
+        return replace(state, context=_find_context(own, chain, others) if with_context else ())
+    return _renew_context(state)
+
+
+def merge_turns(stored: Collection[Turn], new: Collection[Turn]) -> list[Turn]:
+    """Merge turns, each once, ordered by time.
+
+    Of two versions of a turn the one with more blocks is retained: an answer is written as it arrives.
+    """
+    turns: dict[str, Turn] = {}
+    for turn in (*stored, *new):
+        known = turns.setdefault(turn.key, turn)
+        longer = max(known, turn, key=lambda turn: len(turn.content) if isinstance(turn.content, list) else 1)
+        times = [time for time in (known.timestamp, turn.timestamp) if time is not None]
+        turns[turn.key] = replace(longer, timestamp=min(times, default=None))
+    return sorted(turns.values(), key=lambda turn: turn.timestamp or _START)
+
+
+def _merge_dead(state: SessionState, new: SessionTurns, leaf: datetime | None) -> frozenset[str]:
+    """Return the dead lines: those of the file with the later leaf, and those that the other alone knows."""
+    stored_live = {turn.key for turn in state.turns}
+    new_live = {turn.key for turn in new.turns}
+    stored_dead, new_dead = state.dead, new.dead
+    if (state.leaf or _START) <= (leaf or _START):
+        stored_dead = stored_dead - new_live
+    if (state.leaf or _START) >= (leaf or _START):
+        new_dead = new_dead - stored_live
+    return stored_dead | new_dead
+
+
+def _find_context(own: list[Turn], chain: list[Turn], others: set[str]) -> tuple[tuple[str, str], ...]:
+    """Return the exchange that ends in the session's own turns, if it needs those of others."""
+    alone = extract_exchange(to_messages(own), {})
+    if alone.requirements is None:
+        return ()
+    end = max((place for place, turn in enumerate(chain) if turn.key not in others), default=-1)
+    whole = extract_exchange(to_messages(chain[: end + 1]), {})
+    if whole == alone or whole.source is None or whole.requirements is None:
+        return ()
+    return (("source_code", whole.source), ("requirements", whole.requirements))
+
+
+def _renew_context(state: SessionState) -> SessionState:
+    """Drop a stored context if the session's own turns name a source meanwhile."""
+    if state.context and extract_exchange(state.messages, {}).source is not None:
+        return replace(state, context=())
+    return state
+
+
+def _latest(times: list[datetime | None]) -> datetime | None:
+    return max((time for time in times if time is not None), default=None)
