@@ -36,7 +36,7 @@ _MIN_UNFENCED_LINES = 3  # without a definition
 
 @dataclass(frozen=True)
 class CodeCandidate:
-    """A piece of text that may be the source. ``rank``: how clearly its place marks it as code, best first."""
+    """Text that may be the source. ``rank``: how clearly its place marks it as code, best first."""
 
     text: str
     kind: CodeKind
@@ -85,8 +85,8 @@ def _build(text: str, language: str, rank: int) -> CodeCandidate:
 
 
 def _text_candidates(text: str) -> Iterator[CodeCandidate]:
-    if "\n" in text and "```" not in text and classify_block(text) == "code":
-        yield CodeCandidate(text, "code", MARKED)
+    if _is_all_code(text):
+        yield CodeCandidate(text, classify_block(text), MARKED)
         return
     for segment in split_fences(text):
         if isinstance(segment, CodeBlock):
@@ -102,6 +102,14 @@ def _text_candidates(text: str) -> Iterator[CodeCandidate]:
                     for span in _SPAN.finditer(piece)
                     if find_definition(span[2].strip())
                 )
+
+
+def _is_all_code(text: str) -> bool:
+    """Whether every line belongs to one run of code: the gateway records a request's source like this."""
+    stripped = text.strip()
+    if not is_code_line(stripped.split("\n", 1)[0]):
+        return False
+    return next((run.text for run in _unfenced(text)), "") == stripped
 
 
 def _split_tags(text: str) -> Iterator[tuple[str, bool]]:

@@ -13,21 +13,22 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from iccm_assets.capture.fences import language_set
+
 CodeKind = Literal["code", "tests", "data", "prose"]
 
 # Fences of these languages hold no program, whatever is in them.
-DATA_LANGUAGES = frozenset(
-    "json jsonl json5 jsonc ndjson geojson yaml yml toml ini cfg conf env dotenv properties csv tsv xml svg"
-    " console shell-session shellsession sh-session terminal session output stdout stderr result results log"
-    " logs traceback pytb py3tb stacktrace pycon pycon3 doctest python-repl python-console repl ipython-session"
-    " irb rconsole diff patch udiff http mermaid plantuml dot graphviz latex tex bibtex csv table gherkin"
-    " feature cucumber lock ipynb".split()
+DATA_LANGUAGES = language_set(
+    """
+    json jsonl json5 jsonc ndjson geojson yaml yml toml ini cfg conf env dotenv properties csv tsv xml svg
+    console shell-session shellsession sh-session terminal session output stdout stderr result results lock
+    traceback pytb py3tb stacktrace pycon pycon3 doctest python-repl python-console repl irb ipynb
+    diff patch udiff http log logs ipython-session rconsole mermaid plantuml dot graphviz latex tex bibtex gherkin feature cucumber
+    """
 )
 # Fences of these hold text, which may be code that somebody pasted.
-PROSE_LANGUAGES = frozenset(
-    {""} | set("text txt plaintext plain none md markdown mdx rst asciidoc adoc raw requirements".split())
-)
-_SHELL_LANGUAGES = frozenset("bash sh shell zsh fish ksh powershell ps1 pwsh bat cmd batch dosbatch".split())
+PROSE_LANGUAGES = language_set("text txt plaintext plain none md markdown mdx rst asciidoc adoc raw spec")
+_SHELL_LANGUAGES = language_set("bash sh shell zsh fish ksh powershell ps1 pwsh bat cmd batch dosbatch")
 _DATA_SUFFIXES = DATA_LANGUAGES | {"md", "txt", "rst", "adoc", "pdf", "docx", "png", "html", "htm", "lock"}
 _TEST_PATH = re.compile(
     r"test_.*|.*_test\.\w+|.*[.-](?:test|spec)\.\w+|.*(?:Test|Tests|Spec|IT)\.(?:java|kt|cs|scala)"
@@ -36,22 +37,26 @@ _TEST_PATH = re.compile(
 
 _MODIFIERS = (
     r"(?:(?:export|default|pub(?:\([^()\n]{0,40}\))?|public|private|protected|internal|static|final|abstract"
-    r"|async|unsafe|extern|inline|virtual|override|sealed|partial|open|data|const|constexpr|local|declare)[ \t]+)"
+    r"|async|unsafe|extern|inline|virtual|override|sealed|partial|open|data|const|constexpr|local"
+    r"|declare)[ \t]+)"
 )
 # The name that a line defines; every alternative has a group.
 _DEFINITIONS = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?:async[ \t]+)?def[ \t]+(?:self\.)?(\w+[?!]?)[ \t]*(?:[\[(:=]|$|do\b)",
-        rf"{_MODIFIERS}{{0,6}}(?:class|struct|interface|trait|enum|union|record|protocol|object|module)[ \t]+(\w+)"
+        rf"{_MODIFIERS}{{0,6}}(?:class|struct|interface|trait|enum|union|record|protocol|object"
+        rf"|module)[ \t]+(\w+)"
         r"[ \t]*(?:[:({<;\[]|$|(?:extends|implements|for|where|impl)\b)",
         rf"{_MODIFIERS}{{0,6}}function\*?[ \t]+(\w+)[ \t]*[(<{{]",
-        rf"{_MODIFIERS}{{0,6}}(?:fn|fun|func|proc|sub)[ \t]+(?:\([^()\n]{{0,80}}\)[ \t]*)?(\w+)[ \t]*[(<\[{{]",
+        rf"{_MODIFIERS}{{0,6}}(?:fn|fun|func|proc"
+        rf"|sub)[ \t]+(?:\([^()\n]{{0,80}}\)[ \t]*)?(\w+)[ \t]*[(<\[{{]",
         rf"{_MODIFIERS}{{0,6}}(?:const|let|var|val)[ \t]+(\w+)[^=\n]{{0,80}}=[ \t]*"
         r"(?:async\b|function\b|\(|<|\w+[ \t]*=>)",
         rf"{_MODIFIERS}{{0,6}}type[ \t]+(\w+)[^=\n{{]{{0,60}}(?:=|struct\b|interface\b|func\b)",
         rf"{_MODIFIERS}{{1,6}}[\w<>\[\],.?]{{1,60}}[ \t]+(\w+)[ \t]*\([^;\n]{{0,200}}$",
-        r"(?:unsigned |const |static )?(?:int|void|char|float|double|bool|long|short|size_t|auto|string|std::\w+)"
+        r"(?:unsigned |const |static )?(?:int|void|char|float|double|bool|long|short|size_t|auto|string"
+        r"|std::\w+)"
         r"[ \t*&]+(\w+)[ \t]*\([^;\n]{0,200}$",
         r"(?i:create (?:or replace )?(?:function|procedure|table|view|trigger))[ \t]+(\w+)",
         r"(\w+)[ \t]*\(\)[ \t]*\{",
@@ -64,28 +69,35 @@ _BINDING = re.compile(
     r"(?:const |let |var |val |export |final |static )*(\w+)[ \t]*(?::[^=\n]{1,80})?(?<![=!<>])=(?![=>])"
 )
 _IMPORT = re.compile(
-    r"(?:from[ \t]+[\w.]+[ \t]+import\b|import[ \t]+(?:[\w.*{,]+(?:[ \t]+as[ \t]+\w+)?[ \t]*(?:,|;|$)|[\w{*\"'][^\n]{0,200}"
-    r"\bfrom[ \t]+[\"']|[\"'(])|#include[ \t]*[<\"]|using[ \t]+[\w.:]+;|use[ \t]+[\w:{}, ]+;|package[ \t]+[\w.]+;?$"
+    r"(?:from[ \t]+[\w.]+[ \t]+import\b|import[ \t]+(?:[\w.*{,]+(?:[ \t]+as[ \t]+\w+)?[ \t]*(?:,|;|$)"
+    r"|[\w{*\"'][^\n]{0,200}"
+    r"\bfrom[ \t]+[\"']|[\"'(])|#include[ \t]*[<\"]|using[ \t]+[\w.:]+;|use[ \t]+[\w:{}, ]+;"
+    r"|package[ \t]+[\w.]+;?$"
     r"|require(?:_relative)?[ \t]*\(?[\"']|(?:const|let|var)[ \t].{1,100}=[ \t]*require\()"
 )
 _IMPORTED = re.compile(r"\w+")
 _STATEMENT = re.compile(
-    r"(?:return\b|raise\b|throw\b|yield\b|await\b|break;?$|continue;?$|pass$|else:?$|try:?$|finally:?$|@\w|#!|/[/*]|\*/?"
-    r"|(?:if|elif|for|while|with|except|match|case|switch|catch)\b.*[:{)]$|print\w*\(|assert\b|del |global |nonlocal "
-    r"|(?i:select\b.+\bfrom|insert into|update \w+ set|delete from|alter table)\b|end;?$|[\])}]+[;,)]*$|\}[ \t]*else)"
+    r"(?:return\b|raise\b|throw\b|yield\b|await\b|break;?$|continue;?$|pass$|else:?$|try:?$|finally:?$|@\w"
+    r"|#!|/[/*]|\*/"
+    r"|(?:if|elif|for|while|with|except|match|case|switch|catch)\b.*[:{)]$|print\w*\(|assert\b|del "
+    r"|global |nonlocal "
+    r"|(?i:select\b.+\bfrom|insert into|update \w+ set|delete from|alter table)\b|end;?$|[\])}]+[;,)]*$"
+    r"|\}[ \t]*else)"
 )
 _CODE_END = re.compile(r"[;{}]$|\)[ \t]*:$|=>[ \t]*[{(]?$|\)[ \t]*->[^\n]{1,80}:$")
 _CALL = re.compile(r"[\w.]{1,80}\([^\n]*\)[;,]?$")
 _AUGMENTED = re.compile(r"[\w.\[\]]{1,80}[ \t]*(?:[-+*/%&|^]|//|\*\*|<<|>>|:)?=(?!=)[ \t]*\S")
 _COMMENT = re.compile(r"#[ \t]|//|/\*|--[ \t]|\"\"\"|'''")
 _OUTPUT = re.compile(
-    r"(?m)^[ \t]*(?:Traceback \(most recent call last\)|>>> |In \[\d{1,4}\]: |diff --git |@@ -\d|\$ \w|PS [A-Z]:\\"
+    r"(?m)^[ \t]*(?:Traceback \(most recent call last\)|>>> |In \[\d{1,4}\]: |diff --git |@@ -\d|\$ \w"
+    r"|PS [A-Z]:\\"
     r"|Exception in thread |goroutine \d+ \[|thread '[^'\n]{1,60}' panicked|={3,} (?:FAILURES|test session)"
     r"|(?:DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b[ :\]]|\d{4}-\d\d-\d\d[T ]\d\d:\d\d)"
 )
 _LITERAL = re.compile(r"[\s\d.,+\-eE_()\[\]{}:'\"]*|(?:True|False|None|null|true|false|undefined|nil)")
 _TEST_LINE = re.compile(
-    r"(?m)^[ \t]*(?:(?:async )?def test|class (?:Test|\w+Tests?\b)|(?:describe|it|test|suite|specify|context)\s?(?:\.\w+)?\("
+    r"(?m)^[ \t]*(?:(?:async )?def test|class (?:Test|\w+Tests?\b)|(?:describe|it|test|suite|specify"
+    r"|context)\s?(?:\.\w+)?\("
     r"|func Test\w*\(|@Test\b|#\[test\]|assert\b|self\.assert|expect\(|\[(?:Fact|Theory|TestMethod|Test)\])"
 )
 _TEST_NAME = re.compile(
@@ -140,7 +152,7 @@ def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
         return "data"
     if language in DATA_LANGUAGES or suffix in _DATA_SUFFIXES or _is_output(text) or _is_json(text):
         return "data"
-    if language in PROSE_LANGUAGES and not suffix and not looks_like_code(text):
+    if (not language or language in PROSE_LANGUAGES) and not suffix and not looks_like_code(text):
         return "prose"
     if language in _SHELL_LANGUAGES and not (find_names(text).defined or text.startswith("#!")):
         return "data"

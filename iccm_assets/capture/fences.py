@@ -7,7 +7,7 @@ own closes ends where a line ends with its marks, else with the text. Linear in 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 # The text after the marks matches as a whole: a second run of spaces would take quadratic time.
@@ -34,6 +34,11 @@ class _Opening:
     info: str
 
 
+def language_set(names: str) -> frozenset[str]:
+    """Return the languages of fences that a text names, separated by spaces."""
+    return frozenset(names.split())
+
+
 def code_blocks(text: str) -> Iterator[CodeBlock]:
     """Return the fenced code blocks of a markdown text; one that is never closed ends with the text."""
     return (segment for segment in split_fences(text) if isinstance(segment, CodeBlock))
@@ -49,7 +54,9 @@ def split_fences(text: str) -> Iterator[CodeBlock | str]:
         start, recovering = stop, True
 
 
-def _scan(lines: list[str], first: int, last_marks: int, recovering: bool) -> Iterator[CodeBlock | str]:
+def _scan(
+    lines: list[str], first: int, last_marks: int, recovering: bool
+) -> Generator[CodeBlock | str, None, int]:
     """Yield segments from line ``first`` on; return where to go on.
 
     A block that no line of its own closes is read again: in ``recovering``, marks at the end of a line close.

@@ -25,8 +25,10 @@ _HOOK_LINE = re.compile(
     re.IGNORECASE,
 )
 _SUMMARY = re.compile(
-    r"\s{0,8}(?:[#*_\[(> -]{0,8})(?:this (?:session|conversation|chat) is (?:being )?(?:a )?continu(?:ed|ation)"
-    r"|(?:here is|here's|below is|the following is) (?:a|the) (?:detailed |concise |brief )?summary of (?:the|our)"
+    r"\s{0,8}(?:[#*_\[(> -]{0,8})(?:this (?:session|conversation|chat) is (?:being )?(?:a )?continu(?:ed"
+    r"|ation)"
+    r"|(?:here is|here's|below is|the following is) (?:a|the) (?:detailed |concise "
+    r"|brief )?summary of (?:the|our)"
     r" (?:conversation|session|chat|previous|discussion|work)"
     r"|(?:the|our) (?:previous |earlier )?(?:conversation|session|context)(?: history)?"
     r" (?:was|has been|is) (?:automatically )?(?:compacted|summari[sz]ed|condensed|truncated)"
@@ -149,7 +151,5 @@ def _outside_notices(lines: list[str]) -> Iterator[str]:
             yield line
         elif notice == "summary":
             notice = "" if not fence and _SUMMARY_END.search(line) else notice
-        elif is_mark and not fence:
-            notice = ""
-        elif not fence and not line.strip() and not fence_in_notice:
+        elif (is_mark and not fence) or (not fence and not line.strip() and not fence_in_notice):
             notice = ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from iccm_assets.capture.code_recognition import looks_like_code
-from iccm_assets.capture.fences import CodeBlock, split_fences
+from iccm_assets.capture.fences import CodeBlock, language_set, split_fences
 from iccm_assets.capture.requirement_words import (
     HEADING_WORDS,
     is_foreign,
@@ -21,21 +21,26 @@ from iccm_assets.capture.requirement_words import (
 )
 
 # Fences of these languages hold text, markup or data, which may be requirements; program code never is.
-_TEXT_LANGUAGES = frozenset(
-    " text txt plaintext plain none md markdown mdx rst asciidoc adoc raw requirements requirement spec gherkin"
-    " feature cucumber yaml yml xml json jsonc json5 toml latex tex html htm csv tsv ears quote prose english"
-    " german deutsch en de fr es ja zh".split(" ")
+_TEXT_LANGUAGES = language_set(
+    """
+    text txt plaintext plain none md markdown mdx rst asciidoc adoc raw requirements requirement spec gherkin
+    feature cucumber yaml yml xml json jsonc json5 toml latex tex html htm csv tsv ears quote prose english
+    german deutsch en de fr es ja zh
+    """
 )
+_DATA_LANGUAGES = frozenset({"json", "jsonc", "json5", "yaml", "yml", "xml", "html", "htm", "latex", "tex"})
 _MAX_SENTENCE = 4000  # characters
 _SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"'`)]{0,3}\s+|(?<=[。！？；])|[|;]\s|<br\s?/?>")
 _MARKER = re.compile(
-    r"[ \t>]*(?:[-*+•◦–]|\(?\d{1,4}(?:\.\d{1,4}){0,5}[.):]|\d{1,4}(?:\.\d{1,4}){1,5}|\(?[a-zA-Zivx]{1,4}[.)]|\\item"
+    r"[ \t>]*(?:[-*+•◦–]|\(?\d{1,4}(?:\.\d{1,4}){0,5}[.):]|\d{1,4}(?:\.\d{1,4}){1,5}"
+    r"|\(?[a-zA-Zivx]{1,4}[.)]|\\item"
     r"|\[[ xX]\])[ \t]+(?:\[[ xX]\][ \t]+)?"
 )
 _ID = re.compile(
-    r"[ \t>|*_\-\[(\"']{0,12}(?:(?:REQ|FR|NFR|SR|SRS|SYS|US|AC|BR|UC|HLR|LLR|FUNC|SWR|R|F)[-_. ]?\d{1,5}(?:[.-]\d{1,4})*"
-    r"|(?:requirement|anforderung|exigence|requisito|criterion|要件|需求|要求) ?#?\d{1,4})"
-    r"[\])*_\"']{0,4}\s{0,3}[:.)|\-–—]?[*_\"']{0,3}\s{0,3}(?=\S)",
+    r"[ \t>|*_\-\[(\"']{0,12}(?:(?:REQ|FR|NFR|SR|SRS|SYS|US|AC|BR|UC|HLR|LLR|FUNC|SWR|R"
+    r"|F)[-_. ]?\d{1,5}(?:[.-]\d{1,4})*"
+    r"[\])*_\"']{0,4}\s{0,3}[:.)|\-–—]?|(?:requirement|anforderung|exigence|requisito|criterion|要件|需求|要求)"
+    r" ?#?\d{1,4}[\])*_\"']{0,4}\s{0,3}[:：.)|\-–—])[*_\"']{0,3}\s{0,3}(?=\S)",
     re.IGNORECASE,
 )
 _HEADING = re.compile(
@@ -47,45 +52,65 @@ _MARKUP = re.compile(r"</?[A-Za-z][^<>\n]{0,300}>|\\(?:begin|end|textbf|emph|lab
 _JSON_MARKS = re.compile(r"[{}\[\]]|\",|\"\s{0,3}$|(?<=:)\s{0,3}\"|^\s{0,40}\"", re.MULTILINE)
 _TABLE_RULE = re.compile(r"[ \t>]*\|?[ \t:|+=-]{3,}\|?[ \t]*")
 _STORY = re.compile(
-    r"\bas an? (?!next|first|last|final|result|rule|consequence|side|matter|workaround|test|start)[^.,\n:]{1,80},?"
+    r"\bas an? (?!next|first|last|final|result|rule|consequence|side|matter|workaround|test"
+    r"|start)[^.,\n:]{1,80},?"
     r"[*_ \n]{1,6}i (?:want|need|wish|would like|'d like|must be able|should be able)\b"
-    r"|\bals [^.,\n:]{1,60} (?:möchte|will|brauche) ich\b|\ben tant qu[e'’][^.,\n:]{1,60},? je (?:veux|souhaite|voudrais)\b"
-    r"|\bcomo [^.,\n:]{1,60},? (?:quiero|necesito|quisiera)\b|作为[^。\n]{1,40}我(?:想|希望|需要|要)|として[^。\n]{1,60}(?:したい|たい)",
+    r"|\bals [^.,\n:]{1,60} (?:möchte|will|brauche) ich\b|\ben tant qu[e'’][^.,\n:]{1,60},? je (?:veux"
+    r"|souhaite|voudrais)\b"
+    r"|\bcomo [^.,\n:]{1,60},? (?:quiero|necesito|quisiera)\b|作为[^。\n]{1,40}我(?:想|希望|需要|要)"
+    r"|として[^。\n]{1,60}(?:したい|たい)",
     re.IGNORECASE,
 )
 _SCENARIO = re.compile(
-    r"(?:scenario(?: outline)?|example|feature|szenario|funktionalität|scénario|fonctionnalité|escenario|característica"
+    r"(?:scenario(?: outline)?|example|feature|szenario|funktionalität|scénario|fonctionnalité|escenario"
+    r"|característica"
     r"|シナリオ|機能|场景|場景|功能|rule)\s{0,3}[:：]",
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
-    r"(?:given|when|angenommen|gegeben sei|wenn|étant donné|etant donné|soit|quand|lorsqu[e'’]|dado|dada|cuando|前提|もし"
+    r"(?:given|when|angenommen|gegeben sei|wenn|étant donné|etant donné|soit|quand|lorsqu[e'’]|dado|dada"
+    r"|cuando|前提|もし"
     r"|假如|假设|假設|当|當)(?=\W|\w*[\u3040-\u9fff])",
     re.IGNORECASE,
 )
 _THEN = re.compile(r"(?:then|dann|alors|entonces|ならば|那么|那麼)(?=\W|[\u3040-\u9fff])", re.IGNORECASE)
 _ONE_LINE_SCENARIO = re.compile(r"\bgiven\b.{1,400}\bwhen\b.{1,400}\bthen\b", re.IGNORECASE)
 _FIRST_PERSON = re.compile(
-    r"(?:i|i've|i'll|i'm|we|we've|we'll|let me|let's|let us|you|your|feel free|please|sorry|thanks|sure|ok|okay|great|hi|hello)\b",
+    r"(?:i|i've|i'll|i'm|we|we've|we'll|let me|let's|let us|you|your|feel free|please|sorry|thanks|sure|ok"
+    r"|okay|great|hi|hello)\b",
     re.IGNORECASE,
 )
 _QUESTION = re.compile(
-    r"(?:shall|should|must|will|would|could|can|may|do|does|did|is|are|have|has|what|which|who|how|where|soll|sollen|muss|darf"
+    r"(?:shall|should|must|will|would|could|can|may|do|does|did|is|are|have|has|what|which|who|how|where"
+    r"|soll|sollen|muss|darf"
     r"|dois|doit|debe)\b[^.]*$",
     re.IGNORECASE,
 )
 _EXPLANATION = re.compile(
-    r"\b(?:requirements?|items?|points?|statements?|sentences?|criterion|rules?|clauses?|numbers?|no\.|r|req|fr|it|this|that"
-    r"|which|first|second|third|fourth|fifth|last|one|two|text|wording|word|meaning)[ #-]{0,2}(?:\d{1,4}|above|below)?\s+"
+    r"\b(?:requirements?|items?|points?|statements?|sentences?|criterion|rules?|clauses?|numbers?|no\.|r"
+    r"|req|fr|it|this|that"
+    r"|which|first|second|third|fourth|fifth|last|one|two|text|wording|word|meaning|error|message"
+    r"|traceback|documentation|docs|docstring|comment"
+    r"|manual|log|warning|standard|code|tests?|specification)[ #-]{0,2}(?:\d{1,4}|above|below)?\s+"
     r"(?:only |just |also |simply |already |really |basically )?"
-    r"(?:says?|said|means?|meant|states? that|stated|tells?|explains?|explained|describes?|requires? that|expresses|reflects"
-    r"|refers?|(?:is|was|are|were) (?:there|about|because|needed|included|added|so|meant|intended)|exists?|comes? from)\b"
-    r"|\bi (?:mean|meant|said|wrote|chose|used|put|added|assumed)\b|\bthat(?:'s| is) (?:because|why|so that)\b"
+    r"(?:says?|said|means?|meant|states? that|stated|tells?|explains?|explained|describes?|requires? that"
+    r"|expresses|reflects"
+    r"|refers?|(?:is|was|are|were) (?:there|about|because|needed|included|added|so|meant|intended)|exists?"
+    r"|comes? from)\b"
+    r"|\bi (?:mean|meant|said|wrote|chose|used|put|added|assumed)\b|\bthat(?:'s| is) (?:because|why"
+    r"|so that)\b"
     r"|\bin other words\b|\bthe reason\b|\bas (?:requirement|item|point|number) \d"
-    r"|\b(?:by|with|in|under|according to|because of) (?:requirement|item|point|number|statement|r|req|fr)[ #-]{0,2}\d"
+    r"|\b(?:by|with|in|under|according to|because of) (?:requirement|item|point|number|statement|r|req"
+    r"|fr)[ #-]{0,2}\d"
     r"|\b(?:i\.e\.|namely) because\b",
     re.IGNORECASE,
 )
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|i think|i guess|i wonder|i believe|(?:i am|i'm) not sure|i don't know"
+    r"|not sure (?:if|whether))\b",
+    re.IGNORECASE,
+)
+_ERROR = re.compile(r"[\w.]{0,80}(?:Error|Exception|Warning)\b[:(]")
 _BECAUSE = re.compile(
     r"(?:because|since|yes|no|exactly|correct|right|indeed|true|good question)\b", re.IGNORECASE
 )
@@ -128,11 +153,15 @@ def find_requirements(text: str) -> StatementMatch:
             return StatementMatch(_unwrap(text.strip()), form)
     fenced = None
     for segment in segments:
-        if isinstance(segment, CodeBlock) and segment.language in _TEXT_LANGUAGES and segment.content.strip():
+        if isinstance(segment, CodeBlock) and _is_text(segment):
             form, refusal = _recognize(segment.content, segment.language)
             fenced = StatementMatch(segment.content.strip(), form) if form else fenced
             reason = reason if reason and reason != "it is code only" else refusal
     return fenced or StatementMatch(None, reason)
+
+
+def _is_text(block: CodeBlock) -> bool:
+    return bool(block.content.strip()) and (not block.language or block.language in _TEXT_LANGUAGES)
 
 
 def _unwrap(text: str) -> str:
@@ -154,7 +183,7 @@ def _recognize(text: str, language: str) -> tuple[str, str]:
     counts = _count(lines)
     if counts.explanations and counts.items < 2 and not _has_marked(lines):
         return "", "it explains requirements"
-    for form in _forms(text, lines, counts):
+    for form in _forms(text, lines, counts, language in _DATA_LANGUAGES):
         return form, ""
     if counts.questions and not counts.others:
         return "", "it is a question"
@@ -191,8 +220,13 @@ def _sentences(line: str) -> Iterator[str]:
 def _count(lines: list[str]) -> _Counts:
     counts = _Counts()
     for line in lines:
+        if _ERROR.match(line.lstrip()[:200]):
+            counts.others += 1
+            continue
         marker = _MARKER.match(line) or _ID.match(line)
         is_item = marker is not None or line.lstrip().startswith("|")
+        if marker is not None and _EXPLANATION.match(line[:300].lstrip(" \t>|*_-[(")):
+            marker, is_item = None, False
         for sentence in _sentences(line[marker.end() :] if marker else line):
             _add(counts, sentence[:_MAX_SENTENCE], is_item)
     return counts
@@ -202,6 +236,8 @@ def _add(counts: _Counts, sentence: str, is_item: bool) -> None:
     plain = sentence.lstrip("*_>\"'“ ")
     if sentence.rstrip("*_\"')”").endswith(("?", "？", "ですか。", "ますか。")):
         counts.questions += 1
+    elif _HEDGE.search(sentence):
+        counts.others += 1
     elif _EXPLANATION.search(sentence) or (not is_item and _BECAUSE.match(plain)):
         counts.explanations += not is_item
     elif not (_FIRST_PERSON.match(plain) and not is_item) and is_statement(sentence, is_item=is_item):
@@ -213,12 +249,12 @@ def _add(counts: _Counts, sentence: str, is_item: bool) -> None:
         counts.other_items += is_item
 
 
-def _forms(text: str, lines: list[str], counts: _Counts) -> Iterator[str]:
+def _forms(text: str, lines: list[str], counts: _Counts, is_data: bool) -> Iterator[str]:
     if counts.formal or (counts.items and counts.items >= counts.other_items):
         yield "statements"
     if counts.statements and counts.statements >= counts.others:
         yield "statements"
-    if _STORY.search(text):
+    if _STORY.search(text.replace("*", "")):
         yield "user story"
     if _is_scenario(lines):
         yield "scenario"
@@ -226,7 +262,7 @@ def _forms(text: str, lines: list[str], counts: _Counts) -> Iterator[str]:
         yield "table"
     if _has_marked(lines):
         yield "numbered requirements"
-    if _has_section(lines):
+    if _has_section(lines, is_data):
         yield "list under a heading"
 
 
@@ -263,8 +299,8 @@ def _has_marked(lines: list[str]) -> bool:
     )
 
 
-def _has_section(lines: list[str]) -> bool:
-    """Whether a heading of requirements is followed by what they are."""
+def _has_section(lines: list[str], is_data: bool) -> bool:
+    """Whether a heading of requirements is followed by what they are; in data every line is an item."""
     is_open, entries = False, 0
     for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
         if not line.strip():
@@ -274,7 +310,7 @@ def _has_section(lines: list[str]) -> bool:
         elif is_open:
             marker = _MARKER.match(line)
             words = line[marker.end() :] if marker else line
-            entries += _is_entry(words[:500].strip(" \t*_`\"'"), is_item=marker is not None)
+            entries += _is_entry(words[:500].strip(" \t*_`\"'"), is_item=is_data or marker is not None)
     return entries > 0
 
 

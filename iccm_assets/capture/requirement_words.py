@@ -10,29 +10,35 @@ FORMAL = re.compile(
 )
 MODAL = re.compile(
     r"\b(?:must|should|will|needs? to|ha(?:s|ve) to|ought to|(?:is|are) (?:expected|supposed|to be able) to"
-    r"|must|(?:is|are) not allowed to|(?:is|are) to (?=[a-z]))\b",
+    r"|(?:is|are) not allowed to|(?:is|are) to(?= [a-z]))\b",
     re.IGNORECASE,
 )
 # What follows a modal verb in a statement: a verb, perhaps after an adverb, or a list.
 _PREDICATE = re.compile(
-    r"[*_`]*,?\s{1,3}(?:not |never |always |also |only |then |at least |either |both |[a-z]+ly )*[*_`\"]{0,3}\w{2,}|[*_`]*:\s*$",
+    r"[*_`]*,?\s{1,3}(?:not |never |always |also |only |then |at least |either |both "
+    r"|[a-z]+ly )*[*_`\"]{0,3}\w{2,}|[*_`]*:\s*$",
     re.IGNORECASE,
 )
 _NO_PREDICATE = re.compile(
-    r"[*_`\"'”’]*\s{1,3}(?:now|then|here|there|everywhere|instead|and|or|but|by|is|was|are|were|as|too|again|be fine"
+    r"[*_`\"'”’]*\s{1,3}(?:now|then|here|there|everywhere|instead|and|or|but|by|is|was|are|were|as|too"
+    r"|again|be fine"
     r"|i|we|you)\b|[*_`]*\s*[.,;!?)\"'”’]|[*_`]*\s*$",
     re.IGNORECASE,
 )
 _VAGUE = re.compile(
-    r"[*_`]*\s{1,3}(?:not |also |now |all |just |probably |still |already |hopefully )*(?:now\b|work\b|pass\b|fix\b"
-    r"|help\b|do\b|suffice\b|look\b|compile\b|run (?:now|again|fine)|match\b|make sense|cover\b|go\b|have (?:been|said)"
-    r"|be (?:fine|ok|okay|enough|good|better|clear\w*|ready|done|right|correct|all|easy|easier|possible|sufficient"
+    r"[*_`]*\s{1,3}(?:not |also |now |all |just |probably |still |already |hopefully )*(?:now\b|work\b"
+    r"|pass\b|fix\b"
+    r"|help\b|do\b|suffice\b|look\b|compile\b|run (?:now|again|fine)|match\b|make sense|cover\b|go\b"
+    r"|have (?:been|said)"
+    r"|take (?:a|an|about|some|effect|long|place|\d)|be (?:gone|fixed|solved|resolved|green|live|back|fine"
+    r"|ok|okay|enough|good|better|clear\w*|ready|done|right|correct|all|easy|easier|possible|sufficient"
     r"|complete|what|that|it|the (?:case|reason|problem)|because|about)\b)",
     re.IGNORECASE,
 )
 _PERSON = re.compile(
     r"(?:^|[\s(,;:*_\"“])(?:i|we|you|he|she|they|one|let's|let us|someone|somebody|anybody|nobody|people"
-    r"|your [a-z]+|my [a-z]+)(?:'ve|'d)?\s+(?:also |just |now |still |then |both |all |probably |really |only )*[*_`]*$",
+    r"|your [a-z]+|my [a-z]+)(?:'ve|'d)?\s+(?:also |just |now |still |then |both |all |probably |really "
+    r"|only )*[*_`]*$",
     re.IGNORECASE,
 )
 _BARE = re.compile(
@@ -42,32 +48,45 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 _TALK = re.compile(
-    r"\b(?:answer|change|changes|fix|commit|pull request|pr|branch|ticket|test|tests|suite|ci|build|requirement"
-    r"|requirements|document|list|file i|next step|step|reason|problem|bug|issue|explanation|rest|wording|sentence"
-    r"|sentences|word|text|item|point|refactoring|patch|update|summary|example|version above|code (?:above|below|you))"
+    r"\b(?:answer|change|changes|fix|commit|pull request|pr|branch|ticket|test|tests|suite|ci|build"
+    r"|requirement"
+    r"|requirements|document|list|file i|next step|step|reason|problem|bug|issue|explanation|rest|wording"
+    r"|sentence"
+    r"|sentences|goal|idea|aim|purpose|plan|task|word|text|item|point|refactoring|patch|update|summary"
+    r"|example|version above|code (?:above|below|you))"
     r"(?: \d{1,4})?(?: (?:above|below|here))?$",
     re.IGNORECASE,
 )
 SOFTWARE = re.compile(
-    r"\b(?:function|method|class|module|system|component|service|program|application|app|software|api|endpoint|library"
-    r"|package|script|procedure|routine|algorithm|constructor|property|field|attribute|parameter|argument|input|output"
-    r"|value|values|result|implementation|object|instance|interface|operation|command|tool|server|client|database"
+    r"\b(?:function|method|class|module|system|component|service|program|application|app|software|api"
+    r"|endpoint|library"
+    r"|package|script|procedure|routine|algorithm|constructor|property|field|attribute|parameter|argument"
+    r"|input|output"
+    r"|value|values|result|implementation|object|instance|interface|operation|command|tool|server|client"
+    r"|database"
     r"|parser|users?|callers?|exception|error|list|string|number|type|key|order|request|response|data|\w+_\w+"
     r"|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*)\b|`[^`]+`|\w\(\)|\*\*\w"
 )
 _MENTION = re.compile(
-    r"\b(?:word|verb|term|keyword|modal|form|phrase|write|wrote|use|uses|used|using|with|replaced|says?|said)\s+"
+    r"\b(?:shall|must|should|will|may|can)[`\"'”’]? (?:and|or|nor|not|than|rather than"
+    r"|instead of) [*_`\"'“‘]*$"
+    r"|\b(?:word|verb|term|keyword|modal|form|phrase|write|wrote|use|uses|used|using|with|replaced|says?"
+    r"|said)\s+"
     r"[*_`\"'“‘]*$",
     re.IGNORECASE,
 )
 # The words of a heading over requirements.
 HEADING_WORDS = re.compile(
-    r"\b(?:requirements?|acceptance criteri(?:a|on)|specifications?|spec|user stor(?:y|ies)|functional|non-functional"
-    r"|shall statements?|rules|behaviou?r|constraints|anforderung(?:en)?|akzeptanzkriteri(?:en|um)|spezifikation"
-    r"|exigences?|critères d['’]acceptation|requisitos?|criterios de aceptación|exigencias|requisiti|vereisten"
+    r"\b(?:requirements?|acceptance criteri(?:a|on)|specifications?|spec|user stor(?:y|ies)|functional"
+    r"|non-functional"
+    r"|shall statements?|rules|behaviou?r|constraints|anforderung(?:en)?|akzeptanzkriteri(?:en|um)"
+    r"|spezifikation"
+    r"|exigences?|critères d['’]acceptation|requisitos?|criterios de aceptación|exigencias|requisiti"
+    r"|vereisten"
     r"|eisen|требовани[яе]|wymagania|krav)\b|要件|要求|需求|仕様|規格|规格|요구",
     re.IGNORECASE,
 )
+_MAX_SENTENCE = 4000  # characters
 # Modal verbs of other languages; a person before or after them, or a promise, is no statement.
 _FOREIGN = re.compile(
     r"\b(?:muss|müssen|soll|sollen|sollte|sollten|darf|dürfen"
@@ -84,10 +103,15 @@ _FOREIGN = re.compile(
 _FOREIGN_TALK = re.compile(
     r"\b(?:ich|wir|du|ihr|man|je|tu|nous|vous|yo|nosotros|usted|ik|wij|jij|я|мы|вы)\b"
     r"|\b(?:das|dies|jetzt|nun|cela|ça|ca|esto|eso|ahora|maintenant|dat|dit|nu)\b[^.]{0,30}"
-    r"(?:gehen|funktionier\w+|passen|klappen|reichen|stimmen|marcher|fonctionner|suffire|funcionar|bastar|servir|werken)"
-    r"|[你您我]们?(?:还|也|就)?(?:应|需|必|不)|应该(?:可以|没问题|没有问题|就行|能行|好了)|してください|くださいませ|はずです|でしょう",
+    r"(?:gehen|funktionier\w+|passen|klappen|reichen|stimmen|marcher|fonctionner|suffire|funcionar|bastar"
+    r"|servir|werken)"
+    r"|^(?:まず|最初に|先に)|[你您我]们?(?:先|还|也|就)?(?:应|需|必|不)|应该(?:可以|没问题|没有问题|就行|能行|好了)|してください|くださいませ|はずです|でしょう",
     re.IGNORECASE,
 )
+
+
+# German for "you", told from "they" by its capital only.
+_POLITE = re.compile(r"\bSie (?:müssen|sollten|sollen|dürfen)\b|\b(?:müssen|sollten|sollen|dürfen) Sie\b")
 
 
 def is_statement(sentence: str, *, is_item: bool) -> bool:
@@ -97,43 +121,40 @@ def is_statement(sentence: str, *, is_item: bool) -> bool:
 
 def is_formal(sentence: str) -> bool:
     """Whether a sentence states something with "shall" or a keyword in capitals."""
-    return any(
-        not _PERSON.search(subject)
-        and not _MENTION.search(subject)
-        and _is_predicate(sentence[match.end() :])
-        for match in FORMAL.finditer(sentence[:4000])
-        if (subject := sentence[max(0, match.start() - 60) : match.start()]).strip(" -*_#>|")
-        or match.start() > 0
-    )
-
-
-def is_foreign(sentence: str) -> bool:
-    """Whether a sentence of another language than English states what software has to do."""
-    text = sentence[:4000]
-    return _FOREIGN.search(text) is not None and _FOREIGN_TALK.search(text) is None
-
-
-def _has_modal(sentence: str, is_item: bool) -> bool:
-    for match in MODAL.finditer(sentence[:4000]):
-        subject = sentence[max(0, match.start() - 120) : match.start()].strip(" \t-*_>|#")
-        rest = sentence[match.end() : match.end() + 120]
-        if (
-            not subject
-            or _PERSON.search(f"{subject} ")
-            or _MENTION.search(f"{subject} ")
-            or not _is_predicate(rest)
-        ):
-            continue
-        if _VAGUE.match(rest) or (not is_item and _TALK.search(subject)):
-            continue
-        if is_item or SOFTWARE.search(subject) or _is_pronoun_statement(subject):
+    for match in FORMAL.finditer(sentence[:_MAX_SENTENCE]):
+        subject = sentence[max(0, match.start() - 60) : match.start()]
+        is_talk = _PERSON.search(subject) or _MENTION.search(subject)
+        if not is_talk and _is_predicate(sentence[match.end() : match.end() + 120]):
             return True
     return False
 
 
-def _is_pronoun_statement(subject: str) -> bool:
-    """Whether the subject is "it" alone: the software that was talked about."""
-    return subject.lower() in {"it", "and it", "it also"} or not _BARE.match(subject)
+def is_foreign(sentence: str) -> bool:
+    """Whether a sentence of another language than English states what software has to do."""
+    text = sentence[:_MAX_SENTENCE]
+    if _FOREIGN.search(text) is None:
+        return False
+    return _FOREIGN_TALK.search(text) is None and _POLITE.search(text) is None
+
+
+def _has_modal(sentence: str, is_item: bool) -> bool:
+    """Whether the first modal verb with a predicate makes a statement about software."""
+    for match in MODAL.finditer(sentence[:_MAX_SENTENCE]):
+        subject = sentence[max(0, match.start() - 120) : match.start()].strip(" \t-*_>|#")
+        rest = sentence[match.end() : match.end() + 120]
+        if not _is_predicate(rest):
+            continue
+        if _PERSON.search(f"{subject} ") or _MENTION.search(f"{subject} ") or _VAGUE.match(rest):
+            return False
+        if is_item:
+            return True
+        return bool(subject) and not _TALK.search(subject) and _is_software(subject)
+    return False
+
+
+def _is_software(subject: str) -> bool:
+    """Whether the subject may be software: "it" alone is what was talked about, "that" is not."""
+    return bool(SOFTWARE.search(subject)) or subject.lower() in {"it", "and it"} or not _BARE.match(subject)
 
 
 def _is_predicate(rest: str) -> bool:

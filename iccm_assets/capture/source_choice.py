@@ -11,8 +11,10 @@ from iccm_assets.capture.code_recognition import find_names
 
 _MARKED_NAME = re.compile(
     r"[`*'\"“]{1,2}(?:\w+\.)*(\w+)(?:\([^`\n]{0,200})?[`*'\"”]{1,2}|\b(\w+)\("
-    r"|\b(?i:function|method|class|module|type|component|interface|struct|procedure|operation|routine|endpoint|constant"
-    r"|funktion|methode|klasse|fonction|méthode|classe|función|método|clase|関数|メソッド|クラス|函数|方法|类)\s{0,2}[`*'\"“]{0,2}(\w+)"
+    r"|\b(?i:function|method|class|module|type|component|interface|struct|procedure|operation|routine"
+    r"|endpoint|constant"
+    r"|funktion|methode|klasse|fonction|méthode|classe|función|método|clase|関数|メソッド|クラス|函数|方法"
+    r"|类)\s{0,2}[`*'\"“]{0,2}(\w+)"
 )
 
 
