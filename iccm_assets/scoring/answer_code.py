@@ -29,6 +29,8 @@ from iccm_assets.scoring.code_units import (
     parse_unit,
 )
 
+# No answer to one function has as many: to parse thousands of blocks takes seconds.
+MAX_BLOCKS = 100
 # The words of an info string: `{.python}`, `python:a.py`, `lang=python`.
 _INFO_WORD = re.compile(r"[^\s{}:,;=\"'(\[]+")
 _ATTRIBUTES = frozenset({"title", "file", "filename", "name", "path", "lang", "language", "class", "id"})
@@ -102,6 +104,8 @@ def _extract_from(text: str, requirements: str, answer: ChatAnswer) -> str:
     if answer.ended and (unit := _parse_unfenced(text.strip("\n"))):
         return unit.code
     blocks = list(split_blocks(text))
+    if len(blocks) > MAX_BLOCKS:
+        raise _invalid(f"more than {MAX_BLOCKS} code blocks in one answer", answer)
     is_open = bool(blocks) and not blocks[-1].closed
     units = [] if is_open else list(_parse_blocks(blocks))
     if not any(unit.defines for unit in units):
@@ -119,7 +123,7 @@ def _extract_from(text: str, requirements: str, answer: ChatAnswer) -> str:
 def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) -> str:
     """Return the code of the units that implement the requirements."""
     named = find_named(requirements, (name for unit in units for name in unit.definitions))
-    units = [unit for unit in units if not unit.is_tests or unit.definitions & named]
+    units = [unit for unit in units if not unit.is_tests or unit.tests & named]
     defining = [number for number, unit in enumerate(units) if unit.definitions]
     defining = defining or [number for number, unit in enumerate(units) if unit.defines]
     if not defining:

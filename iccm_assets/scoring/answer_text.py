@@ -29,6 +29,7 @@ _CLOSE = (
 _MARK = re.compile(rf"(?<![`'\"])(?:(?P<open>{_OPEN})|(?P<close>{_CLOSE}))", re.IGNORECASE)
 # A channel ends with a token of its own, which is no mark elsewhere.
 _END = re.compile(rf"(?<![`'\"])(?:{_CLOSE}|<\|(?:end|return|call)\|>)", re.IGNORECASE)
+_MARK_WORD = re.compile(r"[\w:]+")
 _STOP_TOKEN = re.compile(r"<\|\w{1,30}\|>|</s>|<end_of_turn>|<eos>")
 MAX_STOP_TOKEN_CHARACTERS = 34
 # The channels of a server that removed their tokens.
@@ -106,8 +107,9 @@ def drop_thinking(text: str) -> str:
             position = thinking.end()
         else:
             kept.append(text[position : thinking.start()] + "\n")
-            end = _find_end_of_thinking(text, thinking.end()) if knows_fences else None
-            # Thinking may hold a fence that is never closed; it is looked for once, so that time is linear.
+            end = _find_end_of_thinking(text, thinking) if knows_fences else None
+            # Thinking may hold a fence that is never closed, or end with another mark. Its end is looked for
+            # in vain only once, so that the time is linear.
             knows_fences = knows_fences and end is not None
             end = end or _END.search(text, thinking.end())
             if end is None:
@@ -170,15 +172,19 @@ def _find_line_end(text: str, start: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _find_end_of_thinking(text: str, start: int) -> re.Match[str] | None:
-    """Find the end of the thinking outside of the code blocks in it; None if there is none."""
+def _find_end_of_thinking(text: str, opening: re.Match[str]) -> re.Match[str] | None:
+    """Find the end of the same kind as the opening, outside of the code blocks between; None without one."""
+    word = _MARK_WORD.search(opening[0])
+    name = word[0].lower() if word and opening[0].startswith("<") and "|" not in opening[0] else ""
     fence: _Fence | None = None
+    start = opening.end()
     while start < len(text):
         line_end = _find_line_end(text, start)
         mark = _match_fence(text, start, line_end)
         if fence is None and mark is None:
-            if end := _END.search(text, start, line_end):
-                return end
+            for end in _END.finditer(text, start, line_end):
+                if not name or end[0].lower().startswith(f"</{name}"):
+                    return end
         elif fence is None:
             fence = mark
         elif mark is not None and fence.is_closed_by(mark):

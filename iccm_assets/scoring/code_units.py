@@ -76,11 +76,17 @@ class CodeUnit:
         names = {alias.name for node in self.local_imports for alias in node.names}
         return frozenset((used - bound - _BUILTIN_NAMES) | names)
 
-    @property
+    @cached_property
     def is_tests(self) -> bool:
-        """Whether all it defines are tests."""
+        """Whether all it defines are tests and their fixtures."""
         nodes = [node for node in self.tree.body if isinstance(node, _DEFINITIONS)]
-        return bool(nodes) and all(map(_is_test, nodes))
+        return bool(nodes) and all(_is_test(node) or _is_fixture(node) for node in nodes)
+
+    @cached_property
+    def tests(self) -> frozenset[str]:
+        """The names of the tests at the top level."""
+        nodes = (node for node in self.tree.body if isinstance(node, _DEFINITIONS))
+        return frozenset(node.name for node in nodes if _is_test(node))
 
 
 def parse_unit(code: str) -> CodeUnit | None:
@@ -220,4 +226,8 @@ def _is_standard(module: str | None) -> bool:
 def _is_test(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
     if isinstance(node, ast.ClassDef):
         return node.name.startswith("Test") or any("TestCase" in ast.unparse(base) for base in node.bases)
-    return node.name.startswith("test") or any("fixture" in ast.unparse(item) for item in node.decorator_list)
+    return node.name.startswith("test")
+
+
+def _is_fixture(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    return any("fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
