@@ -74,6 +74,11 @@ _REMOVED = re.compile(
     re.IGNORECASE,
 )
 _REMOVE = re.compile(r"\b(?:removed|deleted|dropped|took out)[ ]$", re.IGNORECASE)
+_REST = re.compile(
+    r"\b(?:rest|others?|other (?:requirements|items|points|ones)|remaining \w+|everything else|all else)[ ](?:\w+[ ])?"
+    r"(?:stays?|remains?|(?:is|are)[ ](?:unchanged|the same|not changed)|as (?:is|before)|unchanged|not changed)\b",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _EXPLAINS = re.compile(r"(?:this|that|it) (?:means|says|is because)\b|because\b", re.IGNORECASE)
 _WRAPPING = ("**", "__", '"', "“", "”", "„", "«", "»", "'", "`", "*", "‘", "’")
@@ -108,7 +113,7 @@ def _find_changes(answer: str, previous: str, request: str) -> dict[str, str | N
     listed = {item.key: _item_text(lines, item) for item in items}
     known = [item.key for item in _find_items(previous.split("\n"))]
     requested = _references(request)
-    if listed and _is_complete(list(listed), known, requested):
+    if listed and not _REST.search(answer) and _is_complete(list(listed), known, requested):
         return {}
     changes: dict[str, str | None] = {**_named_changes(lines), **_removals(lines)}
     if listed:
@@ -125,7 +130,7 @@ def _is_complete(listed: list[str], known: list[str], requested: list[str]) -> b
     first = _number(known[0]) if known else "1"
     if numbers[0] not in {first, "1", "0"}:
         return False
-    if len(numbers) < len(known) and set(numbers) <= set(map(_number, requested)):
+    if set(numbers) <= set(map(_number, requested)):
         return False
     order = {number: position for position, number in enumerate(map(_number, known))}
     positions = [order[number] for number in dict.fromkeys(numbers) if number in order]

@@ -48,7 +48,7 @@ def lineage(
         if version is not None:
             traced = load_version_lineage(conn, version)
             if as_json:
-                echo_json({**asdict(traced), "roles": traced.roles})
+                echo_json({**asdict(traced), "roles": traced.roles, "evidence": traced.evidence})
             else:
                 _print_version(traced, all_rows)
             return
@@ -78,7 +78,8 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
 
 def _print_training(version: VersionLineage, all_rows: bool) -> None:
     roles = ", ".join(f"{count} {role}" for role, count in version.roles.items()) or "none"
-    print_line(f"Conversations of its own run: {roles}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(version.evidence.items()))
+    print_line(f"Conversations of its own run: {roles}" + (f"; evidence: {kinds}" if kinds else ""))
     conversations = [asdict(conversation) for conversation in version.conversations]
     for role, heading in ROLE_HEADINGS.items():
         rows = [
@@ -121,6 +122,7 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
     )
     rate = conversation.test_pass_rate
     scored = "not scored" if rate is None else f"test pass rate {rate:.3f}"
+    print_line(_format_suite(conversation))
     passed = "passed the filter" if conversation.filtered else "did not pass the filter"
     in_pool = f"in the training pool{' (pinned)' if conversation.pinned else ''}"
     print_line(f"{scored}, {passed}, {in_pool if conversation.in_pool else 'not in the pool'}")
@@ -133,6 +135,21 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
     _print_rows("Versions trained on it", versions, all_rows)
     if not versions:
         print_line("No version was trained on it.")
+
+
+def _format_suite(conversation: ConversationLineage) -> str:
+    """Describe the suite of the accepted text: the kind of evidence, its origin and its quality."""
+    if conversation.evidence is None:
+        return "no test suite"
+    weaker = ", the weaker evidence" if conversation.evidence == "pytest" else ""
+    strength = conversation.suite_strength
+    parts = (
+        f"{conversation.test_suite_origin} test suite of kind {conversation.evidence}{weaker}",
+        conversation.suite_status or "not measured",
+        "" if strength is None else f"strength {strength:.2f}",
+    )
+    reason = f": {conversation.inconclusive_reason}" if conversation.inconclusive_reason else ""
+    return escape(", ".join(filter(None, parts)) + reason)
 
 
 def _print_lines(name: str, lines: Sequence[str], all_rows: bool) -> None:

@@ -17,8 +17,9 @@ RejectionStage = Literal["filter", "policy"]
 class ScoredConversation:
     """A conversation of the day with its scores.
 
-    ``requirements`` and the scores belong to the accepted text, None without one; ``first_*`` belong to
-    CET-D's first response. ``builtin_only``: no other member than those of `builtin` gave it a score.
+    ``requirements``, the scores and the suite's kind (``evidence``), origin and status belong to the accepted
+    text, None without one; ``suite_problem`` is the reason of a status that is not usable. ``first_*`` belong
+    to CET-D's first response. ``builtin_only``: no other member than those of `builtin` gave it a score.
     """
 
     conversation_id: int
@@ -40,6 +41,7 @@ class ScoredConversation:
     evidence: str | None = None
     test_suite_origin: str | None = None
     suite_status: str | None = None
+    suite_problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _content_rejection(conversation: ScoredConversation, source: str | None) -> 
 
 
 # Rejection reason by the status of a suite that measures nothing.
-_INCONCLUSIVE = {"weak": "weak_suite", "mismatch": "suite_mismatch", "none": "unmeasured_suite"}
+_SUITE_REJECTIONS = {"weak": "weak_suite", "mismatch": "suite_mismatch", "none": "unmeasured_suite"}
 
 
 def _score_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
@@ -143,7 +145,8 @@ def _score_rejection(conversation: ScoredConversation, curation: CurationSetting
     if not conversation.scored:
         return "filter", "not_scored" if conversation.has_test_suite else "no_test_suite", None
     if rate is None or variance is None:
-        return "filter", _INCONCLUSIVE.get(conversation.suite_status or "", "inconclusive"), None
+        reason = _SUITE_REJECTIONS.get(conversation.suite_status or "")
+        return "filter", reason or "inconclusive", conversation.suite_problem if reason else None
     if conversation.evidence not in curation.allowed_evidence:
         return "policy", "evidence_kind", f"{conversation.evidence} is not in {curation.evidence}"
     if conversation.test_suite_origin not in curation.allowed_suite_origins:

@@ -139,7 +139,7 @@ _CONVERSATIONS = text(
         ) as negative_feedback,
         a.text as requirements, a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
         a.test_pass_rate, a.implementation_variance, a.test_suite ->> 'kind' as evidence, a.test_suite_origin,
-        a.evidence ->> 'suite' as suite_status,
+        a.evidence ->> 'suite' as suite_status, a.evidence ->> 'reason' as suite_problem,
         coalesce((
             select bool_and(b.reconstructor like 'builtin/%') from iccm.reconstructions b
             where b.requirement_id = a.id and b.test_pass_rate is not null

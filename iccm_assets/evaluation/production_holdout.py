@@ -1,7 +1,7 @@
 """Production holdout: the evaluation slice that can detect drift (F3).
 
-Held-out sessions of the last weeks whose accepted requirements are unlike anything a model version was
-trained on. They come from live traffic, so the set moves with it; its items are conversations.
+Held-out sessions of the last weeks whose accepted requirements have a score, and so a suite that tests
+something, and are unlike anything a model version was trained on. They come from live traffic, so the set moves with it; its items are conversations.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def _load_recent_ids(engine: sa.Engine, settings: Settings) -> list[int]:
 
 
 def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
-    """Load conversations in their current state, newest first; those without source or suite are left out."""
+    """Load conversations in their current state, newest first; those without source or score are left out."""
     c, r = t.conversations.c, t.requirements.c
     query = (
         sa.select(c.id, c.content, c.metadata, r.text, r.test_suite)
         .join(t.requirements, r.conversation_id == c.id)
-        .where(c.id.in_(ids), r.kind == "accepted", r.test_suite.is_not(None), c.erased_at.is_(None))
+        .where(c.id.in_(ids), r.kind == "accepted", r.test_pass_rate.is_not(None), c.erased_at.is_(None))
         .order_by(c.timestamp.desc(), c.id.desc())
     )
     items = []

@@ -35,7 +35,10 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class TrainingConversation:
-    """A conversation that the version's own run used, with its role."""
+    """A conversation that the version's own run used, with its role and the suite that its score comes from.
+
+    ``evidence`` is the kind of the suite: ``cases``, or ``pytest``, the weaker one.
+    """
 
     conversation_id: int
     session_id: str
@@ -43,6 +46,8 @@ class TrainingConversation:
     day: date | None
     quality_score: float | None
     erased: bool
+    evidence: str | None
+    test_suite_origin: str | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class VersionLineage:
     def roles(self) -> dict[str, int]:
         """Number of conversations used by the version's own run, by role."""
         return dict(Counter(conversation.role for conversation in self.conversations))
+
+    @property
+    def evidence(self) -> dict[str, int]:
+        """Number of conversations used by the version's own run, by kind of evidence; erased: unknown."""
+        return dict(Counter(conversation.evidence or "unknown" for conversation in self.conversations))
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,11 @@ class TrainedVersion:
 
 @dataclass(frozen=True)
 class ConversationLineage:
-    """Path of one conversation through filter, pool, training runs and versions."""
+    """Path of one conversation through filter, pool, training runs and versions.
+
+    ``evidence``, ``test_suite_origin``, ``suite_status`` and ``suite_strength`` describe the suite of the
+    accepted text, ``inconclusive_reason`` says why it has no pass rate.
+    """
 
     conversation_id: int
     session_id: str
@@ -122,6 +136,11 @@ class ConversationLineage:
     erased_at: datetime | None
     test_pass_rate: float | None
     implementation_variance: float | None
+    evidence: str | None
+    test_suite_origin: str | None
+    suite_status: str | None
+    suite_strength: float | None
+    inconclusive_reason: str | None
     filtered: bool
     quality_score: float | None
     in_pool: bool
@@ -162,7 +181,7 @@ _ANCESTRY = text(
 _TRAINING_CONVERSATIONS = text(
     """
     select distinct e.conversation_id, c.session_id, e.role, t.day, t.quality_score,
-           c.erased_at is not null as erased
+           c.erased_at is not null as erased, t.evidence, t.test_suite_origin
     from iccm.training_run_examples e
     join iccm.phase4_training_runs r on r.id = e.training_run_id
     join iccm.conversations c on c.id = e.conversation_id
@@ -196,14 +215,18 @@ _ROLLBACKS = text(
 _CONVERSATION = text(
     """
     select c.id as conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
-           a.test_pass_rate, a.implementation_variance,
+           a.test_pass_rate, a.implementation_variance, a.test_suite_origin,
+           a.test_suite ->> 'kind' as evidence, a.evidence ->> 'suite' as suite_status,
+           (a.evidence ->> 'strength')::double precision as suite_strength,
+           a.evidence ->> 'reason' as inconclusive_reason,
            f.conversation_id is not null as filtered, t.conversation_id is not null as in_pool,
            coalesce(t.quality_score, f.quality_score) as quality_score, coalesce(t.pinned, false) as pinned
     from iccm.conversations c
     left join iccm.filtered_conversations f on f.conversation_id = c.id
     left join iccm.phase4_training_data t on t.conversation_id = c.id
     left join lateral (
-        select r.test_pass_rate, r.implementation_variance from iccm.requirements r
+        select r.test_pass_rate, r.implementation_variance, r.test_suite, r.test_suite_origin, r.evidence
+        from iccm.requirements r
         where r.conversation_id = c.id and r.kind = 'accepted' order by r.id desc limit 1) a on true
     where c.id = :id
     """

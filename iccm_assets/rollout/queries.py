@@ -54,9 +54,10 @@ COUNTS = text(
 )
 
 
-# An empty response is the model's fault, whatever the orchestra scored (R11). A response waits for an earlier
-# one of its session that is not scored yet. Rows in `rollout_samples` are excluded first, and the rest is
-# looked up by key (`limit 1`): a rollout may have counted any number of sessions, few are new at a time.
+# Without a pass rate a response is no evidence, not even an empty one: its suite may test nothing. A response
+# waits for an earlier one of its session that is not scored yet (R11). Rows in `rollout_samples` are excluded
+# first, and the rest is looked up by key (`limit 1`): a rollout may have counted any number of sessions, few
+# are new at a time.
 SCORED_RESPONSES = text(
     """
     with fresh as materialized (
@@ -64,13 +65,13 @@ SCORED_RESPONSES = text(
             encode(sha256(convert_to(r.session_id, 'UTF8')), 'hex') as session_key
         from iccm.requirements r
         where r.id > :first and r.kind = 'model' and r.scored_at is not null
-            and (r.test_pass_rate is not null or r.text !~ '\\S')
+            and r.test_pass_rate is not null
             and not exists (
                 select from iccm.rollout_samples s where s.rollout_id = :rollout and s.requirement_id = r.id
             )
     )
     select r.id as requirement_id, r.session_key, q.assigned_arm as arm, q.created_at as served_at,
-        coalesce(r.test_pass_rate, 0.0) as pass_rate, r.implementation_variance as variance,
+        r.test_pass_rate as pass_rate, r.implementation_variance as variance,
         exists (
             select from iccm.rollout_samples s where s.rollout_id = :rollout and s.exclusion_reason is null
                 and s.session_key = r.session_key

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from iccm_assets.db.clock import now
 from iccm_assets.reporting.arm_metrics import ArmMetrics, load_arm_metrics
 from iccm_assets.scoring.orchestra import Orchestra
-from iccm_assets.scoring.scoring import ScoringReport, score_rows
+from iccm_assets.scoring.scoring_pass import ScoringReport, score_rows
 from iccm_assets.scoring.scoring_queue import PAGE_SIZE, count_rows, unscored_live_responses
 from iccm_assets.settings import Settings
 

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 
 def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
-    """Raise an alert, in the caller's transaction, if the judge could not run one of the implementations."""
-    members = (member for score in scores for member in score.members)
-    # The judge gives this status only to implementations that it could not run.
-    reason = next((member.detail for member in members if member.status == "inconclusive"), None)
+    """Raise an alert, in the caller's transaction, if the judge could not run some code."""
+    reason = next(filter(None, map(_find_reason, scores)), None)
     if reason is None:
         return
     host = socket.gethostname()
@@ -28,6 +26,13 @@ def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
         f"sandbox:{host}:{now(conn):%Y-%m-%d}",
         "critical",
         "Sandbox layer missing",
-        f"{host} gives no verdicts: {reason} `iccm doctor` says how to fix it; to retry inconclusive scores,"
-        " clear their `scored_at`.",
+        f"{host} gives no verdicts: {reason}. `iccm doctor` says how to fix it. Texts whose test suite"
+        " could not be measured are retried; to retry other inconclusive scores, clear their `scored_at`.",
     )
+
+
+def _find_reason(score: Score) -> str | None:
+    if score.unmeasured:
+        return score.unmeasured
+    # The judge gives this status only to implementations that it could not run.
+    return next((member.detail for member in score.members if member.status == "inconclusive"), None)

@@ -119,6 +119,13 @@ def test_only_the_allowed_kinds_and_origins_of_suites_teach(curation, evidence, 
         assert (decision.stage, decision.reason) == ("policy", reason)
 
 
+def test_a_suite_that_is_no_evidence_says_what_is_wrong_with_it():
+    changed = replace(GOOD, test_pass_rate=None, suite_status="weak", suite_problem="a stub passes it")
+    decision = apply_filter(changed, CURATION)
+    assert isinstance(decision, Rejected)
+    assert (decision.reason, decision.detail) == ("weak_suite", "a stub passes it")
+
+
 def test_the_limits_are_strict_and_the_detail_gives_the_numbers():
     assert isinstance(
         apply_filter(replace(GOOD, test_pass_rate=0.7500001, implementation_variance=0.0399999), CURATION),

@@ -78,8 +78,9 @@ def test_after_an_inconclusive_first_response_the_next_one_counts(rolled: World)
     assert rates(rolled) == []
 
 
-def test_an_empty_response_scores_zero(rolled: World) -> None:
-    rolled.ask("a", arm="canary", rate=None, attempted=True, text=" \n")
+def test_an_empty_response_is_evidence_only_where_its_suite_is(rolled: World) -> None:
+    rolled.ask("a", arm="canary", rate=0.0, text=" \n")
+    rolled.ask("b", arm="canary", rate=None, attempted=True, text=" \n")
     assert rates(rolled) == [0.0]
 
 

@@ -15,8 +15,14 @@ from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra
 from iccm_assets.settings import Settings
 
 TEXT = "The function `f` shall return twice its argument."
-SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [3], "expect": 6}]}
 SOURCE = "def f(x):\n    return 2 * x\n"
+# Strong: no stub and no mutant of the source passes it.
+SUITE = {
+    "kind": "cases",
+    "cases": [{"call": "f", "args": [n], "expect": 2 * n} for n in (3, 0, -4, 7, 2.5, 1000001)],
+}
+# Tests nothing: an empty file passes it.
+VACUOUS_PYTEST = {"kind": "pytest", "files": {"test_x.py": "def test_ok():\n    assert True\n"}}
 NOW = datetime.now(UTC)
 
 
@@ -33,14 +39,20 @@ def make_orchestra(on_read: Callable[[str], Any] = lambda text: None) -> Orchest
 
 
 def put_conversation(
-    engine: sa.Engine, settings: Settings, session: str, day: int = 1, suite: Any = SUITE, text: str = TEXT
+    engine: sa.Engine,
+    settings: Settings,
+    session: str,
+    day: int = 1,
+    suite: Any = SUITE,
+    text: str = TEXT,
+    source: str = SOURCE,
 ) -> int:
     conversation = Conversation(
         session_id=session,
         messages=[{"role": "user", "content": "?"}],
         timestamp=datetime(2026, 3, day, 12, tzinfo=UTC),
         requirements=text,
-        source_code=SOURCE,
+        source_code=source,
         test_suite=suite,
         origin="simulated",
     )

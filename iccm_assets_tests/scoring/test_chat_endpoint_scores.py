@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from iccm_assets.cli.orchestra import check, serve
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError, OrchestraError
-from iccm_assets.scoring import scoring
+from iccm_assets.scoring import scoring_pass
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, load_orchestra
-from iccm_assets.scoring.scoring import ScoringTask, score_texts, score_unscored
+from iccm_assets.scoring.scoring import ScoringTask, score_texts
+from iccm_assets.scoring.scoring_pass import score_unscored
 from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import EndpointSettings, Settings, get_settings
 from iccm_assets.simulation.reconstructors import RECONSTRUCTORS
@@ -31,11 +32,11 @@ from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, Moc
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.scoring.factories import put_conversation
 
+SOURCE = "def rate(weight):\n    if weight < 3:\n        return 5\n    return 9\n"
 SUITE = {
     "kind": "cases",
-    "cases": [{"call": "rate", "args": [n], "expect": 5 if n < 3 else 9} for n in (2, 3)],
+    "cases": [{"call": "rate", "args": [n], "expect": 5 if n < 3 else 9} for n in (-7, 0, 2, 3, 4, 50)],
 }
-ONE_CASE = {"kind": "cases", "cases": SUITE["cases"][:1]}
 # Understood alike by all three reconstructors, by each in its own way, or by none.
 PHRASES = ("less than 3", "less than about 3", "less than 4", "less than a certain limit")
 DAY = (date(2026, 3, 1), date(2026, 3, 1))
@@ -65,7 +66,7 @@ def load_rows(engine: sa.Engine) -> dict[str, dict[str, Any]]:
 def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, settings: Settings) -> None:
     texts = [text(number) for number in range(104)]
     for number, requirements in enumerate(texts):
-        put_conversation(engine, settings, f"s{number}", suite=SUITE, text=requirements)
+        put_conversation(engine, settings, f"s{number}", suite=SUITE, source=SOURCE, text=requirements)
     # The number in a text is out of the suite's reach: texts of one phrase score alike.
     tasks = [ScoringTask(requirements, parse_suite(SUITE)) for requirements in texts[: len(PHRASES)]]
     scores = score_texts(tasks, load_orchestra("builtin", 2), settings)
@@ -114,7 +115,7 @@ def count_requests(endpoint: MockEndpoint) -> int:
 
 def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, settings: Settings) -> None:
     for number in range(5):
-        put_conversation(engine, settings, f"s{number}", suite=SUITE, text=text(number))
+        put_conversation(engine, settings, f"s{number}", suite=SUITE, source=SOURCE, text=text(number))
     limits = EndpointSettings(retries=0, timeout_seconds=60, circuit_breaker_failures=1000)
     with MockEndpoint() as alive, MockEndpoint(FaultConfig({"500": 1.0})) as failing:
         spec = f"openai:{alive.url}#strict,openai:{alive.url}#literal,openai:{failing.url}#lenient"
@@ -146,14 +147,14 @@ def test_only_the_members_that_were_missing_are_asked_again(engine: sa.Engine, s
             )
         report = score_unscored(engine, load_orchestra(spec, 3, limits), settings)
         assert (report.scored, count_requests(alive), count_requests(failing)) == (5, 10, 15)
-    assert {row["evidence"] is None for row in load_rows(engine).values()} == {True}
+    assert not any("reason" in (row["evidence"] or {}) for row in load_rows(engine).values())
     assert count_rows(engine, unscored_requirements(DAY)) == 0
 
 
 def test_another_orchestra_reuses_no_answers_and_leaves_no_old_rows(
     engine: sa.Engine, settings: Settings
 ) -> None:
-    put_conversation(engine, settings, "s", suite=SUITE, text=text(0))
+    put_conversation(engine, settings, "s", suite=SUITE, source=SOURCE, text=text(0))
     with MockEndpoint() as alive:
         dead = "openai:http://127.0.0.1:9/v1#strict"
         limits = EndpointSettings(retries=0)
@@ -169,7 +170,7 @@ def test_another_orchestra_reuses_no_answers_and_leaves_no_old_rows(
 
 
 def test_an_inconclusive_score_of_another_cause_is_not_retried(engine: sa.Engine, settings: Settings) -> None:
-    put_conversation(engine, settings, "s", suite=SUITE, text=text(0))
+    put_conversation(engine, settings, "s", suite=SUITE, source=SOURCE, text=text(0))
     small = Orchestra((LocalReconstructor("strict", RECONSTRUCTORS["strict"]),), quorum=2)
     assert score_unscored(engine, small, settings).inconclusive == 1
     assert count_rows(engine, unscored_requirements(DAY)) == 0
@@ -178,7 +179,7 @@ def test_an_inconclusive_score_of_another_cause_is_not_retried(engine: sa.Engine
 SCORER = """
 import sys
 from iccm_assets.scoring.orchestra import load_orchestra
-from iccm_assets.scoring.scoring import score_unscored
+from iccm_assets.scoring.scoring_pass import score_unscored
 from iccm_assets.settings import EndpointSettings, load_settings
 from iccm_assets.db.database import create_engine_for
 settings = load_settings()
@@ -202,7 +203,12 @@ def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_th
     count = 40
     for number in range(count):
         put_conversation(
-            engine, settings, f"s{number}", suite=ONE_CASE, text=text(0).replace("100", str(1000 + number))
+            engine,
+            settings,
+            f"s{number}",
+            suite=SUITE,
+            source=SOURCE,
+            text=text(0).replace("100", str(1000 + number)),
         )
     environment = {
         **os.environ,
@@ -218,7 +224,7 @@ def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_th
         _, stderr = process.communicate(timeout=60)
         before = load_scored_ids(engine)
         assert stderr.rstrip().endswith("KeyboardInterrupt"), stderr
-        assert scoring.BATCH_SIZE <= len(before) < count
+        assert scoring_pass.BATCH_SIZE <= len(before) < count
         requests_before = count_requests(endpoint)
         endpoint.config.faults = {}
         limits = EndpointSettings(timeout_seconds=30)

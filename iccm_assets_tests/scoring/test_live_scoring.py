@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.reporting.arm_metrics import load_arm_metrics
-from iccm_assets.scoring import scoring
+from iccm_assets.scoring import scoring_pass
 from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, Reconstruction
 from iccm_assets.scoring.scoring_queue import (
@@ -24,6 +24,7 @@ from iccm_assets.scoring.scoring_queue import (
     unscored_requirements,
 )
 from iccm_assets.settings import Settings
+from iccm_assets.suites.suite_runner import JUDGE_VERSION
 from iccm_assets_tests.scoring.factories import (
     NOW,
     SOURCE,
@@ -70,7 +71,7 @@ def test_only_gateway_answers_with_tests_are_scored(engine: sa.Engine, settings:
     assert (report.scored.scored, report.remaining, sum(progress)) == (1, 0, 1)
     row = load_model_rows(engine)["with"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (1.0, 0.0, 1.0)
-    assert row.scored_at is not None and row.judge_version == scoring.JUDGE_VERSION
+    assert row.scored_at is not None and row.judge_version == JUDGE_VERSION
     assert load_model_rows(engine)["without"].scored_at is None
     assert count_rows(engine, unscored_requirements()) == 2  # accepted texts are scored by the daily pass
     again = score_live_responses(engine, make_orchestra(), settings).scored
@@ -163,11 +164,15 @@ def test_a_member_that_was_missing_is_asked_again_and_the_others_are_not(
     assert (load_model_rows(engine)["r"].test_pass_rate, len(requests)) == (1.0, 1)
 
 
-def test_an_answer_without_a_stored_conversation_is_scored_too(engine: sa.Engine, settings: Settings) -> None:
+def test_an_answer_without_a_stored_conversation_is_inconclusive(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    """Nothing is left to measure its suite on."""
     serve_request(engine, settings, "r", "s")
     with engine.begin() as conn:
         conn.execute(t.requirements.update().values(conversation_id=None))
-    assert score_live_responses(engine, make_orchestra(), settings).scored.scored == 1
+    report = score_live_responses(engine, make_orchestra(), settings)
+    assert (report.scored.inconclusive, report.remaining) == (1, 0)
 
 
 def test_an_erased_session_is_not_scored(engine: sa.Engine, settings: Settings) -> None:
@@ -225,7 +230,7 @@ def test_concurrent_scorers_share_the_work_and_score_nothing_twice(
     def work(number: int) -> int:
         barrier.wait(timeout=60)
         if number == 0:  # the daily asset's pass, concurrent with two live ones
-            return scoring.score_unscored(engine, make_orchestra(record), settings).scored
+            return scoring_pass.score_unscored(engine, make_orchestra(record), settings).scored
         return score_live_responses(engine, make_orchestra(record), settings).scored.scored
 
     with ThreadPoolExecutor(3) as pool:
@@ -288,11 +293,11 @@ def test_an_answer_accepted_unchanged_reuses_its_score(engine: sa.Engine, settin
     serve_request(
         engine, settings, "other", "s", text=make_text("other")
     )  # now the accepted text of the session
-    report = scoring.score_unscored(engine, both, settings)
+    report = scoring_pass.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(requests)) == (2, 0, 4)
     serve_request(engine, settings, "r2", "s2")
     score_live_responses(engine, both, settings)
-    report = scoring.score_unscored(engine, both, settings)
+    report = scoring_pass.score_unscored(engine, both, settings)
     assert (report.scored, report.reused, len(requests)) == (1, 1, 6)
     r, rc = t.requirements.c, t.reconstructions.c
     with engine.connect() as conn:

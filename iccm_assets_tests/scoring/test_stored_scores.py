@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db import tables as t
 from iccm_assets.evaluation.production_holdout import load_production_holdout
-from iccm_assets.scoring import scoring
+from iccm_assets.scoring import scoring_pass
 from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import Settings
-from iccm_assets_tests.scoring.factories import TEXT, make_orchestra, put_conversation
+from iccm_assets_tests.scoring.factories import TEXT, VACUOUS_PYTEST, make_orchestra, put_conversation
 
 
 def scores(engine: sa.Engine) -> list[Any]:
@@ -31,16 +30,16 @@ def test_the_requested_days_are_scored_and_nothing_twice(engine: sa.Engine, sett
         put_conversation(engine, settings, f"s{day}", day)
     days = (date(2026, 3, 2), date(2026, 3, 3))
     assert count_rows(engine, unscored_requirements(days)) == 2
-    report = scoring.score_unscored(engine, make_orchestra(), settings, days=days)
+    report = scoring_pass.score_unscored(engine, make_orchestra(), settings, days=days)
     assert (report.scored, report.rates) == (2, (1.0, 1.0))
     assert scores(engine) == [("s1", None, False), ("s2", 1.0, True), ("s3", 1.0, True)]
-    assert scoring.score_unscored(engine, make_orchestra(), settings, days=days).scored == 0
+    assert scoring_pass.score_unscored(engine, make_orchestra(), settings, days=days).scored == 0
 
 
 def test_a_broken_suite_is_counted_and_never_fails_the_day(engine: sa.Engine, settings: Settings) -> None:
     put_conversation(engine, settings, "broken", suite={"kind": "cases", "cases": [{"nonsense": 1}]})
     put_conversation(engine, settings, "fine")
-    report = scoring.score_unscored(engine, make_orchestra(), settings)
+    report = scoring_pass.score_unscored(engine, make_orchestra(), settings)
     assert (report.scored, report.invalid_suites) == (1, 1)
     assert scores(engine) == [("broken", None, True), ("fine", 1.0, True)]
 
@@ -50,7 +49,7 @@ def test_rows_of_one_text_suite_and_source_are_scored_once(engine: sa.Engine, se
     for session in ("s1", "s2"):
         put_conversation(engine, settings, session)
     put_conversation(engine, settings, "other", text=TEXT + " It shall not fail.")
-    report = scoring.score_unscored(engine, make_orchestra(requests.append), settings)
+    report = scoring_pass.score_unscored(engine, make_orchestra(requests.append), settings)
     assert (report.scored, report.answers.total(), len(requests)) == (3, 6, 4)  # two texts, two members
     assert {rate for _, rate, _ in scores(engine)} == {1.0}
     with engine.connect() as conn:
@@ -65,23 +64,26 @@ def test_a_text_that_changes_while_it_is_scored_waits_for_the_next_pass(
     def change(text: str) -> None:
         put_conversation(engine, settings, "s", text=TEXT + " It shall not fail.")
 
-    scoring.score_unscored(engine, make_orchestra(change), settings)
+    scoring_pass.score_unscored(engine, make_orchestra(change), settings)
     assert scores(engine) == [("s", None, False)]
-    assert scoring.score_unscored(engine, make_orchestra(), settings).scored == 1
+    assert scoring_pass.score_unscored(engine, make_orchestra(), settings).scored == 1
 
 
-def test_the_production_holdout_is_recent_held_out_and_unlike_the_training_data(
-    engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_the_production_holdout_is_recent_held_out_scored_and_unlike_the_training_data(
+    engine: sa.Engine, settings: Settings
 ) -> None:
     from iccm_assets.curation.filter_policy import is_in_holdout
 
     with engine.begin() as conn:
         today = conn.execute(sa.text("select iccm.now()")).scalar_one()
     fraction = settings.curation.holdout_fraction
-    held_out = [name for name in (f"s{n}" for n in range(60)) if is_in_holdout(name, fraction)][:3]
+    held_out = [name for name in (f"s{n}" for n in range(60)) if is_in_holdout(name, fraction)][:4]
     trained = next(name for name in (f"s{n}" for n in range(60)) if not is_in_holdout(name, fraction))
     for name in (*held_out, trained):
         put_conversation(engine, settings, name, text=f"{TEXT} {name}")
+    put_conversation(engine, settings, held_out[3], suite=VACUOUS_PYTEST, text=f"{TEXT} {held_out[3]}")
+    assert load_production_holdout(engine, settings) == []
+    assert scoring_pass.score_unscored(engine, make_orchestra(), settings).scored == 4
     with engine.begin() as conn:
         conn.execute(t.conversations.update().values(timestamp=today))
         conn.execute(
@@ -90,5 +92,5 @@ def test_the_production_holdout_is_recent_held_out_and_unlike_the_training_data(
             .values(timestamp=today.replace(year=2020))
         )
     assert [row.requirements for row in load_production_holdout(engine, settings)] == [
-        f"{TEXT} {name}" for name in held_out[1:]
+        f"{TEXT} {name}" for name in held_out[1:3]
     ]

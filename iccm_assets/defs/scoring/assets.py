@@ -31,7 +31,7 @@ def reconstructions(
     The orchestra reconstructs the code from every requirements text with a test suite; the suite runs on
     each reconstruction in the sandbox. Only texts without a score are scored: a stopped run is resumed.
     """
-    from iccm_assets.scoring.scoring import score_unscored
+    from iccm_assets.scoring.scoring_pass import score_unscored
     from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 
     days = partition_date_range(context)
