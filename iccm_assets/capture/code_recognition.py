@@ -23,8 +23,8 @@ DATA_LANGUAGES = language_set(
     json jsonl json5 jsonc ndjson geojson yaml yml toml ini cfg conf env dotenv properties csv tsv xml svg
     console shell-session shellsession sh-session terminal session output stdout stderr result results lock
     traceback pytb py3tb stacktrace pycon pycon3 doctest python-repl python-console repl irb ipynb
-    diff patch udiff http log logs ipython-session rconsole mermaid
-    plantuml dot graphviz latex tex bibtex gherkin feature cucumber
+    diff patch udiff http log logs ipython-session rconsole
+    mermaid plantuml dot graphviz latex tex bibtex gherkin feature cucumber
     """
 )
 # Fences of these hold text, which may be code that somebody pasted.

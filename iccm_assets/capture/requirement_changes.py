@@ -75,8 +75,10 @@ _REMOVED = re.compile(
 )
 _REMOVE = re.compile(r"\b(?:removed|deleted|dropped|took out)[ ]$", re.IGNORECASE)
 _REST = re.compile(
-    r"\b(?:rest|others?|other (?:requirements|items|points|ones)|remaining \w+|everything else|all else)[ ](?:\w+[ ])?"
-    r"(?:stays?|remains?|(?:is|are)[ ](?:unchanged|the same|not changed)|as (?:is|before)|unchanged|not changed)\b",
+    r"\b(?:rest|others?|other (?:requirements|items|points|ones)|remaining \w+|everything else"
+    r"|all else)[ ](?:\w+[ ])?"
+    r"(?:stays?|remains?|(?:is|are)[ ](?:unchanged|the same|not changed)|as (?:is|before)|unchanged"
+    r"|not changed)\b",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
