@@ -117,7 +117,8 @@ def test_stop_tokens_at_the_end_are_no_part_of_the_answer(end: str) -> None:
     [
         "", "python", "Python", "PYTHON", "py", "python3", "py3", "python3.11", "{python}", "{.python}",
         "ipython", "ipython3", "python:rate.py", "python title=rate.py", "title=rate.py",
-        'title="src/rate.py"',"rate.py", "src/rate.py", "python {1,3}", "{.python .numberLines}", "python,linenos", "lang=python",
+        'title="src/rate.py"', "rate.py", "src/rate.py", "python {1,3}", "{.python .numberLines}",
+        "python,linenos", "lang=python",
         "language-python", "text/x-python", "pypy3", "micropython", "filename: rate.py", "code", "text",
     ],
 )  # fmt: skip
@@ -300,6 +301,7 @@ HOSTILE = {
     "fences": "```python\nx = 1\n```\n",
     "open fences": "```python\n",
     "definitions": "```python\ndef f{n}(): return f{m}()\n```\n",
+    "unfenced definitions": "def f{n}(): return f{m}()\n",
     "one name": "```python\ndef f(): return {n}\n```\n",
     "stop tokens": "</s>",
     "backticks": "`",
