@@ -27,9 +27,10 @@ group = typer.Typer(help="Check and serve the orchestra of reconstructors.", no_
 
 @group.command()
 def check(as_json: AsJson = False) -> None:
-    """Request one small function from every member and test it; exits 1 if fewer than the quorum answer.
+    """Request one small function from every member and test it.
 
-    Costs one request per endpoint.
+    Exits 1 if fewer members than the quorum answer, or if a member answers wrongly. Costs one request per
+    endpoint.
     """
     from iccm_assets.scoring.scoring import ScoringTask, score_texts
 
@@ -49,10 +50,11 @@ def check(as_json: AsJson = False) -> None:
         for member in score.members
     ]
     answered = sum(member.test_pass_rate is not None for member in score.members)
+    wrong = [row["member"] for row in members if is_wrong(row)]
     if as_json:
         echo_json(
             {
-                "ok": answered >= orchestra.quorum,
+                "ok": answered >= orchestra.quorum and not wrong,
                 "quorum": orchestra.quorum,
                 "digest": orchestra.digest,
                 "members": members,
@@ -63,6 +65,11 @@ def check(as_json: AsJson = False) -> None:
             print_line(_format(row))
     if answered < orchestra.quorum:
         raise OrchestraError(f"{answered} members gave a score, the quorum is {orchestra.quorum}")
+    if wrong:
+        raise OrchestraError(
+            f"{len(wrong)} members implement a trivial text wrongly: {', '.join(wrong)}",
+            hint="Their answers would lower every score: use another model, or correct its settings.",
+        )
 
 
 @group.command()
@@ -90,9 +97,16 @@ def serve(
         endpoint.stop_requested.set()
 
 
+def is_wrong(member: dict[str, Any]) -> bool:
+    """Whether a member answered and its implementation fails a test: the text leaves nothing open."""
+    rate = member["test_pass_rate"]
+    return rate is not None and rate < 1
+
+
 def _format(member: dict[str, Any]) -> str:
     rate = member["test_pass_rate"]
-    mark = "[red]missing[/]" if rate is None else "[green]ok     [/]"
+    mark = "[red]wrong  [/]" if is_wrong(member) else "[green]ok     [/]"
+    mark = "[red]missing[/]" if rate is None else mark
     result = f"{member['status']} {member['detail']}" if rate is None else f"test pass rate {rate:.3f}"
     key = f"; key in {member['key']}" if member["key"] else ""
     return mark + escape(f" {member['member']}: {result}{key}")

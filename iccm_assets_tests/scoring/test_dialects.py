@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from iccm_assets.cli.orchestra import check
+from iccm_assets.errors import OrchestraError
 from iccm_assets.scoring.orchestra import load_orchestra, load_orchestra_from_settings
 from iccm_assets.scoring.scoring import ScoringTask, score_texts
-from iccm_assets.settings import EndpointSettings, Settings, load_settings
+from iccm_assets.settings import EndpointSettings, Settings, get_settings, load_settings
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.scoring.dialect_stub import (
+from iccm_assets_tests.factories.chat_dialects import (
     MEMBER_SETTINGS,
     MISSING,
     OTHER_CODE,
@@ -55,6 +57,38 @@ def test_every_member_of_one_orchestra_is_scored_rightly(
     assert (members["wrong"].status, members["wrong"].test_pass_rate) == ("scored", 0.0)
     repeated = {name for name in RIGHT if stub.counts[name] > 1}
     assert repeated == {name for name in RIGHT if name.endswith("-once")}
+
+
+def test_the_check_fails_and_names_a_member_that_answers_a_trivial_text_wrongly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = "def rate(weight):\n    return 5\n"
+    dialects = {"right": RIGHT["plain"], "wrong": says(fenced(OTHER_CODE)), "half": says(fenced(half))}
+    with run_stub({**dialects, "absent": MISSING["html"][0]}) as stub:
+        monkeypatch.setenv("ICCM_ORCHESTRA", stub.members)
+        monkeypatch.setenv("ICCM_ENDPOINTS__RETRIES", "0")
+        get_settings.cache_clear()
+        try:
+            with pytest.raises(OrchestraError, match="2 members implement a trivial text wrongly") as raised:
+                check(as_json=True)
+            report = json.loads(capsys.readouterr().out)
+            with pytest.raises(OrchestraError):
+                check()
+            printed = capsys.readouterr().out.splitlines()
+            monkeypatch.setenv("ICCM_ORCHESTRA", f"openai:{stub.url}#right,builtin")
+            get_settings.cache_clear()
+            check(as_json=True)
+            assert json.loads(capsys.readouterr().out)["ok"]
+        finally:
+            get_settings.cache_clear()
+    assert (
+        "#wrong" in str(raised.value) and "#half" in str(raised.value) and "#right" not in str(raised.value)
+    )
+    assert not report["ok"]
+    assert [member["test_pass_rate"] for member in report["members"]] == [1.0, 0.0, 0.5, None]
+    assert [line.split()[0] for line in printed if line.startswith(("ok", "wrong", "missing"))] == [
+        "ok", "wrong", "wrong", "missing",
+    ]  # fmt: skip
 
 
 def test_a_retry_shows_the_model_its_answer_and_what_was_wrong_with_it() -> None:
