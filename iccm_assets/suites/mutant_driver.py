@@ -32,8 +32,9 @@ MAX_DIFFERENCES = 8  # of a variant; its answers may be within the tolerance of 
 MAX_REPORT = 400_000  # characters of all differences
 MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 2.0, 0.1  # CPU time of the source, and of a variant of a quick source
+SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 1.0
 SLOWER = 5.0  # how many times as long as the source a variant may take
-WALL_SECONDS = 3.0
+WALL_FACTOR = 3.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
 
 
@@ -45,13 +46,24 @@ class Measurement:
         self.runner = load_module("case_runner", request["case_runner"])
         self.pytest_runner: Any = None
         self.hits: set[int] = set()
-        self.folders = 0
-        self.deadline = time.monotonic() + request["seconds"]
+        self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
+        self.deadline = time.monotonic() + WALL_FACTOR * request["seconds"]
         if request["files"] is not None:
             sys.path += request["paths"]
             self.pytest_runner = load_module("pytest_runner", request["pytest_runner"])
             self.pytest_runner.preload()
+            os.environ["PYTEST_ADDOPTS"] = "-x"  # the first failure decides
+        self.started = time.monotonic()
         gc.freeze()
+
+    def limit_variants(self) -> None:
+        """From now on, limit processes by what the source has used."""
+        self.cpu_seconds = max(MIN_SECONDS, SLOWER * children_seconds())
+        self.wall_seconds = MIN_WALL_SECONDS + SLOWER * (time.monotonic() - self.started)
+
+    def is_over(self) -> bool:
+        """Whether the time of all variants is used up."""
+        return time.monotonic() > self.deadline or children_seconds() > float(self.request["seconds"])
 
     def write_variant(self, edits: list[tuple[int, int, str]]) -> str:
         """Return the source with these byte ranges replaced."""
@@ -61,7 +73,7 @@ class Measurement:
             end = stop
         return b"".join([*pieces, source[end:]]).decode()
 
-    def answers(self, text: str, plans: list[Any], seconds: float, fresh: bool) -> Iterator[bytes | None]:
+    def answers(self, text: str, plans: list[Any], fresh: bool) -> Iterator[bytes | None]:
         """Yield one answer per plan; None, and nothing more, where the process ended or took too long.
 
         ``fresh`` imports the variant again for each plan.
@@ -69,9 +81,9 @@ class Measurement:
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self.run_variant(text, plans, seconds, fresh, write_end)
+            self.run_variant(text, plans, fresh, write_end)
         os.close(write_end)
-        buffer, deadline = bytearray(), time.monotonic() + WALL_SECONDS + 2 * seconds
+        buffer, deadline = bytearray(), time.monotonic() + self.wall_seconds
         poll = select.poll()
         poll.register(read_end, select.POLLIN)
         try:
@@ -89,7 +101,7 @@ class Measurement:
                     pass
             os.waitpid(pid, 0)
 
-    def run_variant(self, text: str, plans: list[Any], seconds: float, fresh: bool, pipe: int) -> NoReturn:
+    def run_variant(self, text: str, plans: list[Any], fresh: bool, pipe: int) -> NoReturn:
         """In the fork: answer the plans in order, then exit."""
         try:
             os.setsid()
@@ -100,7 +112,7 @@ class Measurement:
             os.closerange(ANSWER_FD + 1, 256)
             sys.modules.pop(MODULE, None)  # this module is loaded as if it were the implementation
             resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
-            _signal.setitimer(_signal.ITIMER_PROF, seconds)
+            _signal.setitimer(_signal.ITIMER_PROF, self.cpu_seconds)
             setattr(builtins, self.request["probe"], self.record_hit)  # where pytest imports the variant
             self.answer_plans(text, plans, fresh)
         except BaseException:
@@ -200,50 +212,57 @@ def split_frame(frame: bytes) -> tuple[bytes, list[int]]:
 def run_cases(request: dict[str, Any]) -> str:
     """Run the suite's cases on every variant, the first of which is the source itself.
 
-    JSON: ``answers`` of the source, ``hits`` of the variant with probes, the second; and for each variant but
-    the first its ``differences``, a list of [case, answer or null], or null where the time was over.
+    JSON: ``answers`` of the source, ``hits`` of the variant with probes, and for each variant but the source
+    its ``differences``, a list of [case, answer or null], or null where the time was over. The variants after
+    the source are ``stubs`` stubs, then others; a stub that differs in nothing is the last that runs.
     """
     measurement = Measurement(request)
     plans = request["plans"]
-    started = children_seconds()
-    expected = [
-        None if frame is None else split_frame(frame)[0]
-        for frame in iterate_answers(measurement, request["variants"][0], plans, SOURCE_SECONDS)
-    ]
-    limit = max(MIN_SECONDS, SLOWER * (children_seconds() - started))
+    expected = [answer_part(frame) for frame in iterate_answers(measurement, request["variants"][0], plans)]
+    measurement.limit_variants()
     hits: set[int] = set()
     differences: list[Any] = []
     budget = MAX_REPORT
-    for number, edits in enumerate(request["variants"][1:], 1):
-        if budget < 0 or time.monotonic() > measurement.deadline:
+    for edits in request["variants"][1:] if None not in expected else ():
+        if budget < 0 or measurement.is_over():
             differences.append(None)
             continue
-        own: list[list[Any]] = []
-        for case, frame in enumerate(iterate_answers(measurement, edits, plans, limit)):
-            answer, reached = (None, []) if frame is None else split_frame(frame)
-            if number == 1:
-                hits.update(reached)
-            if answer is None or answer != expected[case]:
-                own.append([case, decode(answer)])
-                budget -= len(answer or b"")
-            if answer is None or len(own) >= (1 if measurement.pytest_runner else MAX_DIFFERENCES):
-                break
+        own, reached = compare(expected, iterate_answers(measurement, edits, plans))
+        budget -= sum(len(answer or "") for _, answer in own)
+        hits |= reached
         differences.append(own)
+        if len(differences) <= request["stubs"] and not own:
+            break  # a stub that passes decides
     answers = [decode(answer) for answer in expected]
     return json.dumps({"answers": answers, "hits": sorted(hits), "differences": differences})
+
+
+def compare(
+    expected: list[bytes | None], frames: Iterator[bytes | None]
+) -> tuple[list[tuple[int, str | None]], set[int]]:
+    """Return the first answers that differ from the expected ones, and the branches reached."""
+    differences: list[tuple[int, str | None]] = []
+    hits: set[int] = set()
+    for case, frame in enumerate(frames):
+        answer, reached = (None, []) if frame is None else split_frame(frame)
+        hits.update(reached)
+        if answer is None or answer != expected[case]:
+            differences.append((case, decode(answer)))
+        if answer is None or len(differences) >= MAX_DIFFERENCES:
+            break
+    frames.close()  # type: ignore[attr-defined]
+    return differences, hits
 
 
 def decode(answer: bytes | None) -> str | None:
     return None if answer is None else answer.decode("ascii", "replace")
 
 
-def iterate_answers(
-    measurement: Measurement, edits: Any, plans: list[Any], seconds: float
-) -> Iterator[bytes | None]:
+def iterate_answers(measurement: Measurement, edits: Any, plans: list[Any]) -> Iterator[bytes | None]:
     """Yield the answer of each case, each with the variant imported anew, some in one process."""
     text, size = measurement.write_variant(edits), measurement.request["cases_per_process"]
     for start in range(0, len(plans), size):
-        yield from measurement.answers(text, plans[start : start + size], seconds, fresh=True)
+        yield from measurement.answers(text, plans[start : start + size], fresh=True)
 
 
 # ---- the pool of further inputs ------------------------------------------------------------------
@@ -257,7 +276,7 @@ def run_pool(request: dict[str, Any]) -> str:
     """
     measurement = Measurement(request)
     source = measurement.write_variant(request["variants"][0])
-    started = children_seconds()
+    measurement.cpu_seconds, measurement.wall_seconds = MIN_SECONDS, MIN_WALL_SECONDS
     first = answer_all(measurement, source, request["plans"])
     raised = frozenset(request["raised"])
     chosen = [number for number, answer in enumerate(first) if is_specified(answer, raised)]
@@ -265,14 +284,14 @@ def run_pool(request: dict[str, Any]) -> str:
     again = answer_all(measurement, source, plans)
     same = [place for place, number in enumerate(chosen) if is_same(first[number], again[place])]
     plans, expected = [plans[place] for place in same], [again[place] for place in same]
-    limit = max(MIN_SECONDS, SLOWER * (children_seconds() - started))
+    measurement.limit_variants()
     differs: list[bool | None] = []
     for edits in request["variants"][1:]:
-        if time.monotonic() > measurement.deadline:
+        if measurement.is_over():
             differs.append(None)
             continue
         text = measurement.write_variant(edits)
-        answers = measurement.answers(text, plans, limit, fresh=False)
+        answers = measurement.answers(text, plans, fresh=False)
         pairs = zip(expected, map(answer_part, answers), strict=False)
         differs.append(any(not is_same(*pair) for pair in pairs))
         answers.close()  # type: ignore[attr-defined]
@@ -284,7 +303,7 @@ def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[by
     answers: list[bytes | None] = []
     for _ in range(MAX_RESTARTS):
         rest = plans[len(answers) :]
-        answers += map(answer_part, measurement.answers(text, rest, MIN_SECONDS, fresh=False))
+        answers += map(answer_part, measurement.answers(text, rest, fresh=False))
         if len(answers) >= len(plans):
             break
     return answers + [None] * (len(plans) - len(answers))

@@ -10,10 +10,12 @@ import ast
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
-from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.source_edits import FunctionNode, SourceText
 from iccm_assets.suites.test_suites import Case, Expectation, Suite
+
+_ITERATORS = frozenset(("items", "keys", "values", "enumerate", "zip", "sorted", "list"))
 
 
 def count_checks(suite: Suite) -> int:
@@ -41,53 +43,69 @@ def _list_expectations(case: Case) -> Iterator[tuple[tuple[str, ...], Expectatio
             yield (case.call.name, call.name), expected
 
 
+@dataclass(frozen=True)
+class _TestFile:
+    """What the statements of a test file refer to: its constants, and its helpers that assert."""
+
+    constants: dict[str, ast.expr]
+    helpers: frozenset[str]
+
+
 def _count_in_file(tree: ast.Module, tests: set[str]) -> int:
-    constants = {
+    assignments = [statement for statement in tree.body if isinstance(statement, ast.Assign)]
+    functions = [node for node in ast.walk(tree) if isinstance(node, FunctionNode)]
+    asserting = (node.name for node in functions if any(isinstance(part, ast.Assert) for part in node.body))
+    names = {
         target.id: statement.value
-        for statement in tree.body
-        if isinstance(statement, ast.Assign)
+        for statement in assignments
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    functions = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in tests
-    ]
+    file = _TestFile(names, frozenset(asserting))
     return sum(
-        _count_parameter_sets(function, constants) * max(1, _count_assertions(function.body, constants))
+        _count_parameter_sets(function, file) * max(1, _count_assertions(function.body, file))
         for function in functions
+        if function.name in tests
     )
 
 
-def _count_parameter_sets(function: ast.FunctionDef | ast.AsyncFunctionDef, constants: dict[str, Any]) -> int:
+def _count_parameter_sets(function: FunctionNode, file: _TestFile) -> int:
     calls = [node for node in function.decorator_list if isinstance(node, ast.Call) and len(node.args) > 1]
-    return math.prod(
-        _length(call.args[1], constants) for call in calls if ast.unparse(call.func).endswith("parametrize")
-    )
+    return math.prod(_length(call.args[1], file) for call in calls if _name(call.func) == "parametrize")
 
 
-def _count_assertions(body: list[ast.stmt], constants: dict[str, Any]) -> int:
+def _count_assertions(body: list[ast.stmt], file: _TestFile) -> int:
     total = 0
     for statement in body:
-        own = _is_assertion(statement)
         inner = [child for name in ("body", "orelse", "finalbody") for child in getattr(statement, name, [])]
-        repeated = _length(statement.iter, constants) if isinstance(statement, ast.For) else 1
-        total += own + repeated * _count_assertions(inner, constants)
+        repeated = _length(statement.iter, file) if isinstance(statement, ast.For) else 1
+        total += _is_assertion(statement, file) + repeated * _count_assertions(inner, file)
     return total
 
 
-def _is_assertion(statement: ast.stmt) -> bool:
+def _is_assertion(statement: ast.stmt, file: _TestFile) -> bool:
+    """Whether a statement asserts: also by a method of unittest, or by a helper of the file."""
     if isinstance(statement, ast.With):
-        return any(ast.unparse(item.context_expr).startswith("pytest.raises") for item in statement.items)
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        return getattr(statement.value.func, "attr", "").startswith("assert")
-    return isinstance(statement, ast.Assert)
+        calls = [item.context_expr for item in statement.items]
+    else:
+        calls = [statement.value] if isinstance(statement, ast.Expr) else []
+    names = [_name(call.func) for call in calls if isinstance(call, ast.Call)]
+    return isinstance(statement, ast.Assert) or any(
+        name.startswith("assert") or name in ("raises", "warns") or name in file.helpers for name in names
+    )
 
 
-def _length(node: ast.expr, constants: dict[str, Any]) -> int:
-    """Return how many elements a literal has, directly or by the name of a constant; 1 where unknown."""
-    literal = constants.get(node.id) if isinstance(node, ast.Name) else node
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _length(node: ast.expr, file: _TestFile) -> int:
+    """Return how many elements a literal has, also by a name, ``.items()`` or ``enumerate()``; else 1."""
+    if isinstance(node, ast.Call):
+        is_method = isinstance(node.func, ast.Attribute) and not node.args
+        inner = [node.func.value] if is_method else node.args  # type: ignore[attr-defined]
+        return _length(inner[0], file) if inner and _name(node.func) in _ITERATORS else 1
+    literal = file.constants.get(node.id) if isinstance(node, ast.Name) else node
     if isinstance(literal, ast.List | ast.Tuple | ast.Set):
         return max(1, len(literal.elts))
     return max(1, len(literal.keys)) if isinstance(literal, ast.Dict) else 1

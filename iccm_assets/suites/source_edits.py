@@ -1,6 +1,6 @@
 """Edits of a source: byte ranges and what replaces them.
 
-Variants of a source (mutants, stubs, probes) are edits of its text, not new trees: only the changed expression
+Variants of a source (mutants, stubs, probes) are edits of its text, not new trees: only a changed expression
 is written anew, lines stay where they are, and only edits travel into the sandbox. (D5)
 """
 
@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+MAX_INDENT = 400  # bytes; Python allows 100 levels
 Edit = tuple[int, int, str]  # start and end in bytes, replacement
 
 # What decides no behaviour, or where positions of nodes are not reliable (Python 3.11, f-strings).
@@ -54,16 +55,17 @@ class SourceText:
         line: int = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
         return self.line_starts[line - 1] + statement.col_offset
 
-    def indent(self, position: int) -> str | None:
-        """Return the blanks before a position, or None where the line holds something else before it."""
-        line_start = self.data.rfind(b"\n", 0, position) + 1
-        blanks = self.data[line_start:position]
+    def indent(self, statement: ast.stmt) -> str | None:
+        """Return the blanks before a statement, or None where its line holds something else before it."""
+        start = self.statement_start(statement)
+        if statement.col_offset > MAX_INDENT:
+            return None
+        blanks = self.data[start - statement.col_offset : start]
         return None if blanks.strip(b" \t\f") else blanks.decode()
 
     def insert_before(self, statement: ast.stmt, text: str) -> Edit:
         """Return the edit that inserts a simple statement before another one."""
-        start = self.statement_start(statement)
-        indent = self.indent(start)
+        start, indent = self.statement_start(statement), self.indent(statement)
         return start, start, f"{text}; " if indent is None else f"{text}\n{indent}"
 
 

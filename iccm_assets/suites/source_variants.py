@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, walk
 
-STUB_RESULTS = ("None", "True", "0", "1", "''", "'x'", "[]", "{}")
+STUB_RESULTS = ("None", "True", "1", "'x'", "[]")
 _KEPT_DECORATORS = frozenset(("staticmethod", "classmethod", "property", "dataclass"))
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
 _SUPPRESS = '__import__("contextlib").suppress(Exception)'
@@ -55,7 +55,7 @@ def _suppress_errors(statement: ast.stmt, result: str, source: SourceText) -> It
     if lambdas:
         yield *source.span(lambdas[0].body), result
     start = source.span(statement)[0]
-    if source.indent(start) is not None and any(isinstance(node, ast.Call) for node in nodes):
+    if source.indent(statement) is not None and any(isinstance(node, ast.Call) for node in nodes):
         yield start, start, f"with {_SUPPRESS}: "
 
 
@@ -82,6 +82,12 @@ def _branch_body(node: ast.AST) -> ast.stmt | None:
         is_special = node.name.startswith("__") and node.name != "__init__"
         if is_special or any(isinstance(part, _BRANCHES) for part in walk(node)):
             return None
+    elif isinstance(node, ast.ExceptHandler) and _catches_import_error(node):
+        return None  # which side runs is the environment's choice
     elif not isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.match_case):
         return None
     return next(filter(is_active, node.body), node.body[-1])
+
+
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    return isinstance(handler.type, ast.Name) and handler.type.id in ("ImportError", "ModuleNotFoundError")

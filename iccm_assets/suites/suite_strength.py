@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
-from iccm_assets.suites.mutants import generate_mutants, select_mutants
+from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
 from iccm_assets.suites.planned_checks import count_checks, expects_constants
 from iccm_assets.suites.source_edits import Edit, SourceText
 from iccm_assets.suites.source_variants import STUB_RESULTS, build_stub, insert_probes
@@ -36,6 +36,7 @@ MIN_BRANCH_COVERAGE, MIN_COVERAGE_OF_FEW = 0.7, 0.9
 MIN_MUTANTS = 8
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
+TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]{1,100})'")
 
@@ -64,6 +65,7 @@ class SuiteEvidence:
     refused: int
     counted: int
     undecided: int
+    unmeasured: int
     branches: int
     reached: int
 
@@ -85,20 +87,12 @@ def measure_suite(
         raise SandboxUnavailableError(f"a test suite could not be measured: {result.reason}")
     if problem := check_source(result):
         return problem
-    checks = count_checks(suite)
-    if checks < MIN_CHECKS:
-        return SuiteMeasurement("weak", f"{checks} cases; at least {MIN_CHECKS} are needed")
-    if expects_constants(suite):
-        return SuiteMeasurement("weak", "every function is expected to do the same in all cases")
     try:
-        source = SourceText.parse(source_code)
-        if source is None:
-            return SuiteMeasurement("weak", "the source is nested too deep to analyse")
-        return _measure_variants(source, suite, settings, origin, checks)
+        return _measure(source_code, suite, settings, origin)
     except MeasurementFailedError as error:
         return SuiteMeasurement("weak", f"its strength could not be measured: {error}")
     except (RecursionError, MemoryError):
-        return SuiteMeasurement("weak", "the source is nested too deep to analyse")
+        return SuiteMeasurement("weak", TOO_DEEP)
 
 
 def check_source(result: JudgeResult) -> SuiteMeasurement | None:
@@ -137,6 +131,8 @@ def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
         problem = f"strength is below {min_strength}"
     elif strength is None and not coverage:
         problem = "nothing shows that it tests the source"
+    elif evidence.unmeasured > evidence.counted:
+        problem = f"there was no time for {evidence.unmeasured} mutants"
     return SuiteMeasurement(
         "weak" if problem else "usable",
         f"{problem}: it {figures}" if problem else f"{evidence.checks} cases; it {figures}",
@@ -150,31 +146,31 @@ def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def _measure_variants(
-    source: SourceText, suite: Suite, settings: Settings, origin: str, checks: int
-) -> SuiteMeasurement:
+def _measure(source_code: str, suite: Suite, settings: Settings, origin: str) -> SuiteMeasurement:
+    checks, source = count_checks(suite), SourceText.parse(source_code)
+    if checks < MIN_CHECKS:
+        return SuiteMeasurement("weak", f"it has fewer than {MIN_CHECKS} cases ({checks})")
+    if expects_constants(suite):
+        return SuiteMeasurement("weak", "a constant passes it: what it calls does the same in all its cases")
+    if source is None:
+        return SuiteMeasurement("weak", TOO_DEEP)
     mutants = select_mutants(generate_mutants(source), source, MAX_MUTANTS[suite.kind])
-    edits: list[list[Edit]] = [[mutant.edit] for mutant in mutants]
-    stubs = [[(0, len(source.data), "")], *_build_stubs(source, suite)]
+    stubs = _build_stubs(source, suite)
     with VariantRunner(source, suite, settings) as runner:
         probes, branches = insert_probes(source, runner.probe)
-        report = _run_cases(runner, [probes, *stubs, *edits])
-        if problem := _check_stubs(report, len(stubs)):
+        report = _run_cases(runner, stubs, [probes, *([mutant.edit] for mutant in mutants)])
+        if problem := _check_stubs(report, list(stubs)):
             return problem
-        refused = report.refused[1 + len(stubs) :]
-        survivors = [edit for edit, is_refused in zip(edits, refused, strict=True) if is_refused is False]
-        differing = 0
-        if survivors:
-            pool = runner.run_pool(
-                survivors, build_pool(source, suite, f"pool {GENERATOR_VERSION}"), _find_raised(source.tree)
-            )
-            differing = sum(value is True for value in pool.differs)
+        refused = report.refused[len(stubs) + 1 :]
+        survivors = [mutant for mutant, fate in zip(mutants, refused, strict=True) if fate is False]
+        differing = _count_differing(runner, survivors) if survivors else 0
     return decide_suite(
         SuiteEvidence(
             checks,
             refused=refused.count(True),
             counted=refused.count(True) + differing,
-            undecided=len(refused) - refused.count(True) - differing,
+            undecided=len(survivors) - differing,
+            unmeasured=refused.count(None),
             branches=len(branches),
             reached=len(report.hits & branches.keys()),
         ),
@@ -182,31 +178,38 @@ def _measure_variants(
     )
 
 
-def _build_stubs(source: SourceText, suite: Suite) -> list[list[Edit]]:
-    """Build stubs; what a constant passes of kind ``cases`` shows in the expectations themselves."""
+def _count_differing(runner: VariantRunner, survivors: Sequence[Mutant]) -> int:
+    """Count the mutants that differ from the source on further inputs."""
+    plans = build_pool(runner.source, runner.suite, f"pool {GENERATOR_VERSION}")
+    raised = _find_raised(runner.source.tree)
+    return runner.run_pool([[mutant.edit] for mutant in survivors], plans, raised).differs.count(True)
+
+
+def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
+    """Build stubs by name; what a constant passes of kind ``cases`` shows in the expectations themselves."""
     results = STUB_RESULTS if suite.kind == "pytest" else STUB_RESULTS[:1]
-    return [build_stub(source, result) for result in results]
+    stubs = {f"a stub returning {result}": build_stub(source, result) for result in results}
+    return {"an empty module": [(0, len(source.data), "")], **stubs}
 
 
-def _run_cases(runner: VariantRunner, variants: Sequence[list[Edit]]) -> CaseReport:
-    """Run many cases per process; a process for each where the source keeps state outside of its module."""
-    many = 1 if runner.suite.kind == "pytest" else len(runner.suite.cases)
-    report = runner.run_cases(variants, many)
-    return runner.run_cases(variants, 1) if _is_altered(report) and many > 1 else report
+def _run_cases(
+    runner: VariantRunner, stubs: Mapping[str, list[Edit]], variants: Sequence[list[Edit]]
+) -> CaseReport:
+    """Run cases together; each in a process of its own where the source keeps state outside of its module."""
+    report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=True)
+    if report.source_refused or report.refused[len(stubs)] is True:
+        report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=False)
+    return report
 
 
-def _is_altered(report: CaseReport) -> bool:
-    """Whether the source, or the source with probes, no longer passes."""
-    return report.source_refused or report.refused[0] is not False
-
-
-def _check_stubs(report: CaseReport, stubs: int) -> SuiteMeasurement | None:
-    """Check that the probes change nothing and that no stub passes; None if so."""
-    if _is_altered(report):
+def _check_stubs(report: CaseReport, stubs: list[str]) -> SuiteMeasurement | None:
+    """Check that no stub passes, and that the probes change nothing; None if so."""
+    altered = report.source_refused or report.refused[len(stubs)] is not False
+    passing = [name for name, fate in zip(stubs, report.refused, strict=False) if fate is False]
+    if passing:
+        return SuiteMeasurement("weak", f"{passing[0]} passes it")
+    if altered:
         return SuiteMeasurement("weak", "the source behaves differently when its code is only rewritten")
-    for number, name in enumerate(("an empty module", *(f"a stub returning {r}" for r in STUB_RESULTS))):
-        if number < stubs and report.refused[1 + number] is not True:
-            return SuiteMeasurement("weak", f"{name} passes it")
     return None
 
 

@@ -11,7 +11,7 @@ import marshal
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from iccm_assets.sandbox.sandbox import CaseOutcome, Limits, Sandbox
 from iccm_assets.settings import Settings
 from iccm_assets.suites import mutant_driver
 from iccm_assets.suites.case_verdicts import classify_case
+from iccm_assets.suites.input_pool import Plan
 from iccm_assets.suites.source_edits import Edit, SourceText
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
-from iccm_assets.suites.test_suites import Suite
+from iccm_assets.suites.test_suites import Case, Suite
 
-CASES_SECONDS = {"cases": 10.0, "pytest": 60.0}  # of all variants together
+CASES_SECONDS = {"cases": 10.0, "pytest": 40.0}  # CPU time of all variants together
 POOL_SECONDS = 10.0
-GRACE_SECONDS = 10.0  # for the variant that runs when the time is over
+GRACE_SECONDS = 5.0  # for the variant that runs when the time is over
 MALFORMED = "the variants of the source sent a malformed report"
 _RUNNERS = Path(pytest_suites.__file__).parent
 
@@ -78,37 +79,51 @@ class VariantRunner:
     def __exit__(self, *error: object) -> None:
         self.sandbox.close()
 
-    def run_cases(self, variants: Sequence[list[Edit]], cases_per_process: int) -> CaseReport:
-        """Run the suite's cases on the source, and on each variant; the first has the probes."""
+    def run_cases(self, variants: Sequence[list[Edit]], stubs: int, *, together: bool) -> CaseReport:
+        """Run the suite on the source and on each variant, the first of which are ``stubs``.
+
+        Several cases share a process where they run ``together``, and of pytest all tests of a file.
+        """
+        cases = self._plan_cases(together)
         report = self._run(
             "run_cases",
             CASES_SECONDS[self.suite.kind],
             variants=[[], *variants],
-            plans=[case.inputs() for case in self.suite.cases],
-            cases_per_process=cases_per_process,
+            stubs=stubs,
+            plans=[plan for _, plan in cases],
+            cases_per_process=len(cases) if together and self.suite.kind == "cases" else 1,
         )
         try:
-            own = self._is_refused(list(enumerate(report["answers"])))
-            refused = tuple(None if own is None else self._is_refused(own) for own in report["differences"])
+            is_refused = partial(self._is_refused, [case for case, _ in cases])
+            source_refused = is_refused(list(enumerate(report["answers"])))
+            refused = [None if own is None else is_refused(own) for own in report["differences"]]
             hits = frozenset(map(int, report["hits"]))
         except (LookupError, TypeError, ValueError):
             raise MeasurementFailedError(MALFORMED) from None
-        if len(refused) != len(variants) or len(report["answers"]) != len(self.suite.cases):
+        if len(refused) > len(variants) or len(report["answers"]) != len(cases):
             raise MeasurementFailedError(MALFORMED)
-        return CaseReport(own, refused, hits)
+        refused += [None] * (len(variants) - len(refused))
+        return CaseReport(source_refused, tuple(refused), hits)
 
-    def _is_refused(self, answers: list[Any]) -> bool:
+    def _plan_cases(self, together: bool) -> list[tuple[Case, Plan]]:
+        """Return what runs, each with the case that says which answer is right."""
+        if self.suite.kind == "cases" or not together:
+            return [(case, case.inputs()) for case in self.suite.cases]
+        files = {case.test.partition("::")[0]: case for case in reversed(self.suite.cases)}
+        return [(files[name], ("test", name)) for name in sorted(files)]
+
+    def _is_refused(self, cases: list[Case], answers: list[Any]) -> bool:
         """Whether the suite refuses one of these answers; None stands for one that did not come."""
         for number, answer in answers:
             if answer is None:
                 return True
             outcome = CaseOutcome("answered", answer=str(answer).encode(), imported=True)
-            if classify_case(self.suite.cases[number], outcome, self.settings.judge).verdict != "passed":
+            if classify_case(cases[number], outcome, self.settings.judge).verdict != "passed":
                 return True
         return False
 
     def run_pool(
-        self, variants: Sequence[list[Edit]], plans: list[Any], raised: Sequence[str]
+        self, variants: Sequence[list[Edit]], plans: list[Plan], raised: Sequence[str]
     ) -> DifferenceReport:
         """Run further inputs on the source and on each variant; ``raised``: what the source raises itself."""
         report = self._run(
@@ -125,7 +140,7 @@ class VariantRunner:
 
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}
-        limits = Limits(seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
+        limits = Limits(mutant_driver.WALL_FACTOR * seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
         outcome = self.sandbox.run_case(0, ("call", function, [request], {}), limits)
         if outcome.kind == "lost":
             raise SandboxUnavailableError("its init process ended while the variants of a source ran")
