@@ -6,88 +6,68 @@ Everything that arrives is stored; a later filter decides, with a reason, whethe
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from iccm_assets.capture.extraction import (
-    Exchange,
-    extract_exchange,
-    extract_requirements,
-    extract_source,
+from iccm_assets.capture.extraction import Exchange
+from iccm_assets.capture.prepared_conversations import (
+    ERASED_PREFIX,
+    MAX_ID_LENGTH,
+    Conversation,
+    ModelResponse,
+    PreparedConversation,
+    PreparedResponse,
+    prepare_conversation,
+    sha256_of_source,
+    validate_user_id,
 )
-from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
-from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
-from iccm_assets.db.tables.capture import ARMS, ORIGINS
-from iccm_assets.db.tables.suites import SUITE_ORIGINS
 from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.settings import Settings, get_settings
 
-MAX_ID_LENGTH = 512
-# An erased session's row is found by the hash of its session id, which itself is deleted.
-ERASED_PREFIX = "erased:"
+__all__ = [
+    "ERASED_PREFIX",
+    "MAX_ID_LENGTH",
+    "Conversation",
+    "ModelResponse",
+    "StoredConversation",
+    "erased_session_key",
+    "preview_conversation",
+    "sha256_of_source",
+    "store_conversation",
+    "upsert_conversation",
+    "validate_user_id",
+]
 
 
 @dataclass(frozen=True)
-class ModelResponse:
-    """One requirements text of the model. ``rating``: the developer's, -1, 1 or None."""
+class StoredConversation:
+    """The id of a stored conversation, and the example that it holds."""
 
-    request_id: str
-    text: str
-    model_version: str | None = None
-    arm: str | None = None
-    rating: int | None = None
-    comment: str | None = None
-    created_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A session as it arrives.
-
-    ``messages`` are ordered, ``[{role, content}]``. ``requirements`` and ``source_code`` name the accepted
-    text and the source; without them, they are extracted from the messages. ``responses`` are added to
-    the session's stored ones, by request id. ``rating`` rates the session. ``timestamp`` is the acceptance
-    and sets the day; None means now, or the stored timestamp. ``token_name``: of the token it came with. (C3)
-    """
-
-    session_id: str
-    messages: object
-    user_id: str | None = None
-    timestamp: datetime | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = "import"
-    requirements: str | None = None
-    source_code: str | None = None
-    test_suite: object = None
-    responses: tuple[ModelResponse, ...] = ()
-    rating: int | None = None
-    comment: str | None = None
-    token_name: str | None = None
-    test_suite_origin: str = "attached"
+    conversation_id: int
+    exchange: Exchange
 
 
 def upsert_conversation(
-    conn: Connection,
-    conversation: Conversation,
-    *,
-    settings: Settings | None = None,
+    conn: Connection, conversation: Conversation, *, settings: Settings | None = None
 ) -> int:
-    """Store a conversation and return its id; the caller commits.
+    """Store a conversation as ``store_conversation`` does, and return its id."""
+    return store_conversation(conn, conversation, settings or get_settings()).conversation_id
+
+
+def store_conversation(
+    conn: Connection, conversation: Conversation, settings: Settings
+) -> StoredConversation:
+    """Store a conversation; the caller commits.
 
     The same session again replaces the row; an identical one changes nothing, not even ``updated_at``. A
     changed text, source or test suite clears the scores that depend on it. Raises ``InputError`` (too
     large, not JSON, a request id of another session), ``SessionOwnershipError`` (the session of another user
     or token) and ``OperationNotAllowedError`` (erased session).
     """
-    settings = settings or get_settings()
-    _check(conversation)
-    row = _prepare(conversation, settings)
+    row = prepare_conversation(conversation, settings)
     conversation_id, changed = _upsert_conversation(conn, row)
     row.values["conversation_id"] = conversation_id
     _reject_erased(conn, conversation.session_id)
@@ -100,18 +80,15 @@ def upsert_conversation(
             text("update iccm.conversations set updated_at = iccm.now() where id = :id"),
             {"id": conversation_id},
         )
-    return conversation_id
+    return StoredConversation(conversation_id, row.exchange)
 
 
 def preview_conversation(conversation: Conversation, settings: Settings) -> Exchange:
-    """Return the exchange that storing a conversation would extract, from its sanitized and redacted texts.
+    """Return the example that storing a conversation would extract, from its sanitized and redacted texts.
 
-    Raises ``InputError`` where ``upsert_conversation`` does for the conversation alone.
+    Raises ``InputError`` where ``store_conversation`` does for the conversation alone.
     """
-    _check(conversation)
-    values = _prepare(conversation, settings).values
-    content, metadata, suite = (values[name] for name in ("content", "metadata", "test_suite"))
-    return extract_exchange(json.loads(content), json.loads(metadata), suite and json.loads(suite))
+    return prepare_conversation(conversation, settings).exchange
 
 
 def erased_session_key(session_id: str) -> str:
@@ -124,121 +101,6 @@ def _reject_erased(conn: Connection, session_id: str) -> None:
     erased = text("select exists (select from iccm.conversations where session_id = :name)")
     if conn.execute(erased, {"name": erased_session_key(session_id)}).scalar_one():
         raise OperationNotAllowedError(f"session {session_id} was erased and is not recorded again")
-
-
-def sha256_of_source(source: str | None) -> str | None:
-    """Return the sha256 of a source, hex: the value of ``requirements.source_sha256``."""
-    return None if source is None else hashlib.sha256(source.encode("utf-8")).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A conversation as the tables store it. ``values`` are the parameters that its statements share."""
-
-    values: dict[str, Any]
-    accepted: str | None
-    responses: tuple[ModelResponse, ...]
-    comment: str | None
-
-
-def _check(conversation: Conversation) -> None:
-    _check_id("session_id", conversation.session_id)
-    if conversation.session_id.startswith(ERASED_PREFIX):
-        raise InputError(f"a session_id may not begin with {ERASED_PREFIX}")
-    validate_user_id(conversation.user_id)
-    if conversation.origin not in ORIGINS:
-        raise InputError(f"an origin is one of {', '.join(ORIGINS)}, not {conversation.origin!r}")
-    if conversation.test_suite_origin not in SUITE_ORIGINS:
-        raise InputError(f"a suite's origin is one of {', '.join(SUITE_ORIGINS)}")
-    if not isinstance(conversation.metadata, Mapping):
-        raise InputError("metadata is not an object")
-    _check_feedback(conversation.rating, conversation.timestamp)
-    for response in conversation.responses:
-        _check_id("request_id", response.request_id)
-        if response.arm not in {None, *ARMS}:
-            raise InputError(f"an arm is one of {', '.join(ARMS)}")
-        _check_feedback(response.rating, response.created_at)
-
-
-def _check_feedback(rating: object, timestamp: datetime | None) -> None:
-    if timestamp is not None and timestamp.tzinfo is None:
-        raise InputError("a timestamp has no time zone", hint="Write it like 2026-03-01T12:00:00+00:00.")
-    if rating not in {None, -1, 1} or isinstance(rating, bool):
-        raise InputError(f"a rating is -1 or 1, not {rating!r}")
-
-
-def validate_user_id(user_id: str | None) -> None:
-    """Raise ``InputError`` for an invalid user id."""
-    if user_id is not None:
-        _check_id("user_id", user_id)
-
-
-def _check_id(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH:
-        raise InputError(f"{name} must be a text of 1 to {MAX_ID_LENGTH} characters")
-    if "\x00" in value or not value.isprintable():
-        raise InputError(f"{name} holds characters that cannot be printed")
-
-
-def _prepare(conversation: Conversation, settings: Settings) -> _Row:
-    """Sanitize, redact and extract, in this order: the extracted texts are those that the row holds."""
-    sanitizer = Sanitizer()
-    parts = _sanitize(sanitizer, conversation)
-    parts, redacted = redact_document(parts) if settings.capture.redact else (parts, {})
-    content, metadata, suite = parts["content"], parts["metadata"], parts["test_suite"]
-    for name, counts in (("cleaned", dict(sorted(sanitizer.counts.items()))), ("redacted", redacted)):
-        if counts:
-            metadata = {**metadata, name: counts}
-    values = {
-        "session_id": conversation.session_id,
-        "user_id": pseudonymize_user_id(conversation.user_id, settings),
-        "token_name": conversation.token_name,
-        "timestamp": conversation.timestamp,
-        "content": to_json(content, "conversation"),
-        "metadata": to_json(metadata, "metadata"),
-        "origin": conversation.origin,
-        "source_sha256": sha256_of_source(extract_source(content, metadata)),
-        "test_suite": None if suite is None else to_json(suite, "test suite"),
-        "test_suite_origin": None if suite is None else conversation.test_suite_origin,
-    }
-    responses = tuple(
-        replace(
-            response, text=text, comment=comment, created_at=response.created_at or conversation.timestamp
-        )
-        for response, (text, comment) in zip(conversation.responses, parts["responses"], strict=True)
-    )
-    row = _Row(values, extract_requirements(content, metadata), responses, parts["comment"])
-    _check_size(row, settings.capture.max_conversation_mib)
-    return row
-
-
-def _sanitize(sanitizer: Sanitizer, conversation: Conversation) -> dict[str, Any]:
-    """Return all texts of a conversation, sanitized, as one JSON value: they are redacted together."""
-    texts = {"source_code": conversation.source_code, "requirements": conversation.requirements}
-    metadata = {**conversation.metadata, **{key: text for key, text in texts.items() if text is not None}}
-    return {
-        "content": sanitizer.clean_document(conversation.messages, "conversation"),
-        "metadata": sanitizer.clean_document(metadata, "metadata"),
-        "test_suite": sanitizer.clean_suite(conversation.test_suite),
-        "responses": [
-            [sanitizer.clean_text(response.text), sanitizer.clean_optional(response.comment)]
-            for response in conversation.responses
-        ],
-        "comment": sanitizer.clean_optional(conversation.comment),
-    }
-
-
-def _check_size(row: _Row, max_mib: float) -> None:
-    texts = [row.values[name] for name in ("content", "metadata", "test_suite")]
-    texts += [row.accepted, row.comment]
-    texts += [text for response in row.responses for text in (response.text, response.comment)]
-    size = sum(len(text.encode("utf-8")) for text in texts if text is not None)
-    if size > max_mib * 2**20:
-        raise InputError(
-            f"the conversation of session {row.values['session_id']} has {size / 2**20:.1f} MiB, "
-            f"more than the {max_mib:g} MiB allowed",
-            hint="ICCM_CAPTURE__MAX_CONVERSATION_MIB sets the limit.",
-        )
 
 
 _INSERT_CONVERSATION = text(
@@ -267,7 +129,7 @@ _UPDATE_CONVERSATION = text(
 )
 
 
-def _upsert_conversation(conn: Connection, row: _Row) -> tuple[int, bool]:
+def _upsert_conversation(conn: Connection, row: PreparedConversation) -> tuple[int, bool]:
     """Return the id, and whether the row is new or changed. Of two writers at once, the first opens it."""
     inserted = conn.execute(_INSERT_CONVERSATION, row.values).scalar_one_or_none()
     if inserted is not None:
@@ -313,24 +175,29 @@ _UNSCORED = """
 """
 
 
-def _upsert_accepted(conn: Connection, row: _Row) -> bool:
+def _upsert_accepted(conn: Connection, row: PreparedConversation) -> bool:
     """Store the accepted text: at most one row per session. Return whether it changed."""
-    if row.accepted is None:
+    if row.exchange.requirements is None:
         deleted = conn.execute(
             text("delete from iccm.requirements where session_id = :session_id and kind = 'accepted'"),
             row.values,
         )
         return deleted.rowcount > 0
     unset = dict.fromkeys(("request_id", "model_version", "arm", "created_at"))
-    values = {**row.values, **unset, "kind": "accepted", "text": row.accepted}
+    values = {**row.values, **unset, "kind": "accepted", "text": row.exchange.requirements}
     return _upsert_text(conn, values, "r.session_id = :session_id and r.kind = 'accepted'")
 
 
-def _upsert_response(conn: Connection, row: _Row, response: ModelResponse) -> bool:
-    """Store a response of the model: one row per request. Return whether it changed."""
-    changed = _upsert_text(
-        conn, {**row.values, **asdict(response), "kind": "model"}, "r.request_id = :request_id"
-    )
+def _upsert_response(conn: Connection, row: PreparedConversation, item: PreparedResponse) -> bool:
+    """Store a response of the model: one row per request. Return whether it changed.
+
+    Its source is that of its own exchange, and it has a suite only if this is the accepted one.
+    """
+    response, suite = item.response, item.test_suite
+    origin = None if suite is None else row.values["test_suite_origin"]
+    own = {"source_sha256": item.source_sha256, "test_suite": suite, "test_suite_origin": origin}
+    values = {**row.values, **asdict(response), **own, "kind": "model"}
+    changed = _upsert_text(conn, values, "r.request_id = :request_id")
     session_id = row.values["session_id"]
     return changed | _rate(conn, session_id, response.request_id, response.rating, response.comment)
 

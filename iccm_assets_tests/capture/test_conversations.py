@@ -135,7 +135,7 @@ def test_content_that_is_no_conversation_is_stored_too(engine, messages):
 def test_what_postgresql_cannot_hold_is_replaced_and_counted(engine):
     bad = Conversation(
         "s1",
-        [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall\x00."}],
+        [{"role": "user", "content": "a\x00b\ud800"}, {"role": "assistant", "content": "it shall stop\x00."}],
         metadata={"k\x00": float("nan"), "n": 3},
         responses=(ModelResponse("r1", "x\udfff"),),
         comment="\x00",
@@ -145,7 +145,7 @@ def test_what_postgresql_cannot_hold_is_replaced_and_counted(engine):
     assert rows(engine, t.conversations, "content")[0][0][0]["content"] == "a\ufffdb\ufffd"
     metadata = rows(engine, t.conversations, "metadata")[0][0]
     assert metadata == {"k\ufffd": "nan", "n": 3, "cleaned": {"nul": 4, "lone_surrogate": 2, "not_finite": 1}}
-    assert ("accepted", "it shall\ufffd.") in rows(engine, t.requirements, "kind", "text")
+    assert ("accepted", "it shall stop\ufffd.") in rows(engine, t.requirements, "kind", "text")
     before = all_rows(engine)
     put(engine, bad)
     assert all_rows(engine) == before
