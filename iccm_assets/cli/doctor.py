@@ -87,6 +87,7 @@ def run_checks() -> Iterator[SystemCheck]:
     yield _run_check("canary set", _describe_canary_set, settings, fix)
     fix = "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
     yield _run_check("orchestra", _describe_orchestra, settings, fix)
+    yield from check_real_traffic(settings)
     yield check_browser()
 
 
@@ -101,6 +102,29 @@ def check_database(settings: Settings) -> SystemCheck:
     """Check the server at ``ICCM_DATABASE_URL``, or the programs of the embedded one."""
     describe = _describe_embedded if settings.database_url is None else _describe_server
     return _run_check("postgresql", describe, settings)
+
+
+def check_real_traffic(settings: Settings) -> Iterator[SystemCheck]:
+    """Report real conversations that `builtin` cannot score; nothing where the database does not run."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from iccm_assets.db.database import create_engine_for
+    from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+    from iccm_assets.reporting.real_traffic import find_builtin_notice
+
+    try:
+        url = settings.database_url or EmbeddedServer(settings.home).running_url()
+        if url is None:
+            return
+        engine = create_engine_for(url)
+        with engine.connect() as conn:
+            notice = find_builtin_notice(conn, settings.orchestra)
+        engine.dispose()
+    except (IccmError, SQLAlchemyError):
+        return  # the check of the database reports it
+    if notice is not None:
+        fix = "Set ICCM_ORCHESTRA to chat endpoints: openai:URL#model, … (docs/orchestra.md)."
+        yield SystemCheck("real traffic", False, False, notice, fix)
 
 
 def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from iccm_assets.cli.console import err
 from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.settings import get_settings
 
@@ -22,11 +24,14 @@ def serve(
     """Serve the production model, and a live rollout's candidate, until interrupted."""
     from iccm_assets.gateway import server, supervisor
     from iccm_assets.gateway.backends import make_model_loader
+    from iccm_assets.reporting.real_traffic import describe_builtin_limits
 
     settings = get_settings()
     listening = server.listen(host, port, settings)
     supervisor.configure_logging()
     version = ensure_production_version(settings)
+    if limits := describe_builtin_limits(settings.orchestra):
+        err.print(escape(limits))
     typer.echo(f"{server.socket_url(listening)} answers with {version} (API: /docs)")
     if workers == 1:
         server.run(listening, settings, make_model_loader(settings))

@@ -6,11 +6,14 @@ import textwrap
 from dataclasses import asdict
 from datetime import timedelta
 
+from rich.markup import escape
+
 from iccm_assets.cli.console import AsJson, echo_json, make_table, out
 from iccm_assets.cli.context import open_platform
 from iccm_assets.reporting.arm_metrics import ArmMetrics
 from iccm_assets.reporting.formatting import format_number
 from iccm_assets.reporting.live_traffic import LiveTraffic, load_live_traffic
+from iccm_assets.reporting.real_traffic import find_builtin_notice
 from iccm_assets.reporting.status import PlatformStatus, load_platform_status
 from iccm_assets.retraining.example_queries import propose_selection
 
@@ -24,6 +27,7 @@ def status(as_json: AsJson = False) -> None:
         platform = load_platform_status(conn)
         proposal = propose_selection(conn, platform.now, settings.selection)
         traffic = load_live_traffic(conn, WINDOW)
+        notice = find_builtin_notice(conn, settings.orchestra)
     required = settings.triggers.weekly_min_examples
     if as_json:
         echo_json(
@@ -31,6 +35,7 @@ def status(as_json: AsJson = False) -> None:
             | {
                 "rollout": asdict(traffic.rollout) if traffic.rollout else None,
                 "undelivered_alerts": traffic.undelivered_alerts,
+                "notice": notice,
                 "selectable": {
                     "examples": proposal.selectable,
                     "required": required,
@@ -45,6 +50,8 @@ def status(as_json: AsJson = False) -> None:
         )
         return
     _print(platform, traffic)
+    if notice:
+        out.print(f"[yellow]{escape(notice)}[/]")
     out.print(f"{proposal.selectable} of {required} new examples for the weekly retrain: {proposal.reason}")
 
 

@@ -17,6 +17,7 @@ from iccm_assets.db.replicas import HEARTBEAT_SECONDS, load_live_replicas
 from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.gateway.dead_letters import dead_letters_path
 from iccm_assets.gateway.spool import SEGMENT_SUFFIX, read_segment
+from iccm_assets.reporting.real_traffic import IS_REAL
 from iccm_assets.settings import Settings
 
 OTHER_HOME_HINT = "Give the demo its own home: ICCM_HOME=/some/other/folder iccm demo."
@@ -70,10 +71,7 @@ def _refuse_real_data(engine: Engine, settings: Settings) -> None:
 
 def count_real_conversations(engine: Engine) -> int:
     """Count conversations that are neither simulated in process nor marked by simulated developers."""
-    query = """
-        select count(*) from iccm.conversations
-        where origin <> 'simulated' and metadata -> 'simulated' is distinct from 'true'::jsonb
-    """
+    query = f"select count(*) from iccm.conversations where {IS_REAL}"
     with engine.connect() as conn:
         return conn.execute(text(query)).scalar_one() if _has_table(conn, "conversations") else 0
 
