@@ -101,6 +101,7 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
         "production_quality:production_quality_is_stable",
         "reconstructions:inconclusive_rate_is_low",
         "reconstructions:no_missing_scores",
+        "reconstructions:suites_are_usable",
         "training_pool:no_duplicates",
         "training_pool:row_counts_reconcile",
     ]

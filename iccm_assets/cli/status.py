@@ -74,6 +74,7 @@ def _print(platform: PlatformStatus, traffic: LiveTraffic) -> None:
         "Versions": platform.versions,
         "Retrains": [_shorten_notes(retrain) for retrain in platform.retrains],
         "Conversations by day (UTC)": platform.days,
+        "Test suites, measured in 7 days": platform.suites,
         "Rows": [{"table": name, "rows": count} for name, count in platform.rows.items()],
     }
     for title, rows in tables.items():
@@ -90,6 +91,7 @@ def _arm_row(arm: ArmMetrics) -> dict[str, object]:
         "arm": arm.arm,
         "version": arm.version,
         "sessions": arm.scored_sessions,
+        "by pytest": arm.pytest_sessions,
         "pass rate": arm.pass_rate,
         "variance": arm.implementation_variance,
         "API": arm.api_compatibility,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.capture.extraction import extract_source, parse_messages
+from iccm_assets.capture.extraction import find_source, parse_messages
 from iccm_assets.curation.decontamination import Contamination
 from iccm_assets.settings import CurationSettings
 
@@ -17,9 +17,10 @@ RejectionStage = Literal["filter", "policy"]
 class ScoredConversation:
     """A conversation of the day with its scores.
 
-    ``requirements``, the scores and the suite's kind (``evidence``), origin and status belong to the accepted
-    text, None without one; ``suite_problem`` is the reason of a status that is not usable. ``first_*`` belong
-    to CET-D's first response. ``builtin_only``: no other member than those of `builtin` gave it a score.
+    ``requirements``, the hash of their source, the scores and the suite's kind (``evidence``), origin and
+    status belong to the accepted text, None without one; ``suite_problem`` is the reason of a status that is
+    not usable. ``first_*`` belong to CET-D's first response. ``builtin_only``: no other member than those of
+    `builtin` gave it a score.
     """
 
     conversation_id: int
@@ -31,6 +32,7 @@ class ScoredConversation:
     erased: bool = False
     negative_feedback: bool = False
     requirements: str | None = None
+    source_sha256: str | None = None
     has_test_suite: bool = False
     scored: bool = False
     test_pass_rate: float | None = None
@@ -81,7 +83,8 @@ def apply_filter(conversation: ScoredConversation, curation: CurationSettings) -
 
     Overlap with the canary set is checked later, for kept conversations only: see ``reject_contaminated``.
     """
-    source = extract_source(conversation.content, conversation.metadata)
+    # The source that was scored, not just any of the session.
+    source = find_source(conversation.content, conversation.metadata, conversation.source_sha256)
     rejection = (
         _policy_rejection(conversation, curation)
         or _content_rejection(conversation, source)

@@ -137,7 +137,8 @@ _CONVERSATIONS = text(
         exists (
             select from iccm.feedback f where f.session_id = c.session_id and f.rating < 0
         ) as negative_feedback,
-        a.text as requirements, a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
+        a.text as requirements, a.source_sha256,
+        a.test_suite is not null as has_test_suite, a.scored_at is not null as scored,
         a.test_pass_rate, a.implementation_variance, a.test_suite ->> 'kind' as evidence, a.test_suite_origin,
         a.evidence ->> 'suite' as suite_status, a.evidence ->> 'reason' as suite_problem,
         coalesce((

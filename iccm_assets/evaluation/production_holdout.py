@@ -1,7 +1,8 @@
 """Production holdout: the evaluation slice that can detect drift (F3).
 
 Held-out sessions of the last weeks whose accepted requirements have a score, and so a suite that tests
-something, and are unlike anything a model version was trained on. They come from live traffic, so the set moves with it; its items are conversations.
+something, and are unlike anything a model version was trained on. They come from live traffic, so the set
+moves with it; its items are conversations.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import timedelta
 import numpy as np
 import sqlalchemy as sa
 
-from iccm_assets.capture.extraction import extract_source
+from iccm_assets.capture.extraction import find_source
 from iccm_assets.curation.embeddings import content_sha256, embed_texts
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.similarity import find_nearest, normalize_rows
@@ -79,7 +80,7 @@ def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     """Load conversations in their current state, newest first; those without source or score are left out."""
     c, r = t.conversations.c, t.requirements.c
     query = (
-        sa.select(c.id, c.content, c.metadata, r.text, r.test_suite)
+        sa.select(c.id, c.content, c.metadata, r.text, r.source_sha256, r.test_suite)
         .join(t.requirements, r.conversation_id == c.id)
         .where(c.id.in_(ids), r.kind == "accepted", r.test_pass_rate.is_not(None), c.erased_at.is_(None))
         .order_by(c.timestamp.desc(), c.id.desc())
@@ -88,10 +89,10 @@ def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     with engine.connect() as conn:
         for row in conn.execute(query):
             try:
-                source, suite = extract_source(row.content, row.metadata), parse_suite(row.test_suite)
+                suite = parse_suite(row.test_suite)
             except TestSuiteError:
                 continue  # the reconstructions asset reports it
-            if source:
+            if source := find_source(row.content, row.metadata, row.source_sha256):
                 digest = content_sha256(json.dumps([source, row.test_suite], sort_keys=True))[:16]
                 items.append(HoldoutItem(row.id, source, row.text, suite, digest))
     return items

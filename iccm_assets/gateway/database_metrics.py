@@ -89,6 +89,7 @@ def arm_metrics(arms: Iterable[ArmMetrics]) -> Iterator[Metric]:
         ("api_compatibility", "Mean fraction of unchanged public signatures"),
         ("error_rate", "Fraction of requests that failed, timed out or fell back"),
         ("scored_sessions", "Sessions with a score"),
+        ("pytest_sessions", "Sessions with a score by a pytest suite, the weaker evidence"),
         ("requests", "Requests assigned to the arm"),
     ):
         samples = [(labels, getattr(arm, field)) for labels, arm in by_labels]

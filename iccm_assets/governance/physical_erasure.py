@@ -132,11 +132,13 @@ def _autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
             conn.execute(sa.text("reset lock_timeout"))
 
 
-# A recording that was running during the erasure may have stored its suite afterwards.
+# A recording that was running during the erasure may have stored its suite afterwards, and the session may
+# have had other suites before.
 _DELETE_ORPHANED_SUITES = sa.text(
     """
     delete from iccm.test_suites s where not exists (
-        select from iccm.requirements r where r.source_sha256 = s.source_sha256)
+        select from iccm.requirements r where r.source_sha256 = s.source_sha256
+            and (s.origin = 'recorded' or r.test_suite = s.suite))
     """
 )
 

@@ -20,7 +20,8 @@ class ArmMetrics:
     """Metrics of one arm and version over a time window; None where nothing was measured.
 
     ``errors`` of the ``requests`` failed, timed out or fell back to production; requests rejected for lack of
-    capacity are in neither. Latencies in milliseconds, of the requests that this arm answered.
+    capacity are in neither. Latencies in milliseconds, of the requests that this arm answered. Of the
+    ``scored_sessions``, ``pytest_sessions`` rest on suites of kind pytest, the weaker evidence.
     """
 
     arm: str
@@ -36,6 +37,7 @@ class ArmMetrics:
     api_compatibility: float | None
     thumbs_up: int
     thumbs_down: int
+    pytest_sessions: int
 
     @property
     def error_rate(self) -> float | None:
@@ -50,7 +52,7 @@ class ArmMetrics:
         """Return a one-line summary."""
         return (
             f"{self.arm} {self.version}: pass rate {format_number(self.pass_rate)}"
-            f" over {self.scored_sessions} sessions,"
+            f" over {self.scored_sessions} sessions ({self.pytest_sessions} by pytest),"
             f" variance {format_number(self.implementation_variance)},"
             f" {self.errors} errors in {self.requests} requests,"
             f" p95 {format_number(self.latency_p95_ms, 0)} ms"
@@ -86,7 +88,7 @@ _METRICS = text(
     ),
     first_scored as (
         select distinct on (q.session_id) q.session_id, r.test_pass_rate, r.implementation_variance,
-            r.api_compatibility
+            r.api_compatibility, r.test_suite ->> 'kind' as evidence
         from iccm.requirements r join iccm.requests q on q.request_id = r.request_id
         where r.scored_at > :since and r.kind = 'model' and r.test_pass_rate is not null
             and q.created_at > :since
@@ -104,7 +106,8 @@ _METRICS = text(
     ),
     quality as (
         select session.arm, session.version, count(*) as sessions, avg(f.test_pass_rate) as pass_rate,
-            avg(f.implementation_variance) as variance, avg(f.api_compatibility) as compatibility
+            avg(f.implementation_variance) as variance, avg(f.api_compatibility) as compatibility,
+            count(*) filter (where f.evidence = 'pytest') as pytest_sessions
         from first_scored f cross join {_SESSION_ARM}
         group by session.arm, session.version
     ),
@@ -115,7 +118,7 @@ _METRICS = text(
     )
     select s.arm, s.version, s.requests, s.errors, s.latency[1], s.latency[2], s.latency[3],
         coalesce(q.sessions, 0), q.pass_rate, q.variance, q.compatibility,
-        coalesce(f.up, 0), coalesce(f.down, 0)
+        coalesce(f.up, 0), coalesce(f.down, 0), coalesce(q.pytest_sessions, 0)
     from served s left join quality q using (arm, version) left join thumbs f using (arm, version)
     order by s.arm desc, s.version
     """

@@ -5,7 +5,7 @@ Numbers and ids only: they are written to Dagster's event log, which must not co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -23,7 +23,8 @@ class DailyFunnel:
     """One UTC day: captured ≥ scored ≥ filtered ≥ pool, and the rejections by reason.
 
     ``duplicates`` are rows of conversation_id, duplicate_of and similarity; ``rates`` the pass rates of the
-    accepted texts.
+    accepted texts. ``filtered_evidence`` and ``pool_evidence`` count the examples by the kind of their suite
+    and its origin.
     """
 
     day: date
@@ -34,6 +35,8 @@ class DailyFunnel:
     reasons: dict[str, int] = field(default_factory=dict)
     duplicates: list[dict[str, Any]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    filtered_evidence: dict[tuple[str, str], int] = field(default_factory=dict)
+    pool_evidence: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def removed(self) -> int:
@@ -63,6 +66,14 @@ class DailyFunnel:
         return [{"reason": name, "conversations": count} for name, count in ordered if name != excluding]
 
 
+def evidence_rows(counts: Mapping[tuple[str, str], int]) -> list[dict[str, object]]:
+    """Return one row per kind of evidence and origin of its suites."""
+    return [
+        {"evidence": kind, "suite origin": origin, "conversations": count}
+        for (kind, origin), count in sorted(counts.items())
+    ]
+
+
 def last_days(day: date, days: int) -> list[date]:
     """Return the last ``days`` days up to and including ``day``, oldest first."""
     return [day - timedelta(days=back) for back in reversed(range(days))]
@@ -80,6 +91,9 @@ def load_daily_funnels(conn: Connection, days: Sequence[date]) -> dict[date, Dai
         funnel.captured, funnel.scored, funnel.filtered, funnel.pool, funnel.rates = counts
     for day, reason, count in conn.execute(_REASONS, values):
         funnels[day].reasons[reason] = count
+    for day, pooled, evidence, origin, count in conn.execute(_EVIDENCE, values):
+        examples = funnels[day].pool_evidence if pooled else funnels[day].filtered_evidence
+        examples[evidence, origin] = count
     for row in conn.execute(_DUPLICATES, values).mappings():
         funnels[row["day"]].duplicates.append({name: value for name, value in row.items() if name != "day"})
     return funnels
@@ -108,6 +122,15 @@ _REASONS = text(
     """
     select day, case stage when 'dedup' then 'duplicate' else reason end, count(*)
     from iccm.phase4_rejections where day = any(:days) group by 1, 2
+    """
+)
+_EVIDENCE = text(
+    """
+    select day, false, evidence, test_suite_origin, count(*)
+    from iccm.filtered_conversations where day = any(:days) group by day, evidence, test_suite_origin
+    union all
+    select day, true, evidence, test_suite_origin, count(*)
+    from iccm.phase4_training_data where day = any(:days) group by day, evidence, test_suite_origin
     """
 )
 _DUPLICATES = text(

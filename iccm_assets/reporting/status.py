@@ -14,6 +14,7 @@ TABLES = (
     "conversations",
     "requirements",
     "reconstructions",
+    "test_suites",
     "filtered_conversations",
     "phase4_training_data",
     "phase4_rejections",
@@ -32,7 +33,8 @@ class PlatformStatus:
 
     ``production`` and ``versions`` have the columns version, status, parent_version, created_at, deployed_at.
     ``retrains`` are rows of ``phase4_training_runs``. ``days`` count the conversations of a UTC day that were
-    captured, scored, filtered, in the pool and rejected. Newest first. ``rows`` is the size of each table.
+    captured, scored, filtered, in the pool and rejected. Newest first. ``suites`` counts the test suites
+    measured in the last 7 days by kind of evidence, origin and status. ``rows`` is the size of each table.
     """
 
     now: datetime
@@ -41,6 +43,7 @@ class PlatformStatus:
     retrains: list[dict[str, Any]]
     days: list[dict[str, Any]]
     rows: dict[str, int]
+    suites: list[dict[str, Any]]
 
 
 _VERSIONS = "select version, status, parent_version, created_at, deployed_at from iccm.model_versions"
@@ -69,6 +72,11 @@ _DAYS = """
     where d.day is not null
     order by d.day desc
 """
+_SUITES = """
+    select suite ->> 'kind' as evidence, origin, status, count(*) as suites
+    from iccm.test_suites where created_at > iccm.now() - interval '7 days'
+    group by 1, 2, 3 order by 1, 2, 3
+"""
 _SIZES = " union all ".join(
     f"select '{table}' as name, count(*) as size from iccm.{table}" for table in TABLES
 )
@@ -87,4 +95,5 @@ def load_platform_status(conn: Connection, *, limit: int = 7) -> PlatformStatus:
         retrains=load(_RETRAINS),
         days=load(_DAYS),
         rows={row["name"]: row["size"] for row in load(_SIZES)},
+        suites=load(_SUITES),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,11 +17,16 @@ from iccm_assets.settings import Settings
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """Counts of texts with a suite, of some days' conversations; ``missing`` are ids without a score."""
+    """Counts of texts with a suite, of some days' conversations; ``missing`` are ids without a score.
+
+    ``inconclusive`` texts have a usable suite and no pass rate; the suite of an ``unusable`` one is no
+    evidence.
+    """
 
     with_suite: int
     scored: int
     inconclusive: int
+    unusable: int
     missing: list[int]
 
 
@@ -27,9 +34,11 @@ def load_score_counts(conn: sa.Connection, first: date, last: date) -> ScoreCoun
     """Count the texts of the conversations from day ``first`` to day ``last``."""
     row = conn.execute(
         sa.text(
-            """
-            select count(*), count(r.scored_at), count(r.scored_at) - count(r.test_pass_rate),
-                coalesce(array_agg(r.id order by r.id) filter (where r.scored_at is null), '{}')
+            f"""
+            select count(*), count(r.scored_at),
+                count(r.scored_at) - count(r.test_pass_rate) - count(*) filter (where {_UNUSABLE}),
+                count(*) filter (where {_UNUSABLE}),
+                coalesce(array_agg(r.id order by r.id) filter (where r.scored_at is null), '{{}}')
             from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
             where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
                 and r.test_suite is not null
@@ -42,7 +51,10 @@ def load_score_counts(conn: sa.Connection, first: date, last: date) -> ScoreCoun
 
 @dataclass(frozen=True)
 class DailyScores:
-    """The current scores of all texts with a suite, of one day's conversations."""
+    """The current scores of all texts with a suite, of one day's conversations.
+
+    ``suites`` counts the texts by kind of evidence, origin and status of their suites.
+    """
 
     texts: int
     scored: int
@@ -51,10 +63,15 @@ class DailyScores:
     mean_test_pass_rate: float | None
     mean_variance: float | None
     rates: list[float]
+    suites: list[dict[str, Any]]
 
 
 def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str, DailyScores]:
     """Load the scores by ISO day; days without such texts are missing."""
+    days = {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))}
+    suites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in conn.execute(_SUITES, days).mappings():
+        suites[row["day"].isoformat()].append({name: value for name, value in row.items() if name != "day"})
     rows = conn.execute(
         sa.text(
             """
@@ -68,11 +85,27 @@ def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str,
             group by 1
             """
         ),
-        {"start": start_of_day(first), "end": start_of_day(last + timedelta(days=1))},
+        days,
     )
-    return {row[0].isoformat(): DailyScores(*row[1:]) for row in rows.all()}
+    return {
+        key: DailyScores(*row, suites[key]) for key, row in ((day.isoformat(), row) for day, *row in rows)
+    }
 
 
+# The texts of the days by kind of evidence, origin and status of their suites.
+_SUITES = sa.text(
+    """
+    select (c."timestamp" at time zone 'UTC')::date as day, r.test_suite ->> 'kind' as evidence,
+        r.test_suite_origin as origin, coalesce(r.evidence ->> 'suite', 'not measured') as status,
+        count(*) as texts, count(r.test_pass_rate) as scored
+    from iccm.conversations c join iccm.requirements r on r.session_id = c.session_id
+    where c."timestamp" >= :start and c."timestamp" < :end and r.test_suite is not null
+    group by 1, 2, 3, 4 order by 1, 2, 3, 4
+    """
+)
+# A text that was not scored because its suite is no evidence.
+_UNUSABLE = "r.test_pass_rate is null and r.evidence ->> 'suite' in ('weak', 'mismatch', 'none')"
+MAX_UNUSABLE_FRACTION = 0.5
 MAX_INCONCLUSIVE_FRACTION = 0.1
 MIN_SCORED = 10  # below this many texts, a fraction proves nothing
 
@@ -91,7 +124,7 @@ def check_missing_scores(with_suite: int, missing: Sequence[int], days: int) -> 
 
 
 def check_inconclusive_rate(scored: int, inconclusive: int, days: int) -> CheckResult:
-    """Check the fraction of scored texts without a pass rate: not bad, but not measured."""
+    """Check the fraction of texts with a usable suite, but without a pass rate: not bad, but not measured."""
     fraction = inconclusive / scored if scored else 0.0
     return CheckResult(
         scored < MIN_SCORED or fraction <= MAX_INCONCLUSIVE_FRACTION,
@@ -108,6 +141,22 @@ def check_inconclusive_rate(scored: int, inconclusive: int, days: int) -> CheckR
     )
 
 
+def check_unusable_suites(scored: int, unusable: int, days: int) -> CheckResult:
+    """Check the fraction of texts whose suite tests nothing, or fails its own source."""
+    fraction = unusable / scored if scored else 0.0
+    return CheckResult(
+        scored < MIN_SCORED or fraction <= MAX_UNUSABLE_FRACTION,
+        f"the test suites of {unusable} of {scored} texts in the last {days} days are no evidence"
+        f" ({fraction:.1%})",
+        "`suites` in the metadata of `reconstructions` counts them by status, and `iccm lineage"
+        " --conversation ID` gives the reason of each. weak: add cases that tell the code from a stub, at"
+        " least 5. mismatch: the source fails its own tests. none: the judge lacks a package that the source"
+        " imports.",
+        severity="warning",
+        metrics={"scored": float(scored), "unusable": float(unusable), "unusable_share": fraction},
+    )
+
+
 def no_missing_scores(conn: sa.Connection, settings: Settings) -> CheckResult:
     """Look for texts of the last days that have a suite and no score."""
     scores, days = _load_recent_scores(conn, settings)
@@ -117,7 +166,13 @@ def no_missing_scores(conn: sa.Connection, settings: Settings) -> CheckResult:
 def inconclusive_rate_is_low(conn: sa.Connection, settings: Settings) -> CheckResult:
     """Count the scored texts of the last days without a pass rate."""
     scores, days = _load_recent_scores(conn, settings)
-    return check_inconclusive_rate(scores.scored, scores.inconclusive, days)
+    return check_inconclusive_rate(scores.scored - scores.unusable, scores.inconclusive, days)
+
+
+def suites_are_usable(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Count the texts of the last days whose test suite is no evidence."""
+    scores, days = _load_recent_scores(conn, settings)
+    return check_unusable_suites(scores.scored, scores.unusable, days)
 
 
 def _load_recent_scores(conn: sa.Connection, settings: Settings) -> tuple[ScoreCounts, int]:

@@ -37,10 +37,13 @@ class LiveScoringReport:
     def summary(self) -> str:
         """Describe the pass in one line."""
         scored = self.scored
+        suites = ", ".join(f"{count} {status}" for status, count in sorted(scored.unusable_suites.items()))
+        unusable = f" ({suites})" if suites else ""
         mean = f", mean pass rate {fmean(scored.rates):.3f}" if scored.rates else ""
         return (
-            f"{scored.scored} scored{mean}, {scored.inconclusive} inconclusive, {scored.invalid_suites}"
-            f" with an invalid suite, {self.remaining} remaining, in {self.seconds:.1f} s"
+            f"{scored.scored} scored{mean}, {scored.inconclusive} inconclusive{unusable},"
+            f" {scored.invalid_suites} with an invalid suite, {self.remaining} remaining,"
+            f" in {self.seconds:.1f} s"
         )
 
 
@@ -55,9 +58,9 @@ def score_live_responses(
     """Score unscored answers of the gateway with tests; ``progress`` receives each count of stored scores.
 
     After ``time_budget_seconds`` no further text is started; texts in progress are finished. An empty answer
-    or one without a statement scores 0. One that cannot be scored for another reason is inconclusive, marked
-    as tried, and retried only for members that were missing. However the pass ends, its scores are stored;
-    concurrent passes share the work.
+    scores 0. One whose suite is no evidence, or that cannot be scored for another reason, is inconclusive,
+    marked as tried, and retried only for members that were missing. However the pass ends, its scores are
+    stored; concurrent passes share the work.
     """
     started = time.monotonic()
     deadline = math.inf if time_budget_seconds is None else started + time_budget_seconds

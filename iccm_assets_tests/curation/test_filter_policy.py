@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from iccm_assets.capture.conversations import sha256_of_source
 from iccm_assets.curation.decontamination import Contamination
 from iccm_assets.curation.filter_policy import (
     Kept,
@@ -26,6 +27,7 @@ GOOD = ScoredConversation(
     content=MESSAGES,
     metadata={},
     requirements="x shall be 1.",
+    source_sha256=sha256_of_source("x = 1"),
     has_test_suite=True,
     scored=True,
     test_pass_rate=0.9,
@@ -65,6 +67,8 @@ def test_a_well_scored_conversation_is_kept_with_its_quality():
         ({"requirements": None}, "filter", "no_requirements"),
         ({"requirements": " \n"}, "filter", "no_requirements"),
         ({"content": MESSAGES[1:]}, "filter", "no_source_code"),
+        ({"source_sha256": None}, "filter", "no_source_code"),
+        ({"source_sha256": sha256_of_source("x = 2")}, "filter", "no_source_code"),
         ({"negative_feedback": True}, "filter", "negative_feedback"),
         ({"scored": False, "test_pass_rate": None}, "filter", "not_scored"),
         ({"scored": False, "has_test_suite": False, "test_pass_rate": None}, "filter", "no_test_suite"),
@@ -139,7 +143,8 @@ def test_the_limits_are_strict_and_the_detail_gives_the_numbers():
 
 
 def test_the_source_may_be_in_the_metadata():
-    assert apply_filter(replace(GOOD, metadata={"source_code": "y = 2"}), CURATION).source_code == "y = 2"
+    changed = replace(GOOD, metadata={"source_code": "y = 2"}, source_sha256=sha256_of_source("y = 2"))
+    assert apply_filter(changed, CURATION).source_code == "y = 2"
 
 
 @pytest.mark.parametrize(

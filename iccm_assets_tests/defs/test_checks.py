@@ -261,6 +261,16 @@ def test_inconclusive_scores_are_seen(sound: PlatformResource, engine: sa.Engine
     assert "inconclusive_rate_is_low" in red(sound)
 
 
+def test_suites_that_are_no_evidence_are_seen_apart(sound: PlatformResource, engine: sa.Engine) -> None:
+    change(
+        engine,
+        """update iccm.requirements set test_pass_rate = null, implementation_variance = null,
+               evidence = '{"kind": "cases", "suite": "weak", "reason": "a stub passes it"}' where id % 4 > 0""",
+    )
+    failed = red(sound)
+    assert "suites_are_usable" in failed and "inconclusive_rate_is_low" not in failed
+
+
 @pytest.mark.parametrize("how", ["held_out", "erased", "canary"])
 def test_what_may_not_be_learned_from_is_seen_wherever_it_lies(
     sound: PlatformResource, engine: sa.Engine, how: str

@@ -117,8 +117,20 @@ def long_text(words: str) -> str:
 
 
 def score(engine: sa.Engine) -> None:
-    """Scores for all requirements, with re-implementations that quote them."""
+    """Scores for all requirements, on measured suites, with re-implementations that quote them."""
     with engine.begin() as conn:
+        conn.execute(
+            sa.text(
+                """
+                insert into iccm.test_suites
+                    (source_sha256, origin, suite, digest, generator_version, status, reason)
+                select distinct source_sha256, 'attached', test_suite, md5(test_suite::text), '1', 'usable',
+                    test_suite::text
+                from iccm.requirements where test_suite is not null
+                on conflict do nothing
+                """
+            )
+        )
         conn.execute(
             sa.text(
                 """

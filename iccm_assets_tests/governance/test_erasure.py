@@ -111,6 +111,23 @@ def test_erasing_again_erases_later_rows_and_recomputes_the_plan(world: World) -
     assert len(rows(world, "select id from iccm.erasures")) == 2
 
 
+def test_suites_that_a_session_had_before_are_erased_too(world: World) -> None:
+    own, shared = session("w-1", USER.value, "first", "w"), session("o-1", "other", "second", "plain")
+    with world.engine.begin() as conn:
+        for posted in (own, shared):
+            upsert_conversation(conn, posted)
+        query = sa.select(t.requirements.c.source_sha256).where(t.requirements.c.session_id == "o-1").limit(1)
+        # Of an earlier source of this session, and of the source that another user has, too.
+        for source in ("earlier", conn.execute(query).scalar_one()):
+            earlier = {"suite": ["w"], "digest": "d", "generator_version": "1", "status": "weak"}
+            conn.execute(t.test_suites.insert().values(source_sha256=source, origin="attached", **earlier))
+    score(world.engine)
+    assert rows(world, "select count(*) from iccm.test_suites") == [(4,)]
+    erase_user(world)
+    erase_from_files(world.engine, world.settings, rewrite=False, embedder=EMBEDDER)
+    assert rows(world, "select suite from iccm.test_suites") == [(shared.test_suite,)]
+
+
 def test_an_erased_session_cannot_be_posted_again(world: World) -> None:
     populated(world, "w")
     posted = session("w-again", USER.value, "again", "w")

@@ -42,6 +42,7 @@ def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResou
             "scored": report.scored.scored,
             "inconclusive": report.scored.inconclusive,
             "invalid_suites": report.scored.invalid_suites,
+            **{f"suites: {status}": count for status, count in sorted(report.scored.unusable_suites.items())},
             "members_unavailable": report.scored.answers["missing"],
             "pending": report.remaining,
             "seconds": report.seconds,

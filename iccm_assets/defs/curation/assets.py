@@ -1,5 +1,6 @@
 """From the day's conversations to the training pool."""
 
+from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plo
         **({"retained_share": funnel.filtered / funnel.captured} if funnel.captured else {}),
         **{f"rejected: {name}": count for name, count in rejected.items()},
         "reasons": table_metadata(funnel.rejections(excluding="duplicate"), "no rejections"),
+        **_evidence_metadata(funnel.filtered_evidence),
     }
     if with_plot:
         plot = plot_histogram(funnel.rates, platform.settings.curation.min_test_pass_rate)
@@ -127,6 +129,19 @@ def training_pool(
     )
 
 
+def _evidence_metadata(counts: "Mapping[tuple[str, str], int]") -> dict[str, object]:
+    """The day's examples by kind of evidence (pytest is the weaker one) and by origin of their suites."""
+    from iccm_assets.reporting.daily_funnel import evidence_rows
+
+    kinds = {kind: 0 for kind, _ in counts}
+    for (kind, _), count in counts.items():
+        kinds[kind] += count
+    return {
+        **{f"evidence: {kind}": count for kind, count in sorted(kinds.items())},
+        "evidence": table_metadata(evidence_rows(counts), "no examples"),
+    }
+
+
 def _pool_metadata(funnel: "DailyFunnel") -> dict[str, object]:
     """The day's funnel from capture to the pool, and the removed duplicates: ids and similarities."""
     return {
@@ -138,5 +153,6 @@ def _pool_metadata(funnel: "DailyFunnel") -> dict[str, object]:
         "dagster/partition_row_count": funnel.pool,
         "funnel": table_metadata(funnel.steps()),
         "rejections": table_metadata(funnel.rejections(), "no rejections"),
+        **_evidence_metadata(funnel.pool_evidence),
         "removed_as_duplicates": table_metadata(funnel.duplicates),
     }

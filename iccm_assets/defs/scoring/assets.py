@@ -1,11 +1,13 @@
 """Reconstruction tests of the day's requirements."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from iccm_assets.defs.capture.observations import observe_daily_arrivals
 from iccm_assets.defs.column_schemas import RECONSTRUCTIONS, column_schema, reconstructions_lineage
+from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.partitions import OWNERS, daily_partitions, partition_date_range, single_run_backfill
 from iccm_assets.defs.resources import PlatformResource
 
@@ -52,6 +54,7 @@ def reconstructions(
             "newly_scored": report.scored,
             "newly_inconclusive": report.inconclusive,
             "invalid_suites": report.invalid_suites,
+            **{f"suites: {status}": count for status, count in sorted(report.unusable_suites.items())},
             "members_answered": report.answers["answered"],
             "members_unreadable": report.answers["unreadable"],
             "members_unavailable": report.answers["missing"],
@@ -85,9 +88,20 @@ def _day_metadata(day: "DailyScores", platform: PlatformResource, with_plot: boo
         "dagster/partition_row_count": day.reconstructions,
         "mean_test_pass_rate": day.mean_test_pass_rate,
         "mean_implementation_variance": day.mean_variance,
+        "suites": table_metadata(day.suites, "no test suites"),
+        **{f"suites: {name}": count for name, count in _count_suites(day).items()},
     }
     metadata = {name: value for name, value in metadata.items() if value is not None}
     if with_plot:
         plot = plot_histogram(day.rates, platform.settings.curation.min_test_pass_rate)
         metadata["test_pass_rates"] = dg.MetadataValue.md(markdown_image(plot, "distribution of pass rates"))
     return metadata
+
+
+def _count_suites(day: "DailyScores") -> dict[str, int]:
+    """The day's texts by status of their suites, and its scored texts by kind of evidence."""
+    counts: Counter[str] = Counter()
+    for row in day.suites:
+        counts[f"{row['status']}"] += row["texts"]
+        counts[f"scored by {row['evidence']}"] += row["scored"]
+    return dict(sorted(counts.items()))
