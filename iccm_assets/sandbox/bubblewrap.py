@@ -36,7 +36,8 @@ STAGE = "/tmp"  # where root's stage mounts; a tmpfs of the stage's own
 # A range that distributions, containers and systemd leave alone (systemd's UIDS-GIDS).
 FIRST_UID, UID_COUNT = 1_990_000_000, 1 << 16
 PACKAGES = "/usr/share/judge"  # mount point of additional packages
-DEVICES = ("null", "zero", "full", "random", "urandom")
+# Name inside and outside. Shared mappings of /dev/zero are memory without a limit; /dev/full reads as zeros, too.
+DEVICES = {"null": "null", "zero": "full", "full": "full", "random": "random", "urandom": "urandom"}
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _sandbox_command(
         *_join(("--ro-bind", source, path) for path, source in sources.items()),
         *_join(("--size", "4096", "--perms", "0555", "--tmpfs", path) for path in python.hidden),
         *_join(("--symlink", target, link) for target, link in python.links),
-        *_join(("--dev-bind", f"/dev/{device}", f"/dev/{device}") for device in DEVICES),
+        *_join(("--dev-bind", f"/dev/{device}", f"/dev/{name}") for name, device in DEVICES.items()),
         *_join(("--size", str(size), "--perms", "1777", "--tmpfs", path) for size, path in tmpfs),
         *("--remount-ro", "/", "--chdir", "/tmp", "--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
         *("--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--", python.executable),

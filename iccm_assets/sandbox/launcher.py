@@ -41,7 +41,6 @@ _BOOTSTRAP = (
     " exec(code,m.__dict__)\n"
     "context[context['start']].serve(context)"
 )
-INIT_PROCESS: Mapping[str, object] = {"start": "init_process"}
 Packages = tuple[tuple[str, str], ...]
 _slots = itertools.count(os.getpid())
 
@@ -111,7 +110,8 @@ def start_isolated(packages: Packages = ()) -> RunningSandbox:
 
 def _start_in_bwrap(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
     process, init_process = spawn_in_bwrap(bwrap, subprocess.PIPE, packages)
-    return _start(process, init_process, INIT_PROCESS, lambda: verify_layers(bwrap, init_process.pid))
+    values = {"start": "init_process", "case_filter": seccomp.build_case_filter()}
+    return _start(process, init_process, values, lambda: verify_layers(bwrap, init_process.pid))
 
 
 def spawn_in_bwrap(
@@ -155,9 +155,8 @@ def start_unsafe(scratch: Path) -> RunningSandbox:
         ("bubblewrap", "namespaces", "seccomp", "uid", "filesystem"), "off: ICCM_SANDBOX=unsafe"
     )
     layers = {**off, "memory": "sampler", "rlimits": "ok"}
-    return _start(
-        process, ProcessHandle(process.pid), {**INIT_PROCESS, "scratch": str(scratch)}, lambda: layers
-    )
+    values = {"start": "init_process", "scratch": str(scratch)}
+    return _start(process, ProcessHandle(process.pid), values, lambda: layers)
 
 
 def _start(
@@ -286,12 +285,13 @@ def verify_layers(
 
 
 def _inspect(pid: int, host_ids: frozenset[str]) -> dict[str, str]:
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as rows:
-        status = {name: value.split() for name, _, value in (row.partition(":") for row in rows)}
+    status, own = _read_status(pid), _read_status("self")
     shared = [name for name, link in _namespaces(pid).items() if link in host_ids]
     if status["NSpid"][-1] != "1":
         shared.append("process numbers")
-    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"])
+    # Two more filters than this process has, where the kernel counts them.
+    count = int(status.get("Seccomp_filters", ["2"])[0]) - int(own.get("Seccomp_filters", ["0"])[0])
+    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"]) and count >= 2
     countable = os.path.exists(f"/proc/{pid}/task/{pid}/children")
     problems = {
         "namespaces": shared and "shares " + ", ".join(shared),
@@ -303,6 +303,11 @@ def _inspect(pid: int, host_ids: frozenset[str]) -> dict[str, str]:
     states = {"uid": f"unprivileged ({max(map(int, status['Uid']))})", "memory": "sampler"}
     layers = {layer: f"missing: {problem}" for layer, problem in problems.items() if problem}
     return {**dict.fromkeys(problems, "ok"), **states, **layers, "rlimits": "ok"}
+
+
+def _read_status(pid: int | str) -> dict[str, list[str]]:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as rows:
+        return {name: value.split() for name, _, value in (row.partition(":") for row in rows)}
 
 
 def _is_privileged(status: Mapping[str, list[str]]) -> bool:

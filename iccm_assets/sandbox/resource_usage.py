@@ -1,27 +1,44 @@
 """Measure what all processes of a sandbox use, sampled from outside.
 
 Limits per process are the kernel's; total limits are enforced by sampling: every few milliseconds the tree
-below the sandbox's init process is walked and added up. Control groups would be exact, but an ordinary user
-has none to write to, and the sandbox is the same for every user. (J3)
+below the sandbox's init process is walked and added up. That needs no privilege; where there are control
+groups (``control_groups.py``) they are exact, and add what a walk cannot see.
+
+What no process shows as its size has to be impossible or counted. Anonymous shared memory, huge pages and
+memory in pipes are forbidden (``seccomp.py``); page tables, swap, socket buffers and mappings are counted
+here. A process whose first thread has ended is read through another thread. (J3)
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+SIZES = ("RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:", "HugetlbPages:")
+SHARES = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+# A mapping costs the kernel a fraction of this; reading so many more would take seconds.
+MAPPING_BYTES = 4096
+UNCOUNTED_MAPPINGS = 2000  # of one process; honest ones have some hundreds
+BUSY_SECONDS = 0.5  # of CPU by the rest of a case, from which on it competes with itself
+SOCKET_BUFFER = Path("/proc/sys/net/core/wmem_default")
+# Fields of /proc/PID/stat, counted after the name.
+NICE, POLICY = 16, 38
 
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """Memory in bytes (private and shared pages once each, plus files in tmpfs), CPU in seconds."""
+    """Memory in bytes (private and shared pages once each, plus files in tmpfs), CPU in seconds.
 
-    memory: int = 0
-    cpu: float = 0.0
-    processes: int = 0
-    files: int = 0
+    ``pids`` are the init process and all its descendants, as the host numbers them.
+    """
+
+    memory: int
+    cpu: float
+    files: int
+    pids: tuple[int, ...]
 
 
 def descendant_pids(pid: int) -> list[int]:
@@ -32,21 +49,53 @@ def descendant_pids(pid: int) -> list[int]:
     return pids
 
 
-def measure_usage(pid: int, tmpfs: tuple[str, ...], limit: int) -> ResourceUsage:
+def measure_usage(pid: int, tmpfs: tuple[str, ...], limit: int, extra: int = 0) -> ResourceUsage:
     """Measure what the tree below ``pid`` uses now, without the init process's own time.
 
-    Pages are divided among their users only when their sum exceeds ``limit`` bytes.
+    Pages are divided among their users only when their sum exceeds ``limit`` bytes; ``extra`` is added.
     """
     pids = descendant_pids(pid)
     tmpfs_bytes, files = _tmpfs_usage(pid, tmpfs)
-    memory = tmpfs_bytes + sum(map(_private_bytes, pids))
+    fixed = tmpfs_bytes + extra + _socket_bytes(pid)
+    sizes = {pid: _sizes(pid, "status", SIZES) for pid in pids}
+    memory = fixed + sum(sum(size.values()) for size in sizes.values())
     if memory > limit:
-        # Shared pages divided among their users; undivided where the kernel does not provide that.
-        names = "Pss_Anon:", "Pss_Shmem:"
-        memory = tmpfs_bytes + sum(
-            sum(_sizes(pid, "smaps_rollup", names) or [_private_bytes(pid)]) for pid in pids
-        )
-    return ResourceUsage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), len(pids), files)
+        memory = fixed + sum(_divided(pid, size) for pid, size in sizes.items())
+    return ResourceUsage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), files, tuple(pids))
+
+
+def measure_mappings(pids: Iterable[int], limit: int) -> int:
+    """Return what unusually many mappings count for, in bytes, at most little more than ``limit``."""
+    total = 0
+    for pid in pids:
+        total += max(0, _count_mappings(pid, limit // MAPPING_BYTES) - UNCOUNTED_MAPPINGS) * MAPPING_BYTES
+        if total > limit:
+            break
+    return total
+
+
+def _count_mappings(pid: int, limit: int) -> int:
+    """Count the mappings of a process, up to ``limit``: a bit of kernel memory each, in no size."""
+    count = 0
+    for folder in _living(pid):
+        try:
+            with open(f"{folder}/maps", "rb", buffering=0) as rows:
+                while count <= limit and (piece := rows.read(1 << 16)):
+                    count += piece.count(b"\n")
+        except OSError:
+            continue  # it has just ended
+        if count:
+            break
+    return count
+
+
+def _divided(pid: int, size: dict[str, int]) -> int:
+    """Divide shared pages among their users; undivided where the kernel does not provide that."""
+    shares = _sizes(pid, "smaps_rollup", SHARES)
+    unshared = ("VmPTE:", "HugetlbPages:")
+    return (
+        sum(shares.values()) + sum(size.get(name, 0) for name in unshared) if shares else sum(size.values())
+    )
 
 
 def _tmpfs_usage(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
@@ -62,33 +111,59 @@ def _tmpfs_usage(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
     return size, files
 
 
-def _private_bytes(pid: int) -> int:
-    """Return anonymous and shared memory; pages shared after a fork count in each process."""
-    return sum(_sizes(pid, "status", ("RssAnon:", "RssShmem:")))
+def _socket_bytes(pid: int) -> int:
+    """Return what the sockets of the sandbox's network namespace may hold; few sockets count as empty."""
+    first = _read(f"/proc/{pid}/net/sockstat").partition("\n")[0].split()
+    count = int(first[-1]) if first[:2] == ["sockets:", "used"] else 0
+    return count * int(_read(str(SOCKET_BUFFER)) or 0) if count > 100 else 0
 
 
-def _sizes(pid: int, file: str, names: tuple[str, ...]) -> list[int]:
-    """Return the sizes of these names in a file below /proc, in bytes."""
-    rows = _read(f"/proc/{pid}/{file}").splitlines()
-    return [int(row.split()[1]) << 10 for row in rows if row.startswith(names)]
+def _sizes(pid: int, file: str, names: tuple[str, ...]) -> dict[str, int]:
+    """Return the sizes of these names in a file below /proc, in bytes, through a thread that still lives."""
+    for folder in _living(pid):
+        rows = [row for row in _read(f"{folder}/{file}").splitlines() if row.startswith(names)]
+        if rows:
+            return {row.split()[0]: int(row.split()[1]) << 10 for row in rows}
+    return {}
 
 
-def run_queue_wait(pid: int) -> float:
-    """Return the seconds for which a process was ready while the machine ran others; 0 if unknown.
+def _living(pid: int) -> Iterator[str]:
+    """Yield the folders that describe a process: its own, then those of its other threads."""
+    yield f"/proc/{pid}"
+    yield from (task for task in _tasks(pid) if not task.endswith(f"/{pid}"))
 
-    Its longest waiting thread decides.
+
+def imposed_wait(pids: tuple[int, ...], cpu: float, most: float) -> float:
+    """Return the seconds for which a case was ready while the machine ran others' work; 0 if unknown.
+
+    ``pids``: the init process, the case's first process, all others; ``cpu``: what the case used in all. The
+    longest waiting thread of the first process decides. While it waited, the case's other threads and
+    processes may have run instead, so their time is subtracted, and ``most`` is the maximum once they use
+    time. A thread that made itself less important waits by its own choice.
     """
-    try:
-        waits = [int(_read(f"{task}/schedstat").split()[1]) for task in _tasks(pid)]
-    except (ValueError, IndexError):
-        return 0.0  # it has just ended, or the kernel does not count this
-    return max(waits, default=0) / 1e9
+    init_process, *first = pids[:2]
+    normal = _priority(f"/proc/{init_process}")
+    waits = [0.0]
+    for task in (task for pid in first for task in _tasks(pid) if _priority(task) == normal):
+        times = [int(time) / 1e9 for time in _read(f"{task}/schedstat").split()[:2]]
+        if len(times) == 2:
+            others = cpu - times[0]
+            waits.append(min(times[1] - others, most if others > BUSY_SECONDS else times[1]))
+    return max(waits)
+
+
+def _priority(folder: str) -> tuple[str, ...]:
+    fields = _stat(folder)
+    return (fields[NICE], fields[POLICY]) if len(fields) > POLICY else ()
 
 
 def _cpu(pid: int, skipped: int = 0) -> float:
     """Return own CPU time plus that of collected children; only the latter with ``skipped`` = 2."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return sum(map(int, fields[11 + skipped : 15])) / TICKS_PER_SECOND
+    return sum(map(int, _stat(f"/proc/{pid}")[11 + skipped : 15])) / TICKS_PER_SECOND
+
+
+def _stat(folder: str) -> list[str]:
+    return _read(f"{folder}/stat").rpartition(")")[2].split()
 
 
 def _tasks(pid: int) -> list[str]:

@@ -30,13 +30,22 @@ from typing import Any
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, launcher, pytest_suites, warm_pool
 from iccm_assets.sandbox.launcher import RunningSandbox
-from iccm_assets.sandbox.resource_usage import descendant_pids, measure_usage, run_queue_wait
+from iccm_assets.sandbox.resource_usage import (
+    ResourceUsage,
+    descendant_pids,
+    imposed_wait,
+    measure_mappings,
+    measure_usage,
+)
 from iccm_assets.settings import Settings
 
 SAMPLE_INTERVAL_SECONDS = 0.025
+FAST_SAMPLE_INTERVAL_SECONDS = 0.005  # near the memory limit
+MAPPINGS_INTERVAL_SECONDS = 0.1
 REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge stops waiting
 MAX_WALL_FACTOR = 4.0  # of the wall limit, while other processes keep the machine busy
 REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
+MAX_SHARED_WAIT_FACTOR = 0.2  # of the wall limit, where the case itself keeps the machine busy, too
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
 SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
 
@@ -94,7 +103,11 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     scratch: Path | None = None  # unsafe mode only: a folder on the host
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
-    _queue_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
+    _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
+    _interval: float = SAMPLE_INTERVAL_SECONDS
+    _memory: int = 0  # bytes, in the last sample
+    _mappings: int = 0  # bytes, when they were last read
+    _mappings_due: float = 0.0
 
     # ---- lifecycle ----
 
@@ -174,17 +187,18 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _await_reply(self, remaining: Limits) -> CaseOutcome:
         """Wait for the outcome while sampling what the processes use; kill them at a limit."""
         started = time.monotonic()
-        exceeded, self._queue_wait = "", 0.0
+        exceeded, self._imposed_wait, self._interval = "", 0.0, SAMPLE_INTERVAL_SECONDS
+        self._memory, self._mappings, self._mappings_due = 0, 0, started + MAPPINGS_INTERVAL_SECONDS
         while (
             time.monotonic() - started
             <= remaining.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
         ):
             reply = self._parse_reply()
             if reply:
-                reply = replace(reply, wall=max(reply.cpu, reply.wall - self._queue_wait))
+                reply = replace(reply, wall=max(reply.cpu, reply.wall - self._imposed_wait))
                 # A case killed for a limit has that outcome, not the one that the init process observed.
                 return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
-            if launcher.wait_readable(self.running.replies, SAMPLE_INTERVAL_SECONDS):
+            if launcher.wait_readable(self.running.replies, self._interval):
                 piece = os.read(self.running.replies, 1 << 16)
                 if not piece:
                     break
@@ -199,26 +213,38 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _exceeded_limit(self, remaining: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
         limits = self.settings.judge
-        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
-        usage = measure_usage(self.running.init_process.pid, tmpfs, limits.memory_mib << 20)
+        usage = self._measure(limits.memory_mib << 20)
+        cpu = usage.cpu - self._finished_cpu
         excess = {
             "memory": usage.memory - (limits.memory_mib << 20),
             "files": usage.files - MAX_FILES,
-            "processes": usage.processes - 1 - limits.processes,
-            "cpu": usage.cpu - self._finished_cpu - remaining.cpu,
-            "wall": self._own_time(started, remaining) - remaining.wall,
+            "processes": len(usage.pids) - 1 - limits.processes,
+            "cpu": cpu - remaining.cpu,
+            "wall": self._own_time(usage.pids, cpu, started, remaining) - remaining.wall,
         }
         return next((name for name, amount in excess.items() if amount > 0), "")
 
-    def _own_time(self, started: float, remaining: Limits) -> float:
-        """Return the seconds since ``started`` without those in which the machine ran other processes.
+    def _measure(self, limit: int) -> ResourceUsage:
+        """Take a sample, and choose when to take the next one."""
+        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
+        usage = measure_usage(self.running.init_process.pid, tmpfs, limit, self._mappings)
+        if time.monotonic() >= self._mappings_due:
+            self._mappings = measure_mappings(usage.pids[1:], limit)
+            self._mappings_due = time.monotonic() + MAPPINGS_INTERVAL_SECONDS
+        growth, self._memory = usage.memory - self._memory, usage.memory
+        near = usage.memory + max(usage.memory, 4 * growth) > limit
+        self._interval = FAST_SAMPLE_INTERVAL_SECONDS if near else SAMPLE_INTERVAL_SECONDS
+        return usage
+
+    def _own_time(self, pids: tuple[int, ...], cpu: float, started: float, remaining: Limits) -> float:
+        """Return the seconds since ``started`` without those in which the machine ran other sandboxes' work.
 
         So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds the excluded time.
         """
         elapsed = time.monotonic() - started
-        case = descendant_pids(self.running.init_process.pid)[1:2]
-        self._queue_wait = max(self._queue_wait, sum(map(run_queue_wait, case)))
-        return elapsed if elapsed > remaining.wall * MAX_WALL_FACTOR else elapsed - self._queue_wait
+        wait = imposed_wait(pids, cpu, remaining.wall * MAX_SHARED_WAIT_FACTOR)
+        self._imposed_wait = max(self._imposed_wait, wait)
+        return elapsed if elapsed > remaining.wall * MAX_WALL_FACTOR else elapsed - self._imposed_wait
 
     def _parse_reply(self) -> CaseOutcome | None:
         """Parse one reply out of the buffer; None while it is incomplete."""
@@ -258,10 +284,15 @@ def _process_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
         "RLIMIT_CPU": max(1, int(remaining.cpu) + 1),
         # Writable private memory. Above the total limit, because thread stacks count whole.
         "RLIMIT_DATA": (settings.judge.memory_mib << 20) + (1 << 30),
+        # All of it, reserved memory, too: bounds the page tables of one process.
+        "RLIMIT_AS": settings.judge.memory_mib << 25,
         "RLIMIT_FSIZE": 32 << 20,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 1 << 20,
+        "RLIMIT_NICE": 0,
+        "RLIMIT_RTPRIO": 0,
+        "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_SIGPENDING": 1000,  # a part of the limit for all processes of a user
     }
     # The kernel counts threads, too, and honest code may have many; the sampler counts processes.

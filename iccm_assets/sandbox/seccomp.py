@@ -4,7 +4,8 @@ The filter is classic BPF, assembled here: no library is needed and every rule c
 pass. Two kinds do not:
 
 - *denied* answers with an error, because honest library code makes these calls, too, and handles the
-  error (a name lookup tries the nscd socket, ``uuid1`` looks for a network card);
+  error (a name lookup tries the nscd socket, ``uuid1`` looks for a network card), or with a success that
+  changes nothing, where honest code checks none;
 - *fatal* kills the process with SIGSYS, for what no Python program does by accident. The judge then knows
   that the case did something forbidden, whichever code in it did it. (J3)
 """
@@ -19,14 +20,20 @@ from functools import cache
 KILL_PROCESS = 0x80000000
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
+_DENY = ERRNO | errno.EPERM
 
 NEW_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEWNS … CLONE_NEWNET
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 F_SETPIPE_SZ = 1031
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+MAP_SHARED, MAP_ANONYMOUS, MAP_HUGETLB = 0x01, 0x20, 0x40000  # the first is also a bit of MAP_SHARED_VALIDATE
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
+SOL_SOCKET, SO_SNDBUF, SO_RCVBUF = 1, 7, 8
+SIGCHLD = 17
+PR_SET_THP_DISABLE, PR_FUTEX_HASH = 41, 78
 
 # struct seccomp_data: nr, arch, instruction pointer, six arguments of 64 bits (little endian).
-_NR, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
+_NR, _ARCH, _ARG0, _ARG1, _ARG2, _ARG3 = 0, 4, 16, 24, 32, 40
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 
 # name: (x86_64, aarch64); None where the architecture does not have it.
@@ -43,6 +50,7 @@ _FATAL: dict[str, tuple[int | None, int | None]] = {
     "pivot_root": (155, 41),
     "chroot": (161, 51),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "move_mount": (429, 429),
     "fsopen": (430, 430),
     "fsconfig": (431, 431),
@@ -79,7 +87,7 @@ _FATAL: dict[str, tuple[int | None, int | None]] = {
     "sethostname": (170, 161),
     "setdomainname": (171, 162),
 }
-# Sockets, and memory that neither a size-limited tmpfs nor a process's own size would show.
+# Sockets, memory that neither a size-limited tmpfs nor a process's own size shows, and other processes.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "connect": (42, 203),
     "bind": (49, 200),
@@ -98,33 +106,40 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "mbind": (237, 235),
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
+    "vmsplice": (278, 75),  # a pipe would hold pages that no process has any more
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
 }
 # Answered with "no such call", so that libraries use the older call.
 _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "landlock_create_ruleset": (444, 444),  # its rules are kernel memory without a limit
+    "io_setup": (206, 0),  # from a limit of the whole machine
+    "map_shadow_stack": (453, 453),
 }
-# Calls that name a process, by the position of its pid: 0 is the caller, any other pid is denied.
-# With these, and the same uid, a case could starve the init process that watches it.
-_ONLY_SELF: dict[str, tuple[int, int, int]] = {
-    "prlimit64": (302, 261, 0),
-    "setpriority": (141, 140, 1),
-    "sched_setaffinity": (203, 122, 0),
-    "sched_setscheduler": (144, 119, 0),
-    "sched_setparam": (142, 118, 0),
-    "sched_setattr": (314, 274, 0),
-    "ioprio_set": (251, 30, 1),
-    "process_madvise": (440, 440, 0),
-    "process_mrelease": (448, 448, 0),
+# Calls that name a process, by the required value of each argument: pid 0 is the caller; any other pid, any
+# group and any user is denied. With these a case could starve the init process that watches it.
+_ONLY_SELF: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "prlimit64": (302, 261, (0,)),
+    "setpriority": (141, 140, (PRIO_PROCESS, 0)),
+    "sched_setaffinity": (203, 122, (0,)),
+    "sched_setscheduler": (144, 119, (0,)),
+    "sched_setparam": (142, 118, (0,)),
+    "sched_setattr": (314, 274, (0,)),
+    "ioprio_set": (251, 30, (IOPRIO_WHO_PROCESS, 0)),
 }
 _SPECIAL: dict[str, tuple[int, int]] = {
     "clone": (56, 220),
+    "mmap": (9, 222),
+    "setsockopt": (54, 208),
     "socket": (41, 198),
     "socketpair": (53, 199),
     "ioctl": (16, 29),
     "fcntl": (72, 25),
 }
+_OF_A_CASE: dict[str, tuple[int, int]] = {"rt_sigaction": (13, 134), "prctl": (157, 167)}
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
 
 
@@ -136,40 +151,98 @@ def is_supported() -> bool:
 @cache
 def build_filter(machine: str | None = None) -> bytes:
     """Build the filter for an architecture (this one by default), as ``bwrap --seccomp`` reads it."""
-    column, architecture = _ARCHITECTURES[machine or platform.machine()]
-    code = [
-        _instruction(_LOAD, _ARCH),
-        _instruction(_JUMP_EQUAL, architecture, 1, 0),
-        _instruction(_RETURN, KILL_PROCESS),
-        _instruction(_LOAD, _NR),
-        # The x32 calls of x86_64 are the same calls under other numbers.
-        _instruction(_JUMP_AT_LEAST, 0x40000000, 0, 1),
-        _instruction(_RETURN, KILL_PROCESS),
-    ]
-    for group, action in (
-        (_FATAL, KILL_PROCESS),
-        (_DENIED, ERRNO | errno.EPERM),
-        (_ABSENT, ERRNO | errno.ENOSYS),
-    ):
+    column, _ = _ARCHITECTURES[machine or platform.machine()]
+    code: list[bytes] = []
+    for group, action in ((_FATAL, KILL_PROCESS), (_DENIED, _DENY), (_ABSENT, ERRNO | errno.ENOSYS)):
         for call_numbers in group.values():
             if (number := call_numbers[column]) is not None:
                 code += [_instruction(_JUMP_EQUAL, number, 0, 1), _instruction(_RETURN, action)]
-    deny, allow = _instruction(_RETURN, ERRNO | errno.EPERM), _instruction(_RETURN, ALLOW)
-    for *numbers, argument in _ONLY_SELF.values():
-        body = [_instruction(_LOAD, _ARG0 + 8 * argument), _instruction(_JUMP_EQUAL, 0, 1, 0), deny, allow]
-        code += [_instruction(_JUMP_EQUAL, numbers[column], 0, len(body)), *body]
-    for name, body in _special_bodies().items():
-        code += [_instruction(_JUMP_EQUAL, _SPECIAL[name][column], 0, len(body)), *body]
-    code.append(_instruction(_RETURN, ALLOW))
-    return b"".join(code)
+    bodies = [(_SPECIAL[name][column], body) for name, body in _special_bodies().items()]
+    bodies += [(numbers[column], _only_self(values)) for *numbers, values in _ONLY_SELF.values()]
+    return _assemble(machine, code, bodies)
+
+
+@cache
+def build_case_filter(machine: str | None = None) -> bytes:
+    """Build the second filter, which the init process installs before any case runs.
+
+    A case cannot change what happens when a child ends: the CPU time of one that nobody collects would count
+    for nobody. The call succeeds and changes nothing, so handlers that Python calls still work.
+    """
+    column, _ = _ARCHITECTURES[machine or platform.machine()]
+    allow, deny, nothing = (_instruction(_RETURN, action) for action in (ALLOW, _DENY, ERRNO))
+    bodies = {
+        "rt_sigaction": [
+            _instruction(_LOAD, _ARG0),
+            _instruction(_JUMP_EQUAL, SIGCHLD, 0, 5),
+            _instruction(_LOAD, _ARG1),  # no new action: it is only read; a pointer has two halves
+            _instruction(_JUMP_EQUAL, 0, 0, 2),
+            _instruction(_LOAD, _ARG1 + 4),
+            _instruction(_JUMP_EQUAL, 0, 1, 0),
+            nothing,
+            allow,
+        ],
+        # Kernel memory that no limit of a process shows: huge pages in parts, tables of locks.
+        "prctl": [
+            _instruction(_LOAD, _ARG0),
+            _instruction(_JUMP_EQUAL, PR_SET_THP_DISABLE, 1, 0),
+            _instruction(_JUMP_EQUAL, PR_FUTEX_HASH, 0, 1),
+            deny,
+            allow,
+        ],
+    }
+    return _assemble(machine, [], [(_OF_A_CASE[name][column], body) for name, body in bodies.items()])
+
+
+def _assemble(machine: str | None, code: list[bytes], bodies: list[tuple[int, list[bytes]]]) -> bytes:
+    """Put the checks of the architecture first, then ``code``, the body of each call, and the permission."""
+    _, architecture = _ARCHITECTURES[machine or platform.machine()]
+    kill, load = _instruction(_RETURN, KILL_PROCESS), _instruction(_LOAD, _NR)
+    start = [_instruction(_LOAD, _ARCH), _instruction(_JUMP_EQUAL, architecture, 1, 0), kill, load]
+    # The x32 calls of x86_64 are the same calls under other numbers.
+    start += [_instruction(_JUMP_AT_LEAST, 0x40000000, 0, 1), kill]
+    for number, body in bodies:
+        code = [*code, _instruction(_JUMP_EQUAL, number, 0, len(body)), *body]
+    return b"".join([*start, *code, _instruction(_RETURN, ALLOW)])
+
+
+def _only_self(values: tuple[int, ...]) -> list[bytes]:
+    """Allow a call whose first arguments are ``values``."""
+    code: list[bytes] = []
+    for position, value in enumerate(values):
+        code += [
+            _instruction(_LOAD, _ARG0 + 8 * position),
+            _instruction(_JUMP_EQUAL, value, 1, 0),
+            _instruction(_RETURN, _DENY),
+        ]
+    return [*code, _instruction(_RETURN, ALLOW)]
 
 
 def _special_bodies() -> dict[str, list[bytes]]:
     """Build the rules that depend on an argument; each returns, so no later rule reads the argument."""
-    allow, deny, kill = (
-        _instruction(_RETURN, action) for action in (ALLOW, ERRNO | errno.EPERM, KILL_PROCESS)
+    allow, deny, kill, full, nothing = (
+        _instruction(_RETURN, action) for action in (ALLOW, _DENY, KILL_PROCESS, ERRNO | errno.ENOMEM, ERRNO)
     )
     return {
+        # Anonymous shared memory is in nobody's size once it is unmapped; reserved huge pages are in no size.
+        "mmap": [
+            _instruction(_LOAD, _ARG3),
+            _instruction(_JUMP_ANY_BIT, MAP_HUGETLB, 2, 0),
+            _instruction(_JUMP_ANY_BIT, MAP_ANONYMOUS, 0, 2),
+            _instruction(_JUMP_ANY_BIT, MAP_SHARED, 0, 1),
+            full,
+            allow,
+        ],
+        # A socket holds up to its buffer's size, of which the default is counted.
+        "setsockopt": [
+            _instruction(_LOAD, _ARG1),
+            _instruction(_JUMP_EQUAL, SOL_SOCKET, 0, 4),
+            _instruction(_LOAD, _ARG2),
+            _instruction(_JUMP_EQUAL, SO_SNDBUF, 1, 0),
+            _instruction(_JUMP_EQUAL, SO_RCVBUF, 0, 1),
+            nothing,
+            allow,
+        ],
         "clone": [
             _instruction(_LOAD, _ARG0),
             _instruction(_JUMP_ANY_BIT, NEW_NAMESPACE_FLAGS, 0, 1),

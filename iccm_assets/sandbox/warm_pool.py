@@ -42,6 +42,7 @@ PRELOADED_MODULES = (
     "heapq",
     "itertools",
     "math",
+    "mmap",
     "operator",
     "re",
     "string",
@@ -77,6 +78,7 @@ class SandboxZygote:
         values = {
             "start": "warm_pool_worker",
             "filter": spec[2],
+            "case_filter": seccomp.build_case_filter(),
             "tmpfs": (("/tmp", bubblewrap.SCRATCH_BYTES), ("/dev/shm", bubblewrap.SHARED_BYTES)),
             "proc": PROC_MOUNT,
             "preload": PRELOADED_MODULES,

@@ -170,7 +170,7 @@ def decide(program, architecture, number, *arguments):
             at += when_true if holds else when_false
 
 
-KILL, EPERM, ENOSYS, ALLOW = 0x80000000, 0x50001, 0x50026, 0x7FFF0000
+KILL, EPERM, ENOSYS, ENOMEM, SUCCESS, ALLOW = 0x80000000, 0x50001, 0x50026, 0x5000C, 0x50000, 0x7FFF0000
 X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
 
 
@@ -206,6 +206,25 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
         (X86, (302, 1, 7), EPERM),  # … of another process
         (X86, (141, 0, 0, 5), ALLOW),  # setpriority of oneself
         (X86, (141, 0, 1, 5), EPERM),
+        (X86, (141, 1, 0, 5), EPERM),  # setpriority of its group
+        (X86, (141, 2, 0, 5), EPERM),  # … of everything of its user
+        (X86, (251, 1, 0), ALLOW),  # ioprio_set of oneself
+        (X86, (251, 2, 0), EPERM),
+        (X86, (251, 3, 0), EPERM),
+        (X86, (144, 0, 5), ALLOW),  # sched_setscheduler of oneself
+        (X86, (144, 1, 5), EPERM),
+        (X86, (440, 0), EPERM),  # process_madvise: its argument is a descriptor
+        (X86, (9, 0, 0, 0, 0x22), ALLOW),  # mmap: private anonymous memory
+        (X86, (9, 0, 0, 0, 0x01), ALLOW),  # … a shared file
+        (X86, (9, 0, 0, 0, 0x21), ENOMEM),  # … shared anonymous memory
+        (X86, (9, 0, 0, 0, 0x23), ENOMEM),
+        (X86, (9, 0, 0, 0, 0x40022), ENOMEM),  # … huge pages
+        (X86, (54, 3, 1, 7), SUCCESS),  # setsockopt(SO_SNDBUF)
+        (X86, (54, 3, 1, 8), SUCCESS),
+        (X86, (54, 3, 1, 9), ALLOW),
+        (X86, (54, 3, 6, 7), ALLOW),
+        (X86, (278,), EPERM),  # vmsplice
+        (X86, (444,), ENOSYS),  # landlock_create_ruleset
         (X86, (0x40000000,), KILL),  # an x32 call
         (("x86_64", 0x40000003), (1,), KILL),  # a 32-bit call
         (ARM, (63,), ALLOW),  # read
@@ -219,11 +238,39 @@ X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
         (ARM, (29, 0, 0x5412), KILL),
         (ARM, (25, 0, 1031), EPERM),
         (ARM, (26,), EPERM),
+        (ARM, (140, 2, 0, 5), EPERM),
+        (ARM, (222, 0, 0, 0, 0x21), ENOMEM),
+        (ARM, (208, 3, 1, 7), SUCCESS),
     ],
 )
 def test_the_filter_decides_every_call_as_it_should(machine, call, verdict):
     name, architecture = machine
     assert decide(seccomp.build_filter(name), architecture, *call) == verdict
+
+
+@pytest.mark.parametrize(
+    ("machine", "call", "verdict"),
+    [
+        (X86, (13, 17, 1 << 12), SUCCESS),  # sigaction of ended children changes nothing
+        (X86, (13, 17, 1 << 32), SUCCESS),  # … by a pointer whose low half is zero
+        (X86, (13, 17, 0), ALLOW),  # … is read
+        (X86, (13, 15, 1 << 12), ALLOW),
+        (X86, (157, 41, 0), EPERM),  # prctl(PR_SET_THP_DISABLE)
+        (X86, (157, 78, 1), EPERM),  # prctl(PR_FUTEX_HASH)
+        (X86, (157, 15), ALLOW),
+        (X86, (0,), ALLOW),
+        (ARM, (134, 17, 1 << 12), SUCCESS),
+        (ARM, (167, 41, 0), EPERM),
+    ],
+)
+def test_the_filter_of_cases_decides_as_it_should(machine, call, verdict):
+    name, architecture = machine
+    assert decide(seccomp.build_case_filter(name), architecture, *call) == verdict
+
+
+def test_a_sandbox_without_the_filter_of_cases_is_not_used(settings, monkeypatch):
+    monkeypatch.setattr(seccomp, "build_case_filter", lambda: b"")
+    assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
 
 
 def test_other_architectures_have_no_filter_and_so_no_sandbox(monkeypatch, settings):
