@@ -27,13 +27,29 @@ from iccm_assets.scoring.code_units import (
     is_connected,
     join_units,
     parse_unit,
+    without_outlines,
 )
 
 # No answer to one function has as many: to parse thousands of blocks takes seconds.
 MAX_BLOCKS = 100
 # The words of an info string: `{.python}`, `python:a.py`, `lang=python`.
 _INFO_WORD = re.compile(r"[^\s{}:,;=\"'(\[]+")
-_ATTRIBUTES = frozenset({"title", "file", "filename", "name", "path", "lang", "language", "class", "id"})
+_ATTRIBUTES = frozenset(
+    {
+        "title",
+        "file",
+        "filename",
+        "name",
+        "path",
+        "lang",
+        "language",
+        "class",
+        "id",
+        "code-cell",
+        "code-block",
+    }
+)
+_WRAPPERS = frozenset({"markdown", "md"})
 _OTHER_TEXT = frozenset({"code", "none", "plain", "plaintext", "text", "txt"})
 _NOT_CODE = ("repl", "console", "traceback", "session")
 _PYTHON_WORD = re.compile(r"py(?:py)?[\d.]*")
@@ -103,13 +119,15 @@ def find_named(requirements: str, names: Iterable[str]) -> frozenset[str]:
 def _extract_from(text: str, requirements: str, answer: ChatAnswer) -> str:
     if answer.ended and (unit := _parse_unfenced(text.strip("\n"))):
         return unit.code
+    outer = find_outer_block(text)
+    if outer is not None and outer.info.lower() in _WRAPPERS:
+        text, outer = outer.code, find_outer_block(outer.code)
     blocks = list(split_blocks(text))
     if len(blocks) > MAX_BLOCKS:
         raise _invalid(f"more than {MAX_BLOCKS} code blocks in one answer", answer)
     is_open = bool(blocks) and not blocks[-1].closed
     units = [] if is_open else list(_parse_blocks(blocks))
     if not any(unit.defines for unit in units):
-        outer = find_outer_block(text)
         unit = _parse_block(outer) if outer else None
         units = [unit] if unit and unit.defines else []
     if units:
@@ -124,6 +142,7 @@ def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) ->
     """Return the code of the units that implement the requirements."""
     named = find_named(requirements, (name for unit in units for name in unit.definitions))
     units = [unit for unit in units if not unit.is_tests or unit.tests & named]
+    units = without_outlines(units)
     defining = [number for number, unit in enumerate(units) if unit.definitions]
     defining = defining or [number for number, unit in enumerate(units) if unit.defines]
     if not defining:

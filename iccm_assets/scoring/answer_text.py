@@ -30,7 +30,11 @@ _MARK = re.compile(rf"(?<![`'\"])(?:(?P<open>{_OPEN})|(?P<close>{_CLOSE}))", re.
 # A channel ends with a token of its own, which is no mark elsewhere.
 _END = re.compile(rf"(?<![`'\"])(?:{_CLOSE}|<\|(?:end|return|call)\|>)", re.IGNORECASE)
 _MARK_WORD = re.compile(r"[\w:]+")
-_STOP_TOKEN = re.compile(r"<\|\w{1,30}\|>|</s>|<end_of_turn>|<eos>")
+# With the tag that closes the whole answer (`</answer>`), but not the end of thinking.
+_STOP_TOKEN = re.compile(
+    rf"<\|(?!end_of_thought|end_thinking)\w{{1,30}}\|>|</(?!{_NAMES}>)\w{{1,30}}>|<end_of_turn>|<eos>",
+    re.IGNORECASE,
+)
 MAX_STOP_TOKEN_CHARACTERS = 34
 # The channels of a server that removed their tokens.
 _BARE_ANALYSIS, _BARE_FINAL = "analysis", "assistantfinal"

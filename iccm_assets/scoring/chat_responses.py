@@ -155,7 +155,7 @@ def _check_finish_reason(choice: Mapping[str, Any]) -> bool:
     Raises:
         InvalidResponse: the answer is cut, filtered or a tool call, or the model failed.
     """
-    reason, error = choice.get("finish_reason"), choice.get("error")
+    reason, error = choice.get("finish_reason") or choice.get("native_finish_reason"), choice.get("error")
     if isinstance(error, Mapping) and error:
         raise InvalidResponse(f"the model failed: {_describe(error)}")
     word = str(reason or "").strip().lower()

@@ -10,8 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _BUILTIN_NAMES = frozenset(dir(builtins))
+
+
+# Longer code is no implementation of one text; to parse megabytes takes seconds.
+MAX_CODE_CHARACTERS = 1 << 18
 
 
 class ConflictError(Exception):
@@ -83,6 +88,12 @@ class CodeUnit:
         return bool(nodes) and all(_is_test(node) or _is_fixture(node) for node in nodes)
 
     @cached_property
+    def is_outline(self) -> bool:
+        """Whether it has functions, and none of them has a body."""
+        nodes = [node for node in ast.walk(self.tree) if isinstance(node, _FUNCTIONS)]
+        return bool(nodes) and all(map(_is_empty, nodes))
+
+    @cached_property
     def tests(self) -> frozenset[str]:
         """The names of the tests at the top level."""
         nodes = (node for node in self.tree.body if isinstance(node, _DEFINITIONS))
@@ -90,11 +101,20 @@ class CodeUnit:
 
 
 def parse_unit(code: str) -> CodeUnit | None:
-    """Parse a block of code; None if it is not Python."""
+    """Parse a block of code; None if it is not Python, or too long."""
+    if len(code) > MAX_CODE_CHARACTERS:
+        return None
     try:
         return CodeUnit(code, ast.parse(code))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def without_outlines(units: Sequence[CodeUnit]) -> list[CodeUnit]:
+    """Return the units without those that only outline what others define: signatures with empty bodies."""
+    complete = [unit for unit in units if not unit.is_outline]
+    defined = frozenset[str]().union(*(unit.definitions for unit in complete))
+    return [unit for unit in units if not unit.is_outline or not unit.definitions <= defined]
 
 
 def find_needed(selected: Sequence[int], units: Sequence[CodeUnit]) -> list[int]:
@@ -148,6 +168,8 @@ def join_units(units: Sequence[CodeUnit]) -> str:
     futures, parts = list[str](), list[str]()
     for unit in units:
         dropped = [node for node in unit.local_imports if all(alias.name in digests for alias in node.names)]
+        if any(alias.asname for node in dropped for alias in node.names):
+            raise ConflictError("code blocks that import from each other under other names")
         future = [node for node in unit.tree.body if isinstance(node, ast.ImportFrom)]
         future = [node for node in future if node.module == "__future__"]
         futures += [ast.unparse(node) for node in future]
@@ -227,6 +249,16 @@ def _is_test(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> boo
     if isinstance(node, ast.ClassDef):
         return node.name.startswith("Test") or any("TestCase" in ast.unparse(base) for base in node.bases)
     return node.name.startswith("test")
+
+
+def _is_empty(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether the body is `pass`, `...`, a docstring, or raises NotImplementedError."""
+    return all(
+        isinstance(child, ast.Pass)
+        or (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
+        or (isinstance(child, ast.Raise) and "NotImplementedError" in _digest(child))
+        for child in node.body
+    )
 
 
 def _is_fixture(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:

@@ -166,6 +166,11 @@ FIXTURES = "import pytest\n\n@pytest.fixture\ndef weight():\n    return 1\n\ndef
         fenced(RATE).replace("\n", "\r\n"),
         fenced(RATE, fence="~~~~"),
         "Sure! ```rate``` is simple:\n" + fenced(RATE),
+        fenced("def rate(weight): ...") + "In full:\n" + fenced(RATE),
+        fenced(RATE) + fenced('def rate(weight):\n    """The rate."""\n    raise NotImplementedError'),
+        f"```markdown\n# Answer\n{fenced(RATE)}Done.\n```",
+        f"<answer>\n{fenced(RATE).strip()}</answer>",
+        fenced(RATE, "{code-cell} ipython3"),
     ],
 )
 def test_of_several_blocks_the_one_that_defines_what_the_requirements_name_counts(answer: str) -> None:
@@ -215,6 +220,8 @@ def test_blocks_that_need_each_other_are_joined_in_order(blocks: tuple[str, ...]
         ((RATE, f"{HELPER}\n{MAIN}"), "2 different implementations of 'rate'"),
         ((HELPER, HELPER.replace("3", "4"), MAIN), "2 different implementations of"),
         (("def first():\n    return 5\n", "def second():\n    return 6\n"), "2 different implementations in"),
+        (("def rate(weight): ...", RATE, OTHER), "2 different implementations of 'rate'"),
+        ((HELPER, f"from helper import get_base as base\n\n{MAIN}"), "under other names"),
         ((TESTS,), "tests alone"),
         ((TESTS, SUITE), "tests alone"),
         (("print(1)",), "no code block is Python that defines"),
@@ -327,5 +334,5 @@ def test_the_time_grows_with_the_length_and_not_faster(shape: str) -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    short, long = measure(1 << 16), measure(1 << 18)
+    short, long = measure(1 << 17), measure(1 << 19)
     assert long <= 6 * short + 0.05, (short, long)

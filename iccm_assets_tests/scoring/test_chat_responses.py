@@ -124,6 +124,16 @@ def test_any_other_finish_reason_is_finished_given_a_closed_block(reason: Any) -
     assert extract_code(read_answer(completion(fenced(CODE), reason))) == CODE
 
 
+def test_the_upstream_servers_own_word_counts_where_there_is_no_other() -> None:
+    choice = {
+        "message": {"content": fenced(CODE)},
+        "finish_reason": None,
+        "native_finish_reason": "MAX_TOKENS",
+    }
+    with pytest.raises(InvalidResponse, match="not finished: cut"):
+        read_answer(json.dumps({"choices": [choice]}).encode())
+
+
 def test_without_a_finish_reason_and_a_fence_an_answer_may_be_cut() -> None:
     assert extract_code(read_answer(completion(CODE, "eos"))).strip() == CODE.strip()
     for reason in UNKNOWN:
