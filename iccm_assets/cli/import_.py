@@ -34,6 +34,8 @@ group = typer.Typer(help="Import conversations from other tools.", no_args_is_he
 group.callback()(lambda: None)
 
 _MAX_NAMED_FILES = 10
+# The folder of the messages to subagents, which are not the developer's.
+_SUBAGENTS = "subagents"
 # No suite comes with a transcript; what scores the session records one, or collects one.
 _NO_SUITE = {"origin": None, "status": "none", "reason": "a transcript holds no test suite"}
 
@@ -66,14 +68,17 @@ class _Summary:
 
     def add_file(self, source: _Source, transcript: Transcript) -> bool:
         """Count a file; return whether there is anything in it to import."""
+        from iccm_assets.capture.claude_code.transcript_kinds import PROMPT_HISTORY
+
         self.files += 1
         self.lines += transcript.lines
         self.messages += transcript.messages
         self.skipped += transcript.skipped
         self.malformed += transcript.malformed + transcript.foreign
         if not transcript.holds_conversation:
-            # Claude Code itself writes files without a conversation: empty ones, and those of subagents.
-            is_usual = not source.listed and not transcript.foreign and not transcript.malformed
+            # Claude Code itself writes files without a conversation: empty ones, titles, its prompt history.
+            is_own = set(transcript.foreign) <= {PROMPT_HISTORY} and not transcript.malformed
+            is_usual = is_own and not source.listed
             reasons = self.without_conversation if is_usual else self.errors
             reasons.append(f"{source.name} {_explain(transcript)}")
         return transcript.holds_conversation
@@ -244,7 +249,8 @@ def _find_sources(files: list[str]) -> Iterator[_Source]:
         paths = [Path(name)]
         is_directory = paths[0].is_dir()
         if is_directory:
-            paths = sorted(path for path in paths[0].rglob("*.jsonl") if path.is_file())
+            listing = paths[0].rglob("*.jsonl")
+            paths = sorted(path for path in listing if path.is_file() and _SUBAGENTS not in path.parts)
         if not paths:
             raise InputError(f"there is no .jsonl file in {name}")
         for path in paths:

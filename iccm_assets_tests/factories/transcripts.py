@@ -121,6 +121,12 @@ class TranscriptBuilder:
         copy._count = self._count
         return copy
 
+    def next_file(self) -> TranscriptBuilder:
+        """The next file of the same session, which goes on after this one."""
+        following = TranscriptBuilder(self.session, uuids=f"{self._uuids}-next")
+        following.last, following._count = self.last, self._count
+        return following
+
     def to_bytes(self) -> bytes:
         """The content of the file."""
         return "".join(f"{line}\n" for line in self.lines).encode()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from iccm_assets.capture.claude_code.transcripts import Turn
+from iccm_assets.capture.claude_code.session_builder import Turn
 
 
 def limit_files(turns: Iterable[Turn], max_chars: int) -> list[Turn]:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.capture.claude_code.file_limits import limit_files
+from iccm_assets.capture.claude_code.session_builder import SessionTurns, Turn
 from iccm_assets.capture.claude_code.session_state import (
     SessionState,
     find_root,
@@ -21,7 +22,7 @@ from iccm_assets.capture.claude_code.session_state import (
     parse_state,
     to_messages,
 )
-from iccm_assets.capture.claude_code.transcripts import SessionTurns, Transcript, Turn
+from iccm_assets.capture.claude_code.transcripts import Transcript
 from iccm_assets.capture.conversations import (
     Conversation,
     erased_session_key,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from iccm_assets.capture.claude_code.session_builder import SessionTurns, Turn
 from iccm_assets.capture.claude_code.transcript_lines import parse_time
-from iccm_assets.capture.claude_code.transcripts import SessionTurns, Turn
 from iccm_assets.capture.extraction import extract_exchange
 
 _START = datetime.min.replace(tzinfo=UTC)

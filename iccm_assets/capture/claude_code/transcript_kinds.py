@@ -7,6 +7,8 @@ from typing import Any
 
 Entry = Mapping[str, Any]
 
+PROMPT_HISTORY = "prompt history of Claude Code"
+
 _CODEX_TYPES = frozenset({"session_meta", "response_item", "event_msg", "turn_context", "compacted"})
 _CODEX_EVENT_PREFIXES = ("thread.", "turn.", "item.")
 _CODEX_CONTENT = frozenset({"input_text", "output_text", "summary_text"})
@@ -64,7 +66,7 @@ _KINDS: tuple[tuple[str, Callable[[Entry], bool]], ...] = (
     ("Claude.ai export", _is_list("chat_messages")),
     ("ChatGPT export", _has("mapping")),
     ("Gemini CLI session", _has("projectHash")),
-    ("prompt history of Claude Code", _has("display", "pastedContents")),
+    (PROMPT_HISTORY, _has("display", "pastedContents")),
     ("OpenAI messages file", _is_list("messages")),
     ("list of chat messages", _is_message),
     ("preference data set", _has("chosen", "rejected")),

@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from iccm_assets.capture.claude_code.message_content import (
+    MalformedLineError,
+    get_own_text,
+    parse_content,
+)
 from iccm_assets.capture.claude_code.tool_files import (
     FilePart,
     ToolCall,
     ToolResult,
-    drop_file_texts,
     parse_attachment,
     parse_call,
     parse_result,
@@ -25,10 +29,6 @@ from iccm_assets.capture.claude_code.tool_files import (
 from iccm_assets.capture.injected_text import remove_injected_text
 
 MAX_LINE_BYTES = 64 * 2**20
-# Inputs and outputs of tools are truncated to this length; images and signatures are dropped.
-_MAX_TOOL_TEXT = 4000
-_MAX_DEPTH = 60
-_DROPPED_KEYS = {"data", "signature"}
 _PADDING = b"\0 \t\r\n"
 _SKIPPED_FLAGS = {
     "isSidechain": "sidechain",
@@ -38,10 +38,6 @@ _SKIPPED_FLAGS = {
 }
 # Who else writes messages of the role `user`.
 _OTHER_ORIGINS = frozenset({"task-notification", "peer", "hook", "channel", "teammate", "agent"})
-
-
-class MalformedLineError(Exception):
-    """The line does not belong to a transcript; the message is the reason to count."""
 
 
 @dataclass(slots=True)
@@ -161,11 +157,11 @@ def _add_attachment(line: TranscriptLine, attachment: object) -> None:
     if not isinstance(attachment, Mapping):
         return
     if attachment.get("type") == "queued_command":
-        content = _parse_content(attachment.get("prompt"))
+        content = parse_content(attachment.get("prompt"))
         by_user = attachment.get("commandMode", "prompt") == "prompt" and attachment.get("isMeta") is not True
         if content and by_user and _other_origin(attachment) is None and not _is_injected(content):
             line.kind, line.skipped = "queued", None
-            line.content, line.text = content, _own_text(content)
+            line.content, line.text = content, get_own_text(content)
             _set_key(line, "user", attachment.get("prompt"))
     elif (part := parse_attachment(attachment)) is not None:
         line.kind, line.skipped, line.file = "file", None, part
@@ -175,12 +171,12 @@ def _add_attachment(line: TranscriptLine, attachment: object) -> None:
 def _add_operation(line: TranscriptLine, entry: Mapping[str, Any]) -> None:
     """Read an operation on the queue of prompts."""
     operation, reason = entry.get("operation"), entry.get("reason")
-    content = _parse_content(entry.get("content"))
+    content = parse_content(entry.get("content"))
     if isinstance(operation, str) and line.session:
         line.kind, line.operation = "queue", operation
         line.reason = reason if isinstance(reason, str) else ""
         if content and not _is_injected(content):
-            line.content, line.text = content, _own_text(content)
+            line.content, line.text = content, get_own_text(content)
         _set_key(line, "user", [operation, entry.get("content")])
 
 
@@ -192,10 +188,10 @@ def _add_message(line: TranscriptLine, entry: Mapping[str, Any], kind: str) -> N
     if not isinstance(message, Mapping):
         raise MalformedLineError("no_message")
     role, raw = message.get("role", kind), message.get("content")
-    content = _parse_content(raw)
+    content = parse_content(raw)
     if not isinstance(role, str) or role not in {"user", "assistant"} or content is None:
         raise MalformedLineError("no_message")
-    line.content, line.text = content, _own_text(content)
+    line.content, line.text = content, get_own_text(content)
     if role == "assistant":
         line.kind = "answer"
         if (name := _id(message.get("id"))) is not None:
@@ -235,55 +231,11 @@ def _add_tools(line: TranscriptLine, blocks: list[Mapping[str, Any]], details: o
             line.results[block["tool_use_id"]] = parse_result(block, details if len(blocks) == 1 else None)
 
 
-def _parse_content(content: object) -> str | list[Any] | None:
-    """Return the part of a message's content to store; empty if nothing remains, None if it is invalid."""
-    if isinstance(content, str):
-        return content if content.strip() else ""
-    if not isinstance(content, list):
-        return None
-    blocks = (_parse_block(block) for block in content if isinstance(block, str | Mapping))
-    return [block for block in blocks if block]
-
-
-def _parse_block(block: str | Mapping[str, Any]) -> Any:
-    if isinstance(block, str):
-        block = {"type": "text", "text": block}
-    if block.get("type") == "text":
-        text = block.get("text")
-        return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
-    if block.get("type") == "tool_use" and parse_call(block) is not None:
-        block = {**block, "input": drop_file_texts(block.get("input"))}
-    return _shorten(block, 0)
-
-
-def _shorten(value: Any, depth: int) -> Any:
-    """Truncate long texts in a block of a tool, and drop images and signatures."""
-    if depth > _MAX_DEPTH:
-        raise MalformedLineError("too_deep")
-    if isinstance(value, Mapping):
-        return {key: _shorten(item, depth + 1) for key, item in value.items() if key not in _DROPPED_KEYS}
-    if isinstance(value, list):
-        return [_shorten(item, depth + 1) for item in value]
-    if not isinstance(value, str) or len(value) <= _MAX_TOOL_TEXT:
-        return value
-    # Truncate at a space: half a secret would no longer look like one.
-    cut = value[:_MAX_TOOL_TEXT]
-    cut = cut[: max(cut.rfind(" "), cut.rfind("\n"), 0)]
-    return f"{cut}\n[… {len(value) - len(cut)} characters omitted]"
-
-
-def _own_text(content: str | list[Any]) -> str:
-    """Return the words of a message, without tools and files."""
-    if isinstance(content, str):
-        return content.strip()
-    return "\n".join(block["text"] for block in content if block.get("type") == "text").strip()
-
-
 def _is_injected(content: str | list[Any]) -> bool:
     """Whether a program wrote all of the words, and there is nothing else."""
     if isinstance(content, list) and any(block.get("type") != "text" for block in content):
         return False
-    return not remove_injected_text(_own_text(content)).strip()
+    return not remove_injected_text(get_own_text(content)).strip()
 
 
 def _set_key(line: TranscriptLine, role: str, content: object) -> None:

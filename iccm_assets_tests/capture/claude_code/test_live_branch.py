@@ -324,9 +324,9 @@ def test_reading_takes_linear_time(shape):
         gc.disable()
         start = time.process_time()
         read_transcript(io.BytesIO(raw))
-        taken = time.process_time() - start
+        duration = time.process_time() - start
         gc.enable()
-        return taken
+        return duration
 
     small = min(seconds(2000) for _ in range(3))
     assert min(seconds(8000) for _ in range(2)) <= 6 * small + 0.1

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from iccm_assets.capture.claude_code.file_limits import limit_files
+from iccm_assets.capture.claude_code.session_builder import Turn
 from iccm_assets.capture.claude_code.shell_files import parse_shell_command
 from iccm_assets.capture.claude_code.tool_files import remove_line_numbers
-from iccm_assets.capture.claude_code.transcripts import Turn
 from iccm_assets_tests.factories.transcripts import ADD, ADD_REQUIREMENTS, TranscriptBuilder
 
 DOCUMENT = f"# Requirements\n\n1. {ADD_REQUIREMENTS}\n"
