@@ -78,12 +78,18 @@ def extract_requirements(messages: object, metadata: object, suite: object = Non
 
 
 def find_source(messages: object, metadata: object, source_sha256: str | None) -> str | None:
-    """Find the source with a digest (sha256, hex) in a conversation, or None."""
+    """Find the source with a digest (sha256, hex) in a conversation, or None.
+
+    ``metadata.request_sources`` holds those that the messages do not show; a message may show a source with
+    other line breaks around it.
+    """
     if source_sha256 is None:
         return None
-    return next(
-        (text for text in _sources(messages, metadata) if sha256_of_text(text) == source_sha256), None
-    )
+    for text in _sources(messages, metadata):
+        for variant in dict.fromkeys((text, text.rstrip("\r\n") + "\n", text.strip("\r\n"), text.strip())):
+            if sha256_of_text(variant) == source_sha256:
+                return variant
+    return None
 
 
 def sha256_of_text(text: str) -> str:
@@ -230,6 +236,8 @@ def _sources(messages: object, metadata: object) -> Iterator[str]:
     given = _text(metadata, "source_code")
     if given is not None:
         yield given
+    stored = metadata.get("request_sources") if isinstance(metadata, Mapping) else None
+    yield from (text for text in (stored if isinstance(stored, list) else []) if isinstance(text, str))
     parsed = parse_messages(messages)
     drafts, _, _ = _read(parsed, None)
     yield from (draft.exchange.source for draft in drafts if draft.exchange.source is not None)

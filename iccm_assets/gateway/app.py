@@ -71,10 +71,11 @@ class GatewayRoutes:
         writer = self._service.writer(body.user_id, _token_name(request))
         # The session may have been opened under another token by a request that is not stored yet.
         opener = (await self._service.owners.check(body.session_id, writer)).token_name
-        conversation_id = await self._in_database(
-            lambda: completion.complete_session(self._engine(), body, opener, self._settings)
+        return _json(
+            await self._in_database(
+                lambda: completion.complete_session(self._engine(), body, opener, self._settings)
+            )
         )
-        return _json(schemas.CompleteSessionResponse(conversation_id=conversation_id))
 
     async def _feedback(self, request: Request) -> Response:
         body = await read_json_body(request, schemas.FeedbackRequest, self._max_bytes)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
+from iccm_assets.capture.extraction import find_source
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import IccmError, SessionOwnershipError, first_line
@@ -77,6 +78,12 @@ _CONVERSATION = """
     from iccm.conversations c
     left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
     where c.session_id = :session for update of c
+"""
+
+_KEEP_SOURCES = """
+    update iccm.conversations set metadata = jsonb_set(metadata, '{request_sources}',
+        coalesce(metadata -> 'request_sources', '[]') || cast(:sources as jsonb))
+    where id = :id
 """
 
 
@@ -206,12 +213,27 @@ def _store_responses(
     )
 
 
+def _keep_sources(conn: Connection, row: Any, records: Sequence[Record]) -> None:
+    """Keep the sources of responses that a completed conversation does not show: scores need them."""
+    sources = {
+        record["response"]["source_sha256"]: record["response"]["source"]
+        for record in records
+        if find_source(row.content, row.metadata, record["response"]["source_sha256"]) is None
+    }
+    if sources:
+        conn.execute(
+            text(_KEEP_SOURCES).bindparams(bindparam("sources", type_=JSONB)),
+            {"id": row.id, "sources": list(sources.values())},
+        )
+
+
 def _extend_conversation(
     conn: Connection, session: str, records: Sequence[Record], owner: SessionOwner, settings: Settings
 ) -> int:
     """Append the responses to the session's conversation, unless it was completed; return its id."""
     row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
     if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
+        _keep_sources(conn, row, records)
         return int(row.id)
     records = sorted(records, key=lambda record: record["row"]["created_at"])
     latest, stored_metadata = records[-1], {} if row is None else dict(row.metadata)

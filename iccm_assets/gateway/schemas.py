@@ -118,12 +118,17 @@ class ProbeResponse(_Response):
 
 
 class ConversationMessage(BaseModel):
-    """One message of a conversation; additional keys are kept."""
+    """One message of a conversation; additional keys, such as tool calls, are kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    role: str = Field(min_length=1, max_length=64)
-    content: str
+    role: str = Field(
+        min_length=1, max_length=64, description="user (or human), assistant (or ai, gpt), tool, system, ..."
+    )
+    content: str | list[dict[str, Any] | str] | None = Field(
+        None,
+        description="A text, null (with tool calls) or a list of parts: texts, files, tool calls, results.",
+    )
 
 
 class CompleteSessionRequest(_Request):
@@ -144,10 +149,22 @@ class CompleteSessionRequest(_Request):
     metadata: Metadata = {}
 
 
+class SuiteStatus(BaseModel):
+    """The test suite of a session: where it comes from, and whether it tests the source."""
+
+    origin: str | None = Field(description="attached, collected or recorded; null without tests.")
+    status: str | None = Field(description="usable, weak, mismatch or none; null until it is measured.")
+    reason: str
+
+
 class CompleteSessionResponse(BaseModel):
-    """The id of the stored conversation."""
+    """The id of the stored conversation, and what was extracted from it."""
 
     conversation_id: int
+    source_code: str | None = Field(description="The source that the accepted requirements answer.")
+    requirements: str | None = Field(description="The accepted requirements.")
+    suite: SuiteStatus
+    reason: str = Field(description="What is missing, and why; empty if nothing is.")
 
 
 class FeedbackRequest(_Request):
