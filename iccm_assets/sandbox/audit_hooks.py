@@ -7,6 +7,7 @@ it; it only names what would otherwise look like an ordinary error or pass unnot
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -22,17 +23,55 @@ MAX_TEXT = 300
 MAX_VIOLATIONS = 20
 STDLIB = os.path.dirname(os.__file__) + "/"
 
-PATH_EVENTS = ("open", "os.listdir", "os.scandir", "os.chdir", "os.symlink", "os.link")
-SOCKET_EVENTS = (
-    *("socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
-    *("socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"),
+FOLDER_EVENTS = ("os.listdir", "os.scandir", "os.chdir")
+PATH_EVENTS = ("open", *FOLDER_EVENTS, "os.symlink", "os.link")
+SOCKET_EVENTS = ("socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg")
+LOOKUP_EVENTS = (
+    *("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"),
 )
+# Names of this machine or of a network without an outside: honest code looks them up and has a default.
+LOCAL_DOMAINS = (
+    ".localhost",
+    ".local",
+    ".localdomain",
+    ".internal",
+    ".invalid",
+    ".test",
+    ".lan",
+    ".home.arpa",
+)
+LOCAL_ADDRESSES = ("127.", "0.0.0.0", "::")
 HEAP_SEARCH_EVENTS = ("gc.get_objects", "gc.get_referrers", "sys._current_frames")
 _SYMBOLS = """
     socket connect syscall ptrace mount unshare setns process_vm_readv process_vm_writev kill keyctl bpf prctl
     pidfd_getfd environ getenv
     """
 DANGEROUS_SYMBOLS = frozenset(_SYMBOLS.split())
+# What people and the system keep to themselves. Any other path is one that is not there: honest code looks
+# for its configuration and writes its log at fixed places, and goes on without them.
+_FOLDERS = """
+    /root /home /srv /boot /proc /sys /etc/ssh /etc/ssl/private /etc/pam.d /etc/security /etc/sudoers.d
+    /etc/cron.d /etc/apt /etc/systemd /etc/docker /etc/kubernetes /run/secrets /var/run/secrets /var/spool
+    /var/mail /var/backups /var/lib/postgresql /var/lib/mysql /var/lib/docker /var/lib/dpkg /run/postgresql
+    /var/run/postgresql
+    """
+PRIVATE_FOLDERS = tuple(name + "/" for name in _FOLDERS.split())
+_SYSTEM_FILES = """
+    passwd passwd- shadow shadow- group group- gshadow gshadow- subuid subgid sudoers hosts hostname
+    resolv.conf nsswitch.conf host.conf ld.so.conf ld.so.cache ld.so.preload fstab mtab crontab machine-id
+    shells login.defs environment profile issue debian_version services protocols exports krb5.keytab
+    """
+SYSTEM_FILES = frozenset("/etc/" + name for name in _SYSTEM_FILES.split())
+_SECRETS = """
+    .ssh .aws .azure .gnupg .kube .docker .pgpass .netrc .git-credentials .bash_history authorized_keys
+    id_rsa id_ed25519 docker.sock .env
+    """
+SECRET_NAMES = frozenset(_SECRETS.split())
+# Listing one of these is a look around; a program's own folder below them is one that is not there.
+_SYSTEM_FOLDERS = """
+    / /etc /var /var/lib /var/log /var/run /var/cache /var/tmp /opt /mnt /media /run /bin /sbin
+    """
+SYSTEM_FOLDERS = frozenset(_SYSTEM_FOLDERS.split())
 OWN_FOLDERS = ("/tmp/", "/usr/", "/lib/", "/lib64/", "/dev/", sys.base_prefix + "/", sys.prefix + "/")
 _FILES = """
     /etc/localtime /etc/timezone /etc/mime.types /etc/os-release /proc/cpuinfo /proc/meminfo /proc/loadavg
@@ -81,11 +120,21 @@ class AuditHook:
         path = "/" + os.path.abspath("".join([path])).lstrip("/")
         if path in HARMLESS_FILES or (path + "/").startswith(OWN_FOLDERS):
             return None
+        if not is_private(path, event in FOLDER_EVENTS):
+            return None
         # An input may name this path: opening it is then what the case asks for.
         is_input = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
         if is_input or self._called_by(INTROSPECTION_MODULES):
             return None
         return "file: accessed " + path
+
+    def lookup(self, event: str, args: tuple[Any, ...]) -> str | None:
+        host = args[0][0] if isinstance(args[0], tuple) else args[0]
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("ascii", "replace")
+        if host is None or (isinstance(host, str) and is_local("".join([host]))):
+            return None
+        return "socket: tried " + event
 
     def new_socket(self, event: str, args: tuple[Any, ...]) -> str | None:
         frame = _getframe(2)
@@ -102,8 +151,26 @@ class AuditHook:
         return False
 
 
+def is_private(path: str, listed: bool) -> bool:
+    """Whether no honest program looks there; ``listed``: it lists the folder."""
+    return (
+        (path + "/").startswith(PRIVATE_FOLDERS)
+        or path in SYSTEM_FILES
+        or (listed and path in SYSTEM_FOLDERS)
+        or not SECRET_NAMES.isdisjoint(path.split("/"))
+    )
+
+
+def is_local(host: str) -> bool:
+    """Whether a host name or address leads nowhere else."""
+    host = host.lower().rstrip(".")
+    single = "." not in host and ":" not in host
+    return single or host.endswith(LOCAL_DOMAINS) or host.startswith(LOCAL_ADDRESSES)
+
+
 CHECKS: dict[str, Callable[[AuditHook, str, tuple[Any, ...]], str | None]] = {
     **dict.fromkeys(PATH_EVENTS, AuditHook.path),
+    **dict.fromkeys(LOOKUP_EVENTS, AuditHook.lookup),
     **dict.fromkeys(SOCKET_EVENTS, lambda hook, event, args: "socket: tried " + event),
     **dict.fromkeys(
         HEAP_SEARCH_EVENTS,
@@ -135,16 +202,31 @@ def install(violations_fd: int, inputs: Any) -> None:
 
 
 def report_tampering(violations_fd: int) -> None:
-    """Report the first function of json that the implementation replaced, if any."""
+    """Report the first function of json that was replaced by one that does not work like it."""
     json = sys.modules.get("json")
     for name in ("dumps", "loads", "dump", "load") if json is not None else ():
         try:
-            file = getattr(json, name).__code__.co_filename
+            if getattr(json, name).__code__.co_filename.startswith((STDLIB, "<frozen")):
+                continue
         except AttributeError:
-            file = ""
-        if not file.startswith((STDLIB, "<frozen")):
+            pass
+        if not _works_like_json(json, name):
             _write(violations_fd, f"tampering: replaced json.{name}\n".encode())
             return
+
+
+def _works_like_json(json: Any, name: str) -> bool:
+    """Whether a function converts a sample as json does, whatever spaces and options it adds."""
+    text, value = '[1,"a",null]', [1, "a", None]
+    file = io.StringIO(text if name == "load" else "")
+    arguments = {"dumps": (value,), "dump": (value, file), "loads": (text,), "load": (file,)}
+    try:
+        result = getattr(json, name)(*arguments[name])
+        if name in ("loads", "load"):
+            return type(result) is list and bool(result == value)
+        return "".join((result if name == "dumps" else file.getvalue()).split()) == text
+    except BaseException:
+        return False
 
 
 def collect_strings(value: Any, strings: set[str]) -> set[str]:

@@ -36,7 +36,7 @@ STAGE = "/tmp"  # where root's stage mounts; a tmpfs of the stage's own
 # A range that distributions, containers and systemd leave alone (systemd's UIDS-GIDS).
 FIRST_UID, UID_COUNT = 1_990_000_000, 1 << 16
 PACKAGES = "/usr/share/judge"  # mount point of additional packages
-# Name inside and outside. Shared mappings of /dev/zero are memory without a limit; /dev/full reads as zeros, too.
+# Name inside and outside. A shared mapping of /dev/zero is memory without a limit; /dev/full reads as zeros.
 DEVICES = {"null": "null", "zero": "full", "full": "full", "random": "random", "urandom": "urandom"}
 
 

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 from _json import encode_basestring_ascii
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ _getpid = os.getpid
 
 MODULE = "implementation"
 FILENAME = "implementation.py"
+# Of the standard library and, for dataclasses, of code that it makes.
+STANDARD_FILES = (os.path.dirname(os.__file__) + "/", "<frozen", "<string>")
+NATIVE_METHOD, MAPPING_PROXY = type(object.__eq__), type(type.__dict__)
 MAX_DEPTH = 100
 MAX_TEXT = 300
+MAX_CLASSES = 200
 
 
 class AnswerTooLargeError(Exception):
@@ -78,7 +82,11 @@ class Encoder:
             if kind is builtin or (builtin is tuple and _is_named_tuple(kind)):
                 items = ",".join([self.encode(item, depth + 1) for item in builtin.__iter__(value)])
                 return self._count('["' + name + '",[' + items + "]]")
-        own_equality = "__eq__" in _class_dict(kind)
+        if kind is MAPPING_PROXY:
+            copy = kind.copy(value)
+            if type(copy) is dict or _is_plain_dict(type(copy)):
+                return self._encode_container(type(copy), copy, depth + 1)
+        own_equality = _has_own_equality(kind)
         return self._count('["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]"))
 
     def _count(self, piece: str) -> str:
@@ -97,6 +105,17 @@ def _is_plain_dict(kind: type) -> bool:
 
 def _is_named_tuple(kind: type) -> bool:
     return kind.__bases__ == (tuple,) and "_fields" in _class_dict(kind) and "__eq__" not in _class_dict(kind)
+
+
+def _has_own_equality(kind: type) -> bool:
+    """Whether the implementation defines when such objects are equal, and not the standard library."""
+    classes = type.__dict__["__mro__"].__get__(kind)
+    methods = [_class_dict(owner)["__eq__"] for owner in classes if "__eq__" in _class_dict(owner)]
+    return any(
+        type(method) is not NATIVE_METHOD
+        and not (type(method) is FunctionType and method.__code__.co_filename.startswith(STANDARD_FILES))
+        for method in methods
+    )
 
 
 def _class_dict(kind: type) -> Any:
@@ -125,7 +144,7 @@ def encode_exception(error: BaseException) -> str:
     classes = type.__dict__["__mro__"].__get__(type(error))
     names = ",".join(
         "[" + encode_text(_class_name(kind)) + (",1]" if id(kind) in BUILTIN_EXCEPTIONS else ",0]")
-        for kind in classes[:50]
+        for kind in classes[:MAX_CLASSES]
     )
     try:
         message = str(error)
@@ -239,7 +258,8 @@ def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, vi
     module.__file__ = FILENAME
     sys.modules[MODULE] = module
     try:
-        exec(compile(source, FILENAME, "exec", dont_inherit=True), module.__dict__)
+        code = compile(source.removeprefix("\ufeff"), FILENAME, "exec", dont_inherit=True)
+        exec(code, module.__dict__)
     except BaseException as error:
         return '["e",' + encode_exception(error) + "]"
     _write(violations_fd, b"imported\n")

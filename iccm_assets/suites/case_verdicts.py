@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from iccm_assets.sandbox.sandbox import FORGED_REPLY, CaseOutcome
 from iccm_assets.settings import JudgeSettings
+from iccm_assets.suites.raised_classes import NOTHING_EXPECTED, RaisedClasses, check_classes, is_raised
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
 from iccm_assets.suites.test_suites import Case, Expectation
 
@@ -29,12 +28,14 @@ class CaseResult:
     detail: str
 
 
-def classify_case(case: Case, outcome: CaseOutcome, limits: JudgeSettings) -> CaseResult:
+def classify_case(
+    case: Case, outcome: CaseOutcome, limits: JudgeSettings, raised: RaisedClasses = NOTHING_EXPECTED
+) -> CaseResult:
     """Classify a case; one that did something forbidden is ``forbidden``, even with a right answer."""
     if outcome.violations:
         verdict, detail = "forbidden", outcome.violations[0]
     elif outcome.kind == "answered":
-        verdict, detail = _classify_answer(case, outcome.answer)
+        verdict, detail = _classify_answer(case, outcome.answer, raised)
     else:
         verdict, detail = _classify_end(outcome, limits)
     return CaseResult(case.index, verdict, escape_unprintable(detail))
@@ -82,40 +83,40 @@ def _classify_signal(number: int, phase: str) -> tuple[str, str]:
 # ---- a case that answered ------------------------------------------------------------------------
 
 
-def _classify_answer(case: Case, answer: bytes) -> tuple[str, str]:
+def _classify_answer(case: Case, answer: bytes, raised: RaisedClasses) -> tuple[str, str]:
     """Compare an answer, which may hold anything, with the expectation."""
     try:
         outcome = json.loads(answer)
-        return _ANSWERS[outcome[0]](case, outcome[1:])
+        return _ANSWERS[outcome[0]](case, outcome[1:], raised)
     except (InvalidValueError, ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError):
         return "forbidden", "sent the judge something that is not an answer"
 
 
-def _classify_import_error(case: Case, content: list[Any]) -> tuple[str, str]:
+def _classify_import_error(case: Case, content: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     verdict, detail = _classify_exception(content[0][1:])
     return verdict, f"while being imported: {detail}"
 
 
-def _classify_function(case: Case, outcome: list[Any]) -> tuple[str, str]:
+def _classify_function(case: Case, outcome: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     if case.steps is not None or case.test:
         raise InvalidValueError("not an answer")
-    return _classify_call(case.expected, outcome)
+    return _classify_call(case.expected, outcome, raised)
 
 
-def _classify_object(case: Case, content: list[Any]) -> tuple[str, str]:
+def _classify_object(case: Case, content: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     """Classify a constructor's outcome and one per step; the first that is not as expected decides."""
     constructed, outcomes = content
     if case.steps is None:
         raise InvalidValueError("not an answer")
     if constructed is not None:
-        verdict, detail = _classify_call(case.expected, constructed)
+        verdict, detail = _classify_call(case.expected, constructed, raised)
         return verdict, detail and f"{case.call.name}(): {detail}"
     if case.expected.raises:
         return "failed", f"expected {case.expected.raises}, but an object was made"
     if len(outcomes) != len(case.steps):
         raise InvalidValueError("not an answer")
     for number, ((call, expected), outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
-        verdict, detail = _classify_call(expected, outcome)
+        verdict, detail = _classify_call(expected, outcome, raised)
         if verdict != "passed":
             return verdict, f"step {number}, {call.name}(): {detail}"
     return "passed", ""
@@ -131,7 +132,7 @@ _TEST_OUTCOMES = {
 }
 
 
-def _classify_test(case: Case, content: list[Any]) -> tuple[str, str]:
+def _classify_test(case: Case, content: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     """Classify pytest's report of a test function, which passes only if every parameter set does."""
     outcome, message = content
     if not case.test:
@@ -141,24 +142,24 @@ def _classify_test(case: Case, content: list[Any]) -> tuple[str, str]:
     return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
 
 
-_ANSWERS: dict[str, Callable[[Case, list[Any]], tuple[str, str]]] = {
+_ANSWERS: dict[str, Callable[[Case, list[Any], RaisedClasses], tuple[str, str]]] = {
     "e": _classify_import_error,
-    "m": lambda case, content: ("error", f"the implementation defines no {str(content[0])!r}"),
-    "v": lambda case, content: _classify_function(case, ["v", *content]),
-    "r": lambda case, content: _classify_function(case, ["r", *content]),
+    "m": lambda case, content, raised: ("error", f"the implementation defines no {str(content[0])!r}"),
+    "v": lambda case, content, raised: _classify_function(case, ["v", *content], raised),
+    "r": lambda case, content, raised: _classify_function(case, ["r", *content], raised),
     "o": _classify_object,
     "t": _classify_test,
-    "large": lambda case, content: ("output_limit", "the answer is too large"),
-    "deep": lambda case, content: ("failed", "the answer is nested too deep, or contains itself"),
+    "large": lambda case, content, raised: ("output_limit", "the answer is too large"),
+    "deep": lambda case, content, raised: ("failed", "the answer is nested too deep, or contains itself"),
 }
 
 
-def _classify_call(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+def _classify_call(expected: Expectation, outcome: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     """Classify one call by its expectation."""
     if outcome[0] == "m":
         return "error", f"there is no {str(outcome[1])!r}"
     if outcome[0] == "r":
-        return _classify_raised(expected, outcome)
+        return _classify_raised(expected, outcome, raised)
     if outcome[0] != "v":
         raise InvalidValueError("not an answer")
     actual = check_encoded(outcome[1])
@@ -168,10 +169,14 @@ def _classify_call(expected: Expectation, outcome: list[Any]) -> tuple[str, str]
     return "failed" if detail else "passed", detail
 
 
-def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, str]:
+UNRELATED_CLASSES = "an exception that is of many unrelated kinds at once"
+
+
+def _classify_raised(expected: Expectation, outcome: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     verdict, detail = _classify_exception(outcome[1:])
-    if expected.raises and _is_raised(expected.raises, outcome[1]):
-        if not _is_of_many_kinds(outcome[1]):
+    classes = outcome[1]
+    if expected.raises and is_raised(expected.raises, classes):
+        if not raised.is_of_many_kinds(classes):
             return "passed", ""
         verdict, detail = "error", UNRELATED_CLASSES
     if expected.raises and verdict == "error":
@@ -179,99 +184,13 @@ def _classify_raised(expected: Expectation, outcome: list[Any]) -> tuple[str, st
     return verdict, detail
 
 
-def _is_raised(name: str, classes: list[Any]) -> bool:
-    """Compare Python's own exceptions and their subclasses by identity, others by class name."""
-    builtin = isinstance(getattr(builtins, name, None), type)
-    return any(raised == name and (own or not builtin) for raised, own in classes)
-
-
-UNRELATED_CLASSES = "an exception that is of many unrelated kinds at once"
-MAX_UNRELATED_CLASSES = 2  # honest ones combine two at most: class NotFound(KeyError, ValueError)
-
-
-def _is_of_many_kinds(classes: list[Any]) -> bool:
-    """Whether one class stands for any exception that is expected, like an object equal to everything."""
-    kinds = [kind for name, own in classes if own and isinstance(kind := getattr(builtins, name, None), type)]
-    most_specific = [kind for kind in kinds if sum(issubclass(other, kind) for other in kinds) == 1]
-    return len(most_specific) > MAX_UNRELATED_CLASSES
-
-
 def _classify_exception(content: list[Any]) -> tuple[str, str]:
     """Classify an exception that was not expected."""
     classes, message, line = content
+    check_classes(classes)
     names = [str(name) for name, _ in classes]
     detail = f"{names[0]}: {str(message)[:200]}" if message else names[0]
     if isinstance(line, int) and line > 0:
         detail += f" (line {line})"
     verdicts = {"SystemExit": "exited", "MemoryError": "out_of_memory"}
     return next((verdict for name, verdict in verdicts.items() if name in names), "error"), detail
-
-
-# ---- suspicion -----------------------------------------------------------------------------------
-
-# Signs in the source that only explain a failure: honest code may use any of them, so an implementation that
-# passes every case is not suspected for them.
-_SIGNS = (
-    (r"\batexit\b", "registers an exit hook"),
-    (
-        r"\bf_(?:locals|globals|back)\b|\b_getframe\b|\btb_frame\b|\binspect\.(?:stack|currentframe)\b",
-        "looks into its callers' frames",
-    ),
-    (r"\bgc\.get_|\bget_objects\b|\bget_referrers\b", "searches the heap"),
-    (r"\bos\.environ|\bgetenv\b|\benviron\b", "reads the environment"),
-    (r"['\"]/(?:etc|root|home|proc|var|run|sys)\b", "names files of the host"),
-    (r"\bjson\.(?:dumps|loads|dump|load)\s*=|setattr\(\s*json\b", "replaces functions of json"),
-    (r"\bbuiltins\.\w+\s*=|__builtins__\s*\[", "replaces builtins"),
-    (r"def __eq__\([^)]*\)[^:]*:\s*return True", "defines an object equal to everything"),
-    (r"\bos\.write\(|\bos\.fdopen\(|\bos\.dup2?\(", "writes to raw descriptors"),
-    (r"\bos\._exit\b", "ends its process"),
-    (r"\bctypes\b", "calls the C library"),
-    (r"\bos\.fork\b", "forks"),
-    (r"\bpidfd_|\bprocess_vm_", "accesses other processes"),
-    (r"\bset(?:trace|profile)\b|\bsys\.monitoring\b", "traces the code around it"),
-    (r"\bsys\.(?:meta_path|path_hooks)\b|\bsys\.modules\s*(?:\[|\.clear\b)", "manipulates imports"),
-    (r"\bsocket\b|\burllib\.request\b|\bhttp\.client\b", "uses the network"),
-)
-
-
-_PROCESS_LIMIT_ERRORS = r"can't start new thread|Resource temporarily unavailable|Cannot allocate memory"
-_SIGNS_IN_DETAILS = (
-    (UNRELATED_CLASSES, "raises " + UNRELATED_CLASSES),
-    (_PROCESS_LIMIT_ERRORS, "reached the limit of processes and threads"),
-)
-
-
-# Signs that count even without a failure where tests run in the implementation's own process: there, a forged
-# pass looks like any other.
-_SIGNS_OF_FORGERY = (
-    (r"\b_?pytest\b|\bunittest\b|\bconftest\b|\bPYTEST_", "refers to the test runner"),
-    (r"\binspect\b|\blinecache\b|\b__main__\b", "reads source code at run time"),
-    (
-        r"\b__(?:eq|ne|lt|le|gt|ge)__\b.*(?:\n.*)?\breturn (?:True|1)\b",
-        "defines an object equal to everything",
-    ),
-    (
-        r"\b(?:test_\w+|\w+_test)\.py\b|\bos\.(?:listdir|walk|scandir)\b|\bglob\b",
-        "looks for the tests' files",
-    ),
-)
-
-
-def find_suspicious_behavior(
-    source: str, results: Sequence[CaseResult], violations: Iterable[str], evidence: str = "cases"
-) -> tuple[str, ...]:
-    """Name what the implementation is suspected of: every violation, and signs that explain a failure."""
-    details = [result.detail for result in results]
-    suspicions = [*map(escape_unprintable, violations)]
-    suspicions += [result.detail for result in results if result.verdict == "forbidden"]
-    suspicions += [detail for detail in details if "its own equality" in detail]
-    suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))
-    if evidence == "pytest":
-        suspicions += _matching(_SIGNS_OF_FORGERY, source)
-    if evidence == "pytest" or any(result.verdict != "passed" for result in results):
-        suspicions += _matching(_SIGNS, source)
-    return tuple(dict.fromkeys(suspicions))
-
-
-def _matching(signs: tuple[tuple[str, str], ...], text: str) -> list[str]:
-    return [description for pattern, description in signs if re.search(pattern, text)]

@@ -21,16 +21,13 @@ from iccm_assets.sandbox import pytest_suites
 from iccm_assets.sandbox.launcher import MissingLayersError
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import Settings
-from iccm_assets.suites.case_verdicts import (
-    CaseResult,
-    classify_case,
-    find_suspicious_behavior,
-    is_suite_wide_failure,
-)
+from iccm_assets.suites.case_verdicts import CaseResult, classify_case, is_suite_wide_failure
+from iccm_assets.suites.raised_classes import RaisedClasses
+from iccm_assets.suites.suspicions import find_suspicious_behavior
 from iccm_assets.suites.test_suites import Suite
 
 # Raise it when a suite may give the same implementation another verdict: baselines are then measured again.
-JUDGE_VERSION = "2"
+JUDGE_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,7 @@ def _run_cases(
     remaining = Limits(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
     violations: list[str] = []
+    raised = RaisedClasses(suite.cases, implementation)
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
     for case in suite.cases:
         if limit := _find_exhausted_limit(remaining):
@@ -134,7 +132,7 @@ def _run_cases(
         remaining = Limits(
             remaining.wall - outcome.wall, remaining.cpu - outcome.cpu, remaining.output - outcome.printed
         )
-        result = classify_case(case, outcome, limits)
+        result = classify_case(case, outcome, limits, raised)
         if is_suite_wide_failure(outcome):
             return [replace(result, case=other.index) for other in suite.cases], list(outcome.violations)
         results.append(result)

@@ -14,8 +14,9 @@ from iccm_assets.cli.judge import judge as judge_command
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap
 from iccm_assets.settings import load_settings
-from iccm_assets.suites.case_verdicts import CaseResult, find_suspicious_behavior
+from iccm_assets.suites.case_verdicts import CaseResult
 from iccm_assets.suites.suite_runner import run_suite, run_suites
+from iccm_assets.suites.suspicions import find_suspicious_behavior
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
 from iccm_assets_tests.sandbox.implementations import HONEST, PLAIN, SUITE
