@@ -310,6 +310,16 @@ class EndpointSettings(EndpointMemberSettings):
         " field from the request.",
     )
 
+    @field_validator("members", mode="after")
+    @classmethod
+    def _normalize_names(cls, value: dict[str, EndpointMemberSettings]) -> dict[str, EndpointMemberSettings]:
+        """Write the names as the orchestra does: without a trailing slash, hosts in lower case."""
+        names = {name: name for name in value}
+        for name in (name for name in value if name.startswith("openai:") and "," not in name):
+            [part] = parse_orchestra(name)
+            names[name] = part.name if isinstance(part, EndpointAddress) else name
+        return {names[name]: member for name, member in value.items()}
+
     def for_member(self, *names: str) -> EndpointSettings:
         """Return the settings of the member with these names; the override of a later name wins."""
         values: dict[str, Any] = {}

@@ -86,7 +86,9 @@ def extract_code(answer: ChatAnswer, requirements: str = "") -> str:
 def is_python_info(info: str) -> bool | None:
     """Whether an info string names Python; None if it names no language."""
     words = [word.lower().strip(".#") for word in _INFO_WORD.findall(info[:200])]
-    words = [word for word in words if word]
+    words = [word for word in words if word and not word.isdigit()]  # `12:20:rate.py`
+    if info.startswith("{") and any(map(_is_python, words)):  # `{#listing .python}`
+        return True
     if not words or words[0] in _OTHER_TEXT:
         return None
     if words[0] in _ATTRIBUTES:

@@ -15,15 +15,23 @@ _FENCE = re.compile(
     r"(?:(?P<ticks>`{3,})(?P<info>[^`\n]*)|(?P<tildes>~{3,})(?P<text>[^\n]*))$",
     re.MULTILINE,
 )
+# A fence of Python may begin behind words on the same line. The blanks are possessive: time stays linear.
+_LATE_FENCE = re.compile(
+    r"(?P<indent>[ \t]*+)[^`\n]{1,200}(?P<ticks>`{3,})(?P<info>[ \t]?i?py(?:thon)?[\w.]{0,20}[ \t]{0,20})$",
+    re.MULTILINE | re.IGNORECASE,
+)
 # Marks of thinking: tags, and the channels of gpt-oss. A quoted mark is talk about it.
-_NAMES = r"(?:seed:)?(?:ant_?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|scratchpad|analysis)"
+_NAMES = (
+    r"(?:seed:|ant_?|inner_?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion|ing)?|scratchpad|analysis"
+    r"|plan(?:ning)?|monologue|rationale|brainstorm(?:ing)?|cot)"
+)
 _MESSAGE = r"[^<\n]{0,100}(?:<\|constrain\|>[^<\n]{0,100})?<\|message\|>"
 _OPEN = (
     rf"<{_NAMES}(?:\s[^<>\n]{{0,100}})?>|\[THINK(?:ING)?\]|◁think▷|<\|begin_of_thought\|>"
-    rf"|<\|start_thinking\|>|<\|channel\|>(?!\s{{0,9}}final\b){_MESSAGE}"
+    rf"|<\|(?:start_)?think(?:ing)?\|>|<\|channel\|>(?!\s{{0,9}}final\b){_MESSAGE}"
 )
 _CLOSE = (
-    rf"</{_NAMES}\s{{0,9}}>|\[/THINK(?:ING)?\]|◁/think▷|<\|end_of_thought\|>|<\|end_thinking\|>"
+    rf"</{_NAMES}\s{{0,9}}>|\[/THINK(?:ING)?\]|◁/think▷|<\|end_of_thought\|>|<\|(?:/|end_)think(?:ing)?\|>"
     rf"|<\|channel\|>\s{{0,9}}final\b{_MESSAGE}"
 )
 _MARK = re.compile(rf"(?<![`'\"])(?:(?P<open>{_OPEN})|(?P<close>{_CLOSE}))", re.IGNORECASE)
@@ -66,7 +74,7 @@ class _Fence:
 
 def normalize_text(text: str) -> str:
     """Return the text with line feeds only, without the stop tokens that some servers leave at its end."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff\u200b")
     end = len(text)
     while True:
         while end and text[end - 1].isspace():
@@ -95,14 +103,15 @@ def drop_thinking(text: str) -> str:
         if line_end < position:
             line_end = _find_line_end(text, position)
         mark = _match_fence(text, position, line_end)
-        if mark is not None or fence is not None:
-            if fence is None:
-                fence = mark
-            elif mark is not None and fence.is_closed_by(mark):
+        thinking = None
+        if fence is not None:
+            if mark is not None and fence.is_closed_by(mark):
                 fence = None
-            thinking = None
+        elif mark is not None:
+            fence = mark
         else:
             thinking = _MARK.search(text, position, line_end)
+            fence = None if thinking else _match_late_fence(text, position, line_end)
         if thinking is None:
             kept.append(text[position : line_end + 1])
             position = line_end + 1
@@ -135,7 +144,7 @@ def split_blocks(text: str) -> Iterator[AnswerBlock]:
     for line in text.split("\n"):
         mark = _match_fence(line, 0, len(line))
         if fence is None:
-            fence, lines = mark, []
+            fence, lines = mark or _match_late_fence(line, 0, len(line)), []
         elif mark is not None and fence.is_closed_by(mark):
             yield _make_block(fence, lines, closed=True)
             fence = None
@@ -169,6 +178,11 @@ def _match_fence(text: str, start: int, end: int) -> _Fence | None:
         return None
     info = match["info"] if match["ticks"] else match["text"]
     return _Fence(match["ticks"] or match["tildes"], len(match["indent"]), info.strip())
+
+
+def _match_late_fence(text: str, start: int, end: int) -> _Fence | None:
+    match = _LATE_FENCE.match(text, start, end)
+    return match and _Fence(match["ticks"], len(match["indent"]), match["info"].strip())
 
 
 def _find_line_end(text: str, start: int) -> int:

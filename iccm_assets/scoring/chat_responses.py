@@ -109,9 +109,10 @@ def _first_choice(response: Any, body: bytes) -> tuple[dict[str, Any], dict[str,
     choices = response.get("choices") if isinstance(response, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, dict):
-        message = choice.get("message")
-        if isinstance(message, dict) or isinstance(choice.get("text"), str) or choice.get("error"):
-            return choice, message if isinstance(message, dict) else {}
+        message = choice.get("message") or choice.get("delta") or {}
+        has_answer = message or isinstance(choice.get("text"), str)
+        if isinstance(message, dict) and (has_answer or choice.get("finish_reason") or choice.get("error")):
+            return choice, message
     raise InvalidResponse(
         f"the response is not a chat completion: {body[:80]!r}",
         max_retries=0 if is_out_of_credit(body) else None,

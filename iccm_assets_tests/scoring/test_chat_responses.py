@@ -96,6 +96,7 @@ def test_an_answer_without_exactly_one_implementation_is_rejected(content: str, 
         (completion(fenced(CODE), "content_filter"), "finish_reason 'content_filter'", True, 0),
         (completion(None, "tool_calls"), "finish_reason 'tool_calls'", True, 0),
         (completion(fenced(CODE), "function_call"), "tool calls, finish_reason 'function_call'", True, 0),
+        (b'{"choices": [{"finish_reason": "content_filter"}]}', "not finished: filtered", True, 0),
         (completion(None, refusal="I will not"), "refused: I will not", True, 0),
         (completion(""), "the answer is empty", True, 1),
         (completion(None), "the answer is empty", True, 1),
@@ -200,6 +201,8 @@ def test_a_byte_order_mark_and_the_shape_of_legacy_completions_are_read() -> Non
     assert extract_code(read_answer(b"\xef\xbb\xbf" + completion(fenced(CODE)))) == CODE
     legacy = {"choices": [{"text": fenced(CODE), "finish_reason": "stop"}]}
     assert extract_code(read_answer(json.dumps(legacy).encode())) == CODE
+    delta = {"choices": [{"delta": {"content": fenced(CODE)}, "finish_reason": "stop"}]}
+    assert extract_code(read_answer(json.dumps(delta).encode())) == CODE
     both = {"choices": [{"text": fenced(CODE), "message": {"content": None}, "finish_reason": "stop"}]}
     assert extract_code(read_answer(json.dumps(both).encode())) == CODE
 

@@ -114,7 +114,7 @@ def test_members_of_one_orchestra_send_what_their_own_settings_say(monkeypatch: 
     overrides = {
         "gpt-5": {"temperature": None, "max_tokens": None, "request": {"max_completion_tokens": 8000}},
         "m": {"seed": None, "temperature": 0.3, "timeout_seconds": 7, "retries": 0},
-        "openai:http://x/v1#m": {"prompt": "Schreibe Python.", "system_prompt": "Kurz.", "temperature": 0.9},
+        "openai:http://X/v1/#m": {"prompt": "Schreibe Python.", "system_prompt": "Kurz.", "temperature": 0.9},
     }
     monkeypatch.setenv("ICCM_ENDPOINTS__MEMBERS", json.dumps(overrides))
     first, second, third = load_orchestra_from_settings(load_settings()).members
