@@ -16,7 +16,7 @@ from random import Random
 from iccm_assets.suites.source_edits import Edit, SourceText, walk
 
 MAX_NODE_BYTES = 400  # of an expression that is written anew
-MAX_GENERATED = 5000
+MAX_GENERATED = 50_000
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[tuple[str, type[ast.cmpop]], ...]] = {
     ast.Lt: (("boundary", ast.LtE), ("comparison", ast.GtE)),
@@ -45,24 +45,33 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.RShift: ast.LShift,
 }
 _FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
-Change = tuple[str, ast.expr | ast.stmt, str]  # kind, node, its new text
+Change = tuple[str, ast.expr | ast.stmt, str | ast.expr | ast.stmt]  # kind, node, what replaces it
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault: its kind, its line in the source, and the edit that makes it."""
+    """One fault: its kind, and what replaces the bytes from ``start`` to ``end``."""
 
     kind: str
     line: int
-    edit: Edit
+    start: int
+    end: int
+    replacement: str | ast.expr | ast.stmt
+
+    @property
+    def edit(self) -> Edit:
+        """The edit of the source; written only for the few mutants that are selected."""
+        new = self.replacement
+        text = new if isinstance(new, str) else ast.unparse(new)
+        return self.start, self.end, f"({text})" if isinstance(new, ast.expr) else text
 
 
 def generate_mutants(source: SourceText) -> list[Mutant]:
     """Generate the mutants of a source in the order of its text, at most ``MAX_GENERATED``."""
     mutants: list[Mutant] = []
     for node in walk(source.tree):
-        for kind, place, text in _change(node, source):
-            mutants.append(Mutant(kind, place.lineno, (*source.span(place), text)))
+        for kind, place, replacement in _change(node, source):
+            mutants.append(Mutant(kind, place.lineno, *source.span(place), replacement))
         if len(mutants) >= MAX_GENERATED:
             break
     return mutants
@@ -83,7 +92,7 @@ def select_mutants(mutants: Sequence[Mutant], source: SourceText, limit: int, se
             groups[kind].remove(mutant)
             selected.append(mutant)
         groups = {kind: group for kind, group in groups.items() if group}
-    return sorted(selected[:limit], key=lambda mutant: mutant.edit)
+    return selected[:limit]
 
 
 def _change(node: ast.AST, source: SourceText) -> Iterator[Change]:
@@ -96,35 +105,32 @@ def _change(node: ast.AST, source: SourceText) -> Iterator[Change]:
     tests = getattr(node, "test", None) if isinstance(node, ast.If | ast.IfExp | ast.While) else None
     for test in [tests] if tests is not None else getattr(node, "ifs", []):
         start, end = source.span(test)
-        yield "boolean", test, f"(not ({source.data[start:end].decode()}))"
-
-
-def _write(node: ast.expr) -> str:
-    return f"({ast.unparse(node)})"
+        if end - start <= MAX_NODE_BYTES:
+            yield "boolean", test, ast.UnaryOp(ast.Not(), test)
 
 
 def _change_comparison(node: ast.Compare, source: SourceText) -> Iterator[Change]:
     for index, operator in enumerate(node.ops):
         for kind, other in _COMPARISONS[type(operator)]:
             operators = [*node.ops[:index], other(), *node.ops[index + 1 :]]
-            yield kind, node, _write(ast.Compare(node.left, operators, node.comparators))
+            yield kind, node, ast.Compare(node.left, operators, node.comparators)
 
 
 def _change_operator(node: ast.BinOp, source: SourceText) -> Iterator[Change]:
     if other := _OPERATORS.get(type(node.op)):
-        yield "arithmetic", node, _write(ast.BinOp(node.left, other(), node.right))
+        yield "arithmetic", node, ast.BinOp(node.left, other(), node.right)
 
 
 def _change_unary(node: ast.UnaryOp, source: SourceText) -> Iterator[Change]:
     if isinstance(node.op, ast.Not):
-        yield "boolean", node, _write(node.operand)
+        yield "boolean", node, node.operand
     elif isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
-        yield "arithmetic", node, _write(node.operand)
+        yield "arithmetic", node, node.operand
 
 
 def _change_boolean(node: ast.BoolOp, source: SourceText) -> Iterator[Change]:
     other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-    yield "boolean", node, _write(ast.BoolOp(other, node.values))
+    yield "boolean", node, ast.BoolOp(other, node.values)
 
 
 def _change_constant(node: ast.Constant, source: SourceText) -> Iterator[Change]:
@@ -148,7 +154,7 @@ def _change_call(node: ast.Call, source: SourceText) -> Iterator[Change]:
     if isinstance(function, ast.Name) and function.id in _FUNCTIONS:
         yield "comparison", function, _FUNCTIONS[function.id]
     elif isinstance(function, ast.Attribute) and not node.args and not node.keywords:
-        yield "statement", node, _write(function.value)  # the value without, for example, .strip()
+        yield "statement", node, function.value  # the value without, for example, .strip()
 
 
 def _change_return(node: ast.Return, source: SourceText) -> Iterator[Change]:
@@ -160,7 +166,7 @@ def _change_augmented(node: ast.AugAssign, source: SourceText) -> Iterator[Chang
     if other := _OPERATORS.get(type(node.op)):
         start, end = source.span(node)
         if end - start <= MAX_NODE_BYTES:
-            yield "arithmetic", node, ast.unparse(ast.AugAssign(node.target, other(), node.value))
+            yield "arithmetic", node, ast.AugAssign(node.target, other(), node.value)
     yield "statement", node, "pass"
 
 

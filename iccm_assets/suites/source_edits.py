@@ -19,6 +19,10 @@ _IGNORED_FIELDS = frozenset(
 )
 _IGNORED_NODES = (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal)
 _IGNORED_TESTS = ("__name__", "TYPE_CHECKING")
+_COMPOUND = (
+    *(ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match),
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -55,18 +59,19 @@ class SourceText:
         line: int = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
         return self.line_starts[line - 1] + statement.col_offset
 
-    def indent(self, statement: ast.stmt) -> str | None:
-        """Return the blanks before a statement, or None where its line holds something else before it."""
-        start = self.statement_start(statement)
-        if statement.col_offset > MAX_INDENT:
-            return None
-        blanks = self.data[start - statement.col_offset : start]
-        return None if blanks.strip(b" \t\f") else blanks.decode()
+    def begins_line(self, statement: ast.stmt) -> bool:
+        """Whether a statement is the first of its logical line."""
+        start = self.line_starts[statement.lineno - 1]
+        is_continued = self.data[max(0, start - 2) : start] == b"\\\n"
+        blanks = self.data[start : start + statement.col_offset]
+        return not is_continued and statement.col_offset <= MAX_INDENT and not blanks.strip(b" \t\f")
 
     def insert_before(self, statement: ast.stmt, text: str) -> Edit:
         """Return the edit that inserts a simple statement before another one."""
-        start, indent = self.statement_start(statement), self.indent(statement)
-        return start, start, f"{text}; " if indent is None else f"{text}\n{indent}"
+        start = self.statement_start(statement)
+        if not isinstance(statement, _COMPOUND):
+            return start, start, f"{text}; "
+        return start, start, f"{text}\n{self.data[start - statement.col_offset : start].decode()}"
 
 
 def walk(root: ast.AST) -> Iterator[ast.AST]:
@@ -98,3 +103,12 @@ def is_active(node: object) -> bool:
             isinstance(part, ast.Name) and part.id in _IGNORED_TESTS for part in ast.walk(node.test)
         )
     return True
+
+
+def is_python(source: SourceText, edits: list[Edit]) -> bool:
+    """Whether the source with these ranges replaced is Python."""
+    pieces, end = [], 0
+    for start, stop, text in sorted(edits, key=lambda edit: edit[:2]):
+        pieces += [source.data[end:start], text.encode()]
+        end = stop
+    return SourceText.parse(b"".join([*pieces, source.data[end:]]).decode()) is not None

@@ -55,7 +55,7 @@ def _suppress_errors(statement: ast.stmt, result: str, source: SourceText) -> It
     if lambdas:
         yield *source.span(lambdas[0].body), result
     start = source.span(statement)[0]
-    if source.indent(statement) is not None and any(isinstance(node, ast.Call) for node in nodes):
+    if source.begins_line(statement) and any(isinstance(node, ast.Call) for node in nodes):
         yield start, start, f"with {_SUPPRESS}: "
 
 

@@ -20,7 +20,7 @@ from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
 from iccm_assets.suites.planned_checks import count_checks, expects_constants
-from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.source_edits import Edit, SourceText, is_python
 from iccm_assets.suites.source_variants import STUB_RESULTS, build_stub, insert_probes
 from iccm_assets.suites.suite_runner import JudgeResult, run_suite
 from iccm_assets.suites.test_suites import Suite
@@ -34,6 +34,7 @@ MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the ori
 MIN_CHECKS = 5
 MIN_BRANCH_COVERAGE, MIN_COVERAGE_OF_FEW = 0.7, 0.9
 MIN_MUTANTS = 8
+MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
 TOO_DEEP = "the source is nested too deep to analyse"
@@ -147,11 +148,14 @@ def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
 
 
 def _measure(source_code: str, suite: Suite, settings: Settings, origin: str) -> SuiteMeasurement:
-    checks, source = count_checks(suite), SourceText.parse(source_code)
+    checks = count_checks(suite)
     if checks < MIN_CHECKS:
         return SuiteMeasurement("weak", f"it has fewer than {MIN_CHECKS} cases ({checks})")
     if expects_constants(suite):
         return SuiteMeasurement("weak", "a constant passes it: what it calls does the same in all its cases")
+    if len(source_code) > MAX_SOURCE_LENGTH:
+        return SuiteMeasurement("weak", f"the source is longer than {MAX_SOURCE_LENGTH} characters")
+    source = SourceText.parse(source_code)
     if source is None:
         return SuiteMeasurement("weak", TOO_DEEP)
     mutants = select_mutants(generate_mutants(source), source, MAX_MUTANTS[suite.kind])
@@ -161,16 +165,16 @@ def _measure(source_code: str, suite: Suite, settings: Settings, origin: str) ->
         report = _run_cases(runner, stubs, [probes, *([mutant.edit] for mutant in mutants)])
         if problem := _check_stubs(report, list(stubs)):
             return problem
-        refused = report.refused[len(stubs) + 1 :]
-        survivors = [mutant for mutant, fate in zip(mutants, refused, strict=True) if fate is False]
+        fates = report.fates[len(stubs) + 1 :]
+        survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
         differing = _count_differing(runner, survivors) if survivors else 0
     return decide_suite(
         SuiteEvidence(
             checks,
-            refused=refused.count(True),
-            counted=refused.count(True) + differing,
+            refused=fates.count("refused"),
+            counted=fates.count("refused") + differing,
             undecided=len(survivors) - differing,
-            unmeasured=refused.count(None),
+            unmeasured=fates.count("unmeasured"),
             branches=len(branches),
             reached=len(report.hits & branches.keys()),
         ),
@@ -189,6 +193,8 @@ def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
     """Build stubs by name; what a constant passes of kind ``cases`` shows in the expectations themselves."""
     results = STUB_RESULTS if suite.kind == "pytest" else STUB_RESULTS[:1]
     stubs = {f"a stub returning {result}": build_stub(source, result) for result in results}
+    if not all(is_python(source, edits) for edits in stubs.values()):
+        raise MeasurementFailedError("no stub of the source can be written")
     return {"an empty module": [(0, len(source.data), "")], **stubs}
 
 
@@ -197,20 +203,23 @@ def _run_cases(
 ) -> CaseReport:
     """Run cases together; each in a process of its own where the source keeps state outside of its module."""
     report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=True)
-    if report.source_refused or report.refused[len(stubs)] is True:
+    if "refused" in (report.source_fate, report.fates[len(stubs)]):
         report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=False)
     return report
 
 
 def _check_stubs(report: CaseReport, stubs: list[str]) -> SuiteMeasurement | None:
     """Check that no stub passes, and that the probes change nothing; None if so."""
-    altered = report.source_refused or report.refused[len(stubs)] is not False
-    passing = [name for name, fate in zip(stubs, report.refused, strict=False) if fate is False]
-    if passing:
+    if passing := [name for name, fate in zip(stubs, report.fates, strict=False) if fate == "passed"]:
         return SuiteMeasurement("weak", f"{passing[0]} passes it")
-    if altered:
+    if _is_altered(report, len(stubs)) or "unmeasured" in report.fates[: len(stubs) + 1]:
         return SuiteMeasurement("weak", "the source behaves differently when its code is only rewritten")
     return None
+
+
+def _is_altered(report: CaseReport, stubs: int) -> bool:
+    """Whether the source, or the source with probes, no longer passes."""
+    return report.source_fate != "passed" or report.fates[stubs] in ("refused", "broken")
 
 
 def _find_raised(tree: ast.Module) -> list[str]:

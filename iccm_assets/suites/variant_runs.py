@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, pytest_suites
@@ -38,12 +38,19 @@ class MeasurementFailedError(Exception):
     """The variants of a source gave no result; the message says why."""
 
 
+Fate = Literal["refused", "passed", "broken", "unmeasured"]
+
+
 @dataclass(frozen=True)
 class CaseReport:
-    """Whether the suite refuses the source and each variant (None: no time), and the branches it reaches."""
+    """What the suite says of the source and of each variant, and the branches of the source that it reaches.
 
-    source_refused: bool
-    refused: tuple[bool | None, ...]
+    A ``broken`` variant cannot be imported, which every suite would notice; for an ``unmeasured`` one there
+    was no time.
+    """
+
+    source_fate: Fate
+    fates: tuple[Fate, ...]
     hits: frozenset[int]
 
 
@@ -94,33 +101,40 @@ class VariantRunner:
             cases_per_process=len(cases) if together and self.suite.kind == "cases" else 1,
         )
         try:
-            is_refused = partial(self._is_refused, [case for case, _ in cases])
-            source_refused = is_refused(list(enumerate(report["answers"])))
-            refused = [None if own is None else is_refused(own) for own in report["differences"]]
+            decide = partial(self._decide_fate, [case for case, _ in cases])
+            source_fate = decide(list(enumerate(report["answers"])))
+            fates = [decide(answers) for answers in report["differences"]]
             hits = frozenset(map(int, report["hits"]))
         except (LookupError, TypeError, ValueError):
             raise MeasurementFailedError(MALFORMED) from None
-        if len(refused) > len(variants) or len(report["answers"]) != len(cases):
+        if len(fates) > len(variants) or (source_fate == "passed" and len(report["answers"]) != len(cases)):
             raise MeasurementFailedError(MALFORMED)
-        refused += [None] * (len(variants) - len(refused))
-        return CaseReport(source_refused, tuple(refused), hits)
+        unmeasured: list[Fate] = ["unmeasured"] * (len(variants) - len(fates))
+        return CaseReport(source_fate, (*fates, *unmeasured), hits)
 
-    def _plan_cases(self, together: bool) -> list[tuple[Case, Plan]]:
-        """Return what runs, each with the case that says which answer is right."""
-        if self.suite.kind == "cases" or not together:
+    def _plan_cases(self, together: bool) -> list[tuple[Case | None, Plan]]:
+        """Return what runs, each with the case that says which answer is right; None for the import alone."""
+        if self.suite.kind == "cases":
+            return [(None, ("import",)), *((case, case.inputs()) for case in self.suite.cases)]
+        if not together:
             return [(case, case.inputs()) for case in self.suite.cases]
         files = {case.test.partition("::")[0]: case for case in reversed(self.suite.cases)}
         return [(files[name], ("test", name)) for name in sorted(files)]
 
-    def _is_refused(self, cases: list[Case], answers: list[Any]) -> bool:
-        """Whether the suite refuses one of these answers; None stands for one that did not come."""
+    def _decide_fate(self, cases: list[Case | None], answers: list[Any] | None) -> Fate:
+        """Decide by answers, as [case, answer]; an answer that is None did not come."""
+        if answers is None:
+            return "unmeasured"
         for number, answer in answers:
-            if answer is None:
-                return True
+            case = cases[number]
+            if case is None and answer != mutant_driver.IMPORTED:
+                return "broken"
             outcome = CaseOutcome("answered", answer=str(answer).encode(), imported=True)
-            if classify_case(cases[number], outcome, self.settings.judge).verdict != "passed":
-                return True
-        return False
+            if case and (
+                answer is None or classify_case(case, outcome, self.settings.judge).verdict != "passed"
+            ):
+                return "refused"
+        return "passed"
 
     def run_pool(
         self, variants: Sequence[list[Edit]], plans: list[Plan], raised: Sequence[str]
