@@ -136,8 +136,13 @@ def _content_rejection(conversation: ScoredConversation, source: str | None) -> 
     return ("filter", "no_source_code", None) if source is None else None
 
 
-# Rejection reason by the status of a suite that measures nothing.
-_SUITE_REJECTIONS = {"weak": "weak_suite", "mismatch": "suite_mismatch", "none": "unmeasured_suite"}
+# Rejection reason by the status of a suite that is no evidence.
+_SUITE_REJECTIONS = {
+    "weak": "weak_suite",
+    "mismatch": "suite_mismatch",
+    "none": "unmeasured_suite",
+    "invalid": "invalid_suite",
+}
 
 
 def _score_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:

@@ -104,7 +104,7 @@ _SUITES = sa.text(
     """
 )
 # A text that was not scored because its suite is no evidence.
-_UNUSABLE = "r.test_pass_rate is null and r.evidence ->> 'suite' in ('weak', 'mismatch', 'none')"
+_UNUSABLE = "r.test_pass_rate is null and r.evidence ->> 'suite' in ('weak', 'mismatch', 'none', 'invalid')"
 MAX_UNUSABLE_FRACTION = 0.5
 MAX_INCONCLUSIVE_FRACTION = 0.1
 MIN_SCORED = 10  # below this many texts, a fraction proves nothing
@@ -151,7 +151,7 @@ def check_unusable_suites(scored: int, unusable: int, days: int) -> CheckResult:
         "`suites` in the metadata of `reconstructions` counts them by status, and `iccm lineage"
         " --conversation ID` gives the reason of each. weak: add cases that tell the code from a stub, at"
         " least 5. mismatch: the source fails its own tests. none: the judge lacks a package that the source"
-        " imports.",
+        " imports. invalid: it is no test suite.",
         severity="warning",
         metrics={"scored": float(scored), "unusable": float(unusable), "unusable_share": fraction},
     )

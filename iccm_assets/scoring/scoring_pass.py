@@ -252,7 +252,7 @@ def _plan(row: Any, cached: Mapping[str, Reconstruction]) -> _Group:
     try:
         suite = parse_suite(row.test_suite)
     except TestSuiteError as error:
-        score = Score(None, None, None, (), str(error))
+        score = Score(None, None, None, (), str(error), {"suite": "invalid"})
         return _Group([row], None, score=score, report=ScoringReport(invalid_suites=1))
     source = find_source(row.content, row.metadata, row.source_sha256)
     if source is None:

@@ -96,6 +96,7 @@ def store_score(conn: sa.Connection, row: Any, score: Score, orchestra: Orchestr
     """
     r, timestamp = t.requirements, now(conn)
     kind = row.test_suite.get("kind") if isinstance(row.test_suite, Mapping) else None
+    kind = kind if kind in t.EVIDENCE_KINDS else None
     stored = conn.execute(
         r.update()
         .where(r.c.id == row.id, row_version() == row.row_version)
