@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iccm_assets.capture.claude_code.tool_files import drop_file_texts, parse_call
+from iccm_assets.capture.claude_code.tool_files import drop_file_texts, hide_output, parse_call
 
 # Inputs and outputs of tools are truncated to this length; images and signatures are dropped.
 _MAX_TOOL_TEXT = 4000
@@ -30,11 +30,16 @@ def parse_content(content: object) -> str | list[Any] | None:
 def _parse_block(block: str | Mapping[str, Any]) -> Any:
     if isinstance(block, str):
         block = {"type": "text", "text": block}
-    if block.get("type") == "text":
+    kind = block.get("type", "text")
+    if not isinstance(kind, str):
+        return None
+    if kind == "text":
         text = block.get("text")
         return {"type": "text", "text": text} if isinstance(text, str) and text.strip() else None
-    if block.get("type") == "tool_use" and parse_call(block) is not None:
+    if kind == "tool_use" and parse_call(block) is not None:
         block = {**block, "input": drop_file_texts(block.get("input"))}
+    if kind == "tool_result":
+        block = hide_output(block)
     return _shorten(block, 0)
 
 

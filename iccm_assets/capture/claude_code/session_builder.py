@@ -143,7 +143,7 @@ class SessionBuilder:
             name = str(block.get("tool_use_id"))
             result = line.results.get(name) if block.get("type") == "tool_result" else None
             if result is not None and (part := self._files.read(name, result)) is not None:
-                blocks[-1:] = [{key: value for key, value in block.items() if key != "content"}, part]
+                blocks[-1:] = [{key: value for key, value in block.items() if key != "output"}, part]
         return blocks
 
     def _time(self, line: TranscriptLine) -> datetime | None:

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 
 _PATH = r"(?P<path>[^\s|;&<>'\"()$`*?]{1,500})"
-_SHOW = re.compile(rf"cat[ \t]{{1,20}}(?P<quote>['\"]?){_PATH}(?P=quote)")
+_SHOW = re.compile(
+    rf"(?:cd [^\s;&|]{{1,500}} && )?cat[ \t]{{1,20}}(?:-n[ \t]{{1,9}})?(?P<quote>['\"]?){_PATH}(?P=quote)"
+)
 # cat > FILE <<'END' and cat <<END > FILE, at the beginning of a command.
 _HERE_DOCUMENT = re.compile(
     r"(?:^|&&|;)[ \t]{0,9}cat[ \t]{0,9}"

@@ -17,10 +17,13 @@ from iccm_assets.capture.claude_code.shell_files import parse_shell_command
 MAX_FILE_CHARS = 256 * 1024
 # All edits of a session build at most so many characters.
 _MAX_EDITED_CHARS = 16 * 2**20
-_PATH_KEYS = ("file_path", "path", "filename", "file_name", "target_file")
+_PATH_KEYS = ("file_path", "path", "filename", "file_name", "target_file", "file", "uri")
 _TEXT_KEYS = ("content", "contents", "file_text", "text", "code_edit")
-_READ_NAMES = re.compile(r"read|view", re.IGNORECASE)
+_READ_NAMES = re.compile(
+    r"read|view|(?:get|open|show|fetch|load)\w{0,40}(?:content|source|text)", re.IGNORECASE
+)
 _PLAN_TOOL = "ExitPlanMode"
+_NOTEBOOK_TOOL = "NotebookEdit"
 # The Read tool numbers lines: "     1→text", in newer versions "1<tab>text".
 _LINE_NUMBER = re.compile(r"[ \t]{0,12}(\d{1,7})(?:→|\t)")
 _REMINDER = "<system-reminder>"
@@ -84,8 +87,8 @@ def parse_call(block: Mapping[str, Any]) -> ToolCall | None:
             return None
         return ToolCall(shell.path, shell.text, reads=shell.text is None)
     path = _text(values, *_PATH_KEYS)
-    if path is None or name == "NotebookEdit":
-        return None
+    if path is None or name == _NOTEBOOK_TOOL:
+        return None if path is None else ToolCall(path)
     if edits := _parse_edits(values):
         return ToolCall(path, edits=edits)
     text = _text(values, *_TEXT_KEYS)
@@ -99,6 +102,14 @@ def drop_file_texts(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {key: value for key, value in values.items() if key not in {*_TEXT_KEYS, "plan"}}
+
+
+def hide_output(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``tool_result`` block whose ``content`` is its ``output``: no reader takes it for a file.
+
+    What a tool shows is a file only where its call says so, and then a part of its own.
+    """
+    return {("output" if key == "content" else key): value for key, value in block.items()}
 
 
 def parse_result(block: Mapping[str, Any], details: object) -> ToolResult:

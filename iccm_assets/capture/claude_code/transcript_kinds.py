@@ -10,6 +10,7 @@ Entry = Mapping[str, Any]
 PROMPT_HISTORY = "prompt history of Claude Code"
 
 _CODEX_TYPES = frozenset({"session_meta", "response_item", "event_msg", "turn_context", "compacted"})
+_PI_TYPES = frozenset({"message", "model_change", "thinking_level_change"})
 _CODEX_EVENT_PREFIXES = ("thread.", "turn.", "item.")
 _CODEX_CONTENT = frozenset({"input_text", "output_text", "summary_text"})
 
@@ -45,7 +46,22 @@ def _is_message(entry: Entry) -> bool:
 
 
 def _is_trace(entry: Entry) -> bool:
-    return any(name in entry for name in ("traceId", "trace_id", "spanId", "observations", "run_type"))
+    names = ("traceId", "trace_id", "spanId", "span_kind", "observations", "run_type")
+    return any(name in entry for name in names)
+
+
+def _is_cursor(entry: Entry) -> bool:
+    if any(name in entry for name in ("composerId", "bubbleId", "composerData")):
+        return True
+    return "role" in entry and "type" not in entry and isinstance(entry.get("message"), Mapping)
+
+
+def _is_copilot(entry: Entry) -> bool:
+    return str(entry.get("type")).startswith(("session.", "user.message", "assistant.")) and "data" in entry
+
+
+def _is_pi(entry: Entry) -> bool:
+    return "parentId" in entry and "parentUuid" not in entry and str(entry.get("type")) in _PI_TYPES
 
 
 # The first that holds names the file.
@@ -58,16 +74,16 @@ _KINDS: tuple[tuple[str, Callable[[Entry], bool]], ...] = (
     ("stream-json output of `claude -p`", _is_stream_json),
     ("OpenAI batch file", _has("custom_id", "body")),
     ("ShareGPT conversation", _is_list("conversations")),
-    (
-        "Cursor export",
-        lambda entry: any(name in entry for name in ("composerId", "bubbleId", "composerData")),
-    ),
+    ("Cursor export", _is_cursor),
+    ("GitHub Copilot session", _is_copilot),
+    ("pi session", _is_pi),
     ("Langfuse or other trace export", _is_trace),
     ("Claude.ai export", _is_list("chat_messages")),
     ("ChatGPT export", _has("mapping")),
     ("Gemini CLI session", _has("projectHash")),
     (PROMPT_HISTORY, _has("display", "pastedContents")),
     ("OpenAI messages file", _is_list("messages")),
+    ("OpenAI response file", _is_list("choices")),
     ("list of chat messages", _is_message),
     ("preference data set", _has("chosen", "rejected")),
     ("instruction data set", _has("instruction", "output")),

@@ -121,6 +121,20 @@ def test_line_numbers_are_removed_and_nothing_else(shown, text):
     assert remove_line_numbers(shown) == text
 
 
+@pytest.mark.parametrize(
+    ("name", "tool_input"),
+    [
+        ("mcp__filesystem__read_text_file", {"path": "add.py"}),
+        ("mcp__github__get_file_contents", {"path": "add.py", "repo": "r"}),
+        ("View", {"file_path": "add.py"}),
+    ],
+)
+def test_other_tools_that_read_files_count_too(name, tool_input):
+    transcript = asking()
+    transcript.use(name, tool_input, [{"type": "text", "text": ADD}])
+    assert transcript.files() == [("user", "read", "add.py", ADD)]
+
+
 def test_a_failed_read_shows_no_file():
     transcript = asking()
     transcript.use("Read", {"file_path": "add.py"}, "File does not exist.", error=True)
@@ -175,6 +189,25 @@ def test_a_plan_that_was_refused_is_none():
     transcript = asking()
     transcript.use("ExitPlanMode", {"plan": DOCUMENT}, "The user refused.", error=True)
     assert transcript.files() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tool_input", "output"),
+    [
+        ("Write", {"file_path": "add.py", "content": ADD}, "ok"),
+        ("Write", {"file_path": "add.py", "content": ADD}, "File created successfully at: add.py"),
+        ("Edit", {"file_path": "add.py", "old_string": "a", "new_string": "b"}, "     1→x = 1"),
+        ("NotebookEdit", {"notebook_path": "n.ipynb", "new_source": "x = 1"}, "x = 1"),
+        ("Grep", {"pattern": "def", "path": "add.py"}, "def wrong(): pass"),
+        ("Bash", {"command": "python add.py"}, "def wrong(): pass"),
+        ("Task", {"prompt": "find it"}, "```python\ndef wrong(): pass\n```"),
+    ],
+)
+def test_the_output_of_other_tools_is_not_the_source(name, tool_input, output):
+    transcript = asking("Write requirements")
+    transcript.use(name, tool_input, output)
+    transcript.answer(ADD_REQUIREMENTS)
+    assert transcript.exchange().source is None
 
 
 def written(transcript: TranscriptBuilder) -> list[str]:
@@ -244,6 +277,8 @@ def test_a_written_text_is_stored_once():
     ("command", "path", "text"),
     [
         ("cat add.py", "add.py", None),
+        ("cat -n 'add.py'", "add.py", None),
+        ("cd /w && cat add.py", "add.py", None),
         ("cat 'my file.py'", None, None),
         ("cat add.py | head", None, None),
         ("cat a.py b.py", None, None),

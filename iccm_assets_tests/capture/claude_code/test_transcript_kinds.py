@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 
 import pytest
 
@@ -38,9 +39,16 @@ FOREIGN: dict[str, list[object]] = {
     "Langfuse or other trace export (LangSmith)": [{"run_type": "llm", "inputs": {}, "trace_id": "x"}],
     "OpenTelemetry export (OTLP)": [{"resourceSpans": []}],
     "Cursor export": [{"composerId": "c", "conversation": []}, {"bubbleId": "b", "text": "hi"}],
+    "Cursor export (agent)": [{"role": "user", "message": {"content": [{"type": "text", "text": "hi"}]}}],
+    "GitHub Copilot session": [{"type": "session.start", "data": {}, "id": "a", "parentId": None}],
+    "pi session": [{"type": "message", "id": "a", "parentId": None, "message": MESSAGES[0]}],
+    "OpenAI response file": [{"choices": [{"message": MESSAGES[1]}]}],
+    "Langfuse or other trace export (Phoenix)": [{"context": {}, "span_kind": "LLM"}],
     "Gemini CLI session": [{"sessionId": "g", "projectHash": "h", "messages": []}],
     "prompt history of Claude Code": [{"display": "hi", "pastedContents": {}, "project": "/w"}],
 }
+# Of one kind there are several forms.
+_VARIANT = re.compile(r" \((?:old|exec|agent|LangSmith|Phoenix)\)$")
 
 
 def read(raw: bytes):
@@ -51,9 +59,7 @@ def read(raw: bytes):
 def test_lines_of_other_formats_are_named(name):
     raw = "\n".join(json.dumps(entry) for entry in FOREIGN[name]).encode()
     transcript = read(raw)
-    assert set(transcript.foreign) == {
-        name.partition(" (old)")[0].partition(" (exec)")[0].partition(" (Lang")[0]
-    }
+    assert set(transcript.foreign) == {_VARIANT.sub("", name)}
     assert not transcript.holds_conversation and transcript.sessions == {}
 
 
