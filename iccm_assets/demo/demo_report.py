@@ -147,6 +147,8 @@ def _print_lineage(conn: Connection, run: TrainingRun, console: Console) -> None
         f"  accepted {lineage.timestamp:%Y-%m-%d %H:%M} UTC, test pass rate {lineage.test_pass_rate:.3f},"
         f" variance {lineage.implementation_variance:.4f}, quality {lineage.quality_score:.3f}"
     )
+    strength = "" if lineage.suite_strength is None else f", strength {lineage.suite_strength:.2f}"
+    console.print(f"  evidence: {lineage.test_suite_origin} suite of kind {lineage.evidence}{strength}")
     for use in lineage.uses:
         console.print(f"  training run {use.training_run_id} used it as {use.role}: {use.status}")
     for version in lineage.versions:

@@ -215,8 +215,9 @@ _ROLLBACKS = text(
 _CONVERSATION = text(
     """
     select c.id as conversation_id, c.session_id, c."timestamp", c.origin, c.erased_at,
-           a.test_pass_rate, a.implementation_variance, a.test_suite_origin,
-           a.test_suite ->> 'kind' as evidence, a.evidence ->> 'suite' as suite_status,
+           a.test_pass_rate, a.implementation_variance,
+           coalesce(t.test_suite_origin, f.test_suite_origin, a.test_suite_origin) as test_suite_origin,
+           coalesce(t.evidence, f.evidence, a.test_suite ->> 'kind') as evidence, a.evidence ->> 'suite' as suite_status,
            (a.evidence ->> 'strength')::double precision as suite_strength,
            a.evidence ->> 'reason' as inconclusive_reason,
            f.conversation_id is not null as filtered, t.conversation_id is not null as in_pool,

@@ -158,7 +158,7 @@ def list_training_conversations(conn: sa.Connection, training_run_id: int) -> li
         sa.text(
             """
             select e.conversation_id, e.role, (c."timestamp" at time zone 'UTC')::date::text as day,
-                p.quality_score
+                p.quality_score, p.evidence, p.test_suite_origin
             from iccm.training_run_examples e
             join iccm.conversations c on c.id = e.conversation_id
             left join iccm.phase4_training_data p on p.conversation_id = e.conversation_id

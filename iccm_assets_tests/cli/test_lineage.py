@@ -51,7 +51,11 @@ def test_a_version_is_traced_to_its_conversations(run: Run, history: Settings) -
     assert lineage["roles"] == {"new": 2, "validation": 1}
     assert [row["version"] for row in lineage["ancestry"]] == ["v2-good", "v1-base"]
     printed = run("lineage", "production").stdout
-    assert "2 new, 1 validation" in printed
+    assert "2 new, 1 validation; evidence: 3 cases" in printed
+    assert lineage["evidence"] == {"cases": 3}
+    assert {(row["evidence"], row["test_suite_origin"]) for row in lineage["conversations"]} == {
+        ("cases", "attached")
+    }
     assert "improvement: +0.0310 [240 items]" in printed
     assert "user:ann" in printed
 
@@ -61,6 +65,29 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, history: Settings) -
     assert [row["version"] for row in lineage["versions"]] == ["v2-good", "v3-bad"]
     assert "in the training pool" in run("lineage", "--conversation", "1").stdout
     assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
+
+
+def test_a_conversation_says_on_what_suite_it_was_scored(
+    run: Run, history: Settings, engine: sa.Engine
+) -> None:
+    evidence = {"kind": "pytest", "suite": "weak", "strength": 0.25, "reason": "a stub passes [it]"}
+    suite = {"kind": "pytest", "files": {}}
+    with engine.begin() as conn:
+        number = 77
+        values = {"session_id": "s-weak", "origin": "import", "timestamp": now(conn), "id": number}
+        conn.execute(t.conversations.insert().values(values))
+        conn.execute(
+            t.requirements.insert().values(
+                session_id="s-weak", conversation_id=number, kind="accepted", text="x", test_suite=suite,
+                test_suite_origin="collected", evidence=evidence, scored_at=now(conn),
+            )
+        )  # fmt: skip
+    printed = run("lineage", "--conversation", str(number)).stdout
+    assert "collected test suite of kind pytest, the weaker evidence, weak, strength 0.25" in printed
+    assert "a stub passes [it]" in printed and "not scored" in printed
+    lineage = json.loads(run("lineage", "--session", "s-weak", "--json").stdout)
+    names = ("evidence", "test_suite_origin", "suite_status", "suite_strength", "inconclusive_reason")
+    assert [lineage[name] for name in names] == ["pytest", "collected", "weak", 0.25, "a stub passes [it]"]
 
 
 def test_the_first_rows_are_listed_and_all_of_them_on_request(

@@ -43,11 +43,28 @@ def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, pla
         request(conn, "c1", "canary", rollout_id=rollout, arm="production", status="fallback")
         conn.execute(t.gateway_replicas.insert().values(replica="one", ready_versions=["v1", "v2"]))
         conn.execute(t.alerts.insert().values(key="k", severity="info", title="t"))
+        for number, status in enumerate(("usable", "weak", "weak")):
+            conn.execute(
+                t.test_suites.insert().values(
+                    source_sha256=str(number), origin="attached", suite={"kind": "pytest"}, digest="d",
+                    generator_version="1", status=status,
+                )
+            )  # fmt: skip
+        scored = {"session_id": "p0", "request_id": "p0", "kind": "model", "text": "x", "test_pass_rate": 0.5}
+        pytest_suite = {"test_suite": {"kind": "pytest"}, "test_suite_origin": "attached"}
+        conn.execute(t.requirements.insert().values(**scored, **pytest_suite, scored_at=sa.func.iccm.now()))
     output = run("status").output
     assert "1 gateway processes are running." in output and "Arms, last 24 hours" in output
     assert "120/120/120" in output and "0.500" in output
     assert "1 alerts are not delivered yet (iccm alerts list)." in output
-    live = json.loads(run("status", "--json").stdout)["live"]
+    status = json.loads(run("status", "--json").stdout)
+    kinds = {"evidence": "pytest", "origin": "attached"}
+    assert status["suites"] == [
+        {**kinds, "status": "usable", "suites": 1}, {**kinds, "status": "weak", "suites": 2}
+    ]  # fmt: skip
+    assert "Test suites, measured in 7 days" in output and "by pytest" in output
+    live = status["live"]
+    assert (live["arms"][0]["scored_sessions"], live["arms"][0]["pytest_sessions"]) == (1, 1)
     assert (live["replicas"], live["ready"]) == (1, {"v1": 1, "v2": 1})
     production, canary = live["arms"]
     assert (production["arm"], production["requests"], production["error_rate"]) == ("production", 4, 0.0)
