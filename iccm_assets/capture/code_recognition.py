@@ -42,28 +42,29 @@ _MODIFIERS = (
     r"|declare)[ \t]+)"
 )
 # The name that a line defines; every alternative has a group.
-_DEFINITIONS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?:async[ \t]+)?def[ \t]+(?:self\.)?(\w+[?!]?)[ \t]*(?:[\[(:=]|$|do\b)",
-        rf"{_MODIFIERS}{{0,6}}(?:class|struct|interface|trait|enum|union|record|protocol|object"
-        rf"|module)[ \t]+(\w+)"
-        r"[ \t]*(?:[:({<;\[]|$|(?:extends|implements|for|where|impl)\b)",
-        rf"{_MODIFIERS}{{0,6}}function\*?[ \t]+(\w+)[ \t]*[(<{{]",
-        rf"{_MODIFIERS}{{0,6}}(?:fn|fun|func|proc"
-        rf"|sub)[ \t]+(?:\([^()\n]{{0,80}}\)[ \t]*)?(\w+)[ \t]*[(<\[{{]",
-        rf"{_MODIFIERS}{{0,6}}(?:const|let|var|val)[ \t]+(\w+)[^=\n]{{0,80}}=[ \t]*"
-        r"(?:async\b|function\b|\(|<|\w+[ \t]*=>)",
-        rf"{_MODIFIERS}{{0,6}}type[ \t]+(\w+)[^=\n{{]{{0,60}}(?:=|struct\b|interface\b|func\b)",
-        rf"{_MODIFIERS}{{1,6}}[\w<>\[\],.?]{{1,60}}[ \t]+(\w+)[ \t]*\([^;\n]{{0,200}}$",
-        r"(?:unsigned |const |static )?(?:int|void|char|float|double|bool|long|short|size_t|auto|string"
-        r"|std::\w+)"
-        r"[ \t*&]+(\w+)[ \t]*\([^;\n]{0,200}$",
-        r"(?i:create (?:or replace )?(?:function|procedure|table|view|trigger))[ \t]+(\w+)",
-        r"(\w+)[ \t]*\(\)[ \t]*\{",
-        r"(\w+)[ \t]*(?:<-|=)[ \t]*(?:function|lambda)\b",
-        r"\((?:defn?|defun|define|defmacro)[ \t]+\(?([\w-]+)",
-        r"(\w+)[ \t]*::[ \t]*\S",
+_DEFINITION = re.compile(
+    "|".join(
+        (
+            r"(?:async[ \t]+)?def[ \t]+(?:self\.)?(\w+[?!]?)[ \t]*(?:[\[(:=]|$|do\b)",
+            rf"{_MODIFIERS}{{0,6}}(?:class|struct|interface|trait|enum|union|record|protocol|object"
+            rf"|module)[ \t]+(\w+)"
+            r"[ \t]*(?:[:({<;\[]|$|(?:extends|implements|for|where|impl)\b)",
+            rf"{_MODIFIERS}{{0,6}}function\*?[ \t]+(\w+)[ \t]*[(<{{]",
+            rf"{_MODIFIERS}{{0,6}}(?:fn|fun|func|proc"
+            rf"|sub)[ \t]+(?:\([^()\n]{{0,80}}\)[ \t]*)?(\w+)[ \t]*[(<\[{{]",
+            rf"{_MODIFIERS}{{0,6}}(?:const|let|var|val)[ \t]+(\w+)[^=\n]{{0,80}}=[ \t]*"
+            r"(?:async\b|function\b|\(|<|\w+[ \t]*=>)",
+            rf"{_MODIFIERS}{{0,6}}type[ \t]+(\w+)[^=\n{{]{{0,60}}(?:=|struct\b|interface\b|func\b)",
+            rf"{_MODIFIERS}{{1,6}}[\w<>\[\],.?]{{1,60}}[ \t]+(\w+)[ \t]*\([^;\n]{{0,200}}$",
+            r"(?:unsigned |const |static )?(?:int|void|char|float|double|bool|long|short|size_t|auto|string"
+            r"|std::\w+)"
+            r"[ \t*&]+(\w+)[ \t]*\([^;\n]{0,200}$",
+            r"(?i:create (?:or replace )?(?:function|procedure|table|view|trigger))[ \t]+(\w+)",
+            r"(\w+)[ \t]*\(\)[ \t]*\{",
+            r"(\w+)[ \t]*(?:<-|=)[ \t]*(?:function|lambda)\b",
+            r"\((?:defn?|defun|define|defmacro)[ \t]+\(?([\w-]+)",
+            r"(\w+)[ \t]*::[ \t]*\S",
+        )
     )
 )
 _BINDING = re.compile(
@@ -89,6 +90,10 @@ _CODE_END = re.compile(r"[;{}]$|\)[ \t]*:$|=>[ \t]*[{(]?$|\)[ \t]*->[^\n]{1,80}:
 _CALL = re.compile(r"[\w.]{1,80}\([^\n]*\)[;,]?$")
 _AUGMENTED = re.compile(r"[\w.\[\]]{1,80}[ \t]*(?:[-+*/%&|^]|//|\*\*|<<|>>|:)?=(?!=)[ \t]*\S")
 _COMMENT = re.compile(r"#[ \t]|//|/\*|--[ \t]|\"\"\"|'''")
+_STRONG_LINE = re.compile(
+    "|".join(item.pattern for item in (_STATEMENT, _AUGMENTED, _IMPORT, _DEFINITION)),
+)
+_CODE_LINE = re.compile("|".join(item.pattern for item in (_COMMENT, _CALL, _STRONG_LINE)))
 _OUTPUT = re.compile(
     r"(?m)^[ \t]*(?:Traceback \(most recent call last\)|>>> |In \[\d{1,4}\]: |diff --git |@@ -\d|\$ \w"
     r"|PS [A-Z]:\\"
@@ -142,7 +147,8 @@ def find_names(text: str) -> CodeNames:
 
 def find_definition(code: str) -> str | None:
     """Return the name that a stripped line defines, or None."""
-    return next((match[1] for pattern in _DEFINITIONS if (match := pattern.match(code))), None)
+    match = _DEFINITION.match(code)
+    return None if match is None or match.lastindex is None else match[match.lastindex]
 
 
 def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
@@ -163,15 +169,7 @@ def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
 def is_code_line(code: str) -> bool:
     """Whether a stripped line reads as code."""
     code = code[:_MAX_LINE]
-    return bool(
-        find_definition(code)
-        or _IMPORT.match(code)
-        or _STATEMENT.match(code)
-        or _AUGMENTED.match(code)
-        or _COMMENT.match(code)
-        or _CODE_END.search(code)
-        or _CALL.match(code)
-    )
+    return _CODE_LINE.match(code) is not None or _CODE_END.search(code) is not None
 
 
 def looks_like_code(text: str) -> bool:
@@ -183,8 +181,7 @@ def looks_like_code(text: str) -> bool:
 
 
 def _is_strong(code: str) -> bool:
-    patterns = (_IMPORT, _AUGMENTED, _STATEMENT)
-    return bool(find_definition(code)) or any(pattern.match(code) for pattern in patterns)
+    return _STRONG_LINE.match(code) is not None
 
 
 def _is_literal(text: str) -> bool:

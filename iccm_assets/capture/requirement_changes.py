@@ -85,6 +85,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _EXPLAINS = re.compile(r"(?:this|that|it) (?:means|says|is because)\b|because\b", re.IGNORECASE)
 _WRAPPING = ("**", "__", '"', "“", "”", "„", "«", "»", "'", "`", "*", "‘", "’")
 _MAX_LINE = 4000  # characters of a line that are read
+_MAX_ITEM_LINES = 50  # of an item that words introduce
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,11 @@ def _next_paragraph(lines: list[str], first: int) -> str:
     ):
         first += 1
     last = first
-    while last < len(lines) and lines[last].strip() and not lines[last].lstrip().startswith(("```", "~~~")):
+    while (
+        last < min(len(lines), first + _MAX_ITEM_LINES)
+        and lines[last].strip()
+        and not lines[last].lstrip().startswith(("```", "~~~"))
+    ):
         last += 1
     return "\n".join(line.lstrip("> ") for line in lines[first:last])
 
