@@ -132,8 +132,25 @@ def test_an_upgrade_from_0007_keeps_the_rows_and_gives_the_schema_of_a_new_datab
                 """
             )
         ).one()
+        labels = conn.execute(
+            sa.text(
+                """
+                select r.test_suite_origin, r.evidence, x.evidence, f.evidence, f.test_suite_origin
+                from iccm.requirements r
+                    left join iccm.reconstructions x on x.requirement_id = r.id
+                    left join iccm.filtered_conversations f on f.conversation_id = r.conversation_id
+                order by r.id
+                """
+            )
+        ).all()
     old.dispose()
     assert row == ("both_arms", 7, True, True, True, {"files": 3})
+    assert labels == [
+        ("attached", {"kind": "pytest"}, "pytest", "pytest", "attached"),
+        ("attached", {"kind": "cases", "reason": "no quorum"}, None, None, None),
+        ("attached", None, None, None, None),
+        (None, None, None, None, None),
+    ]
 
 
 _ROWS_OF_0007 = """
@@ -148,6 +165,17 @@ _ROWS_OF_0007 = """
         values ('2026-01-01', 'epoch', 1, 0, 'f');
     insert into iccm.alerts (key, severity, title) values ('k', 'info', 't');
     insert into iccm.alert_deliveries (key, channel, tried_at) values ('k', 'log', 'epoch');
+    insert into iccm.conversations (id, session_id, origin) values (1, 's1', 'import'), (2, 's2', 'import');
+    insert into iccm.requirements
+        (id, session_id, conversation_id, kind, text, test_suite, test_pass_rate, evidence, scored_at)
+        values (1, 's1', 1, 'accepted', 't', '{"kind": "pytest"}', 1, null, 'epoch'),
+            (2, 's2', 2, 'accepted', 't', '{"kind": "cases"}', null, '{"reason": "no quorum"}', 'epoch'),
+            (3, 's2', 2, 'model', 't', '{"kind": "cases"}', null, null, null),
+            (4, 's2', 2, 'model', 't', null, null, null, null);
+    insert into iccm.reconstructions (requirement_id, reconstructor, status) values (1, 'a', 'scored');
+    insert into iccm.filtered_conversations (conversation_id, day, session_id, source_code, requirements,
+        test_pass_rate, implementation_variance, quality_score, content_sha256)
+        values (1, '2026-01-01', 's1', 'x', 't', 1, 0, 1, 'h');
     insert into iccm.erasures (subject, subject_sha256, conversations, actor, scrubbed_at, scrub)
         values ('user', 's', '{1}', 'a', 'epoch', '{"files": 3}')
 """
