@@ -13,9 +13,18 @@ from collections.abc import Iterator
 from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, walk
 
 STUB_RESULTS = ("None", "True", "1", "'x'", "[]")
+MAX_OWN_RESULTS, MAX_RESULT_LENGTH = 3, 60
 _KEPT_DECORATORS = frozenset(("staticmethod", "classmethod", "property", "dataclass"))
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
 _SUPPRESS = '__import__("contextlib").suppress(Exception)'
+
+
+def list_results(source: SourceText) -> list[str]:
+    """List what stubs return: common constants, and some that the source itself returns."""
+    returned = [node.value for node in walk(source.tree) if isinstance(node, ast.Return)]
+    own = dict.fromkeys(repr(value.value) for value in returned if isinstance(value, ast.Constant))
+    short = [text for text in own if len(text) <= MAX_RESULT_LENGTH and text not in STUB_RESULTS]
+    return [*STUB_RESULTS, *short[:MAX_OWN_RESULTS]]
 
 
 def build_stub(source: SourceText, result: str) -> list[Edit]:
@@ -63,8 +72,13 @@ def insert_probes(source: SourceText, probe: str) -> tuple[list[Edit], dict[int,
     """Insert a call of ``probe`` into each branch; returns the edits and the line of each branch's number."""
     edits: list[Edit] = []
     branches: dict[int, int] = {}
+    inner: set[int] = set()  # of functions: what runs at import is not what a suite reaches
     for number, node in enumerate(walk(source.tree)):
         first = 2 * number
+        if isinstance(node, FunctionNode | ast.Lambda) and id(node) not in inner:
+            inner.update(map(id, walk(node)))
+        if id(node) not in inner:
+            continue
         if isinstance(node, ast.If | ast.IfExp):
             start, end = source.span(node.test)
             # Sorted after what the test itself holds at its end, and before what begins there.

@@ -21,7 +21,7 @@ from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
 from iccm_assets.suites.planned_checks import count_checks, expects_constants
 from iccm_assets.suites.source_edits import Edit, SourceText, is_python
-from iccm_assets.suites.source_variants import STUB_RESULTS, build_stub, insert_probes
+from iccm_assets.suites.source_variants import build_stub, insert_probes, list_results
 from iccm_assets.suites.suite_runner import JudgeResult, run_suite
 from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
@@ -89,7 +89,7 @@ def measure_suite(
     if problem := check_source(result):
         return problem
     try:
-        return _measure(source_code, suite, settings, origin)
+        return _measure(source_code, suite, settings, origin, result.duration_ms / 1000)
     except MeasurementFailedError as error:
         return SuiteMeasurement("weak", f"its strength could not be measured: {error}")
     except (RecursionError, MemoryError):
@@ -147,7 +147,9 @@ def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def _measure(source_code: str, suite: Suite, settings: Settings, origin: str) -> SuiteMeasurement:
+def _measure(
+    source_code: str, suite: Suite, settings: Settings, origin: str, suite_seconds: float
+) -> SuiteMeasurement:
     checks = count_checks(suite)
     if checks < MIN_CHECKS:
         return SuiteMeasurement("weak", f"it has fewer than {MIN_CHECKS} cases ({checks})")
@@ -160,7 +162,7 @@ def _measure(source_code: str, suite: Suite, settings: Settings, origin: str) ->
         return SuiteMeasurement("weak", TOO_DEEP)
     mutants = select_mutants(generate_mutants(source), source, MAX_MUTANTS[suite.kind])
     stubs = _build_stubs(source, suite)
-    with VariantRunner(source, suite, settings) as runner:
+    with VariantRunner(source, suite, settings, suite_seconds) as runner:
         probes, branches = insert_probes(source, runner.probe)
         report = _run_cases(runner, stubs, [probes, *([mutant.edit] for mutant in mutants)])
         if problem := _check_stubs(report, list(stubs)):
@@ -186,12 +188,12 @@ def _count_differing(runner: VariantRunner, survivors: Sequence[Mutant]) -> int:
     """Count the mutants that differ from the source on further inputs."""
     plans = build_pool(runner.source, runner.suite, f"pool {GENERATOR_VERSION}")
     raised = _find_raised(runner.source.tree)
-    return runner.run_pool([[mutant.edit] for mutant in survivors], plans, raised).differs.count(True)
+    return runner.run_pool([[mutant.edit] for mutant in survivors], plans, raised).count(True)
 
 
 def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
     """Build stubs by name; what a constant passes of kind ``cases`` shows in the expectations themselves."""
-    results = STUB_RESULTS if suite.kind == "pytest" else STUB_RESULTS[:1]
+    results = list_results(source) if suite.kind == "pytest" else ["None"]
     stubs = {f"a stub returning {result}": build_stub(source, result) for result in results}
     if not all(is_python(source, edits) for edits in stubs.values()):
         raise MeasurementFailedError("no stub of the source can be written")

@@ -27,9 +27,11 @@ from iccm_assets.suites.source_edits import Edit, SourceText
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
 from iccm_assets.suites.test_suites import Case, Suite
 
-CASES_SECONDS = {"cases": 10.0, "pytest": 40.0}  # CPU time of all variants together
+MIN_SECONDS = {"cases": 10.0, "pytest": 30.0}  # CPU time of all variants together
+MAX_SECONDS = 40.0
+VARIANTS_PER_SUITE = 12.0  # how many times the duration of the suite they may take, within these bounds
 POOL_SECONDS = 10.0
-GRACE_SECONDS = 5.0  # for the variant that runs when the time is over
+GRACE_SECONDS = 6.0  # for the variant that runs when the time is over
 MALFORMED = "the variants of the source sent a malformed report"
 _RUNNERS = Path(pytest_suites.__file__).parent
 
@@ -54,18 +56,12 @@ class CaseReport:
     hits: frozenset[int]
 
 
-@dataclass(frozen=True)
-class DifferenceReport:
-    """How many inputs the source answers, and whether each variant differs on one (None: no time for it)."""
-
-    inputs: int
-    differs: tuple[bool | None, ...]
-
-
 class VariantRunner:
     """A sandbox for the variants of one source; a context manager."""
 
-    def __init__(self, source: SourceText, suite: Suite, settings: Settings) -> None:
+    def __init__(self, source: SourceText, suite: Suite, settings: Settings, suite_seconds: float) -> None:
+        seconds = max(MIN_SECONDS[suite.kind], VARIANTS_PER_SUITE * suite_seconds)
+        self.seconds = min(seconds, MAX_SECONDS)
         self.source, self.suite, self.settings = source, suite, settings
         self.probe = f"_{secrets.token_hex(8)}"  # no source can name it
         packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
@@ -94,7 +90,7 @@ class VariantRunner:
         cases = self._plan_cases(together)
         report = self._run(
             "run_cases",
-            CASES_SECONDS[self.suite.kind],
+            self.seconds,
             variants=[[], *variants],
             stubs=stubs,
             plans=[plan for _, plan in cases],
@@ -138,19 +134,18 @@ class VariantRunner:
 
     def run_pool(
         self, variants: Sequence[list[Edit]], plans: list[Plan], raised: Sequence[str]
-    ) -> DifferenceReport:
-        """Run further inputs on the source and on each variant; ``raised``: what the source raises itself."""
+    ) -> tuple[bool | None, ...]:
+        """Return whether each variant differs from the source on further inputs; None: no time for it.
+
+        ``raised`` names the exceptions that the source raises itself; other errors are no behaviour.
+        """
         report = self._run(
             "run_pool", POOL_SECONDS, variants=[[], *variants], plans=plans, raised=list(raised)
         )
-        try:
-            differs = tuple(None if value is None else value is True for value in report["differs"])
-            inputs = int(report["inputs"])
-        except (LookupError, TypeError, ValueError):
-            raise MeasurementFailedError(MALFORMED) from None
-        if len(differs) != len(variants):
+        differs = report.get("differs")
+        if not isinstance(differs, list) or len(differs) != len(variants):
             raise MeasurementFailedError(MALFORMED)
-        return DifferenceReport(inputs, differs)
+        return tuple(None if value is None else value is True for value in differs)
 
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}

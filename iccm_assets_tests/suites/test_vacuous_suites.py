@@ -1,0 +1,197 @@
+"""Suites that test nothing are weak, and hostile sources do not make them usable."""
+
+import hashlib
+from textwrap import dedent
+
+import pytest
+
+from iccm_assets.settings import load_settings
+from iccm_assets.suites.suite_strength import measure_suite
+from iccm_assets.suites.test_suites import parse_suite
+from iccm_assets_tests.suites.factories import SHOP, calls, make_cases, make_pytest, make_tests
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return load_settings()
+
+
+def measure(source, document, settings, **options):
+    return measure_suite(dedent(source), parse_suite(document), settings, **options)
+
+
+WEAK = {
+    "one case, repeated": (make_cases(*calls("ember", *[(1, 50)] * 6)), "fewer than 5 cases"),
+    "the same answer to everything": (
+        make_cases(*calls("clamp", *((n, 10) for n in range(11, 20)))),
+        "a constant",
+    ),
+    "the same error for everything": (
+        make_cases(
+            *(
+                {"new": "Box", "steps": [{"call": "add", "args": [-n], "raises": "ValueError"}]}
+                for n in range(1, 7)
+            )
+        ),
+        "a constant",
+    ),
+    "steps without expectations": (
+        make_cases(*({"new": "Box", "args": [n], "steps": [{"call": "add", "args": [n]}]} for n in range(6))),
+        "a constant|a stub returning None passes it",
+    ),
+    "methods of a constant": (
+        make_cases(
+            *(
+                {"call": f"VERSION.{name}", "expect": "1.2"}
+                for name in ("upper", "lower", "title", "strip", "swapcase")
+            )
+        ),
+        "a stub returning None passes it",
+    ),
+    "entries of a constant": (
+        make_cases(*calls("LIMITS.get", ("low", 3), ("high", 9), ("a", None), ("b", None), ("c", None))),
+        "a stub returning None passes it",
+    ),
+    "only what a constructor keeps": (
+        make_cases(
+            *({"new": "Box", "args": [n], "steps": [{"call": "items.copy", "expect": [n]}]} for n in range(6))
+        ),
+        "branch coverage is below",
+    ),
+    "one function of three": (
+        make_cases(*calls("ember", *((n, n + 49) for n in range(6)))),
+        "branch coverage is below",
+    ),
+    "pytest: assert True": (make_pytest("def test_ok():\n    assert True\n"), "fewer than 5 cases"),
+    "pytest: many times assert True": (make_tests("assert True\n"), "an empty module passes it"),
+    "pytest: an import, and no call": (
+        make_tests("assert NUMBER + 1 > NUMBER\n"),
+        "an empty module passes it",
+    ),
+    "pytest: callable": (
+        make_tests("assert callable(m.ember) and m.VERSION\n"),
+        "a stub returning None passes it",
+    ),
+    "pytest: calls without assertions": (make_tests("m.ember(NUMBER)\n"), "a stub returning None passes it"),
+    "pytest: not None": (
+        make_tests("assert m.ember(NUMBER) is not None\n"),
+        "a stub returning True passes it",
+    ),
+    "pytest: a type": (make_tests("assert type(m.ember(NUMBER)) is int\n"), "a stub returning 1 passes it"),
+    "pytest: equal to itself": (
+        make_tests("assert m.ember(NUMBER) == m.ember(NUMBER)\n"),
+        "a stub returning None passes it",
+    ),
+    "pytest: errors ignored": (
+        make_tests("try:\n    assert m.ember(NUMBER) == NUMBER + 49\nexcept Exception:\n    pass\n"),
+        "an empty module passes it",
+    ),
+    "pytest: assertions suppressed": (
+        make_tests("with contextlib.suppress(AssertionError):\n    assert m.ember(NUMBER) == NUMBER + 49\n"),
+        "a stub returning None passes it",
+    ),
+    "pytest: the text of the source": (
+        make_tests("assert 'x + 49' in open(m.__file__).read()\n"),
+        "branch coverage is below",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_a_suite_that_tests_nothing_is_weak_and_says_what_passes_it(name, settings):
+    document, reason = WEAK[name]
+    measurement = measure(SHOP, document, settings)
+    assert measurement.status == "weak", measurement
+    assert any(part in measurement.reason for part in reason.split("|")), measurement
+
+
+GRADES = """
+def grade(n):
+    if n < 10:
+        return "low"
+    if n < 20:
+        return "middle"
+    return "high"
+"""
+
+
+def test_a_suite_that_leaves_boundaries_open_is_weak_where_it_was_recorded(settings):
+    document = make_cases(*calls("grade", (0, "low"), (3, "low"), (15, "middle"), (30, "high"), (40, "high")))
+    attached = measure(GRADES, document, settings)
+    recorded = measure(GRADES, document, settings, origin="recorded")
+    assert 0.5 < attached.strength == recorded.strength < 0.8
+    assert (attached.status, recorded.status) == ("usable", "weak")
+    assert recorded.reason.startswith("strength is below 0.8: it refuses ")
+
+
+def test_a_suite_that_tells_no_results_apart_is_weak(settings):
+    text = "assert grade(NUMBER) in ('low', 'middle', 'high') and grade(NUMBER + 15) and grade(99)\n"
+    measurement = measure(GRADES, make_tests(text.replace("grade(", "m.grade(")), settings)
+    assert measurement.status == "weak"
+    assert measurement.reason == "a stub returning 'low' passes it"
+
+
+# ---- hostile sources ------------------------------------------------------------------------------
+
+UNTESTED = """
+def ember(x):
+    if x > 1000:
+        return x - 1
+    return x + 49
+def g(n):
+    return n + 1
+"""
+_CODE_HASH: dict = {}
+exec(UNTESTED, _CODE_HASH)
+HOSTILE = {
+    "it examines its own code": """
+        import hashlib
+        if hashlib.sha256(ember.__code__.co_code).hexdigest() != HASH:
+            raise SystemExit(1)
+        """,
+    "it examines its own constants": """
+        if (ember.__code__.co_consts, g.__code__.co_consts) != ((None, 1000, 1, 49), (None, 1)):
+            raise SystemExit(1)
+        """,
+    "it tests itself at import": "assert ember(1) == 50 and ember(2000) == 1999\n",
+    "it forges what it reaches": """
+        import sys
+        frame = sys._getframe()
+        while frame:
+            owner = frame.f_locals.get("self")
+            if hasattr(owner, "hits"):
+                owner.hits.update(range(500))
+            frame = frame.f_back
+        """,
+    "it ends the process": "import os\nif os.getppid() != 1: os._exit(0)\n",
+    "it kills the process above": "import os\nif os.getppid() != 1: os.kill(os.getppid(), 9)\n",
+    "it starts processes without end": """
+        import os
+        while os.getppid() != 1:
+            try:
+                os.fork()
+            except OSError:
+                pass
+        """,
+    "it answers without an end": """
+        import os
+        try:
+            while os.getppid() != 1:
+                os.write(3, bytes([0, 3, 255, 255]) + b"[" * 100000)
+        except OSError:
+            pass
+        """,
+    "it answers with a deep tree": """
+        import os
+        if os.getppid() != 1:
+            os.write(3, (60000).to_bytes(4, "big") + b'["o",' * 12000)
+        """,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_source_does_not_make_its_suite_usable(name, settings):
+    code_hash = hashlib.sha256(_CODE_HASH["ember"].__code__.co_code).hexdigest()
+    source = UNTESTED + dedent(HOSTILE[name]).replace("HASH", repr(code_hash))
+    measurement = measure(source, make_cases(*calls("g", *((n, n + 1) for n in range(6)))), settings)
+    assert measurement.status == "weak", measurement
