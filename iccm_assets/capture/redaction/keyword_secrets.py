@@ -70,7 +70,7 @@ _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
-_CODE = re.compile(r"[A-Za-z_][\w.]*[(\[{]")
+_CODE = re.compile(r"[A-Za-z_][\w.]{0,100}[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
 _LINE_START = re.compile(
     r"(?:^|\n|\\n|\")[^\S\n]{0,40}(?:(?:[-+>$#%*]|\d{1,6}\s?[→:|]|export|set|setx|env|arg|label|- name:)"
@@ -79,13 +79,13 @@ _LINE_START = re.compile(
 )
 _ARGUMENT = re.compile(r"(?:[?&;]|(?<![\w-])--?|\w=\S{1,60} |login \S{1,60} |//)[\w.-]{0,40}$")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ _./:-]+[^\W\d_]+)*[.!?:]?")
-_NAMELIKE = re.compile(
-    r"(?:[^\W\d_]+\d{0,3}[^\W\d_]*|\d{1,4})(?:[ _./:@-]+(?:[^\W\d_]+\d{0,3}[^\W\d_]*|\d{1,4}))*"
-)
-_ONE_WORD = re.compile(r"[^\W\d_]+\d+[^\W\d_]*|\d{6,}|[^\W\d_]+\d{0,3}[^\W\d_]*[-_.]\d{4,}")
+# In these, no two repeats may share their text: failing to match a long value would take quadratic time.
+_WORD = r"[^\W\d_]+(?:\d{1,3}[^\W\d_]*)?"
+_NAMELIKE = re.compile(rf"(?:{_WORD}|\d{{1,4}})(?:[ _./:@-]+(?:{_WORD}|\d{{1,4}}))*")
+_ONE_WORD = re.compile(rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}")
 _TECHNICAL = re.compile(
-    r"(?:sha-?\d+|md5|base-?\d\d|utf-?\d+|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
-    r"|ecdsa|uuid\d?|int\d+|u?int|float\d+|bytes\d*|str\d?|http|ipv\d|v\d)(?:[-_:/.,\d]\w*)*",
+    r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
+    r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(
@@ -94,6 +94,9 @@ _TEMPLATE = re.compile(
 )
 _EXPLANATORY = re.compile(
     r"(?i)passw|pwd|secret|token|key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
+)
+_FUNCTION_WORDS = re.compile(
+    r"\b(?:an?|and|as|at|by|can|enter|for|from|in|is|it|must|new|not?|of|on|or|the|to|with)\b"
 )
 _SPECIAL = re.compile(r"[!#$%^&*?~+@|]")
 # Of 20 bytes or more, and of 40 characters: no path looks like this.
@@ -121,7 +124,7 @@ def classify_key(name: str) -> str | None:
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
     """Whether a value with a name of this kind looks like a secret, not like a word, name or template."""
-    if not 6 <= len(value) <= 500 or len(set(value)) < 3 or _is_reference(value):
+    if not 6 <= len(value) <= 500 or len(set(value[:64])) < 3 or _is_reference(value):
         return False
     if kind == "PASSWORD":
         return _is_password(value, quoted)
@@ -153,6 +156,16 @@ def _is_password(value: str, quoted: bool) -> bool:
 def _is_passphrase(value: str) -> bool:
     short = len(value) <= 64 and value.count(" ") <= 5
     return short and _has_digit(value) and not _NAMELIKE.fullmatch(value)
+
+
+def _is_diceware(value: str) -> bool:
+    """Whether a passphrase consists of random words, unlike a message about it."""
+    words = re.split(r"[-_. ]", value[:100])
+    return (
+        4 <= len(words) <= 10
+        and all(word.isascii() and word.isalpha() and word.islower() for word in words)
+        and not (_EXPLANATORY.search(value) or _FUNCTION_WORDS.search(value.replace("_", " ")))
+    )
 
 
 def _is_name_like(value: str) -> bool:
@@ -196,7 +209,7 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
-        return _find_quoted(quoted, sign, kind)
+        return _find_quoted(quoted, sign, kind, name[0])
     before = lower[max(0, name.start() - 100) : name.start()]
     return _find_bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
 
@@ -208,8 +221,10 @@ def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool
     )
 
 
-def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str) -> Span | None:
+def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str) -> Span | None:
     group = "x" if value["x"] is not None else "y"
+    if stem == "passphrase" and sign["eq"] and _is_diceware(value[group]):
+        return *value.span(group), kind
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
     if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
         return None

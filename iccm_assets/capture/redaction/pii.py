@@ -68,7 +68,9 @@ def _is_ipv4(match: re.Match[str]) -> bool:
         return False
     if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and match[0].endswith(".0"):
         return False  # a network, no person's address
-    return len(match[0]) > 7 or _ADDRESS.search(before) is not None  # 1.2.3.4 may be a version
+    octets = address.packed
+    version_like = octets[0] < 10 and max(octets) < 64
+    return not version_like or _ADDRESS.search(before) is not None
 
 
 def _is_ipv6(match: re.Match[str]) -> bool:
@@ -90,16 +92,19 @@ def _is_labelled_phone(match: re.Match[str]) -> bool:
     return 7 <= sum(map(str.isdecimal, match["x"])) <= 15 and date_or_version is None
 
 
+_DOMAIN = r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-]|\()"
+
 PII_RULES = (
     RedactionRule(
         "EMAIL",
         re.compile(
-            r"(?:(?<![\w.+%-])|(?<=\\[nrt])|(?<=%[2-3][0-9A-F]))[\w.+'-]{0,63}[\w+](?:@|%40)"
-            r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-]|\()"
+            r"(?:(?<![\w.+%-])|(?<=\\[nrt])|(?<=%[2-3][0-9A-F]))(?=[\w.+-])[\w.+'-]{0,63}[\w+](?:@|%40)"
+            + _DOMAIN
         ),
         holds=_is_email,
         gate=re.compile(r"(?:@|%40)[^\W_]"),
     ),
+    RedactionRule("EMAIL", re.compile(r'"[\w.+! -]{1,64}"@' + _DOMAIN), ('"@',), holds=_is_email),
     RedactionRule(
         "IBAN",
         re.compile(
@@ -167,7 +172,7 @@ PII_RULES = (
     ),
     RedactionRule(
         "PHONE",
-        re.compile(r"00(?:(?<![\w./#-]00)|(?<=\\[nrt]00))[1-9]\d{0,2}(?:[ /-]\d{2,5}){2,5}(?![\w./-])"),
+        re.compile(r"00(?:(?<![\w./#-]00)|(?<=\\[nrt]00))[1-9]\d{0,2}(?:[ /-]\d{2,8}){2,5}(?![\w./-])"),
         holds=_is_phone,
     ),
 )

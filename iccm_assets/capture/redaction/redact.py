@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,8 +29,9 @@ _MIN_LENGTH = 6
 _MAX_ROUNDS = 6
 _MAX_REMEMBERED = 500
 
-# Detectors of detect-secrets for tokens of known shape, and what a text must contain for them to run. The
-# others guess (entropy, keywords) and match ordinary code; npm's takes quadratic time.
+# Detectors of detect-secrets for tokens of known shape, and what a text must contain for their patterns to be
+# tried. The others guess (entropy, keywords) and match ordinary code; those of npm and OpenAI take quadratic
+# time.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "AWS_ACCESS_KEY", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS")),
     ("azure_storage_key", "AzureStorageKeyDetector", "AZURE_KEY", ("AccountKey=",)),
@@ -39,7 +39,6 @@ _DETECTORS = (
     ("github_token", "GitHubTokenDetector", "GITHUB_TOKEN", ("gh",)),
     ("gitlab_token", "GitLabTokenDetector", "GITLAB_TOKEN", ("gl", "GR1348941")),
     ("mailchimp", "MailchimpDetector", "MAIL_KEY", ("-us",)),
-    ("openai", "OpenAIDetector", "OPENAI_KEY", ("T3BlbkFJ",)),
     ("pypi_token", "PypiTokenDetector", "PYPI_TOKEN", ("pypi-",)),
     ("sendgrid", "SendGridDetector", "SENDGRID_KEY", ("SG.",)),
     ("slack", "SlackDetector", "SLACK_TOKEN", ("xox", "slack")),
@@ -114,11 +113,8 @@ def _redact(text: str, remember: OnMatch) -> str:
 def _redact_once(text: str, remember: OnMatch) -> str:
     for rule in (*TOKEN_RULES, *_CONTEXT_RULES):
         text = rule.apply(text, remember)
-    for detector, kind, hints in _detectors():
-        if any(hint in text for hint in hints):
-            for secret in sorted(set(detector.analyze_string(text)), key=len, reverse=True):
-                if len(secret) >= 16:  # shorter ones would be replaced in the middle of other words
-                    text = text.replace(secret, f"<{kind}>")
+    for rule in _detector_rules():
+        text = rule.apply(text, remember)
     spans = list(find_keyword_secrets(text))
     for start, end, _ in spans:
         remember(text[start:end])
@@ -171,9 +167,14 @@ class _DocumentRedactor:
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object of these pairs; keys that became equal are numbered, so that no value is lost."""
     result: dict[str, Any] = {}
+    last_numbers: dict[str, int] = {}
     for key, value in pairs:
-        names = itertools.chain([key], (f"{key} {number}" for number in itertools.count(2)))
-        result[next(name for name in names if name not in result)] = value
+        name, number = key, last_numbers.get(key, 1)
+        while name in result:
+            number += 1
+            name = f"{key} {number}"
+        last_numbers[key] = number
+        result[name] = value
     return result
 
 
@@ -188,11 +189,16 @@ def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _detectors() -> Sequence[tuple[Any, str, tuple[str, ...]]]:
-    return [
-        (getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)(), kind, hints)
-        for module, name, kind, hints in _DETECTORS
-    ]
+def _detector_rules() -> Sequence[RedactionRule]:
+    rules = []
+    for module, name, kind, hints in _DETECTORS:
+        detector = getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)()
+        for pattern in detector.denylist:
+            # The group of AWS is the secret without what identifies it, others are a part of the secret.
+            if kind == "AWS_ACCESS_KEY":
+                pattern = re.compile(re.sub(r"\((?!\?)", "(?P<x>", pattern.pattern), pattern.flags)
+            rules.append(RedactionRule(kind, pattern, hints))
+    return rules
 
 
 # Secrets identified by their context: a URL, a header, a command line.
@@ -219,9 +225,11 @@ _CONTEXT_RULES = (
         "TOKEN",
         re.compile(
             r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key|digest|key|negotiate)\s{1,4})?"
-            r"(?:token=)?(?P<x>(?=[\w.~+/:-]{0,200}(?:\d|=))[\w.~+/:-]{8,}+=*+(?![\w(\[]))"
+            r"(?:token=)?(?P<x>(?=[\w.~+/:-]{0,200}(?:\d|=))[\w.~+/:-]{8,}+=*+)"
         ),
         ("uthorization", "UTHORIZATION"),
+        # Tested afterwards: as a part of the pattern, it would make a long match fail and be tried again.
+        lambda match: re.match(r"[\w(\[]", match.string[match.end() : match.end() + 1]) is None,
     ),
     RedactionRule(
         "PASSWORD",
@@ -265,6 +273,12 @@ _CONTEXT_RULES = (
         (" -p",),
         holds=lambda match: is_keyboard_mash(match["x"]),
         remember=True,
+    ),
+    RedactionRule(
+        "TOKEN",
+        re.compile(r"\b(?:login|authenticate)\(\\?[\"'](?P<x>[\w.+/=-]{24,200})\\?[\"']\)"),
+        ("login(", "authenticate("),
+        lambda match: is_secret(match["x"], "TOKEN"),
     ),
     RedactionRule(
         "PASSWORD",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from collections.abc import Callable
@@ -112,6 +113,13 @@ TOKEN_RULES = (
     _rule("PYPI_TOKEN", r"pypi-[A-Za-z0-9_-]{32,}", holds=_has_variety),
     _rule("SENDGRID_KEY", at_word_start("SG") + r"\.[\w-]{16,32}\.[\w-]{30,64}"),
     _rule("BREVO_KEY", r"xkeysib-[a-f0-9]{32,}[\w-]*"),
+    _rule(
+        "TWILIO_KEY",
+        r"(?:AC[a-f0-9]{32}|<TWILIO_KEY>|[sS][iI][dD])\\?[\"']?,\s{0,20}\\?[\"'](?P<x>[a-f0-9]{32})\\?[\"']",
+        "AC",
+        "<TWILIO_KEY>",
+        "wilio",
+    ),
     _rule("TWILIO_KEY", at_word_start("AC") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
     _rule("TWILIO_KEY", at_word_start("SK") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
     _rule("MAILGUN_KEY", at_word_start("key-") + r"[a-f0-9]{32}"),
@@ -139,7 +147,14 @@ TOKEN_RULES = (
     _rule("SHOPIFY_TOKEN", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{24,}"),
     _rule("FACEBOOK_TOKEN", at_word_start("EAA") + r"[A-Za-z0-9]{60,}"),
     _rule("TOKEN", r"SSWS (?P<x>[\w-]{30,})", "SSWS "),
-    _rule("JWT", r"ey[JK][\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*){1,3}"),
+    # From the first "eyJ" of a run of letters: tried at each of them, hostile text takes quadratic time.
+    _rule(
+        "JWT",
+        r"(?<![\w-])(?:(?!ey[JK])[\w-])*+(?P<x>ey[JK][\w-]{5,}+\.[\w-]{5,}+(?:\.[\w-]*+){1,3}+)",
+        "eyJ",
+        "eyK",
+        gate=r"ey[JK][\w-]{5}",
+    ),
     _rule("TOKEN", r"v[1-4]\.(?:local|public)\.[\w-]{30,}", ".local.", ".public."),
     _rule("VAULT_TOKEN", at_word_start("hv") + r"[sbr]\.[\w-]{20,}"),
     _rule("TERRAFORM_TOKEN", r"(?<![\w-])[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}", ".atlasv1."),
@@ -160,13 +175,25 @@ TOKEN_RULES = (
     ),
 )
 
+
+def _is_readable_base64(text: str) -> bool:
+    """Whether this encodes a sentence; a secret in base64 has no spaces between its words."""
+    try:
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode("ascii")
+    except ValueError:
+        return False
+    letters = sum(character.isalpha() or character == " " for character in decoded)
+    return " " in decoded and decoded.isprintable() and letters >= 0.8 * len(decoded)
+
+
 # 24 to 100 characters of high entropy, from any issuer. Hexadecimal digests have no upper case, images and
-# other data in base64 are longer, and integrity digests have a prefix.
+# other data in base64 are longer, integrity digests have a prefix, and so have public SSH keys.
 HIGH_ENTROPY_RULE = RedactionRule(
     "TOKEN",
     re.compile(
-        r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+)[_-])"
+        r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)"
+        r"(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+)[_-]|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
         r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
     ),
-    holds=lambda match: has_high_entropy(match[0]),
+    holds=lambda match: has_high_entropy(match[0]) and not _is_readable_base64(match[0]),
 )
