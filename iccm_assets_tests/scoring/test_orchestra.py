@@ -25,6 +25,8 @@ def test_the_builtin_orchestra_has_at_least_three_members_with_names_of_their_ow
     orchestra = load_orchestra("builtin", quorum=2)
     assert len(orchestra.members) >= 3
     assert len({member.name for member in orchestra.members}) == len(orchestra.members)
+    # The filter recognizes them by this prefix.
+    assert all(member.name.startswith("builtin/") for member in orchestra.members)
 
 
 @pytest.mark.parametrize(
