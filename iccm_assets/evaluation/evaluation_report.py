@@ -100,6 +100,7 @@ def build_metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
         "holdout_items": candidate["holdout_items"],
         "candidate_holdout_test_pass_rate": candidate["holdout_test_pass_rate"],
         "production_holdout_test_pass_rate": production["holdout_test_pass_rate"],
+        **{f"holdout_evidence: {kind}": count for kind, count in outcome.holdout_evidence.items()},
     }
     rows = forgetting_matrix(outcome)
     texts = {
@@ -178,6 +179,8 @@ def describe_holdout(outcome: EvaluationOutcome) -> str:
     pairs = [(score.test_pass_rate, production[item].test_pass_rate) for item, score in candidate.items()]
     complete = np.array([pair for pair in pairs if None not in pair], dtype=float)
     scored = f"production holdout: {len(complete)} of {len(pairs)} recent sessions scored for both versions"
+    if weaker := outcome.holdout_evidence.get("pytest"):
+        scored += f" ({weaker} by pytest suites, the weaker evidence)"
     if len(complete) < MIN_HOLDOUT_ITEMS:
         return f"{scored}; fewer than {MIN_HOLDOUT_ITEMS} are not compared"
     means, change = complete.mean(axis=0), complete[:, 0] - complete[:, 1]

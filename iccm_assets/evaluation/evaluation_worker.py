@@ -84,6 +84,7 @@ def evaluate(
         {item.name: item.slice for item in canary_set.items},
         verdict,
         ancestors=tuple(scores for scores in cached if scores.scores),
+        holdout_evidence=holdout_set.evidence,
     )
     context = {
         "training_run_id": training_run_id,

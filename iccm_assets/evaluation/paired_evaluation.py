@@ -7,7 +7,7 @@ passed in as functions: this module loads no weights.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,11 @@ class EvaluationSet:
     digest: str
     items: tuple[EvaluationItem, ...]
 
+    @property
+    def evidence(self) -> dict[str, int]:
+        """Number of items by the kind of their suites; ``pytest`` is the weaker evidence."""
+        return dict(sorted(Counter(item.suite.kind for item in self.items).items()))
+
 
 @dataclass(frozen=True)
 class VersionScores:
@@ -88,7 +93,10 @@ class EvaluatedVersion:
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """The result of an evaluation; pairs are candidate first. ``slices`` maps canary items to slices."""
+    """The result of an evaluation; pairs are candidate first.
+
+    ``slices`` maps canary items to slices; ``holdout_evidence`` counts the holdout's items by kind of suite.
+    """
 
     candidate: ModelVersion
     production: ModelVersion
@@ -98,6 +106,7 @@ class EvaluationOutcome:
     slices: dict[str, str]
     verdict: Verdict
     ancestors: tuple[VersionScores, ...] = ()
+    holdout_evidence: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_canary_items(settings: Settings) -> EvaluationSet:

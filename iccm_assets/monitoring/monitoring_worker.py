@@ -78,6 +78,7 @@ def measurement_metadata(
             "baseline": drop.baseline_mean,
             "standard_error": drop.standard_error,
             "implementation_variance": measurement.variance,
+            **{f"evidence: {kind}": count for kind, count in measurement.suite_kinds.items()},
             "quality_drop": (
                 None
                 if drop.mean is None or drop.baseline_mean is None

@@ -46,7 +46,10 @@ class ItemRating:
 
 @dataclass(frozen=True)
 class SetMeasurement:
-    """Production on one set: its ratings, the drop, and the baseline (``is_new_baseline``: to be stored)."""
+    """Production on one set: its ratings, the drop, and the baseline (``is_new_baseline``: to be stored).
+
+    ``suite_kinds`` counts the items by the kind of their suites; ``pytest`` is the weaker evidence.
+    """
 
     set: str
     set_digest: str
@@ -55,6 +58,7 @@ class SetMeasurement:
     baseline: Baseline | None
     is_new_baseline: bool
     unscored_reasons: dict[str, int] = field(default_factory=dict)
+    suite_kinds: dict[str, int] = field(default_factory=dict)
 
     @property
     def variance(self) -> float | None:
@@ -128,6 +132,7 @@ def measure_quality(
         baseline,
         baseline is not stored,
         reasons,
+        evaluation_set.evidence,
     )
 
 
@@ -189,6 +194,7 @@ def _evidence(measurement: SetMeasurement, path: str) -> dict[str, Any]:
     evidence: dict[str, Any] = {
         "path": path,
         "items": len(measurement.ratings),
+        "suites": measurement.suite_kinds,
         "without_score": measurement.unscored_reasons,
         "remark": measurement.drop.remark,
         "confidence": measurement.drop.confidence,

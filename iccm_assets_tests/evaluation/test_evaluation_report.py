@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isnan
 
@@ -82,6 +83,9 @@ def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
         "production holdout: 19 of 19 recent sessions scored for both versions; "
         "fewer than 20 are not compared"
     )
+    weaker = replace(outcome(holdout=19), holdout_evidence={"cases": 12, "pytest": 7})
+    assert "(7 by pytest suites, the weaker evidence)" in evaluation_report.describe_holdout(weaker)
+    assert evaluation_report.build_metadata(weaker)["holdout_evidence: pytest"] == 7
     description = evaluation_report.describe_holdout(outcome(holdout=20))
     assert (
         "candidate 1.000, production 0.500, change +0.5000 (confidence 1.000 better, 0.000 worse)"
