@@ -148,8 +148,7 @@ def _place(line: TranscriptLine, entry: Mapping[str, Any]) -> None:
     line.timestamp = parse_time(entry.get("timestamp"))
     source = _id(fork.get("sessionId"))
     line.forked_from = source if source != line.session else None
-    # A copy may have ids of its own.
-    line.key = _id(fork.get("messageUuid")) or line.uuid or ""
+    line.key = line.uuid or ""
 
 
 def _add_attachment(line: TranscriptLine, attachment: object) -> None:

@@ -236,6 +236,20 @@ def test_a_longer_file_that_was_rewound_meanwhile_loses_the_dead_branch(load, en
     assert [message["content"] for message in stored(engine)[0].content] == [ask(SUB)]
 
 
+@pytest.mark.parametrize("older_first", [True, False])
+def test_a_branch_that_was_taken_up_again_is_live_again(load, engine, older_first):
+    older = parent()
+    start = older.last
+    first = older.prompt("first")
+    older.prompt("second", parent=start)
+    newer = TranscriptBuilder("parent")
+    newer.lines, newer._count = list(older.lines), older._count
+    newer.prompt("on with the first", parent=first)
+    load(*([older, newer] if older_first else [newer, older]))
+    contents = [message["content"] for message in stored(engine)[0].content]
+    assert contents[2:] == ["first", "on with the first"]
+
+
 def test_a_conversation_that_an_older_version_imported_is_replaced(load, engine):
     load(parent())
     change = """

@@ -117,6 +117,16 @@ def test_a_summary_without_a_parent_continues_the_conversation():
     assert (transcript.exchange().source, transcript.exchange().requirements) == (ADD, ADD_REQUIREMENTS)
 
 
+def test_a_summary_with_words_after_it_continues_the_conversation():
+    transcript = TranscriptBuilder()
+    transcript.prompt(ask(ADD))
+    transcript.answer("Let me think.")
+    end = "Please continue the conversation from where we left it off."
+    transcript.prompt(f"{SUMMARY}\n{end}\nNow write them.", parent=None)
+    transcript.answer(ADD_REQUIREMENTS)
+    assert (transcript.exchange().source, transcript.exchange().requirements) == (ADD, ADD_REQUIREMENTS)
+
+
 def test_a_compaction_after_a_rewind_continues_the_live_branch():
     transcript = hello()
     start = transcript.last

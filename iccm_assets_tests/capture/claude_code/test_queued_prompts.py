@@ -96,6 +96,19 @@ def test_a_prompt_that_was_removed_or_never_sent_is_not_read(operations):
     assert prompts(transcript) == 0
 
 
+def test_a_prompt_that_was_taken_back_and_queued_again_can_be_removed_again():
+    transcript, tool = working()
+    for operation, content in (
+        ("enqueue", PROMPT),
+        ("popAll", None),
+        ("enqueue", PROMPT),
+        ("remove", PROMPT),
+    ):
+        transcript.queue(operation, content)
+    transcript.result(tool, "add.py")
+    assert prompts(transcript) == 0
+
+
 def test_the_other_prompts_stay_in_the_queue_when_one_is_taken_out():
     transcript, tool = working()
     transcript.queue("enqueue", "first")

@@ -317,7 +317,7 @@ def kept(turns: list[Turn], max_chars: int) -> list[str]:
     return [
         block["text"]
         for turn in limit_files(turns, max_chars)
-        for block in turn.content
+        for block in (turn.content if isinstance(turn.content, list) else [])
         if block["type"] == "file"
     ]
 
@@ -327,21 +327,23 @@ def test_the_newest_files_are_kept_up_to_the_limit():
     assert kept(turns, 25) == ["3" * 10, "4" * 10]
 
 
-def test_a_version_that_is_replaced_before_the_next_prompt_is_dropped():
+@pytest.mark.parametrize("prompt", ["more", [{"type": "text", "text": "more"}]])
+def test_a_version_that_is_replaced_before_the_next_prompt_is_dropped(prompt):
     turns = [
         turn("assistant", ("written", "r.md", "v1")),
-        turn("user", "more"),
+        Turn("m", None, "user", prompt),
         turn("assistant", ("written", "r.md", "v2"), ("written", "s.md", "s")),
         turn("assistant", ("written", "r.md", "v3")),
     ]
     assert kept(turns, 100) == ["v1", "s", "v3"]
 
 
-def test_many_edits_of_a_large_file_take_bounded_time():
+def test_many_edits_of_a_large_file_take_bounded_time_and_memory():
     transcript = asking()
     transcript.use("Write", {"file_path": "r.md", "content": "x" * 200_000})
     for _ in range(3000):
         transcript.use("Edit", {"file_path": "r.md", "old_string": "x", "new_string": "y"})
     start = time.process_time()
-    transcript.read()
+    files = transcript.files()
     assert time.process_time() - start < 3
+    assert sum(len(text) for _, _, _, text in files) < 20 * 2**20
