@@ -132,6 +132,20 @@ def test_importing_again_in_any_order_changes_nothing(load, engine, copy):
     assert stored(engine) == before
 
 
+def test_a_fork_with_a_secret_in_its_context_is_redacted_and_does_not_change(load, engine):
+    first = TranscriptBuilder("parent")
+    first.prompt(ask(f'PASSWORD = "tr0ub4dor&3x"\n{ADD}'))
+    first.answer(ADD_REQUIREMENTS)
+    second = first.fork("child")
+    second.prompt("Say it in fewer words.")
+    second.answer(SHORTER)
+    load(first, second)
+    before = stored(engine)
+    assert "tr0ub4dor" not in str(before) and "<PASSWORD>" in before[0].metadata["source_code"]
+    assert {result.state for result in load(second, first).values()} == {"unchanged"}
+    assert stored(engine) == before
+
+
 def test_a_marked_fork_gives_the_same_rows_in_every_order(load, engine):
     first = parent()
     second = first.fork("child")
