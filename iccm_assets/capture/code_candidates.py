@@ -19,15 +19,17 @@ from iccm_assets.capture.code_recognition import (
     is_code_line,
 )
 from iccm_assets.capture.fences import CodeBlock, split_fences
-from iccm_assets.capture.messages import ChatMessage, FilePart
+from iccm_assets.capture.messages import ChatMessage, FilePart, remove_line_numbers
 
 # From the clearest place for code to the least clear.
 MARKED, UNFENCED, READ, INLINE = range(4)
 _TAG = re.compile(
-    r"<(code|pre|source|source_code|source-code|snippet|python|file|document|document_content|typescript"
-    r"|javascript|selection|ide_selection)\b[^<>\n]{0,300}>",
+    r"<(?P<end>/?)(?P<name>code|pre|source|source_code|source-code|snippet|python|file|document"
+    r"|document_content|typescript|javascript|selection|ide_selection)\b[^<>\n]{0,300}>",
     re.IGNORECASE,
 )
+_QUOTED = re.compile(r"^> ?", re.MULTILINE)
+_QUOTED_FENCE = re.compile(r"^> ?(?:```|~~~)", re.MULTILINE)
 _LINE_BREAK = re.compile(r"<br\s{0,3}/?>", re.IGNORECASE)
 _SPAN = re.compile(r"(?<!`)(`{1,3})([^`\n]{8,2000})\1(?!`)")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
@@ -67,7 +69,8 @@ def find_identifiers(text: str) -> frozenset[str]:
 
 def find_candidates(message: ChatMessage) -> list[CodeCandidate]:
     """Return the code and the tests in a message, in order; nothing else."""
-    pieces = [*_text_candidates(message.text), *map(_file_candidate, message.files)]
+    text = _QUOTED.sub("", message.text) if _QUOTED_FENCE.search(message.text) else message.text
+    pieces = [*_text_candidates(text), *map(_file_candidate, message.files)]
     return [piece for piece in pieces if piece.kind in {"code", "tests"}]
 
 
@@ -81,6 +84,7 @@ def _file_candidate(file: FilePart) -> CodeCandidate:
 
 
 def _build(text: str, language: str, rank: int) -> CodeCandidate:
+    text = remove_line_numbers(text)
     return CodeCandidate(text, classify_block(text, language), rank, language)
 
 
@@ -115,29 +119,19 @@ def _is_all_code(text: str) -> bool:
 def _split_tags(text: str) -> Iterator[tuple[str, bool]]:
     """Split a text into what is inside of code tags (True) and outside (False); the innermost tag counts."""
     start = 0
-    missing = set[str]()
-    while opening := _TAG.search(text, start):
-        end = _find_end(text, opening, missing)
+    opening: re.Match[str] | None = None
+    for tag in _TAG.finditer(text):
+        if not tag["end"]:
+            opening = tag
+        elif opening is not None and tag["name"].lower() == opening["name"].lower():
+            yield text[start : opening.start()], False
+            yield text[opening.end() : tag.start()], True
+            start, opening = tag.end(), None
+    if opening is not None:
         yield text[start : opening.start()], False
-        content_end, start = (len(text), len(text)) if end is None else (end.start(), end.end())
-        content = text[opening.end() : content_end]
-        inner = _TAG.match(content.lstrip())
-        if inner and content.count("<") < len(content):
-            content = content.lstrip()[inner.end() :]
-            closing = re.search(rf"</{inner[1]}>\s*\Z", content[-200:], re.IGNORECASE)
-            content = content[: len(content) - len(content[-200:]) + closing.start()] if closing else content
-        yield content, True
-    yield text[start:], False
-
-
-def _find_end(text: str, opening: re.Match[str], missing: set[str]) -> re.Match[str] | None:
-    name = opening[1].lower()
-    end = None
-    if name not in missing:
-        end = re.compile(rf"</{name}\s{{0,3}}>", re.IGNORECASE).search(text, opening.end())
-    if end is None:
-        missing.add(name)
-    return end
+        yield text[opening.end() :], True
+    else:
+        yield text[start:], False
 
 
 def _decode(text: str) -> str:

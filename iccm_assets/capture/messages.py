@@ -25,7 +25,7 @@ _PATH_KEYS = ("file_path", "path", "filename", "file_name", "target_file", "note
 _CONTENT_KEYS = ("content", "contents", "text", "file_text", "code_edit", "plan")
 _MAX_ARGUMENTS = 1 << 20  # characters
 # Tools number the lines of a file that they show: "   12→text", "12\ttext".
-_LINE_NUMBER = re.compile(r"[ \t]{0,12}\d{1,7}(?:→|\t|: ?|\| ?)")
+_LINE_NUMBER = re.compile(r"[ \t]{0,12}(\d{1,7})(?:→|\t|:[ ]?|[ ]?\|[ ]?|[ ]{1,2}|$)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessa
         return None
     if role == "tool":
         path = paths.get(str(entry.get("tool_call_id")), "")
-        files += [FilePart(path, _clean_result(text), "read") for text in texts]
+        files += [FilePart(path, remove_line_numbers(remove_injected_text(text)), "read") for text in texts]
         return ChatMessage(role, "", tuple(files))
     if role == "user":
         texts = [] if is_injected_message(entry) else [remove_injected_text(text) for text in texts]
@@ -105,7 +105,7 @@ def _part_files(part: Mapping[str, Any], role: str, paths: dict[str, str]) -> It
         result = part.get("content")
         results = [result] if isinstance(result, str) else _as_list(result)
         yield from (
-            FilePart(path, _clean_result(text), "read")
+            FilePart(path, remove_line_numbers(remove_injected_text(text)), "read")
             for item in results
             if (text := _part_text(item)) is not None
         )
@@ -136,16 +136,20 @@ def _written_files(arguments: object, call_id: str, paths: dict[str, str]) -> It
         yield FilePart(path, text, "written")
 
 
-def _clean_result(text: str) -> str:
-    """Remove what a tool adds to a file that it shows: line numbers and reminders."""
-    text = remove_injected_text(text)
+def remove_line_numbers(text: str) -> str:
+    """Remove the numbers before all lines, where they count up by one."""
+    if not text.lstrip(" \t\n")[:1].isdigit():
+        return text
     lines = text.split("\n")
     numbers = [_LINE_NUMBER.match(line) for line in lines]
-    if any(numbers) and all(number or not line.strip() for number, line in zip(numbers, lines, strict=True)):
-        lines = [
-            line[number.end() :] if number else line for number, line in zip(numbers, lines, strict=True)
-        ]
-    return "\n".join(lines)
+    if not all(number or not line.strip() for number, line in zip(numbers, lines, strict=True)):
+        return text
+    counted = [int(number[1]) for number in numbers if number]
+    if counted != list(range(counted[0], counted[0] + len(counted))):
+        return text
+    return "\n".join(
+        line[number.end() :] if number else line for number, line in zip(numbers, lines, strict=True)
+    )
 
 
 def _as_text(value: object) -> str:

@@ -1,0 +1,66 @@
+"""Extraction takes time in proportion to the length of a text, whatever is in it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+import pytest
+
+from iccm_assets.capture.extraction import extract_exchange, find_source
+from iccm_assets.capture.requirement_changes import merge_changes
+from iccm_assets_tests.factories.hostile_texts import HOSTILE_TEXTS
+from iccm_assets_tests.factories.sources import FENCED_ADD
+
+SIZE = 16_384  # characters; four times as many must not take more than five times as long
+ITEMS = "1. a shall b.\n2. c shall d.\n3. e shall f."
+ANSWER = {"role": "assistant", "content": "`add` shall return a sum."}
+FILE = {"type": "file", "path": "a.py", "action": "read"}
+PARSERS: dict[str, Callable[[str], object]] = {
+    "source": lambda text: extract_exchange([{"role": "user", "content": text}, ANSWER], {}),
+    "requirements": lambda text: extract_exchange(
+        [{"role": "user", "content": FENCED_ADD}, {"role": "assistant", "content": text}], {}
+    ),
+    "file": lambda text: extract_exchange([{"role": "tool", "content": [{**FILE, "text": text}]}], {}),
+    "change": lambda text: merge_changes(ITEMS, text, "requirement 2"),
+    "changed text": lambda text: merge_changes(text, "2. c shall d.\n9. x shall e.", text),
+    "source by digest": lambda text: find_source([{"role": "user", "content": text}], {}, "0" * 64),
+}  # fmt: skip
+
+
+def measure(parse: Callable[[str], object], text: str) -> float:
+    gc.disable()  # its rare full collections hit the longer text only
+    start = time.process_time()
+    parse(text)
+    seconds = time.process_time() - start
+    gc.enable()
+    return seconds
+
+
+def is_linear(parse: Callable[[str], object], build: Callable[[int], str]) -> bool:
+    """Compare the best of a few measurements; below 0.02 s they say nothing."""
+    small, large = build(SIZE), build(4 * SIZE)
+    shortest = longest = float("inf")
+    for _ in range(15):
+        shortest, longest = min(shortest, measure(parse, small)), min(longest, measure(parse, large))
+        if longest <= 5 * max(shortest, 0.02):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_four_times_the_size_takes_at_most_five_times_as_long(parser: str) -> None:
+    assert [name for name, build in HOSTILE_TEXTS.items() if not is_linear(PARSERS[parser], build)] == []
+
+
+def test_the_growth_test_finds_quadratic_time() -> None:
+    assert not is_linear(lambda text: [text.count("#", i) for i in range(len(text))], lambda size: "x" * size)
+
+
+@pytest.mark.parametrize(
+    "name", ["'`'", "'```\\n'", "'<code>'", "'<system-reminder>\\n'", "many items", "deep list"]
+)
+def test_a_mebibyte_is_read_in_seconds(name: str) -> None:
+    text = HOSTILE_TEXTS[name](1 << 20)
+    assert max(measure(PARSERS[parser], text) for parser in ("source", "requirements", "change")) < 10
