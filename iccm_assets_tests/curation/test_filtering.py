@@ -288,30 +288,35 @@ def test_filtering_a_day_concurrently_keeps_every_row_once(engine, canary_settin
     assert failures == [] and len(kept_ids(engine)) == 5
 
 
-def test_the_days_cursor_reads_an_index_range_and_not_the_table(engine, canary_settings):
+MANY = """
+    insert into iccm.conversations (session_id, "timestamp", origin)
+    select 'x' || n, '2026-01-01'::timestamptz + n * interval '20 seconds', 'simulated'
+    from generate_series(1, 200000) n;
+    insert into iccm.requirements (session_id, kind, text)
+    select 'x' || n, 'accepted', 'f shall return.' from generate_series(1, 200000) n;
+    insert into iccm.feedback (session_id, rating)
+    select 'x' || n, case when n % 5 = 0 then -1 else 1 end from generate_series(1, 200000, 3) n;
+    analyze iccm.conversations, iccm.requirements, iccm.feedback
+"""
+
+
+def test_the_days_cursor_reads_an_index_range_and_not_the_tables(engine, canary_settings):
     """What runs is explained: a cursor, in the transaction and with the settings of the filter."""
     from iccm_assets.curation import filtering
 
     filtered_day = date(2026, 2, 1)
     with engine.begin() as conn:
-        conn.execute(
-            sa.text(
-                """
-                insert into iccm.conversations (session_id, "timestamp", origin)
-                select 'x' || n, '2026-01-01'::timestamptz + n * interval '10 seconds', 'simulated'
-                from generate_series(1, 400000) n
-                """
-            )
-        )
-        conn.execute(sa.text("analyze iccm.conversations"))
+        for statement in MANY.split(";"):
+            conn.execute(sa.text(statement.replace("::", r"\:\:")))
         next(filtering._load_conversations(conn, filtered_day))
         plan = conn.execute(
             sa.text(f"explain declare explained cursor for {filtering._CONVERSATIONS.text}"),
             filtering._range(filtered_day, filtered_day),
         ).scalars()
         text = "\n".join(plan)
-    assert "Seq Scan on conversations" not in text and "conversations_timestamp_idx" in text, text
-    assert "conversations_pkey" not in text, text
+    for table in ("conversations", "requirements", "feedback"):
+        assert f"Seq Scan on {table}" not in text, text
+    assert "conversations_timestamp_idx" in text and "conversations_pkey" not in text, text
 
 
 def test_only_days_whose_inputs_changed_are_returned(engine, canary_settings):
