@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from iccm_assets.cli.console import AsJson, err, make_table, out, progress_bar
@@ -16,6 +15,7 @@ from iccm_assets.cli.context import open_platform
 from iccm_assets.curation import file_dedup
 from iccm_assets.curation.file_dedup import DedupRow, Id
 from iccm_assets.curation.greedy_dedup import DedupResult
+from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.errors import InputError
 
 MAX_SHOWN_ROWS = 20
@@ -35,7 +35,10 @@ def dedup(
     score last (so, without scores, in file order); a row is kept unless a row of EXISTING or a row kept
     before it is at least THRESHOLD similar. Similarity is the float64 dot product of the L2-normalized
     vectors, rounded to 6 decimals; duplicate_of is the most similar of those rows (EXISTING in file order,
-    then kept rows in the order they were kept; the first of equals).
+    then kept rows in the order they were kept; the first of equals). A text that is longer than the embedder
+    reads is compared by overlapping windows: it duplicates another text only if every window of each has a
+    match of at least THRESHOLD in the other. `differing` lists the removed texts whose numbers, negations or
+    opposite words (less, greater) differ from those of the row they duplicate.
 
     Texts are embedded with ICCM_EMBEDDER and their vectors are stored in the platform's database: a known
     text is never embedded again. Files of embeddings need neither database nor model.
@@ -47,15 +50,17 @@ def dedup(
     with progress_bar("comparing", len(rows), transient=True, disable=not err.is_terminal) as update:
         embed = _Embed(update, len(rows))
         result = file_dedup.dedup_files(rows, pool, threshold, embed, lambda count: update(advance=count))
+    differing = file_dedup.find_differing_rows(result, rows, pool)
     if as_json:
         # The keys are promised to other programs; decisions in the order they were made.
         removed = [
             {"id": row.id, "duplicate_of": row.duplicate_of, "similarity": row.similarity}
             for row in result.removed
         ]
-        typer.echo(json.dumps({"kept": result.kept, "removed": removed, "embedded": embed.n_embedded}))
+        answer = {"kept": result.kept, "removed": removed, "embedded": embed.n_embedded}
+        typer.echo(json.dumps(answer | {"differing": [asdict(row) for row in differing]}))
     else:
-        _print(result, len(pool), {row.id: row for row in [*pool, *rows]}, embed.n_embedded)
+        _print(result, len(pool), {row.id: row for row in rows}, embed.n_embedded, len(differing))
 
 
 class _Embed:
@@ -65,7 +70,7 @@ class _Embed:
         self.n_embedded = 0
         self._update, self._n_rows = update, n_rows
 
-    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def __call__(self, texts: Sequence[str]) -> TextVectors:
         from iccm_assets.curation.embeddings import embed_texts
         from iccm_assets.models.embedding import Embedder
 
@@ -81,7 +86,9 @@ class _Embed:
         return embedded.vectors
 
 
-def _print(result: DedupResult[Id], pool: int, rows: dict[Id, DedupRow], embedded: int) -> None:
+def _print(
+    result: DedupResult[Id], pool: int, rows: dict[Id, DedupRow], embedded: int, differing: int
+) -> None:
     total = len(result.kept) + len(result.removed)
     out.print(
         f"[bold]{len(result.kept)}[/] of {total} rows kept, {len(result.removed)} removed as duplicates "
@@ -89,6 +96,8 @@ def _print(result: DedupResult[Id], pool: int, rows: dict[Id, DedupRow], embedde
     )
     if not result.removed:
         return
+    if differing:
+        out.print(f"{differing} of the removed rows have other numbers, negations or opposite words.")
     shown = [
         {
             "removed": str(row.id),

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, text
 from iccm_assets.capture.checks import load_daily_volumes
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.curation.decontamination import TextPair, load_canary_index
-from iccm_assets.curation.embeddings import content_sha256, load_vectors, parse_vector
+from iccm_assets.curation.embeddings import content_sha256, load_vectors, parse_windows
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import find_changed_days
-from iccm_assets.curation.similarity import Float64, find_nearest, normalize_rows, similarity
+from iccm_assets.curation.text_vectors import TextVectors, find_nearest, text_similarities
 from iccm_assets.db.clock import now
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.settings import Settings
@@ -74,21 +74,30 @@ def check_contamination(rows_checked: int, problems: Mapping[str, Sequence[int]]
 
 
 def find_similar_pairs(
-    ids: Sequence[int], vectors: Float64, exempt: Sequence[bool], threshold: float
+    ids: Sequence[int], vectors: TextVectors, exempt: Sequence[bool], threshold: float
 ) -> list[SimilarPair]:
     """Return all pairs with an exact similarity of at least ``threshold``, except pairs of two exempt rows.
 
-    ``vectors`` are unit rows, shape (n, d); a float32 product proposes pairs, float64 decides.
+    ``vectors`` are unit vectors; a float32 product of the first windows with all windows proposes pairs,
+    float64 decides.
     """
     pairs: list[SimilarPair] = []
-    small = vectors.astype(np.float32)
+    small = vectors.matrix.astype(np.float32)
+    firsts = small[vectors.starts[:-1]]
     for start in range(0, len(ids), _BLOCK_ROWS):
-        close = small[start : start + _BLOCK_ROWS] @ small[start:].T >= threshold - 1e-3
-        for row, column in np.argwhere(close) + start:
-            if row < column and not (exempt[row] and exempt[column]):
-                exact = similarity(vectors[row], vectors[column])
-                if exact >= threshold:
-                    pairs.append((ids[row], ids[column], exact))
+        close = firsts[start : start + _BLOCK_ROWS] @ small[vectors.starts[start] :].T >= threshold - 1e-3
+        for row, hits in enumerate(close, start):
+            others = vectors.find_texts(np.flatnonzero(hits) + vectors.starts[start])
+            others = np.array(
+                [other for other in others if other > row and not (exempt[row] and exempt[other])],
+                dtype=np.intp,
+            )
+            exact = text_similarities(vectors.windows(row), vectors.take(others))
+            pairs += [
+                (ids[row], ids[other], float(value))
+                for other, value in zip(others, exact, strict=True)
+                if value >= threshold
+            ]
     return pairs
 
 
@@ -139,11 +148,11 @@ def check_row_counts(
 
 @dataclass(frozen=True)
 class PoolVectors:
-    """Stored vectors of the pool as unit rows, shape (n, 384); ``pool_size`` counts the whole pool."""
+    """Stored vectors of the pool, normalized; ``pool_size`` counts the whole pool."""
 
     ids: list[int]
     pinned: list[bool]
-    vectors: Float64
+    vectors: TextVectors
     pool_size: int
 
 
@@ -174,9 +183,10 @@ def load_contamination(conn: Connection, table: str, settings: Settings) -> tupl
 
 
 def find_similar_to_canary_set(conn: Connection, settings: Settings, embedder: str) -> list[int]:
-    """Return the pool rows whose stored vector is too similar to one of the canary set (F4).
+    """Return the pool rows whose stored vectors are too similar to a text of the canary set (F4).
 
     ``embedder`` is the digest of the current embedder; canary texts that it has not embedded are ignored.
+    A canary text that is reworded within a longer text is found by the filter only.
     """
     hashes = [
         content_sha256(requirements) for requirements in load_canary_index(settings.canary_set).requirements
@@ -185,8 +195,8 @@ def find_similar_to_canary_set(conn: Connection, settings: Settings, embedder: s
     pool = load_pool_vectors(conn)
     if not canary or not pool.ids:
         return []
-    canary_rows = normalize_rows(np.stack(list(canary.values())))
-    matches = find_nearest(pool.vectors, canary_rows, settings.curation.duplicate_similarity)
+    canary_texts = TextVectors.stack(list(canary.values()), EMBEDDING_DIMENSIONS).normalized()
+    matches = find_nearest(pool.vectors, canary_texts, settings.curation.duplicate_similarity)
     return [id_ for id_, match in zip(pool.ids, matches, strict=True) if match is not None]
 
 
@@ -196,14 +206,15 @@ def load_pool_vectors(conn: Connection) -> PoolVectors:
     rows = conn.execute(
         text(
             """
-            select conversation_id, pinned, vector_send(embedding) from iccm.phase4_training_data
+            select conversation_id, pinned, vector_send(embedding), further_windows
+            from iccm.phase4_training_data
             order by day desc, conversation_id desc limit :max_rows
             """
         ),
         {"max_rows": MAX_VECTORS},
     ).all()
-    vectors = np.array([parse_vector(row[2]) for row in rows]).reshape(-1, EMBEDDING_DIMENSIONS)
-    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], normalize_rows(vectors), size)
+    vectors = TextVectors.stack([parse_windows(row[2], row[3]) for row in rows], EMBEDDING_DIMENSIONS)
+    return PoolVectors([row[0] for row in rows], [row[1] for row in rows], vectors.normalized(), size)
 
 
 def load_pool_counts(conn: Connection) -> dict[str, Any]:

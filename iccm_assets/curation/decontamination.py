@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from sqlalchemy import Engine
 
 from iccm_assets.curation.canary_set import CanarySet, load_canary_set
 from iccm_assets.curation.code_fingerprints import ast_hash, normalized_text_hash
+from iccm_assets.curation.contained_items import contains_all_windows, find_contained_items
 from iccm_assets.curation.embeddings import TextEmbedder, embed_texts
-from iccm_assets.curation.similarity import find_nearest, normalize_rows
+from iccm_assets.curation.similarity import Nearest
+from iccm_assets.curation.text_vectors import TextVectors, find_nearest
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,39 @@ def find_contamination(
     embedder: TextEmbedder,
     threshold: float,
 ) -> list[Contamination | None]:
-    """Return for each pair its overlap with the canary set, or None. Embeds texts that have no vector."""
+    """Return for each pair its overlap with the canary set, or None. Embeds texts that have no vector.
+
+    An item counts that the requirements repeat as a whole or, if they are longer than the embedder reads,
+    in any part of them.
+    """
     results = [index.find(pair) for pair in pairs]
     remaining = [position for position, result in enumerate(results) if result is None]
     if not remaining:
         return results
-    canary = normalize_rows(embed_texts(engine, index.requirements, embedder).vectors)
+    canary = embed_texts(engine, index.requirements, embedder).vectors.normalized()
     requirements = [pairs[position].requirements for position in remaining]
-    rows = normalize_rows(embed_texts(engine, requirements, embedder).vectors)
-    for position, match in zip(remaining, find_nearest(rows, canary, threshold), strict=True):
+    texts = embed_texts(engine, requirements, embedder).vectors.normalized()
+    matches = find_nearest(texts, canary, threshold)
+    long = [text for text, match in enumerate(matches) if match is None and texts.counts[text] > 1]
+    parts = find_contained_items(
+        engine, [requirements[text] for text in long], index.requirements, embedder, threshold
+    )
+    within = {
+        text: part or _find_long_item(texts, text, canary, threshold)
+        for text, part in zip(long, parts, strict=True)
+    }
+    for text, position in enumerate(remaining):
+        overlap = "requirements as similar" if matches[text] else "a part of the requirements as similar"
+        match = matches[text] or within.get(text)
         if match is not None:
-            results[position] = Contamination(
-                index.items[match.index], "requirements as similar", match.similarity
-            )
+            results[position] = Contamination(index.items[match.index], overlap, match.similarity)
     return results
+
+
+def _find_long_item(texts: TextVectors, text: int, canary: TextVectors, threshold: float) -> Nearest | None:
+    """Return the first item of several windows all of which have a match in the text."""
+    for item in np.flatnonzero(canary.counts > 1).tolist():
+        similarity = contains_all_windows(texts.windows(text), canary.windows(item), threshold)
+        if similarity is not None:
+            return Nearest(item, similarity)
+    return None

@@ -1,6 +1,7 @@
-"""Embeddings of texts: each text is embedded once, and its vector stored by content hash and embedder (P2).
+"""Embeddings of texts: each text is embedded once, and stored by content hash and embedder (P2).
 
-Decisions use the stored vectors, so two machines whose computations differ in the last bit decide alike.
+A text that is longer than the embedder reads has several vectors, of overlapping windows. Decisions use the
+stored vectors, so two machines whose computations differ in the last bit decide alike.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
+from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS, embeddings
+from iccm_assets.models.text_division import DividedText
 
 Vectors = npt.NDArray[np.float32]
 
@@ -31,12 +34,14 @@ class TextEmbedder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Vectors: ...
 
+    def divide(self, text: str, *, only_long: bool = True) -> DividedText: ...
+
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """Vectors in the order of the texts, shape (n, 384), and the number of newly embedded texts."""
+    """Vectors in the order of the texts, and the number of newly embedded texts."""
 
-    vectors: Vectors
+    vectors: TextVectors
     new_count: int
 
 
@@ -61,8 +66,8 @@ def embed_texts(
     n_embedded = embed_missing(engine, by_hash, embedder, progress)
     with engine.connect() as conn:
         vectors = load_vectors(conn, by_hash, embedder.digest)
-    rows = np.array([vectors[key] for key in hashes], dtype=np.float32)
-    return EmbeddingResult(rows.reshape(-1, EMBEDDING_DIMENSIONS), n_embedded)
+    stacked = TextVectors.stack([vectors[key] for key in hashes], EMBEDDING_DIMENSIONS)
+    return EmbeddingResult(stacked, n_embedded)
 
 
 def embed_missing(
@@ -78,29 +83,49 @@ def embed_missing(
     missing = sorted(by_hash.keys() - {row[0] for row in known})
     for start in range(0, len(missing), _CHUNK):
         hashes = missing[start : start + _CHUNK]
-        vectors = embedder.encode([by_hash[key] for key in hashes])
+        windows = [embedder.divide(by_hash[key]).windows() for key in hashes]
+        vectors = embedder.encode([window for text_windows in windows for window in text_windows])
+        ends = np.cumsum([len(text_windows) for text_windows in windows])
         rows = [
-            {"content_sha256": key, "embedder": embedder.digest, "embedding": vector}
-            for key, vector in zip(hashes, vectors, strict=True)
+            {
+                "content_sha256": key,
+                "embedder": embedder.digest,
+                "embedding": own[0],
+                "further_windows": np.ascontiguousarray(own[1:], dtype="<f4").tobytes(),
+            }
+            for key, own in zip(hashes, np.split(vectors, ends[:-1]), strict=True)
         ]
+        statement = insert(embeddings)
+        replaced = {name: statement.excluded[name] for name in ("embedding", "further_windows")}
         with engine.begin() as conn:
-            conn.execute(insert(embeddings).on_conflict_do_nothing(), rows)
+            conn.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["content_sha256", "embedder"],
+                    set_=replaced,
+                    where=embeddings.c.further_windows.is_(None),
+                ),
+                rows,
+            )
         if progress is not None:
             progress(len(hashes))
     return len(missing)
 
 
 def load_vectors(conn: Connection, hashes: Iterable[str], digest: str) -> dict[str, Vectors]:
-    """Load the stored vectors of texts by hash; a hash without a vector is omitted."""
-    return {row[0]: parse_vector(row[1]) for row in _select(conn, _VECTORS, hashes, digest)}
+    """Load the stored windows of texts, shape (w, 384), by hash; a hash without vectors is omitted."""
+    return {row[0]: parse_windows(row[1], row[2]) for row in _select(conn, _VECTORS, hashes, digest)}
 
 
+# A text that an earlier release cut at the embedder's limit has no windows yet, and is embedded again.
 _KNOWN = text(
-    "select content_sha256 from iccm.embeddings where embedder = :embedder and content_sha256 = any(:hashes)"
+    """
+    select content_sha256 from iccm.embeddings
+    where embedder = :embedder and content_sha256 = any(:hashes) and further_windows is not null
+    """
 )
 _VECTORS = text(
     """
-    select content_sha256, vector_send(embedding) from iccm.embeddings
+    select content_sha256, vector_send(embedding), further_windows from iccm.embeddings
     where embedder = :embedder and content_sha256 = any(:hashes)
     """
 )
@@ -116,6 +141,11 @@ def _select(conn: Connection, query: TextClause, hashes: Iterable[str], digest: 
     ]
 
 
-def parse_vector(data: bytes) -> Vectors:
-    """Parse pgvector's binary format: two 16-bit numbers, then big-endian float32."""
-    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
+def parse_windows(first: bytes, further: bytes | None) -> Vectors:
+    """Parse the stored windows of a text, shape (w, 384).
+
+    ``first`` has pgvector's binary format: two 16-bit numbers, then big-endian float32; ``further`` has the
+    other windows in little-endian float32.
+    """
+    windows = [np.frombuffer(first, dtype=">f4", offset=4), np.frombuffer(further or b"", dtype="<f4")]
+    return np.concatenate(windows).astype(np.float32).reshape(-1, EMBEDDING_DIMENSIONS)

@@ -13,21 +13,36 @@ import numpy.typing as npt
 
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, greedy_dedup
 from iccm_assets.curation.json_lines import read_json_lines
+from iccm_assets.curation.opposites import find_text_differences
+from iccm_assets.curation.similarity import Matrix
+from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.errors import InputError
 
 Id = str | int
-Embed = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
+Embed = Callable[[Sequence[str]], TextVectors]
 
 
 @dataclass(frozen=True)
 class DedupRow:
-    """A line: an id with a text or an embedding (if both are present, the embedding counts)."""
+    """A line: an id with a text or an embedding (if both are present, the embedding counts).
+
+    A text that is longer than the embedder reads has several windows; an embedding is one window.
+    """
 
     id: Id
     text: str | None
     embedding: npt.NDArray[np.float64] | None
     quality_score: float | None
     location: str
+
+
+@dataclass(frozen=True)
+class DifferingRow:
+    """A removed row whose text differs in kind from the text of the row it duplicates."""
+
+    id: Id
+    duplicate_of: Id
+    differences: tuple[str, ...]
 
 
 def read_jsonl(path: Path) -> list[DedupRow]:
@@ -62,28 +77,54 @@ def dedup_files(
     texts, and not at all when every row has an embedding.
     """
     ordered = sort_for_dedup(new)
-    vectors = _vectors([*existing, *ordered], embed)
+    windows = _load_windows([*existing, *ordered], embed)
     return greedy_dedup(
-        EmbeddedRows([row.id for row in ordered], vectors[len(existing) :]),
-        EmbeddedRows([row.id for row in existing], vectors[: len(existing)]),
+        _embedded_rows(ordered, windows[len(existing) :]),
+        _embedded_rows(existing, windows[: len(existing)]),
         threshold,
         progress,
     )
 
 
-def _vectors(rows: Sequence[DedupRow], embed: Embed) -> npt.NDArray[np.float64]:
-    """Return one float64 row per file row, shape (n, d)."""
+def find_differing_rows(
+    result: DedupResult[Id], new: Sequence[DedupRow], existing: Sequence[DedupRow]
+) -> list[DifferingRow]:
+    """Return the removed rows whose numbers, negations or opposite words differ; rows without text do not."""
+    texts = {row.id: row.text for row in new}
+    originals = texts | {row.id: row.text for row in existing}
+    differing = []
+    for row in result.removed:
+        text, original = texts[row.id], originals[row.duplicate_of]
+        if text is None or original is None:
+            continue
+        if differences := find_text_differences(text, original):
+            differing.append(DifferingRow(row.id, row.duplicate_of, differences))
+    return differing
+
+
+def _embedded_rows(rows: Sequence[DedupRow], windows: Sequence[Matrix]) -> EmbeddedRows[Id]:
+    stacked = TextVectors.stack(windows, windows[0].shape[1] if windows else 1)
+    return EmbeddedRows([row.id for row in rows], stacked.matrix, stacked.counts)
+
+
+def _load_windows(rows: Sequence[DedupRow], embed: Embed) -> list[Matrix]:
+    """Return the windows of each file row in float64, shape (w, d)."""
     texts = [row.text for row in rows if row.embedding is None and row.text is not None]
-    embedded = iter(embed(texts) if texts else ())
-    vectors = [row.embedding if row.embedding is not None else next(embedded) for row in rows]
-    if not vectors:
-        return np.zeros((0, 1))
-    for row, vector in zip(rows, vectors, strict=True):
-        if len(vector) != len(vectors[0]):
+    embedded = embed(texts) if texts else None
+    windows: list[Matrix] = []
+    position = 0
+    for row in rows:
+        if row.embedding is not None:
+            windows.append(row.embedding[np.newaxis])
+        elif embedded is not None:
+            windows.append(embedded.windows(position).astype(np.float64))
+            position += 1
+        if windows[-1].shape[1] != windows[0].shape[1]:
             raise InputError(
-                f"{row.location}: {len(vector)} dimensions, but {rows[0].location} has {len(vectors[0])}"
+                f"{row.location}: {windows[-1].shape[1]} dimensions, but {rows[0].location} has "
+                f"{windows[0].shape[1]}"
             )
-    return np.stack(vectors).astype(np.float64)
+    return windows
 
 
 def _parse_row(row: dict[str, Any], location: str) -> DedupRow:

@@ -2,10 +2,10 @@
 
 Rows are processed in the given order. A row is kept unless a row kept before it is at least ``threshold``
 similar; else it is removed, with the most similar kept row (of equals, the earliest) and the similarity.
-Similarity is defined by ``curation.similarity``; nothing is approximate.
+Similarity is defined by ``curation.text_vectors``; nothing is approximate.
 
-Cost: one float32 product of each row with the rows kept before it. 10 000 rows of 384 dimensions take about a
-second on two cores and 150 MB.
+Cost: one float32 product of each row's first window with all windows kept before it. 10 000 rows of one
+window and 384 dimensions take about a second on two cores and 150 MB.
 """
 
 from __future__ import annotations
@@ -17,31 +17,38 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from iccm_assets.curation.similarity import (
-    Float32,
-    Float64,
-    Matrix,
-    float32_margin,
-    normalize_rows,
-    similarities,
-)
+from iccm_assets.curation.similarity import Float32, Float64, Matrix, find_nearest_row, float32_margin
+from iccm_assets.curation.text_vectors import Positions, TextVectors, text_similarities
 from iccm_assets.errors import InputError
 
 Id = TypeVar("Id", bound=Hashable)
 
 _BLOCK = 512
+_MAX_DIRECT_CANDIDATES = 8
 
 
 @dataclass(frozen=True)
 class EmbeddedRows(Generic[Id]):
-    """Ids and their vectors, shape (n, d), of any length but zero; ``greedy_dedup`` normalizes them."""
+    """Ids and their vectors, shape (n, d), of any length but zero; ``greedy_dedup`` normalizes them.
+
+    A row may have several vectors, one for each window: ``counts`` says how many.
+    """
 
     ids: Sequence[Id]
     vectors: Matrix
+    counts: Positions | None = None
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or len(self.ids) != len(self.vectors):
+        windows = len(self.vectors) if self.counts is None else self.counts.sum()
+        rows = len(self.vectors) if self.counts is None else len(self.counts)
+        if self.vectors.ndim != 2 or windows != len(self.vectors) or len(self.ids) != rows:
             raise InputError(f"{len(self.ids)} ids with vectors of shape {self.vectors.shape}")
+
+    def normalized(self) -> TextVectors:
+        """Return the unit vectors of all windows."""
+        if self.counts is None:
+            return TextVectors.of_single_windows(self.vectors).normalized()
+        return TextVectors(self.vectors, self.counts).normalized()
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,12 @@ def greedy_dedup(
         return result
     if existing is None or not len(existing.ids):
         existing = EmbeddedRows((), rows.vectors[:0])
-    kept = _KeptRows(existing, rows.vectors.shape, threshold)
-    units = normalize_rows(rows.vectors)
+    units = rows.normalized()
+    kept = _KeptRows(existing, units, threshold)
     for start in range(0, len(units), _BLOCK):
         ids = rows.ids[start : start + _BLOCK]
-        for id_, duplicate in zip(ids, kept.add_block(ids, units[start : start + _BLOCK]), strict=True):
+        block = units.take(np.arange(start, start + len(ids)))
+        for id_, duplicate in zip(ids, kept.add_block(ids, block), strict=True):
             if duplicate is None:
                 result.kept.append(id_)
             else:
@@ -94,56 +102,86 @@ def greedy_dedup(
 
 
 class _KeptRows(Generic[Id]):
-    """The kept rows as float64 and float32 unit vectors, in arrays with room for all rows."""
+    """The windows of the kept rows as float64 and float32 unit vectors, in arrays with room for all rows."""
 
-    def __init__(self, first: EmbeddedRows[Id], shape: tuple[int, ...], threshold: float) -> None:
-        count, dimensions = shape
-        if first.vectors.shape[1] != dimensions:
+    def __init__(self, first: EmbeddedRows[Id], rows: TextVectors, threshold: float) -> None:
+        if first.vectors.shape[1] != rows.matrix.shape[1]:
             raise InputError(
-                f"vectors of {first.vectors.shape[1]} and of {dimensions} dimensions cannot be compared"
+                f"vectors of {first.vectors.shape[1]} and of {rows.matrix.shape[1]} dimensions cannot be "
+                "compared"
             )
         self.ids: list[Id] = []
         self.threshold = threshold
-        self.exact: Float64 = np.empty((len(first.ids) + count, dimensions))
+        units = first.normalized()
+        self.exact: Float64 = np.empty((len(units.matrix) + len(rows.matrix), rows.matrix.shape[1]))
         self.quick: Float32 = np.empty(self.exact.shape, dtype=np.float32)
-        # Of equal vectors only the first can ever be the match, so the others are omitted.
+        self.counts: Positions = np.zeros(len(units) + len(rows), dtype=np.intp)
+        self.n_windows = 0
+        # Of equal rows only the first can ever be the match, so the others are omitted.
         distinct: set[bytes] = set()
-        for id_, unit in zip(first.ids, normalize_rows(first.vectors), strict=True):
-            if (key := unit.tobytes()) not in distinct:
+        for row, id_ in enumerate(first.ids):
+            windows = units.windows(row)
+            if (key := windows.tobytes()) not in distinct:
                 distinct.add(key)
-                self._append(id_, unit)
+                self._append(id_, windows)
 
-    def _append(self, id_: Id, unit: Float64) -> None:
-        self.exact[len(self.ids)] = self.quick[len(self.ids)] = unit
+    def _append(self, id_: Id, windows: Matrix) -> None:
+        end = self.n_windows + len(windows)
+        self.exact[self.n_windows : end] = self.quick[self.n_windows : end] = windows
+        self.counts[len(self.ids)] = len(windows)
+        self.n_windows = end
         self.ids.append(id_)
 
-    def add_block(self, ids: Sequence[Id], units: Float64) -> list[tuple[Id, float] | None]:
+    def add_block(self, ids: Sequence[Id], block: TextVectors) -> list[tuple[Id, float] | None]:
         """Decide a block of rows in order: None for a kept row, else the row it duplicates and how similar.
 
-        One float32 product compares the block with the rows kept before it, another compares it with itself:
-        of those candidates, only rows that were kept count.
+        One float32 product compares the first window of each row with all windows kept before, another with
+        the windows of the block: of those candidates, only rows that were kept count.
         """
-        quick = units.astype(np.float32)
-        minimum = self.threshold - float32_margin(units.shape[1])
-        close = np.asarray(quick @ self.quick[: len(self.ids)].T >= minimum)
-        close_in_block = np.asarray(quick @ quick.T >= minimum)
+        quick = block.matrix.astype(np.float32)
+        firsts = quick[block.starts[:-1]]
+        minimum = self.threshold - float32_margin(quick.shape[1])
+        before = self._kept()
+        close = np.asarray(firsts @ self.quick[: self.n_windows].T >= minimum)
+        close_in_block = np.asarray(firsts @ quick.T >= minimum)
         positions = np.full(len(ids), -1)  # in the kept rows
         decisions: list[tuple[Id, float] | None] = []
         for index, id_ in enumerate(ids):
-            in_block = positions[:index][close_in_block[index, :index]]
-            candidates = np.concatenate([np.flatnonzero(close[index]), in_block[in_block >= 0]])
-            duplicate = self._most_similar(candidates, units[index])
+            earlier = np.flatnonzero(close_in_block[index, : block.starts[index]])
+            in_block = positions[block.find_texts(earlier)]
+            candidates = np.concatenate(
+                [before.find_texts(np.flatnonzero(close[index])), in_block[in_block >= 0]]
+            )
+            if block.counts[index] > 1 and len(candidates) > _MAX_DIRECT_CANDIDATES:
+                candidates = candidates[
+                    self._may_match(quick[block.starts[index] : block.starts[index + 1]])[candidates]
+                ]
+            duplicate = self._most_similar(candidates, block.windows(index))
             if duplicate is None:
                 positions[index] = len(self.ids)
-                self._append(id_, units[index])
+                self._append(id_, block.windows(index))
             decisions.append(duplicate)
         return decisions
 
-    def _most_similar(self, candidates: npt.NDArray[np.intp], unit: Float64) -> tuple[Id, float] | None:
+    def _may_match(self, windows: Float32) -> npt.NDArray[np.bool_]:
+        """Return for each kept row whether it and a row can match in every window; in float32, with a margin.
+
+        Many long texts begin alike: comparing all their windows in float64 would take minutes.
+        """
+        close = windows @ self.quick[: self.n_windows].T >= self.threshold - float32_margin(windows.shape[1])
+        starts = self._kept().starts[:-1]
+        covered = np.asarray(np.logical_or.reduceat(close, starts, axis=1).all(axis=0))
+        covering = np.logical_and.reduceat(np.asarray(close.any(axis=0)), starts)
+        both: npt.NDArray[np.bool_] = covered & covering
+        return both
+
+    def _kept(self) -> TextVectors:
+        return TextVectors(self.exact[: self.n_windows], self.counts[: len(self.ids)])
+
+    def _most_similar(self, candidates: Positions, windows: Matrix) -> tuple[Id, float] | None:
         if not len(candidates):
             return None
-        exact = similarities(self.exact[candidates], unit)
-        best = int(np.argmax(exact))  # the first of equals: candidates are in the order they were kept
-        if exact[best] < self.threshold:
-            return None
-        return self.ids[int(candidates[best])], float(exact[best])
+        # The first of equals: candidates are in the order they were kept.
+        exact = text_similarities(windows, self._kept().take(candidates))
+        nearest = find_nearest_row(candidates, exact, self.threshold)
+        return None if nearest is None else (self.ids[nearest.index], nearest.similarity)

@@ -1,11 +1,12 @@
-"""Exact cosine similarity, fast: a float32 matrix product proposes pairs, float64 decides (P2).
+"""Exact cosine similarity of vectors, fast: a float32 matrix product proposes pairs, float64 decides (P2).
 
-The only definition, used wherever two texts are compared:
-``similarity(a, b) = round(dot(a / |a|, b / |b|), 6)``, all in float64.
+``similarity(a, b) = round(dot(a / |a|, b / |b|), 6)``, all in float64; texts are compared by
+``curation.text_vectors``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,11 @@ Float32 = npt.NDArray[np.float32]
 
 SIMILARITY_DECIMALS = 6
 _SCALE = 10.0**SIMILARITY_DECIMALS
-_BLOCK_ROWS = 512
-_BLOCK_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Index of the most similar vector, and its similarity (6 decimals)."""
+    """Index of the most similar vector or text, and the similarity (6 decimals)."""
 
     index: int
     similarity: float
@@ -57,16 +56,16 @@ def similarity(a: Float64, b: Float64) -> float:
     return round(float(np.dot(a, b)), SIMILARITY_DECIMALS)
 
 
-def similarities(rows: Float64, vector: Float64) -> Float64:
-    """Return ``similarity`` of every row with a vector, shape (n,), to the last digit, by one product.
+def round_similarities(products: Float64, exact: Callable[[int], float]) -> Float64:
+    """Round similarities that were computed by matrix products, to the last digit as ``similarity`` does.
 
     A matrix product sums in another order than ``np.dot``. That can matter only within 1e-12 of a rounding
-    boundary; those pairs are computed singly.
+    boundary; there ``exact`` computes the similarity of that index singly.
     """
-    scaled = rows @ vector * _SCALE
+    scaled = products * _SCALE
     rounded: Float64 = np.rint(scaled) / _SCALE
     for index in np.flatnonzero(np.abs(np.abs(scaled - np.floor(scaled)) - 0.5) < 1e-6):
-        rounded[index] = similarity(rows[index], vector)
+        rounded[index] = exact(int(index))
     return rounded
 
 
@@ -75,27 +74,13 @@ def float32_margin(dimensions: int) -> float:
     return 1e-5 + 2.0 * dimensions * float(np.finfo(np.float32).eps)
 
 
-def find_nearest(rows: Float64, others: Float64, threshold: float) -> list[Nearest | None]:
-    """Return for each row its most similar vector of ``others``, or None below ``threshold``.
-
-    Of equally similar vectors the first counts.
-    """
-    matches: list[Nearest | None] = [None] * len(rows)
-    if len(others) == 0:
-        return matches
-    slack = float32_margin(rows.shape[1])
-    rows32, others32 = rows.astype(np.float32), others.astype(np.float32)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        best = np.full(min(_BLOCK_ROWS, len(rows) - start), -np.inf, dtype=np.float32)
-        # By blocks of columns: all similarities at once would not fit in memory.
-        for column in range(0, len(others), _BLOCK_COLUMNS):
-            block = rows32[start : start + _BLOCK_ROWS] @ others32[column : column + _BLOCK_COLUMNS].T
-            best = np.maximum(best, block.max(axis=1))
-        for offset in np.flatnonzero(best >= threshold - slack):
-            row = start + int(offset)
-            close = np.flatnonzero(others32 @ rows32[row] >= best[offset] - 2 * slack)
-            exact = similarities(others[close], rows[row])
-            top = int(np.argmax(exact))
-            if exact[top] >= threshold:
-                matches[row] = Nearest(int(close[top]), float(exact[top]))
-    return matches
+def find_nearest_row(
+    indices: npt.NDArray[np.intp], similarities: Float64, threshold: float
+) -> Nearest | None:
+    """Return the index of the highest similarity, the first of equals, or None below ``threshold``."""
+    if not len(indices):
+        return None
+    best = int(np.argmax(similarities))
+    if similarities[best] < threshold:
+        return None
+    return Nearest(int(indices[best]), float(similarities[best]))

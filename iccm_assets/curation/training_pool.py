@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.curation.embeddings import TextEmbedder, Vectors, embed_missing, load_vectors
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
+from iccm_assets.curation.opposites import find_example_differences
+from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.settings import Settings
+
+# Part of the fingerprint of every day: pools that were built by another rule are rebuilt.
+_RULE = "windows"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ _TEXTS_TO_EMBED = text(
     where not exists (
         select from iccm.embeddings e
         where e.content_sha256 = t.content_sha256 and e.embedder = :embedder
+            and e.further_windows is not null
     )
     """
 )
@@ -151,7 +156,7 @@ class _PoolRebuild:
         for row in rows:
             keys[row.day].append((row.conversation_id, row.content_sha256))
         pinned_keys = [(row.conversation_id, row.content_sha256) for row in pinned]
-        common = repr((self._digest, self._threshold, pinned_keys))
+        common = repr((_RULE, self._digest, self._threshold, pinned_keys))
         return {day: hashlib.sha256(repr((common, keys[day])).encode()).hexdigest()[:32] for day in days}
 
     def _deduplicate(self, start: date, pinned: list[_Row], rows: list[_Row]) -> DedupResult[int]:
@@ -170,19 +175,26 @@ class _PoolRebuild:
     def _write_removed(self, start: date, rows: list[_Row], removed: list[RemovedDuplicate[int]]) -> int:
         days = {row.conversation_id: row.day for row in rows}
         ids = [duplicate.id for duplicate in removed]
+        originals = [duplicate.duplicate_of for duplicate in removed]
         deleted = self._change(_DELETE_NOT_REMOVED, start=start, removed=ids)
         return deleted + self._change(
             _COPY_REMOVED,
             ids=ids,
             days=[days[id_] for id_ in ids],
-            originals=[duplicate.duplicate_of for duplicate in removed],
+            originals=originals,
             similarities=[duplicate.similarity for duplicate in removed],
+            differences=self._find_differences(ids, originals),
         )
+
+    def _find_differences(self, ids: list[int], originals: list[int]) -> list[str | None]:
+        """Return how each removed row differs from the kept one, comma-separated; None if it does not."""
+        pairs = self._query(_PAIRS, ids=ids, originals=originals)
+        return [",".join(find_example_differences(*pair)) or None for pair in pairs]
 
 
 def _with_vectors(rows: Sequence[_Row], vectors: dict[str, Vectors]) -> EmbeddedRows[int]:
-    matrix = np.array([vectors[row.content_sha256] for row in rows], dtype=np.float32)
-    return EmbeddedRows([row.conversation_id for row in rows], matrix.reshape(-1, EMBEDDING_DIMENSIONS))
+    stacked = TextVectors.stack([vectors[row.content_sha256] for row in rows], EMBEDDING_DIMENSIONS)
+    return EmbeddedRows([row.conversation_id for row in rows], stacked.matrix, stacked.counts)
 
 
 _DELETE_ERASED = """
@@ -252,32 +264,46 @@ _FIELDS = (
     "test_suite_origin",
 )
 
+_COPIED = (*_FIELDS, "embedding", "further_windows")
+
 _COPY_KEPT = f"""
-    insert into iccm.phase4_training_data as p (conversation_id, {", ".join(_FIELDS)}, embedding)
-    select f.conversation_id, {", ".join(f"f.{name}" for name in _FIELDS)}, e.embedding
+    insert into iccm.phase4_training_data as p (conversation_id, {", ".join(_COPIED)})
+    select f.conversation_id, {", ".join(f"f.{name}" for name in _FIELDS)}, e.embedding, e.further_windows
     from iccm.filtered_conversations f
     join iccm.embeddings e on e.content_sha256 = f.content_sha256 and e.embedder = :embedder
     where f.conversation_id = any(:kept)
     on conflict (conversation_id) do update set
-        {", ".join(f"{name} = excluded.{name}" for name in (*_FIELDS, "embedding"))}, qualifies = true
-    where ({", ".join(f"p.{name}" for name in (*_FIELDS, "embedding"))}, p.qualifies)
-        is distinct from ({", ".join(f"excluded.{name}" for name in (*_FIELDS, "embedding"))}, true)
+        {", ".join(f"{name} = excluded.{name}" for name in _COPIED)}, qualifies = true
+    where ({", ".join(f"p.{name}" for name in _COPIED)}, p.qualifies)
+        is distinct from ({", ".join(f"excluded.{name}" for name in _COPIED)}, true)
+"""
+
+# Source and requirements of the removed row and of the kept one, which may be pinned and no longer filtered.
+_PAIRS = """
+    select f.source_code, f.requirements, p.source_code, p.requirements
+    from unnest(cast(:ids as bigint[]), cast(:originals as bigint[])) with ordinality
+        as n (id, duplicate_of, position)
+    join iccm.filtered_conversations f on f.conversation_id = n.id
+    join iccm.phase4_training_data p on p.conversation_id = n.duplicate_of
+    order by n.position
 """
 
 _COPY_REMOVED = """
     insert into iccm.phase4_rejections as r
-        (conversation_id, stage, day, reason, detail, duplicate_of, similarity)
+        (conversation_id, stage, day, reason, detail, duplicate_of, similarity, differences)
     select n.id, 'dedup', n.day, 'near_duplicate',
         'similarity ' || to_char(n.similarity, 'FM0.000000') || ' to conversation ' || n.duplicate_of,
-        n.duplicate_of, n.similarity
+        n.duplicate_of, n.similarity, string_to_array(n.differences, ',')
     from unnest(
         cast(:ids as bigint[]), cast(:days as date[]), cast(:originals as bigint[]),
-        cast(:similarities as float8[])
-    ) as n (id, day, duplicate_of, similarity)
+        cast(:similarities as float8[]), cast(:differences as text[])
+    ) as n (id, day, duplicate_of, similarity, differences)
     on conflict (conversation_id, stage) do update set day = excluded.day, reason = excluded.reason,
-        detail = excluded.detail, duplicate_of = excluded.duplicate_of, similarity = excluded.similarity
-    where (r.day, r.reason, r.detail, r.duplicate_of, r.similarity) is distinct from
-        (excluded.day, excluded.reason, excluded.detail, excluded.duplicate_of, excluded.similarity)
+        detail = excluded.detail, duplicate_of = excluded.duplicate_of, similarity = excluded.similarity,
+        differences = excluded.differences
+    where (r.day, r.reason, r.detail, r.duplicate_of, r.similarity, r.differences) is distinct from
+        (excluded.day, excluded.reason, excluded.detail, excluded.duplicate_of, excluded.similarity,
+            excluded.differences)
 """
 
 _RECORD_DAYS = """

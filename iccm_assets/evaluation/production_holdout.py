@@ -11,15 +11,15 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 
-import numpy as np
 import sqlalchemy as sa
 
 from iccm_assets.capture.extraction import find_source
-from iccm_assets.curation.embeddings import content_sha256, embed_texts
+from iccm_assets.curation.embeddings import content_sha256, embed_texts, parse_windows
 from iccm_assets.curation.filter_policy import is_in_holdout
-from iccm_assets.curation.similarity import find_nearest, normalize_rows
+from iccm_assets.curation.text_vectors import TextVectors, find_nearest
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
+from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.errors import TestSuiteError
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
@@ -44,16 +44,15 @@ class HoldoutItem:
 def load_production_holdout(engine: sa.Engine, settings: Settings) -> list[HoldoutItem]:
     """Load the newest held-out conversations that are unlike anything trained on; oldest first."""
     recent = _load_recent_ids(engine, settings)
-    trained_on = normalize_rows(_load_training_vectors(engine))
+    trained_on = _load_training_vectors(engine).normalized()
     embedder = Embedder.load(settings) if recent and len(trained_on) else None
     items: list[HoldoutItem] = []
     for start in range(0, len(recent), MAX_ITEMS):
         rows = load_holdout_rows(engine, recent[start : start + MAX_ITEMS])
         if embedder is not None and rows:
             vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors
-            matches = find_nearest(
-                normalize_rows(vectors), trained_on, settings.curation.duplicate_similarity
-            )
+            threshold = settings.curation.duplicate_similarity
+            matches = find_nearest(vectors.normalized(), trained_on, threshold)
             rows = [row for row, match in zip(rows, matches, strict=True) if match is None]
         items += rows
         if len(items) >= MAX_ITEMS:
@@ -98,11 +97,13 @@ def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
     return items
 
 
-def _load_training_vectors(engine: sa.Engine) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _load_training_vectors(engine: sa.Engine) -> TextVectors:
     """Load the vectors of all conversations any training run has used, the candidate's own included."""
     pool, used = t.phase4_training_data.c, t.training_run_examples.c
     in_training = sa.exists().where(used.conversation_id == pool.conversation_id)
-    query = sa.select(pool.embedding).where(sa.or_(pool.pinned, in_training))
+    query = sa.select(sa.func.vector_send(pool.embedding, type_=sa.LargeBinary), pool.further_windows).where(
+        sa.or_(pool.pinned, in_training)
+    )
     with engine.connect() as conn:
-        vectors = conn.execute(query).scalars().all()
-    return np.array([np.asarray(vector, dtype=np.float32) for vector in vectors], dtype=np.float32)
+        windows = [parse_windows(*row) for row in conn.execute(query)]
+    return TextVectors.stack(windows, EMBEDDING_DIMENSIONS)

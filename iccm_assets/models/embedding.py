@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, first_line
+from iccm_assets.models.text_division import DividedText, divide_text
 from iccm_assets.registry.hub import is_local_path
 from iccm_assets.registry.manifest import describe_file
 from iccm_assets.settings import Settings
@@ -66,21 +67,40 @@ class Embedder:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one vector per text, shape (n, 384); an empty text has a vector, too.
 
-        A text is truncated to what the model reads (256 tokens by default).
+        A text is truncated to what the model reads (256 word pieces by default): ``divide`` a longer one.
         """
         if not texts:
             return np.zeros((0, DIMENSIONS), dtype=np.float32)
-        if self._model is None:
-            self._model = _load_model(self.path)
+        model = self._load()
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            raw = _forward(self._model, [_replace_surrogates(text) for text in texts])
+            raw = _forward(model, [_replace_surrogates(text) for text in texts])
         finally:
             torch.set_num_threads(threads)
         return _normalize(raw, self.path)
+
+    def divide(self, text: str, *, only_long: bool = True) -> DividedText:
+        """Divide a text that is longer than what the model reads; another one stays whole (P2).
+
+        Unless ``only_long``, a shorter text is divided, too.
+        """
+        model, text = self._load(), _replace_surrogates(text)
+        if not _is_transformer(model):
+            return DividedText.whole(text)
+        tokenizer, limit = model.tokenizer, _max_tokens(model)
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.intp)
+        if not len(starts) or (only_long and len(starts) + tokenizer.num_special_tokens_to_add() <= limit):
+            return DividedText.whole(text, len(starts))
+        return divide_text(text, starts)
+
+    def _load(self) -> Any:
+        if self._model is None:
+            self._model = _load_model(self.path)
+        return self._model
 
 
 def _find_directory(name: str) -> Path:
@@ -207,12 +227,22 @@ def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
 
 
-def _forward(model: Any, texts: Sequence[str]) -> npt.NDArray[Any]:
+def _is_transformer(model: Any) -> bool:
+    """Return whether the model reads word pieces in batches; static embeddings read a text as a whole."""
     from transformers import PreTrainedTokenizerBase
 
-    if not isinstance(model.tokenizer, PreTrainedTokenizerBase):  # static embeddings: no batch to depend on
+    return isinstance(model.tokenizer, PreTrainedTokenizerBase)
+
+
+def _max_tokens(model: Any) -> int:
+    """Return how many tokens of a text the model reads, special ones included."""
+    return int(model.max_seq_length or _PADDED_LENGTHS[-1])
+
+
+def _forward(model: Any, texts: Sequence[str]) -> npt.NDArray[Any]:
+    if not _is_transformer(model):  # no batch to depend on
         return np.concatenate([model.encode([text], show_progress_bar=False) for text in texts])
-    limit = model.max_seq_length or _PADDED_LENGTHS[-1]
+    limit = _max_tokens(model)
     encodings = [model.tokenizer(text, truncation=True, max_length=limit) for text in texts]
     vectors: list[Any] = [None] * len(texts)
     for length, indices in _batches([len(encoding["input_ids"]) for encoding in encodings], limit):

@@ -32,6 +32,7 @@ class DailyFunnel:
     scored: int = 0
     filtered: int = 0
     pool: int = 0
+    differing: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     duplicates: list[dict[str, Any]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -88,7 +89,7 @@ def load_daily_funnels(conn: Connection, days: Sequence[date]) -> dict[date, Dai
     values = {"days": list(days), "max_rows": MAX_LISTED, **window}
     for day, *counts in conn.execute(_COUNTS, values):
         funnel = funnels[day]
-        funnel.captured, funnel.scored, funnel.filtered, funnel.pool, funnel.rates = counts
+        funnel.captured, funnel.scored, funnel.filtered, funnel.pool, funnel.differing, funnel.rates = counts
     for day, reason, count in conn.execute(_REASONS, values):
         funnels[day].reasons[reason] = count
     for day, pooled, evidence, origin, count in conn.execute(_EVIDENCE, values):
@@ -113,6 +114,7 @@ _COUNTS = text(
     select d.day, coalesce(c.captured, 0), coalesce(c.scored, 0),
         (select count(*) from iccm.filtered_conversations f where f.day = d.day),
         (select count(*) from iccm.phase4_training_data p where p.day = d.day),
+        (select count(r.differences) from iccm.phase4_rejections r where r.day = d.day),
         coalesce(c.rates, '{}')
     from unnest(cast(:days as date[])) as d (day) left join captured c using (day)
     """
@@ -135,7 +137,8 @@ _EVIDENCE = text(
 )
 _DUPLICATES = text(
     """
-    select day, conversation_id, duplicate_of, similarity from (
+    select day, conversation_id, duplicate_of, similarity,
+        coalesce(array_to_string(differences, ', '), '') as differences from (
         select r.*, row_number() over (partition by day order by similarity desc, conversation_id) as rank
         from iccm.phase4_rejections r where day = any(:days) and stage = 'dedup'
     ) as ranked

@@ -221,3 +221,36 @@ def test_an_unreachable_database_is_reported_in_one_line(tmp_path):
     assert (
         process.returncode == 1 and process.stderr.count("\n") == 1 and "cannot be reached" in process.stderr
     )
+
+
+INPUTS = {
+    "plus": "The function `combine` shall take `a` and `b`. It shall return `a` plus `b`.",
+    "minus": "The function `combine` shall take `a` and `b`. It shall return `a` minus `b`.",
+    "lt3": "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5.",
+    "lt4": "The function `rate` shall take `weight`. When `weight` is less than 4, it shall return 5.",
+    "raise": "The parser shall raise ValueError when the text is empty.",
+    "notraise": "The parser shall not raise ValueError when the text is empty.",
+    "reworded": "The parser must raise a ValueError when the text is empty.",
+}
+
+
+def test_removed_opposites_are_listed_with_what_differs(tmp_path, monkeypatch):
+    from iccm_assets.cli import dedup as command
+    from iccm_assets.curation.text_vectors import TextVectors
+    from iccm_assets.models.embedding import Embedder
+    from iccm_assets.settings import load_settings
+
+    vectors = Embedder.load(load_settings()).encode(list(INPUTS.values()))
+    monkeypatch.setattr(
+        command._Embed, "__call__", lambda self, texts: TextVectors.of_single_windows(vectors)
+    )
+    printed = []
+    monkeypatch.setattr(command.typer, "echo", printed.append)
+    rows = [{"id": name, "text": text} for name, text in INPUTS.items()]
+    command.dedup(write(tmp_path / "new", rows), None, 0.9, as_json=True)
+    assert json.loads(printed[0])["differing"] == [
+        {"id": "minus", "duplicate_of": "plus", "differences": ["opposites"]},
+        {"id": "lt4", "duplicate_of": "lt3", "differences": ["numbers"]},
+        {"id": "notraise", "duplicate_of": "raise", "differences": ["negations"]},
+    ]
+    assert "reworded" not in json.loads(printed[0])["kept"]

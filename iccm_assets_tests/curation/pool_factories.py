@@ -11,6 +11,7 @@ from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate
 from iccm_assets.db import tables as t
+from iccm_assets.models.text_division import DividedText
 
 FIRST_DAY = date(2026, 3, 2)
 SUITE = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 2}]}
@@ -23,7 +24,10 @@ def day(number: int) -> date:
 
 
 class HashEmbedder:
-    """Embeds a text as the direction of its first word, disturbed by the whole; records what it encodes."""
+    """Embeds a text as the direction of its first word, disturbed by the whole; records what it encodes.
+
+    A text with ``|`` is long: its units are what stands between.
+    """
 
     def __init__(self, digest: str = "hash-1", disturbance: float = 0.33) -> None:
         self.digest = digest
@@ -38,6 +42,12 @@ class HashEmbedder:
         ]
         stacked = np.stack(rows)
         return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
+
+    def divide(self, text, *, only_long=True):
+        if "|" not in text:
+            return DividedText.whole(text, len(text.split()))
+        starts = [0, *(index + 1 for index, character in enumerate(text) if character == "|"), len(text)]
+        return DividedText(text, tuple(starts), (40,) * (len(starts) - 1))
 
 
 def _direction(text: str) -> np.ndarray:
@@ -105,22 +115,34 @@ def write_canary_set(path, items):
     return str(path)
 
 
+def smallest_match(text: np.ndarray, other: np.ndarray) -> float:
+    """The similarity of two texts by the definition, one pair of windows at a time."""
+    pairs = [[round(float(np.dot(a, b)), 6) for b in other] for a in text]
+    return min(*(max(row) for row in pairs), *(max(column) for column in zip(*pairs, strict=True)))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    exact = np.array([float(x) for x in vector])
+    return exact / np.linalg.norm(exact)
+
+
 def brute_force(rows: EmbeddedRows, existing: EmbeddedRows, threshold: float) -> DedupResult:
     """Deduplicate by the definition (P2): one pair at a time, in Python."""
-
-    def unit(vector):
-        exact = [float(x) for x in vector]
-        return np.array(exact) / np.linalg.norm(np.array(exact))
-
-    kept = [(id_, unit(vector)) for id_, vector in zip(existing.ids, existing.vectors, strict=True)]
+    kept = list(zip(existing.ids, _windows(existing), strict=True))
     result = DedupResult([], [])
-    for id_, vector in zip(rows.ids, rows.vectors, strict=True):
-        vector_unit = unit(vector)
-        matches = [(round(float(np.dot(other, vector_unit)), 6), other_id) for other_id, other in kept]
+    for id_, windows in zip(rows.ids, _windows(rows), strict=True):
+        matches = [(smallest_match(windows, other), other_id) for other_id, other in kept]
         best = max(matches, key=lambda match: match[0], default=None)
         if best is not None and best[0] >= threshold:
             result.removed.append(RemovedDuplicate(id_, best[1], best[0]))
         else:
             result.kept.append(id_)
-            kept.append((id_, vector_unit))
+            kept.append((id_, windows))
     return result
+
+
+def _windows(rows: EmbeddedRows) -> list[np.ndarray]:
+    """The windows of each row as unit vectors."""
+    units = np.array([_unit(vector) for vector in rows.vectors])
+    counts = np.ones(len(units), dtype=int) if rows.counts is None else rows.counts
+    return np.split(units, np.cumsum(counts)[:-1]) if len(rows.ids) else []

@@ -9,6 +9,7 @@ import pytest
 
 from iccm_assets.curation import checks
 from iccm_assets.curation.similarity import normalize_rows, similarity
+from iccm_assets.curation.text_vectors import TextVectors
 
 DAY = date(2026, 3, 2)
 
@@ -55,10 +56,10 @@ def test_similar_pairs_equal_the_definition() -> None:
         for b in range(a + 1, len(rows))
         if similarity(rows[a], rows[b]) >= 0.9 and not (exempt[a] and exempt[b])
     }
-    pairs = checks.find_similar_pairs(ids, rows, exempt, 0.9)
+    pairs = checks.find_similar_pairs(ids, TextVectors.of_single_windows(rows), exempt, 0.9)
     assert {pair[:2] for pair in pairs} == expected and len(expected) > 5
     assert all(exact >= 0.9 for _, _, exact in pairs)
-    assert checks.find_similar_pairs([], np.zeros((0, 16)), [], 0.9) == []
+    assert checks.find_similar_pairs([], TextVectors.of_single_windows(np.zeros((0, 16))), [], 0.9) == []
 
 
 def test_a_similar_pair_fails_with_its_similarity() -> None:

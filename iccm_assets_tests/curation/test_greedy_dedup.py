@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
-from iccm_assets.curation.similarity import find_nearest, normalize_rows, similarities, similarity
+from iccm_assets.curation.similarity import normalize_rows, similarity
+from iccm_assets.curation.text_vectors import TextVectors, find_nearest, text_similarities
 from iccm_assets.errors import InputError
-from iccm_assets_tests.curation.pool_factories import brute_force
+from iccm_assets_tests.curation.pool_factories import brute_force, smallest_match
 
 
 def clustered(rng: np.random.Generator, n: int, dimensions: int = 384, spread: float = 0.35) -> np.ndarray:
@@ -112,16 +113,57 @@ def test_similarities_equal_the_pairwise_definition_even_on_rounding_boundaries(
     vector = np.array([1.0, 0.0])
     first = np.concatenate([rng.uniform(-1, 1, 2000), (rng.integers(0, 999_999, 2000) + 0.5) * 1e-6])
     rows = np.stack([first, np.sqrt(1 - first**2)], axis=1)
-    assert similarities(rows, vector).tolist() == [similarity(row, vector) for row in rows]
+    others = TextVectors.of_single_windows(rows)
+    assert text_similarities(vector[np.newaxis], others).tolist() == [similarity(row, vector) for row in rows]
 
 
 def test_nearest_equals_the_definition():
     rng = np.random.default_rng(9)
     vectors = normalize_rows(clustered(rng, 700, spread=0.25))
     rows, others = vectors[:300], np.concatenate([vectors[300:], vectors[300:310]])
-    for row, match in zip(rows, find_nearest(rows, others, 0.9), strict=True):
+    texts, other_texts = TextVectors.of_single_windows(rows), TextVectors.of_single_windows(others)
+    for row, match in zip(rows, find_nearest(texts, other_texts, 0.9), strict=True):
         every = [similarity(other, row) for other in others]
         if match is None:
             assert max(every) < 0.9
         else:
             assert (match.index, match.similarity) == (every.index(max(every)), max(every))
+
+
+def with_windows(prefix: str, texts: list[np.ndarray], dimensions: int) -> EmbeddedRows:
+    stacked = TextVectors.stack(texts, dimensions)
+    return EmbeddedRows([f"{prefix}{index}" for index in range(len(texts))], stacked.matrix, stacked.counts)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_texts_of_several_windows_are_compared_by_the_definition(data):
+    dimensions = data.draw(st.integers(1, 4))
+    vector = st.lists(st.integers(-2, 3), min_size=dimensions, max_size=dimensions).filter(any)
+    text = st.lists(vector, min_size=1, max_size=4).map(lambda rows: np.array(rows, dtype=np.float64))
+    new, old = data.draw(st.lists(text, min_size=1, max_size=25)), data.draw(st.lists(text, max_size=10))
+    threshold = data.draw(st.sampled_from([0.5, 0.707107, 0.9, 0.948683, 1.0]))
+    rows, pool = with_windows("n", new, dimensions), with_windows("e", old, dimensions)
+    assert greedy_dedup(rows, pool, threshold) == brute_force(rows, pool, threshold)
+    others = TextVectors.stack(old, dimensions).normalized()
+    for row, match in zip(
+        new, find_nearest(TextVectors.stack(new, dimensions).normalized(), others, threshold), strict=True
+    ):
+        every = [smallest_match(normalize_rows(row), normalize_rows(other)) for other in old]
+        if match is None:
+            assert max(every, default=0) < threshold
+        else:
+            assert (match.index, match.similarity) == (every.index(max(every)), max(every))
+
+
+def test_many_long_texts_with_the_same_beginning_take_seconds():
+    rng = np.random.default_rng(2)
+    beginning = rng.normal(size=(3, 384))
+    texts = [np.concatenate([beginning, rng.normal(size=(5, 384))]).astype(np.float32) for _ in range(1500)]
+    texts += [texts[index] + rng.normal(scale=0.01, size=(8, 384)).astype(np.float32) for index in range(50)]
+    started = time.process_time()
+    result = greedy_dedup(with_windows("n", texts, 384), None, 0.9)
+    assert time.process_time() - started < 60
+    assert [(row.id, row.duplicate_of) for row in result.removed] == [
+        (f"n{1500 + index}", f"n{index}") for index in range(50)
+    ]

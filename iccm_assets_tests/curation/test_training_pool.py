@@ -8,9 +8,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from iccm_assets.curation.embeddings import parse_windows
 from iccm_assets.curation.greedy_dedup import EmbeddedRows
+from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
+from iccm_assets.reporting.daily_funnel import load_daily_funnels
 from iccm_assets_tests.curation.pool_factories import (
     HashEmbedder,
     add_conversation,
@@ -31,13 +34,19 @@ def random_days(rng, days=DAYS, at_most=9):
         n: [
             (
                 next(numbers),
-                f"{'abcdefgh'[rng.integers(8)]} {rng.integers(40)}",
+                _draw_text(rng),
                 round(float(rng.uniform(0.76, 1)), 2),
             )
             for _ in range(rng.integers(0, at_most))
         ]
         for n in range(days)
     }
+
+
+def _draw_text(rng):
+    """Draw a short text or, rarely, a long one of two windows."""
+    units = [f"{'abcdefgh'[rng.integers(8)]} {rng.integers(40)}" for _ in range(3)]
+    return "|".join(["a", units[0], "b"][: rng.integers(2, 4)]) if rng.random() < 0.3 else units[0]
 
 
 def fill(engine, rows_by_day):
@@ -78,8 +87,9 @@ def expected_pool(rows_by_day, embedder, pinned=()):
     rest = [row for row in ordered if row[0] not in pinned]
 
     def rows(chosen):
-        vectors = embedder.encode([row[2] for row in chosen]) if chosen else np.zeros((0, 384))
-        return EmbeddedRows([row[0] for row in chosen], vectors)
+        windows = [embedder.encode(embedder.divide(row[2]).windows()) for row in chosen]
+        stacked = TextVectors.stack(windows, 384)
+        return EmbeddedRows([row[0] for row in chosen], stacked.matrix, stacked.counts)
 
     result = brute_force(rows(rest), rows(first), 0.9)
     days = {row[0]: day(row[1]) for row in ordered}
@@ -217,6 +227,37 @@ def test_identical_and_empty_texts_are_handled_like_any_other(engine, settings):
     kept, removed, _ = load_pool(engine)
     assert [row[0] for row in kept] == [2, 3, 5]
     assert removed == [(1, day(0), 2, 1.0), (4, day(0), 3, 1.0)]
+
+
+def test_a_row_of_the_pool_has_all_its_windows(engine, settings):
+    text = "a start|b middle|an end"
+    add_filtered(engine, day(0), [(1, text, 0.9), (2, "a start|c middle|an end", 0.8), (3, "short", 0.9)])
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder(disturbance=0.01))
+    query = """
+        select vector_send(embedding), further_windows from iccm.phase4_training_data order by conversation_id
+    """
+    with engine.connect() as conn:
+        first, second, short = (parse_windows(*row) for row in conn.execute(sa.text(query)))
+    embedder = HashEmbedder(disturbance=0.01)
+    assert np.array_equal(first, embedder.encode(embedder.divide(text).windows()))
+    assert (len(second), len(short)) == (2, 1)
+
+
+def test_removed_rows_of_another_program_with_other_numbers_are_counted_apart(engine, settings):
+    texts = ["a shall return 3", "a shall return 4", "a must return 3", "a shall not return 3"]
+    add_filtered(engine, day(0), [(number, text, 0.9) for number, text in enumerate(texts, 1)])
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder(disturbance=0.01))
+    query = "select conversation_id, differences from iccm.phase4_rejections order by 1"
+    with engine.connect() as conn:
+        differences = dict(conn.execute(sa.text(query)).tuples().all())
+        [funnel] = load_daily_funnels(conn, [day(0)]).values()
+    assert differences == {2: ["numbers"], 3: None, 4: ["negations"]}
+    assert (funnel.removed, funnel.differing) == (3, 2)
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.filtered_conversations set source_code = 'the same'"))
+    rebuild_pool(engine, [day(0)], settings, HashEmbedder(disturbance=0.01))
+    with engine.connect() as conn:
+        assert dict(conn.execute(sa.text(query)).tuples().all()) == {2: None, 3: None, 4: None}
 
 
 def pin(engine, *ids):

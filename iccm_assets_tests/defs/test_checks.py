@@ -452,5 +452,7 @@ def test_no_check_reads_a_large_pool_for_long(sound: PlatformResource, engine: s
         size = conn.execute(sa.text("select count(*) from iccm.phase4_training_data")).scalar_one()
         vectors = checks.load_pool_vectors(conn)
     assert vectors.pool_size == size and len(vectors.ids) == min(size, checks.MAX_VECTORS)
-    assert vectors.vectors.shape == (len(vectors.ids), 384)
-    assert np.allclose(np.linalg.norm(vectors.vectors[rng.integers(0, len(vectors.ids), 5)], axis=1), 1)
+    assert vectors.vectors.matrix.shape == (len(vectors.ids), 384)
+    assert np.allclose(
+        np.linalg.norm(vectors.vectors.matrix[rng.integers(0, len(vectors.ids), 5)], axis=1), 1
+    )

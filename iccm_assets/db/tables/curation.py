@@ -6,6 +6,7 @@ from typing import Any
 
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -15,7 +16,9 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     Table,
+    Text,
     text,
 )
 
@@ -79,6 +82,8 @@ phase4_training_data = Table(
     Column("pinned", Boolean, nullable=False, server_default=text("false")),
     Column("qualifies", Boolean, nullable=False, server_default=text("true")),
     *_evidence_columns(),
+    # As in ``embeddings``; empty for a text of one window.
+    Column("further_windows", LargeBinary, nullable=False, server_default=text("''")),
     *range_check("test_pass_rate", "implementation_variance"),
     Index(None, "day"),
     Index("phase4_training_data_pinned_idx", "conversation_id", postgresql_where=text("pinned")),
@@ -95,6 +100,8 @@ phase4_rejections = Table(
     text_column("detail"),
     Column("duplicate_of", BigInteger, ForeignKey("iccm.conversations.id")),
     Column("similarity", Double),
+    # A near-duplicate of another program: which of numbers, negations and opposite words differ (P2).
+    Column("differences", ARRAY(Text)),
     enum_check("stage", REJECTION_STAGES),
     Index(None, "day", "stage"),
     Index(None, "duplicate_of"),
@@ -132,5 +139,8 @@ embeddings = Table(
     text_column("content_sha256", key=True),
     text_column("embedder", key=True),
     Column("embedding", VECTOR(EMBEDDING_DIMENSIONS), nullable=False),
+    # A text longer than the embedder reads: its other windows, 384 little-endian float32 each. Null: not
+    # divided into windows yet.
+    Column("further_windows", LargeBinary),
     comment="Embedding of a text, by content hash and embedder digest.",
 )

@@ -149,6 +149,7 @@ def _pool_metadata(funnel: "DailyFunnel") -> dict[str, object]:
         "scored": funnel.scored,
         "filtered": funnel.filtered,
         "duplicates_removed": funnel.removed,
+        "duplicates_with_other_numbers_or_opposites": funnel.differing,
         "retained": funnel.pool,
         "dagster/partition_row_count": funnel.pool,
         "funnel": table_metadata(funnel.steps()),
