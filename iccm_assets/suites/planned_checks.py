@@ -7,14 +7,15 @@ set and per element of a literal list that it loops over; one without an asserti
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from iccm_assets.suites.source_edits import FunctionNode, SourceText
+from iccm_assets.suites.suite_values import EncodedValue, format_value
 from iccm_assets.suites.test_suites import Case, Expectation, Suite
 
+MAX_CONSTANT_LENGTH = 10_000
 _ITERATORS = frozenset(("items", "keys", "values", "enumerate", "zip", "sorted", "list"))
 
 
@@ -27,15 +28,24 @@ def count_checks(suite: Suite) -> int:
     return sum(_count_in_file(text.tree, tests) for text in texts if text)
 
 
-def expects_constants(suite: Suite) -> bool:
-    """Whether what is called more than once is always expected to do the same, as a constant would."""
+def find_constants(suite: Suite) -> set[str] | None:
+    """Find what each repeated call is expected to do, as Python, if it is the same each time; else None.
+
+    An implementation of constants passes such a suite.
+    """
     expectations: dict[tuple[str, ...], list[str]] = {}
     for case in suite.cases if suite.kind == "cases" else ():
         for name, expected in _list_expectations(case):
-            expectations.setdefault(name, []).append(json.dumps([expected.value, expected.raises]))
-    repeated = [expected for expected in expectations.values() if len(expected) > 1]
-    varied = any(len(set(expected)) > 1 for expected in repeated)
-    return suite.kind == "cases" and not varied and (bool(repeated) or not expectations)
+            text = f"raise {expected.raises}" if expected.value is None else _write(expected.value)
+            expectations.setdefault(name, []).append(text)
+    repeated = [set(expected) for expected in expectations.values() if len(expected) > 1]
+    if suite.kind != "cases" or any(len(distinct) > 1 for distinct in repeated):
+        return None
+    return set().union(*repeated) if repeated or not expectations else None
+
+
+def _write(value: EncodedValue) -> str:
+    return format_value(value, MAX_CONSTANT_LENGTH)
 
 
 def _list_expectations(case: Case) -> Iterator[tuple[tuple[str, ...], Expectation]]:

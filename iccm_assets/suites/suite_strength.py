@@ -19,7 +19,7 @@ from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
-from iccm_assets.suites.planned_checks import count_checks, expects_constants
+from iccm_assets.suites.planned_checks import count_checks, find_constants
 from iccm_assets.suites.source_edits import Edit, SourceText, is_python
 from iccm_assets.suites.source_variants import build_stub, insert_probes, list_results
 from iccm_assets.suites.suite_runner import JudgeResult, run_suite
@@ -34,9 +34,11 @@ MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the ori
 MIN_CHECKS = 5
 MIN_BRANCH_COVERAGE, MIN_COVERAGE_OF_FEW = 0.7, 0.9
 MIN_MUTANTS = 8
+MIN_INPUTS = 50  # that show a source to be constant
 MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
+CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
 TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]{1,100})'")
@@ -153,8 +155,9 @@ def _measure(
     checks = count_checks(suite)
     if checks < MIN_CHECKS:
         return SuiteMeasurement("weak", f"it has fewer than {MIN_CHECKS} cases ({checks})")
-    if expects_constants(suite):
-        return SuiteMeasurement("weak", "a constant passes it: what it calls does the same in all its cases")
+    constants = find_constants(suite)
+    if constants is not None and len(constants) != 1:
+        return SuiteMeasurement("weak", CONSTANT_PASSES)
     if len(source_code) > MAX_SOURCE_LENGTH:
         return SuiteMeasurement("weak", f"the source is longer than {MAX_SOURCE_LENGTH} characters")
     source = SourceText.parse(source_code)
@@ -163,6 +166,8 @@ def _measure(
     mutants = select_mutants(generate_mutants(source), source, MAX_MUTANTS[suite.kind])
     stubs = _build_stubs(source, suite)
     with VariantRunner(source, suite, settings, suite_seconds) as runner:
+        if constants and not _is_constant(runner, constants.pop()):
+            return SuiteMeasurement("weak", CONSTANT_PASSES)
         probes, branches = insert_probes(source, runner.probe)
         report = _run_cases(runner, stubs, [probes, *([mutant.edit] for mutant in mutants)])
         if problem := _check_stubs(report, list(stubs)):
@@ -184,11 +189,24 @@ def _measure(
     )
 
 
+def _is_constant(runner: VariantRunner, result: str) -> bool:
+    """Whether the source itself does on further inputs what a stub with this result does."""
+    stub = build_stub(runner.source, result)
+    if not is_python(runner.source, stub):
+        return False
+    inputs, differs = _run_pool(runner, [stub])
+    return differs == (False,) and inputs >= MIN_INPUTS
+
+
 def _count_differing(runner: VariantRunner, survivors: Sequence[Mutant]) -> int:
     """Count the mutants that differ from the source on further inputs."""
+    _, differs = _run_pool(runner, [[mutant.edit] for mutant in survivors])
+    return differs.count(True)
+
+
+def _run_pool(runner: VariantRunner, variants: list[list[Edit]]) -> tuple[int, tuple[bool | None, ...]]:
     plans = build_pool(runner.source, runner.suite, f"pool {GENERATOR_VERSION}")
-    raised = _find_raised(runner.source.tree)
-    return runner.run_pool([[mutant.edit] for mutant in survivors], plans, raised).count(True)
+    return runner.run_pool(variants, plans, _find_raised(runner.source.tree))
 
 
 def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:

@@ -134,18 +134,19 @@ class VariantRunner:
 
     def run_pool(
         self, variants: Sequence[list[Edit]], plans: list[Plan], raised: Sequence[str]
-    ) -> tuple[bool | None, ...]:
-        """Return whether each variant differs from the source on further inputs; None: no time for it.
+    ) -> tuple[int, tuple[bool | None, ...]]:
+        """Return how many further inputs the source answers, and whether each variant differs on one.
 
-        ``raised`` names the exceptions that the source raises itself; other errors are no behaviour.
+        None stands for a variant that there was no time for. ``raised`` names the
+        exceptions that the source raises itself; other errors are no behaviour.
         """
         report = self._run(
             "run_pool", POOL_SECONDS, variants=[[], *variants], plans=plans, raised=list(raised)
         )
-        differs = report.get("differs")
-        if not isinstance(differs, list) or len(differs) != len(variants):
+        inputs, differs = report.get("inputs"), report.get("differs")
+        if not isinstance(inputs, int) or not isinstance(differs, list) or len(differs) != len(variants):
             raise MeasurementFailedError(MALFORMED)
-        return tuple(None if value is None else value is True for value in differs)
+        return inputs, tuple(None if value is None else value is True for value in differs)
 
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}

@@ -131,6 +131,15 @@ def test_a_suite_that_tells_no_results_apart_is_weak(settings):
     assert measurement.reason == "a stub returning 'low' passes it"
 
 
+def test_a_constant_answer_is_evidence_only_where_the_source_has_no_other(settings):
+    document = make_cases(*calls("turn", *((n, 0) for n in range(0, 30, 5))))
+    assert measure("def turn(n):\n    return n * 20 % 10\n", document, settings).status == "usable"
+    varying = measure("def turn(n):\n    return n * 2 % 10\n", document, settings)
+    narrow = measure("def turn(n):\n    return {0: 0, **{k: 0 for k in range(30)}}[n]\n", document, settings)
+    assert (varying.status, narrow.status) == ("weak", "weak")
+    assert varying.reason.startswith("a constant passes it")
+
+
 # ---- hostile sources ------------------------------------------------------------------------------
 
 UNTESTED = """
