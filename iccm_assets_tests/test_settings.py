@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 import iccm_assets
+from iccm_assets.db.tables import EVIDENCE_KINDS, SUITE_ORIGINS
 from iccm_assets.errors import SettingsError
 from iccm_assets.settings import PACKAGED_REHEARSAL, Settings, SettingsGroup, known_variables, load_settings
 
@@ -100,3 +102,33 @@ def test_every_setting_has_a_reader() -> None:
     names -= {"profile", "retention.history_retention_days"}  # settings.py reads them, for others
     assert "history_retention" in read
     assert sorted(name for name in names if name.rsplit(".", 1)[-1] not in read) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ICCM_CURATION__EVIDENCE", "case", "'case' unknown; known: cases, pytest"),
+        ("ICCM_CURATION__EVIDENCE", "cases,", "'' unknown"),
+        ("ICCM_CURATION__EVIDENCE", "cases pytest", "known: cases, pytest"),
+        (
+            "ICCM_CURATION__SUITE_ORIGINS",
+            "attached,own",
+            "'own' unknown; known: attached, collected",
+        ),
+    ],
+)
+def test_an_unknown_kind_or_origin_of_suites_is_an_error_that_names_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=re.escape(words)) as error:
+        load_settings()
+    assert name in str(error.value)
+
+
+def test_every_kind_and_origin_of_suites_may_teach_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    curation = load_settings().curation
+    assert curation.allowed_evidence == {*EVIDENCE_KINDS}
+    assert curation.allowed_suite_origins == {*SUITE_ORIGINS}
+    monkeypatch.setenv("ICCM_CURATION__EVIDENCE", " cases ")
+    assert load_settings().curation.allowed_evidence == {"cases"}
