@@ -6,7 +6,8 @@ import re
 
 # "shall", and the keywords of RFC 2119 in capitals: nobody chats like this.
 FORMAL = re.compile(
-    r"\b(?:[Ss]hall|SHALL|MUST|SHOULD|REQUIRED TO|WILL|MAY|(?:is|are) required to|(?:is|are) obliged to)\b"
+    r"\b(?:[Ss]hall|SHALL|MUST|SHOULD|REQUIRED TO|WILL|MAY|(?:is|are) required (?:to|that)|(?:is"
+    r"|are) obliged to)\b"
 )
 MODAL = re.compile(
     r"\b(?:must|should|will|needs? to|ha(?:s|ve) to|ought to|(?:is|are) (?:expected|supposed|to be able) to"
@@ -21,8 +22,7 @@ _PREDICATE = re.compile(
 )
 _NO_PREDICATE = re.compile(
     r"[*_`\"'”’]*\s{1,3}(?:now|then|here|there|everywhere|instead|and|or|but|by|is|was|are|were|as|too"
-    r"|again|be fine"
-    r"|i|we|you)\b|[*_`]*\s*[.,;!?)\"'”’]|[*_`]*\s*$",
+    r"|again|be fine|means?|vs|versus|i|we|you)\b|[*_`]*\s*[.,;!?)\"'”’]|[*_`]*\s*$",
     re.IGNORECASE,
 )
 _VAGUE = re.compile(
@@ -30,7 +30,8 @@ _VAGUE = re.compile(
     r"|pass\b|fix\b"
     r"|help\b|do\b|suffice\b|look\b|compile\b|run (?:now|again|fine)|match\b|make sense|cover\b|go\b"
     r"|have (?:been|said)"
-    r"|take (?:a|an|about|some|effect|long|place|\d)|be (?:gone|fixed|solved|resolved|green|live|back|fine"
+    r"|take (?:a (?:while|look|moment|minute|second|few|bit|couple)|an hour|about|some|effect|long|place"
+    r"|\d)|be (?:gone|fixed|solved|resolved|green|live|back|fine"
     r"|ok|okay|enough|good|better|clear\w*|ready|done|right|correct|all|easy|easier|possible|sufficient"
     r"|complete|what|that|it|the (?:case|reason|problem)|because|about)\b)",
     re.IGNORECASE,
@@ -77,7 +78,8 @@ _MENTION = re.compile(
 )
 # The words of a heading over requirements.
 HEADING_WORDS = re.compile(
-    r"\b(?:requirements?|acceptance criteri(?:a|on)|specifications?|spec|user stor(?:y|ies)|functional"
+    r"\b(?:requirements?(?!\.\w)|acceptance criteri(?:a|on)|specifications?|spec|user stor(?:y|ies)"
+    r"|functional"
     r"|non-functional"
     r"|shall statements?|rules|behaviou?r|constraints|anforderung(?:en)?|akzeptanzkriteri(?:en|um)"
     r"|spezifikation"
@@ -103,7 +105,8 @@ _FOREIGN = re.compile(
 _FOREIGN_TALK = re.compile(
     r"\b(?:ich|wir|du|ihr|man|je|tu|nous|vous|yo|nosotros|usted|ik|wij|jij|я|мы|вы)\b"
     r"|\b(?:das|dies|jetzt|nun|cela|ça|ca|esto|eso|ahora|maintenant|dat|dit|nu)\b[^.]{0,30}"
-    r"(?:gehen|funktionier\w+|passen|klappen|reichen|stimmen|marcher|fonctionner|suffire|funcionar|bastar"
+    r"(?:gehen|funktionier\w+|passen|klappen|reichen|stimmen|aller|marcher|fonctionner|suffire|funcionar"
+    r"|bastar"
     r"|servir|werken)"
     r"|^(?:まず|最初に|先に)|[你您我]们?(?:先|还|也|就)?(?:应|需|必|不)|应该(?:可以|没问题|没有问题|就行|能行|好了)|してください|くださいませ|はずです|でしょう",
     re.IGNORECASE,
@@ -123,7 +126,8 @@ def is_formal(sentence: str) -> bool:
     """Whether a sentence states something with "shall" or a keyword in capitals."""
     for match in FORMAL.finditer(sentence[:_MAX_SENTENCE]):
         subject = sentence[max(0, match.start() - 60) : match.start()]
-        is_talk = _PERSON.search(subject) or _MENTION.search(subject)
+        is_talk = bool(_PERSON.search(subject) or _MENTION.search(subject))
+        is_talk = is_talk or (not subject.strip() and _VAGUE.match(sentence, match.end()) is not None)
         if not is_talk and _is_predicate(sentence[match.end() : match.end() + 120]):
             return True
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iccm_assets.capture.requirement_statements import find_requirements
+from iccm_assets_tests.factories.answers import STATEMENTS, TALK
 from iccm_assets_tests.factories.requirement_forms import FENCED_FORMS, OTHER_ANSWERS, REQUIREMENT_FORMS
 
 
@@ -34,3 +35,13 @@ def test_what_is_no_statement_of_what_software_does_is_refused_with_a_reason(kin
     match = find_requirements(OTHER_ANSWERS[kind])
     assert match.text is None
     assert match.reason
+
+
+@pytest.mark.parametrize("text", STATEMENTS)
+def test_siblings_of_the_forms_are_requirements(text: str) -> None:
+    assert find_requirements(text).text is not None
+
+
+@pytest.mark.parametrize("text", TALK)
+def test_talk_is_refused(text: str) -> None:
+    assert find_requirements(text).text is None

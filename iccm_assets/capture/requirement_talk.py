@@ -1,0 +1,79 @@
+"""Tell statements of what software does from talk about them: chat, questions, explanations, doubts. (C3a)"""
+
+from __future__ import annotations
+
+import re
+
+FIRST_PERSON = re.compile(
+    r"(?:i|i've|i'll|i'm|we|we've|we'll|let me|let's|let us|you|your|feel free|please|sorry|thanks|sure|ok"
+    r"|okay|great|hi|hello)\b",
+    re.IGNORECASE,
+)
+_SUBJECT = (
+    r"(?:requirements?|items?|points?|statements?|sentences?|criterion|rules?|clauses?|numbers?|no\.|r|req|fr"
+    r"|it|this|that|which|first|second|third|fourth|fifth|last|one|two|text|wording|word|meaning|error"
+    r"|message"
+    r"|traceback|documentation|docs|docstring|comment|manual|log|warning|standard|code|tests?|specification"
+    r"|rfc)"
+)
+EXPLANATION = re.compile(
+    rf"\b{_SUBJECT}[ #-]{{0,2}}(?:\d{{1,4}}|above|below)?\s+(?:only |just |also |simply |already |really )?"
+    r"(?:says?|said|means?|meant|states? that|stated|tells?|explains?|explained|describes?|requires? that"
+    r"|expresses|reflects|refers?|defines|exists?|comes? from"
+    r"|(?:is|was|are|were) (?:there|about|because|needed|included|added|so|meant|intended))\b"
+    r"|\b(?:tests?|assertions?|build|linter|compiler|mypy|pytest) (?:fails?|failed|expects?|checks?|assumes?"
+    r"|complains?|reports?)\b"
+    r"|\bi (?:mean|meant|said|wrote|chose|used|put|added|assumed)\b|\bthat(?:'s| is) (?:because|why"
+    r"|so that)\b"
+    r"|\bin other words\b|\bthe reason\b|\bas (?:requirement|item|point|number) \d|\baccording to (?:rfc"
+    r"|the)\b"
+    r"|\b(?:by|with|in|under|according to|because of) (?:requirement|item|point|number|statement|r|req|fr)"
+    r"[ #-]{0,2}\d|\b(?:i\.e\.|namely) because\b",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(
+    r"\b(?:requirement|item|point|number|statement|req|fr|r)[ #-]{0,2}\d|\b(?:first|second|third"
+    r"|last) (?:one|requirement"
+    r"|item|point|statement)\b",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|i think|i guess|i wonder|i believe|(?:i am|i'm) (?:not sure|unsure)|i don't know"
+    r"|not sure (?:if|whether)|do(?:es)?(?:n't| not) (?:say|state|specify|define|tell)"
+    r"|(?:is|are) (?:unclear|not clear|unknown|unspecified|undefined) (?:what|whether|if|how|which))\b"
+    r"|^in (?:python|java\w*|typescript|go|rust|ruby|c\+\+|general|most|practice)\b",
+    re.IGNORECASE,
+)
+_ERROR = re.compile(r"(?:[\w.]{0,80}(?:Error|Exception|Warning)\b[:(]|(?:error|warning|fatal|npm ERR!)[: ])")
+_REASON = re.compile(
+    r"(?:because|since|good question)\b|(?:yes|no|exactly|correct|right|indeed"
+    r"|true)\s{0,3}[,.!:;—-]",
+    re.IGNORECASE,
+)
+
+
+def is_question(sentence: str) -> bool:
+    """Whether a sentence ends like a question."""
+    return sentence.rstrip("*_\"')” ").endswith(("?", "？", "ですか。", "ますか。"))
+
+
+def is_doubt(sentence: str) -> bool:
+    """Whether a sentence guesses, or speaks of programs in general."""
+    return _HEDGE.search(sentence) is not None
+
+
+def is_error(line: str) -> bool:
+    """Whether a line is a message of a program."""
+    return _ERROR.match(line.lstrip()[:200]) is not None
+
+
+def rate_explanation(sentence: str) -> int:
+    """Return how clearly a sentence explains: 0 not at all, more than 1 if it names a requirement."""
+    if EXPLANATION.search(sentence) is None:
+        return 0
+    return 3 if _NUMBERED.search(sentence) else 1
+
+
+def is_reason(sentence: str) -> bool:
+    """Whether a sentence begins like the answer to a question."""
+    return _REASON.match(sentence) is not None
