@@ -1,31 +1,27 @@
-"""Merge an answer that gives only changed items into the requirements that it changes. (C3)
-
-Items are numbered lines, lines with ids, rows of a table; without any, list items or sentences by position.
-"""
+"""Merge an answer that gives only changed items into the requirements that it changes. (C3)"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from iccm_assets.capture.requirement_items import (
+    ID_PREFIX,
+    MAX_LINE,
+    NOUN,
+    NUMBER,
+    SENTENCE,
+    apply_changes,
+    count_parts,
+    find_items,
+    get_item_text,
+    get_number,
+    is_talk,
+    parse_key,
+    strip_marks,
+)
 from iccm_assets.capture.requirement_statements import find_requirements
 
-_ID_PREFIX = r"(?:REQ|FR|NFR|SR|SRS|SYS|US|AC|BR|UC|HLR|LLR|FUNC|SWR|R|F)"
-_NOUN = (
-    r"(?:requirements?|items?|points?|numbers?|no\.?|nr\.?|statements?|sentences?|bullets?|criterion"
-    r"|criteria|rules?"
-    r"|anforderung(?:en)?|punkt|nummer|exigence|point|numéro|requisito|punto|número|要件|需求|要求|第)"
-)
-_NUMBER = r"\d{1,5}(?:\.\d{1,4}){0,4}"
-_ITEM = re.compile(
-    r"(?P<lead>[ \t>|]{0,40}(?:[-*+•][ \t]+)?[*_`\[(\"'“]{0,4})"
-    rf"(?P<key>{_ID_PREFIX}[-_. ]?{_NUMBER}|{_NOUN}[ ]#?{_NUMBER}(?=[\])*_]{{0,4}}[ \t]{{0,2}}[.:：)|])"
-    rf"|#?{_NUMBER}(?=[\])*_]{{0,4}}[.:：)|]|[ ]\|))"
-    r"(?P<sep>[\])*_`]{0,4}[ \t]{0,3}[.:：)|\-–—]?[*_`]{0,4}:?[ \t]+)(?P<text>\S.*)",
-    re.IGNORECASE,
-)
-_BULLET = re.compile(r"(?P<lead>[ \t>]{0,40}(?:[-*+•◦][ \t]+))(?P<text>\S.*)")
 _ORDINALS = {
     word: str(number)
     for number, words in enumerate(
@@ -46,20 +42,39 @@ _ORDINALS = {
     for word in words
 }
 _REFERENCE = re.compile(
-    rf"\b(?:{_NOUN}[ ]?#?(?P<number>{_NUMBER})|(?P<id>{_ID_PREFIX}[-_.]?{_NUMBER})"
-    rf"|(?P<ordinal>{'|'.join(_ORDINALS)})(?:[ ]{_NOUN}|[ ]one)?)\b|#(?P<hash>{_NUMBER})\b",
+    rf"\b(?:(?P<noun>{NOUN})[ ]?#?(?P<number>{NUMBER})|(?P<id>{ID_PREFIX}[-_.]?{NUMBER})"
+    rf"|(?P<ordinal>{'|'.join(_ORDINALS)})[ ](?P<place>{NOUN}|one))(?![0-9A-Za-z_])|#(?P<hash>{NUMBER})\b",
+    re.IGNORECASE,
+)
+# Nouns that a requirement of some code may use for its own things.
+_AMBIGUOUS = re.compile(
+    r"(?:items?|points?|numbers?|no\.?|nr\.?|statements?|sentences?|bullets?|rules?|one|punkt|nummer|point"
+    r"|numéro|punto"
+    r"|número|第)$",
+    re.IGNORECASE,
+)
+_UNCLEAR = re.compile(r"(?:numbers?|no\.?|nr\.?|número|numéro|nummer)$", re.IGNORECASE)
+_UNCLEAR_PLACE = re.compile(r"(?:items?|numbers?|points?)$", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\W*(?:(?:sure|ok|okay|of course|yes|done|here(?:'s| is| are)?|i(?:'ve| have)?|changed|updated"
+    r"|revised|corrected"
+    r"|modified|reworded|shortened|new|the|version of|text of|wording of|for|and|now|only)\b[\s,:.!*_-]*)*",
     re.IGNORECASE,
 )
 # Between the reference to an item and its new words.
 _NOW = re.compile(
-    r"[*_`\"')\]]{0,4}(?:[ ](?:now|should|shall|has|have|is|was|been|be|then|instead|to|therefore|will))*[ ]?"
-    r"(?:reads?|becomes?|updated|changed|revised|corrected|modified|reworded|rephrased|shortened|replaced"
+    r"[*_`\"')\]]{0,4}(?:[ ](?:now|should|shall|has|have|is|was|been|be|then|instead|to|therefore|will"
+    r"|must|would))*[ ]?"
+    r"(?:[ ]?\((?:changed|updated|revised|corrected|new)[^()\n]{0,40}\))?[ ]?(?:,?[ ]use|say|as follows"
+    r"|changes|reads?|becomes?|updated|changed|revised|corrected|modified|reworded|rephrased|shortened"
+    r"|replaced"
     r"|amended|rewritten"
     r"|lautet|wird zu|devient|queda|heißt)?(?:[ ](?:now|to|as|by|into|with|jetzt|nun|maintenant|ahora"
     r"|así))*[ ]?"
-    r"(?:[:：]|[-–—](?=[ ])|(?=[\"“„«‘`]))[*_]{0,3}[ \t]*",
+    r"(?:[:：]|→|->|=>|[-–—](?=[ ])|(?=[\"“„«‘`]))[*_]{0,3}[ \t]*",
     re.IGNORECASE,
 )
+_CJK_NOW = re.compile(r"[^。\n]{0,30}(?:変更|更新|修正|改|变更|修改)[^。\n]{0,20}[:：]")
 _IS_NOW = re.compile(r"[*_`]{0,3}[ ](?:is now|now is|reads now|now reads|becomes)[ ](?=\S)", re.IGNORECASE)
 _CHANGE_WORD = re.compile(
     r"\b(?:updated?|chang\w+|revised?|corrected|new|modified|reworded|rephrased|shorten\w*|replaced?"
@@ -81,20 +96,8 @@ _REST = re.compile(
     r"|not changed)\b",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
-_EXPLAINS = re.compile(r"(?:this|that|it) (?:means|says|is because)\b|because\b", re.IGNORECASE)
-_WRAPPING = ("**", "__", '"', "“", "”", "„", "«", "»", "'", "`", "*", "‘", "’")
-_MAX_LINE = 4000  # characters of a line that are read
 _MAX_ITEM_LINES = 50  # of an item that words introduce
-
-
-@dataclass(frozen=True)
-class _Item:
-    """An item of the text: its key, and lines ``first`` to ``last`` exclusive."""
-
-    key: str
-    first: int
-    last: int
+_MAX_REQUEST = 20_000  # characters of a request that are read
 
 
 def merge_changes(previous: str | None, answer: str, request: str) -> str | None:
@@ -106,102 +109,94 @@ def merge_changes(previous: str | None, answer: str, request: str) -> str | None
     if previous is None or not answer.strip():
         return None
     changes = _find_changes(answer, previous, request)
-    return _apply(previous, changes) if changes else None
+    return apply_changes(previous, changes) if changes else None
 
 
 def _find_changes(answer: str, previous: str, request: str) -> dict[str, str | None]:
     """Return the new words of each changed item by key, None for a removed one; empty if all is new."""
     lines = answer.split("\n")
-    items = _find_items(lines)
-    listed = {item.key: _item_text(lines, item) for item in items}
-    known = [item.key for item in _find_items(previous.split("\n"))]
+    items = find_items(lines)
+    listed = {item.key: get_item_text(lines, item) for item in items}
+    known = [item.key for item in find_items(previous.split("\n"))]
     requested = _references(request)
-    if listed and not _REST.search(answer) and _is_complete(list(listed), known, requested):
+    parts = count_parts(previous)
+    if listed and not _REST.search(answer) and _is_complete(list(listed), known, requested, parts):
         return {}
     changes: dict[str, str | None] = {**_named_changes(lines), **_removals(lines)}
     if listed:
         return {**changes, **listed}
-    if not changes and len(requested) == 1 and _count_parts(previous) > 1:
+    numbers = set(map(get_number, known)) or set(map(str, range(1, parts + 1)))
+    if not changes and len(requested) == 1 and parts > 1 and get_number(requested[0]) in numbers:
         statement = _single_statement(answer)
         return {requested[0]: statement} if statement else {}
     return changes
 
 
-def _is_complete(listed: list[str], known: list[str], requested: list[str]) -> bool:
-    """Whether the listed items are a whole text: they begin with the first, and leave no gap."""
-    numbers = [_number(key) for key in listed]
-    first = _number(known[0]) if known else "1"
-    if numbers[0] not in {first, "1", "0"}:
+def _is_complete(listed: list[str], known: list[str], requested: list[str], parts: int) -> bool:
+    """Whether the listed items are a whole text: they begin with the first, and leave no gap.
+
+    ``known`` are the items of the text before; without any, it has so many ``parts``.
+    """
+    numbers = [get_number(key) for key in listed]
+    order = {number: position for position, number in enumerate(map(get_number, known))}
+    if numbers[0] not in {next(iter(order), "1"), "1", "0"}:
+        order = order or {str(number): number for number in range(1, parts + 1)}
+        return not (any(number in order for number in numbers) or numbers[0] == str(len(order) + 1))
+    if set(numbers) <= set(map(get_number, requested)):
         return False
-    if set(numbers) <= set(map(_number, requested)):
-        return False
-    order = {number: position for position, number in enumerate(map(_number, known))}
     positions = [order[number] for number in dict.fromkeys(numbers) if number in order]
     return positions == list(range(len(positions)))
-
-
-def _find_items(lines: list[str]) -> list[_Item]:
-    starts = [
-        (index, _key(match["key"]))
-        for index, line in enumerate(lines)
-        if (match := _ITEM.match(line[:_MAX_LINE])) and not _EXPLAINS.match(match["text"])
-    ]
-    ends = [index for index, _ in starts[1:]] + [len(lines)]
-    return [
-        _Item(key, first, _item_end(lines, first, end))
-        for (first, key), end in zip(starts, ends, strict=False)
-    ]
-
-
-def _item_end(lines: list[str], first: int, end: int) -> int:
-    """Return where an item ends: at a blank line, unless what follows it is indented."""
-    for index in range(first + 1, end):
-        if lines[index].lstrip().startswith(("```", "~~~")):
-            return index
-        if not lines[index].strip():
-            following = lines[index + 1] if index + 1 < end else ""
-            if not following.startswith(("  ", "\t")):
-                return index
-    return end
-
-
-def _item_text(lines: list[str], item: _Item) -> str:
-    match = _ITEM.match(lines[item.first][:_MAX_LINE])
-    assert match is not None
-    text = match["text"]
-    if match["lead"].lstrip(" >").startswith("|"):
-        text = max(text.split("|"), key=len)
-    rest = lines[item.first][_MAX_LINE:]
-    return "\n".join([_strip(text + rest), *lines[item.first + 1 : item.last]]).rstrip()
 
 
 def _named_changes(lines: list[str]) -> dict[str, str]:
     """Return the items that words name, as in "requirement 2 now reads: …", with what follows."""
     changes: dict[str, str] = {}
     for index, line in enumerate(lines):
-        for reference in _REFERENCE.finditer(line[:_MAX_LINE]):
-            end = _NOW.match(line, reference.end()) or _IS_NOW.match(line, reference.end())
+        for reference in _find_references(line):
+            end = _match_now(line, reference.end())
             if end is not None:
                 text = line[end.end() :].strip()
-            elif line.rstrip(" *_").endswith((":", "：")) and _CHANGE_WORD.search(line[:_MAX_LINE]):
+            elif _introduces(line):
                 text = ""
             else:
                 continue
-            text = _strip(text or _next_paragraph(lines, index + 1))
-            if text and not _EXPLAINS.match(text):
+            text = strip_marks(text or _next_paragraph(lines, index + 1))
+            if text and not is_talk(text):
                 changes[_reference_key(reference)] = text
             break
     return changes
+
+
+def _match_now(line: str, position: int) -> re.Match[str] | None:
+    """Match what stands between the reference to an item and its new words."""
+    return next(
+        (end for pattern in (_NOW, _IS_NOW, _CJK_NOW) if (end := pattern.match(line, position))), None
+    )
 
 
 def _removals(lines: list[str]) -> dict[str, None]:
     return {
         _reference_key(reference): None
         for line in lines
-        for reference in _REFERENCE.finditer(line[:_MAX_LINE])
+        for reference in _find_references(line)
         if _REMOVED.match(line, reference.end())
         or _REMOVE.search(line, max(0, reference.start() - 20), reference.start())
     }
+
+
+def _find_references(line: str) -> Iterator[re.Match[str]]:
+    """Yield the references to items of the text; "item 3" in the midst of a sentence may be anything."""
+    for reference in _REFERENCE.finditer(line[:MAX_LINE]):
+        noun = reference["noun"] or reference["place"] or ""
+        if not _AMBIGUOUS.match(noun) or _LEAD.fullmatch(line, 0, reference.start()):
+            yield reference
+
+
+def _introduces(line: str) -> bool:
+    """Whether a line of chat says that a changed item follows."""
+    if not line.rstrip(" *_").endswith((":", "：")) or not _CHANGE_WORD.search(line[:MAX_LINE]):
+        return False
+    return find_requirements(line).text is None
 
 
 def _next_paragraph(lines: list[str], first: int) -> str:
@@ -223,112 +218,24 @@ def _single_statement(answer: str) -> str:
     """Return the statement of an answer that has only this, perhaps among words of chat."""
     paragraphs = [part.strip() for part in answer.split("\n\n") if part.strip()]
     statements = [part for part in paragraphs if find_requirements(part).text is not None]
-    if len(statements) != 1 or "\n" in statements[0] or len(_SENTENCE.split(statements[0])) > 2:
+    if len(statements) != 1 or "\n" in statements[0] or len(SENTENCE.split(statements[0])) > 2:
         return ""
-    return _strip(statements[0].lstrip("-*+•> "))
+    return strip_marks(statements[0].lstrip("-*+•> "))
 
 
 def _references(request: str) -> list[str]:
-    references = _REFERENCE.finditer(request[:20_000])
-    return list(dict.fromkeys(_reference_key(reference) for reference in references))
+    """Return the keys of the items that a developer names; "the first item" may be one of a list."""
+    return list(
+        dict.fromkeys(
+            _reference_key(reference)
+            for reference in _REFERENCE.finditer(request[:_MAX_REQUEST])
+            if not _UNCLEAR.match(reference["noun"] or "")
+            and not _UNCLEAR_PLACE.match(reference["place"] or "")
+        )
+    )
 
 
 def _reference_key(reference: re.Match[str]) -> str:
     if ordinal := reference["ordinal"]:
         return _ORDINALS[ordinal.lower()]
-    return _key(reference["number"] or reference["id"] or reference["hash"])
-
-
-def _key(text: str) -> str:
-    """Return the key of an item: its number, with the letters of its id before it, without leading zeros."""
-    match = re.fullmatch(rf"(?:({_ID_PREFIX})[-_. ]?|[^\d]*)({_NUMBER})", text, re.IGNORECASE)
-    assert match is not None
-    number = ".".join(part.lstrip("0") or "0" for part in match[2].split("."))
-    return f"{(match[1] or '').upper()}{number}"
-
-
-def _number(key: str) -> str:
-    return key.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-def _strip(text: str) -> str:
-    """Remove quotation marks and emphasis around a whole text."""
-    text = text.strip()
-    for opening in _WRAPPING:
-        closing = {"“": "”", "„": "“", "«": "»", "‘": "’"}.get(opening, opening)
-        if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing):
-            inner = text[len(opening) : -len(closing)]
-            if opening not in inner and closing not in inner:
-                return inner.strip()
-    return text
-
-
-def _count_parts(text: str) -> int:
-    """Count the items of a text: numbered, else by bullets, else its sentences."""
-    lines = text.split("\n")
-    count = len(_find_items(lines)) or sum(_BULLET.match(line[:_MAX_LINE]) is not None for line in lines)
-    return count or sum(bool(part.strip()) for part in _SENTENCE.split(text))
-
-
-def _apply(previous: str, changes: Mapping[str, str | None]) -> str:
-    lines = previous.split("\n")
-    items = _find_items(lines)
-    if not items:
-        return _apply_by_position(previous, changes)
-    keys = {item.key for item in items}
-    by_number = {_number(item.key): item.key for item in items}
-    by_key = {key if key in keys else by_number.get(_number(key), key): text for key, text in changes.items()}
-    result = lines[: items[0].first]
-    for item, following in zip(items, [*items[1:], None], strict=True):
-        text = by_key.get(item.key, "")
-        if text:
-            result.append(_replace(lines[item.first], text))
-        elif text == "":
-            result += lines[item.first : item.last]
-        if following is not None:
-            result += lines[item.last : following.first]
-    form = lines[items[-1].first]
-    result += [_renumber(form, key, text) for key, text in by_key.items() if text and key not in keys]
-    return "\n".join(result + lines[items[-1].last :])
-
-
-def _replace(line: str, text: str) -> str:
-    """Return the line of an item with other words behind its marker."""
-    match = _ITEM.match(line[:_MAX_LINE])
-    if match is None:
-        return text
-    if match["lead"].lstrip(" >").startswith("|"):
-        cells = match["text"].split("|")
-        longest = max(range(len(cells)), key=lambda index: len(cells[index]))
-        cells[longest] = f" {text} " if longest else f"{text} "
-        return line[: match.start("text")] + "|".join(cells)
-    return line[: match.start("text")] + text
-
-
-def _renumber(line: str, key: str, text: str) -> str:
-    """Return a new item in the form of another item's line."""
-    match = _ITEM.match(line[:_MAX_LINE])
-    if match is None:
-        return f"{key}. {text}"
-    digits = re.sub(rf"{_NUMBER}$", _number(key), match["key"])
-    return _replace(line[: match.start("key")] + digits + line[match.end("key") :], text)
-
-
-def _apply_by_position(previous: str, changes: Mapping[str, str | None]) -> str:
-    """Change list items without numbers, or sentences, by their position."""
-    lines = previous.split("\n")
-    bullets = [index for index, line in enumerate(lines) if _BULLET.match(line[:_MAX_LINE])]
-    parts = lines if bullets else re.split(r"((?<=[.!?])\s+|(?<=[。！？]))", previous)
-    places = bullets or list(range(0, len(parts), 2))
-    for key, text in changes.items():
-        number = _number(key)
-        place = places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else None
-        bullet = _BULLET.match(parts[place]) if place is not None else None
-        if place is not None:
-            parts[place] = "" if text is None else (bullet["lead"] if bullet and bullets else "") + text
-        elif text:
-            parts.append(f"{'- ' if bullets else ' '}{text}")
-    if bullets:
-        removed = {index for index in bullets if not parts[index]}
-        return "\n".join(part for index, part in enumerate(parts) if index not in removed)
-    return "".join(parts).strip()
+    return parse_key(reference["number"] or reference["id"] or reference["hash"])

@@ -129,6 +129,59 @@ def test_an_answer_that_gives_only_the_changed_item_is_merged(
     assert accepted == "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Point 2 now reads: `add` shall return b.",
+        "I've updated point 2: `add` shall return b.",
+        "Here's the new number 2:\n`add` shall return b.",
+        'R2 now reads "`add` shall return b."',
+        "#2: `add` shall return b.",
+        "2) `add` shall return b.",
+        "- 2. `add` shall return b.",
+        "Changed:\n\n```markdown\n2. `add` shall return b.\n```",
+        "Requirement 2 → `add` shall return b.",
+        "Requirement 2 (changed): `add` shall return b.",
+        "Only requirement 2 changes: `add` shall return b.",
+        "For requirement 2, use: `add` shall return b.",
+        "Replace requirement 2 with: `add` shall return b.",
+        "Requirement 2 should now be: `add` shall return b.",
+        "Requirement 2 must read: `add` shall return b.",
+        "The second one is now `add` shall return b.",
+        "要件2を次のように変更しました：`add` shall return b.",
+        "L'exigence 2 devient : `add` shall return b.",
+        "El requisito 2 queda así: `add` shall return b.",
+    ],
+)
+def test_a_changed_item_is_merged_however_it_is_announced(answer: str) -> None:
+    lines = NUMBERED.split("\n")
+    accepted = extract_requirements(talk(FENCED_ADD, NUMBERED, "Please change it.", answer), {})
+    assert accepted == "\n".join([lines[0], "2. `add` shall return b.", lines[2]])
+
+
+@pytest.mark.parametrize(
+    ("request_text", "answer"),
+    [
+        ("No, the first item!", "`pop` shall return the first item. The first item is removed."),
+        ("It must handle number 2.", "`pop` shall return a list of 2 items."),
+        ("Please", "Item 3 of the list is special: the function shall return it."),
+        ("as IEEE, please", "3.1.1 The product shall take a.\n3.1.2 It shall return a."),
+        ("Please", "When the first call is made, it shall return a new list:\n\n- a\n- b"),
+        ("the first requirement only", "1. `add` shall take `a`.\n2. `add` shall return `a`."),
+    ],
+)
+def test_a_text_that_mentions_items_of_its_own_is_a_whole_text(request_text: str, answer: str) -> None:
+    assert extract_requirements(talk(FENCED_ADD, NUMBERED, request_text, answer), {}) == answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["2. is there because callers rely on it.", "Requirement 2: why should it print?", "OK, 2 is fine."],
+)
+def test_talk_about_an_item_changes_nothing(answer: str) -> None:
+    assert extract_requirements(talk(FENCED_ADD, NUMBERED, "What about 2?", answer), {}) == NUMBERED
+
+
 def test_several_items_are_merged_and_removed() -> None:
     answer = "I removed requirement 3, and requirement 1 now reads: `add` shall take numbers."
     accepted = extract_requirements(talk(FENCED_ADD, NUMBERED, "Please", answer), {})
