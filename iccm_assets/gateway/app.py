@@ -86,8 +86,7 @@ class GatewayRoutes:
             raise ProblemDetail(
                 404, "no such request or session (it is stored within seconds of its response)"
             )
-        await self._service.record_feedback(session, body, _token_name(request))
-        return _json(schemas.FeedbackResponse(session_id=session, request_id=body.request_id))
+        return _json(await self._service.record_feedback(session, body, _token_name(request)))
 
     async def _probe(self, request: Request) -> Response:
         body = await read_json_body(request, schemas.ProbeRequest, self._max_bytes)

@@ -186,7 +186,7 @@ class FeedbackRequest(_Request):
 class FeedbackResponse(BaseModel):
     """The ids under which the rating is recorded."""
 
-    session_id: str
+    session_id: str | None = Field(description="Null if the client names neither the session nor its user.")
     request_id: str | None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -24,6 +25,7 @@ from iccm_assets.errors import DatabaseUnreachableError, InputError
 from iccm_assets.gateway.app import GatewayRoutes, create_app
 from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
 from iccm_assets.gateway.database_metrics import DatabaseCollector
+from iccm_assets.gateway.http_protocol import LimitedHttpProtocol
 from iccm_assets.gateway.metrics import Metrics
 from iccm_assets.gateway.model_pool import ModelLoader, ModelPool
 from iccm_assets.gateway.persistence import load_owners
@@ -38,6 +40,7 @@ from iccm_assets.settings import Settings
 log = logging.getLogger(__name__)
 
 FLUSH_TIMEOUT_SECONDS = 10.0
+MAX_OPEN_FILES = 65_536
 _PARENT_CHECK_SECONDS = 1.0
 _SESSION_OPTIONS = (
     "-c statement_timeout=20000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
@@ -85,6 +88,8 @@ def run(
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(gateway, settings),
+            http=LimitedHttpProtocol,
+            ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -94,6 +99,7 @@ def run(
             backlog=2048,
         )
     )
+    _raise_open_files_limit()
     # uvicorn raises the signal that stopped it again after it has shut down; that must not skip the flush.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -186,6 +192,14 @@ class _GatewayProcess:
             lease = None if routing.split is None else routing.split.lease_until
             metrics.weight.set(canary_weight(routing, clock.now(), self.models.ready)[0])
             metrics.lease.set(0 if lease is None else max(0.0, clock.seconds_until(lease)))
+
+
+def _raise_open_files_limit() -> None:
+    """Allow as many connections as the system does: without a descriptor, the next one is not accepted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def _stop_with(parent: int, server: uvicorn.Server) -> None:

@@ -24,6 +24,7 @@ from iccm_assets.gateway.routing import Clock, Route, Routing, choose_route
 from iccm_assets.gateway.routing_sync import RoutingSync
 from iccm_assets.gateway.schemas import (
     FeedbackRequest,
+    FeedbackResponse,
     ProbeResponse,
     RequirementsRequest,
     RequirementsResponse,
@@ -287,15 +288,23 @@ class Service:
             return self._sessions.get(request_id)
         return session if session in self._sessions.values() else None
 
-    async def record_feedback(self, session: str, feedback: FeedbackRequest, token_name: str | None) -> None:
-        """Record a rating; a 409 `ProblemDetail` for another's session, 503 if the spool is full."""
+    async def record_feedback(
+        self, session: str, feedback: FeedbackRequest, token_name: str | None
+    ) -> FeedbackResponse:
+        """Record a rating; a 409 `ProblemDetail` for another's session, 503 if the spool is full.
+
+        A client without a user id and a token may rate the response of a user, but does not learn the
+        session's id.
+        """
         writer = self.writer(feedback.user_id, token_name)
-        await self.owners.check(session, writer, opens=False)
+        owner = await self.owners.check(session, writer, opens=False)
         _, clock = self.routing_snapshot()
         request_id, rating, comment = feedback.request_id, feedback.rating, feedback.comment
         record = feedback_record(session, request_id, rating, comment, clock.now(), writer, self._settings)
         self._append(record)
         self.metrics.feedback.labels(str(rating)).inc()
+        is_known = feedback.session_id is not None or owner.user_id is None or writer != SessionOwner()
+        return FeedbackResponse(session_id=session if is_known else None, request_id=request_id)
 
     def _production(self, routing: Routing) -> str:
         """Return the production version, or its predecessor while production is not loaded."""

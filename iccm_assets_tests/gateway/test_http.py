@@ -187,8 +187,9 @@ def test_every_endpoint_requires_a_token_if_tokens_are_configured(url, tmp_path)
     }  # fmt: skip
     bodies = {
         "/v1/requirements": ASK,
-        "/v1/conversations": {"session_id": "tokens", "messages": []},
-        "/v1/feedback": {"session_id": "tokens", "rating": 1},
+        # A user may have several tokens: the session is the user's under both.
+        "/v1/conversations": {"session_id": "tokens", "user_id": "u", "messages": []},
+        "/v1/feedback": {"session_id": "tokens", "user_id": "u", "rating": 1},
     }
     with gateway(url, tmp_path, ICCM_GATEWAY__TOKENS=f"{good}, {other}") as running:
         for (method, path), without in pages.items():

@@ -130,6 +130,17 @@ def test_a_session_opened_by_nobody_takes_its_first_name(served, engine):
     assert eventually(lambda: [row.user_id for row in rows(engine, owner)] == ["alice"])
 
 
+def test_a_client_that_names_nobody_does_not_learn_the_session_of_a_user(served):
+    request = served.request("alices-own", user_id="alice").json()["request_id"]
+    for body, session in (
+        ({"request_id": request}, None),
+        ({"request_id": request, "user_id": "alice"}, "alices-own"),
+        ({"session_id": "alices-own"}, "alices-own"),
+    ):
+        response = served.client.post("/v1/feedback", json={**body, "rating": 1})
+        assert response.status_code == 200 and response.json()["session_id"] == session
+
+
 def test_a_request_id_of_another_token_gets_neither_its_response_nor_its_session(guarded):
     first = ask(guarded, "s-repeated", request_id="repeated")
     assert ask(guarded, "s-repeated", request_id="repeated").json() == first.json()
