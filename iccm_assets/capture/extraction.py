@@ -11,23 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates
-from iccm_assets.capture.fences import code_blocks
 from iccm_assets.capture.messages import ChatMessage, parse_messages
 from iccm_assets.capture.requirement_changes import merge_changes
 from iccm_assets.capture.requirement_statements import find_requirements
 from iccm_assets.capture.source_choice import Naming, build_naming, choose_source
-
-__all__ = [
-    "Exchange",
-    "code_blocks",
-    "extract_exchange",
-    "extract_exchanges",
-    "extract_requirements",
-    "extract_source",
-    "find_source",
-    "has_shall_statement",
-    "parse_messages",
-]
 
 
 @dataclass(frozen=True)
@@ -95,11 +82,6 @@ def find_source(messages: object, metadata: object, source_sha256: str | None) -
 def sha256_of_text(text: str) -> str:
     """Return the sha256 of a text, hex; lone surrogates, which no stored text has, do not fail."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def has_shall_statement(text: str) -> bool:
-    """Whether a text holds requirements."""
-    return find_requirements(text).text is not None
 
 
 @dataclass
@@ -206,14 +188,14 @@ def _find_asked(drafts: list[_Draft], open_draft: _Draft, source: str) -> Exchan
     """
     key = source.strip()
     for draft in reversed(drafts):
-        if _same(draft.exchange.source, source) or draft_shows(draft, key):
+        if _same(draft.exchange.source, source) or _shows(draft, key):
             return Exchange(source, draft.exchange.requirements)
-    if draft_shows(open_draft, key) or not drafts:
+    if _shows(open_draft, key) or not drafts:
         return Exchange(source, None)
     return Exchange(source, drafts[-1].exchange.requirements)
 
 
-def draft_shows(draft: _Draft, source: str) -> bool:
+def _shows(draft: _Draft, source: str) -> bool:
     """Whether a source stands in the developer's words or files."""
     return any(source in text for text in draft.words) or any(
         source in candidate.text for candidate in draft.candidates

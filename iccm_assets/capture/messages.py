@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ def _part_text(part: object) -> str | None:
     """Return the words of a part: no tool calls, tool results, images, files or reasoning."""
     if isinstance(part, str):
         return part
-    if not isinstance(part, Mapping) or part.get("type", "text") not in _TEXT_TYPES:
+    if not isinstance(part, Mapping) or _as_text(part.get("type", "text")) not in _TEXT_TYPES:
         return None
     text = part.get("text")
     text = text.get("value") if isinstance(text, Mapping) else text
@@ -115,14 +116,10 @@ def _call_files(call: object, paths: dict[str, str]) -> Iterator[FilePart]:
     """Yield the files that an OpenAI tool call writes; its arguments are JSON in a text."""
     function = call.get("function") if isinstance(call, Mapping) else None
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    if isinstance(arguments, str) and len(arguments) <= _MAX_ARGUMENTS:
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return
-    assert isinstance(call, Mapping) or arguments is None
-    if isinstance(call, Mapping):
-        yield from _written_files(arguments, str(call.get("id")), paths)
+    if not isinstance(call, Mapping) or not isinstance(arguments, str) or len(arguments) > _MAX_ARGUMENTS:
+        return
+    with suppress(ValueError, RecursionError):
+        yield from _written_files(json.loads(arguments), str(call.get("id")), paths)
 
 
 def _written_files(arguments: object, call_id: str, paths: dict[str, str]) -> Iterator[FilePart]:

@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.capture.extraction import find_source, parse_messages
+from iccm_assets.capture.extraction import find_source
+from iccm_assets.capture.messages import parse_messages
 from iccm_assets.curation.decontamination import Contamination
 from iccm_assets.settings import CurationSettings
 
