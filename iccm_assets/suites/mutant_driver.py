@@ -278,9 +278,9 @@ def iterate_answers(measurement: Measurement, edits: Any, plans: list[Any]) -> I
 def run_pool(request: dict[str, Any]) -> str:
     """Run further inputs on the source and on the variants that the suite does not refuse.
 
-    Inputs count that the source answers twice the same, and as requirements could state. JSON: ``inputs``, the
-    number of these, and ``differs``, for each variant but the source whether it differs on one, or null where
-    the time was over.
+    Inputs count that the source answers twice the same, and as requirements could state. JSON: ``inputs``,
+    the number of these, and ``differs``, for each variant but the source whether it differs on one, or null
+    where the time was over.
     """
     measurement = Measurement(request)
     source = measurement.write_variant(request["variants"][0])

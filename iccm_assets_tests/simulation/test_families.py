@@ -46,6 +46,26 @@ def test_source_interpreter_and_all_reconstructors_pass_the_suite(family: str) -
             )
 
 
+@pytest.mark.parametrize("family", ["codes", "guards"])
+def test_a_suite_has_a_case_for_each_result_and_each_error(family: str) -> None:
+    rng = Random(f"branches {family}")
+    for _ in range(40):
+        example = generate_example(family, rng, cases=6)
+        whens = [part for part in example.document.statements if isinstance(part, ast.When)]
+        named = {part.outcome.error for part in whens if isinstance(part.outcome, ast.Raise)}
+        returned = {
+            part.outcome.value.base.value
+            for part in whens
+            if isinstance(part.outcome, ast.Return)
+            and isinstance(part.outcome.value, ast.Chain)
+            and isinstance(part.outcome.value.base, ast.NumberLiteral | ast.TextLiteral)
+        }
+        cases = example.test_suite["cases"]
+        assert len(cases) <= 10
+        assert named <= {case.get("raises") for case in cases}, example.source_code
+        assert returned <= {case.get("expect") for case in cases if isinstance(case.get("expect"), int | str)}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_changed_constant_or_branch_fails_somewhere(family: str) -> None:
     rng = Random(f"wrong {family}")

@@ -12,7 +12,7 @@ from iccm_assets.simulation.language import ast
 from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.families.common import INDENT, TypedDocument
 from iccm_assets.simulation.language.grammar import render
-from iccm_assets.simulation.language.suite_generator import generate_suite
+from iccm_assets.simulation.language.suite_generator import generate_complete_suite
 from iccm_assets.simulation.language.vocabulary import Vocabulary
 
 
@@ -51,7 +51,8 @@ def generate_example(family: str, rng: Random, *, cases: int = 8) -> GeneratedEx
 
 def add_suite(draft: ProgramDraft, rng: Random, *, cases: int = 8) -> GeneratedExample:
     """Draw a test suite for the program."""
-    return GeneratedExample(**vars(draft), test_suite=generate_suite(draft.typed_document, rng, cases))
+    suite = generate_complete_suite(draft.typed_document, rng, cases)
+    return GeneratedExample(**vars(draft), test_suite=suite)
 
 
 def rewrite(draft: ProgramDraft, rng: Random) -> ProgramDraft:

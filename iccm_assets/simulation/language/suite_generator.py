@@ -3,7 +3,8 @@
 A mutant is the document with one change: a constant, a boundary, a branch, an edit. Cases are chosen greedily
 so that each mutant fails as many as possible; expected values come from the interpreter. A wrong constant or
 a missing branch in requirements therefore lowers the pass rate. Two of the cases are edge cases: empty,
-negative, huge or unicode input. A case of a class creates an object and calls its methods.
+negative, huge or unicode input. A case of a class creates an object and calls its methods. A suite may be
+completed by cases that reach the branches its mutants left out; those of the canary set are frozen without.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ AnyDocument = TypeVar("AnyDocument", bound=ast.FunctionDocument | ast.ClassDocum
 
 CANDIDATE_CASES = 50
 EDGE_CANDIDATES, EDGE_CASES = 12, 2
+MAX_CASES = 10
+FURTHER_CANDIDATES = 200
+MARKER = "BranchReached"
 EDGE_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (0, -1, 1, -1000, 1_000_000),
     "str": ("", " ", "Ünïcode ß", "日本語", "\tTab\n", "a" * 60),
@@ -83,19 +87,72 @@ class CandidateInput:
 
 def generate_suite(draft: TypedDocument, rng: Random, size: int = 8) -> dict[str, Any]:
     """Generate a suite of ``size`` cases; deterministic for a given ``rng``."""
+    pool = _draw_pool(draft, rng, CANDIDATE_CASES)
+    chosen = _choose(pool, list(generate_mutants(draft.document)), size)
+    return _suite(draft.document, [pool[index] for index in sorted(chosen)])
+
+
+def generate_complete_suite(draft: TypedDocument, rng: Random, size: int = 8) -> dict[str, Any]:
+    """Generate a suite as ``generate_suite`` does, with a case for each branch that can be reached.
+
+    A case for a branch is added, or replaces the least useful one where there are ``MAX_CASES``.
+    """
+    document = draft.document
+    pool = _draw_pool(draft, rng, CANDIDATE_CASES)
+    chosen = _choose(pool, list(generate_mutants(document)), size)
+    added: list[tuple[CandidateInput, Any]] = []
+    further: list[tuple[CandidateInput, Any]] = []
+    for branch in _mark_branches(document):
+        if any(_reaches(branch, case) for case in (*(pool[index] for index in chosen), *added)):
+            continue
+        further = further or _draw_pool(
+            draft, Random(repr(document)), FURTHER_CANDIDATES, FURTHER_CANDIDATES // 2
+        )
+        if case := next((case for case in (*pool, *further) if _reaches(branch, case)), None):
+            del chosen[MAX_CASES - 1 - len(added) :]
+            added.append(case)
+    return _suite(document, [*(pool[index] for index in sorted(chosen)), *added])
+
+
+def _suite(
+    document: ast.FunctionDocument | ast.ClassDocument, chosen: list[tuple[CandidateInput, Any]]
+) -> dict[str, Any]:
+    return {"kind": "cases", "cases": [_case(document, *case) for case in chosen]}
+
+
+def _draw_pool(
+    draft: TypedDocument, rng: Random, size: int, edges: int = EDGE_CANDIDATES
+) -> list[tuple[CandidateInput, Any]]:
+    """Draw distinct candidates with their outcomes; the first ``edges`` attempts draw edge cases."""
     document = draft.document
     allowed = {node.error for node in _walk(document) if isinstance(node, ast.Raise)}
     candidates: dict[str, tuple[CandidateInput, Any]] = {}
-    for attempt in range(CANDIDATE_CASES * 3):
-        candidate = _draw(draft, rng, edge=attempt < EDGE_CANDIDATES)
+    for attempt in range(size * 3):
+        candidate = _draw(draft, rng, edge=attempt < edges)
         outcome = _run(document, candidate)
         if not isinstance(outcome, Unspecified) and _errors(outcome) <= allowed:
             candidates.setdefault(repr((candidate.args, candidate.calls)), (candidate, outcome))
-        if len(candidates) >= CANDIDATE_CASES:
+        if len(candidates) >= size:
             break
-    pool = list(candidates.values())
-    chosen = _choose(pool, list(generate_mutants(document)), size)
-    return {"kind": "cases", "cases": [_case(document, *pool[index]) for index in chosen]}
+    return list(candidates.values())
+
+
+def _mark_branches(document: AnyDocument) -> Iterator[AnyDocument]:
+    """Generate the document with one outcome after the other replaced by an error of its own."""
+    for index, statement in enumerate(document.statements):
+        if isinstance(statement, ast.When | ast.Otherwise):
+            marked = dataclasses.replace(statement, outcome=ast.Raise(MARKER))
+            statements = (*document.statements[:index], marked, *document.statements[index + 1 :])
+            yield dataclasses.replace(document, statements=statements)
+    if isinstance(document, ast.ClassDocument):
+        for index, method in enumerate(document.methods):
+            for marked_method in _mark_branches(method):
+                methods = (*document.methods[:index], marked_method, *document.methods[index + 1 :])
+                yield dataclasses.replace(document, methods=methods)
+
+
+def _reaches(branch: ast.FunctionDocument | ast.ClassDocument, case: tuple[CandidateInput, Any]) -> bool:
+    return MARKER in _errors(_run(branch, case[0]))
 
 
 def _draw(draft: TypedDocument, rng: Random, edge: bool) -> CandidateInput:
@@ -162,7 +219,7 @@ def _choose(pool: list[tuple[CandidateInput, Any]], mutated: Sequence[Any], size
         chosen.append(best)
         missing_errors -= _errors(pool[best][1])
         kill_counts.update(kills[best])
-    return sorted(chosen)
+    return chosen
 
 
 def _find_failing(mutated: Sequence[Any], candidate: CandidateInput, outcome: Any) -> set[int]:
