@@ -17,7 +17,9 @@ from iccm_assets.capture.claude_code.file_limits import limit_files
 from iccm_assets.capture.claude_code.session_builder import SessionTurns, Turn
 from iccm_assets.capture.claude_code.session_state import (
     SessionState,
+    find_givers,
     find_root,
+    give_turns,
     merge_session,
     parse_state,
     to_messages,
@@ -99,19 +101,21 @@ class TranscriptImporter:
         if row is not None and row.origin != ORIGIN:
             reason = f"captured by {row.origin}"
             return ImportResult(session_id, "other_origin", row.id, len(new.turns), reason=reason)
-        metadata = dict(row.metadata) if row is not None else {}
-        stored = parse_state(row.content, metadata) if row is not None else None
+        stored = parse_state(row.content, row.metadata) if row is not None else None
         owners = self._load_owners(conn, session_id, find_root(new, stored))
+        givers = find_givers(stored, new, owners)
+        owners = {key: owner for key, owner in owners.items() if owner not in givers}
         with_context = new.parent is None or not _is_erased(conn, new.parent)
         state = merge_session(stored, new, owners, with_context=with_context)
         if not state.turns:
             return ImportResult(session_id, "copy", reason=_explain_copy(state), continues=state.parent)
-        state = _limit(state, self._settings)
-        conversation = make_conversation(session_id, state, self._user_id, metadata)
-        if row is not None:
-            origin = row.test_suite_origin or conversation.test_suite_origin
-            conversation = replace(conversation, test_suite=row.test_suite, test_suite_origin=origin)
-        conversation_id = upsert_conversation(conn, conversation, settings=self._settings)
+        conversation_id, conversation = self._upsert(conn, session_id, state, row, self._user_id)
+        for giver in sorted(givers):
+            giver_row = _lock_row(conn, giver)
+            giver_state = parse_state(giver_row.content, giver_row.metadata)
+            if giver_state is not None:
+                rest = give_turns(giver_state, session_id, state, new)
+                self._upsert(conn, giver, rest, giver_row, None)
         if state.root:
             self._roots(conn)[state.root].add(session_id)
         unchanged = row is not None and row.updated_at == _lock_row(conn, session_id).updated_at
@@ -126,6 +130,16 @@ class TranscriptImporter:
             explain(exchange, state.parent),
             state.parent,
         )
+
+    def _upsert(
+        self, conn: Connection, session_id: str, state: SessionState, row: Any, user_id: str | None
+    ) -> tuple[int, Conversation]:
+        metadata = dict(row.metadata) if row is not None else {}
+        conversation = make_conversation(session_id, _limit(state, self._settings), user_id, metadata)
+        if row is not None:
+            origin = row.test_suite_origin or conversation.test_suite_origin
+            conversation = replace(conversation, test_suite=row.test_suite, test_suite_origin=origin)
+        return upsert_conversation(conn, conversation, settings=self._settings), conversation
 
     def _roots(self, conn: Connection) -> dict[str, set[str]]:
         """The imported sessions by the key of their first turn, read once."""
@@ -162,7 +176,11 @@ class TranscriptPreview:
             owners = {
                 turn.key: name for name in sorted(family - {session_id}) for turn in self._states[name].turns
             }
-            self._states[session_id] = merge_session(stored, new, owners)
+            givers = find_givers(stored, new, owners)
+            owners = {key: owner for key, owner in owners.items() if owner not in givers}
+            state = self._states[session_id] = merge_session(stored, new, owners)
+            for giver in givers:
+                self._states[giver] = give_turns(self._states[giver], session_id, state, new)
             family.add(session_id)
 
     def sessions(self) -> list[SessionPreview]:

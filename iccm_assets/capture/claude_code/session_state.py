@@ -106,7 +106,7 @@ def merge_session(
         find_root(new, stored),
         _latest([state.leaf, leaf]),
         dead,
-        new.parent or next((owners[turn.key] for turn in reversed(shared)), state.parent),
+        new.parent or state.parent or next((owners[turn.key] for turn in reversed(shared)), None),
         state.context,
     )
     if new.inherited or shared:
@@ -114,6 +114,23 @@ def merge_session(
         chain = merge_turns((), (*new.inherited, *turns))
         return replace(state, context=_find_context(own, chain, others) if with_context else ())
     return _renew_context(state)
+
+
+def find_givers(stored: SessionState | None, new: SessionTurns, owners: Mapping[str, str]) -> frozenset[str]:
+    """Return the sessions that hold all of this one and more: they are its copies, imported before it."""
+    turns = merge_turns(stored.turns if stored is not None else (), new.turns)
+    if not turns or turns[-1].key not in owners:
+        return frozenset()
+    keys = {turn.key for turn in turns}
+    sharing = {owners[key] for key in keys if key in owners}
+    return frozenset(owner for key, owner in owners.items() if key not in keys and owner in sharing)
+
+
+def give_turns(state: SessionState, session_id: str, taker: SessionState, new: SessionTurns) -> SessionState:
+    """Return a session without the turns of another one, which it continues; ``new``: what its file holds."""
+    owners = {turn.key: session_id for turn in taker.turns}
+    history = SessionTurns(inherited=[*new.inherited, *new.turns])
+    return replace(merge_session(state, history, owners), root=state.root, parent=session_id)
 
 
 def merge_turns(stored: Collection[Turn], new: Collection[Turn]) -> list[Turn]:

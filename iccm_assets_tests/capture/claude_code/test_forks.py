@@ -94,8 +94,8 @@ def test_a_resumed_copy_without_marks_gives_one_example(load, engine, runs, chil
     second.prompt("Thanks.")
     second.answer("You are welcome.")
     load(*([second, first] if child_first else [first, second]), runs=runs)
-    owner = "child" if child_first else "parent"
-    assert examples(engine) == {owner: (None, ADD_REQUIREMENTS)}
+    assert examples(engine) == {"parent": (None, ADD_REQUIREMENTS)}
+    assert {row.session_id: len(row.content) for row in stored(engine)} == {"child": 2, "parent": 2}
 
 
 @pytest.mark.parametrize("copy", COPIES)
@@ -146,21 +146,43 @@ def test_a_fork_with_a_secret_in_its_context_is_redacted_and_does_not_change(loa
     assert stored(engine) == before
 
 
-def test_a_marked_fork_gives_the_same_rows_in_every_order(load, engine):
+@pytest.mark.parametrize("copy", COPIES)
+def test_siblings_give_one_example_in_every_order_and_do_not_change(load, engine, copy):
     first = parent()
-    second = first.fork("child")
-    second.prompt("Say it in fewer words.")
-    second.answer(SHORTER)
-    third = second.fork("grandchild")
-    third.prompt(ask(SUB))
-    third.answer(SUB_REQUIREMENTS)
-    seen = []
-    for files in itertools.permutations([first, second, third]):
-        load(*files, runs=2)
-        seen.append([(row.session_id, row.content, row.metadata, row.timestamp) for row in stored(engine)])
+    others = []
+    for name in ("one", "two"):
+        other = first.fork(name, **COPIES[copy])
+        other.prompt(f"Thanks from {name}.")
+        others.append(other)
+    for files in itertools.permutations([first, *others]):
+        load(*files)
+        before = stored(engine)
+        assert examples(engine) == {"parent": (None, ADD_REQUIREMENTS)}
+        assert {result.state for result in load(*files, runs=2).values()} == {"unchanged"}
+        assert stored(engine) == before and [len(row.content) for row in before] == [1, 2, 1]
         with engine.begin() as conn:
             conn.execute(sa.text("truncate iccm.conversations, iccm.requirements cascade"))
-    assert all(rows == seen[0] for rows in seen) and len(seen[0]) == 3
+
+
+@pytest.mark.parametrize("copy", ["fork", "resume"])
+def test_forks_of_forks_give_the_same_rows_in_every_order(load, engine, copy):
+    first = parent()
+    second = first.fork("child", **COPIES[copy])
+    second.prompt("Say it in fewer words.")
+    second.answer(SHORTER)
+    third = second.fork("grandchild", **COPIES[copy])
+    third.prompt("And in other words?")
+    third.answer("The function add must return what a and b add up to.")
+    outcomes = []
+    for files in itertools.permutations([first, second, third]):
+        load(*files, runs=2)
+        outcomes.append(
+            [(row.session_id, row.content, row.metadata, row.timestamp) for row in stored(engine)]
+        )
+        with engine.begin() as conn:
+            conn.execute(sa.text("truncate iccm.conversations, iccm.requirements cascade"))
+    assert all(rows == outcomes[0] for rows in outcomes)
+    assert [metadata.get("source_code") for _, _, metadata, _ in outcomes[0]] == [ADD, ADD, None]
 
 
 def test_each_fork_of_a_fork_gives_its_own_example(load, engine):
@@ -205,7 +227,8 @@ def test_turns_that_the_fork_brought_first_do_not_come_twice(load, engine):
     second.prompt("Thanks.")
     load(second)
     load(first)
-    assert examples(engine) == {"parent": (None, ADD_REQUIREMENTS), "child": (None, SUB_REQUIREMENTS)}
+    assert examples(engine) == {"parent": (None, SUB_REQUIREMENTS)}
+    assert {row.session_id: len(row.content) for row in stored(engine)} == {"child": 1, "parent": 4}
 
 
 def test_sessions_with_the_same_first_prompt_are_not_related(load, engine):
@@ -277,8 +300,9 @@ def test_a_conversation_that_an_older_version_imported_is_replaced(load, engine)
     assert len(row.content) == 2 and row.metadata["note"] == 1 and "transcript" in row.metadata
 
 
+@pytest.mark.parametrize("parent_first", [True, False])
 @pytest.mark.parametrize("copy", COPIES)
-def test_a_preview_sees_the_forks_in_its_files(settings, copy):
+def test_a_preview_sees_the_forks_in_its_files(settings, copy, parent_first):
     first = parent()
     second = first.fork("child", **COPIES[copy])
     second.prompt("Say it in fewer words.")
@@ -286,9 +310,9 @@ def test_a_preview_sees_the_forks_in_its_files(settings, copy):
     third = first.fork("other", **COPIES[copy])
     third.prompt("Thanks.")
     preview = TranscriptPreview(settings)
-    for transcript in (first, second, third):
+    for transcript in (first, second, third) if parent_first else (second, third, first):
         preview.add_transcript(transcript.read())
     found = {session.session_id: session.exchange for session in preview.sessions()}
     assert (found["parent"].source, found["parent"].requirements) == (ADD, ADD_REQUIREMENTS)
     assert (found["child"].source, found["child"].requirements) == (ADD, SHORTER)
-    assert found["other"].requirements is None and "continued session parent" in found["other"].reason
+    assert found["other"].requirements is None and "since it continued session" in found["other"].reason
