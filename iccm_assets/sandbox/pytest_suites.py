@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from iccm_assets.errors import TestSuiteError
+from iccm_assets.sandbox.python_source import parse_python
 
 MAX_FILES = 100
 PACKAGES = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
@@ -71,7 +72,7 @@ def collect_tests(files: Mapping[str, str]) -> list[str]:
 
 def _parse(name: str, text: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return parse_python(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise TestSuiteError(f"file {name!r}: not Python: {error}") from None
 
@@ -81,7 +82,8 @@ def _find_tests(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
             yield f"{prefix}::{node.name}"
         elif isinstance(node, ast.ClassDef):
-            unittest = any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+            names = (getattr(base, "attr", getattr(base, "id", "")) for base in node.bases)
+            unittest = any(name.endswith("TestCase") for name in names)
             if unittest or node.name.startswith("Test"):
                 yield from _find_tests(f"{prefix}::{node.name}", node.body)
 

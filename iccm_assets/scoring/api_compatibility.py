@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from iccm_assets.sandbox.python_source import BYTE_ORDER_MARK, parse_python
 
 if TYPE_CHECKING:
     import griffe
@@ -60,12 +62,35 @@ def _parse(code: str) -> griffe.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd escapes in foreign code
-            module = griffe.visit("module", filepath=None, code=code)  # type: ignore[arg-type]
+            parse_python(code)  # refuses what takes too long
+            extensions = griffe.load_extensions()
+            visitor = _visitor_class()("module", None, code.removeprefix(BYTE_ORDER_MARK), extensions)
+            module: griffe.Module = visitor.get_module()
             _construct_dataclasses(module)
             return module
     # The source may be hostile, and the parser is not written for that: any failure means unreadable.
     except (Exception, RecursionError, MemoryError):
         return None
+
+
+@cache
+def _visitor_class() -> Any:
+    """Build griffe's visitor without its search for the docstring of each attribute.
+
+    That takes quadratic time, and no docstring is compared.
+    """
+    import griffe
+
+    class InterfaceVisitor(griffe.Visitor):
+        def handle_attribute(self, node: Any, annotation: Any = None) -> None:
+            parent = node.parent
+            node.parent = type(parent)()  # of the same kind, without other children to search
+            try:
+                super().handle_attribute(node, annotation)
+            finally:
+                node.parent = parent
+
+    return InterfaceVisitor
 
 
 _parse_original = lru_cache(maxsize=256)(_parse)  # compared with the re-implementation of every member

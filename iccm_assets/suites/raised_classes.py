@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
 
+from iccm_assets.sandbox.python_source import parse_python
 from iccm_assets.suites.suite_values import InvalidValueError
 from iccm_assets.suites.test_suites import Case
 
@@ -129,7 +130,7 @@ def _find_bases(source: str) -> dict[str, set[str]]:
     """Find the names of the bases of each class and alias; nothing in what is not Python."""
     bases: dict[str, set[str]] = {}
     try:
-        tree = ast.parse(source.removeprefix("\ufeff"))
+        tree = parse_python(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return bases
     for node in ast.walk(tree):

@@ -28,6 +28,7 @@ MAX_DEPTH = 100
 MAX_HASHED_ELEMENTS = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
 RELATIVE_TOLERANCE = 1e-9
 MAX_TOLERANT_SEARCH = 200  # unmatched set elements that are compared pair by pair
+MAX_TOLERANT_CHARACTERS = 20_000  # of all of them; sets in sets must be exactly equal
 
 
 class InvalidValueError(ValueError):
@@ -255,6 +256,9 @@ def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, Encoded
     missing = [form for form in expected if form not in actual]
     extra = [form for form in actual if form not in expected]
     if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
+        return matches
+    forms = [*missing, *extra]
+    if sum(map(len, forms)) > MAX_TOLERANT_CHARACTERS or any("S[" in form or "F[" in form for form in forms):
         return matches
     for form in missing:
         close = next((other for other in extra if not diff(expected[form], actual[other])), None)

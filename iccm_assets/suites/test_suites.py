@@ -91,10 +91,12 @@ def load_suite_file(path: Path) -> Suite:
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object; by default json silently drops one value of a duplicate key."""
-    names = [name for name, _ in pairs]
-    if duplicate := next((name for name in names if names.count(name) > 1), None):
-        raise TestSuiteError(f"duplicate key {duplicate!r}")
-    return dict(pairs)
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise TestSuiteError(f"duplicate key {name!r}")
+        values[name] = value
+    return values
 
 
 def parse_suite(document: object) -> Suite:

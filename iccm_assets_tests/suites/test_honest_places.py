@@ -138,7 +138,8 @@ def test_a_path_that_is_not_there_is_no_sign_of_a_wrong_answer_either(name):
 STANDARD_OBJECTS = [
     "collections.deque([1])", "collections.UserDict(a=1)", "collections.ChainMap({})",
     "decimal.Decimal(1)", "datetime.date(2024, 1, 2)", "pathlib.Path('a')", "array.array('i', [1])",
-    "{}.keys()", "fractions.Fraction(1, 2)", "types.SimpleNamespace(a=1)", "uuid.UUID(int=1)", "range(3)", "Point(1)", "slice(1)",
+    "{}.keys()", "fractions.Fraction(1, 2)", "types.SimpleNamespace(a=1)", "uuid.UUID(int=1)",
+    "range(3)", "Point(1)", "slice(1)",
     "types.MappingProxyType(collections.UserDict(a=1))", "ipaddress.ip_address('::1')",
 ]  # fmt: skip
 
