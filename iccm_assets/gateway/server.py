@@ -158,7 +158,8 @@ class _GatewayProcess:
     def _load_owners(self, sessions: Sequence[str]) -> Mapping[str, SessionOwner]:
         if not self.sync.connected:
             return {}
-        with self.engine().connect() as conn:
+        # Without a transaction, it is one round trip.
+        with self.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             return load_owners(conn, sessions)
 
     @contextlib.contextmanager
