@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iccm_assets.capture.claude_code.shell_files import parse_shell_command
+from iccm_assets.capture.messages import remove_line_numbers
 
 # A longer file is no part: neither its source nor its requirements could be used.
 MAX_FILE_CHARS = 256 * 1024
@@ -71,7 +72,7 @@ def parse_attachment(attachment: Mapping[str, Any]) -> FilePart | None:
     path = next((name for name in names if isinstance(name, str) and name), "")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_FILE_CHARS:
         return None
-    return make_part(path, text if isinstance(file, Mapping) else remove_line_numbers(text), "attached")
+    return make_part(path, text if isinstance(file, Mapping) else clean_shown_file(text), "attached")
 
 
 def parse_call(block: Mapping[str, Any]) -> ToolCall | None:
@@ -127,7 +128,7 @@ def parse_result(block: Mapping[str, Any], details: object) -> ToolResult:
     elif text is not None:
         first = _LINE_NUMBER.match(text)
         is_complete = first is None or int(first[1]) <= 1
-        text = remove_line_numbers(text)
+        text = clean_shown_file(text)
     return ToolResult(
         failed,
         text if text is not None and len(text) <= MAX_FILE_CHARS else None,
@@ -137,22 +138,15 @@ def parse_result(block: Mapping[str, Any], details: object) -> ToolResult:
     )
 
 
-def remove_line_numbers(text: str) -> str:
+def clean_shown_file(text: str) -> str:
     """Return the text of a file as the Read tool shows it: without line numbers and the reminder after it."""
     if _LINE_NUMBER.match(text) is None:
         return text
     lines = text.split("\n")
-    numbers = [_LINE_NUMBER.match(line) for line in lines]
-    end = next(
-        (n for n, line in enumerate(lines) if not numbers[n] and line.startswith(_REMINDER)), len(lines)
-    )
-    while end and not lines[end - 1].strip():
-        end -= 1
-    if not all(numbers[:end]):
-        return text
-    return "\n".join(
-        line[number.end() :] for line, number in zip(lines[:end], numbers, strict=False) if number
-    )
+    end = next((place for place, line in enumerate(lines) if line.startswith(_REMINDER)), len(lines))
+    numbered = "\n".join(lines[:end]).rstrip("\n")
+    cleaned = remove_line_numbers(numbered)
+    return text if cleaned == numbered else cleaned
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from iccm_assets.capture.claude_code.file_limits import limit_files
 from iccm_assets.capture.claude_code.session_builder import Turn
 from iccm_assets.capture.claude_code.shell_files import parse_shell_command
-from iccm_assets.capture.claude_code.tool_files import remove_line_numbers
+from iccm_assets.capture.claude_code.tool_files import clean_shown_file
 from iccm_assets_tests.factories.transcripts import ADD, ADD_REQUIREMENTS, TranscriptBuilder
 
 DOCUMENT = f"# Requirements\n\n1. {ADD_REQUIREMENTS}\n"
@@ -114,11 +114,12 @@ def test_what_the_transcript_says_about_the_file_has_precedence():
         ("    98→a\n    99→b\n   100→c", "a\nb\nc"),
         ("a = 1\nb = 2", "a = 1\nb = 2"),
         ("1\ta\nno number", "1\ta\nno number"),
+        ("1\ta\n3\tb", "1\ta\n3\tb"),
         ("     1→x = '→'", "x = '→'"),
     ],
 )
 def test_line_numbers_are_removed_and_nothing_else(shown, text):
-    assert remove_line_numbers(shown) == text
+    assert clean_shown_file(shown) == text
 
 
 @pytest.mark.parametrize(
