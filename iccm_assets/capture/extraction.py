@@ -12,9 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates
 from iccm_assets.capture.messages import ChatMessage, parse_messages
-from iccm_assets.capture.requirement_changes import merge_changes
+from iccm_assets.capture.requirement_changes import may_change, merge_changes
 from iccm_assets.capture.requirement_statements import find_requirements
-from iccm_assets.capture.source_choice import Naming, build_naming, choose_source
+from iccm_assets.capture.source_choice import KnownSource, build_naming, choose_source, find_called_names
+
+# Characters of requirements that are compared with answers which change single items of them; after that,
+# every answer counts as a whole text, so that the time stays linear.
+_MAX_COMPARED = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,19 @@ def extract_exchange(messages: object, metadata: object, suite: object = None) -
     source, requirements = _text(metadata, "source_code"), _text(metadata, "requirements")
     if source is not None and requirements is not None:
         return Exchange(source, requirements)
-    drafts, open_draft, refusal = _read(parse_messages(messages), suite)
+    called = find_called_names(suite)
+    drafts, open_draft, refusal = _read(parse_messages(messages), called)
     if requirements is not None:
-        return _explain(_find_answered(drafts, open_draft, requirements, suite), "")
+        return _explain(_find_answered(drafts, open_draft, requirements, called), "")
     if source is not None:
         return _explain(_find_asked(drafts, open_draft, source), refusal)
-    last = drafts[-1].exchange if drafts else Exchange(open_draft.choose("", suite), None)
+    last = drafts[-1].exchange if drafts else Exchange(open_draft.choose("", called), None)
     return _explain(last, refusal)
 
 
 def extract_exchanges(messages: object, metadata: object, suite: object = None) -> list[Exchange]:
     """Extract all exchanges in order; the last is that of ``extract_exchange``, if it is complete."""
-    drafts, _, _ = _read(parse_messages(messages), suite)
+    drafts, _, _ = _read(parse_messages(messages), find_called_names(suite))
     accepted = extract_exchange(messages, metadata, suite)
     exchanges = [_explain(draft.exchange, "") for draft in drafts]
     others = [item for item in exchanges if item.requirements != accepted.requirements]
@@ -88,9 +93,9 @@ def sha256_of_text(text: str) -> str:
 class _Draft:
     """An exchange while the conversation is read: the developer's words and code, and the answer to them."""
 
+    previous: KnownSource | None = None
     words: list[str] = field(default_factory=list)
     candidates: list[CodeCandidate] = field(default_factory=list)
-    previous: str | None = None
     exchange: Exchange = Exchange(None, None)
 
     def add(self, message: ChatMessage) -> None:
@@ -99,40 +104,46 @@ class _Draft:
             self.words.append(message.text)
         self.candidates += find_candidates(message)
 
-    def choose(self, answer: str, suite: object) -> str | None:
+    def choose(self, answer: str, called: frozenset[str]) -> str | None:
         """Choose the source that an answer is about; None if it is the previous one."""
-        naming: Naming = build_naming(answer, "\n".join(self.words), suite)
+        naming = build_naming(answer, "\n".join(self.words), called)
         return choose_source(self.candidates, naming, self.previous)
 
 
-def _read(messages: list[ChatMessage], suite: object) -> tuple[list[_Draft], _Draft, str]:
+def _read(messages: list[ChatMessage], called: frozenset[str]) -> tuple[list[_Draft], _Draft, str]:
     """Return the exchanges, what came after the last answer, and the reason why the last answer is none."""
     drafts: list[_Draft] = []
-    draft, refusal = _Draft(), "there is no answer"
+    draft, refusal, compared = _Draft(), "there is no answer", 0
     for answers, message in _group(messages):
         if message is not None:
             draft.add(message)
             continue
-        previous = drafts[-1].exchange if drafts else Exchange(None, None)
-        draft.previous = previous.source
-        answer, refusal = _choose_answer(answers, previous.requirements)
-        source = draft.choose("\n".join(answers), suite)
-        follows = source is None or source == previous.source
-        words = "\n".join(draft.words)
-        merged = merge_changes(previous.requirements, answers[-1], words) if follows and drafts else None
-        if merged is not None:
-            drafts[-1].exchange = replace(previous, requirements=merged)
-            drafts[-1].words += draft.words
-        elif answer is not None and follows and drafts:
-            drafts[-1].exchange = replace(previous, requirements=answer)
-            drafts[-1].words += draft.words
+        answer, refusal = _choose_answer(answers)
+        changed, words = None, "\n".join(draft.words)
+        if drafts and compared < _MAX_COMPARED and may_change(answers[-1], words):
+            text = drafts[-1].exchange.requirements
+            compared += len(text or "")
+            changed = merge_changes(text, answers[-1], words)
+        if answer is None and changed is None:
+            continue
+        source = draft.choose("\n".join(answers), called)
+        if drafts and source in {None, drafts[-1].exchange.source}:
+            last = drafts[-1]
+            last.exchange = replace(last.exchange, requirements=answer if changed is None else changed)
+            last.words += draft.words
         elif answer is not None:
             draft.exchange = Exchange(source, answer)
             drafts.append(draft)
         else:
             continue
-        draft = _Draft(previous=drafts[-1].exchange.source)
+        draft = _Draft(_know(drafts[-1].exchange.source, draft.previous))
     return drafts, draft, refusal
+
+
+def _know(source: str | None, known: KnownSource | None) -> KnownSource | None:
+    if source is None or (known is not None and known.text == source):
+        return None if source is None else known
+    return KnownSource(source)
 
 
 def _group(messages: list[ChatMessage]) -> Iterator[tuple[list[str], ChatMessage | None]]:
@@ -155,7 +166,7 @@ def _group(messages: list[ChatMessage]) -> Iterator[tuple[list[str], ChatMessage
         yield answers, None
 
 
-def _choose_answer(answers: list[str], previous: str | None) -> tuple[str | None, str]:
+def _choose_answer(answers: list[str]) -> tuple[str | None, str]:
     """Return the requirements among the answers of a turn: the last ones, or longer ones before them."""
     best, refusal = None, ""
     for answer in answers:
@@ -167,13 +178,14 @@ def _choose_answer(answers: list[str], previous: str | None) -> tuple[str | None
     return best, "" if best is not None else refusal
 
 
-def _find_answered(drafts: list[_Draft], open_draft: _Draft, text: str, suite: object) -> Exchange:
+def _find_answered(drafts: list[_Draft], open_draft: _Draft, text: str, called: frozenset[str]) -> Exchange:
     """Return the exchange of a given text: the one with this answer, else the last whose source it names."""
+    words = text.split()
     for draft in reversed(drafts):
-        if _same(draft.exchange.requirements, text):
+        if (draft.exchange.requirements or "").split() == words:
             return Exchange(draft.exchange.source, text)
-    naming = build_naming(text, "", suite)
-    open_source = open_draft.choose(text, suite)
+    naming = build_naming(text, "", called)
+    open_source = open_draft.choose(text, called)
     for source in (open_source, *(draft.exchange.source for draft in reversed(drafts))):
         if source is not None and naming.is_marked_in(source):
             return Exchange(source, text)
@@ -186,9 +198,9 @@ def _find_asked(drafts: list[_Draft], open_draft: _Draft, source: str) -> Exchan
 
     A source that was shown without an answer has no requirements yet.
     """
-    key = source.strip()
+    key, words = source.strip(), source.split()
     for draft in reversed(drafts):
-        if _same(draft.exchange.source, source) or _shows(draft, key):
+        if (draft.exchange.source or "").split() == words or _shows(draft, key):
             return Exchange(source, draft.exchange.requirements)
     if _shows(open_draft, key) or not drafts:
         return Exchange(source, None)
@@ -200,10 +212,6 @@ def _shows(draft: _Draft, source: str) -> bool:
     return any(source in text for text in draft.words) or any(
         source in candidate.text for candidate in draft.candidates
     )
-
-
-def _same(text: str | None, other: str) -> bool:
-    return text is not None and text.split() == other.split()
 
 
 def _explain(exchange: Exchange, refusal: str) -> Exchange:
@@ -221,7 +229,7 @@ def _sources(messages: object, metadata: object) -> Iterator[str]:
     stored = metadata.get("request_sources") if isinstance(metadata, Mapping) else None
     yield from (text for text in (stored if isinstance(stored, list) else []) if isinstance(text, str))
     parsed = parse_messages(messages)
-    drafts, _, _ = _read(parsed, None)
+    drafts, _, _ = _read(parsed, frozenset())
     yield from (draft.exchange.source for draft in drafts if draft.exchange.source is not None)
     for message in parsed:
         if message.role in {"user", "tool"}:

@@ -100,6 +100,12 @@ _MAX_ITEM_LINES = 50  # of an item that words introduce
 _MAX_REQUEST = 20_000  # characters of a request that are read
 
 
+def may_change(answer: str, request: str) -> bool:
+    """Whether an answer has items, or it or the request names some; the rest cannot change single items."""
+    text = f"{answer}\n{request[:_MAX_REQUEST]}"
+    return _REFERENCE.search(text) is not None or bool(find_items(answer.split("\n")))
+
+
 def merge_changes(previous: str | None, answer: str, request: str) -> str | None:
     """Return ``previous`` with the items that the answer changes, adds or removes.
 

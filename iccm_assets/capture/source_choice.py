@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from iccm_assets.capture.code_candidates import MARKED, READ, CodeCandidate, find_identifiers
-from iccm_assets.capture.code_recognition import find_names
+from iccm_assets.capture.code_recognition import CodeNames, find_names
 
 _MARKED_NAME = re.compile(
     r"[`*'\"“]{1,2}(?:\w+\.)*(\w+)(?:\([^`\n]{0,200})?[`*'\"”]{1,2}|\b(\w+)\("
@@ -16,32 +17,61 @@ _MARKED_NAME = re.compile(
     r"|funktion|methode|klasse|fonction|méthode|classe|función|método|clase|関数|メソッド|クラス|函数|方法"
     r"|类)\s{0,2}[`*'\"“]{0,2}(\w+)"
 )
+_FILE_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Naming:
     """The names in a text and a suite. ``called``: by tests; ``marked``: as code; ``words``: any word.
 
-    ``request`` is what the developer wrote.
+    ``mentioned`` are the words of the developer, among them names of files.
     """
 
     called: frozenset[str]
     marked: frozenset[str]
     words: frozenset[str]
-    request: str
+    mentioned: frozenset[str]
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The names that are called or marked."""
+        return self.called | self.marked
 
     def is_marked_in(self, source: str) -> bool:
         """Whether the source defines a name that is marked or called."""
-        return bool((self.called | self.marked) & find_names(source).defined)
+        return not self.named.isdisjoint(find_names(source).defined)
 
 
-def build_naming(requirements: str, request: str, suite: object) -> Naming:
-    """Collect the names in requirements, in a request and in a test suite (a document or a parsed one)."""
+@dataclass(frozen=True)
+class KnownSource:
+    """The source of the previous exchange."""
+
+    text: str
+
+    @cached_property
+    def names(self) -> CodeNames:
+        """What it defines and binds."""
+        return find_names(self.text)
+
+    @cached_property
+    def lines(self) -> frozenset[str]:
+        """Its lines, without the spaces around them."""
+        return frozenset(map(str.strip, self.text.split("\n")))
+
+
+def build_naming(requirements: str, request: str, called: frozenset[str]) -> Naming:
+    """Collect the names in requirements and in a request; ``called`` are those that a test suite calls."""
     marked = {name for match in _MARKED_NAME.finditer(requirements) for name in match.groups() if name}
-    return Naming(frozenset(_called_names(suite)), frozenset(marked), find_identifiers(requirements), request)
+    mentioned = frozenset(word.strip(".") for word in _FILE_NAME.findall(request))
+    return Naming(called, frozenset(marked), find_identifiers(requirements), mentioned)
 
 
-def _called_names(suite: object) -> Iterator[str]:
+def find_called_names(suite: object) -> frozenset[str]:
+    """Return the names that a test suite calls: of a document or a parsed suite."""
+    return frozenset(_iterate_called_names(suite))
+
+
+def _iterate_called_names(suite: object) -> Iterator[str]:
     document = suite if isinstance(suite, Mapping) else vars(suite) if hasattr(suite, "cases") else {}
     files = document.get("files")
     for text in files.values() if isinstance(files, Mapping) else ():
@@ -57,7 +87,9 @@ def _called_names(suite: object) -> Iterator[str]:
             yield from name.split(".")
 
 
-def choose_source(candidates: Sequence[CodeCandidate], naming: Naming, previous: str | None) -> str | None:
+def choose_source(
+    candidates: Sequence[CodeCandidate], naming: Naming, previous: KnownSource | None
+) -> str | None:
     """Return the best code, joined with the blocks that it needs; None if none is new.
 
     With a ``previous`` source, code that only uses or repeats it, or that a tool read unasked, is not new.
@@ -69,29 +101,33 @@ def choose_source(candidates: Sequence[CodeCandidate], naming: Naming, previous:
         return None
     index = max(range(len(code)), key=lambda position: _rate(code[position], naming, position))
     best = code[index]
-    if previous is not None and not _is_named(best, naming) and naming.is_marked_in(previous):
+    names_previous = previous is not None and not naming.named.isdisjoint(previous.names.defined)
+    if names_previous and not _is_named(best, naming):
         return None
     return best.text if best.path else _join(code, index, naming)
 
 
 def _is_named(candidate: CodeCandidate, naming: Naming) -> bool:
-    return bool((naming.called | naming.marked) & candidate.names.defined) or _is_mentioned(candidate, naming)
+    return not naming.named.isdisjoint(candidate.names.defined) or _is_mentioned(candidate, naming)
 
 
 def _is_mentioned(candidate: CodeCandidate, naming: Naming) -> bool:
-    return bool(candidate.file_name) and candidate.file_name in naming.request
+    return bool(candidate.file_name) and candidate.file_name in naming.mentioned
 
 
-def _is_new(candidate: CodeCandidate, naming: Naming, previous: str) -> bool:
-    if candidate.text.strip() in previous:
+def _is_new(candidate: CodeCandidate, naming: Naming, previous: KnownSource) -> bool:
+    if _repeats(candidate, previous):
         return False
     if candidate.rank == READ:
         return _is_named(candidate, naming)
     names = candidate.names
     if names.defined:
         return True
-    uses = candidate.identifiers & find_names(previous).defined
-    return bool(names.bound) and not uses
+    return bool(names.bound) and candidate.identifiers.isdisjoint(previous.names.defined)
+
+
+def _repeats(candidate: CodeCandidate, source: KnownSource) -> bool:
+    return all(line.strip() in source.lines for line in candidate.text.split("\n") if line.strip())
 
 
 def _rate(candidate: CodeCandidate, naming: Naming, position: int) -> tuple[int, ...]:
@@ -101,32 +137,32 @@ def _rate(candidate: CodeCandidate, naming: Naming, position: int) -> tuple[int,
         len(naming.marked & names.defined),
         bool(names.defined),
         _is_mentioned(candidate, naming),
-        len((naming.called | naming.marked) & names.bound),
+        len(naming.named & names.bound),
         -candidate.rank,
-        bool(naming.words & names.defined),
+        not naming.words.isdisjoint(names.defined),
         position,
     )
 
 
 def _join(code: Sequence[CodeCandidate], index: int, naming: Naming) -> str:
     """Join the best block with blocks that it uses or that are named, each in its last version, in order."""
-    chosen = {index}
-    defined = set(code[index].names.defined | code[index].names.bound)
-    needed = set(code[index].identifiers)
+    best, chosen = code[index], {index}
+    defined, needed = set(best.names.defined | best.names.bound), set(best.identifiers)
+    known = KnownSource(best.text)
     for position in reversed(range(len(code))):
         item = code[position]
         names = item.names
-        if position == index or item.rank != MARKED or item.path or names.defined & defined:
+        if position == index or item.rank != MARKED or item.path or not names.defined.isdisjoint(defined):
             continue
-        if not _same_language(item, code[index]) or item.text.strip() in code[index].text:
+        if not _same_language(item, best) or _repeats(item, known):
             continue
         own = names.defined | names.bound
-        if (own - defined) & needed or (naming.called | naming.marked) & names.defined:
+        if not (own - defined).isdisjoint(needed) or not naming.named.isdisjoint(names.defined):
             chosen.add(position)
             defined |= own
             needed |= item.identifiers
     if len(chosen) == 1:
-        return code[index].text
+        return best.text
     return "\n\n".join(code[position].text.strip("\n") for position in sorted(chosen)) + "\n"
 
 

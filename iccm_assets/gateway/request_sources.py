@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iccm_assets.capture.extraction import Exchange, find_source
-from iccm_assets.capture.source_choice import build_naming
+from iccm_assets.capture.source_choice import build_naming, find_called_names
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def choose_source(exchange: Exchange, answers: Sequence[RecordedAnswer], suite: 
     accepted = [item for item in known if exchange.requirements and _same(item.text, exchange.requirements)]
     if exchange.source is not None and not accepted:
         return None
-    naming = build_naming(exchange.requirements or "", "", suite)
+    naming = build_naming(exchange.requirements or "", "", find_called_names(suite))
     sources = [item.source for item in accepted or known if item.source is not None]
     return next(filter(naming.is_marked_in, sources), sources[0] if sources else None)
 

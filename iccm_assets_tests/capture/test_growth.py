@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,58 @@ PARSERS: dict[str, Callable[[str], object]] = {
 }  # fmt: skip
 
 
-def measure(parse: Callable[[str], object], text: str) -> float:
+def talk(*texts: str) -> list[dict[str, str]]:
+    return [
+        {"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)
+    ]
+
+
+# Conversations of many turns, by their size in characters.
+CONVERSATIONS: dict[str, Callable[[int], object]] = {
+    "modules": lambda size: talk(
+        *(
+            text
+            for i in range(size // 80)
+            for text in (f"```python\ndef f{i}(a):\n    return a\n```", f"`f{i}` shall return a.")
+        )
+    ),
+    "code without an answer": lambda size: talk(
+        *(
+            text
+            for i in range(size // 60)
+            for text in (f"```python\ndef f{i}(a):\n    return {i}\n```", "Go on.")
+        )
+    ),
+    "follow-ups with code": lambda size: talk(
+        "```python\n" + "def f(a):\n    return a\n" * (size // 50) + "```",
+        "`f` shall return a.",
+        *(
+            text
+            for i in range(size // 100)
+            for text in (f"```python\nprint(f({i}))\n```", f"`f` shall return {i}.")
+        ),
+    ),
+    "changed items": lambda size: talk(
+        FENCED_ADD,
+        "".join(f"{i}. a shall {i}.\n" for i in range(size // 40)),
+        *(text for i in range(size // 60) for text in ("change item 2", f"2. It shall return {i}.")),
+    ),
+    "chat": lambda size: talk(
+        FENCED_ADD,
+        "".join(f"{i}. a shall {i}.\n" for i in range(size // 40)),
+        *(text for i in range(size // 40) for text in ("and item 2?", "Fine.")),
+    ),
+    "many files": lambda size: (
+        [
+            {"role": "tool", "content": [{**FILE, "path": f"f{i}.py", "text": f"def f{i}():\n    pass\n"}]}
+            for i in range(size // 50)
+        ]
+        + [{"role": "user", "content": "f1.py " * (size // 20)}, ANSWER]
+    ),
+}
+
+
+def measure(parse: Callable[[Any], object], text: object) -> float:
     gc.disable()  # its rare full collections hit the longer text only
     start = time.process_time()
     parse(text)
@@ -38,7 +90,7 @@ def measure(parse: Callable[[str], object], text: str) -> float:
     return seconds
 
 
-def is_linear(parse: Callable[[str], object], build: Callable[[int], str]) -> bool:
+def is_linear(parse: Callable[[Any], object], build: Callable[[int], object]) -> bool:
     """Compare the best of a few measurements; below 0.02 s they say nothing."""
     small, large = build(SIZE), build(4 * SIZE)
     shortest = longest = float("inf")
@@ -52,6 +104,13 @@ def is_linear(parse: Callable[[str], object], build: Callable[[int], str]) -> bo
 @pytest.mark.parametrize("parser", PARSERS)
 def test_four_times_the_size_takes_at_most_five_times_as_long(parser: str) -> None:
     assert [name for name, build in HOSTILE_TEXTS.items() if not is_linear(PARSERS[parser], build)] == []
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+@pytest.mark.parametrize("metadata", [{}, {"source_code": "x = 1"}, {"requirements": "f shall x."}])
+def test_four_times_the_turns_take_at_most_five_times_as_long(kind: str, metadata: dict[str, str]) -> None:
+    suite = {"kind": "cases", "cases": [{"call": "f", "args": [1]}] * 200}
+    assert is_linear(lambda messages: extract_exchange(messages, metadata, suite), CONVERSATIONS[kind])
 
 
 def test_the_growth_test_finds_quadratic_time() -> None:
