@@ -67,6 +67,7 @@ TRAINING_POOL: Columns = {
     "pinned": ("boolean", "A model version has been trained on it: it stays."),
     "qualifies": ("boolean", "It still passes the filter: it may be used for rehearsal."),
     **_EVIDENCE,
+    "further_windows": ("bytea", "Embeddings of the further windows of a long text; empty for a short one."),
 }
 CANARY_SET: Columns = {
     "item": ("text", "Name of the item."),

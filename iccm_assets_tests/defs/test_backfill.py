@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.test_utils import instance_for_test
 
+from iccm_assets.capture.conversations import sha256_of_source
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.training_pool import rebuild_pool
@@ -30,13 +31,14 @@ def fill(engine: sa.Engine) -> None:
         day = FIRST + timedelta(days=number // PER_DAY)
         session = f"session-{number}"
         text = f"w{number * 7919 % 700} shall be {number % 50}."
+        source = f"def f(): return {number}"
         conversations.append(
             {
                 "id": number + 1,
                 "session_id": session,
                 "timestamp": datetime(day.year, day.month, day.day, 9, tzinfo=UTC),
                 "content": json.dumps([{"role": "user", "content": "write it down"}]),
-                "metadata": json.dumps({"source_code": f"def f(): return {number}"}),
+                "metadata": json.dumps({"source_code": source}),
             }
         )
         requirements.append(
@@ -44,6 +46,7 @@ def fill(engine: sa.Engine) -> None:
                 "id": number + 1,
                 "session_id": session,
                 "text": text,
+                "source_sha256": sha256_of_source(source),
                 "rate": 0.5 if number % 9 == 0 else 0.8 + number % 20 / 100,
             }
         )
@@ -57,9 +60,10 @@ def fill(engine: sa.Engine) -> None:
         )
         conn.execute(
             sa.text(
-                """insert into iccm.requirements (session_id, conversation_id, kind, text, test_suite,
-                       test_pass_rate, implementation_variance, scored_at)
-                   values (:session_id, :id, 'accepted', :text, '{}', :rate, 0, iccm.now())"""
+                """insert into iccm.requirements (session_id, conversation_id, kind, text, source_sha256,
+                       test_suite, test_suite_origin, test_pass_rate, implementation_variance, scored_at)
+                   values (:session_id, :id, 'accepted', :text, :source_sha256,
+                       '{"kind": "cases"}', 'attached', :rate, 0, iccm.now())"""
             ),
             requirements,
         )
