@@ -65,7 +65,6 @@ class SessionPreview:
 
     session_id: str
     exchange: Exchange
-    continues: str | None = None
 
 
 class TranscriptImporter:
@@ -104,9 +103,8 @@ class TranscriptImporter:
         stored = parse_state(row.content, row.metadata) if row is not None else None
         owners = self._load_owners(conn, session_id, find_root(new, stored))
         givers = find_givers(stored, new, owners)
-        owners = {key: owner for key, owner in owners.items() if owner not in givers}
         with_context = new.parent is None or not _is_erased(conn, new.parent)
-        state = merge_session(stored, new, owners, with_context=with_context)
+        state = _merge(stored, new, owners, givers, with_context=with_context)
         if not state.turns:
             return ImportResult(session_id, "copy", reason=_explain_copy(state), continues=state.parent)
         conversation_id, conversation = self._upsert(conn, session_id, state, row, self._user_id)
@@ -127,7 +125,7 @@ class TranscriptImporter:
             len(state.turns),
             exchange.source is not None,
             exchange.requirements is not None,
-            explain(exchange, state.parent),
+            explain(exchange, state),
             state.parent,
         )
 
@@ -177,8 +175,7 @@ class TranscriptPreview:
                 turn.key: name for name in sorted(family - {session_id}) for turn in self._states[name].turns
             }
             givers = find_givers(stored, new, owners)
-            owners = {key: owner for key, owner in owners.items() if owner not in givers}
-            state = self._states[session_id] = merge_session(stored, new, owners)
+            state = self._states[session_id] = _merge(stored, new, owners, givers)
             for giver in givers:
                 self._states[giver] = give_turns(self._states[giver], session_id, state, new)
             family.add(session_id)
@@ -189,15 +186,13 @@ class TranscriptPreview:
 
     def _preview(self, session_id: str, state: SessionState) -> SessionPreview:
         if not state.turns:
-            return SessionPreview(session_id, Exchange(None, None, _explain_copy(state)), state.parent)
+            return SessionPreview(session_id, Exchange(None, None, _explain_copy(state)))
         conversation = make_conversation(session_id, _limit(state, self._settings), self._user_id, {})
         try:
             exchange = preview_conversation(conversation, self._settings)
         except InputError as error:
-            return SessionPreview(session_id, Exchange(None, None, error.detail), state.parent)
-        return SessionPreview(
-            session_id, replace(exchange, reason=explain(exchange, state.parent)), state.parent
-        )
+            return SessionPreview(session_id, Exchange(None, None, error.detail))
+        return SessionPreview(session_id, replace(exchange, reason=explain(exchange, state)))
 
 
 def make_conversation(
@@ -216,15 +211,33 @@ def make_conversation(
     )
 
 
-def explain(exchange: Exchange, parent: str | None) -> str:
+def explain(exchange: Exchange, state: SessionState) -> str:
     """Say what a session lacks to be an example."""
-    if parent is not None and exchange.requirements is None:
-        return f"no new requirements since it continued session {parent}"
+    if state.foreign and exchange.requirements is None:
+        return f"no new requirements since it continued {_name_parent(state)}"
     return exchange.reason
 
 
 def _explain_copy(state: SessionState) -> str:
-    return f"all its turns belong to session {state.parent}"
+    return f"all its turns belong to {_name_parent(state)}"
+
+
+def _name_parent(state: SessionState) -> str:
+    return "another session" if state.parent is None else f"session {state.parent}"
+
+
+def _merge(
+    stored: SessionState | None,
+    new: SessionTurns,
+    owners: dict[str, str],
+    givers: frozenset[str],
+    *,
+    with_context: bool = True,
+) -> SessionState:
+    """Merge what a file holds of a session, with the turns that its copies give back."""
+    taken = {key for key, owner in owners.items() if owner in givers}
+    others = {key: owner for key, owner in owners.items() if owner not in givers}
+    return merge_session(stored, new, others, taken=taken, with_context=with_context)
 
 
 def _limit(state: SessionState, settings: Settings) -> SessionState:

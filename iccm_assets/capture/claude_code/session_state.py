@@ -24,14 +24,16 @@ class SessionState:
     """A session. ``root``: the keys of its first turn and first answer, or of the session that it continues.
 
     ``leaf``: the time of the last message of its live branch; of two files, the one with the later leaf says
-    which lines are ``dead``. ``parent``: the session that it continues. ``context``: the source and the
-    requirements of its last exchange, where they need turns of that session.
+    which lines are ``dead``. ``foreign``: the keys of turns in its files that belong to other
+    sessions; the last of them is its ``parent``, which is not stored. ``context``: the source and the
+    requirements of its last exchange, where they need such turns.
     """
 
     turns: tuple[Turn, ...]
     root: str = ""
     leaf: datetime | None = None
     dead: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
     parent: str | None = None
     context: tuple[tuple[str, str], ...] = ()
 
@@ -44,8 +46,12 @@ class SessionState:
         """The metadata of the conversation; ``parse_state`` is the inverse."""
         leaf = self.leaf and self.leaf.isoformat()
         turns = [[turn.key, turn.timestamp and turn.timestamp.isoformat()] for turn in self.turns]
-        transcript = {"root": self.root, "leaf": leaf, "dead": sorted(self.dead), "parent": self.parent}
-        return {**dict(self.context), "turns": turns, "transcript": transcript}
+        keys = {"dead": sorted(self.dead), "foreign": sorted(self.foreign)}
+        return {
+            **dict(self.context),
+            "turns": turns,
+            "transcript": {"root": self.root, "leaf": leaf, **keys},
+        }
 
 
 def parse_state(content: object, metadata: Mapping[str, Any]) -> SessionState | None:
@@ -63,8 +69,10 @@ def parse_state(content: object, metadata: Mapping[str, Any]) -> SessionState | 
             transcript["root"],
             parse_time(transcript["leaf"]),
             frozenset(transcript["dead"]),
-            transcript["parent"],
-            tuple((key, metadata[key]) for key in _CONTEXT_KEYS if isinstance(metadata.get(key), str)),
+            frozenset(transcript["foreign"]),
+            context=tuple(
+                (key, metadata[key]) for key in _CONTEXT_KEYS if isinstance(metadata.get(key), str)
+            ),
         )
     except (TypeError, ValueError, KeyError):
         return None
@@ -80,7 +88,7 @@ def find_root(new: SessionTurns, stored: SessionState | None) -> str:
 
     A session that was forked without its first turns keeps the root it had.
     """
-    if stored is not None and stored.parent is not None and not new.inherited:
+    if stored is not None and stored.foreign and not new.inherited:
         return stored.root
     turns = merge_turns(() if stored is None or new.inherited else stored.turns, (*new.inherited, *new.turns))
     answer = next((turn for turn in turns if turn.role == "assistant"), None)
@@ -88,31 +96,40 @@ def find_root(new: SessionTurns, stored: SessionState | None) -> str:
 
 
 def merge_session(
-    stored: SessionState | None, new: SessionTurns, owners: Mapping[str, str], *, with_context: bool = True
+    stored: SessionState | None,
+    new: SessionTurns,
+    owners: Mapping[str, str],
+    *,
+    taken: Collection[str] = (),
+    with_context: bool = True,
 ) -> SessionState:
     """Merge what a file holds of a session into its state; the result does not depend on the order of files.
 
-    ``owners``: the sessions that own turns, by key, of those with the same root. ``with_context``: whether
-    turns of others may be its source.
+    ``owners``: the sessions that own turns, by key, of those with the same root. ``taken``: the keys of turns
+    that this session takes from its copies. ``with_context``: whether turns of others may be its source.
     """
     state = stored or SessionState(())
     leaf = _latest([turn.timestamp for turn in (*new.inherited, *new.turns)])
     dead = _merge_dead(state, new, leaf)
     turns = [turn for turn in merge_turns(state.turns, new.turns) if turn.key not in dead]
-    own = [turn for turn in turns if turn.key not in owners]
+    known = state.foreign.difference(taken)
+    foreign = known.union(owners) & {turn.key for turn in turns}
     shared = [turn for turn in turns if turn.key in owners]
+    own = [turn for turn in turns if turn.key not in foreign]
     state = SessionState(
         tuple(own),
         find_root(new, stored),
         _latest([state.leaf, leaf]),
         dead,
-        new.parent or state.parent or next((owners[turn.key] for turn in reversed(shared)), None),
+        foreign.union(known, (turn.key for turn in new.inherited)),
+        new.parent or next((owners[turn.key] for turn in reversed(shared)), None),
         state.context,
     )
-    if new.inherited or shared:
-        others = {turn.key for turn in (*new.inherited, *shared)}
-        chain = merge_turns((), (*new.inherited, *turns))
-        return replace(state, context=_find_context(own, chain, others) if with_context else ())
+    if new.inherited or foreign:
+        # Turns of a session that is gone are nobody's source.
+        present = (turn for turn in turns if turn.key not in foreign or turn.key in owners)
+        chain = merge_turns((), (*new.inherited, *present))
+        return replace(state, context=_find_context(own, chain) if with_context else ())
     return _renew_context(state)
 
 
@@ -130,7 +147,7 @@ def give_turns(state: SessionState, session_id: str, taker: SessionState, new: S
     """Return a session without the turns of another one, which it continues; ``new``: what its file holds."""
     owners = {turn.key: session_id for turn in taker.turns}
     history = SessionTurns(inherited=[*new.inherited, *new.turns])
-    return replace(merge_session(state, history, owners), root=state.root, parent=session_id)
+    return replace(merge_session(state, history, owners), root=state.root)
 
 
 def merge_turns(stored: Collection[Turn], new: Collection[Turn]) -> list[Turn]:
@@ -159,12 +176,13 @@ def _merge_dead(state: SessionState, new: SessionTurns, leaf: datetime | None) -
     return stored_dead | new_dead
 
 
-def _find_context(own: list[Turn], chain: list[Turn], others: set[str]) -> tuple[tuple[str, str], ...]:
+def _find_context(own: list[Turn], chain: list[Turn]) -> tuple[tuple[str, str], ...]:
     """Return the exchange that ends in the session's own turns, if it needs those of others."""
     alone = extract_exchange(to_messages(own), {})
     if alone.requirements is None:
         return ()
-    end = max((place for place, turn in enumerate(chain) if turn.key not in others), default=-1)
+    keys = {turn.key for turn in own}
+    end = max(place for place, turn in enumerate(chain) if turn.key in keys)
     whole = extract_exchange(to_messages(chain[: end + 1]), {})
     if whole == alone or whole.source is None or whole.requirements is None:
         return ()

@@ -256,6 +256,19 @@ def test_the_source_of_an_erased_parent_does_not_return(load, engine):
     assert "source_code" not in child.metadata and ADD not in str(child)
 
 
+@pytest.mark.parametrize("copy", COPIES)
+def test_turns_of_an_erased_parent_do_not_return_with_its_copies(load, engine, copy):
+    first = parent()
+    second = first.fork("child", **COPIES[copy])
+    second.prompt("Say it in fewer words.")
+    second.answer(SHORTER)
+    load(first, second)
+    erase(engine, DataSubject("session", "parent"), actor="test")
+    load(second)
+    child = next(row for row in stored(engine) if row.session_id == "child")
+    assert ADD not in str(child) and len(child.content) == 2 and "parent" not in str(child.metadata)
+
+
 def test_a_longer_file_that_was_rewound_meanwhile_loses_the_dead_branch(load, engine):
     transcript = parent()
     transcript.prompt(ask(SUB), parent=None)
