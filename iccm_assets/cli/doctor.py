@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 import typer
 from rich.markup import escape
 
@@ -30,6 +31,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 PROGRAM_TIMEOUT_SECONDS = 20
 _SANDBOX_FIX = (
     "Allow user namespaces for this user (in a container: run it with --security-opt seccomp=unconfined)."
+)
+_CONTROL_GROUP_FIX = (
+    "For exact limits: `systemd-run --user --scope -p Delegate=yes iccm …`, or start it as root on cgroup v2."
 )
 # Kernel settings that forbid what bubblewrap needs: name, forbidding value, allowing value.
 _USER_NAMESPACE_SWITCHES = (
@@ -154,6 +158,23 @@ def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     for name, state in layers.items():
         ok = not state.startswith("missing")
         yield SystemCheck(f"sandbox {name}", ok, True, state, "" if ok else fix or _SANDBOX_FIX)
+    yield check_judge_memory(settings)
+
+
+def check_judge_memory(settings: Settings) -> SystemCheck:
+    """Check whether as many sandboxes as set fit into the memory, and how exactly their memory is limited."""
+    from iccm_assets.sandbox import control_groups
+
+    parent, total = control_groups.find_parent(), psutil.virtual_memory().total
+    count, configured = control_groups.count_workers(settings, total), settings.judge.workers
+    each = control_groups.worst_case_bytes(settings)
+    how = f"limited exactly by control groups in {parent}" if parent else "sampled, without control groups"
+    detail = f"{count} of {configured} at a time, {each >> 20} MiB each of {total >> 20} MiB; memory is {how}"
+    fixes = [] if parent else [_CONTROL_GROUP_FIX]
+    fixes += (
+        [f"Set ICCM_JUDGE__WORKERS={count} or a lower ICCM_JUDGE__MEMORY_MIB."] if count < configured else []
+    )
+    return SystemCheck("judge memory", not fixes, False, detail, " ".join(fixes))
 
 
 def find_namespace_restriction(sysctl: Path) -> tuple[str, str]:

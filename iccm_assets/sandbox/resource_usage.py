@@ -157,6 +157,11 @@ def _priority(folder: str) -> tuple[str, ...]:
     return (fields[NICE], fields[POLICY]) if len(fields) > POLICY else ()
 
 
+def own_cpu(pid: int) -> float:
+    """Return the CPU time of a process without its children."""
+    return sum(map(int, _stat(f"/proc/{pid}")[11:13])) / TICKS_PER_SECOND
+
+
 def _cpu(pid: int, skipped: int = 0) -> float:
     """Return own CPU time plus that of collected children; only the latter with ``skipped`` = 2."""
     return sum(map(int, _stat(f"/proc/{pid}")[11 + skipped : 15])) / TICKS_PER_SECOND

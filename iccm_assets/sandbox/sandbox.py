@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from iccm_assets.errors import SandboxUnavailableError
-from iccm_assets.sandbox import bubblewrap, launcher, pytest_suites, warm_pool
+from iccm_assets.sandbox import bubblewrap, control_groups, launcher, pytest_suites, warm_pool
+from iccm_assets.sandbox.control_groups import ControlGroup
 from iccm_assets.sandbox.launcher import RunningSandbox
 from iccm_assets.sandbox.resource_usage import (
     ResourceUsage,
@@ -36,6 +37,7 @@ from iccm_assets.sandbox.resource_usage import (
     imposed_wait,
     measure_mappings,
     measure_usage,
+    own_cpu,
 )
 from iccm_assets.settings import Settings
 
@@ -101,6 +103,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     settings: Settings
     running: RunningSandbox
     scratch: Path | None = None  # unsafe mode only: a folder on the host
+    group: ControlGroup | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
@@ -121,9 +124,24 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if settings.sandbox == "unsafe":
             scratch = Path(tempfile.gettempdir(), f"iccm-unsafe-{secrets.token_hex(8)}")
             return cls(settings, launcher.start_unsafe(scratch), scratch)
-        return cls(
-            settings, (not packages and warm_pool.warm_pool.acquire()) or launcher.start_isolated(packages)
-        )
+        running = (not packages and warm_pool.warm_pool.acquire()) or launcher.start_isolated(packages)
+        sandbox = cls(settings, running)
+        sandbox._enter_group()
+        return sandbox
+
+    def _enter_group(self) -> None:
+        """Limit the sandbox by a control group, where there can be one; the layer ``memory`` says so."""
+        limits = self.settings.judge
+        group = control_groups.create_group(limits.memory_mib << 20, limits.processes)
+        if group is None:
+            return
+        try:
+            group.add(self.running.init_process.pid)
+        except OSError:  # not in the part of the hierarchy that this user may change
+            group.remove()
+            return
+        self.group = group
+        self.running.layers["memory"] = "control group"
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -133,6 +151,8 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if self.scratch:  # once before, too: the init process removes it only if this process is killed here
             shutil.rmtree(self.scratch, ignore_errors=True)
         self.running.end()
+        if self.group:
+            self.group.remove()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -197,6 +217,8 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             if reply:
                 reply = replace(reply, wall=max(reply.cpu, reply.wall - self._imposed_wait))
                 # A case killed for a limit has that outcome, not the one that the init process observed.
+                if reply.kind == "signal" and self.group and self.group.was_killed_for_memory():
+                    exceeded = exceeded or "memory"
                 return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
             if launcher.wait_readable(self.running.replies, self._interval):
                 piece = os.read(self.running.replies, 1 << 16)
@@ -208,7 +230,8 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             # Kill everything below the init process, which then reports the end of the case and cleans up.
             for pid in descendant_pids(self.running.init_process.pid)[1:] if exceeded else ():
                 self.running.init_process.kill_in_namespace(pid)
-        return CaseOutcome("lost", wall=time.monotonic() - started)
+        out_of_memory = self.group is not None and self.group.was_killed_for_memory()
+        return CaseOutcome("memory" if out_of_memory else "lost", wall=time.monotonic() - started)
 
     def _exceeded_limit(self, remaining: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
@@ -231,6 +254,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if time.monotonic() >= self._mappings_due:
             self._mappings = measure_mappings(usage.pids[1:], limit)
             self._mappings_due = time.monotonic() + MAPPINGS_INTERVAL_SECONDS
+        if self.group:
+            cpu = self.group.read_cpu() - own_cpu(usage.pids[0])
+            memory = max(usage.memory, self.group.read_memory())
+            usage = replace(usage, memory=memory, cpu=max(usage.cpu, cpu))
         growth, self._memory = usage.memory - self._memory, usage.memory
         near = usage.memory + max(usage.memory, 4 * growth) > limit
         self._interval = FAST_SAMPLE_INTERVAL_SECONDS if near else SAMPLE_INTERVAL_SECONDS

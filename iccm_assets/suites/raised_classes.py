@@ -67,17 +67,19 @@ class RaisedClasses:
 
     def _find_ancestors(self, name: str) -> set[str]:
         """Return the names of a class and of everything that it derives from, as far as its source says."""
-        found, pending = set[str](), [name]
+        ancestors, pending = set[str](), [name]
         while pending:
             current = pending.pop()
-            if current in found:
+            if current in ancestors:
                 continue
-            found.add(current)
+            ancestors.add(current)
             pending += self.bases.get(current, ())
             if current not in self.bases:
                 known = BUILTIN.get(current)
-                found |= {kind.__name__ for kind in known.__mro__} if known else _standard_ancestors(current)
-        return found
+                ancestors |= (
+                    {kind.__name__ for kind in known.__mro__} if known else _standard_ancestors(current)
+                )
+        return ancestors
 
 
 def is_raised(name: str, classes: list[Any]) -> bool:
@@ -165,7 +167,7 @@ def _standard_ancestors(name: str) -> set[str]:
 @cache
 def _standard_exceptions() -> dict[str, set[str]]:
     """Return the standard library's exceptions by name, each with the names that it derives from."""
-    found: dict[str, set[str]] = {}
+    exceptions: dict[str, set[str]] = {}
     for module in _STANDARD_MODULES.split():
         try:
             items = list(vars(importlib.import_module(module)).values())
@@ -173,5 +175,5 @@ def _standard_exceptions() -> dict[str, set[str]]:
             continue
         for kind in items:
             if isinstance(kind, type) and issubclass(kind, BaseException):
-                found.setdefault(kind.__name__, set()).update(base.__name__ for base in kind.__mro__)
-    return found
+                exceptions.setdefault(kind.__name__, set()).update(base.__name__ for base in kind.__mro__)
+    return exceptions

@@ -18,6 +18,7 @@ from itertools import islice
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import pytest_suites
+from iccm_assets.sandbox.control_groups import count_workers
 from iccm_assets.sandbox.launcher import MissingLayersError
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import Settings
@@ -79,8 +80,8 @@ def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> Ju
 def run_suites(
     items: Iterable[tuple[str, Suite]], settings: Settings, workers: int | None = None
 ) -> Iterator[JudgeResult]:
-    """Run each (implementation, suite), ``settings.judge.workers`` at a time; results in order."""
-    count = workers or settings.judge.workers
+    """Run each (implementation, suite), as many at a time as fit into the memory; results in order."""
+    count = workers or count_workers(settings)
     pending = iter(items)
     running: deque[Future[JudgeResult]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="judge") as pool:

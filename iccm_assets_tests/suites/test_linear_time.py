@@ -72,7 +72,6 @@ SHAPES: dict[str, Callable[[int], str]] = {
 
 
 def measure(work: Callable[[], object]) -> float:
-    gc.collect()
     gc.disable()
     started = time.process_time()
     try:
