@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 
 import httpx2
 import pytest
@@ -135,6 +136,25 @@ def test_broken_connections_do_not_affect_other_requests(served):
         with socket.create_connection((host, int(port)), timeout=5) as raw:
             raw.sendall(sent)
     assert served.request().status_code == 200
+
+
+@pytest.mark.parametrize("unit", ["eyJ", "token=", "md5" + "1" * 400 + "% "])
+def test_a_source_that_is_slow_to_redact_delays_nobody_else(served, unit):
+    seconds = []
+
+    def ask_meanwhile() -> None:
+        with httpx2.Client(base_url=served.url, timeout=30) as client:
+            while hostile.is_alive():
+                started = time.monotonic()
+                assert client.get("/healthz").status_code == 200
+                seconds.append(time.monotonic() - started)
+                time.sleep(0.02)
+
+    source = unit * (150_000 // len(unit))
+    hostile = threading.Thread(target=served.request, kwargs={"source_code": source})
+    hostile.start()
+    ask_meanwhile()
+    assert max(seconds) < 2.0  # 0.2 s on an idle machine; it was as long as the redaction: 10 s and more
 
 
 @pytest.mark.parametrize(
