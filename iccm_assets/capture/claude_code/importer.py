@@ -235,9 +235,9 @@ def _merge(
     with_context: bool = True,
 ) -> SessionState:
     """Merge what a file holds of a session, with the turns that its copies give back."""
-    taken = {key for key, owner in owners.items() if owner in givers}
+    reclaimed = {key for key, owner in owners.items() if owner in givers}
     others = {key: owner for key, owner in owners.items() if owner not in givers}
-    return merge_session(stored, new, others, taken=taken, with_context=with_context)
+    return merge_session(stored, new, others, reclaimed=reclaimed, with_context=with_context)
 
 
 def _limit(state: SessionState, settings: Settings) -> SessionState:

@@ -100,19 +100,19 @@ def merge_session(
     new: SessionTurns,
     owners: Mapping[str, str],
     *,
-    taken: Collection[str] = (),
+    reclaimed: Collection[str] = (),
     with_context: bool = True,
 ) -> SessionState:
     """Merge what a file holds of a session into its state; the result does not depend on the order of files.
 
-    ``owners``: the sessions that own turns, by key, of those with the same root. ``taken``: the keys of turns
-    that this session takes from its copies. ``with_context``: whether turns of others may be its source.
+    ``owners``: the sessions that own turns, by key, of those with the same root. ``reclaimed``: the keys of turns
+    that this session reclaims from its copies. ``with_context``: whether turns of others may be its source.
     """
     state = stored or SessionState(())
     leaf = _latest([turn.timestamp for turn in (*new.inherited, *new.turns)])
     dead = _merge_dead(state, new, leaf)
     turns = [turn for turn in merge_turns(state.turns, new.turns) if turn.key not in dead]
-    known = state.foreign.difference(taken)
+    known = state.foreign.difference(reclaimed)
     foreign = known.union(owners) & {turn.key for turn in turns}
     shared = [turn for turn in turns if turn.key in owners]
     own = [turn for turn in turns if turn.key not in foreign]
