@@ -105,8 +105,8 @@ def merge_session(
 ) -> SessionState:
     """Merge what a file holds of a session into its state; the result does not depend on the order of files.
 
-    ``owners``: the sessions that own turns, by key, of those with the same root. ``reclaimed``: the keys of turns
-    that this session reclaims from its copies. ``with_context``: whether turns of others may be its source.
+    ``owners``: the sessions that own turns, by key, of those with the same root. ``reclaimed``: the keys of
+    turns that it gets back from its copies. ``with_context``: whether turns of others may be its source.
     """
     state = stored or SessionState(())
     leaf = _latest([turn.timestamp for turn in (*new.inherited, *new.turns)])
