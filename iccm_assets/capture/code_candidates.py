@@ -140,14 +140,14 @@ def _decode(text: str) -> str:
         text = _LINE_BREAK.sub("\n", text)
     if "&lt;" in text or "&gt;" in text or "&amp;" in text or "&quot;" in text:
         text = html.unescape(text)
-    return textwrap.dedent(text.strip("\r\n")).rstrip()
+    return textwrap.dedent(text.replace("\r\n", "\n").strip("\n")).rstrip()
 
 
 def _unfenced(text: str) -> Iterator[CodeCandidate]:
     """Yield runs of code lines in prose: with a definition, or long enough to be no accident."""
     run: list[str] = []
     margin, in_string, has_definition, code_lines = 0, False, False, 0
-    for line in [*text.split("\n"), ""]:
+    for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
         code = line.strip()
         indentation = len(line) - len(line.lstrip(" \t"))
         is_code = bool(code) and is_code_line(code)

@@ -30,7 +30,7 @@ DATA_LANGUAGES = language_set(
 # Fences of these hold text, which may be code that somebody pasted.
 PROSE_LANGUAGES = language_set("text txt plaintext plain none md markdown mdx rst asciidoc adoc raw spec")
 _SHELL_LANGUAGES = language_set("bash sh shell zsh fish ksh powershell ps1 pwsh bat cmd batch dosbatch")
-_DATA_SUFFIXES = DATA_LANGUAGES | {"md", "txt", "rst", "adoc", "pdf", "docx", "png", "html", "htm", "lock"}
+_DATA_SUFFIXES = DATA_LANGUAGES | {"md", "rst", "adoc", "pdf", "docx", "png", "html", "htm", "lock"}
 _TEST_PATH = re.compile(
     r"test_.*|.*_test\.\w+|.*[.-](?:test|spec)\.\w+|.*(?:Test|Tests|Spec|IT)\.(?:java|kt|cs|scala)"
     r"|conftest\.py|.*_spec\.rb"
@@ -159,7 +159,8 @@ def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
         return "data"
     if language in DATA_LANGUAGES or suffix in _DATA_SUFFIXES or _is_output(text) or _is_json(text):
         return "data"
-    if (not language or language in PROSE_LANGUAGES) and not suffix and not looks_like_code(text):
+    is_prose = not language or language in PROSE_LANGUAGES
+    if is_prose and suffix in {"", "txt"} and not looks_like_code(text):
         return "prose"
     if language in _SHELL_LANGUAGES and not (find_names(text).defined or text.startswith("#!")):
         return "data"

@@ -16,9 +16,12 @@ _TAG = re.compile(
     r"<(system-reminder|system_reminder|[a-z-]{1,40}-hook|command-(?:name|message|args|contents)"
     r"|local-command-(?:stdout|stderr|caveat)|bash-(?:stdout|stderr|input)|ide_opened_file|ide_diagnostics"
     r"|environment_(?:context|details)|user_instructions|task-notification|additional_context"
-    r"|conversation[-_ ]summary|previous[-_ ]conversation|compact(?:ion)?[-_]summary)(?:\s[^<>\n]{0,200})?>",
+    r"|summary(?=>[ \t\r]*$)|conversation[-_ ]summary|previous[-_ ]conversation"
+    r"|compact(?:ion)?[-_]summary)(?:\s[^<>\n]{0,200})?>",
     re.IGNORECASE,
 )
+# A client that adds its element right behind the user's text puts it on the line that closes a fence.
+_MARKS_BEFORE_TAG = re.compile(rf"^([ \t]*(?:```|~~~))(?={_TAG.pattern})", re.IGNORECASE | re.MULTILINE)
 _HOOK_LINE = re.compile(
     r"\s{0,8}(?:\[?\w{1,40}(?::[\w*.|-]{1,60})?\]? hook (?:success|error|feedback|output|response|warning"
     r"|additional context|blocking error|result|says?)\b|hook (?:output|result|feedback)\b[^\n]{0,80}:)",
@@ -30,8 +33,10 @@ _SUMMARY = re.compile(
     r"|(?:here is|here's|below is|the following is) (?:a|the) (?:detailed |concise "
     r"|brief )?summary of (?:the|our)"
     r" (?:conversation|session|chat|previous|discussion|work)"
-    r"|(?:the|our) (?:previous |earlier )?(?:conversation|session|context)(?: history)?"
-    r" (?:was|has been|is) (?:automatically )?(?:compacted|summari[sz]ed|condensed|truncated)"
+    r"|(?:the|our|your|this) (?:previous |earlier )?(?:conversation|session|context"
+    r"|chat)(?: history)?(?: so far)?"
+    r" (?:was|has been|is)(?: being)? (?:automatically )?(?:compacted|summari[sz]ed|condensed|truncated"
+    r"|compressed)"
     r"|another language model started to solve this problem"
     r"|(?:previous |earlier )?(?:conversation|session|chat|context) summary\b"
     r"|summary of (?:the|our) (?:previous |earlier )?(?:conversation|session|chat|work)\b"
@@ -55,7 +60,7 @@ def is_injected_message(entry: Mapping[str, Any]) -> bool:
 def remove_injected_text(text: str) -> str:
     """Return the user's own words of a text; linear in its length."""
     if "<" in text:
-        text = "".join(_outside_elements(text))
+        text = "".join(_outside_elements(_MARKS_BEFORE_TAG.sub(r"\1\n", text)))
     return "\n".join(_outside_notices(text.split("\n")))
 
 

@@ -176,6 +176,38 @@ SOURCES: dict[str, tuple[str, str | None]] = {
         f"{FENCED_ADD}\n\nHere is a summary of the conversation so far:\n```python\ndef piece(): pass\n```",
         ADD,
     ),
+    "reminder on the line that closes the fence": (
+        f"{FENCED_ADD}<system-reminder>\n```python\ndef notes(): pass\n```\n</system-reminder>",
+        ADD,
+    ),
+    "reminder in capitals": (
+        f"{FENCED_ADD}\n<SYSTEM-REMINDER>```python\ndef notes(): pass\n```</SYSTEM-REMINDER>",
+        ADD,
+    ),
+    "environment of a client": (
+        f"<environment_context>\n```python\ndef notes(): pass\n```\n</environment_context>\n{FENCED_ADD}",
+        ADD,
+    ),
+    "summary of a compacted context": (
+        f"{FENCED_ADD}\n\nYour context was compacted. Before:\n```python\ndef piece(): pass\n```",
+        ADD,
+    ),
+    "summary of the conversation so far": (
+        f"{FENCED_ADD}\n\nThe conversation so far has been summarized:\n```python\ndef piece(): pass\n```",
+        ADD,
+    ),
+    "summary in a tag": (
+        f"{FENCED_ADD}\n<summary>\nBefore:\n```python\ndef piece(): pass\n```\n</summary>",
+        ADD,
+    ),
+    "unfenced with windows lines": (f"Please:\n\n{ADD}\n\nThanks".replace("\n", "\r\n"), ADD),
+    "quoted": ("> ```python\n> def add(a, b):\n>     return a + b\n> ```\n\nthis one", ADD),
+    "numbered lines": ("```\n1  def add(a, b):\n2      return a + b\n```", ADD),
+    "documents in tags": (
+        f"<documents><document><source>add.py</source><document_content>\n{ADD}\n</document_content></document>"
+        "</documents>\nRequirements?",
+        ADD,
+    ),
     "marker in a string of the code": (
         "```python\ndef add(a, b):\n    return a + b  # <system-reminder>\n```",
         "def add(a, b):\n    return a + b  # <system-reminder>",
@@ -201,6 +233,11 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "only tests": (f"```python\n{TESTS}\n```", None),
     "only commands": ("```bash\npytest -q\n```", None),
     "only a reminder": ("<system-reminder>```python\ndef notes(): pass\n```</system-reminder>", None),
+    "only a summary in a tag": ("<summary>\n```python\ndef piece(): pass\n```\n</summary>", None),
+    "only hook output": (
+        "PostToolUse:Write hook additional context:\n```python\ndef hook(): pass\n```",
+        None,
+    ),
     "only a summary": (
         "This session is being continued from a previous conversation.\n```python\ndef piece(): pass\n```",
         None,
