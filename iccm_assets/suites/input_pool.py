@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import marshal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -56,7 +57,7 @@ def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
     tested = [name for name in calls if calls[name].arguments or calls[name].methods]
     untested = [name for name in signatures if name not in calls and not name.startswith("_")]
     share = max(1, POOL_SIZE // max(1, len(tested)))
-    plans: dict[str, Plan] = {}
+    plans: dict[bytes, Plan] = {}
     for names, size in ((tested, share), (untested, INPUTS_PER_UNTESTED)):
         for name in names:
             target = min(MAX_POOL_SIZE, len(plans) + size)
@@ -64,7 +65,7 @@ def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
                 if len(plans) >= target:
                     break
                 plan = _draw_plan(name, calls.get(name, _Calls()), signatures.get(name), values)
-                plans.setdefault(repr(plan), plan)
+                plans.setdefault(marshal.dumps(plan, 2), plan)  # no repr: an integer may be too long for it
     return list(plans.values())
 
 

@@ -283,14 +283,15 @@ def run_pool(request: dict[str, Any]) -> str:
     where the time was over.
     """
     measurement = Measurement(request)
+    agreement = load_module("answer_agreement", request["answer_agreement"])
     source = measurement.write_variant(request["variants"][0])
     measurement.cpu_seconds, measurement.wall_seconds = MIN_SECONDS, MIN_WALL_SECONDS
     first = answer_all(measurement, source, request["plans"])
     raised = frozenset(request["raised"])
-    chosen = [number for number, answer in enumerate(first) if is_specified(answer, raised)]
+    chosen = [number for number, answer in enumerate(first) if agreement.is_specified(answer, raised)]
     plans = [request["plans"][number] for number in chosen]
     again = answer_all(measurement, source, plans)
-    same = [place for place, number in enumerate(chosen) if is_same(first[number], again[place])]
+    same = [place for place, number in enumerate(chosen) if agreement.is_same(first[number], again[place])]
     plans, expected = [plans[place] for place in same], [again[place] for place in same]
     measurement.limit_variants()
     differs: list[bool | None] = []
@@ -301,7 +302,7 @@ def run_pool(request: dict[str, Any]) -> str:
         text = measurement.write_variant(edits)
         answers = measurement.answers(text, plans, fresh=False)
         pairs = zip(expected, map(answer_part, answers), strict=False)
-        differs.append(any(not is_same(*pair) for pair in pairs))
+        differs.append(any(not agreement.is_same(*pair) for pair in pairs))
         answers.close()  # type: ignore[attr-defined]
     return json.dumps({"inputs": len(plans), "differs": differs})
 
@@ -319,41 +320,3 @@ def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[by
 
 def answer_part(frame: bytes | None) -> bytes | None:
     return None if frame is None else split_frame(frame)[0]
-
-
-def is_specified(answer: bytes | None, raised: frozenset[str]) -> bool:
-    """Whether requirements could state this: a value, or an exception that the source itself raises."""
-    try:
-        outcome = json.loads(answer or b"null")
-        outcomes = [outcome[1], *outcome[2]] if outcome[0] == "o" else [outcome]
-        return all(
-            part is None or part[0] == "v" or (part[0] == "r" and part[1][0][0] in raised)
-            for part in outcomes
-        )
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return False
-
-
-def is_same(expected: bytes | None, answer: bytes | None) -> bool:
-    """Whether two answers agree: values within the tolerance of floats, exceptions by their classes."""
-    if expected == answer or expected is None:
-        return True
-    if answer is None:
-        return False
-    try:
-        return agree(json.loads(expected), json.loads(answer))
-    except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
-        return False
-
-
-def agree(left: Any, right: Any) -> bool:
-    if type(left) is not type(right):
-        return False
-    if not isinstance(left, list) or not left:
-        return bool(left == right)
-    if left[0] == right[0] == "r" and len(left) == len(right) == 4:
-        return bool(left[1] == right[1])
-    if left[0] == right[0] == "f" and len(left) == len(right) == 2:
-        numbers = float.fromhex(left[1]), float.fromhex(right[1])
-        return left == right or abs(numbers[0] - numbers[1]) <= 1e-9 * max(map(abs, numbers))
-    return len(left) == len(right) and all(map(agree, left, right))

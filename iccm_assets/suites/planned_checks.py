@@ -7,6 +7,7 @@ set and per element of a literal list that it loops over; one without an asserti
 from __future__ import annotations
 
 import ast
+import marshal
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _ITERATORS = frozenset(("items", "keys", "values", "enumerate", "zip", "sorted",
 def count_checks(suite: Suite) -> int:
     """Count the distinct checks of a suite."""
     if suite.kind == "cases":
-        return len({repr(case.inputs()) for case in suite.cases})
+        return len({marshal.dumps(case.inputs(), 2) for case in suite.cases})
     tests = {case.test.rpartition("::")[2] for case in suite.cases}
     texts = (SourceText.parse(text) for name, text in suite.files.items() if name.endswith(".py"))
     return sum(_count_in_file(text.tree, tests) for text in texts if text)

@@ -33,7 +33,11 @@ VARIANTS_PER_SUITE = 12.0  # how many times the duration of the suite they may t
 POOL_SECONDS = 10.0
 GRACE_SECONDS = 6.0  # for the variant that runs when the time is over
 MALFORMED = "the variants of the source sent a malformed report"
-_RUNNERS = Path(pytest_suites.__file__).parent
+_MODULES = (
+    Path(pytest_suites.__file__).with_name("case_runner.py"),
+    Path(pytest_suites.__file__).with_name("pytest_runner.py"),
+    Path(mutant_driver.__file__).with_name("answer_agreement.py"),
+)
 
 
 class MeasurementFailedError(Exception):
@@ -68,8 +72,7 @@ class VariantRunner:
         self.request: dict[str, Any] = {
             "source": source.data,
             "probe": self.probe,
-            "case_runner": _compile_runner("case_runner"),
-            "pytest_runner": _compile_runner("pytest_runner"),
+            **{path.stem: _compile_module(path) for path in _MODULES},
             "files": dict(suite.files) if suite.kind == "pytest" else None,
             "paths": _package_paths(packages, settings),
         }
@@ -179,7 +182,6 @@ def _read_driver() -> str:
 
 
 @cache
-def _compile_runner(name: str) -> bytes:
-    """Compile the judge's runner of a case; the sandbox has the same interpreter."""
-    path = _RUNNERS / f"{name}.py"
-    return marshal.dumps(compile(path.read_bytes(), f"<{name}>", "exec", dont_inherit=True))
+def _compile_module(path: Path) -> bytes:
+    """Compile what the driver loads; the sandbox has the same interpreter."""
+    return marshal.dumps(compile(path.read_bytes(), f"<{path.stem}>", "exec", dont_inherit=True))
