@@ -87,9 +87,8 @@ def load_daily_scores(conn: sa.Connection, first: date, last: date) -> dict[str,
         ),
         days,
     )
-    return {
-        key: DailyScores(*row, suites[key]) for key, row in ((day.isoformat(), row) for day, *row in rows)
-    }
+    scores = {day.isoformat(): row for day, *row in rows}
+    return {day: DailyScores(*[*row, suites[day]]) for day, row in scores.items()}
 
 
 # The texts of the days by kind of evidence, origin and status of their suites.

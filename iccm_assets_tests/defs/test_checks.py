@@ -265,7 +265,7 @@ def test_suites_that_are_no_evidence_are_seen_apart(sound: PlatformResource, eng
     change(
         engine,
         """update iccm.requirements set test_pass_rate = null, implementation_variance = null,
-               evidence = '{"kind": "cases", "suite": "weak", "reason": "a stub passes it"}' where id % 4 > 0""",
+               evidence = '{"kind": "cases", "suite": "weak", "reason": "a stub passes"}' where id % 4 > 0""",
     )
     failed = red(sound)
     assert "suites_are_usable" in failed and "inconclusive_rate_is_low" not in failed
