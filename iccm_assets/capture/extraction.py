@@ -7,7 +7,7 @@ what is no conversation the result is empty, never an exception. (C3, M3)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates
@@ -70,18 +70,29 @@ def extract_requirements(messages: object, metadata: object, suite: object = Non
 
 
 def find_source(messages: object, metadata: object, source_sha256: str | None) -> str | None:
-    """Find the source with a digest (sha256, hex) in a conversation, or None.
+    """Find the source with a digest (sha256, hex) in a conversation, or None."""
+    return (
+        None
+        if source_sha256 is None
+        else find_sources(messages, metadata, {source_sha256}).get(source_sha256)
+    )
+
+
+def find_sources(messages: object, metadata: object, digests: Collection[str | None]) -> dict[str, str]:
+    """Find the sources with these digests in a conversation, by digest.
 
     ``metadata.request_sources`` holds those that the messages do not show; a message may show a source with
     other line breaks around it.
     """
-    if source_sha256 is None:
-        return None
-    for text in _sources(messages, metadata):
+    sources: dict[str, str] = {}
+    count = len({digest for digest in digests if digest is not None})
+    for text in _sources(messages, metadata) if count else ():
         for variant in dict.fromkeys((text, text.rstrip("\r\n") + "\n", text.strip("\r\n"), text.strip())):
-            if sha256_of_text(variant) == source_sha256:
-                return variant
-    return None
+            if (digest := sha256_of_text(variant)) in digests:
+                sources.setdefault(digest, variant)
+        if len(sources) == count:
+            break
+    return sources
 
 
 def sha256_of_text(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.capture.conversations import Conversation, StoredConversation, store_conversation
-from iccm_assets.capture.extraction import extract_exchange, find_source, sha256_of_text
+from iccm_assets.capture.extraction import extract_exchange, find_sources, sha256_of_text
 from iccm_assets.db.clock import now as platform_now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
@@ -135,15 +135,17 @@ def _load_answers(conn: Connection, session: str) -> tuple[list[RecordedAnswer],
     """Load the session's responses with their sources, newest first, and the source of the last request."""
     row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
     content, metadata = (None, None) if row is None else row
+    stored = conn.execute(text(_ANSWERS), {"session": session}).all()
+    sources = find_sources(content, metadata, {answer.source_sha256 for answer in stored})
     answers = [
         RecordedAnswer(
             answer.text,
-            find_source(content, metadata, answer.source_sha256),
+            sources.get(answer.source_sha256),
             answer.source_sha256,
             answer.test_suite,
             answer.test_suite_origin,
         )
-        for answer in conn.execute(text(_ANSWERS), {"session": session})
+        for answer in stored
     ]
     last_source = metadata.get("source_code") if isinstance(metadata, dict) else None
     return answers, last_source if isinstance(last_source, str) else None

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
-from iccm_assets.capture.extraction import find_source
+from iccm_assets.capture.extraction import find_sources
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import IccmError, SessionOwnershipError, first_line
@@ -215,10 +215,12 @@ def _store_responses(
 
 def _keep_sources(conn: Connection, row: Any, records: Sequence[Record]) -> None:
     """Keep the sources of responses that a completed conversation does not show: scores need them."""
+    responses = [record["response"] for record in records]
+    shown = find_sources(row.content, row.metadata, {response["source_sha256"] for response in responses})
     sources = {
-        record["response"]["source_sha256"]: record["response"]["source"]
-        for record in records
-        if find_source(row.content, row.metadata, record["response"]["source_sha256"]) is None
+        response["source_sha256"]: response["source"]
+        for response in responses
+        if response["source_sha256"] not in shown
     }
     if sources:
         conn.execute(

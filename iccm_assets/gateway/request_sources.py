@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iccm_assets.capture.extraction import Exchange, find_source
+from iccm_assets.capture.extraction import Exchange, find_sources
 from iccm_assets.capture.source_choice import build_naming, find_called_names
 
 
@@ -48,12 +48,9 @@ def choose_suite(source: str | None, answers: Sequence[RecordedAnswer]) -> tuple
 
 def find_missing(messages: object, metadata: object, answers: Sequence[RecordedAnswer]) -> list[str]:
     """Return the sources of responses that the completed conversation does not show, oldest first."""
-    sources = {answer.source_sha256: answer.source for answer in reversed(answers)}
-    return [
-        source
-        for digest, source in sources.items()
-        if source is not None and find_source(messages, metadata, digest) is None
-    ]
+    sources = {item.source_sha256: item.source for item in reversed(answers) if item.source is not None}
+    shown = find_sources(messages, metadata, sources.keys())
+    return [source for digest, source in sources.items() if digest not in shown]
 
 
 def _same(text: str | None, other: str) -> bool:
