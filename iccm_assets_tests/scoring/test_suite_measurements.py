@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.db import tables as t
-from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.errors import InputError, SandboxUnavailableError
 from iccm_assets.scoring import suite_measurements
 from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.scoring.scoring_pass import score_unscored
@@ -23,6 +25,7 @@ from iccm_assets.suites.test_suites import Suite
 from iccm_assets_tests.scoring.factories import (
     SOURCE,
     SUITE,
+    TEXT,
     VACUOUS_PYTEST,
     load_model_rows,
     make_orchestra,
@@ -50,7 +53,7 @@ VACUOUS_CASES = {"kind": "cases", "cases": [{"call": "f", "args": [0], "expect":
 def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Measured], list[str]]:
     """Replace the measurement; returns the sources that it measures."""
 
-    def replace(measured: Measured) -> list[str]:
+    def install(measured: Measured) -> list[str]:
         sources: list[str] = []
 
         def record(source: str, suite: Suite, settings: Settings, *, origin: str) -> SuiteMeasurement:
@@ -60,7 +63,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Measured], list[str]]:
         monkeypatch.setattr(suite_measurements, "measure_suite", record)
         return sources
 
-    return replace
+    return install
 
 
 def load_suites(engine: sa.Engine) -> list[Any]:
@@ -216,6 +219,31 @@ def test_a_new_version_of_the_generator_measures_again(
     score_unscored(engine, make_orchestra(), settings)
     assert len(sources) == 2
     assert [row.generator_version for row in load_suites(engine)] == [GENERATOR_VERSION, "next"]
+
+
+def test_a_suite_is_measured_as_what_its_origin_demands(
+    engine: sa.Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origins: list[str] = []
+
+    def record(source: str, suite: Suite, settings: Settings, *, origin: str) -> SuiteMeasurement:
+        origins.append(origin)
+        return USABLE
+
+    monkeypatch.setattr(suite_measurements, "measure_suite", record)
+    conversation = Conversation(
+        session_id="s", messages=[], requirements=TEXT, source_code=SOURCE, test_suite=SUITE
+    )
+    for origin in ("recorded", "recorded", "attached"):
+        with engine.begin() as conn:
+            posted = replace(conversation, test_suite_origin=origin)
+            upsert_conversation(conn, posted, settings=settings)
+        score_unscored(engine, make_orchestra(), settings)
+    assert origins == ["recorded", "attached"]  # posted again alike, nothing changes
+    assert [row.origin for row in load_suites(engine)] == ["recorded", "attached"]
+    assert [row.test_suite_origin for row in load_requirements(engine)] == ["attached"]
+    with pytest.raises(InputError, match="attached, collected, recorded"), engine.begin() as conn:
+        upsert_conversation(conn, replace(conversation, test_suite_origin="own"), settings=settings)
 
 
 def test_texts_of_one_suite_wait_for_one_measurement(
