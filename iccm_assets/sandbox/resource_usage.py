@@ -133,22 +133,22 @@ def _living(pid: int) -> Iterator[str]:
     yield from (task for task in _tasks(pid) if not task.endswith(f"/{pid}"))
 
 
-def imposed_wait(pids: tuple[int, ...], cpu: float, most: float) -> float:
+def imposed_wait(pids: tuple[int, ...], cpu: float) -> tuple[float, bool]:
     """Return the seconds for which a case was ready while the machine ran others' work; 0 if unknown.
 
-    ``pids``: the init process, the case's first process, all others; ``cpu``: what the case used in all. The
-    longest waiting thread of the first process decides. While it waited, the case's other threads and
-    processes may have run instead, so their time is subtracted, and ``most`` is the maximum once they use
-    time. A thread that made itself less important waits by its own choice.
+    Also return whether the rest of the case uses time, so that it competes with itself. ``pids``: the init
+    process, the case's first process, all others; ``cpu``: what the case used in all. The longest waiting
+    thread of the first process decides. While it waited, the case's other threads and processes may have run
+    instead, so their time is subtracted. A thread that made itself less important waits by its own choice.
     """
     init_process, *first = pids[:2]
     normal = _priority(f"/proc/{init_process}")
-    waits = [0.0]
+    waits = [(0.0, False)]
     for task in (task for pid in first for task in _tasks(pid) if _priority(task) == normal):
         times = [int(time) / 1e9 for time in _read(f"{task}/schedstat").split()[:2]]
         if len(times) == 2:
             others = cpu - times[0]
-            waits.append(min(times[1] - others, most if others > BUSY_SECONDS else times[1]))
+            waits.append((times[1] - max(0.0, others), others > BUSY_SECONDS))
     return max(waits)
 
 

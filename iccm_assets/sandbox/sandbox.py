@@ -47,7 +47,7 @@ MAPPINGS_INTERVAL_SECONDS = 0.1
 REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge stops waiting
 MAX_WALL_FACTOR = 4.0  # of the wall limit, while other processes keep the machine busy
 REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
-MAX_SHARED_WAIT_FACTOR = 0.2  # of the wall limit, where the case itself keeps the machine busy, too
+MAX_SHARED_WAIT_FACTOR = 0.1  # of the wall limit, where the case itself keeps the machine busy, too
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
 SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
 
@@ -107,6 +107,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
+    _competes: bool = False  # the running case's own processes and threads use time beside its first thread
     _interval: float = SAMPLE_INTERVAL_SECONDS
     _memory: int = 0  # bytes, in the last sample
     _mappings: int = 0  # bytes, when they were last read
@@ -207,7 +208,8 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _await_reply(self, remaining: Limits) -> CaseOutcome:
         """Wait for the outcome while sampling what the processes use; kill them at a limit."""
         started = time.monotonic()
-        exceeded, self._imposed_wait, self._interval = "", 0.0, SAMPLE_INTERVAL_SECONDS
+        exceeded, self._interval = "", SAMPLE_INTERVAL_SECONDS
+        self._imposed_wait, self._competes = 0.0, False
         self._memory, self._mappings, self._mappings_due = 0, 0, started + MAPPINGS_INTERVAL_SECONDS
         while (
             time.monotonic() - started
@@ -269,8 +271,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         So no implementation can use up another one's time; ``MAX_WALL_FACTOR`` bounds the excluded time.
         """
         elapsed = time.monotonic() - started
-        wait = imposed_wait(pids, cpu, remaining.wall * MAX_SHARED_WAIT_FACTOR)
-        self._imposed_wait = max(self._imposed_wait, wait)
+        wait, competes = imposed_wait(pids, cpu)
+        self._competes = self._competes or competes
+        longest = remaining.wall * (MAX_SHARED_WAIT_FACTOR if self._competes else MAX_WALL_FACTOR)
+        self._imposed_wait = min(max(self._imposed_wait, wait), longest)
         return elapsed if elapsed > remaining.wall * MAX_WALL_FACTOR else elapsed - self._imposed_wait
 
     def _parse_reply(self) -> CaseOutcome | None:
