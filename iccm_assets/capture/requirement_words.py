@@ -6,12 +6,13 @@ import re
 
 # "shall", and the keywords of RFC 2119 in capitals: nobody chats like this.
 FORMAL = re.compile(
-    r"\b(?:[Ss]hall|SHALL|MUST|SHOULD|REQUIRED TO|WILL|MAY|(?:is|are) required (?:to|that)|(?:is"
+    r"\b(?:[Ss]hall|SHALL|MUST|SHOULD|REQUIRED TO|WILL|MAY|(?:is|are) (?:required|mandatory) (?:to|that)"
+    r"|(?:is"
     r"|are) obliged to)\b"
 )
 MODAL = re.compile(
     r"\b(?:must|should|will|needs? to|ha(?:s|ve) to|ought to|(?:is|are) (?:expected|supposed|to be able) to"
-    r"|(?:is|are) not allowed to|(?:is|are) to(?= [a-z]))\b",
+    r"|may not|(?:is|are) not allowed to|(?:is|are) to(?= [a-z]))\b",
     re.IGNORECASE,
 )
 # What follows a modal verb in a statement: a verb, perhaps after an adverb, or a list.
@@ -31,7 +32,8 @@ _VAGUE = re.compile(
     r"|help\b|do\b|suffice\b|look\b|compile\b|run (?:now|again|fine)|match\b|make sense|cover\b|go\b"
     r"|have (?:been|said)"
     r"|take (?:a (?:while|look|moment|minute|second|few|bit|couple)|an hour|about|some|effect|long|place"
-    r"|\d)|be (?:gone|fixed|solved|resolved|green|live|back|fine"
+    r"|\d)|be (?:gone|wrong|reviewed|formatted|refactored|merged|committed|discussed|fixed|solved|resolved"
+    r"|green|live|back|fine"
     r"|ok|okay|enough|good|better|clear\w*|ready|done|right|correct|all|easy|easier|possible|sufficient"
     r"|complete|what|that|it|the (?:case|reason|problem)|because|about)\b)",
     re.IGNORECASE,
@@ -53,7 +55,7 @@ _TALK = re.compile(
     r"|requirement"
     r"|requirements|document|list|file i|next step|step|reason|problem|bug|issue|explanation|rest|wording"
     r"|sentence"
-    r"|sentences|goal|idea|aim|purpose|plan|task|word|text|item|point|refactoring|patch|update|summary"
+    r"|sentences|lines?|goal|idea|aim|purpose|plan|task|word|text|item|point|refactoring|patch|update|summary"
     r"|example|version above|code (?:above|below|you))"
     r"(?: \d{1,4})?(?: (?:above|below|here))?$",
     re.IGNORECASE,
@@ -78,7 +80,8 @@ _MENTION = re.compile(
 )
 # The words of a heading over requirements.
 HEADING_WORDS = re.compile(
-    r"\b(?:requirements?(?!\.\w)|acceptance criteri(?:a|on)|specifications?|spec|user stor(?:y|ies)"
+    r"\b(?:requirements?(?!\.\w)|reqs?(?![-_. ]?\d)|acceptance criteri(?:a|on)|specifications?|spec"
+    r"|user stor(?:y|ies)"
     r"|functional"
     r"|non-functional"
     r"|shall statements?|rules|behaviou?r|constraints|anforderung(?:en)?|akzeptanzkriteri(?:en|um)"
@@ -91,7 +94,7 @@ HEADING_WORDS = re.compile(
 _MAX_SENTENCE = 4000  # characters
 # Modal verbs of other languages; a person before or after them, or a promise, is no statement.
 _FOREIGN = re.compile(
-    r"\b(?:muss|müssen|soll|sollen|sollte|sollten|darf|dürfen"
+    r"\b(?:mu(?:ss|ß)|müssen|soll|sollen|sollte|sollten|darf|dürfen"
     r"|doit|doivent|devra|devront|devrait|devraient|est tenue? de|il faut que"
     r"|debe|deben|deberá|deberán|debería|deberían|tiene que|tienen que|ha de|han de"
     r"|deve|devem|deverá|deverão|devono|dovrà|dovranno|dovrebbe|precisa"
@@ -127,7 +130,10 @@ def is_formal(sentence: str) -> bool:
     for match in FORMAL.finditer(sentence[:_MAX_SENTENCE]):
         subject = sentence[max(0, match.start() - 60) : match.start()]
         is_talk = bool(_PERSON.search(subject) or _MENTION.search(subject))
-        is_talk = is_talk or (not subject.strip() and _VAGUE.match(sentence, match.end()) is not None)
+        is_talk = is_talk or (
+            subject.strip().lower() in {"", "that", "this"}
+            and _VAGUE.match(sentence, match.end()) is not None
+        )
         if not is_talk and _is_predicate(sentence[match.end() : match.end() + 120]):
             return True
     return False
