@@ -33,7 +33,11 @@ MAX_DIFFERENCES = 8  # of a variant; its answers may be within the tolerance of 
 MAX_REPORT = 400_000  # characters of all differences
 MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 5.0, 0.1  # CPU time of the source, and of a variant of a quick source
-SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 1.0
+SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 2.0  # generous: other processes may keep the machine busy
+POOL_SECONDS, POOL_WALL_SECONDS = (
+    0.5,
+    5.0,
+)  # of the source, until an input counts as one that it never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
 WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
@@ -285,7 +289,7 @@ def run_pool(request: dict[str, Any]) -> str:
     measurement = Measurement(request)
     agreement = load_module("answer_agreement", request["answer_agreement"])
     source = measurement.write_variant(request["variants"][0])
-    measurement.cpu_seconds, measurement.wall_seconds = MIN_SECONDS, MIN_WALL_SECONDS
+    measurement.cpu_seconds, measurement.wall_seconds = POOL_SECONDS, POOL_WALL_SECONDS
     first = answer_all(measurement, source, request["plans"])
     raised = frozenset(request["raised"])
     chosen = [number for number, answer in enumerate(first) if agreement.is_specified(answer, raised)]
