@@ -62,7 +62,7 @@ def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, pla
     assert status["suites"] == [
         {**kinds, "status": "usable", "suites": 1}, {**kinds, "status": "weak", "suites": 2}
     ]  # fmt: skip
-    assert "Test suites, measured in 7 days" in output and "by pytest" in output
+    assert "Test suites, measured in 7 days" in output and "1 (1 by pytest)" in output
     live = status["live"]
     assert (live["arms"][0]["scored_sessions"], live["arms"][0]["pytest_sessions"]) == (1, 1)
     assert (live["replicas"], live["ready"]) == (1, {"v1": 1, "v2": 1})
