@@ -370,6 +370,8 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
     """Answer requests until the pipe closes."""
     if control is None:
         control = os.dup(0), os.dup(1)
+        if not context.get("scratch"):
+            limit_shared_memory()
         warm_up()
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
@@ -382,7 +384,6 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
     if context.get("scratch"):
         os.mkdir(context["scratch"], 0o700)
     else:
-        limit_shared_memory()
         lock_down(context["case_filter"])
     try:
         write_all(control[1], b"ready\n")

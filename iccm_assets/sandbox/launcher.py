@@ -285,13 +285,13 @@ def verify_layers(
 
 
 def _inspect(pid: int, host_ids: frozenset[str]) -> dict[str, str]:
-    status, own = _read_status(pid), _read_status("self")
+    status = _read_status(pid)
     shared = [name for name, link in _namespaces(pid).items() if link in host_ids]
     if status["NSpid"][-1] != "1":
         shared.append("process numbers")
-    # Two more filters than this process has, where the kernel counts them.
-    count = int(status.get("Seccomp_filters", ["2"])[0]) - int(own.get("Seccomp_filters", ["0"])[0])
-    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"]) and count >= 2
+    # Two filters more than this process has, where the kernel counts them.
+    count = int(status.get("Seccomp_filters", ["2"])[0])
+    filtered = (status["Seccomp"], status["NoNewPrivs"]) == (["2"], ["1"]) and count >= 2 + _own_filters()
     countable = os.path.exists(f"/proc/{pid}/task/{pid}/children")
     problems = {
         "namespaces": shared and "shares " + ", ".join(shared),
@@ -303,6 +303,11 @@ def _inspect(pid: int, host_ids: frozenset[str]) -> dict[str, str]:
     states = {"uid": f"unprivileged ({max(map(int, status['Uid']))})", "memory": "sampler"}
     layers = {layer: f"missing: {problem}" for layer, problem in problems.items() if problem}
     return {**dict.fromkeys(problems, "ok"), **states, **layers, "rlimits": "ok"}
+
+
+@cache
+def _own_filters() -> int:
+    return int(_read_status("self").get("Seccomp_filters", ["0"])[0])
 
 
 def _read_status(pid: int | str) -> dict[str, list[str]]:

@@ -127,6 +127,7 @@ def serve(context: dict[str, Any]) -> NoReturn:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel collects the ended children
     context["init_process"].preload(context["preload"])
+    context["init_process"].limit_shared_memory()
     context["init_process"].warm_up()
     os.write(1, b"ready\n")
     requests = select.poll()
