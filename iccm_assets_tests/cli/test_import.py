@@ -176,7 +176,8 @@ def test_several_sessions_in_one_file_are_separated(load, engine, transcript):
     )
     assert report["sessions"] == {"empty": 1, "new": 2}
     reasons = {session["session_id"]: session["reason"] for session in report["conversations"]}
-    assert reasons == {"s1": "", "s2": "no requirements (there is no answer)", "s4": "it contains no messages"}
+    unanswered = "no requirements (there is no answer)"
+    assert reasons == {"s1": "", "s2": unanswered, "s4": "it contains no messages"}
     assert [row.session_id for row in rows(engine)] == ["s1", "s2"]
 
 
