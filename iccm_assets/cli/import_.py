@@ -221,7 +221,8 @@ def _to_row(session: SessionPreview) -> dict[str, Any]:
 
 def _first_line(text: str | None) -> str | None:
     lines = text.strip().splitlines() if text is not None else []
-    more = f" (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+    hidden = len(lines) - 1
+    more = f" (and {hidden} more {'line' if hidden == 1 else 'lines'})" if hidden else ""
     return f"{lines[0][:60]}{more}" if lines else None
 
 
