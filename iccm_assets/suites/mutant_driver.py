@@ -125,8 +125,9 @@ class Measurement:
         os._exit(0)
 
     def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
-        home, module = os.getcwd(), None
-        code = None if self.pytest_runner else compile(text, FILENAME, "exec", dont_inherit=True)
+        home, module, code = os.getcwd(), None, None
+        if any(plan[0] != "test" for plan in plans):  # pytest imports its tests' variant itself
+            code = compile(text, FILENAME, "exec", dont_inherit=True)
         for number, plan in enumerate(plans):
             folder = f"{home}/{os.getpid()}-{number}"
             os.mkdir(folder)

@@ -2,7 +2,7 @@
 
 A *stub* has the names of the source and none of its behaviour. *Probes* record which branches a suite
 reaches: both sides of each condition, the body of each loop, each handler and each ``case``, and functions
-that have none of these. (D4, D5)
+that have neither these nor functions inside. (D4, D5)
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, walk
 
-STUB_RESULTS = ("None", "True", "1", "'x'", "[]")
+STUB_RESULTS = ("None", "True", "1", "'x'", "[]", "1.5", "{}")
 MAX_OWN_RESULTS, MAX_RESULT_LENGTH = 3, 60
 _KEPT_DECORATORS = frozenset(("staticmethod", "classmethod", "property", "dataclass"))
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SUPPRESS = '__import__("contextlib").suppress(Exception)'
 
 
@@ -94,7 +95,9 @@ def _branch_body(node: ast.AST) -> ast.stmt | None:
     """Return the first statement of a branch with a body of its own, or None."""
     if isinstance(node, FunctionNode):
         is_special = node.name.startswith("__") and node.name != "__init__"
-        if is_special or any(isinstance(part, _BRANCHES) for part in walk(node)):
+        # Who reaches a function inside has called the one around it, maybe as a decorator at import.
+        inner = (part for part in walk(node) if part is not node)
+        if is_special or any(isinstance(part, (*_BRANCHES, *_FUNCTIONS)) for part in inner):
             return None
     elif isinstance(node, ast.ExceptHandler) and _catches_import_error(node):
         return None  # which side runs is the environment's choice

@@ -112,6 +112,27 @@ HONEST = {
             {"new": "Account", "steps": [{"call": "pay", "args": [1], "raises": "RuntimeError"}]},
         ),
     ),
+    "a decorator with parameters": (
+        """
+        import functools
+        def limited(low, high):
+            def decorate(function):
+                @functools.wraps(function)
+                def inner(*args):
+                    return max(low, min(high, function(*args)))
+                return inner
+            return decorate
+        @limited(0, 100)
+        def score(hits, misses):
+            return hits * 10 - misses * 5
+        """,
+        make_cases(
+            *(
+                {"call": "score", "args": [hits, misses], "expect": expected}
+                for hits, misses, expected in ((1, 0, 10), (0, 1, 0), (20, 0, 100), (3, 2, 20), (10, 1, 95))
+            )
+        ),
+    ),
 }
 
 

@@ -94,6 +94,17 @@ WEAK = {
         make_tests("assert 'x + 49' in open(m.__file__).read()\n"),
         "branch coverage is below",
     ),
+    "pytest: the text of the source, which also runs": (
+        make_tests(
+            "text = open(m.__file__).read()\n"
+            "assert 'x + 49' in text and 'low' in text\n"
+            "assert 'negative' in text and 'sum(' in text\n"
+            "m.ember(1), m.clamp(-1), m.clamp(99), m.clamp(5)\n"
+            "box = m.Box()\nbox.add(1), box.total()\n"
+            "with contextlib.suppress(ValueError):\n    box.add(-1)\n"
+        ),
+        "strength is below 0.5",
+    ),
 }
 
 
@@ -103,6 +114,16 @@ def test_a_suite_that_tests_nothing_is_weak_and_says_what_passes_it(name, settin
     measurement = measure(SHOP, document, settings)
     assert measurement.status == "weak", measurement
     assert any(part in measurement.reason for part in reason.split("|")), measurement
+
+
+@pytest.mark.parametrize(
+    ("check", "stub"), [("isinstance(m.g(NUMBER), float)", "1.5"), ("type(m.h(NUMBER)) is dict", "{}")]
+)
+def test_a_type_of_results_alone_is_weak(check, stub, settings):
+    source = "def g(n):\n    return n / 4 + 1\ndef h(n):\n    return {n: n + 1}\n"
+    measurement = measure(source, make_tests(f"assert {check}\nm.g(NUMBER), m.h(NUMBER)\n"), settings)
+    assert measurement.status == "weak"
+    assert measurement.reason == f"a stub returning {stub} passes it"
 
 
 GRADES = """
