@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -30,6 +30,10 @@ _TAG = re.compile(
 )
 _QUOTED = re.compile(r"^> ?", re.MULTILINE)
 _QUOTED_FENCE = re.compile(r"^> ?(?:```|~~~)", re.MULTILINE)
+# What an editor says around the lines that are selected in it.
+_SELECTION = re.compile(
+    r"\s*The user selected [^\n]{1,500}:\n|\n\s*This may or may not be related [^\n]{1,200}\s*$"
+)
 _LINE_BREAK = re.compile(r"<br\s{0,3}/?>", re.IGNORECASE)
 _SPAN = re.compile(r"(?<!`)(`{1,3})([^`\n]{8,2000})\1(?!`)")
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
@@ -67,19 +71,23 @@ def find_identifiers(text: str) -> frozenset[str]:
     return frozenset(_IDENTIFIER.findall(text))
 
 
-def find_candidates(message: ChatMessage) -> list[CodeCandidate]:
-    """Return the code and the tests in a message, in order; nothing else."""
+def find_candidates(message: ChatMessage, edited: Collection[str] = ()) -> list[CodeCandidate]:
+    """Return the code and the tests in a message, in order; nothing else.
+
+    ``edited``: the paths of files that were shown before, of which what a tool writes is a new version.
+    """
     text = _QUOTED.sub("", message.text) if _QUOTED_FENCE.search(message.text) else message.text
-    pieces = [*_text_candidates(text), *map(_file_candidate, message.files)]
+    pieces = [*_text_candidates(text), *(_file_candidate(file, edited) for file in message.files)]
     return [piece for piece in pieces if piece.kind in {"code", "tests"}]
 
 
-def _file_candidate(file: FilePart) -> CodeCandidate:
+def _file_candidate(file: FilePart, edited: Collection[str]) -> CodeCandidate:
     rank = MARKED if file.action == "attached" else READ
     fenced = [segment for segment in split_fences(file.text) if isinstance(segment, CodeBlock)]
     if not file.path and len(fenced) == 1:
         return _build(fenced[0].content, fenced[0].language, rank)
-    kind = "prose" if file.action == "written" else classify_block(file.text, path=file.path)
+    is_own = file.action == "written" and file.path not in edited
+    kind = "prose" if is_own else classify_block(file.text, path=file.path)
     return CodeCandidate(file.text, kind, rank, path=file.path)
 
 
@@ -140,7 +148,10 @@ def _decode(text: str) -> str:
         text = _LINE_BREAK.sub("\n", text)
     if "&lt;" in text or "&gt;" in text or "&amp;" in text or "&quot;" in text:
         text = html.unescape(text)
-    return textwrap.dedent(text.replace("\r\n", "\n").strip("\n")).rstrip()
+    text = text.replace("\r\n", "\n")
+    if "The user selected " in text[:200]:
+        text = _SELECTION.sub("", text)
+    return textwrap.dedent(text.strip("\n")).rstrip()
 
 
 def _unfenced(text: str) -> Iterator[CodeCandidate]:

@@ -100,6 +100,8 @@ _OUTPUT = re.compile(
     r"|Exception in thread |goroutine \d+ \[|thread '[^'\n]{1,60}' panicked|={3,} (?:FAILURES|test session)"
     r"|(?:DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b[ :\]]|\d{4}-\d\d-\d\d[T ]\d\d:\d\d)"
 )
+_SECTION = re.compile(r"\[[\w.\-: \"']{1,80}\]")
+_OPTION = re.compile(r"[\w.-]{1,80}[ \t]*[=:]|[#;]")
 _LITERAL = re.compile(r"[\s\d.,+\-eE_()\[\]{}:'\"]*|(?:True|False|None|null|true|false|undefined|nil)")
 _TEST_LINE = re.compile(
     r"(?m)^[ \t]*(?:(?:async )?def test|class (?:Test|\w+Tests?\b)|(?:describe|it|test|suite|specify"
@@ -159,6 +161,8 @@ def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
         return "data"
     if language in DATA_LANGUAGES or suffix in _DATA_SUFFIXES or _is_output(text) or _is_json(text):
         return "data"
+    if _is_options(text):
+        return "data"
     is_prose = not language or language in PROSE_LANGUAGES
     if is_prose and suffix in {"", "txt"} and not looks_like_code(text):
         return "prose"
@@ -197,6 +201,13 @@ def _is_output(text: str) -> bool:
 
 def _definition_lines(text: str) -> Iterator[str]:
     return (line for line in text.split("\n") if find_definition(line[:_MAX_LINE].strip()))
+
+
+def _is_options(text: str) -> bool:
+    """Whether the block is a file of options: names with values, in sections."""
+    lines = [line[:_MAX_LINE].strip() for line in text.split("\n") if line.strip()]
+    others = [line for line in lines if not _SECTION.fullmatch(line)]
+    return len(others) < len(lines) and all(_OPTION.match(line) for line in others)
 
 
 def _is_json(text: str) -> bool:

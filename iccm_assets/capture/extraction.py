@@ -10,15 +10,24 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates
+from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates, find_identifiers
 from iccm_assets.capture.messages import ChatMessage, parse_messages
 from iccm_assets.capture.requirement_changes import may_change, merge_changes
-from iccm_assets.capture.requirement_statements import find_requirements
-from iccm_assets.capture.source_choice import KnownSource, build_naming, choose_source, find_called_names
+from iccm_assets.capture.requirement_statements import find_requirements, is_informal
+from iccm_assets.capture.requirement_talk import is_other_request, is_requirements_request
+from iccm_assets.capture.source_choice import (
+    KnownSource,
+    Naming,
+    build_naming,
+    choose_source,
+    find_called_names,
+)
 
 # Characters of requirements that are compared with answers which change single items of them; after that,
 # every answer counts as a whole text, so that the time stays linear.
 _MAX_COMPARED = 1 << 21
+_MAX_REOPENED = 20  # exchanges before the last one that an answer may change
+_MIN_SHARED = 5  # one in so many words of an informal answer is known from what it replaces
 
 
 @dataclass(frozen=True)
@@ -100,55 +109,124 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Draft:
     """An exchange while the conversation is read: the developer's words and code, and the answer to them."""
 
     previous: KnownSource | None = None
     words: list[str] = field(default_factory=list)
     candidates: list[CodeCandidate] = field(default_factory=list)
+    paths: set[str] = field(default_factory=set)
     exchange: Exchange = Exchange(None, None)
 
     def add(self, message: ChatMessage) -> None:
         """Add what the developer wrote, or what a tool read for the answer."""
         if message.role == "user":
             self.words.append(message.text)
-        self.candidates += find_candidates(message)
+        edited = {file.path for file in message.files if file.action == "written"} & self.paths
+        self.candidates = [item for item in self.candidates if item.path not in edited]
+        self.candidates += find_candidates(message, edited)
+        self.paths.update(item.path for item in self.candidates if item.path)
 
     def choose(self, answer: str, called: frozenset[str]) -> str | None:
         """Choose the source that an answer is about; None if it is the previous one."""
-        naming = build_naming(answer, "\n".join(self.words), called)
-        return choose_source(self.candidates, naming, self.previous)
+        return choose_source(self.candidates, self.name(answer, called), self.previous)
+
+    def is_named(self, naming: Naming) -> bool:
+        """Whether its source defines a name in an answer."""
+        return naming.is_marked_in(self.exchange.source or "")
+
+    def name(self, answer: str, called: frozenset[str]) -> Naming:
+        """Collect the names in an answer and in the words before it."""
+        return build_naming(answer, "\n".join(self.words), called)
+
+
+class _Reader:
+    """Reads a conversation into exchanges; ``draft`` is what comes after the last answer.
+
+    ``refusal``: why the last answer is no requirements.
+    """
+
+    def __init__(self, called: frozenset[str]) -> None:
+        self.drafts: list[_Draft] = []
+        self.draft = _Draft()
+        self.refusal = "there is no answer"
+        self._called = called
+        self._compared = 0
+
+    def add_answers(self, answers: list[str]) -> None:
+        """Add the answers of a turn: requirements, changes of some, or neither."""
+        answer, self.refusal = _choose_answer(answers)
+        text = "\n".join(answers)
+        drafts = self.drafts if answer is None else self._reopen(text)
+        changed = self._merge(drafts, answers[-1])
+        if answer is None and changed is None:
+            return
+        source = self.draft.choose(text, self._called)
+        last = drafts[-1] if drafts and source in {None, drafts[-1].exchange.source} else None
+        if answer is not None and changed is None and self._is_remark(answer, last):
+            self.refusal = "it answers no request for requirements"
+            return
+        if last is not None:
+            last.exchange = replace(last.exchange, requirements=answer if changed is None else changed)
+            last.words += self.draft.words
+        elif answer is not None:
+            self.draft.exchange = Exchange(source, answer)
+            drafts = [*drafts, self.draft]
+        else:
+            return
+        self.drafts = drafts
+        known = _know(drafts[-1].exchange.source, self.draft.previous)
+        self.draft = _Draft(known, paths=self.draft.paths)
+
+    def _merge(self, drafts: list[_Draft], answer: str) -> str | None:
+        words = "\n".join(self.draft.words)
+        if not drafts or self._compared >= _MAX_COMPARED or not may_change(answer, words):
+            return None
+        text = drafts[-1].exchange.requirements
+        self._compared += len(text or "")
+        return merge_changes(text, answer, words)
+
+    def _reopen(self, answer: str) -> list[_Draft]:
+        """Return the exchanges; the one whose source the answer names is moved to the end."""
+        recent = self.drafts[-_MAX_REOPENED:]
+        if len(recent) < 2 or self._compared >= _MAX_COMPARED:
+            return self.drafts
+        self._compared += sum(len(item.exchange.source or "") for item in recent)
+        naming = self.draft.name(answer, self._called)
+        named = next((item for item in reversed(recent) if item.is_named(naming)), None)
+        if named in {None, recent[-1]} or self.draft.choose(answer, self._called) is not None:
+            return self.drafts
+        return [*(item for item in self.drafts if item is not named), *([named] if named else [])]
+
+    def _is_remark(self, answer: str, last: _Draft | None) -> bool:
+        """Whether sentences in everyday words are no requirements here.
+
+        The developer does not ask for requirements, but for something else; or they share too few words with
+        the exchange that they would change.
+        """
+        if self._compared >= _MAX_COMPARED or not is_informal(answer):
+            return False
+        exchange = Exchange("", "") if last is None else last.exchange
+        text = f"{exchange.source or ''}\n{exchange.requirements or ''}".lower()
+        self._compared += len(text) + sum(map(len, self.draft.words))
+        if is_requirements_request(self.draft.words):
+            return False
+        if is_other_request(self.draft.words):
+            return True
+        words = {word for word in find_identifiers(answer.lower()) if len(word) > 2}
+        return last is not None and _MIN_SHARED * len(words & find_identifiers(text)) < len(words)
 
 
 def _read(messages: list[ChatMessage], called: frozenset[str]) -> tuple[list[_Draft], _Draft, str]:
     """Return the exchanges, what came after the last answer, and the reason why the last answer is none."""
-    drafts: list[_Draft] = []
-    draft, refusal, compared = _Draft(), "there is no answer", 0
+    reader = _Reader(called)
     for answers, message in _group(messages):
         if message is not None:
-            draft.add(message)
-            continue
-        answer, refusal = _choose_answer(answers)
-        changed, words = None, "\n".join(draft.words)
-        if drafts and compared < _MAX_COMPARED and may_change(answers[-1], words):
-            text = drafts[-1].exchange.requirements
-            compared += len(text or "")
-            changed = merge_changes(text, answers[-1], words)
-        if answer is None and changed is None:
-            continue
-        source = draft.choose("\n".join(answers), called)
-        if drafts and source in {None, drafts[-1].exchange.source}:
-            last = drafts[-1]
-            last.exchange = replace(last.exchange, requirements=answer if changed is None else changed)
-            last.words += draft.words
-        elif answer is not None:
-            draft.exchange = Exchange(source, answer)
-            drafts.append(draft)
+            reader.draft.add(message)
         else:
-            continue
-        draft = _Draft(_know(drafts[-1].exchange.source, draft.previous))
-    return drafts, draft, refusal
+            reader.add_answers(answers)
+    return reader.drafts, reader.draft, reader.refusal
 
 
 def _know(source: str | None, known: KnownSource | None) -> KnownSource | None:
@@ -170,9 +248,8 @@ def _group(messages: list[ChatMessage]) -> Iterator[tuple[list[str], ChatMessage
             if message.text.strip():
                 answers.append(message.text)
             answers += [file.text for file in message.files if file.action == "written"]
-            reads = tuple(file for file in message.files if file.action != "written")
-            if reads:
-                yield [], ChatMessage("tool", "", reads)
+            if message.files:
+                yield [], ChatMessage("tool", "", message.files)
     if answers:
         yield answers, None
 

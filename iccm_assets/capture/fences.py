@@ -1,7 +1,8 @@
 """Fenced code blocks of a markdown text, as people and models write them.
 
 Beyond CommonMark: a fence may open behind words on a line, if one closes later; and one that no line of its
-own closes ends where a line ends with its marks, else with the text. Linear in the text's length. (C3)
+own closes ends where a line ends with its marks or has words behind them, else with the text. Linear in the
+text's length. (C3)
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def _scan(
             elif recovering and _ends_with(line, opening):
                 yield _build(opening, [*block, line.rstrip()[: -len(opening.marks)]])
                 opening, block = None, []
+            elif recovering and _begins_with(line, opening):
+                yield _build(opening, block)
+                opening, block = None, [line.lstrip(" \t`")]
             else:
                 block.append(lines[index])
             continue
@@ -86,7 +90,7 @@ def _scan(
     if opening is None:
         yield "\n".join(block)
         return len(lines)
-    if not recovering and any(_ends_with(line, opening) for line in block):
+    if not recovering and any(_ends_with(line, opening) or _begins_with(line, opening) for line in block):
         return opened_at
     yield _build(opening, block)
     return len(lines)
@@ -117,6 +121,10 @@ def _closes(line: str, opening: _Opening) -> bool:
 
 def _ends_with(line: str, opening: _Opening) -> bool:
     return opening.marks[0] == "`" and line.rstrip().endswith(opening.marks)
+
+
+def _begins_with(line: str, opening: _Opening) -> bool:
+    return line.lstrip(" \t").startswith((f"{opening.marks} ", f"{opening.marks}, ", f"{opening.marks}. "))
 
 
 def _build(opening: _Opening, lines: list[str]) -> CodeBlock:

@@ -30,6 +30,7 @@ from iccm_assets.capture.requirement_talk import (
     is_error,
     is_question,
     is_reason,
+    is_review,
     rate_explanation,
 )
 from iccm_assets.capture.requirement_words import HEADING_WORDS, is_foreign, is_formal, is_statement
@@ -92,6 +93,12 @@ def find_requirements(text: str) -> StatementMatch:
     return fenced or StatementMatch(None, reason)
 
 
+def is_informal(text: str) -> bool:
+    """Whether requirements are sentences in everyday words, without keywords or a form."""
+    counts = _count(text.split("\n"))
+    return not counts.formal and find_requirements(text).reason == "statements"
+
+
 def _is_text(block: CodeBlock) -> bool:
     return bool(block.content.strip()) and (not block.language or block.language in _TEXT_LANGUAGES)
 
@@ -115,6 +122,8 @@ def _recognize(text: str, language: str) -> tuple[str, str]:
     counts = _count(lines)
     if counts.explanations >= max(1, counts.statements) and counts.items < 2 and not has_numbered(lines):
         return "", "it explains requirements"
+    if not counts.formal and is_review(text):
+        return "", "it reviews code"
     for form in _forms(text, lines, counts, language in _DATA_LANGUAGES):
         return form, ""
     if counts.questions and not counts.others:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from iccm_assets.capture.requirement_words import HEADING_WORDS
+
 FIRST_PERSON = re.compile(
     r"(?:i|i've|i'll|i'm|we|we've|we'll|let me|let's|let us|you|your|feel free|please|sorry|thanks|sure|ok"
     r"|okay|great|hi|hello)\b",
@@ -50,6 +52,44 @@ _REASON = re.compile(
     r"|true)\s{0,3}[,.!:;—-]",
     re.IGNORECASE,
 )
+
+
+_REVIEW = re.compile(
+    r"\W*(?:(?:some|a few|my|here are (?:some|my)) )?"
+    r"(?:code review\b|review(?: (?:of|comments?|notes?)\b|\W*$)"
+    r"|(?:review )?(?:comments?|feedback|suggestions?|findings|remarks|nits) (?:on|for|about)\b"
+    r"|(?:issues|problems|findings)(?: found)?\W*$)",
+    re.IGNORECASE,
+)
+# A request for something else than requirements, and words that ask for them.
+_OTHER_REQUEST = re.compile(
+    r"\W*(?:(?:can|could|would|will) you |please |now |then |and |also |ok(?:ay)?,? |thanks[.,!]? )*"
+    r"(?:why\b|how (?:do|can|could|would|is|to|fast|slow|long)\b|is (?:this|that|it|there)\b"
+    r"|what(?:'s| is) wrong\b"
+    r"|(?:review|debug|fix|refactor|optimi[sz]e|implement|port|test|run|deploy|install|commit|profile)\b"
+    r"|(?:write|add|generate) (?:\w+ ){0,2}(?:tests?|docs|documentation|docstrings?|readme)\b)",
+    re.IGNORECASE,
+)
+_WANTED = re.compile(
+    r"\b(?:must|should|shall|ha(?:s|ve) to|needs? to|supposed|expected|behav\w*|specif\w*|describe|state)\b",
+    re.IGNORECASE,
+)
+
+
+def is_requirements_request(texts: list[str]) -> bool:
+    """Whether a developer's words ask what software has to do."""
+    return any(HEADING_WORDS.search(text) or _WANTED.search(text) for text in texts)
+
+
+def is_other_request(texts: list[str]) -> bool:
+    """Whether the last words of a developer ask for something else than requirements."""
+    last = next((text for text in reversed(texts) if text.strip()), "")
+    return _OTHER_REQUEST.match(last[:500]) is not None
+
+
+def is_review(text: str) -> bool:
+    """Whether the first line announces remarks on code."""
+    return _REVIEW.match(text.lstrip()[:200].partition("\n")[0]) is not None
 
 
 def is_question(sentence: str) -> bool:

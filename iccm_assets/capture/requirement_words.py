@@ -84,6 +84,8 @@ HEADING_WORDS = re.compile(
     r"|user stor(?:y|ies)"
     r"|functional"
     r"|non-functional"
+    r"|pre-?conditions?|post-?conditions?|invariants|(?:must|should|could)[- ]haves?(?=\W*$)"
+    r"|what (?:it|this|the [a-z]+|`\w+`) (?:must|should|has to|needs to|shall) do"
     r"|shall statements?|rules|behaviou?r|constraints|anforderung(?:en)?|akzeptanzkriteri(?:en|um)"
     r"|spezifikation"
     r"|exigences?|critères d['’]acceptation|requisitos?|criterios de aceptación|exigencias|requisiti"

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 STATEMENTS: tuple[str, ...] = (
+    "Preconditions:\n- `n` is a non-negative integer\n\nPostconditions:\n- Returns the n-th Fibonacci number\n- Raises ValueError for negative `n`",
+    "Must have:\n- Return the sorted list\n- Keep equal elements in order\n\nShould have:\n- Accept a key function",
+    "Review of the code: `add` shall return the sum.",
     "The `rate` function must take `weight`. It must return 5 when `weight` is less than 3. Otherwise it must return 7.",
     "**R1.** The function `rate` takes `weight`.\n**R2.** It returns 5 when `weight` is less than 3.",
     "`rate(weight)`\n\n- must return 5 for weight < 3\n- must return 7 otherwise",
@@ -184,6 +187,9 @@ STATEMENTS: tuple[str, ...] = (
 )
 
 TALK: tuple[str, ...] = (
+    "A few comments on the PR:\n\n- `parse` should use a context manager here.\n- The variable name `x` should be more descriptive.",
+    "Code review:\n1. `add` has no type hints; it should be annotated.\n2. The docstring should mention the exception.",
+    "**Issues found**\n- Line 12: the `except` should not be bare.\n- Line 20: this should be a constant.",
     "Shall we continue?",
     "Must I give you the whole file?",
     "Will that do?",
