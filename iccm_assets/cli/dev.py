@@ -18,6 +18,7 @@ from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.cli.env import get_dagster_environment
 from iccm_assets.cli.serve import DEFAULT_PORT
 from iccm_assets.db.embedded.owned_server import owned_server
+from iccm_assets.db.embedded.server_watch import watch_server
 from iccm_assets.errors import IccmError
 from iccm_assets.gateway.subprocess_gateway import run_gateway
 from iccm_assets.settings import Settings, get_settings
@@ -43,6 +44,7 @@ def dev(
         signal.signal(number, lambda *_: stop.set())
     with owned_server(settings):
         version = ensure_production_version(settings)
+        watch_server(settings)
         if no_gateway:
             _run(settings, port, stop, f"{version} is in production")
             return

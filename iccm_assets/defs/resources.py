@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 @lru_cache(maxsize=1)
 def _engine() -> sa.Engine:
     from iccm_assets.db.database import connect
+    from iccm_assets.db.embedded.server_watch import watch_server
 
-    return connect(get_settings())
+    settings = get_settings()
+    engine = connect(settings)
+    # Of Dagster's processes, the code server lives long and uses the platform's database on every tick.
+    watch_server(settings)
+    return engine
 
 
 class PlatformResource(dg.ConfigurableResource["PlatformResource"]):

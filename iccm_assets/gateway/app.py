@@ -41,9 +41,15 @@ class GatewayRoutes:
     """The handlers and what they share."""
 
     def __init__(
-        self, service: Service, engine: Callable[[], Engine], settings: Settings, replica: str
+        self,
+        service: Service,
+        engine: Callable[[], Engine],
+        settings: Settings,
+        replica: str,
+        database_state: Callable[[], str],
     ) -> None:
         self._service, self._engine, self._settings, self._replica = service, engine, settings, replica
+        self._database_state = database_state
         self._max_bytes = int(settings.gateway.max_body_mib * (1 << 20))
         self._database_calls = 0
 
@@ -142,7 +148,7 @@ class GatewayRoutes:
     async def _readyz(self, request: Request) -> Response:
         if not self._service.ready():
             raise ProblemDetail(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
-        return _json(schemas.HealthStatus(status="ok"))
+        return _json(schemas.ReadyStatus(status="ok", database=self._database_state()))
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

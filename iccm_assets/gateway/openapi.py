@@ -80,8 +80,8 @@ ENDPOINTS = (
     Endpoint(
         "get",
         "/readyz",
-        "Check whether the production model is loaded and warm.",
-        schemas.HealthStatus,
+        "Check whether the production model is loaded and warm; says how the database is.",
+        schemas.ReadyStatus,
         error_statuses=(503,),
     ),
     Endpoint("get", "/metrics", "Get the metrics in Prometheus format.", "text/plain"),

@@ -220,6 +220,12 @@ class HealthStatus(BaseModel):
     status: str
 
 
+class ReadyStatus(HealthStatus):
+    """Ready, with or without the database: production keeps serving while it is away."""
+
+    database: str
+
+
 class ProblemDocument(BaseModel):
     """A problem document (RFC 9457)."""
 

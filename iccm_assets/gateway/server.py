@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+from iccm_assets.db.embedded.server_watch import watch_server
 from iccm_assets.errors import DatabaseUnreachableError, InputError
 from iccm_assets.gateway.app import GatewayRoutes, create_app
 from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
@@ -84,7 +85,7 @@ def run(
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     process = _GatewayProcess(replica, socket_url(listening), settings, load)
-    gateway = GatewayRoutes(process.service, process.engine, settings, replica)
+    gateway = GatewayRoutes(process.service, process.engine, settings, replica, process.database_state)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(gateway, settings),
@@ -139,7 +140,7 @@ class _GatewayProcess:
         self.service = Service(settings, self.sync, self.models, self.spool, self.metrics, self.owners)
 
     def _url(self) -> str | None:
-        """Return the database's URL; an embedded server that was stopped is not started again."""
+        """Return the database's URL; only the watch starts an embedded server, and only one that died."""
         if self._settings.database_url is not None:
             return self._settings.database_url.replace("postgres://", "postgresql://", 1)
         return EmbeddedServer(self._settings.home).running_url()
@@ -155,6 +156,16 @@ class _GatewayProcess:
                 self._engine = engine
         return self._engine
 
+    def database_state(self) -> str:
+        """Describe in words whether the database is there, and what happens if it is not (`/readyz`)."""
+        if self.sync.connected:
+            return "connected"
+        if self._settings.database_url is not None:
+            return "away: the gateway keeps trying to connect"
+        if EmbeddedServer(self._settings.home).was_stopped():
+            return "away: it was stopped; `iccm db start` starts it"
+        return "away: the embedded server is started again, see the gateway's log and postgres/server.log"
+
     def _load_owners(self, sessions: Sequence[str]) -> Mapping[str, SessionOwner]:
         if not self.sync.connected:
             return {}
@@ -167,9 +178,12 @@ class _GatewayProcess:
         """Run the background threads during the block."""
         for thread in (self.sync, self.spool_worker, self.collector):
             thread.start()
+        watch = watch_server(self._settings)
         try:
             yield
         finally:
+            if watch is not None:
+                watch.stop()
             self.collector.stop()
             self.sync.stop()
             if not self.spool_worker.stop(FLUSH_TIMEOUT_SECONDS):

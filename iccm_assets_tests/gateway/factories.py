@@ -72,17 +72,23 @@ def eventually(condition: Callable[[], Any], seconds: float = 20.0, what: str = 
 
 @contextmanager
 def gateway(
-    url: str, home: Path, *, faults: dict[str, str] | None = None, seconds: float = 0.0,
+    url: str | None, home: Path, *, faults: dict[str, str] | None = None, seconds: float = 0.0,
     hold: Path | None = None, ready: bool = True, port: int = 0, **variables: str,
 ) -> Iterator[RunningGateway]:  # fmt: skip
-    """Run a gateway process with stub models on this database; none responds while the file `hold` exists."""
+    """Run a gateway process with stub models on this database, without a URL on the home's embedded one.
+
+    None of the models responds while the file `hold` exists.
+    """
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"gateway-{time.monotonic_ns()}.log"
     environment = {
-        **os.environ, "ICCM_DATABASE_URL": url, "ICCM_HOME": str(home),
+        **os.environ, "ICCM_HOME": str(home),
         "ICCM_GATEWAY__SPOOL_FLUSH_INTERVAL_MS": "50",
         "ICCM_GATEWAY__POLL_INTERVAL_SECONDS": "0.5", **variables,
     }  # fmt: skip
+    environment.pop("ICCM_DATABASE_URL", None)
+    if url is not None:
+        environment["ICCM_DATABASE_URL"] = url
     command = [sys.executable, "-m", "benchmarks.stub_backend", "--faults", json.dumps(faults or {})]
     command += ["--seconds", str(seconds), "--port", str(port)]
     command += ["--hold", str(hold)] if hold else []

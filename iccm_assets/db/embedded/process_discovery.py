@@ -55,6 +55,17 @@ def find_postmaster(directory: Path) -> psutil.Process | None:
     return None
 
 
+def runs_recorded(directory: Path) -> bool:
+    """Return whether the process in postmaster.pid is a server of this directory; reads one process."""
+    pid = recorded_pid(directory)
+    try:
+        return pid is not None and _working_directory(psutil.Process(abs(pid))) == data_dir_identity(
+            directory
+        )
+    except (OSError, psutil.Error):
+        return False
+
+
 def belongs_to_other(directory: Path) -> bool:
     """Return whether postmaster.pid names an existing process that is not a server of this directory.
 
