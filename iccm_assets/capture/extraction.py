@@ -202,8 +202,8 @@ class _Reader:
     def _is_remark(self, answer: str, last: _Draft | None) -> bool:
         """Whether sentences in everyday words are no requirements here.
 
-        The developer does not ask for requirements, but for something else; or they share too few words with
-        the exchange that they would change.
+        About new code: the developer asks for something else. Else they share too few words with the exchange
+        that they would change.
         """
         if self._compared >= _MAX_COMPARED or not is_informal(answer):
             return False
@@ -212,10 +212,10 @@ class _Reader:
         self._compared += len(text) + sum(map(len, self.draft.words))
         if is_requirements_request(self.draft.words):
             return False
-        if is_other_request(self.draft.words):
-            return True
+        if last is None:
+            return is_other_request(self.draft.words)
         words = {word for word in find_identifiers(answer.lower()) if len(word) > 2}
-        return last is not None and _MIN_SHARED * len(words & find_identifiers(text)) < len(words)
+        return _MIN_SHARED * len(words & find_identifiers(text)) < len(words)
 
 
 def _read(messages: list[ChatMessage], called: frozenset[str]) -> tuple[list[_Draft], _Draft, str]:

@@ -61,6 +61,8 @@ def test_talk_after_the_requirements_replaces_nothing(question: str, answer: str
     ("question", "answer"),
     [
         ("Shorter", "The function should return the total of a and b."),
+        ("Fix the wording", "`add` should return the total of both arguments."),
+        ("Is that all?", "- `add` should take `a` and `b`.\n- `add` should fail for text."),
         ("Everyday words, please", "`add` must give the total."),
         ("How should it behave for text?", "It must give the total; for text it must fail with TypeError."),
     ],
