@@ -88,7 +88,10 @@ _STATEMENT = re.compile(
 )
 _CODE_END = re.compile(r"[;{}]$|\)[ \t]*:$|=>[ \t]*[{(]?$|\)[ \t]*->[^\n]{1,80}:$")
 _CALL = re.compile(r"[\w.]{1,80}\([^\n]*\)[;,]?$")
-_AUGMENTED = re.compile(r"[\w.\[\]]{1,80}[ \t]*(?:[-+*/%&|^]|//|\*\*|<<|>>|:)?=(?!=)[ \t]*\S")
+_AUGMENTED = re.compile(
+    r"[\w.\[\]]{1,80}(?::[ \t]*[\w.]{1,60}(?:\[[^\]\n]{0,80}\])?(?:[ \t]*\|[ \t]*[\w.]{1,40}){0,4})?"
+    r"[ \t]*(?:[-+*/%&|^]|//|\*\*|<<|>>|:)?=(?!=)[ \t]*\S"
+)
 _COMMENT = re.compile(r"#[ \t]|//|/\*|--[ \t]|\"\"\"|'''")
 _STRONG_LINE = re.compile(
     "|".join(item.pattern for item in (_STATEMENT, _AUGMENTED, _IMPORT, _DEFINITION)),

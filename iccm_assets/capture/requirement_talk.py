@@ -63,10 +63,11 @@ _REVIEW = re.compile(
 )
 # A request for something else than requirements, and words that ask for them.
 _OTHER_REQUEST = re.compile(
-    r"\W*(?:(?:can|could|would|will) you |please |now |then |and |also |ok(?:ay)?,? |thanks[.,!]? )*"
+    r"[\s*_]*(?:(?:can|could|would|will) you |please |now |then |and |also |ok(?:ay)?,? |thanks[.,!]? )*"
     r"(?:why\b|how (?:do|can|could|would|is|to|fast|slow|long)\b|is (?:this|that|it|there)\b"
     r"|what(?:'s| is) wrong\b"
     r"|(?:review|debug|fix|refactor|optimi[sz]e|implement|port|test|run|deploy|install|commit|profile)\b"
+    r"(?![ \t]*(?:[=(.\[]|:[ \t]*\w+[ \t]*=))"
     r"|(?:write|add|generate) (?:\w+ ){0,2}(?:tests?|docs|documentation|docstrings?|readme)\b)",
     re.IGNORECASE,
 )

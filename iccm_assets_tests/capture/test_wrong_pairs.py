@@ -71,6 +71,20 @@ def test_new_requirements_in_everyday_words_replace_the_former(question: str, an
     assert extract_exchange(talk(FENCED_ADD, ADD_ANSWER, question, answer), {}) == Exchange(ADD, answer)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "port = 80\n\ndef serve():\n    return port",
+        "test: int = 80\n\ndef serve():\n    return test",
+        '"""Run the server."""\n\ndef serve():\n    return 80',
+        "# Test server\ndef serve():\n    return 80",
+    ],
+)
+def test_code_alone_asks_for_requirements(code: str) -> None:
+    answer = "`serve` must return the port."
+    assert extract_exchange(talk(code, answer), {}) == Exchange(code, answer)
+
+
 def test_a_file_that_a_tool_edits_counts_in_its_last_version() -> None:
     edited = [{"type": "text", "text": "Done."}, show(THREE, "written")]
     messages = talk([{"type": "text", "text": "A third argument"}, show(ADD, "attached")], edited)
