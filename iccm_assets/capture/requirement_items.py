@@ -25,8 +25,8 @@ _ITEM = re.compile(
 _BULLET = re.compile(r"(?P<lead>[ \t>]{0,40}(?:[-*+•◦][ \t]+))(?P<text>\S.*)")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _EXPLAINS = re.compile(
-    r"(?:this|that|it) (?:means|says|is because)\b|because\b|(?:is |should |must |will )?(?:now|reads?"
-    r"|becomes?)\b",
+    r"(?:this|that|it) (?:means|says|is because)\b|because\b|(?:is |should |must |will )?(?:now\b"
+    r"|(?:reads?|becomes?)(?: now| as follows)?[ ]?[:\"“'`])",
     re.IGNORECASE,
 )
 _WRAPPING = ("**", "__", '"', "“", "”", "„", "«", "»", "'", "`", "*", "‘", "’")

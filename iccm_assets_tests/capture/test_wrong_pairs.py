@@ -37,6 +37,12 @@ def test_what_follows_an_earlier_module_changes_that_one() -> None:
     assert extract_exchange(messages, {}) == Exchange(ADD, "It shall return the sum.")
 
 
+def test_an_item_that_begins_with_reads_is_an_item() -> None:
+    answer = "1. Reads a file.\n2. Must return its sum."
+    messages = talk(FENCED_ADD, answer, "Change requirement 1: two files", "1. Reads two files.")
+    assert extract_exchange(messages, {}).requirements == answer.replace("a file", "two files")
+
+
 def test_requirements_without_a_name_go_with_the_last_module() -> None:
     messages = [*TWO_MODULES, *talk("Shorter", "It shall return the difference.")]
     assert extract_exchange(messages, {}).source == "def sub(a, b):\n    return a - b"
@@ -47,6 +53,7 @@ def test_requirements_without_a_name_go_with_the_last_module() -> None:
     [
         ("Thanks. How do I deploy?", "You should run make. The server will restart."),
         ("Thanks!", "The next release will be out on Monday. The package has to be published first."),
+        ("How do I go on?", "Plan:\n1. Read the module\n2. Extract the helper\n3. Run the tests"),
         (f"Is this slow?\n{FENCED_SUB}", "No. `sub` will be fast; the function should take constant time."),
         (f"Why does this fail?\n{FENCED_SUB}", "`sub` must not be called with text. The caller should check it first."),
         (f"Review this:\n{FENCED_SUB}", "- `sub` should have type hints.\n- The parameter `a` should be renamed."),
