@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.sandbox.python_source import parse_python
 
 # Names that a copy cannot change without changing the behavior of the program.
 _BUILTIN_NAMES = frozenset(dir(builtins))
@@ -40,7 +41,7 @@ def ast_hash(source: str) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+            tree = parse_python(source)
         tokens = " ".join(_NameBlindTokens(tree).tokenize(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

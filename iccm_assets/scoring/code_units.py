@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from iccm_assets.sandbox.python_source import parse_python
+
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 _BUILTIN_NAMES = frozenset(dir(builtins))
@@ -105,7 +107,7 @@ def parse_unit(code: str) -> CodeUnit | None:
     if len(code) > MAX_CODE_CHARACTERS:
         return None
     try:
-        return CodeUnit(code, ast.parse(code))
+        return CodeUnit(code, parse_python(code))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

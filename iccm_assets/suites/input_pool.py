@@ -23,6 +23,8 @@ INPUTS_PER_UNTESTED = 60  # of a function or class that the suite never calls
 MAX_POOL_SIZE = 480
 MAX_STEPS = 10
 MAX_CONSTANTS = 200
+MAX_ANNOTATION_DEPTH = 3
+MAX_POOL_BYTES = 2 << 20
 
 Arguments = tuple[list[Any], dict[str, Any]]
 Plan = tuple[Any, ...]
@@ -58,14 +60,17 @@ def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
     untested = [name for name in signatures if name not in calls and not name.startswith("_")]
     share = max(1, POOL_SIZE // max(1, len(tested)))
     plans: dict[bytes, Plan] = {}
+    drawn = 0
     for names, size in ((tested, share), (untested, INPUTS_PER_UNTESTED)):
         for name in names:
             target = min(MAX_POOL_SIZE, len(plans) + size)
             for _ in range(3 * size):
-                if len(plans) >= target:
+                if len(plans) >= target or drawn > MAX_POOL_BYTES:
                     break
                 plan = _draw_plan(name, calls.get(name, _Calls()), signatures.get(name), values)
-                plans.setdefault(marshal.dumps(plan, 2), plan)  # no repr: an integer may be too long for it
+                written = marshal.dumps(plan, 2)  # no repr: an integer may be too long for it
+                drawn += len(written)
+                plans.setdefault(written, plan)
     return list(plans.values())
 
 
@@ -117,7 +122,7 @@ class _Values:
                 return change(self, value, depth)
         return value
 
-    def draw_typical(self, annotation: str) -> Any:
+    def draw_typical(self, annotation: str, depth: int = 0) -> Any:
         """Draw a typical value of an annotation, of any common type where there is none."""
         kinds: dict[str, Callable[[], Any]] = {
             "int": lambda: self._change_int(self.rng.choice(self.numbers), 0),
@@ -131,7 +136,8 @@ class _Values:
             return kinds[outer]()
         element = inner.rstrip("]").partition(",")[0].strip() or "int"
         if outer in ("list", "sequence", "iterable", "collection"):
-            return [self.draw_typical(element) for _ in range(self.rng.randint(0, 5))]
+            length = self.rng.randint(0, 5) if depth < MAX_ANNOTATION_DEPTH else 0
+            return [self.draw_typical(element, depth + 1) for _ in range(length)]
         if outer in ("dict", "mapping"):
             keys = element if element in kinds else "str"
             return {self.draw_typical(keys): self.rng.choice(self.numbers) for _ in range(3)}
@@ -233,12 +239,13 @@ def _collect_calls(
         own.arguments.append((case.call.args, case.call.kwargs))
         for call, _ in case.steps or ():
             own.methods.setdefault(call.name, []).append((call.args, call.kwargs))
+    literal: dict[str, list[Arguments]] = {}
     for name, arguments in _find_literal_calls(tests):
-        if name in signatures:
-            calls.setdefault(name, _Calls()).arguments.append(arguments)
-        for owner, signature in signatures.items():
-            if name in (signature.methods or {}):
-                calls.setdefault(owner, _Calls()).methods.setdefault(name, []).append(arguments)
+        literal.setdefault(name, []).append(arguments)
+    for name, signature in signatures.items() if literal else ():
+        methods = {method: literal[method] for method in signature.methods or {} if method in literal}
+        if methods or name in literal:
+            calls[name] = _Calls(literal.get(name, []), methods)
     return calls
 
 

@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from iccm_assets.sandbox.python_source import BYTE_ORDER_MARK, parse_python
+
 MAX_INDENT = 400  # bytes; Python allows 100 levels
 Edit = tuple[int, int, str]  # start and end in bytes, replacement
 
@@ -37,9 +39,9 @@ class SourceText:
     @classmethod
     def parse(cls, source: str) -> SourceText | None:
         """Parse a source; None where it is not Python, or nested too deep to analyse."""
-        text = source.replace("\r\n", "\n").replace("\r", "\n")
+        text = source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
         try:
-            data, tree = text.encode(), ast.parse(text)
+            data, tree = text.encode(), parse_python(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
         starts = [0]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.errors import SandboxUnavailableError, first_line
 from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
@@ -96,6 +96,8 @@ def measure_suite(
         return SuiteMeasurement("weak", f"its strength could not be measured: {error}")
     except (RecursionError, MemoryError):
         return SuiteMeasurement("weak", TOO_DEEP)
+    except ValueError as error:  # Python does not write integers of more than 4300 digits
+        return SuiteMeasurement("weak", f"it could not be measured: {first_line(error)}")
 
 
 def check_source(result: JudgeResult) -> SuiteMeasurement | None:

@@ -104,7 +104,7 @@ class VariantRunner:
             source_fate = decide(list(enumerate(report["answers"])))
             fates = [decide(answers) for answers in report["differences"]]
             hits = frozenset(map(int, report["hits"]))
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             raise MeasurementFailedError(MALFORMED) from None
         if len(fates) > len(variants) or (source_fate == "passed" and len(report["answers"]) != len(cases)):
             raise MeasurementFailedError(MALFORMED)

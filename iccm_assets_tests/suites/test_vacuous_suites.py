@@ -6,6 +6,8 @@ from textwrap import dedent
 import pytest
 
 from iccm_assets.settings import load_settings
+from iccm_assets.suites.input_pool import build_pool
+from iccm_assets.suites.source_edits import SourceText
 from iccm_assets.suites.suite_strength import measure_suite
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.suites.factories import SHOP, calls, make_cases, make_pytest, make_tests
@@ -162,6 +164,43 @@ def test_a_constant_answer_is_evidence_only_where_the_source_has_no_other(settin
 
 
 # ---- hostile sources ------------------------------------------------------------------------------
+LONG = "0x" + "f" * 6000
+
+
+@pytest.mark.parametrize(
+    ("source", "header"),
+    [
+        (f"def f(x):\n    return x + 1\ndef g():\n    return {LONG}\n", ""),
+        (f"def f(x):\n    return x + 1\ndef g():\n    raise E[{LONG}]\n", ""),
+        (
+            "def f(x):\n    return x + 1\n",
+            f"A = [{'0,' * 100}]\ndef parametrize(*a): return lambda f: f\n" + "@parametrize('', A)\n" * 3000,
+        ),
+    ],
+)
+def test_a_number_too_long_to_write_makes_a_suite_weak(source, header, settings):
+    text = "import implementation as m\n" + header
+    text += "def test_a():\n" + "    assert m.f(1) and m.f(2)\n" * 6
+    measurement = measure(source, make_pytest(text), settings)
+    assert measurement.status == "weak", measurement
+
+
+def test_a_source_with_a_byte_order_mark_is_measured_like_one_without(settings):
+    source = "def f(x): return x + 1 if x > 3 else x - 1\n"
+    document = make_cases(*calls("f", (1, 0), (3, 2), (4, 5), (5, 6), (-1, -2)))
+    marked = measure("\ufeff" + source, document, settings)
+    assert marked.status == "usable" and marked == measure(source, document, settings)
+
+
+def test_a_pool_of_large_or_deeply_annotated_inputs_is_small(settings):
+    annotation = "list[" * 40 + "int" + "]" * 40
+    source = SourceText.parse(f"def f(x):\n    return len(x)\ndef g(x: {annotation}):\n    return x\n")
+    large = make_cases(*calls("f", *((list(range(n)), n) for n in (50_000, 60_000))))
+    small = make_cases(*calls("f", ([1], 1), ([], 0)))
+    plans = [build_pool(source, parse_suite(document), "seed") for document in (large, small)]
+    assert len(plans[0]) < 20 < len([plan for plan in plans[1] if plan[1] == "g"])
+    assert max(len(str(plan)) for plan in plans[1]) < 10_000
+
 
 UNTESTED = """
 def ember(x):
