@@ -229,6 +229,12 @@ def _keep_sources(conn: Connection, row: Any, records: Sequence[Record]) -> None
         )
 
 
+def _read_counts(stored: Any) -> Counter[str]:
+    """Read the counts of what was redacted; a client's own metadata may hold anything under that name."""
+    counts = stored.items() if isinstance(stored, dict) else ()
+    return Counter({name: count for name, count in counts if type(count) is int})
+
+
 def _extend_conversation(
     conn: Connection, session: str, records: Sequence[Record], owner: SessionOwner, settings: Settings
 ) -> int:
@@ -243,7 +249,7 @@ def _extend_conversation(
     if tests is None and row is not None and stored_metadata.get("source_code") == source:
         tests = row.test_suite
     messages = [] if row is None else list(row.content)
-    redacted = Counter(stored_metadata.pop("redacted", {}))
+    redacted = _read_counts(stored_metadata.pop("redacted", None))
     for record in records:
         messages.append({"role": "user", "content": record["response"]["source"]})
         messages.append({"role": "assistant", "content": record["response"]["text"]})

@@ -151,6 +151,18 @@ def test_a_request_id_of_another_token_gets_neither_its_response_nor_its_session
     assert unknown.status_code in {404, 409} and "s-repeated" not in unknown.text
 
 
+def test_metadata_of_a_client_never_keeps_the_next_response_from_being_stored(guarded, engine):
+    for number, counts in enumerate((5, "abc", [1, [2]], {"EMAIL": "x"}, {"EMAIL": {"a": 1}}, None)):
+        session = f"counted-{number}"
+        assert ask(guarded, session, metadata={"redacted": counts}).status_code == 200
+        stored(engine, session)
+        assert ask(guarded, session, source_code="def two(): return 'a@b.org'\n").status_code == 200
+        row = eventually(
+            lambda name=session: [r for r in rows(engine, CONVERSATION, s=name) if len(r.content) == 4]
+        )
+        assert row[0].metadata["redacted"] == {"EMAIL": 1}
+
+
 def test_of_two_users_who_write_at_once_exactly_one_owns_the_session(guarded, engine):
     sessions = [f"race-{number}" for number in range(12)]
 
