@@ -96,7 +96,7 @@ _METRICS = text(
     ),
     rated as (
         select q.assigned_arm as arm, {_VERSION} as version, f.rating
-        from iccm.feedback f join iccm.requests q on q.request_id = f.request_id
+        from iccm.feedback f join iccm.requests q using (request_id, session_id)
             left join iccm.rollouts o on o.id = q.rollout_id
         where f.created_at > :since
         union all

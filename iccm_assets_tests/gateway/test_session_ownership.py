@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.session_owners import LOOKUP_TIMEOUT_SECONDS, SessionOwners
+from iccm_assets.reporting.arm_metrics import load_arm_metrics
 from iccm_assets_tests.gateway.factories import (
     SOURCE,
     RunningGateway,
@@ -161,6 +163,25 @@ def test_metadata_of_a_client_never_keeps_the_next_response_from_being_stored(gu
             lambda name=session: [r for r in rows(engine, CONVERSATION, s=name) if len(r.content) == 4]
         )
         assert row[0].metadata["redacted"] == {"EMAIL": 1}
+
+
+def test_a_request_id_used_again_elsewhere_rates_no_response_of_another_session(guarded, engine, url, home):
+    def rate_and_read(running: RunningGateway, token: str, session: str, rating: int) -> tuple[int, int]:
+        body = {"request_id": "used-again", "session_id": session, "rating": rating}
+        assert post(running, "/v1/feedback", token, **body).status_code == 200
+        query = "select 1 from iccm.feedback where session_id = :s"
+        eventually(lambda: rows(engine, query, s=session), what="never stored")
+        with engine.connect() as conn:
+            since = datetime(2000, 1, 1, tzinfo=UTC)
+            metrics = load_arm_metrics(conn, since)
+        return sum(arm.thumbs_up for arm in metrics), sum(arm.thumbs_down for arm in metrics)
+
+    ask(guarded, "used-first", request_id="used-again")
+    stored(engine, "used-first")
+    up, down = rate_and_read(guarded, TOKEN_A, "used-first", 1)
+    with gateway(url, home / "again", **TOKENS) as other:
+        assert ask(other, "used-second", TOKEN_B, request_id="used-again").status_code == 200
+        assert rate_and_read(other, TOKEN_B, "used-second", -1) == (up, down)
 
 
 def test_of_two_users_who_write_at_once_exactly_one_owns_the_session(guarded, engine):
