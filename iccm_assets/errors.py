@@ -21,6 +21,7 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     │   ├── TrainingDivergedError
     │   └── StaleFenceError
     ├── SandboxUnavailableError
+    ├── MissingPackageError
     ├── OrchestraError
     ├── AlertError
     ├── GatewayError
@@ -131,6 +132,10 @@ class StaleFenceError(TrainingError):
 
 class SandboxUnavailableError(IccmError):
     """A layer of the sandbox is missing; no verdict was given."""
+
+
+class MissingPackageError(IccmError):
+    """The judge lacks a package; no verdict was given."""
 
 
 class OrchestraError(IccmError):

@@ -14,7 +14,13 @@ from rich.text import Text
 
 from iccm_assets.cli.console import AsJson, make_table, out
 from iccm_assets.curation.json_lines import read_json_lines
-from iccm_assets.errors import IccmError, InputError, SandboxUnavailableError, TestSuiteError
+from iccm_assets.errors import (
+    IccmError,
+    InputError,
+    MissingPackageError,
+    SandboxUnavailableError,
+    TestSuiteError,
+)
 from iccm_assets.settings import get_settings
 from iccm_assets.suites import suite_runner as runner
 from iccm_assets.suites.suite_runner import JudgeResult
@@ -39,8 +45,10 @@ def judge(
     result = runner.run_suite(_read_source(implementation), load_suite_file(suite), get_settings())
     if as_json:
         typer.echo(json.dumps(_document(result)))
-    elif result.test_pass_rate is not None:
+    elif result.test_pass_rate is not None or result.missing_packages:
         _print(result)
+    if result.missing_packages:
+        raise MissingPackageError(result.reason)
     if result.test_pass_rate is None:
         raise SandboxUnavailableError(result.reason, hint="`iccm doctor` names what is missing.")
 
@@ -132,10 +140,8 @@ def _print(result: JudgeResult) -> None:
     ]
     out.print(make_table("Cases", rows))
     passed = sum(case.verdict == "passed" for case in result.results)
-    out.print(
-        f"test pass rate {result.test_pass_rate:.3f} ({passed} of {len(result.results)}),"
-        f" {result.duration_ms:.0f} ms"
-    )
+    rate = "unknown" if result.test_pass_rate is None else f"{result.test_pass_rate:.3f}"
+    out.print(f"test pass rate {rate} ({passed} of {len(result.results)}), {result.duration_ms:.0f} ms")
     if result.evidence == "pytest":
         out.print("evidence: pytest, the weaker kind: tests and implementation share a process")
     if result.suspect:

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db.clock import now
+from iccm_assets.suites.missing_dependencies import MISSING_DEPENDENCY
 
 if TYPE_CHECKING:
-    from iccm_assets.scoring.scoring import Score
+    from iccm_assets.scoring.scoring import ReconstructionScore, Score
 
 
 def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
@@ -34,5 +35,10 @@ def alert_sandbox_missing(conn: sa.Connection, scores: Iterable[Score]) -> None:
 def _find_reason(score: Score) -> str | None:
     if score.unmeasured:
         return score.unmeasured
-    # The judge gives this status only to implementations that it could not run.
-    return next((member.detail for member in score.members if member.status == "inconclusive"), None)
+    return next((member.detail for member in score.members if _could_not_run(member)), None)
+
+
+def _could_not_run(member: ReconstructionScore) -> bool:
+    """Whether the judge lacks a sandbox; one that lacks a package is in order."""
+    lacks_package = any(result["verdict"] == MISSING_DEPENDENCY for result in member.results)
+    return member.status == "inconclusive" and not lacks_package

@@ -10,6 +10,11 @@ from typing import Any
 
 from iccm_assets.sandbox.sandbox import FORGED_REPLY, CaseOutcome
 from iccm_assets.settings import JudgeSettings
+from iccm_assets.suites.missing_dependencies import (
+    MISSING_DEPENDENCY,
+    find_missing_package,
+    find_reported_package,
+)
 from iccm_assets.suites.raised_classes import NOTHING_EXPECTED, RaisedClasses, check_classes, is_raised
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
 from iccm_assets.suites.test_suites import Case, Expectation
@@ -20,7 +25,7 @@ class CaseResult:
     """The verdict on one planned case; ``detail`` is for people.
 
     ``verdict`` is one of passed, failed, error, crashed, exited, timeout, out_of_memory, output_limit,
-    forbidden, not_run.
+    forbidden, not_run, missing_dependency.
     """
 
     case: int
@@ -93,7 +98,7 @@ def _classify_answer(case: Case, answer: bytes, raised: RaisedClasses) -> tuple[
 
 
 def _classify_import_error(case: Case, content: list[Any], raised: RaisedClasses) -> tuple[str, str]:
-    verdict, detail = _classify_exception(content[0][1:])
+    verdict, detail = _classify_exception(content[0][1:], raised)
     return verdict, f"while being imported: {detail}"
 
 
@@ -138,6 +143,8 @@ def _classify_test(case: Case, content: list[Any], raised: RaisedClasses) -> tup
     if not case.test:
         raise InvalidValueError("not an answer")
     verdict, description = _TEST_OUTCOMES[outcome]
+    if verdict in ("failed", "error") and find_reported_package(str(message), raised.defined_names):
+        verdict = MISSING_DEPENDENCY
     detail = ": ".join(part for part in (description, str(message)[:200]) if part)
     return verdict, f"{case.test}: {detail}" if verdict != "passed" else ""
 
@@ -173,7 +180,7 @@ UNRELATED_CLASSES = "an exception that is of many unrelated kinds at once"
 
 
 def _classify_raised(expected: Expectation, outcome: list[Any], raised: RaisedClasses) -> tuple[str, str]:
-    verdict, detail = _classify_exception(outcome[1:])
+    verdict, detail = _classify_exception(outcome[1:], raised)
     classes = outcome[1]
     if expected.raises and is_raised(expected.raises, classes):
         if not raised.is_of_many_kinds(classes):
@@ -184,7 +191,7 @@ def _classify_raised(expected: Expectation, outcome: list[Any], raised: RaisedCl
     return verdict, detail
 
 
-def _classify_exception(content: list[Any]) -> tuple[str, str]:
+def _classify_exception(content: list[Any], raised: RaisedClasses) -> tuple[str, str]:
     """Classify an exception that was not expected."""
     classes, message, line = content
     check_classes(classes)
@@ -192,5 +199,7 @@ def _classify_exception(content: list[Any]) -> tuple[str, str]:
     detail = f"{names[0]}: {str(message)[:200]}" if message else names[0]
     if isinstance(line, int) and line > 0:
         detail += f" (line {line})"
+    if find_missing_package(classes, message, raised.defined_names):
+        return MISSING_DEPENDENCY, detail
     verdicts = {"SystemExit": "exited", "MemoryError": "out_of_memory"}
     return next((verdict for name, verdict in verdicts.items() if name in names), "error"), detail

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -38,13 +39,25 @@ BUILTIN: dict[str, type[BaseException]] = {
 
 
 class RaisedClasses:
-    """What the cases of one implementation expect to be raised, and how its source defines classes."""
+    """What the cases of one implementation expect to be raised, and which names it and its suite define."""
 
-    def __init__(self, cases: Sequence[Case] = (), source: str = "") -> None:
+    def __init__(self, cases: Sequence[Case] = (), source: str = "", files: Iterable[str] = ()) -> None:
         expectations = [case.expected for case in cases]
         expectations += [expected for case in cases for _, expected in case.steps or ()]
         self.expected = frozenset(expected.raises for expected in expectations if expected.raises)
         self.source = source
+        self.cases = cases
+        self.files = files
+
+    @cached_property
+    def defined_names(self) -> frozenset[str]:
+        """The names that are no packages: of the suite's files, and words of its inputs.
+
+        A function that imports what its caller names does so on purpose.
+        """
+        inputs = repr([case.inputs()[2:] for case in self.cases if not case.test])
+        modules = {part.removesuffix(".py") for name in self.files for part in name.split("/")}
+        return frozenset(modules | set(re.findall(r"\w+", inputs)))
 
     @cached_property
     def bases(self) -> dict[str, set[str]]:

@@ -3,8 +3,8 @@
     result = run_suite(source, suite, settings)
 
 Each case runs in the sandbox; its answer comes back as data and is compared here, where the expected values
-are. The pass rate counts the planned cases. Without a sandbox there is no pass rate (``None``), never a 0
-and never a pass. (J1-J3)
+are. The pass rate counts the planned cases. Without a sandbox, or without a package that the implementation
+imports, there is no pass rate (``None``), never a 0 and never a pass. (J1-J3)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from iccm_assets.sandbox.launcher import MissingLayersError
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import Settings
 from iccm_assets.suites.case_verdicts import CaseResult, classify_case, is_suite_wide_failure
+from iccm_assets.suites.missing_dependencies import MISSING_DEPENDENCY, explain, list_packages
 from iccm_assets.suites.raised_classes import RaisedClasses
 from iccm_assets.suites.suspicions import find_suspicious_behavior
 from iccm_assets.suites.test_suites import Suite
@@ -37,6 +38,7 @@ class JudgeResult:
 
     ``test_pass_rate`` is passed / planned, or None when the sandbox gave no evidence (``reason`` says why).
     ``evidence`` is the suite's kind: ``pytest`` is the weaker, since tests and code share a process.
+    ``missing_packages`` names what it imports and the judge lacks, which is no evidence either.
     ``suspect`` marks an implementation that did what no honest one does; ``violations`` names it.
     """
 
@@ -48,6 +50,7 @@ class JudgeResult:
     reason: str = ""
     evidence: str = "cases"
     duration_ms: float = 0.0
+    missing_packages: tuple[str, ...] = ()
 
 
 def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
@@ -72,8 +75,17 @@ def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> Ju
         results, violations = _run_cases(implementation, suite, settings, sandbox)
     suspicions = find_suspicious_behavior(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
+    packages_missing = list_packages(
+        result.detail for result in results if result.verdict == MISSING_DEPENDENCY
+    )
     return JudgeResult(
-        passed / len(suite.cases), tuple(results), bool(suspicions), suspicions, layers=sandbox.running.layers
+        None if packages_missing else passed / len(suite.cases),
+        tuple(results),
+        bool(suspicions),
+        suspicions,
+        layers=sandbox.running.layers,
+        reason=explain(packages_missing, suite.kind) if packages_missing else "",
+        missing_packages=tuple(packages_missing),
     )
 
 
@@ -119,7 +131,7 @@ def _run_cases(
     remaining = Limits(limits.wall_seconds, float(limits.cpu_seconds), int(limits.output_mib * (1 << 20)))
     results: list[CaseResult] = []
     violations: list[str] = []
-    raised = RaisedClasses(suite.cases, implementation)
+    raised = RaisedClasses(suite.cases, implementation, suite.files)
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
     for case in suite.cases:
         if limit := _find_exhausted_limit(remaining):

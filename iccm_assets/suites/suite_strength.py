@@ -10,7 +10,6 @@ clear is ``weak``, never ``usable``. (C3b, D5)
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +40,6 @@ MAX_MUTANTS = {"cases": 24, "pytest": 12}
 CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
 TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
-_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]{1,100})'")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def measure_suite(
 ) -> SuiteMeasurement:
     """Measure a suite; raises ``SandboxUnavailableError`` where there is no sandbox, which is no verdict."""
     result = run_suite(source_code, suite, settings)
-    if result.test_pass_rate is None:
+    if result.test_pass_rate is None and not result.missing_packages:
         raise SandboxUnavailableError(f"a test suite could not be measured: {result.reason}")
     if problem := check_source(result):
         return problem
@@ -102,13 +100,13 @@ def measure_suite(
 
 def check_source(result: JudgeResult) -> SuiteMeasurement | None:
     """Check that the source passes its own suite; None if it does."""
+    if result.missing_packages:
+        return SuiteMeasurement("none", result.reason)
     failure = next((case for case in result.results if case.verdict != "passed"), None)
     if failure is None and result.suspect:
         return SuiteMeasurement("mismatch", f"the source is suspect: {result.violations[0]}")
     if failure is None:
         return None
-    if missing := _MISSING_MODULE.search(failure.detail):
-        return SuiteMeasurement("none", f"it imports {missing[1]}, which the judge does not have")
     passed = sum(case.verdict == "passed" for case in result.results)
     return SuiteMeasurement(
         "mismatch",

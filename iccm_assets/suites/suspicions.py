@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from iccm_assets.suites.case_verdicts import UNRELATED_CLASSES, CaseResult, escape_unprintable
+from iccm_assets.suites.missing_dependencies import MISSING_DEPENDENCY
 
 _EQUAL_TO_EVERYTHING = "defines an object equal to everything"
 # Signs in the source that only explain a failure: honest code may use any of them, so an implementation that
@@ -65,10 +66,11 @@ def find_suspicious_behavior(
     suspicions += [result.detail for result in results if result.verdict == "forbidden"]
     suspicions += [detail for detail in details if "its own equality" in detail]
     suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))
-    if evidence == "pytest":
+    verdicts = {result.verdict for result in results} - {MISSING_DEPENDENCY}
+    if evidence == "pytest" and verdicts:
         suspicions += _matching(_SIGNS_OF_FORGERY, source)
         suspicions += [_EQUAL_TO_EVERYTHING] if _is_equal_to_everything(source) else []
-    if evidence == "pytest" or any(result.verdict != "passed" for result in results):
+    if (evidence == "pytest" and verdicts) or verdicts - {"passed"}:
         suspicions += _matching(_SIGNS, source)
     return tuple(dict.fromkeys(suspicions))
 
