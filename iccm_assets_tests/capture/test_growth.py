@@ -14,6 +14,8 @@ from iccm_assets.capture.requirement_changes import merge_changes
 from iccm_assets_tests.factories.hostile_texts import HOSTILE_TEXTS
 from iccm_assets_tests.factories.sources import FENCED_ADD
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 SIZE = 16_384  # characters; four times as many must not take more than five times as long
 ITEMS = "1. a shall b.\n2. c shall d.\n3. e shall f."
 ANSWER = {"role": "assistant", "content": "`add` shall return a sum."}

@@ -20,6 +20,8 @@ from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.request_body import parse_json
 from iccm_assets_tests.capture.hostile_shapes import ENDS, build_text, hostile_units
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 RULES = (*TOKEN_RULES, HIGH_ENTROPY_RULE, *redact._CONTEXT_RULES, *redact._detector_rules(), *PII_RULES)
 SCREENED_LENGTH = 16_384
 # Shorter times are of linear patterns only: quadratic ones take longer at this length.

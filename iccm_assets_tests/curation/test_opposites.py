@@ -8,6 +8,8 @@ import pytest
 
 from iccm_assets.curation.opposites import find_example_differences, find_text_differences
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 
 @pytest.mark.parametrize(
     ("text", "other", "differences"),

@@ -18,6 +18,8 @@ from iccm_assets.models.text_division import (
     divide_text,
 )
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 SENTENCES = [
     f"The function step_{n} shall return the rows whose field is larger than {n}." for n in range(60)
 ]

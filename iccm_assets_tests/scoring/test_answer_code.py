@@ -13,6 +13,8 @@ from iccm_assets.scoring.answer_code import extract_code, find_named, is_python_
 from iccm_assets.scoring.answer_text import UnclosedThinkingError, drop_thinking
 from iccm_assets.scoring.chat_responses import ChatAnswer, InvalidResponse
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 TEXT = "The function `rate` shall take `weight` and return 5. The limit shall be read by `get_limit`."
 RATE = "def rate(weight):\n    return 5\n"
 OTHER = "def rate(weight):\n    return 6\n"

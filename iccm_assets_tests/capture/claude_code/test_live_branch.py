@@ -20,6 +20,8 @@ from iccm_assets_tests.factories.transcripts import (
     ask,
 )
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 SUMMARY = (
     "This session is being continued from a previous conversation that ran out of context.\n```python\nx\n```"
 )
