@@ -4,9 +4,12 @@ import gc
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from iccm_assets.curation.code_fingerprints import ast_hash
 from iccm_assets.errors import IccmError
 from iccm_assets.sandbox import pytest_suites
 from iccm_assets.sandbox import sandbox as sandbox_module
@@ -15,7 +18,12 @@ from iccm_assets.scoring import api_compatibility
 from iccm_assets.settings import load_settings
 from iccm_assets.suites import suspicions, test_suites
 from iccm_assets.suites.case_verdicts import CaseResult, classify_case
+from iccm_assets.suites.input_pool import build_pool
+from iccm_assets.suites.mutants import generate_mutants, select_mutants
+from iccm_assets.suites.planned_checks import count_checks
 from iccm_assets.suites.raised_classes import RaisedClasses
+from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.source_variants import build_stub, insert_probes, list_results
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
 
 GROWTH, FACTOR = 4, 5.0
@@ -55,7 +63,8 @@ SHAPES: dict[str, Callable[[int], str]] = {
         for form in (
             "def f{n}(a, b=1):0\n", "class A{n}:\n def f(self):0\n", "A{n}=1\n", "x{n}:int=0\n",
             "class Test{n}(a.b):\n def test_(s):0\n", "if x:\n A{n}=1\n", "A{n}=A\n",
-            "from a import b as c{n}\n", "__all__+=['a{n}']\n",
+            "from a import b as c{n}\n", "__all__+=['a{n}']\n", "def f{n}(a):\n return a\nf{n}(1)\n",
+            "class A{n}:\n def f(self,a): return a\nf({n})\n", "def f{n}():\n raise E{n}('x')\n",
         )
     },
     "an f-string of expressions": wrapped("x = f'", "{x}", "'\n"),
@@ -67,6 +76,8 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "many parameters of one type": wrapped("def f(a: '", "A|", "B'): 0\n"),
     "many fields": wrapped("import dataclasses\n@dataclasses.dataclass\nclass A:\n", " x:int=0\n", ""),
     "many setters": wrapped("class A:\n @property\n def p(self):0\n", " @p.setter\n def p(self,v):0\n", ""),
+    "many decorators": wrapped("", "@parametrize('', A)\n", "def test_a(): assert f(1)\n"),
+    "a deep annotation": wrapped("def f(a: '", "list[", "'): return 1\n"),
     "many attributes of an instance": wrapped("class A:\n def __init__(self):\n", "  self.a=1\n", ""),
 }  # fmt: skip
 
@@ -76,7 +87,7 @@ def measure(work: Callable[[], object]) -> float:
     started = time.process_time()
     try:
         work()
-    except (IccmError, InvalidValueError):
+    except (IccmError, InvalidValueError, RecursionError, MemoryError):
         pass  # refused, which takes time, too
     finally:
         elapsed = time.process_time() - started
@@ -97,7 +108,27 @@ def assert_linear(read: Callable[[str], object], make: Callable[[int], str], siz
 
 
 FAILED = [CaseResult(0, "failed", "")]
+
+
+def read_variants(text: str) -> None:
+    """Do all that measuring a suite does with a source, and with a test file of the same text, outside."""
+    source = SourceText.parse(text)
+    if source is None:
+        return
+    for mutant in select_mutants(generate_mutants(source), source, 24):
+        assert mutant.edit
+    insert_probes(source, "probe")
+    for result in list_results(source):
+        build_stub(source, result)
+    suite = SimpleNamespace(kind="pytest", cases=(), files={"test_a.py": text})
+    build_pool(source, cast("test_suites.Suite", suite), "seed")
+    suite.cases = [SimpleNamespace(test="test_a.py::test_a")]
+    count_checks(cast("test_suites.Suite", suite))
+
+
 READERS: dict[str, Callable[[str], object]] = {
+    "variants": read_variants,
+    "fingerprint": ast_hash,
     "suspicions": lambda text: suspicions.find_suspicious_behavior(text, FAILED, [], "pytest"),
     "imports": sandbox_module._imported_modules,
     "violations": lambda text: sandbox_module._parse_violations(text.encode("ascii", "replace")),
@@ -110,7 +141,10 @@ READERS: dict[str, Callable[[str], object]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_reading_source_takes_linear_time(reader):
     for make in SHAPES.values():
-        assert_linear(READERS[reader], make, api_compatibility.MAX_CHARACTERS)
+        size = api_compatibility.MAX_CHARACTERS // (
+            4 if reader == "variants" else 1
+        )  # much is done with them
+        assert_linear(READERS[reader], make, size)
 
 
 @pytest.mark.parametrize(
