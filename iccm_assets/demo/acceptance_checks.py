@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
+from iccm_assets.registry.versions import resolve_path
 from iccm_assets.rollout import repository
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
 
@@ -184,7 +185,7 @@ def load_rollout_record(conn: Connection, rollout_id: int) -> RolloutRecord:
         alerts=load(_ALERTS),
         production=next(version.version for version in known.values() if version.status == "production"),
         statuses={name: known[name].status for name in (state.candidate, state.production)},
-        archived=Path(known[state.candidate].path).is_dir(),
+        archived=Path(resolve_path(known[state.candidate].path)).is_dir(),
         sessions=traffic.sessions,
         canary_sessions=traffic.canary,
         scored_canary=state.evidence.canary_total.sessions,

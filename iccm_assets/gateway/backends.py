@@ -39,11 +39,10 @@ def load_transformers_backend(version: ModelLocation, settings: Settings) -> Bac
 
     limits = settings.gateway
     generation.set_threads(limits.threads)
-    loaded = generation.load_model(version.path, device=limits.device or None)
+    path = str(settings.home / version.path)
+    loaded = generation.load_model(path, device=limits.device or None)
     if loaded.digest != version.digest:
-        raise CorruptCheckpointError(
-            f"{version.path} has digest {loaded.digest[:12]}, not {version.digest[:12]}"
-        )
+        raise CorruptCheckpointError(f"{path} has digest {loaded.digest[:12]}, not {version.digest[:12]}")
 
     def generate(sources: Sequence[str]) -> list[BackendResponse]:
         responses = generation.generate(

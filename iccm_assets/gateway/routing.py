@@ -46,7 +46,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A model version and the location of its files."""
+    """A model version and the location of its files, absolute or relative to the home."""
 
     version: str
     path: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from iccm_assets.governance.replacement_plan import ReplacementPlan, VersionNode, plan_replacements
+from iccm_assets.registry.versions import resolve_path
 
 _NODES = text(
     "select version, parent_version, status, path from iccm.model_versions order by created_at, version"
@@ -35,7 +36,12 @@ def load_replacement_plan(
 ) -> ReplacementPlan:
     """Make the plan for these erased conversations, on what this transaction sees."""
     nodes = [
-        VersionNode(row.version, row.parent_version, row.status, (Path(row.path) / "config.json").is_file())
+        VersionNode(
+            row.version,
+            row.parent_version,
+            row.status,
+            (Path(resolve_path(row.path)) / "config.json").is_file(),
+        )
         for row in conn.execute(_NODES)
     ]
     trained_examples = dict(conn.execute(_TRAINED_EXAMPLES, {"ids": list(conversations)}).tuples().all())

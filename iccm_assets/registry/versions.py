@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,11 +18,12 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import ModelNotFoundError, VersionNotFoundError
+from iccm_assets.settings import get_settings
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One row of `model_versions`."""
+    """One row of `model_versions`; its path is absolute in this process's home."""
 
     version: str
     parent_version: str | None
@@ -47,19 +49,34 @@ _ALL_VERSIONS = sa.text("select version from iccm.model_versions order by create
 _SELECT = sa.select(*(t.model_versions.c[field.name] for field in fields(ModelVersion)))
 
 
+def resolve_path(path: str) -> str:
+    """Return a stored path of a model as an absolute one: the store is in the home, wherever that lies."""
+    return str(get_settings().home / path)
+
+
+def relative_path(path: str) -> str:
+    """Return the path of a model as it is stored: relative to the home, unless it lies elsewhere."""
+    home = get_settings().home
+    return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else path
+
+
+def _from_row(row: sa.Row[Any]) -> ModelVersion:
+    return ModelVersion(**{**row._mapping, "path": resolve_path(row.path)})
+
+
 def get_version(conn: sa.Connection, version: str) -> ModelVersion:
     """Return a version by its name, ``production``, or the start of its digest.
 
     Raises ``VersionNotFoundError``, which lists the versions that exist.
     """
     name = resolve_version(conn, version)
-    return ModelVersion(*conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
+    return _from_row(conn.execute(_SELECT.where(t.model_versions.c.version == name)).one())
 
 
 def get_production_version(conn: sa.Connection) -> ModelVersion | None:
     """Return the version in production; None before the platform is bootstrapped."""
     row = conn.execute(_SELECT.where(t.model_versions.c.status == PRODUCTION)).one_or_none()
-    return ModelVersion(*row) if row else None
+    return _from_row(row) if row else None
 
 
 def register_version(
@@ -89,7 +106,7 @@ def register_version(
                 parent_version=parent,
                 status=status,
                 digest=digest,
-                path=path,
+                path=relative_path(path),
                 metrics=metrics or {},
                 created_at=now(conn),
             )
@@ -111,7 +128,7 @@ def get_latest_candidate(conn: sa.Connection) -> ModelVersion | None:
         .order_by(t.model_versions.c.created_at.desc())
         .limit(1)
     ).one_or_none()
-    return ModelVersion(*row) if row else None
+    return _from_row(row) if row else None
 
 
 def resolve_version(conn: sa.Connection, name: str) -> str:

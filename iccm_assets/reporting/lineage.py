@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from iccm_assets.errors import InputError
-from iccm_assets.registry.versions import resolve_version
+from iccm_assets.registry.versions import resolve_path, resolve_version
 from iccm_assets.reporting.traffic_history import ServingPeriod, serving_periods
 
 # A row by column name.
@@ -281,8 +281,9 @@ def load_version_lineage(conn: Connection, name: str) -> VersionLineage:
     def load(query: TextClause) -> list[LineageRow]:
         return [dict(row) for row in conn.execute(query, {"version": version}).mappings()]
 
+    columns = load(_VERSION)[0]
     return VersionLineage(
-        **load(_VERSION)[0],
+        **{**columns, "path": resolve_path(columns["path"])},
         run=next(iter(load(_RUN)), None),
         ancestry=tuple(Ancestor(**row) for row in load(_ANCESTRY)),
         conversations=tuple(TrainingConversation(**row) for row in load(_TRAINING_CONVERSATIONS)),

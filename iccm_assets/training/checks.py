@@ -145,7 +145,7 @@ def get_latest_checkpoint(conn: sa.Connection) -> LatestCheckpoint | None:
     ).all()
     return LatestCheckpoint(
         version.version,
-        version.path,
+        versions.resolve_path(version.path),
         dict(version.training or {}),
         Counter(row.role for row in examples),
         [row.id for row in examples if row.erased],

@@ -92,7 +92,9 @@ def load_aftermath(instance: Instance, run_id: int) -> Aftermath:
             ),
             {"candidate": before.candidate_version, "key": f"training_run:{run_id}:failed"},
         ).one()
-    paths = {Path(path) for _, path in versions} | {store.root / digest for digest in store.list_digests()}
+    paths = {store.root.parent / path for _, path in versions} | {
+        store.root / digest for digest in store.list_digests()
+    }
     staging = sorted(path.name for path in store.staging_root.glob(f"{run_id}-*"))
     runs = instance.dagster.get_runs(RunsFilter(tags={TRAINING_RUN_TAG: str(run_id)}))
     everything = instance.dagster.get_runs()

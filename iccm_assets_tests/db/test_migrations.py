@@ -113,6 +113,40 @@ def test_up_down_up_leaves_the_same_schema(engine):
     assert catalog(engine, _CATALOG | _ROUTINES) == before
 
 
+def test_absolute_paths_of_the_store_become_relative_and_others_stay(new_database):
+    old = create_engine_for(new_database(empty=True))
+    paths = {
+        "v1": "/gone/home/models/d1",
+        "v2": "/gone/my/models/d2",
+        "v3": "/elsewhere/d3",
+        "v4": "/models/d1",
+    }
+    with old.begin() as conn:
+        command.upgrade(config_for(conn), "0011")
+        for name, path in paths.items():
+            conn.execute(
+                sa.text(
+                    "insert into iccm.model_versions (version, status, digest, path)"
+                    " values (:v, 'retired', :d, :p)"
+                ),
+                {"v": name, "d": f"d{name[1]}", "p": path},
+            )
+        conn.execute(
+            sa.text(
+                "insert into iccm.rollback_events (from_version, to_version, reason, new_model_path)"
+                " values ('v1', 'v2', 'manual', '/gone/home/models/d1')"
+            )
+        )
+    upgrade(old)
+    with old.connect() as conn:
+        stored = conn.execute(sa.text("select version, path from iccm.model_versions")).all()
+        [rolled_back] = conn.execute(sa.text("select new_model_path from iccm.rollback_events")).scalars()
+    old.dispose()
+    # The name of a directory in the store is the digest: /models/d1 is not that of v4.
+    assert dict(map(tuple, stored)) == {**paths, "v1": "models/d1", "v2": "models/d2"}
+    assert rolled_back == "models/d1"
+
+
 def test_an_upgrade_from_0007_keeps_the_rows_and_gives_the_schema_of_a_new_database(engine, new_database):
     old = create_engine_for(new_database(empty=True))
     with old.begin() as conn:

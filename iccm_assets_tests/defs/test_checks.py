@@ -34,6 +34,7 @@ from iccm_assets.defs.rollout import checks as rollout
 from iccm_assets.defs.scoring import checks as scoring
 from iccm_assets.defs.training import checks as training
 from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.versions import resolve_path
 from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
 from iccm_assets_tests.curation.pool_factories import (
@@ -373,7 +374,7 @@ def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
 
 def test_damage_to_the_production_model_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
     [path] = change(engine, "select path from iccm.model_versions").scalars()
-    tokenizer = Path(path) / "tokenizer.json"
+    tokenizer = Path(resolve_path(path)) / "tokenizer.json"
     tokenizer.chmod(0o644)
     whole = tokenizer.read_bytes()
     try:

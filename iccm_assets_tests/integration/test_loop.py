@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_rejected_even_when_forced(platform: Platform, t
     serving = platform.production()
     damaged = make_noisy_candidate(platform, 0.01, tmp_path)
     [[path]] = platform.rows("select path from iccm.model_versions where version = :v", v=damaged)
-    weights = Path(path) / "model.safetensors"
+    weights = platform.home / path / "model.safetensors"
     weights.chmod(0o644)
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1

@@ -70,7 +70,7 @@ def test_a_model_named_by_its_path_is_trained_evaluated_and_reproduced(own: Plat
     [[path, trained]] = own.rows(
         "select path, metrics -> 'training' from iccm.model_versions where version = :v", v=candidate
     )
-    assert verify(Path(path)).base == "my_model"
+    assert verify(own.home / path).base == "my_model"
     # The packaged rehearsal sample belongs to the packaged model: without ICCM_REHEARSAL there is none.
     assert trained["counts"]["rehearsal"] == 0 and trained["counts"]["new"] >= 5
     assert trained["weight_change"]["changed_share"] > 0
