@@ -45,7 +45,8 @@ PIECES = [
 
 
 def repeated(piece: str) -> Callable[[int], str]:
-    return lambda size: (piece * (size // len(piece) + 1))[:size]
+    # Whole pieces: one that is cut may be a syntax error at one size, and is then read quickly.
+    return lambda size: piece * (size // len(piece))
 
 
 def numbered(form: str) -> Callable[[int], str]:
