@@ -121,42 +121,50 @@ def find_named(requirements: str, names: Iterable[str]) -> frozenset[str]:
 def _extract_from(text: str, requirements: str, answer: ChatAnswer) -> str:
     if answer.ended and (unit := _parse_unfenced(text.strip("\n"))):
         return unit.code
-    outer = find_outer_block(text)
-    if outer is not None and outer.info.lower() in _WRAPPERS:
-        text, outer = outer.code, find_outer_block(outer.code)
+    text, outer = _unwrap(text)
     blocks = list(split_blocks(text))
     if len(blocks) > MAX_BLOCKS:
         raise _invalid(f"more than {MAX_BLOCKS} code blocks in one answer", answer)
     is_open = bool(blocks) and not blocks[-1].closed
-    units = [] if is_open else list(_parse_blocks(blocks))
-    if not any(unit.defines for unit in units):
-        unit = _parse_block(outer) if outer else None
-        units = [unit] if unit and unit.defines else []
-    if units:
-        return _choose(units, requirements, answer)
+    for group in ([] if is_open else blocks, [outer] if outer else []):
+        units = list(_parse_blocks(group))
+        if any(unit.defines for unit in units):
+            return _choose(units, requirements, answer)
     if is_open:
         raise _invalid("the answer stops inside a code block", answer)
     problem = "no code block is Python that defines something" if blocks else "no code block in the answer"
     raise _invalid(f"{problem}: {text.strip()[:80]!r}", answer)
 
 
+def _unwrap(text: str) -> tuple[str, AnswerBlock | None]:
+    """Return the text, out of a block of Markdown around it all, and its outer block."""
+    outer = find_outer_block(text)
+    if outer is not None and outer.info.lower() in _WRAPPERS:
+        return outer.code, find_outer_block(outer.code)
+    return text, outer
+
+
 def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) -> str:
     """Return the code of the units that implement the requirements."""
     named = find_named(requirements, (name for unit in units for name in unit.definitions))
-    units = [unit for unit in units if not unit.is_tests or unit.tests & named]
-    units = without_outlines(units)
-    defining = [number for number, unit in enumerate(units) if unit.definitions]
-    defining = defining or [number for number, unit in enumerate(units) if unit.defines]
-    if not defining:
+    units = without_outlines([unit for unit in units if not unit.is_tests or unit.tests & named])
+    selected = _select_defining(units, named)
+    if not selected:
         raise _invalid("the code blocks are tests alone", answer)
-    selected = [number for number in defining if units[number].definitions & named] or defining
-    is_certain = len(selected) == 1 or bool(units[selected[0]].definitions & named)
-    if not is_certain and not is_connected([units[number] for number in selected]):
+    is_named = units[selected[0]].definitions & named
+    if not is_named and not is_connected([units[number] for number in selected]):
         raise _invalid(f"{len(selected)} different implementations in one answer", answer)
     try:
         return join_units([units[number] for number in find_needed(selected, units)])
     except ConflictError as error:
         raise _invalid(f"{error} in one answer", answer) from None
+
+
+def _select_defining(units: Sequence[CodeUnit], named: frozenset[str]) -> list[int]:
+    """Return the positions of the units that define what is named, else of those that define something."""
+    defining = [number for number, unit in enumerate(units) if unit.definitions]
+    defining = defining or [number for number, unit in enumerate(units) if unit.defines]
+    return [number for number in defining if units[number].definitions & named] or defining
 
 
 def _invalid(reason: str, answer: ChatAnswer) -> InvalidResponse:

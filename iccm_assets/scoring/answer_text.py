@@ -104,14 +104,10 @@ def drop_thinking(text: str) -> str:
             line_end = _find_line_end(text, position)
         mark = _match_fence(text, position, line_end)
         thinking = None
-        if fence is not None:
-            if mark is not None and fence.is_closed_by(mark):
-                fence = None
-        elif mark is not None:
-            fence = mark
-        else:
+        if fence is None and mark is None:
             thinking = _MARK.search(text, position, line_end)
-            fence = None if thinking else _match_late_fence(text, position, line_end)
+            mark = None if thinking else _match_late_fence(text, position, line_end)
+        fence = _next_fence(fence, mark)
         if thinking is None:
             kept.append(text[position : line_end + 1])
             position = line_end + 1
@@ -180,6 +176,13 @@ def _match_fence(text: str, start: int, end: int) -> _Fence | None:
     return _Fence(match["ticks"] or match["tildes"], len(match["indent"]), info.strip())
 
 
+def _next_fence(fence: _Fence | None, mark: _Fence | None) -> _Fence | None:
+    """Return the fence that is open behind a line with this mark."""
+    if fence is None or mark is None:
+        return fence or mark
+    return None if fence.is_closed_by(mark) else fence
+
+
 def _match_late_fence(text: str, start: int, end: int) -> _Fence | None:
     match = _LATE_FENCE.match(text, start, end)
     return match and _Fence(match["ticks"], len(match["indent"]), match["info"].strip())
@@ -203,9 +206,6 @@ def _find_end_of_thinking(text: str, opening: re.Match[str]) -> re.Match[str] | 
             for end in _END.finditer(text, start, line_end):
                 if not name or end[0].lower().startswith(f"</{name}"):
                     return end
-        elif fence is None:
-            fence = mark
-        elif mark is not None and fence.is_closed_by(mark):
-            fence = None
+        fence = _next_fence(fence, mark)
         start = line_end + 1
     return None

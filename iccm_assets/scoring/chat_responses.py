@@ -110,8 +110,9 @@ def _first_choice(response: Any, body: bytes) -> tuple[dict[str, Any], dict[str,
     choice = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, dict):
         message = choice.get("message") or choice.get("delta") or {}
-        has_answer = message or isinstance(choice.get("text"), str)
-        if isinstance(message, dict) and (has_answer or choice.get("finish_reason") or choice.get("error")):
+        has_text = isinstance(choice.get("text"), str)
+        says_something = any((message, has_text, choice.get("finish_reason"), choice.get("error")))
+        if isinstance(message, dict) and says_something:
             return choice, message
     raise InvalidResponse(
         f"the response is not a chat completion: {body[:80]!r}",

@@ -70,6 +70,12 @@ class CodeUnit:
         return [node for node in nodes if node.level or not _is_standard(node.module)]
 
     @cached_property
+    def future_imports(self) -> list[ast.ImportFrom]:
+        """The imports of `__future__`."""
+        nodes = (node for node in self.tree.body if isinstance(node, ast.ImportFrom))
+        return [node for node in nodes if node.module == "__future__"]
+
+    @cached_property
     def needs(self) -> frozenset[str]:
         """The names that it uses and does not bind anywhere, and those of its local imports."""
         used, bound = set[str](), {*self.bindings, *self.imports}
@@ -163,23 +169,30 @@ def join_units(units: Sequence[CodeUnit]) -> str:
     """
     if len(units) == 1:
         return units[0].code
+    names = _merge_names(units)
+    parts = [_without(unit.code, [*_find_mutual(unit, names), *unit.future_imports]) for unit in units]
+    futures = dict.fromkeys(ast.unparse(node) for unit in units for node in unit.future_imports)
+    code = "\n\n".join(["".join(f"{line}\n" for line in futures), *parts]).lstrip("\n")
+    if parse_unit(code) is None:
+        raise ConflictError("code blocks that are no module together")
+    return code
+
+
+def _merge_names(units: Sequence[CodeUnit]) -> frozenset[str]:
+    """Return the names that the units bind, each in a single way."""
     digests: dict[str, str] = {}
     for name, digest in (item for unit in units for item in {**unit.imports, **unit.bindings}.items()):
         if digests.setdefault(name, digest) != digest:
             raise ConflictError(f"2 different implementations of {name!r}")
-    futures, parts = list[str](), list[str]()
-    for unit in units:
-        dropped = [node for node in unit.local_imports if all(alias.name in digests for alias in node.names)]
-        if any(alias.asname for node in dropped for alias in node.names):
-            raise ConflictError("code blocks that import from each other under other names")
-        future = [node for node in unit.tree.body if isinstance(node, ast.ImportFrom)]
-        future = [node for node in future if node.module == "__future__"]
-        futures += [ast.unparse(node) for node in future]
-        parts.append(_without(unit.code, [*dropped, *future]))
-    code = "\n\n".join(["".join(f"{line}\n" for line in dict.fromkeys(futures)), *parts]).lstrip("\n")
-    if parse_unit(code) is None:
-        raise ConflictError("code blocks that are no module together")
-    return code
+    return frozenset(digests)
+
+
+def _find_mutual(unit: CodeUnit, names: frozenset[str]) -> list[ast.ImportFrom]:
+    """Return the imports of a unit from the others, which bind these names."""
+    mutual = [node for node in unit.local_imports if all(alias.name in names for alias in node.names)]
+    if any(alias.asname for node in mutual for alias in node.names):
+        raise ConflictError("code blocks that import from each other under other names")
+    return mutual
 
 
 def _without(code: str, nodes: Sequence[ast.stmt]) -> str:
