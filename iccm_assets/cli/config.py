@@ -95,8 +95,10 @@ def mask_secrets(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [mask_secrets(name, item) for item in value]
     # "max_source_tokens" counts tokens; only texts can be secrets.
-    if not isinstance(value, str) or not value:
-        return value
+    return _mask_text(name, value) if isinstance(value, str) and value else value
+
+
+def _mask_text(name: str, value: str) -> str:
     if _SECRET_NAME.search(name):
         return MASK
     if name == "alert_urls":  # apprise puts tokens anywhere behind the scheme
