@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from iccm_assets.capture.extraction import Exchange, find_sources
@@ -27,15 +28,18 @@ def choose_source(exchange: Exchange, answers: Sequence[RecordedAnswer], suite: 
     ``answers`` are in order, newest first. Where the messages show no code, or other code than was requested,
     it is the source of the response that was accepted; without code, also the one that the requirements name.
     """
-    known = [item for item in answers if item.source is not None]
-    if exchange.source is not None and any(_same(item.source, exchange.source) for item in known):
+    known = [(item.source, item.text) for item in answers if item.source is not None]
+    accepted = [item for item in known if exchange.requirements and _same(exchange.requirements, item[1])]
+    is_shown = any(_same(exchange.source, source) for source, _ in known)
+    if is_shown or (exchange.source is not None and not accepted):
         return None
-    accepted = [item for item in known if exchange.requirements and _same(item.text, exchange.requirements)]
-    if exchange.source is not None and not accepted:
-        return None
+    return _choose_named([source for source, _ in accepted or known], exchange, suite)
+
+
+def _choose_named(sources: Sequence[str], exchange: Exchange, suite: object) -> str | None:
+    """Return the newest source that the requirements or the suite name, else the newest one."""
     naming = build_naming(exchange.requirements or "", "", find_called_names(suite))
-    sources = [item.source for item in accepted or known if item.source is not None]
-    return next(filter(naming.is_marked_in, sources), sources[0] if sources else None)
+    return next(chain(filter(naming.is_marked_in, sources), sources), None)
 
 
 def choose_suite(source: str | None, answers: Sequence[RecordedAnswer]) -> tuple[Any, str]:
