@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -99,8 +99,18 @@ def find_contamination(
     remaining = [position for position, result in enumerate(results) if result is None]
     if not remaining:
         return results
-    canary = embed_texts(engine, index.requirements, embedder).vectors.normalized()
     requirements = [pairs[position].requirements for position in remaining]
+    similar = _find_similar(engine, requirements, index, embedder, threshold)
+    for position, contamination in zip(remaining, similar, strict=True):
+        results[position] = contamination
+    return results
+
+
+def _find_similar(
+    engine: Engine, requirements: list[str], index: CanaryIndex, embedder: TextEmbedder, threshold: float
+) -> Iterator[Contamination | None]:
+    """Yield for each text the item that it repeats, as a whole or in a part."""
+    canary = embed_texts(engine, index.requirements, embedder).vectors.normalized()
     texts = embed_texts(engine, requirements, embedder).vectors.normalized()
     matches = find_nearest(texts, canary, threshold)
     long = [text for text, match in enumerate(matches) if match is None and texts.counts[text] > 1]
@@ -111,12 +121,10 @@ def find_contamination(
         text: part or _find_long_item(texts, text, canary, threshold)
         for text, part in zip(long, parts, strict=True)
     }
-    for text, position in enumerate(remaining):
-        overlap = "requirements as similar" if matches[text] else "a part of the requirements as similar"
-        match = matches[text] or within.get(text)
-        if match is not None:
-            results[position] = Contamination(index.items[match.index], overlap, match.similarity)
-    return results
+    for text, whole in enumerate(matches):
+        overlap = "requirements as similar" if whole else "a part of the requirements as similar"
+        match = whole or within.get(text)
+        yield None if match is None else Contamination(index.items[match.index], overlap, match.similarity)
 
 
 def _find_long_item(texts: TextVectors, text: int, canary: TextVectors, threshold: float) -> Nearest | None:

@@ -147,7 +147,7 @@ _SUITE_REJECTIONS = {
 
 
 def _score_rejection(conversation: ScoredConversation, curation: CurationSettings) -> RejectionReason | None:
-    """Distinguish bad scores, missing scores and scores that cannot be measured."""
+    """Distinguish missing scores, scores that cannot be measured, and bad scores."""
     rate, variance = conversation.test_pass_rate, conversation.implementation_variance
     if conversation.negative_feedback:
         return "filter", "negative_feedback", None
@@ -156,6 +156,12 @@ def _score_rejection(conversation: ScoredConversation, curation: CurationSetting
     if rate is None or variance is None:
         reason = _SUITE_REJECTIONS.get(conversation.suite_status or "")
         return "filter", reason or "inconclusive", conversation.suite_problem if reason else None
+    return _evidence_rejection(conversation, curation) or _measured_rejection(rate, variance, curation)
+
+
+def _evidence_rejection(
+    conversation: ScoredConversation, curation: CurationSettings
+) -> RejectionReason | None:
     if conversation.evidence not in curation.allowed_evidence:
         return "policy", "evidence_kind", f"{conversation.evidence} is not in {curation.evidence}"
     if conversation.test_suite_origin not in curation.allowed_suite_origins:
@@ -166,6 +172,10 @@ def _score_rejection(conversation: ScoredConversation, curation: CurationSetting
         )
     if conversation.builtin_only and not conversation.simulated:
         return "filter", "builtin_only", "`builtin` reads its reference language only; set ICCM_ORCHESTRA"
+    return None
+
+
+def _measured_rejection(rate: float, variance: float, curation: CurationSettings) -> RejectionReason | None:
     if not rate > curation.min_test_pass_rate:
         return "filter", "low_test_pass_rate", f"{rate:.4f} is not above {curation.min_test_pass_rate:g}"
     if not variance < curation.max_implementation_variance:
