@@ -56,22 +56,26 @@ def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
     calls = _collect_calls(suite, tests, signatures)
     for name in calls:
         signatures.setdefault(name.partition(".")[0], _Signature(()))
+    plans: dict[bytes, Plan] = {}
+    drawn = 0
+    for name, size in _choose_sizes(calls, signatures).items():
+        target = min(MAX_POOL_SIZE, len(plans) + size)
+        for _ in range(3 * size):
+            if len(plans) >= target or drawn > MAX_POOL_BYTES:
+                break
+            plan = _draw_plan(name, calls.get(name, _Calls()), signatures.get(name), values)
+            written = marshal.dumps(plan, 2)  # no repr: an integer may be too long for it
+            drawn += len(written)
+            plans.setdefault(written, plan)
+    return list(plans.values())
+
+
+def _choose_sizes(calls: dict[str, _Calls], signatures: dict[str, _Signature]) -> dict[str, int]:
+    """Return the number of inputs by name: what the suite calls shares the pool, the rest gets a few."""
     tested = [name for name in calls if calls[name].arguments or calls[name].methods]
     untested = [name for name in signatures if name not in calls and not name.startswith("_")]
     share = max(1, POOL_SIZE // max(1, len(tested)))
-    plans: dict[bytes, Plan] = {}
-    drawn = 0
-    for names, size in ((tested, share), (untested, INPUTS_PER_UNTESTED)):
-        for name in names:
-            target = min(MAX_POOL_SIZE, len(plans) + size)
-            for _ in range(3 * size):
-                if len(plans) >= target or drawn > MAX_POOL_BYTES:
-                    break
-                plan = _draw_plan(name, calls.get(name, _Calls()), signatures.get(name), values)
-                written = marshal.dumps(plan, 2)  # no repr: an integer may be too long for it
-                drawn += len(written)
-                plans.setdefault(written, plan)
-    return list(plans.values())
+    return {**dict.fromkeys(tested, share), **dict.fromkeys(untested, INPUTS_PER_UNTESTED)}
 
 
 def _draw_plan(name: str, calls: _Calls, signature: _Signature | None, values: _Values) -> Plan:
@@ -242,7 +246,7 @@ def _collect_calls(
     literal: dict[str, list[Arguments]] = {}
     for name, arguments in _find_literal_calls(tests):
         literal.setdefault(name, []).append(arguments)
-    for name, signature in signatures.items() if literal else ():
+    for name, signature in signatures.items():
         methods = {method: literal[method] for method in signature.methods or {} if method in literal}
         if methods or name in literal:
             calls[name] = _Calls(literal.get(name, []), methods)

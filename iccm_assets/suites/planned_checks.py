@@ -66,8 +66,17 @@ class _TestFile:
 
 
 def _count_in_file(tree: ast.Module, tests: set[str]) -> int:
-    assignments = [statement for statement in tree.body if isinstance(statement, ast.Assign)]
     functions = [node for node in ast.walk(tree) if isinstance(node, FunctionNode)]
+    file = _describe_file(tree, functions)
+    return sum(
+        _count_parameter_sets(function, file) * max(1, _count_assertions(function.body, file))
+        for function in functions
+        if function.name in tests
+    )
+
+
+def _describe_file(tree: ast.Module, functions: list[FunctionNode]) -> _TestFile:
+    assignments = [statement for statement in tree.body if isinstance(statement, ast.Assign)]
     asserting = (node.name for node in functions if any(isinstance(part, ast.Assert) for part in node.body))
     names = {
         target.id: statement.value
@@ -75,12 +84,7 @@ def _count_in_file(tree: ast.Module, tests: set[str]) -> int:
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    file = _TestFile(names, frozenset(asserting))
-    return sum(
-        _count_parameter_sets(function, file) * max(1, _count_assertions(function.body, file))
-        for function in functions
-        if function.name in tests
-    )
+    return _TestFile(names, frozenset(asserting))
 
 
 def _count_parameter_sets(function: FunctionNode, file: _TestFile) -> int:

@@ -72,11 +72,17 @@ class RaisedClasses:
         met = [name for name in self.expected - ANY_EXCEPTION if is_raised(name, classes)]
         if len(met) < 2 or classes[0][1]:
             return False
-        ancestors = {name: self._find_ancestors(name) for name in (*met, classes[0][0])}
-        kinds = [name for name in met if not any(name in ancestors[other] for other in met if other != name)]
+        kinds = self._drop_ancestors(met)
         if len(kinds) < 2:
             return False
-        return len(kinds) > MAX_UNRELATED_CLASSES or not ancestors[classes[0][0]].issuperset(kinds)
+        return len(kinds) > MAX_UNRELATED_CLASSES or not self._find_ancestors(classes[0][0]).issuperset(kinds)
+
+    def _drop_ancestors(self, names: list[str]) -> list[str]:
+        """Return the names of the classes that no other one derives from."""
+        ancestors = {name: self._find_ancestors(name) for name in names}
+        return [
+            name for name in names if not any(name in ancestors[other] for other in names if other != name)
+        ]
 
     def _find_ancestors(self, name: str) -> set[str]:
         """Return the names of a class and of everything that it derives from, as far as its source says."""
@@ -108,18 +114,15 @@ def check_classes(classes: Any) -> None:
     if not isinstance(classes, list) or not 1 < len(classes) <= MAX_CLASSES:
         raise InvalidValueError("not an answer")
     for entry in classes:
-        if not isinstance(entry, list) or len(entry) != 2:
-            raise InvalidValueError("not an answer")
-        name, own = entry
-        if (
-            not isinstance(name, str)
-            or type(own) is not int
-            or own not in (0, 1)
-            or (own and name not in BUILTIN)
-        ):
+        if not isinstance(entry, list) or len(entry) != 2 or not _is_class(*entry):
             raise InvalidValueError("not an answer")
     if classes[-1] != ["object", 0] or not _is_possible(classes):
         raise InvalidValueError("not an answer")
+
+
+def _is_class(name: Any, own: Any) -> bool:
+    """Whether an entry is a class name with 0, or the name of one of Python's own exceptions with 1."""
+    return isinstance(name, str) and type(own) is int and (own == 0 or (own == 1 and name in BUILTIN))
 
 
 def _is_possible(classes: list[Any]) -> bool:
@@ -161,9 +164,9 @@ def _definitions(node: ast.AST) -> Iterator[tuple[str, Iterable[str]]]:
     elif isinstance(node, ast.Assign) and isinstance(node.value, (ast.Name, ast.Attribute)):
         yield from ((name, _names([node.value])) for name in _names(node.targets))
     elif isinstance(node, ast.Call) and _names([node.func]) == ["type"] and len(node.args) == 3:
-        name, parents, _ = node.args
-        if isinstance(name, ast.Constant) and isinstance(name.value, str) and isinstance(parents, ast.Tuple):
-            yield name.value, _names(parents.elts)
+        match node.args[:2]:
+            case [ast.Constant(value=str(name)), ast.Tuple(elts=parents)]:
+                yield name, _names(parents)
     elif isinstance(node, (ast.Import, ast.ImportFrom)):
         yield from ((alias.asname, [alias.name]) for alias in node.names if alias.asname)
 

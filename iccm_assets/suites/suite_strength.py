@@ -118,24 +118,12 @@ def check_source(result: JudgeResult) -> SuiteMeasurement | None:
 def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
     """Decide whether the figures make a suite evidence; pure."""
     strength, coverage = evidence.strength, evidence.branch_coverage
-    few = evidence.counted < MIN_MUTANTS
-    min_strength = MIN_STRENGTH_OF_FEW if few else MIN_STRENGTH[origin]
-    min_coverage = MIN_COVERAGE_OF_FEW if few else MIN_BRANCH_COVERAGE
     figures = f"refuses {evidence.refused} of {evidence.counted} mutants"
     if strength is not None:
         figures += f" (strength {strength:.2f}, {evidence.undecided} undecided)"
     if coverage is not None:
         figures += f", reaches {evidence.reached} of {evidence.branches} branches ({coverage:.2f})"
-    problem = ""
-    if coverage is not None and coverage < min_coverage:
-        problem = f"branch coverage is below {min_coverage}"
-        problem += f", with fewer than {MIN_MUTANTS} counted mutants" if few else ""
-    elif strength is not None and strength < min_strength:
-        problem = f"strength is below {min_strength}"
-    elif strength is None and not coverage:
-        problem = "nothing shows that it tests the source"
-    elif evidence.unmeasured > evidence.counted:
-        problem = f"there was no time for {evidence.unmeasured} mutants"
+    problem = _find_weakness(evidence, origin)
     return SuiteMeasurement(
         "weak" if problem else "usable",
         f"{problem}: it {figures}" if problem else f"{evidence.checks} cases; it {figures}",
@@ -144,6 +132,22 @@ def decide_suite(evidence: SuiteEvidence, origin: str) -> SuiteMeasurement:
         evidence.undecided,
         coverage,
     )
+
+
+def _find_weakness(evidence: SuiteEvidence, origin: str) -> str:
+    strength, coverage = evidence.strength, evidence.branch_coverage
+    few = evidence.counted < MIN_MUTANTS
+    min_strength = MIN_STRENGTH_OF_FEW if few else MIN_STRENGTH[origin]
+    min_coverage = MIN_COVERAGE_OF_FEW if few else MIN_BRANCH_COVERAGE
+    if coverage is not None and coverage < min_coverage:
+        note = f", with fewer than {MIN_MUTANTS} counted mutants" if few else ""
+        return f"branch coverage is below {min_coverage}{note}"
+    if strength is not None and strength < min_strength:
+        return f"strength is below {min_strength}"
+    if strength is None and not coverage:
+        return "nothing shows that it tests the source"
+    is_cut_short = evidence.unmeasured > evidence.counted
+    return f"there was no time for {evidence.unmeasured} mutants" if is_cut_short else ""
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -174,7 +178,7 @@ def _measure(
             return problem
         fates = report.fates[len(stubs) + 1 :]
         survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
-        differing = _count_differing(runner, survivors) if survivors else 0
+        differing = _count_differing(runner, survivors)
     return decide_suite(
         SuiteEvidence(
             checks,
@@ -200,6 +204,8 @@ def _is_constant(runner: VariantRunner, result: str) -> bool:
 
 def _count_differing(runner: VariantRunner, survivors: Sequence[Mutant]) -> int:
     """Count the mutants that differ from the source on further inputs."""
+    if not survivors:
+        return 0
     _, differs = _run_pool(runner, [[mutant.edit] for mutant in survivors])
     return differs.count(True)
 

@@ -255,10 +255,7 @@ def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, Encoded
     matches = {form: form for form in expected.keys() & actual.keys()}
     missing = [form for form in expected if form not in actual]
     extra = [form for form in actual if form not in expected]
-    if len(missing) != len(extra) or len(missing) > MAX_TOLERANT_SEARCH:
-        return matches
-    forms = [*missing, *extra]
-    if sum(map(len, forms)) > MAX_TOLERANT_CHARACTERS or any("S[" in form or "F[" in form for form in forms):
+    if len(missing) != len(extra) or not _is_searchable([*missing, *extra]):
         return matches
     for form in missing:
         close = next((other for other in extra if not diff(expected[form], actual[other])), None)
@@ -266,6 +263,12 @@ def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, Encoded
             extra.remove(close)
             matches[form] = close
     return matches
+
+
+def _is_searchable(forms: list[str]) -> bool:
+    """Whether a search within the tolerance takes little time: few and short elements without sets."""
+    is_small = len(forms) <= 2 * MAX_TOLERANT_SEARCH and sum(map(len, forms)) <= MAX_TOLERANT_CHARACTERS
+    return is_small and not any("S[" in form or "F[" in form for form in forms)
 
 
 def _same_elements(expected: list[EncodedValue], actual: list[EncodedValue]) -> bool:

@@ -67,10 +67,11 @@ def find_suspicious_behavior(
     suspicions += [detail for detail in details if "its own equality" in detail]
     suspicions += _matching(_SIGNS_IN_DETAILS, "\n".join(details))
     verdicts = {result.verdict for result in results} - {MISSING_DEPENDENCY}
-    if evidence == "pytest" and verdicts:
+    may_forge = evidence == "pytest" and bool(verdicts)
+    if may_forge:
         suspicions += _matching(_SIGNS_OF_FORGERY, source)
         suspicions += [_EQUAL_TO_EVERYTHING] if _is_equal_to_everything(source) else []
-    if (evidence == "pytest" and verdicts) or verdicts - {"passed"}:
+    if may_forge or verdicts - {"passed"}:
         suspicions += _matching(_SIGNS, source)
     return tuple(dict.fromkeys(suspicions))
 
