@@ -53,9 +53,10 @@ def test_violations_planted_on_purpose_are_detected(instance: Instance) -> None:
     storage.set_concurrency_slots("training", 1)
     storage.claim_concurrency_slot("training", "somebody", "fine_tuned_checkpoint")
     instance.dagster.create_run_for_job(nothing, status=DagsterRunStatus.STARTED)
-    staging = Path(instance.environment["ICCM_HOME"]) / "models" / ".staging" / f"{run_id}-1-1"
+    home = Path(instance.environment["ICCM_HOME"])
+    staging = home / "models" / ".staging" / f"{run_id}-1-1"
     staging.mkdir(parents=True)
-    weights = Path(path) / "model.safetensors"
+    weights = home / path / "model.safetensors"
     weights.chmod(0o644)
     with weights.open("ab") as file:
         file.write(b"!")
