@@ -156,26 +156,27 @@ def _decode(text: str) -> str:
 
 def _unfenced(text: str) -> Iterator[CodeCandidate]:
     """Yield runs of code lines in prose: with a definition, or long enough to be no accident."""
+    for run in _code_runs(text.replace("\r\n", "\n").split("\n")):
+        lines = [line.strip() for line in run if line.strip()]
+        has_definition = any(find_definition(line[:300]) for line in lines)
+        if has_definition or sum(map(is_code_line, lines)) >= _MIN_UNFENCED_LINES:
+            yield _build(textwrap.dedent("\n".join(run)).strip("\n").rstrip(), "", UNFENCED)
+
+
+def _code_runs(lines: list[str]) -> Iterator[list[str]]:
+    """Yield lines of code with what follows them: blank lines, deeper lines and the rest of a string."""
     run: list[str] = []
-    margin, in_string, has_definition, code_lines = 0, False, False, 0
-    for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
+    margin, in_string = 0, False
+    for line in lines:
         code = line.strip()
         indentation = len(line) - len(line.lstrip(" \t"))
         is_code = bool(code) and is_code_line(code)
-        belongs = in_string or not code or (indentation > margin if run else False) or is_code
-        if run and not (belongs and (in_string or not code or indentation >= margin)):
-            yield from _finish_run(run, has_definition, code_lines)
-            run, in_string, has_definition, code_lines = [], False, False, 0
+        belongs = indentation >= margin if is_code else indentation > margin
+        if run and not (in_string or not code or belongs):
+            yield run
+            run, in_string = [], False
         if run or is_code:
             margin = margin if run else indentation
             run.append(line)
-            code_lines += is_code
-            has_definition = has_definition or find_definition(code[:300]) is not None
             in_string ^= (code.count('"""') + code.count("'''")) % 2 == 1
-    yield from _finish_run(run, has_definition, code_lines)
-
-
-def _finish_run(run: list[str], has_definition: bool, code_lines: int) -> Iterator[CodeCandidate]:
-    if has_definition or code_lines >= _MIN_UNFENCED_LINES:
-        text = textwrap.dedent("\n".join(run)).strip("\n").rstrip()
-        yield _build(text, "", UNFENCED)
+    yield run

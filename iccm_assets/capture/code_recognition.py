@@ -160,17 +160,11 @@ def classify_block(text: str, language: str = "", path: str = "") -> CodeKind:
     """Decide what a block is; of an unknown or textual language, its lines decide."""
     name = PurePosixPath(path.replace("\\", "/")).name
     suffix = name.rpartition(".")[2].lower() if "." in name else ""
-    if not text.strip() or _is_literal(text):
-        return "data"
-    if language in DATA_LANGUAGES or suffix in _DATA_SUFFIXES or _is_output(text) or _is_json(text):
-        return "data"
-    if _is_options(text):
+    if language in DATA_LANGUAGES or suffix in _DATA_SUFFIXES or _is_data(text, language):
         return "data"
     is_prose = not language or language in PROSE_LANGUAGES
     if is_prose and suffix in {"", "txt"} and not looks_like_code(text):
         return "prose"
-    if language in _SHELL_LANGUAGES and not (find_names(text).defined or text.startswith("#!")):
-        return "data"
     return "tests" if (name and _TEST_PATH.fullmatch(name)) or _is_tests(text) else "code"
 
 
@@ -190,6 +184,13 @@ def looks_like_code(text: str) -> bool:
 
 def _is_strong(code: str) -> bool:
     return _STRONG_LINE.match(code) is not None
+
+
+def _is_data(text: str, language: str) -> bool:
+    """Whether a block holds values, output, or commands of a shell that define nothing."""
+    if any(matches(text) for matches in (_is_literal, _is_output, _is_json, _is_options)):
+        return True
+    return language in _SHELL_LANGUAGES and not (find_names(text).defined or text.startswith("#!"))
 
 
 def _is_literal(text: str) -> bool:

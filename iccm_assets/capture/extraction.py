@@ -311,25 +311,25 @@ def _explain(exchange: Exchange, refusal: str) -> Exchange:
 
 def _sources(messages: object, metadata: object) -> Iterator[str]:
     """Yield every text of a conversation that may be a source."""
-    given = _text(metadata, "source_code")
-    if given is not None:
-        yield given
-    stored = metadata.get("request_sources") if isinstance(metadata, Mapping) else None
-    yield from (text for text in (stored if isinstance(stored, list) else []) if isinstance(text, str))
+    yield from _recorded_sources(metadata)
     parsed = parse_messages(messages)
     drafts, _, _ = _read(parsed, frozenset())
     yield from (draft.exchange.source for draft in drafts if draft.exchange.source is not None)
     for message in parsed:
         if message.role in {"user", "tool"}:
-            yield message.text
-            yield message.text.strip()
+            yield from (message.text, message.text.strip())
             yield from (candidate.text for candidate in find_candidates(message))
             yield from (file.text for file in message.files)
-    if isinstance(messages, list):
-        for entry in messages:
-            content = entry.get("content") if isinstance(entry, Mapping) else None
-            if isinstance(content, str):
-                yield content
+    for entry in messages if isinstance(messages, list) else ():
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if isinstance(content, str):
+            yield content
+
+
+def _recorded_sources(metadata: object) -> Iterator[str]:
+    sources = metadata.get("request_sources") if isinstance(metadata, Mapping) else None
+    texts = [_text(metadata, "source_code"), *(sources if isinstance(sources, list) else ())]
+    return (text for text in texts if isinstance(text, str))
 
 
 def _text(metadata: object, name: str) -> str | None:

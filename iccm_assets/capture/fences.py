@@ -68,17 +68,11 @@ def _scan(
     for index in range(first, len(lines)):
         line = lines[index].rstrip("\r")
         if opening is not None:
-            if _closes(line, opening):
-                yield _build(opening, block)
-                opening, block = None, []
-            elif recovering and _ends_with(line, opening):
-                yield _build(opening, [*block, line.rstrip()[: -len(opening.marks)]])
-                opening, block = None, []
-            elif recovering and _begins_with(line, opening):
-                yield _build(opening, block)
-                opening, block = None, [line.lstrip(" \t`")]
-            else:
+            if (end := _find_end(line, opening, recovering)) is None:
                 block.append(lines[index])
+            else:
+                yield _build(opening, [*block, *end[0]])
+                opening, block = None, end[1]
             continue
         words, next_opening = _opens(line, in_list, index < last_marks)
         if next_opening is None:
@@ -110,6 +104,17 @@ def _opens(line: str, in_list: bool, closes_later: bool) -> tuple[str, _Opening 
         if len(runs) == 1 and _TAG.fullmatch(line, runs[0].end()):
             return line[: runs[0].start()], _Opening(0, runs[0][0], line[runs[0].end() :])
     return "", None
+
+
+def _find_end(line: str, opening: _Opening, recovering: bool) -> tuple[list[str], list[str]] | None:
+    """Return what of a line that ends the block belongs to it and what to the text behind it, else None."""
+    if _closes(line, opening):
+        return [], []
+    if recovering and _ends_with(line, opening):
+        return [line.rstrip()[: -len(opening.marks)]], []
+    if recovering and _begins_with(line, opening):
+        return [], [line.lstrip(" \t`")]
+    return None
 
 
 def _closes(line: str, opening: _Opening) -> bool:

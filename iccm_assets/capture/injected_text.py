@@ -90,12 +90,11 @@ def _outside_elements(text: str) -> Iterator[str]:
         line_end = line_start + len(line)
         if line_end < start:
             continue
-        marks = line.lstrip(" \t")[:3]
         if fence:
-            fence = "" if marks == fence and not line.strip(" \t\r`~") else fence
+            fence = "" if _closes(line, fence) else fence
             continue
         if line_start in fence_starts and line_start >= start:
-            fence = marks
+            fence = _fence_marks(line)
             continue
         position = max(line_start, start)
         while opening := _TAG.search(text, position, line_end):
@@ -125,13 +124,22 @@ def _closed_fences(text: str) -> set[int]:
     """Return where lines begin that open a fence with a closing line; others protect nothing."""
     starts, opening, fence = set[int](), 0, ""
     for line_start, line in _lines(text):
-        marks = line.lstrip(" \t")[:3]
-        if fence and marks == fence and not line.strip(" \t\r`~"):
+        marks = _fence_marks(line)
+        if fence and _closes(line, fence):
             starts.add(opening)
             fence = ""
-        elif not fence and marks in {"```", "~~~"} and marks not in line.lstrip(" \t").lstrip("`~"):
+        elif not fence and marks and marks not in line.lstrip(" \t").lstrip("`~"):
             opening, fence = line_start, marks
     return starts
+
+
+def _fence_marks(line: str) -> str:
+    marks = line.lstrip(" \t")[:3]
+    return marks if marks in {"```", "~~~"} else ""
+
+
+def _closes(line: str, fence: str) -> bool:
+    return _fence_marks(line) == fence and not line.strip(" \t\r`~")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -147,20 +155,24 @@ def _outside_notices(lines: list[str]) -> Iterator[str]:
     Hook output ends with its paragraph or the fence in it; a summary with the request to go on, else with
     the text.
     """
-    notice, fence, fence_in_notice = "", "", False
+    notice, fence = "", ""
     for line in lines:
-        marks = line.lstrip(" \t")[:3]
-        is_mark = marks in {"```", "~~~"}
-        if not fence and not notice:
-            notice = "hook" if _HOOK_LINE.match(line) else "summary" if _SUMMARY.match(line) else ""
-            if notice:
-                fence_in_notice = False
-                continue
-        if is_mark:
+        if not fence and not notice and (notice := _find_notice(line)):
+            continue
+        if marks := _fence_marks(line):
             fence = "" if fence == marks else fence or marks
         if not notice:
             yield line
-        elif notice == "summary":
-            notice = "" if not fence and _SUMMARY_END.search(line) else notice
-        elif (is_mark and not fence) or (not fence and not line.strip() and not fence_in_notice):
+        elif not fence and _ends_notice(line, notice):
             notice = ""
+
+
+def _find_notice(line: str) -> str:
+    """Return what begins with a line: `hook` output, a `summary`, "" for neither."""
+    return "hook" if _HOOK_LINE.match(line) else "summary" if _SUMMARY.match(line) else ""
+
+
+def _ends_notice(line: str, notice: str) -> bool:
+    if notice == "summary":
+        return _SUMMARY_END.search(line) is not None
+    return not line.strip() or _fence_marks(line) != ""

@@ -61,21 +61,28 @@ def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessa
         return None
     role = _ROLES.get(role.strip().lower(), role.strip().lower())
     content = entry.get("content")
-    parts = [content] if isinstance(content, str) else _as_list(content)
-    texts = [text for part in parts if (text := _part_text(part)) is not None]
-    files = [file for part in parts if isinstance(part, Mapping) for file in _part_files(part, role, paths)]
+    texts = _part_texts(content)
+    parts = (part for part in _as_list(content) if isinstance(part, Mapping))
+    files = [file for part in parts for file in _part_files(part, role, paths)]
     files += [file for call in _as_list(entry.get("tool_calls")) for file in _call_files(call, paths)]
     if not texts and not files:
         return None
     if role == "tool":
-        path = paths.get(str(entry.get("tool_call_id")), "")
-        files += [FilePart(path, remove_line_numbers(remove_injected_text(text)), "read") for text in texts]
+        files += _shown_files(content, entry.get("tool_call_id"), paths)
         return ChatMessage(role, "", tuple(files))
+    return ChatMessage(role, "\n".join(_own_words(role, texts, entry)), tuple(files))
+
+
+def _own_words(role: str, texts: list[str], entry: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a message without those of a program and without reasoning."""
     if role == "user":
-        texts = [] if is_injected_message(entry) else [remove_injected_text(text) for text in texts]
-    elif role == "assistant":
-        texts = [remove_reasoning(text) for text in texts]
-    return ChatMessage(role, "\n".join(texts), tuple(files))
+        return [] if is_injected_message(entry) else list(map(remove_injected_text, texts))
+    return list(map(remove_reasoning, texts)) if role == "assistant" else texts
+
+
+def _part_texts(content: object) -> list[str]:
+    parts = [content] if isinstance(content, str) else _as_list(content)
+    return [text for part in parts if (text := _part_text(part)) is not None]
 
 
 def _part_text(part: object) -> str | None:
@@ -102,14 +109,14 @@ def _part_files(part: Mapping[str, Any], role: str, paths: dict[str, str]) -> It
     elif kind == "tool_use":
         yield from _written_files(part.get("input"), str(part.get("id")), paths)
     elif kind == "tool_result":
-        path = paths.get(str(part.get("tool_use_id")), "")
-        result = part.get("content")
-        results = [result] if isinstance(result, str) else _as_list(result)
-        yield from (
-            FilePart(path, remove_line_numbers(remove_injected_text(text)), "read")
-            for item in results
-            if (text := _part_text(item)) is not None
-        )
+        yield from _shown_files(part.get("content"), part.get("tool_use_id"), paths)
+
+
+def _shown_files(content: object, call_id: object, paths: Mapping[str, str]) -> Iterator[FilePart]:
+    """Yield what the result of a tool call shows as files that it read."""
+    path = paths.get(str(call_id), "")
+    for text in _part_texts(content):
+        yield FilePart(path, remove_line_numbers(remove_injected_text(text)), "read")
 
 
 def _call_files(call: object, paths: dict[str, str]) -> Iterator[FilePart]:

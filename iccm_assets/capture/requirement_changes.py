@@ -128,9 +128,7 @@ def _find_changes(answer: str, previous: str, request: str) -> dict[str, str | N
     parts = count_parts(previous)
     if listed and not _REST.search(answer) and _is_complete(list(listed), known, requested, parts):
         return {}
-    changes: dict[str, str | None] = {**_named_changes(lines), **_removals(lines)}
-    if listed:
-        return {**changes, **listed}
+    changes: dict[str, str | None] = {**_named_changes(lines), **_removals(lines), **listed}
     numbers = set(map(get_number, known)) or set(map(str, range(1, parts + 1)))
     if not changes and len(requested) == 1 and parts > 1 and get_number(requested[0]) in numbers:
         statement = _single_statement(answer)

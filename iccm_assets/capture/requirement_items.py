@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iccm_assets.capture.requirement_talk import EXPLANATION
@@ -113,11 +113,9 @@ def apply_changes(previous: str, changes: Mapping[str, str | None]) -> str:
     items = find_items(lines)
     if not items:
         return _apply_by_position(previous, changes)
-    keys = {item.key for item in items}
+    keys = {item.key: item.key for item in items}
     by_number = {get_number(item.key): item.key for item in items}
-    by_key = {
-        key if key in keys else by_number.get(get_number(key), key): text for key, text in changes.items()
-    }
+    by_key = {keys.get(key, by_number.get(get_number(key), key)): text for key, text in changes.items()}
     result = lines[: items[0].first]
     for item, following in zip(items, [*items[1:], None], strict=True):
         text = by_key.get(item.key, "")
@@ -158,20 +156,29 @@ def _apply_by_position(previous: str, changes: Mapping[str, str | None]) -> str:
     """Change list items without numbers, or sentences, by their position."""
     lines = previous.split("\n")
     bullets = [index for index, line in enumerate(lines) if _BULLET.match(line[:MAX_LINE])]
-    parts = lines if bullets else re.split(r"((?<=[.!?])\s+|(?<=[。！？]))", previous)
-    places = bullets or list(range(0, len(parts), 2))
+    if not bullets:
+        sentences = re.split(r"((?<=[.!?])\s+|(?<=[。！？]))", previous)
+        _change_parts(sentences, range(0, len(sentences), 2), changes, is_list=False)
+        return "".join(sentences).strip()
+    _change_parts(lines, bullets, changes, is_list=True)
+    listed = frozenset(bullets)
+    return "\n".join(line for index, line in enumerate(lines) if line or index not in listed)
+
+
+def _change_parts(
+    parts: list[str], places: Sequence[int], changes: Mapping[str, str | None], *, is_list: bool
+) -> None:
     for key, text in changes.items():
-        number = get_number(key)
-        place = places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else None
-        bullet = _BULLET.match(parts[place]) if place is not None else None
+        place = _find_place(places, get_number(key))
         if place is not None:
-            parts[place] = "" if text is None else (bullet["lead"] if bullet and bullets else "") + text
+            bullet = _BULLET.match(parts[place]) if is_list and text is not None else None
+            parts[place] = f"{bullet['lead'] if bullet else ''}{text or ''}"
         elif text:
-            parts.append(f"{'- ' if bullets else ' '}{text}")
-    if bullets:
-        removed = {index for index in bullets if not parts[index]}
-        return "\n".join(part for index, part in enumerate(parts) if index not in removed)
-    return "".join(parts).strip()
+            parts.append(f"{'- ' if is_list else ' '}{text}")
+
+
+def _find_place(places: Sequence[int], number: str) -> int | None:
+    return places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else None
 
 
 def is_talk(text: str) -> bool:

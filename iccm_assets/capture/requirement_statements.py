@@ -50,6 +50,7 @@ _MARKUP = re.compile(r"</?[A-Za-z][^<>\n]{0,300}>|\\(?:begin|end|textbf|emph|lab
 _JSON_MARKS = re.compile(r"[{}\[\]]|\",|\"\s{0,3}$|(?<=:)\s{0,3}\"|^\s{0,40}\"", re.MULTILINE)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "`": "`", "「": "」", "‘": "’"}
 _WORD = re.compile(r"\w+")
+_CODE_ONLY = "it is code only"
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,24 @@ def find_requirements(text: str) -> StatementMatch:
     if not text.strip():
         return StatementMatch(None, "it is empty")
     segments = list(split_fences(text))
-    prose = "\n".join(segment for segment in segments if isinstance(segment, str))
-    reason = "it is code only" if not prose.strip() else ""
-    if prose.strip():
-        form, reason = _recognize(_unwrap(prose.strip()), "")
+    prose = "\n".join(segment for segment in segments if isinstance(segment, str)).strip()
+    form, refusal = _recognize(_unwrap(prose), "") if prose else ("", _CODE_ONLY)
+    if form:
+        return StatementMatch(_unwrap(text.strip()), form)
+    blocks = [segment for segment in segments if isinstance(segment, CodeBlock) and _is_text(segment)]
+    return _find_fenced(blocks, refusal)
+
+
+def _find_fenced(blocks: list[CodeBlock], refusal: str) -> StatementMatch:
+    """Return the requirements in the last fence with some; else the first reason that is not code."""
+    refusals = list[str]()
+    for block in reversed(blocks):
+        form, reason = _recognize(block.content, block.language)
         if form:
-            return StatementMatch(_unwrap(text.strip()), form)
-    fenced = None
-    for segment in segments:
-        if isinstance(segment, CodeBlock) and _is_text(segment):
-            form, refusal = _recognize(segment.content, segment.language)
-            fenced = StatementMatch(segment.content.strip(), form) if form else fenced
-            reason = reason if reason and reason != "it is code only" else refusal
-    return fenced or StatementMatch(None, reason)
+            return StatementMatch(block.content.strip(), form)
+        refusals.append(reason)
+    reasons = (reason for reason in (refusal, *reversed(refusals)) if reason != _CODE_ONLY)
+    return StatementMatch(None, next(reasons, _CODE_ONLY))
 
 
 def is_informal(text: str) -> bool:
@@ -117,7 +123,7 @@ def _unwrap(text: str) -> str:
 def _recognize(text: str, language: str) -> tuple[str, str]:
     """Return the form of requirements that a text has, or "" and what it is instead."""
     if not language and looks_like_code(text):
-        return "", "it is code only"
+        return "", _CODE_ONLY
     lines = _plain_lines(text, language)
     counts = _count(lines)
     if counts.explanations >= max(1, counts.statements) and counts.items < 2 and not has_numbered(lines):
@@ -182,15 +188,19 @@ def _add(counts: _Counts, sentence: str, is_item: bool) -> None:
         counts.others += 1
     elif (explained := rate_explanation(sentence)) or (not is_item and is_reason(plain)):
         counts.explanations += 0 if is_item else max(1, explained)
-    elif (is_item or not is_chat) and (
-        is_statement(sentence, is_item=is_item) or (is_item and has_priority(sentence))
-    ):
+    elif _is_required(sentence, is_item, is_chat):
         counts.statements += 1
         counts.items += is_item
         counts.formal += is_formal(sentence) or is_foreign(sentence)
     elif len(_WORD.findall(plain[:200])) > 3 and not is_chat:
         counts.others += 1
         counts.other_items += is_item
+
+
+def _is_required(sentence: str, is_item: bool, is_chat: bool) -> bool:
+    if is_item:
+        return is_statement(sentence, is_item=True) or has_priority(sentence)
+    return not is_chat and is_statement(sentence, is_item=False)
 
 
 def _forms(text: str, lines: list[str], counts: _Counts, is_data: bool) -> Iterator[str]:

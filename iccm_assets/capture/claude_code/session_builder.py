@@ -133,18 +133,18 @@ class SessionBuilder:
         """Return the content of a message, each file after the block of the tool that read or wrote it."""
         if (not line.calls and not line.results) or isinstance(line.content, str):
             return line.content
-        blocks: list[Any] = []
-        for block in line.content:
-            blocks.append(block)
-            call = line.calls.get(str(block.get("id"))) if block.get("type") == "tool_use" else None
-            if call is not None:
-                part = self._files.apply(block["id"], call, self._results.get(block["id"]))
-                blocks += [part] if part else []
-            name = str(block.get("tool_use_id"))
-            result = line.results.get(name) if block.get("type") == "tool_result" else None
-            if result is not None and (part := self._files.read(name, result)) is not None:
-                blocks[-1:] = [{key: value for key, value in block.items() if key != "output"}, part]
-        return blocks
+        return [part for block in line.content for part in self._with_file(block, line)]
+
+    def _with_file(self, block: dict[str, Any], line: TranscriptLine) -> list[Any]:
+        call = line.calls.get(str(block.get("id"))) if block.get("type") == "tool_use" else None
+        if call is not None:
+            part = self._files.apply(block["id"], call, self._results.get(block["id"]))
+            return [block, part] if part else [block]
+        name = str(block.get("tool_use_id"))
+        result = line.results.get(name) if block.get("type") == "tool_result" else None
+        if result is not None and (part := self._files.read(name, result)) is not None:
+            return [{key: value for key, value in block.items() if key != "output"}, part]
+        return [block]
 
     def _time(self, line: TranscriptLine) -> datetime | None:
         """Return the time of a message, never before that of the messages above it."""

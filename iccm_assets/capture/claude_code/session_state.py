@@ -111,26 +111,29 @@ def merge_session(
     state = stored or SessionState(())
     leaf = _latest([turn.timestamp for turn in (*new.inherited, *new.turns)])
     dead = _merge_dead(state, new, leaf)
-    turns = [turn for turn in merge_turns(state.turns, new.turns) if turn.key not in dead]
+    turns = _without(merge_turns(state.turns, new.turns), dead)
     known = state.foreign.difference(reclaimed)
     foreign = known.union(owners) & {turn.key for turn in turns}
-    shared = [turn for turn in turns if turn.key in owners]
-    own = [turn for turn in turns if turn.key not in foreign]
+    own = _without(turns, foreign)
     state = SessionState(
         tuple(own),
         find_root(new, stored),
         _latest([state.leaf, leaf]),
         dead,
         foreign.union(known, (turn.key for turn in new.inherited)),
-        new.parent or next((owners[turn.key] for turn in reversed(shared)), None),
+        new.parent or next((owners[turn.key] for turn in reversed(turns) if turn.key in owners), None),
         state.context,
     )
     if new.inherited or foreign:
         # Turns of a session that is gone are nobody's source.
-        present = (turn for turn in turns if turn.key not in foreign or turn.key in owners)
+        present = _without(turns, foreign.difference(owners))
         chain = merge_turns((), (*new.inherited, *present))
         return replace(state, context=_find_context(own, chain) if with_context else ())
     return _renew_context(state)
+
+
+def _without(turns: Collection[Turn], keys: Collection[str]) -> list[Turn]:
+    return [turn for turn in turns if turn.key not in keys]
 
 
 def find_givers(stored: SessionState | None, new: SessionTurns, owners: Mapping[str, str]) -> frozenset[str]:

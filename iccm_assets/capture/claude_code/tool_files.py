@@ -63,16 +63,23 @@ def parse_attachment(attachment: Mapping[str, Any]) -> FilePart | None:
     """Return the file that the developer attached or mentioned, None for any other attachment."""
     if str(attachment.get("type")) not in {"file", "already_read_file", "selected_lines_in_ide"}:
         return None
-    content = attachment.get("content")
-    file = content.get("file") if isinstance(content, Mapping) else None
-    text = file.get("content") if isinstance(file, Mapping) else content
-    if isinstance(content, Mapping) and not isinstance(text, str):
-        text = content.get("text", content.get("content"))
+    text, is_shown = _attached_text(attachment.get("content"))
     names = (attachment.get("displayPath"), attachment.get("filename"))
     path = next((name for name in names if isinstance(name, str) and name), "")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_FILE_CHARS:
         return None
-    return make_part(path, text if isinstance(file, Mapping) else clean_shown_file(text), "attached")
+    return make_part(path, clean_shown_file(text) if is_shown else text, "attached")
+
+
+def _attached_text(content: object) -> tuple[object, bool]:
+    """Return the text in an attachment, and whether it is as the Read tool shows it."""
+    if not isinstance(content, Mapping):
+        return content, True
+    file = content.get("file")
+    text = file.get("content") if isinstance(file, Mapping) else None
+    if not isinstance(text, str):
+        text = content.get("text", content.get("content"))
+    return text, not isinstance(file, Mapping)
 
 
 def parse_call(block: Mapping[str, Any]) -> ToolCall | None:
@@ -83,13 +90,16 @@ def parse_call(block: Mapping[str, Any]) -> ToolCall | None:
     if name == _PLAN_TOOL:
         path = values.get("planFilePath")
         return ToolCall(path if isinstance(path, str) else "plan.md", _text(values, "plan"), is_plan=True)
-    if isinstance(command := values.get("command"), str) and _text(values, *_PATH_KEYS) is None:
-        if (shell := parse_shell_command(command)) is None:
-            return None
-        return ToolCall(shell.path, shell.text, reads=shell.text is None)
-    path = _text(values, *_PATH_KEYS)
-    if path is None or name == _NOTEBOOK_TOOL:
-        return None if path is None else ToolCall(path)
+    if (path := _text(values, *_PATH_KEYS)) is not None:
+        return _parse_file_call(name, path, values)
+    command = values.get("command")
+    shell = parse_shell_command(command) if isinstance(command, str) else None
+    return None if shell is None else ToolCall(shell.path, shell.text, reads=shell.text is None)
+
+
+def _parse_file_call(name: str, path: str, values: Mapping[str, Any]) -> ToolCall | None:
+    if name == _NOTEBOOK_TOOL:
+        return ToolCall(path)
     if edits := _parse_edits(values):
         return ToolCall(path, edits=edits)
     text = _text(values, *_TEXT_KEYS)
@@ -115,27 +125,32 @@ def hide_output(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_result(block: Mapping[str, Any], details: object) -> ToolResult:
     """Return the result in a ``tool_result`` block; ``details`` is what the line says about it besides."""
-    failed = block.get("is_error") is True
     details = details if isinstance(details, Mapping) else {}
-    file = details.get("file")
-    original, plan = details.get("originalFile"), details.get("plan")
-    text, is_complete = _result_text(block.get("content")), True
-    if isinstance(file, Mapping) and isinstance(file.get("content"), str):
-        text = file["content"]
-        start, count, total = (file.get(key) for key in ("startLine", "numLines", "totalLines"))
-        if isinstance(start, int) and isinstance(count, int) and isinstance(total, int):
-            is_complete = start <= 1 and count >= total
-    elif text is not None:
-        first = _LINE_NUMBER.match(text)
-        is_complete = first is None or int(first[1]) <= 1
-        text = clean_shown_file(text)
+    text, is_complete = _shown_file(block.get("content"), details.get("file"))
     return ToolResult(
-        failed,
+        block.get("is_error") is True,
         text if text is not None and len(text) <= MAX_FILE_CHARS else None,
         is_complete,
-        original if isinstance(original, str) else None,
-        plan if isinstance(plan, str) else None,
+        _text(details, "originalFile"),
+        _text(details, "plan"),
     )
+
+
+def _shown_file(content: object, file: object) -> tuple[str | None, bool]:
+    """Return the text that a result shows and whether it is complete; the line may hold the ``file``."""
+    if isinstance(file, Mapping) and isinstance(file.get("content"), str):
+        return file["content"], _is_whole(file)
+    if (text := _result_text(content)) is None:
+        return None, True
+    first = _LINE_NUMBER.match(text)
+    return clean_shown_file(text), first is None or int(first[1]) <= 1
+
+
+def _is_whole(file: Mapping[str, Any]) -> bool:
+    start, count, total = (file.get(key) for key in ("startLine", "numLines", "totalLines"))
+    if isinstance(start, int) and isinstance(count, int) and isinstance(total, int):
+        return start <= 1 and count >= total
+    return True
 
 
 def clean_shown_file(text: str) -> str:
@@ -164,21 +179,22 @@ class FileHistory:
     def apply(self, call_id: str, call: ToolCall, result: ToolResult | None) -> FilePart | None:
         """Apply a tool call; return the file that it wrote, None if it wrote none or failed."""
         self.calls[call_id] = call
-        if call.reads or (result is None and not call.is_plan) or (result is not None and result.failed):
+        # A plan is written before its result; every other call counts with one.
+        result = result or ToolResult(failed=not call.is_plan)
+        if call.reads or result.failed:
             return None
-        text = call.text
-        if call.is_plan and text is None and result is not None:
-            text = result.plan
-        if call.edits:
-            known = (
-                self._texts.get(call.path) if result is None or result.original is None else result.original
-            )
-            text = self._edit(known, call.edits)
+        text = self._written_text(call, result)
         if text is None or len(text) > MAX_FILE_CHARS:
             self._texts.pop(call.path, None)
             return None
         self._texts[call.path] = text
         return make_part(call.path, text, "written") if text.strip() else None
+
+    def _written_text(self, call: ToolCall, result: ToolResult) -> str | None:
+        if call.edits:
+            known = self._texts.get(call.path) if result.original is None else result.original
+            return self._edit(known, call.edits)
+        return result.plan if call.is_plan and call.text is None else call.text
 
     def read(self, call_id: str, result: ToolResult) -> FilePart | None:
         """Return the file that a tool read and the result shows."""

@@ -200,9 +200,7 @@ def _add_message(line: TranscriptLine, entry: Mapping[str, Any], kind: str) -> N
         _add_user_message(line, entry)
     if not content:
         line.skipped = "empty"
-        line.kind = "answer" if role == "assistant" else "link"
-    blocks = [block for block in raw if isinstance(block, Mapping)] if isinstance(raw, list) else []
-    _add_tools(line, blocks, entry.get("toolUseResult"))
+    _add_tools(line, raw if isinstance(raw, list) else [], entry.get("toolUseResult"))
 
 
 def _add_user_message(line: TranscriptLine, entry: Mapping[str, Any]) -> None:
@@ -220,8 +218,9 @@ def _add_user_message(line: TranscriptLine, entry: Mapping[str, Any]) -> None:
         line.is_root = "parentUuid" in entry and line.parent is None and not continues
 
 
-def _add_tools(line: TranscriptLine, blocks: list[Mapping[str, Any]], details: object) -> None:
+def _add_tools(line: TranscriptLine, content: list[Any], details: object) -> None:
     """Add the tool calls of an answer, or the tool results of a message."""
+    blocks = [block for block in content if isinstance(block, Mapping)]
     for block in blocks:
         if line.kind == "answer" and block.get("type") == "tool_use" and isinstance(block.get("id"), str):
             if (call := parse_call(block)) is not None:
