@@ -72,7 +72,7 @@ class Encoder:
     def _encode_container(self, kind: type, value: Any, depth: int) -> str:
         if depth >= MAX_DEPTH:
             raise NestingTooDeepError
-        if kind is dict or _is_plain_dict(kind):
+        if _is_plain_dict(kind):
             pairs = [
                 "[" + self.encode(key, depth + 1) + "," + self.encode(item, depth + 1) + "]"
                 for key, item in dict.items(value)
@@ -84,7 +84,7 @@ class Encoder:
                 return self._count('["' + name + '",[' + items + "]]")
         if kind is MAPPING_PROXY:
             copy = kind.copy(value)
-            if type(copy) is dict or _is_plain_dict(type(copy)):
+            if _is_plain_dict(type(copy)):
                 return self._encode_container(type(copy), copy, depth + 1)
         own_equality = _has_own_equality(kind)
         return self._count('["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]"))
@@ -97,7 +97,9 @@ class Encoder:
 
 
 def _is_plain_dict(kind: type) -> bool:
-    """The standard library's dicts, which honest code returns where a dict is expected."""
+    """A dict, or one of the standard library's, which honest code returns where a dict is expected."""
+    if kind is dict:
+        return True
     collections = sys.modules.get("collections")
     names = ("OrderedDict", "defaultdict", "Counter")
     return collections is not None and any(kind is getattr(collections, name, None) for name in names)

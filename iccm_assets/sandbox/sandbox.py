@@ -217,11 +217,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         ):
             reply = self._parse_reply()
             if reply:
-                reply = replace(reply, wall=max(reply.cpu, reply.wall - self._imposed_wait))
-                # A case killed for a limit has that outcome, not the one that the init process observed.
-                if reply.kind == "signal" and self.group and self.group.was_killed_for_memory():
-                    exceeded = exceeded or "memory"
-                return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
+                return self._complete(reply, exceeded)
             if launcher.wait_readable(self.running.replies, self._interval):
                 piece = os.read(self.running.replies, 1 << 16)
                 if not piece:
@@ -234,6 +230,13 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 self.running.init_process.kill_in_namespace(pid)
         out_of_memory = self.group is not None and self.group.was_killed_for_memory()
         return CaseOutcome("memory" if out_of_memory else "lost", wall=time.monotonic() - started)
+
+    def _complete(self, reply: CaseOutcome, exceeded: str) -> CaseOutcome:
+        """Return the outcome in its own time; a case killed for a limit has that limit as its kind."""
+        reply = replace(reply, wall=max(reply.cpu, reply.wall - self._imposed_wait))
+        if reply.kind == "signal" and self.group and self.group.was_killed_for_memory():
+            exceeded = exceeded or "memory"
+        return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
 
     def _exceeded_limit(self, remaining: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
