@@ -159,7 +159,7 @@ MEMORY = [
                     size = 12 << 30
                     read(native_map(size, 1, 0x4022), size, 2 << 20)
                     time.sleep(60)
-            time.sleep(3)
+            time.sleep(8)
             return 1
         """,
         native=True,
