@@ -122,7 +122,7 @@ def make_noisy_candidate(platform: Platform, noise: float, tmp_path: Path) -> st
         serving = versions.get_production_version(conn)
     assert serving is not None
     staging = tmp_path / "staging"
-    shutil.copytree(serving.path, staging)
+    shutil.copytree(ModelStore(platform.home).get_path(serving.digest), staging)
     for path in [staging, *staging.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     (staging / "MANIFEST.json").unlink()
