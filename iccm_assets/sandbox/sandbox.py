@@ -318,8 +318,9 @@ def _process_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
         "RLIMIT_CPU": max(1, int(remaining.cpu) + 1),
         # Writable private memory. Above the total limit, because thread stacks count whole.
         "RLIMIT_DATA": (settings.judge.memory_mib << 20) + (1 << 30),
-        # All of it, reserved memory, too: bounds the page tables of one process.
-        "RLIMIT_AS": settings.judge.memory_mib << 25,
+        # All of it, reserved memory, too. Page tables are 1/512 of it, so those of 64 processes stay near the
+        # total limit, however fast they are filled between two samples (1 GiB was seen at 32 times).
+        "RLIMIT_AS": 9 * settings.judge.memory_mib << 20,
         "RLIMIT_FSIZE": 32 << 20,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,

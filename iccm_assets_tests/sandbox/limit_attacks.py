@@ -156,7 +156,7 @@ MEMORY = [
         def f():
             for _ in range(60):
                 if os.fork() == 0:
-                    size = 12 << 30
+                    size = 17 << 28  # about the largest that a process may map
                     read(native_map(size, 1, 0x4022), size, 2 << 20)
                     time.sleep(60)
             time.sleep(8)

@@ -52,10 +52,8 @@ def test_memory_that_no_process_shows_ends_by_the_memory_limit(attack, largest_s
     before = snapshot()
     for result in run_twice(attack.source, settings):
         assert {case.verdict for case in result.results} <= attack.verdicts, result.results
-    # Sixty processes fill page tables faster than they are sampled: up to 2 times the limit was measured.
-    tolerance = 3 if attack.name.endswith("only read, in many processes") else TOLERANCE
     if not attack.estimated:
-        assert largest_sample() <= tolerance * (settings.judge.memory_mib << 20)
+        assert largest_sample() <= TOLERANCE * (settings.judge.memory_mib << 20)
     assert_unchanged(before)
 
 

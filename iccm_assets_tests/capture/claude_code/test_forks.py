@@ -325,7 +325,9 @@ def test_a_preview_sees_the_forks_in_its_files(settings, copy, parent_first):
     preview = TranscriptPreview(settings)
     for transcript in (first, second, third) if parent_first else (second, third, first):
         preview.add_transcript(transcript.read())
-    found = {session.session_id: session.exchange for session in preview.sessions()}
-    assert (found["parent"].source, found["parent"].requirements) == (ADD, ADD_REQUIREMENTS)
-    assert (found["child"].source, found["child"].requirements) == (ADD, SHORTER)
-    assert found["other"].requirements is None and "since it continued session" in found["other"].reason
+    exchanges = {session.session_id: session.exchange for session in preview.sessions()}
+    assert (exchanges["parent"].source, exchanges["parent"].requirements) == (ADD, ADD_REQUIREMENTS)
+    assert (exchanges["child"].source, exchanges["child"].requirements) == (ADD, SHORTER)
+    assert (
+        exchanges["other"].requirements is None and "since it continued session" in exchanges["other"].reason
+    )
