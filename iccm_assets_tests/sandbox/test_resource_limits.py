@@ -85,6 +85,7 @@ def ignored():
         if os.fork() == 0:
             os._exit(0)
         time.sleep(0.002)
+    time.sleep(0.2)  # a child that ends during the wait is returned by it, unlike with a real SIG_IGN
     try:
         os.wait()
     except ChildProcessError:
