@@ -5,17 +5,23 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test check format clean
+.PHONY: help install demo dev test test-all mutate check docs constraints format clean
 
 help:  ## print the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## create .venv and install everything
 
-$(INSTALLED): pyproject.toml
+# One line for each package, and what pip says on standard error.
+$(INSTALLED): SHELL := /bin/bash
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[offline,dev]'
+	@echo "installing the packages of constraints.txt, 2.5 GB"
+	@set -o pipefail; $(BIN)/python -u -m pip install --progress-bar off --constraint constraints.txt \
+	    --editable '.[offline,dev]' | while read -r verb name rest; do case $$verb in \
+	    Collecting) echo "  $$((++n)) $${name%%[^-_.A-Za-z0-9]*}" ;; \
+	    Installing) test "$$name" != collected || echo "  unpacking all of them, for some minutes" ;; esac; done
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole loop on the reference world, then a report
@@ -24,15 +30,37 @@ demo: $(INSTALLED)  ## the whole loop on the reference world, then a report
 dev: $(INSTALLED)  ## database, gateway, Dagster UI and daemon; Ctrl-C ends them
 	$(BIN)/iccm dev
 
-test: $(INSTALLED)  ## all tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+# Two workers; libraries that start threads of their own would only be in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-check: $(INSTALLED)  ## lint, formatting, types, import contracts, names
+test: $(INSTALLED)  ## what the product promises, in minutes
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: test  ## also whole demos, daemons, the browser, killed processes, long searches
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m "hypothesis and not slow" --hypothesis-profile=long $(PYTEST_ARGS)
+
+mutate: $(INSTALLED)  ## plant small faults in what decides, count those the tests notice (half an hour)
+	$(BIN)/python scripts/mutate.py $(MUTATE_ARGS)
+
+check: $(INSTALLED)  ## lint, formatting, types, import contracts, names, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy iccm_assets scripts
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python scripts/check_names.py
+	$(BIN)/python -m scripts.generate_reference --check
+	$(SITE) --strict
+
+# The theme announces on every build that mkdocs 2 will be incompatible; pyproject.toml has the bound.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs: $(INSTALLED)  ## write the reference pages from the code, build the site into build/site
+	$(BIN)/python -m scripts.generate_reference
+	$(SITE)
+
+constraints: $(INSTALLED)  ## resolve the dependencies again, write constraints.txt
+	$(BIN)/python scripts/refresh_constraints.py
 
 format: $(INSTALLED)  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .

@@ -3,7 +3,8 @@
 ``python -m benchmarks.stub_backend --port 0`` runs the real gateway with it, on the configured database. A
 version named in the JSON object ``--faults`` fails: ``{"v2": "hang"}``; the faults are ``error``, ``hang``,
 ``empty``, ``binary``, ``unstorable``, ``huge`` and ``unloadable``. ``--seconds`` is the duration of a batch;
-while the file ``--hold`` exists, no batch finishes.
+while the file ``--hold`` exists, no batch finishes. ``--lookup-seconds`` is the time that the database has to
+name the owner of a session.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iccm_assets.errors import ModelError
+from iccm_assets.gateway import session_owners
 from iccm_assets.gateway.batching import Backend, BackendResponse, DynamicBatcher
 from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.gateway.routing import ModelLocation
@@ -67,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--faults", type=json.loads, default={})
+    parser.add_argument("--lookup-seconds", type=float, default=session_owners.LOOKUP_TIMEOUT_SECONDS)
     options = parser.parse_args(arguments)
+    session_owners.LOOKUP_TIMEOUT_SECONDS = options.lookup_seconds
     configure_logging()
     settings = get_settings()
     listening = listen("127.0.0.1", options.port, settings)

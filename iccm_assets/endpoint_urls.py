@@ -79,7 +79,7 @@ def _address(number: int, text: str) -> EndpointAddress:
         raise ValueError(f"part {number} is not {ENDPOINT_FORMAT}: {_url_error(error)}") from None
     if url.username is not None or url.password is not None:
         raise ValueError(
-            f"part {number} holds a password; keys come from the environment (docs/orchestra.md)"
+            f"part {number} holds a password; keys come from the environment (docs/how-to/orchestra.md)"
         )
     if url.query:
         raise ValueError(f"part {number} has a query (?…), which belongs in ICCM_ENDPOINTS__REQUEST")

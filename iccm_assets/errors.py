@@ -8,7 +8,9 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     ├── DatabaseError
     │   ├── DatabaseUnreachableError
     │   └── EmbeddedServerError
-    ├── InputError             a file or request that cannot be read
+    ├── InputError             a file or request that cannot be used
+    │   ├── UsageError         options that are not valid together, or a value out of range
+    │   ├── RecordNotFoundError
     │   ├── TestSuiteError
     │   ├── SkippedFilesError
     │   └── SessionOwnershipError
@@ -23,6 +25,7 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     ├── SandboxUnavailableError
     ├── MissingPackageError
     ├── OrchestraError
+    ├── AddressError           the address to listen on is in use or does not exist
     ├── AlertError
     ├── GatewayError
     └── OperationNotAllowedError    the gate, a lock or a rule forbids it
@@ -33,8 +36,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its class name if it has none."""
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of a text or of an error's text, or its class name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -83,7 +86,15 @@ class EmbeddedServerError(DatabaseError):
 
 
 class InputError(IccmError):
-    """The input cannot be read; nothing was stored."""
+    """The input cannot be used; nothing was stored."""
+
+
+class UsageError(InputError):
+    """The command line is not valid; nothing was done."""
+
+
+class RecordNotFoundError(InputError):
+    """Not found; nothing was changed."""
 
 
 class TestSuiteError(InputError):
@@ -142,6 +153,10 @@ class OrchestraError(IccmError):
     """The orchestra is misconfigured or unreachable; no score was given."""
 
 
+class AddressError(IccmError):
+    """The address cannot be used; nothing was started."""
+
+
 class AlertError(IccmError):
     """An alert did not reach every channel; it stays in the outbox and is retried."""
 
@@ -151,4 +166,4 @@ class GatewayError(IccmError):
 
 
 class OperationNotAllowedError(IccmError):
-    """This is not allowed in the current state; nothing was changed."""
+    """Conflict with the current state; nothing was changed."""

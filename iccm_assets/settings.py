@@ -11,8 +11,9 @@ The profile is ``local`` (``profiles/local.toml``: what the packaged demo model 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ PACKAGE = Path(__file__).parent
 PACKAGED_MODEL = PACKAGE / "simulation" / "data" / "base_model"
 PACKAGED_REHEARSAL = PACKAGE / "simulation" / "data" / "rehearsal.jsonl.gz"
 PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
+# A conversation with an impossible time does not add partitions before this day.
+MIN_FIRST_DAY = date(2000, 1, 1)
 
 
 class SettingsGroup(BaseModel):
@@ -268,6 +271,12 @@ class ScoringSettings(SettingsGroup):
     time_budget_seconds: float = Field(
         240.0, gt=0, description="Time budget of one scoring pass; remaining texts are left to the next pass."
     )
+    recorded_sessions_per_day: int = Field(
+        200,
+        ge=0,
+        description="Sessions of a day without tests that are scored on a suite recorded from their source "
+        "while the day lasts; 0: none. Conversations whose requirements were accepted do not count.",
+    )
 
 
 class EndpointMemberSettings(SettingsGroup):
@@ -288,7 +297,7 @@ class EndpointMemberSettings(SettingsGroup):
 
 
 class EndpointSettings(EndpointMemberSettings):
-    """Requests to the chat endpoints of the orchestra; API keys are not settings (docs/orchestra.md)."""
+    """Requests to chat endpoints of the orchestra; API keys are not settings (docs/how-to/orchestra.md)."""
 
     connect_seconds: float = Field(5.0, gt=0, description="Connect timeout.")
     concurrency: int = Field(4, ge=1, le=256, description="Concurrent requests to one URL.")
@@ -559,6 +568,16 @@ class Settings(BaseSettings):
     )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
     compute: Literal["local"] = Field("local", description="Where worker processes run.")
+    first_day: date | None = Field(
+        None,
+        ge=MIN_FIRST_DAY,
+        description="First daily partition, as YYYY-MM-DD (UTC); unset: 2025-01-01. `iccm dev` and `iccm env`"
+        " set it to the day of the first conversation where that is earlier, or where it is unset.",
+    )
+    owners: str = Field(
+        "team:ml-platform",
+        description="Owners of the assets in Dagster, comma separated: `team:NAME`, or an e-mail address.",
+    )
 
     capture: CaptureSettings = CaptureSettings()
     curation: CurationSettings = CurationSettings()
@@ -585,6 +604,15 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
         return value
+
+    @field_validator("owners", mode="after")
+    @classmethod
+    def _check_owners(cls, value: str) -> str:
+        owners = [owner.strip() for owner in value.split(",")]
+        for owner in owners:
+            if not re.fullmatch(r"team:\w[\w-]*|[^@\s]+@[^@\s]+\.\w+", owner):
+                raise ValueError(f"{owner!r} is neither team:NAME nor an e-mail address")
+        return ",".join(owners)
 
     @field_validator("orchestra", mode="after")
     @classmethod

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import hypothesis
 import psutil
-import psycopg
 import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db.database import create_engine_for, upgrade
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.settings import Settings, load_settings
+from iccm_assets_tests.factories.databases import DatabasePool
 
 # A console keeps the width it finds when it is made, which is at the first import of the command line, by
 # whatever test comes first.
 os.environ["COLUMNS"] = "200"
 
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+# A busy machine is slow, not wrong: no example has a deadline. `make test-all` searches three times as long.
+hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None)
+hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=300)
+hypothesis.settings.load_profile("quick")
+
+MAX_ID_LENGTH = 1000
 _PREFIX = f"iccm-tests-{os.geteuid()}-"
 
 
@@ -34,6 +42,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text by its length: the id of the running test is in the environment of each subprocess."""
+    is_long = isinstance(val, str | bytes) and len(val) > MAX_ID_LENGTH
+    return f"{argname} of {len(val)}" if is_long else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return fail_without_tool((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return fail_without_tool((yield))
+
+
+def fail_without_tool(report: Report) -> Report:
+    """In continuous integration a skip whose reason is that the test "needs" a tool is a failure."""
+    if os.environ.get("CI") and report.skipped and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        if reason.startswith("Skipped: needs "):
+            report.outcome = "failed"
+            report.longrepr = f"{path}:{line}: {reason.removeprefix('Skipped: ')}, which CI has to provide"
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -65,24 +99,24 @@ def server_url() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def databases(server_url: str) -> Iterator[DatabasePool]:
+    pool = DatabasePool(server_url)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def new_database(server_url: str) -> Iterator[Callable[..., str]]:
+def new_database(databases: DatabasePool) -> Iterator[Callable[..., str]]:
     """Makes databases that are dropped after the test: `new_database()` migrated, `(empty=True)` bare."""
     made: list[str] = []
 
     def make(*, empty: bool = False) -> str:
-        name = f"test_{secrets.token_hex(6)}"
-        template = "template0" if empty else "iccm"
-        with psycopg.connect(_maintenance(server_url), autocommit=True) as conn:
-            conn.execute(f"create database {name} template {template}")
-        made.append(name)
-        return sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+        made.append(databases.take(empty=empty))
+        return made[-1]
 
     yield make
-    with psycopg.connect(_maintenance(server_url), autocommit=True) as conn:
-        for name in made:
-            conn.execute(f"drop database if exists {name}_dagster with (force)")
-            conn.execute(f"drop database if exists {name} with (force)")
+    databases.drop(made)
 
 
 @pytest.fixture
@@ -98,10 +132,6 @@ def settings(engine: sa.Engine, tmp_path: Path) -> Settings:
     """Settings of a platform with an empty home and the database of `engine`."""
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     return load_settings(home=tmp_path / "home", database_url=url)
-
-
-def _maintenance(url: str) -> str:
-    return sa.make_url(url).set(database="postgres").render_as_string(hide_password=False)
 
 
 def _end_servers_of_killed_sessions() -> None:

@@ -72,7 +72,7 @@ SOURCES = {
     ),
     "documentation": lambda: (
         path.read_text(encoding="utf-8")
-        for path in (*DOCS.rglob("*.md"), DOCS.parent / "README.md")
+        for path in (*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md"))
         if path.name != "guarantees.md"
     ),
 }
@@ -88,6 +88,8 @@ def test_no_text_that_a_user_reads_has_a_contract_id(source: str) -> None:
 
 def test_the_package_has_no_retired_names_and_no_name_twice() -> None:
     assert list(check_names.check(check_names.PACKAGE)) == []
+    for folder in check_names.OTHER_CODE:
+        assert list(check_names.check_identifiers(folder)) == []
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def test_the_package_has_no_retired_names_and_no_name_twice() -> None:
         ("MOST_ROWS = 3", "retired name `MOST_ROWS`"),
         ("self.found = 3", "retired name `found`"),
         ("raise ValueError('not allowed (E3)')", "contract id E3"),
+        ("raise ValueError('not allowed (R1-R9)')", "contract id R1-R9"),
+        ("raise ValueError('allowed by L1–L13')", "contract id L1–L13"),
         ("class Row: pass\n", "class `Row` stands in 2 places"),
     ],
 )

@@ -64,6 +64,10 @@ def test_the_environment_is_stronger_than_the_profile(monkeypatch: pytest.Monkey
         ("ICCM_DATABASE_URL", "sqlite:///x.db", "postgresql://"),
         ("ICCM_SANDBOX", "none", "ICCM_SANDBOX"),
         ("ICCM_PROFILE", "staging", "ICCM_PROFILE"),
+        ("ICCM_OWNERS", "ml-platform", "'ml-platform' is neither team:NAME nor an e-mail address"),
+        ("ICCM_OWNERS", "team:a,", "'' is neither"),
+        ("ICCM_FIRST_DAY", "0001-01-01", "ICCM_FIRST_DAY"),
+        ("ICCM_FIRST_DAY", "yesterday", "ICCM_FIRST_DAY"),
     ],
 )
 def test_an_unknown_variable_or_an_impossible_value_is_an_error_that_names_it(

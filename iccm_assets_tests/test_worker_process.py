@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from iccm_assets.worker_process import EXIT_STATUS, PARENT_PID_ENV, parent_env
-from iccm_assets_tests.training.factories import tiny_job
+from iccm_assets_tests.factories.training_jobs import tiny_job
 
 PARENT_CODE = """
 import subprocess, sys, time
@@ -73,7 +73,7 @@ dagster_pipes.open_dagster_pipes = lambda: time.sleep(60)
 worker.main()
 """
     environment = {**os.environ, PARENT_PID_ENV: str(dead_parent.pid)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, timeout=240, check=False)
     assert result.returncode == EXIT_STATUS
 
 

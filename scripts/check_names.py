@@ -1,7 +1,8 @@
-"""Check the names of the package against its language rules; `make check` runs this.
+"""Check names against the rules of the language; `make check` runs this.
 
-Fails on retired identifiers (variables, arguments, attributes, functions), on public classes and modules that
-share a name, and on contract ids in strings that a user can see.
+Fails on retired identifiers (variables, arguments, attributes, functions) in the package, its tests, the
+benchmarks and the scripts; in the package also on public classes and modules that share a name, and on
+contract ids in strings that a user can see.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "iccm_assets"
+OTHER_CODE = tuple(ROOT / name for name in ("iccm_assets_tests", "benchmarks", "scripts"))
 # Words that are no names: pronouns, participles and adverbs that say nothing about the value.
 RETIRED_NAMES = frozenset(
     {"one", "found", "told", "said", "seen", "mine", "theirs", "beside", "asked", "wanted", "gone", "taken"}
@@ -27,9 +30,10 @@ RETIRED_PATTERNS = (
 # A point in time, a column of the contract, and a rule of the grammar.
 ALLOWED_NAMES = frozenset({"as_of", "duplicate_of", "any_of"})
 SHARED_MODULES = frozenset({"__init__", "checks", "queries", "assets"})
-# A rule of the contract (docs/reference/guarantees.md), such as F1 or R11; T5 is also an architecture.
+# A rule of the contract (docs/reference/guarantees.md), such as F1 or R11, or a range such as R1-R9; T5 is
+# also an architecture.
 CONTRACT_ID = re.compile(
-    r"(?<![-\w])(?:A[1-3]|C(?:[1-9]|10|3[ab])|D[1-7]|E[1-5]|F[1-4]|G[1-9]|J[1-6]|K[1-6]|L(?:[1-9]|1[0-3])"
+    r"(?<![-\w])(?:[A-X]\d{1,2}[-–][A-X]\d{1,2}|A[1-3]|C(?:[1-9]|10|3[ab])|D[1-7]|E[1-5]|F[1-4]|G[1-9]|J[1-6]|K[1-6]|L(?:[1-9]|1[0-3])"
     r"|M[1-3]|O[1-3]"
     r"|P[1-6]|R(?:[1-9]|1[0-2])|S[1-5]|T[1-46-8]|T5(?!,| model)|U[1-6]|V[1-6]|X[1-6])(?![-\w])"
 )
@@ -40,21 +44,28 @@ SHOWN_DECORATOR = re.compile(r"(\.command|\.callback|dg\.(asset|op|job|sensor|sc
 
 def main() -> int:
     """Print every violation; return 1 if there is one."""
-    problems = list(check(PACKAGE))
+    problems = [*check(PACKAGE), *chain.from_iterable(map(check_identifiers, OTHER_CODE))]
     sys.stdout.write("\n".join(problems or ["names: no violations"]) + "\n")
     return int(bool(problems))
 
 
+def check_identifiers(folder: pathlib.Path) -> Iterator[str]:
+    """Yield each retired identifier below ``folder`` as ``path:line: message``."""
+    for path in sorted(folder.rglob("*.py")):
+        where = path.relative_to(folder.parent).as_posix()
+        for line, name in identifiers(ast.parse(path.read_text(encoding="utf-8"))):
+            if name not in ALLOWED_NAMES and is_retired(name):
+                yield f"{where}:{line}: retired name `{name}`"
+
+
 def check(package: pathlib.Path) -> Iterator[str]:
     """Yield each violation below ``package`` as ``path:line: message``."""
+    yield from check_identifiers(package)
     classes: dict[str, list[str]] = collections.defaultdict(list)
     modules: dict[str, list[str]] = collections.defaultdict(list)
     for path in sorted(package.rglob("*.py")):
         where = path.relative_to(package.parent).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for line, name in identifiers(tree):
-            if name not in ALLOWED_NAMES and is_retired(name):
-                yield f"{where}:{line}: retired name `{name}`"
         is_history = path.parent.name == "versions"  # migrations that were applied do not change
         for line, text in () if is_history else visible_strings(tree):
             if match := CONTRACT_ID.search(text):

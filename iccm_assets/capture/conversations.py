@@ -83,12 +83,15 @@ def store_conversation(
     return StoredConversation(conversation_id, row.exchange)
 
 
-def preview_conversation(conversation: Conversation, settings: Settings) -> Exchange:
-    """Return the example that storing a conversation would extract, from its sanitized and redacted texts.
+def preview_conversation(conversation: Conversation, settings: Settings) -> tuple[Exchange, str | None]:
+    """Return what storing a conversation would extract: its example, and the origin of its suite if any.
+
+    Both come from its sanitized and redacted texts.
 
     Raises ``InputError`` where ``store_conversation`` does for the conversation alone.
     """
-    return prepare_conversation(conversation, settings).exchange
+    prepared = prepare_conversation(conversation, settings)
+    return prepared.exchange, prepared.values["test_suite_origin"]
 
 
 def erased_session_key(session_id: str) -> str:
@@ -169,6 +172,10 @@ _MOVE_TEXT = text(
     where id = :id
     """
 )
+_FOUND_BEFORE = """
+    select r.test_suite::text, r.test_suite_origin from iccm.requirements r
+    where r.test_suite_origin in ('collected', 'recorded') and r.source_sha256 = :source_sha256
+"""
 _UNSCORED = """
     test_pass_rate = null, implementation_variance = null, api_compatibility = null, scored_at = null,
     judge_version = null, orchestra = null, evidence = null
@@ -203,7 +210,14 @@ def _upsert_response(conn: Connection, row: PreparedConversation, item: Prepared
 
 
 def _upsert_text(conn: Connection, values: dict[str, Any], condition: str) -> bool:
-    """Insert the requirements row that ``condition`` identifies, or update it. Return whether it changed."""
+    """Insert the requirements row that ``condition`` identifies, or update it. Return whether it changed.
+
+    A suite that was collected for, or recorded from, the same source stays where no other came.
+    """
+    if values["test_suite"] is None:
+        before = conn.execute(text(f"{_FOUND_BEFORE} and {condition}"), values).one_or_none()
+        if before is not None:
+            values = {**values, "test_suite": before[0], "test_suite_origin": before[1]}
     stored = conn.execute(
         text(
             f"""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from iccm_assets.capture.collected_suites import collect_suite
 from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_exchanges
+from iccm_assets.capture.messages import ChatMessage, FilePart, parse_messages
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
@@ -41,7 +43,8 @@ class Conversation:
     ``messages`` are ordered, ``[{role, content}]``. ``requirements`` and ``source_code`` name the accepted
     text and the source; without them, they are extracted from the messages. ``responses`` are added to
     the session's stored ones, by request id. ``rating`` rates the session. ``timestamp`` is the acceptance
-    and sets the day; None means now, or the stored timestamp. ``token_name``: of the token it came with. (C3)
+    and sets the day; None means now, or the stored timestamp. ``token_name``: of the token it came with.
+    ``repository``: test files of the project, which are not stored; one may become the session's suite. (C3)
     """
 
     session_id: str
@@ -58,6 +61,7 @@ class Conversation:
     comment: str | None = None
     token_name: str | None = None
     test_suite_origin: str = "attached"
+    repository: tuple[FilePart, ...] = ()
 
 
 def sha256_of_source(source: str | None) -> str | None:
@@ -140,6 +144,13 @@ def prepare_conversation(conversation: Conversation, settings: Settings) -> Prep
         if counts:
             metadata = {**metadata, name: counts}
     exchange = extract_exchange(content, metadata, suite)
+    origin = conversation.test_suite_origin
+    if suite is None and exchange.source is not None:
+        shown = ChatMessage("tool", "", conversation.repository)
+        suite = collect_suite([shown, *parse_messages(content)], exchange.source)
+        suite = sanitizer.clean_suite(suite)  # the files of the repository are as they were
+        suite = redact_document(suite)[0] if settings.capture.redact else suite
+        origin = "collected"
     source_sha256 = sha256_of_source(exchange.source)
     values: dict[str, Any] = {
         "session_id": conversation.session_id,
@@ -151,7 +162,7 @@ def prepare_conversation(conversation: Conversation, settings: Settings) -> Prep
         "origin": conversation.origin,
         "source_sha256": source_sha256,
         "test_suite": None if suite is None else to_json(suite, "test suite"),
-        "test_suite_origin": None if suite is None else conversation.test_suite_origin,
+        "test_suite_origin": None if suite is None else origin,
     }
     answered = {
         item.requirements: sha256_of_source(item.source)

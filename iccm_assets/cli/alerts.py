@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, make_table, out
+from iccm_assets.cli.console import AsJson, echo_json, make_table, out, pluralize
 from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import AlertError, SettingsError
 
 group = typer.Typer(help="List and deliver alerts, test the channels.", no_args_is_help=True)
-
-_COLUMNS = ("created_at", "severity", "title", "key", "delivered_at", "last_error")
 
 
 @group.command("list")
@@ -31,10 +30,20 @@ def show(
     if as_json:
         echo_json(rows)
     elif rows:
-        shortened = [{**row, "last_error": (row["last_error"] or "")[:60] or None} for row in rows]
-        out.print(make_table("Alerts", [{name: row[name] for name in _COLUMNS} for row in shortened]))
+        out.print(make_table("Alerts", [_to_row(row) for row in rows]))
     else:
         out.print("All alerts have been delivered." if pending else "No alerts.")
+
+
+def _to_row(alert: Mapping[str, Any]) -> dict[str, object]:
+    """The columns that fit into a terminal; `--json` has all of an alert."""
+    error = f"pending: {alert['last_error']}" if alert["last_error"] else "pending"
+    return {
+        "created": alert["created_at"],
+        "severity": alert["severity"],
+        "title": alert["title"],
+        "delivered": error if alert["delivered_at"] is None else f"{alert['delivered_at']:%Y-%m-%d %H:%M}",
+    }
 
 
 @group.command()
@@ -74,7 +83,7 @@ def test(as_json: AsJson = False) -> None:
     if as_json:
         echo_json({"key": key, "channels": n_channels, "delivered": delivered, "errors": report.errors})
     else:
-        out.print(f"{key} delivered to {delivered} of {n_channels} channels", markup=False)
+        out.print(f"{key} delivered to {delivered} of {pluralize(n_channels, 'channel')}", markup=False)
     if delivered < n_channels:
         raise AlertError(
             "; ".join(f"{name}: {error}" for name, error in report.errors.items())

@@ -1,17 +1,19 @@
-"""`iccm config`: every setting, its value, and the source of the value."""
+"""`iccm config`: show every setting, its value and where it comes from."""
 
 from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json
+from iccm_assets.cli.console import AsJson, echo_json, out
 from iccm_assets.endpoint_urls import parse_alert_urls
+from iccm_assets.errors import UsageError
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, SettingsGroup, get_settings, profile_overrides
 
@@ -23,6 +25,25 @@ _USERINFO = re.compile(r"(?<=://)([^/@\s:]*)(:[^/@\s]*)?@")
 # Query parameters that carry a secret.
 _SECRET_QUERY = re.compile(r"(?i)([?&](?:password|passwd|token|secret|key|sslpassword)=)[^&\s]*")
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|api_?key")
+
+# By the last word of a setting's name.
+UNITS = {
+    "seconds": "s",
+    "ms": "ms",
+    "minutes": "min",
+    "minute": "1/min",
+    "hours": "h",
+    "days": "days",
+    "mib": "MiB",
+    "kib": "KiB",
+    "tokens": "tokens",
+    "sessions": "sessions",
+    "requests": "requests",
+    "examples": "examples",
+    "items": "items",
+    "steps": "steps",
+    "epochs": "epochs",
+}
 
 group = typer.Typer(help="Show the platform's settings.", no_args_is_help=True)
 # Typer merges a group with a single command into its parent unless the group has a callback.
@@ -36,26 +57,45 @@ class Setting:
     name: str
     variable: str
     value: Any
+    unit: str
     source: Source
     description: str
 
 
 @group.command()
-def show(as_json: AsJson = False) -> None:
-    """List every setting with its value and its source: default, profile or environment.
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="Part of a name, such as `rollout` or `ICCM_ROLLOUT__ALPHA`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every setting with its value, unit, description and source: default, profile or environment.
 
-    Exits 1 after the list if the orchestra cannot be loaded.
+    Exits 1 after the list if it shows an orchestra that cannot be loaded.
     """
     settings = get_settings()
-    rows = list(describe_settings(settings, os.environ))
+    rows = _find_settings(settings, (name or "").strip().lower())
+    if not rows:
+        raise UsageError(f"no setting is named like {name!r}", hint="`iccm config show` lists all.")
     if as_json:
         echo_json({"profile": settings.profile, "settings": [asdict(row) for row in rows]})
     else:
-        width = max(len(row.variable) for row in rows)
-        for row in rows:
-            value = "-" if row.value is None or row.value == "" else row.value
-            typer.echo(f"{row.variable:{width}} = {value}  ({row.source})")
-    load_orchestra_from_settings(settings)
+        _print(rows)
+    if any(row.name.startswith("orchestra") for row in rows):
+        load_orchestra_from_settings(settings)
+
+
+def _find_settings(settings: Settings, part: str) -> list[Setting]:
+    """List the settings with this part in the name or the variable."""
+    rows = describe_settings(settings, os.environ)
+    return [row for row in rows if part in row.name or part in row.variable.lower()]
+
+
+def _print(rows: list[Setting]) -> None:
+    for row in rows:
+        value = "-" if row.value is None or row.value == "" else row.value
+        typer.echo(f"{row.variable} = {value}{row.unit and ' ' + row.unit}  ({row.source})")
+        typer.echo(textwrap.indent(textwrap.fill(row.description, max(out.width - 4, 20)), " " * 4))
 
 
 def describe_settings(settings: Settings, environment: Mapping[str, str]) -> Iterator[Setting]:
@@ -79,8 +119,18 @@ def _walk(
         if variable in variables:
             source = "environment"
         yield Setting(
-            ".".join((*path, name)), variable, mask_secrets(name, value), source, field.description or ""
+            ".".join((*path, name)),
+            variable,
+            mask_secrets(name, value),
+            find_unit(name),
+            source,
+            field.description or "",
         )
+
+
+def find_unit(name: str) -> str:
+    """Return the unit that the last word of a setting's name stands for; empty if it has none."""
+    return UNITS.get(name.rsplit("_", 1)[-1], "")
 
 
 def mask_secrets(name: str, value: Any) -> Any:

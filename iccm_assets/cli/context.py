@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iccm_assets.registry.model_store import ModelStore
+from rich.markup import escape
+
+from iccm_assets.cli.console import err
 from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -21,13 +23,22 @@ def open_platform() -> tuple[Settings, Engine]:
 
 
 def ensure_production_version(settings: Settings) -> str:
-    """Return the version in production; deploy the base model if there is none."""
+    """Return the version in production; deploy the base model if there is none.
+
+    Reports on the console where production descends from another base model.
+    """
     from iccm_assets.db.database import connect
+    from iccm_assets.registry.base_difference import find_base_difference
+    from iccm_assets.registry.model_store import ModelStore
     from iccm_assets.rollout.deployment import ensure_production
 
     engine = connect(settings)
     try:
         version, _ = ensure_production(engine, ModelStore(settings.home), settings)
-        return version.version
+        with engine.connect() as conn:
+            difference = find_base_difference(conn, settings)
     finally:
         engine.dispose()
+    if difference is not None:
+        err.print(f"[yellow]{escape(str(difference))}[/]", soft_wrap=True)
+    return version.version

@@ -1,4 +1,4 @@
-"""`iccm db`: the platform's database, embedded or external."""
+"""`iccm db`: run and inspect the platform's PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json
+from iccm_assets.cli.console import EXIT_NEGATIVE, AsJson, echo_json
 from iccm_assets.cli.context import open_platform
 from iccm_assets.db.embedded.binaries import postgres_home
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.embedded.process_discovery import recorded_pid
 from iccm_assets.errors import DatabaseError, OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
-
-EXIT_NOT_RUNNING = 3  # exit status of `iccm db status`, as of `pg_ctl status`
 
 group = typer.Typer(help="Run and inspect the platform's PostgreSQL database.", no_args_is_help=True)
 
@@ -31,11 +29,15 @@ def start(as_json: AsJson = False) -> None:
 
 
 @group.command()
-def stop() -> None:
+def stop(as_json: AsJson = False) -> None:
     """Stop the embedded server; connections close and open transactions roll back."""
     settings = get_settings()
     _require_embedded(settings)
-    typer.echo("stopped" if EmbeddedServer(settings.home).stop() else "it was not running")
+    stopped = EmbeddedServer(settings.home).stop()
+    if as_json:
+        echo_json({"stopped": stopped})
+    else:
+        typer.echo("stopped" if stopped else "it was not running")
 
 
 @group.command()
@@ -44,28 +46,36 @@ def status(as_json: AsJson = False) -> None:
     state = _load_status(get_settings())
     _print_status(state, as_json)
     if not state["running"]:
-        raise typer.Exit(EXIT_NOT_RUNNING)
+        raise typer.Exit(EXIT_NEGATIVE)
 
 
 @group.command()
-def upgrade() -> None:
+def upgrade(as_json: AsJson = False) -> None:
     """Upgrade the schema to the newest revision; several machines may run this at the same time."""
     from iccm_assets.db import database
 
     engine = database.create_engine_for(database.database_url(get_settings()))
     before, after = database.upgrade(engine)
     engine.dispose()
-    typer.echo(f"at revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
+    if as_json:
+        echo_json({"before": before, "after": after})
+    else:
+        typer.echo(f"at revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
 
 
 @group.command()
 def url(
     dagster: Annotated[bool, typer.Option("--dagster", help="URL of Dagster's own database.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the database URL, password included; starts the embedded server if necessary."""
     from iccm_assets.db.database import dagster_url, database_url
 
-    typer.echo((dagster_url if dagster else database_url)(get_settings()))
+    address = (dagster_url if dagster else database_url)(get_settings())
+    if as_json:
+        echo_json({"url": address})
+    else:
+        typer.echo(address)
 
 
 @group.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

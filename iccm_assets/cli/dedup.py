@@ -1,4 +1,4 @@
-"""`iccm dedup`: the deduplication of the training pool, on files."""
+"""`iccm dedup`: deduplicate files as the training pool is."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iccm_assets.cli.console import AsJson, err, make_table, out, progress_bar
+from iccm_assets.cli.console import AsJson, make_table, out, pluralize, progress_bar
 from iccm_assets.cli.context import open_platform
-from iccm_assets.curation import file_dedup
-from iccm_assets.curation.file_dedup import DedupRow, Id
-from iccm_assets.curation.greedy_dedup import DedupResult
-from iccm_assets.curation.text_vectors import TextVectors
-from iccm_assets.errors import InputError
+from iccm_assets.errors import UsageError
+
+if TYPE_CHECKING:
+    from iccm_assets.curation.file_dedup import DedupRow, Id
+    from iccm_assets.curation.greedy_dedup import DedupResult
+    from iccm_assets.curation.text_vectors import TextVectors
 
 MAX_SHOWN_ROWS = 20
 
@@ -43,11 +44,13 @@ def dedup(
     Texts are embedded with ICCM_EMBEDDER and their vectors are stored in the platform's database: a known
     text is never embedded again. Files of embeddings need neither database nor model.
     """
+    from iccm_assets.curation import file_dedup
+
     if not 0 < threshold <= 1:
-        raise InputError(f"--threshold {threshold:g} is not above 0 and at most 1")
+        raise UsageError(f"--threshold {threshold:g} is not above 0 and at most 1")
     pool = [] if existing is None else file_dedup.read_jsonl(existing)
     rows = file_dedup.read_jsonl(new)
-    with progress_bar("comparing", len(rows), transient=True, disable=not err.is_terminal) as update:
+    with progress_bar("comparing", len(rows), transient=True) as update:
         embed = _Embed(update, len(rows))
         result = file_dedup.dedup_files(rows, pool, threshold, embed, lambda count: update(advance=count))
     differing = file_dedup.find_differing_rows(result, rows, pool)
@@ -92,7 +95,7 @@ def _print(
     total = len(result.kept) + len(result.removed)
     out.print(
         f"[bold]{len(result.kept)}[/] of {total} rows kept, {len(result.removed)} removed as duplicates "
-        f"(compared with {pool} existing rows; {embedded} texts newly embedded)."
+        f"(compared with {pluralize(pool, 'existing row')}; {pluralize(embedded, 'text')} newly embedded)."
     )
     if not result.removed:
         return

@@ -1,8 +1,7 @@
-"""`iccm deploy`: roll out a version that passed the quality gate, or any version with a recorded reason."""
+"""`iccm deploy`: roll out a version that passed the quality gate, or force one."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +9,8 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, echo_json, get_actor, out
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, OperationNotAllowedError
-from iccm_assets.registry import manifest
+from iccm_assets.cli.run_job import report_to_dagster
+from iccm_assets.errors import OperationNotAllowedError, UsageError
 
 
 def deploy(
@@ -41,7 +40,7 @@ def deploy(
     reason = reason.strip()
     for option, requested in (("--force", force), ("--skip-rollout", skip_rollout)):
         if requested and not reason:
-            raise InputError(f"{option} requires --reason, which is recorded with the deployment")
+            raise UsageError(f"{option} requires --reason, which is recorded with the deployment")
     settings, engine = open_platform()
     with engine.connect() as conn:
         candidate = versions.get_version(conn, version)
@@ -49,7 +48,7 @@ def deploy(
         raise OperationNotAllowedError(f"{candidate.version} is in production already")
     actor, forced, rollout_id = get_actor(), reason if force else None, None
     if skip_rollout:
-        manifest.verify(Path(candidate.path))
+        deployment.check_deployable(engine, settings, candidate, forced)
         deployed, authorization = deployment.deploy(
             engine, candidate.version, actor=actor, force_reason=forced, note=reason
         )
@@ -73,3 +72,4 @@ def deploy(
             f"rollout {rollout_id} of [bold]{deployed.version}[/] is open: {escape(authorization.reason)}"
         )
         out.print("It starts when every gateway has loaded the model; watch: iccm rollout show --watch 5")
+    report_to_dagster(settings, engine)

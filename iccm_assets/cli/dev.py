@@ -1,4 +1,4 @@
-"""`iccm dev`: database, gateway, Dagster UI and daemon with one command, until Ctrl-C."""
+"""`iccm dev`: run database, gateway, Dagster UI and daemon, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,14 +18,13 @@ from iccm_assets.cli.console import err
 from iccm_assets.cli.context import ensure_production_version
 from iccm_assets.cli.env import get_dagster_environment
 from iccm_assets.cli.serve import DEFAULT_PORT
-from iccm_assets.db.embedded.owned_server import owned_server
-from iccm_assets.db.embedded.server_watch import watch_server
 from iccm_assets.errors import IccmError
-from iccm_assets.gateway.subprocess_gateway import run_gateway
 from iccm_assets.settings import Settings, get_settings
 
 # Dagster stops its code servers and its daemon one after the other.
 DAGSTER_STOP_TIMEOUT_SECONDS = 60.0
+# Settings whose value may be a path, which is relative to the directory of `iccm dev`.
+PATH_VARIABLES = ("ICCM_BASE_MODEL", "ICCM_CANARY_SET", "ICCM_EMBEDDER", "ICCM_REHEARSAL")
 
 
 def dev(
@@ -38,6 +38,10 @@ def dev(
 
     The embedded server stops with it if it was started here and no other process uses it.
     """
+    from iccm_assets.db.embedded.owned_server import owned_server
+    from iccm_assets.db.embedded.server_watch import watch_server
+    from iccm_assets.gateway.subprocess_gateway import run_gateway
+
     settings = get_settings()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,15 +68,26 @@ def _run(settings: Settings, port: int, stop: threading.Event, message: str) -> 
         err.print("stopping", highlight=False)
 
 
+def _absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that name an existing file or directory, as absolute paths."""
+    paths = {name: Path(environment[name]) for name in PATH_VARIABLES if environment.get(name)}
+    return {name: str(path.absolute()) for name, path in paths.items() if path.exists()}
+
+
 @contextmanager
 def _dagster(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run webserver and daemon in their own session, so that Ctrl-C reaches only this command."""
+    environment = {**os.environ, **_absolute_paths(os.environ), **get_dagster_environment(settings)}
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dagster", "dev", "-m", "iccm_assets.definitions"),
+            # Its successor `dg dev` comes with Dagster's project tools, which an installation need not have.
+            *(sys.executable, "-W", "ignore:Function `dev_command` is superseded"),
+            *("-m", "dagster", "dev", "-m", "iccm_assets.definitions"),
             *("-h", "127.0.0.1", "-p", str(port)),
         ],
-        env={**os.environ, **get_dagster_environment(settings)},
+        # In a directory with another dagster.yaml, as the repository, Dagster warns that it is not used.
+        cwd=environment["DAGSTER_HOME"],
+        env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )

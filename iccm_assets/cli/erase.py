@@ -1,4 +1,4 @@
-"""`iccm erase`: delete a conversation, a session or a user from every table and file."""
+"""`iccm erase`: erase a conversation, a session or a user everywhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, err, get_actor, make_table, out, print_plain
+from iccm_assets.cli.console import (
+    AsJson,
+    echo_json,
+    get_actor,
+    make_table,
+    out,
+    pluralize,
+    print_plain,
+    progress_bar,
+)
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import OperationNotAllowedError, UsageError
 
 if TYPE_CHECKING:
     from iccm_assets.governance.erasure import ErasureResult
@@ -41,31 +50,30 @@ def erase(
 
     subject = erasure.DataSubject(*_parse_subject(conversation, session, user))
     if retrain and as_json:
-        raise InputError(
+        raise UsageError(
             "--retrain cannot be combined with --json", hint="Run the command named in the plan."
         )
+    if as_json and not (yes or dry_run):
+        raise UsageError("--json cannot ask for confirmation", hint="Give --yes as well, or --dry-run.")
     settings, engine = open_platform()
     if dry_run or not yes:
         preview = erasure.erase(engine, subject, actor=get_actor(), dry_run=True)
         if dry_run:
             _report(preview, None, as_json, dry_run=True)
             return
-        if as_json:
-            raise OperationNotAllowedError(
-                "--json cannot ask for confirmation", hint="Give --yes as well, or --dry-run."
-            )
         _print_erasure(preview, dry_run=True)
         if not typer.confirm(f"Erase {subject} permanently?", err=True):
             raise OperationNotAllowedError("not confirmed, nothing was erased")
     result = erasure.erase(engine, subject, actor=get_actor())
-    files = physical_erasure.erase_from_files(
-        engine,
-        settings,
-        result.hashes,
-        subject=subject,
-        rewrite=True if rewrite_tables else None,
-        progress=lambda step: err.print(f"[dim]erasing from files: {step}[/]"),
-    )
+    with progress_bar("erasing from files", transient=True) as update:
+        files = physical_erasure.erase_from_files(
+            engine,
+            settings,
+            result.hashes,
+            subject=subject,
+            rewrite=True if rewrite_tables else None,
+            progress=lambda step: update(description=f"erasing from files: {step}"),
+        )
     _report(result, files, as_json)
     if retrain:
         _retrain(result)
@@ -76,7 +84,7 @@ def _parse_subject(conversation: str | None, session: str | None, user: str | No
     match [(kind, value) for kind, value in options.items() if value is not None]:
         case [(kind, value)]:
             return kind, value
-    raise InputError("give exactly one of --conversation ID, --session ID and --user ID")
+    raise UsageError("give exactly one of --conversation ID, --session ID and --user ID")
 
 
 def _report(
@@ -100,12 +108,13 @@ def _report(
         return
     _print_erasure(result, dry_run=dry_run)
     for remark in files.out_of_reach if files else ():
-        print_plain(f"Out of reach, delete it yourself: {remark}.")
+        print_plain(f"Not covered, your responsibility: {remark}.")
 
 
 def _print_erasure(result: ErasureResult, *, dry_run: bool = False) -> None:
     would_be = "would be " if dry_run else ""
-    out.print(f"[bold]{result.newly_erased} conversations[/] {would_be}erased", highlight=False)
+    conversations = pluralize(result.newly_erased, "conversation")
+    out.print(f"[bold]{conversations}[/] {would_be}erased", highlight=False)
     if result.erased_before is not None:
         out.print(f"Erased before, on {result.erased_before:%Y-%m-%d %H:%M} UTC; the plan covers everything.")
     if rows := [{"table": name, "rows": count} for name, count in result.counts.items() if count]:
@@ -131,10 +140,12 @@ def _print_plan(result: ErasureResult, dry_run: bool) -> None:
 
 def _retrain(result: ErasureResult) -> None:
     """Execute the plan: one retrain for each version in service, once per erasure."""
-    from iccm_assets.cli.retrain import retrain
+    from iccm_assets.cli.retrain import request_retrain
 
+    status = 0
     for step in result.plan.replacements:
         if step.base is None:
             raise OperationNotAllowedError(f"{step.version} cannot be replaced: {step.reason}")
         key = f"erasure:{result.erasure}:{step.version}"
-        retrain(reason=f"erasure {result.erasure}", emergency=False, key=key, base=step.base, as_json=False)
+        status = max(status, request_retrain(f"erasure {result.erasure}", key=key, base=step.base))
+    raise typer.Exit(status)

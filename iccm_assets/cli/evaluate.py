@@ -1,4 +1,4 @@
-"""`iccm evaluate`: compare a version with production and decide by the quality gate."""
+"""`iccm evaluate`: measure a version, let the quality gate decide."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from iccm_assets.cli.console import (
+    EXIT_NEGATIVE,
     AsJson,
     echo_json,
     make_table,
@@ -19,7 +20,8 @@ from iccm_assets.cli.console import (
     progress_bar,
 )
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.cli.run_job import report_to_dagster
+from iccm_assets.errors import OperationNotAllowedError, UsageError
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import Settings
 
@@ -33,7 +35,7 @@ def evaluate(
     version: Annotated[
         str | None,
         typer.Argument(
-            help="Model version, or the directory of a model trained elsewhere, which becomes a candidate;"
+            help="Model version, or the directory or hub id of another model, which becomes a candidate;"
             " default: the newest candidate."
         ),
     ] = None,
@@ -60,15 +62,17 @@ def evaluate(
 ) -> None:
     """Measure VERSION and production on the canary set and the production holdout; store the verdict.
 
+    Exits 0 if the gate passes, 3 if it fails or is inconclusive.
+
     With --replay: show what today's gate, or another one, decides on all past candidates, and which
     verdicts change. Stores nothing.
     """
     if not replay:
         if gate or assignments:
-            raise InputError("--gate and --set require --replay")
+            raise UsageError("--gate and --set require --replay")
         _evaluate(version, emergency, as_json)
     elif emergency:
-        raise InputError(
+        raise UsageError(
             "--emergency cannot be combined with --replay, which uses each verdict's own threshold"
         )
     else:
@@ -76,12 +80,13 @@ def evaluate(
 
 
 def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
-    from iccm_assets.evaluation import evaluation_report, evaluation_worker
     from iccm_assets.registry import versions
 
     settings, engine = open_platform()
-    if version and Path(version).is_dir():
-        version = _import_candidate(engine, settings, version)
+    # A hub id or a path has a slash, the name of a version has none.
+    if version and (Path(version).is_dir() or "/" in version):
+        with progress_bar(f"importing {version}", transient=True):
+            version = _import_candidate(engine, settings, version)
     with engine.connect() as conn:
         candidate = versions.get_version(conn, version) if version else versions.get_latest_candidate(conn)
         production = versions.get_production_version(conn)
@@ -93,6 +98,9 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
         raise OperationNotAllowedError(
             f"{candidate.version} is the version in production: there is nothing to compare it with"
         )
+    # Imported here: a wrong name need not wait for torch.
+    from iccm_assets.evaluation import evaluation_report, evaluation_worker
+
     with progress_bar(f"evaluating {candidate.version}") as update:
         outcome = evaluation_worker.evaluate(
             engine,
@@ -101,6 +109,7 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
             emergency=emergency,
             log=lambda message: update(description=message, **parse_progress(message)),
         )
+    report_to_dagster(settings, engine)
     if as_json:
         echo_json(
             {
@@ -110,22 +119,20 @@ def _evaluate(version: str | None, emergency: bool, as_json: bool) -> None:
                 **evaluation_report.summarize_versions(outcome),
             }
         )
-        return
-    out.print(
-        make_table(
-            f"{candidate.version} compared with {outcome.production.version}",
-            evaluation_report.slice_rows(outcome),
-        )
-    )
-    out.print(escape(evaluation_report.describe_holdout(outcome)), soft_wrap=True)
-    out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
+    else:
+        title = f"{candidate.version} compared with {outcome.production.version}"
+        out.print(make_table(title, evaluation_report.slice_rows(outcome)))
+        out.print(escape(evaluation_report.describe_holdout(outcome)), soft_wrap=True)
+        out.print(f"[bold]{outcome.verdict.status}[/]: {escape('; '.join(outcome.verdict.reasons))}")
+    raise typer.Exit(0 if outcome.verdict.status == "pass" else EXIT_NEGATIVE)
 
 
 def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str:
     """Copy a model trained elsewhere into the store and register it as a candidate."""
+    from iccm_assets.models.model_probe import import_probed_model
     from iccm_assets.registry import versions
 
-    stored = ModelStore(settings.home).import_model(directory)
+    stored = import_probed_model(ModelStore(settings.home), directory, settings)
     with engine.begin() as conn:
         production = versions.get_production_version(conn)
         registered = versions.register_version(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -16,18 +17,22 @@ from iccm_assets.cli.console import (
     AsJson,
     echo_json,
     echo_json_line,
+    err,
     make_table,
     out,
+    pluralize,
     print_plain,
     progress_bar,
 )
 from iccm_assets.cli.context import open_platform
+from iccm_assets.cli.env import load_first_day
 from iccm_assets.errors import InputError, SkippedFilesError
 from iccm_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from iccm_assets.capture.claude_code.importer import ImportResult, SessionPreview
     from iccm_assets.capture.claude_code.transcripts import Transcript
+    from iccm_assets.capture.messages import FilePart
 
 group = typer.Typer(help="Import conversations from other tools.", no_args_is_help=True)
 # Typer merges a group with a single command into its parent unless the group has a callback.
@@ -36,8 +41,18 @@ group.callback()(lambda: None)
 _MAX_NAMED_FILES = 10
 # The folder of the messages to subagents, which are not the developer's.
 _SUBAGENTS = "subagents"
-# No suite comes with a transcript; what scores the session records one, or collects one.
-_NO_SUITE = {"origin": None, "status": "none", "reason": "a transcript holds no test suite"}
+MAX_TEST_FILES = 2000  # of a repository
+_FOREIGN_FOLDERS = frozenset({"node_modules", "site-packages", "venv", "env", "build", "dist", "__pycache__"})
+_NO_SUITE = {
+    "origin": None,
+    "status": "none",
+    "reason": "no test file of the session imports the source; a suite is recorded later",
+}
+_COLLECTED_SUITE = {
+    "origin": "collected",
+    "status": "unmeasured",
+    "reason": "the test files of the session; they are measured before the first score",
+}
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,10 @@ def claude_code(
         typer.Argument(help="Transcripts (.jsonl), directories of them, or - for standard input."),
     ],
     user: Annotated[str | None, typer.Option(help="User id of the conversations' author.")] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the project, whose test files may be the suite of a session's source."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Store nothing; show the source and requirements of each session."),
@@ -145,13 +164,34 @@ def claude_code(
 
     validate_user_id(user)
     sources = list(_find_sources(files))
+    tests = _read_tests(repository) if repository is not None else ()
     if dry_run:
-        _preview(sources, user, as_json)
+        _preview(sources, user, tests, as_json)
     else:
-        _import(sources, user, as_json)
+        _import(sources, user, tests, as_json)
 
 
-def _import(sources: list[_Source], user: str | None, as_json: bool) -> None:
+def _read_tests(repository: Path) -> tuple[FilePart, ...]:
+    """Read the test files of a project, without those of installed packages and hidden folders."""
+    from iccm_assets.capture.messages import FilePart
+
+    if not repository.is_dir():
+        raise InputError(f"{repository} is not a folder")
+    parts: list[FilePart] = []
+    for folder, inner, names in os.walk(repository):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in _FOREIGN_FOLDERS)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not (name.startswith("test_") or name.endswith("_test.py")) or path.suffix != ".py":
+                continue
+            with suppress(OSError, UnicodeDecodeError):  # such a file is no test of this source
+                parts.append(FilePart(str(path.relative_to(repository)), path.read_text("utf-8"), "read"))
+            if len(parts) > MAX_TEST_FILES:
+                raise InputError(f"{repository} holds more than {MAX_TEST_FILES} test files")
+    return tuple(parts)
+
+
+def _import(sources: list[_Source], user: str | None, tests: tuple[FilePart, ...], as_json: bool) -> None:
     from iccm_assets.capture.claude_code.importer import TranscriptImporter
 
     summary = _Summary()
@@ -160,21 +200,24 @@ def _import(sources: list[_Source], user: str | None, as_json: bool) -> None:
         if summary.add_file(source, transcript):
             if importer is None:
                 settings, engine = open_platform()
-                importer = TranscriptImporter(engine, settings, user_id=user)
+                first_day = load_first_day(engine, settings)
+                importer = TranscriptImporter(engine, settings, user_id=user, repository=tests)
             summary.add_sessions(importer.import_transcript(transcript))
     if importer is not None:
         if as_json:
             echo_json(summary.to_json())
         else:
             _print(summary)
+        if (earlier := load_first_day(engine, settings)) < first_day:
+            err.print(f"The daily partitions begin on {earlier} from the next start of `iccm dev` on.")
     summary.raise_errors(has_sessions=bool(summary.conversations))
 
 
-def _preview(sources: list[_Source], user: str | None, as_json: bool) -> None:
+def _preview(sources: list[_Source], user: str | None, tests: tuple[FilePart, ...], as_json: bool) -> None:
     from iccm_assets.capture.claude_code.importer import TranscriptPreview
 
     summary = _Summary()
-    preview = TranscriptPreview(get_settings(), user_id=user)
+    preview = TranscriptPreview(get_settings(), user_id=user, repository=tests)
     for source, transcript in _read(sources):
         if summary.add_file(source, transcript):
             preview.add_transcript(transcript)
@@ -183,7 +226,8 @@ def _preview(sources: list[_Source], user: str | None, as_json: bool) -> None:
         for session in sessions:
             echo_json_line(_to_json(session))
     elif sessions:
-        out.print(make_table(f"{len(sessions)} sessions, nothing stored", [_to_row(row) for row in sessions]))
+        title = f"{pluralize(len(sessions), 'session')}, nothing stored"
+        out.print(make_table(title, [_to_row(row) for row in sessions]))
     summary.raise_errors(has_sessions=bool(sessions))
 
 
@@ -205,7 +249,7 @@ def _to_json(session: SessionPreview) -> dict[str, Any]:
         "session_id": session.session_id,
         "source_code": session.exchange.source,
         "requirements": session.exchange.requirements,
-        "suite": _NO_SUITE,
+        "suite": _COLLECTED_SUITE if session.suite_origin else _NO_SUITE,
         "reason": session.exchange.reason,
     }
 
@@ -276,10 +320,11 @@ def _format_counts(counts: Counter[str]) -> str:
 
 def _print(summary: _Summary) -> None:
     print_plain(
-        f"{summary.lines} lines in {summary.files} files: {summary.messages} messages;"
+        f"{pluralize(summary.lines, 'line')} in {pluralize(summary.files, 'file')}:"
+        f" {pluralize(summary.messages, 'message')};"
         f" skipped: {_format_counts(summary.skipped)}; malformed: {_format_counts(summary.malformed)}"
     )
-    print_plain(f"{len(summary.conversations)} sessions: {_format_counts(summary.states())}")
+    print_plain(f"{pluralize(len(summary.conversations), 'session')}: {_format_counts(summary.states())}")
     if forks := summary.forks():
         print_plain(f"{forks} of them continue another session without new requirements: no examples")
     for session in summary.conversations.values():

@@ -1,4 +1,4 @@
-"""`iccm judge`: run one implementation against one test suite, or a file of many."""
+"""`iccm judge`: test an implementation in the sandbox, or a file of many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from iccm_assets.cli.console import AsJson, make_table, out
+from iccm_assets.cli.console import AsJson, make_table, out, progress_bar
 from iccm_assets.curation.json_lines import read_json_lines
 from iccm_assets.errors import (
     IccmError,
@@ -20,6 +20,7 @@ from iccm_assets.errors import (
     MissingPackageError,
     SandboxUnavailableError,
     TestSuiteError,
+    UsageError,
 )
 from iccm_assets.settings import get_settings
 from iccm_assets.suites import suite_runner as runner
@@ -29,7 +30,7 @@ from iccm_assets.suites.test_suites import Suite, load_suite_file, parse_suite
 
 def judge(
     implementation: Annotated[Path | None, typer.Option(help="Python source file to test.")] = None,
-    suite: Annotated[Path | None, typer.Option(help="Test suite, JSON (docs/judge.md).")] = None,
+    suite: Annotated[Path | None, typer.Option(help="Test suite, JSON (docs/reference/judge.md).")] = None,
     batch: Annotated[
         Path | None,
         typer.Option(help="JSON lines {id, implementation, suite} instead; prints one result per line."),
@@ -41,7 +42,7 @@ def judge(
         _judge_batch(batch, as_json)
         return
     if batch is not None or implementation is None or suite is None:
-        raise typer.BadParameter("give either --implementation and --suite, or --batch")
+        raise UsageError("give either --implementation and --suite, or --batch")
     result = runner.run_suite(_read_source(implementation), load_suite_file(suite), get_settings())
     if as_json:
         typer.echo(json.dumps(_document(result)))
@@ -92,12 +93,15 @@ def _judge_batch(path: Path, as_json: bool) -> None:
         return count
 
     total = without_verdict = 0
-    for result in runner.run_suites(valid_lines(), get_settings()):
+    # In a terminal the results themselves show the progress.
+    with progress_bar("judging", transient=True, hidden=out.is_terminal) as update:
+        for result in runner.run_suites(valid_lines(), get_settings()):
+            problems = print_problems()
+            _print_line(lines.popleft()[0], _document(result), as_json)
+            total += problems + 1
+            without_verdict += problems + (result.test_pass_rate is None)
+            update(completed=total)
         problems = print_problems()
-        _print_line(lines.popleft()[0], _document(result), as_json)
-        total += problems + 1
-        without_verdict += problems + (result.test_pass_rate is None)
-    problems = print_problems()
     if without_verdict + problems:
         reason = f"{without_verdict + problems} of {total + problems} lines have no verdict"
         raise IccmError(reason, hint="The `reason` of each says why.")

@@ -1,4 +1,4 @@
-"""`iccm lineage`: trace a version to its training conversations, or a conversation to its versions."""
+"""`iccm lineage`: trace a version to its training data, or the other way."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, make_table, out, print_line
+from iccm_assets.cli.console import AsJson, echo_json, make_table, out, pluralize, print_line
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError
+from iccm_assets.errors import UsageError
 
 if TYPE_CHECKING:
     from iccm_assets.reporting.lineage import ConversationLineage, VersionLineage
     from iccm_assets.reporting.traffic_history import ServingPeriod
 
 MAX_LISTED = 10
-# Wide enough for every table here: a pipe has no width, and a narrow terminal wraps long rows.
-MIN_PIPE_WIDTH = 240
 ROLE_HEADINGS = {"new": "Trained on as new", "rehearsal": "Rehearsed", "validation": "Used for validation"}
 
 
@@ -42,7 +40,7 @@ def lineage(
     )
 
     if [version, conversation, session].count(None) != 2:
-        raise InputError("give either a VERSION or --conversation ID or --session ID")
+        raise UsageError("give either a VERSION or --conversation ID or --session ID")
     _, engine = open_platform()
     with engine.connect() as conn:
         if version is not None:
@@ -79,15 +77,20 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
 def _print_training(version: VersionLineage, all_rows: bool) -> None:
     roles = ", ".join(f"{count} {role}" for role, count in version.roles.items()) or "none"
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(version.evidence.items()))
-    print_line(f"Conversations of its own run: {roles}" + (f"; evidence: {kinds}" if kinds else ""))
-    conversations = [asdict(conversation) for conversation in version.conversations]
+    print_line(f"Conversations in its own training run: {roles}" + (f"; evidence: {kinds}" if kinds else ""))
     for role, heading in ROLE_HEADINGS.items():
         rows = [
-            {name: value for name, value in row.items() if name != "role"}
-            for row in conversations
-            if row["role"] == role
+            {
+                "id": conversation.conversation_id,
+                "session": conversation.session_id,
+                "day": conversation.day,
+                "score": conversation.quality_score,
+                "suite": "erased" if conversation.erased else conversation.evidence,
+            }
+            for conversation in version.conversations
+            if conversation.role == role
         ]
-        _print_rows(f"{heading}: {len(rows)} conversations", rows, all_rows)
+        _print_rows(f"{heading}: {pluralize(len(rows), 'conversation')}", rows, all_rows)
 
 
 def _format_decision(event: Mapping[str, Any]) -> str:
@@ -123,7 +126,9 @@ def _print_conversation(conversation: ConversationLineage, all_rows: bool) -> No
     rate = conversation.test_pass_rate
     scored = "not scored" if rate is None else f"test pass rate {rate:.3f}"
     print_line(_format_suite(conversation))
-    passed = "passed the filter" if conversation.filtered else "did not pass the filter"
+    # Every conversation of a day that was filtered has a filtered row or a rejection.
+    passed = "did not pass the filter" if conversation.rejections else "not filtered yet"
+    passed = "passed the filter" if conversation.filtered else passed
     in_pool = f"in the training pool{' (pinned)' if conversation.pinned else ''}"
     print_line(f"{scored}, {passed}, {in_pool if conversation.in_pool else 'not in the pool'}")
     for rejection in conversation.rejections:
@@ -162,12 +167,9 @@ def _print_lines(name: str, lines: Sequence[str], all_rows: bool) -> None:
 
 
 def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], all_rows: bool) -> None:
-    """Print the rows as a table, uncut unless standard output is a terminal; nothing without rows."""
+    """Print the rows as a table; nothing without rows."""
     if not rows:
         return
     shown = rows if all_rows else rows[:MAX_LISTED]
     limit = f", the first {len(shown)} (--all lists all {len(rows)})" if len(shown) < len(rows) else ""
-    built = make_table(f"{title}{limit}", shown)
-    for column in built.columns:
-        column.overflow = "fold"
-    out.print(built, width=None if out.is_terminal else max(out.width, MIN_PIPE_WIDTH))
+    out.print(make_table(f"{title}{limit}", shown))

@@ -7,19 +7,33 @@ Commands that the product does not need to run (the demo, the simulation) are fo
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
+import tokenize
+from collections.abc import Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from io import TextIOWrapper
+from pydoc import source_synopsis
 from typing import Any
 
 import typer
+from rich.markup import escape
 
-from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, IccmError, InputError, first_line
+from iccm_assets.errors import (
+    DatabaseError,
+    DatabaseUnreachableError,
+    IccmError,
+    InputError,
+    UsageError,
+    first_line,
+)
 
 # typer brings its own copy of click and does not export this base of its usage errors.
 ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+EXIT_USAGE = 2  # as of the framework's own usage errors
 ENTRY_POINT_GROUP = "iccm.commands"
 # In the order of `iccm --help`. A module holds a Typer app `group`, or a function named like the command.
 COMMANDS = {
@@ -36,6 +50,7 @@ COMMANDS = {
     "erase": "iccm_assets.cli.erase",
     "verify": "iccm_assets.cli.verify",
     "judge": "iccm_assets.cli.judge",
+    "suite": "iccm_assets.cli.suite",
     "orchestra": "iccm_assets.cli.orchestra",
     "alerts": "iccm_assets.cli.alerts",
     "dedup": "iccm_assets.cli.dedup",
@@ -48,6 +63,34 @@ COMMANDS = {
 
 def build_app(*names: str) -> typer.Typer:
     """Build the command line of the named commands, or of all; each costs the imports of its module."""
+    return _build(names or list_commands(), ())
+
+
+def build_command(arguments: Sequence[str]) -> Any:
+    """Build the command line that runs ``arguments``, importing no module but that of its command.
+
+    An overview, as of `iccm --help`, takes the summaries of the commands from their files.
+    """
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name not in COMMANDS and name not in (names := list_commands()):
+        command = typer.main.get_command(_build((), names))
+    elif name == arguments[0]:
+        command = typer.main.get_command(_build([name], ()))
+    else:  # an option of `iccm` itself: `iccm --help status` shows all commands
+        command = typer.main.get_command(
+            _build([name], [other for other in list_commands() if other != name])
+        )
+    _show_literally(command)
+    return command
+
+
+def list_commands() -> list[str]:
+    """List the names of all commands, in the order of `iccm --help`."""
+    return [*sorted(entry_points(group=ENTRY_POINT_GROUP).names), *COMMANDS]
+
+
+def _build(loaded: Sequence[str], listed: Sequence[str]) -> typer.Typer:
+    """Build the app of commands to run, and of commands that are only listed with their summaries."""
     app = typer.Typer(
         name="iccm",
         help="Keep CET-D learning from its own production traffic.",
@@ -57,8 +100,10 @@ def build_app(*names: str) -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(lambda: None)  # a single command keeps its name, too
-    for name in names or (*sorted(entry_points(group=ENTRY_POINT_GROUP).names), *COMMANDS):
-        module = _load(name)
+    for name in listed:
+        app.command(name, help=_summarize(name))(lambda: None)
+    for name in loaded:
+        module = importlib.import_module(_get_module(name))
         if hasattr(module, "group"):
             app.add_typer(module.group, name=name)
         else:
@@ -66,11 +111,29 @@ def build_app(*names: str) -> typer.Typer:
     return app
 
 
-def _load(name: str) -> Any:
-    """Import the module of a command; raises ``KeyError`` for an unknown command."""
-    if name in COMMANDS:
-        return importlib.import_module(COMMANDS[name])
-    return entry_points(group=ENTRY_POINT_GROUP)[name].load()
+def _get_module(name: str) -> str:
+    """Return the module of a command; raises ``KeyError`` for an unknown command."""
+    return COMMANDS.get(name) or entry_points(group=ENTRY_POINT_GROUP)[name].module
+
+
+def _summarize(name: str) -> str:
+    """Read the first line of a command's module, which is "`iccm NAME`: summary", without importing it."""
+    spec = find_spec(_get_module(name))
+    if spec is None or spec.origin is None:
+        return ""
+    with tokenize.open(spec.origin) as source:
+        summary = (source_synopsis(source) or "").partition(": ")[2]
+    return summary[:1].upper() + summary[1:]
+
+
+def _show_literally(command: Any) -> None:
+    """Let help texts keep their brackets, which are no markup, and wrap their paragraphs to the terminal."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+    for parameter in command.params:
+        parameter.help = escape(parameter.help or "")
+    for subcommand in getattr(command, "commands", {}).values():
+        _show_literally(subcommand)
 
 
 def main() -> None:
@@ -80,7 +143,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode the framework returns the exit status of `typer.Exit`.
-        status = build_app(*_requested(sys.argv[1:2]))(standalone_mode=False)
+        status = build_command(sys.argv[1:])(standalone_mode=False)
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
     except ClickError as error:
         error.show()
@@ -90,16 +153,11 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _requested(names: list[str]) -> list[str]:
-    """Keep the names that are commands; only an unknown name costs a scan of the installed packages."""
-    return [name for name in names if name in COMMANDS or name in entry_points(group=ENTRY_POINT_GROUP).names]
-
-
 def _report(error: BaseException) -> int:
     """Print an expected error as one line and return the exit code; raise any other error again."""
     match error:
         case IccmError():
-            return _print_error(str(error))
+            return _print_error(str(error), EXIT_USAGE if isinstance(error, UsageError) else 1)
         case typer.Abort() | KeyboardInterrupt():
             return _print_error("interrupted", code=130)
         case BrokenPipeError():

@@ -1,4 +1,4 @@
-"""`iccm orchestra`: check every member, and serve the builtin reconstructors as an endpoint."""
+"""`iccm orchestra`: check the orchestra's members, serve the builtin ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, err, print_line
+from iccm_assets.cli.console import AsJson, echo_json, err, pluralize, print_line
 from iccm_assets.errors import OrchestraError
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import get_settings
@@ -64,10 +64,12 @@ def check(as_json: AsJson = False) -> None:
         for row in members:
             print_line(_format(row))
     if answered < orchestra.quorum:
-        raise OrchestraError(f"{answered} members gave a score, the quorum is {orchestra.quorum}")
+        raise OrchestraError(
+            f"{pluralize(answered, 'member')} gave a score, the quorum is {orchestra.quorum}"
+        )
     if wrong:
         raise OrchestraError(
-            f"{len(wrong)} members implement a trivial text wrongly: {', '.join(wrong)}",
+            f"{pluralize(len(wrong), 'member')} implement a trivial text wrongly: {', '.join(wrong)}",
             hint="Their answers would lower every score: use another model, or correct its settings.",
         )
 
@@ -92,7 +94,7 @@ def serve(
     try:
         endpoint.serve()
     except KeyboardInterrupt:
-        err.print(f"{config.request_counts.total()} requests answered.")
+        err.print(f"{pluralize(config.request_counts.total(), 'request')} answered.")
     finally:
         endpoint.stop_requested.set()
 

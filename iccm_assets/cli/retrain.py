@@ -1,21 +1,22 @@
-"""`iccm retrain`: request a retrain manually and run it to its end."""
+"""`iccm retrain`: train, evaluate and roll out a candidate now."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy import Connection
 
 from iccm_assets.cli import run_job
-from iccm_assets.cli.console import AsJson, echo_json, out, print_plain
+from iccm_assets.cli.console import EXIT_NEGATIVE, AsJson, echo_json, out, print_plain
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import OperationNotAllowedError, TrainingError
-from iccm_assets.registry import training_runs, versions
-from iccm_assets.registry.training_runs import TrainingRun
-from iccm_assets.retraining import run_queue, triggers
+from iccm_assets.errors import IccmError, OperationNotAllowedError, TrainingError
 from iccm_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from iccm_assets.registry.training_runs import TrainingRun
 
 
 def retrain(
@@ -38,8 +39,28 @@ def retrain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retrain from production: select, train, evaluate, and open a rollout if the gate passes."""
+    """Retrain from production: select, train, evaluate, and open a rollout if the gate passes.
+
+    Exits 3 if the retrain ended without a rollout: it was skipped, waits, or the gate did not pass.
+    """
+    raise typer.Exit(request_retrain(reason, emergency, key, base, window_days, as_json=as_json))
+
+
+def request_retrain(
+    reason: str = "",
+    emergency: bool = False,
+    key: str | None = None,
+    base: str | None = None,
+    window_days: int | None = None,
+    *,
+    as_json: bool = False,
+) -> int:
+    """Run a retrain and print its result; returns the exit status, ``TrainingError`` if it failed."""
+    from iccm_assets.registry import training_runs
+    from iccm_assets.retraining.pipeline import load_input_files
+
     settings, engine = open_platform()
+    load_input_files(settings)
     with engine.begin() as conn:
         run = _request(conn, settings, reason, emergency, key, base, window_days)
     result = run_job.run_retrain(run.id, rollout=True)
@@ -48,12 +69,20 @@ def retrain(
     if as_json:
         echo_json({**asdict(run), "dagster_run_succeeded": result.success})
     else:
-        _print(run)
-    if run.status in ("requested", "running", "failed") or not result.success:
+        _print(run, reason)
+    if run.status in ("requested", "running", "failed"):
         raise TrainingError(
             f"training run {run.id} is {run.status}:"
             f" {run.error or result.error or 'its Dagster run did not finish it'}"
         )
+    if run.status != "gate_passed":
+        return EXIT_NEGATIVE  # the gate's check fails the Dagster run: that is its answer, not an error
+    if not result.success:
+        raise IccmError(
+            f"training run {run.id} passed the gate, but was not rolled out: {result.error}",
+            hint=f"`iccm deploy {run.candidate_version}` opens the rollout.",
+        )
+    return 0
 
 
 def _request(
@@ -66,6 +95,9 @@ def _request(
     window_days: int | None,
 ) -> TrainingRun:
     """Create and dispatch a training run, or dispatch the run of the same key again if it may be retried."""
+    from iccm_assets.registry import training_runs, versions
+    from iccm_assets.retraining import run_queue, triggers
+
     trigger = triggers.manual_trigger(key, reason, emergency)
     version = None if base is None else versions.get_version(conn, base).version
     run = training_runs.create_run(conn, trigger, version, window_days=window_days, dispatched=True)
@@ -83,10 +115,11 @@ def _request(
     raise OperationNotAllowedError(f"key {key} already had its retrain: run {existing.id}, {existing.status}")
 
 
-def _print(run: TrainingRun) -> None:
+def _print(run: TrainingRun, reason: str) -> None:
     gain = "" if run.improvement is None else f", improvement {run.improvement:+.4f}"
     out.print(f"training run {run.id}: [bold]{run.status}[/]{gain}")
     if run.candidate_version:
         out.print(f"candidate {run.candidate_version}, from {run.base_version or 'the base model'}")
-    if run.notes:
-        print_plain(run.notes)
+    for line in (run.notes or "").splitlines():
+        label = "reason" if line == (reason or "requested manually") else "result"
+        print_plain(f"{label}  {line}")

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import AsJson, Reason, echo_json, get_actor, out
 from iccm_assets.cli.context import open_platform
+from iccm_assets.cli.run_job import report_to_dagster
 
 
 def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
@@ -22,3 +23,4 @@ def rollback(reason: Reason = "", as_json: AsJson = False) -> None:
         out.print(
             f"{result.rolled_back} rolled back, [bold]{result.serving}[/] serves: {escape(result.reason)}"
         )
+    report_to_dagster(settings, engine)

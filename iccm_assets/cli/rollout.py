@@ -14,9 +14,11 @@ from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, Reason, echo_json, err, get_actor, make_table, out, progress_bar
+from iccm_assets.cli.console import AsJson, Reason, echo_json, get_actor, make_table, out, progress_bar
 from iccm_assets.cli.context import open_platform
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.cli.run_job import report_to_dagster
+from iccm_assets.errors import RecordNotFoundError, UsageError
+from iccm_assets.reporting.formatting import format_duration
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import load_settings
 
@@ -50,8 +52,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show state, weight, lease, evidence with its thresholds, and what the rollout waits for."""
-    if watch is not None and (as_json or watch <= 0):
-        raise InputError("--watch must be positive and cannot be combined with --json")
+    if watch is not None and (as_json or not 0 < watch <= 86_400):
+        raise UsageError("--watch is a number of seconds up to a day and cannot be combined with --json")
     _, engine = open_platform()
     state = _load(engine, rollout)
     if as_json:
@@ -78,7 +80,7 @@ def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
             else repository.get_rollout(conn, rollout_id)
         )
         if state is None:
-            raise OperationNotAllowedError("there was no rollout yet", hint="iccm deploy VERSION opens one.")
+            raise RecordNotFoundError("there was no rollout yet", hint="iccm deploy VERSION opens one.")
         return {
             **to_dict(state, now(conn)),
             "answers": repository.count_samples(conn, state.id),
@@ -89,7 +91,7 @@ def _load(engine: Engine, rollout_id: int | None) -> dict[str, Any]:
 def _render(state: dict[str, Any]) -> Group:
     arms = [{"arm": "canary", **state["canary"]}, {"arm": "production", **state["production_arm"]}]
     tests = [
-        {"test": test["test"], "evidence": f"{test['e_value']:.3g}", "threshold": f"{test['threshold']:.3g}"}
+        {"test": test["test"], "e-value": test["e_value"], "violated at": round(test["threshold"])}
         for test in state["tests"]
     ]
     lines = [
@@ -97,16 +99,19 @@ def _render(state: dict[str, Any]) -> Group:
         f"{', emergency' if state['emergency'] else ''}",
         f"[bold]{state['state']}[/], stage {state['stage']} at {state['weight']:.0%}"
         f" (now {state['weight_now']:.0%}{_format_lease(state['lease_seconds_left'])})",
-        f"healthy {state['healthy_seconds'] / 3600:.2f} of {state['healthy_seconds_needed'] / 3600:g} h,"
+        f"healthy for {format_duration(state['healthy_seconds'])} of"
+        f" {format_duration(state['healthy_seconds_needed'])},"
         f" {state['scored_sessions']} of {state['scored_sessions_needed']} scored canary-arm sessions",
     ]
     if state["live"]:
         hours = state["forecast_hours"]
-        forecast = "unknown" if hours is None else f"in {hours:.1f} h"
+        forecast = "unknown" if hours is None else f"in {format_duration(hours * 3600)}"
         reasons = "; ".join(state["waiting_for"]) or "the next tick"
         lines.append(f"waiting for: {reasons}; end of the stage: {forecast}")
     lines.append(escape(state["reason"]))
-    return Group(*lines, make_table("this stage", arms), make_table("evidence since the start", tests))
+    return Group(
+        *lines, make_table("this stage", arms), make_table("sequential tests since the start", tests)
+    )
 
 
 def _format_lease(seconds: float | None) -> str:
@@ -130,6 +135,7 @@ def _make_command(verb: str) -> Callable[..., None]:
             out.print(
                 f"rollout {state.id} of {state.candidate}: [bold]{state.state}[/], {escape(decision.reason)}"
             )
+        report_to_dagster(settings, engine)
 
     return command
 
@@ -152,7 +158,8 @@ def simulate(
     """Predict the outcome of a candidate: the controller's own decisions on a virtual clock.
 
     Durations, samples and limits are those of the production profile, even under the local profile;
-    ICCM_ROLLOUT__… variables change them. docs/rollout.md describes how traffic and scores are drawn.
+    ICCM_ROLLOUT__… variables change them. docs/explanation/rollout.md describes how traffic and scores are
+    drawn.
     """
     _check(production, canary, sessions_per_day, runs, seed)
     result = _simulate(production, canary, sessions_per_day, runs, seed, evidence)
@@ -174,7 +181,7 @@ def _check(production: float, canary: float, sessions_per_day: float, runs: int,
         (0 <= seed < 2**63, f"--seed {seed} is not between 0 and 2^63 - 1"),
     ):
         if not valid:
-            raise InputError(message)
+            raise UsageError(message)
 
 
 def _simulate(
@@ -187,7 +194,7 @@ def _simulate(
     effect = simulation.TrueEffect(
         production, canary, sessions_per_day, settings.rollout.replay_threshold_sessions
     )
-    with progress_bar("rollouts", runs, transient=True, disable=not err.is_terminal) as update:
+    with progress_bar("rollouts", runs, transient=True) as update:
         return simulation.simulate(effect, policy, runs, seed, lambda count: update(advance=count))
 
 

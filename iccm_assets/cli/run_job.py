@@ -1,13 +1,13 @@
-"""Run the platform's Dagster jobs from the command line, with their log as a progress bar.
+"""Run the platform's Dagster jobs from the command line, and report to Dagster what commands decide.
 
-The runs go to the instance that the UI shows. A log message with "N of M" moves the bar.
+Runs and reports go to the instance that the UI shows. A log message with "N of M" moves the progress bar.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +16,17 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 
-from iccm_assets.cli.console import err, parse_progress
+from iccm_assets.cli.console import err, parse_progress, progress_bar, repeat_in_thread
 from iccm_assets.cli.context import open_platform
 from iccm_assets.cli.env import get_dagster_environment
-from iccm_assets.settings import get_settings
+from iccm_assets.errors import first_line
+from iccm_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     import dagster as dg
+    from sqlalchemy import Engine
 
 QUIET_LOGGING = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 POLL_INTERVAL_SECONDS = 0.5
@@ -48,20 +50,11 @@ def run_job(
     console: Console = err,
 ) -> JobResult:
     """Run a job of the code location in this process, to its end, and follow its log."""
-    import dagster as dg
     from dagster._core.utils import make_new_run_id
 
     from iccm_assets.definitions import defs
 
-    # Dagster's warnings about its own interfaces are for developers, and its other messages are in the run's
-    # log.
-    warnings.simplefilter("ignore", dg.PreviewWarning)
-    warnings.simplefilter("ignore", dg.BetaWarning)
-    # A run resets the level of "dagster"; the level of its children stays.
-    for logger in ("dagster", "dagster._core"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.update(get_dagster_environment(get_settings()))
-    instance = dg.DagsterInstance.get()
+    instance = _get_instance(get_settings())
     run_id = make_new_run_id()
     # The job runs in the main thread, where Dagster can turn Ctrl-C into a canceled run.
     with _follow(instance, run_id, title, console):
@@ -95,56 +88,78 @@ def run_retrain(training_run_id: int, *, rollout: bool = False, console: Console
     from iccm_assets.defs.automation.training_run_tags import run_tags
     from iccm_assets.registry import training_runs
 
-    _, engine = open_platform()
+    settings, engine = open_platform()
     with engine.connect() as conn:
         run = training_runs.get_run(conn, training_run_id)
-    return run_job(
+    result = run_job(
         "retrain_job",
         title=f"retrain {training_run_id}",
         tags=run_tags(run),
         run_config={"ops": {"deployed_model_version": {"config": {"rollout": rollout}}}},
         console=console,
     )
+    # The run leaves the checks of the deployment to a report: a failed gate would end it before them.
+    report_to_dagster(settings, engine)
+    return result
+
+
+def report_to_dagster(settings: Settings, engine: Engine) -> None:
+    """Show in Dagster what a command has decided, if this home has a Dagster instance.
+
+    What cannot be reported now, `decision_report_sensor` reports within a minute: the command has succeeded.
+    """
+    if not (settings.home / "dagster" / "dagster.yaml").is_file():
+        return
+    try:
+        from iccm_assets.defs.automation.decision_reports import report_decisions
+
+        with _get_instance(settings) as instance, engine.begin() as conn:
+            report_decisions(conn, settings, instance)
+    except Exception as error:
+        err.print(f"[dim]Dagster's daemon will show this later; now: {escape(first_line(error))}[/]")
+
+
+def _get_instance(settings: Settings) -> dg.DagsterInstance:
+    """Return the instance that the UI shows."""
+    import dagster as dg
+
+    # Dagster's warnings about its own interfaces are for developers, and its other messages are in the run's
+    # log.
+    warnings.simplefilter("ignore", dg.PreviewWarning)
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    # A run resets the level of "dagster"; the level of its children stays.
+    for logger in ("dagster", "dagster._core"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.update(get_dagster_environment(settings))
+    return dg.DagsterInstance.get()
 
 
 @contextmanager
 def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Console) -> Iterator[None]:
     """Show the run's newest message and a progress bar until the block ends."""
-    stop = threading.Event()
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[message]}"),
-        console=console,
-    ) as bar:
-        task = bar.add_task(title, total=None, message="starting")
+    cursor: str | None = None
+    with progress_bar(title, console=console) as update:
 
         def follow() -> None:
-            cursor: str | None = None
-            while not stop.wait(POLL_INTERVAL_SECONDS):
-                batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
-                cursor = batch.cursor
-                for entry in (record.event_log_entry for record in batch.records):
-                    if not entry.is_dagster_event:
-                        message = entry.user_message.partition("\n")[0][:90]
-                        bar.update(task, message=message, **parse_progress(message))
+            nonlocal cursor
+            batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
+            cursor = batch.cursor
+            for entry in (record.event_log_entry for record in batch.records):
+                if not entry.is_dagster_event:
+                    message = entry.user_message.partition("\n")[0][:90]
+                    update(description=f"{title}: {message}", **parse_progress(message))
 
-        thread = threading.Thread(target=follow, name="follow-run", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeat_in_thread(follow, POLL_INTERVAL_SECONDS, "follow-run"):
+                yield
         finally:
-            stop.set()
-            thread.join()
-            bar.update(task, total=1, completed=1, message="")
+            update(description=title, total=1, completed=1)
 
 
 def _root_cause(event: Any) -> str:
-    """The message of the error that caused a step to fail."""
+    """The first line of the error that caused a step to fail, without the module of its class."""
     error = event.step_failure_data.error
     while error.cause is not None:
         error = error.cause
-    message = str(error.message).strip()
-    return message.split(": ", 1)[-1] if message.startswith("iccm_assets.errors.") else message
+    message = first_line(str(error.message))
+    return re.sub(r"^iccm_assets\.errors\.\w+: |^(\w+\.)+(?=\w+: )", "", message)

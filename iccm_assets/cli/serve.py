@@ -1,4 +1,4 @@
-"""`iccm serve`: the HTTP gateway, which serves CET-D, splits traffic between arms and captures it."""
+"""`iccm serve`: serve CET-D over HTTP, split traffic between arms, capture it."""
 
 from __future__ import annotations
 

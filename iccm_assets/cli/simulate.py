@@ -1,4 +1,4 @@
-"""`iccm simulate`: simulated developers who query the gateway, correct, accept and rate its responses."""
+"""`iccm simulate`: simulate developers who use the gateway."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iccm_assets.cli.console import AsJson, echo_json, err, out, progress_bar
+from iccm_assets.cli.console import AsJson, echo_json, err, out, pluralize, progress_bar
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.errors import GatewayError, InputError
+from iccm_assets.errors import GatewayError, UsageError
 from iccm_assets.gateway.subprocess_gateway import get_token, run_gateway
 from iccm_assets.settings import Settings, get_settings
 
@@ -96,7 +96,7 @@ def _gateway(settings: Settings, url: str) -> Iterator[str]:
         yield url
         return
     ensure_production_version(settings)
-    with err.status("starting a gateway"), ExitStack() as stack:
+    with progress_bar("starting a gateway", transient=True), ExitStack() as stack:
         started = stack.enter_context(run_gateway(settings))
         running = stack.pop_all()
     with running:
@@ -134,7 +134,8 @@ def print_traffic(traffic: TrafficSummary, replies: ResponseStats) -> None:
         f" feedback +{traffic.thumbs_up}/−{traffic.thumbs_down}",
         highlight=False,
     )
-    err.print(f"[dim]{traffic.new_domain} in domains unknown to the base model: {mix}[/]", highlight=False)
+    unknown = f"{traffic.new_domain} in domains unknown to the base model"
+    err.print(f"[dim]{unknown}; all: {mix}[/]", highlight=False)
     arms = ", ".join(f"{count} by the {arm} arm" for arm, count in replies.arms.items()) or "none"
     other = ", ".join(f"{count} x {status}" for status, count in replies.statuses.items() if status != "200")
     retried = f"; {replies.retried} retried ({other})" if other else ""
@@ -145,18 +146,18 @@ def raise_on_failures(replies: ResponseStats) -> None:
     """Raise ``GatewayError`` if sessions failed."""
     if replies.failures:
         raise GatewayError(
-            f"{len(replies.failures)} sessions failed, the first because {replies.failures[0]}",
+            f"{pluralize(len(replies.failures), 'session')} failed, the first because {replies.failures[0]}",
             hint="Repeat the command to run the missing sessions.",
         )
 
 
 def parse_domains(text: str) -> tuple[str, ...]:
-    """Parse a list of new domains, all of them if empty; raises ``InputError`` for an unknown domain."""
+    """Parse a list of new domains, all of them if empty; raises ``UsageError`` for an unknown domain."""
     from iccm_assets.simulation.language.families import NEW_FAMILIES
 
     names = tuple(dict.fromkeys(map(str.strip, text.split(",")))) if text else NEW_FAMILIES
     if unknown := [name for name in names if name not in NEW_FAMILIES]:
-        raise InputError(
+        raise UsageError(
             f"--new-domains: {', '.join(map(repr, unknown))} is not a new domain",
             hint=f"Choose from {', '.join(NEW_FAMILIES)}.",
         )
@@ -164,10 +165,10 @@ def parse_domains(text: str) -> tuple[str, ...]:
 
 
 def parse_period(start: str, end: str, days: int | None) -> tuple[date, date]:
-    """First and last day from two of the three values; ``InputError`` unless each has a daily partition."""
+    """First and last day from two of the three values; ``UsageError`` unless each has a daily partition."""
     first, last = _parse_day("--start", start), _parse_day("--end", end)
     if first and last and days is not None and (last - first).days + 1 != days:
-        raise InputError(
+        raise UsageError(
             f"--start {first} to --end {last} are {(last - first).days + 1} days, not {days}",
             hint="Give two of --start, --end and --days.",
         )
@@ -175,7 +176,7 @@ def parse_period(start: str, end: str, days: int | None) -> tuple[date, date]:
     last = last or (first + span if first else datetime.now(UTC).date() - timedelta(days=1))
     first = first or last - span
     if last < first:
-        raise InputError(f"--start {first} is after --end {last}")
+        raise UsageError(f"--start {first} is after --end {last}")
     return _require_partition(first), _require_partition(last)
 
 
@@ -190,7 +191,7 @@ def _require_partition(day: date) -> date:
 
     earliest, today = daily_partitions.start.date(), datetime.now(UTC).date()
     if not earliest <= day <= today:
-        raise InputError(
+        raise UsageError(
             f"{day} has no daily partition: they range from {earliest} to {today}",
             hint="Choose other dates, or fewer --days.",
         )
@@ -203,4 +204,4 @@ def _parse_day(option: str, text: str) -> date | None:
     try:
         return _require_partition(date.fromisoformat(text))
     except ValueError:
-        raise InputError(f"{option} {text!r} is not a date", hint="Write it as YYYY-MM-DD.") from None
+        raise UsageError(f"{option} {text!r} is not a date", hint="Write it as YYYY-MM-DD.") from None

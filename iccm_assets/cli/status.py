@@ -1,33 +1,41 @@
-"""`iccm status`: the production version, the latest retrains, the live rollout, the days' traffic."""
+"""`iccm status`: show production, retrains, the live rollout and traffic."""
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, make_table, out
+from iccm_assets.cli.console import AsJson, echo_json, make_table, out, pluralize
 from iccm_assets.cli.context import open_platform
-from iccm_assets.reporting.arm_metrics import ArmMetrics
 from iccm_assets.reporting.formatting import format_number
-from iccm_assets.reporting.live_traffic import LiveTraffic, load_live_traffic
-from iccm_assets.reporting.real_traffic import find_builtin_notice
-from iccm_assets.reporting.status import PlatformStatus, load_platform_status
-from iccm_assets.retraining.example_queries import propose_selection
+
+if TYPE_CHECKING:
+    from iccm_assets.reporting.arm_metrics import ArmMetrics
+    from iccm_assets.reporting.live_traffic import LiveTraffic
+    from iccm_assets.reporting.status import PlatformStatus
 
 WINDOW = timedelta(days=1)
 
 
 def status(as_json: AsJson = False) -> None:
     """Show the production version, the latest retrains, the live rollout and the daily funnels."""
+    from iccm_assets.registry.base_difference import find_base_difference
+    from iccm_assets.reporting.live_traffic import load_live_traffic
+    from iccm_assets.reporting.real_traffic import find_builtin_notice
+    from iccm_assets.reporting.status import load_platform_status
+    from iccm_assets.retraining.example_queries import propose_selection
+
     settings, engine = open_platform()
     with engine.connect() as conn:
         platform = load_platform_status(conn)
         proposal = propose_selection(conn, platform.now, settings.selection)
         traffic = load_live_traffic(conn, WINDOW)
         notice = find_builtin_notice(conn, settings.orchestra)
+        difference = find_base_difference(conn, settings)
     required = settings.triggers.weekly_min_examples
     if as_json:
         echo_json(
@@ -36,6 +44,7 @@ def status(as_json: AsJson = False) -> None:
                 "rollout": asdict(traffic.rollout) if traffic.rollout else None,
                 "undelivered_alerts": traffic.undelivered_alerts,
                 "notice": notice,
+                "base_difference": None if difference is None else str(difference),
                 "selectable": {
                     "examples": proposal.selectable,
                     "required": required,
@@ -50,8 +59,9 @@ def status(as_json: AsJson = False) -> None:
         )
         return
     _print(platform, traffic)
-    if notice:
-        out.print(f"[yellow]{escape(notice)}[/]")
+    for text in (notice, difference):
+        if text is not None:
+            out.print(f"[yellow]{escape(str(text))}[/]")
     out.print(f"{proposal.selectable} of {required} new examples for the weekly retrain: {proposal.reason}")
 
 
@@ -61,18 +71,26 @@ def _print(platform: PlatformStatus, traffic: LiveTraffic) -> None:
         out.print("[bold]No version in production yet.[/] The first retrain starts from the base model.")
     else:
         deployed_at = production["deployed_at"]
-        since = f" since {deployed_at:%Y-%m-%d %H:%M} UTC" if deployed_at else ""
-        out.print(f"[bold]{production['version']}[/] is in production{since}")
+        first = f", first deployed {deployed_at:%Y-%m-%d %H:%M} UTC" if deployed_at else ""
+        out.print(f"[bold]{production['version']}[/] is in production{first}")
     if rollout is None:
         out.print("No rollout is live.")
     else:
         weight = f"{rollout.weight:.0%} of traffic to {rollout.candidate}, the rest to {rollout.production}"
         out.print(f"rollout {rollout.id} {rollout.state}, stage {rollout.stage}: {weight}")
-    out.print(f"{traffic.replicas} gateway processes are running.")
+    processes = pluralize(traffic.replicas, "gateway process is", "gateway processes are")
+    out.print(f"{processes} running.")
+    _print_tables(platform, traffic)
+    if traffic.undelivered_alerts:
+        alerts = pluralize(traffic.undelivered_alerts, "alert is", "alerts are")
+        out.print(f"{alerts} not delivered yet (iccm alerts list --pending).")
+
+
+def _print_tables(platform: PlatformStatus, traffic: LiveTraffic) -> None:
     tables = {
         "Arms, last 24 hours": [_arm_row(arm) for arm in traffic.arms],
-        "Versions": platform.versions,
-        "Retrains": [_shorten_notes(retrain) for retrain in platform.retrains],
+        "Versions": [_version_row(version) for version in platform.versions],
+        "Retrains": [_retrain_row(retrain) for retrain in platform.retrains],
         "Conversations by day (UTC)": platform.days,
         "Test suites, measured in 7 days": platform.suites,
         "Rows": [{"table": name, "rows": count} for name, count in platform.rows.items()],
@@ -80,8 +98,9 @@ def _print(platform: PlatformStatus, traffic: LiveTraffic) -> None:
     for title, rows in tables.items():
         if rows:
             out.print(make_table(title, rows))
-    if traffic.undelivered_alerts:
-        out.print(f"{traffic.undelivered_alerts} alerts are not delivered yet (iccm alerts list).")
+    for retrain in platform.retrains[:1]:
+        for line in str(retrain["notes"] or "").strip().splitlines()[-1:]:
+            out.print(f"retrain {retrain['id']}: {line}", markup=False)
 
 
 def _arm_row(arm: ArmMetrics) -> dict[str, object]:
@@ -102,7 +121,17 @@ def _arm_row(arm: ArmMetrics) -> dict[str, object]:
     }
 
 
-def _shorten_notes(row: dict[str, object]) -> dict[str, object]:
-    """Cut the notes to the start of the last line; `--json` has all of them."""
-    notes = str(row["notes"] or "").strip().splitlines()
-    return {**row, "notes": textwrap.shorten(notes[-1], 60, placeholder=" …") if notes else None}
+def _version_row(version: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "version": version["version"],
+        "status": version["status"],
+        "parent": version["parent_version"],
+        "created": version["created_at"],
+        "deployed": version["deployed_at"],
+    }
+
+
+def _retrain_row(retrain: Mapping[str, object]) -> dict[str, object]:
+    names = ("id", "trigger", "status", "attempt", "timestamp", "candidate_version", "improvement")
+    row = {name: retrain[name] for name in names}
+    return {"candidate" if name == "candidate_version" else name: value for name, value in row.items()}

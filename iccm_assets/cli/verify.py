@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from iccm_assets.cli.console import AsJson, echo_json, parse_progress, print_line, progress_bar
+from iccm_assets.cli.console import EXIT_NEGATIVE, AsJson, echo_json, parse_progress, print_line, progress_bar
 from iccm_assets.cli.context import open_platform
 
 
@@ -20,7 +20,8 @@ def verify(
 ) -> None:
     """Train VERSION again from its stored parent, dataset, configuration and seed; compare the weights.
 
-    Exits 0 if they are identical bit for bit, 1 otherwise. Changes nothing.
+    Exits 0 if they are identical bit for bit, or if VERSION was imported and its files are intact; 3 if they
+    differ; 1 if its records no longer allow a comparison. Changes nothing.
     """
     from iccm_assets.registry import versions
     from iccm_assets.training.reproducibility import reproduce_version
@@ -35,15 +36,15 @@ def verify(
                 update(description=line[:90], **counts)
 
         report = reproduce_version(engine, settings.home, original, on_line=show_progress)
-    reproduced = report.outcome == "reproduced"
+    status = {"reproduced": 0, "imported": 0, "differs": EXIT_NEGATIVE, "impossible": 1}[report.outcome]
     if as_json:
         echo_json(asdict(report))
     else:
-        style = "bold green" if reproduced else "bold red"
+        style = "bold red" if status else "bold green"
         print_line(f"{original.version}: [{style}]{report.outcome}[/], {escape(report.reason)}")
         if report.reproduced_weights_digest:
             print_line(
                 f"weights {report.reproduced_weights_digest}; {report.examples} examples,"
                 f" {report.seconds:.1f} s"
             )
-    raise typer.Exit(0 if reproduced else 1)
+    raise typer.Exit(status)

@@ -12,10 +12,12 @@ from sqlalchemy import Connection, text
 
 from iccm_assets.capture.checks import load_daily_volumes
 from iccm_assets.check_result import CheckResult, sample_ids
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.curation.decontamination import TextPair, load_canary_index
-from iccm_assets.curation.embeddings import content_sha256, load_vectors, parse_windows
+from iccm_assets.curation.embeddings import load_vectors, parse_windows
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.filtering import find_changed_days
+from iccm_assets.curation.similarity import float32_margin
 from iccm_assets.curation.text_vectors import TextVectors, find_nearest, text_similarities
 from iccm_assets.db.clock import now
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
@@ -25,6 +27,7 @@ _BLOCK_ROWS = 1024
 # At most two seconds of work: parsing a program takes about half a millisecond.
 MAX_PROGRAMS = 2_000
 MAX_VECTORS = 5_000
+_MARGIN = float32_margin(EMBEDDING_DIMENSIONS)
 
 # Conversation ids of two rows, and their similarity.
 SimilarPair = tuple[int, int, float]
@@ -85,7 +88,7 @@ def find_similar_pairs(
     small = vectors.matrix.astype(np.float32)
     firsts = small[vectors.starts[:-1]]
     for start in range(0, len(ids), _BLOCK_ROWS):
-        close = firsts[start : start + _BLOCK_ROWS] @ small[vectors.starts[start] :].T >= threshold - 1e-3
+        close = firsts[start : start + _BLOCK_ROWS] @ small[vectors.starts[start] :].T >= threshold - _MARGIN
         for row, hits in enumerate(close, start):
             others = vectors.find_texts(np.flatnonzero(hits) + vectors.starts[start])
             others = np.array(
@@ -105,6 +108,7 @@ def check_duplicates(
     rows_checked: int, pool_size: int, pairs: Sequence[SimilarPair], threshold: float
 ) -> CheckResult:
     """Check that the pool has no pairs that deduplication should have removed (P2)."""
+    similarities = [similarity for _, _, similarity in pairs]
     return CheckResult(
         not pairs,
         f"{len(pairs)} pairs at {threshold:g} or above among {rows_checked} of {pool_size} rows of the pool",
@@ -114,7 +118,7 @@ def check_duplicates(
         metrics={
             "pairs": float(len(pairs)),
             "rows_checked": float(rows_checked),
-            "highest_similarity": max((pair[2] for pair in pairs), default=0.0),
+            **({"highest_similarity": max(similarities)} if similarities else {}),
         },
         sample_ids=sample_ids([f"{row}~{other} ({exact:.6f})" for row, other, exact in pairs]),
     )
@@ -193,8 +197,6 @@ def find_similar_to_canary_set(conn: Connection, settings: Settings, embedder: s
     ]
     canary = load_vectors(conn, hashes, embedder)
     pool = load_pool_vectors(conn)
-    if not canary or not pool.ids:
-        return []
     canary_texts = TextVectors.stack(list(canary.values()), EMBEDDING_DIMENSIONS).normalized()
     matches = find_nearest(pool.vectors, canary_texts, settings.curation.duplicate_similarity)
     return [id_ for id_, match in zip(pool.ids, matches, strict=True) if match is not None]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import hashlib
 import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
 
-from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.sandbox.python_source import parse_python
 
 # Names that a copy cannot change without changing the behavior of the program.
@@ -24,6 +24,11 @@ _IGNORED_FIELDS = frozenset(
 )
 _NAME_FIELDS = frozenset({"id", "arg", "name", "asname", "rest", "attr", "names", "kwd_attrs"})
 _SPACE = re.compile(r"\s+")
+
+
+def content_sha256(text: str) -> str:
+    """Return the key of a text: sha256 of its UTF-8 bytes, hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def normalized_text_hash(text: str) -> str | None:

@@ -6,7 +6,6 @@ stored vectors, so two machines whose computations differ in the last bit decide
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.db.tables import EMBEDDING_DIMENSIONS, embeddings
 from iccm_assets.models.text_division import DividedText
@@ -43,11 +43,6 @@ class EmbeddingResult:
 
     vectors: TextVectors
     new_count: int
-
-
-def content_sha256(text: str) -> str:
-    """Return the key of a text: sha256 of its UTF-8 bytes, hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def embed_texts(

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.curation.decontamination import TextPair, find_contamination, load_canary_index
-from iccm_assets.curation.embeddings import TextEmbedder, content_sha256, embed_texts
+from iccm_assets.curation.embeddings import TextEmbedder, embed_texts
 from iccm_assets.curation.filter_policy import (
     Kept,
     Rejected,
@@ -23,13 +24,10 @@ from iccm_assets.curation.filter_policy import (
     reject_contaminated,
 )
 from iccm_assets.db import tables as t
-from iccm_assets.db.clock import now, start_of_day
+from iccm_assets.db.clock import start_of_day
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import CurationSettings, Settings
-
-# A transaction that committed after the filter had read may have written rows with an earlier time.
-_COMMIT_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ def filter_day(
     embed_texts(engine, _texts_likely_to_pass(engine, day, settings.curation), embedder)
     with engine.begin() as conn:
         acquire_lock(conn, Lock.FILTERED_DAY, day)
-        read_at = now(conn)
+        # Before the rows: what changes in between makes the day change again.
+        inputs = conn.execute(text(_FINGERPRINTS), _range(day, day)).one_or_none()
         decisions = [apply_filter(row, settings.curation) for row in _load_conversations(conn, day)]
         rejected = [decision for decision in decisions if isinstance(decision, Rejected)]
         passed = [decision for decision in decisions if isinstance(decision, Kept)]
@@ -66,7 +65,7 @@ def filter_day(
                 kept.append(decision)
             else:
                 rejected.append(reject_contaminated(decision, leak))
-        _replace_day(conn, day, read_at, kept, rejected)
+        _replace_day(conn, day, inputs.fingerprint if inputs else None, kept, rejected)
     reasons = Counter(rejection.reason for rejection in rejected)
     return FilterReport(len(decisions), len(kept), dict(sorted(reasons.items())))
 
@@ -75,34 +74,36 @@ def find_changed_days(conn: Connection, first: date, last: date) -> list[date]:
     """Return the days from ``first`` to ``last`` whose inputs changed since they were filtered (P6).
 
     This includes days with conversations that were never filtered, and days from which a conversation moved
-    to another day.
+    to another day or was deleted.
     """
-    days = {"first": first, "last": last, "tolerance": _COMMIT_TOLERANCE}
-    return list(conn.execute(_CHANGED_DAYS, {**_range(first, last), **days}).scalars())
+    days = {**_range(first, last), "first": first, "last": last}
+    return list(conn.execute(_CHANGED_DAYS, days).scalars())
 
 
-_CHANGED_DAYS = text(
-    """
-    with inputs as (
-        select (c."timestamp" at time zone 'UTC')::date as day, greatest(
-            c.updated_at,
-            c.erased_at,
-            (select max(r.scored_at) from iccm.requirements r where r.session_id = c.session_id),
-            (select max(f.created_at) from iccm.feedback f where f.session_id = c.session_id)
-        ) as changed_at
+# Each day's inputs as one text that does not depend on the order of its rows. What is compared is what the
+# filter read, not when: a score that was written just before the filter ran is no change, and a transaction
+# that committed during or after the run is one, whatever time it wrote.
+_FINGERPRINTS = """
+    select i.day, count(*) || ':' || sum(hashtextextended(cast(i.inputs as text), 0)) as fingerprint
+    from (
+        select (c."timestamp" at time zone 'UTC')::date as day, row(
+            c.id, extract(epoch from c.updated_at), extract(epoch from c.erased_at),
+            (select extract(epoch from max(r.scored_at)) from iccm.requirements r
+             where r.session_id = c.session_id),
+            (select row(count(*), extract(epoch from max(f.created_at))) from iccm.feedback f
+             where f.session_id = c.session_id)
+        ) as inputs
         from iccm.conversations c
         where c."timestamp" >= :start and c."timestamp" < :end
-    ), moved as (
-        select f.day from iccm.filtered_conversations f
-        join iccm.conversations c on c.id = f.conversation_id
-        where f.day between :first and :last
-            and f.day is distinct from (c."timestamp" at time zone 'UTC')::date
-    )
-    select distinct i.day from inputs i
-    left join iccm.filtered_days d on d.day = i.day
-    where d.day is null or i.changed_at > d.filtered_at - cast(:tolerance as interval)
-    union
-    select day from moved
+    ) as i
+    group by i.day
+"""
+_CHANGED_DAYS = text(
+    f"""
+    select day from ({_FINGERPRINTS}) as i
+    full join (select day, fingerprint from iccm.filtered_days where day between :first and :last) as d
+        using (day)
+    where i.fingerprint is distinct from d.fingerprint
     order by 1
     """
 )
@@ -181,7 +182,7 @@ def _load_conversations(conn: Connection, day: date) -> Iterator[ScoredConversat
 
 
 def _replace_day(
-    conn: Connection, day: date, read_at: datetime, kept: Sequence[Kept], rejected: Sequence[Rejected]
+    conn: Connection, day: date, fingerprint: str | None, kept: Sequence[Kept], rejected: Sequence[Rejected]
 ) -> None:
     """Delete the day's rows and insert the new ones; a conversation that moved leaves its old day."""
     ids = [row.conversation_id for row in kept] + [row.conversation_id for row in rejected]
@@ -203,11 +204,11 @@ def _replace_day(
     conn.execute(
         text(
             """
-            insert into iccm.filtered_days (day, filtered_at, kept, rejected)
-            values (:day, :read_at, :kept, :rejected)
+            insert into iccm.filtered_days (day, filtered_at, kept, rejected, fingerprint)
+            values (:day, iccm.now(), :kept, :rejected, :fingerprint)
             on conflict (day) do update set filtered_at = excluded.filtered_at,
-                kept = excluded.kept, rejected = excluded.rejected
+                kept = excluded.kept, rejected = excluded.rejected, fingerprint = excluded.fingerprint
             """
         ),
-        {"day": day, "read_at": read_at, "kept": len(kept), "rejected": len(rejected)},
+        {"day": day, "kept": len(kept), "rejected": len(rejected), "fingerprint": fingerprint},
     )

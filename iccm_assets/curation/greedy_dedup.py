@@ -70,8 +70,8 @@ class DedupResult(Generic[Id]):
 
 def greedy_dedup(
     rows: EmbeddedRows[Id],
-    existing: EmbeddedRows[Id] | None = None,
-    threshold: float = 0.9,
+    existing: EmbeddedRows[Id] | None,
+    threshold: float,
     progress: Callable[[int], None] | None = None,
 ) -> DedupResult[Id]:
     """Deduplicate ``rows`` against ``existing`` and each other; ``existing`` is retained as it is.
@@ -112,6 +112,7 @@ class _KeptRows(Generic[Id]):
             )
         self.ids: list[Id] = []
         self.threshold = threshold
+        self._minimum = threshold - float32_margin(rows.matrix.shape[1])  # of a product in float32
         units = first.normalized()
         self.exact: Float64 = np.empty((len(units.matrix) + len(rows.matrix), rows.matrix.shape[1]))
         self.quick: Float32 = np.empty(self.exact.shape, dtype=np.float32)
@@ -140,10 +141,9 @@ class _KeptRows(Generic[Id]):
         """
         quick = block.matrix.astype(np.float32)
         firsts = quick[block.starts[:-1]]
-        minimum = self.threshold - float32_margin(quick.shape[1])
         before = self._kept()
-        close = np.asarray(firsts @ self.quick[: self.n_windows].T >= minimum)
-        close_in_block = np.asarray(firsts @ quick.T >= minimum)
+        close = np.asarray(firsts @ self.quick[: self.n_windows].T >= self._minimum)
+        close_in_block = np.asarray(firsts @ quick.T >= self._minimum)
         positions = np.full(len(ids), -1)  # in the kept rows
         decisions: list[tuple[Id, float] | None] = []
         for index, id_ in enumerate(ids):
@@ -168,7 +168,7 @@ class _KeptRows(Generic[Id]):
 
         Many long texts begin alike: comparing all their windows in float64 would take minutes.
         """
-        close = windows @ self.quick[: self.n_windows].T >= self.threshold - float32_margin(windows.shape[1])
+        close = windows @ self.quick[: self.n_windows].T >= self._minimum
         starts = self._kept().starts[:-1]
         covered = np.asarray(np.logical_or.reduceat(close, starts, axis=1).all(axis=0))
         covering = np.logical_and.reduceat(np.asarray(close.any(axis=0)), starts)

@@ -39,14 +39,11 @@ def normalize_rows(vectors: Matrix) -> Float64:
     if exact.size == 0:
         return exact
     largest = np.abs(exact).max(axis=1, keepdims=True)
-    bad = ~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0)
+    bad = ~np.isfinite(largest) | (largest == 0)
     if bad.any():
         raise InputError(f"vector {int(np.argmax(bad)) + 1} has no direction (NaN, infinite or all zero)")
-    # The length of very large or very small numbers would overflow: scale those by powers of two, which is
-    # exact. Ordinary vectors are not changed.
-    extreme = (largest < 1e-100) | (largest > 1e100)
-    if extreme.any():
-        exact = np.where(extreme, np.ldexp(exact, -np.frexp(largest)[1]), exact)
+    # The length of very large or very small numbers would overflow: scale by powers of two, which is exact.
+    exact = np.ldexp(exact, -np.frexp(largest)[1])
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     return np.ascontiguousarray(exact / lengths)
 
@@ -64,7 +61,7 @@ def round_similarities(products: Float64, exact: Callable[[int], float]) -> Floa
     """
     scaled = products * _SCALE
     rounded: Float64 = np.rint(scaled) / _SCALE
-    for index in np.flatnonzero(np.abs(np.abs(scaled - np.floor(scaled)) - 0.5) < 1e-6):
+    for index in np.flatnonzero(np.abs(scaled - np.floor(scaled) - 0.5) < 1e-6):
         rounded[index] = exact(int(index))
     return rounded
 

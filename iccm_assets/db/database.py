@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from iccm_assets.db import server_rights
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.locks import Lock, acquire_lock, lock_key
+from iccm_assets.db.server_rights import MissingRight
 from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError, first_line
 from iccm_assets.settings import Settings, get_settings
 
@@ -48,9 +52,41 @@ def dagster_url(settings: Settings | None = None) -> str:
     if settings.dagster_database_url is not None:
         return _parse(settings.dagster_database_url).render_as_string(hide_password=False)
     url = _parse(database_url(settings))
-    name = f"{url.database or url.username}_dagster"
-    _create_database(url, name)
-    return url.set(database=name).render_as_string(hide_password=False)
+    own = _default_dagster_url(url)
+    _create_database(url, own.database or "")
+    return own.render_as_string(hide_password=False)
+
+
+def find_missing_server_rights(settings: Settings) -> list[MissingRight]:
+    """Return what the role may not do on the server at ``ICCM_DATABASE_URL``; changes nothing."""
+    url = _parse(database_url(settings))
+    own = _default_dagster_url(url)
+    with _connected(url) as conn:
+        missing = server_rights.find_missing_rights(conn)
+        exists = conn.execute(_HAS_DATABASE, {"name": own.database}).scalar_one()
+        if settings.dagster_database_url is None and not exists:
+            creation = server_rights.find_missing_creation_right(conn, own.database or "")
+            return [*missing, *([creation] if creation else [])]
+    with _connected(_parse(settings.dagster_database_url) if settings.dagster_database_url else own) as conn:
+        tables = server_rights.find_missing_table_right(conn)
+    return [*missing, *([tables] if tables else [])]
+
+
+@contextmanager
+def _connected(url: URL) -> Iterator[Connection]:
+    """Connect once; what the block changes is rolled back."""
+    engine = create_engine_for(url.render_as_string(hide_password=False))
+    try:
+        with engine.connect() as conn:
+            yield conn
+    except DBAPIError as error:
+        raise _explain(url, error) from None
+    finally:
+        engine.dispose()
+
+
+def _default_dagster_url(url: URL) -> URL:
+    return url.set(database=f"{url.database or url.username}_dagster")
 
 
 def connect(settings: Settings | None = None) -> Engine:
@@ -145,7 +181,12 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
     except DBAPIError as error:
-        raise _explain(engine.url, error) from None
+        problem = _explain(engine.url, error)
+        if getattr(error.orig, "sqlstate", None) == server_rights.INSUFFICIENT_PRIVILEGE:
+            with _connected(engine.url) as conn:
+                fixes = [right.fix for right in server_rights.find_missing_rights(conn)]
+            problem = DatabaseError(problem.detail, hint=" ".join(fixes))
+        raise problem from None
     return before, head
 
 
@@ -162,7 +203,7 @@ def _check_server(conn: Connection) -> None:
 
 def _create_database(url: URL, name: str) -> None:
     engine = create_engine_for(url.render_as_string(hide_password=False))
-    quoted = engine.dialect.identifier_preparer.quote_identifier(name)
+    quote = engine.dialect.identifier_preparer.quote
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             if conn.execute(_HAS_DATABASE, {"name": name}).scalar_one():
@@ -170,13 +211,14 @@ def _create_database(url: URL, name: str) -> None:
             # Held until the connection closes: `create database` cannot run in a transaction.
             conn.execute(text("select pg_advisory_lock(:key)"), {"key": lock_key(Lock.DATABASE_CREATION)})
             if not conn.execute(_HAS_DATABASE, {"name": name}).scalar_one():
-                conn.execute(text(f"create database {quoted}"))
+                conn.execute(text(f"create database {quote(name)}"))
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) is None:
             raise _explain(url, error) from None
+        fix = server_rights.creation_fix(quote(url.username or ""), quote(name))
         raise DatabaseError(
             f"the database {name} for Dagster cannot be created: {first_line(error.orig or error)}",
-            hint="Create it, or set ICCM_DAGSTER_DATABASE_URL.",
+            hint=f"{fix} Or set ICCM_DAGSTER_DATABASE_URL.",
         ) from None
     finally:
         engine.dispose()

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+_TRY = sa.text("select pg_try_advisory_xact_lock(:key)")
 _ACQUIRE = sa.text("select pg_advisory_xact_lock(key) from unnest(cast(:keys as bigint[])) as key")
 
 
@@ -18,6 +19,7 @@ class Lock(StrEnum):
     MIGRATION = "migration"
     ERASURE = "erasure"
     DEPLOYMENT = "deployment"  # the statuses of the model versions
+    DAGSTER_REPORTS = "dagster_reports"  # what Dagster shows of decisions outside its runs
     TRAINING_RUNS = "training_runs"
     MODEL_VERSIONS = "model_versions"  # the next version number
     FILTERED_DAY = "filtered_day"  # by day
@@ -39,3 +41,8 @@ def acquire_lock(conn: sa.Connection, lock: Lock, *members: Hashable) -> None:
     """Wait for the lock, or for those of its members in a fixed order; held until the transaction ends."""
     keys = sorted(lock_key(lock, member) for member in members or (None,))
     conn.execute(_ACQUIRE, {"keys": keys})
+
+
+def try_lock(conn: sa.Connection, lock: Lock) -> bool:
+    """Take the lock without waiting, until the transaction ends; return whether it was free."""
+    return bool(conn.execute(_TRY, {"key": lock_key(lock)}).scalar_one())

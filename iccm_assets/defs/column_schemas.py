@@ -43,6 +43,26 @@ RECONSTRUCTIONS: Columns = {
     "created_at": ("timestamptz", "When it was tested."),
     "evidence": ("text?", "Kind of the suite: cases, or pytest, the weaker evidence."),
 }
+TEST_SUITES: Columns = {
+    "id": ("bigint", "Key."),
+    "source_sha256": ("text", "The source, by its digest."),
+    "origin": ("text", "attached (came with the code), collected (test files of the session), recorded."),
+    "suite": ("jsonb?", "The suite; null where none could be recorded."),
+    "digest": ("text", "Of the suite; empty where there is none."),
+    "strength": ("double precision?", "Refused / counted mutants of the source."),
+    "branch_coverage": ("double precision?", "Branches of the source that the suite reaches / all."),
+    "counted_mutants": ("integer?", "Mutants that it refuses, or that differ on further inputs."),
+    "undecided_mutants": ("integer?", "Mutants that do neither."),
+    "environment": ("text?", "The judge environment it was measured in; null for the default."),
+    "generator_version": ("text", "The version of recorder and measurement."),
+    "status": ("text", "usable, weak, mismatch (its own source fails it), none."),
+    "reason": ("text?", "Why, with the figures."),
+    "created_at": ("timestamptz", "When it was measured."),
+}
+TEST_SUITES_FROM: Mapping[str, list[tuple[str, str]]] = {
+    name: [("conversations", "content"), ("conversations", "metadata")]
+    for name in ("source_sha256", "suite", "digest", "strength", "branch_coverage", "status", "reason")
+}
 _EXAMPLE: Columns = {
     "conversation_id": ("bigint", "Key: the conversation it comes from."),
     "day": ("date", "The partition: UTC day of the conversation."),
@@ -80,6 +100,7 @@ CANARY_SET: Columns = {
 TABLES = MappingProxyType(
     {
         "conversations": ("conversations", CONVERSATIONS),
+        "test_suites": ("test_suites", TEST_SUITES),
         "reconstructions": ("reconstructions", RECONSTRUCTIONS),
         "filtered_conversations": ("filtered_conversations", FILTERED_CONVERSATIONS),
         "training_pool": ("phase4_training_data", TRAINING_POOL),
@@ -146,4 +167,6 @@ def training_pool_lineage() -> dict[str, dg.TableColumnLineage]:
 def reconstructions_lineage() -> dict[str, dg.TableColumnLineage]:
     """Return the sources of the columns of ``reconstructions``: the text of one conversation."""
     names = ("requirement_id", "implementation_code", "test_pass_rate", "results", "status")
-    return column_lineage({name: [("conversations", "content")] for name in names})
+    sources = {name: [("conversations", "content")] for name in names}
+    judged = {name: [*sources[name], ("test_suites", "suite")] for name in ("test_pass_rate", "results")}
+    return column_lineage({**sources, **judged})

@@ -10,6 +10,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from iccm_assets.check_result import CheckResult
 
+MAX_PLAIN_TEXT = 80  # characters
 _COLUMN_TYPES = {bool: "bool", int: "int", float: "float"}
 
 
@@ -26,6 +27,25 @@ def table_metadata(rows: Sequence[Mapping[str, Any]], empty: str = "none") -> dg
     )
 
 
+def to_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as metadata: lists of rows become tables, and Markdown of the Pipes form its text."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return table_metadata(value)
+        return dg.MetadataValue.md(value["raw_value"]) if isinstance(value, dict) else value
+
+    return {name: convert(value) for name, value in values.items()}
+
+
+def with_markdown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with long texts as Markdown, which the UI wraps; it cuts off or spills plain text."""
+    return {
+        name: dg.MetadataValue.md(value) if isinstance(value, str) and len(value) > MAX_PLAIN_TEXT else value
+        for name, value in values.items()
+    }
+
+
 def worker_metadata(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The metadata a worker replied with; raises the error that it replied with instead."""
     from iccm_assets.errors import IccmError
@@ -33,14 +53,11 @@ def worker_metadata(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     reply = next(iter(messages), {})
     if "metadata" not in reply:
         raise IccmError.from_dict(reply.get("error") or {"name": "IccmError", "detail": "", "hint": ""})
-    return {
-        name: dg.MetadataValue.md(value["raw_value"]) if isinstance(value, dict) else value
-        for name, value in reply["metadata"].items()
-    }
+    return to_metadata(reply["metadata"])
 
 
 def to_asset_check_result(check: CheckResult, check_name: str | None = None) -> dg.AssetCheckResult:
-    """A check result as Dagster shows it, with its recovery text if it has one.
+    """A check result as Dagster shows it; the recovery text only where there is something to recover.
 
     ``check_name`` is needed where an asset returns the results of its own checks.
     """
@@ -53,7 +70,7 @@ def to_asset_check_result(check: CheckResult, check_name: str | None = None) -> 
         if check.passed
         else f"{check.description}. What to do: {check.recovery}",
         metadata={
-            **({"recovery": dg.MetadataValue.text(check.recovery)} if check.recovery else {}),
+            **({"recovery": dg.MetadataValue.md(check.recovery)} if not check.passed else {}),
             **dict(check.metrics),
             **(
                 {"sample_ids": dg.MetadataValue.text(", ".join(check.sample_ids))} if check.sample_ids else {}

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
+from iccm_assets.cli.console import pluralize
+from iccm_assets.demo.rollout_progress import Test, load_tests
 from iccm_assets.registry.versions import resolve_path
 from iccm_assets.rollout import repository
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
@@ -73,6 +75,9 @@ class RolloutRecord:
     canary_sessions: int
     scored_canary: int
     canary_pass_rate: float | None
+    scored_production: int = 0
+    production_pass_rate: float | None = None
+    tests: tuple[Test, ...] = ()
 
     @property
     def duration(self) -> timedelta | None:
@@ -190,6 +195,9 @@ def load_rollout_record(conn: Connection, rollout_id: int) -> RolloutRecord:
         canary_sessions=traffic.canary,
         scored_canary=state.evidence.canary_total.sessions,
         canary_pass_rate=state.evidence.canary_total.pass_rate,
+        scored_production=state.evidence.production_total.sessions,
+        production_pass_rate=state.evidence.production_total.pass_rate,
+        tests=load_tests(state),
     )
 
 
@@ -262,8 +270,8 @@ def check_rollback(record: RolloutRecord, production_before: str) -> list[Accept
             f"{record.candidate} is {record.statuses[record.candidate]}, its files are"
             f" {'retained' if record.archived else 'deleted'}",
         ),
-        "rollback event written": (len(record.rollbacks) == 1, f"{len(record.rollbacks)} rows"),
-        "alert written": (alerts == 1, f"{alerts} alerts named Model Rollback"),
+        "rollback event written": (len(record.rollbacks) == 1, pluralize(len(record.rollbacks), "row")),
+        "alert written": (alerts == 1, f"{pluralize(alerts, 'alert')} named Model Rollback"),
     }
     return [AcceptanceCheck(name, ok, detail) for name, (ok, detail) in checks.items()]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from sqlalchemy import Engine, text
@@ -12,14 +13,14 @@ from sqlalchemy import Engine, text
 from iccm_assets.cli import simulate
 from iccm_assets.cli.console import AsJson, echo_json, err, out, print_headline
 from iccm_assets.cli.context import ensure_production_version
-from iccm_assets.cli.run_job import JobResult
+from iccm_assets.cli.run_job import JobResult, report_to_dagster, run_job
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
 from iccm_assets.db.embedded.owned_server import owned_server
 from iccm_assets.demo import weekly_cycle
 from iccm_assets.demo.weekly_cycle import WeekResult
-from iccm_assets.errors import IccmError, InputError
+from iccm_assets.errors import IccmError, UsageError
 from iccm_assets.gateway.subprocess_gateway import get_token, run_gateway
 from iccm_assets.registry import hub
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from iccm_assets.simulation.developers.traffic_summary import PendingSession
 
 DAY = timedelta(days=1)
+# Time on the platform's clock that a rollout and a rollback take at most; a demo never ends in the future.
+ROLLOUT_TIME = timedelta(hours=3)
 # A rejected candidate or a skipped run is a result; any other unsuccessful retrain is an error.
 _RESULT_STATUSES = ("gate_failed", "inconclusive", "skipped")
 
@@ -71,9 +74,9 @@ def demo(
     settings = get_settings()
     with_rollout = (weeks == 1 and settings.profile == "local") if rollout is None else rollout
     if with_rollout and weeks > 1:
-        raise InputError("a demo of several weeks promotes immediately", hint="Leave out --rollout.")
+        raise UsageError("a demo of several weeks promotes immediately", hint="Leave out --rollout.")
     if weeks > 1 and days != weekly_cycle.WEEK.days:
-        raise InputError(f"a demo of {weeks} weeks has weeks of 7 days, not {days}", hint="Leave out --days.")
+        raise UsageError(f"a demo of {weeks} weeks has weeks of 7 days, not {days}", hint="Leave out --days.")
     mix = _parse_drift(drift, weeks, days)
     if settings.base_model != str(PACKAGED_MODEL):
         err.print(f"[dim]base model: {settings.base_model}[/]")
@@ -99,10 +102,9 @@ def _run(
     started = time.monotonic()
     print_headline("Empty database, base model in production")
     reset_platform(settings)
-    ensure_production_version(settings)
     engine = connect(settings)
     with engine.connect() as conn:
-        end = weekly_cycle.last_trigger_time(now(conn))
+        end = weekly_cycle.last_trigger_time(now(conn) - (ROLLOUT_TIME if with_rollout else timedelta()))
     total, n_days = weeks * conversations, weeks * days
     err.print(f"[dim]planning {total} sessions with simulated developers over {n_days} days[/]")
     plan = plan_conversations(seed, n=total, days=n_days, end=end.date() - DAY, drift=mix)
@@ -111,7 +113,11 @@ def _run(
     retrain: JobResult | None = None
     rollouts: RolloutReport | None = None
     token = get_token(settings)
-    with weekly_cycle.reset_clock_afterwards(engine), run_gateway(settings) as url:
+    with weekly_cycle.reset_clock_afterwards(engine), ExitStack() as stack:
+        # The base model serves from the first day on, on the clock of everything that follows.
+        weekly_cycle.set_platform_clock(engine, end - n_days * DAY - DAY)
+        ensure_production_version(settings)
+        url = stack.enter_context(run_gateway(settings))
         for number in range(1, weeks + 1):
             week_end = end - (weeks - number) * weekly_cycle.WEEK
             last_day = week_end.date() - DAY
@@ -139,8 +145,11 @@ def _run(
                     f"the retrain of week {number} failed: {retrain.error}",
                     hint=f"See the log of Dagster run {retrain.run_id}.",
                 )
-        if with_rollout:
+        if with_rollout and results[0].is_measured:
             rollouts = rollout_scenario.run_scenario(engine, settings, url, token, seed, results[0])
+    print_headline("Production quality")
+    run_job("production_quality_job", title="production quality")
+    report_to_dagster(settings, engine)
     _report(engine, settings, results, retrain, rollouts, time.monotonic() - started, as_json)
 
 
@@ -153,34 +162,107 @@ def _report(
     seconds: float,
     as_json: bool,
 ) -> None:
-    from iccm_assets.demo import demo_report, rollout_report, weeks_report
-
     print_headline("Report")
+    if not any(week.is_measured for week in weeks):
+        _report_nothing_measured(engine, weeks, as_json)
+    summary = _summarize(weeks, rollouts, seconds)
     if len(weeks) == 1 and weeks[0].run and retrain and not as_json:
-        demo_report.print_retrain(engine, weeks[0].run.id, retrain, out)
-        if rollouts is not None:
-            rollout_report.print_rollout_report(rollouts, out)
-        demo_report.print_locations(settings, seconds, out)
+        _print_week(engine, settings, weeks[0].run.id, retrain, rollouts, summary)
     else:
-        comparison = weeks_report.compare_with_base(engine, settings, _base_version(engine))
-        if as_json:
-            report = weeks_report.to_json(weeks, comparison) | (rollouts.to_json() if rollouts else {})
-            echo_json(report | {"seconds": round(seconds, 1)})
-        else:
-            weeks_report.print_report(weeks, comparison, out)
-            demo_report.print_locations(settings, seconds, out)
-        if len(weeks) > 1 and not comparison.is_improvement:
-            raise IccmError(
-                f"{comparison.last} is not proven better than {comparison.base} without forgetting:"
-                f" {comparison.reason}",
-                hint="See `iccm status` and the Dagster runs; another --seed gives other weeks.",
-            )
-    if rollouts is not None and rollouts.failures:
+        _print_weeks(engine, settings, weeks, rollouts, summary, seconds, as_json)
+    if rollouts is not None:
+        _raise_on_failure(rollouts)
+
+
+def _print_week(
+    engine: Engine,
+    settings: Settings,
+    training_run_id: int,
+    retrain: JobResult,
+    rollouts: RolloutReport | None,
+    summary: str,
+) -> None:
+    """Print the retrain of a demo of one week, and its rollouts."""
+    from iccm_assets.demo import demo_report, rollout_report
+
+    demo_report.print_retrain(engine, training_run_id, retrain, settings.evaluation, out)
+    if rollouts is not None:
+        rollout_report.print_rollout_report(rollouts, out)
+    demo_report.print_locations(settings, summary, out)
+
+
+def _print_weeks(
+    engine: Engine,
+    settings: Settings,
+    weeks: list[WeekResult],
+    rollouts: RolloutReport | None,
+    summary: str,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Compare the last version with the base; raise unless several weeks have improved it."""
+    from iccm_assets.demo import demo_report, weeks_report
+
+    comparison = weeks_report.compare_with_base(engine, settings, _base_version(engine))
+    if as_json:
+        report = weeks_report.to_json(weeks, comparison) | (rollouts.to_json() if rollouts else {})
+        echo_json(report | {"summary": summary, "seconds": round(seconds, 1)})
+    else:
+        weeks_report.print_report(weeks, comparison, out)
+        demo_report.print_locations(settings, summary, out)
+    if len(weeks) > 1 and not comparison.is_improvement:
+        raise IccmError(
+            f"{comparison.last} is not proven better than {comparison.base} without forgetting:"
+            f" {comparison.reason}",
+            hint="See `iccm status` and the Dagster runs; another --seed gives other weeks.",
+        )
+
+
+def _raise_on_failure(rollouts: RolloutReport) -> None:
+    """Raise the error that ended the rollouts, or the acceptance checks that failed."""
+    if rollouts.error is not None:
+        raise rollouts.error
+    if rollouts.failures:
         raise IccmError(
             f"{len(rollouts.failures)} of {len(rollouts.checks)} acceptance checks failed:"
             f" {'; '.join(rollouts.failures)}",
             hint="See `iccm rollout show` and the alerts; another --seed gives another week.",
         )
+
+
+def _report_nothing_measured(engine: Engine, weeks: list[WeekResult], as_json: bool) -> NoReturn:
+    """Print how far the conversations came; raise the cause why no candidate was evaluated."""
+    from iccm_assets.demo import demo_report
+
+    with engine.connect() as conn:
+        cause = demo_report.find_missing_cause(conn)
+        if not as_json:
+            demo_report.print_funnel(conn, weeks[-1].run, out)
+    last = weeks[-1]
+    trigger = last.trigger if last.run is None else last.run.notes or last.run.error or last.trigger
+    raise IccmError(
+        f"no candidate was evaluated ({last.outcome}): {cause or trigger}",
+        hint="`iccm orchestra check` tests each reconstructor."
+        if cause
+        else "More --conversations or --days give more examples.",
+    )
+
+
+def _summarize(weeks: list[WeekResult], rollouts: RolloutReport | None, seconds: float) -> str:
+    """Summarize the demo in one sentence."""
+    last = weeks[-1]
+    parts = [f"quality gate {last.outcome.removeprefix('gate_')}", f"{last.production} in production"]
+    if rollouts is not None:
+        passed = sum(check.ok is True for check in rollouts.checks)
+        parts = [f"{passed} of {len(rollouts.checks)} acceptance checks passed"]
+        if record := rollouts.rollout:
+            parts.append(f"{record.candidate} {record.state}")
+        if record := rollouts.rollback:
+            parts.append(
+                f"degraded {record.candidate} {record.state.replace('_', ' ')}"
+                f" after {record.sessions} sessions"
+            )
+    return f"{'; '.join(parts)}; the demo took {seconds:.0f} s."
 
 
 def _base_version(engine: Engine) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,14 +19,19 @@ from iccm_assets.cli.run_job import JobResult
 from iccm_assets.db import tables as t
 from iccm_assets.evaluation.confidence_bounds import confidence_above
 from iccm_assets.evaluation.gate_evidence import GateEvidence, Verdict
+from iccm_assets.evaluation.quality_gate import find_detectable_loss
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.reporting.lineage import load_conversation_lineage
-from iccm_assets.settings import Settings
+from iccm_assets.settings import EvaluationSettings, Settings
 
+ALL_ITEMS = "all"
 SPARKLINE_BLOCKS = "▁▂▃▄▅▆▇█"
 OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-CONFIDENCE_NOTE = "[dim]better, worse: one-sided paired confidence that the mean changed in that direction[/]"
+CONFIDENCE_NOTE = (
+    "[dim]better, worse: one-sided paired confidence that the mean changed in that direction; detectable: the"
+    " smallest loss of the slice that the gate would have called forgetting[/]"
+)
 
 # Only filtered days count: conversations during a rollout belong to later days.
 _FUNNEL = """
@@ -45,6 +51,15 @@ select
     (select count(*) from iccm.phase4_training_data) as deduplicated,
     (select count(*) from iccm.training_run_examples where training_run_id = :id) as "selected for training"
 """
+_ORIGINS = """
+select r.test_suite_origin as origin, count(*) as texts
+from iccm.filtered_days d
+join iccm.conversations c on c."timestamp" >= d.day::timestamp at time zone 'UTC'
+    and c."timestamp" < (d.day + 1)::timestamp at time zone 'UTC'
+join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
+where r.test_pass_rate is not null
+group by 1 order by 1
+"""
 _REASONS = """
 select stage, reason, count(*) as conversations from iccm.phase4_rejections
 group by stage, reason order by stage, count(*) desc
@@ -54,26 +69,49 @@ select min(conversation_id) from iccm.training_run_examples where training_run_i
 """
 
 
-def print_retrain(engine: Engine, training_run_id: int, retrain: JobResult, console: Console) -> None:
+_MISSING_CAUSE = """
+select reconstructor, reason, count(*) as texts from iccm.reconstructions
+where status = 'missing' and not exists (select from iccm.requirements where test_pass_rate is not null)
+group by reconstructor, reason
+order by count(*) desc, reconstructor limit 1
+"""
+
+
+def find_missing_cause(conn: Connection) -> str | None:
+    """Return the most frequent reason why reconstructors gave no implementation, if no text was scored."""
+    row = conn.execute(text(_MISSING_CAUSE)).one_or_none()
+    return (
+        None if row is None else f"no text was scored; {row.reconstructor}: {row.reason} ({row.texts} texts)"
+    )
+
+
+def print_retrain(
+    engine: Engine, training_run_id: int, retrain: JobResult, settings: EvaluationSettings, console: Console
+) -> None:
     """Print the funnel, the training, the quality gate, an example's lineage and the outcome of a retrain."""
     with engine.connect() as conn:
         run = training_runs.get_run(conn, training_run_id)
-        _print_funnel(conn, run, console)
+        print_funnel(conn, run, console)
         if run.candidate_version:
             _print_training(conn, run.candidate_version, console)
-            _print_gate(conn, run.candidate_version, console)
+            _print_gate(conn, run.candidate_version, settings, console)
             _print_lineage(conn, run, console)
         _print_outcome(conn, run, retrain, console)
 
 
-def _print_funnel(conn: Connection, run: TrainingRun, console: Console) -> None:
-    counts = conn.execute(text(_FUNNEL), {"id": run.id}).mappings().one()
+def print_funnel(conn: Connection, run: TrainingRun | None, console: Console) -> None:
+    """Print how many conversations came how far, and the reasons of the others."""
+    counts = conn.execute(text(_FUNNEL), {"id": run.id if run else None}).mappings().one()
     reasons = conn.execute(text(_REASONS)).mappings().all()
+    origins = conn.execute(text(_ORIGINS)).all()
     max_count = max(1, counts["captured"])
     funnel = Table(title="Funnel", title_justify="left", show_header=False)
     for name, count in counts.items():
         funnel.add_row(name, str(count), "█" * round(40 * count / max_count))
     console.print(funnel)
+    if origins:
+        counts_by_origin = ", ".join(f"{row.texts} {row.origin}" for row in origins)
+        console.print(f"Scored by origin of their test suites: {counts_by_origin}", highlight=False)
     if reasons:
         console.print(make_table("Rejections", [dict(row) for row in reasons]))
 
@@ -84,18 +122,28 @@ def _print_training(conn: Connection, version: str, console: Console) -> None:
     training, validation = (
         [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
     )
+    epochs = average_by_epoch(history)
     metrics = candidate.metrics.get("training", {})
     counts = ", ".join(f"{count} {name}" for name, count in metrics.get("counts", {}).items())
     best, epoch = metrics.get("validation_loss", float("nan")), metrics.get("best_epoch", 0)
     console.print(f"\n[bold]Training curve[/] of {version} ({counts})")
-    for name, losses, note in (
-        ("training loss", training, f"{len(training)} steps"),
-        ("validation loss", validation, f"best {best:.3f} in epoch {epoch:g}"),
+    for name, ends, losses, note in (
+        ("training loss", epochs, training, f"means of the first and the last epoch; {len(training)} steps"),
+        ("validation loss", validation, validation, f"best {best:.3f} in epoch {epoch:g}"),
     ):
-        console.print(f"  {name:15}  {losses[0]:.3f} {_sparkline(losses)} {losses[-1]:.3f}  ({note})")
+        console.print(f"  {name:15}  {ends[0]:.3f} {_sparkline(losses)} {ends[-1]:.3f}  ({note})")
 
 
-def _print_gate(conn: Connection, version: str, console: Console) -> None:
+def average_by_epoch(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the mean training loss of each epoch: single steps of few examples vary too much."""
+    epochs: dict[int, list[float]] = {}
+    for point in history:
+        if "loss" in point:
+            epochs.setdefault(math.ceil(point["epoch"]), []).append(point["loss"])
+    return [fmean(losses) for _, losses in sorted(epochs.items())]
+
+
+def _print_gate(conn: Connection, version: str, settings: EvaluationSettings, console: Console) -> None:
     verdicts = t.gate_verdicts.c
     query = select(verdicts.verdict, verdicts.evidence).where(verdicts.version == version)
     row = conn.execute(query.order_by(verdicts.id.desc()).limit(1)).one_or_none()
@@ -104,22 +152,36 @@ def _print_gate(conn: Connection, version: str, console: Console) -> None:
     evidence = GateEvidence.from_json(row.evidence)
     console.print()
     title = f"Before and after: {evidence.production_version} (production) and {version} (candidate)"
-    console.print(make_table(title, make_slice_rows(evidence)))
+    rows = make_slice_rows(evidence, settings)
+    console.print(make_table(title, rows))
     console.print(CONFIDENCE_NOTE)
+    console.print(f"  {summarize_slices(rows)}", highlight=False)
     for rule in Verdict.from_json(row.verdict).rules:
         color = OUTCOME_COLORS[rule.outcome]
         console.print(f"  [{color}]{rule.outcome:12}[/] {rule.name}: {escape(rule.reason)}", highlight=False)
 
 
-def make_slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
-    """Rows per slice and for all items: count, both means, change, confidence of each direction."""
+def summarize_slices(rows: Sequence[dict[str, Any]]) -> str:
+    """Say which slices moved most, and how many fell."""
+    slices = sorted((row for row in rows if row["slice"] != ALL_ITEMS), key=lambda row: -row["change"])
+    gains = [f"{row['slice']} {row['change']:+.3f}" for row in slices[:3] if row["change"] > 0]
+    losses = [f"{row['slice']} {row['change']:+.3f}" for row in reversed(slices) if row["change"] < 0]
+    more = f" and {len(losses) - 3} more" if len(losses) > 3 else ""
+    return (
+        f"Largest gains: {', '.join(gains) or 'none'}. {len(losses)} of {len(slices)} slices fell"
+        f"{': ' if losses else ''}{', '.join(losses[:3])}{more}."
+    )
+
+
+def make_slice_rows(evidence: GateEvidence, settings: EvaluationSettings) -> list[dict[str, Any]]:
+    """Rows per slice and for all items: both means, change, confidence of each direction, detectable loss."""
     slices: dict[str, list[Any]] = {}
     for item in evidence.items:
         if item.reliable:
             slices.setdefault(item.slice, []).append(item)
     all_items = [item for items in slices.values() for item in items]
     rows = []
-    for name, items in [*sorted(slices.items()), ("all", all_items)] if all_items else []:
+    for name, items in [*sorted(slices.items()), (ALL_ITEMS, all_items)] if all_items else []:
         differences = [item.difference for item in items]
         rows.append(
             {
@@ -130,6 +192,7 @@ def make_slice_rows(evidence: GateEvidence) -> list[dict[str, Any]]:
                 "change": fmean(differences),
                 "better": confidence_above(differences, 0.0, -1.0),
                 "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
+                "detectable": find_detectable_loss([item.production for item in items], settings),
             }
         )
     return rows
@@ -169,8 +232,8 @@ def _print_outcome(conn: Connection, run: TrainingRun, retrain: JobResult, conso
         )
 
 
-def print_locations(settings: Settings, seconds: float, console: Console) -> None:
-    """Print where the demo's data are, what to try next, and the demo's duration."""
+def print_locations(settings: Settings, summary: str, console: Console) -> None:
+    """Print where the demo's data are, what to try next, and the summary."""
     database = settings.database_url or f"embedded, {settings.home / 'postgres'}"
     console.print("\n[bold]Locations[/]")
     console.print(f"  database  {database.split('@')[-1]}")
@@ -184,7 +247,7 @@ def print_locations(settings: Settings, seconds: float, console: Console) -> Non
         (".venv/bin/iccm simulate", "another week of conversations; then .venv/bin/iccm retrain"),
     ):
         console.print(f"  {command:32} {description}", highlight=False)
-    console.print(f"\nThe demo took {seconds:.0f} s.")
+    console.print(f"\n[bold]{escape(summary[:1].upper() + summary[1:])}[/]", highlight=False, soft_wrap=True)
 
 
 def _sparkline(values: Sequence[float], width: int = 32) -> str:

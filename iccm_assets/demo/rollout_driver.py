@@ -18,6 +18,7 @@ from rich.live import Live
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from iccm_assets.cli.run_job import report_to_dagster
 from iccm_assets.db.clock import set_clock
 from iccm_assets.demo import rollout_progress
 from iccm_assets.demo.rollout_progress import RolloutSnapshot
@@ -83,7 +84,9 @@ def background_loops(
     """Run the controller and live scoring until the block ends."""
 
     def run_controller() -> float:
-        tick(engine, settings)
+        decision = tick(engine, settings)
+        if decision is not None and decision.events:
+            report_to_dagster(settings, engine)
         return TICK_INTERVAL_SECONDS
 
     def run_scoring() -> float:

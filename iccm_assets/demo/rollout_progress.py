@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +17,19 @@ from iccm_assets.rollout.observation import ArmTotals
 from iccm_assets.rollout.sequential_evidence import TESTS
 from iccm_assets.rollout.state import State
 
+TEST_LABELS = {
+    "drop_first": "pass rate below production at 10 %",
+    "drop_second": "pass rate below production at 50 %",
+    "stage_floor": "pass rate below the stage's floor",
+    "health_floor": "pass rate below the health floor",
+    "variance_ratio": "variance above production's",
+    "variance_above_floor": "variance above its floor",
+    "variance": "variance above the health limit",
+    "latency": "latency above production's",
+    "errors": "error rate above the health limit",
+}
+# A test of a rollout: its name, its e-value, and the e-value from which it is violated.
+Test = tuple[str, float, float]
 STAGE_NAMES = {
     1: "canary arm at 10 %",
     2: "canary arm at 50 %",
@@ -87,7 +101,7 @@ def describe_snapshot(snapshot: RolloutSnapshot) -> list[tuple[str, str]]:
         ("time", _describe_time(snapshot)),
         ("sessions", _describe_sessions(snapshot)),
         ("scored", f"{_describe_scores(state)}; {snapshot.unscored} wait for a score"),
-        ("evidence against", _describe_evidence(state)),
+        ("strongest evidence", _describe_evidence(state)),
         ("forecast", _describe_forecast(snapshot)),
     ]
 
@@ -140,15 +154,28 @@ def _format_rate(totals: ArmTotals) -> str:
 
 
 def _describe_evidence(state: State) -> str:
-    """The three tests nearest to their threshold, on a logarithmic scale."""
-    values = [
-        (name, value, state.policy.threshold(TESTS[name])) for name, value in state.evidence.e_values.items()
-    ]
-    values.sort(key=lambda test: math.log(max(test[1], 1e-300)) / math.log(test[2]), reverse=True)
-    return ", ".join(
-        f"{name} {value:{'.2f' if value < 100 else '.3g'}} of {limit:.0f}"
-        for name, value, limit in values[:3]
+    """The two tests nearest to their threshold."""
+    return "; ".join(
+        f"{TEST_LABELS[name]}: e-value {format_e_value(value)}, violated at {threshold:.0f}"
+        for name, value, threshold in strongest_tests(load_tests(state))[:2]
     )
+
+
+def load_tests(state: State) -> tuple[Test, ...]:
+    """The tests of a rollout with their e-values and thresholds."""
+    return tuple(
+        (name, value, state.policy.threshold(TESTS[name])) for name, value in state.evidence.e_values.items()
+    )
+
+
+def strongest_tests(tests: Sequence[Test]) -> list[Test]:
+    """Sort tests by their distance from the threshold, on a logarithmic scale, nearest first."""
+    return sorted(tests, key=lambda test: math.log(max(test[1], 1e-300)) / math.log(test[2]), reverse=True)
+
+
+def format_e_value(value: float) -> str:
+    """Format an e-value with three digits at most."""
+    return f"{value:{'.2f' if value < 100 else '.3g'}}"
 
 
 def _describe_forecast(snapshot: RolloutSnapshot) -> str:

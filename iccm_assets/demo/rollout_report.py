@@ -10,21 +10,26 @@ from rich.markup import escape
 
 from iccm_assets.cli.console import make_grid, make_table
 from iccm_assets.demo.acceptance_checks import MINUTE, AcceptanceCheck, RolloutRecord
+from iccm_assets.demo.rollout_progress import TEST_LABELS, format_e_value, strongest_tests
 from iccm_assets.reporting.formatting import format_number
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
 
 _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class RolloutReport:
-    """Results of the rollout and of the rollback; ``rollout`` is None if no candidate was rolled out."""
+    """Results of the rollout and of the rollback, each None if it did not come to its end.
 
-    rollout: RolloutRecord | None
-    rollback: RolloutRecord | None
-    checks: tuple[AcceptanceCheck, ...]
-    replies: dict[str, ResponseStats]
+    ``error`` ended the scenario early; the phases before it have their results and checks.
+    """
+
+    checks: list[AcceptanceCheck]
+    rollout: RolloutRecord | None = None
+    rollback: RolloutRecord | None = None
+    replies: dict[str, ResponseStats] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    error: Exception | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -47,6 +52,7 @@ def print_rollout_report(report: RolloutReport, console: Console) -> None:
     if report.rollout is not None:
         _print_splits(report.rollout, console)
         _print_events("Rollout", report.rollout, console)
+        console.print(f"  {escape(explain_evidence(report.rollout))}", highlight=False)
     if report.rollback is not None:
         _print_events("Rollback of a degraded candidate", report.rollback, console)
         _print_rollback(report.rollback, console)
@@ -91,6 +97,22 @@ def _print_events(title: str, record: RolloutRecord, console: Console) -> None:
     console.print(make_grid(rows))
 
 
+def explain_evidence(record: RolloutRecord) -> str:
+    """Explain the pass rates of both arms by the evidence of the rollout's tests."""
+    scores = (
+        f"Pass rate {format_number(record.canary_pass_rate)} on {record.scored_canary} scored sessions,"
+        f" production {format_number(record.production_pass_rate)} on {record.scored_production}."
+    )
+    if not record.tests:
+        return f"{scores} No test has evidence yet."
+    name, value, threshold = strongest_tests(record.tests)[0]
+    meaning = "violated" if value >= threshold else "not significant: chance explains it"
+    return (
+        f"{scores} Strongest evidence against the candidate: {TEST_LABELS[name]}, e-value"
+        f" {format_e_value(value)}; a guardrail is violated from {threshold:.0f} on ({meaning})."
+    )
+
+
 def _print_rollback(record: RolloutRecord, console: Console) -> None:
     minutes = "?" if record.duration is None else f"{record.duration / MINUTE:.0f}"
     hourly = "" if record.sessions_per_hour is None else f" ({record.sessions_per_hour:.0f} an hour)"
@@ -111,6 +133,7 @@ def _record_to_json(record: RolloutRecord | None) -> dict[str, Any] | None:
     duration = record.duration
     return asdict(record) | {
         "splits": [{**asdict(split), "share": round(split.share, 4)} for split in record.splits],
+        "explanation": explain_evidence(record),
         "duration_seconds": None if duration is None else duration.total_seconds(),
         "sessions_per_hour": record.sessions_per_hour,
     }

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from rich.markup import escape
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from iccm_assets.cli.console import err, print_headline
 from iccm_assets.db.clock import set_clock
 from iccm_assets.demo import acceptance_checks
-from iccm_assets.demo.acceptance_checks import RolloutRecord
+from iccm_assets.demo.acceptance_checks import AcceptanceCheck, RolloutRecord
 from iccm_assets.demo.rollout_driver import ClockPacer, background_loops, set_rate, watch_rollout
 from iccm_assets.demo.rollout_progress import RolloutSnapshot
 from iccm_assets.demo.rollout_report import RolloutReport
 from iccm_assets.demo.weekly_cycle import WeekResult, measure_seconds
-from iccm_assets.errors import IccmError
+from iccm_assets.errors import IccmError, OperationNotAllowedError, first_line
 from iccm_assets.registry import versions
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.rollout import repository
+from iccm_assets.rollout.controller import execute_command
 from iccm_assets.rollout.opening import open_rollout
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings
@@ -39,8 +43,9 @@ from iccm_assets.simulation.developers.live_sessions import (
 )
 from iccm_assets.simulation.developers.load_generator import LoadGenerator
 
-# Target number of sessions while the canary arm is at 10 %, 50 %, 100 %.
-TARGET_SESSIONS = {1: 1560, 2: 700, 3: 100}
+# Target number of sessions while the canary arm is at 10, 50, 100 %. Arms are drawn at random: the observed
+# shares miss 8 to 12 % and 46 to 54 % by chance in 0.6 % of the demos each.
+TARGET_SESSIONS = {1: 1700, 2: 1200, 3: 100}
 # Fraction of sessions with a test suite, in the rollout and with the degraded candidate.
 SUITE_FRACTION, DEGRADED_SUITE_FRACTION = 0.3, 0.8
 WORKERS = 24
@@ -58,7 +63,7 @@ INITIAL_RATE = 4.0
 MIN_RATE, MAX_RATE = 0.5, 60.0
 # Minimum number of responses for a mean response time.
 MIN_LATENCY_SAMPLES = 10
-TIMEOUT_SECONDS = 900.0
+TIMEOUT_SECONDS = 1500.0
 
 
 @dataclass(frozen=True)
@@ -71,34 +76,66 @@ class ScenarioContext:
     token: str
     modules: Sequence[PlannedSession]
     seed: int
+    # Part of the session ids, from which the arms are drawn: each demo draws its own.
+    nonce: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 def run_scenario(
     engine: Engine, settings: Settings, url: str, token: str, seed: int, week: WeekResult
 ) -> RolloutReport:
-    """Roll out the week's candidate, then have a degraded one rolled back; checks both."""
+    """Roll out the week's candidate, then have a degraded one rolled back; checks both.
+
+    An error ends the scenario, not the report: it is the report's ``error``, and a failed check.
+    """
     context = ScenarioContext(
         engine, settings, url, token, make_code_base(seed, week.last + timedelta(days=1)), seed
     )
-    seconds, replies = dict(week.seconds), {}
     run = week.run
-    checks = acceptance_checks.check_retrain(run.status if run else None, run.improvement if run else None)
-    rollout_id, completed = get_live_rollout_id(engine), None
+    report = RolloutReport(
+        acceptance_checks.check_retrain(run.status if run else None, run.improvement if run else None),
+        seconds=dict(week.seconds),
+    )
+    try:
+        _run_rollout_phase(context, report, required=run is not None and run.status == "gate_passed")
+        _run_rollback_phase(context, report)
+    except Exception as error:  # raised again after the report
+        report.error = error
+        report.checks.append(AcceptanceCheck("the rollouts ended", False, first_line(error)))
+        _abort_live_rollout(context)
+    report.checks.append(acceptance_checks.check_responses([*report.replies.values()]))
+    return report
+
+
+def _run_rollout_phase(context: ScenarioContext, report: RolloutReport, required: bool) -> None:
+    """Roll out the candidate whose rollout is open; a ``required`` one that is not is a failed check."""
+    rollout_id = get_live_rollout_id(context.engine)
     if rollout_id is not None:
         print_headline("Rollout: 10 %, 50 %, 100 % of the traffic")
-        with measure_seconds(seconds, "rollout"):
-            completed, replies["rollout"] = run_rollout(context, rollout_id)
-        checks += acceptance_checks.check_rollout(completed)
-    elif run is not None and run.status == "gate_passed":
-        checks.append(acceptance_checks.AcceptanceCheck("a rollout of the candidate", False, "none is live"))
+        with measure_seconds(report.seconds, "rollout"):
+            report.rollout, report.replies["rollout"] = run_rollout(context, rollout_id)
+        report.checks += acceptance_checks.check_rollout(report.rollout)
+    elif required:
+        report.checks.append(AcceptanceCheck("a rollout of the candidate", False, "none is live"))
+
+
+def _run_rollback_phase(context: ScenarioContext, report: RolloutReport) -> None:
+    """Have a degraded candidate rolled back."""
     print_headline("Rollback: a degraded, forced candidate")
-    with engine.connect() as conn:
+    with context.engine.connect() as conn:
         production = versions.get_version(conn, "production").version
-    with measure_seconds(seconds, "rollback"):
-        rolled_back, replies["rollback"] = run_rollback(context)
-    checks += acceptance_checks.check_rollback(rolled_back, production)
-    checks.append(acceptance_checks.check_responses([*replies.values()]))
-    return RolloutReport(completed, rolled_back, tuple(checks), replies, seconds)
+    with measure_seconds(report.seconds, "rollback"):
+        report.rollback, report.replies["rollback"] = run_rollback(context)
+    report.checks += acceptance_checks.check_rollback(report.rollback, production)
+
+
+def _abort_live_rollout(context: ScenarioContext) -> None:
+    """Abort the rollout that an error left live, so that production gets all traffic again."""
+    try:
+        execute_command(context.engine, context.settings, "abort", actor="demo", note="the demo failed")
+    except OperationNotAllowedError:
+        pass  # none is live
+    except (IccmError, SQLAlchemyError) as error:
+        err.print(f"[yellow]the live rollout could not be aborted: {escape(first_line(error))}[/]")
 
 
 def get_live_rollout_id(engine: Engine) -> int | None:
@@ -201,6 +238,7 @@ class TrafficSource:
         self._arms: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._mutex = threading.Lock()
+        name = f"{name}-{context.seed}-{context.nonce}"
         stream = draw_live_sessions(context.modules, name, test_fraction=tests, seed=context.seed)
         self.load_generator: LoadGenerator[LiveSession] = LoadGenerator(
             stream, self._run_session, workers=WORKERS, rate=rate

@@ -60,6 +60,11 @@ class WeekResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether a candidate was evaluated, whatever its verdict."""
+        return self.run is not None and self.run.improvement is not None
+
+    @property
     def outcome(self) -> str:
         """The status of the retrain."""
         return self.run.status if self.run else "no retrain"
@@ -106,7 +111,7 @@ def run_week(
 
     last = week_end.date() - timedelta(days=1)
     first = last - timedelta(days=days - 1)
-    _set_clock(engine, week_end)
+    set_platform_clock(engine, week_end)
     seconds: dict[str, float] = {}
     with measure_seconds(seconds, "traffic"):
         still_pending, traffic, new_pending = _converse(engine, url, token, sessions, pending, week_end)
@@ -206,7 +211,8 @@ def _wait(find_problem: Callable[[], str], seconds: float) -> None:
         clock_time.sleep(0.1)
 
 
-def _set_clock(engine: Engine, timestamp: datetime) -> None:
+def set_platform_clock(engine: Engine, timestamp: datetime) -> None:
+    """Set the platform's clock to ``timestamp``; it runs on from there."""
     with engine.begin() as conn:
         set_clock(conn, shift=timestamp - now(conn))
 

@@ -38,9 +38,15 @@ def get_last_verdict(conn: sa.Connection) -> LastVerdict | None:
     if row is None:
         return None
     evidence = GateEvidence.from_json(row.evidence)
+    return LastVerdict(
+        row.version, row.canary_set_digest, evidence.expected_items, find_missing_items(evidence)
+    )
+
+
+def find_missing_items(evidence: GateEvidence) -> list[str]:
+    """Return the items without reliable scores of both versions; those never measured have no name."""
     missing = [item.item for item in evidence.items if not item.reliable]
-    missing += ["never measured"] * (evidence.expected_items - len(evidence.items))
-    return LastVerdict(row.version, row.canary_set_digest, evidence.expected_items, missing)
+    return missing + ["never measured"] * (evidence.expected_items - len(evidence.items))
 
 
 def check_canary_set(digest: str, last_digest: str | None, last_version: str) -> CheckResult:
@@ -83,6 +89,14 @@ def check_missing_items(version: str, items: int, missing: Sequence[str]) -> Che
         metrics={"items": float(items), "missing": float(len(missing))},
         sample_ids=sample_ids(list(missing)),
     )
+
+
+def no_missing_items(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Check the evidence of the newest verdict."""
+    last = get_last_verdict(conn)
+    if last is None:
+        return CheckResult(True, "no version has been evaluated yet", "")
+    return check_missing_items(last.version, last.items, last.missing)
 
 
 def digest_is_unchanged(conn: sa.Connection, settings: Settings) -> CheckResult:

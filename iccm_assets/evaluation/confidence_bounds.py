@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The integrand of `_positive_share` is smooth on a logarithmic axis: exact to about 1e-9 (tested).
-_LOG_GRID = np.arange(-32.0, 32.0, 1 / 64)
+_REACH = 32.0
+_LOG_GRID = np.arange(-_REACH, _REACH, 1 / 64)
 _DIGITS = 9
 
 
@@ -50,12 +51,9 @@ def confidence_above(values: Sequence[float], bound: float, min_value: float) ->
     if not np.isfinite(padded).all() or padded.min() < min_value - 1e-12:
         raise ValueError(f"values must be finite and at least {min_value}")
     offsets = np.round(padded - bound, _DIGITS)
-    offsets = offsets[offsets != 0.0]
     if not (offsets > 0).any():
         return 0.0
-    if not (offsets < 0).any():
-        return 1.0
-    return _positive_share(offsets)
+    return _positive_share(offsets[offsets != 0.0])
 
 
 def confidence_of_harm(values: Sequence[float], bound: float, min_value: float) -> float:
@@ -64,14 +62,16 @@ def confidence_of_harm(values: Sequence[float], bound: float, min_value: float) 
     A claim made only at 0.9 or more is wrong in about 10 % of the cases where the harm is just ``bound``,
     and rarely where there is none.
     """
-    return max(confidence_above(values, bound, min_value), _student_above(values, bound))
+    confidence = confidence_above(values, bound, min_value)
+    # Student's t is undefined where no two values differ.
+    return max(confidence, _student_above(values, bound)) if len(set(values)) > 1 else confidence
 
 
 def quantile(values: Sequence[float], q: float) -> float:
     """Return the smallest value with at least the share ``q`` at or below it; ValueError when empty."""
     if not values:
         raise ValueError("a quantile of nothing")
-    return sorted(values)[_rank(len(values), q)]
+    return sorted(values)[_rank(q * len(values))]
 
 
 def quantile_ratio_confidence(
@@ -90,12 +90,10 @@ def quantile_ratio_confidence(
 
 
 def _student_above(values: Sequence[float], bound: float) -> float:
-    """Return Student's one-sided confidence; 0 where it is undefined (one value, or all values equal)."""
+    """Return Student's one-sided confidence; some values must differ."""
     from scipy.special import stdtr
 
     observed = np.asarray(values, dtype=np.float64)
-    if len(observed) < 2 or np.ptp(observed) == 0:
-        return 0.0
     error = math.sqrt(math.fsum((observed - mean(values)) ** 2) / (len(observed) - 1) / len(observed))
     return _clamp(float(stdtr(len(observed) - 1, (mean(values) - bound) / error)))
 
@@ -107,8 +105,7 @@ def _positive_share(coefficients: NDArray[np.float64]) -> float:
     by the trapezoidal rule in log t.
     """
     sizes, counts = np.unique(coefficients, return_counts=True)
-    scale = math.sqrt(float(np.sum(counts * sizes**2)))
-    t = np.exp(_LOG_GRID)[:, None] * (sizes / scale)[None, :]
+    t = np.exp(_LOG_GRID)[:, None] * (sizes / math.sqrt(len(coefficients)))[None, :]
     phase = np.arctan(t) @ counts
     log_size = np.log1p(t**2) @ counts * -0.5
     integral = float(np.sum(np.sin(phase) * np.exp(log_size))) * (_LOG_GRID[1] - _LOG_GRID[0])
@@ -124,12 +121,13 @@ def _bootstrapped_quantile(
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
     # P(at least rank + 1 of n draws are among the j smallest values), for j = 0..n.
-    cumulative = bdtrc(_rank(n, q), n, np.arange(n + 1) / n)
+    cumulative = bdtrc(_rank(q * n), n, np.arange(n + 1) / n)
     return ordered, np.diff(cumulative)
 
 
-def _rank(n: int, q: float) -> int:
-    return min(n - 1, max(0, math.ceil(round(q * n, _DIGITS)) - 1))
+def _rank(number: float) -> int:
+    """Return the index of the first sorted value with at least this number at or below it."""
+    return max(0, math.ceil(round(number, _DIGITS)) - 1)
 
 
 def _clamp(value: float) -> float:

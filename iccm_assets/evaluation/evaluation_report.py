@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 
 from iccm_assets.evaluation.confidence_bounds import confidence_above, quantile
+from iccm_assets.evaluation.gate_evidence import Verdict
 from iccm_assets.evaluation.paired_evaluation import EvaluationOutcome, VersionScores
-from iccm_assets.reporting.formatting import format_number, markdown_image, markdown_table
+from iccm_assets.reporting.formatting import (
+    format_number,
+    markdown_image,
+    markdown_table,
+    snake_case_keys,
+)
 from iccm_assets.reporting.plots import render_png
 
 MIN_HOLDOUT_ITEMS = 20
@@ -54,18 +60,25 @@ def forgetting_matrix(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
     """
     columns = (*outcome.ancestors, outcome.canary[1], outcome.canary[0])
     means = {scores.version: slice_means(scores, outcome.slices) for scores in columns}
+    sizes = Counter(outcome.slices.values())
+    return matrix_rows(means, sizes, outcome.candidate.version, outcome.production.version)
+
+
+def matrix_rows(
+    means: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int], candidate: str, production: str
+) -> list[dict[str, Any]]:
+    """Return the rows of a forgetting matrix from each version's mean pass rates by slice."""
     rows: list[dict[str, Any]] = []
-    for name, items in sorted(Counter(outcome.slices.values()).items()):
+    for name, items in sorted(sizes.items()):
         rates = {version: by_slice.get(name, nan) for version, by_slice in means.items()}
-        candidate, production = rates[outcome.candidate.version], rates[outcome.production.version]
         best = max((rate for rate in rates.values() if not isnan(rate)), default=nan)
         rows.append(
             {
                 "slice": name,
                 "items": items,
                 **{version: round(rate, 4) for version, rate in rates.items()},
-                "change": round(candidate - production, 4) + 0.0,
-                "forgotten": round(best - candidate, 4),
+                "change": round(rates[candidate] - rates[production], 4) + 0.0,
+                "forgotten": round(best - rates[candidate], 4),
             }
         )
     return rows
@@ -74,7 +87,7 @@ def forgetting_matrix(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
 def latency_rows(outcome: EvaluationOutcome) -> list[dict[str, Any]]:
     """Return latencies at batch 1 in milliseconds, per response and per output token (E2)."""
     return [
-        {"version": version.version, "ms per": unit, "responses": len(values), **_quantiles(values)}
+        {"version": version.version, "ms_per": unit, "responses": len(values), **_quantiles(values)}
         for version, latency in zip((outcome.candidate, outcome.production), outcome.latency, strict=True)
         for unit, values in (("response", latency.per_response), ("output token", latency.per_token))
     ]
@@ -100,14 +113,11 @@ def build_metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
         "holdout_items": candidate["holdout_items"],
         "candidate_holdout_test_pass_rate": candidate["holdout_test_pass_rate"],
         "production_holdout_test_pass_rate": production["holdout_test_pass_rate"],
-        **{f"holdout_evidence: {kind}": count for kind, count in outcome.holdout_evidence.items()},
+        **snake_case_keys(outcome.holdout_evidence, "holdout_evidence"),
     }
     rows = forgetting_matrix(outcome)
     texts = {
-        "verdict_rules": "\n".join(
-            [f"**{outcome.verdict.status}**", ""]
-            + [f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in outcome.verdict.rules]
-        ),
+        "verdict_rules": describe_rules(outcome.verdict),
         "forgetting_matrix": markdown_table(rows),
         "forgetting_heat_map": markdown_image(plot_forgetting_matrix(rows), "forgetting matrix"),
         "latency": markdown_table(latency_rows(outcome)),
@@ -122,18 +132,33 @@ def build_metadata(outcome: EvaluationOutcome) -> dict[str, Any]:
 
 def summarize(outcome: EvaluationOutcome) -> str:
     """Describe the verdict in one line: what was compared, the result, and what follows."""
-    rates = (part["test_pass_rate"] for part in summarize_versions(outcome).values())
-    candidate, production = (format_number(rate, missing="unknown") for rate in rates)
-    compared = (
-        f"{outcome.candidate.version} scores {candidate},"
-        f" production ({outcome.production.version}) {production}"
+    candidate, production = (part["test_pass_rate"] for part in summarize_versions(outcome).values())
+    return describe_verdict(
+        outcome.verdict,
+        (outcome.candidate.version, candidate),
+        (outcome.production.version, production),
     )
-    status = outcome.verdict.status
-    if status == "pass":
+
+
+def describe_verdict(
+    verdict: Verdict, candidate: tuple[str, float | None], production: tuple[str, float | None]
+) -> str:
+    """Describe a verdict on two versions in one line; each is given by its name and mean pass rate."""
+    compared = (
+        f"{candidate[0]} scores {format_number(candidate[1], missing='unknown')},"
+        f" production ({production[0]}) {format_number(production[1], missing='unknown')}"
+    )
+    if verdict.status == "pass":
         return f"{compared}: better with evidence, it may be deployed."
-    reasons = "; ".join(rule.reason for rule in outcome.verdict.rules if rule.outcome == status)
-    result = "failed" if status == "fail" else status
+    reasons = "; ".join(rule.reason for rule in verdict.rules if rule.outcome == verdict.status)
+    result = "failed" if verdict.status == "fail" else verdict.status
     return f"{compared}: {result}, because {reasons}. Production is unchanged."
+
+
+def describe_rules(verdict: Verdict) -> str:
+    """Return the status and each rule's outcome with its reason, as Markdown."""
+    lines = (f"- `{rule.name}` {rule.outcome}: {rule.reason}" for rule in verdict.rules)
+    return "\n".join([f"**{verdict.status}**", "", *lines])
 
 
 def plot_forgetting_matrix(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -19,6 +19,7 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
+from iccm_assets.errors import ModelError
 from iccm_assets.evaluation import evaluation_report, paired_evaluation, quality_gate
 from iccm_assets.evaluation.gate_evidence import GateEvidence
 from iccm_assets.evaluation.paired_evaluation import (
@@ -27,7 +28,13 @@ from iccm_assets.evaluation.paired_evaluation import (
     EvaluationSet,
     VersionScores,
 )
-from iccm_assets.models.generation import GeneratedResponse, generate, load_model, set_threads
+from iccm_assets.models.generation import (
+    GeneratedResponse,
+    check_answers,
+    generate,
+    load_model,
+    set_threads,
+)
 from iccm_assets.registry import versions
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
@@ -53,15 +60,15 @@ def evaluate(
 ) -> EvaluationOutcome:
     """Measure the candidate and production on the canary set and the holdout, and store the verdict.
 
-    Raises ``VersionNotFoundError``, ``ModelNotFoundError`` or ``CorruptCheckpointError``; nothing is stored
-    then.
+    Raises ``VersionNotFoundError``, ``ModelNotFoundError``, ``CorruptCheckpointError``, or ``ModelError`` for
+    a version that cannot answer; nothing is stored then.
     """
     with engine.connect() as conn:
         candidate = versions.get_version(conn, candidate_version)
         production = versions.get_version(conn, versions.PRODUCTION)
         ancestors = _load_ancestors(conn, production)
     orchestra = load_orchestra_from_settings(settings)
-    evaluated = (_load_version(candidate, settings), _load_version(production, settings))
+    evaluated = (_load_version(candidate, settings), _load_production(production, candidate, settings))
     canary_set = paired_evaluation.load_canary_items(settings)
     holdout_set = paired_evaluation.load_holdout_items(engine, settings)
     canary = _measure_both(engine, evaluated, canary_set, orchestra, settings, log)
@@ -110,6 +117,7 @@ def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVer
 def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
     set_threads(settings.training.threads)
     loaded = load_model(version.path)
+    check_answers(loaded, settings.evaluation.max_new_tokens)
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         return generate(
@@ -117,6 +125,20 @@ def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion
         )
 
     return EvaluatedVersion(version, generate_responses)
+
+
+def _load_production(
+    production: ModelVersion, candidate: ModelVersion, settings: Settings
+) -> EvaluatedVersion:
+    """Load the version in production; an error says how to replace one that cannot answer."""
+    try:
+        return _load_version(production, settings)
+    except ModelError as error:
+        raise ModelError(
+            f"{production.version} is in production and {candidate.version} cannot be compared with it:"
+            f" {error.detail}",
+            hint=f"Replace it: iccm deploy {candidate.version} --force --skip-rollout --reason '…'.",
+        ) from error
 
 
 def _measure_both(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from iccm_assets.db import tables as t
-from iccm_assets.errors import InputError, first_line
+from iccm_assets.errors import InputError, UsageError, first_line
 from iccm_assets.evaluation import quality_gate
 from iccm_assets.evaluation.gate_evidence import GateEvidence, Verdict
 from iccm_assets.settings import EvaluationSettings
@@ -163,7 +163,7 @@ def load_gate(base: EvaluationSettings, file: Path | None, assignments: Sequence
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise InputError(f"{assignment!r} is not name=value", hint=_NUMBERS_HINT)
+            raise UsageError(f"{assignment!r} is not name=value", hint=_NUMBERS_HINT)
         numbers[name.strip()] = value.strip()
     unknown = sorted(set(numbers) - set(quality_gate.THRESHOLD_FIELDS))
     if unknown:

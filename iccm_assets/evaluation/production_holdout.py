@@ -14,7 +14,8 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from iccm_assets.capture.extraction import find_source
-from iccm_assets.curation.embeddings import content_sha256, embed_texts, parse_windows
+from iccm_assets.curation.code_fingerprints import content_sha256
+from iccm_assets.curation.embeddings import embed_texts, parse_windows
 from iccm_assets.curation.filter_policy import is_in_holdout
 from iccm_assets.curation.text_vectors import TextVectors, find_nearest
 from iccm_assets.db import tables as t

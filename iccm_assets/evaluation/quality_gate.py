@@ -35,7 +35,7 @@ THRESHOLD_FIELDS = (
     "latency_items",
 )
 _LATENCY_QUANTILE = 0.95
-_MIN_LATENCIES = 20
+MIN_LATENCIES = 20
 _MAX_NAMES = 5
 _STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
@@ -158,6 +158,24 @@ def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> Ru
     )
 
 
+def find_detectable_loss(production: Sequence[float], settings: EvaluationSettings) -> float | None:
+    """Find the smallest loss of a slice that the forgetting rule could have shown.
+
+    ``production`` are the pass rates of production on the slice's items. Items are lost whole, the best ones
+    first. None for a slice with too few items to be judged, or too small to show even the loss of all.
+    """
+    if len(production) < settings.min_slice_items:
+        return None
+    losses = [0.0] * len(production)
+    for index, rate in enumerate(sorted(production, reverse=True)):
+        losses[index] = rate
+        loss, allowed = confidence_bounds.mean(losses), settings.max_slice_drop
+        confidence = confidence_bounds.confidence_of_harm(losses, allowed, min(production) - 1.0)
+        if loss > allowed and confidence >= settings.confidence:
+            return loss
+    return None
+
+
 def _drop_rule(
     name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings
 ) -> RuleResult:
@@ -166,10 +184,10 @@ def _drop_rule(
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     change = confidence_bounds.mean(pairs.differences)
     best_case = [*pairs.differences, *[1.0] * pairs.missing]
+    harms = [-value for value in best_case]
     # An item can gain at most 1 minus production's rate; of a missing item nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
-    max_gain = 1.0 if pairs.missing else 1.0 - production
-    confidence = confidence_bounds.confidence_of_harm([-value for value in best_case], allowed, -max_gain)
+    confidence = confidence_bounds.confidence_of_harm(harms, allowed, min(production - 1.0, *harms))
     observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
     numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
     return _harm_rule(
@@ -205,7 +223,7 @@ def _latency_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleR
     """Fail if the slow responses (p95) are much slower than production's, per output token."""
     name, ratio = "latency_regression", settings.max_latency_ratio
     samples = (evidence.candidate_latency, evidence.production_latency)
-    counts, required = list(map(len, samples)), min(_MIN_LATENCIES, settings.latency_items)
+    counts, required = list(map(len, samples)), min(MIN_LATENCIES, settings.latency_items)
     if min(counts) < required:
         reason = (
             f"latency was measured on {counts[0]} and {counts[1]} responses, {required} of each are needed"

@@ -22,6 +22,8 @@ MAX_WAITING_CONNECTIONS = 1000
 # How much a rejected client may still send, to read the response before the connection is reset.
 LINGER_SECONDS = 2.0
 MAX_LINGER_BYTES = 4 << 20
+# How long a new connection may still take to send its request when the process shuts down.
+LAST_REQUEST_SECONDS = 1.0
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -37,7 +39,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._between_requests, self._in_headers = True, False
         self._header_bytes = self._headers_read = self._lingered_bytes = 0
         self._problem: ProblemDetail | None = None
-        self._rejected = False
+        self._rejected = self._shutting_down = False
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,11 +97,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADERS_BYTES:
             self._fail(_too_large())
         super().on_headers_complete()
+        if self._shutting_down:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The next byte belongs to another request."""
         self._between_requests = True
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Close the connection after the request in flight, also after one that has only begun to arrive."""
+        first = self.cycle is None
+        if self in self._waiting and (first or (self._in_headers and self.cycle.response_complete)):
+            self._shutting_down = True
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._close_without_request)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser or a limit rejects."""
@@ -129,6 +142,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _close_without_request(self) -> None:
+        if self in self._waiting:
+            self.transport.close()
 
     def _wait_for_headers(self) -> None:
         waiting, now = self._waiting, self.loop.time()

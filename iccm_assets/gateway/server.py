@@ -22,7 +22,7 @@ from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.embedded.server_watch import watch_server
-from iccm_assets.errors import DatabaseUnreachableError, InputError
+from iccm_assets.errors import AddressError, DatabaseUnreachableError
 from iccm_assets.gateway.app import GatewayRoutes, create_app
 from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
 from iccm_assets.gateway.database_metrics import DatabaseCollector
@@ -51,7 +51,7 @@ _SESSION_OPTIONS = (
 def listen(host: str, port: int, settings: Settings) -> socket.socket:
     """Open a listening socket, which several processes may share.
 
-    Raises ``InputError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
+    Raises ``AddressError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
     token is configured.
     """
     require_tokens_off_loopback(host, token_digests(settings))
@@ -62,7 +62,7 @@ def listen(host: str, port: int, settings: Settings) -> socket.socket:
         listening.bind(address)
         listening.listen(2048)
     except OSError as error:
-        raise InputError(
+        raise AddressError(
             f"cannot listen on {host}:{port}: {error.strerror or error}", hint="Choose another --port."
         ) from None
     return listening
@@ -86,7 +86,7 @@ def run(
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     process = _GatewayProcess(replica, socket_url(listening), settings, load)
     gateway = GatewayRoutes(process.service, process.engine, settings, replica, process.database_state)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             create_app(gateway, settings),
             http=LimitedHttpProtocol,
@@ -111,6 +111,24 @@ def run(
             ).start()
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listening]))
+
+
+class _Server(uvicorn.Server):
+    """A server that accepts what has connected to it before it stops to listen."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve the connections of the backlog, too; closing the socket would reset them."""
+        await _let_loop_accept()
+        for server in self.servers:
+            server.close()
+        await _let_loop_accept()
+        await super().shutdown(sockets)
+
+
+async def _let_loop_accept() -> None:
+    """Wait for as many turns of the event loop as it takes from a connection's arrival to its protocol."""
+    for _ in range(4):
+        await asyncio.sleep(0)
 
 
 class _GatewayProcess:

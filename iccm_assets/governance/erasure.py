@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.capture.conversations import MAX_ID_LENGTH, erased_session_key
 from iccm_assets.capture.redaction.redact import stored_user_ids
-from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.db import tables as t
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.errors import DatabaseError, InputError
+from iccm_assets.errors import DatabaseError, InputError, RecordNotFoundError
 from iccm_assets.governance.replacement_plan import ReplacementPlan
 from iccm_assets.governance.replacement_queries import load_replacement_plan
 
@@ -140,7 +140,7 @@ class _Erasure:
         sessions, requests = self._lock_requests(live)
         earlier = self._load_earlier_erasures(rows)
         if not (rows or requests or earlier):
-            raise InputError(f"there is no {self._subject}", hint="Names are compared exactly.")
+            raise RecordNotFoundError(f"there is no {self._subject}", hint="Names are compared exactly.")
         if earlier:
             self._number = earlier[-1].id
         anything_new = bool(live or requests)

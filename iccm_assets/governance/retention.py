@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from iccm_assets.governance.replacement_plan import IN_SERVICE
 from iccm_assets.settings import RetentionSettings
@@ -94,7 +94,7 @@ def keep_reason(
     days = (
         settings.rolled_back_retention_days if status == "rolled_back" else settings.unpromoted_retention_days
     )
-    age = (now - version.since).total_seconds() / 86400
+    age = (now - version.since) / timedelta(days=1)
     children = [each for each in versions if each.parent == version.version and each.status in IN_SERVICE]
     parent_reason = "".join(
         f"it is the parent of {each.version}, which is {each.status}" for each in children[:1]

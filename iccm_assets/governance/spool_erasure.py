@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ def erase_from_spool(engine: sa.Engine, spool: Path, subject: DataSubject | None
     """
     is_erased = _make_predicate(engine, subject)
     delete_dead_letters(spool, is_erased)
+    rewritten = set()
     for _, segments in orphaned_segments(spool, spool / "none of these"):
         for segment in segments:
             rewrite_segment(segment, lambda record: not is_erased(record))
+            rewritten.add(segment)
     out_of_reach = []
-    if not _wait_for_flush(spool):
+    if not _wait_for_flush(spool, rewritten):
         out_of_reach.append(f"records in {spool} that a running gateway has not stored yet")
     if damaged := sorted(spool.glob(f"*/*{SEGMENT_SUFFIX}.damaged")):
         out_of_reach.append(f"corrupt spool segments, which cannot be searched ({damaged[0]}, …)")
@@ -51,9 +53,10 @@ def _make_predicate(engine: sa.Engine, subject: DataSubject | None) -> Callable[
     return is_erased
 
 
-def _wait_for_flush(spool: Path) -> bool:
-    """Wait for the segments that hold records now to be stored; return whether they were."""
+def _wait_for_flush(spool: Path, rewritten: Set[Path]) -> bool:
+    """Wait for the other segments that hold records now to be stored; return whether they were."""
     segments = [path for path in spool.glob(f"*/*{SEGMENT_SUFFIX}") if path.stat().st_size]
+    segments = [path for path in segments if path not in rewritten]
     deadline = time.monotonic() + FLUSH_TIMEOUT_SECONDS
     while any(path.exists() for path in segments):
         if time.monotonic() > deadline:

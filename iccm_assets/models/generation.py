@@ -35,6 +35,10 @@ from iccm_assets.registry.hub import check_loadable, has_manifest, resolve
 from iccm_assets.registry.manifest import MANIFEST_FILE, describe_file, is_digest, sha256_json, verify
 
 MAX_SOURCE_TOKENS = 2048
+# What a model has to read and to answer before anything depends on it.
+PROBE_SOURCE = "def add(a, b):\n    return a + b\n"
+PROBE_TOKENS = 8
+_TOKENIZER_FIX = "Copy tokenizer.json and tokenizer_config.json of the model next to its config.json."
 # Model families that read any length, although their config may state a number of positions.
 RELATIVE_POSITIONS = {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
 # What transformers and safetensors raise for files that they cannot parse.
@@ -98,14 +102,14 @@ def load_model(
     """Load a model in evaluation mode, on the GPU if there is one.
 
     Raises ``ModelNotFoundError``; ``CorruptCheckpointError`` if a published directory does not match its
-    manifest; ``ModelError`` for pickled weights, missing weights or an unsupported architecture.
+    manifest; ``ModelError`` for pickled weights, missing weights, an unsupported architecture or a tokenizer
+    that is missing, another model's or without an end token.
     """
     directory = resolve(str(path_or_hub_id))
     digest = _verified_digest(directory)
     try:
         kind = _model_kind(AutoConfig.from_pretrained(directory, **_LOCAL), directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL)
-        get_end_token_id(tokenizer)
+        tokenizer = _load_tokenizer(directory)
         model = _load_weights(directory, kind, dtype)
         if kind == "seq2seq":
             decoder_start_token_id(model)
@@ -115,9 +119,41 @@ def load_model(
                 f"{embeddings} embeddings for {len(tokenizer)} tokens: the tokenizer is another model's"
             )
     except _UNLOADABLE as error:
-        raise ModelError(f"{directory} cannot be loaded ({first_line(error)})") from error
+        fix = "Write it with save_pretrained(), weights and tokenizer, and without quantization."
+        raise ModelError(f"{directory} cannot be loaded ({first_line(error)})", hint=fix) from error
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return LoadedModel(model, tokenizer, kind, digest, directory)
+
+
+def check_answers(loaded: LoadedModel, max_new_tokens: int) -> GeneratedResponse:
+    """Generate a few tokens and return them; raises ``ModelError`` if the model cannot (V5).
+
+    A model with NaN weights, or of a type that an operation does not support, can be loaded.
+    ``max_new_tokens`` must leave room for a source in the model's context.
+    """
+    _token_limits(loaded, MAX_SOURCE_TOKENS, max_new_tokens)
+    config = _greedy_config(loaded, 1)
+    config.update(output_logits=True, return_dict_in_generate=True)
+    ids = encode_source(loaded.tokenizer, loaded.kind, PROBE_SOURCE, MAX_SOURCE_TOKENS)
+    inputs = torch.tensor([ids], device=loaded.model.device)
+    try:
+        with torch.inference_mode():
+            output = loaded.model.generate(
+                input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config
+            )
+        # Some models mask the rows that pad their vocabulary with minus infinity.
+        [logits] = output.logits
+        finite = not torch.isnan(logits).any() and torch.isfinite(logits.max())
+        [response] = generate(loaded, [PROBE_SOURCE], max_new_tokens=PROBE_TOKENS, batch_size=1)
+    except _UNLOADABLE as error:
+        fix = "Write it with save_pretrained() in float32, bfloat16 or float16, without quantization."
+        raise ModelError(f"{loaded.path} cannot answer ({first_line(error)})", hint=fix) from error
+    if not finite:
+        raise ModelError(
+            f"{loaded.path} computes NaN or infinity instead of an answer",
+            hint="Its weights are damaged: copy or convert them again (float16 may have overflowed).",
+        )
+    return response
 
 
 def generate(
@@ -238,6 +274,28 @@ def _model_kind(config: Any, directory: Path) -> ModelKind:
     if not (masked or config.is_encoder_decoder) and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "causal"
     raise ModelError(f"{directory} is a {config.model_type} model, neither seq2seq nor causal")
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    """Load a tokenizer that reads source code and can end a response; raises ``ModelError`` otherwise."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL)
+        text = tokenizer.decode(tokenizer(PROBE_SOURCE)["input_ids"], skip_special_tokens=True)
+    except _UNLOADABLE as error:
+        reason = f"{directory} has no tokenizer that can be loaded ({first_line(error)})"
+        raise ModelError(reason, hint=_TOKENIZER_FIX) from error
+    # Without its files, some classes make a tokenizer of a few special tokens.
+    if 2 * sum(map(str.isalnum, text)) < sum(map(str.isalnum, PROBE_SOURCE)):
+        raise ModelError(
+            f"{directory} has no tokenizer that reads source code ({len(tokenizer)} tokens)",
+            hint=_TOKENIZER_FIX,
+        )
+    try:
+        get_end_token_id(tokenizer)
+    except ValueError as error:
+        fix = "Set eos_token in its tokenizer_config.json to the token that ends a response."
+        raise ModelError(f"{directory}: {error}", hint=fix) from None
+    return tokenizer
 
 
 def _load_weights(directory: Path, kind: ModelKind, dtype: torch.dtype) -> Any:

@@ -73,11 +73,12 @@ class DividedText:
 
 def divide_text(text: str, piece_starts: Positions) -> DividedText:
     """Divide a long text; ``piece_starts`` are the positions of its word pieces, in order."""
-    ends = np.array([match.end() for match in _UNIT_END.finditer(text)], dtype=np.intp)
-    natural = np.unique(np.concatenate([[0], np.searchsorted(piece_starts, ends), [len(piece_starts)]]))
-    bounds = _adjust(natural.tolist())
-    edges = (0, *(int(piece_starts[bound]) for bound in bounds[1:-1]), len(text))
-    return DividedText(text, edges, tuple(int(size) for size in np.diff(bounds)))
+    ends = np.fromiter((match.end() for match in _UNIT_END.finditer(text)), dtype=np.intp)
+    natural = np.concatenate([[0], np.searchsorted(piece_starts, ends), [len(piece_starts)]])  # ascending
+    distinct = natural[np.diff(natural, prepend=-1) > 0]
+    bounds = np.array(_adjust(distinct.tolist()), dtype=np.intp)
+    edges = (0, *piece_starts[bounds[1:-1]].tolist(), len(text))
+    return DividedText(text, edges, tuple(np.diff(bounds).tolist()))
 
 
 def _adjust(bounds: list[int]) -> list[int]:

@@ -68,7 +68,7 @@ def encode_example(
 
 def get_end_token_id(tokenizer: Any) -> int:
     """Return the token id that ends a response; ``ValueError`` if the tokenizer has none."""
-    for name in ("eos_token_id", "sep_token_id", "pad_token_id"):
+    for name in ("eos_token_id", "sep_token_id"):
         value = getattr(tokenizer, name, None)
         if value is not None:
             return int(value)

@@ -17,7 +17,10 @@ MAX_QUALITY_DROP = 0.05
 
 @dataclass(frozen=True)
 class LatestQuality:
-    """The latest measurement of production, ``hours`` ago (without one: its deployment); drops by set."""
+    """The latest measurement of production, ``hours`` ago; drops by set.
+
+    A deployment and a rollback to this version count as a measurement: both rely on earlier numbers.
+    """
 
     version: str
     hours: float
@@ -31,8 +34,11 @@ def load_latest_quality(conn: sa.Connection) -> LatestQuality | None:
         sa.text(
             """
             select v.version, q."set", q.n, q.quality_drop,
-                extract(epoch from iccm.now() - greatest(coalesce(v.deployed_at, iccm.now()), q.measured_at))
-                    / 3600 as hours
+                extract(epoch from iccm.now() - greatest(
+                    coalesce(v.deployed_at, iccm.now()), q.measured_at,
+                    (select max(e."timestamp") from iccm.deployment_events e
+                     where e.version = v.version and e.weight = 1)
+                )) / 3600 as hours
             from iccm.model_versions v left join lateral (
                 select distinct on ("set") "set", n, baseline_mean - mean as quality_drop, measured_at
                 from iccm.quality_measurements where version = v.version

@@ -40,17 +40,17 @@ def paired_drop(
         return unmeasured
     values = list(rates.values())
     if not baseline:
-        return QualityDrop(len(values), _clamped_mean(values), _error(values), None, remark="no baseline yet")
+        return QualityDrop(len(values), _mean(values), _error(values), None, remark="no baseline yet")
     common = sorted(set(rates) & set(baseline))
     if len(common) < 2:
         remark = f"{len(common)} items of the baseline were measured"
-        return QualityDrop(len(values), _clamped_mean(values), None, None, remark=remark)
+        return QualityDrop(len(values), _mean(values), None, None, remark=remark)
     drops = [baseline[item] - rates[item] for item in common]
     return QualityDrop(
         n=len(common),
-        mean=_clamped_mean([rates[item] for item in common]),
+        mean=_mean([rates[item] for item in common]),
         standard_error=_error(drops),
-        baseline_mean=_clamped_mean([baseline[item] for item in common]),
+        baseline_mean=_mean([baseline[item] for item in common]),
         confidence=confidence_above(drops, allowed_drop, min_value=-1.0),
     )
 
@@ -62,9 +62,9 @@ def unpaired_drop(current: Mapping[str, float | None], baseline: Sequence[float]
         return unmeasured
     error = _error(values)
     if not baseline or len(baseline) < 2 or error is None:
-        return QualityDrop(len(values), _clamped_mean(values), error, None, remark="no baseline yet")
+        return QualityDrop(len(values), _mean(values), error, None, remark="no baseline yet")
     total_error = math.hypot(error, _error(baseline) or 0.0)
-    return QualityDrop(len(values), _clamped_mean(values), total_error, _clamped_mean(baseline))
+    return QualityDrop(len(values), _mean(values), total_error, _mean(baseline))
 
 
 def _unmeasured(items: int, scored: int) -> QualityDrop | None:
@@ -81,5 +81,5 @@ def _error(values: Sequence[float]) -> float | None:
     return math.sqrt(variance(values) / len(values)) if len(values) > 1 else None
 
 
-def _clamped_mean(rates: Sequence[float]) -> float:
-    return round(min(1.0, max(0.0, fmean(rates))), 9)
+def _mean(rates: Sequence[float]) -> float:
+    return round(fmean(rates), 9)

@@ -18,7 +18,7 @@ from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.monitoring import production_quality
 from iccm_assets.monitoring.serving_path import open_serving_path
 from iccm_assets.registry import training_runs, versions
-from iccm_assets.reporting.formatting import markdown_table
+from iccm_assets.reporting.formatting import markdown_table, snake_case_keys
 from iccm_assets.retraining import triggers as retraining_triggers
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
@@ -78,7 +78,7 @@ def measurement_metadata(
             "baseline": drop.baseline_mean,
             "standard_error": drop.standard_error,
             "implementation_variance": measurement.variance,
-            **{f"evidence: {kind}": count for kind, count in measurement.suite_kinds.items()},
+            **snake_case_keys(measurement.suite_kinds, "evidence"),
             "quality_drop": (
                 None
                 if drop.mean is None or drop.baseline_mean is None
@@ -107,7 +107,7 @@ def measurement_metadata(
             {
                 "set": name,
                 **numbers,
-                "baseline source": source,
+                "baseline_source": source,
                 "unscored": measurement.unscored_reasons or "",
             }
         )

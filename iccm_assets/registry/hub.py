@@ -24,11 +24,12 @@ def is_local_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or HUB_ID.fullmatch(name) is None
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, *, download: bool = True) -> Path:
     """Return the local directory of a model, named by path or hub id.
 
     An existing directory takes precedence over a hub id. A hub id is looked up in the Hugging Face cache, and
-    downloaded if it is not there, unless ``HF_HUB_OFFLINE`` is set. Raises ``ModelNotFoundError``.
+    downloaded if it is not there, unless ``HF_HUB_OFFLINE`` is set or ``download`` is false. Raises
+    ``ModelNotFoundError``.
     """
     try:
         path = Path(name).expanduser()
@@ -38,7 +39,7 @@ def resolve(name: str) -> Path:
         raise ModelNotFoundError(f"{name[:200]} ({error})") from error
     if is_local_path(name):
         raise ModelNotFoundError(name or "(empty name)", hint="Use an existing directory or a hub id.")
-    return _from_hub(name)
+    return _from_hub(name, download)
 
 
 def check_loadable(directory: Path) -> None:
@@ -61,7 +62,7 @@ def has_manifest(directory: Path) -> bool:
     return (directory / MANIFEST_FILE).exists()
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, download: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -73,9 +74,10 @@ def _from_hub(name: str) -> Path:
             return cached
     except (LocalEntryNotFoundError, HFValidationError):
         pass  # not in the cache: query the hub
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or not download:
         raise ModelNotFoundError(
-            f"{name} is not a directory and not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
+            f"{name} is not a directory and not in the Hugging Face cache",
+            hint=f"Unset HF_HUB_OFFLINE, or run `hf download {name}` where there is a network.",
         )
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_SECONDS))

@@ -24,7 +24,7 @@ from iccm_assets.db.clock import CLOCK_SQL
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.tables import LIVE_STATES
 from iccm_assets.db.tables import phase4_training_runs as runs
-from iccm_assets.errors import InputError, OperationNotAllowedError, StaleFenceError
+from iccm_assets.errors import OperationNotAllowedError, RecordNotFoundError, StaleFenceError
 from iccm_assets.settings import Settings, get_settings
 
 Trigger = Literal["weekly", "degradation", "data_threshold", "manual"]
@@ -32,6 +32,7 @@ VERDICT_STATUS = {"pass": "gate_passed", "fail": "gate_failed", "inconclusive": 
 MAX_HEARTBEAT_INTERVAL_SECONDS = 20.0
 OUTCOMES = ("gate_passed", "gate_failed", "inconclusive", "skipped", "failed")
 _RECORDABLE = {
+    "attempt",
     "training_timestamp",
     "base_version",
     "candidate_version",
@@ -199,7 +200,7 @@ def get_run(conn: Connection, run_id: int) -> TrainingRun:
     """Return the row; raises ``InputError`` if it does not exist."""
     run = _fetch(conn, _GET, id=run_id)
     if run is None:
-        raise InputError(f"there is no training run {run_id}")
+        raise RecordNotFoundError(f"there is no training run {run_id}")
     return run
 
 

@@ -50,13 +50,13 @@ class DailyFunnel:
             "captured": self.captured,
             "scored": self.scored,
             "filtered": self.filtered,
-            "in the pool": self.pool,
+            "in_the_pool": self.pool,
         }
         return [
             {
                 "step": name,
                 "conversations": count,
-                "of captured": f"{count / self.captured:.0%}" if self.captured else "–",
+                "of_captured": f"{count / self.captured:.0%}" if self.captured else "–",
             }
             for name, count in steps.items()
         ]
@@ -70,7 +70,7 @@ class DailyFunnel:
 def evidence_rows(counts: Mapping[tuple[str, str], int]) -> list[dict[str, object]]:
     """Return one row per kind of evidence and origin of its suites."""
     return [
-        {"evidence": kind, "suite origin": origin, "conversations": count}
+        {"evidence": kind, "suite_origin": origin, "conversations": count}
         for (kind, origin), count in sorted(counts.items())
     ]
 

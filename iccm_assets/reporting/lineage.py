@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from iccm_assets.errors import InputError
+from iccm_assets.errors import RecordNotFoundError
 from iccm_assets.registry.versions import resolve_path, resolve_version
 from iccm_assets.reporting.traffic_history import ServingPeriod, serving_periods
 
@@ -295,23 +295,23 @@ def load_version_lineage(conn: Connection, name: str) -> VersionLineage:
 
 
 def find_conversation(conn: Connection, session: str) -> int:
-    """Return the id of a session's conversation; raises ``InputError`` if there is none."""
+    """Return the id of a session's conversation; raises ``RecordNotFoundError`` if there is none."""
     # PostgreSQL text cannot hold NUL: the driver would raise instead of finding nothing.
     valid = "\x00" not in session
     conversation_id = conn.execute(_BY_SESSION, {"session": session}).scalar_one_or_none() if valid else None
     if conversation_id is None:
-        raise InputError(f"there is no session {session!r}")
+        raise RecordNotFoundError(f"there is no session {session!r}")
     return int(conversation_id)
 
 
 def load_conversation_lineage(conn: Connection, conversation_id: int) -> ConversationLineage:
-    """Load the lineage of a conversation; raises ``InputError`` if it is unknown."""
+    """Load the lineage of a conversation; raises ``RecordNotFoundError`` if it is unknown."""
     key = {"id": conversation_id}
     # A larger number does not fit in bigint: the driver would raise instead of finding nothing.
     valid = abs(conversation_id) < 2**63
     conversation = conn.execute(_CONVERSATION, key).mappings().one_or_none() if valid else None
     if conversation is None:
-        raise InputError(f"there is no conversation {conversation_id}")
+        raise RecordNotFoundError(f"there is no conversation {conversation_id}")
     return ConversationLineage(
         **conversation,
         rejections=tuple(Rejection(*row) for row in conn.execute(_REJECTIONS, key)),

@@ -15,7 +15,7 @@ from iccm_assets.reporting.daily_funnel import DailyFunnel
 MAX_PLOTS = 31
 # From pool rows to rejections; a reason has the same color on every day.
 COLORS = {
-    "in the pool": "#2a9d6f",
+    "in_the_pool": "#2a9d6f",
     "duplicate": "#8ab6a3",
     "held_out": "#5b8fc9",
     "low_test_pass_rate": "#e07a3f",
@@ -27,12 +27,14 @@ COLORS = {
 OTHER_COLOR = "#bdbdbd"
 
 
-def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
-    """Plot the distribution of a day's pass rates and the threshold of the filter."""
+def plot_histogram(
+    rates: Sequence[float], threshold: float, unit: str = "texts", quantity: str = "test pass rate"
+) -> bytes:
+    """Plot the distribution of a day's pass rates, or of another quantity, and its threshold."""
     figure, axes = _axes(6.4, 2.6, layout=None)  # an automatic layout doubles the time
     figure.subplots_adjust(left=0.09, right=0.98, top=0.88, bottom=0.19)
     if rates:
-        _, _, bars = axes.hist(rates, bins=20, range=(0, 1), color=COLORS["in the pool"])
+        _, _, bars = axes.hist(rates, bins=20, range=(0, 1), color=COLORS["in_the_pool"])
         for bar in bars:
             if bar.get_x() + bar.get_width() <= threshold + 1e-9:
                 bar.set_facecolor(COLORS["low_test_pass_rate"])
@@ -44,8 +46,8 @@ def plot_histogram(rates: Sequence[float], threshold: float) -> bytes:
         xytext=(-4, -4), textcoords="offset points", ha="right", va="top", fontsize=8, color="0.25",
     )  # fmt: skip
     kept = sum(rate > threshold for rate in rates)
-    axes.set_title(f"{kept} of {len(rates)} texts above the threshold", loc="left", fontsize=9)
-    axes.set(xlabel="test pass rate", ylabel="texts", xlim=(0, 1))
+    axes.set_title(f"{kept} of {len(rates)} {unit} above the threshold", loc="left", fontsize=9)
+    axes.set(xlabel=quantity, ylabel=unit, xlim=(0, 1))
     _integer_ticks(axes.yaxis)
     return render_png(figure)
 
@@ -57,9 +59,9 @@ def plot_daily_funnel(funnels: Sequence[DailyFunnel]) -> bytes:
     """
     funnels = list(dropwhile(lambda funnel: not funnel.captured, funnels))
     figure, axes = _axes(min(10.0, 3.4 + 0.3 * len(funnels)), 3.0)
-    counts = [{"in the pool": funnel.pool, **funnel.reasons} for funnel in funnels]
+    counts = [{"in_the_pool": funnel.pool, **funnel.reasons} for funnel in funnels]
     bottom = [0] * len(funnels)
-    for name in ["in the pool", *_reasons(funnels)]:
+    for name in ["in_the_pool", *_reasons(funnels)]:
         heights = [count.get(name, 0) for count in counts]
         label, color = name.replace("_", " "), COLORS.get(name, OTHER_COLOR)
         axes.bar(range(len(funnels)), heights, bottom=bottom, color=color, label=label)

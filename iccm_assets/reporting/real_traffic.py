@@ -32,4 +32,4 @@ def find_builtin_notice(conn: Connection, orchestra: str) -> str | None:
     if limits is None or conn.execute(text("select to_regclass('iccm.conversations')")).scalar_one() is None:
         return None
     count = conn.execute(_RECENT, {"days": NOTICE_DAYS}).scalar_one()
-    return f"{count} real conversations in {NOTICE_DAYS} days: {limits}" if count else None
+    return f"real conversations in {NOTICE_DAYS} days: {count}; {limits}" if count else None

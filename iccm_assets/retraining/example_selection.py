@@ -25,8 +25,8 @@ class PoolRow:
     user_id: str | None
     timestamp: datetime
     quality_score: float
-    failed_first: bool = False
-    token_name: str | None = None
+    failed_first: bool
+    token_name: str | None
 
     @property
     def owner(self) -> str:
@@ -104,7 +104,8 @@ class ExampleSelection:
     def _summary(self) -> str:
         excluded = ", ".join(f"{self.counts[name]} {name}" for name in REASONS[1:] if self.counts[name])
         days = (self.window.end - self.window.start) / timedelta(days=1)
-        summary = f"{len(self.selected)} of {sum(self.counts.values())} new pool rows of {days:.1f} days"
+        share = f"{len(self.selected)} of {sum(self.counts.values())}"
+        summary = f"selected {share} new rows of the last {days:.4g} days"
         return f"{summary} ({excluded})" if excluded else summary
 
 
@@ -126,7 +127,7 @@ def max_fair_selection(counts: Iterable[int], limit: int | None, settings: Selec
     users_by_count = Counter(count for count in counts if count)
     users, rows = users_by_count.total(), sum(count * users for count, users in users_by_count.items())
     usual = Fraction(str(settings.max_user_share))
-    share = min(Fraction(1), max(usual, Fraction(EQUAL_SHARES_PER_USER, max(users, 1))))
+    share = max(usual, Fraction(EQUAL_SHARES_PER_USER, max(users, EQUAL_SHARES_PER_USER)))
     size, cap = rows if limit is None else min(limit, rows), 0
     while size:
         cap = max(1, int(size * share))

@@ -16,13 +16,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.curation.training_pool import lock_pool
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
-from iccm_assets.errors import IccmError, TrainingError
+from iccm_assets.errors import IccmError, InputError, TrainingError
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
+from iccm_assets.reporting.formatting import snake_case_keys
 from iccm_assets.retraining import example_queries, triggers
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.training.dataset import (
@@ -82,13 +84,34 @@ def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
     except BaseException as error:
         with engine.begin() as conn:
             if training_runs.holds_fence(conn, run.id, run.fence):
-                message = f"{type(error).__name__}: {error}"[:2000]
+                kind = "" if isinstance(error, IccmError) else f"{type(error).__name__}: "
+                message = f"{kind}{error}"[:2000]
                 training_runs.finish_run(conn, run.id, run.fence, "failed", error=message)
         raise
 
 
+def load_input_files(settings: Settings) -> list[TrainingExample]:
+    """Return the rehearsal sample; raises ``InputError`` if it or the canary set cannot be read.
+
+    The canary set is needed only after the training, which would be in vain.
+    """
+    load_canary_set(settings.canary_set)
+    return load_rehearsal(settings.rehearsal)
+
+
 def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
-    """Select the examples, write the snapshot and record both; ``SkippedRun`` below the minimum (T5, T7)."""
+    """Select the examples, write the snapshot and record both; ``SkippedRun`` below the minimum (T5, T7).
+
+    Raises ``InputError`` for a file that a setting names. The run is not tried again then: only a person can
+    correct it.
+    """
+    try:
+        rehearsal = load_input_files(settings)
+    except InputError as error:
+        with engine.begin() as conn:
+            attempts = settings.triggers.max_attempts
+            training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
+        raise
     with engine.begin() as conn:
         base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
         at = now(conn)
@@ -97,20 +120,23 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
             conn, at, window, run.emergency, base=run.requested_base
         )
         if too_few := triggers.below_minimum(len(selection.selected), settings.triggers):
-            reason = f"{too_few.reason}; {selection.reason}"
-            training_runs.finish_run(
-                conn, run.id, run.fence, "skipped", notes=reason, base_version=base.version
-            )
-            return SkippedRun(reason)
+            return _skip(conn, run, base, f"{too_few.reason}; {selection.reason}")
         new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
     dataset = compose_dataset(
         new,
-        load_rehearsal(settings.rehearsal),
+        rehearsal,
         pinned,
         rehearsal_fraction=settings.training.rehearsal_fraction,
         validation_share=settings.training.validation_share,
         seed=settings.training.seed,
     )
+    with engine.begin() as conn:
+        if version := _find_rolled_back(conn, base.version, dataset.digest, settings):
+            reason = (
+                f"the same examples, base and settings gave {version}, which was rolled back; other examples "
+                f"make another candidate; to deploy it anyway: iccm deploy {version} --force --reason '…'"
+            )
+            return _skip(conn, run, base, reason)
     directory = DatasetStore(settings.home).write(dataset)
     job = TrainingJob(
         home=str(settings.home),
@@ -137,6 +163,23 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         )
     shortage = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
     return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, shortage) if part))
+
+
+def _skip(conn: sa.Connection, run: TrainingRun, base: ModelVersion, reason: str) -> SkippedRun:
+    training_runs.finish_run(conn, run.id, run.fence, "skipped", notes=reason, base_version=base.version)
+    return SkippedRun(reason)
+
+
+def _find_rolled_back(conn: sa.Connection, base: str, dataset: str, settings: Settings) -> str | None:
+    """Return the rolled-back version that the same training gave before: it would give the same weights."""
+    tr, mv = t.phase4_training_runs.c, t.model_versions.c
+    query = (
+        sa.select(mv.version)
+        .join(t.phase4_training_runs, tr.candidate_version == mv.version)
+        .where(mv.status == "rolled_back", tr.base_version == base, tr.dataset_digest == dataset)
+        .where(tr.config == settings.training.model_dump(mode="json"))
+    )
+    return conn.execute(query.limit(1)).scalar_one_or_none()
 
 
 def register_candidate(
@@ -178,7 +221,7 @@ def candidate_metadata(
         "parent_version": plan.base.version,
         "selection": plan.reason,
         "dataset_digest": outcome.dataset_digest,
-        **{f"examples {name}": count for name, count in outcome.counts.items()},
+        **snake_case_keys(outcome.counts, "examples"),
         "validation_loss": outcome.best_validation_loss,
         "initial_validation_loss": outcome.initial_validation_loss,
         "best_epoch": outcome.best_epoch,
@@ -187,7 +230,7 @@ def candidate_metadata(
         "parameters": outcome.parameters,
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
-        **{f"seconds {name}": value for name, value in outcome.seconds.items()},
+        **snake_case_keys(outcome.seconds, "seconds"),
     }
 
 

@@ -37,7 +37,7 @@ class QueuedRun:
     attempt: int
     dispatch: int
     emergency: bool
-    idle_seconds: float = 0.0
+    idle_seconds: float
     dispatched_seconds: float | None = None
     dagster_run_id: str | None = None
 
@@ -51,8 +51,8 @@ class DagsterRunState:
 
     run_id: str
     state: RunState
-    seconds: float = 0.0
-    dispatch: int = 0
+    seconds: float
+    dispatch: int
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,14 @@ def find_stuck_in_queue(
     They keep waiting: Dagster starts a queued run as soon as a slot is free, and every run has a maximum run
     time.
     """
-    late = [queued for queued in queued_runs if (queued.dispatched_seconds or 0.0) > MAX_QUEUED_SECONDS]
-    return _find_runs_in_state(late, dagster_runs, "queued", "queued for {minutes:.0f} min")
+    return [
+        outcome
+        for queued in queued_runs
+        if queued.dispatched_seconds is not None and queued.dispatched_seconds > MAX_QUEUED_SECONDS
+        for outcome in _find_runs_in_state(
+            [queued], dagster_runs, "queued", f"queued for {queued.dispatched_seconds / 60:.0f} min"
+        )
+    ]
 
 
 def choose_next_run(
@@ -263,12 +269,7 @@ def _find_runs_in_state(
 ) -> list[RunOutcome]:
     """Return the rows whose newest dispatch has a Dagster run in this state."""
     return [
-        RunOutcome(
-            queued.id,
-            queued.dispatch,
-            run.run_id,
-            reason.format(run=run.run_id, minutes=(queued.dispatched_seconds or 0.0) / 60),
-        )
+        RunOutcome(queued.id, queued.dispatch, run.run_id, reason.format(run=run.run_id))
         for queued in queued_runs
         if (run := _get_newest_run(queued, dagster_runs)) and run.state == state
     ]

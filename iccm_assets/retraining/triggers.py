@@ -158,13 +158,18 @@ def decide_degradation(
     """Fire an emergency when production dropped by more than the allowed drop, and not by chance (T2).
 
     The evidence is one-sided and for a drop *larger than the allowed one*, not merely larger than zero:
-    otherwise noise would fire within weeks at four measurements a day. docs/automation.md states the error
-    rate over many measurements. A measurement without an error, without a baseline or with few items is no
-    evidence in either direction.
+    otherwise noise would fire within weeks at four measurements a day. docs/explanation/automation.md states
+    the error rate over many measurements. A measurement without an error, without a baseline or with few
+    items is no evidence in either direction.
     """
     subject = f"{measurement.version} on {measurement.set}"
     mean, error, baseline = measurement.mean, measurement.standard_error, measurement.baseline_mean
-    if mean is None or error is None or baseline is None or not math.isfinite(mean + error + baseline):
+    if (
+        mean is None
+        or error is None
+        or baseline is None
+        or not all(map(math.isfinite, (mean, error, baseline)))
+    ):
         return TriggerSkipped(
             f"{subject}: not comparable (mean {mean}, standard error {error}, baseline {baseline})"
         )

@@ -26,6 +26,15 @@ class Assessment:
     events: tuple[DeploymentEvent, ...] = ()
     actions: tuple[Action, ...] = ()
 
+    @property
+    def shared_violations(self) -> tuple[str, ...]:
+        """The violated guardrails that production violates, too: they hold the stage."""
+        return tuple(
+            f"production violates the guardrail, too: {violation.description}"
+            for violation in self.violations
+            if violation.also_violated_by_production
+        )
+
 
 def assess(before: State, observation: Observation | None, now: datetime) -> Assessment:
     """Update time, lease and evidence, and assess them; ``observation`` is None when there is none."""
@@ -79,10 +88,12 @@ def _count(
     if policy.evidence == "sequential":
         return state, guardrails.check_sequential(evidence, policy, state.stage)
     # Plain means: health every few minutes, the stage's guardrails at its end.
-    violations: list[GuardrailViolation] = []
     checked = state.checked_at
-    if checked is None or abs((now - checked).total_seconds()) >= policy.health_interval_seconds:
-        violations += guardrails.check_health_means(observation, policy)
+    due = checked is None or abs((now - checked).total_seconds()) >= policy.health_interval_seconds
+    health = guardrails.check_health_means(evidence, observation, policy)
+    # What production violates, too, holds the stage as long as it lasts: every tick checks it.
+    violations = [violation for violation in health if due or violation.also_violated_by_production]
+    if due:
         state = replace(state, checked_at=now)
     if reliable and state.state != "paused" and state.has_enough_time and state.has_enough_sessions:
         violations += guardrails.check_stage_means(evidence, observation, policy, state.stage)
@@ -130,6 +141,6 @@ def _alert(state: State, violation: GuardrailViolation) -> Alert:
         f"rollout-{state.id}-floor-{violation.reason}",
         "warning",
         "Production violates guardrail",
-        f"{state.candidate} is not rolled back because production violates the guardrail, too: "
+        f"{state.candidate} is held, not rolled back, because production violates the guardrail, too: "
         f"{violation.description}",
     )

@@ -70,11 +70,14 @@ def check_lease(rollout: RolloutStatus | None, now: datetime) -> CheckResult:
     )
     if rollout is None or rollout.weight == 0:
         return CheckResult(True, "no canary arm has traffic", recovery)
-    numbers = {"weight": rollout.weight}
-    seconds = (rollout.lease_until - now).total_seconds() if rollout.lease_until else 0.0
-    lease = f"expires in {seconds:.0f} s" if seconds > 0 else f"expired {-seconds:.0f} s ago"
-    description = f"weight {rollout.weight:g}, {f'the lease {lease}' if rollout.lease_until else 'no lease'}"
-    return CheckResult(seconds > 0, description, recovery, metrics=numbers)
+    weight, numbers = f"weight {rollout.weight:g}", {"weight": rollout.weight}
+    if rollout.lease_until is None:
+        return CheckResult(False, f"{weight}, no lease", recovery, metrics=numbers)
+    seconds = (rollout.lease_until - now).total_seconds()
+    # Routing sends traffic up to and including the end of the lease.
+    is_active = seconds >= 0
+    lease = f"expires in {seconds:.0f} s" if is_active else f"expired {-seconds:.0f} s ago"
+    return CheckResult(is_active, f"{weight}, the lease {lease}", recovery, metrics=numbers)
 
 
 def load_live_rollout(conn: sa.Connection) -> RolloutStatus | None:

@@ -4,9 +4,9 @@ A decision carries the next state, the events to append, and the actions to take
 controller writes in one transaction, by compare-and-set on the state's revision. Every tick of a live
 rollout renews the lease and moves the revision; a closed rollout never changes.
 
-The rules, in this order: a violated guardrail rolls back; the first healthy observation starts the traffic;
-time, samples and health end a stage; a hold beyond the maximum ends it undecided; everything else waits, with
-the reason (R1-R8).
+The rules, in this order: a violated guardrail rolls back, or holds the stage where production violates it,
+too; the first healthy observation starts the traffic; time, samples and health end a stage; a hold beyond the
+maximum ends it undecided; everything else waits, with the reason (R1-R8).
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _start(assessment: Assessment) -> Decision | None:
 def _advance(assessment: Assessment) -> Decision | None:
     """End the stage on healthy time (or the approval to skip it), samples, and no violated guardrail."""
     state = assessment.state
-    waiting = state.state == "paused" or state.weight == 0 or assessment.data_issues
-    if waiting or not (state.has_enough_time and state.has_enough_sessions):
+    waiting = state.state == "paused" or state.weight == 0 or not state.has_enough_time
+    if waiting or _hold_reason(assessment):
         return None
     approval = state.approval
     reason = state.progress if approval is None else f"{state.progress}; approved by {approval.actor}"
@@ -78,7 +78,7 @@ def _abort_undecided(assessment: Assessment) -> Decision | None:
     if state.stage_seconds < state.policy.max_hold_seconds:
         return None
     description = f"undecided after {state.stage_seconds / 86400:.1f} days; "
-    description += "; ".join(assessment.data_issues) or state.progress
+    description += "; ".join((*assessment.data_issues, *assessment.shared_violations)) or state.progress
     end = roll_back if state.stage == BAKE_STAGE else abort
     return end(assessment, UNDECIDED, description, CONTROLLER)
 
@@ -86,7 +86,9 @@ def _abort_undecided(assessment: Assessment) -> Decision | None:
 def _wait(assessment: Assessment) -> Decision:
     """Continue, or hold with the reason, and alert once per stage and reason."""
     state, hold_reason = assessment.state, _hold_reason(assessment)
-    reason = "; ".join((state.progress, *assessment.data_issues))
+    reason = "; ".join(
+        (state.progress, state.forecast, *assessment.data_issues, *assessment.shared_violations)
+    )
     name = (
         state.state if state.state == "paused" else "holding" if hold_reason else running_state(state.stage)
     )
@@ -102,14 +104,19 @@ def _wait(assessment: Assessment) -> Decision:
 def _hold_reason(assessment: Assessment) -> HoldReason:
     if assessment.data_issues:
         return "unreliable_data"
+    if assessment.shared_violations:
+        return "guardrail"
     return "samples" if assessment.state.has_enough_time and not assessment.state.has_enough_sessions else ""
 
 
 def _hold_alerts(assessment: Assessment, hold_reason: HoldReason, reason: str) -> tuple[Alert, ...]:
-    """The alert of a hold when it is due: loading a model at the opening takes time."""
+    """The alert of a hold when it is due: loading a model at the opening takes time.
+
+    A guardrail that production violates, too, raised an alert of its own when it was assessed.
+    """
     state, unreliable = assessment.state, hold_reason == "unreliable_data"
     loading = state.weight == 0 and state.stage_seconds < state.policy.load_timeout_seconds
-    if not hold_reason or state.state == "paused" or (unreliable and loading):
+    if hold_reason in {"", "guardrail"} or state.state == "paused" or (unreliable and loading):
         return ()
     hours, seconds_left = state.forecast_hours, state.policy.max_hold_seconds - state.stage_seconds
     too_slow = hours is None or hours * 3600 > seconds_left

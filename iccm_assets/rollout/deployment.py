@@ -19,6 +19,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.models.model_probe import import_probed_model, probe_model
 from iccm_assets.registry import versions
 from iccm_assets.registry.affected_versions import find_erased_in_lineage
 from iccm_assets.registry.manifest import Manifest, verify
@@ -99,6 +100,24 @@ def get_latest_verdict(conn: sa.Connection, version: str) -> dict[str, Any] | No
     return {**row.verdict, "production": row.production_version} if row else None
 
 
+def check_deployable(
+    engine: sa.Engine, settings: Settings, version: ModelVersion, force_reason: str | None = None
+) -> None:
+    """Raise unless a version may be deployed, its files are intact, and it loads and answers.
+
+    An evaluation has loaded both its versions; any other one is loaded here. Raises
+    ``OperationNotAllowedError``, ``CorruptCheckpointError``, ``ModelNotFoundError`` or ``ModelError``.
+    """
+    gv = t.gate_verdicts.c
+    evaluated = sa.or_(gv.version == version.version, gv.production_version == version.version)
+    with engine.connect() as conn:
+        require_authorized(conn, version.version, force_reason)
+        has_answered = conn.execute(sa.select(sa.exists().where(evaluated))).scalar_one()
+    verify(Path(version.path))
+    if not has_answered:
+        probe_model(Path(version.path), settings)
+
+
 def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
     """Raise ``OperationNotAllowedError`` while a rollout is live."""
     if (live := repository.get_live_rollout(conn)) is not None:
@@ -172,12 +191,13 @@ def ensure_production(
 ) -> tuple[ModelVersion, Manifest]:
     """Return the version in production and its verified manifest; the base model where there is none yet.
 
-    Raises ``ModelNotFoundError`` or ``CorruptCheckpointError``; the database is unchanged then.
+    The base model has to load and to answer first. Raises ``ModelNotFoundError``, ``ModelError`` or
+    ``CorruptCheckpointError``; the database is unchanged then.
     """
     with engine.connect() as conn:
         serving = versions.get_production_version(conn)
     if serving is None:
-        published = store.import_model(settings.base_model)
+        published = import_probed_model(store, settings.base_model, settings)
         path, base = str(published.path), published.manifest.base
         with engine.begin() as conn:
             serving = bootstrap(conn, digest=published.digest, path=path, base_model=base)

@@ -94,4 +94,4 @@ def _shares(scales: Scales) -> Numbers:
 
 
 def _to_tuples(stakes: Numbers) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, stakes.tolist()))
+    return tuple(map(tuple, stakes))  # of numpy's floats, which the dataclass converts when it validates them

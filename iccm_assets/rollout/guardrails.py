@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeGuard
 
 from iccm_assets.reporting.formatting import format_number
 from iccm_assets.rollout.observation import ArmTotals, Observation
@@ -26,13 +27,13 @@ BELOW_FLOOR = "pass_rate_floor"
 class GuardrailViolation:
     """A violated guardrail: the rollback reason, a description, its numbers.
 
-    One that production violates, too, raises an alert and does not roll back.
+    One that production violates, too, raises an alert and holds the stage instead of rolling back.
     """
 
     reason: str
     description: str
-    numbers: dict[str, float] = field(default_factory=dict)
-    also_violated_by_production: bool = False
+    numbers: dict[str, float]
+    also_violated_by_production: bool
 
 
 # Tests that must all exceed their threshold, reason, description, and whether production violates it, too.
@@ -43,14 +44,13 @@ def check_sequential(evidence: Evidence, policy: Policy, stage: int) -> list[Gua
     """Return the guardrails of this stage against which the evidence has reached its threshold."""
     e_values = evidence.e_values
     exceeded = {test for test, value in e_values.items() if value >= policy.threshold(TESTS[test])}
-    if exceeded <= {"variance_above_floor"}:  # which proves nothing without variance_ratio
-        return []
     violations = []
     for tests, reason, description, by_production in _guardrails(evidence, policy, stage):
         # A guardrail with two null hypotheses, either of which clears the candidate, needs evidence against
         # both.
         if exceeded.issuperset(tests):
-            value, needed = min(e_values[test] for test in tests), policy.threshold(TESTS[tests[0]])
+            weakest = min(tests, key=e_values.__getitem__)
+            value, needed = e_values[weakest], policy.threshold(TESTS[weakest])
             numbers = {"evidence": float(f"{value:.6g}"), "needed": round(needed, 3)}
             description = f"{description}; evidence {value:.3g} of {needed:.3g}"
             violations.append(GuardrailViolation(reason, description, numbers, by_production))
@@ -72,7 +72,7 @@ def _request_guardrails(evidence: Evidence, policy: Policy, stage: int) -> Itera
     limit = policy.health_error_rate
     reference = _reference(evidence, evidence.production.requests >= policy.health_requests)
     description = f"error rate {_format(evidence.canary_total.error_rate)}, limit {limit:g}"
-    yield ("errors",), ERROR_RATE_SPIKE, description, (reference.error_rate or 0.0) > limit
+    yield ("errors",), ERROR_RATE_SPIKE, description, _is_above(reference.error_rate, limit)
     if stage != BAKE_STAGE:
         description = f"slower per token than {policy.max_latency_ratio:g} x production's p95 too often"
         yield ("latency",), LATENCY_REGRESSION, description, False
@@ -85,7 +85,7 @@ def _session_guardrails(canary: ArmTotals, reference: ArmTotals, policy: Policy)
     yield ("health_floor",), LOW_PASS_RATE, description, _is_below(reference.pass_rate, limit)
     limit = policy.health_variance
     description = f"implementation variance {_format(canary.variance)}, limit {limit:g}"
-    yield ("variance",), VARIANCE_SPIKE, description, (reference.variance or 0.0) > limit
+    yield ("variance",), VARIANCE_SPIKE, description, _is_above(reference.variance, limit)
 
 
 def _comparison_guardrails(
@@ -110,25 +110,35 @@ def _reference(evidence: Evidence, enough: bool) -> ArmTotals:
     return evidence.production if enough else evidence.production_total
 
 
-def _is_below(value: float | None, limit: float) -> bool:
+def _is_below(value: float | None, limit: float) -> TypeGuard[float]:
     return value is not None and value < limit
 
 
-def check_health_means(observation: Observation, policy: Policy) -> Iterator[GuardrailViolation]:
-    """Yield the health guardrails that the plain means of the health window violate."""
+def _is_above(value: float | None, limit: float) -> TypeGuard[float]:
+    return value is not None and value > limit
+
+
+def check_health_means(
+    evidence: Evidence, observation: Observation, policy: Policy
+) -> Iterator[GuardrailViolation]:
+    """Yield the health guardrails that the plain means of the health window violate.
+
+    Where the window has too little of production, its sums since the opening say what production violates.
+    """
     canary, production = observation.canary_window, observation.production_window
+    total = evidence.production_total
     if canary.requests >= policy.health_requests:
-        reference = production.error_rate if production.requests >= policy.health_requests else None
+        reference: ArmTotals = production if production.requests >= policy.health_requests else total
         yield from _above(
-            ERROR_RATE_SPIKE, "error rate", canary.error_rate, policy.health_error_rate, reference
+            ERROR_RATE_SPIKE, "error rate", canary.error_rate, policy.health_error_rate, reference.error_rate
         )
     if canary.sessions >= policy.health_sessions:
-        measured = production.sessions >= policy.health_sessions
-        rate, variance = (production.pass_rate, production.variance) if measured else (None, None)
-        yield from _below(LOW_PASS_RATE, canary.pass_rate, policy.health_pass_rate, canary.sessions, rate)
-        yield from _above(
-            VARIANCE_SPIKE, "implementation variance", canary.variance, policy.health_variance, variance
+        reference = production if production.sessions >= policy.health_sessions else total
+        yield from _below(
+            LOW_PASS_RATE, canary.pass_rate, policy.health_pass_rate, canary.sessions, reference.pass_rate
         )
+        limit, variance = policy.health_variance, reference.variance
+        yield from _above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit, variance)
 
 
 def check_stage_means(
@@ -142,7 +152,9 @@ def check_stage_means(
     yield from _below(BELOW_FLOOR, rate, policy.min_pass_rate, sessions, reference)
     if reference is not None:
         yield from _below(DEGRADATION, rate, reference - policy.allowed_drops[stage - 1], sessions)
-    limit = max(policy.max_variance_ratio * (production.variance or 0.0), policy.variance_floor)
+    limit = policy.variance_floor
+    if production.variance is not None:
+        limit = max(limit, policy.max_variance_ratio * production.variance)
     yield from _above(VARIANCE_SPIKE, "implementation variance", canary.variance, limit)
     slow, fast = observation.canary_window, observation.production_window
     if fast.latency_p95 and min(slow.timed, fast.timed) >= policy.health_requests:
@@ -153,7 +165,7 @@ def check_stage_means(
 def _below(
     reason: str, value: float | None, limit: float, sessions: int, production: float | None = None
 ) -> Iterator[GuardrailViolation]:
-    if value is not None and value < limit:
+    if _is_below(value, limit):
         description = f"mean pass rate {value:.3f} of {sessions} canary-arm sessions is below {limit:.3f}"
         yield GuardrailViolation(reason, description, _numbers(value, limit), _is_below(production, limit))
 
@@ -161,9 +173,9 @@ def _below(
 def _above(
     reason: str, quantity: str, value: float | None, limit: float, production: float | None = None
 ) -> Iterator[GuardrailViolation]:
-    if value is not None and value > limit:
+    if _is_above(value, limit):
         description, numbers = f"{quantity} {value:.3f} is above {limit:.3f}", _numbers(value, limit)
-        yield GuardrailViolation(reason, description, numbers, (production or 0.0) > limit)
+        yield GuardrailViolation(reason, description, numbers, _is_above(production, limit))
 
 
 def _numbers(value: float, limit: float) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Collect the `Observation` for a state's watermark, from a few bounded queries.
 
-Everything is counted exactly once, however late it arrives (docs/rollout.md):
+Everything is counted exactly once, however late it arrives (docs/explanation/rollout.md):
 
 - requests are counted in the order in which the transactions that stored them ended, so one that a
   gateway's spool delivers hours later is counted when it arrives, whatever its date says;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +13,6 @@ from iccm_assets.db.clock import now
 from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.registry import versions
-from iccm_assets.registry.manifest import verify
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.rollout import deployment, repository
 from iccm_assets.rollout.actions import DeploymentEvent
@@ -41,20 +39,20 @@ class OpenResult:
 def open_rollout(
     engine: sa.Engine, settings: Settings, version: str, *, actor: str, force_reason: str | None = None
 ) -> OpenResult:
-    """Verify the version's files and open its rollout; the first production version skips the rollout.
+    """Check that the version answers and open its rollout; the first production version skips the rollout.
 
     ``force_reason`` skips the quality gate, not the rollout. The rollout of a version that an emergency
     retrain made is an emergency, too.
 
     Raises ``OperationNotAllowedError`` when the version may not be deployed or a rollout is live already
-    (the database decides races), ``CorruptCheckpointError`` or ``ModelNotFoundError`` for its files; nothing
-    has changed then.
+    (the database decides races), ``CorruptCheckpointError`` or ``ModelNotFoundError`` for its files,
+    ``ModelError`` if it cannot answer; nothing has changed then.
     """
     with engine.connect() as conn:
         candidate, serving = versions.get_version(conn, version), versions.get_production_version(conn)
     if candidate.status == "production":
         raise OperationNotAllowedError(f"{candidate.version} is in production already")
-    verify(Path(candidate.path))
+    deployment.check_deployable(engine, settings, candidate, force_reason)
     if serving is None:
         first = deployment.deploy(engine, candidate.version, actor=actor, force_reason=force_reason)
         return OpenResult(*first, None)
@@ -134,7 +132,7 @@ def deploy_candidate(
     if rollout:
         opened = open_rollout(engine, settings, candidate.version, actor=actor)
     else:
-        verify(Path(candidate.path))
+        deployment.check_deployable(engine, settings, candidate)
         opened = OpenResult(*deployment.deploy(engine, version, actor=actor), None)
     authorization = opened.authorization
     if opened.state is not None:

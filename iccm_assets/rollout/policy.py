@@ -24,7 +24,7 @@ STAGE_WEIGHTS = {1: 0.1, 2: 0.5, 3: 1.0}
 BAKE_STAGE = 3
 
 # How the rollout's error rate alpha is spent on its tests; tests of nested null hypotheses share one part
-# (docs/rollout.md).
+# (docs/explanation/rollout.md).
 ALPHA_SPLIT = {
     "drop": 0.78,
     "pass_rate": 0.16,

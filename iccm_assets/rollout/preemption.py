@@ -41,7 +41,7 @@ def alert_queued(conn: sa.Connection, run_id: int, dagster_run_id: str, reason: 
     raise_alert(conn, f"training_run:{run_id}:queued", "warning", "Retrain run stuck in queue", body)
 
 
-def alert_attempts_exhausted(conn: sa.Connection, run_id: int, attempts: int, reason: str) -> None:
-    """Alert about a training run that has used all its attempts."""
-    body = f"Training run {run_id} has failed {attempts} times and will not be tried again: {reason}"
+def alert_attempts_exhausted(conn: sa.Connection, run_id: int, reason: str) -> None:
+    """Alert about a failed training run that is not tried again."""
+    body = f"Training run {run_id} has failed and will not be tried again: {reason}"
     raise_alert(conn, f"training_run:{run_id}:failed", "warning", "Retrain failed", body)

@@ -16,7 +16,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now as platform_now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.notify import notify_routing
-from iccm_assets.errors import OperationNotAllowedError
+from iccm_assets.errors import RecordNotFoundError
 from iccm_assets.registry import versions
 from iccm_assets.rollout.actions import (
     Abort,
@@ -41,10 +41,12 @@ def get_live_rollout(conn: sa.Connection, *, lock: bool = False) -> State | None
 
 
 def get_rollout(conn: sa.Connection, rollout_id: int) -> State:
-    """Return the rollout of this number; ``OperationNotAllowedError`` when there is none."""
-    state = _load(conn, sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id))
+    """Return the rollout of this number; ``RecordNotFoundError`` when there is none."""
+    # A larger number does not fit in bigint: the driver would raise instead of finding nothing.
+    valid = abs(rollout_id) < 2**63
+    state = _load(conn, sa.select(t.rollouts).where(t.rollouts.c.id == rollout_id)) if valid else None
     if state is None:
-        raise OperationNotAllowedError(f"there is no rollout {rollout_id}")
+        raise RecordNotFoundError(f"there is no rollout {rollout_id}")
     return state
 
 

@@ -12,14 +12,15 @@ from pydantic.dataclasses import dataclass
 
 from iccm_assets.db.tables import LIVE_STATES
 from iccm_assets.errors import InputError
-from iccm_assets.reporting.formatting import format_number
+from iccm_assets.reporting.formatting import format_duration, format_number
 from iccm_assets.rollout.policy import BAKE_STAGE, STAGE_WEIGHTS, Policy
 from iccm_assets.rollout.sequential_evidence import Evidence
 
 StateName = Literal["ramping", "holding", "paused", "baking", "completed", "rolled_back", "aborted"]
 
-# Why time does not count, or a stage cannot end: "" (it can), too few samples, or unreliable data.
-HoldReason = Literal["", "samples", "unreliable_data"]
+# Why time does not count, or a stage cannot end: "" (it can), too few samples, unreliable data, or a
+# guardrail that production violates, too.
+HoldReason = Literal["", "samples", "unreliable_data", "guardrail"]
 
 # Fields kept in the column `evidence`; the others have columns of their own.
 _IN_EVIDENCE = (
@@ -134,12 +135,17 @@ class State:
         canary, production = self.evidence.canary, self.evidence.production
         rate = format_number(canary.pass_rate)
         reference = "" if production.pass_rate is None else f" (production {production.pass_rate:.3f})"
-        forecast = "unknown yet" if self.forecast_hours is None else f"in {self.forecast_hours:.1f} h"
         return (
-            f"stage {self.stage} at {self.weight:.0%}: {self.healthy_seconds / 3600:.2f} of "
-            f"{self.min_seconds / 3600:g} h healthy, {canary.sessions} of {self.min_sessions} "
-            f"scored canary-arm sessions, pass rate {rate}{reference}; decision {forecast}"
+            f"stage {self.stage} at {self.weight:.0%}: {format_duration(self.healthy_seconds)} of "
+            f"{format_duration(self.min_seconds)} healthy, {canary.sessions} of {self.min_sessions} "
+            f"scored canary-arm sessions, pass rate {rate}{reference}"
         )
+
+    @property
+    def forecast(self) -> str:
+        """When the stage can end, for people."""
+        hours = self.forecast_hours
+        return "decision unknown yet" if hours is None else f"decision in {format_duration(hours * 3600)}"
 
     def canary_weight(self, now: datetime) -> float:
         """Return the share that routing may send to the canary arm now: nothing without a live lease."""

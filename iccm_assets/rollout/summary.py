@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -52,11 +51,6 @@ def to_dict(state: State, now: datetime) -> dict[str, Any]:
     }
 
 
-def change_key(state: State) -> list[Any]:
-    """Return the key of an observation: the rollout gets a new one when it changes."""
-    return [state.id, state.state, state.stage, state.weight]
-
-
 def observation_metadata(state: State) -> dict[str, Any]:
     """Return the numbers of one observation, for plots; without those that were not measured."""
     canary, production = state.evidence.canary, state.evidence.production
@@ -79,20 +73,6 @@ def observation_metadata(state: State) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def timeline_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the last 30 events of `repository.list_events`, newest first, as rows of a table."""
-    return [
-        {
-            "time": f"{event['timestamp']:%Y-%m-%d %H:%M:%S}",
-            "event": event["event_type"],
-            "weight": "" if event["weight"] is None else f"{event['weight']:.0%}",
-            "actor": event["actor"],
-            "reason": event["notes"] or "",
-        }
-        for event in reversed(events[-30:])
-    ]
-
-
 def list_waiting_conditions(state: State) -> list[str]:
     """List what the end of the stage waits for; empty when nothing is missing, or the rollout is over."""
     needed_hours = (state.min_seconds - state.healthy_seconds) / 3600
@@ -101,6 +81,7 @@ def list_waiting_conditions(state: State) -> list[str]:
         (state.state == "paused", "manual resume"),
         (state.weight == 0, "every gateway replica to have the candidate ready"),
         (state.hold_reason == "unreliable_data" and state.weight > 0, "reliable data"),
+        (state.hold_reason == "guardrail", "production to meet the guardrail that it violates, too"),
         (not state.has_enough_time, f"{needed_hours:.2f} h of healthy time"),
         (not state.has_enough_sessions, f"{needed_sessions} scored canary-arm sessions"),
     )

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 from _json import encode_basestring_ascii
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ NATIVE_METHOD, MAPPING_PROXY = type(object.__eq__), type(type.__dict__)
 MAX_DEPTH = 100
 MAX_TEXT = 300
 MAX_CLASSES = 200
+MAX_ITERATED = 100  # items of an iterator that an answer tells
 
 
 class AnswerTooLargeError(Exception):
@@ -82,12 +83,40 @@ class Encoder:
             if kind is builtin or (builtin is tuple and _is_named_tuple(kind)):
                 items = ",".join([self.encode(item, depth + 1) for item in builtin.__iter__(value)])
                 return self._count('["' + name + '",[' + items + "]]")
+        if _is_iterator(kind):
+            return self._encode_iterator(value, depth)
         if kind is MAPPING_PROXY:
             copy = kind.copy(value)
             if _is_plain_dict(type(copy)):
                 return self._encode_container(type(copy), copy, depth + 1)
         own_equality = _has_own_equality(kind)
+        described = "" if own_equality else self._describe(kind, value, depth)
+        if described:
+            return self._count(described)
         return self._count('["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]"))
+
+    def _encode_iterator(self, value: Any, depth: int) -> str:
+        items: list[str] = []
+        for item in value:
+            if len(items) >= MAX_ITERATED:
+                return self._count('["G",[' + ",".join(items) + "]]")
+            items.append(self.encode(item, depth + 1))
+        return self._count('["g",[' + ",".join(items) + "]]")
+
+    def _describe(self, kind: type, value: Any, depth: int) -> str:
+        """Describe an object of an own class: a member of an enumeration by name, others by attributes."""
+        name = encode_text(_class_name(kind))
+        enum = sys.modules.get("enum")
+        if enum is not None and isinstance(type(kind), type) and issubclass(type(kind), enum.EnumMeta):
+            member = object.__getattribute__(value, "_name_")
+            return '["E",' + name + "," + encode_text(member) + "]" if type(member) is str else ""
+        if kind is not SimpleNamespace and _class_dict(kind).get("__module__") != MODULE:
+            return ""
+        values = [
+            "[" + encode_text(item) + "," + self.encode(attribute, depth + 1) + "]"
+            for item, attribute in _list_attributes(kind, value)
+        ]
+        return '["D",' + name + ",[" + ",".join(values) + "]]"
 
     def _count(self, piece: str) -> str:
         self.remaining -= len(piece)
@@ -103,6 +132,39 @@ def _is_plain_dict(kind: type) -> bool:
     collections = sys.modules.get("collections")
     names = ("OrderedDict", "defaultdict", "Counter")
     return collections is not None and any(kind is getattr(collections, name, None) for name in names)
+
+
+_ITERATORS: tuple[type, ...] = (
+    *(map, filter, zip, enumerate, reversed, range, type(_ for _ in ""), type(iter([])), type(iter(()))),
+    *(type(iter("")), type(iter(range(0))), type(iter({})), type(iter(set())), type({}.keys())),
+    *(type({}.values()), type({}.items()), type(reversed([])), type(iter({}.items()))),
+)
+
+
+def _is_iterator(kind: type) -> bool:
+    if any(kind is known for known in _ITERATORS):
+        return True
+    itertools = sys.modules.get("itertools")
+    return itertools is not None and any(kind is known for known in vars(itertools).values())
+
+
+def _list_attributes(kind: type, value: Any) -> list[tuple[str, Any]]:
+    """List the public attributes of an object, those in slots included."""
+    slots: list[Any] = []
+    for owner in type.__dict__["__mro__"].__get__(kind):
+        names = _class_dict(owner).get("__slots__", ())
+        slots += [names] if type(names) is str else names
+    attributes: dict[str, Any] = {}
+    for name in slots:
+        try:
+            attributes[name] = object.__getattribute__(value, name)
+        except AttributeError:
+            continue
+    try:  # noqa: SIM105 (contextlib would double what this process imports)
+        attributes.update(object.__getattribute__(value, "__dict__"))
+    except AttributeError:
+        pass
+    return [(name, attributes[name]) for name in attributes if type(name) is str and not name.startswith("_")]
 
 
 def _is_named_tuple(kind: type) -> bool:
@@ -165,8 +227,14 @@ def _last_line(error: BaseException) -> int:
     return line
 
 
-def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str:
-    """Call and encode the outcome: ``["v", value]``, ``["r", …]``, or ``["m", name]`` where it is missing."""
+def call(owner: Any, step: Any, encoder: Encoder, module: ModuleType, detail: Any = "") -> str:
+    """Call and encode the outcome: ``["v", value]``, ``["r", …]``, or ``["m", name]`` where it is missing.
+
+    ``step`` is a name with positional and keyword arguments; without arguments (None) the attribute is read.
+    With ``detail`` "arguments" the value is followed by a list of the positional arguments as they are then,
+    with "changes" also by a list of them as they were.
+    """
+    name, args, kwargs = step
     try:
         function = lookup(owner, name)
     except AttributeError:
@@ -174,7 +242,13 @@ def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str
     except BaseException as error:
         return encode_exception(error)
     try:
-        return '["v",' + encoder.encode(function(*args, **kwargs)) + "]"
+        if args is None:
+            return '["v",' + encoder.encode(function) + "]"
+        args, kwargs = make_objects(args, module), make_objects(kwargs, module)
+        before = ",[" + ",".join(map(encoder.encode, args)) + "]" if detail == "changes" else ""
+        value = encoder.encode(function(*args, **kwargs))
+        after = ",[" + ",".join(map(encoder.encode, args)) + "]" if detail in ("arguments", "changes") else ""
+        return '["v",' + value + after + before + "]"
     except (AnswerTooLargeError, NestingTooDeepError):
         raise
     except BaseException as error:  # SystemExit and KeyboardInterrupt are outcomes too
@@ -184,21 +258,39 @@ def call(owner: Any, name: str, args: Any, kwargs: Any, encoder: Encoder) -> str
 def execute_case(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) -> str:
     """Execute a plan and encode the outcome."""
     name, args, kwargs = plan[1:4]
+    detail = plan[-1]
     if plan[0] == "call":
-        return call(module, name, args, kwargs, encoder)
+        return call(module, plan[1:4], encoder, module, detail)
     try:
         target = lookup(module, name)
     except AttributeError:
         return '["m",' + encode_text(name) + "]"
     try:
-        instance = target(*args, **kwargs)
+        instance = target(*make_objects(args, module), **make_objects(kwargs, module))
     except BaseException as error:
         return '["o",' + encode_exception(error) + ",[]]"
-    return (
-        '["o",null,['
-        + ",".join([call(instance, method, args, kwargs, encoder) for method, args, kwargs in plan[4]])
-        + "]]"
-    )
+    steps = ",".join([call(instance, step, encoder, module, detail) for step in plan[4]])
+    return '["o",null,[' + steps + "]]"
+
+
+def make_objects(value: Any, module: ModuleType) -> Any:
+    """Make the objects that an argument stands for, see ``suite_values.new_object``."""
+    kind = type(value)
+    if kind is dict:
+        if ... in value:
+            name, args, kwargs, attributes = value[...]
+            made = [make_objects(item, module) for item in args]
+            kind = SimpleNamespace if name == "SimpleNamespace" else lookup(module, name)
+            instance = kind(*made, **make_objects(kwargs, module))
+            for attribute in attributes:
+                setattr(instance, attribute, make_objects(attributes[attribute], module))
+            return instance
+        return {key: make_objects(item, module) for key, item in value.items()}
+    if kind is list:
+        return [make_objects(item, module) for item in value]
+    if kind is tuple:
+        return tuple([make_objects(item, module) for item in value])
+    return value
 
 
 def lookup(owner: Any, name: str) -> Any:

@@ -198,6 +198,8 @@ def run_in_child(
         for _, write_end in pipes:
             os.close(write_end)
         os.setsid()
+        if not context.get("scratch"):
+            install_filter(context["session_filter"])
         folder = f"{request['scratch']}/case-{request['case']}"
         os.mkdir(folder, 0o700)
         os.chdir(folder)
@@ -289,17 +291,24 @@ def lock_down(case_filter: bytes) -> None:
     _signal.signal(SIGCHLD, _leave_children)
     _signal.siginterrupt(SIGCHLD, False)
     _signal.signal, _signal.getsignal = _set_handler, _get_handler
+    _prctl(PR_SET_THP_DISABLE, 1, 0)
+    install_filter(case_filter)
+
+
+def install_filter(code: bytes) -> None:
+    """Let the kernel filter the system calls of this process and of what it starts from now on."""
+    native = __import__("_ctypes")
+    fields = {"_fields_": (("length", _simple(native, "H")), ("code", _simple(native, "z")))}
+    program = type("Filter", (native.Structure,), fields)(len(code) // 8, code)
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, native.byref(program))
+
+
+def _prctl(option: int, *arguments: Any) -> None:
     # The ctypes module takes ten times as long to import.
     native = __import__("_ctypes")
     prctl = native.dlsym(native.dlopen(None, 0), "prctl")
-    fields = {"_fields_": (("length", _simple(native, "H")), ("code", _simple(native, "z")))}
-    program = type("Filter", (native.Structure,), fields)(len(case_filter) // 8, case_filter)
-    for arguments in (
-        (PR_SET_THP_DISABLE, 1, 0, 0, 0),
-        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, native.byref(program), 0, 0),
-    ):
-        if native.call_cdeclfunction(prctl, arguments) != 0:
-            raise OSError(f"prctl {arguments[0]} failed")
+    if native.call_cdeclfunction(prctl, (option, *arguments, 0, 0)) != 0:
+        raise OSError(f"prctl {option} failed")
 
 
 def _simple(native: Any, kind: str) -> type:

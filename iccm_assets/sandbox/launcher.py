@@ -66,15 +66,15 @@ class ProcessHandle:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
 
-    def kill_in_namespace(self, pid: int) -> None:
-        """Kill ``pid`` if it (still) is a process of this one's pid namespace."""
+    def signal_in_namespace(self, pid: int, number: int) -> None:
+        """Send ``pid`` a signal if it (still) is a process of this one's pid namespace."""
         with suppress(OSError):  # it has just ended
-            other = ProcessHandle(pid)
+            descriptor = os.pidfd_open(pid)
             try:
                 if os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid"):
-                    other.kill()
+                    signal.pidfd_send_signal(descriptor, number)
             finally:
-                os.close(other.descriptor)
+                os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,11 @@ def start_isolated(packages: Packages = ()) -> RunningSandbox:
 
 def _start_in_bwrap(bwrap: bubblewrap.Bubblewrap, packages: Packages) -> RunningSandbox:
     process, init_process = spawn_in_bwrap(bwrap, subprocess.PIPE, packages)
-    values = {"start": "init_process", "case_filter": seccomp.build_case_filter()}
+    values = {
+        "start": "init_process",
+        "case_filter": seccomp.build_case_filter(),
+        "session_filter": seccomp.build_session_filter(),
+    }
     return _start(process, init_process, values, lambda: verify_layers(bwrap, init_process.pid))
 
 

@@ -13,29 +13,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-SIZES = ("RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:", "HugetlbPages:")
-SHARES = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+SHARED_SIZES, UNSHARED_SIZES = (b"RssAnon:", b"RssShmem:", b"VmSwap:"), (b"VmPTE:", b"HugetlbPages:")
+SHARES = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
 # A mapping costs the kernel a fraction of this; reading so many more would take seconds.
 MAPPING_BYTES = 4096
 UNCOUNTED_MAPPINGS = 2000  # of one process; honest ones have some hundreds
 BUSY_SECONDS = 0.5  # of CPU by the rest of a case, from which on it competes with itself
-SOCKET_BUFFER = Path("/proc/sys/net/core/wmem_default")
+SOCKET_BUFFER = "/proc/sys/net/core/wmem_default"
 # Fields of /proc/PID/stat, counted after the name.
-NICE, POLICY = 16, 38
+FAULTS, TIMES, NICE, POLICY = 7, 11, 16, 38  # FAULTS, TIMES: four fields each, with children
 
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """Memory in bytes (private and shared pages once each, plus files in tmpfs), CPU in seconds.
+    """Memory in bytes (pages of processes plus what the kernel keeps for them), CPU in seconds.
 
-    ``pids`` are the init process and all its descendants, as the host numbers them.
+    ``pages`` (bytes) is the part of ``memory`` that processes may share, ``faults`` the number of times that
+    a process was given a page, ``pids`` the init process and all its descendants, as the host numbers them.
     """
 
     memory: int
+    pages: int
+    faults: int
     cpu: float
     files: int
     pids: tuple[int, ...]
@@ -49,19 +52,26 @@ def descendant_pids(pid: int) -> list[int]:
     return pids
 
 
-def measure_usage(pid: int, tmpfs: tuple[str, ...], limit: int, extra: int = 0) -> ResourceUsage:
+def measure_usage(
+    pid: int, tmpfs: tuple[str, ...], extra: int = 0, *, divided: bool = False
+) -> ResourceUsage:
     """Measure what the tree below ``pid`` uses now, without the init process's own time.
 
-    Pages are divided among their users only when their sum exceeds ``limit`` bytes; ``extra`` is added.
+    Shared pages count once for each of their users, unless they are ``divided`` among them, which takes ten
+    times as long and is undone where the kernel does not provide it. ``extra`` bytes are added.
     """
     pids = descendant_pids(pid)
     tmpfs_bytes, files = _tmpfs_usage(pid, tmpfs)
-    fixed = tmpfs_bytes + extra + _socket_bytes(pid)
-    sizes = {pid: _sizes(pid, "status", SIZES) for pid in pids}
-    memory = fixed + sum(sum(size.values()) for size in sizes.values())
-    if memory > limit:
-        memory = fixed + sum(_divided(pid, size) for pid, size in sizes.items())
-    return ResourceUsage(memory, _cpu(pid, 2) + sum(map(_cpu, pids[1:])), files, tuple(pids))
+    memory, pages, faults, cpu = tmpfs_bytes + extra + _socket_bytes(pid), 0, 0, 0.0
+    for process in pids:
+        size = _sizes(process, "status", SHARED_SIZES + UNSHARED_SIZES)
+        memory += sum(size.pop(name, 0) for name in UNSHARED_SIZES)
+        shares = _sizes(process, "smaps_rollup", SHARES) if divided else {}
+        pages += sum((shares or size).values())
+        counts = [int(count) for count in _stat(f"/proc/{process}")[FAULTS : TIMES + 4]]
+        faults += sum(counts[:4])
+        cpu += sum(counts[4 if process != pid else 6 :]) / TICKS_PER_SECOND
+    return ResourceUsage(memory + pages, pages, faults, cpu, files, tuple(pids))
 
 
 def measure_mappings(pids: Iterable[int], limit: int) -> int:
@@ -89,15 +99,6 @@ def _count_mappings(pid: int, limit: int) -> int:
     return count
 
 
-def _divided(pid: int, size: dict[str, int]) -> int:
-    """Divide shared pages among their users; undivided where the kernel does not provide that."""
-    shares = _sizes(pid, "smaps_rollup", SHARES)
-    unshared = ("VmPTE:", "HugetlbPages:")
-    return (
-        sum(shares.values()) + sum(size.get(name, 0) for name in unshared) if shares else sum(size.values())
-    )
-
-
 def _tmpfs_usage(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
     """Return bytes and files in the sandbox's writable folders."""
     size = files = 0
@@ -113,17 +114,21 @@ def _tmpfs_usage(pid: int, tmpfs: tuple[str, ...]) -> tuple[int, int]:
 
 def _socket_bytes(pid: int) -> int:
     """Return what the sockets of the sandbox's network namespace may hold; few sockets count as empty."""
-    first = _read(f"/proc/{pid}/net/sockstat").partition("\n")[0].split()
-    count = int(first[-1]) if first[:2] == ["sockets:", "used"] else 0
-    return count * int(_read(str(SOCKET_BUFFER)) or 0) if count > 100 else 0
+    first = _read(f"/proc/{pid}/net/sockstat").partition(b"\n")[0].split()
+    count = int(first[-1]) if first[:2] == [b"sockets:", b"used"] else 0
+    return count * int(_read(SOCKET_BUFFER) or 0) if count > 100 else 0
 
 
-def _sizes(pid: int, file: str, names: tuple[str, ...]) -> dict[str, int]:
+def _sizes(pid: int, file: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
     """Return the sizes of these names in a file below /proc, in bytes, through a thread that still lives."""
     for folder in _living(pid):
-        rows = [row for row in _read(f"{folder}/{file}").splitlines() if row.startswith(names)]
-        if rows:
-            return {row.split()[0]: int(row.split()[1]) << 10 for row in rows}
+        text = _read(f"{folder}/{file}")
+        starts = ((name, text.find(b"\n" + name)) for name in names)
+        sizes = {
+            name: int(text[at + 1 + len(name) :].split(None, 1)[0]) << 10 for name, at in starts if at >= 0
+        }
+        if sizes:
+            return sizes
     return {}
 
 
@@ -152,23 +157,32 @@ def imposed_wait(pids: tuple[int, ...], cpu: float) -> tuple[float, bool]:
     return max(waits)
 
 
-def _priority(folder: str) -> tuple[str, ...]:
+def _priority(folder: str) -> tuple[bytes, ...]:
     fields = _stat(folder)
     return (fields[NICE], fields[POLICY]) if len(fields) > POLICY else ()
 
 
+def lower_priority(pids: Iterable[int], nice: int, group_nice: int, init_pid: int) -> None:
+    """Make processes less important; what they start from now on is so, too.
+
+    ``group_nice`` is for their session, but not for that of the init process.
+    """
+    for pid in pids:
+        for task in _tasks(pid):
+            with suppress(OSError):  # it has just ended
+                os.setpriority(os.PRIO_PROCESS, int(task.rpartition("/")[2]), nice)
+        if pid != init_pid:
+            with suppress(OSError), open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as group:
+                group.write(str(group_nice))
+
+
 def own_cpu(pid: int) -> float:
     """Return the CPU time of a process without its children."""
-    return sum(map(int, _stat(f"/proc/{pid}")[11:13])) / TICKS_PER_SECOND
+    return sum(map(int, _stat(f"/proc/{pid}")[TIMES : TIMES + 2])) / TICKS_PER_SECOND
 
 
-def _cpu(pid: int, skipped: int = 0) -> float:
-    """Return own CPU time plus that of collected children; only the latter with ``skipped`` = 2."""
-    return sum(map(int, _stat(f"/proc/{pid}")[11 + skipped : 15])) / TICKS_PER_SECOND
-
-
-def _stat(folder: str) -> list[str]:
-    return _read(f"{folder}/stat").rpartition(")")[2].split()
+def _stat(folder: str) -> list[bytes]:
+    return _read(f"{folder}/stat").rpartition(b")")[2].split()
 
 
 def _tasks(pid: int) -> list[str]:
@@ -179,9 +193,16 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
-def _read(path: str) -> str:
-    """Read a file below /proc; empty when its process has just ended."""
+def _read(path: str) -> bytes:
+    """Read a file below /proc; empty when its process has just ended. Streams would double the time."""
+    data = b""
     try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            while piece := os.read(descriptor, 1 << 16):
+                data += piece
+        finally:
+            os.close(descriptor)
     except OSError:
-        return ""
+        return b""
+    return data

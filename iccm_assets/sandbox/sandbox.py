@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,19 +32,10 @@ from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, control_groups, launcher, pytest_suites, warm_pool
 from iccm_assets.sandbox.control_groups import ControlGroup
 from iccm_assets.sandbox.launcher import RunningSandbox
-from iccm_assets.sandbox.resource_usage import (
-    ResourceUsage,
-    descendant_pids,
-    imposed_wait,
-    measure_mappings,
-    measure_usage,
-    own_cpu,
-)
+from iccm_assets.sandbox.resource_usage import ResourceUsage, imposed_wait
+from iccm_assets.sandbox.usage_sampler import UsageSampler
 from iccm_assets.settings import Settings
 
-SAMPLE_INTERVAL_SECONDS = 0.025
-FAST_SAMPLE_INTERVAL_SECONDS = 0.005  # near the memory limit
-MAPPINGS_INTERVAL_SECONDS = 0.1
 REPLY_TOLERANCE_SECONDS = 0.4  # how long after the init process the judge stops waiting
 MAX_WALL_FACTOR = 4.0  # of the wall limit, while other processes keep the machine busy
 REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as lost
@@ -108,10 +100,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
     _competes: bool = False  # the running case's own processes and threads use time beside its first thread
-    _interval: float = SAMPLE_INTERVAL_SECONDS
-    _memory: int = 0  # bytes, in the last sample
-    _mappings: int = 0  # bytes, when they were last read
-    _mappings_due: float = 0.0
 
     # ---- lifecycle ----
 
@@ -208,9 +196,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _await_reply(self, remaining: Limits) -> CaseOutcome:
         """Wait for the outcome while sampling what the processes use; kill them at a limit."""
         started = time.monotonic()
-        exceeded, self._interval = "", SAMPLE_INTERVAL_SECONDS
-        self._imposed_wait, self._competes = 0.0, False
-        self._memory, self._mappings, self._mappings_due = 0, 0, started + MAPPINGS_INTERVAL_SECONDS
+        exceeded, self._imposed_wait, self._competes = "", 0.0, False
+        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
+        limit = self.settings.judge.memory_mib << 20
+        sampler = UsageSampler(self.running.init_process, tmpfs, limit, self.group)
         while (
             time.monotonic() - started
             <= remaining.wall * MAX_WALL_FACTOR + REPLY_TOLERANCE_SECONDS + REPLY_TIMEOUT_SECONDS
@@ -218,16 +207,15 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             reply = self._parse_reply()
             if reply:
                 return self._complete(reply, exceeded)
-            if launcher.wait_readable(self.running.replies, self._interval):
+            if launcher.wait_readable(self.running.replies, sampler.interval):
                 piece = os.read(self.running.replies, 1 << 16)
                 if not piece:
                     break
                 self._buffer += piece
                 continue
-            exceeded = exceeded or self._exceeded_limit(remaining, started)
-            # Kill everything below the init process, which then reports the end of the case and cleans up.
-            for pid in descendant_pids(self.running.init_process.pid)[1:] if exceeded else ():
-                self.running.init_process.kill_in_namespace(pid)
+            exceeded = exceeded or self._exceeded_limit(sampler.sample(), remaining, started)
+            if exceeded:  # the init process then reports the end of the case and cleans up
+                sampler.send_signal(signal.SIGKILL)
         out_of_memory = self.group is not None and self.group.was_killed_for_memory()
         return CaseOutcome("memory" if out_of_memory else "lost", wall=time.monotonic() - started)
 
@@ -238,10 +226,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             exceeded = exceeded or "memory"
         return replace(reply, kind=exceeded, code=0, answer=b"") if exceeded else reply
 
-    def _exceeded_limit(self, remaining: Limits, started: float) -> str:
+    def _exceeded_limit(self, usage: ResourceUsage, remaining: Limits, started: float) -> str:
         """Name the total limit that is exceeded, or return ''."""
         limits = self.settings.judge
-        usage = self._measure(limits.memory_mib << 20)
         cpu = usage.cpu - self._finished_cpu
         excess = {
             "memory": usage.memory - (limits.memory_mib << 20),
@@ -251,22 +238,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             "wall": self._own_time(usage.pids, cpu, started, remaining) - remaining.wall,
         }
         return next((name for name, amount in excess.items() if amount > 0), "")
-
-    def _measure(self, limit: int) -> ResourceUsage:
-        """Take a sample, and choose when to take the next one."""
-        tmpfs = () if self.scratch else (SCRATCH, SHARED_MEMORY)
-        usage = measure_usage(self.running.init_process.pid, tmpfs, limit, self._mappings)
-        if time.monotonic() >= self._mappings_due:
-            self._mappings = measure_mappings(usage.pids[1:], limit)
-            self._mappings_due = time.monotonic() + MAPPINGS_INTERVAL_SECONDS
-        if self.group:
-            cpu = self.group.read_cpu() - own_cpu(usage.pids[0])
-            memory = max(usage.memory, self.group.read_memory())
-            usage = replace(usage, memory=memory, cpu=max(usage.cpu, cpu))
-        growth, self._memory = usage.memory - self._memory, usage.memory
-        near = usage.memory + max(usage.memory, 4 * growth) > limit
-        self._interval = FAST_SAMPLE_INTERVAL_SECONDS if near else SAMPLE_INTERVAL_SECONDS
-        return usage
 
     def _own_time(self, pids: tuple[int, ...], cpu: float, started: float, remaining: Limits) -> float:
         """Return the seconds since ``started`` without those in which the machine ran other sandboxes' work.

@@ -139,7 +139,11 @@ _SPECIAL: dict[str, tuple[int, int]] = {
     "ioctl": (16, 29),
     "fcntl": (72, 25),
 }
-_OF_A_CASE: dict[str, tuple[int, int]] = {"rt_sigaction": (13, 134), "prctl": (157, 167)}
+_OF_A_CASE: dict[str, tuple[int, int]] = {
+    "rt_sigaction": (13, 134),
+    "prctl": (157, 167),
+    "setsid": (112, 157),
+}
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
 
 
@@ -192,6 +196,17 @@ def build_case_filter(machine: str | None = None) -> bytes:
         ],
     }
     return _assemble(machine, [], [(_OF_A_CASE[name][column], body) for name, body in bodies.items()])
+
+
+@cache
+def build_session_filter(machine: str | None = None) -> bytes:
+    """Build the third filter, which each case installs once it has a session of its own.
+
+    It gets no other: the kernel may divide the processors among sessions before it does among processes, so
+    that many of them would leave the sampler next to nothing. The call succeeds and changes nothing.
+    """
+    column, _ = _ARCHITECTURES[machine or platform.machine()]
+    return _assemble(machine, [], [(_OF_A_CASE["setsid"][column], [_instruction(_RETURN, ERRNO)])])
 
 
 def _assemble(machine: str | None, code: list[bytes], bodies: list[tuple[int, list[bytes]]]) -> bytes:

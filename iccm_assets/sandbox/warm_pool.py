@@ -79,6 +79,7 @@ class SandboxZygote:
             "start": "warm_pool_worker",
             "filter": spec[2],
             "case_filter": seccomp.build_case_filter(),
+            "session_filter": seccomp.build_session_filter(),
             "tmpfs": (("/tmp", bubblewrap.SCRATCH_BYTES), ("/dev/shm", bubblewrap.SHARED_BYTES)),
             "proc": PROC_MOUNT,
             "preload": PRELOADED_MODULES,

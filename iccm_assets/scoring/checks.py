@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.db.clock import now, start_of_day
+from iccm_assets.scoring.suite_recordings import load_daily_suites
 from iccm_assets.settings import Settings
 
 
@@ -106,6 +107,7 @@ _SUITES = sa.text(
 _UNUSABLE = "r.test_pass_rate is null and r.evidence ->> 'suite' in ('weak', 'mismatch', 'none', 'invalid')"
 MAX_UNUSABLE_FRACTION = 0.5
 MAX_INCONCLUSIVE_FRACTION = 0.1
+MIN_RECORDED_FRACTION = 0.5
 MIN_SCORED = 10  # below this many texts, a fraction proves nothing
 
 
@@ -172,6 +174,29 @@ def suites_are_usable(conn: sa.Connection, settings: Settings) -> CheckResult:
     """Count the texts of the last days whose test suite is no evidence."""
     scores, days = _load_recent_scores(conn, settings)
     return check_unusable_suites(scores.scored, scores.unusable, days)
+
+
+def check_recorded_suites(sources: int, usable: int, days: int) -> CheckResult:
+    """Check the fraction of sources that came without tests for which a usable suite was recorded."""
+    fraction = usable / sources if sources else 1.0
+    return CheckResult(
+        sources < MIN_SCORED or fraction >= MIN_RECORDED_FRACTION,
+        f"{usable} of {sources} sources without tests in the last {days} days have a usable recorded suite"
+        f" ({fraction:.1%})",
+        "`reasons` in the metadata of `test_suites` counts why the others have none. Code with outside"
+        " effects cannot be recorded: send tests with it.",
+        severity="warning",
+        metrics={"sources": float(sources), "usable": float(usable), "usable_share": fraction},
+    )
+
+
+def suites_are_recorded(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Count the sources of the last days that came without tests, and those with a usable recorded suite."""
+    days = settings.curation.lookback_days
+    yesterday = now(conn).date() - timedelta(days=1)
+    recorded = load_daily_suites(conn, yesterday - timedelta(days=days - 1), yesterday).values()
+    tried = sum(day.recorded + day.not_recorded for day in recorded)
+    return check_recorded_suites(tried, sum(day.recorded for day in recorded), days)
 
 
 def _load_recent_scores(conn: sa.Connection, settings: Settings) -> tuple[ScoreCounts, int]:

@@ -1,6 +1,7 @@
 """Live scoring: score answers of the gateway while their rollout is running (R11, U2).
 
-It selects answers with a test suite and without a score, the most urgent first: the first such answer of a
+It selects answers with a test suite and without a score; some that came without tests get a suite recorded
+from their source. The most urgent come first: the first such answer of a
 session, which is the unit of evidence, before later ones; sessions of the live rollout before the rest.
 """
 
@@ -20,6 +21,7 @@ from iccm_assets.reporting.arm_metrics import ArmMetrics, load_arm_metrics
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.scoring_pass import ScoringReport, score_rows
 from iccm_assets.scoring.scoring_queue import PAGE_SIZE, count_rows, unscored_live_responses
+from iccm_assets.scoring.suite_recordings import record_live_suites
 from iccm_assets.settings import Settings
 
 _METRICS_WINDOW = timedelta(days=1)
@@ -65,6 +67,7 @@ def score_live_responses(
     started = time.monotonic()
     deadline = math.inf if time_budget_seconds is None else started + time_budget_seconds
     report = ScoringReport()
+    record_live_suites(engine, settings, deadline=deadline)
     while time.monotonic() < deadline:
         # One page at a time: answers that arrived meanwhile and are more urgent are in the next page.
         page = score_rows(

@@ -66,6 +66,28 @@ class ScoringReport:
     def __add__(self, other: ScoringReport) -> ScoringReport:
         return ScoringReport(*map(add, vars(self).values(), vars(other).values()))
 
+    def counts(self) -> dict[str, int]:
+        """Return counts for display, which add up in two ways.
+
+        texts = texts_scored + texts_inconclusive + texts_with_invalid_suite + texts_skipped, and
+        texts = texts_sent + texts_reused + texts_with_unusable_suite + texts_with_invalid_suite
+        + texts_skipped. Each text sent has one response of every member, whatever its outcome.
+        """
+        unusable = self.unusable_suites.total()
+        stored = self.scored + self.inconclusive + self.invalid_suites
+        outcomes = ("answered", "unreadable", "missing")
+        return {
+            "texts": self.selected_rows,
+            "texts_skipped": self.selected_rows - stored,
+            "texts_with_invalid_suite": self.invalid_suites,
+            "texts_with_unusable_suite": unusable,
+            "texts_reused": self.reused,
+            "texts_sent": stored - self.invalid_suites - unusable - self.reused,
+            **{f"responses_{outcome}": self.answers[outcome] for outcome in outcomes},
+            "texts_scored": self.scored,
+            "texts_inconclusive": self.inconclusive,
+        }
+
 
 def _report(score: Score) -> ScoringReport:
     rates = () if score.test_pass_rate is None else (score.test_pass_rate,)

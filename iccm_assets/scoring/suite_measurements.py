@@ -107,23 +107,30 @@ class SuiteMeasurements:
         return item, self._known[request.key]
 
     def _store(self, request: MeasurementRequest, measured: SuiteMeasurement) -> SuiteMeasurement:
-        values = {
-            "source_sha256": request.key.source_sha256,
-            "digest": request.key.digest,
-            "origin": request.key.origin,
-            "generator_version": GENERATOR_VERSION,
-            "requirement_id": request.requirement_id,
-            "suite": request.document,
-            "status": measured.status,
-            "reason": measured.reason or None,
-            "strength": measured.strength,
-            "branch_coverage": measured.branch_coverage,
-            "counted_mutants": measured.counted_mutants,
-            "undecided_mutants": measured.undecided_mutants,
-        }
         with self._engine.begin() as conn:
-            conn.execute(_STORE, values)
+            store_measurement(conn, request.requirement_id, request.key, request.document, measured)
             return _load(conn, [request.key]).get(request.key, measured)
+
+
+def store_measurement(
+    conn: sa.Connection, requirement_id: int, key: SuiteKey, document: object, measured: SuiteMeasurement
+) -> None:
+    """Store a measurement, unless there is one of this source and suite, or the text was erased."""
+    values = {
+        "source_sha256": key.source_sha256,
+        "digest": key.digest,
+        "origin": key.origin,
+        "generator_version": GENERATOR_VERSION,
+        "requirement_id": requirement_id,
+        "suite": document,
+        "status": measured.status,
+        "reason": measured.reason or None,
+        "strength": measured.strength,
+        "branch_coverage": measured.branch_coverage,
+        "counted_mutants": measured.counted_mutants,
+        "undecided_mutants": measured.undecided_mutants,
+    }
+    conn.execute(_STORE, values)
 
 
 # An erasure deletes the text first: then nothing is stored, or it waits and deletes what is stored here.

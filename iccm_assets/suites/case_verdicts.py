@@ -16,8 +16,9 @@ from iccm_assets.suites.missing_dependencies import (
     find_reported_package,
 )
 from iccm_assets.suites.raised_classes import NOTHING_EXPECTED, RaisedClasses, check_classes, is_raised
-from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
+from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
 from iccm_assets.suites.test_suites import Case, Expectation
+from iccm_assets.suites.value_differences import diff
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def _classify_call(expected: Expectation, outcome: list[Any], raised: RaisedClas
     if expected.raises:
         return "failed", f"expected {expected.raises}, but it returned"
     detail = "" if expected.value is None else diff(expected.value, actual)
+    if expected.arguments is not None and not detail:
+        detail = diff(expected.arguments, check_encoded(["l", outcome[2]]), "its arguments afterwards")
     return "failed" if detail else "passed", detail
 
 

@@ -8,6 +8,7 @@ those of the judge's own runner, which is sent along. (D5)
 
 from __future__ import annotations
 
+import _operator
 import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
@@ -22,7 +23,7 @@ from types import ModuleType
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
 MODULE, FILENAME = "implementation", "implementation.py"
@@ -35,12 +36,16 @@ MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 5.0, 0.1  # CPU time of the source, and of a variant of a quick source
 SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 2.0  # generous: other processes may keep the machine busy
 POOL_SECONDS, POOL_WALL_SECONDS = (
-    0.5,
+    0.1,
     5.0,
 )  # of the source, until an input counts as one that it never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
 WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": _operator.lt, "<=": _operator.le, ">": _operator.gt, ">=": _operator.ge,
+    "==": _operator.eq, "!=": _operator.ne,
+}  # fmt: skip
 
 
 class Measurement:
@@ -52,6 +57,8 @@ class Measurement:
         self.pytest_runner: Any = None
         self.hits: set[int] = set()
         self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
+        self.each = False  # whether the CPU time is that of each plan
+        self.max_answer = request.get("max_answer", MAX_ANSWER)
         self.deadline = time.monotonic() + WALL_FACTOR * request["seconds"]
         if request["files"] is not None:
             sys.path += request["paths"]
@@ -61,9 +68,11 @@ class Measurement:
         self.started = time.monotonic()
         gc.freeze()
 
-    def limit_variants(self) -> None:
-        """From now on, limit processes by what the source has used."""
-        self.cpu_seconds = min(SOURCE_SECONDS, max(MIN_SECONDS, SLOWER * children_seconds()))
+    def limit_variants(self, cpu_before: float = 0.0) -> None:
+        """From now on, limit processes by what the source has used since ``started`` and ``cpu_before``."""
+        self.each = False
+        used = children_seconds() - cpu_before
+        self.cpu_seconds = min(SOURCE_SECONDS, max(MIN_SECONDS, SLOWER * used))
         self.wall_seconds = MIN_WALL_SECONDS + SLOWER * (time.monotonic() - self.started)
 
     def is_over(self) -> bool:
@@ -117,18 +126,24 @@ class Measurement:
             os.closerange(ANSWER_FD + 1, 256)
             sys.modules.pop(MODULE, None)  # this module is loaded as if it were the implementation
             resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
-            _signal.setitimer(_signal.ITIMER_PROF, self.cpu_seconds)
+            self.limit_cpu()
             setattr(builtins, self.request["probe"], self.record_hit)  # where pytest imports the variant
             self.answer_plans(text, plans, fresh)
         except BaseException:
             os._exit(1)
         os._exit(0)
 
+    def limit_cpu(self) -> None:
+        """Limit the CPU time of this process, from now on."""
+        _signal.setitimer(_signal.ITIMER_PROF, self.cpu_seconds)
+
     def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
         home, module, code = os.getcwd(), None, None
         if any(plan[0] != "test" for plan in plans):  # pytest imports its tests' variant itself
             code = compile(text, FILENAME, "exec", dont_inherit=True)
         for number, plan in enumerate(plans):
+            if self.each:
+                self.limit_cpu()
             folder = f"{home}/{os.getpid()}-{number}"
             os.mkdir(folder)
             os.chdir(folder)
@@ -168,15 +183,24 @@ class Measurement:
         if plan[0] == "import":
             return IMPORTED
         try:
-            answer: str = self.runner.execute_case(plan, module, self.runner.Encoder(MAX_ANSWER))
+            answer: str = self.runner.execute_case(plan, module, self.runner.Encoder(self.max_answer))
         except self.runner.AnswerTooLargeError:
             return '["large"]'
         except self.runner.NestingTooDeepError:
             return '["deep"]'
         return answer
 
-    def record_hit(self, arm: int, value: Any = True) -> Any:
-        """Record that the branch is reached; ``arm`` + 1 is the branch of a false condition."""
+    def record_hit(self, arm: int, value: Any = True, other: Any = None, operator: str = "") -> Any:
+        """Record that the branch is reached; ``arm`` + 1 is the branch of a false condition.
+
+        With an ``operator`` compare two values, and record which is larger, of integers also by one or more.
+        """
+        if operator:
+            if type(value) is int and type(other) is int:
+                self.hits.add(arm + max(0, min(4, value - other + 2)))
+            elif type(value) is float or type(other) is float:
+                self.hits.add(arm + (2 if value == other else 4 * (value > other)))
+            return COMPARE[operator](value, other)
         self.hits.add(arm if value else arm + 1)
         return value
 
@@ -217,13 +241,14 @@ def split_frame(frame: bytes) -> tuple[bytes, list[int]]:
 # ---- the suite's own cases -----------------------------------------------------------------------
 
 
-def run_cases(request: dict[str, Any]) -> str:
+def run_cases(packed: bytes) -> str:
     """Run the suite's cases on every variant, the first of which is the source itself.
 
     JSON: ``answers`` of the source, ``hits`` of the variant with probes, and for each variant but the source
     its ``differences``, a list of [case, answer or null], or null where the time was over. The variants after
     the source are ``stubs`` stubs, then others; a stub that differs in nothing is the last that runs.
     """
+    request = marshal.loads(packed)
     measurement = Measurement(request)
     plans = request["plans"]
     expected: list[bytes | None] = []
@@ -280,25 +305,29 @@ def iterate_answers(measurement: Measurement, edits: Any, plans: list[Any]) -> I
 # ---- the pool of further inputs ------------------------------------------------------------------
 
 
-def run_pool(request: dict[str, Any]) -> str:
+def run_pool(packed: bytes) -> str:
     """Run further inputs on the source and on the variants that the suite does not refuse.
 
     Inputs count that the source answers twice the same, and as requirements could state. JSON: ``inputs``,
     the number of these, and ``differs``, for each variant but the source whether it differs on one, or null
     where the time was over.
     """
+    request = marshal.loads(packed)
     measurement = Measurement(request)
     agreement = load_module("answer_agreement", request["answer_agreement"])
     source = measurement.write_variant(request["variants"][0])
     measurement.cpu_seconds, measurement.wall_seconds = POOL_SECONDS, POOL_WALL_SECONDS
+    measurement.each = True
     first = answer_all(measurement, source, request["plans"])
     raised = frozenset(request["raised"])
     chosen = [number for number, answer in enumerate(first) if agreement.is_specified(answer, raised)]
     plans = [request["plans"][number] for number in chosen]
+    # What the inputs without an answer used is no measure for the others.
+    cpu_before, measurement.started = children_seconds(), time.monotonic()
     again = answer_all(measurement, source, plans)
     same = [place for place, number in enumerate(chosen) if agreement.is_same(first[number], again[place])]
     plans, expected = [plans[place] for place in same], [again[place] for place in same]
-    measurement.limit_variants()
+    measurement.limit_variants(cpu_before)
     differs: list[bool | None] = []
     for edits in request["variants"][1:]:
         if measurement.is_over():
@@ -325,3 +354,95 @@ def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[by
 
 def answer_part(frame: bytes | None) -> bytes | None:
     return None if frame is None else split_frame(frame)[0]
+
+
+# ---- recording a suite ---------------------------------------------------------------------------
+
+
+def explore(packed: bytes) -> str:
+    """Run inputs on the source, and again in interpreters with other hash seeds and in reverse order.
+
+    JSON: ``answers``, for each plan its answer or null, ``branches``, those that each reaches, and ``again``,
+    for each hash seed whether the answer is the same, or the other answer.
+    """
+    request = marshal.loads(packed)
+    again: list[list[Any]] = [ask_interpreter(seed, request) for seed in request["hash_seeds"]]
+    measurement = Measurement(request)
+    measurement.cpu_seconds, measurement.each = request["plan_seconds"], True
+    frames = answer_each(measurement, measurement.write_variant(request["variants"][0]), request["plans"])
+    parts = [(None, []) if frame is None else split_frame(frame) for frame in frames]
+    answers = [decode(answer) for answer, _ in parts]
+    again = [
+        [other is not None and (other == own or other) for other, own in zip(others, answers, strict=True)]
+        for others in again
+    ]
+    return json.dumps({"answers": answers, "branches": [hits for _, hits in parts], "again": again})
+
+
+def answer_each(measurement: Measurement, text: str, plans: list[Any]) -> list[bytes | None]:
+    """Answer every plan; None, and the next in a new process, where the process ends or takes too long."""
+    frames: list[bytes | None] = []
+    for _ in range(measurement.request["max_restarts"]):
+        frames += measurement.answers(text, plans[len(frames) :], fresh=False)
+        if len(frames) >= len(plans) or measurement.is_over():
+            break
+    return frames + [None] * (len(plans) - len(frames))
+
+
+def ask_interpreter(seed: int, request: dict[str, Any]) -> list[str | None]:
+    """Return the answers of the unchanged source in a new interpreter; none where that one fails."""
+    plans = request["plans"][::-1]
+    own = {**request, "plans": plans, "variants": [[]], "hash_seeds": []}
+    requests, answers = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(requests[0], 0)
+            os.dup2(answers[1], 1)
+            os.closerange(3, 256)
+            arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
+            os.execve(sys.executable, arguments, {"PYTHONHASHSEED": str(seed)})
+        finally:
+            os._exit(1)
+    os.close(requests[0])
+    os.close(answers[1])
+    with os.fdopen(requests[1], "wb") as stream:
+        marshal.dump((request["driver"], marshal.dumps(own)), stream)
+    with os.fdopen(answers[0], "rb") as stream:
+        written = stream.read()
+    os.waitpid(pid, 0)
+    try:
+        report: list[str | None] = json.loads(written)["answers"]
+    except (ValueError, TypeError, LookupError):
+        return [None] * len(plans)
+    return report[::-1]
+
+
+INTERPRETER = (
+    "import marshal,os,sys,types;code,request=marshal.load(sys.stdin.buffer);"
+    "module=types.ModuleType('driver');exec(marshal.loads(code),module.__dict__);"
+    "sys.stdout.write(module.explore(request))"
+)
+
+
+def run_matrix(packed: bytes) -> str:
+    """Run inputs on the source and on its variants.
+
+    JSON: ``differs``, for each variant but the source the numbers of the plans that it answers differently,
+    or null where the time was over.
+    """
+    request = marshal.loads(packed)
+    measurement = Measurement(request)
+    agreement = load_module("answer_agreement", request["answer_agreement"])
+    plans = request["plans"]
+    expected = answer_all(measurement, measurement.write_variant(request["variants"][0]), plans)
+    measurement.limit_variants()
+    differs: list[list[int] | None] = []
+    for edits in request["variants"][1:]:
+        if measurement.is_over():
+            differs.append(None)
+            continue
+        answers = map(answer_part, measurement.answers(measurement.write_variant(edits), plans, fresh=False))
+        pairs = enumerate(zip(expected, answers, strict=False))
+        differs.append([number for number, pair in pairs if not agreement.is_same(*pair)])
+    return json.dumps({"differs": differs})

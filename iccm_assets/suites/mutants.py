@@ -95,6 +95,17 @@ def select_mutants(mutants: Sequence[Mutant], source: SourceText, limit: int, se
     return selected[:limit]
 
 
+def split_mutants(mutants: Sequence[Mutant], source: SourceText) -> tuple[list[Mutant], list[Mutant]]:
+    """Split mutants into those that may select the cases of a suite, and those held out to measure it."""
+    order = list(range(len(mutants)))
+    Random(hashlib.sha256(b"split" + source.data).hexdigest()).shuffle(order)
+    held_out = set(order[: len(order) // 2])
+    return (
+        [mutant for number, mutant in enumerate(mutants) if number not in held_out],
+        [mutant for number, mutant in enumerate(mutants) if number in held_out],
+    )
+
+
 def _change(node: ast.AST, source: SourceText) -> Iterator[Change]:
     """Generate the changes of one node."""
     change = _CHANGES.get(type(node))

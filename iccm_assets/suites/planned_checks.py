@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from iccm_assets.suites.source_edits import FunctionNode, SourceText
-from iccm_assets.suites.suite_values import EncodedValue, format_value
+from iccm_assets.suites.suite_values import EncodedValue
 from iccm_assets.suites.test_suites import Case, Expectation, Suite
+from iccm_assets.suites.value_differences import format_value
 
 MAX_CONSTANT_LENGTH = 10_000
 _ITERATORS = frozenset(("items", "keys", "values", "enumerate", "zip", "sorted", "list"))

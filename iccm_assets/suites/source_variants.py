@@ -1,4 +1,4 @@
-"""Variants of a source that are no mutants: stubs, and the source with a probe in each branch.
+"""Variants of a source that are no mutants: stubs, the same code with another text, and with probes.
 
 A *stub* has the names of the source and none of its behaviour. *Probes* record which branches a suite
 reaches: both sides of each condition, the body of each loop, each handler and each ``case``, and functions
@@ -8,9 +8,11 @@ that have neither these nor functions inside. (D4, D5)
 from __future__ import annotations
 
 import ast
+import base64
 from collections.abc import Iterator
+from itertools import pairwise
 
-from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, walk
+from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, is_python, walk
 
 STUB_RESULTS = ("None", "True", "1", "'x'", "[]", "1.5", "{}")
 MAX_OWN_RESULTS, MAX_RESULT_LENGTH = 3, 60
@@ -50,6 +52,13 @@ def build_stub(source: SourceText, result: str) -> list[Edit]:
     return edits
 
 
+def hide_text(source: SourceText) -> list[Edit]:
+    """Build a source that does the same and has another text, as an implementation of its own would have."""
+    encoded = base64.b64encode(source.data).decode()
+    code = f"__import__('base64').b64decode('{encoded}')"
+    return [(0, len(source.data), f"exec(compile({code}, __file__, 'exec', dont_inherit=True))\n")]
+
+
 def _drop_decorators(statement: ast.stmt, source: SourceText) -> Iterator[Edit]:
     for decorator in getattr(statement, "decorator_list", []):
         function = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -83,12 +92,65 @@ def insert_probes(source: SourceText, probe: str) -> tuple[list[Edit], dict[int,
         if isinstance(node, ast.If | ast.IfExp):
             start, end = source.span(node.test)
             # Sorted after what the test itself holds at its end, and before what begins there.
-            edits += [(start, start, f"{probe}({first}, ("), (end, end, "))")]
+            # The blank: nothing has to stand between a keyword and a parenthesis, as in ``if(a) or b``.
+            edits += [(start, start, f" {probe}({first}, ("), (end, end, "))")]
             branches |= {first: node.lineno, first + 1: node.lineno}
         elif body := _branch_body(node):
             edits.append(source.insert_before(body, f"{probe}({first})"))
             branches[first] = body.lineno
     return edits, branches
+
+
+COMPARISONS = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+}  # fmt: skip
+FIRST_COMPARISON = 1 << 24  # the numbers of branches are smaller
+
+
+def insert_all_probes(source: SourceText, probe: str) -> list[Edit]:
+    """Insert a call of ``probe`` into each branch, and let it do the comparisons.
+
+    Of a comparison it records which side is larger, by how much, or that both are the same.
+    """
+    branches, _ = insert_probes(source, probe)
+    starts: list[Edit] = []
+    ends: list[Edit] = []  # of two that end together the inner one first
+    for number, node in enumerate(walk(source.tree)):
+        if isinstance(node, ast.Compare) and len(node.ops) <= 2:
+            pieces = _split_comparison(node, source, probe, FIRST_COMPARISON + 16 * number)
+            starts += pieces[:-1]
+            ends += pieces[-1:]
+    # Where edits meet, a branch begins before its comparison and ends after it.
+    edits = [*reversed(ends), *branches, *starts]
+    return edits if is_python(source, edits) else branches
+
+
+def _split_comparison(node: ast.Compare, source: SourceText, probe: str, arm: int) -> list[Edit]:
+    """Return the edits that let ``probe`` compare; none where it cannot be written without a second look."""
+    operators = [COMPARISONS.get(type(operator), "") for operator in node.ops]
+    operands = [source.span(part) for part in (node.left, *node.comparators)]
+    gaps = [(left[1], right[0]) for left, right in pairwise(operands)]
+    is_plain = (operands[0][0], operands[-1][1]) == source.span(node) and all(
+        operator and source.data[start:end].strip() == operator.encode()
+        for operator, (start, end) in zip(operators, gaps, strict=True)
+    )
+    if not is_plain or (len(operators) == 2 and not isinstance(node.comparators[0], ast.Name | ast.Constant)):
+        return []  # an operand has parentheses of its own, or would be evaluated twice
+    start, end = operands[0][0], operands[-1][1]
+    if len(operators) == 1:
+        return [
+            (start, start, f" {probe}({arm}, ("),
+            (*gaps[0], "), ("),
+            (end, end, f"), {operators[0]!r})"),
+        ]
+    middle = source.data[slice(*operands[1])].decode()
+    second = f"{probe}({arm + 8}, ({middle}), ("
+    return [
+        (start, start, f" ({probe}({arm}, ("),
+        (*gaps[0], "), ("),
+        (*gaps[1], f"), {operators[0]!r}) and {second}"),
+        (end, end, f"), {operators[1]!r}))"),
+    ]
 
 
 def _branch_body(node: ast.AST) -> ast.stmt | None:

@@ -17,16 +17,17 @@ from typing import Literal
 from iccm_assets.errors import SandboxUnavailableError, first_line
 from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
-from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants
+from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants, split_mutants
+from iccm_assets.suites.outside_effects import find_left_out_lines
 from iccm_assets.suites.planned_checks import count_checks, find_constants
 from iccm_assets.suites.source_edits import Edit, SourceText, is_python
-from iccm_assets.suites.source_variants import build_stub, insert_probes, list_results
+from iccm_assets.suites.source_variants import build_stub, hide_text, insert_probes, list_results
 from iccm_assets.suites.suite_runner import JudgeResult, run_suite
 from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
 # Raise it when a suite may be measured differently: stored measurements are then made again.
-GENERATOR_VERSION = "2"
+GENERATOR_VERSION = "4"
 
 MIN_STRENGTH = {"attached": 0.5, "collected": 0.5, "recorded": 0.8}
 MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the origin
@@ -38,6 +39,7 @@ MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
 CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
+READS_TEXT = "it reads the text of the source: the same code with another text fails it"
 TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
 
@@ -156,27 +158,29 @@ def _find_weakness(evidence: SuiteEvidence, origin: str) -> str:
 def _measure(
     source_code: str, suite: Suite, settings: Settings, origin: str, suite_seconds: float
 ) -> SuiteMeasurement:
-    checks = count_checks(suite)
-    if checks < MIN_CHECKS:
-        return SuiteMeasurement("weak", f"it has fewer than {MIN_CHECKS} cases ({checks})")
-    constants = find_constants(suite)
-    if constants is not None and len(constants) != 1:
-        return SuiteMeasurement("weak", CONSTANT_PASSES)
-    if len(source_code) > MAX_SOURCE_LENGTH:
-        return SuiteMeasurement("weak", f"the source is longer than {MAX_SOURCE_LENGTH} characters")
-    source = SourceText.parse(source_code)
+    checks, constants = count_checks(suite), find_constants(suite)
+    source = SourceText.parse(source_code) if len(source_code) <= MAX_SOURCE_LENGTH else None
+    if weakness := _find_obvious_weakness(checks, constants, len(source_code)):
+        return SuiteMeasurement("weak", weakness)
     if source is None:
         return SuiteMeasurement("weak", TOO_DEEP)
-    mutants = select_mutants(generate_mutants(source), source, MAX_MUTANTS[suite.kind])
+    mutants = generate_mutants(source)
+    if origin == "recorded":
+        left_out = find_left_out_lines(source.tree)
+        mutants = [mutant for mutant in split_mutants(mutants, source)[1] if mutant.line not in left_out]
+    mutants = select_mutants(mutants, source, MAX_MUTANTS[suite.kind])
     stubs = _build_stubs(source, suite)
     with VariantRunner(source, suite, settings, suite_seconds) as runner:
         if constants and not _is_constant(runner, constants.pop()):
             return SuiteMeasurement("weak", CONSTANT_PASSES)
         probes, branches = insert_probes(source, runner.probe)
-        report = _run_cases(runner, stubs, [probes, *([mutant.edit] for mutant in mutants)])
+        rewritten = [probes, hide_text(source)] if suite.kind == "pytest" else [probes]
+        report = _run_cases(runner, stubs, [*rewritten, *([mutant.edit] for mutant in mutants)])
+        fates = report.fates[len(stubs) + len(rewritten) :]
         if problem := _check_stubs(report, list(stubs)):
             return problem
-        fates = report.fates[len(stubs) + 1 :]
+        if "refused" in report.fates[len(stubs) + 1 : len(stubs) + len(rewritten)]:  # the hidden text
+            return SuiteMeasurement("weak", READS_TEXT)
         survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
         differing = _count_differing(runner, survivors)
     return decide_suite(
@@ -190,6 +194,19 @@ def _measure(
             reached=len(report.hits & branches.keys()),
         ),
         origin,
+    )
+
+
+def _find_obvious_weakness(checks: int, constants: set[str] | None, source_length: int) -> str:
+    """Return why a suite is weak, as far as nothing has to be run for it, or an empty string."""
+    if checks < MIN_CHECKS:
+        return f"it has fewer than {MIN_CHECKS} cases ({checks})"
+    if constants is not None and len(constants) != 1:
+        return CONSTANT_PASSES
+    return (
+        f"the source is longer than {MAX_SOURCE_LENGTH} characters"
+        if source_length > MAX_SOURCE_LENGTH
+        else ""
     )
 
 
@@ -212,7 +229,7 @@ def _count_differing(runner: VariantRunner, survivors: Sequence[Mutant]) -> int:
 
 def _run_pool(runner: VariantRunner, variants: list[list[Edit]]) -> tuple[int, tuple[bool | None, ...]]:
     plans = build_pool(runner.source, runner.suite, f"pool {GENERATOR_VERSION}")
-    return runner.run_pool(variants, plans, _find_raised(runner.source.tree))
+    return runner.run_pool(variants, plans, find_raised(runner.source.tree))
 
 
 def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
@@ -248,7 +265,7 @@ def _is_altered(report: CaseReport, stubs: int) -> bool:
     return report.source_fate != "passed" or report.fates[stubs] in ("refused", "broken")
 
 
-def _find_raised(tree: ast.Module) -> list[str]:
+def find_raised(tree: ast.Module) -> list[str]:
     """List the names of the exceptions that the source raises itself."""
     raised = (node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise))
     names = {ast.unparse(exc.func if isinstance(exc, ast.Call) else exc) for exc in raised if exc}

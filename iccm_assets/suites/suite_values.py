@@ -3,7 +3,10 @@
 A value has three forms:
 
 - **written**, in a suite: JSON, plus ``{"$tuple": […]}``, ``{"$set": […]}``, ``{"$frozenset": […]}``,
-  ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}`` and ``{"$float": "nan"}``;
+  ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}`` and ``{"$float": "nan"}``; among arguments
+  ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class; as expectations
+  ``{"$object": ["Point", {"x": 1}]}`` (a dataclass by its fields), ``{"$enum": ["Color", "RED"]}``,
+  ``{"$iterator": […]}``, and ``{"$stream": […]}``, the first items of one that does not end soon;
 - a **Python value**, what the implementation is called with;
 - an **encoded value**, nested lists that name every type: ``["i", "ff"]`` is the integer 255. Answers come
   back encoded, and two values are the same when their encoded forms agree.
@@ -19,6 +22,7 @@ import binascii
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,13 +30,17 @@ EncodedValue = list[Any]
 
 MAX_DEPTH = 100
 MAX_HASHED_ELEMENTS = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
-RELATIVE_TOLERANCE = 1e-9
-MAX_TOLERANT_SEARCH = 200  # unmatched set elements that are compared pair by pair
-MAX_TOLERANT_CHARACTERS = 20_000  # of all of them; sets in sets must be exactly equal
 
 
 class InvalidValueError(ValueError):
     """A written value or an answer is not well formed."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What only an expectation can be: an encoded value without a Python value of its own."""
+
+    encoded: EncodedValue
 
 
 # ---- written form -> Python value ----------------------------------------------------------------
@@ -88,9 +96,66 @@ def _decode_bytes(content: Any, depth: int) -> bytes:
 
 
 def _decode_float(content: Any, depth: int) -> float:
-    if content not in ("nan", "inf", "-inf"):
-        raise InvalidValueError('$float takes "nan", "inf" or "-inf"')
-    return float(content)
+    try:
+        if isinstance(content, str):
+            return float(content)
+    except ValueError:
+        pass
+    raise InvalidValueError('$float takes a number as text, such as "nan", "inf", "-inf" or "1e300"')
+
+
+def new_object(
+    name: str,
+    args: list[Any],
+    kwargs: dict[str, Any] | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> dict[Any, Any]:
+    """Return what stands for an object of the implementation's class ``name`` among the arguments of a call.
+
+    ``attributes`` are set afterwards. Its key is a value that nothing written can be.
+    """
+    return {...: (name, args, kwargs or {}, attributes or {})}
+
+
+def _decode_new(content: Any, depth: int) -> dict[Any, Any]:
+    problem = "$new takes [class name, arguments, keyword arguments, attributes]"
+    if not isinstance(content, list) or not 1 <= len(content) <= 4 or not _is_class_name(content[0]):
+        raise InvalidValueError(problem)
+    args: Any = content[1] if len(content) > 1 else []
+    named: list[Any] = [*content[2:], {}, {}][:2]
+    if not isinstance(args, list) or not all(isinstance(part, dict) for part in named):
+        raise InvalidValueError(problem)
+    if not all(_is_class_name(name) for part in named for name in part):
+        raise InvalidValueError("$new: a name must be an identifier without leading double underscores")
+    decoded = [{name: decode(part[name], depth + 1) for name in part} for part in named]
+    return new_object(content[0], [decode(item, depth + 1) for item in args], *decoded)
+
+
+def _decode_object_value(content: Any, depth: int) -> Described:
+    if not isinstance(content, list) or len(content) != 2 or not isinstance(content[1], dict):
+        raise InvalidValueError("$object takes [class name, {field: value}]")
+    fields = [[name, encode(decode(content[1][name], depth + 1))] for name in content[1]]
+    return Described(["D", str(content[0]), fields])
+
+
+def _decode_enum(content: Any, depth: int) -> Described:
+    if (
+        not isinstance(content, list)
+        or len(content) != 2
+        or not all(isinstance(part, str) for part in content)
+    ):
+        raise InvalidValueError("$enum takes [class name, member name]")
+    return Described(["E", *content])
+
+
+def _decode_iterator(kind: str, content: Any, depth: int) -> Described:
+    if not isinstance(content, list):
+        raise InvalidValueError("$iterator and $stream take a list")
+    return Described([kind, [encode(decode(item, depth + 1)) for item in content]])
+
+
+def _is_class_name(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not name.startswith("__")
 
 
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
@@ -103,6 +168,11 @@ _TAGS: dict[str, Callable[[Any, int], Any]] = {
     **{tag: partial(_decode_collection, tag) for tag in _COLLECTIONS},
     "$bytes": _decode_bytes,
     "$float": _decode_float,
+    "$new": _decode_new,
+    "$object": _decode_object_value,
+    "$enum": _decode_enum,
+    "$iterator": partial(_decode_iterator, "g"),
+    "$stream": partial(_decode_iterator, "G"),
 }
 
 
@@ -123,14 +193,78 @@ def encode(value: Any) -> EncodedValue:
     kind = type(value)
     if value is None:
         return ["n"]
+    if kind is Described:
+        return list(value.encoded)
     if kind in _SCALARS:
         tag, encode_scalar = _SCALARS[kind]
         return [tag, encode_scalar(value)]
     if kind in _SEQUENCES:
         return [_SEQUENCES[kind], [encode(item) for item in value]]
-    if kind is dict:
+    if kind is dict and ... not in value:
         return ["d", [[encode(key), encode(item)] for key, item in value.items()]]
-    raise InvalidValueError(f"{kind.__name__} has no encoded form")
+    raise InvalidValueError(f"{'$new' if kind is dict else kind.__name__} has no encoded form")
+
+
+# ---- encoded value -> written form ---------------------------------------------------------------
+
+
+def write_encoded(node: EncodedValue, digits: int = 17) -> Any:
+    """Write an encoded value as a suite does; floats are rounded to ``digits`` significant digits.
+
+    Sets are sorted. Dicts keep their order, which a JSON object does not in every store.
+    """
+    kind, content = node[0], node[-1]
+    if kind in "lt":
+        items = [write_encoded(item, digits) for item in content]
+        return items if kind == "l" else {"$tuple": items}
+    if kind in "SF":
+        ordered = sorted(content, key=canonical_form)
+        return {"$set" if kind == "S" else "$frozenset": [write_encoded(item, digits) for item in ordered]}
+    if kind == "d":
+        pairs = [[write_encoded(key, digits), write_encoded(item, digits)] for key, item in content]
+        simple = not pairs or (
+            len(pairs) == 1 and isinstance(pairs[0][0], str) and not pairs[0][0].startswith("$")
+        )
+        return dict(pairs) if simple else {"$dict": pairs}
+    if kind == "f":
+        number = float.fromhex(content)
+        rounded = float(f"{number:.{digits}g}") if math.isfinite(number) else number
+        # PostgreSQL writes a large number without a point: it would come back as an integer.
+        return rounded if abs(rounded) < 1e15 else {"$float": repr(rounded)}
+    if kind == "y":
+        return {"$bytes": base64.b64encode(bytes.fromhex(content)).decode()}
+    if kind in "gG":
+        return {"$iterator" if kind == "g" else "$stream": [write_encoded(item, digits) for item in content]}
+    if kind == "D":
+        return {"$object": [node[1], {name: write_encoded(item, digits) for name, item in content}]}
+    if kind == "E":
+        return {"$enum": node[1:]}
+    if kind in _WRITTEN_SCALARS:
+        return _WRITTEN_SCALARS[kind](content)
+    raise InvalidValueError("an object of a class has no written form")
+
+
+def write_argument(value: Any) -> Any:
+    """Write what a call is given, objects of the implementation's own classes included."""
+    if isinstance(value, dict) and ... in value:
+        name, args, *named = value[...]
+        written = [{key: write_argument(part[key]) for key in part} for part in named]
+        while written and not written[-1]:
+            written.pop()
+        return {"$new": [name, [write_argument(item) for item in args], *written]}
+    if isinstance(value, list):
+        return [write_argument(item) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [write_argument(item) for item in value]}
+    return write_encoded(encode(value))
+
+
+_WRITTEN_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "n": lambda content: None,
+    "b": bool,
+    "i": lambda digits: int(digits, 16),
+    "s": str,
+}
 
 
 # ---- answer -> encoded value ---------------------------------------------------------------------
@@ -167,6 +301,14 @@ def _check_pairs(rest: list[Any], depth: int) -> None:
         _check_items([pair], depth)
 
 
+def _check_fields(rest: list[Any], depth: int) -> None:
+    name, fields = rest
+    _require(isinstance(name, str) and isinstance(fields, list))
+    for field_name, item in fields:
+        _require(isinstance(field_name, str))
+        check_encoded(item, depth + 1)
+
+
 _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "n": lambda rest, depth: _require(not rest),
     "b": lambda rest, depth: _require(rest in ([0], [1])),
@@ -179,102 +321,13 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "S": _check_items,
     "F": _check_items,
     "d": _check_pairs,
+    "g": _check_items,
+    "G": _check_items,
+    "D": lambda rest, depth: _check_fields(rest, depth),
+    "E": lambda rest, depth: _require(len(rest) == 2 and all(isinstance(part, str) for part in rest)),
     # A type without an encoded form: its name, and whether it redefines equality.
     "u": lambda rest, depth: _require(len(rest) == 2 and isinstance(rest[0], str) and rest[1] in (0, 1)),
 }
-
-
-# ---- comparison ----------------------------------------------------------------------------------
-
-
-def diff(expected: EncodedValue, actual: EncodedValue, where: str = "") -> str:
-    """Explain why two encoded values are not the same, or return ``""`` when they are.
-
-    Type-strict: ``True`` is not ``1``, ``1`` is not ``1.0``, a list is not a tuple. Floats agree within a
-    relative 1e-9, and nan is nan. Order counts in lists and tuples only.
-    """
-    prefix = f"at {where}: " if where else ""
-    if expected[0] == actual[0]:
-        if expected[0] in "lt":
-            return _sequence_difference(expected, actual, where, prefix)
-        if expected[0] == "d":
-            return _dict_difference(expected, actual, where, prefix)
-        if _same_value(expected[0], *expected[1:2], *actual[1:2]):
-            return ""
-    return f"{prefix}expected {format_value(expected)}, got {format_value(actual)}"
-
-
-def _same_value(kind: str, expected: Any = None, actual: Any = None) -> bool:
-    """Compare the contents of two scalars or sets of one kind."""
-    if kind in "SF":
-        return _same_elements(expected, actual)
-    if kind == "f":
-        return _same_float(float.fromhex(expected), float.fromhex(actual))
-    if kind == "i":
-        return int(expected, 16) == int(actual, 16)
-    return kind != "u" and bool(expected == actual)
-
-
-def _same_float(expected: float, actual: float) -> bool:
-    both_nan = math.isnan(expected) and math.isnan(actual)
-    return both_nan or math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
-
-
-def _sequence_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
-    sizes = len(expected[1]), len(actual[1])
-    if sizes[0] != sizes[1]:
-        shown = (format_value(expected), format_value(actual))
-        return f"{prefix}expected {sizes[0]} elements {shown[0]}, got {sizes[1]} {shown[1]}"
-    pairs = enumerate(zip(expected[1], actual[1], strict=True))
-    differences = (diff(item, actual_item, f"{where}[{index}]") for index, (item, actual_item) in pairs)
-    return next(filter(None, differences), "")
-
-
-def _dict_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
-    keys = {canonical_form(key): key for key, _ in expected[1]}
-    actual_keys = {canonical_form(key): key for key, _ in actual[1]}
-    if len(actual[1]) != len(actual_keys):
-        return f"{prefix}got a dict with a key twice"
-    matches = _match_elements(keys, actual_keys)
-    for form, key in keys.items():
-        if form not in matches:
-            return f"{prefix}key {format_value(key)} is missing, got {format_value(actual)}"
-    for form, key in actual_keys.items():
-        if form not in matches.values():
-            return f"{prefix}unexpected key {format_value(key)}"
-    values = {canonical_form(key): value for key, value in actual[1]}
-    differences = (
-        diff(value, values[matches[canonical_form(key)]], f"{where}[{format_value(key)}]")
-        for key, value in expected[1]
-    )
-    return next(filter(None, differences), "")
-
-
-def _match_elements(expected: dict[str, EncodedValue], actual: dict[str, EncodedValue]) -> dict[str, str]:
-    """Map expected to actual canonical forms: exact matches first, then those within the tolerance."""
-    matches = {form: form for form in expected.keys() & actual.keys()}
-    missing = [form for form in expected if form not in actual]
-    extra = [form for form in actual if form not in expected]
-    if len(missing) != len(extra) or not _is_searchable([*missing, *extra]):
-        return matches
-    for form in missing:
-        close = next((other for other in extra if not diff(expected[form], actual[other])), None)
-        if close is not None:
-            extra.remove(close)
-            matches[form] = close
-    return matches
-
-
-def _is_searchable(forms: list[str]) -> bool:
-    """Whether a search within the tolerance takes little time: few and short elements without sets."""
-    is_small = len(forms) <= 2 * MAX_TOLERANT_SEARCH and sum(map(len, forms)) <= MAX_TOLERANT_CHARACTERS
-    return is_small and not any("S[" in form or "F[" in form for form in forms)
-
-
-def _same_elements(expected: list[EncodedValue], actual: list[EncodedValue]) -> bool:
-    """Whether two sets hold the same elements."""
-    elements, actual_elements = ({canonical_form(item): item for item in side} for side in (expected, actual))
-    return len(elements) == len(actual_elements) == len(_match_elements(elements, actual_elements))
 
 
 def canonical_form(node: EncodedValue) -> str:
@@ -287,54 +340,13 @@ def canonical_form(node: EncodedValue) -> str:
         return f"i{int(content, 16):x}"
     if kind == "d":
         items = [f"{canonical_form(key)}:{canonical_form(value)}" for key, value in content]
-    elif kind in "ltSF":
+    elif kind == "D":
+        items = [
+            json.dumps(node[1]),
+            *(f"{json.dumps(name)}:{canonical_form(item)}" for name, item in content),
+        ]
+    elif kind in "gG" or kind in "ltSF":
         items = [canonical_form(item) for item in content]
     else:
         return json.dumps(node)
-    return f"{kind}[{','.join(items if kind in 'lt' else sorted(items))}]"
-
-
-# ---- for people ----------------------------------------------------------------------------------
-
-
-def format_value(node: EncodedValue, max_length: int = 80) -> str:
-    """Format an encoded value as Python would, in at most ``max_length`` characters."""
-    text = _format_any(node, max_length)
-    return text if len(text) <= max_length else text[: max_length - 1] + "…"
-
-
-def _format_any(node: EncodedValue, limit: int) -> str:
-    kind, content = node[0], node[-1]
-    if kind == "u":
-        return f"an object of type {node[1][:60]}" + (" with its own equality" if node[2] else "")
-    if kind in _BRACKETS:
-        return _format_container(kind, content, limit)
-    return _FORMATS[kind](content, limit)
-
-
-_FORMATS: dict[str, Callable[[Any, int], str]] = {
-    "n": lambda content, limit: "None",
-    "b": lambda content, limit: str(bool(content)),
-    # A longer integer would be cut anyway, and decimal conversion takes quadratic time.
-    "i": lambda digits, limit: (
-        str(int(digits, 16)) if len(digits) <= 400 else f"an integer of {len(digits)} hex digits"
-    ),
-    "f": lambda content, limit: repr(float.fromhex(content)),
-    "s": lambda content, limit: repr(content[:limit]),
-    "y": lambda content, limit: repr(bytes.fromhex(content[: 2 * limit])),
-}
-_BRACKETS = {"l": ("[", "]"), "t": ("(", ")"), "S": ("{", "}"), "F": ("{", "}"), "d": ("{", "}")}
-
-
-def _format_container(kind: str, content: list[Any], limit: int) -> str:
-    if not content and kind in "SF":
-        return "set()" if kind == "S" else "frozenset()"
-    shown: list[str] = []
-    for item in content[:limit]:
-        shown.append(": ".join(format_value(part, limit) for part in (item if kind == "d" else [item])))
-        if sum(map(len, shown)) > limit:
-            break
-    opening, closing = _BRACKETS[kind]
-    inner = ", ".join(shown) + ("," if kind == "t" and len(content) == 1 else "")
-    text = f"{opening}{inner}{closing}"
-    return f"frozenset({text})" if kind == "F" else text
+    return f"{kind}[{','.join(items if kind in 'ltgG' else sorted(items))}]"

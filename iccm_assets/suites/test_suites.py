@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import marshal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,28 +24,33 @@ from iccm_assets.suites.suite_values import MAX_DEPTH, EncodedValue, InvalidValu
 MAX_CASES = 1000
 MAX_STEPS = 1000
 MAX_BYTES = 1 << 20
-_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "name"}
+_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "args_after", "name"}
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a call must do: return this value, raise this exception, or (neither) just not fail."""
+    """What a call must do: return this value, raise this exception, or (neither) just not fail.
+
+    ``arguments`` is what its positional arguments must be afterwards, where it changes them.
+    """
 
     value: EncodedValue | None = None
     raises: str | None = None
+    arguments: EncodedValue | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: a name (dots allowed), positional and keyword arguments."""
+    """One call: a name (dots allowed), positional and keyword arguments; or the attribute that is read."""
 
     name: str
     args: list[Any] = field(default_factory=list)
     kwargs: dict[str, Any] = field(default_factory=dict)
+    is_attribute: bool = False
 
-    def inputs(self) -> tuple[str, list[Any], dict[str, Any]]:
+    def inputs(self) -> tuple[str, list[Any] | None, dict[str, Any] | None]:
         """Return the call as it is sent to the sandbox."""
-        return self.name, self.args, self.kwargs
+        return (self.name, None, None) if self.is_attribute else (self.name, self.args, self.kwargs)
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,11 @@ class Case:
         """Return the inputs only: what enters the process that runs the implementation."""
         if self.test:
             return ("test", self.test)
-        if self.steps is None:
-            return ("call", *self.call.inputs())
-        return ("new", *self.call.inputs(), [call.inputs() for call, _ in self.steps])
+        steps = () if self.steps is None else ([call.inputs() for call, _ in self.steps],)
+        plan = ("call" if self.steps is None else "new", *self.call.inputs(), *steps)
+        expectations = [self.expected, *(expected for _, expected in self.steps or ())]
+        changes = any(expected.arguments is not None for expected in expectations)
+        return (*plan, "arguments") if changes else plan
 
 
 @dataclass(frozen=True)
@@ -178,10 +186,11 @@ def _parse_class_case(index: int, written: dict[str, Any]) -> Case:
 
 def _parse_step(number: int, written: Any) -> tuple[Call, Expectation]:
     with _located(f"step {number}"):
-        _require(isinstance(written, dict) and "call" in written, "a step is an object with 'call'")
-        _check_keys(written, _CALL_KEYS)
+        is_call = isinstance(written, dict) and ("call" in written) != ("get" in written)
+        _require(is_call, "a step is an object with either 'call' or 'get'")
+        _check_keys(written, _CALL_KEYS if "call" in written else {"get", "expect", "raises", "name"})
         _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
-        return _parse_call(written, "call"), _parse_expectation(written)
+        return _parse_call(written, "call" if "call" in written else "get"), _parse_expectation(written)
 
 
 def _check_keys(written: dict[str, Any], names: set[str]) -> None:
@@ -203,13 +212,21 @@ def _parse_call(written: dict[str, Any], key: str) -> Call:
     _require(isinstance(args, list), "'args' must be a list")
     object_like = isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
     _require(object_like, "'kwargs' must be an object")
-    return Call(name, args, kwargs)
+    try:
+        marshal.dumps((args, kwargs), 2)
+    except ValueError:
+        raise InvalidValueError("$object, $enum, $iterator and $stream describe what is expected") from None
+    return Call(name, args, kwargs, is_attribute=key == "get")
 
 
 def _parse_expectation(written: dict[str, Any]) -> Expectation:
-    if "expect" in written:
-        return Expectation(value=encode(_decode("expect", written["expect"])))
-    return Expectation(raises=_parse_exception_name(written["raises"]) if "raises" in written else None)
+    value = encode(_decode("expect", written["expect"])) if "expect" in written else None
+    raises = _parse_exception_name(written["raises"]) if "raises" in written else None
+    arguments = None
+    if "args_after" in written:
+        arguments = encode(_decode("args_after", written["args_after"]))
+        _require(arguments[0] == "l" and not raises, "'args_after' is a list, of a call that returns")
+    return Expectation(value, raises, arguments)
 
 
 def _parse_exception_name(name: Any) -> str:

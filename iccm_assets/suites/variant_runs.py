@@ -31,6 +31,9 @@ MIN_SECONDS = {"cases": 10.0, "pytest": 30.0}  # CPU time of all variants togeth
 MAX_SECONDS = 40.0
 VARIANTS_PER_SUITE = 12.0  # how many times the duration of the suite they may take, within these bounds
 POOL_SECONDS = 10.0
+EXPLORE_SECONDS, PLAN_SECONDS = 4.0, 0.05  # CPU time of many inputs, and of one
+MAX_RESTARTS, MAX_ALL_RESTARTS = 12, 40  # after inputs without an answer, in one run and in all
+MAX_RECORDED_ANSWER, MAX_ANSWERS = 6000, 700_000  # characters of one, and of all of one run
 GRACE_SECONDS = 6.0  # for the variant that runs when the time is over
 MALFORMED = "the variants of the source sent a malformed report"
 _MODULES = (
@@ -60,6 +63,14 @@ class CaseReport:
     hits: frozenset[int]
 
 
+@dataclass(frozen=True)
+class SourceAnswer:
+    """What the source did on one input: its answer, None where it gave none, and the branches it reached."""
+
+    answer: str | None
+    branches: frozenset[int]
+
+
 class VariantRunner:
     """A sandbox for the variants of one source; a context manager."""
 
@@ -67,6 +78,7 @@ class VariantRunner:
         seconds = max(MIN_SECONDS[suite.kind], VARIANTS_PER_SUITE * suite_seconds)
         self.seconds = min(seconds, MAX_SECONDS)
         self.source, self.suite, self.settings = source, suite, settings
+        self.restarts = MAX_ALL_RESTARTS
         self.probe = f"_{secrets.token_hex(8)}"  # no source can name it
         packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
         self.request: dict[str, Any] = {
@@ -151,10 +163,55 @@ class VariantRunner:
             raise MeasurementFailedError(MALFORMED)
         return inputs, tuple(None if value is None else value is True for value in differs)
 
+    def explore(
+        self,
+        probes: list[Edit],
+        plans: list[Plan],
+        hash_seeds: Sequence[int] = (),
+        plan_seconds: float = PLAN_SECONDS,
+    ) -> tuple[list[SourceAnswer], list[list[str | None]]]:
+        """Return what the source with probes does on inputs, and its answers under other hash seeds."""
+        report = self._run(
+            "explore",
+            EXPLORE_SECONDS,
+            variants=[probes],
+            plans=plans,
+            hash_seeds=list(hash_seeds),
+            plan_seconds=plan_seconds,
+            max_restarts=max(1, min(MAX_RESTARTS, self.restarts)),
+            max_answer=min(MAX_RECORDED_ANSWER, MAX_ANSWERS // max(1, len(plans))),
+            driver=_compile_module(Path(mutant_driver.__file__)),
+        )
+        try:
+            self.restarts -= list(report["answers"]).count(None)
+            hits: Any = zip(report["answers"], report["branches"], strict=True)
+            observations = [SourceAnswer(answer, frozenset(map(int, numbers))) for answer, numbers in hits]
+            again = [
+                [own.answer if other is True else other or None for own, other in pairs]
+                for pairs in (zip(observations, others, strict=True) for others in report["again"])
+            ]
+        except (LookupError, TypeError, ValueError):
+            raise MeasurementFailedError(MALFORMED) from None
+        if {len(observations), *map(len, again)} != {len(plans)}:
+            raise MeasurementFailedError(MALFORMED)
+        return observations, again
+
+    def run_matrix(self, variants: Sequence[list[Edit]], plans: list[Plan]) -> list[frozenset[int] | None]:
+        """Return for each variant the numbers of the inputs that it answers differently than the source."""
+        report = self._run("run_matrix", POOL_SECONDS, variants=[[], *variants], plans=plans)
+        differs = report.get("differs")
+        if not isinstance(differs, list) or len(differs) != len(variants):
+            raise MeasurementFailedError(MALFORMED)
+        try:
+            return [None if numbers is None else frozenset(map(int, numbers)) for numbers in differs]
+        except (TypeError, ValueError):
+            raise MeasurementFailedError(MALFORMED) from None
+
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}
         limits = Limits(mutant_driver.WALL_FACTOR * seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
-        outcome = self.sandbox.run_case(0, ("call", function, [request], {}), limits)
+        # Packed: among the plans are objects that only the source can make.
+        outcome = self.sandbox.run_case(0, ("call", function, [marshal.dumps(request)], {}), limits)
         if outcome.kind == "lost":
             raise SandboxUnavailableError("its init process ended while the variants of a source ran")
         if outcome.kind != "answered":

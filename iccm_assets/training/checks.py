@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.registry import versions
+from iccm_assets.registry.base_difference import find_base_difference
 from iccm_assets.registry.manifest import read_manifest, verify
 from iccm_assets.settings import Settings
 
@@ -101,8 +102,8 @@ def check_lineage(
     return CheckResult(
         passed,
         text,
-        "Erased since: `iccm erase` printed the plan to replace this version (docs/governance.md). Different "
-        "counts: `iccm verify VERSION` compares the stored snapshot with the training examples.",
+        "Erased since: `iccm erase` printed the plan to replace this version (docs/how-to/governance.md). "
+        "Different counts: `iccm verify VERSION` compares the stored snapshot with the training examples.",
         severity="error" if excess else "warning",
         metrics=numbers,
         sample_ids=sample_ids(erased),
@@ -190,6 +191,14 @@ def production_checksum_matches(conn: sa.Connection, settings: Settings) -> Chec
     if production is None:
         return CheckResult(False, "no version is in production", "Materialize `base_model`.")
     return _check_checksum(production.version, production.path)
+
+
+def production_descends_from_base_model(conn: sa.Connection, settings: Settings) -> CheckResult:
+    """Compare production's base with ``ICCM_BASE_MODEL``; a warning, since production serves either way."""
+    difference = find_base_difference(conn, settings)
+    if difference is None:
+        return CheckResult(True, f"nothing in production has another base than {settings.base_model}", "")
+    return CheckResult(False, difference.detail, difference.fix, "warning")
 
 
 def checkpoint_checksum_matches(conn: sa.Connection, settings: Settings) -> CheckResult:

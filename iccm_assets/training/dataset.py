@@ -7,21 +7,20 @@ canonical JSON of the ordered examples and the seed, so it identifies the conten
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from iccm_assets.atomic_directories import STAGING, fsync_tree, publish_directory, remove_tree
+from iccm_assets.curation.json_lines import read_json_lines
 from iccm_assets.errors import InputError
 from iccm_assets.registry.manifest import sha256_json
 
@@ -132,23 +131,21 @@ def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sam
 
 
 def load_rehearsal(path: str) -> list[TrainingExample]:
-    """Read the base model's own training sample: JSON lines, gzipped if the name ends in ``.gz``.
+    """Read the base model's own training sample: JSON lines, optionally gzipped.
 
     Each line is an object with the strings ``source_code`` and ``requirements`` and optionally
     ``slice``. An empty path is an empty sample. Raises ``InputError`` with the line number.
     """
     if not path:
         return []
+    hint = "Correct ICCM_REHEARSAL or the file."
     try:
-        raw = Path(path).read_bytes()
-        lines = (gzip.decompress(raw) if path.endswith(".gz") else raw).decode("utf-8").split("\n")
-        return [
-            _parse_rehearsal_line(line, f"{path}, line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"rehearsal sample {path} ({error})", hint="Set ICCM_REHEARSAL.") from error
+        sample = [_parse_rehearsal_row(row, location) for location, row in read_json_lines(Path(path))]
+    except InputError as error:
+        raise InputError(f"the rehearsal sample {error.detail}", hint=hint) from None
+    if not sample:
+        raise InputError(f"the rehearsal sample {path} is empty", hint=hint)
+    return sample
 
 
 class DatasetStore:
@@ -272,14 +269,10 @@ def _split_validation(examples: list[TrainingExample], share: float, seed: int) 
     return [replace(row, role="validation") if row.content_hash in hashes else row for row in examples]
 
 
-def _parse_rehearsal_line(line: str, location: str) -> TrainingExample:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{location} is not JSON ({error})") from None
+def _parse_rehearsal_row(row: dict[str, Any], location: str) -> TrainingExample:
     match row:
         case {"source_code": str(source_code), "requirements": str(requirements)}:
             return TrainingExample(
                 None, source_code, requirements, "rehearsal", f"sample/{row.get('slice', '')}"
             )
-    raise InputError(f"{location} needs the strings source_code and requirements")
+    raise InputError(f"{location}: needs the strings source_code and requirements")

@@ -33,7 +33,7 @@ from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, DatasetStore
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
 
 WORKSPACE_DIRECTORY = ".verify"
-ReproductionOutcome = Literal["reproduced", "differs", "impossible"]
+ReproductionOutcome = Literal["reproduced", "differs", "impossible", "imported"]
 LineCallback = Callable[[str], None]
 TrainFunction = Callable[[TrainingJob, LineCallback], TrainingOutcome]
 
@@ -42,9 +42,9 @@ TrainFunction = Callable[[TrainingJob, LineCallback], TrainingOutcome]
 class ReproductionReport:
     """The result of reproducing a version.
 
-    ``impossible`` means that there is nothing to compare: no verdict, for this ``reason``; ``erased`` are the
-    ids of the missing conversations. ``same_digest`` also covers the other files, which contain
-    the package versions and may therefore differ where the weights do not.
+    ``imported``: it was not trained here. ``impossible``: its records no longer allow a comparison, for this
+    ``reason``; ``erased`` are the ids of the missing conversations. ``same_digest`` also covers the other
+    files, which contain the package versions and may therefore differ where the weights do not.
     """
 
     version: str
@@ -72,9 +72,14 @@ def reproduce_version(
     ``ModelNotFoundError`` if the version itself is damaged, and any error that ends the training.
     """
     manifest = verify(Path(version.path))
+    if manifest.parent_digest is None or manifest.dataset_digest is None:
+        origin = f"not trained here but imported from {manifest.base}: nothing to reproduce"
+        return ReproductionReport(version.version, "imported", origin, manifest.weights_digest)
     with engine.connect() as conn:
         erased = find_erased_examples(conn, home, manifest, version.version)
-    reason = _irreproducible_reason(version.version, manifest, erased) or _find_missing_input(home, manifest)
+    ids = ", ".join(map(str, erased))
+    gap = f"{len(erased)} of its training conversations were erased since: {ids}" if erased else None
+    reason = gap or _find_missing_input(home, manifest)
     if not reason:
         with temporary_workspace(home) as directory:
             try:
@@ -83,15 +88,6 @@ def reproduce_version(
             except TrainingError as error:
                 reason = str(error)
     return ReproductionReport(version.version, "impossible", reason, manifest.weights_digest, erased=erased)
-
-
-def _irreproducible_reason(version: str, manifest: Manifest, erased: Sequence[int]) -> str | None:
-    """Return why a version's records rule out its reproduction; None if they do not."""
-    if manifest.parent_digest is None or manifest.dataset_digest is None:
-        return f"{version} was not trained here: it was imported from {manifest.base}"
-    if erased:
-        return f"{len(erased)} of its training conversations were erased since: {', '.join(map(str, erased))}"
-    return None
 
 
 def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) -> ReproductionReport:

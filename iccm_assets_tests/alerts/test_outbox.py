@@ -23,7 +23,7 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import set_clock
 from iccm_assets.settings import Settings
-from iccm_assets_tests.alerts.fake_receiver import Receiver, run_receiver
+from iccm_assets_tests.factories.fake_receiver import Receiver, run_receiver
 
 
 @pytest.fixture
@@ -168,9 +168,8 @@ def test_a_channel_that_hangs_delays_neither_the_pass_nor_the_others(
 ) -> None:
     mail.seconds = 3.0  # less than apprise waits: the message still arrives
     raise_alerts(engine, "k")
-    started = time.monotonic()
     report = dispatch_alerts(engine, with_channels(settings, mail, slack), time_budget_seconds=0.5)
-    assert time.monotonic() - started < 2.5
+    assert mail.answered == 0, "the pass has waited for the hanging channel"
     assert slack.keys() == {"k": 1} and "no answer within 0.5 s" in report.summary()
     # The hanging message is locked, so no other pass sends it meanwhile.
     dispatch_alerts(engine, with_channels(settings, mail, slack), time_budget_seconds=0.5)

@@ -16,23 +16,17 @@ from iccm_assets.capture.extraction import (
     extract_source,
     find_source,
 )
+from iccm_assets_tests.factories.exchanges import (
+    ADD_ANSWER,
+    FENCED_SUB,
+    SUB,
+    SUB_ANSWER,
+    TWO_MODULES,
+    talk,
+)
 from iccm_assets_tests.factories.sources import ADD, FENCED_ADD
 
-SUB = "def sub(a, b):\n    return a - b"
-FENCED_SUB = f"```python\n{SUB}\n```"
-ADD_ANSWER = "The function `add` shall take `a` and `b`. It shall return `a` plus `b`."
-SUB_ANSWER = "The function `sub` shall take `a` and `b`. It shall return `a` minus `b`."
 NUMBERED = "1. `add` shall take `a` and `b`.\n2. `add` shall return `a` plus `b`.\n3. `add` shall not print."
-
-
-def talk(*texts: object) -> list[dict[str, object]]:
-    """Messages of the user and the assistant by turns."""
-    return [
-        {"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)
-    ]
-
-
-TWO_MODULES = talk(FENCED_ADD, ADD_ANSWER, f"And this one:\n{FENCED_SUB}", SUB_ANSWER)
 
 
 def test_of_two_modules_the_last_source_goes_with_its_own_requirements() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +9,11 @@ import pytest
 
 from iccm_assets.capture.extraction import extract_exchange, find_source
 from iccm_assets.capture.requirement_changes import merge_changes
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
 from iccm_assets_tests.factories.hostile_texts import HOSTILE_TEXTS
 from iccm_assets_tests.factories.sources import FENCED_ADD
 
-pytestmark = pytest.mark.usefixtures("frozen_heap")
+pytestmark = [pytest.mark.usefixtures("frozen_heap"), pytest.mark.slow]
 
 SIZE = 16_384  # characters; four times as many must not take more than five times as long
 ITEMS = "1. a shall b.\n2. c shall d.\n3. e shall f."
@@ -83,40 +82,32 @@ CONVERSATIONS: dict[str, Callable[[int], object]] = {
 }
 
 
-def measure(parse: Callable[[Any], object], text: object) -> float:
-    gc.disable()  # its rare full collections hit the longer text only
-    start = time.process_time()
-    parse(text)
-    seconds = time.process_time() - start
-    gc.enable()
-    return seconds
+def assert_growth(parse: Callable[[Any], object], build: Callable[[int], object], what: str) -> None:
+    def seconds(size: int) -> float:
+        built = build(size)
+        return cpu_seconds(lambda: parse(built))
 
-
-def is_linear(parse: Callable[[Any], object], build: Callable[[int], object]) -> bool:
-    """Compare the best of a few measurements; below 0.02 s they say nothing."""
-    small, large = build(SIZE), build(4 * SIZE)
-    shortest = longest = float("inf")
-    for _ in range(15):
-        shortest, longest = min(shortest, measure(parse, small)), min(longest, measure(parse, large))
-        if longest <= 5 * max(shortest, 0.02):
-            return True
-    return False
+    assert_linear(seconds, SIZE, what, floor=0.02)
 
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_four_times_the_size_takes_at_most_five_times_as_long(parser: str) -> None:
-    assert [name for name, build in HOSTILE_TEXTS.items() if not is_linear(PARSERS[parser], build)] == []
+    for name, build in HOSTILE_TEXTS.items():
+        assert_growth(PARSERS[parser], build, name)
 
 
 @pytest.mark.parametrize("kind", CONVERSATIONS)
 @pytest.mark.parametrize("metadata", [{}, {"source_code": "x = 1"}, {"requirements": "f shall x."}])
 def test_four_times_the_turns_take_at_most_five_times_as_long(kind: str, metadata: dict[str, str]) -> None:
     suite = {"kind": "cases", "cases": [{"call": "f", "args": [1]}] * 200}
-    assert is_linear(lambda messages: extract_exchange(messages, metadata, suite), CONVERSATIONS[kind])
+    assert_growth(lambda messages: extract_exchange(messages, metadata, suite), CONVERSATIONS[kind], kind)
 
 
 def test_the_growth_test_finds_quadratic_time() -> None:
-    assert not is_linear(lambda text: [text.count("#", i) for i in range(len(text))], lambda size: "x" * size)
+    with pytest.raises(AssertionError, match="4 times as much: text"):
+        assert_growth(
+            lambda text: [text.count("#", i) for i in range(len(text))], lambda size: "x" * size, "text"
+        )
 
 
 @pytest.mark.parametrize(
@@ -124,4 +115,10 @@ def test_the_growth_test_finds_quadratic_time() -> None:
 )
 def test_a_mebibyte_is_read_in_seconds(name: str) -> None:
     text = HOSTILE_TEXTS[name](1 << 20)
-    assert max(measure(PARSERS[parser], text) for parser in ("source", "requirements", "change")) < 10
+    assert (
+        max(
+            cpu_seconds(lambda parser=parser: PARSERS[parser](text))
+            for parser in ("source", "requirements", "change")
+        )
+        < 10
+    )

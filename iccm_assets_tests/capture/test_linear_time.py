@@ -18,15 +18,15 @@ from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, TOKEN
 from iccm_assets.capture.sanitizing import Sanitizer
 from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.request_body import parse_json
-from iccm_assets_tests.capture.hostile_shapes import ENDS, build_text, hostile_units
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
+from iccm_assets_tests.factories.hostile_shapes import ENDS, build_text, hostile_units
 
-pytestmark = pytest.mark.usefixtures("frozen_heap")
+pytestmark = [pytest.mark.usefixtures("frozen_heap"), pytest.mark.slow]
 
 RULES = (*TOKEN_RULES, HIGH_ENTROPY_RULE, *redact._CONTEXT_RULES, *redact._detector_rules(), *PII_RULES)
 SCREENED_LENGTH = 16_384
 # Shorter times are of linear patterns only: quadratic ones take longer at this length.
 SCREENED_SECONDS = 0.01
-MAX_GROWTH = 5.0  # at 4 times the length
 MAX_RATIO_TO_ORDINARY_TEXT = 20.0
 
 WHOLE_TEXTS = {
@@ -46,17 +46,7 @@ WHOLE_TEXTS = {
 
 
 def seconds(call: Callable[[str], object], text: str) -> float:
-    started = time.process_time()
-    call(text)
-    return time.process_time() - started
-
-
-def assert_linear(spent: Callable[[int], float], length: int, what: object = "") -> None:
-    """Assert that 4 times the length takes at most 5 times as long, in one of three measurements."""
-    grown = []
-    while not grown or (min(grown) > MAX_GROWTH and len(grown) < 3):
-        grown.append(spent(4 * length) / max(spent(length), 1e-3))
-    assert min(grown) <= MAX_GROWTH, what
+    return cpu_seconds(lambda: call(text))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.pattern.pattern[:24]}")
@@ -139,9 +129,7 @@ def test_whether_a_value_is_a_secret_is_decided_at_once(prefix: str, filler: str
 def test_redaction_of_a_hostile_document_takes_linear_time(make_document: Callable[[int], object]) -> None:
     def spent(count: int) -> float:
         document = make_document(count)
-        started = time.process_time()
-        redact.redact_document(document)
-        return time.process_time() - started
+        return cpu_seconds(lambda: redact.redact_document(document))
 
     assert_linear(spent, 1000)
 

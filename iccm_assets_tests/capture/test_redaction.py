@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from iccm_assets.capture.redaction.redact import make_redactor, redact
 from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_REHEARSAL, load_settings
-from iccm_assets_tests.capture import redaction_samples
+from iccm_assets_tests.factories import redaction_samples
 
 # Assembled here, so that no scanner mistakes this file for a leak.
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"

@@ -7,7 +7,7 @@ import pytest
 
 from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_exchanges
 from iccm_assets.capture.injected_text import remove_injected_text
-from iccm_assets_tests.capture.test_exchanges import ADD_ANSWER, FENCED_SUB, SUB_ANSWER, TWO_MODULES, talk
+from iccm_assets_tests.factories.exchanges import ADD_ANSWER, FENCED_SUB, SUB_ANSWER, TWO_MODULES, talk
 from iccm_assets_tests.factories.sources import ADD, FENCED_ADD
 
 THREE = "def add(a, b, c):\n    return a + b + c"

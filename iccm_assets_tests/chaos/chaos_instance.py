@@ -6,7 +6,6 @@ are identified by the ``ICCM_HOME`` in their environment.
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import subprocess
@@ -25,16 +24,17 @@ import psutil
 import sqlalchemy as sa
 import yaml
 
+from iccm_assets.cli.env import DAGSTER_YAML
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
-from iccm_assets.settings import PACKAGED_CANARY_SET
 from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
-from iccm_assets_tests.integration.conftest import ICCM, run
-from iccm_assets_tests.models.tiny_models import tiny_t5
-from iccm_assets_tests.processes import free_port
+from iccm_assets_tests.factories.commands import ICCM, run
+from iccm_assets_tests.factories.demo_platforms import write_canary_items
+from iccm_assets_tests.factories.processes import bare_environment, free_port
+from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 ROOT = Path(__file__).parents[2]
 RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL = "run worker", "trainer", "code server", "daemon", "all"
@@ -163,14 +163,10 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
     Without ``tiny`` the model is the packaged one, with its own rehearsal.
     """
     home = Path(tempfile.mkdtemp(prefix="iccm-chaos-"))
-    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
-    (home / "canary.jsonl").write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", "utf-8")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
-    }
-    environment |= SHORT | {
+    environment = bare_environment() | SHORT
+    environment |= {
         "ICCM_HOME": str(home / "iccm"),
-        "ICCM_CANARY_SET": str(home / "canary.jsonl"),
+        "ICCM_CANARY_SET": write_canary_items(home / "canary.jsonl", ITEMS),
     }
     if tiny:
         environment |= TINY | {"ICCM_BASE_MODEL": str(tiny_t5(home / "model"))}
@@ -198,8 +194,8 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
 
 
 def _dagster_home(home: Path) -> Path:
-    """Write the project's dagster.yaml with shorter limits for its run monitoring."""
-    config = yaml.safe_load((ROOT / "dagster.yaml").read_text("utf-8"))
+    """Write the packaged dagster.yaml with shorter limits for its run monitoring."""
+    config = yaml.safe_load(DAGSTER_YAML.read_text("utf-8"))
     config["run_monitoring"] |= MONITORING
     directory = home / "dagster"
     directory.mkdir()

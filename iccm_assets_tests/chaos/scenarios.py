@@ -52,14 +52,14 @@ class Kill:
 
 @dataclass(frozen=True)
 class Round:
-    """What happened: when and what died (seconds since the Dagster run was asked for), and how it ended.
+    """What happened: when and what died (seconds since the Dagster run was requested), and how it ended.
 
     ``outcome_seconds`` are from the kill to the row's outcome, ``settled_seconds`` until nothing was left.
     """
 
     number: int
     kill: Kill
-    moment: float
+    seconds: float
     killed: int
     status: str
     attempts: int
@@ -71,7 +71,7 @@ class Round:
 
     def line(self) -> str:
         """Format the round as one line."""
-        when = "at its verdict" if self.kill.share is None else f"after {self.moment:6.1f} s"
+        when = "at its verdict" if self.kill.share is None else f"after {self.seconds:6.1f} s"
         what = f"{self.number:3}  {self.kill.victim:11} {when} ({self.killed} killed)"
         ended = f"{self.status:11} attempts {self.attempts}  runs {','.join(self.runs)}"
         times = f"outcome {self.outcome_seconds:5.1f} s, settled {self.settled_seconds:5.1f} s"
@@ -122,7 +122,7 @@ def play_round(instance: Instance, number: int, kill: Kill, whole: float) -> Rou
     return Round(
         number=number,
         kill=kill,
-        moment=strike.at - dispatched,
+        seconds=strike.at - dispatched,
         killed=strike.killed,
         status=aftermath.run.status,
         attempts=aftermath.run.attempt,

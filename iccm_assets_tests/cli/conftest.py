@@ -1,11 +1,8 @@
-"""Run commands in this process or in their own, on the test's database and home."""
+"""Run commands in this process on the test's database and home."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from click.testing import Result
@@ -13,30 +10,14 @@ from typer.testing import CliRunner
 
 from iccm_assets.cli.main import build_app
 from iccm_assets.settings import Settings, get_settings
-
-Run = Callable[..., Result]
-
-
-def iccm(
-    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in its own process, without this process's settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ICCM_")}
-    return subprocess.run(
-        [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", *arguments],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        env={**inherited, **environment},
-        check=False,
-    )
+from iccm_assets_tests.factories.commands import Run
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; a command's exception is raised to the test."""
-    app = build_app("alerts", "config", "deploy", "doctor", "evaluate", "lineage", "retrain", "status")
+    names = "alerts config deploy doctor evaluate lineage retrain status suite verify"
+    app = build_app(*names.split())
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str, exit_code: int = 0) -> Result:

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.errors import AlertError, SettingsError
 from iccm_assets.settings import Settings
-from iccm_assets_tests.alerts.fake_receiver import run_receiver
-from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.factories.commands import Run
+from iccm_assets_tests.factories.fake_receiver import run_receiver
 
 
 def test_alerts_are_listed_retried_and_delivered(
@@ -39,7 +39,10 @@ def test_alerts_are_listed_retried_and_delivered(
         assert "1 messages delivered, 0 failed" in run("alerts", "deliver").output
         assert slack.keys() == {"k": 1}
     assert "All alerts have been delivered." in run("alerts", "list", "--pending").output
-    assert "Model [Rollback]" in run("alerts", "list").output
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = run("alerts", "list").output
+    assert "Model [Rollback]" in listed and "…" not in listed
+    assert listed.splitlines()[1].split() == ["created", "severity", "title", "delivered"]
 
 
 def test_a_test_alert_must_reach_every_channel(

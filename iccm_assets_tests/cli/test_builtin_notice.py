@@ -14,7 +14,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.gateway import server, supervisor
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.factories.commands import Run
 
 WORDS = "`builtin` reads its reference language only and scores other wordings 0."
 
@@ -45,7 +45,7 @@ def test_status_says_so_once_a_conversation_is_real(
     assert load_notice(run) is None and WORDS not in run("status").stdout
     add_conversation(engine, "real", metadata={"simulated": "true"})
     add_conversation(engine, "imported", origin="claude-code")
-    assert f"2 real conversations in 7 days: {WORDS}" in (load_notice(run) or "")
+    assert f"real conversations in 7 days: 2; {WORDS}" in (load_notice(run) or "")
     assert WORDS in " ".join(run("status").stdout.split())
     monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:http://host/v1#m")
     assert load_notice(run) is not None
@@ -60,7 +60,7 @@ def test_doctor_says_so_once_a_conversation_is_real(
     add_conversation(engine, "real")
     [check] = doctor.check_real_traffic(settings)
     assert not check.ok and not check.required
-    assert check.detail.startswith(f"1 real conversations in 7 days: {WORDS}")
+    assert check.detail.startswith(f"real conversations in 7 days: 1; {WORDS}")
     assert "ICCM_ORCHESTRA" in check.fix
     endpoints = load_settings(
         database_url=settings.database_url, orchestra="openai:http://h/v1#m,openai:http://h/v1#n"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from iccm_assets.cli.config import mask_secrets
-from iccm_assets.errors import OrchestraError, SettingsError
+from iccm_assets.errors import OrchestraError, SettingsError, UsageError
 from iccm_assets.settings import known_variables
-from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.factories.commands import Run
 
 
 def shown(run: Run) -> dict[str, dict[str, Any]]:
@@ -109,8 +109,23 @@ def test_masking_hides_secrets_and_nothing_else(name: str, value: object, expect
 
 def test_the_plain_list_can_be_searched(run: Run) -> None:
     lines = run("config", "show").stdout.splitlines()
-    assert len(lines) == len(known_variables())
-    assert any(line.split() == ["ICCM_TRIGGERS__MIN_EXAMPLES", "=", "20", "(default)"] for line in lines)
+    assert {line.split()[0] for line in lines if line.startswith("ICCM_")} == set(known_variables())
+    position = lines.index("ICCM_TRIGGERS__MIN_EXAMPLES = 20 examples  (default)")
+    assert lines[position + 1].startswith("    Minimum examples of any training")
+
+
+def test_a_part_of_a_name_filters_the_list(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("config", "show", "rollout").stdout.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names == [name for name in known_variables() if name.startswith("ICCM_ROLLOUT__")]
+    assert "ICCM_ROLLOUT__MAX_HOLD_DAYS = 14.0 days  (default)" in lines
+    assert max(map(len, lines)) <= 80
+    [setting] = json.loads(run("config", "show", "ICCM_rollout__alpha", "--json").stdout)["settings"]
+    assert (setting["name"], setting["value"], setting["unit"]) == ("rollout.alpha", 0.05, "")
+    for part in ("nowhere", "[bold]", "x" * 5000, "\x1b[31m"):
+        with pytest.raises(UsageError, match="no setting is named like"):
+            run("config", "show", part)
 
 
 def test_an_unknown_variable_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

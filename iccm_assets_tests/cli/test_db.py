@@ -43,6 +43,7 @@ def iccm(home: Path) -> Command:
     return run
 
 
+@pytest.mark.slow
 def test_the_embedded_server_starts_reports_its_status_and_stops(iccm, home):
     before = iccm("db", "status")
     assert (before.returncode, before.stdout) == (3, f"not running (data: {home}/postgres/data)\n")

@@ -13,8 +13,8 @@ import httpx2
 import psutil
 import pytest
 
-from iccm_assets_tests.cli.conftest import iccm
-from iccm_assets_tests.processes import free_port
+from iccm_assets_tests.factories.commands import iccm
+from iccm_assets_tests.factories.processes import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECONDS = 240
@@ -49,6 +49,7 @@ def test_database_gateway_ui_and_daemon_start_with_one_command_and_end_with_ctrl
         assert any("daemon" in " ".join(child.cmdline()) for child in children)
         # Before Ctrl-C only: Dagster's daemon logs a tick that is interrupted with its traceback.
         assert f"http://127.0.0.1:{ui}" in read_log() and "Traceback" not in read_log()
+        assert "superseded" not in read_log() and "will not be used" not in read_log()
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 0, read_log()
         psutil.wait_procs(children, timeout=30)

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from iccm_assets.cli.main import build_app
 from iccm_assets.db import tables as t
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import InputError, OperationNotAllowedError, UsageError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
@@ -91,5 +91,5 @@ def test_an_invalid_request_is_reported_in_one_line(
 
 
 def test_json_asks_no_questions(history: sa.Engine) -> None:
-    with pytest.raises(OperationNotAllowedError, match="Give --yes"):
+    with pytest.raises(UsageError, match="Give --yes"):
         run("--user", "ann", "--json")

@@ -10,21 +10,21 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import InputError, OperationNotAllowedError, VersionNotFoundError
 from iccm_assets.settings import Settings
-from iccm_assets_tests.cli.conftest import Run
-from iccm_assets_tests.evaluation import verdict_factories
+from iccm_assets_tests.factories import verdicts
+from iccm_assets_tests.factories.commands import Run
 
 
 @pytest.fixture
 def judged(platform: Settings, engine: sa.Engine) -> Settings:
     """A platform with ten past candidates under its own gate."""
-    verdict_factories.store_verdicts(engine, platform.evaluation)
+    verdicts.store_verdicts(engine, platform.evaluation)
     return platform
 
 
 def test_a_replay_lists_changed_verdicts_and_stores_nothing(
     run: Run, judged: Settings, engine: sa.Engine, tmp_path: Path
 ) -> None:
-    before = verdict_factories.read_tables(engine)
+    before = verdicts.read_tables(engine)
     first, again = (run("evaluate", option, "--json").stdout for option in ("--replay", "--rejudge"))
     assert first == again
     report = json.loads(first)
@@ -41,7 +41,7 @@ def test_a_replay_lists_changed_verdicts_and_stores_nothing(
     assert "on forgetful: fail → pass: " in printed
     assert "gate then and now: max_slice_drop 0.05 → 0.19" in printed
     assert "10 stored verdicts replayed, 1 changed, 0 cannot be read; nothing was stored." in printed
-    assert verdict_factories.read_tables(engine) == before
+    assert verdicts.read_tables(engine) == before
 
 
 def test_damaged_evidence_is_named(run: Run, judged: Settings, engine: sa.Engine) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.capture import redaction_samples
+from iccm_assets_tests.factories import redaction_samples
 
 ASK = "Write requirements for this:\n```python\ndef f(x):\n    return x + 1\n```"
 

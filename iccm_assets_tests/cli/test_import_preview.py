@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from iccm_assets.cli.main import build_app
 from iccm_assets.errors import InputError, SkippedFilesError
 from iccm_assets.settings import Settings, get_settings
-from iccm_assets_tests.cli.conftest import iccm
+from iccm_assets_tests.factories.commands import iccm
 from iccm_assets_tests.factories.transcripts import (
     ADD,
     ADD_REQUIREMENTS,
@@ -56,16 +56,17 @@ def test_a_dry_run_prints_one_line_for_each_session(run, tmp_path):
     good, other = session("one").write(tmp_path), TranscriptBuilder("two")
     other.prompt("Hello")
     other.answer("Hi.")
-    suite = {"origin": None, "status": "none", "reason": "a transcript holds no test suite"}
-    one, two = preview(run, good, other.write(tmp_path))
-    assert one == {
+    reason = "no test file of the session imports the source; a suite is recorded later"
+    suite = {"origin": None, "status": "none", "reason": reason}
+    alone, greeting = preview(run, good, other.write(tmp_path))
+    assert alone == {
         "session_id": "one",
         "source_code": ADD,
         "requirements": ADD_REQUIREMENTS,
         "suite": suite,
         "reason": "",
     }
-    assert (two.pop("reason"), two) == (
+    assert (greeting.pop("reason"), greeting) == (
         "no source code, no requirements (it does not say what software has to do)",
         {"session_id": "two", "source_code": None, "requirements": None, "suite": suite},
     )
@@ -228,3 +229,19 @@ def test_a_directory_without_transcripts_and_a_missing_file_are_errors(run, tmp_
         run(str(tmp_path))
     with pytest.raises(InputError, match="No such file"):
         run(str(tmp_path / "missing.jsonl"))
+
+
+def test_the_test_files_of_a_repository_are_the_suite_of_a_session(run, tmp_path):
+    repository = tmp_path / "project"
+    for folder, text in (("tests", "assert add(1, 2) == 3"), (".venv/lib", "assert add(1, 2) == 4")):
+        (repository / folder).mkdir(parents=True)
+        test = f"from calc import add\ndef test_add():\n    {text}\n"
+        (repository / folder / "test_calc.py").write_text(test)
+    (repository / "tests" / "test_latin.py").write_bytes(b"# \xe9\n")
+    transcript = session("one").write(tmp_path)
+    (with_tests,) = preview(run, transcript, "--repository", str(repository))
+    assert (with_tests["suite"]["origin"], with_tests["suite"]["status"]) == ("collected", "unmeasured")
+    (alone,) = preview(run, transcript)
+    assert alone["suite"]["origin"] is None
+    with pytest.raises(InputError, match="is not a folder"):
+        run(transcript, "--repository", str(tmp_path / "missing"))

@@ -11,8 +11,8 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.errors import InputError, VersionNotFoundError
 from iccm_assets.settings import Settings
-from iccm_assets_tests.cli.conftest import Run
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.factories.commands import Run
+from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
 
 
 @pytest.fixture
@@ -65,6 +65,20 @@ def test_a_conversation_is_traced_to_its_versions(run: Run, history: Settings) -
     assert [row["version"] for row in lineage["versions"]] == ["v2-good", "v3-bad"]
     assert "in the training pool" in run("lineage", "--conversation", "1").stdout
     assert "No version was trained on it." in run("lineage", "--conversation", "5").stdout
+
+
+def test_a_conversation_of_a_day_that_was_not_run_is_not_called_rejected(
+    run: Run, history: Settings, engine: sa.Engine
+) -> None:
+    values = {"session_id": "s-new", "origin": "import", "id": 78}
+    rejection = {"conversation_id": 78, "stage": "filter", "reason": "no_test_suite"}
+    with engine.begin() as conn:
+        conn.execute(t.conversations.insert().values(**values, timestamp=now(conn)))
+        day = now(conn).date()
+    assert "not scored, not filtered yet, not in the pool" in run("lineage", "--conversation", "78").stdout
+    with engine.begin() as conn:
+        conn.execute(t.phase4_rejections.insert().values(**rejection, day=day))
+    assert "not scored, did not pass the filter" in run("lineage", "--conversation", "78").stdout
 
 
 def test_a_conversation_says_on_what_suite_it_was_scored(
@@ -121,6 +135,9 @@ def test_nothing_is_truncated_in_a_narrow_terminal(
     printed = run("lineage", "production").stdout
     assert f"forced v2-good at 100% - → production by user:ann: {reason}" in printed
     assert "…" not in printed
+    for arguments in (("lineage", "production"), ("lineage", "--conversation", "1"), ("status",)):
+        table_lines = [line for line in run(*arguments).stdout.splitlines() if "  " in line]
+        assert table_lines and max(len(line) for line in table_lines if reason not in line) <= 80
 
 
 def test_a_session_is_traced_like_its_conversation(run: Run, history: Settings) -> None:
@@ -156,7 +173,7 @@ def test_status_shows_production_retrains_and_days(run: Run, history: Settings) 
     printed = run("status").stdout
     assert "v2-good is in production" in printed
     assert "[gate] fell by 0.1" in printed
-    assert "2 of 50 new examples for the weekly retrain: 2 of 2 new pool rows" in printed
+    assert "2 of 50 new examples for the weekly retrain: selected 2 of 2 new rows" in printed
     assert "with 2 users no cap applies" in " ".join(printed.split())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from iccm_assets_tests.cli.conftest import iccm
+from iccm_assets_tests.factories.commands import iccm
 
 
 def test_a_too_long_home_path_is_reported_in_one_line() -> None:
@@ -19,6 +21,40 @@ def test_a_full_disk_is_reported_in_one_line(command: tuple[str, ...]) -> None:
         process = iccm(*command, stdout=full.fileno())
     assert process.returncode == 1
     assert process.stderr.startswith("error: No space left on device") and "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lineage",),
+        ("lineage", "v1", "--session", "s"),
+        ("judge",),
+        ("judge", "--batch", "x", "--suite", "y"),
+        ("erase",),
+        ("erase", "--user", "u", "--json", "--retrain"),
+        ("evaluate", "--set", "a=1"),
+        ("deploy", "v1", "--force"),
+        ("rollout", "show", "--watch", "0"),
+        ("simulate", "--start", "[yesterday]"),
+        ("config", "show", "nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(arguments: tuple[str, ...], tmp_path) -> None:
+    process = iccm(*arguments, ICCM_HOME=str(tmp_path))
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: The command line is not valid; nothing was done: ")
+    assert process.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+
+
+def test_an_address_in_use_is_not_an_unreadable_input(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        for arguments in (("serve", "--port", port), ("orchestra", "serve", "--port", port)):
+            process = iccm(*arguments, ICCM_HOME=str(tmp_path))
+            assert process.returncode == 1
+            assert process.stderr.startswith("error: The address cannot be used; nothing was started: cannot")
+            assert process.stderr.count("\n") == 1
 
 
 def test_a_version_name_that_is_not_text_is_reported_in_one_line(settings) -> None:
@@ -38,17 +74,18 @@ def test_a_version_name_that_is_not_text_is_reported_in_one_line(settings) -> No
 )
 def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_path) -> None:
     process = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert f"{outside} has no daily partition: they range from 2025-01-01 to " in process.stderr
     assert process.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_skipped_retrain_is_reported_without_dagster_output(tmp_path) -> None:
     try:
         process = iccm("retrain", "--key", "k", ICCM_HOME=str(tmp_path))
     finally:
         iccm("db", "stop", ICCM_HOME=str(tmp_path))
-    assert process.returncode == 0, process.stderr
-    assert "skipped" in process.stdout and "0 of 20 new examples" in process.stdout
+    assert process.returncode == 3, process.stderr
+    assert "skipped" in process.stdout and "result  0 of 20 new examples" in process.stdout
     assert "asset check" not in process.stderr

@@ -15,9 +15,9 @@ import httpx2
 import pytest
 
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
-from iccm_assets_tests.cli.conftest import iccm
-from iccm_assets_tests.gateway.factories import SOURCE, eventually
-from iccm_assets_tests.models.tiny_models import tiny_t5
+from iccm_assets_tests.factories.commands import iccm
+from iccm_assets_tests.factories.gateways import SOURCE, eventually
+from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SERVE = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "serve", "--port", "0"]

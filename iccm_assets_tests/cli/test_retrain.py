@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from iccm_assets.cli import run_job
 from iccm_assets.cli.run_job import JobResult
-from iccm_assets.errors import OperationNotAllowedError, TrainingError
+from iccm_assets.errors import IccmError, InputError, OperationNotAllowedError, TrainingError
 from iccm_assets.registry import training_runs
 from iccm_assets.settings import Settings
-from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.factories.commands import Run
 
 
 class Job:
@@ -21,6 +21,7 @@ class Job:
     def __init__(self, engine: sa.Engine, settings: Settings) -> None:
         self.engine, self.settings, self.outcome = engine, settings, "gate_passed"
         self.runs: list[int] = []
+        self.deployment_error = ""
 
     def __call__(self, run_id: int, *, rollout: bool) -> JobResult:
         assert rollout, "a person's retrain goes through a rollout"
@@ -31,7 +32,9 @@ class Job:
             fence = training_runs.claim_run(conn, run_id, f"run-{len(self.runs)}", self.settings)
             if fence is not None:
                 training_runs.finish_run(conn, run_id, fence, self.outcome, improvement=0.02, notes="[done]")
-        return JobResult("run", True)
+        # The gate's check fails the Dagster run where the gate does not pass.
+        passed = self.outcome in ("gate_passed", "skipped") and not self.deployment_error
+        return JobResult("run", passed, "" if passed else self.deployment_error or "1 blocking check failed")
 
 
 @pytest.fixture
@@ -48,14 +51,28 @@ def test_a_retrain_is_requested_run_and_reported(run: Run, job: Job) -> None:
     assert report["notes"] == "new domain\n[done]"
     printed = run("retrain").stdout
     assert "gate_passed, improvement +0.0200" in printed
-    assert "[done]" in printed
+    assert "reason  requested manually\nresult  [done]\n" in printed
     assert len(job.runs) == 2
 
 
 @pytest.mark.parametrize("outcome", ["gate_failed", "inconclusive", "skipped"])
-def test_an_unsuccessful_gate_is_a_result_not_an_error(run: Run, job: Job, outcome: str) -> None:
+def test_an_unsuccessful_gate_is_an_answer_not_an_error(run: Run, job: Job, outcome: str) -> None:
     job.outcome = outcome
-    assert outcome in run("retrain").stdout
+    printed = run("retrain", "--reason", "a [new] domain", exit_code=3)
+    assert outcome in printed.stdout and "error" not in printed.output
+    assert "reason  a [new] domain\nresult  [done]\n" in printed.stdout
+    assert json.loads(run("retrain", "--json", exit_code=3).stdout)["status"] == outcome
+
+
+def test_a_candidate_that_passed_and_was_not_rolled_out_is_an_error_with_the_next_step(
+    run: Run, job: Job
+) -> None:
+    job.deployment_error = "the rollout cannot be opened"
+    with pytest.raises(
+        IccmError, match=r"passed the gate, but was not rolled out: the rollout .* `iccm deploy"
+    ) as error:
+        run("retrain")
+    assert "Training failed" not in str(error.value)
 
 
 def test_one_key_is_retrained_once(run: Run, job: Job) -> None:
@@ -93,6 +110,16 @@ def test_a_waiting_run_reports_what_it_waits_for(run: Run, job: Job, engine: sa.
         )
         assert first is not None
         training_runs.claim_run(conn, first.id, "elsewhere", job.settings)
-    printed = run("retrain").stdout
+    printed = run("retrain", exit_code=3).stdout
     assert "waiting" in printed
     assert f"waits: training run {first.id} is running" in printed
+
+
+def test_a_retrain_with_an_unreadable_file_is_not_requested(
+    run: Run, job: Job, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICCM_REHEARSAL", "/no/such/file")
+    with pytest.raises(InputError, match=r"the rehearsal sample /no/such/file.*Correct ICCM_REHEARSAL"):
+        run("retrain")
+    with engine.connect() as conn:
+        assert conn.execute(sa.text("select count(*) from iccm.phase4_training_runs")).scalar_one() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,15 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from iccm_assets.cli.main import build_app
-from iccm_assets.errors import InputError, OperationNotAllowedError
+from iccm_assets.errors import (
+    InputError,
+    ModelError,
+    OperationNotAllowedError,
+    RecordNotFoundError,
+    UsageError,
+)
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.rollout.db_factories import World
+from iccm_assets_tests.factories.rollouts import World
 
 ME = f"user:{getpass.getuser()}"
 
@@ -43,8 +50,8 @@ def iccm_json(*arguments: str) -> dict:
     return json.loads(iccm(*arguments, "--json").stdout)
 
 
-def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
-    with pytest.raises(OperationNotAllowedError, match="no rollout yet"):
+def test_deploying_opens_a_rollout_that_show_explains(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RecordNotFoundError, match="no rollout yet"):
         iccm("rollout", "show")
     deployment = iccm_json("deploy", world.candidate)
     assert deployment["status"] == "canary" and deployment["rollout"] == 1
@@ -67,6 +74,16 @@ def test_deploying_opens_a_rollout_that_show_explains(world: World) -> None:
     assert (
         "1 of 30 scored canary-arm sessions" in shown and "waiting for:" in shown and "health_floor" in shown
     )
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = iccm("rollout", "show").stdout
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"healthy for 6\d s of \d+ (s|min|h),", shown)
+    assert re.search(r"^errors +0\.\d{3} +1333 *$", shown, re.MULTILINE)
+    with pytest.raises(RecordNotFoundError, match="no rollout 9"):
+        iccm("rollout", "show", "9" * 30)
+    for watch in ("nan", "inf", "0"):
+        with pytest.raises(UsageError, match="--watch"):
+            iccm("rollout", "show", "--watch", watch)
 
 
 def test_commands_are_recorded_with_the_system_user(world: World) -> None:
@@ -113,3 +130,10 @@ def test_a_forced_version_skips_the_gate_and_not_the_rollout(world: World) -> No
         iccm("deploy", worse)
     deployment = iccm_json("deploy", worse, "--force", "--reason", "a drill")
     assert deployment["rollout"] == 1 and world.statuses()[world.production] == "production"
+
+
+def test_a_forced_version_without_a_rollout_has_to_load_first(world: World) -> None:
+    unknown = world.version("c", verdict=None)
+    with pytest.raises(ModelError, match=r"c has no config\.json"):
+        iccm("deploy", unknown, "--force", "--skip-rollout", "--reason", "outage")
+    assert world.statuses()[world.production] == "production"

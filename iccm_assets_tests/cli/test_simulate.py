@@ -41,6 +41,7 @@ def stored(engine: sa.Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in conn.execute(sa.text(query))]
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_dates_repeat_the_same_sessions(engine: sa.Engine, platform: Settings) -> None:
     arguments = (
         "simulate",
@@ -67,6 +68,7 @@ def test_the_same_seed_and_dates_repeat_the_same_sessions(engine: sa.Engine, pla
     assert len({row[0] for row in stored(engine)}) == 16
 
 
+@pytest.mark.slow
 def test_the_mix_of_domains_can_be_chosen(platform: Settings) -> None:
     new = NEW_FAMILIES[-1]
     report = json.loads(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db import tables as t
 from iccm_assets.settings import Settings
-from iccm_assets_tests.cli.conftest import Run
+from iccm_assets_tests.factories.commands import Run
 
 
 def request(conn: sa.Connection, name: str, assigned: str, **more: object) -> None:
@@ -29,7 +30,9 @@ def test_an_empty_platform_has_a_status(run: Run, platform: Settings) -> None:
     assert json.loads(run("status", "--json").stdout)["live"] == {"arms": [], "replicas": 0, "ready": {}}
 
 
-def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, platform: Settings) -> None:
+def test_both_arms_are_shown_with_their_metrics(
+    run: Run, engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with engine.begin() as conn:
         for version, status in (("v1", "production"), ("v2", "canary")):
             conn.execute(
@@ -54,9 +57,14 @@ def test_both_arms_are_shown_with_their_metrics(run: Run, engine: sa.Engine, pla
         pytest_suite = {"test_suite": {"kind": "pytest"}, "test_suite_origin": "attached"}
         conn.execute(t.requirements.insert().values(**scored, **pytest_suite, scored_at=sa.func.iccm.now()))
     output = run("status").output
-    assert "1 gateway processes are running." in output and "Arms, last 24 hours" in output
+    assert "1 gateway process is running." in output and "Arms, last 24 hours" in output
     assert "120/120/120" in output and "0.500" in output
-    assert "1 alerts are not delivered yet (iccm alerts list)." in output
+    assert "1 alert is not delivered yet (iccm alerts list --pending)." in output
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run("status").stdout
+    assert "…" not in narrow and max(map(len, narrow.splitlines())) <= 80
+    for words in ("sessions 1 (1 by pytest) 0", "p50/p95/p99 ms 120/120/120", "error rate 0.000 0.500"):
+        assert words in " ".join(narrow.split())
     status = json.loads(run("status", "--json").stdout)
     kinds = {"evidence": "pytest", "origin": "attached"}
     assert status["suites"] == [

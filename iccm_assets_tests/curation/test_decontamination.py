@@ -8,7 +8,7 @@ from iccm_assets.curation.decontamination import (
     find_contamination,
     load_canary_index,
 )
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, write_canary_set
+from iccm_assets_tests.factories.training_pools import HashEmbedder, write_canary_set
 
 PROGRAM = '''
 def clamp(value, low, high):

@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.curation.embeddings import embed_texts
-from iccm_assets_tests.curation.pool_factories import HashEmbedder
+from iccm_assets_tests.factories.training_pools import HashEmbedder
 
 TEXTS = ["a text", "", "a text", "é 🙂\n\x00", "\ud800", "b" * 100_000]
 

@@ -180,3 +180,57 @@ def test_the_holdout_is_stable_and_has_the_configured_size():
     )
     assert not any(is_in_holdout(session, 0.0) for session in sessions)
     assert is_in_holdout("é\n🙂", 0.999999)
+
+
+# From the first reason to the last: whoever looks for one conversation gets the one that matters most.
+PRECEDENCE = [
+    ({"erased": True}, "erased"),
+    ({"session_id": HELD_OUT}, "held_out"),
+    ({"content": None}, "no_messages"),
+    ({"requirements": None}, "no_requirements"),
+    ({"source_sha256": None}, "no_source_code"),
+    ({"negative_feedback": True}, "negative_feedback"),
+    ({"scored": False}, "not_scored"),
+    ({"test_pass_rate": None}, "inconclusive"),
+    ({"evidence": None}, "evidence_kind"),
+    ({"test_suite_origin": None}, "suite_origin"),
+    ({"builtin_only": True}, "builtin_only"),
+    ({"test_pass_rate": 0.1}, "low_test_pass_rate"),
+    ({"implementation_variance": 0.2}, "high_implementation_variance"),
+]
+
+
+@pytest.mark.parametrize("first", range(len(PRECEDENCE)), ids=[reason for _, reason in PRECEDENCE])
+def test_of_several_reasons_the_first_is_given(first):
+    changes, reason = PRECEDENCE[first]
+    for later, _ in PRECEDENCE[first + 1 :]:
+        decision = apply_filter(replace(GOOD, **{**later, **changes}), CURATION)
+        assert isinstance(decision, Rejected) and decision.reason == reason, later
+
+
+def test_the_quality_is_the_pass_rate_less_the_weighted_variance():
+    curation = CurationSettings(variance_weight=2.0)
+    kept = apply_filter(replace(GOOD, test_pass_rate=0.8, implementation_variance=0.03), curation)
+    assert kept.quality_score == pytest.approx(0.74)
+
+
+def test_a_suite_of_an_unknown_status_is_inconclusive_without_a_detail():
+    for status in (None, "usable", "odd"):
+        changed = replace(GOOD, test_pass_rate=None, suite_status=status, suite_problem="?")
+        decision = apply_filter(changed, CURATION)
+        assert (decision.reason, decision.detail) == ("inconclusive", None)
+    invalid = replace(GOOD, implementation_variance=None, suite_status="invalid", suite_problem="no JSON")
+    assert apply_filter(invalid, CURATION).reason == "invalid_suite"
+
+
+def test_the_holdout_never_changes_for_a_session():
+    # A session that was held out once must stay so in every release: it may have judged a version.
+    assert [n for n in range(60) if is_in_holdout(f"s{n}", 0.15)] == [8, 22, 38, 43, 49]
+    assert all(is_in_holdout(f"s{n}", 1.0) for n in range(60))
+
+
+def test_a_conversation_that_nothing_is_known_about_has_no_suite():
+    text_only = ScoredConversation(
+        7, GOOD.session_id, "u", MESSAGES, {}, requirements="x", source_sha256=GOOD.source_sha256
+    )
+    assert apply_filter(text_only, CURATION).reason == "no_test_suite"

@@ -9,7 +9,7 @@ from iccm_assets.curation.filtering import filter_day, find_changed_days
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.curation.pool_factories import (
+from iccm_assets_tests.factories.training_pools import (
     HELD_OUT,
     SESSIONS,
     SUITE,
@@ -300,6 +300,7 @@ MANY = """
 """
 
 
+@pytest.mark.slow
 def test_the_days_cursor_reads_an_index_range_and_not_the_tables(engine, canary_settings):
     """What runs is explained: a cursor, in the transaction and with the settings of the filter."""
     from iccm_assets.curation import filtering
@@ -319,24 +320,25 @@ def test_the_days_cursor_reads_an_index_range_and_not_the_tables(engine, canary_
     assert "conversations_timestamp_idx" in text and "conversations_pkey" not in text, text
 
 
+def changed(engine) -> list[date]:
+    with engine.connect() as conn:
+        return find_changed_days(conn, day(0), day(6))
+
+
 def test_only_days_whose_inputs_changed_are_returned(engine, canary_settings):
     for n in range(4):
         put_conversation(engine, SESSIONS[n], day(n))
-    with engine.begin() as conn:
-        assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(2), day(3)]
+    assert changed(engine) == [day(0), day(1), day(2), day(3)]
     for n in range(7):
         filter_day(engine, day(n), canary_settings, HashEmbedder())
+    assert changed(engine) == [], "what was written before the filter ran, however shortly, is no change"
     with engine.begin() as conn:
-        conn.execute(sa.text("update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'"))
-        assert find_changed_days(conn, day(0), day(6)) == []
-        later = "iccm.now() + interval '2 hours'"
         conn.execute(
-            sa.text(f"update iccm.requirements set scored_at = {later} where session_id = :s"),
+            sa.text("update iccm.requirements set scored_at = iccm.now() where session_id = :s"),
             {"s": SESSIONS[1]},
         )
         conn.execute(
-            sa.text(f"insert into iccm.feedback (session_id, rating, created_at) values (:s, 1, {later})"),
-            {"s": SESSIONS[3]},
+            sa.text("insert into iccm.feedback (session_id, rating) values (:s, 1)"), {"s": SESSIONS[3]}
         )
         conn.execute(
             sa.text(
@@ -347,5 +349,39 @@ def test_only_days_whose_inputs_changed_are_returned(engine, canary_settings):
             ),
             {"s": SESSIONS[0]},
         )
-        assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(3)]
+        assert find_changed_days(conn, day(0), day(6)) == [day(0), day(1), day(3), day(5)]
         assert find_changed_days(conn, day(1), day(2)) == [day(1)]
+    for n in (0, 1, 3, 5):
+        filter_day(engine, day(n), canary_settings, HashEmbedder())
+    assert changed(engine) == []
+
+
+def test_a_transaction_that_commits_after_the_filter_changes_its_day_whatever_time_it_wrote(
+    engine, canary_settings
+):
+    put_conversation(engine, SESSIONS[0], day(0))
+    put_conversation(engine, SESSIONS[1], day(1))
+    with engine.connect() as late:
+        hour_ago = "iccm.now() - interval '1 hour'"
+        late.execute(
+            sa.text(
+                f"insert into iccm.feedback (session_id, rating, created_at) values (:s, -1, {hour_ago})"
+            ),
+            {"s": SESSIONS[1]},
+        )
+        for n in range(2):
+            filter_day(engine, day(n), canary_settings, HashEmbedder())
+        assert changed(engine) == []
+        late.commit()
+    assert changed(engine) == [day(1)]
+
+
+def test_a_day_whose_only_conversation_was_deleted_is_filtered_again(engine, canary_settings):
+    put_conversation(engine, SESSIONS[0], day(0))
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    with engine.begin() as conn:
+        conn.execute(sa.text("delete from iccm.phase4_rejections; delete from iccm.filtered_conversations"))
+        conn.execute(sa.text("delete from iccm.requirements; delete from iccm.conversations"))
+    assert changed(engine) == [day(0)]
+    filter_day(engine, day(0), canary_settings, HashEmbedder())
+    assert changed(engine) == []

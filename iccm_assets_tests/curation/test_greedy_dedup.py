@@ -6,10 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
-from iccm_assets.curation.similarity import normalize_rows, similarity
+from iccm_assets.curation.similarity import (
+    find_nearest_row,
+    float32_margin,
+    normalize_rows,
+    round_similarities,
+    similarity,
+)
 from iccm_assets.curation.text_vectors import TextVectors, find_nearest, text_similarities
 from iccm_assets.errors import InputError
-from iccm_assets_tests.curation.pool_factories import brute_force, smallest_match
+from iccm_assets_tests.factories.training_pools import brute_force, smallest_match
 
 
 def clustered(rng: np.random.Generator, n: int, dimensions: int = 384, spread: float = 0.35) -> np.ndarray:
@@ -23,17 +29,7 @@ def numbered(prefix: str, vectors: np.ndarray) -> EmbeddedRows:
     return EmbeddedRows([f"{prefix}{index}" for index in range(len(vectors))], vectors)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_deduplication_equals_the_definition_on_clustered_vectors(dtype):
-    rng = np.random.default_rng(5)
-    vectors = clustered(rng, 1500).astype(dtype)
-    rows, pool = numbered("n", vectors[:1200]), numbered("e", vectors[1200:])
-    expected = brute_force(rows, pool, 0.9)
-    assert 100 < len(expected.removed) < 1100
-    assert greedy_dedup(rows, pool, 0.9) == expected
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_deduplication_equals_the_definition_for_similarities_at_the_threshold(data):
     """Small whole numbers in few dimensions give many equal vectors, equal similarities and exact ties."""
@@ -135,7 +131,7 @@ def with_windows(prefix: str, texts: list[np.ndarray], dimensions: int) -> Embed
     return EmbeddedRows([f"{prefix}{index}" for index in range(len(texts))], stacked.matrix, stacked.counts)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_texts_of_several_windows_are_compared_by_the_definition(data):
     dimensions = data.draw(st.integers(1, 4))
@@ -156,6 +152,125 @@ def test_texts_of_several_windows_are_compared_by_the_definition(data):
             assert (match.index, match.similarity) == (every.index(max(every)), max(every))
 
 
+AXES = np.eye(12)
+
+
+@pytest.fixture
+def compared(monkeypatch) -> list[int]:
+    """With how many texts each row was compared in float64, for the rows that were compared with any."""
+    counts = []
+
+    def compare(windows, others):
+        counts.append(len(others))
+        return text_similarities(windows, others)
+
+    monkeypatch.setattr("iccm_assets.curation.greedy_dedup.text_similarities", compare)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("n_pool", "further", "expected"), [(8, 1, [8]), (9, 1, []), (9, 2, []), (9, 0, [9])]
+)
+def test_a_long_text_that_only_begins_like_more_than_eight_others_is_not_compared_with_them(
+    compared, n_pool, further, expected
+):
+    pool = with_windows("e", [AXES[[0, 1 + index]] for index in range(n_pool)], 12)
+    row = np.concatenate([AXES[:1], AXES[10 : 10 + further]])
+    assert greedy_dedup(with_windows("n", [row], 12), pool, 0.9).kept == ["n0"]
+    assert compared == expected
+
+
+def test_of_many_long_texts_only_those_are_compared_that_match_in_every_window_of_both(compared):
+    longer = [AXES[[0, 1, 2 + index]] for index in range(9)]
+    shorter = [AXES[[0, 1]] + 0.1 * AXES[2 + index] for index in range(9)]
+    assert (
+        greedy_dedup(with_windows("n", [AXES[[0, 1]]], 12), with_windows("e", longer, 12), 0.9).removed == []
+    )
+    row = with_windows("n", [AXES[[0, 1, 11]]], 12)
+    assert greedy_dedup(row, with_windows("e", shorter, 12), 0.9).removed == []
+    assert compared == []
+
+
+def test_a_long_text_is_found_among_many_that_begin_alike(compared):
+    pool = [AXES[[0, 1 + index]] for index in range(9)]
+    rows = with_windows("n", [pool[4], AXES[[10, 11]]], 12)
+    result = greedy_dedup(rows, with_windows("e", pool, 12), 1.0)
+    assert result == DedupResult(["n1"], [RemovedDuplicate("n0", "e4", 1.0)])
+    assert compared == [1]
+
+
+def test_a_row_is_compared_only_with_kept_rows_that_may_match_and_equal_ones_count_once(compared):
+    assert greedy_dedup(numbered("n", AXES), None, 0.9).removed == []
+    assert compared == []
+    removed = greedy_dedup(numbered("n", AXES[[1, 0, 0, 0]]), numbered("e", AXES[[2, 2, 2]]), 0.9).removed
+    assert [row.duplicate_of for row in removed] == ["n1", "n1"]
+    assert compared == [1, 1]
+    assert len(greedy_dedup(numbered("n", AXES[:1]), numbered("e", AXES[[0, 0, 0]]), 0.9).removed) == 1
+    assert compared == [1, 1, 1]
+
+
+def test_what_float32_cannot_tell_from_the_threshold_is_compared_in_float64(compared):
+    below = np.zeros((2, 384))
+    below[0, 0], below[1, :2] = 1.0, (0.89995, np.sqrt(1 - 0.89995**2))
+    assert greedy_dedup(numbered("n", below), None, 0.9).removed == []
+    assert compared == [1]
+
+
+def test_the_margin_of_float32_is_twice_the_rounding_of_each_term():
+    rounding = float(np.finfo(np.float32).eps)
+    assert float32_margin(384) - 1e-5 == pytest.approx(2 * 384 * rounding)
+    assert float32_margin(0) == 1e-5
+
+
+def test_progress_counts_the_rows_of_each_block():
+    done = []
+    greedy_dedup(numbered("n", clustered(np.random.default_rng(4), 600, 8)), None, 0.9, done.append)
+    assert done == [512, 88]
+
+
+def test_rows_of_which_there_are_none_have_no_dimensions_to_compare():
+    nothing, rows = EmbeddedRows((), np.zeros((0, 0))), numbered("r", AXES[:2])
+    assert greedy_dedup(nothing, rows, 0.9) == DedupResult([], [])
+    assert greedy_dedup(rows, nothing, 0.9) == DedupResult(["r0", "r1"], [])
+
+
+@pytest.mark.parametrize(
+    ("n_ids", "shape", "counts"),
+    [(1, (2, 3), None), (2, (2,), None), (2, (2, 3, 1), None), (2, (3, 2), [1, 1]), (1, (2, 2), [1, 1])],
+)
+def test_ids_and_vectors_that_do_not_fit_are_rejected(n_ids, shape, counts):
+    with pytest.raises(InputError, match=f"{n_ids} ids with vectors of shape"):
+        EmbeddedRows(list(range(n_ids)), np.ones(shape), None if counts is None else np.array(counts))
+
+
+def test_vectors_without_numbers_stay_as_they_are_and_a_single_number_is_a_direction():
+    assert normalize_rows(np.zeros((0, 0))).shape == (0, 0)
+    assert normalize_rows(np.array([[-2.0]])).tolist() == [[-1.0]]
+
+
+def test_only_similarities_at_a_boundary_of_rounding_are_computed_singly():
+    singly = []
+    products = np.array([0.1234561, 0.1234565, -0.1234565, 0.1234569, 0.25])
+    rounded = round_similarities(products, lambda index: singly.append(index) or 0.5)
+    assert singly == [1, 2]
+    assert rounded.tolist() == [0.123456, 0.5, 0.5, 0.123457, 0.25]
+
+
+def test_among_no_rows_none_is_the_nearest():
+    assert find_nearest_row(np.array([], dtype=np.intp), np.zeros(0), 0.9) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_deduplication_equals_the_definition_on_clustered_vectors(dtype):
+    rng = np.random.default_rng(5)
+    vectors = clustered(rng, 1500).astype(dtype)
+    rows, pool = numbered("n", vectors[:1200]), numbered("e", vectors[1200:])
+    expected = brute_force(rows, pool, 0.9)
+    assert 100 < len(expected.removed) < 1100
+    assert greedy_dedup(rows, pool, 0.9) == expected
+
+
+@pytest.mark.slow
 def test_many_long_texts_with_the_same_beginning_take_seconds():
     rng = np.random.default_rng(2)
     beginning = rng.normal(size=(3, 384))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from iccm_assets.curation.opposites import find_example_differences, find_text_differences
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -50,9 +49,6 @@ def test_the_same_program_under_other_names_has_no_differences() -> None:
 def test_comparing_takes_linear_time(shape: str) -> None:
     def seconds(size: int) -> float:
         text = shape * (size // len(shape)) + "x"
-        started = time.process_time()
-        find_text_differences(text, text)
-        return time.process_time() - started
+        return cpu_seconds(lambda: find_text_differences(text, text))
 
-    small, large = (min(seconds(size) for _ in range(2)) for size in (250_000, 1_000_000))
-    assert large <= 5 * max(small, 0.02)
+    assert_linear(seconds, 250_000, floor=0.02)

@@ -14,7 +14,7 @@ from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
 from iccm_assets.reporting.daily_funnel import load_daily_funnels
-from iccm_assets_tests.curation.pool_factories import (
+from iccm_assets_tests.factories.training_pools import (
     HashEmbedder,
     add_conversation,
     add_filtered,

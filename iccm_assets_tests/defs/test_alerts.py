@@ -15,7 +15,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
 from iccm_assets.errors import TrainingDivergedError
 from iccm_assets.settings import get_settings
-from iccm_assets_tests.alerts.fake_receiver import run_receiver
+from iccm_assets_tests.factories.fake_receiver import run_receiver
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

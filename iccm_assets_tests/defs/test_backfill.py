@@ -18,7 +18,7 @@ from iccm_assets.db.database import create_engine_for
 from iccm_assets.definitions import defs
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import get_settings
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, dump_tables, write_canary_set
+from iccm_assets_tests.factories.training_pools import HashEmbedder, dump_tables, write_canary_set
 
 FIRST, DAYS, PER_DAY = date(2026, 1, 1), 90, 20
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, upsert_conversation
-from iccm_assets.curation.embeddings import content_sha256
+from iccm_assets.curation.code_fingerprints import content_sha256
 from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
@@ -27,7 +27,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.capture import checks as capture
 from iccm_assets.defs.curation import checks as curation
 from iccm_assets.defs.evaluation import checks as evaluation
-from iccm_assets.defs.evaluation.assets import missing_items_result
+from iccm_assets.defs.evaluation.assets import NO_MISSING_ITEMS, QUALITY_GATE, quality_gate_result
 from iccm_assets.defs.monitoring import checks as monitoring
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.rollout import checks as rollout
@@ -37,14 +37,15 @@ from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.versions import resolve_path
 from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import Settings, get_settings, load_settings
-from iccm_assets_tests.curation.pool_factories import (
+from iccm_assets_tests.factories.platform_rows import training_run, version
+from iccm_assets_tests.factories.training_pools import (
     HELD_OUT,
     SESSIONS,
     SUITE,
     HashEmbedder,
     write_canary_set,
 )
-from iccm_assets_tests.retraining.factories import training_run, version
+from iccm_assets_tests.factories.verdicts import EXPECTED_STATUS, store_verdict
 
 CHECK_MODULES = (capture, curation, evaluation, monitoring, rollout, scoring, training)
 
@@ -90,8 +91,6 @@ def fill(engine: sa.Engine, settings: Settings) -> None:
             put(engine, next(sessions), today - timedelta(days=4 - index), f"{words} shall be {words}.")
         filter_day(engine, day, settings, embedder)
     rebuild_pool(engine, days, settings, embedder)
-    # Nothing was written after the filter had run.
-    change(engine, "update iccm.filtered_days set filtered_at = filtered_at + interval '1 hour'")
 
 
 @pytest.fixture
@@ -166,12 +165,16 @@ def all_checks() -> dict[str, dg.AssetChecksDefinition]:
         for check in vars(module).values()
         if isinstance(check, dg.AssetChecksDefinition)
     ]
-    return {next(iter(check.check_keys)).name: check for check in checks}
+    by_name = {next(iter(check.check_keys)).name: check for check in checks}
+    del by_name[QUALITY_GATE]  # a verdict on a candidate says nothing about the platform
+    return by_name
 
 
 def red(platform: PlatformResource) -> dict[str, dg.AssetCheckResult]:
     results = {name: evaluate(check, platform) for name, check in all_checks().items()}
-    return {name: result for name, result in results.items() if not result.passed}
+    failed = {name: result for name, result in results.items() if not result.passed}
+    assert [name for name, result in failed.items() if not result.metadata["recovery"].value] == []
+    return failed
 
 
 def test_every_asset_has_a_check() -> None:
@@ -179,28 +182,95 @@ def test_every_asset_has_a_check() -> None:
     assert {key.asset_key for key in graph.asset_check_keys} == set(graph.get_all_asset_keys())
 
 
-def test_a_red_gate_leaves_no_check_planned_that_will_not_run() -> None:
-    """Dagster shows such a check as failed; the gate ends the run, so nothing may come after it."""
+def test_the_checks_of_a_deployment_are_in_no_run_that_a_red_gate_ends() -> None:
+    """Dagster would show them as failed: planned, and never executed."""
     repository = defs().get_repository_def()
-    after = {"canary_evaluation", "deployed_model_version"}
-    planned = repository.get_job("retrain_job").asset_layer.asset_graph.asset_check_keys
-    nodes = {node.name for node in repository.get_job("retrain_job").nodes}
-    assert not [
-        key
-        for key in planned
-        if key.asset_key.path[0] in after and "_".join([*key.asset_key.path, key.name]) in nodes
-    ]
-    elsewhere = {node.name for node in repository.get_job("production_quality_job").nodes}
-    assert "deployed_model_version_exactly_one_production_version" in elsewhere
+    nodes = {
+        name: {node.name for node in repository.get_job(name).nodes}
+        for name in ("retrain_job", "production_quality_job")
+    }
+    check = "deployed_model_version_exactly_one_production_version"
+    assert check not in nodes["retrain_job"] and check in nodes["production_quality_job"]
 
 
-def test_a_sound_platform_is_green_and_every_result_says_what_one_would_do(sound: PlatformResource) -> None:
+def test_a_red_gate_ends_the_run_before_the_deployment_and_after_the_other_check(
+    sound: PlatformResource, engine: sa.Engine
+) -> None:
+    [serving] = change(engine, "select version from iccm.model_versions").scalars()
+    with engine.begin() as conn:
+        version(conn, "v-worse", status="candidate")
+    store_verdict(engine, "v-worse", serving, "worse")
+    keys = {
+        dg.AssetCheckKey(dg.AssetKey("canary_evaluation"), name) for name in (QUALITY_GATE, NO_MISSING_ITEMS)
+    }
+    job = (
+        defs()
+        .get_repository_def()
+        .get_maybe_subset_job_def(
+            "__ASSET_JOB",
+            asset_selection={dg.AssetKey("deployed_model_version")},
+            asset_check_selection=keys,
+        )
+    )
+    result = job.execute_in_process(raise_on_error=False)
+    assert {item.check_name: item.passed for item in result.get_asset_check_evaluations()} == {
+        QUALITY_GATE: False,
+        NO_MISSING_ITEMS: True,
+    }
+    started = {event.step_key for event in result.all_events if event.is_step_start}
+    assert not result.success and "deployed_model_version" not in started
+
+
+def test_a_sound_platform_is_green_and_asks_for_nothing(sound: PlatformResource) -> None:
     results = {name: evaluate(check, sound) for name, check in all_checks().items()}
     assert {name: result.description for name, result in results.items() if not result.passed} == {}
     assert len(results) >= 19
-    # Nothing was trained or evaluated yet: those have nothing to recover from.
-    idle = {"checkpoint_checksum_matches", "weights_changed", "lineage_is_complete"}
-    assert {name for name, result in results.items() if "recovery" not in result.metadata} == idle
+    assert [name for name, result in results.items() if "recovery" in result.metadata] == []
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_the_gate_tells_what_to_do_only_where_it_did_not_pass(verdict: str) -> None:
+    result = quality_gate_result(
+        {"verdict": verdict, "summary": "v2 scores 0.8", "verdict_rules": "- rule", "improvement": 0.1}
+    )
+    assert result.passed == (verdict == "pass")
+    assert result.description == "v2 scores 0.8" and result.metadata["verdict"].value == verdict
+    assert ("recovery" in result.metadata) == (verdict != "pass")
+
+
+def test_the_gate_can_be_evaluated_alone_and_shows_its_own_runs_verdict_or_the_newest(
+    sound: PlatformResource, engine: sa.Engine
+) -> None:
+    def run(run_id: str) -> dg.AssetCheckEvaluation:
+        job = (
+            defs()
+            .get_repository_def()
+            .get_maybe_subset_job_def(
+                "__ASSET_JOB",
+                asset_selection=set(),
+                asset_check_selection={dg.AssetCheckKey(dg.AssetKey("canary_evaluation"), QUALITY_GATE)},
+            )
+        )
+        result = job.execute_in_process(run_id=run_id, raise_on_error=False)
+        [evaluation] = result.get_asset_check_evaluations()
+        assert evaluation.blocking and result.success == evaluation.passed
+        return evaluation
+
+    assert run("00000000-0000-0000-0000-000000000001").description == "no version has been evaluated yet"
+    runs = {
+        "00000000-0000-0000-0000-000000000002": "better",
+        "00000000-0000-0000-0000-000000000003": "worse",
+    }
+    [serving] = change(engine, "select version from iccm.model_versions").scalars()
+    for run_id, kind in runs.items():
+        with engine.begin() as conn:
+            version(conn, f"v-{kind}", status="candidate")
+        store_verdict(engine, f"v-{kind}", serving, kind, run_id)
+    for run_id, kind in runs.items():
+        evaluation = run(run_id)
+        assert evaluation.metadata["verdict"].value == EXPECTED_STATUS[kind]
+        assert f"v-{kind} scores" in (evaluation.description or "")
+    assert run("00000000-0000-0000-0000-000000000004").metadata["verdict"].value == "fail"
 
 
 def test_a_day_without_arrivals_is_seen(sound: PlatformResource, engine: sa.Engine) -> None:
@@ -239,7 +309,7 @@ def test_late_feedback_makes_its_day_stale(sound: PlatformResource, engine: sa.E
     change(
         engine,
         """insert into iccm.feedback (session_id, rating, created_at)
-           select session_id, -1, iccm.now() + interval '2 hours' from iccm.conversations
+           select session_id, -1, iccm.now() from iccm.conversations
            order by "timestamp" desc limit 1""",
     )
     failed = red(sound)
@@ -366,9 +436,9 @@ def test_another_canary_set_than_the_last_verdicts_and_missing_items_are_seen(
                 canary_set_digest="another", orchestra="o", judge_version="j",
             )
         )  # fmt: skip
-    assert set(red(sound)) == {"digest_is_unchanged"}
-    result = missing_items_result(sound)
-    assert not result.passed and result.check_name == "no_missing_items"
+    failed = red(sound)
+    assert set(failed) == {"digest_is_unchanged", "no_missing_items"}
+    result = failed["no_missing_items"]
     assert "2 of 3" in result.description and result.metadata["sample_ids"].value == "b, never measured"
 
 
@@ -441,6 +511,11 @@ def test_production_that_fell_or_that_nobody_measures_is_seen(
     assert red(sound) == {}
     change(engine, "update iccm.quality_measurements set measured_at = measured_at - interval '1 day'")
     change(engine, "update iccm.model_versions set deployed_at = deployed_at - interval '1 day'")
+    with engine.begin() as conn:  # a deployment counts as a measurement, and its event cannot be changed
+        conn.execute(sa.text("alter table iccm.deployment_events disable trigger all"))
+        conn.execute(
+            sa.text("""update iccm.deployment_events set "timestamp" = "timestamp" - interval '1 day'""")
+        )
     assert set(red(sound)) == {"production_quality_is_stable"}
 
 

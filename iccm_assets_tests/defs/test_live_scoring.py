@@ -13,7 +13,7 @@ from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import live_scoring_job
 from iccm_assets.defs.automation.schedules import live_scoring_schedule
 from iccm_assets.settings import Settings
-from iccm_assets_tests.scoring.factories import load_model_rows, serve_request
+from iccm_assets_tests.factories.scorable_rows import load_model_rows, serve_request
 
 TEXT = "The function `f` shall take `x`.\nIt shall return 2 times `x`."
 
@@ -61,10 +61,11 @@ def test_the_job_scores_and_tells_its_story(
     observation = event.asset_observation_data.asset_observation
     assert observation.asset_key == dg.AssetKey("deployed_model_version")
     assert (
-        observation.metadata["production version"].value == "v1"
-        and observation.metadata["production requests"].value == 1
+        observation.metadata["production_version"].value == "v1"
+        and observation.metadata["production_requests"].value == 1
     )
     [output] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
-    assert metadata["scored"].value + metadata["inconclusive"].value == 1 and metadata["pending"].value == 0
+    assert metadata["texts_scored"].value + metadata["texts_inconclusive"].value == 1
+    assert metadata["texts"].value == 1 and metadata["pending"].value == 0
     assert [record.data["arm"] for record in metadata["arms"].records] == ["production"]

@@ -15,7 +15,7 @@ from iccm_assets.defs.monitoring.assets import production_quality
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.settings import PACKAGED_CANARY_SET, get_settings
-from iccm_assets_tests.retraining.factories import NOW, version
+from iccm_assets_tests.factories.platform_rows import NOW, version
 
 ITEMS = 24
 

@@ -19,7 +19,7 @@ from iccm_assets.defs.automation.training_run_tags import (
 from iccm_assets.errors import IccmError
 from iccm_assets.registry import training_runs
 from iccm_assets.retraining import run_queue, triggers
-from iccm_assets_tests.retraining.factories import version
+from iccm_assets_tests.factories.platform_rows import version
 
 
 @dg.job
@@ -61,9 +61,9 @@ def test_a_dispatched_run_brings_its_row_and_its_dispatch(
 ) -> None:
     with engine.begin() as conn:
         row = training_runs.create_run(conn, triggers.manual_trigger("k"))
-        taken = run_queue.claim_dispatch(conn, row.id, 0)
+        claimed = run_queue.claim_dispatch(conn, row.id, 0)
         assert run_queue.claim_dispatch(conn, row.id, 0) is None
-    tags = dict(run_request(taken).tags)
+    tags = dict(run_request(claimed).tags)
     assert tags[DISPATCH_TAG] == "1"
     run, claims = get_training_run(context(instance, tags), engine, RetrainConfig())
     assert (run.id, claims) == (row.id, 1)
@@ -74,7 +74,7 @@ def test_a_window_asked_for_by_hand_is_what_examples_are_taken_from(engine: sa.E
 
     from iccm_assets.retraining import example_queries
     from iccm_assets.settings import SelectionSettings
-    from iccm_assets_tests.retraining.factories import NOW, conversation
+    from iccm_assets_tests.factories.platform_rows import NOW, conversation
 
     with engine.begin() as conn:
         version(conn, "v1", status="production")

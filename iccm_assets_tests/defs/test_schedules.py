@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.schedules import daily_data_schedule, weekly_retrain_schedule
-from iccm_assets_tests.retraining.factories import NOW, conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import NOW, conversation, training_run, version
 
 
 def evaluate(

@@ -25,7 +25,7 @@ from iccm_assets.registry import training_runs
 from iccm_assets.retraining import run_queue, trigger_evaluation, triggers
 from iccm_assets.rollout.policy import Policy
 from iccm_assets.settings import get_settings
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
 
 AT_FOUR = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 
@@ -36,9 +36,9 @@ def at_four(engine: sa.Engine) -> None:
     set_time(engine, AT_FOUR)
 
 
-def set_time(engine: sa.Engine, moment: datetime) -> None:
+def set_time(engine: sa.Engine, timestamp: datetime) -> None:
     with engine.begin() as conn:
-        set_clock(conn, shift=moment - now(conn))
+        set_clock(conn, shift=timestamp - now(conn))
 
 
 def pass_time(engine: sa.Engine, **length: float) -> None:

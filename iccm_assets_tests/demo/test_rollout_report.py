@@ -35,16 +35,19 @@ from iccm_assets.demo.rollout_scenario import (
     MAX_RATE,
     MAX_RESPONSE_SECONDS,
     MIN_RATE,
+    ScenarioContext,
     adjust_rate,
     compute_degraded_clock_rate,
 )
 from iccm_assets.errors import InputError
+from iccm_assets.gateway.routing import session_bucket
 from iccm_assets.rollout.policy import Policy
+from iccm_assets.rollout.sequential_evidence import TESTS
 from iccm_assets.rollout.state import State
 from iccm_assets.settings import EvaluationSettings, RolloutSettings
 from iccm_assets.simulation.developers.http_sessions import ResponseStats
 from iccm_assets.simulation.developers.live_sessions import draw_live_sessions, make_code_base
-from iccm_assets_tests.gateway.factories import version
+from iccm_assets_tests.factories.gateways import version
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TEN = TrafficSplit(0.1, 1640, 165, 1640, 165, 0, 0, 0, 48)
@@ -180,8 +183,8 @@ def test_developers_without_a_response_fail_the_check() -> None:
 
 
 def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
-    checks = (*check_rollout(GOOD), *check_rollback(ROLLED_BACK, "v1"))
-    report = rollout_report.RolloutReport(GOOD, ROLLED_BACK, checks, {}, {"rollout": 100.0})
+    checks = [*check_rollout(GOOD), *check_rollback(ROLLED_BACK, "v1")]
+    report = rollout_report.RolloutReport(checks, GOOD, ROLLED_BACK, {}, {"rollout": 100.0})
     console = Console(file=StringIO(), width=200)
     rollout_report.print_rollout_report(report, console)
     text = console.file.getvalue()
@@ -192,6 +195,33 @@ def test_the_report_names_splits_reason_and_alerts_and_is_json() -> None:
     assert document["rollout"]["splits"][0]["share"] == 0.1006
     assert document["rollback"]["duration_seconds"] == 24 * 60
     assert document["rollback"]["sessions_per_hour"] == pytest.approx(400)
+
+
+def test_a_lower_mean_without_evidence_is_explained() -> None:
+    record = replace(
+        GOOD, canary_pass_rate=0.755, scored_production=640, production_pass_rate=0.774,
+        tests=(("drop_first", 0.91, 133.0), ("latency", 0.2, 1333.0)),
+    )  # fmt: skip
+    explanation = rollout_report.explain_evidence(record)
+    assert "Pass rate 0.755 on 218 scored sessions, production 0.774 on 640" in explanation
+    assert "pass rate below production at 10 %, e-value 0.91" in explanation
+    assert "violated from 133 on (not significant" in explanation
+    violated = replace(record, tests=(("errors", 2000.0, 1333.0), *record.tests))
+    assert "error rate above the health limit, e-value 2e+03" in rollout_report.explain_evidence(violated)
+    assert rollout_report.explain_evidence(violated).endswith("(violated).")
+    assert set(rollout_progress.TEST_LABELS) == set(TESTS)
+
+
+def test_each_demo_draws_its_own_arms() -> None:
+    modules = make_code_base(1, NOON.date())[:1]
+
+    def draw_arms(nonce: str) -> list[bool]:
+        stream = draw_live_sessions(modules, f"rollout-1-{nonce}", test_fraction=0.3, seed=1)
+        return [session_bucket(1, next(stream).session_id) < 0.1 for _ in range(300)]
+
+    contexts = [ScenarioContext(None, None, "", "", modules, 1) for _ in range(2)]  # type: ignore[arg-type]
+    first, second = (draw_arms(context.nonce) for context in contexts)
+    assert first != second and first == draw_arms(contexts[0].nonce)
 
 
 def test_a_snapshot_is_rendered_as_a_panel_and_as_a_line() -> None:
@@ -205,10 +235,10 @@ def test_a_snapshot_is_rendered_as_a_panel_and_as_a_line() -> None:
     assert "100 in this stage, 10 of them on the canary arm (10.0%), 1 not ok" in rows["sessions"]
     assert "lease expires in 60 s" in rows["time"] and "x 2.5" in rows["time"]
     assert "canary 0 of 30" in rows["scored"] and "4 wait" in rows["scored"]
-    assert rows["evidence against"].count("1.00 of ") == 3
+    assert rows["strongest evidence"].count("e-value 1.00, violated at ") == 2
     console = Console(file=StringIO(), width=120)
     console.print(rollout_progress.render_panel(snapshot))
-    assert "evidence against" in console.file.getvalue()
+    assert "strongest evidence" in console.file.getvalue()
 
 
 def test_live_sessions_are_distinct_and_a_fraction_includes_tests() -> None:

@@ -13,9 +13,13 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from iccm_assets_tests.gateway.conftest import fresh  # noqa: F401
-from iccm_assets_tests.gateway.factories import RunningGateway, eventually
-from iccm_assets_tests.gateway.test_database_metrics import PATIENCE, samples, scraped  # noqa: F401
+from iccm_assets_tests.factories.gateways import (
+    TIMEOUT_SECONDS,
+    eventually,
+    gateway_with_traffic,
+    metric_samples,
+    two_versions,
+)
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "iccm.json").read_text(encoding="utf-8"))
@@ -34,14 +38,14 @@ def metric_names(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", expression)))
 
 
-def test_the_metrics_of_dashboard_and_rules_are_exposed(scraped: tuple[sa.Engine, RunningGateway]) -> None:  # noqa: F811
-    _, running = scraped
-
+def test_the_metrics_of_dashboard_and_rules_are_exposed(engine: sa.Engine, tmp_path: Path) -> None:
     def read_arm_metrics() -> Any:
         text = running.client.get("/metrics").text
         return text if "iccm_arm_pass_rate{" in text else None
 
-    exposed = {name for name, _ in samples(eventually(read_arm_metrics, PATIENCE))}
+    two_versions(engine)
+    with gateway_with_traffic(engine, tmp_path) as running:
+        exposed = {name for name, _ in metric_samples(eventually(read_arm_metrics, TIMEOUT_SECONDS))}
     used = set().union(*map(metric_names, expressions())) - ELSEWHERE
     assert len(used) >= 25 and used <= exposed, used - exposed
 
@@ -70,7 +74,7 @@ def test_every_rule_has_a_severity_and_a_summary() -> None:
 
 
 @pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="no promtool (Debian: apt-get install prometheus)"
+    shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)"
 )
 @pytest.mark.parametrize(
     "arguments",

@@ -85,7 +85,7 @@ def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
     )
     weaker = replace(outcome(holdout=19), holdout_evidence={"cases": 12, "pytest": 7})
     assert "(7 by pytest suites, the weaker evidence)" in evaluation_report.describe_holdout(weaker)
-    assert evaluation_report.build_metadata(weaker)["holdout_evidence: pytest"] == 7
+    assert evaluation_report.build_metadata(weaker)["holdout_evidence_pytest"] == 7
     description = evaluation_report.describe_holdout(outcome(holdout=20))
     assert (
         "candidate 1.000, production 0.500, change +0.5000 (confidence 1.000 better, 0.000 worse)"

@@ -13,7 +13,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.evaluation.gate_replay import load_gate, replay_gate
 from iccm_assets.settings import EvaluationSettings
-from iccm_assets_tests.evaluation import verdict_factories
+from iccm_assets_tests.factories import verdicts
 
 GATE = EvaluationSettings()
 
@@ -23,12 +23,10 @@ def with_numbers(**numbers: Any) -> EvaluationSettings:
 
 
 def test_the_same_gate_reproduces_ten_verdicts_byte_for_byte(engine: sa.Engine) -> None:
-    names = verdict_factories.store_verdicts(engine, GATE)
-    before = verdict_factories.read_tables(engine)
+    names = verdicts.store_verdicts(engine, GATE)
+    before = verdicts.read_tables(engine)
     replay = replay_gate(engine, GATE)
-    assert {
-        verdict.version: verdict.before for verdict in replay.replayed
-    } == verdict_factories.EXPECTED_STATUS
+    assert {verdict.version: verdict.before for verdict in replay.replayed} == verdicts.EXPECTED_STATUS
     assert [verdict.version for verdict in replay.replayed] == names and len(names) == 10
     assert (replay.changed_verdicts, replay.unreadable) == ((), ())
     assert all(
@@ -39,7 +37,7 @@ def test_the_same_gate_reproduces_ten_verdicts_byte_for_byte(engine: sa.Engine) 
         for row, verdict in zip(stored, replay.replayed, strict=True):
             replayed_verdict = json.dumps(json.loads(verdict.verdict.to_json()), sort_keys=True)
             assert json.dumps(row, sort_keys=True) == replayed_verdict
-    assert verdict_factories.read_tables(engine) == before
+    assert verdicts.read_tables(engine) == before
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_the_same_gate_reproduces_ten_verdicts_byte_for_byte(engine: sa.Engine) 
 def test_another_gate_changes_exactly_the_affected_verdicts(
     engine: sa.Engine, numbers: dict[str, Any], flips: dict[str, tuple[str, str]]
 ) -> None:
-    verdict_factories.store_verdicts(engine, GATE)
+    verdicts.store_verdicts(engine, GATE)
     replay = replay_gate(engine, with_numbers(**numbers))
     changed = {verdict.version: (verdict.before, verdict.after) for verdict in replay.changed_verdicts}
     assert changed == flips
@@ -82,14 +80,14 @@ def test_another_gate_changes_exactly_the_affected_verdicts(
 
 
 def test_an_emergency_is_replayed_with_its_own_bound(engine: sa.Engine) -> None:
-    verdict_factories.store_verdicts(engine, GATE, emergency=True)
+    verdicts.store_verdicts(engine, GATE, emergency=True)
     replay = replay_gate(engine, GATE)
     assert not replay.changed_verdicts and all(verdict.identical for verdict in replay.replayed)
     assert {verdict.version: verdict.after for verdict in replay.replayed}["equal"] == "pass"
 
 
 def test_one_version_is_replayed_alone_and_its_newest_verdict_is_marked(engine: sa.Engine) -> None:
-    verdict_factories.store_verdicts(engine, GATE)
+    verdicts.store_verdicts(engine, GATE)
     with engine.begin() as conn:
         gv = t.gate_verdicts
         row = conn.execute(sa.select(gv).where(gv.c.version == "better")).mappings().one()
@@ -127,7 +125,7 @@ DAMAGES: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_unreadable_evidence_is_named_and_the_rest_is_replayed(engine: sa.Engine, damage: str) -> None:
-    verdict_factories.store_verdicts(engine, GATE)
+    verdicts.store_verdicts(engine, GATE)
     change, words = DAMAGES[damage]
     with engine.begin() as conn:
         conn.execute(sa.text(f"update iccm.gate_verdicts set {change} where version = 'better'"))
@@ -137,7 +135,7 @@ def test_unreadable_evidence_is_named_and_the_rest_is_replayed(engine: sa.Engine
 
 
 def test_evidence_or_a_gate_changed_since_is_detected(engine: sa.Engine) -> None:
-    verdict_factories.store_verdicts(engine, GATE)
+    verdicts.store_verdicts(engine, GATE)
     with engine.begin() as conn:
         for change in (
             "evidence = jsonb_set(evidence, '{items,3,candidate}', '0.25') where version = 'better'",

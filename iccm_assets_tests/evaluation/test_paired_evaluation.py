@@ -22,7 +22,7 @@ from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, Reconstruction
 from iccm_assets.scoring.scoring import ReconstructionScore, aggregate
 from iccm_assets.settings import Settings
-from iccm_assets_tests.evaluation.evaluation_factories import (
+from iccm_assets_tests.factories.evaluations import (
     BAD,
     GOOD,
     ORCHESTRA,

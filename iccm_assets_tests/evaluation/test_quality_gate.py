@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.db import tables as t
 from iccm_assets.errors import InputError
 from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence, Verdict
-from iccm_assets.evaluation.quality_gate import evaluate_gate, max_variance
+from iccm_assets.evaluation.quality_gate import evaluate_gate, find_detectable_loss, max_variance
 from iccm_assets.settings import EvaluationSettings
 
 GATE = EvaluationSettings()
@@ -158,6 +158,27 @@ def test_a_slice_is_lost_only_with_items_and_evidence(slice_: tuple[ItemEvidence
     assert f"worst: {slice_[0].slice}" in verdict.rule("forgetting").reason
 
 
+@pytest.mark.parametrize("rates", [[1.0] * 22, [1.0] * 60, [1.0] * 10 + [0.5] * 15 + [0.0] * 5])
+def test_the_detectable_loss_is_the_smallest_that_fails_the_forgetting_rule(rates: list[float]) -> None:
+    loss = find_detectable_loss(rates, GATE)
+    assert loss is not None
+
+    def lose(count: int) -> tuple[float, str]:
+        best_first = sorted(rates, reverse=True)
+        pairs = [(0.0 if at < count else rate, rate) for at, rate in enumerate(best_first)]
+        rule = evaluate_gate(evidence(BETTER, items(pairs, "known")), GATE).rule("forgetting")
+        return sum(best_first[:count]) / len(rates), rule.outcome
+
+    failing = [lost for lost, outcome in map(lose, range(len(rates) + 1)) if outcome == "fail"]
+    assert loss == pytest.approx(failing[0], abs=1e-8)
+    assert len(rates) != 22 or loss == pytest.approx(3 / 22, abs=1e-8)
+
+
+@pytest.mark.parametrize("rates", [[1.0] * 19, [0.0] * 30, []])
+def test_a_slice_that_is_too_small_or_has_nothing_to_lose_shows_no_loss(rates: list[float]) -> None:
+    assert find_detectable_loss(rates, GATE) is None
+
+
 def test_equal_models_rarely_fail_a_harm_rule() -> None:
     rng = np.random.default_rng(11)
     alarms = 0
@@ -221,7 +242,6 @@ ITEMS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(ITEMS, st.booleans(), st.integers(0, 3))
 def test_stored_evidence_gives_the_same_bytes_again(
     rows: list[tuple[str, float | None, float | None, float | None]], emergency: bool, missing: int
@@ -239,7 +259,6 @@ def test_stored_evidence_gives_the_same_bytes_again(
     assert evaluate_gate(backwards, GATE, emergency).to_json() == verdict.to_json()
 
 
-@settings(deadline=None, max_examples=60)
 @given(ITEMS)
 def test_only_complete_and_better_evidence_passes(
     rows: list[tuple[str, float | None, float | None, float | None]],

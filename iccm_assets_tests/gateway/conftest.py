@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db.database import create_engine_for
-from iccm_assets_tests.gateway import factories
+from iccm_assets_tests.factories import gateways
+from iccm_assets_tests.factories.databases import DatabasePool
 
 
 @pytest.fixture(scope="module")
-def engine(server_url: str) -> Iterator[sa.Engine]:
+def engine(databases: DatabasePool) -> Iterator[sa.Engine]:
     """The module's database, with v1 in production and v2 a candidate."""
-    name = f"gateway_{secrets.token_hex(6)}"
-    maintenance = sa.make_url(server_url).set(database="postgres").render_as_string(hide_password=False)
-    with psycopg.connect(maintenance, autocommit=True) as conn:
-        conn.execute(f"create database {name} template iccm")
-    created = create_engine_for(
-        sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    )
-    two_versions(created)
+    url = databases.take()
+    created = create_engine_for(url)
+    gateways.two_versions(created)
     yield created
     created.dispose()
-    with psycopg.connect(maintenance, autocommit=True) as conn:
-        conn.execute(f"drop database if exists {name} with (force)")
+    databases.drop([url])
 
 
 @pytest.fixture(scope="module")
 def url(engine: sa.Engine) -> str:
-    return factories.database_url(engine)
+    return gateways.database_url(engine)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def served(url: str, home) -> Iterator[factories.RunningGateway]:
+def served(url: str, home) -> Iterator[gateways.RunningGateway]:
     """A gateway the tests of a module share."""
-    with factories.gateway(url, home) as running:
+    with gateways.gateway(url, home) as running:
         yield running
 
 
@@ -51,12 +44,6 @@ def served(url: str, home) -> Iterator[factories.RunningGateway]:
 def fresh(new_database: Callable[..., str]) -> Iterator[sa.Engine]:
     """A database of the test's own, with the same two versions."""
     created = create_engine_for(new_database())
-    two_versions(created)
+    gateways.two_versions(created)
     yield created
     created.dispose()
-
-
-def two_versions(engine: sa.Engine) -> None:
-    with engine.begin() as conn:
-        factories.version(conn, "v1", "production")
-        factories.version(conn, "v2", "canary")

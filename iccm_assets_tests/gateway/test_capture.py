@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from iccm_assets_tests.gateway.factories import SOURCE, database_url, eventually, gateway, rows
+from iccm_assets_tests.factories.gateways import SOURCE, database_url, eventually, gateway, rows
 
 MODEL = "from iccm.requirements where kind = 'model' and session_id = :s"
 ACCEPTED = "select * from iccm.requirements where kind = 'accepted' and session_id = :s"

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
+from iccm_assets_tests.factories.gateways import SOURCE, eventually, rows
 from iccm_assets_tests.factories.requirement_forms import FENCED_FORMS, OTHER_ANSWERS, REQUIREMENT_FORMS
 from iccm_assets_tests.factories.sources import ADD, FENCED_ADD, SOURCES
-from iccm_assets_tests.gateway.factories import SOURCE, eventually, rows
 
 SUB = "def sub(a, b):\n    return a - b\n"
 ADD_ANSWER = "The function `add` shall take `a` and `b`. It shall return `a` plus `b`."
@@ -142,10 +142,10 @@ def test_each_response_keeps_the_source_of_its_own_request(served, engine, sessi
     messages = talk(f"```python\n{SUB}```", second, "fine")
     reply = post(served, session, messages, tests=SUB_SUITE, source_code=SUB)
     assert (reply["source_code"], reply["requirements"]) == (SUB, second)
-    accepted, one, two = rows(engine, REQUIREMENTS, s=session)
+    accepted, earlier, later = rows(engine, REQUIREMENTS, s=session)
     assert (accepted.source_sha256, accepted.text) == (digest(SUB), second)
-    assert (one.text, one.source_sha256, one.test_suite) == (first, digest(SOURCE), None)
-    assert (two.text, two.source_sha256, two.test_suite) == (second, digest(SUB), SUB_SUITE)
+    assert (earlier.text, earlier.source_sha256, earlier.test_suite) == (first, digest(SOURCE), None)
+    assert (later.text, later.source_sha256, later.test_suite) == (second, digest(SUB), SUB_SUITE)
     # The first source is nowhere in the messages: it is kept, so that its response can be scored.
     [row] = rows(engine, "select metadata from iccm.conversations where session_id = :s", s=session)
     assert row.metadata["request_sources"] == [SOURCE]

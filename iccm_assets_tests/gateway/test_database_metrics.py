@@ -13,65 +13,38 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from prometheus_client.parser import text_string_to_metric_families
 
-from iccm_assets.db import tables as t
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.gateway import database_metrics
 from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.metrics import MULTIPROCESS_DIR_ENV
 from iccm_assets.reporting.live_traffic import load_live_traffic
 from iccm_assets.settings import Settings
-from iccm_assets_tests.gateway import factories
-from iccm_assets_tests.gateway.factories import eventually, gateway
-
-PATIENCE = 120.0  # seconds; only ends a broken test
-SUITE = {"kind": "cases", "cases": [{"call": "add", "args": [1, 2], "expect": 3}]}
+from iccm_assets_tests.factories.gateways import (
+    TIMEOUT_SECONDS,
+    RunningGateway,
+    eventually,
+    gateway_with_traffic,
+    metric_samples,
+)
 
 
 @pytest.fixture
-def scraped(fresh: sa.Engine, tmp_path: Path) -> Iterator[tuple[sa.Engine, factories.RunningGateway]]:
-    """A gateway with a rollout at 50 %, requests on both arms, and scores; it reads the database often."""
-    url = factories.database_url(fresh)
-    with fresh.begin() as conn:
-        factories.rollout(conn, 0.5, stage=2)
-    with gateway(url, tmp_path / "home", ICCM_GATEWAY__DATABASE_METRICS_INTERVAL_SECONDS="1") as running:
-        eventually(lambda: running.routing()["rollout"]["effective_weight"] == 0.5, PATIENCE)
-        for number in range(24):
-            assert running.request(f"s{number}", request_id=f"r{number}", tests=SUITE).status_code == 200
-        assert running.client.post("/v1/feedback", json={"request_id": "r0", "rating": 1}).status_code == 200
-        stored = "select from iccm.requirements where kind = 'model' union all select from iccm.feedback"
-        eventually(lambda: len(factories.rows(fresh, stored)) == 25, PATIENCE)
-        with fresh.begin() as conn:
-            r = t.requirements
-            conn.execute(
-                r.update().where(r.c.kind == "model").values(
-                    test_pass_rate=sa.case((r.c.arm == "canary", 0.5), else_=1.0),
-                    scored_at=sa.text("iccm.now()"), implementation_variance=0.02, api_compatibility=0.75,
-                )
-            )  # fmt: skip
+def scraped(fresh: sa.Engine, tmp_path: Path) -> Iterator[tuple[sa.Engine, RunningGateway]]:
+    with gateway_with_traffic(fresh, tmp_path / "home") as running:
         yield fresh, running
 
 
-def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Samples by name and the values of their labels, in the order of the labels' names."""
-    return {
-        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 def test_metrics_of_arms_rollout_and_replicas_come_from_the_database(
-    scraped: tuple[sa.Engine, factories.RunningGateway],
+    scraped: tuple[sa.Engine, RunningGateway],
 ) -> None:
     engine, running = scraped
 
     def scrape() -> Any:
-        metrics = samples(running.client.get("/metrics").text)
+        metrics = metric_samples(running.client.get("/metrics").text)
         return metrics if metrics.get(("iccm_arm_pass_rate", ("canary", "v2"))) is not None else None
 
-    metrics = eventually(scrape, PATIENCE)
+    metrics = eventually(scrape, TIMEOUT_SECONDS)
     with engine.connect() as conn:
         arms = {arm.arm: arm for arm in load_live_traffic(conn, timedelta(hours=1)).arms}
     assert metrics["iccm_arm_pass_rate", ("canary", "v2")] == 0.5
@@ -95,9 +68,9 @@ def test_metrics_of_arms_rollout_and_replicas_come_from_the_database(
     assert metrics["iccm_production", ("v1",)] == metrics["iccm_database_metrics_up", ()] == 1
 
 
-def test_a_scrape_does_not_wait_for_the_database(scraped: tuple[sa.Engine, factories.RunningGateway]) -> None:
+def test_a_scrape_does_not_wait_for_the_database(scraped: tuple[sa.Engine, RunningGateway]) -> None:
     engine, running = scraped
-    eventually(lambda: "iccm_arm_pass_rate{" in running.client.get("/metrics").text, PATIENCE)
+    eventually(lambda: "iccm_arm_pass_rate{" in running.client.get("/metrics").text, TIMEOUT_SECONDS)
     with engine.begin() as conn:  # the collector's next query waits for this one
         conn.execute(sa.text("lock table iccm.feedback in access exclusive mode"))
         time.sleep(1.5)
@@ -143,7 +116,7 @@ def test_an_unreachable_database_does_not_stop_the_collector(settings: Settings)
     )
     collector = DatabaseCollector(unreachable, quick)
     collector.start()
-    eventually(lambda: len(attempts) >= 3, PATIENCE)
+    eventually(lambda: len(attempts) >= 3, TIMEOUT_SECONDS)
     collector.stop()
     assert {family.name for family in collector.collect()} == {"iccm_database_metrics_up"}
 

@@ -20,7 +20,7 @@ from iccm_assets.settings import load_settings
 from iccm_assets.simulation.developers import http_sessions
 from iccm_assets.simulation.developers.developers import PlannedSession, plan_conversations
 from iccm_assets.simulation.developers.gateway_client import GatewayClient
-from iccm_assets_tests.gateway.factories import database_url, eventually, gateway, rows
+from iccm_assets_tests.factories.gateways import database_url, eventually, gateway, rows
 
 LAST = date(2026, 3, 1)
 OVER = datetime(2026, 3, 20, tzinfo=UTC)
@@ -74,14 +74,14 @@ def test_a_simulated_week_is_stored_on_its_past_days_and_repeating_it_changes_no
 def test_a_week_starts_once_the_gateway_has_read_the_new_time(fresh, tmp_path):
     """A gateway with the time of the week before stored all sessions of this week as of now, and its days
     stayed empty."""
-    from iccm_assets.demo.weekly_cycle import _set_clock, wait_for_clock
+    from iccm_assets.demo.weekly_cycle import set_platform_clock, wait_for_clock
 
     last = date(2026, 3, 8)
     before, week_end = datetime(2026, 3, 2, 2, tzinfo=UTC), datetime(2026, 3, 9, 2, tzinfo=UTC)
     plan = plan_conversations(3, n=20, days=7, users=5, end=last, name="lag")
-    _set_clock(fresh, before)
+    set_platform_clock(fresh, before)
     with gateway(database_url(fresh), tmp_path, ICCM_GATEWAY__POLL_INTERVAL_SECONDS="2") as running:
-        _set_clock(fresh, week_end)
+        set_platform_clock(fresh, week_end)
         with closing(GatewayClient(running.url)) as client:
             assert datetime.fromisoformat(client.get("/v1/routing")["now"]) < week_end  # not read yet
             wait_for_clock(client, week_end)
@@ -156,6 +156,7 @@ def test_ratings_are_stored_with_their_responses(served, engine):
     assert eventually(lambda: rows(engine, query, id=f"{session.session_id}/1")) == [(-1,)]
 
 
+@pytest.mark.slow
 def test_a_demo_deletes_simulated_data_only(fresh, tmp_path):
     """It deletes no real conversation, no real response in a spool, and nothing under a running gateway."""
     url = database_url(fresh)

@@ -2,65 +2,30 @@
 
 from __future__ import annotations
 
-import threading
+import json
+import socket
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
-import sqlalchemy as sa
 
 from iccm_assets.db.database import create_engine_for, upgrade
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
-from iccm_assets_tests.gateway.conftest import two_versions
-from iccm_assets_tests.gateway.factories import (
+from iccm_assets_tests.factories.gateways import (
     SOURCE,
+    Traffic,
     database_url,
     eventually,
     gateway,
     rollout,
     rows,
     set_weight,
+    stored,
+    two_versions,
 )
-
-
-class Traffic:
-    """Requests from several threads until it is stopped, with the outcome of each."""
-
-    def __init__(self, url: str, threads: int = 4) -> None:
-        self.acknowledged: set[str] = set()
-        self.statuses: Counter[object] = Counter()
-        self._url, self._stopping = url, threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self) -> None:
-        # A connection each time: one kept alive may be closed by the server just as it is used again.
-        while not self._stopping.is_set():
-            try:
-                response = httpx2.post(
-                    f"{self._url}/v1/requirements", json={"source_code": SOURCE}, timeout=30
-                )
-            except httpx2.ConnectError:
-                self.statuses["refused"] += 1
-                continue
-            except httpx2.HTTPError as error:
-                self.statuses[type(error).__name__] += 1
-                continue
-            self.statuses[response.status_code] += 1
-            if response.status_code == 200:
-                self.acknowledged.add(response.json()["request_id"])
-
-
-def stored(engine: sa.Engine) -> set[str]:
-    return {row[0] for row in rows(engine, "select request_id from iccm.requests")}
 
 
 def test_a_killed_process_loses_nothing_acknowledged_and_the_other_process_serves(fresh, tmp_path):
@@ -89,6 +54,37 @@ def test_sigterm_under_load_finishes_requests_in_flight_and_flushes_the_spool(fr
         assert stored(fresh) == traffic.acknowledged
         assert rows(fresh, "select from iccm.gateway_replicas") == []
         assert not list((tmp_path / "spool").iterdir())
+
+
+def test_sigterm_serves_requests_that_have_only_begun_to_arrive(fresh, tmp_path):
+    body = json.dumps({"source_code": SOURCE}).encode()
+    lines = [b"POST /v1/requirements HTTP/1.1", b"Host: gateway", b"Content-Type: application/json"]
+    request = b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
+    with gateway(database_url(fresh), tmp_path) as running:
+        address = (httpx2.URL(running.url).host, httpx2.URL(running.url).port)
+        begun = [0, 1, 20, 120, len(request) - 1]  # nothing, half a line, half a header, half a body
+        connections = [socket.create_connection(address, timeout=60) for _ in begun]
+        idle = socket.create_connection(address, timeout=60)
+        for connection, size in zip(connections, begun, strict=True):
+            connection.sendall(request[:size])
+        eventually(lambda: "iccm_gateway" in running.client.get("/metrics").text)
+        running.process.terminate()
+        eventually(lambda: refuses_connections(address))
+        for connection, size in zip(connections, begun, strict=True):
+            connection.sendall(request[size:])
+        responses = [b"".join(iter(partial(connection.recv, 65_536), b"")) for connection in connections]
+        assert [response.split(b"\r\n")[0] for response in responses] == [b"HTTP/1.1 200 OK"] * len(begun)
+        assert idle.recv(1) == b""
+        assert running.process.wait(60) == 0
+        assert len(stored(fresh)) == len(begun)
+
+
+def refuses_connections(address) -> bool:
+    try:
+        socket.create_connection(address, timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -140,13 +136,13 @@ def test_too_many_requests_are_rejected_at_once_and_the_gateway_recovers(fresh, 
     hold.touch()
     with gateway(database_url(fresh), tmp_path, hold=hold, **limits, **patient) as running:
         with ThreadPoolExecutor(30) as pool:
-            asked = [pool.submit(running.request, f"s-{number}") for number in range(30)]
+            futures = [pool.submit(running.request, f"s-{number}") for number in range(30)]
             # Requests beyond the queue are rejected while the model has not responded to any.
-            early = eventually(lambda: _done(asked, 30 - batch - queue))
+            early = eventually(lambda: _done(futures, 30 - batch - queue))
             assert {response.status_code for response in early} == {503}
             assert all(int(response.headers["Retry-After"]) >= 1 for response in early)
             hold.unlink()
-        statuses = Counter(response.result().status_code for response in asked)
+        statuses = Counter(response.result().status_code for response in futures)
         assert set(statuses) == {200, 503} and queue <= statuses[200] <= batch + queue
         assert running.request("after").status_code == 200
         eventually(lambda: len(stored(fresh)) == 31)
@@ -154,8 +150,8 @@ def test_too_many_requests_are_rejected_at_once_and_the_gateway_recovers(fresh, 
         assert statuses_stored == {"ok": statuses[200] + 1, "rejected": statuses[503]}
 
 
-def _done(asked: list[Future[httpx2.Response]], least: int) -> list[httpx2.Response]:
-    responses = [future.result() for future in asked if future.done()]
+def _done(futures: list[Future[httpx2.Response]], least: int) -> list[httpx2.Response]:
+    responses = [future.result() for future in futures if future.done()]
     return responses if len(responses) >= least else []
 
 

@@ -17,7 +17,7 @@ from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.app import create_app
 from iccm_assets.gateway.auth import require_tokens_off_loopback
 from iccm_assets.gateway.request_body import MAX_DEPTH
-from iccm_assets_tests.gateway.factories import SOURCE, eventually, gateway
+from iccm_assets_tests.factories.gateways import SOURCE, eventually, gateway
 
 ASK = {"source_code": SOURCE}
 CASES = {"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": 1}]}
@@ -144,7 +144,7 @@ def test_a_source_that_is_slow_to_redact_delays_nobody_else(served, unit):
 
     def ask_meanwhile() -> None:
         with httpx2.Client(base_url=served.url, timeout=30) as client:
-            while hostile.is_alive():
+            while hostile.is_alive() or not seconds:
                 started = time.monotonic()
                 assert client.get("/healthz").status_code == 200
                 seconds.append(time.monotonic() - started)

@@ -10,9 +10,15 @@ import pytest
 from iccm_assets.db.database import create_engine_for, upgrade
 from iccm_assets.db.embedded import process_discovery
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
-from iccm_assets_tests.gateway.conftest import two_versions
-from iccm_assets_tests.gateway.factories import database_url, eventually, gateway, rows
-from iccm_assets_tests.gateway.test_faults import Traffic, stored
+from iccm_assets_tests.factories.gateways import (
+    Traffic,
+    database_url,
+    eventually,
+    gateway,
+    rows,
+    stored,
+    two_versions,
+)
 
 
 @pytest.fixture
@@ -52,19 +58,20 @@ def test_two_running_gateways_bring_a_killed_server_back_once_and_lose_nothing(e
         eventually(lambda: traffic.statuses[200] >= 5)
         for _ in range(2):
             killed = kill_postmaster(server)
-            eventually(lambda: server.running_url() is not None, seconds=60)
-            eventually(lambda: readiness(running) == readiness(other) == "connected", seconds=60)
+            eventually(lambda: server.running_url() is not None)
+            eventually(lambda: readiness(running) == readiness(other) == "connected")
             assert count_postmasters(server) == 1
             assert process_discovery.find_postmaster(server.data).pid != killed
         traffic.stop()
         assert set(traffic.statuses) == {200}
         engine.dispose()
-        eventually(lambda: stored(engine) >= traffic.acknowledged, seconds=60)
+        eventually(lambda: stored(engine) >= traffic.acknowledged)
         assert len(rows(engine, "select from iccm.requests")) == len(traffic.acknowledged)
         lines = running.log.read_text() + other.log.read_text()
         assert lines.count("the embedded PostgreSQL runs again") == 2
 
 
+@pytest.mark.slow
 def test_a_running_gateway_leaves_a_server_alone_that_was_stopped_on_purpose(embedded, tmp_path):
     server, engine = embedded
     with gateway(None, tmp_path) as running:
@@ -77,7 +84,7 @@ def test_a_running_gateway_leaves_a_server_alone_that_was_stopped_on_purpose(emb
         eventually(lambda: readiness(running) == "connected")
         # Once started again, it is watched again.
         kill_postmaster(server)
-        eventually(lambda: server.running_url() is not None, seconds=60)
+        eventually(lambda: server.running_url() is not None)
     assert "died, starting it again" in running.log.read_text()
 
 
@@ -91,6 +98,7 @@ def test_a_server_stopped_after_it_died_stays_stopped(embedded, tmp_path):
     assert server.revive() is None and server.running_url() is None
 
 
+@pytest.mark.slow
 def test_a_gateway_with_a_database_url_never_starts_a_server(embedded, tmp_path):
     server, engine = embedded
     with gateway(database_url(engine), tmp_path) as running:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets_tests.governance.factories import World, small_world
+from iccm_assets_tests.factories.erasure_worlds import World, small_world
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from iccm_assets.db import tables as t
 from iccm_assets.governance.erasure import DataSubject, erase
 from iccm_assets.governance.physical_erasure import erase_from_files
-from iccm_assets_tests.governance.factories import EMBEDDER, World, learn, marker, populated, traces
+from iccm_assets_tests.factories.erasure_worlds import EMBEDDER, World, learn, marker, populated, traces
 
 
 def test_no_file_and_no_row_holds_erased_text(own_world: World) -> None:

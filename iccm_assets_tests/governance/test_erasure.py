@@ -21,7 +21,7 @@ from iccm_assets.registry import training_runs
 from iccm_assets.registry.affected_versions import find_erased_in_lineage
 from iccm_assets.retraining import example_queries, pipeline, triggers
 from iccm_assets.training.dataset import DatasetStore
-from iccm_assets_tests.governance.factories import (
+from iccm_assets_tests.factories.erasure_worlds import (
     DAY,
     EMBEDDER,
     World,

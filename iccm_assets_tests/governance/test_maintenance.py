@@ -15,7 +15,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import set_clock
 from iccm_assets.governance.maintenance import apply_retention
 from iccm_assets.settings import Settings
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
 
 
 def model(settings: Settings, name: str) -> Path:

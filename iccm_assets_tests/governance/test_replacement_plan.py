@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from iccm_assets.governance.replacement_plan import VersionNode, plan_replacements
 from iccm_assets.governance.replacement_queries import load_replacement_plan
 from iccm_assets.reporting.lineage import load_version_lineage
-from iccm_assets_tests.retraining.factories import conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
 
 LINE = [
     VersionNode("v1", None, "retired"),

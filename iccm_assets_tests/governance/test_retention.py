@@ -42,10 +42,11 @@ def fate(
     ("status", "days", "goes"),
     [
         ("candidate", 6.9, False),
+        ("candidate", 7.0, False),
         ("candidate", 7.1, True),
         ("gate_failed", 7.1, True),
         ("inconclusive", 7.1, True),
-        ("rolled_back", 29.9, False),
+        ("rolled_back", 30.0, False),
         ("rolled_back", 30.1, True),
         ("retired", 4000, False),
         ("production", 4000, False),
@@ -68,6 +69,15 @@ def test_the_parent_of_production_and_required_versions_are_kept_with_any_status
     assert fate(versions, "v3").delete
     needed = RequiredArtifacts(frozenset({"v3"}), frozenset())
     assert not fate(versions, "v3", needed).delete
+
+
+def test_of_several_children_in_service_the_first_is_the_reason() -> None:
+    versions = [
+        version("v1", "rolled_back"),
+        version("v2", "production", parent="v1"),
+        version("v3", "canary", parent="v1"),
+    ]
+    assert fate(versions, "v1").reason == "v1: it is the parent of v2, which is production"
 
 
 def test_a_candidate_that_waits_for_a_live_rollout_is_kept_at_any_age() -> None:
@@ -97,7 +107,7 @@ def test_shared_weights_are_deleted_only_when_no_version_keeps_them() -> None:
     assert not fate(shared, "v1").delete
 
 
-@pytest.mark.parametrize(("days", "goes"), [(6, False), (8, True)])
+@pytest.mark.parametrize(("days", "goes"), [(6, False), (7, False), (8, True)])
 def test_unregistered_files_are_deleted_after_a_week(days: float, goes: bool) -> None:
     decisions = decide_retention(
         [], NOTHING, [StoredDirectory("orphan", days)], [StoredDirectory("set", days)], NOW, R

@@ -16,8 +16,8 @@ from iccm_assets.gateway.dead_letters import append_dead_letter, dead_letters_pa
 from iccm_assets.gateway.spool import Spool, read_segment
 from iccm_assets.governance.erasure import DataSubject, erase
 from iccm_assets.governance.physical_erasure import erase_from_files
-from iccm_assets_tests.gateway.factories import eventually, gateway
-from iccm_assets_tests.governance.factories import EMBEDDER, World, marker, traces
+from iccm_assets_tests.factories.erasure_worlds import EMBEDDER, World, marker, traces
+from iccm_assets_tests.factories.gateways import eventually, gateway
 
 TOKENS = ("token-a-of-16-characters", "token-b-of-16-characters")
 

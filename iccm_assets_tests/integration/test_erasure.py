@@ -1,18 +1,17 @@
-"""Erasure on a platform in use (V2); marked `last` because the shared platform holds less data afterwards."""
+"""Erasure on a platform in use (V2)."""
 
 from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
 
-from iccm_assets_tests.governance.factories import traces
-from iccm_assets_tests.integration.conftest import Platform
+from iccm_assets_tests.factories.demo_platforms import Platform
+from iccm_assets_tests.factories.erasure_worlds import traces
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
     pytest.mark.xdist_group("loop"),
-    pytest.mark.last,
 ]
 
 TEXTS = """
@@ -41,8 +40,9 @@ def own_lines(platform: Platform, user: str) -> list[str]:
 
 
 def test_an_erased_user_leaves_no_trace_and_the_replacement_is_trained_without_them(
-    platform: Platform,
+    platform_copy: Platform,
 ) -> None:
+    platform = platform_copy
     [[candidate, base, user]] = platform.rows(
         """
         select r.candidate_version, r.base_version, c.user_id from iccm.phase4_training_runs r

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db.database import create_engine_for
-from iccm_assets_tests.integration.conftest import Platform
+from iccm_assets_tests.factories.demo_platforms import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
 

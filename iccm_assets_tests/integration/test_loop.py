@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from iccm_assets.registry import versions
 from iccm_assets.registry.manifest import Manifest
 from iccm_assets.registry.model_store import ModelStore
-from iccm_assets_tests.integration.conftest import Platform, run
+from iccm_assets_tests.factories.commands import run
+from iccm_assets_tests.factories.demo_platforms import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("loop")]
 
@@ -22,6 +23,7 @@ def test_the_demo_ends_with_a_report(platform: Platform) -> None:
     assert platform.demo.returncode == 0, platform.demo.stderr[-3000:]
     for part in (
         "Funnel",
+        "Scored by origin of their test suites",
         "Training curve",
         "Before and after",
         "Lineage",
@@ -78,7 +80,7 @@ print(json.dumps({
     dagster = json.loads(done.stdout.splitlines()[-1])
     assert {len(days) for days in dagster["days"].values()} == {3}
     assert dagster["latest"] == ["base_model", "canary_set", "fine_tuned_checkpoint", "canary_evaluation"]
-    assert dagster["runs"] == ["daily_data_job", "retrain_job"]
+    assert dagster["runs"] == ["daily_data_job", "production_quality_job", "retrain_job"]
 
 
 def test_lineage_connects_a_conversation_and_its_version_both_ways(platform: Platform) -> None:
@@ -153,7 +155,7 @@ def test_a_candidate_with_noise_on_its_weights_fails_and_cannot_be_deployed(
     bad = make_noisy_candidate(platform, 0.5, tmp_path)
     refused = platform.iccm("deploy", bad)
     assert refused.returncode == 1 and "never evaluated" in refused.stderr
-    report = platform.json("evaluate", bad)
+    report = platform.json("evaluate", bad, exit_code=3)
     assert report["verdict"]["status"] == "fail"
     assert any("test_pass_rate_degradation" in reason for reason in report["verdict"]["reasons"])
     refused = platform.iccm("deploy", bad)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.registry.manifest import verify
-from iccm_assets.settings import PACKAGED_CANARY_SET
-from iccm_assets_tests.integration.conftest import ICCM, Platform, run
-from iccm_assets_tests.models.tiny_models import tiny_llama, tiny_t5
+from iccm_assets_tests.factories.commands import ICCM, run
+from iccm_assets_tests.factories.demo_platforms import Platform, temporary_home, write_canary_items
+from iccm_assets_tests.factories.processes import bare_environment
+from iccm_assets_tests.factories.tiny_models import tiny_llama, tiny_t5
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -34,27 +29,15 @@ ITEMS = 8
 @pytest.fixture(params=[tiny_t5, tiny_llama], ids=["seq2seq", "causal"], scope="module")
 def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """A platform on which a one-day demo has run with this model."""
-    home = Path(tempfile.mkdtemp(prefix="iccm-own-"))
-    items = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
-    canary_set = home / "canary.jsonl"
-    canary_set.write_text("\n".join(items[:: len(items) // ITEMS][:ITEMS]) + "\n", encoding="utf-8")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("ICCM_", "DAGSTER_"))
-    }
-    environment |= SMALL | {
-        "ICCM_HOME": str(home / "iccm"),
-        "ICCM_BASE_MODEL": str(request.param(home / "my_model")),
-        "ICCM_CANARY_SET": str(canary_set),
-    }
-    try:
-        lived = run([*ICCM, "demo", "--no-rollout", "--conversations", "24", "--days", "1"], environment, 900)
-        yield Platform(home / "iccm", environment, lived)
-    finally:
-        EmbeddedServer(home / "iccm").stop()
-        for path in [home, *home.rglob("*")]:
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_home("iccm-own-") as folder:
+        environment = bare_environment() | SMALL
+        environment |= {
+            "ICCM_HOME": str(folder / "iccm"),
+            "ICCM_BASE_MODEL": str(request.param(folder / "my_model")),
+            "ICCM_CANARY_SET": write_canary_items(folder / "canary.jsonl", ITEMS),
+        }
+        demo = run([*ICCM, "demo", "--no-rollout", "--conversations", "24", "--days", "1"], environment, 900)
+        yield Platform(folder / "iccm", environment, demo)
 
 
 def test_a_model_named_by_its_path_is_trained_evaluated_and_reproduced(own: Platform) -> None:

@@ -13,7 +13,7 @@ import pytest
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.models.generation import load_model
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files, verify
-from iccm_assets_tests.models.tiny_models import tiny_t5
+from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 

@@ -96,7 +96,7 @@ def test_an_unreachable_hub_is_an_error_within_seconds():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={"PATH": "/usr/bin", "HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:9"},
         check=True,
     )

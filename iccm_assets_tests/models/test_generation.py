@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from iccm_assets.models.generation import GeneratedResponse, generate, load_model, set_threads
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
-from iccm_assets_tests.models.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
 
 SOURCES = [f"def f{number}(x):\n    return x + {number}\n" * (1 + number % 4) for number in range(9)] + [""]
 

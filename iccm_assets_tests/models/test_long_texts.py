@@ -88,5 +88,6 @@ def test_texts_that_differ_behind_the_embedders_window_stay_apart(
         ACCOUNTS.replace("shall keep an account", "shall always keep an account"),
     ],
 )
+@pytest.mark.slow
 def test_a_long_text_that_is_only_reworded_is_a_duplicate(embedder: Embedder, other: str) -> None:
     assert similarity(embedder, ACCOUNTS, other) >= 0.9

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.models.text_division import (
@@ -17,6 +16,7 @@ from iccm_assets.models.text_division import (
     DividedText,
     divide_text,
 )
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -57,7 +57,6 @@ def test_lists_tables_and_text_without_sentences_have_windows_of_bounded_size() 
         assert max(sizes) < MIN_WINDOW_PIECES + 2 * MAX_UNIT_PIECES
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "bc.", "d\n", "e", "f!", "\n\n", "ghi", ". "]), min_size=60, max_size=400)
 )
@@ -75,10 +74,6 @@ def test_windows_cover_the_text_in_order_and_overlap(words: list[str]) -> None:
 def test_dividing_takes_linear_time(shape: str) -> None:
     def seconds(size: int) -> float:
         text = shape * (size // len(shape))
-        started = time.process_time()
-        divide_text(text, np.arange(0, len(text), 2)).windows()
-        return time.process_time() - started
+        return cpu_seconds(lambda: divide_text(text, np.arange(0, len(text), 2)).windows())
 
-    # Lists outgrow the processor's caches in between, which costs a small factor; squared time costs 4,096.
-    small, large = (min(seconds(size) for _ in range(4)) for size in (1 << 14, 1 << 20))
-    assert large <= 4 * 64 * max(small, 0.001)
+    assert_linear(seconds, 1 << 18)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from iccm_assets.models.tokenization import IGNORE_INDEX, SEPARATOR, encode_example, encode_source, pad
-from iccm_assets_tests.models.tiny_models import byte_tokenizer
+from iccm_assets_tests.factories.tiny_models import byte_tokenizer
 
 SEQ = byte_tokenizer(ends_source=True)
 CAUSAL = byte_tokenizer(ends_source=False)

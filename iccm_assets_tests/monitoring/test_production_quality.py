@@ -17,7 +17,7 @@ from iccm_assets.registry import versions
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.settings import Settings
-from iccm_assets_tests.evaluation.evaluation_factories import (
+from iccm_assets_tests.factories.evaluations import (
     BAD,
     GOOD,
     ORCHESTRA,
@@ -25,7 +25,7 @@ from iccm_assets_tests.evaluation.evaluation_factories import (
     FakeModel,
     make_reconstructor,
 )
-from iccm_assets_tests.retraining.factories import version
+from iccm_assets_tests.factories.platform_rows import version
 
 CANARY = EvaluationSet(
     "canary_set", "set-1", tuple(EvaluationItem(f"i{n}", "alpha", f"source {n}", SUITE) for n in range(24))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -30,10 +29,8 @@ def test_a_path_that_does_not_exist_fails_immediately_without_the_network(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "_from_hub", lambda name: pytest.fail("asked the hub"))
-    started = time.monotonic()
     with pytest.raises(ModelNotFoundError):
         resolve(name)
-    assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize("name", ["google/flan-t5-small", "gpt2", "Org_1/model.v2-x"])
@@ -55,10 +52,9 @@ def test_offline_a_hub_id_outside_the_cache_is_not_found_without_waiting(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    started = time.monotonic()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited {seconds} s"))
     with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE"):
         resolve("nobody/has-this-model")
-    assert time.monotonic() - started < 5
 
 
 def test_a_cached_hub_model_is_used_without_the_network(

@@ -14,7 +14,7 @@ from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFound
 from iccm_assets.models.generation import load_model
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest
 from iccm_assets.registry.model_store import ModelStore
-from iccm_assets_tests.models.tiny_models import tiny_t5
+from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 MANIFEST = Manifest(kind="fine-tuned", base="tiny", files={}, seed=1)
 

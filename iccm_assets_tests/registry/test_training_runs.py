@@ -18,7 +18,7 @@ from iccm_assets.registry.training_runs import TriggerFired
 from iccm_assets.retraining import run_queue
 from iccm_assets.retraining.triggers import manual_trigger
 from iccm_assets.settings import Settings
-from iccm_assets_tests.retraining.factories import version
+from iccm_assets_tests.factories.platform_rows import version
 
 
 def request(engine: sa.Engine, key: str, *, emergency: bool = False) -> runs.TrainingRun:
@@ -162,6 +162,31 @@ def test_an_emergency_goes_first(engine: sa.Engine, settings: Settings) -> None:
     assert claim(engine, settings, urgent.id, "run-u") == 1
 
 
+def test_an_emergency_that_waits_goes_first_as_well(engine: sa.Engine, settings: Settings) -> None:
+    first, usual = request(engine, "first"), request(engine, "usual")
+    urgent = request(engine, "urgent", emergency=True)
+    other = request(engine, "other", emergency=True)
+    assert claim(engine, settings, urgent.id, "run-u") == 1
+    assert claim(engine, settings, other.id, "run-o") is None
+    assert current(engine, other.id).status == "waiting"
+    finish(engine, urgent.id, 1, "gate_failed")
+    assert claim(engine, settings, usual.id) is None and claim(engine, settings, first.id) is None
+    assert f"the emergency of training run {other.id} goes first" in (current(engine, usual.id).notes or "")
+    assert claim(engine, settings, other.id, "run-o") == 1
+
+
+def test_a_run_that_was_dispatched_again_cannot_be_claimed_by_the_former_dispatch(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    run = request(engine, "a")
+    with engine.begin() as conn:
+        assert run_queue.claim_dispatch(conn, run.id, 0) is not None
+        assert run_queue.claim_dispatch(conn, run.id, 0) is None  # another process has it
+        with pytest.raises(OperationNotAllowedError, match="dispatch 0 of training run"):
+            runs.claim_run(conn, run.id, "run-a", settings, dispatch=0)
+        assert runs.claim_run(conn, run.id, "run-a", settings, dispatch=1) == 1
+
+
 def test_a_failed_attempt_retries_the_same_row_three_times(engine: sa.Engine, settings: Settings) -> None:
     run = request(engine, "a")
     for attempt in (1, 2, 3):
@@ -198,8 +223,17 @@ def test_an_old_fence_is_rejected_everywhere(engine: sa.Engine, settings: Settin
         ):
             with pytest.raises(StaleFenceError, match=f"training run {run.id}, fence {old}"):
                 forbidden()
+        assert not runs.mark_stalled(conn, run.id, old, "silent")
         runs.heartbeat(conn, run.id, new)
     assert current(engine, run.id).status == "running"
+    with engine.begin() as conn:
+        assert runs.mark_stalled(conn, run.id, new, "silent")
+        assert not runs.holds_fence(conn, run.id, new) and not runs.holds_fence(conn, run.id, new + 1)
+        assert not runs.mark_stalled(conn, run.id, new + 1, "silent")  # it is over
+        # Its fence stays void, whatever becomes of the row.
+        t_runs = t.phase4_training_runs
+        conn.execute(t_runs.update().where(t_runs.c.id == run.id).values(status="running"))
+        assert not runs.holds_fence(conn, run.id, new)
 
 
 def test_an_attempt_without_heartbeats_is_stalled_and_the_row_is_retried(

@@ -17,7 +17,7 @@ from iccm_assets.reporting.lineage import (
     load_conversation_lineage,
     load_version_lineage,
 )
-from iccm_assets_tests.retraining.factories import NOW, conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import NOW, conversation, training_run, version
 
 
 @pytest.fixture
@@ -189,6 +189,7 @@ analyze
 """
 
 
+@pytest.mark.slow
 def test_lineage_queries_use_indexes_among_a_hundred_thousand_conversations(engine: sa.Engine) -> None:
     with engine.begin() as conn:
         for statement in MANY_ROWS.split(";\n"):

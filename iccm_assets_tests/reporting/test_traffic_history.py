@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.db import tables as t
@@ -137,7 +137,6 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(EVENTS)
 def test_periods_do_not_overlap_and_weights_of_all_versions_add_up_to_one(history):
     events = [

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from iccm_assets.retraining.example_queries import count_selectable, fetch_candidates, propose_selection
 from iccm_assets.settings import SelectionSettings
-from iccm_assets_tests.retraining.factories import NOW, conversation, training_run, version
+from iccm_assets_tests.factories.platform_rows import NOW, conversation, training_run, version
 
 S = SelectionSettings()
 
@@ -76,7 +76,8 @@ def test_a_new_platform_selects_from_thirty_days(engine: sa.Engine) -> None:
         selection = propose_selection(conn, NOW, S)
     assert len(selection.selected) == 24
     assert selection.reason == (
-        "24 of 30 new pool rows of 30.0 days (6 user_cap); the cap of 10% (23 users) leaves 24 of 30 rows"
+        "selected 24 of 30 new rows of the last 30 days (6 user_cap);"
+        " the cap of 10% (23 users) leaves 24 of 30 rows"
     )
     with engine.connect() as conn:
         assert propose_selection(conn, NOW - timedelta(days=365), S).selected == ()
@@ -92,3 +93,21 @@ def test_the_database_counts_the_same_owners_as_the_selection(engine: sa.Engine)
         selection, share = propose_selection(conn, NOW, S), count_selectable(conn, NOW, S)
     assert share == selection.fair_share
     assert share.users == 4
+
+
+def test_a_retraining_from_another_version_selects_by_its_own_ancestors(engine: sa.Engine) -> None:
+    with engine.begin() as conn:
+        for number in range(1, 6):
+            conversation(conn, number)
+        version(conn, "v1", status="retired")
+        version(conn, "v2", "v1", status="production")
+        version(conn, "v3", "v1")
+        training_run(conn, 1, "v1", examples={1: "new"}, trained_at=NOW - timedelta(days=26))
+        training_run(conn, 2, "v2", examples={2: "new"}, trained_at=NOW - timedelta(days=24))
+        training_run(conn, 3, "v3", examples={3: "new"}, trained_at=NOW - timedelta(days=22))
+    with engine.connect() as conn:
+        chosen = {base: propose_selection(conn, NOW, S, base=base) for base in (None, "v1", "v3")}
+    ids = {base: {row.conversation_id for row in each.selected} for base, each in chosen.items()}
+    assert ids == {None: {3, 4, 5}, "v1": {2, 3, 4, 5}, "v3": {2, 4, 5}}
+    starts = {base: (NOW - each.window.start).days for base, each in chosen.items()}
+    assert starts == {None: 24, "v1": 26, "v3": 22}

@@ -53,11 +53,17 @@ def test_the_window_is_a_week_or_back_to_the_last_training_up_to_thirty_days() -
     assert days_before(selection_window(NOW, None, S).start) == 30
 
 
+@pytest.mark.parametrize(("days", "selected"), [(-1e-6, 0), (0.0, 1), (30.0, 1), (30.000001, 0)])
+def test_both_ends_of_the_window_belong_to_it(days: float, selected: int) -> None:
+    assert len(select_examples([row(1, days=days)], NOW, None, S).selected) == selected
+
+
 def test_rows_outside_the_window_are_counted_but_not_selected() -> None:
     rows = [row(i) for i in range(30)] + [row(100 + i, days=7.1) for i in range(4)] + [row(200, days=-0.5)]
     chosen = select_examples(rows, NOW, NOW - timedelta(days=1), S)
     assert len(chosen.selected) == 30
     assert chosen.counts == {"selected": 30, "outside_window": 5, "user_cap": 0, "limit": 0}
+    assert "(5 outside_window)" in chosen.reason
 
 
 def test_the_best_rows_come_first_and_ties_are_ordered_newest_first() -> None:
@@ -79,7 +85,9 @@ def test_the_limit_is_a_hundred_and_two_hundred_in_an_emergency() -> None:
     assert len(emergency.selected) == 200
     assert usual.counts["limit"] == 160
     assert usual.selectable == emergency.selectable == 260
-    assert usual.reason == ("100 of 260 new pool rows of 30.0 days (160 limit); with 1 user no cap applies")
+    assert usual.reason == (
+        "selected 100 of 260 new rows of the last 30 days (160 limit); with 1 user no cap applies"
+    )
 
 
 def test_in_an_emergency_corrected_failures_come_first() -> None:
@@ -127,7 +135,8 @@ def test_a_user_has_a_share_of_the_final_selection_not_of_the_rows() -> None:
     assert Counter(example.user_id for example in chosen.selected)["busy"] == 9
     assert len(chosen.selected) == 37 and 9 <= 0.25 * 37 < 10
     assert chosen.reason == (
-        "37 of 121 new pool rows of 30.0 days (84 user_cap); the cap of 25% (8 users) leaves 37 of 121 rows; "
+        "selected 37 of 121 new rows of the last 30 days (84 user_cap);"
+        " the cap of 25% (8 users) leaves 37 of 121 rows; "
         "with 8 users the cap is wide: 25% of the examples instead of 10%"
     )
 
@@ -170,6 +179,14 @@ def test_anonymous_rows_alone_are_selectable_and_beside_users_they_count_as_a_us
 )
 def test_the_note_says_when_the_cap_is_wide(counts: list[int], note: str) -> None:
     assert max_fair_selection(counts, None, S).note == note
+
+
+def test_a_team_whose_usual_share_is_everything_is_told_of_no_cap() -> None:
+    assert max_fair_selection([4, 3], None, SelectionSettings(max_user_share=1.0)).note == ""
+
+
+def test_without_rows_no_user_may_have_any() -> None:
+    assert max_fair_selection([0, 0], None, S).max_per_user == 0
 
 
 def test_a_user_always_may_have_an_example() -> None:

@@ -186,14 +186,18 @@ ALIVE = RunningAttempt(7, 3, "run-a", 10.0)
     [
         (None, None, None),
         (ALIVE, None, None),
-        (ALIVE, DagsterRunState("run-a", "started"), None),
-        (ALIVE, DagsterRunState("run-a", "failed"), ("its Dagster run run-a has failed", None)),
-        (ALIVE, DagsterRunState("run-a", "succeeded"), ("its Dagster run run-a has ended", None)),
-        (ALIVE, DagsterRunState("run-a", "canceled"), ("its Dagster run run-a has been canceled", None)),
+        (ALIVE, DagsterRunState("run-a", "started", 5.0, 1), None),
+        (ALIVE, DagsterRunState("run-a", "failed", 5.0, 1), ("its Dagster run run-a has failed", None)),
+        (ALIVE, DagsterRunState("run-a", "succeeded", 5.0, 1), ("its Dagster run run-a has ended", None)),
+        (
+            ALIVE,
+            DagsterRunState("run-a", "canceled", 5.0, 1),
+            ("its Dagster run run-a has been canceled", None),
+        ),
         (RunningAttempt(7, 3, "run-a", 901.0), None, ("no heartbeat for 901 s", None)),
         (
             RunningAttempt(7, 3, "run-a", 901.0),
-            DagsterRunState("run-a", "started"),
+            DagsterRunState("run-a", "started", 5.0, 1),
             ("its worker died", "run-a"),
         ),
     ],
@@ -220,12 +224,12 @@ def test_a_run_that_failed_before_its_claim_uses_up_an_attempt_and_a_canceled_on
         queued_run(6, dispatch=2),
     ]
     dagster_runs = {
-        1: DagsterRunState("a", "failed", dispatch=1),
-        2: DagsterRunState("b", "canceled", dispatch=1),
-        3: DagsterRunState("c", "failed", dispatch=2),
-        4: DagsterRunState("d", "failed", dispatch=1),
-        5: DagsterRunState("e", "started", dispatch=1),
-        6: DagsterRunState("f", "failed", dispatch=1),
+        1: DagsterRunState("a", "failed", 5.0, 1),
+        2: DagsterRunState("b", "canceled", 5.0, 1),
+        3: DagsterRunState("c", "failed", 5.0, 2),
+        4: DagsterRunState("d", "failed", 5.0, 1),
+        5: DagsterRunState("e", "started", 5.0, 1),
+        6: DagsterRunState("f", "failed", 5.0, 1),
     }
     assert [
         (outcome.id, outcome.run_id) for outcome in find_failed_before_claim(queued_runs, dagster_runs)
@@ -233,3 +237,29 @@ def test_a_run_that_failed_before_its_claim_uses_up_an_attempt_and_a_canceled_on
     assert [(outcome.id, outcome.run_id) for outcome in find_canceled(queued_runs, dagster_runs)] == [
         (2, "b")
     ]
+
+
+@pytest.mark.parametrize(
+    ("queued", "run", "starts"),
+    [
+        (queued_run(dispatch=1, dispatched_seconds=299.0), None, False),
+        (queued_run(dispatch=1, dispatched_seconds=300.0), None, True),
+        (queued_run(dispatch=1, dispatched_seconds=300.0), ("created", 0.0), False),
+        (queued_run(dispatch=1, dispatched_seconds=301.0), ("created", 0.0), True),
+        (queued_run(dispatch=1, dispatched_seconds=1e6), ("started", CLAIM), False),
+        (queued_run(dispatch=1, dispatched_seconds=1e6), ("started", CLAIM + 1), True),
+        (queued_run(status="failed", attempt=1, idle_seconds=299.0), None, False),
+        (queued_run(status="failed", attempt=1, idle_seconds=300.0), None, True),
+        (queued_run(status="failed", attempt=T.max_attempts - 1), None, True),
+        (queued_run(status="failed", attempt=T.max_attempts), None, False),
+        (queued_run(idle_seconds=0.0), None, True),
+    ],
+)
+def test_a_start_waits_exactly_as_long_as_its_limits(queued, run, starts) -> None:
+    dagster_runs = {1: DagsterRunState("r", *run, dispatch=1)} if run else {}
+    assert isinstance(decide(queued, dagster_runs=dagster_runs), StartRun) == starts
+
+
+def test_a_heartbeat_is_late_after_its_timeout() -> None:
+    assert find_stalled_attempt(RunningAttempt(7, 3, "run-a", 900.0), None, 900.0) is None
+    assert find_stalled_attempt(RunningAttempt(7, 3, "run-a", 900.1), None, 900.0) is not None

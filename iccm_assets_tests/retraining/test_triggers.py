@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -80,6 +81,8 @@ def test_a_significant_drop_is_an_emergency_keyed_by_its_measurement() -> None:
         (measured(0.5, error=None), "not comparable"),
         (measured(0.5, baseline=None), "not comparable"),
         (measured(float("nan")), "not comparable"),
+        (measured(0.5, error=float("inf")), "not comparable"),
+        (measured(0.5, baseline=float("inf")), "not comparable"),
         (measured(0.0, n=1), "1 of 20 items are too few"),
         (measured(0.95), "-0.100 below"),
     ],
@@ -97,10 +100,52 @@ def test_a_few_items_that_all_agree_do_not_prove_a_drop() -> None:
     assert isinstance(decide_degradation(measured(0.78, error=0.0, n=240), T), TriggerFired)
 
 
+@pytest.mark.parametrize(("n", "fires"), [(20, False), (240, True)])
+@pytest.mark.parametrize("error", [0.0, 1e-9])
+def test_a_mean_is_known_no_better_than_to_a_single_item(n: int, fires: bool, error: float) -> None:
+    decision = decide_degradation(measured(0.78, error=error, n=n), T)
+    assert isinstance(decision, TriggerFired) == fires
+    assert ("too few" in decision.reason) is False
+
+
+@pytest.mark.parametrize(
+    ("mean", "confidence", "fires"),
+    [(0.80, 1.0, False), (0.799, 0.99, True), (0.799, 0.989, False), (0.7, 0.0, False), (0.90, 1.0, False)],
+)
+def test_a_drop_is_above_the_allowed_one_with_the_required_confidence(
+    mean: float, confidence: float, fires: bool
+) -> None:
+    decision = decide_degradation(replace(measured(mean), confidence=confidence), T)
+    assert isinstance(decision, TriggerFired) == fires
+
+
+@pytest.mark.parametrize(("n", "fires"), [(19, False), (20, True)])
+def test_a_drop_on_twenty_items_can_be_an_emergency(n: int, fires: bool) -> None:
+    assert (
+        isinstance(decide_degradation(replace(measured(0.1), n=n, confidence=1.0), T), TriggerFired) == fires
+    )
+
+
+def test_the_confidence_is_that_of_the_normal_distribution() -> None:
+    # One standard error above the allowed drop: 84.1 %.
+    assert "confidence 0.841" in decide_degradation(measured(0.78), T).reason
+    assert "confidence 0.841" in decide_degradation(measured(0.75, error=0.0, n=20), T).reason
+    assert "confidence 0.159" in decide_degradation(measured(0.82), T).reason
+
+
+def test_the_effect_of_the_cap_is_in_the_reason() -> None:
+    assert decide_weekly(SUNDAY, 50, T, "9 over the cap").reason == (
+        "50 new examples, 50 required; 9 over the cap"
+    )
+    late = SUNDAY.replace(hour=4)
+    assert decide_data_threshold(late, 3, T, "cap").reason == "3 of 100 new examples; cap"
+
+
 def test_a_manual_request_keeps_its_key_or_gets_a_unique_one() -> None:
     assert manual_trigger("release-4").key == manual_trigger("release-4", "again").key == "manual:release-4"
     assert manual_trigger().key != manual_trigger().key
-    assert manual_trigger(emergency=True).emergency
+    assert manual_trigger(emergency=True).emergency and not manual_trigger().emergency
+    assert manual_trigger().reason == "requested manually" and manual_trigger(reason="new").reason == "new"
 
 
 def test_no_two_triggers_share_a_key() -> None:
@@ -189,3 +234,11 @@ def test_no_measurement_starts_a_second_emergency_while_one_is_in_progress(
     measurements: list[QualityMeasurement], emergency: EmergencyStatus
 ) -> None:
     assert isinstance(should_start_emergency(measurements, emergency, T), TriggerSkipped)
+
+
+@pytest.mark.parametrize("status", [EmergencyStatus(), EmergencyStatus(4, "running")])
+def test_without_a_drop_its_numbers_are_the_only_reason(status: EmergencyStatus) -> None:
+    small, none = measured(0.84), measured(0.85)
+    decision = should_start_emergency([small, none], status, T)
+    reasons = [decide_degradation(measurement, T).reason for measurement in (small, none)]
+    assert decision == TriggerSkipped("; ".join(reasons))

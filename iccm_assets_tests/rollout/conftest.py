@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.settings import Settings
-from iccm_assets_tests.rollout.db_factories import World, short
+from iccm_assets_tests.factories.rollouts import World, short
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from iccm_assets.db.database import create_engine_for
 from iccm_assets.rollout import controller
-from iccm_assets_tests.rollout.db_factories import World
+from iccm_assets_tests.factories.rollouts import World
 
 CONTROLLERS = 8
 TICKS = 500
@@ -108,7 +108,8 @@ def test_eight_controllers_race_over_one_rollout_and_leave_one_row_per_transitio
 def process(world: World, pause: float = 0.05) -> Iterator[subprocess.Popen[str]]:
     """Start a controller that ticks until it is killed; return after its first tick."""
     url = world.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "iccm_assets_tests.rollout.race", url, "100000", str(pause)]
+    script = "iccm_assets_tests.factories.racing_controller"
+    command = [sys.executable, "-m", script, url, "100000", str(pause)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
     try:

@@ -12,7 +12,7 @@ from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.reporting.traffic_history import versions_served_at
 from iccm_assets.rollout import controller
 from iccm_assets.rollout.preemption import abort_for_emergency
-from iccm_assets_tests.rollout.db_factories import World
+from iccm_assets_tests.factories.rollouts import World
 
 
 def served(world: World, time: object) -> dict[str, float]:

@@ -15,7 +15,7 @@ from iccm_assets.rollout import controller
 from iccm_assets.rollout.observation import Observation, ReplayPair
 from iccm_assets.rollout.observer import ObservationBatch, collect_observation
 from iccm_assets.rollout.watermark import Watermark, advance
-from iccm_assets_tests.rollout.db_factories import World, short
+from iccm_assets_tests.factories.rollouts import World, short
 
 
 @pytest.fixture
@@ -142,6 +142,7 @@ def test_slow_requests_are_counted_by_limits_known_before(rolled: World) -> None
         rolled.ask(arm="production", latency=per_token * 10, tokens=10, tests=False)
     rolled.ask(arm="canary", latency=900.0, tokens=0, tests=False)  # no tokens, no pace
     rolled.ask(arm="canary", latency=900.0, status="timeout")
+    rolled.ask(arm="canary", latency=900.0, status="fallback", tests=False)  # production's pace
     observation = observe(rolled)
     assert (observation.canary.timed, observation.canary.slow) == (3, 1)
     assert (observation.production.timed, observation.production.slow) == (3, 2)
@@ -159,6 +160,56 @@ def test_the_health_window_covers_the_last_hour_including_counted_rows(rolled: W
     window = observe(rolled).canary_window
     assert (window.sessions, window.requests, window.errors) == (2, 3, 1)
     assert window.pass_rate == pytest.approx(0.6) and window.variance == pytest.approx(0.01)
+
+
+def test_the_latency_of_the_health_window_is_the_p95_of_what_the_arm_served_itself(rolled: World) -> None:
+    for number in range(1, 22):
+        rolled.ask(arm="canary", latency=number * 10.0, tokens=10, tests=False)
+    rolled.ask(arm="canary", latency=900.0, status="fallback", tests=False)
+    rolled.ask(arm="canary", latency=900.0, status="rejected", tests=False)
+    rolled.ask(arm="production", latency=70.0, tokens=10, tests=False)
+    observation = observe(rolled)
+    window = observation.canary_window
+    assert (window.requests, window.errors, window.timed) == (22, 1, 21)
+    assert window.latency_p95 == pytest.approx(20.0)
+    assert observation.production_window.latency_p95 == pytest.approx(7.0)
+
+
+def test_an_excluded_response_is_no_part_of_the_health_window(rolled: World) -> None:
+    rolled.ask("a", arm="canary", rate=0.4)
+    rolled.ask("a", arm="canary", rate=1.0)
+    rolled.tick()
+    window = observe(rolled).canary_window
+    assert (window.sessions, window.pass_rate) == (1, 0.4)
+
+
+def test_an_unscored_response_outside_the_rollout_does_not_make_the_data_old(rolled: World) -> None:
+    rolled.ask("other", arm="production", rate=None, rollout_id=None)
+    rolled.wait(3600)
+    fresh = observe(rolled).fresh_at
+    assert fresh is not None and rolled.now() - fresh < timedelta(minutes=10)
+
+
+def test_only_scored_responses_of_the_last_day_are_traffic_enough_to_replay_nothing(rolled: World) -> None:
+    rolled.settings = short(rolled.settings, replay_threshold_sessions=2)
+    for version in (rolled.candidate, rolled.production):
+        measured(rolled, version, "conversation:1", [0.5, 0.5])
+    rolled.ask("a", arm="production")
+    rolled.ask("a", arm="production")  # a session counts once
+    rolled.ask("b", arm="production", rate=None, attempted=True)  # no score
+    assert len(observe(rolled).replay) == 1
+    rolled.ask("b", arm="production")
+    assert observe(rolled).replay == ()
+
+
+def test_versions_are_compared_by_the_same_members_and_by_the_newest_measurement(rolled: World) -> None:
+    rolled.settings = short(rolled.settings, replay_threshold_sessions=200)
+    measured(rolled, rolled.candidate, "conversation:1", [0.9, 0.9])
+    measured(rolled, rolled.production, "conversation:1", [0.9, 0.9, 0.9])  # a third member
+    for judge, rate in (("1", 0.4), ("2", 0.6)):
+        for version in (rolled.candidate, rolled.production):
+            measured(rolled, version, "conversation:2", [rate, rate], judge_version=judge)
+    assert observe(rolled).replay == (ReplayPair(0.6, 0.6),)
 
 
 def test_late_rows_of_a_spool_are_counted_when_they_arrive(rolled: World) -> None:

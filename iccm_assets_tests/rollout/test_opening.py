@@ -11,7 +11,7 @@ from iccm_assets.errors import CorruptCheckpointError, OperationNotAllowedError
 from iccm_assets.rollout import deployment, opening
 from iccm_assets.rollout.opening import deploy_candidate
 from iccm_assets.rollout.policy import Policy
-from iccm_assets_tests.rollout.db_factories import World, model
+from iccm_assets_tests.factories.rollouts import World, model
 
 
 def test_a_rollout_begins_without_traffic_by_the_numbers_of_the_day(world: World) -> None:
@@ -87,8 +87,12 @@ def test_the_retrain_that_made_the_version_is_found_and_its_emergency_recorded(w
     assert state.emergency and row.training_run_id == run
 
 
-def test_without_a_production_version_the_first_is_promoted_immediately(engine, settings, tmp_path) -> None:
+def test_without_a_production_version_the_first_is_promoted_immediately(
+    engine, settings, tmp_path, monkeypatch
+) -> None:
     from iccm_assets.registry import versions
+
+    monkeypatch.setattr(deployment, "probe_model", lambda *arguments: None)
 
     path = model(tmp_path, "first")
     with engine.begin() as conn:

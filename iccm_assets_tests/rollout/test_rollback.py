@@ -6,8 +6,9 @@ import pytest
 
 from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.reporting.traffic_history import versions_served_at
+from iccm_assets.rollout import deployment
 from iccm_assets.rollout.rollback import roll_back, roll_back_production
-from iccm_assets_tests.rollout.db_factories import World
+from iccm_assets_tests.factories.rollouts import World
 
 
 def back(world: World, reason: str = "") -> str:
@@ -52,3 +53,18 @@ def test_after_completion_the_previous_version_is_restored_with_events_and_alert
         assert [version.version for version in versions_served_at(conn, world.now())] == [world.production]
     with pytest.raises(OperationNotAllowedError, match="no previous"):
         back(world)  # it does not swing back to the one that was taken back
+
+
+def test_of_several_former_versions_the_last_one_is_restored(world: World) -> None:
+    first, second, third = world.production, world.candidate, world.version("c")
+    never_deployed = world.version("d", status="retired")
+    for version in (second, third):
+        world.wait(60)
+        deployment.deploy(world.engine, version, actor="user:ada", force_reason="a test")
+    assert back(world) == second
+    assert world.statuses() == {
+        first: "retired", second: "production", third: "rolled_back", never_deployed: "retired",
+    }  # fmt: skip
+    assert back(world) == first  # one that was rolled back does not return
+    with pytest.raises(OperationNotAllowedError, match="no previous"):
+        back(world)

@@ -9,11 +9,11 @@ import pytest
 
 from iccm_assets.rollout import simulation
 from iccm_assets.rollout.simulation import TrueEffect, simulate
-from iccm_assets_tests.rollout.decision_driver import PRODUCTION
+from iccm_assets_tests.factories.decision_driver import PRODUCTION
 
 
 def test_an_equal_model_is_promoted_and_a_much_worse_one_is_rolled_back():
-    # docs/rollout.md has the shares of 400 runs each; these few leave room for two unlucky ones.
+    # docs/explanation/rollout.md has the shares of 400 runs each; these few leave room for two unlucky ones.
     equal = simulate(TrueEffect(0.8, 0.8, 500), PRODUCTION, 12, 1).to_json()
     assert equal["promoted"] >= 0.9 and equal["rolled_back"] <= 0.1
     assert 42 <= equal["hours"]["promoted"]["median"] <= 60  # 42 h of health, and 30 sessions at 50 a day

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iccm_assets.cli import doctor
+from iccm_assets.cli import machine_checks
 from iccm_assets.sandbox import control_groups
 from iccm_assets.sandbox.control_groups import ControlGroup, count_workers, create_group, find_parent
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
@@ -134,15 +134,16 @@ def test_only_as_many_sandboxes_run_as_fit_into_the_memory(monkeypatch, parent, 
 
 def test_the_doctor_names_the_numbers_and_the_fix(monkeypatch):
     monkeypatch.setattr(control_groups, "find_parent", lambda: None)
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 4 * GIBIBYTE}))
-    check = doctor.check_judge_memory(settings_with(workers=8, memory_mib=512))
+    memory = type("Memory", (), {"total": 4 * GIBIBYTE})
+    monkeypatch.setattr(machine_checks.psutil, "virtual_memory", lambda: memory)
+    check = machine_checks.check_judge_memory(settings_with(workers=8, memory_mib=512))
     assert not check.ok
     assert not check.required
     assert "3 of 8 at a time, 1024 MiB each of 4096 MiB; memory is sampled" in check.detail
     assert "Delegate=yes" in check.fix
     assert "ICCM_JUDGE__WORKERS=3" in check.fix
     monkeypatch.setattr(control_groups, "find_parent", lambda: Path("/sys/fs/cgroup"))
-    check = doctor.check_judge_memory(settings_with(workers=2, memory_mib=512))
+    check = machine_checks.check_judge_memory(settings_with(workers=2, memory_mib=512))
     assert check.ok
     assert "limited exactly by control groups in /sys/fs/cgroup" in check.detail
     assert not check.fix

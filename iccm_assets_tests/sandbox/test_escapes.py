@@ -6,8 +6,8 @@ from iccm_assets.sandbox.sandbox import MAX_WALL_FACTOR, REPLY_TIMEOUT_SECONDS, 
 from iccm_assets.settings import JudgeSettings, load_settings
 from iccm_assets.suites.suite_runner import run_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
-from iccm_assets_tests.sandbox.implementations import HOSTILE, SUITE
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
+from iccm_assets_tests.factories.implementations import HOSTILE, SUITE
 
 ADD_CASES = 3  # the cases in which `add` has to return a number
 
@@ -18,7 +18,23 @@ def settings():
     return load_settings().model_copy(update={"judge": limits})
 
 
-@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+# Those that end by a limit of time, space or number; the sandbox's other tests have one of each.
+LONG = {
+    "sleeps for ever",
+    "two gigabytes in children",
+    "two gigabytes bit by bit",
+    "catastrophic regular expression",
+    "an endless loop at import",
+    "an endless loop in many processes",
+    "ignores signals and loops in a thread",
+    "a hundred thousand files",
+}
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [pytest.param(h, id=h.name, marks=[pytest.mark.slow] if h.name in LONG else []) for h in HOSTILE],
+)
 def test_a_hostile_implementation_is_contained_and_named(hostile, settings, monkeypatch):
     monkeypatch.setenv("PLANTED_SECRET", "s3cret-of-the-host")
     before = snapshot()

@@ -17,7 +17,7 @@ from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import load_settings
 from iccm_assets.suites.suite_runner import run_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
 
 SECRET = "s3cret-of-the-neighbour"
 VICTIM = f"""
@@ -260,6 +260,7 @@ MODEST_ANSWER = [{"$set": [0]}, 65536]
 
 
 @pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.slow
 def test_what_the_kernel_counts_by_user_cannot_be_used_up_for_others(name, settings):
     body = dedent(GREEDY[name]).strip().replace("\n", "\n    ")
     greedy = (

@@ -5,20 +5,45 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 
-from iccm_assets.sandbox import sandbox as sandbox_module
-from iccm_assets.sandbox.resource_usage import imposed_wait
+from iccm_assets.sandbox import usage_sampler
+from iccm_assets.sandbox.resource_usage import ResourceUsage, imposed_wait
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
+from iccm_assets.sandbox.usage_sampler import UsageSampler
 from iccm_assets.settings import load_settings
 from iccm_assets.suites.suite_runner import run_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
-from iccm_assets_tests.sandbox.limit_attacks import MEMORY, TIME
+from iccm_assets_tests.factories import memory_attacks, time_attacks
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
 
 SUITE = parse_suite({"kind": "cases", "cases": [{"call": "f", "expect": 1}]})
 TOLERANCE = 1.3
+MEMORY = [
+    *memory_attacks.SHARED_MAPPINGS,
+    *memory_attacks.PAGE_TABLES,
+    *memory_attacks.ENDED_FIRST_THREADS,
+    *memory_attacks.FAMILIES,
+]
+TIME = [*time_attacks.UNCOLLECTED_CHILDREN, *time_attacks.OWN_CONTENTION]
+# One attack of each kind; `make test-all` runs the others, too.
+QUICK = {
+    "shared memory whose pages are given back",
+    "page tables that each fork copies",
+    "a child whose first thread has ended",
+    "the memory of a family",
+    "the memory of a family in sessions of their own",
+    "children that nobody collects: ignored",
+    "competes with children in sessions of their own",
+    "makes itself unimportant and competes with children",
+}
+
+
+def parametrized(attacks):
+    slow = pytest.mark.slow
+    return [pytest.param(a, id=a.name, marks=() if a.name in QUICK else slow) for a in attacks]
 
 
 def limited(**limits):
@@ -35,18 +60,33 @@ def run_twice(source, settings):
 def largest_sample(monkeypatch):
     """The most memory that any sample of a sandbox showed."""
     samples = [0]
-    original = sandbox_module.measure_usage
+    original = UsageSampler.sample
 
-    def measure(*args):
-        usage = original(*args)
+    def sample(sampler):
+        usage = original(sampler)
         samples.append(usage.memory)
         return usage
 
-    monkeypatch.setattr(sandbox_module, "measure_usage", measure)
+    monkeypatch.setattr(UsageSampler, "sample", sample)
     return lambda: max(samples)
 
 
-@pytest.mark.parametrize("attack", MEMORY, ids=lambda attack: attack.name)
+@pytest.fixture
+def busy_machine():
+    """Two processes per processor that are always ready."""
+    pids = []
+    for _ in range(2 * len(os.sched_getaffinity(0))):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            while True:
+                pass
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("attack", parametrized(MEMORY))
 def test_memory_that_no_process_shows_ends_by_the_memory_limit(attack, largest_sample):
     settings = limited(wall_seconds=30.0, cpu_seconds=20)
     before = snapshot()
@@ -57,9 +97,40 @@ def test_memory_that_no_process_shows_ends_by_the_memory_limit(attack, largest_s
     assert_unchanged(before)
 
 
-@pytest.mark.parametrize("attack", TIME, ids=lambda attack: attack.name)
+def test_the_memory_of_a_family_ends_by_its_limit_on_a_busy_machine(busy_machine, largest_sample):
+    settings = limited(wall_seconds=30.0, cpu_seconds=20)
+    [attack] = [attack for attack in MEMORY if attack.name == "the memory of a family"]
+    for result in run_twice(attack.source, settings):
+        assert {case.verdict for case in result.results} == {"out_of_memory"}, result.results
+    assert largest_sample() <= TOLERANCE * (settings.judge.memory_mib << 20)
+
+
+def test_pages_that_many_processes_share_count_once_when_the_limit_is_reached_while_they_are_stopped(
+    monkeypatch,
+):
+    """Only undivided are they above the limit: the case goes on."""
+    mib, family, signals = 1 << 20, [10, *range(11, 31)], []
+    sizes = iter([(90, False), (130, False), (60, True)])
+
+    def measure(_pid, _tmpfs, _extra=0, *, divided=False):
+        size, expected = next(sizes)
+        assert divided is expected
+        return ResourceUsage(size * mib, size * mib, 0, 0.0, 0, tuple(family))
+
+    for name, replacement in {
+        "descendant_pids": lambda _pid: family, "measure_usage": measure, "measure_mappings": lambda *_: 0,
+        "lower_priority": lambda *_: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(usage_sampler, name, replacement)
+    process = SimpleNamespace(pid=10, signal_in_namespace=lambda pid, number: signals.append((number, pid)))
+    sampler = UsageSampler(process, ("/tmp",), 100 * mib, _mappings_due=0.0)
+    assert sampler.sample().memory == 60 * mib
+    assert [number for number, _ in signals] == [signal.SIGSTOP] * 20 + [signal.SIGCONT] * 20
+
+
+@pytest.mark.parametrize("attack", parametrized(TIME))
 def test_time_that_no_process_shows_ends_by_the_time_limits(attack):
-    settings = limited(wall_seconds=8.0, cpu_seconds=2)
+    settings = limited(wall_seconds=8.0, cpu_seconds=1)
     before = snapshot()
     for result in run_twice(attack.source, settings):
         assert {case.verdict for case in result.results} <= attack.verdicts, result.results
@@ -71,6 +142,18 @@ def test_time_that_no_process_shows_ends_by_the_time_limits(attack):
 
 CHILDREN = """
 import mmap, os, signal, time
+block = b""
+def family(members, shared):
+    global block
+    block = b"x" * shared
+    pids = []
+    for _ in range(members):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            time.sleep(0.4)
+            os._exit(block[-1] - 120)
+    codes = {os.waitpid(pid, 0)[1] for pid in pids}
+    return codes, os.getpriority(os.PRIO_PROCESS, 0) > 0
 hits = []
 def counted():
     signal.signal(signal.SIGCHLD, lambda number, frame: hits.append(number))
@@ -114,6 +197,9 @@ def polite():
 @pytest.mark.parametrize(
     ("call", "args", "expect"),
     [
+        # 300 MiB of each process are the same pages; they are stopped to see that, and go on.
+        ("family", [4, 300 << 20], {"$tuple": [{"$set": [0]}, False]}),
+        ("family", [18, 300 << 20], {"$tuple": [{"$set": [0]}, True]}),
         ("counted", [], 3),
         ("ignored", [], {"$tuple": [True, True]}),
         ("shared", [1 << 20], {"$bytes": "YWJj"}),

@@ -15,13 +15,13 @@ import pytest
 
 import iccm_assets
 from iccm_assets.errors import SandboxUnavailableError
-from iccm_assets.sandbox import bubblewrap, launcher, seccomp
+from iccm_assets.sandbox import bubblewrap, launcher, seccomp, warm_pool
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import load_settings
 from iccm_assets.suites.suite_runner import check_sandbox, run_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
-from iccm_assets_tests.sandbox.implementations import PLAIN, SUITE
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
+from iccm_assets_tests.factories.implementations import PLAIN, SUITE
 
 LIMITS = Limits(wall=10, cpu=5, output=1 << 20)
 ROOT = os.geteuid() == 0
@@ -89,7 +89,7 @@ def test_without_a_layer_there_is_no_verdict(layer, command, settings, monkeypat
     assert_unchanged(before)
 
 
-@pytest.mark.skipif(not ROOT, reason="only root has a uid to drop")
+@pytest.mark.skipif(not ROOT, reason="needs root: only root has a uid to drop")
 def test_root_without_its_stage_is_noticed(settings, monkeypatch):
     original = bubblewrap.build_command
     monkeypatch.setattr(
@@ -268,8 +268,30 @@ def test_the_filter_of_cases_decides_as_it_should(machine, call, verdict):
     assert decide(seccomp.build_case_filter(name), architecture, *call) == verdict
 
 
+@pytest.mark.parametrize(("machine", "number"), [(X86, 112), (ARM, 157)])
+def test_a_case_has_one_session(machine, number):
+    name, architecture = machine
+    assert decide(seccomp.build_session_filter(name), architecture, number) == SUCCESS
+    assert decide(seccomp.build_session_filter(name), architecture, 0) == ALLOW
+
+
+def test_children_of_a_case_remain_in_its_session(settings):
+    source = """
+import os, subprocess, sys
+def f():
+    command = [sys.executable, "-c", "import os; print(os.getsid(0) == %d)" % os.getsid(0)]
+    child = subprocess.run(command, start_new_session=True, capture_output=True)
+    return child.stdout, os.getsid(0) == os.getpid()
+"""
+    suite = parse_suite(
+        {"kind": "cases", "cases": [{"call": "f", "expect": {"$tuple": [{"$bytes": "VHJ1ZQo="}, True]}}]}
+    )
+    assert [case.detail for case in run_suite(source, suite, settings).results] == [""]
+
+
 def test_a_sandbox_without_the_filter_of_cases_is_not_used(settings, monkeypatch):
     monkeypatch.setattr(seccomp, "build_case_filter", lambda: b"")
+    warm_pool.warm_pool.close()  # its worker has the filter
     assert run_suite(PLAIN, parse_suite(SUITE), settings).test_pass_rate is None
 
 
@@ -440,7 +462,7 @@ import json
 from iccm_assets.suites.suite_runner import run_suite
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets.settings import load_settings
-from iccm_assets_tests.sandbox.implementations import HONEST, HOSTILE, SUITE
+from iccm_assets_tests.factories.implementations import HONEST, HOSTILE, SUITE
 settings = load_settings()
 suite, report = parse_suite(SUITE), {}
 names = ("plain", "threads", "a process pool", "temporary files", "async inside")
@@ -458,7 +480,7 @@ print(json.dumps(report))
 """
 
 
-@pytest.mark.skipif(not ROOT, reason="the other tests already run as an ordinary user")
+@pytest.mark.skipif(not ROOT, reason="needs root: the other tests already run as an ordinary user")
 def test_an_ordinary_user_gets_the_same_sandbox(tmp_path):
     libraries = Path(psutil.__file__).parents[1]
     here = Path(iccm_assets.__file__).parents[1]
@@ -466,7 +488,7 @@ def test_an_ordinary_user_gets_the_same_sandbox(tmp_path):
         (path for path in (sys._base_executable, "/usr/bin/python3") if is_usable(path, libraries)), None
     )
     if python is None:
-        pytest.skip("no interpreter that uid 65534 can read has this project's libraries")
+        pytest.skip("needs an interpreter and libraries that uid 65534 can read")
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": f"{here}:{libraries}",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
-
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.scoring.answer_code import extract_code, find_named, is_python_info
 from iccm_assets.scoring.answer_text import UnclosedThinkingError, drop_thinking
 from iccm_assets.scoring.chat_responses import ChatAnswer, InvalidResponse
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -298,7 +296,6 @@ PIECES += [
 ]
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 def test_every_text_is_code_or_an_invalid_response(text: str) -> None:
     try:
@@ -333,19 +330,18 @@ HOSTILE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", HOSTILE)
 def test_the_time_grows_with_the_length_and_not_faster(shape: str) -> None:
-    def measure(length: int) -> float:
-        piece, texts = HOSTILE[shape], list[str]()
-        number = 0
-        while sum(map(len, texts[-1:])) * len(texts) < length:
-            texts.append(piece.replace("{n}", str(number)).replace("{m}", str(number + 1)))
-            number += 1
-        text, best = "".join(texts), float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            with suppress(InvalidResponse):
-                extract(text, text[:100_000], ended=True)
-            best = min(best, time.process_time() - start)
-        return best
+    def seconds(size: int) -> float:
+        text = repeated(HOSTILE[shape], size)
+        return cpu_seconds(lambda: extract(text, text[: 1 << 16], ended=True), (InvalidResponse,))
 
-    short, long = measure(1 << 17), measure(1 << 19)
-    assert long <= 6 * short + 0.05, (short, long)
+    assert_linear(seconds, 1 << 16)
+
+
+def repeated(piece: str, size: int) -> str:
+    """As many numbered pieces as ``size`` characters hold."""
+    texts, length = list[str](), 0
+    while length < size:
+        number = len(texts)
+        texts.append(piece.replace("{n}", str(number)).replace("{m}", str(number + 1)))
+        length += len(texts[-1])
+    return "".join(texts[:-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.scoring.api_compatibility import MAX_CHARACTERS, api_compatibility
@@ -130,7 +130,6 @@ PIECES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(PIECES, max_size=5).map("\n".join), st.lists(PIECES, max_size=5).map("\n".join))
 def test_any_two_texts_give_a_fraction_or_none_and_a_module_is_compatible_with_itself(
     first: str, second: str

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from iccm_assets.cli.orchestra import check, serve
 from iccm_assets.db import tables as t
-from iccm_assets.errors import InputError, OrchestraError
+from iccm_assets.errors import AddressError, InputError, OrchestraError
 from iccm_assets.scoring import scoring_pass
 from iccm_assets.scoring.orchestra import LocalReconstructor, Orchestra, load_orchestra
 from iccm_assets.scoring.scoring import ScoringTask, score_texts
@@ -30,7 +30,8 @@ from iccm_assets.simulation.reconstructors import RECONSTRUCTORS
 from iccm_assets.simulation.reconstructors.fault_injection import FAULTS
 from iccm_assets.simulation.reconstructors.mock_endpoint import FaultConfig, MockEndpoint
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.scoring.factories import put_conversation
+from iccm_assets_tests.factories.processes import killed_at_the_end
+from iccm_assets_tests.factories.scorable_rows import put_conversation
 
 SOURCE = "def rate(weight):\n    if weight < 3:\n        return 5\n    return 9\n"
 SUITE = {
@@ -39,6 +40,7 @@ SUITE = {
 }
 # Understood alike by all three reconstructors, by each in its own way, or by none.
 PHRASES = ("less than 3", "less than about 3", "less than 4", "less than a certain limit")
+TIMEOUT_SECONDS = 240  # only ends a broken test
 DAY = (date(2026, 3, 1), date(2026, 3, 1))
 
 
@@ -63,6 +65,7 @@ def load_rows(engine: sa.Engine) -> dict[str, dict[str, Any]]:
     return {row["text"]: row for row in rows.values()}
 
 
+@pytest.mark.slow
 def test_a_faulty_endpoint_never_turns_into_a_wrong_score(engine: sa.Engine, settings: Settings) -> None:
     texts = [text(number) for number in range(104)]
     for number, requirements in enumerate(texts):
@@ -197,6 +200,7 @@ def load_scored_ids(engine: sa.Engine) -> set[int]:
         )
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_the_rest(
     engine: sa.Engine, settings: Settings
 ) -> None:
@@ -217,11 +221,12 @@ def test_an_interrupt_keeps_the_stored_scores_and_the_next_pass_requests_only_th
     }
     with MockEndpoint(FaultConfig({"slow": 1.0}, slow_seconds=0.1)) as endpoint:
         command = [sys.executable, "-c", SCORER, endpoint.members]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and not load_scored_ids(engine):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        with killed_at_the_end(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not load_scored_ids(engine):
+                time.sleep(0.05)
+            endpoint.config.slow_seconds = 20  # nothing more is scored before the signal arrives
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
         before = load_scored_ids(engine)
         assert stderr.rstrip().endswith("KeyboardInterrupt"), stderr
         assert scoring_pass.BATCH_SIZE <= len(before) < count
@@ -240,24 +245,24 @@ def test_the_command_line_serves_the_reconstructors_and_asks_every_member_once(
 ) -> None:
     iccm = "from iccm_assets.cli.main import main; main()"
     command = [sys.executable, "-c", iccm, "orchestra", "serve", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with killed_at_the_end(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         spec = server.stdout.readline().strip().removeprefix("ICCM_ORCHESTRA=")
-        monkeypatch.setenv("ICCM_ORCHESTRA", f"{spec},openai:http://127.0.0.1:9/v1#dead")
-        get_settings.cache_clear()
-        check(as_json=True)
-        report = json.loads(capsys.readouterr().out)
-        assert [member["test_pass_rate"] for member in report["members"]] == [1.0, 1.0, 1.0, None]
-        assert report["ok"] and "ConnectError" in report["members"][-1]["detail"]
-        monkeypatch.setenv("ICCM_ORCHESTRA_QUORUM", "4")
-        get_settings.cache_clear()
-        with pytest.raises(OrchestraError, match="3 members gave a score, the quorum is 4"):
-            check()
-    finally:
-        get_settings.cache_clear()
+        try:
+            monkeypatch.setenv("ICCM_ORCHESTRA", f"{spec},openai:http://127.0.0.1:9/v1#dead")
+            get_settings.cache_clear()
+            check(as_json=True)
+            report = json.loads(capsys.readouterr().out)
+            assert [member["test_pass_rate"] for member in report["members"]] == [1.0, 1.0, 1.0, None]
+            assert report["ok"] and "ConnectError" in report["members"][-1]["detail"]
+            monkeypatch.setenv("ICCM_ORCHESTRA_QUORUM", "4")
+            get_settings.cache_clear()
+            with pytest.raises(OrchestraError, match="3 members gave a score, the quorum is 4"):
+                check()
+        finally:
+            get_settings.cache_clear()
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=TIMEOUT_SECONDS) == 0
 
 
 @pytest.mark.parametrize(
@@ -276,5 +281,5 @@ def test_invalid_faults_are_rejected_in_one_line(faults: str, words: str) -> Non
 
 
 def test_a_port_in_use_is_rejected_in_one_line() -> None:
-    with MockEndpoint() as endpoint, pytest.raises(InputError, match="cannot listen on"):
+    with MockEndpoint() as endpoint, pytest.raises(AddressError, match="cannot listen on"):
         serve(port=int(endpoint.url.split(":")[2].split("/")[0]))

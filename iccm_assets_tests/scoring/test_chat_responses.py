@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iccm_assets.scoring.answer_code import extract_code
@@ -207,7 +207,6 @@ def test_a_byte_order_mark_and_the_shape_of_legacy_completions_are_read() -> Non
     assert extract_code(read_answer(json.dumps(both).encode())) == CODE
 
 
-@settings(max_examples=50)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: completion(text)))
 def test_every_response_is_code_or_an_invalid_response(body: bytes) -> None:
     try:

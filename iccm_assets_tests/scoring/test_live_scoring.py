@@ -25,7 +25,7 @@ from iccm_assets.scoring.scoring_queue import (
 )
 from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_runner import JUDGE_VERSION
-from iccm_assets_tests.scoring.factories import (
+from iccm_assets_tests.factories.scorable_rows import (
     NOW,
     SOURCE,
     load_model_rows,
@@ -61,18 +61,21 @@ def rollout(engine: sa.Engine) -> int:
         return int(conn.execute(opened.returning(t.rollouts.c.id)).scalar_one())
 
 
-def test_only_gateway_answers_with_tests_are_scored(engine: sa.Engine, settings: Settings) -> None:
+def test_gateway_answers_are_scored_on_their_tests_or_on_a_recorded_suite(
+    engine: sa.Engine, settings: Settings
+) -> None:
     serve_request(engine, settings, "with", "s1")
     serve_request(engine, settings, "without", "s2", tests=None)
     put_conversation(engine, settings, "not live")
     assert count_rows(engine, unscored_live_responses()) == 1
     progress: list[int] = []
     report = score_live_responses(engine, make_orchestra(), settings, progress=progress.append)
-    assert (report.scored.scored, report.remaining, sum(progress)) == (1, 0, 1)
-    row = load_model_rows(engine)["with"]
+    assert (report.scored.scored, report.scored.inconclusive, report.remaining, sum(progress)) == (2, 0, 0, 2)
+    rows = load_model_rows(engine)
+    assert [rows[name].test_suite_origin for name in ("with", "without")] == ["attached", "recorded"]
+    row = rows["with"]
     assert (row.test_pass_rate, row.implementation_variance, row.api_compatibility) == (1.0, 0.0, 1.0)
     assert row.scored_at is not None and row.judge_version == JUDGE_VERSION
-    assert load_model_rows(engine)["without"].scored_at is None
     assert count_rows(engine, unscored_requirements()) == 2  # accepted texts are scored by the daily pass
     again = score_live_responses(engine, make_orchestra(), settings).scored
     assert (again.scored, again.inconclusive, again.invalid_suites) == (0, 0, 0)
@@ -90,7 +93,7 @@ def test_first_answers_of_sessions_come_first_and_those_of_the_live_rollout_befo
     requests: list[str] = []
     score_live_responses(engine, make_orchestra(requests.append), settings)
     order = list(dict.fromkeys(text.split("number ")[1].rstrip(".") for text in requests))
-    assert order == ["live-1", "live-2", "early", "live-1-again", "early-again"]
+    assert order == ["live-1", "untested", "early", "live-1-again", "live-2", "early-again"]
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff\u00a0", "\u2800\u3164\n"])

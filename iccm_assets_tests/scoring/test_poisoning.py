@@ -18,7 +18,7 @@ from iccm_assets.scoring.orchestra import load_orchestra
 from iccm_assets.scoring.scoring_pass import ScoringReport, score_unscored
 from iccm_assets.settings import EndpointSettings, Settings, load_settings
 from iccm_assets.simulation.reconstructors.mock_endpoint import MockEndpoint
-from iccm_assets_tests.curation.pool_factories import HashEmbedder, write_canary_set
+from iccm_assets_tests.factories.training_pools import HashEmbedder, write_canary_set
 
 DAY = date(2026, 3, 1)
 TOPICS = ("ember", "brick", "violin", "harbor", "lantern", "meadow", "copper", "orchid", "timber", "walnut")
@@ -136,6 +136,7 @@ def test_fifty_poisoned_conversations_on_suites_that_test_nothing_teach_nothing(
 
 
 @pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.slow
 def test_other_suites_that_the_wrong_code_passes_teach_nothing(platform: Platform, name: str) -> None:
     platform.post(SIBLINGS[name], user=True)
     scores, filtered, pool = platform.run_day()

@@ -10,7 +10,7 @@ from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.scoring.live_scoring import score_live_responses
 from iccm_assets.settings import Settings
 from iccm_assets.suites import suite_runner
-from iccm_assets_tests.scoring.factories import load_model_rows, make_orchestra, serve_request
+from iccm_assets_tests.factories.scorable_rows import load_model_rows, make_orchestra, serve_request
 
 
 def test_a_missing_sandbox_is_alerted_once_and_scores_nothing(

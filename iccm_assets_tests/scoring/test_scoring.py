@@ -10,7 +10,7 @@ from iccm_assets.scoring.reconstruction import is_blank
 from iccm_assets.scoring.scoring import ReconstructionScore, ScoringTask, aggregate, score_texts
 from iccm_assets.settings import Settings
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.scoring.factories import SOURCE, SUITE, TEXT, make_orchestra
+from iccm_assets_tests.factories.scorable_rows import SOURCE, SUITE, TEXT, make_orchestra
 
 
 def member(name: str, rate: float | None, status: str = "scored") -> ReconstructionScore:

@@ -12,7 +12,7 @@ from iccm_assets.evaluation.production_holdout import load_production_holdout
 from iccm_assets.scoring import scoring_pass
 from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import Settings
-from iccm_assets_tests.scoring.factories import TEXT, VACUOUS_PYTEST, make_orchestra, put_conversation
+from iccm_assets_tests.factories.scorable_rows import TEXT, VACUOUS_PYTEST, make_orchestra, put_conversation
 
 
 def scores(engine: sa.Engine) -> list[Any]:

@@ -22,7 +22,7 @@ from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_strength import GENERATOR_VERSION, SuiteMeasurement
 from iccm_assets.suites.test_suites import Suite
-from iccm_assets_tests.scoring.factories import (
+from iccm_assets_tests.factories.scorable_rows import (
     SOURCE,
     SUITE,
     TEXT,

@@ -38,6 +38,7 @@ def normalised(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+@pytest.mark.slow
 def test_the_canary_set_is_reproduced_from_its_seed() -> None:
     assert gzip.decompress(encode_rows(draw_canary_rows())) == gzip.decompress(
         PACKAGED_CANARY_SET.read_bytes()

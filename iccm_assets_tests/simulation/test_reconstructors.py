@@ -7,7 +7,7 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from iccm_assets.errors import IccmError
@@ -16,6 +16,7 @@ from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
 from iccm_assets.simulation.language.quick_score import score_requirements
 from iccm_assets.simulation.reconstructors import RECONSTRUCTORS, ReconstructionError
+from iccm_assets.simulation.reconstructors.signature import check_syntax
 
 TEXT = (
     "The function `rate` shall take `weight`. When `weight` is less than 3, it shall return 5. "
@@ -54,6 +55,12 @@ def test_about_moves_the_boundary_only_for_lenient() -> None:
     odd = TEXT.replace("less than 3", "less than about 3")
     assert outcome("lenient", odd, 3) == 5
     assert outcome("literal", odd, 3) == 9
+
+
+def test_pythons_warnings_about_written_code_reach_no_terminal(recwarn: pytest.WarningsRecorder) -> None:
+    code = "def f(x):\n    return None[x] if x is 1 else x\n"
+    assert check_syntax(code) == code
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_an_unspecified_case_is_refused_ignored_or_guessed() -> None:
@@ -142,7 +149,6 @@ _PIECES = st.sampled_from((
 ))  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200) | st.lists(_PIECES, max_size=25).map("".join))
 @example("The function `f` shall take `x` and `x`. It shall return `x`.")
 @example("The function `f` shall take `class`. It shall return `class`.")

@@ -138,8 +138,7 @@ def test_a_path_that_is_not_there_is_no_sign_of_a_wrong_answer_either(name):
 STANDARD_OBJECTS = [
     "collections.deque([1])", "collections.UserDict(a=1)", "collections.ChainMap({})",
     "decimal.Decimal(1)", "datetime.date(2024, 1, 2)", "pathlib.Path('a')", "array.array('i', [1])",
-    "{}.keys()", "fractions.Fraction(1, 2)", "types.SimpleNamespace(a=1)", "uuid.UUID(int=1)",
-    "range(3)", "Point(1)", "slice(1)",
+    "fractions.Fraction(1, 2)", "uuid.UUID(int=1)", "slice(1)",
     "types.MappingProxyType(collections.UserDict(a=1))", "ipaddress.ip_address('::1')",
 ]  # fmt: skip
 
@@ -153,6 +152,26 @@ def test_an_object_of_the_standard_library_is_no_value_and_no_suspicion(value):
     result = judge(source, [1])
     assert result.results[0].verdict == "failed"
     assert "an object of type" in result.results[0].detail
+    assert not result.suspect, result.violations
+
+
+@pytest.mark.parametrize(
+    ("value", "description"),
+    [
+        ("{}.keys()", "an iterator over []"),
+        ("range(3)", "an iterator over [0, 1, 2]"),
+        ("types.SimpleNamespace(a=1)", "SimpleNamespace(a=1)"),
+        ("Point(1)", "Point(x=1)"),
+        ("Color.RED", "Color.RED"),
+    ],
+)
+def test_an_object_that_a_suite_can_describe_is_no_suspicion_either(value, description):
+    source = (
+        "import dataclasses, enum, types\n@dataclasses.dataclass\nclass Point:\n    x: int\n"
+        f"class Color(enum.Enum):\n    RED = 1\ndef f(): return {value}\n"
+    )
+    result = judge(source, [1])
+    assert result.results[0].detail == f"expected [1], got {description}"
     assert not result.suspect, result.violations
 
 

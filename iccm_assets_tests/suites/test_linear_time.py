@@ -1,8 +1,6 @@
 """Reading hostile text takes time in proportion to its size: at 4 x the size at most 5 x as long. (J2)"""
 
-import gc
 import json
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
@@ -20,14 +18,19 @@ from iccm_assets.suites import suspicions, test_suites
 from iccm_assets.suites.case_verdicts import CaseResult, classify_case
 from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import generate_mutants, select_mutants
+from iccm_assets.suites.outside_effects import choose_targets
 from iccm_assets.suites.planned_checks import count_checks
 from iccm_assets.suites.raised_classes import RaisedClasses
+from iccm_assets.suites.recorded_inputs import InputSearch
 from iccm_assets.suites.source_edits import SourceText
-from iccm_assets.suites.source_variants import build_stub, insert_probes, list_results
-from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, diff
+from iccm_assets.suites.source_variants import build_stub, insert_all_probes, insert_probes, list_results
+from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
+from iccm_assets.suites.value_differences import diff
+from iccm_assets_tests.factories.growth import GROWTH, assert_linear, cpu_seconds
 
-GROWTH, FACTOR = 4, 5.0
-NOISE_SECONDS = 0.1
+pytestmark = pytest.mark.slow
+
+REFUSALS = (IccmError, InvalidValueError, RecursionError, MemoryError)
 MEBIBYTE = 1 << 20
 
 # Repeated up to a size: parts of every pattern, and what parsers nest or collect.
@@ -83,29 +86,12 @@ SHAPES: dict[str, Callable[[int], str]] = {
 }  # fmt: skip
 
 
-def measure(work: Callable[[], object]) -> float:
-    gc.disable()
-    started = time.process_time()
-    try:
-        work()
-    except (IccmError, InvalidValueError, RecursionError, MemoryError):
-        pass  # refused, which takes time, too
-    finally:
-        elapsed = time.process_time() - started
-        gc.enable()
-    return elapsed
+def assert_growth(read: Callable[[str], object], make: Callable[[int], str], size: int) -> None:
+    def seconds(size: int) -> float:
+        text = make(size)
+        return cpu_seconds(lambda: read(text), REFUSALS)
 
-
-def assert_linear(read: Callable[[str], object], make: Callable[[int], str], size: int) -> None:
-    """Assert that ``GROWTH`` times the size takes at most ``FACTOR`` times as long, in the best of four."""
-    small, large = make(size // GROWTH), make(size)
-    times = []
-    for _ in range(4):
-        times.append((measure(lambda: read(small)), measure(lambda: read(large))))
-        fastest, slowest = (min(column) for column in zip(*times, strict=True))
-        if slowest <= FACTOR * fastest + NOISE_SECONDS:
-            return
-    pytest.fail(f"{fastest:.3f} s for {size // GROWTH}, {slowest:.3f} s for {size} characters")
+    assert_linear(seconds, size // GROWTH, f"{make(80)[:80]!r}", cache_step=0.1)
 
 
 FAILED = [CaseResult(0, "failed", "")]
@@ -127,9 +113,20 @@ def read_variants(text: str) -> None:
     count_checks(cast("test_suites.Suite", suite))
 
 
+def propose(text: str) -> None:
+    """Do all that recording a suite does outside before anything runs."""
+    source = SourceText.parse(text)
+    if source is not None:
+        targets, _ = choose_targets(source.tree)
+        search = InputSearch(source, targets, (text,), "seed")
+        search.propose_types(methods=False)
+        insert_all_probes(source, "probe")
+
+
 READERS: dict[str, Callable[[str], object]] = {
     "variants": read_variants,
     "fingerprint": ast_hash,
+    "recorded inputs": propose,
     "suspicions": lambda text: suspicions.find_suspicious_behavior(text, FAILED, [], "pytest"),
     "imports": sandbox_module._imported_modules,
     "violations": lambda text: sandbox_module._parse_violations(text.encode("ascii", "replace")),
@@ -145,15 +142,15 @@ def test_reading_source_takes_linear_time(reader):
         size = api_compatibility.MAX_CHARACTERS // (
             4 if reader == "variants" else 1
         )  # much is done with them
-        assert_linear(READERS[reader], make, size)
+        assert_growth(READERS[reader], make, size)
 
 
 @pytest.mark.parametrize(
     "shape", ["__eq__ ", "def __eq__(", "setattr( ", "builtins.a", "_test", "import a, "]
 )
 def test_signs_take_linear_time_up_to_a_mebibyte(shape):
-    assert_linear(READERS["suspicions"], repeated(shape), MEBIBYTE)
-    assert_linear(READERS["imports"], repeated(shape), MEBIBYTE)
+    assert_growth(READERS["suspicions"], repeated(shape), MEBIBYTE)
+    assert_growth(READERS["imports"], repeated(shape), MEBIBYTE)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +158,7 @@ def test_signs_take_linear_time_up_to_a_mebibyte(shape):
 )
 def test_every_sign_alone_takes_linear_time(pattern):
     for make in SHAPES.values():
-        assert_linear(lambda text: suspicions._matching(((pattern, ""),), text), make, MEBIBYTE // 2)
+        assert_growth(lambda text: suspicions._matching(((pattern, ""),), text), make, MEBIBYTE // 2)
 
 
 ANSWERS: dict[str, Callable[[int], str]] = {
@@ -190,7 +187,7 @@ def test_comparing_an_answer_takes_linear_time(name):
     def compare(text):
         return classify_case(case, CaseOutcome("answered", answer=text.encode(), imported=True), limits)
 
-    assert_linear(compare, ANSWERS[name], MEBIBYTE // 2)
+    assert_growth(compare, ANSWERS[name], MEBIBYTE // 2)
 
 
 def test_two_sets_of_sets_that_nearly_agree_are_compared_in_little_time():
@@ -201,7 +198,7 @@ def test_two_sets_of_sets_that_nearly_agree_are_compared_in_little_time():
         ]
         return check_encoded(["S", members])
 
-    assert measure(lambda: diff(sets(0.0), sets(1e-12))) < 1.0
+    assert cpu_seconds(lambda: diff(sets(0.0), sets(1e-12))) < 1.0
 
 
 @pytest.mark.parametrize(
@@ -222,4 +219,4 @@ def test_reading_a_suite_takes_linear_time(make, tmp_path):
         path.write_text(text, encoding="utf-8")
         test_suites.load_suite_file(path)
 
-    assert_linear(read, make, MEBIBYTE // 2)
+    assert_growth(read, make, MEBIBYTE // 2)

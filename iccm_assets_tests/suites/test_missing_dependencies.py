@@ -16,7 +16,7 @@ from iccm_assets.settings import load_settings
 from iccm_assets.suites.missing_dependencies import find_missing_package, find_reported_package
 from iccm_assets.suites.suite_runner import run_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.suites.factories import calls, make_cases, make_pytest
+from iccm_assets_tests.factories.shop_suite import calls, make_cases, make_pytest
 
 DOUBLE = make_cases(*calls("double", (1, 2), (2, 4)))
 MISSING = "missing_dependency"

@@ -18,8 +18,8 @@ from iccm_assets.suites.case_verdicts import CaseResult
 from iccm_assets.suites.suite_runner import run_suite, run_suites
 from iccm_assets.suites.suspicions import find_suspicious_behavior
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.sandbox.host_probe import assert_unchanged, snapshot
-from iccm_assets_tests.sandbox.implementations import HONEST, PLAIN, SUITE
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
+from iccm_assets_tests.factories.implementations import HONEST, PLAIN, SUITE
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
 from iccm_assets.suites.suite_strength import SuiteEvidence, decide_suite, measure_suite
 from iccm_assets.suites.test_suites import parse_suite
-from iccm_assets_tests.suites.factories import SHOP, SHOP_SUITE, calls, make_cases, make_pytest
+from iccm_assets_tests.factories.shop_suite import SHOP, SHOP_SUITE, calls, make_cases, make_pytest
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from iccm_assets.training.finetuning import (
     _training_arguments,
     fine_tune,
 )
-from iccm_assets_tests.models.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
-from iccm_assets_tests.training.factories import FAST, tiny_dataset
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
+from iccm_assets_tests.factories.training_jobs import FAST, tiny_dataset
 
 MAKERS = [tiny_t5, tiny_gpt2, tiny_llama]
 

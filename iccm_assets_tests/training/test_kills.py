@@ -1,66 +1,26 @@
-"""A trainer that is killed at any time: nothing is half-published, and the weights are the same afterwards.
-
-The processes are forked from one that has loaded torch already, otherwise the tests would mostly load torch.
-"""
+"""A trainer killed at any time publishes nothing by halves, and the weights are the same afterwards."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from iccm_assets import atomic_directories
-from iccm_assets.registry import model_store
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
-from iccm_assets_tests.models.tiny_models import tiny_gpt2
-from iccm_assets_tests.training.factories import tiny_job
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([
-    "iccm_assets.training.finetuning", "iccm_assets.training.checkpoint_export",
-    "transformers.models.t5.modeling_t5",
-    "transformers.models.gpt2.modeling_gpt2", "peft", "pyarrow.parquet", __name__,
-])  # fmt: skip
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def train_here(job: TrainingJob, killed_at: str) -> None:
-    """Train in this process, and kill it at a step ("step 7") or a stage of publishing."""
-    if killed_at == "before the rename":
-        train(job, still_current=die)  # type: ignore[arg-type]
-    elif killed_at == "after the rename":
-        atomic_directories.make_read_only = lambda directory: die()
-        train(job)
-    elif killed_at == "half written":
-        model_store.describe_files = lambda directory: die()  # type: ignore[assignment]
-        train(job)
-    elif killed_at == "before its row":
-        train(job)
-        die()
-    else:
-        train(job, progress=lambda point: die() if killed_at == f"step {point.step}" else None)
-
-
-def start(job: TrainingJob, killed_at: str = "") -> BaseProcess:
-    process = PROCESSES.Process(target=train_here, args=(job, killed_at))
-    process.start()
-    return process
+from iccm_assets_tests.factories.forked_trainers import start_trainer
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2
+from iccm_assets_tests.factories.training_jobs import tiny_job
 
 
 def kill_trainer(job: TrainingJob, killed_at: str) -> None:
-    process = start(job, killed_at)
-    process.join(120)
+    process = start_trainer(job, killed_at)
+    process.join(240)
     assert process.exitcode == -signal.SIGKILL
 
 
@@ -82,6 +42,7 @@ def train_uninterrupted(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
     return train(job.model_copy(update={"home": str(tmp_path / "elsewhere")}))
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_ten_times_at_random_ends_with_the_same_weights(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
     started = time.monotonic()
@@ -90,7 +51,7 @@ def test_a_trainer_killed_ten_times_at_random_ends_with_the_same_weights(tmp_pat
     rng = random.Random(os.environ.get("ICCM_TEST_SEED", "4"))
     kills = 0
     while kills < 10:
-        process = start(job)
+        process = start_trainer(job)
         process.join(rng.uniform(0.0, duration))
         if process.is_alive():
             process.kill()
@@ -106,7 +67,12 @@ def test_a_trainer_killed_ten_times_at_random_ends_with_the_same_weights(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"method": "lora"}, {"make": tiny_gpt2}], ids=["full", "lora", "causal"]
+    "changes",
+    [
+        pytest.param({}, id="full", marks=pytest.mark.slow),
+        pytest.param({"method": "lora"}, id="lora", marks=pytest.mark.slow),
+        pytest.param({"make": tiny_gpt2}, id="causal"),
+    ],
 )
 def test_the_next_attempt_resumes_from_the_last_complete_epoch_with_the_same_bits(
     changes: dict, tmp_path: Path
@@ -120,6 +86,7 @@ def test_the_next_attempt_resumes_from_the_last_complete_epoch_with_the_same_bit
     assert resumed.digest == expected.digest
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_resumed_with_another_configuration(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
     other = next_attempt(job).model_copy(update={"config": job.config.model_copy(update={"seed": 99})})
@@ -129,7 +96,15 @@ def test_no_checkpoint_is_resumed_with_another_configuration(tmp_path: Path) -> 
     assert (restarted.resumed_from_step, restarted.digest) == (0, expected.digest)
 
 
-@pytest.mark.parametrize("stage", ["half written", "before the rename", "after the rename", "before its row"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("half written", marks=pytest.mark.slow),
+        "before the rename",
+        "after the rename",
+        pytest.param("before its row", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_during_publishing_leaves_a_complete_model_or_none(stage: str, tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=2)
     expected = train_uninterrupted(job, tmp_path)

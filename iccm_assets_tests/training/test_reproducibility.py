@@ -32,8 +32,8 @@ from iccm_assets.training.reproducibility import (
 )
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
-from iccm_assets_tests.retraining.factories import conversation, training_run
-from iccm_assets_tests.training.factories import tiny_job
+from iccm_assets_tests.factories.platform_rows import conversation, training_run
+from iccm_assets_tests.factories.training_jobs import tiny_job
 
 VERIFY = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "verify"]
 
@@ -103,6 +103,7 @@ def platform(engine: sa.Engine, settings: Settings) -> Iterator[TrainingPlatform
     yield TrainingPlatform(engine, settings)
 
 
+@pytest.mark.slow
 def test_three_different_versions_are_reproduced_bit_for_bit_and_nothing_is_changed(
     platform: TrainingPlatform,
 ) -> None:
@@ -175,7 +176,8 @@ def test_a_version_that_cannot_be_trained_again_gets_a_reason(platform: Training
             conn, digest=base.name, path=job.base, parent=None, status="production"
         )
     version = platform.version(job)
-    assert "imported from tiny_t5" in platform.verify(imported).reason
+    report = platform.verify(imported)
+    assert report.outcome == "imported" and "imported from tiny_t5: nothing to reproduce" in report.reason
     elsewhere = job.model_copy(update={"device": "TPU v9"})
     report = platform.verify(version, train=lambda job, on_line: train(elsewhere))
     assert report.outcome == "impossible" and "TPU v9" in report.reason
@@ -209,6 +211,7 @@ def test_the_workspace_is_removed_however_the_block_ends(tmp_path: Path) -> None
         assert list(directory.parent.iterdir()) == [directory]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_the_interrupted_command_leaves_no_files(sent: signal.Signals, platform: TrainingPlatform) -> None:
     job = tiny_job(platform.settings.home, epochs=300, early_stopping_patience=300)
@@ -244,7 +247,7 @@ def test_the_interrupted_command_leaves_no_files(sent: signal.Signals, platform:
         while not list(scratch.glob("*/models/.staging/*/scratch")) and time.monotonic() < deadline:
             time.sleep(0.1)
         command.send_signal(sent)
-        _, stderr = command.communicate(timeout=60)
+        _, stderr = command.communicate(timeout=240)
     assert command.returncode == 130 and "Traceback" not in stderr
     assert not scratch.exists()
     assert platform.state() == before

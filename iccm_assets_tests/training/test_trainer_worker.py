@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -33,9 +31,10 @@ from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.training_runs import get_run
 from iccm_assets.training import trainer_worker
 from iccm_assets.training.trainer_worker import train
-from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
-from iccm_assets_tests.models.tiny_models import tiny_gpt2
-from iccm_assets_tests.training.factories import tiny_job
+from iccm_assets.training.worker_protocol import TrainingJob, parse_reply
+from iccm_assets_tests.factories.forked_trainers import train_in_process
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2
+from iccm_assets_tests.factories.training_jobs import tiny_job
 
 
 def candidates(job: TrainingJob) -> set[str]:
@@ -44,16 +43,6 @@ def candidates(job: TrainingJob) -> set[str]:
 
 def staging_is_empty(job: TrainingJob) -> bool:
     return list(ModelStore(Path(job.home)).staging_root.iterdir()) == []
-
-
-def train_in_process(job: TrainingJob, tmp_path: Path) -> TrainingOutcome:
-    (tmp_path / "job.json").write_text(job.model_dump_json())
-    result = subprocess.run(
-        [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(tmp_path / "job.json")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode in (0, 1), result.stderr
-    return parse_reply([json.loads(result.stdout)])
 
 
 def test_the_candidate_is_a_verified_loadable_model_with_its_provenance(tmp_path: Path) -> None:
@@ -191,14 +180,14 @@ def test_too_little_disk_space_is_detected_before_training(
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root"
+    os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root to mount a small disk"
 )
 def test_a_disk_that_fills_up_is_named_and_nothing_is_published(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
     if mounted.returncode != 0:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip("needs the right to mount a small disk")
     try:
         job = tiny_job(disk)
         (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - 500_000))
@@ -217,24 +206,6 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_published(tmp_path: Path) 
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_killed_trainer_publishes_nothing_and_the_next_attempt_starts_clean(tmp_path: Path) -> None:
-    job = tiny_job(tmp_path, epochs=500, early_stopping_patience=500)
-    (tmp_path / "job.json").write_text(job.model_dump_json())
-    command = [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(tmp_path / "job.json")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 20/"):
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert candidates(job) == set()
-    assert not staging_is_empty(job), "the kill came too late to prove anything"
-    outcome = train(tiny_job(tmp_path, attempt=2, fence=2))
-    assert candidates(job) == {outcome.digest} and staging_is_empty(job)
-
-
 def test_a_trainer_with_an_invalid_job_replies_with_the_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
         train_in_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
@@ -251,6 +222,7 @@ def test_importing_the_trainers_values_loads_no_torch() -> None:
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_error_is_returned(
     tmp_path: Path,
 ) -> None:
@@ -277,8 +249,9 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_error_i
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([probe], resources={"pipes": dg.PipesSubprocessClient()}, instance=instance)
         logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
-        [first, _] = instance.fetch_observations(dg.AssetKey("probe"), limit=99, ascending=True).records
-    assert observed == [1, 2], "one in 30 seconds, and each of the two trainings takes less"
+        [first, *_] = instance.fetch_observations(dg.AssetKey("probe"), limit=99, ascending=True).records
+    # One in 30 seconds: each of the two trainings takes less, unless the machine is very busy.
+    assert 1 <= observed[0] < observed[1] <= 6
     assert first.asset_observation is not None
     measured = {name: entry.value for name, entry in first.asset_observation.metadata.items()}
     assert measured.keys() == {"step", "total_steps", "epoch", "validation_loss"}

@@ -12,13 +12,14 @@ import torch
 from iccm_assets.errors import ModelError
 from iccm_assets.models.generation import generate, load_model
 from iccm_assets.training.trainer_worker import train
-from iccm_assets_tests.models.unusual_models import UNUSABLE, UNUSUAL, bfloat16, short_gpt2, tied
-from iccm_assets_tests.training.factories import tiny_job
+from iccm_assets_tests.factories.training_jobs import tiny_job
+from iccm_assets_tests.factories.unusual_models import UNUSABLE, UNUSUAL, bfloat16, short_gpt2, tied
 
 LONG = "def f(x):\n    return x + 1\n" * 60
 
 
 @pytest.mark.parametrize("make", UNUSUAL)
+@pytest.mark.slow
 def test_an_unusual_model_is_trained_published_loaded_and_reads_a_truncated_source(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -5,14 +5,11 @@ Skipped, with its reason, where there is no Chromium or no Playwright.
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -24,12 +21,12 @@ import sqlalchemy as sa
 
 from iccm_assets.capture.conversations import Conversation, upsert_conversation
 from iccm_assets.db.database import create_engine_for
-from iccm_assets.db.embedded.embedded_server import EmbeddedServer
-from iccm_assets.settings import PACKAGED_CANARY_SET
 from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
-from iccm_assets_tests.integration.conftest import ICCM, run
-from iccm_assets_tests.processes import BIN, bare_environment, free_port, start_dagster, stop
+from iccm_assets_tests.factories.commands import ICCM, run
+from iccm_assets_tests.factories.demo_platforms import temporary_home, write_canary_items
+from iccm_assets_tests.factories.processes import BIN, bare_environment, free_port, start_dagster, stop
+from iccm_assets_tests.factories.ui_instances import Instance
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -43,73 +40,52 @@ FLAGS = [
 ]
 
 
-@dataclass(frozen=True)
-class Instance:
-    """A running UI: its address, and the environment of commands that belong to it."""
-
-    url: str
-    environment: dict[str, str]
-    yesterday: date  # of the time it was filled
-
-    def iccm(self, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        return run([*ICCM, *arguments], self.environment, timeout)
-
-    def query(self, text: str, **variables: Any) -> Any:
-        reply = httpx.post(f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=60)
-        reply.raise_for_status()
-        assert "errors" not in reply.json(), reply.json()
-        return reply.json()["data"]
-
-
 @pytest.fixture(scope="session")
 def browser_path() -> str:
     """Where a Chromium is."""
-    pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright (extra `dev`)")
+    pytest.importorskip("playwright.sync_api", reason="needs Playwright (extra `dev`)")
     path = os.environ.get("UI_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not path:
-        pytest.skip("the browser tests need a Chromium on PATH, or its path in UI_TEST_CHROMIUM")
+        pytest.skip("needs a Chromium on PATH, or its path in UI_TEST_CHROMIUM")
     return path
 
 
 @pytest.fixture(scope="session")
 def instance(browser_path: str) -> Iterator[Instance]:
     """Sixty conversations of ten days on modules of the reference world; an eighth of the canary set."""
-    home = Path(tempfile.mkdtemp(prefix="iccm-ui-"))
-    lines = gzip.decompress(PACKAGED_CANARY_SET.read_bytes()).decode().splitlines()
-    (home / "canary.jsonl").write_text("\n".join(lines[::8]) + "\n", encoding="utf-8")
-    environment = bare_environment() | {
-        "ICCM_HOME": str(home / "iccm"),
-        "ICCM_CANARY_SET": str(home / "canary.jsonl"),
-        "COLUMNS": "160",
-    }
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        started = run([*ICCM, "db", "start"], environment, 600)
-        assert started.returncode == 0, started.stderr[-3000:]
-        today = a_day_that_lasts()
-        fill(run([*ICCM, "db", "url"], environment, 300).stdout.strip(), today)
-        shown = run([*ICCM, "env"], environment, 120).stdout
-        environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
-        port = free_port()
-        for command in (
-            [str(BIN / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)],
-            [str(BIN / "dagster-daemon"), "run"],
-        ):
-            processes.append(start_dagster(command, environment, home / "processes.log"))
-        wait_for_server(f"http://127.0.0.1:{port}/server_info", home / "processes.log")
-        yield Instance(f"http://127.0.0.1:{port}", environment, today - timedelta(days=1))
-    finally:
-        stop(processes)
-        EmbeddedServer(home / "iccm").stop()
-        for path in [home, *home.rglob("*")]:
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_home("iccm-ui-") as home:
+        environment = bare_environment() | {
+            "ICCM_HOME": str(home / "iccm"),
+            "ICCM_CANARY_SET": write_canary_items(home / "canary.jsonl", 47),
+            "COLUMNS": "160",
+        }
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            started = run([*ICCM, "db", "start"], environment, 600)
+            assert started.returncode == 0, started.stderr[-3000:]
+            today = a_day_that_lasts()
+            fill(run([*ICCM, "db", "url"], environment, 300).stdout.strip(), today)
+            shown = run([*ICCM, "env"], environment, 120).stdout
+            environment |= dict(line.removeprefix("export ").split("=", 1) for line in shown.splitlines())
+            port = free_port()
+            for command in (
+                [str(BIN / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)],
+                [str(BIN / "dagster-daemon"), "run"],
+            ):
+                processes.append(start_dagster(command, environment, home / "processes.log"))
+            wait_for_server(f"http://127.0.0.1:{port}/server_info", home / "processes.log")
+            yield Instance(f"http://127.0.0.1:{port}", environment, today - timedelta(days=1))
+        finally:
+            stop(processes)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(instance: Instance, browser_path: str) -> Iterator[Any]:
-    """One window on the UI; its pictures go to $UI_TEST_PICTURES where that is set."""
+    """One window on the UI; its pictures go to $UI_TEST_PICTURES where that is set.
+
+    Playwright keeps an event loop running in this thread, so it ends with the module: tests of other modules
+    run loops of their own.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

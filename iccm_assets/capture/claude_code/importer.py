@@ -32,6 +32,7 @@ from iccm_assets.capture.conversations import (
     upsert_conversation,
 )
 from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_requirements
+from iccm_assets.capture.messages import FilePart
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings
 
@@ -65,13 +66,22 @@ class SessionPreview:
 
     session_id: str
     exchange: Exchange
+    suite_origin: str | None = None
 
 
 class TranscriptImporter:
     """Imports files into the database, each session in a transaction of its own."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, user_id: str | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        user_id: str | None = None,
+        repository: tuple[FilePart, ...] = (),
+    ) -> None:
         self._engine = engine
+        self._repository = repository
         self._settings = settings
         self._user_id = user_id
         self._families: dict[str, set[str]] | None = None
@@ -134,9 +144,9 @@ class TranscriptImporter:
     ) -> tuple[int, Conversation]:
         metadata = dict(row.metadata) if row is not None else {}
         conversation = make_conversation(session_id, _limit(state, self._settings), user_id, metadata)
-        if row is not None:
-            origin = row.test_suite_origin or conversation.test_suite_origin
-            conversation = replace(conversation, test_suite=row.test_suite, test_suite_origin=origin)
+        conversation = replace(conversation, repository=self._repository)
+        if row is not None and row.test_suite_origin == "attached":  # others follow from the transcript
+            conversation = replace(conversation, test_suite=row.test_suite)
         return upsert_conversation(conn, conversation, settings=self._settings), conversation
 
     def _roots(self, conn: Connection) -> dict[str, set[str]]:
@@ -157,8 +167,11 @@ class TranscriptImporter:
 class TranscriptPreview:
     """Merges files as an import would, without a database."""
 
-    def __init__(self, settings: Settings, *, user_id: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, user_id: str | None = None, repository: tuple[FilePart, ...] = ()
+    ) -> None:
         self._settings = settings
+        self._repository = repository
         self._user_id = user_id
         self._states: dict[str, SessionState] = {}
         self._families: dict[str, set[str]] = defaultdict(set)
@@ -188,11 +201,13 @@ class TranscriptPreview:
         if not state.turns:
             return SessionPreview(session_id, Exchange(None, None, _explain_copy(state)))
         conversation = make_conversation(session_id, _limit(state, self._settings), self._user_id, {})
+        conversation = replace(conversation, repository=self._repository)
         try:
-            exchange = preview_conversation(conversation, self._settings)
+            exchange, suite_origin = preview_conversation(conversation, self._settings)
         except InputError as error:
             return SessionPreview(session_id, Exchange(None, None, error.detail))
-        return SessionPreview(session_id, replace(exchange, reason=explain(exchange, state)))
+        exchange = replace(exchange, reason=explain(exchange, state))
+        return SessionPreview(session_id, exchange, suite_origin)
 
 
 def make_conversation(

@@ -17,6 +17,7 @@ _VERSION = re.compile(
 _ADDRESS = re.compile(
     r"(?i)(?:ip|v4|addr\w*|host|server|client|from|peer|dns|ping|ssh|//|@)[\"']?[\s:=(,]{0,4}[\"']?$"
 )
+_NETWORK_SIZE = re.compile(r"/\d\d?(?!\d)")
 
 
 def luhn_valid(number: str) -> bool:
@@ -46,7 +47,7 @@ def is_card_number(text: str) -> bool:
 
 def is_iban(text: str) -> bool:
     """Whether this is an international account number with its check digits (ISO 7064, mod 97)."""
-    plain = re.sub(r"[ -]", "", text).upper()
+    plain = re.sub(r"[ -]", "", text)
     if not 15 <= len(plain) <= 34:
         return False
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
@@ -54,7 +55,7 @@ def is_iban(text: str) -> bool:
 
 def _is_email(match: re.Match[str]) -> bool:
     local, _, domain = match[0].replace("%40", "@").rpartition("@")
-    return domain.rsplit(".", 1)[-1].lower() not in _FILES and not (local == "git" and domain.count(".") == 1)
+    return domain.rpartition(".")[2].lower() not in _FILES and not (local == "git" and domain.count(".") == 1)
 
 
 def _is_ipv4(match: re.Match[str]) -> bool:
@@ -66,7 +67,7 @@ def _is_ipv4(match: re.Match[str]) -> bool:
     before = text[max(0, match.start() - 16) : match.start()]
     if address.is_loopback or match[0].startswith(("0.", "255.")) or _VERSION.search(before):
         return False
-    if re.match(r"/\d\d?(?!\d)", text[match.end() : match.end() + 4]) and match[0].endswith(".0"):
+    if _NETWORK_SIZE.match(text, match.end()) and match[0].endswith(".0"):
         return False  # a network, no person's address
     octets = address.packed
     version_like = octets[0] < 10 and max(octets) < 64

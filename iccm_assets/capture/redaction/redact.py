@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from iccm_assets.capture.redaction.keyword_secrets import classify_key, find_keyword_secrets, is_secret
@@ -103,7 +104,9 @@ def stored_user_ids(user_id: str) -> tuple[str, str]:
 
 
 def _redact(text: str, remember: OnMatch) -> str:
-    for _ in range(_MAX_ROUNDS if len(text) >= _MIN_LENGTH else 0):
+    if len(text) < _MIN_LENGTH:
+        return text
+    for _ in range(_MAX_ROUNDS):
         before, text = text, _redact_once(text, remember)
         if text == before:
             break
@@ -144,7 +147,7 @@ class _DocumentRedactor:
             )
         if isinstance(value, list):
             return [self.redact(item, name) for item in value]
-        card = type(value) is int and 10**12 <= value < 10**19 and is_card_number(str(value))
+        card = type(value) is int and value in range(10**19) and is_card_number(str(value))
         return "<CARD>" if card else value
 
     def _redact_text(self, text: str, name: str | None) -> str:
@@ -167,13 +170,11 @@ class _DocumentRedactor:
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object of these pairs; keys that became equal are numbered, so that no value is lost."""
     result: dict[str, Any] = {}
-    last_numbers: dict[str, int] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: count(2))
     for key, value in pairs:
-        name, number = key, last_numbers.get(key, 1)
+        name = key
         while name in result:
-            number += 1
-            name = f"{key} {number}"
-        last_numbers[key] = number
+            name = f"{key} {next(numbers[key])}"
         result[name] = value
     return result
 
@@ -200,6 +201,8 @@ def _detector_rules() -> Sequence[RedactionRule]:
             rules.append(RedactionRule(kind, pattern, hints))
     return rules
 
+
+_CALL_OR_NAME = re.compile(r"[\w(\[]")
 
 # Secrets identified by their context: a URL, a header, a command line.
 _CONTEXT_RULES = (
@@ -229,7 +232,7 @@ _CONTEXT_RULES = (
         ),
         ("uthorization", "UTHORIZATION"),
         # Tested afterwards: as a part of the pattern, it would make a long match fail and be tried again.
-        lambda match: re.match(r"[\w(\[]", match.string[match.end() : match.end() + 1]) is None,
+        lambda match: _CALL_OR_NAME.match(match.string, match.end()) is None,
     ),
     RedactionRule(
         "PASSWORD",
@@ -272,7 +275,6 @@ _CONTEXT_RULES = (
         ),
         (" -p",),
         holds=lambda match: is_keyboard_mash(match["x"]),
-        remember=True,
     ),
     RedactionRule(
         "TOKEN",

@@ -112,10 +112,12 @@ filtered_days = Table(
     "filtered_days",
     metadata,
     Column("day", Date, primary_key=True),
-    # Inputs written later are not in the day's rows yet (P6).
     timestamp_column("filtered_at", null=False),
     Column("kept", Integer, nullable=False),
     Column("rejected", Integer, nullable=False),
+    # Digest of the inputs as the filter read them: a day whose inputs have another is filtered again (P6).
+    # Null for a day without conversations.
+    text_column("fingerprint"),
     CheckConstraint("kept >= 0 and rejected >= 0", name="counts"),
     comment="Day that the filter has processed.",
 )

@@ -7,9 +7,11 @@ from iccm_assets.settings import load_settings
 
 daily_data_job = dg.define_asset_job(
     "daily_data_job",
-    selection=dg.AssetSelection.assets("reconstructions", "filtered_conversations", "training_pool")
+    selection=dg.AssetSelection.assets(
+        "test_suites", "reconstructions", "filtered_conversations", "training_pool"
+    )
     | dg.AssetSelection.checks_for_assets("conversations"),
-    description="Score, filter and deduplicate days of conversations.",
+    description="Record suites, score, filter and deduplicate days of conversations.",
 )
 
 production_quality_job = dg.define_asset_job(

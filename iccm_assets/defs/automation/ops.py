@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
+    from iccm_assets.reporting.formatting import snake_case_keys
     from iccm_assets.scoring.live_scoring import score_live_responses
     from iccm_assets.scoring.scoring_queue import count_rows, unscored_live_responses
 
@@ -39,11 +40,8 @@ def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResou
         context.log_event(dg.AssetObservation("deployed_model_version", metadata=_arm_metrics(report.arms)))
     context.add_output_metadata(
         {
-            "scored": report.scored.scored,
-            "inconclusive": report.scored.inconclusive,
-            "invalid_suites": report.scored.invalid_suites,
-            **{f"suites: {status}": count for status, count in sorted(report.scored.unusable_suites.items())},
-            "members_unavailable": report.scored.answers["missing"],
+            **report.scored.counts(),
+            **snake_case_keys(report.scored.unusable_suites, "suites"),
             "pending": report.remaining,
             "seconds": report.seconds,
             "arms": table_metadata([arm.to_dict() for arm in report.arms]),
@@ -53,12 +51,14 @@ def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResou
 
 def _arm_metrics(arms: "Sequence[ArmMetrics]") -> dict[str, Any]:
     """Metrics of both arms under names that stay the same from version to version."""
+    from iccm_assets.reporting.formatting import snake_case_keys
+
     metrics: dict[str, Any] = {}
     for arm in sorted(arms, key=lambda arm: arm.requests):  # of two versions, the one that served more
         row = arm.to_dict()
-        metrics[f"{arm.arm} version"] = row.pop("version")
         row.pop("arm")
-        metrics |= {f"{arm.arm} {name}": value for name, value in row.items() if value is not None}
+        measured = {name: value for name, value in row.items() if value is not None}
+        metrics |= snake_case_keys(measured, arm.arm)
     return metrics
 
 
@@ -66,6 +66,7 @@ def _arm_metrics(arms: "Sequence[ArmMetrics]") -> dict[str, Any]:
 def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Delete checkpoints, datasets and rows past their retention period."""
     from iccm_assets.governance.maintenance import apply_retention
+    from iccm_assets.reporting.formatting import snake_case_keys
 
     report = apply_retention(platform.engine, platform.settings)
     for decision in report.deleted:
@@ -84,7 +85,7 @@ def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) 
             "deleted": len(report.deleted),
             "retained": len(report.decisions) - len(report.deleted),
             "freed_bytes": report.freed_bytes,
-            **{f"deleted_rows: {table}": count for table, count in report.rows.items()},
+            **snake_case_keys(report.rows, "deleted_rows"),
             "stale_staging": len(report.staging),
             "retention_decisions": table_metadata(decisions),
         }

@@ -12,6 +12,7 @@ from iccm_assets.defs.automation.jobs import (
     retrain_job,
 )
 from iccm_assets.defs.automation.tick_transaction import request_run_or_skip, tick_transaction
+from iccm_assets.defs.partitions import FIRST_DAY
 from iccm_assets.defs.resources import PlatformResource
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -22,17 +23,23 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
     cron_schedule="0 1 * * *",
     execution_timezone="UTC",
     default_status=RUNNING,
-    description="Daily at 01:00 UTC: yesterday, and days of the last week whose inputs have changed.",
+    description="Daily at 01:00 UTC: yesterday, if new, and days of the last week whose inputs changed.",
 )
 def daily_data_schedule(
     context: dg.ScheduleEvaluationContext, platform: PlatformResource
-) -> list[dg.RunRequest]:
+) -> list[dg.RunRequest] | dg.SkipReason:
+    from iccm_assets.curation.checks import is_filtered
     from iccm_assets.curation.filtering import find_changed_days
 
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
-    earliest = yesterday - timedelta(days=platform.settings.curation.lookback_days - 1)
+    lookback_days = platform.settings.curation.lookback_days
+    earliest = max(FIRST_DAY, yesterday - timedelta(days=lookback_days - 1))
     with platform.engine.connect() as conn:
-        days = find_changed_days(conn, earliest, yesterday)
+        days = set(find_changed_days(conn, earliest, yesterday))
+        if not is_filtered(conn, yesterday):
+            days.add(yesterday)
+    if not days:
+        return dg.SkipReason(f"the last {lookback_days} days are unchanged since they were filtered")
     return [
         dg.RunRequest(
             run_key=f"{yesterday}:{first}:{last}",
@@ -41,7 +48,7 @@ def daily_data_schedule(
                 "dagster/asset_partition_range_end": last.isoformat(),
             },
         )
-        for first, last in _consecutive_ranges(sorted({*days, yesterday}))
+        for first, last in _consecutive_ranges(sorted(days))
     ]
 
 

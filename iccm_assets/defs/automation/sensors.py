@@ -23,7 +23,7 @@ from iccm_assets.defs.automation.training_run_tags import (
     list_started_retrains,
     run_request,
 )
-from iccm_assets.defs.metadata import table_metadata
+from iccm_assets.defs.metadata import with_markdown
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.settings import load_settings
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 DEPLOYED_VERSION_KEY = dg.AssetKey("deployed_model_version")
-# Between two observations of a rollout that has not changed.
+# Between two observations of the live rollout.
 OBSERVATION_INTERVAL = timedelta(minutes=5)
 
 
@@ -139,7 +139,7 @@ def _reconcile(context: dg.SensorEvaluationContext, platform: PlatformResource) 
         for stuck in scheduling.find_stuck_in_queue(queue.queued_runs, states):
             alert_queued(conn, stuck.id, stuck.run_id, stuck.reason)
         for run in run_queue.find_exhausted_runs(conn, settings.triggers):
-            alert_attempts_exhausted(conn, run.id, run.attempt, run.error or "no reason recorded")
+            alert_attempts_exhausted(conn, run.id, run.error or "no reason recorded")
     if stalled is not None:
         context.log.warning(f"training run {stalled.id}: {stalled.reason}")
         if stalled.stale_run_id:
@@ -193,31 +193,48 @@ def _dagster_states(instance: dg.DagsterInstance, waiting: Sequence[QueuedRun]) 
 def rollout_controller_sensor(
     context: dg.SensorEvaluationContext, platform: PlatformResource
 ) -> dg.SensorResult:
-    """One tick of the controller. The cursor only limits how often an unchanged rollout is observed."""
+    """One tick of the controller; the cursor is the time of the last observation of a live rollout.
+
+    `decision_report_sensor` reports its changes.
+    """
     from iccm_assets.db.clock import now
-    from iccm_assets.rollout import controller, repository
-    from iccm_assets.rollout.summary import change_key, observation_metadata, timeline_rows
+    from iccm_assets.rollout import controller
+    from iccm_assets.rollout.summary import observation_metadata
 
     decision = controller.tick(platform.engine, platform.settings)
-    cursor = json.loads(context.cursor) if context.cursor else {}
+    if decision is None:
+        return dg.SensorResult(skip_reason="no rollout is live", cursor=context.cursor)
+    state = decision.state
+    summary = f"rollout {state.id} of {state.candidate} is {state.state}: {state.reason}"
     with platform.engine.connect() as conn:
         current = now(conn)
-        # A rollout that ended by a command, or by another controller, gets a last observation.
-        state = repository.get_latest_rollout(conn) if decision is None else decision.state
-        events = repository.list_events(conn, state.id) if state else []
-    if state is None:
-        return dg.SensorResult(skip_reason="no rollout yet")
-    changed = cursor.get("key") != change_key(state)
-    due = state.is_live and (
-        not cursor or current - datetime.fromisoformat(cursor["at"]) >= OBSERVATION_INTERVAL
-    )
-    summary = f"rollout {state.id} of {state.candidate} is {state.state}: {state.reason}"
-    if not (changed or due):
+    observed_at = datetime.fromisoformat(json.loads(context.cursor)["at"]) if context.cursor else None
+    # The platform's clock may have been set back since.
+    recent = observed_at is not None and abs(current - observed_at) < OBSERVATION_INTERVAL
+    if recent or not state.is_live:
         return dg.SensorResult(skip_reason=summary, cursor=context.cursor)
-    metadata = {**observation_metadata(state), "timeline": table_metadata(timeline_rows(events))}
-    observation = dg.AssetObservation(DEPLOYED_VERSION_KEY, description=summary, metadata=metadata)
-    new_cursor = json.dumps({"key": change_key(state), "at": current.isoformat()})
-    return dg.SensorResult(skip_reason=summary, asset_events=[observation], cursor=new_cursor)
+    observation = dg.AssetObservation(
+        DEPLOYED_VERSION_KEY, description=summary, metadata=with_markdown(observation_metadata(state))
+    )
+    cursor = json.dumps({"at": current.isoformat()})
+    return dg.SensorResult(skip_reason=summary, asset_events=[observation], cursor=cursor)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=RUNNING,
+    description="Reports verdicts, deployments and results of checks to their assets when no Dagster run has "
+    "decided them, but a command, a gateway or the controller.",
+)
+def decision_report_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SkipReason:
+    from iccm_assets.db.locks import Lock, try_lock
+    from iccm_assets.defs.automation.decision_reports import report_decisions
+
+    with tick_transaction(platform) as conn:
+        if not try_lock(conn, Lock.DAGSTER_REPORTS):
+            return dg.SkipReason("a command is reporting")
+        reports = report_decisions(conn, platform.settings, context.instance)
+    return dg.SkipReason("; ".join(reports) or "the assets show what the database holds")
 
 
 @dg.sensor(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from iccm_assets.defs.code_versions import code_version
 from iccm_assets.defs.column_schemas import (
     FILTERED_CONVERSATIONS,
     TRAINING_POOL,
@@ -31,7 +32,10 @@ PLOTTED_DAYS = 30
     group_name="curation",
     kinds={"python", "postgres"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version(
+        *("curation.filter_policy", "curation.filtering", "curation.decontamination"),
+        *("curation.code_fingerprints", "curation.contained_items", "capture.extraction"),
+    ),
     metadata={"dagster/table_name": "iccm.filtered_conversations", **column_schema(FILTERED_CONVERSATIONS)},
 )
 def filtered_conversations(
@@ -60,7 +64,7 @@ def filtered_conversations(
 
 def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plot: bool) -> dict[str, object]:
     """The day's counts, its rejections by reason and, ``with_plot``, a histogram of the pass rates."""
-    from iccm_assets.reporting.formatting import markdown_image
+    from iccm_assets.reporting.formatting import markdown_image, snake_case_keys
     from iccm_assets.reporting.plots import plot_histogram
 
     rejected = {name: count for name, count in funnel.reasons.items() if name != "duplicate"}
@@ -71,7 +75,7 @@ def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plo
         "filtered": funnel.filtered,
         "rejected": sum(rejected.values()),
         **({"retained_share": funnel.filtered / funnel.captured} if funnel.captured else {}),
-        **{f"rejected: {name}": count for name, count in rejected.items()},
+        **snake_case_keys(rejected, "rejected"),
         "reasons": table_metadata(funnel.rejections(excluding="duplicate"), "no rejections"),
         **_evidence_metadata(funnel.filtered_evidence),
     }
@@ -91,7 +95,10 @@ def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plo
     kinds={"python", "postgres"},
     owners=OWNERS,
     pool="training_pool",
-    code_version="1",
+    code_version=code_version(
+        *("curation.training_pool", "curation.greedy_dedup", "curation.similarity", "curation.text_vectors"),
+        *("curation.opposites", "curation.embeddings"),
+    ),
     metadata={"dagster/table_name": "iccm.phase4_training_data", **column_schema(TRAINING_POOL)},
 )
 def training_pool(
@@ -132,12 +139,13 @@ def training_pool(
 def _evidence_metadata(counts: "Mapping[tuple[str, str], int]") -> dict[str, object]:
     """The day's examples by kind of evidence (pytest is the weaker one) and by origin of their suites."""
     from iccm_assets.reporting.daily_funnel import evidence_rows
+    from iccm_assets.reporting.formatting import snake_case_keys
 
     kinds = {kind: 0 for kind, _ in counts}
     for (kind, _), count in counts.items():
         kinds[kind] += count
     return {
-        **{f"evidence: {kind}": count for kind, count in sorted(kinds.items())},
+        **snake_case_keys(kinds, "evidence"),
         "evidence": table_metadata(evidence_rows(counts), "no examples"),
     }
 
@@ -149,7 +157,7 @@ def _pool_metadata(funnel: "DailyFunnel") -> dict[str, object]:
         "scored": funnel.scored,
         "filtered": funnel.filtered,
         "duplicates_removed": funnel.removed,
-        "duplicates_with_other_numbers_or_opposites": funnel.differing,
+        "differing_duplicates": funnel.differing,
         "retained": funnel.pool,
         "dagster/partition_row_count": funnel.pool,
         "funnel": table_metadata(funnel.steps()),

@@ -1,20 +1,25 @@
 """The canary set, and the evaluation of a candidate against production."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from iccm_assets.defs.code_versions import code_version
 from iccm_assets.defs.column_schemas import CANARY_SET, column_schema
-from iccm_assets.defs.metadata import table_metadata, to_asset_check_result, worker_metadata
+from iccm_assets.defs.metadata import (
+    table_metadata,
+    with_markdown,
+    worker_metadata,
+)
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.errors import IccmError
 from iccm_assets.worker_process import parent_env
 
 QUALITY_GATE = "quality_gate"
-# Returned by the evaluation itself: a separate check never executes after a failed gate, which ends the run.
 NO_MISSING_ITEMS = "no_missing_items"
 PLOTTED_METADATA = ("improvement", "candidate_test_pass_rate", "production_test_pass_rate")
 RECOVERY = (
@@ -28,8 +33,7 @@ RECOVERY = (
     group_name="evaluation",
     kinds={"json"},
     owners=OWNERS,
-    code_version="1",
-    freshness_policy=weekly_freshness,
+    code_version=code_version("curation.canary_set"),
     metadata=column_schema(CANARY_SET),
 )
 def canary_set(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
@@ -60,31 +64,21 @@ class EvaluationConfig(dg.Config):
 
 @dg.asset(
     group_name="evaluation",
-    kinds={"python", "torch"},
+    kinds={"python", "pytorch"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version(
+        *("evaluation.paired_evaluation", "evaluation.quality_gate", "evaluation.version_comparison"),
+        *("evaluation.confidence_bounds", "models.generation", "suites.suite_runner"),
+    ),
     freshness_policy=weekly_freshness,
     deps=["fine_tuned_checkpoint", "canary_set"],
-    check_specs=[
-        dg.AssetCheckSpec(
-            QUALITY_GATE,
-            asset="canary_evaluation",
-            blocking=True,
-            description="May this candidate replace production? pass, fail or inconclusive.",
-        ),
-        dg.AssetCheckSpec(
-            NO_MISSING_ITEMS,
-            asset="canary_evaluation",
-            description="Was every canary item measured for both versions?",
-        ),
-    ],
 )
 def canary_evaluation(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
     platform: PlatformResource,
     pipes: dg.PipesSubprocessClient,
-) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster rejects the argument where there are checks
+) -> dg.MaterializeResult[None]:
     """Candidate and production, measured on the same items by running code, and the verdict of the gate.
 
     One process loads both models; scores are cached by model, item, orchestra and judge. The verdict is
@@ -110,33 +104,21 @@ def canary_evaluation(
         metadata = worker_metadata(worker.get_custom_messages())
         if claimed:
             pipeline.record_verdict(platform.engine, claimed, candidate)
-    return dg.MaterializeResult(
-        metadata=metadata,
-        check_results=[
-            missing_items_result(platform),
-            dg.AssetCheckResult(
-                check_name=QUALITY_GATE,
-                passed=metadata["verdict"] == "pass",
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=metadata["summary"],
-                metadata={
-                    "verdict_rules": metadata["verdict_rules"],
-                    "recovery": dg.MetadataValue.text(RECOVERY),
-                    **{name: metadata[name] for name in PLOTTED_METADATA if name in metadata},
-                },
-            ),
-        ],
-    )
+    return dg.MaterializeResult(metadata=with_markdown(metadata))
 
 
-def missing_items_result(platform: PlatformResource) -> dg.AssetCheckResult:
-    """Check the evidence of the verdict that was just stored."""
-    from iccm_assets.evaluation import checks
-
-    with platform.engine.connect() as conn:
-        last = checks.get_last_verdict(conn)
-    if last is None:
-        raise IccmError("the evaluation stored no verdict")
-    return to_asset_check_result(
-        checks.check_missing_items(last.version, last.items, last.missing), NO_MISSING_ITEMS
+def quality_gate_result(metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """The verdict in the metadata of an evaluation; what to do next only where it is not a pass."""
+    passed = metadata["verdict"] == "pass"
+    return dg.AssetCheckResult(
+        check_name=QUALITY_GATE,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=metadata["summary"],
+        metadata={
+            "verdict": metadata["verdict"],
+            "verdict_rules": metadata["verdict_rules"],
+            **({} if passed else {"recovery": dg.MetadataValue.md(RECOVERY)}),
+            **{name: metadata[name] for name in PLOTTED_METADATA if name in metadata},
+        },
     )

@@ -4,17 +4,22 @@ import sys
 
 import dagster as dg
 
+from iccm_assets.defs.code_versions import code_version
 from iccm_assets.defs.metadata import worker_metadata
-from iccm_assets.defs.partitions import OWNERS
+from iccm_assets.defs.partitions import OWNERS, six_hourly_freshness
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.worker_process import parent_env
 
 
 @dg.asset(
     group_name="monitoring",
-    kinds={"python", "torch"},
+    kinds={"python", "pytorch"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version(
+        *("monitoring.production_quality", "monitoring.baseline", "models.generation", "suites.suite_runner")
+    ),
+    pool="production_quality",
+    freshness_policy=six_hourly_freshness,
     deps=["deployed_model_version", "canary_set"],
 )
 def production_quality(

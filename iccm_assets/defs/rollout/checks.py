@@ -5,15 +5,15 @@ from iccm_assets.defs.check_factory import platform_check
 exactly_one_production_version = platform_check(
     "deployed_model_version",
     "rollout.checks.exactly_one_production_version",
-    "Is exactly one version in production?",
+    "Exactly one version is in production.",
 )
 statuses_match_rollout = platform_check(
     "deployed_model_version",
     "rollout.checks.statuses_match_rollout",
-    "Do the statuses of the versions match the live rollout?",
+    "The statuses of the versions match the live rollout.",
 )
 canary_lease_is_active = platform_check(
     "deployed_model_version",
     "rollout.checks.canary_lease_is_active",
-    "Is the lease of a canary arm with traffic active?",
+    "The lease of a canary arm with traffic is active.",
 )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from iccm_assets.defs.automation.training_run_tags import RetrainConfig, get_training_run
-from iccm_assets.defs.metadata import table_metadata
+from iccm_assets.defs.code_versions import code_version
+from iccm_assets.defs.metadata import table_metadata, with_markdown
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
 from iccm_assets.defs.training.training_progress import with_progress
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     group_name="training",
     kinds={"huggingface"},
     owners=OWNERS,
-    code_version="1",
-    freshness_policy=weekly_freshness,
+    code_version=code_version("rollout.deployment", "models.generation"),
 )
 def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
     """The first production version: `ICCM_BASE_MODEL`, copied into the model store with its manifest.
 
-    Once there is a production version, materializing this asset verifies it.
+    It has to load and to answer first. Once there is a production version, materializing this asset verifies
+    it, and a check compares its base with the setting.
     """
     from iccm_assets.rollout.deployment import ensure_production
 
@@ -38,6 +39,7 @@ def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) ->
         metadata={
             "production_version": production.version,
             "base_model": manifest.base,
+            "configured_base_model": platform.settings.base_model,
             "digest": production.digest,
             "size_bytes": manifest.size,
             "path": dg.MetadataValue.path(production.path),
@@ -48,9 +50,12 @@ def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) ->
 
 @dg.asset(
     group_name="training",
-    kinds={"huggingface", "torch"},
+    kinds={"huggingface", "pytorch"},
     owners=OWNERS,
-    code_version="1",
+    code_version=code_version(
+        *("training.finetuning", "training.dataset", "training.checkpoint_export"),
+        *("retraining.example_selection", "retraining.pipeline"),
+    ),
     pool="training",
     freshness_policy=weekly_freshness,
     output_required=False,
@@ -91,7 +96,7 @@ def fine_tuned_checkpoint(
         candidate = pipeline.register_candidate(platform.engine, claimed, plan, outcome)
     yield dg.MaterializeResult(
         metadata={
-            **pipeline.candidate_metadata(candidate, plan, outcome),
+            **with_markdown(pipeline.candidate_metadata(candidate, plan, outcome)),
             **_links(candidate, plan, request.id, platform),
             "loss_curve": dg.MetadataValue.md(markdown_image(plot_loss_curve(outcome.history), "loss")),
         },

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iccm_assets.errors import InputError
+from iccm_assets.errors import UsageError
 
 DRIFT_FORMAT = (
     "Write it as FROM:TO (shares of new domains, 0.2:0.7), SHARE, NAME@DAY, or several with commas."
@@ -38,7 +38,7 @@ class Drift:
 def parse_drift(text: str, domains: Sequence[str], days: int) -> Drift:
     """Parse ``--drift``, e.g. ``0.2:0.7``, ``cycle@10`` or ``0.1:0.5,cycle@3,ledger@10``.
 
-    Raises ``InputError`` that names the invalid part.
+    Raises ``UsageError`` that names the invalid part.
     """
     shares: tuple[float, float] | None = None
     appears: dict[str, int] = {}
@@ -46,10 +46,10 @@ def parse_drift(text: str, domains: Sequence[str], days: int) -> Drift:
         if "@" in part:
             name, day = _appearance(part, domains, days)
             if name in appears:
-                raise InputError(f"--drift names {name} twice")
+                raise UsageError(f"--drift names {name} twice")
             appears[name] = day
         elif shares is not None:
-            raise InputError(f"--drift {text!r} sets the share of new domains twice", hint=DRIFT_FORMAT)
+            raise UsageError(f"--drift {text!r} sets the share of new domains twice", hint=DRIFT_FORMAT)
         else:
             shares = _shares(part)
     start, end = shares or (Drift.start, Drift.end)
@@ -74,18 +74,18 @@ def _shares(part: str) -> tuple[float, float]:
         start = float(first)
         end = float(last) if colon else start
     except ValueError:
-        raise InputError(f"--drift: {part!r} is neither a share nor NAME@DAY", hint=DRIFT_FORMAT) from None
+        raise UsageError(f"--drift: {part!r} is neither a share nor NAME@DAY", hint=DRIFT_FORMAT) from None
     if not (0.0 <= start <= 1.0 and 0.0 <= end <= 1.0):
-        raise InputError(f"--drift: a share must be between 0 and 1, not {part}", hint=DRIFT_FORMAT)
+        raise UsageError(f"--drift: a share must be between 0 and 1, not {part}", hint=DRIFT_FORMAT)
     return start, end
 
 
 def _appearance(part: str, domains: Sequence[str], days: int) -> tuple[str, int]:
     name, _, day = part.partition("@")
     if name not in domains:
-        raise InputError(
+        raise UsageError(
             f"--drift: {name!r} is not a new domain; they are {', '.join(domains)}", hint=DRIFT_FORMAT
         )
     if not (re.fullmatch(r"[0-9]{1,4}", day) and 1 <= int(day) <= days):
-        raise InputError(f"--drift: {part}: the day must be a number from 1 to {days}", hint=DRIFT_FORMAT)
+        raise UsageError(f"--drift: {part}: the day must be a number from 1 to {days}", hint=DRIFT_FORMAT)
     return name, int(day)

@@ -61,7 +61,11 @@ def make_code_base(seed: int, today: date) -> list[PlannedSession]:
 def draw_live_sessions(
     modules: Sequence[PlannedSession], name: str, *, test_fraction: float, seed: int
 ) -> Iterator[LiveSession]:
-    """Draw sessions without end: random modules, a fraction ``test_fraction`` of them with their suite."""
+    """Draw sessions without end: random modules, a fraction ``test_fraction`` of them with their suite.
+
+    ``seed`` draws modules and suites, and ``name`` begins the session ids: a session's arm is drawn from its
+    id, so another name draws other arms.
+    """
     rng = Random(f"visitors {seed} {name}")
     for number in itertools.count():
         yield LiveSession(f"sim-{name}-{number:05d}", rng.choice(modules), rng.random() < test_fraction)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
-from iccm_assets.errors import InputError
+from iccm_assets.errors import UsageError
 
 FAULTS = {
     "slow": "a late response",
@@ -40,19 +40,19 @@ def parse_faults(text: str) -> dict[str, float]:
     """Parse fractions of requests by fault.
 
     Raises:
-        InputError: an unknown fault, or fractions that are invalid or add up to more than 1.
+        UsageError: an unknown fault, or fractions that are invalid or add up to more than 1.
     """
     shares: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, share = part.partition("=")
         if name not in FAULTS:
-            raise InputError(f"unknown fault {name!r}", hint=f"The faults are: {', '.join(FAULTS)}.")
+            raise UsageError(f"unknown fault {name!r}", hint=f"The faults are: {', '.join(FAULTS)}.")
         try:
             shares[name] = float(share or 1)
         except ValueError:
-            raise InputError(f"{part!r}: the share is not a number") from None
+            raise UsageError(f"{part!r}: the share is not a number") from None
     if not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
-        raise InputError(f"{text!r}: shares must be between 0 and 1 and add up to at most 1")
+        raise UsageError(f"{text!r}: shares must be between 0 and 1 and add up to at most 1")
     return shares
 
 

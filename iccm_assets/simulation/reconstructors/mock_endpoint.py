@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from iccm_assets.errors import IccmError, InputError
+from iccm_assets.errors import AddressError, IccmError, InputError
 from iccm_assets.scoring.chat_endpoints import PROMPT
 from iccm_assets.simulation.reconstructors import RECONSTRUCTORS
 from iccm_assets.simulation.reconstructors.fault_injection import draw_fault
@@ -69,7 +69,7 @@ class MockEndpoint:
     """The running server; a context manager. Port 0 picks a free port.
 
     Raises:
-        InputError: the server cannot listen on the address.
+        AddressError: the server cannot listen on the address.
     """
 
     def __init__(self, config: FaultConfig | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -79,7 +79,7 @@ class MockEndpoint:
         try:
             self._server = _Server((host, port), handler)
         except (OSError, OverflowError) as error:
-            raise InputError(
+            raise AddressError(
                 f"cannot listen on {host}:{port}: {error}", hint="Choose another --port."
             ) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import warnings
 from dataclasses import dataclass
 
 from iccm_assets.errors import InputError
@@ -38,7 +39,9 @@ def find_signature(text: str) -> PartialSignature:
 def check_syntax(code: str) -> str:
     """Return the code; raises ``ReconstructionError`` if it is not valid Python."""
     try:
-        compile(code, "<requirements>", "exec")  # compiled, not run
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the texts are generated: nobody can mend their style
+            compile(code, "<requirements>", "exec")  # compiled, not run
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ReconstructionError(f"the written code is not valid Python ({error})") from error
     return code

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import random
-import time
 
 import pytest
 
 from iccm_assets.capture.claude_code.transcripts import read_transcript
+from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
 from iccm_assets_tests.factories.transcripts import (
     ADD,
     ADD_REQUIREMENTS,
@@ -326,19 +325,13 @@ def hostile(count: int, shape: str) -> bytes:
     return transcript.to_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", ["chain", "star", "cycle", "random", "unknown", "sessions", "one answer", "queue"]
 )
 def test_reading_takes_linear_time(shape):
-    def seconds(raw: bytes) -> float:
-        gc.collect()
-        gc.disable()
-        start = time.process_time()
-        read_transcript(io.BytesIO(raw))
-        duration = time.process_time() - start
-        gc.enable()
-        return duration
+    def seconds(size: int) -> float:
+        raw = hostile(size, shape)
+        return cpu_seconds(lambda: read_transcript(io.BytesIO(raw)))
 
-    small, large = hostile(1500, shape), hostile(6000, shape)
-    fastest = min(seconds(small) for _ in range(3))
-    assert min(seconds(large) for _ in range(2)) <= 6 * fastest + 0.1
+    assert_linear(seconds, 1500)

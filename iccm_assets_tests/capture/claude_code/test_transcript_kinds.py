@@ -76,7 +76,7 @@ def test_lines_of_other_formats_are_named(name):
         (b"a,b,c\n1,2,3\n", "CSV table"),
         (b"a\tb\n1\t2\n", "TSV table"),
         (b"<html></html>", "HTML or XML document"),
-        (gzip.compress(b"{}"), "gzip file"),
+        (gzip.compress(b"{}", mtime=0), "gzip file"),
         (b"SQLite format 3\0" + bytes(100), "SQLite database"),
         (bytes(range(256)) * 20, "binary file"),
         ("Grüße an alle".encode("latin-1"), "binary file or text that is not UTF-8"),

@@ -16,7 +16,7 @@ from iccm_assets.monitoring.baseline import AT_DEPLOYMENT, Baseline
 from iccm_assets.monitoring.degradation import paired_drop, unpaired_drop
 from iccm_assets.registry import versions
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
-from iccm_assets_tests.integration.daemons.conftest import Platform
+from iccm_assets_tests.factories.daemon_platforms import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("daemons")]
 

@@ -1,0 +1,83 @@
+"""Load a model in a process of its own and generate with it, before anything depends on it (V5).
+
+The memory is free again at its end, and a process that the system kills for its memory is a result, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from iccm_assets.errors import IccmError, ModelError
+from iccm_assets.registry.hub import resolve
+from iccm_assets.registry.model_store import ModelStore, StoredModel
+from iccm_assets.settings import Settings
+from iccm_assets.worker_process import exit_with_parent, parent_env
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """What a model is, and its response to a function of two lines, cut after a few tokens."""
+
+    kind: str
+    parameters: int
+    tokens: int
+    text: str
+
+
+def probe_model(directory: Path, settings: Settings) -> ModelAnswer:
+    """Load the model of a directory and generate with it.
+
+    Raises ``CorruptCheckpointError``, ``ModelNotFoundError`` or ``ModelError`` with the reason and the fix.
+    """
+    module, limit = "iccm_assets.models.model_probe", settings.evaluation.max_new_tokens
+    process = subprocess.run(
+        [sys.executable, "-m", module, str(directory), str(limit)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **parent_env()},
+        check=False,
+    )
+    if process.returncode < 0:
+        raise ModelError(
+            f"the process that loaded {directory} was ended by {signal.Signals(-process.returncode).name}",
+            hint="It probably needs more memory than is free: weights are loaded as float32.",
+        )
+    try:
+        reply = json.loads(process.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last_line = process.stderr.strip().rpartition("\n")[2]
+        raise ModelError(f"{directory} cannot be loaded ({last_line})") from None
+    if "error" in reply:
+        raise IccmError.from_dict(reply["error"])
+    return ModelAnswer(**reply)
+
+
+def import_probed_model(store: ModelStore, path_or_hub_id: str, settings: Settings) -> StoredModel:
+    """Copy a model into the store once it has loaded and answered; raises what both functions do."""
+    probe_model(resolve(path_or_hub_id), settings)
+    return store.import_model(path_or_hub_id)
+
+
+def main(directory: str, max_new_tokens: str) -> None:
+    """Probe the model in this process, and print the result or the error as the last line."""
+    exit_with_parent()
+    try:
+        from iccm_assets.models.generation import check_answers, load_model
+
+        loaded = load_model(directory)
+        text = check_answers(loaded, int(max_new_tokens)).text
+        parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        reply = asdict(ModelAnswer(loaded.kind, parameters, len(loaded.tokenizer), text))
+    except IccmError as error:
+        reply = {"error": error.to_dict()}
+    sys.stdout.write(f"{json.dumps(reply)}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

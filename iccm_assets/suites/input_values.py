@@ -1,0 +1,377 @@
+"""Values that programs are called with: drawn by type, or changed from values that are known.
+
+Seeded and reproducible on every Python: the same source and seed give the same values. A library's
+strategies are not, since they mix in constants of whatever modules the process has loaded. (D2, D5)
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+MAX_CONSTANTS = 200
+MAX_DEPTH = 3  # of a drawn value
+MAX_MUTATION_DEPTH = 5
+MAX_COMBINED = 6  # constants of which sums and differences are drawn, too
+MAX_LENGTH = 60
+MANY_TEXTS = 3  # constants: what is compared with them is often one of them
+WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
+PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
+SCALES = ((-3, 20), (-2, 3), (0, 5), (-3, 12), (0, 100))
+LETTERS = "abcxyzAB09 _-.,é"
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """A type of values; ``parts`` are those of elements, ``values`` those of a literal, or a class's name."""
+
+    kind: str
+    parts: tuple[ValueType, ...] = ()
+    values: tuple[Any, ...] = ()
+
+
+ANY, INT, FLOAT, TEXT, BOOL, BYTES, NONE = map(
+    ValueType, ("any", "int", "float", "str", "bool", "bytes", "none")
+)
+_SCALARS = {
+    "int": INT, "float": FLOAT, "str": TEXT, "bool": BOOL, "bytes": BYTES, "bytearray": BYTES, "None": NONE,
+    "Number": INT, "Real": FLOAT, "SupportsInt": INT, "SupportsFloat": FLOAT, "AnyStr": TEXT,
+    "LiteralString": TEXT, "Any": ANY, "object": ANY, "Hashable": INT,
+}  # fmt: skip
+_CONTAINERS = {
+    "list": "list", "List": "list", "Sequence": "list", "Iterable": "list", "Collection": "list",
+    "MutableSequence": "list", "Iterator": "list", "Reversible": "list", "tuple": "tuple", "Tuple": "tuple",
+    "set": "set", "Set": "set", "AbstractSet": "set", "MutableSet": "set", "frozenset": "frozenset",
+    "FrozenSet": "frozenset", "dict": "dict", "Dict": "dict", "Mapping": "dict", "MutableMapping": "dict",
+    "DefaultDict": "dict", "defaultdict": "dict", "OrderedDict": "dict", "Counter": "dict",
+}  # fmt: skip
+_WRAPPERS = frozenset({"Final", "Annotated", "ClassVar", "Required", "NotRequired", "ReadOnly"})
+
+
+def parse_annotation(node: ast.expr | None, classes: frozenset[str] = frozenset()) -> ValueType:
+    """Parse a type hint; ``ANY`` where it says nothing that a value can be drawn from.
+
+    ``classes`` are those of the source itself; a ``callable`` cannot be drawn.
+    """
+    return _AnnotationParser(classes).parse(node, 0)
+
+
+class _AnnotationParser:
+    def __init__(self, classes: frozenset[str]) -> None:
+        self.classes = classes
+
+    def parse(self, node: ast.expr | None, depth: int) -> ValueType:
+        if depth > 2 * MAX_DEPTH:
+            return ANY
+        if isinstance(node, ast.Constant):
+            return self._parse_constant(node.value, depth)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            return ValueType("union", (self.parse(node.left, depth + 1), self.parse(node.right, depth + 1)))
+        if isinstance(node, ast.Subscript):
+            return self._parse_subscript(node, depth)
+        name = _last_name(node)
+        if name in self.classes:
+            return ValueType("object", values=(name,))
+        if name in ("Callable", "Type", "type"):
+            return ValueType("callable")
+        return _SCALARS.get(name) or self._make_container(_CONTAINERS.get(name, ""), [])
+
+    def _parse_constant(self, value: object, depth: int) -> ValueType:
+        if value is None:
+            return NONE
+        try:
+            return self.parse(ast.parse(str(value), mode="eval").body, depth + 1)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return ANY
+
+    def _parse_subscript(self, node: ast.Subscript, depth: int) -> ValueType:
+        name = _last_name(node.value)
+        items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if name == "Literal":
+            return ValueType(
+                "literal", values=tuple(item.value for item in items if isinstance(item, ast.Constant))
+            )
+        if name in ("Callable", "Type", "type"):
+            return ValueType("callable")
+        if name in _WRAPPERS:
+            return self.parse(items[0], depth + 1)
+        is_open = len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...
+        if is_open and _CONTAINERS.get(name) == "tuple":
+            return ValueType("sequence", (self.parse(items[0], depth + 1),))
+        parts = [self.parse(item, depth + 1) for item in items]
+        if name in ("Optional", "Union"):
+            return ValueType("union", (*parts, *([NONE] if name == "Optional" else [])))
+        return self._make_container(_CONTAINERS.get(name, ""), parts, is_count=name == "Counter")
+
+    def _make_container(self, kind: str, parts: list[ValueType], is_count: bool = False) -> ValueType:
+        if not kind:
+            return ANY
+        if kind == "dict":
+            key, value = [*parts, TEXT, INT][:2] if len(parts) != 1 else [parts[0], INT]
+            return ValueType(kind, (key, INT if is_count else value))
+        if kind == "tuple" and not parts:
+            return ValueType("sequence", (INT,))
+        return ValueType(kind, tuple(parts) or (INT,))
+
+
+def is_open(kind: ValueType) -> bool:
+    """Whether a type leaves open what a value is."""
+    return kind == ANY or (kind.kind == "union" and any(map(is_open, kind.parts)))
+
+
+def _last_name(node: ast.expr | None) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+class ValueFactory:
+    """Draws values by type and changes known ones; ``objects`` says how to make one of a class by name."""
+
+    def __init__(self, rng: Random, trees: Sequence[ast.AST]) -> None:
+        self.rng = rng
+        self.objects: dict[str, Callable[[int], Any]] = {}
+        nodes = (node for tree in trees for node in ast.walk(tree))
+        constants = [node.value for node in nodes if isinstance(node, ast.Constant)][:MAX_CONSTANTS]
+        self.numbers = [value for value in constants if type(value) is int and abs(value) < 1 << 40] or [1]
+        few = list(dict.fromkeys(self.numbers))[:MAX_COMBINED]
+        self.derived = [value for a, b in itertools.permutations(few, 2) for value in (a - b, a + b)] or few
+        self.texts = [value for value in constants if type(value) is str and len(value) < 60] or ["ab"]
+        own = "".join(dict.fromkeys("".join(text for text in self.texts if len(text) < 30)))[:60]
+        self.letters = LETTERS + own
+        own += "".join(PARTNERS.get(letter, "") for letter in own if PARTNERS.get(letter, "") not in own)
+        self.alphabets = [self.letters, "ab", "abc", own or "01", own if len(own) > 1 else own + "aB1"]
+        own_separators = [text for text in self.texts if len(text) == 1 and not text.isalnum()]
+        self.separators = own_separators or [" ", "-", ",", ":", "/"]
+        attributes = {
+            node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+        }
+        self.is_splitting = bool(own_separators and attributes & {"split", "partition", "rsplit"})
+        self.part_counts = [*map(len, _find_split_targets(trees))] or [2, 2, 3, 3, 4]
+        self.scale = SCALES[0]
+
+    def draw_least(self, kind: ValueType) -> Any:
+        """Return the least value of a type, such as 0, or a list of nothing; drawn where there is none."""
+        least = {"int": 0, "float": 0.0, "str": "", "bool": False, "list": [], "sequence": (), "dict": {}}
+        if kind.kind in least:
+            value = least[kind.kind]
+            return type(value)() if isinstance(value, list | dict) else value
+        if kind.kind in ("set", "frozenset"):
+            return set() if kind.kind == "set" else frozenset()
+        return self.draw(kind)
+
+    def draw(self, kind: ValueType, depth: int = 0) -> Any:
+        """Draw a value of a type."""
+        return self._DRAWS[kind.kind](self, kind, depth)
+
+    def mutate(self, value: Any, depth: int = 0) -> Any:
+        """Return the value or a neighbour of the same type."""
+        if depth > MAX_MUTATION_DEPTH or self.rng.random() < 0.25:
+            return value
+        change = self._CHANGES.get(type(value))
+        return value if change is None else change(self, value, depth)
+
+    def mutate_arguments(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Change the arguments of a call."""
+        return [self.mutate(value) for value in args], {key: self.mutate(kwargs[key]) for key in kwargs}
+
+    # ---- by type ---------------------------------------------------------------------------------
+
+    def choose_scale(self) -> None:
+        """Choose how large numbers are from now on: close ones meet each other's boundaries."""
+        self.scale = self.rng.choice(SCALES)
+
+    def _draw_int(self, kind: ValueType, depth: int) -> int:
+        roll = self.rng.random()
+        if roll < 0.38:
+            numbers = self.numbers if roll < 0.3 else self.derived
+            return int(self.rng.choice(numbers)) + self.rng.choice((-1, 0, 0, 1))
+        if roll < 0.92:
+            return self.rng.randint(*self.scale)
+        return self.rng.randint(-20, 120) if roll < 0.98 else self.rng.randint(100, 2000)
+
+    def _draw_float(self, kind: ValueType, depth: int) -> float:
+        number = float(self._draw_int(INT, depth))
+        return self.rng.choice((number, number, number + 0.5, number / 4, number * 1.1))
+
+    def _draw_text(self, kind: ValueType, depth: int) -> str:
+        roll = self.rng.random()
+        if self.is_splitting and roll < 0.5:
+            return self._draw_joined(depth)
+        roll = self.rng.random()
+        if roll < 0.3 or (roll < 0.5 and len(self.texts) >= MANY_TEXTS):
+            text = self.rng.choice(self.texts)
+            return self._change_text(text, 0) if roll < 0.12 else text
+        if roll < 0.38:
+            return self.rng.choice(WORDS)
+        if roll < 0.48:
+            return str(self._draw_int(INT, depth))
+        if roll < 0.6:
+            return self._draw_joined(depth)
+        letters = self.rng.choice(self.alphabets)
+        size = self.rng.randint(0, 8)
+        if self.rng.random() < 0.08:  # lengths that the source may compare with
+            size = max(0, min(MAX_LENGTH, self.rng.choice(self.numbers) + self.rng.randint(-1, 3)))
+        text = "".join(self.rng.choice(letters) for _ in range(size))
+        if self.rng.random() < 0.15:
+            text += self.rng.choice(self.texts)
+        return text + text[::-1] if roll > 0.92 else text
+
+    def _draw_joined(self, depth: int) -> str:
+        """Draw numbers, or words, with a separator of the source between them, such as a date or a path."""
+        separator = self.rng.choice(self.separators)
+        count = self.rng.choice(self.part_counts) if self.rng.random() < 0.9 else self.rng.randint(1, 5)
+        is_number = self.rng.random() < 0.7
+        parts = []
+        for _ in range(count):
+            number = abs(self._draw_int(INT, depth))
+            width = self.rng.choice((1, 1, 2))
+            parts.append(f"{number:0{width}d}" if is_number else self.rng.choice((*WORDS[2:4], *self.texts)))
+        return separator.join(parts)
+
+    def _draw_items(self, kind: ValueType, depth: int) -> list[Any]:
+        element = kind.parts[0]
+        size = self.rng.choice((0, 1, 2, 3, 3, 4, 5, 6)) if depth < MAX_DEPTH else 0
+        items = [self.draw(element, depth + 1) for _ in range(size)]
+        roll = self.rng.random()
+        if items and roll < 0.25:
+            items[self.rng.randrange(len(items))] = self.rng.choice(items)  # a repetition
+        if 0.25 < roll < 0.35:
+            items += items[::-1]  # the same from both ends
+        if roll > 0.75 and element.kind in ("int", "float", "str"):
+            items.sort(reverse=roll > 0.9)
+        return items
+
+    def _draw_square(self, kind: ValueType, depth: int) -> list[list[Any]]:
+        rows = self.rng.choice((1, 2, 2, 3, 3))
+        columns = rows if self.rng.random() < 0.6 else self.rng.randint(1, 4)
+        return [[self.draw(kind.parts[0], depth + 2) for _ in range(columns)] for _ in range(rows)]
+
+    def _draw_list(self, kind: ValueType, depth: int) -> list[Any]:
+        element = kind.parts[0]
+        if element.kind == "list" and self.rng.random() < 0.6:
+            return self._draw_square(element, depth)
+        return self._draw_items(kind, depth)
+
+    def _draw_dict(self, kind: ValueType, depth: int) -> dict[Any, Any]:
+        key, value = kind.parts
+        keys = [item for item in self._draw_items(ValueType("list", (key,)), depth) if _is_hashable(item)]
+        return {item: self.draw(value, depth + 1) for item in keys}
+
+    def _draw_set(self, kind: ValueType, depth: int) -> Any:
+        items = [item for item in self._draw_items(kind, depth) if _is_hashable(item)]
+        return frozenset(items) if kind.kind == "frozenset" else set(items)
+
+    def _draw_any(self, kind: ValueType, depth: int) -> Any:
+        others = (TEXT, FLOAT, ValueType("list", (INT,)), ValueType("list", (TEXT,)), BOOL)
+        return self.draw(INT if depth or self.rng.random() < 0.5 else self.rng.choice(others), depth)
+
+    def _draw_object(self, kind: ValueType, depth: int) -> Any:
+        make = self.objects.get(str(kind.values[0]))
+        return make(depth) if make and depth <= MAX_DEPTH else None
+
+    _DRAWS: ClassVar[dict[str, Any]] = {
+        "any": _draw_any,
+        "int": _draw_int,
+        "float": _draw_float,
+        "str": _draw_text,
+        "bool": lambda self, kind, depth: self.rng.random() < 0.5,
+        "bytes": lambda self, kind, depth: self._draw_text(kind, depth).encode(),
+        "none": lambda self, kind, depth: None,
+        "callable": lambda self, kind, depth: None,
+        "list": _draw_list,
+        "sequence": lambda self, kind, depth: tuple(self._draw_items(kind, depth)),
+        "tuple": lambda self, kind, depth: tuple(self.draw(part, depth + 1) for part in kind.parts),
+        "set": _draw_set,
+        "frozenset": _draw_set,
+        "dict": _draw_dict,
+        "union": lambda self, kind, depth: self.draw(self.rng.choice(kind.parts), depth),
+        "literal": lambda self, kind, depth: self.rng.choice(kind.values or (None,)),
+        "object": _draw_object,
+    }
+
+    # ---- neighbours ------------------------------------------------------------------------------
+
+    def _change_int(self, value: int, depth: int) -> int:
+        roll = self.rng.random()
+        if roll < 0.45:
+            return int(self.rng.choice(self.numbers)) + self.rng.choice((-1, 0, 1))
+        if roll < 0.75:
+            return value + self.rng.choice((-2, -1, 1, 2, 10, -10))
+        return self.rng.choice((0, 1, -1, -value, 2 * value, self.rng.randint(-100, 1000)))
+
+    def _change_float(self, value: float, depth: int) -> float:
+        return self.rng.choice((0.0, -value, value + 1, value / 2, value * 10, float(self._change_int(1, 0))))
+
+    def _change_text(self, value: str, depth: int) -> str:
+        constant, place = self.rng.choice(self.texts), self.rng.randint(0, len(value))
+        letter = self.rng.choice(self.letters)
+        return str(
+            self.rng.choice(
+                (
+                    "", constant, constant + value, value + constant, value[:place] + letter + value[place:],
+                    value[:place], value[place:], value.upper(), value.lower(), value[::-1], f" {value} ",
+                )
+            )
+        )  # fmt: skip
+
+    def _change_list(self, value: list[Any], depth: int) -> list[Any]:
+        items = [self.mutate(item, depth + 1) for item in value]
+        roll = self.rng.random()
+        if roll < 0.2 and items:
+            items.pop(self.rng.randrange(len(items)))
+        elif roll < 0.4 and items:
+            items.insert(self.rng.randint(0, len(items)), self.mutate(self.rng.choice(items), depth + 1))
+        elif roll < 0.55:
+            self.rng.shuffle(items)
+        return [] if roll > 0.97 else items
+
+    def _change_tuple(self, value: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+        return tuple(self.mutate(item, depth + 1) for item in value)
+
+    def _change_dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
+        if ... in value:
+            name, args, kwargs, attributes = value[...]
+            changed = {key: self.mutate(attributes[key], depth + 1) for key in attributes}
+            return {...: (name, [self.mutate(item, depth + 1) for item in args], kwargs, changed)}
+        items = {key: self.mutate(item, depth + 1) for key, item in value.items()}
+        if items and self.rng.random() < 0.2:
+            items.pop(self.rng.choice(list(items)))
+        return items
+
+    def _change_set(self, value: Any, depth: int) -> Any:
+        return type(value)(self._change_list(sorted(value, key=repr), depth))
+
+    _CHANGES: ClassVar[dict[type, Any]] = {
+        bool: lambda self, value, depth: not value,
+        int: _change_int,
+        float: _change_float,
+        str: _change_text,
+        bytes: lambda self, value, depth: self.rng.choice((b"", value[1:], value + b"x", value[::-1])),
+        list: _change_list,
+        tuple: _change_tuple,
+        dict: _change_dict,
+        set: _change_set,
+        frozenset: _change_set,
+    }
+
+
+def _find_split_targets(trees: Sequence[ast.AST]) -> Iterator[list[ast.expr]]:
+    """Find the names that the parts of a divided text get, as in ``day, month = text.split("-")``."""
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple):
+            continue
+        if any(getattr(part, "attr", "") == "split" for part in ast.walk(node.value)):
+            yield node.targets[0].elts
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

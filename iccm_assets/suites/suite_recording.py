@@ -1,0 +1,318 @@
+"""Record a test suite from the code itself, for code that came without tests. (D2, D3, D4)
+
+    recording = record_suite(source_code, settings)
+
+The source runs in the sandbox on inputs from the texts about it, drawn by type, or changed from others.
+Its answers become the expectations of the cases that reach new branches or refuse a mutant. Only behaviour
+is recorded that requirements could state: the same answer in three processes with different hash seeds and
+in another order, and exceptions that the source raises itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from iccm_assets.errors import TestSuiteError
+from iccm_assets.settings import Settings
+from iccm_assets.suites.answer_agreement import is_specified
+from iccm_assets.suites.missing_dependencies import explain, find_missing_package
+from iccm_assets.suites.mutants import generate_mutants, select_mutants, split_mutants
+from iccm_assets.suites.outside_effects import choose_targets, find_left_out_lines
+from iccm_assets.suites.recorded_cases import (
+    MAX_CASE_CHARACTERS,
+    MIN_CASES,
+    CaseWriter,
+    RecordedCase,
+    is_same_outcome,
+    list_inputs,
+    select_cases,
+)
+from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal, canonical_plan
+from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.source_variants import insert_all_probes
+from iccm_assets.suites.suite_strength import (
+    GENERATOR_VERSION,
+    MAX_SOURCE_LENGTH,
+    SuiteMeasurement,
+    find_raised,
+    measure_suite,
+)
+from iccm_assets.suites.suite_values import InvalidValueError
+from iccm_assets.suites.test_suites import Suite, parse_suite
+from iccm_assets.suites.variant_runs import PLAN_SECONDS, MeasurementFailedError, SourceAnswer, VariantRunner
+
+HASH_SEEDS = (1, 2)
+MAX_CANDIDATES = 240
+MAX_SELECTION_MUTANTS = 60
+MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs take longer
+FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
+
+_NOTHING = Suite("cases", (), "")
+
+
+@dataclass(frozen=True)
+class SuiteRecording:
+    """A recorded suite with its measurement; ``document`` is None where nothing could be recorded.
+
+    ``left_out`` says by name why a function or class has no case.
+    """
+
+    measurement: SuiteMeasurement
+    document: dict[str, Any] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()) -> SuiteRecording:
+    """Record and measure a suite; ``texts`` may hold examples of calls, such as the turns of a conversation.
+
+    Raises ``SandboxUnavailableError`` where there is no sandbox, which says nothing about the source.
+    """
+    source = SourceText.parse(source_code) if len(source_code) <= MAX_SOURCE_LENGTH else None
+    if source is None:
+        return _nothing("the source is not Python, too long, or nested too deep to analyse")
+    try:
+        recorder = _Recorder(source, texts)
+        if not recorder.targets:
+            return _nothing(recorder.explain(), recorder.left_out)
+        with VariantRunner(source, _NOTHING, settings, 0.0) as runner:
+            document = recorder.record(runner)
+    except MeasurementFailedError as error:
+        return _nothing(f"its behaviour could not be recorded: {error}")
+    except (RecursionError, MemoryError):
+        return _nothing("the source is nested too deep to analyse")
+    if document is None:
+        return _nothing(recorder.explain(), recorder.left_out)
+    suite = parse_suite(document)
+    measurement = measure_suite(source_code, suite, settings, origin="recorded")
+    return SuiteRecording(measurement, document, recorder.left_out)
+
+
+def _nothing(reason: str, left_out: dict[str, str] | None = None) -> SuiteRecording:
+    return SuiteRecording(SuiteMeasurement("none", reason), left_out=left_out or {})
+
+
+class _Recorder:
+    def __init__(self, source: SourceText, texts: Iterable[str]) -> None:
+        self.source = source
+        self.targets, self.left_out = choose_targets(source.tree)
+        self.search = InputSearch(source, self.targets, texts, f"record {GENERATOR_VERSION}")
+        raises = [node for node in ast.walk(source.tree) if isinstance(node, ast.Raise)]
+        self.raise_lines = {
+            line for node in raises for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        self.raised = frozenset(find_raised(source.tree))
+        self.known: dict[int, tuple[Proposal, SourceAnswer]] = {}
+        self.is_slow = False
+        self.confirmed: set[str] = set()
+        self.problem = ""
+
+    def explain(self) -> str:
+        """Say why there is no suite."""
+        if self.problem:
+            return self.problem
+        if self.left_out:
+            names = [f"{name}: {reason}" for name, reason in self.left_out.items()]
+            return "; ".join(names)[:500]
+        return "the source defines no function and no class"
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    def record(self, runner: VariantRunner) -> dict[str, Any] | None:
+        """Search inputs, run them, and return the suite as a document; None if there is nothing to record."""
+        probes = insert_all_probes(self.source, runner.probe)
+        for methods in (False, True):
+            self._try(runner, probes, self.search.propose_types(methods))
+            if self.problem:
+                return None
+            self._try(runner, probes, self.search.propose_again(methods))
+        for _ in range(1 if self.is_slow else ROUNDS):
+            self._try(runner, probes, self.search.propose_more())
+        candidates = self._confirm(runner, probes, self._choose_candidates())
+        self._explain_targets(candidates)
+        if len(candidates) < MIN_CASES:
+            if candidates:
+                count = len(candidates)
+                self.problem = f"only {count} inputs have an answer that is the same each time"
+            return None
+        selected = self._select(runner, probes, candidates)
+        return {"kind": "cases", "cases": [candidate.case for candidate in selected]}
+
+    def _try(self, runner: VariantRunner, probes: list[Any], proposals: list[Proposal]) -> None:
+        if not proposals:
+            return
+        # The short ones first: a long one may take all the time.
+        proposals = sorted(proposals, key=lambda proposal: _size(proposal.plan))
+        observations = self._explore(runner, probes, proposals)
+        if self.is_slow:
+            proposals = proposals[: len(observations)]
+        if not self.known:
+            self._check_import(observations)
+        accepted = [
+            observation.branches if self._is_specified(observation.answer) else None
+            for observation in observations
+        ]
+        self.search.learn(proposals, accepted)
+        for proposal, observation, branches in zip(proposals, observations, accepted, strict=True):
+            if branches is not None and not _is_empty(proposal.plan):
+                self.known[len(self.known)] = (proposal, observation)
+
+    def _explore(
+        self, runner: VariantRunner, probes: list[Edit], proposals: list[Proposal]
+    ) -> list[SourceAnswer]:
+        """Run the source on inputs; on fewer, and with more time for each, if it is slow."""
+        plans = [_ask_arguments(item.plan) for item in proposals]
+        if not self.is_slow:
+            observations, _ = runner.explore(probes, plans)
+            lost = sum(item.answer is None for item in observations)
+            if self.known or lost <= MAX_LOST * len(plans):
+                return observations
+            self.is_slow = True
+        return runner.explore(probes, plans[:MAX_SLOW_PLANS], plan_seconds=SLOW_PLAN_SECONDS)[0]
+
+    def _check_import(self, observations: Sequence[SourceAnswer]) -> None:
+        answer = next((item.answer for item in observations if item.answer), "")
+        if not answer.startswith('["e"'):
+            return
+        error = json.loads(answer)[1]
+        package = find_missing_package(error[1], error[2], frozenset())
+        failure = f"the source cannot be imported: {error[1][0][0]}: {error[2]}"
+        self.problem = explain([package], "cases") if package else failure[:500]
+
+    def _is_specified(self, answer: str | None) -> bool:
+        """Whether requirements could state an answer, as far as its line is not needed to tell."""
+        return is_specified((answer or "null").encode(), self.raised)
+
+    def _confirm(
+        self, runner: VariantRunner, probes: list[Any], chosen: list[tuple[Proposal, SourceAnswer]]
+    ) -> list[RecordedCase]:
+        """Run inputs again, under other hash seeds, and keep those with one answer."""
+        if not chosen:
+            return []
+        plans = [_ask_arguments(proposal.plan) for proposal, _ in chosen]
+        seconds = SLOW_PLAN_SECONDS if self.is_slow else PLAN_SECONDS
+        observations, again = runner.explore(probes, plans, HASH_SEEDS, seconds)
+        candidates: list[RecordedCase] = []
+        for index, ((proposal, _), observation) in enumerate(zip(chosen, observations, strict=True)):
+            answers = [observation.answer, *(answers[index] for answers in again)]
+            candidate = self._make_candidate(proposal, answers, observation.branches)
+            inputs = json.dumps(list_inputs(candidate.case)) if candidate else ""
+            if candidate is not None and inputs not in self.confirmed:
+                self.confirmed.add(inputs)
+                candidates.append(candidate)
+        return candidates
+
+    def _choose_candidates(self) -> list[tuple[Proposal, SourceAnswer]]:
+        """Choose inputs: what people wrote, what reaches a branch first, then the shortest of each target."""
+        usable = [item for item in self.known.values() if self.search.is_usable(item[0])]
+        ordered = sorted(usable, key=lambda item: (item[0].rank, _size(item[0].plan)))
+        chosen: dict[int, tuple[Proposal, SourceAnswer]] = {}
+        covered: dict[tuple[str, int], int] = {}
+        for number, (proposal, observation) in enumerate(ordered):
+            keys = [(proposal.site[0], branch) for branch in observation.branches]
+            if proposal.rank == 0 or any(covered.get(key, 0) < 3 for key in keys):
+                chosen[number] = ordered[number]
+                for key in keys:
+                    covered[key] = covered.get(key, 0) + 1
+        groups: dict[str, dict[str, list[int]]] = {}
+        for number, (proposal, observation) in enumerate(ordered):
+            if number not in chosen:
+                answers = groups.setdefault(proposal.site[0], {})
+                answers.setdefault(observation.answer or "", []).append(number)
+        queues = [list(answers.values()) for answers in groups.values()]
+        while queues and len(chosen) < MAX_CANDIDATES:
+            for queue in queues[: MAX_CANDIDATES - len(chosen)]:
+                numbers = queue.pop(0)
+                chosen[numbers[0]] = ordered[numbers[0]]
+                if len(numbers) > 1:
+                    queue.append(numbers[1:])
+            queues = [queue for queue in queues if queue]
+        limit = MAX_SLOW_PLANS if self.is_slow else 2 * MAX_CANDIDATES
+        return [chosen[number] for number in sorted(chosen)][:limit]
+
+    def _make_candidate(
+        self, proposal: Proposal, answers: Sequence[str | None], branches: frozenset[int]
+    ) -> RecordedCase | None:
+        try:
+            outcomes = [json.loads(answer or "null") for answer in answers]
+            if not all(is_same_outcome(outcomes[0], outcome) for outcome in outcomes[1:]):
+                return None
+            case = CaseWriter(self.raise_lines).write(proposal.plan, outcomes[-1])
+            text = json.dumps(case)
+            if len(text) > MAX_CASE_CHARACTERS or "\\u0000" in text or "\\ud" in text:
+                return None
+            parse_suite({"kind": "cases", "cases": [case]})
+        except (InvalidValueError, TestSuiteError, ValueError, TypeError, LookupError, RecursionError):
+            return None
+        return RecordedCase(proposal.plan, branches, proposal.rank, case, len(text))
+
+    # ---- selecting -------------------------------------------------------------------------------
+
+    def _select(
+        self, runner: VariantRunner, probes: list[Any], candidates: list[RecordedCase]
+    ) -> list[RecordedCase]:
+        """Select the cases that reach branches or refuse mutants, three for each, then other answers.
+
+        For mutants that no input refuses further inputs are searched.
+        """
+        mutants, _ = split_mutants(generate_mutants(self.source), self.source)
+        left_out = find_left_out_lines(self.source.tree)
+        mutants = [mutant for mutant in mutants if mutant.line not in left_out]
+        mutants = select_mutants(mutants, self.source, MAX_SELECTION_MUTANTS, "select")
+        edits = {number: [mutant.edit] for number, mutant in enumerate(mutants)}
+        reached: list[set[Any]] = [set(candidate.branches) for candidate in candidates]
+        survivors = self._add_refused(runner, edits, candidates, reached, 0)
+        for _ in range(FURTHER_ROUNDS):
+            if not survivors or self.is_slow:
+                break
+            first, known = len(candidates), len(self.known)
+            self._try(runner, probes, self.search.propose_more())
+            further = [self.known[number] for number in range(known, len(self.known))]
+            candidates += self._confirm(runner, probes, further)
+            reached += [set() for _ in candidates[first:]]
+            survivors = self._add_refused(runner, survivors, candidates, reached, first)
+        return [candidates[index] for index in sorted(select_cases(candidates, reached))]
+
+    def _add_refused(
+        self,
+        runner: VariantRunner,
+        edits: dict[int, list[Edit]],
+        candidates: list[RecordedCase],
+        reached: list[set[Any]],
+        first: int,
+    ) -> dict[int, list[Edit]]:
+        """Add to what the candidates from ``first`` on reach the mutants they refuse; return the others."""
+        plans = [candidate.plan for candidate in candidates[first:]]
+        if not plans or not edits:
+            return edits
+        survivors: dict[int, list[Edit]] = {}
+        differs = runner.run_matrix(list(edits.values()), plans)
+        for number, numbers in zip(edits, differs, strict=True):
+            for index in numbers or ():
+                reached[first + index].add(("mutant", number))
+            if numbers is not None and not numbers:
+                survivors[number] = edits[number]
+        return survivors
+
+    def _explain_targets(self, candidates: list[RecordedCase]) -> None:
+        named = {candidate.plan[1] for candidate in candidates}
+        for target in self.targets:
+            if target.name not in named:
+                self.left_out[target.name] = "no input has an answer that is the same each time"
+
+
+def _ask_arguments(plan: Plan) -> Plan:
+    """Return the plan that also answers what the arguments are before and after each call."""
+    return (*plan, "changes")
+
+
+def _size(plan: Plan) -> int:
+    return len(repr(canonical_plan(plan)))
+
+
+def _is_empty(plan: Plan) -> bool:
+    """Whether a plan makes an object and asks it nothing."""
+    return plan[0] == "new" and not plan[4]

@@ -1,0 +1,138 @@
+"""Which types a parameter without a hint may have, and which of those that were tried to keep. (D2)"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from iccm_assets.suites.input_values import ANY, BOOL, FLOAT, INT, NONE, TEXT, ValueType
+from iccm_assets.suites.source_edits import walk
+
+Types = tuple[ValueType, ...]
+
+MAX_TRIALS, DRAWS_PER_TRIAL = 1200, 3  # of types, for all sites together
+DRAWS_AGAIN, MAX_TYPES_AGAIN = 14, 4  # of those that reached most, before what adds something is kept
+MAX_LIKELY_TYPES = 3  # which are tried again in any case
+MIN_ACCEPTED = 0.5  # of the inputs of one combination of types; below, acceptance may be chance
+MAX_KEPT_TYPES = 3  # combinations of types that a site is called with
+
+_LIST, _TEXTS, _FLOATS = (ValueType("list", (part,)) for part in (INT, TEXT, FLOAT))
+_MATRIX, _PAIRS = ValueType("list", (_LIST,)), ValueType("list", (ValueType("tuple", (INT, INT)),))
+_DICT, _SET = ValueType("dict", (TEXT, INT)), ValueType("set", (INT,))
+_GRAPH = ValueType("dict", (TEXT, _TEXTS))
+COMMON_TYPES: Types = (
+    *(INT, TEXT, _LIST, FLOAT, _TEXTS, _MATRIX, _DICT, BOOL, _FLOATS, _PAIRS),
+    *(ValueType("tuple", (INT, INT)), ValueType("set", (INT,)), _GRAPH, NONE),
+    *(ValueType("list", (_TEXTS,)), ValueType("list", (_DICT,)), ValueType("bytes")),
+)
+BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
+    (frozenset(names.split()), kinds)
+    for names, kinds in (
+        (
+            "s t text string str word line sentence name key char ch letter pattern prefix suffix message",
+            (TEXT,),
+        ),
+        ("source target first_string second_string str1 str2 s1 s2 path sep separator expression", (TEXT,)),
+        (
+            "arr array nums numbers lst list items values data sequence seq collection xs l a elements",
+            (_LIST,),
+        ),
+        ("words strings names strs lines tokens", (_TEXTS, TEXT)),
+        ("matrix grid board mat m image rows table", (_MATRIX,)),
+        ("d dictionary dict mapping counts freq", (_DICT,)),
+        ("graph adj adjacency tree", (_GRAPH, _DICT)),
+        ("points intervals pairs edges tuples", (_PAIRS, _MATRIX)),
+        ("n k i j x y num number count size length limit index base start end step low high", (INT,)),
+        ("rate ratio price amount weight temperature radius height width tolerance epsilon", (FLOAT, INT)),
+        ("flag reverse strict inclusive", (BOOL,)),
+    )
+)
+LINKED_NAMES = frozenset(
+    {"head", "root", "node", "tree", "l", "list", "t", "p", "q", "head_a", "head_b", "h"}
+)
+BY_METHOD = {
+    **dict.fromkeys(("lower", "upper", "split", "strip", "startswith", "isdigit", "isalpha"), (TEXT,)),
+    **dict.fromkeys(("replace", "join", "encode", "isupper", "endswith", "title", "isalnum"), (TEXT,)),
+    **dict.fromkeys(("append", "sort", "extend", "reverse", "insert"), (_LIST, _MATRIX)),
+    **dict.fromkeys(("items", "keys", "values", "get", "setdefault"), (_DICT, _GRAPH)),
+    **dict.fromkeys(("union", "intersection", "issubset", "add"), (ValueType("set", (INT,)),)),
+}  # fmt: skip
+
+
+def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types]:
+    """Choose the combinations that reach most, then what others add; ``trials`` has the likeliest first.
+
+    As long as each was tried a few times only, more are kept, since what one adds may be chance.
+    """
+    scores: list[tuple[bool, int, int, Types, frozenset[int]]] = []
+    for index, (types, results) in enumerate(trials.items()):
+        accepted = [branches for branches in results if branches is not None]
+        if accepted:
+            reached = frozenset[int]().union(*accepted)
+            is_rare = len(accepted) < MIN_ACCEPTED * len(results)
+            scores.append((is_rare, -len(reached), index, types, reached))
+    ranked = sorted(scores, key=lambda score: score[:3])
+    if all(len(results) <= DRAWS_PER_TRIAL for results in trials.values()):
+        likely = [score[3] for score in scores if not score[0]][:MAX_LIKELY_TYPES]
+        return list(dict.fromkeys([*likely, *(score[3] for score in ranked[:MAX_TYPES_AGAIN])]))
+    chosen: list[Types] = []
+    covered: set[int] = set()
+    for is_rare, _, _, types, reached in ranked:
+        if len(trials[types]) <= DRAWS_PER_TRIAL or (chosen and is_rare):
+            continue
+        if not chosen or (reached - covered and len(chosen) < MAX_KEPT_TYPES):
+            chosen.append(types)
+            covered |= reached
+    return chosen or [score[3] for score in ranked[:1]]
+
+
+def guess_type(value: Any) -> ValueType:
+    """Return the type that a written value has."""
+    if isinstance(value, list | set | frozenset) and value:
+        kinds = list(dict.fromkeys(map(guess_type, sorted(value, key=repr))))
+        part = kinds[0] if len(kinds) == 1 else ValueType("union", tuple(kinds[:4]))
+        return ValueType(type(value).__name__, (part,))
+    if isinstance(value, tuple) and value:
+        return ValueType("tuple", tuple(map(guess_type, value[:6])))
+    if isinstance(value, dict) and value and ... not in value:
+        key, item = next(iter(value.items()))
+        return ValueType("dict", (guess_type(key), guess_type(item)))
+    known: dict[type, ValueType] = {int: INT, float: FLOAT, str: TEXT, bool: BOOL, type(None): NONE}
+    known |= {list: _LIST, dict: _DICT, set: _SET, tuple: ValueType("sequence", (INT,))}
+    return known.get(type(value), ANY)
+
+
+def find_used_methods(tree: ast.AST) -> dict[str, set[str]]:
+    """Find which methods the source calls on a name."""
+    used: dict[str, set[str]] = {}
+    for node in walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
+    return used
+
+
+def find_compared(tree: ast.AST) -> dict[str, list[ValueType]]:
+    """Find the types that names have, or their elements, since they are compared with constants."""
+    literals: dict[str, ast.expr] = {}
+    elements: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            literals[node.targets[0].id] = node.value
+        elif isinstance(node, ast.For | ast.comprehension):
+            target, iterated = node.target, node.iter
+            if isinstance(target, ast.Name) and isinstance(iterated, ast.Name):
+                elements[target.id] = iterated.id
+    compared: dict[str, list[ValueType]] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):
+            continue
+        name, other = node.left.id, node.comparators[0]
+        other = literals.get(other.id, other) if isinstance(other, ast.Name) else other
+        constant = next((part for part in ast.walk(other) if isinstance(part, ast.Constant)), None)
+        if constant is None:
+            continue
+        kind = guess_type(constant.value)
+        if name in elements:
+            name, kind = elements[name], TEXT if kind == TEXT else ValueType("list", (kind,))
+        compared.setdefault(name, []).append(kind)
+    return compared

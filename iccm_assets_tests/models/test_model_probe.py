@@ -1,0 +1,58 @@
+"""A model has to load and to answer before anything depends on it (V5)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from iccm_assets.errors import ModelError
+from iccm_assets.models.generation import check_answers, load_model
+from iccm_assets.models.model_probe import probe_model
+from iccm_assets.settings import load_settings
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
+from iccm_assets_tests.factories.unusual_models import fill_with_nan
+
+
+@pytest.mark.parametrize("make", [tiny_t5, tiny_gpt2, tiny_llama])
+def test_weights_of_nan_are_refused_with_the_fix(make: object, tmp_path: Path) -> None:
+    loaded = load_model(fill_with_nan(make(tmp_path)))  # type: ignore[operator]
+    with pytest.raises(ModelError, match=r"computes NaN or infinity.*copy or convert them again"):
+        check_answers(loaded, 32)
+
+
+def test_an_operation_that_fails_is_refused_with_the_fix(tmp_path: Path) -> None:
+    loaded = load_model(tiny_llama(tmp_path))
+    loaded.model.lm_head.half()
+    with pytest.raises(ModelError, match=r"cannot answer.*without quantization"):
+        check_answers(loaded, 32)
+
+
+def test_a_context_without_room_for_a_source_is_refused_with_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"512 tokens.*Lower ICCM_EVALUATION__MAX_NEW_TOKENS"):
+        check_answers(load_model(tiny_llama(tmp_path)), 512)
+
+
+def test_a_refusal_crosses_the_process_with_its_fix(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        probe_model(fill_with_nan(tiny_t5(tmp_path)), load_settings())
+    assert str(tmp_path) in caught.value.detail and "convert them again" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("kill -9 $$", "ended by SIGKILL.*more memory"),
+        ("echo lost >&2; exit 3", r"cannot be loaded \(lost\)"),
+    ],
+)
+def test_a_process_that_ends_without_a_result_is_a_refusal(
+    script: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(ModelError, match=words):
+        probe_model(tmp_path, load_settings())

@@ -1,0 +1,392 @@
+"""Suites recorded from code that came without tests: what is recorded, what is left out, and why."""
+
+import json
+import os
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+from iccm_assets.settings import JudgeSettings, load_settings
+from iccm_assets.suites.input_pool import build_pool
+from iccm_assets.suites.known_calls import find_known_calls
+from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.suite_recording import SuiteRecording, record_suite
+from iccm_assets.suites.suite_runner import run_suite
+from iccm_assets.suites.test_suites import parse_suite
+from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
+from iccm_assets_tests.factories.implementations import HOSTILE
+
+
+def record(source: str, texts: tuple[str, ...] = ()) -> SuiteRecording:
+    return record_suite(dedent(source), load_settings(), texts)
+
+
+def record_cases(source: str) -> list[dict]:
+    """The cases of a suite that is usable, passes its source, and survives a JSON store."""
+    recording = record(source)
+    assert recording.measurement.status == "usable", recording.measurement.reason
+    assert recording.document is not None
+    suite = parse_suite(json.loads(json.dumps(recording.document)))
+    assert 5 <= len(suite.cases) <= 40
+    result = run_suite(dedent(source), suite, load_settings())
+    assert result.test_pass_rate == 1.0 and not result.suspect
+    return recording.document["cases"]
+
+
+def refuses(cases: list[dict], implementation: str) -> bool:
+    suite = parse_suite({"kind": "cases", "cases": cases})
+    return run_suite(dedent(implementation), suite, load_settings()).test_pass_rate < 1.0
+
+
+STACK = """
+    class Stack:
+        def __init__(self, limit=3):
+            if limit < 1:
+                raise ValueError("no room")
+            self._items, self._limit = [], limit
+
+        def push(self, item):
+            if len(self._items) >= self._limit:
+                raise OverflowError("full")
+            self._items.append(item)
+
+        def pop(self):
+            if not self._items:
+                raise IndexError("empty")
+            return self._items.pop()
+
+        @property
+        def size(self):
+            return len(self._items)
+    """
+
+
+def test_the_state_of_an_object_is_recorded_by_sequences_of_calls_and_properties() -> None:
+    cases = record_cases(STACK)
+    assert any(len(case.get("steps", [])) > 2 for case in cases)
+    assert any("get" in step for case in cases for step in case.get("steps", []))
+    assert any(step.get("raises") == "IndexError" for case in cases for step in case.get("steps", []))
+    assert refuses(cases, STACK.replace(".pop()", ".pop(0)"))
+    assert refuses(cases, STACK.replace("return len(self._items)", "return 0"))
+    assert not refuses(cases, STACK.replace("_items", "_values"))
+
+
+def test_arguments_changed_in_place_are_part_of_the_answer() -> None:
+    source = """
+        def bubble(items):
+            for i in range(len(items)):
+                for j in range(len(items) - 1 - i):
+                    if items[j] > items[j + 1]:
+                        items[j], items[j + 1] = items[j + 1], items[j]
+        """
+    cases = record_cases(source)
+    assert any("args_after" in case for case in cases)
+    assert refuses(cases, "def bubble(items):\n    pass\n")
+    assert not refuses(cases, "def bubble(items):\n    items.sort()\n")
+
+
+def test_the_items_of_a_generator_are_recorded() -> None:
+    source = """
+        def chunks(items: list, size: int):
+            if size < 1:
+                raise ValueError("size")
+            for start in range(0, len(items), size):
+                yield items[start : start + size]
+        """
+    cases = record_cases(source)
+    assert any("$iterator" in str(case.get("expect")) for case in cases)
+    assert any(case.get("raises") == "ValueError" for case in cases)
+    assert not refuses(
+        cases,
+        """
+        def chunks(items, size):
+            if size < 1:
+                raise ValueError
+            return (items[i : i + size] for i in range(0, len(items), size))
+        """,
+    )
+
+
+def test_of_a_generator_without_an_end_the_first_items_are_recorded() -> None:
+    cases = record_cases(
+        """
+        def count_by(start: int, step: int):
+            while True:
+                yield start if step % 2 else start + step
+                start += step
+        """
+    )
+    assert {tuple(case["expect"]) for case in cases} == {("$stream",)}
+
+
+def test_dataclasses_and_enumerations_are_arguments_and_results() -> None:
+    source = """
+        from dataclasses import dataclass
+        from enum import Enum
+
+        class Color(Enum):
+            RED = "red"
+            BLUE = "blue"
+
+        @dataclass
+        class Point:
+            x: int
+            y: int = 0
+
+        def paint(point: Point, color: Color) -> Color:
+            return Color.BLUE if point.x > point.y else color
+
+        def mirror(point: Point) -> Point:
+            if point.x < 0:
+                return Point(point.x, -point.y)
+            return Point(-point.x, point.y)
+        """
+    cases = record_cases(source)
+    text = json.dumps(cases)
+    assert '{"$new": ["Color", ["red"]]}' in text and '{"$new": ["Point", [' in text
+    assert '{"$enum": ["Color", "' in text and '{"$object": ["Point", {"x": ' in text
+    assert refuses(cases, dedent(source).replace("Point(-point.x, point.y)", "Point(-point.x, 0)"))
+
+
+def test_only_an_exception_that_the_source_raises_itself_is_recorded() -> None:
+    source = """
+        class TooLarge(ValueError):
+            pass
+
+        def ratio(a: int, b: int):
+            if a > 10:
+                raise TooLarge(a)
+            return [1, 2, 3][a] / b
+        """
+    cases = record_cases(source)
+    assert {case["raises"] for case in cases if "raises" in case} == {"TooLarge"}
+
+
+def test_recursion_keyword_only_arguments_and_inheritance() -> None:
+    source = """
+        def depth(value, *, limit: int = 5):
+            if limit <= 0 or not isinstance(value, list):
+                return 0
+            return 1 + max((depth(item, limit=limit - 1) for item in value), default=0)
+        """
+    cases = record_cases(source)
+    assert any("limit" in case.get("kwargs", {}) for case in cases)
+    source = """
+        class Shape:
+            def __init__(self, width: int, height: int):
+                self.width, self.height = width, height
+
+            def area(self):
+                return self.width * self.height
+
+        class Square(Shape):
+            def __init__(self, side: int):
+                super().__init__(side, side)
+
+            def scale(self, factor: int):
+                self.width *= factor
+                self.height *= factor
+                return self.area()
+        """
+    cases = record_cases(source)
+    used = {(case["new"], step["call"]) for case in cases for step in case["steps"] if "call" in step}
+    assert {("Shape", "area"), ("Square", "area"), ("Square", "scale")} <= used
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return open('/etc/hostname').read() + x", "it uses files"),
+        ("import os\n    return len(os.listdir('.')) + x", "it uses files"),
+        ("import random\n    return random.random() + x", "it uses randomness"),
+        ("import time\n    return time.time() + x", "it reads the clock"),
+        ("import datetime\n    return datetime.datetime.now().year + x", "it reads the clock"),
+        ("import urllib.request\n    return urllib.request.urlopen(x)", "it uses the network"),
+        ("import subprocess\n    return subprocess.run([x])", "it starts processes or threads"),
+        ("return input() + x", "it reads input"),
+        ("global total\n    total = x\n    return total", "it changes global state"),
+        ("return helper(x)", "it uses randomness"),
+    ],
+)
+def test_a_function_with_outside_effects_is_left_out_by_name_and_reason(body: str, reason: str) -> None:
+    source = f"import random as r\ndef helper(x):\n    return r.choice([x])\ndef g(x):\n    {body}\n"
+    recording = record(source)
+    assert recording.left_out["g"] == reason
+    assert not recording.document or all(case["call"] != "g" for case in recording.document["cases"])
+
+
+def test_the_pure_functions_of_a_source_are_recorded_beside_others() -> None:
+    source = """
+        import time
+
+        def stamp(x):
+            return time.time() + x
+
+        def grade(score: int) -> str:
+            if score < 0:
+                raise ValueError(score)
+            if score >= 90:
+                return "A"
+            return "B" if score >= 75 else "C"
+        """
+    recording = record(source)
+    assert recording.left_out == {"stamp": "it reads the clock"}
+    assert {case["call"] for case in recording.document["cases"]} == {"grade"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "counter = []\ndef f(x: int):\n    counter.append(x)\n    return len(counter)\n",  # of earlier calls
+        "def f(x: str):\n    return list({x, x + 'a', x + 'b', x + 'c'})\n",  # of the hash seed
+        "def f(x: str):\n    return hash(x)\n",
+        "def f(x: int):\n    return object()\n",
+        "def f(x: int):\n    while True:\n        pass\n",
+        "def f(x: int):\n    return x.missing\n",
+    ],
+)
+def test_what_is_not_the_same_each_time_or_no_value_is_not_recorded(source: str) -> None:
+    recording = record(source)
+    assert recording.measurement.status == "none"
+    assert recording.measurement.reason
+
+
+def test_literal_calls_of_docstrings_comments_and_the_conversation_are_inputs() -> None:
+    source = """
+        def parse(text):
+            '''Parse a code.
+
+            >>> parse("AB-12")
+            ('AB', 12)
+            '''
+            # for example parse("ZZ-007") or parse('Q-1')
+            letters, digits = text.split("-")
+            if not letters.isupper():
+                raise ValueError(text)
+            return letters, int(digits)
+        """
+    texts = ("What does parse('XY-99') give?",)
+    known = find_known_calls(SourceText.parse(dedent(source)), texts)
+    written = {"AB-12", "ZZ-007", "Q-1", "XY-99"}
+    assert {args[0] for args, _ in known["parse"]} == written
+    assert written & {case["args"][0] for case in record(source, texts).document["cases"]}
+
+
+def test_linked_nodes_are_made_also_where_the_source_defines_no_class() -> None:
+    source = """
+        def total(head):
+            result = 0
+            while head:
+                result += head.val
+                head = head.next
+            return result
+        """
+    cases = record_cases(source)
+    assert '{"$new": ["SimpleNamespace", [], {}, {"val": ' in json.dumps(cases)
+
+
+def test_a_condition_that_touches_its_keyword_is_probed() -> None:
+    source = (
+        "def f(n: int):\n    if(n > 3) and n != 7:\n        return 'a'\n    return 'b' if(n < 0)else 'c'\n"
+    )
+    assert record(source).measurement.branch_coverage == 1.0
+
+
+def test_a_source_that_imports_what_the_judge_lacks_says_so() -> None:
+    recording = record("import not_a_package\ndef f(x: int): return x\n")
+    assert recording.measurement.status == "none"
+    assert "not_a_package" in recording.measurement.reason
+
+
+@pytest.mark.parametrize(
+    "source", ["", "x = 1\n", "def f(:\n", "(" * 5000, "def f(each: 'Callable'): return each(1)"]
+)
+def test_what_cannot_be_recorded_has_a_reason(source: str) -> None:
+    recording = record(source)
+    assert (recording.measurement.status, recording.document) == ("none", None)
+    assert recording.measurement.reason
+
+
+PROGRAM = """
+import json, sys
+from iccm_assets.settings import load_settings
+from iccm_assets.suites.input_pool import build_pool
+from iccm_assets.suites.known_calls import find_known_calls
+from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.suite_recording import record_suite
+print(json.dumps(record_suite(sys.stdin.read(), load_settings()).document))
+"""
+
+
+def test_the_same_source_gives_the_same_bytes_under_other_hash_seeds() -> None:
+    source = (
+        dedent(STACK) + "def mean(numbers: list[float]):\n    return sum(numbers) / max(len(numbers), 1)\n"
+    )
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            input=source,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "7")
+    }
+    assert len(written) == 1 and written != {"null\n"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hostile", [pytest.param(item, id=item.name) for item in HOSTILE])
+def test_recording_a_hostile_source_harms_nothing_and_gives_no_suite(hostile, monkeypatch) -> None:
+    monkeypatch.setenv("PLANTED_SECRET", "s3cret-of-the-host")
+    limits = JudgeSettings().model_copy(update={"wall_seconds": 4.0, "cpu_seconds": 1})
+    before = snapshot()
+    recording = record_suite(hostile.source, load_settings().model_copy(update={"judge": limits}))
+    if hostile.suspicion:  # others, such as one that returns a float, are wrong answers and no attacks
+        assert recording.measurement.status != "usable", recording.document
+    assert "s3cret" not in repr(recording)
+    assert_unchanged(before)
+
+
+POSITIVE = """
+class Positive:
+    def __init__(self, n: int):
+        if n < 0:
+            raise ValueError(n)
+        self.n = n
+
+    def larger(self, other: "Positive") -> bool:
+        return self.n > other.n
+
+def halve(value: Positive) -> int:
+    return value.n // 2 if value.n > 4 else value.n
+"""
+
+
+def test_an_object_that_cannot_be_made_is_an_outcome_of_its_call() -> None:
+    raising = {"call": "halve", "args": [{"$new": ["Positive", [-1]]}], "raises": "ValueError"}
+    steps = [{"call": "larger", "args": [{"$new": ["Positive", [-1]]}], "raises": "ValueError"}]
+    suite = parse_suite(
+        {"kind": "cases", "cases": [raising, {"new": "Positive", "args": [3], "steps": steps}]}
+    )
+    assert run_suite(POSITIVE, suite, load_settings()).test_pass_rate == 1.0
+    lacking = run_suite("def halve(value):\n    return 1\n", suite, load_settings())
+    assert [case.verdict for case in lacking.results] == ["failed", "error"]
+    assert not lacking.suspect
+    assert {"ValueError"} == {case["raises"] for case in record_cases(POSITIVE) if "raises" in case}
+
+
+def test_the_pool_reads_attributes_and_makes_objects_of_the_same_class() -> None:
+    cases = [
+        {"new": "Positive", "args": [3], "steps": [{"get": "n", "expect": 3}]},
+        {"call": "halve", "args": [{"$new": ["Positive", [8]]}], "expect": 4},
+    ]
+    suite = parse_suite({"kind": "cases", "cases": cases})
+    plans = build_pool(SourceText.parse(POSITIVE), suite, "seed")
+    reads = [step for plan in plans if plan[0] == "new" for step in plan[4] if step[0] == "n"]
+    made = [plan[2][0][...] for plan in plans if plan[1] == "halve"]
+    assert set(reads) == {("n", None, None)}
+    assert {name for name, *_ in made} == {"Positive"} and len({tuple(args) for _, args, *_ in made}) > 5

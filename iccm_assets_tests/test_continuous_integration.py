@@ -1,0 +1,61 @@
+"""Continuous integration tests no less than a developer's machine: without a tool it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iccm_assets_tests.factories.processes import ROOT
+
+SKIPS = """
+import pytest
+
+@pytest.mark.skipif(True, reason="needs a crystal ball")
+def test_the_future(): pass
+
+@pytest.fixture
+def ball(): pytest.skip("needs a crystal ball")
+
+def test_a_prophecy(ball): pass
+
+@pytest.mark.skipif(True, reason="root reads everything")
+def test_a_closed_file(): pass
+"""
+MODULE_SKIPS = """
+import pytest
+
+pytest.importorskip("no_such_module", reason="needs the extra `crystal`")
+"""
+
+
+def outcomes(folder: Path, monkeypatch: pytest.MonkeyPatch, ci: str) -> str:
+    """Run the two modules under the hooks of these tests; return pytest's last line."""
+    monkeypatch.setenv("CI", ci)
+    (folder / "test_skips.py").write_text(SKIPS, encoding="utf-8")
+    (folder / "test_module_skips.py").write_text(MODULE_SKIPS, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [*command, "-p", "iccm_assets_tests.conftest", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_skip_for_want_of_a_tool_fails_in_ci_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outcomes(tmp_path, monkeypatch, "").startswith("4 skipped")
+    assert outcomes(tmp_path, monkeypatch, "true").startswith("1 skipped, 3 errors")

@@ -1,0 +1,1 @@
+"""One module per kind of reference page; each returns the Markdown of its pages."""
