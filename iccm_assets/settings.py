@@ -263,6 +263,11 @@ class JudgeSettings(SettingsGroup):
         ge=1,
         description="Implementations judged concurrently.",
     )
+    environment: str = Field(
+        "",
+        description="Name or digest of the environment that code runs in unless its suite names another or "
+        "it imports what only another has; empty: the standard library alone.",
+    )
 
 
 class ScoringSettings(SettingsGroup):

@@ -64,6 +64,7 @@ def _document(result: JudgeResult) -> dict[str, Any]:
         "suspect": result.suspect,
         "suspicions": list(result.violations),
         "evidence": result.evidence,
+        "environment": result.environment,
         "layers": result.layers,
         "reason": result.reason,
         "duration_ms": result.duration_ms,

@@ -152,6 +152,7 @@ def _format_suite(conversation: ConversationLineage) -> str:
         f"{conversation.test_suite_origin} test suite of kind {conversation.evidence}{weaker}",
         conversation.suite_status or "not measured",
         "" if strength is None else f"strength {strength:.2f}",
+        f"in environment {conversation.environment[:12]}" if conversation.environment else "",
     )
     reason = f": {conversation.inconclusive_reason}" if conversation.inconclusive_reason else ""
     return escape(", ".join(filter(None, parts)) + reason)

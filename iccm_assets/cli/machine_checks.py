@@ -54,6 +54,7 @@ def check_python() -> SystemCheck:
 
 def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     """Check each layer of the sandbox, in one that is started for this."""
+    from iccm_assets.sandbox.environments import choose_environment
     from iccm_assets.sandbox.launcher import MissingLayersError
     from iccm_assets.sandbox.sandbox import Sandbox
 
@@ -69,7 +70,8 @@ def check_sandbox(settings: Settings) -> Iterator[SystemCheck]:
     restriction, fix = find_namespace_restriction(Path("/proc/sys"))
     yield SystemCheck("user namespaces", not restriction, False, restriction or "allowed", fix)
     try:
-        with Sandbox.start(settings) as running:
+        environment = choose_environment((), None, settings)
+        with Sandbox.start(settings, environment=environment) as running:
             layers = running.running.layers
     except MissingLayersError as error:
         layers = error.layers

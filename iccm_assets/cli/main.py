@@ -51,6 +51,7 @@ COMMANDS = {
     "verify": "iccm_assets.cli.verify",
     "judge": "iccm_assets.cli.judge",
     "suite": "iccm_assets.cli.suite",
+    "environment": "iccm_assets.cli.environment",
     "orchestra": "iccm_assets.cli.orchestra",
     "alerts": "iccm_assets.cli.alerts",
     "dedup": "iccm_assets.cli.dedup",

@@ -54,6 +54,7 @@ def record(
                 "branch_coverage": measured.branch_coverage,
                 "reason": measured.reason,
                 "suite": recording.document,
+                "environment": recording.environment,
                 "left_out": recording.left_out,
             }
             rows.append(row)

@@ -39,7 +39,7 @@ from iccm_assets.registry import versions
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets.suites.suite_runner import JUDGE_VERSION
+from iccm_assets.suites.suite_runner import get_judge_version
 from iccm_assets.worker_process import run_pipes_worker
 
 # Columns of the forgetting matrix before production's; more are not readable.
@@ -99,6 +99,7 @@ def evaluate(
         "gate": settings.evaluation.model_dump(mode="json"),
         "canary_set_digest": canary_set.digest,
         "orchestra": orchestra.digest,
+        "judge_version": get_judge_version(settings),
     }
     _store_verdict(engine, outcome, evidence, context)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
@@ -176,7 +177,6 @@ def _store_verdict(
             improvement=verdict.improvement,
             verdict=json.loads(verdict.to_json()),
             evidence=json.loads(evidence.to_json()),
-            judge_version=JUDGE_VERSION,
             created_at=now(conn),
             **context,
         )

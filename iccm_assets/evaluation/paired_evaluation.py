@@ -24,7 +24,7 @@ from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
 from iccm_assets.scoring.scoring import ReconstructionScore, Score, ScoringTask, aggregate, score_texts
 from iccm_assets.settings import Settings
-from iccm_assets.suites.suite_runner import JUDGE_VERSION
+from iccm_assets.suites.suite_runner import get_judge_version
 from iccm_assets.suites.test_suites import Suite, parse_suite
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _cache_key(version: ModelVersion, orchestra: Orchestra, settings: Settings) 
     return {
         "model_digest": version.digest,
         "orchestra": orchestra.digest,
-        "judge_version": JUDGE_VERSION,
+        "judge_version": get_judge_version(settings),
         "decoding": decoding_key(settings),
     }
 

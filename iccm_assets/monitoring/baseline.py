@@ -32,7 +32,7 @@ from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.scoring import ScoringTask, score_texts
 from iccm_assets.settings import Settings
-from iccm_assets.suites.suite_runner import JUDGE_VERSION
+from iccm_assets.suites.suite_runner import get_judge_version
 
 AT_DEPLOYMENT, SCORED_AGAIN, FIRST_MEASUREMENT = "at deployment", "scored again", "first measurement"
 
@@ -52,7 +52,7 @@ def baseline_identity(
 ) -> dict[str, str]:
     """Return what a baseline and a measurement must have in common to be comparable."""
     return {
-        "judge_version": JUDGE_VERSION,
+        "judge_version": get_judge_version(settings),
         "orchestra": orchestra.digest,
         "decoding": decoding_key(settings),
         "set_digest": evaluation_set.digest,
@@ -74,9 +74,9 @@ def build_deployment_baseline(
 ) -> Baseline | None:
     """Build the baseline from the measurements before the deployment; None if there are none."""
     results = _load_results(engine, version, evaluation_set, settings)
-    rates = {
-        item: rate for item, rows in results.items() if (rate := _newest_rate(rows, orchestra)) is not None
-    }
+    judge_version = get_judge_version(settings)
+    newest = {item: _newest_rate(rows, orchestra, judge_version) for item, rows in results.items()}
+    rates = {item: rate for item, rate in newest.items() if rate is not None}
     # The other responses were scored by another judge or orchestra: they are scored again, unless their item
     # has changed since, as the stored response then belongs to another source.
     responses = {item: rows[-1] for item, rows in results.items() if item not in rates}
@@ -123,9 +123,9 @@ def _load_results(
     return results
 
 
-def _newest_rate(rows: Sequence[Any], orchestra: Orchestra) -> float | None:
+def _newest_rate(rows: Sequence[Any], orchestra: Orchestra, judge_version: str) -> float | None:
     """Return the rate of the newest response, if the judge and every member of the orchestra are the same."""
-    identity = (orchestra.digest, JUDGE_VERSION, rows[-1].canary_set_digest)
+    identity = (orchestra.digest, judge_version, rows[-1].canary_set_digest)
     rates = {
         row.reconstructor: row.test_pass_rate
         for row in rows

@@ -22,6 +22,7 @@ from iccm_assets.reporting.formatting import markdown_table, snake_case_keys
 from iccm_assets.retraining import triggers as retraining_triggers
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
+from iccm_assets.suites.suite_runner import get_judge_version
 from iccm_assets.worker_process import run_pipes_worker
 
 LogFunction = Callable[[str], None]
@@ -54,7 +55,13 @@ def measure_production(
             for items in sets
         ]
         ids = production_quality.store_measurements(
-            engine, version, measured, orchestra, serving_path=path.name, dagster_run_id=dagster_run_id
+            engine,
+            version,
+            measured,
+            orchestra,
+            serving_path=path.name,
+            judge_version=get_judge_version(settings),
+            dagster_run_id=dagster_run_id,
         )
         return measurement_metadata(version.version, path.name, measured, ids, settings)
 

@@ -151,6 +151,7 @@ def store_measurements(
     orchestra: Orchestra,
     *,
     serving_path: str,
+    judge_version: str = JUDGE_VERSION,
     dagster_run_id: str | None = None,
 ) -> dict[str, int]:
     """Store the measurements in one transaction and return their ids by set.
@@ -179,7 +180,7 @@ def store_measurements(
                 mean=measurement.drop.mean,
                 standard_error=measurement.drop.standard_error,
                 baseline_mean=measurement.drop.baseline_mean,
-                judge_version=JUDGE_VERSION,
+                judge_version=judge_version,
                 orchestra=orchestra.digest,
                 set_digest=measurement.set_digest,
                 evidence=_evidence(measurement, serving_path),

@@ -126,7 +126,8 @@ class ConversationLineage:
     """Path of one conversation through filter, pool, training runs and versions.
 
     ``evidence``, ``test_suite_origin``, ``suite_status`` and ``suite_strength`` describe the suite of the
-    accepted text, ``inconclusive_reason`` says why it has no pass rate.
+    accepted text, ``environment`` is the digest of the judge environment it ran in (None: the standard
+    library alone), ``inconclusive_reason`` says why it has no pass rate.
     """
 
     conversation_id: int
@@ -140,6 +141,7 @@ class ConversationLineage:
     test_suite_origin: str | None
     suite_status: str | None
     suite_strength: float | None
+    environment: str | None
     inconclusive_reason: str | None
     filtered: bool
     quality_score: float | None
@@ -220,6 +222,7 @@ _CONVERSATION = text(
            coalesce(t.evidence, f.evidence, a.test_suite ->> 'kind') as evidence,
            a.evidence ->> 'suite' as suite_status,
            (a.evidence ->> 'strength')::double precision as suite_strength,
+           a.evidence ->> 'environment' as environment,
            a.evidence ->> 'reason' as inconclusive_reason,
            f.conversation_id is not null as filtered, t.conversation_id is not null as in_pool,
            coalesce(t.quality_score, f.quality_score) as quality_score, coalesce(t.pinned, false) as pinned

@@ -89,6 +89,8 @@ class Encoder:
             copy = kind.copy(value)
             if _is_plain_dict(type(copy)):
                 return self._encode_container(type(copy), copy, depth + 1)
+        if _is_numpy(kind):  # as the Python value that it is equal to
+            return self.encode(value.tolist(), depth + 1)
         own_equality = _has_own_equality(kind)
         described = "" if own_equality else self._describe(kind, value, depth)
         if described:
@@ -139,6 +141,11 @@ _ITERATORS: tuple[type, ...] = (
     *(type(iter("")), type(iter(range(0))), type(iter({})), type(iter(set())), type({}.keys())),
     *(type({}.values()), type({}.items()), type(reversed([])), type(iter({}.items()))),
 )
+
+
+def _is_numpy(kind: type) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic))
 
 
 def _is_iterator(kind: type) -> bool:

@@ -31,6 +31,7 @@ from typing import Any
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, control_groups, launcher, pytest_suites, warm_pool
 from iccm_assets.sandbox.control_groups import ControlGroup
+from iccm_assets.sandbox.environments import Environment
 from iccm_assets.sandbox.launcher import RunningSandbox
 from iccm_assets.sandbox.resource_usage import ResourceUsage, imposed_wait
 from iccm_assets.sandbox.usage_sampler import UsageSampler
@@ -42,6 +43,7 @@ REPLY_TIMEOUT_SECONDS = 10.0  # after this much more the init process counts as 
 MAX_SHARED_WAIT_FACTOR = 0.1  # of the wall limit, where the case itself keeps the machine busy, too
 MAX_FILES = 20_000  # an empty file costs kernel memory that no size limit shows
 SCRATCH, SHARED_MEMORY = "/tmp", "/dev/shm"
+ENVIRONMENT_MOUNT = ".environment"  # no name of a module
 
 # Imported once per sandbox when the implementation names them: quick to load and without side effects.
 _QUICK = """
@@ -96,6 +98,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     running: RunningSandbox
     scratch: Path | None = None  # unsafe mode only: a folder on the host
     group: ControlGroup | None = None
+    environment: Environment | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
@@ -104,17 +107,25 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     # ---- lifecycle ----
 
     @classmethod
-    def start(cls, settings: Settings, packages: launcher.Packages = ()) -> Sandbox:
+    def start(
+        cls,
+        settings: Settings,
+        packages: launcher.Packages = (),
+        environment: Environment | None = None,
+    ) -> Sandbox:
         """Start a sandbox that is ready for an implementation; raises ``SandboxUnavailableError``.
 
-        ``packages`` (name, folder) are what a suite of kind ``pytest`` runs with.
+        ``packages`` (name, folder) are what a suite of kind ``pytest`` runs with, ``environment`` has those
+        that the implementation may import.
         The sandbox ends when this process does, however it ends.
         """
         if settings.sandbox == "unsafe":
             scratch = Path(tempfile.gettempdir(), f"iccm-unsafe-{secrets.token_hex(8)}")
-            return cls(settings, launcher.start_unsafe(scratch), scratch)
+            return cls(settings, launcher.start_unsafe(scratch), scratch, environment=environment)
+        if environment is not None:
+            packages = (*packages, (ENVIRONMENT_MOUNT, environment.site_packages))
         running = (not packages and warm_pool.warm_pool.acquire()) or launcher.start_isolated(packages)
-        sandbox = cls(settings, running)
+        sandbox = cls(settings, running, environment=environment)
         sandbox._enter_group()
         return sandbox
 
@@ -147,17 +158,23 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
     # ---- requests ----
 
-    def load(self, source: str, files: Mapping[str, str] | None = None) -> None:
-        """Send the implementation, which first runs with the first case. ``files``: of a pytest suite."""
+    def load(self, source: str, files: Mapping[str, str] | None = None, imports: str = "") -> None:
+        """Send the implementation, which first runs with the first case. ``files``: of a pytest suite.
+
+        ``imports`` is further code whose packages are imported once, before it runs.
+        """
+        packages = self.environment.modules if self.environment else frozenset[str]()
+        own_imports = _imported_modules(source)
         request = {
             "command": "load",
             "source": source,
             "files": None if files is None else dict(files),
-            "paths": [] if files is None else self._package_paths(),
-            "preload": tuple(sorted(_imported_modules(source) & _PRELOADABLE)),
+            "paths": [*([] if files is None else self._package_paths()), *self._environment_path()],
+            "preload": tuple(sorted(own_imports & _PRELOADABLE)),
+            "packages": sorted((own_imports | _imported_modules(imports)) & packages),
         }
         self._send(request)
-        if files is not None:
+        if files is not None or request["packages"]:
             launcher.wait_ready(self.running.replies)
 
     def _package_paths(self) -> list[str]:
@@ -165,6 +182,12 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if self.settings.sandbox == "strict":
             return [bubblewrap.PACKAGES]
         return sorted({str(Path(folder).parent) for _, folder in pytest_suites.find_packages()})
+
+    def _environment_path(self) -> list[str]:
+        if self.environment is None:
+            return []
+        mounted = f"{bubblewrap.PACKAGES}/{ENVIRONMENT_MOUNT}"
+        return [mounted if self.settings.sandbox == "strict" else self.environment.site_packages]
 
     def run_case(self, case: int, plan: tuple[Any, ...], remaining: Limits) -> CaseOutcome:
         """Run one case in a process of its own and wait for its outcome."""

@@ -38,6 +38,8 @@ PROMPT = (
     "Implement these software requirements as one self-contained Python 3 module that uses only the "
     "standard library. Answer with a single fenced code block and nothing else.\n\n"
 )
+STANDARD_LIBRARY = "the standard library"
+MAX_PROMPT_PACKAGES = 100
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 # A longer invalid answer is cut where it is sent back to its model.
 MAX_FOLLOW_UP_CHARACTERS = 20_000
@@ -70,10 +72,15 @@ class ChatEndpoint:
         """All that answers depend on: name, prompt and decoding, not timeouts, limits and keys (E1)."""
         return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
 
-    def build_request(self, requirements: str, follow_ups: Sequence[Message] = ()) -> dict[str, Any]:
-        """Build the JSON body of the request; ``follow_ups`` are the messages after the requirements."""
+    def build_request(
+        self, requirements: str, follow_ups: Sequence[Message] = (), packages: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Build the JSON body of the request; ``follow_ups`` are the messages after the requirements.
+
+        ``packages`` may be imported besides the standard library (J5).
+        """
         limits = self.limits
-        prompt = f"{limits.prompt.rstrip()}\n\n" if limits.prompt else PROMPT
+        prompt = write_prompt(limits.prompt, packages)
         system = [{"role": "system", "content": limits.system_prompt}] if limits.system_prompt else []
         values = {
             "model": self.address.model,
@@ -88,6 +95,16 @@ class ChatEndpoint:
     def read_api_key(self) -> str:
         """Read the API key from the environment; empty when there is none."""
         return os.environ.get(self.key_variable or "", "").strip()
+
+
+def write_prompt(prompt: str, packages: Sequence[str]) -> str:
+    """Write the instruction before the requirements; ``prompt`` is a member's own, empty for the default."""
+    names = ", ".join(packages[:MAX_PROMPT_PACKAGES])
+    if prompt:
+        installed = f"\n\nThese packages may be imported: {names}." if names else ""
+        return f"{prompt.rstrip()}{installed}\n\n"
+    libraries = f"{STANDARD_LIBRARY} and these packages: {names}" if names else STANDARD_LIBRARY
+    return PROMPT.replace(STANDARD_LIBRARY, libraries)
 
 
 def get_key_variable(address: EndpointAddress) -> str:
@@ -129,9 +146,11 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         self._thread.join()
         self._loop.close()
 
-    def submit(self, endpoint: ChatEndpoint, requirements: str) -> Future[Reconstruction]:
+    def submit(
+        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str] = ()
+    ) -> Future[Reconstruction]:
         """Send a request; the result is ``answered`` or ``missing``, within the endpoint's deadline."""
-        return self._run(self._request(endpoint, requirements))
+        return self._run(self._request(endpoint, requirements, packages))
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -144,7 +163,9 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         for client in self._clients.values():
             await client.aclose()
 
-    async def _request(self, endpoint: ChatEndpoint, requirements: str) -> Reconstruction:
+    async def _request(
+        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str]
+    ) -> Reconstruction:
         breaker, limits = endpoint.circuit_breaker, endpoint.limits
         async with self._slots.setdefault(endpoint.address.url, asyncio.Semaphore(limits.concurrency)):
             if reason := breaker.rejection_reason(time.monotonic()):
@@ -156,7 +177,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
                 endpoint.rate_limiter.reserve_slot(time.monotonic(), limits.requests_per_minute)
             )
             try:
-                code = await self._request_with_retries(endpoint, requirements)
+                code = await self._request_with_retries(endpoint, requirements, packages)
             except InvalidResponse as problem:
                 # An endpoint or a library may repeat the key in its message.
                 key = endpoint.read_api_key()
@@ -168,7 +189,9 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             breaker.record_result(None, time.monotonic(), limits)
             return Reconstruction(endpoint.name, "answered", code)
 
-    async def _request_with_retries(self, endpoint: ChatEndpoint, requirements: str) -> str:
+    async def _request_with_retries(
+        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str]
+    ) -> str:
         """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
         limits, limiter = endpoint.limits, endpoint.rate_limiter
         deadline = time.monotonic() + limits.timeout_seconds
@@ -177,7 +200,8 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             async with asyncio.timeout(limits.timeout_seconds):
                 while True:
                     try:
-                        body = await self._send(endpoint, endpoint.build_request(requirements, follow_ups))
+                        request = endpoint.build_request(requirements, follow_ups, packages)
+                        body = await self._send(endpoint, request)
                         return extract_code(read_answer(body), requirements)
                     except InvalidResponse as problem:
                         now = time.monotonic()

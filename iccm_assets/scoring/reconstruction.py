@@ -33,10 +33,14 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class ReconstructionRequest:
-    """A requirements text, and earlier answers by member name; those members get no request."""
+    """A requirements text, and earlier answers by member name; those members get no request.
+
+    ``packages`` may be imported besides the standard library (J5).
+    """
 
     requirements: str
     cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pvariance
 from typing import Any
 
+from iccm_assets.errors import MissingPackageError, SandboxUnavailableError
 from iccm_assets.scoring.api_compatibility import api_compatibility
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.reconstruction import Reconstruction, ReconstructionRequest, is_blank
 from iccm_assets.settings import Settings
-from iccm_assets.suites.suite_runner import JudgeResult, run_suites
+from iccm_assets.suites.suite_runner import JudgeResult, bind_environment, run_suites
 from iccm_assets.suites.test_suites import Suite
 
 
@@ -26,7 +27,7 @@ class ScoringTask:
     """A requirements text to score with a suite; only the signatures of the source are used.
 
     ``cached_answers`` holds earlier answers by member name: they are judged, and those members get no
-    request.
+    request. The suite runs in the environment of the source, if it is not bound to one (J5).
     """
 
     requirements: str
@@ -98,12 +99,13 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
     verdicts: deque[JudgeResult] = deque()
 
     def requests() -> Iterator[ReconstructionRequest]:
-        for task in tasks:
+        for unbound in tasks:
+            task, packages = _bind(unbound, settings)
             requested.append(task)
             answers = task.cached_answers
             if is_blank(task.requirements):
                 answers = {member.name: _blank_answer(member.name) for member in orchestra.members}
-            yield ReconstructionRequest(task.requirements, answers)
+            yield ReconstructionRequest(task.requirements, answers, packages)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
         for answers in orchestra.reconstruct_many(requests()):
@@ -120,6 +122,15 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
                 yield _score(*answered.popleft(), verdicts, orchestra.quorum)
     while answered:
         yield _score(*answered.popleft(), verdicts, orchestra.quorum)
+
+
+def _bind(task: ScoringTask, settings: Settings) -> tuple[ScoringTask, tuple[str, ...]]:
+    """Bind the suite of a task to the environment of its source; return its packages, too."""
+    try:
+        suite, environment = bind_environment(task.source_code or "", task.suite, settings)
+    except (MissingPackageError, SandboxUnavailableError):  # which the verdicts will say
+        return task, ()
+    return replace(task, suite=suite), environment.packages if environment else ()
 
 
 def _blank_answer(name: str) -> Reconstruction:

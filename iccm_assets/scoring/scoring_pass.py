@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from operator import add
@@ -19,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from iccm_assets.capture.extraction import find_source
-from iccm_assets.errors import SandboxUnavailableError, TestSuiteError
+from iccm_assets.errors import MissingPackageError, SandboxUnavailableError, TestSuiteError
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.reconstruction import Reconstruction
 from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
@@ -38,6 +39,7 @@ from iccm_assets.scoring.suite_measurements import (
     SuiteMeasurements,
 )
 from iccm_assets.settings import Settings
+from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.test_suites import parse_suite
 
 BATCH_SIZE = 24
@@ -144,7 +146,7 @@ def score_rows(
         rows = conn.execute(query).all()
         answers = load_answers(conn, [row.id for row in rows if row.orchestra == orchestra.digest])
         reusable = load_reusable_scores(conn, [row.id for row in rows], orchestra)
-    groups = _group(rows, answers, reusable)
+    groups = _group(rows, answers, reusable, settings)
     with claim_rows(engine) as claims:
         scoring_pass = _ScoringPass(engine, claims, orchestra, settings, deadline, progress)
         try:
@@ -204,7 +206,8 @@ class _ScoringPass:
                 report = ScoringReport(inconclusive=1, unusable_suites=Counter([status]))
                 self._add(group.rows, score, report)
             elif group.task is not None:
-                self._in_progress.append((group.rows, _describe_suite(measured)))
+                environment = group.task.suite.environment
+                self._in_progress.append((group.rows, _describe_suite(measured, environment)))
                 yield group.task
 
     def _claimed(self, groups: Iterable[_Group]) -> Iterator[_Group]:
@@ -221,12 +224,12 @@ class _ScoringPass:
             self.store()
 
 
-def _describe_suite(measured: Measurement | None) -> dict[str, Any]:
-    """Return what a stored score says about its suite."""
+def _describe_suite(measured: Measurement | None, environment: str | None = None) -> dict[str, Any]:
+    """Return what a stored score says about its suite, and the digest of the environment it ran in."""
     if measured is None or isinstance(measured, SandboxUnavailableError):
         return {}
     strength = {} if measured.strength is None else {"strength": round(measured.strength, 4)}
-    return {"suite": measured.status, **strength}
+    return {"suite": measured.status, **strength, **({"environment": environment} if environment else {})}
 
 
 def _reject_suite(measured: Measurement | None, orchestra: Orchestra) -> Score | None:
@@ -248,6 +251,7 @@ def _group(
     rows: Sequence[Any],
     answers: Mapping[int, Mapping[str, Reconstruction]],
     reusable: Mapping[int, Score],
+    settings: Settings,
 ) -> list[_Group]:
     """Group rows of one text, suite and source, in the order of the first of each, so it is scored once.
 
@@ -255,21 +259,24 @@ def _group(
     """
     groups: dict[tuple[Any, ...], _Group] = {}
     for row in rows:
-        if score := reusable.get(row.id):
+        cached = answers.get(row.id, {})
+        score = reusable.get(row.id)
+        planned = _plan(row, cached, settings)
+        environment = planned.task.suite.environment if planned.task else ""
+        if score and score.suite.get("environment", "") == environment:
             report = replace(_report(score), answers=Counter(), reused=1)
             groups[row.id, "reused"] = _Group([row], None, score=score, report=report)
             continue
-        cached = answers.get(row.id, {})
         suite = json.dumps(row.test_suite, sort_keys=True)
         key = (row.id,) if cached else (row.text, suite, row.test_suite_origin, row.source_sha256)
         if key in groups:
             groups[key].rows.append(row)
         else:
-            groups[key] = _plan(row, cached)
+            groups[key] = planned
     return list(groups.values())
 
 
-def _plan(row: Any, cached: Mapping[str, Reconstruction]) -> _Group:
+def _plan(row: Any, cached: Mapping[str, Reconstruction], settings: Settings) -> _Group:
     """Return the task of a row, or an inconclusive score if its suite is invalid or its source is unknown."""
     try:
         suite = parse_suite(row.test_suite)
@@ -282,6 +289,9 @@ def _plan(row: Any, cached: Mapping[str, Reconstruction]) -> _Group:
         score = Score(None, None, None, (), reason, {"suite": "none"})
         report = ScoringReport(inconclusive=1, unusable_suites=Counter(no_source=1))
         return _Group([row], None, score=score, report=report)
-    key = SuiteKey(row.source_sha256, suite.digest, row.test_suite_origin or "attached")
+    with suppress(MissingPackageError, SandboxUnavailableError):  # measuring the suite says so, too
+        suite, _ = bind_environment(source, suite, settings)
+    origin = row.test_suite_origin or "attached"
+    key = SuiteKey(row.source_sha256, suite.digest, origin, suite.environment or "")
     request = MeasurementRequest(row.id, key, source, suite, row.test_suite)
     return _Group([row], ScoringTask(row.text, suite, source, cached), request)

@@ -30,11 +30,15 @@ class SuiteKey:
     source_sha256: str
     digest: str
     origin: str
+    environment: str = ""  # the digest of the one it ran in (J5)
 
 
 @dataclass(frozen=True)
 class MeasurementRequest:
-    """A suite to measure on its source, for the stored requirements text ``requirement_id``."""
+    """A suite to measure on its source, for the stored requirements text ``requirement_id``.
+
+    The suite is bound to its environment.
+    """
 
     requirement_id: int
     key: SuiteKey
@@ -120,6 +124,7 @@ def store_measurement(
         "source_sha256": key.source_sha256,
         "digest": key.digest,
         "origin": key.origin,
+        "environment": key.environment or None,
         "generator_version": GENERATOR_VERSION,
         "requirement_id": requirement_id,
         "suite": document,
@@ -137,9 +142,10 @@ def store_measurement(
 _STORE = sa.text(
     """
     with used as (select id from iccm.requirements where id = :requirement_id for key share)
-    insert into iccm.test_suites (source_sha256, digest, origin, generator_version, suite, status, reason,
-        strength, branch_coverage, counted_mutants, undecided_mutants)
-    select :source_sha256, :digest, :origin, :generator_version, :suite, :status, cast(:reason as text),
+    insert into iccm.test_suites (source_sha256, digest, origin, environment, generator_version, suite,
+        status, reason, strength, branch_coverage, counted_mutants, undecided_mutants)
+    select :source_sha256, :digest, :origin, cast(:environment as text), :generator_version, :suite,
+        :status, cast(:reason as text),
         cast(:strength as double precision), cast(:branch_coverage as double precision),
         cast(:counted_mutants as integer), cast(:undecided_mutants as integer)
     from used
@@ -148,12 +154,13 @@ _STORE = sa.text(
 ).bindparams(sa.bindparam("suite", type_=JSONB(none_as_null=True)))
 _LOAD = sa.text(
     """
-    select s.source_sha256, s.digest, s.origin, s.status, s.reason, s.strength, s.counted_mutants,
-        s.undecided_mutants, s.branch_coverage
+    select s.source_sha256, s.digest, s.origin, s.environment, s.status, s.reason, s.strength,
+        s.counted_mutants, s.undecided_mutants, s.branch_coverage
     from iccm.test_suites s
-    join unnest(cast(:sources as text[]), cast(:digests as text[]), cast(:origins as text[]))
-        as k (source_sha256, digest, origin) using (source_sha256, digest, origin)
-    where s.generator_version = :generator_version and s.environment is null
+    join unnest(cast(:sources as text[]), cast(:digests as text[]), cast(:origins as text[]),
+            cast(:environments as text[])) as k (source_sha256, digest, origin, environment)
+        using (source_sha256, digest, origin)
+    where s.generator_version = :generator_version and coalesce(s.environment, '') = k.environment
     """
 )
 
@@ -163,10 +170,11 @@ def _load(conn: sa.Connection, keys: Sequence[SuiteKey]) -> dict[SuiteKey, Suite
         "sources": [key.source_sha256 for key in keys],
         "digests": [key.digest for key in keys],
         "origins": [key.origin for key in keys],
+        "environments": [key.environment for key in keys],
         "generator_version": GENERATOR_VERSION,
     }
     return {
-        SuiteKey(row.source_sha256, row.digest, row.origin): SuiteMeasurement(
+        SuiteKey(row.source_sha256, row.digest, row.origin, row.environment or ""): SuiteMeasurement(
             status=row.status,
             reason=row.reason or "",
             strength=row.strength,

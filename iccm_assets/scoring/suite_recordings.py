@@ -150,7 +150,7 @@ def _record(engine: sa.Engine, row: Any, settings: Settings, deadline: float) ->
 
 def _store(engine: sa.Engine, row: Any, recording: SuiteRecording) -> None:
     digest = "" if recording.document is None else parse_suite(recording.document).digest
-    key = SuiteKey(row.source_sha256, digest, "recorded")
+    key = SuiteKey(row.source_sha256, digest, "recorded", recording.environment)
     with engine.begin() as conn:
         store_measurement(conn, row.id, key, recording.document, recording.measurement)
 
@@ -176,9 +176,7 @@ _COMPLETED = sa.text(
     order by r.id
     """
 )
-_RECORDED = """
-    s.origin = 'recorded' and s.environment is null and s.generator_version = :generator_version
-"""
+_RECORDED = "s.origin = 'recorded' and s.generator_version = :generator_version"
 # The oldest first, so that the first answer of a session is the one that counts. What is known to have no
 # usable suite does not count against the limit.
 _LIVE = sa.text(
@@ -271,9 +269,9 @@ _DAILY = sa.text(
     left join lateral (
         select s.status, s.strength, s.reason from iccm.test_suites s
         where s.source_sha256 = r.source_sha256 and s.generator_version = :generator_version
-            and s.origin = coalesce(r.test_suite_origin, 'recorded') and s.environment is null
+            and s.origin = coalesce(r.test_suite_origin, 'recorded')
             and (r.test_suite is null or s.suite = r.test_suite)
-        order by s.id limit 1
+        order by s.id desc limit 1
     ) s on true
     where c."timestamp" >= :start and c."timestamp" < :end and c.erased_at is null
         and r.source_sha256 is not null

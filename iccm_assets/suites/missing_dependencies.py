@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 MISSING_DEPENDENCY = "missing_dependency"
+NOT_INSTALLED = "which the judge does not have"
 # The implementation itself, and the judge, which code imports only to search it.
 OWN_MODULES = frozenset(("implementation", "solution", __name__.partition(".")[0]))
 _NO_MODULE = r"No module named '([^\W\d]\w{0,99})'"
@@ -48,6 +49,6 @@ def explain(packages: Sequence[str], evidence: str) -> str:
     """Write the reason of an inconclusive result, with what can be done."""
     subject = "it or its tests import" if evidence == "pytest" else "it imports"
     return (
-        f"{subject} {', '.join(packages)}, which the judge does not have; the fix is to write it with the"
-        " standard library alone, since no packages can be added to the judge"
+        f"{subject} {', '.join(packages)}, {NOT_INSTALLED}; the fix is an environment that has"
+        " it: `iccm environment create NAME --requirements FILE`"
     )

@@ -401,13 +401,13 @@ def ask_interpreter(seed: int, request: dict[str, Any]) -> list[str | None]:
             os.dup2(answers[1], 1)
             os.closerange(3, 256)
             arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
-            os.execve(sys.executable, arguments, {"PYTHONHASHSEED": str(seed)})
+            os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": str(seed)})
         finally:
             os._exit(1)
     os.close(requests[0])
     os.close(answers[1])
     with os.fdopen(requests[1], "wb") as stream:
-        marshal.dump((request["driver"], marshal.dumps(own)), stream)
+        marshal.dump((sys.path, request["packages"], request["driver"], marshal.dumps(own)), stream)
     with os.fdopen(answers[0], "rb") as stream:
         written = stream.read()
     os.waitpid(pid, 0)
@@ -419,7 +419,10 @@ def ask_interpreter(seed: int, request: dict[str, Any]) -> list[str | None]:
 
 
 INTERPRETER = (
-    "import marshal,os,sys,types;code,request=marshal.load(sys.stdin.buffer);"
+    "import marshal,os,sys,types;sys.path[:],packages,code,request=marshal.load(sys.stdin.buffer)\n"
+    "for package in packages:\n"
+    " try: __import__(package)\n"
+    " except Exception: pass\n"
     "module=types.ModuleType('driver');exec(marshal.loads(code),module.__dict__);"
     "sys.stdout.write(module.explore(request))"
 )

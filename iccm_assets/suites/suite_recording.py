@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iccm_assets.errors import TestSuiteError
@@ -34,6 +34,7 @@ from iccm_assets.suites.recorded_cases import (
 from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal, canonical_plan
 from iccm_assets.suites.source_edits import Edit, SourceText
 from iccm_assets.suites.source_variants import insert_all_probes
+from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_strength import (
     GENERATOR_VERSION,
     MAX_SOURCE_LENGTH,
@@ -58,12 +59,14 @@ _NOTHING = Suite("cases", (), "")
 class SuiteRecording:
     """A recorded suite with its measurement; ``document`` is None where nothing could be recorded.
 
-    ``left_out`` says by name why a function or class has no case.
+    ``left_out`` says by name why a function or class has no case. ``environment`` is the digest of the one
+    that the source ran in, "" for the standard library alone.
     """
 
     measurement: SuiteMeasurement
     document: dict[str, Any] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    environment: str = ""
 
 
 def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()) -> SuiteRecording:
@@ -71,6 +74,12 @@ def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()
 
     Raises ``SandboxUnavailableError`` where there is no sandbox, which says nothing about the source.
     """
+    nothing, environment = bind_environment(source_code, _NOTHING, settings)
+    recording = _record(source_code, nothing, settings, texts)
+    return replace(recording, environment=environment.digest if environment else "")
+
+
+def _record(source_code: str, nothing: Suite, settings: Settings, texts: Iterable[str]) -> SuiteRecording:
     source = SourceText.parse(source_code) if len(source_code) <= MAX_SOURCE_LENGTH else None
     if source is None:
         return _nothing("the source is not Python, too long, or nested too deep to analyse")
@@ -78,7 +87,7 @@ def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()
         recorder = _Recorder(source, texts)
         if not recorder.targets:
             return _nothing(recorder.explain(), recorder.left_out)
-        with VariantRunner(source, _NOTHING, settings, 0.0) as runner:
+        with VariantRunner(source, nothing, settings, 0.0) as runner:
             document = recorder.record(runner)
     except MeasurementFailedError as error:
         return _nothing(f"its behaviour could not be recorded: {error}")
@@ -86,7 +95,7 @@ def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()
         return _nothing("the source is nested too deep to analyse")
     if document is None:
         return _nothing(recorder.explain(), recorder.left_out)
-    suite = parse_suite(document)
+    suite = replace(parse_suite(document), environment=nothing.environment)
     measurement = measure_suite(source_code, suite, settings, origin="recorded")
     return SuiteRecording(measurement, document, recorder.left_out)
 

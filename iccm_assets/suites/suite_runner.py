@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.errors import MissingPackageError, SandboxUnavailableError
 from iccm_assets.sandbox import pytest_suites
 from iccm_assets.sandbox.control_groups import count_workers
+from iccm_assets.sandbox.environments import Environment, choose_environment
 from iccm_assets.sandbox.launcher import MissingLayersError
 from iccm_assets.sandbox.sandbox import Limits, Sandbox
 from iccm_assets.settings import Settings
@@ -38,7 +39,8 @@ class JudgeResult:
 
     ``test_pass_rate`` is passed / planned, or None when the sandbox gave no evidence (``reason`` says why).
     ``evidence`` is the suite's kind: ``pytest`` is the weaker, since tests and code share a process.
-    ``missing_packages`` names what it imports and the judge lacks, which is no evidence either.
+    ``missing_packages`` names what it imports and the judge lacks, or the environment that the suite names
+    and the machine lacks, which is no evidence either. ``environment`` is the digest of the one it ran in.
     ``suspect`` marks an implementation that did what no honest one does; ``violations`` names it.
     """
 
@@ -51,6 +53,28 @@ class JudgeResult:
     evidence: str = "cases"
     duration_ms: float = 0.0
     missing_packages: tuple[str, ...] = ()
+    environment: str = ""
+
+
+def get_judge_version(settings: Settings) -> str:
+    """Return the version that a verdict depends on; the default environment is part of it."""
+    environment = choose_environment((), None, settings)
+    return JUDGE_VERSION if environment is None else f"{JUDGE_VERSION} in {environment.digest[:12]}"
+
+
+def bind_environment(source: str, suite: Suite, settings: Settings) -> tuple[Suite, Environment | None]:
+    """Fix the environment that a suite runs in by what its source and its tests import.
+
+    Raises ``MissingPackageError`` where the machine lacks the one that the suite names, and
+    ``SandboxUnavailableError`` where it lacks the default one.
+    """
+    try:
+        environment = choose_environment((source, *suite.files.values()), suite.environment, settings)
+    except MissingPackageError as error:
+        if suite.environment is not None:
+            raise
+        raise SandboxUnavailableError(f"ICCM_JUDGE__ENVIRONMENT: {error.detail}", hint=error.hint) from None
+    return replace(suite, environment=environment.digest if environment else ""), environment
 
 
 def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
@@ -62,16 +86,24 @@ def run_suite(implementation: str, suite: Suite, settings: Settings) -> JudgeRes
     started = time.monotonic()
     try:
         result = _run_in_sandbox(implementation, suite, settings)
+    except MissingPackageError as error:
+        results = _not_run(suite, "its environment is missing")
+        reason = f"{error.detail}. {error.hint}"
+        result = JudgeResult(None, results, reason=reason, missing_packages=(suite.environment or "",))
     except SandboxUnavailableError as error:
-        reason = "the sandbox is not available"
-        results = tuple(CaseResult(case.index, "not_run", reason) for case in suite.cases)
+        results = _not_run(suite, "the sandbox is not available")
         result = JudgeResult(None, results, layers=_missing_layers(error), reason=str(error))
     return replace(result, evidence=suite.kind, duration_ms=round((time.monotonic() - started) * 1000, 3))
 
 
+def _not_run(suite: Suite, reason: str) -> tuple[CaseResult, ...]:
+    return tuple(CaseResult(case.index, "not_run", reason) for case in suite.cases)
+
+
 def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> JudgeResult:
+    _, environment = bind_environment(implementation, suite, settings)
     packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
-    with Sandbox.start(settings, packages) as sandbox:
+    with Sandbox.start(settings, packages, environment) as sandbox:
         results, violations = _run_cases(implementation, suite, settings, sandbox)
     suspicions = find_suspicious_behavior(implementation, results, violations, suite.kind)
     passed = sum(result.verdict == "passed" for result in results)
@@ -86,6 +118,7 @@ def _run_in_sandbox(implementation: str, suite: Suite, settings: Settings) -> Ju
         layers=sandbox.running.layers,
         reason=explain(packages_missing, suite.kind) if packages_missing else "",
         missing_packages=tuple(packages_missing),
+        environment=environment.digest if environment else "",
     )
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from iccm_assets.errors import SandboxUnavailableError, first_line
+from iccm_assets.errors import MissingPackageError, SandboxUnavailableError, first_line
 from iccm_assets.settings import Settings
 from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants, split_mutants
@@ -22,7 +23,7 @@ from iccm_assets.suites.outside_effects import find_left_out_lines
 from iccm_assets.suites.planned_checks import count_checks, find_constants
 from iccm_assets.suites.source_edits import Edit, SourceText, is_python
 from iccm_assets.suites.source_variants import build_stub, hide_text, insert_probes, list_results
-from iccm_assets.suites.suite_runner import JudgeResult, run_suite
+from iccm_assets.suites.suite_runner import JudgeResult, bind_environment, run_suite
 from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
@@ -85,6 +86,8 @@ def measure_suite(
     source_code: str, suite: Suite, settings: Settings, *, origin: str = "attached"
 ) -> SuiteMeasurement:
     """Measure a suite; raises ``SandboxUnavailableError`` where there is no sandbox, which is no verdict."""
+    with suppress(MissingPackageError):  # the result says so, too
+        suite, _ = bind_environment(source_code, suite, settings)
     result = run_suite(source_code, suite, settings)
     if result.test_pass_rate is None and not result.missing_packages:
         raise SandboxUnavailableError(f"a test suite could not be measured: {result.reason}")

@@ -13,7 +13,7 @@ import json
 import marshal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from iccm_assets.suites.suite_values import MAX_DEPTH, EncodedValue, InvalidValu
 MAX_CASES = 1000
 MAX_STEPS = 1000
 MAX_BYTES = 1 << 20
+MAX_NAME = 100  # characters of the name of an environment
 _CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "args_after", "name"}
 
 
@@ -78,13 +79,15 @@ class Case:
 class Suite:
     """A valid suite. ``digest`` (sha256) identifies its content; ``files`` is for the kind ``pytest`` only.
 
-    The kind is also the kind of evidence of a verdict: ``pytest`` is the weaker one.
+    The kind is also the kind of evidence of a verdict: ``pytest`` is the weaker one. ``environment`` is where
+    code runs (J5): a name or digest, "" for the standard library alone, None where the code's imports decide.
     """
 
     kind: str
     cases: tuple[Case, ...]
     digest: str
     files: Mapping[str, str] = field(default_factory=dict)
+    environment: str | None = None
 
 
 def load_suite_file(path: Path) -> Suite:
@@ -121,9 +124,14 @@ def parse_suite(document: object) -> Suite:
     if kind not in ("cases", "pytest"):
         raise TestSuiteError(f"kind is {kind!r}; known: 'cases', 'pytest'")
     try:
+        environment = document.get("environment")
+        _require(
+            environment is None or (isinstance(environment, str) and 0 < len(environment) <= MAX_NAME),
+            f"'environment' must be the name or digest of one, not {environment!r}"[:200],
+        )
         if kind == "pytest":
-            return _parse_pytest_suite(document, digest)
-        return Suite("cases", _parse_cases(document), digest)
+            return replace(_parse_pytest_suite(document, digest), environment=environment)
+        return Suite("cases", _parse_cases(document), digest, environment=environment)
     except InvalidValueError as error:
         raise TestSuiteError(str(error)) from None
 
@@ -134,7 +142,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _parse_pytest_suite(document: dict[str, Any], digest: str) -> Suite:
-    _check_keys(document, {"kind", "files"})
+    _check_keys(document, {"kind", "files", "environment"})
     pytest_suites.find_packages()
     files = pytest_suites.parse_files(document.get("files"))
     tests = pytest_suites.collect_tests(files)
@@ -145,7 +153,7 @@ def _parse_pytest_suite(document: dict[str, Any], digest: str) -> Suite:
 
 def _parse_cases(document: dict[str, Any]) -> tuple[Case, ...]:
     cases: Any = document.get("cases")
-    _check_keys(document, {"kind", "cases"})
+    _check_keys(document, {"kind", "cases", "environment"})
     _require(cases and isinstance(cases, list), "'cases' must be a list with at least one case")
     _require(len(cases) <= MAX_CASES, f"{len(cases)} cases; at most {MAX_CASES}")
     return tuple(_parse_case(index, case) for index, case in enumerate(cases))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, pytest_suites
+from iccm_assets.sandbox.environments import find_imports
 from iccm_assets.sandbox.launcher import Packages
 from iccm_assets.sandbox.sandbox import CaseOutcome, Limits, Sandbox
 from iccm_assets.settings import Settings
@@ -24,6 +25,7 @@ from iccm_assets.suites import mutant_driver
 from iccm_assets.suites.case_verdicts import classify_case
 from iccm_assets.suites.input_pool import Plan
 from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
 from iccm_assets.suites.test_suites import Case, Suite
 
@@ -88,10 +90,14 @@ class VariantRunner:
             "files": dict(suite.files) if suite.kind == "pytest" else None,
             "paths": _package_paths(packages, settings),
         }
-        self.sandbox = Sandbox.start(settings, packages)
+        text = source.data.decode()
+        _, environment = bind_environment(text, suite, settings)
+        modules = environment.modules if environment else frozenset[str]()
+        self.request["packages"] = sorted(find_imports(text) & modules)
+        self.sandbox = Sandbox.start(settings, packages, environment)
 
     def __enter__(self) -> VariantRunner:
-        self.sandbox.load(_read_driver())
+        self.sandbox.load(_read_driver(), imports=self.source.data.decode())
         return self
 
     def __exit__(self, *error: object) -> None:

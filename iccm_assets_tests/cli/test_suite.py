@@ -14,7 +14,19 @@ from iccm_assets.settings import Settings
 from iccm_assets_tests.factories.commands import Run, iccm
 from iccm_assets_tests.factories.scorable_rows import SOURCE, put_conversation
 
-KEYS = {"source", "status", "origin", "strength", "branch_coverage", "reason", "suite", "left_out"}
+KEYS = set(
+    [
+        "source",
+        "status",
+        "origin",
+        "strength",
+        "branch_coverage",
+        "reason",
+        "suite",
+        "environment",
+        "left_out",
+    ]
+)
 
 
 def test_files_and_folders_are_recorded_one_json_line_each(tmp_path: Path) -> None:

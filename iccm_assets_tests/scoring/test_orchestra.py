@@ -122,6 +122,10 @@ def test_members_of_one_orchestra_send_what_their_own_settings_say(monkeypatch: 
     first, second, third = load_orchestra_from_settings(load_settings()).members
     bodies = [member.build_request("X") for member in (first, second, third)]
     user = {"role": "user", "content": PROMPT + "X"}
+    bodies_with_packages = [member.build_request("X", packages=("a==1", "b==2")) for member in (first, third)]
+    texts = [body["messages"][-1]["content"] for body in bodies_with_packages]
+    assert "uses only the standard library and these packages: a==1, b==2. Answer" in texts[0]
+    assert texts[1] == "Schreibe Python.\n\nThese packages may be imported: a==1, b==2.\n\nX"
     assert bodies[0] == {
         "model": "gpt-5", "messages": [user], "seed": 17, "top_p": 0.5, "max_completion_tokens": 8000,
     }  # fmt: skip

@@ -34,7 +34,13 @@ from iccm_assets.db.tables.rollout import (
     rollout_samples,
     rollouts,
 )
-from iccm_assets.db.tables.suites import EVIDENCE_KINDS, SUITE_ORIGINS, SUITE_STATUSES, test_suites
+from iccm_assets.db.tables.suites import (
+    EVIDENCE_KINDS,
+    SUITE_ORIGINS,
+    SUITE_STATUSES,
+    environments,
+    test_suites,
+)
 from iccm_assets.db.tables.training import (
     canary_results,
     gate_verdicts,
@@ -57,6 +63,7 @@ __all__ = [
     "conversations",
     "deployment_events",
     "embeddings",
+    "environments",
     "erasures",
     "feedback",
     "filtered_conversations",

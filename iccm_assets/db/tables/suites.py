@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Integer, Table, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, Integer, Table, Text, UniqueConstraint
 
 from iccm_assets.db.tables.base import (
     enum_check,
@@ -21,6 +21,16 @@ SUITE_ORIGINS = ("attached", "collected", "recorded")
 # `weak`: code that does nothing, or does something else, passes it; `mismatch`: its own source fails it;
 # `none`: it could not be run on its source.
 SUITE_STATUSES = ("usable", "weak", "mismatch", "none")
+
+environments = Table(
+    "environments",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    text_column("name", null=False),
+    jsonb_column("packages"),
+    timestamp_column("created_at", default=True),
+    comment="Environment that the judge runs code in.",
+)
 
 # The origin is part of the key: it decides how strong a suite has to be (D5).
 test_suites = Table(
