@@ -16,6 +16,7 @@ from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
 from iccm_assets.db.tables.suites import SUITE_ORIGINS
 from iccm_assets.errors import InputError
+from iccm_assets.sandbox.source_files import SourceFilesError, join_files
 from iccm_assets.settings import Settings
 
 MAX_ID_LENGTH = 512
@@ -184,6 +185,7 @@ def _sanitize(sanitizer: Sanitizer, conversation: Conversation) -> dict[str, Any
     """Return all texts of a conversation, sanitized, as one JSON value: they are redacted together."""
     texts = {"source_code": conversation.source_code, "requirements": conversation.requirements}
     metadata = {**conversation.metadata, **{key: text for key, text in texts.items() if text is not None}}
+    metadata = join_source_files(metadata)
     return {
         "content": sanitizer.clean_document(conversation.messages, "conversation"),
         "metadata": sanitizer.clean_document(metadata, "metadata"),
@@ -194,6 +196,18 @@ def _sanitize(sanitizer: Sanitizer, conversation: Conversation) -> dict[str, Any
         ],
         "comment": sanitizer.clean_optional(conversation.comment),
     }
+
+
+def join_source_files(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Make one source of ``source_files`` and ``source_code`` (J6); raises ``InputError``."""
+    files, source = metadata.get("source_files"), metadata.get("source_code")
+    if not isinstance(files, dict) or not files:
+        return metadata
+    others = {name: value for name, value in metadata.items() if name != "source_files"}
+    try:
+        return {**others, "source_code": join_files(files, source if isinstance(source, str) else None)}
+    except SourceFilesError as error:
+        raise InputError(f"metadata.source_files: {error}") from None
 
 
 def _check_size(row: PreparedConversation, max_mib: float) -> None:

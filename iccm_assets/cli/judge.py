@@ -22,6 +22,7 @@ from iccm_assets.errors import (
     TestSuiteError,
     UsageError,
 )
+from iccm_assets.sandbox.source_files import SourceFilesError, is_test_path, join_files
 from iccm_assets.settings import get_settings
 from iccm_assets.suites import suite_runner as runner
 from iccm_assets.suites.suite_runner import JudgeResult
@@ -29,7 +30,9 @@ from iccm_assets.suites.test_suites import Suite, load_suite_file, parse_suite
 
 
 def judge(
-    implementation: Annotated[Path | None, typer.Option(help="Python source file to test.")] = None,
+    implementation: Annotated[
+        Path | None, typer.Option(help="Python source file to test, or a folder with several.")
+    ] = None,
     suite: Annotated[Path | None, typer.Option(help="Test suite, JSON (docs/reference/judge.md).")] = None,
     batch: Annotated[
         Path | None,
@@ -109,9 +112,11 @@ def _judge_batch(path: Path, as_json: bool) -> None:
 
 
 def _parse_line(row: dict[str, Any]) -> tuple[str, Suite]:
-    if not isinstance(row.get("id"), str | int) or not isinstance(row.get("implementation"), str):
-        raise InputError("needs `id` (text or number), `implementation` (text) and `suite`")
-    return row["implementation"], parse_suite(row.get("suite"))
+    implementation = row.get("implementation")
+    if not isinstance(row.get("id"), str | int) or not isinstance(implementation, str | dict):
+        raise InputError("needs `id` (text or number), `implementation` (text, or {path: text}) and `suite`")
+    source = implementation if isinstance(implementation, str) else _join(implementation)
+    return source, parse_suite(row.get("suite"))
 
 
 def _print_line(line_id: object, document: dict[str, Any], as_json: bool) -> None:
@@ -124,7 +129,24 @@ def _print_line(line_id: object, document: dict[str, Any], as_json: bool) -> Non
 
 
 def _read_source(path: Path) -> str:
-    """Read the file in the encoding that it declares as Python source."""
+    """Read a file, or a folder of files but their tests, in the encodings that they declare."""
+    if not path.is_dir():
+        return _read_file(path)
+    names = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*.py"))}
+    files = {name: _read_file(file) for name, file in names.items() if not is_test_path(name)}
+    if not files:
+        raise InputError(f"{path} holds no Python file")
+    return _join(files)
+
+
+def _join(files: dict[str, str]) -> str:
+    try:
+        return join_files(files)
+    except SourceFilesError as error:
+        raise InputError(str(error)) from None
+
+
+def _read_file(path: Path) -> str:
     try:
         with tokenize.open(path) as file:
             return file.read()

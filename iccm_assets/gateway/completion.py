@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from iccm_assets.capture.conversations import Conversation, StoredConversation, store_conversation
 from iccm_assets.capture.extraction import extract_exchange, find_sources, sha256_of_text
+from iccm_assets.capture.prepared_conversations import join_source_files
 from iccm_assets.db.clock import now as platform_now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
@@ -117,7 +118,7 @@ def _complete(conn: Connection, request: CompleteSessionRequest, messages: list[
     answers, last_source = _load_answers(conn, request.session_id)
     source = request.source_code
     metadata = {
-        **request.metadata,
+        **join_source_files(request.metadata),
         **({} if request.requirements is None else {"requirements": request.requirements}),
     }
     if source is None and not isinstance(metadata.get("source_code"), str):

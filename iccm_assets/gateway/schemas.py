@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 from iccm_assets.capture.conversations import ERASED_PREFIX, MAX_ID_LENGTH
 from iccm_assets.errors import TestSuiteError
 from iccm_assets.gateway.routing import CanarySplit
+from iccm_assets.sandbox.source_files import join_files
 from iccm_assets.suites.test_suites import parse_suite
 
 MIN_TIMESTAMP = datetime(2000, 1, 1, tzinfo=UTC)
@@ -70,7 +71,16 @@ PastTimestamp = Annotated[
 ]
 Rating = Annotated[Literal[-1, 1], Field(description="-1: thumbs down, 1: thumbs up.")]
 Metadata = Annotated[dict[str, Any], Field(description="Stored with the conversation.")]
+SourceFiles = Annotated[
+    dict[str, str],
+    Field(description="The files of a program, by path; `source_code` is the one that matters most."),
+]
 SourceCode = Annotated[str, Field(min_length=1, description="The code to write requirements for.")]
+
+
+def _join(files: dict[str, str], source: str | None) -> str:
+    """Write the files of a program as one text (J6); a ValueError is reported as that of the body."""
+    return join_files(files, source) if files else source or ""
 
 
 class _Request(BaseModel):
@@ -81,6 +91,13 @@ class ProbeRequest(_Request):
     """Source code for which production's requirements are measured."""
 
     source_code: SourceCode
+    source_files: SourceFiles = {}
+
+    @model_validator(mode="after")
+    def _join_source_files(self) -> Self:
+        self.source_code = _join(self.source_files, self.source_code)
+        self.source_files = {}
+        return self
 
 
 class RequirementsRequest(ProbeRequest):
@@ -141,12 +158,19 @@ class CompleteSessionRequest(_Request):
         None, description="The requirements the developer accepted; default: from the messages."
     )
     source_code: str | None = Field(None, description="Their source code; default: from the messages.")
+    source_files: SourceFiles = {}
     tests: SuiteDocument = None
     rating: Rating | None = None
     timestamp: PastTimestamp | None = Field(
         None, description="When it was accepted; may be in the past for late delivery. Default: now."
     )
     metadata: Metadata = {}
+
+    @model_validator(mode="after")
+    def _join_source_files(self) -> Self:
+        if self.source_files:
+            self.source_code, self.source_files = _join(self.source_files, self.source_code), {}
+        return self
 
 
 class SuiteStatus(BaseModel):

@@ -24,6 +24,7 @@ _exit = os._exit
 _getpid = os.getpid
 
 MODULE = "implementation"
+own_modules = {MODULE}  # and those of its files, where it has several
 FILENAME = "implementation.py"
 # Of the standard library and, for dataclasses, of code that it makes.
 STANDARD_FILES = (os.path.dirname(os.__file__) + "/", "<frozen", "<string>")
@@ -112,7 +113,7 @@ class Encoder:
         if enum is not None and isinstance(type(kind), type) and issubclass(type(kind), enum.EnumMeta):
             member = object.__getattribute__(value, "_name_")
             return '["E",' + name + "," + encode_text(member) + "]" if type(member) is str else ""
-        if kind is not SimpleNamespace and _class_dict(kind).get("__module__") != MODULE:
+        if kind is not SimpleNamespace and _class_dict(kind).get("__module__") not in own_modules:
             return ""
         values = [
             "[" + encode_text(item) + "," + self.encode(attribute, depth + 1) + "]"
@@ -337,7 +338,8 @@ def run(
             _write(violations_fd, b"imported\n")
             answer = _run_test(source, plan, context)
         else:
-            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations_fd)
+            run_source = context["source_files"].run_source
+            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations_fd, run_source)
     except AnswerTooLargeError:
         answer = '["large"]'
     except NestingTooDeepError:
@@ -354,13 +356,14 @@ def run(
     _exit(0)
 
 
-def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, violations_fd: int) -> str:
+def _import_and_execute(
+    source: str, plan: tuple[Any, ...], encoder: Encoder, violations_fd: int, run_source: Any
+) -> str:
     module = ModuleType(MODULE)
     module.__file__ = FILENAME
     sys.modules[MODULE] = module
     try:
-        code = compile(source.removeprefix("\ufeff"), FILENAME, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        own_modules.update(run_source(source, module, FILENAME))
     except BaseException as error:
         return '["e",' + encode_exception(error) + "]"
     _write(violations_fd, b"imported\n")
@@ -369,7 +372,8 @@ def _import_and_execute(source: str, plan: tuple[Any, ...], encoder: Encoder, vi
 
 def _run_test(source: str, plan: tuple[Any, ...], context: dict[str, Any]) -> str:
     try:
-        answer: str = context["pytest_runner"].run_test(source, *plan[1:], encode_text)
+        files, source = context["source_files"].write_shim(source)
+        answer: str = context["pytest_runner"].run_test(source, files, *plan[1:], encode_text)
     except BaseException as error:  # pytest itself failed, or was made to fail
         return '["e",' + encode_exception(error) + "]"
     return answer

@@ -42,6 +42,9 @@ _BOOTSTRAP = (
     "context[context['start']].serve(context)"
 )
 Packages = tuple[tuple[str, str], ...]
+_INNER_MODULES = (
+    *("source_files", "audit_hooks", "pytest_runner", "case_runner", "init_process", "warm_pool_worker"),
+)
 _slots = itertools.count(os.getpid())
 
 
@@ -252,7 +255,7 @@ def _compile_modules() -> dict[str, CodeType]:
     folder = Path(__file__).parent
     return {
         name: compile((folder / f"{name}.py").read_text("utf-8"), f"<{name}>", "exec", dont_inherit=True)
-        for name in ("audit_hooks", "pytest_runner", "case_runner", "init_process", "warm_pool_worker")
+        for name in _INNER_MODULES
     }
 
 

@@ -56,9 +56,19 @@ def preload() -> None:
             continue  # pytest will meet the same error and report it
 
 
-def run_test(source: str, test: str, files: dict[str, str], encode_text: Callable[[str], str]) -> str:
-    """Run one test function, with every parameter set of it; JSON ``["t", outcome, detail]``."""
-    for name, content in {**files, "implementation.py": source, "solution.py": BOTH_NAMES}.items():
+def run_test(
+    source: str,
+    own_files: dict[str, str],
+    test: str,
+    files: dict[str, str],
+    encode_text: Callable[[str], str],
+) -> str:
+    """Run one test function, with every parameter set of it; JSON ``["t", outcome, detail]``.
+
+    ``own_files`` are those of an implementation of several files; the files of the suite have precedence.
+    """
+    names = {"implementation.py": source, "solution.py": BOTH_NAMES}
+    for name, content in {**own_files, **files, **names}.items():
         os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
             file.write(content)

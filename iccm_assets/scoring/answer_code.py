@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
+from iccm_assets.sandbox.source_files import (
+    SourceFilesError,
+    find_path_problem,
+    is_test_path,
+    join_files,
+)
 from iccm_assets.scoring.answer_text import (
     AnswerBlock,
     UnclosedThinkingError,
@@ -32,6 +39,12 @@ from iccm_assets.scoring.code_units import (
 
 # No answer to one function has as many: to parse thousands of blocks takes seconds.
 MAX_BLOCKS = 100
+_PATH = r"(?P<path>[\w./-]{1,200}\.py)"
+_INFO_PATH = re.compile(rf"(?<![\w./-]){_PATH}\b")
+_COMMENTED_PATH = re.compile(rf"#\s{{0,9}}(?:(?:file|filename|path)\s{{0,9}}:\s{{0,9}})?{_PATH}\s{{0,9}}")
+_TITLE_PATH = re.compile(
+    rf"[^\w./-]{{0,9}}(?:(?:file|filename|path)\W{{1,9}})?{_PATH}[^\w./-]{{0,9}}", re.IGNORECASE
+)
 # The words of an info string: `{.python}`, `python:a.py`, `lang=python`.
 _INFO_WORD = re.compile(r"[^\s{}:,;=\"'(\[]+")
 _ATTRIBUTES = frozenset(
@@ -148,6 +161,8 @@ def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) ->
     """Return the code of the units that implement the requirements."""
     named = find_named(requirements, (name for unit in units for name in unit.definitions))
     units = without_outlines([unit for unit in units if not unit.is_tests or unit.tests & named])
+    if files := _join_files(units, named):
+        return files
     selected = _select_defining(units, named)
     if not selected:
         raise _invalid("the code blocks are tests alone", answer)
@@ -158,6 +173,23 @@ def _choose(units: Sequence[CodeUnit], requirements: str, answer: ChatAnswer) ->
         return join_units([units[number] for number in find_needed(selected, units)])
     except ConflictError as error:
         raise _invalid(f"{error} in one answer", answer) from None
+
+
+def _join_files(units: Sequence[CodeUnit], named: frozenset[str]) -> str:
+    """Return the files of an answer as one text; empty where it is not a program of several files.
+
+    It is none where two blocks define one of the ``named``, or one without a path does.
+    """
+    units = [unit for unit in units if not is_test_path(unit.path)]
+    files = {unit.path: unit.code for unit in units if unit.path}
+    owners = [unit.path for name in named for unit in units if name in unit.bindings]
+    is_clear = len(owners) == len(named & frozenset().union(*(unit.bindings for unit in units)))
+    if len(files) < 2 or len(files) < sum(bool(unit.path) for unit in units) or not is_clear or "" in owners:
+        return ""
+    try:
+        return join_files(files)
+    except SourceFilesError:
+        return ""
 
 
 def _select_defining(units: Sequence[CodeUnit], named: frozenset[str]) -> list[int]:
@@ -190,7 +222,20 @@ def _parse_blocks(blocks: Iterable[AnswerBlock]) -> Iterator[CodeUnit]:
 def _parse_block(block: AnswerBlock) -> CodeUnit | None:
     if not block.closed or is_python_info(block.info) is False:
         return None
-    return parse_unit(block.code) or parse_unit(textwrap.dedent(block.code))
+    unit = parse_unit(block.code) or parse_unit(textwrap.dedent(block.code))
+    return unit and replace(unit, path=_find_path(block))
+
+
+def _find_path(block: AnswerBlock) -> str:
+    """Return the path of the file that a block is: behind the language, in its first line, or above it."""
+    comment = block.code[:300].lstrip().partition("\n")[0]
+    matches = (
+        _INFO_PATH.search(block.info[:300]),
+        _COMMENTED_PATH.fullmatch(comment),
+        _TITLE_PATH.fullmatch(block.title[:300].strip()),
+    )
+    path = next((match["path"] for match in matches if match), "").removeprefix("./")
+    return "" if find_path_problem(path) else path
 
 
 def _parse_unfenced(text: str) -> CodeUnit | None:

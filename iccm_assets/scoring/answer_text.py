@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # A fence may stand in a list item. After tildes the info string may hold backticks.
 _FENCE = re.compile(
@@ -54,11 +54,15 @@ class UnclosedThinkingError(Exception):
 
 @dataclass(frozen=True)
 class AnswerBlock:
-    """One fenced code block: its info string, its code, and whether its fence is closed."""
+    """One fenced code block: its info string, its code, whether its fence is closed.
+
+    ``title`` is the last line before it.
+    """
 
     info: str
     code: str
     closed: bool
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,15 @@ def split_blocks(text: str) -> Iterator[AnswerBlock]:
     """Yield the fenced code blocks of a text; the last one may be unclosed."""
     fence: _Fence | None = None
     lines: list[str] = []
+    title = ""
     for line in text.split("\n"):
         mark = _match_fence(line, 0, len(line))
         if fence is None:
             fence, lines = mark or _match_late_fence(line, 0, len(line)), []
+            title = line if line.strip() and fence is None else title
         elif mark is not None and fence.is_closed_by(mark):
-            yield _make_block(fence, lines, closed=True)
-            fence = None
+            yield replace(_make_block(fence, lines, closed=True), title=title)
+            fence, title = None, ""
         else:
             lines.append(line)
     if fence is not None:

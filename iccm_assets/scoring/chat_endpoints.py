@@ -25,7 +25,12 @@ from iccm_assets.endpoint_urls import EndpointAddress
 from iccm_assets.scoring.answer_code import extract_code
 from iccm_assets.scoring.chat_responses import InvalidResponse, is_out_of_credit, read_answer
 from iccm_assets.scoring.endpoint_limits import CircuitBreaker, RateLimiter, parse_retry_after, retry_delay
-from iccm_assets.scoring.reconstruction import Reconstruction, to_printable_line
+from iccm_assets.scoring.reconstruction import (
+    ANY_PROGRAM,
+    ProgramShape,
+    Reconstruction,
+    to_printable_line,
+)
 from iccm_assets.settings import EndpointSettings
 
 if TYPE_CHECKING:
@@ -38,8 +43,13 @@ PROMPT = (
     "Implement these software requirements as one self-contained Python 3 module that uses only the "
     "standard library. Answer with a single fenced code block and nothing else.\n\n"
 )
+PROMPT_FILES = (
+    "Implement these software requirements as one Python 3 program that uses only the standard library and "
+    "has the files {paths}. Answer with one fenced code block for each file, with its path behind the "
+    "language (```python {path}), and nothing else.\n\n"
+)
 STANDARD_LIBRARY = "the standard library"
-MAX_PROMPT_PACKAGES = 100
+MAX_NAMES = 100  # of packages and of files in a prompt
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 # A longer invalid answer is cut where it is sent back to its model.
 MAX_FOLLOW_UP_CHARACTERS = 20_000
@@ -47,7 +57,10 @@ FOLLOW_UP = (
     "This answer cannot be used: {reason}. Send the complete module again, in a single fenced Python code "
     "block and nothing else."
 )
-
+FOLLOW_UP_FILES = (
+    "This answer cannot be used: {reason}. Send all files again, each in a fenced Python code block with its "
+    "path behind the language, and nothing else."
+)
 
 Message = dict[str, str]
 
@@ -73,14 +86,14 @@ class ChatEndpoint:
         return f"{self.name} prompt {PROMPT_VERSION} {json.dumps(self.build_request(''), sort_keys=True)}"
 
     def build_request(
-        self, requirements: str, follow_ups: Sequence[Message] = (), packages: Sequence[str] = ()
+        self, requirements: str, follow_ups: Sequence[Message] = (), shape: ProgramShape = ANY_PROGRAM
     ) -> dict[str, Any]:
         """Build the JSON body of the request; ``follow_ups`` are the messages after the requirements.
 
-        ``packages`` may be imported besides the standard library (J5).
+        ``shape`` says what the program may import (J5) and which files it has (J6).
         """
         limits = self.limits
-        prompt = write_prompt(limits.prompt, packages)
+        prompt = write_prompt(limits.prompt, shape)
         system = [{"role": "system", "content": limits.system_prompt}] if limits.system_prompt else []
         values = {
             "model": self.address.model,
@@ -97,14 +110,19 @@ class ChatEndpoint:
         return os.environ.get(self.key_variable or "", "").strip()
 
 
-def write_prompt(prompt: str, packages: Sequence[str]) -> str:
+def write_prompt(prompt: str, shape: ProgramShape) -> str:
     """Write the instruction before the requirements; ``prompt`` is a member's own, empty for the default."""
-    names = ", ".join(packages[:MAX_PROMPT_PACKAGES])
+    packages, paths = (", ".join(names[:MAX_NAMES]) for names in (shape.packages, shape.paths))
     if prompt:
-        installed = f"\n\nThese packages may be imported: {names}." if names else ""
-        return f"{prompt.rstrip()}{installed}\n\n"
-    libraries = f"{STANDARD_LIBRARY} and these packages: {names}" if names else STANDARD_LIBRARY
-    return PROMPT.replace(STANDARD_LIBRARY, libraries)
+        parts = [
+            prompt.rstrip(),
+            f"These packages may be imported: {packages}." if packages else "",
+            f"The program has the files {paths}, each in a code block with its path." if paths else "",
+        ]
+        return "".join(f"{part}\n\n" for part in parts if part)
+    text = PROMPT_FILES.format(paths=paths, path=shape.paths[-1]) if paths else PROMPT
+    libraries = f"{STANDARD_LIBRARY} and these packages: {packages}" if packages else STANDARD_LIBRARY
+    return text.replace(STANDARD_LIBRARY, libraries, 1)
 
 
 def get_key_variable(address: EndpointAddress) -> str:
@@ -113,7 +131,7 @@ def get_key_variable(address: EndpointAddress) -> str:
     return f"{DEFAULT_KEY_VARIABLE}_{re.sub(r'[^A-Z0-9]', '_', location.upper())}"
 
 
-def build_follow_ups(problem: InvalidResponse) -> list[Message]:
+def build_follow_ups(problem: InvalidResponse, shape: ProgramShape = ANY_PROGRAM) -> list[Message]:
     """Return the messages that tell a model what was wrong with its answer; none where it gave none."""
     if not problem.endpoint_works:
         return []
@@ -121,7 +139,10 @@ def build_follow_ups(problem: InvalidResponse) -> list[Message]:
     answer = problem.answer.strip()[:MAX_FOLLOW_UP_CHARACTERS] or "(no answer)"
     return [
         {"role": "assistant", "content": answer},
-        {"role": "user", "content": FOLLOW_UP.format(reason=problem.reason)},
+        {
+            "role": "user",
+            "content": (FOLLOW_UP_FILES if shape.paths else FOLLOW_UP).format(reason=problem.reason),
+        },
     ]
 
 
@@ -147,10 +168,10 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
         self._loop.close()
 
     def submit(
-        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str] = ()
+        self, endpoint: ChatEndpoint, requirements: str, shape: ProgramShape = ANY_PROGRAM
     ) -> Future[Reconstruction]:
         """Send a request; the result is ``answered`` or ``missing``, within the endpoint's deadline."""
-        return self._run(self._request(endpoint, requirements, packages))
+        return self._run(self._request(endpoint, requirements, shape))
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -164,7 +185,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             await client.aclose()
 
     async def _request(
-        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str]
+        self, endpoint: ChatEndpoint, requirements: str, shape: ProgramShape
     ) -> Reconstruction:
         breaker, limits = endpoint.circuit_breaker, endpoint.limits
         async with self._slots.setdefault(endpoint.address.url, asyncio.Semaphore(limits.concurrency)):
@@ -177,7 +198,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
                 endpoint.rate_limiter.reserve_slot(time.monotonic(), limits.requests_per_minute)
             )
             try:
-                code = await self._request_with_retries(endpoint, requirements, packages)
+                code = await self._request_with_retries(endpoint, requirements, shape)
             except InvalidResponse as problem:
                 # An endpoint or a library may repeat the key in its message.
                 key = endpoint.read_api_key()
@@ -190,7 +211,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             return Reconstruction(endpoint.name, "answered", code)
 
     async def _request_with_retries(
-        self, endpoint: ChatEndpoint, requirements: str, packages: Sequence[str]
+        self, endpoint: ChatEndpoint, requirements: str, shape: ProgramShape
     ) -> str:
         """Return the code, within the deadline and the allowed retries; raises the last `InvalidResponse`."""
         limits, limiter = endpoint.limits, endpoint.rate_limiter
@@ -200,7 +221,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
             async with asyncio.timeout(limits.timeout_seconds):
                 while True:
                     try:
-                        request = endpoint.build_request(requirements, follow_ups, packages)
+                        request = endpoint.build_request(requirements, follow_ups, shape)
                         body = await self._send(endpoint, request)
                         return extract_code(read_answer(body), requirements)
                     except InvalidResponse as problem:
@@ -210,7 +231,7 @@ class RequestLoop(AbstractContextManager["RequestLoop"]):
                         )
                         if wait is None:
                             raise InvalidResponse(reason, endpoint_works=problem.endpoint_works) from None
-                        follow_ups = build_follow_ups(problem) or follow_ups
+                        follow_ups = build_follow_ups(problem, shape) or follow_ups
                         if problem.retry_after_seconds is not None:
                             limiter.next_slot_at = max(limiter.next_slot_at, now + wait)
                         wait = max(wait, limiter.reserve_slot(now, limits.requests_per_minute))

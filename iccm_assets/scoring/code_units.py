@@ -27,10 +27,11 @@ class ConflictError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class CodeUnit:
-    """One block of Python: its code and its syntax tree."""
+    """One block of Python: its code, its syntax tree, and the path that the answer gives it, if any."""
 
     code: str
     tree: ast.Module
+    path: str = ""
 
     @cached_property
     def digest(self) -> str:

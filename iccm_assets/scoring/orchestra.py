@@ -64,7 +64,7 @@ class Orchestra:
         with RequestLoop() as calls:
             for request in requests:
                 futures = {
-                    endpoint.name: calls.submit(endpoint, request.requirements, request.packages)
+                    endpoint.name: calls.submit(endpoint, request.requirements, request.shape)
                     for endpoint in endpoints
                     if endpoint.name not in request.cached_answers
                 }

@@ -32,15 +32,23 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class ReconstructionRequest:
-    """A requirements text, and earlier answers by member name; those members get no request.
+class ProgramShape:
+    """What an implementation may import besides the standard library (J5), and its files, if several (J6)."""
 
-    ``packages`` may be imported besides the standard library (J5).
-    """
+    packages: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+ANY_PROGRAM = ProgramShape()
+
+
+@dataclass(frozen=True)
+class ReconstructionRequest:
+    """A requirements text, and earlier answers by member name; those members get no request."""
 
     requirements: str
     cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
+    shape: ProgramShape = ANY_PROGRAM
 
 
 @dataclass(frozen=True)

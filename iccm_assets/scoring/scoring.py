@@ -14,9 +14,10 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from iccm_assets.errors import MissingPackageError, SandboxUnavailableError
+from iccm_assets.sandbox.source_files import split_files
 from iccm_assets.scoring.api_compatibility import api_compatibility
 from iccm_assets.scoring.orchestra import Orchestra
-from iccm_assets.scoring.reconstruction import Reconstruction, ReconstructionRequest, is_blank
+from iccm_assets.scoring.reconstruction import ProgramShape, Reconstruction, ReconstructionRequest, is_blank
 from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_runner import JudgeResult, bind_environment, run_suites
 from iccm_assets.suites.test_suites import Suite
@@ -100,12 +101,12 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
 
     def requests() -> Iterator[ReconstructionRequest]:
         for unbound in tasks:
-            task, packages = _bind(unbound, settings)
+            task, shape = _bind(unbound, settings)
             requested.append(task)
             answers = task.cached_answers
             if is_blank(task.requirements):
                 answers = {member.name: _blank_answer(member.name) for member in orchestra.members}
-            yield ReconstructionRequest(task.requirements, answers, packages)
+            yield ReconstructionRequest(task.requirements, answers, shape)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
         for answers in orchestra.reconstruct_many(requests()):
@@ -124,13 +125,14 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
         yield _score(*answered.popleft(), verdicts, orchestra.quorum)
 
 
-def _bind(task: ScoringTask, settings: Settings) -> tuple[ScoringTask, tuple[str, ...]]:
-    """Bind the suite of a task to the environment of its source; return its packages, too."""
+def _bind(task: ScoringTask, settings: Settings) -> tuple[ScoringTask, ProgramShape]:
+    """Bind the suite of a task to the environment of its source; return what answers may look like, too."""
+    paths = tuple(path for path, _, _ in split_files(task.source_code or ""))
     try:
         suite, environment = bind_environment(task.source_code or "", task.suite, settings)
     except (MissingPackageError, SandboxUnavailableError):  # which the verdicts will say
-        return task, ()
-    return replace(task, suite=suite), environment.packages if environment else ()
+        return task, ProgramShape((), paths)
+    return replace(task, suite=suite), ProgramShape(environment.packages if environment else (), paths)
 
 
 def _blank_answer(name: str) -> Reconstruction:

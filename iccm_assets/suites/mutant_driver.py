@@ -54,6 +54,7 @@ class Measurement:
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
         self.runner = load_module("case_runner", request["case_runner"])
+        self.source_files = load_module("source_files", request["source_files"])
         self.pytest_runner: Any = None
         self.hits: set[int] = set()
         self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
@@ -139,7 +140,9 @@ class Measurement:
 
     def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
         home, module, code = os.getcwd(), None, None
-        if any(plan[0] != "test" for plan in plans):  # pytest imports its tests' variant itself
+        own_files, shim = self.source_files.write_shim(text)
+        # pytest imports its tests' variant itself, and several files import each other
+        if not own_files and any(plan[0] != "test" for plan in plans):
             code = compile(text, FILENAME, "exec", dont_inherit=True)
         for number, plan in enumerate(plans):
             if self.each:
@@ -149,10 +152,11 @@ class Measurement:
             os.chdir(folder)
             if plan[0] == "test":
                 encode_text = self.runner.encode_text
-                answer = self.pytest_runner.run_test(text, plan[1], self.request["files"], encode_text)
+                files = self.request["files"]
+                answer = self.pytest_runner.run_test(shim, own_files, plan[1], files, encode_text)
             else:
                 if module is None or fresh:
-                    module = self.import_variant(code)
+                    module = self.import_variant(text, code)
                 self.hits.clear()  # what runs at import is not what the suite reaches
                 answer = self.execute(module, plan)
             frame = f"{answer}\n{','.join(map(str, sorted(self.hits)))}".encode("ascii")
@@ -165,14 +169,17 @@ class Measurement:
             except OSError:
                 pass  # it wrote files, which end with the sandbox
 
-    def import_variant(self, code: Any) -> ModuleType | str:
+    def import_variant(self, text: str, code: Any) -> ModuleType | str:
         """Import a variant; returns the answer of each case where that fails."""
         module = ModuleType(MODULE)
         module.__file__ = FILENAME
         module.__dict__[self.request["probe"]] = self.record_hit
         sys.modules[MODULE] = module
         try:
-            exec(code, module.__dict__)
+            if code is None:
+                self.runner.own_modules.update(self.source_files.run_source(text, module, FILENAME))
+            else:
+                exec(code, module.__dict__)
         except BaseException as error:
             return f'["e",{self.runner.encode_exception(error)}]'
         return module

@@ -12,6 +12,7 @@ import base64
 from collections.abc import Iterator
 from itertools import pairwise
 
+from iccm_assets.sandbox.source_files import split_files
 from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, is_python, walk
 
 STUB_RESULTS = ("None", "True", "1", "'x'", "[]", "1.5", "{}")
@@ -54,9 +55,15 @@ def build_stub(source: SourceText, result: str) -> list[Edit]:
 
 def hide_text(source: SourceText) -> list[Edit]:
     """Build a source that does the same and has another text, as an implementation of its own would have."""
-    encoded = base64.b64encode(source.data).decode()
-    code = f"__import__('base64').b64decode('{encoded}')"
-    return [(0, len(source.data), f"exec(compile({code}, __file__, 'exec', dont_inherit=True))\n")]
+    edits: list[Edit] = []
+    files = split_files(source.data.decode())
+    starts = [source.line_starts[before] for _, _, before in files] or [0]
+    ends = [source.line_starts[before - 1] for _, _, before in files[1:]]
+    for start, end in zip(starts, [*ends, len(source.data)], strict=True):
+        encoded = base64.b64encode(source.data[start:end]).decode()
+        code = f"__import__('base64').b64decode('{encoded}')"
+        edits.append((start, end, f"exec(compile({code}, __file__, 'exec', dont_inherit=True))\n"))
+    return edits
 
 
 def _drop_decorators(statement: ast.stmt, source: SourceText) -> Iterator[Edit]:

@@ -41,6 +41,7 @@ MALFORMED = "the variants of the source sent a malformed report"
 _MODULES = (
     Path(pytest_suites.__file__).with_name("case_runner.py"),
     Path(pytest_suites.__file__).with_name("pytest_runner.py"),
+    Path(pytest_suites.__file__).with_name("source_files.py"),
     Path(mutant_driver.__file__).with_name("answer_agreement.py"),
 )
 

@@ -7,7 +7,9 @@ import itertools
 
 import pytest
 
-from iccm_assets_tests.factories.gateways import SOURCE, eventually, rows
+from iccm_assets.sandbox.source_files import join_files
+from iccm_assets_tests.factories.gateways import SOURCE, SUITE, eventually, rows
+from iccm_assets_tests.factories.programs import CART, FILES
 from iccm_assets_tests.factories.requirement_forms import FENCED_FORMS, OTHER_ANSWERS, REQUIREMENT_FORMS
 from iccm_assets_tests.factories.sources import ADD, FENCED_ADD, SOURCES
 
@@ -179,3 +181,45 @@ def test_a_response_that_arrives_after_the_completion_keeps_its_source(served, e
     [row] = rows(engine, "select metadata from iccm.conversations where session_id = :s", s=session)
     assert row.metadata["request_sources"] == [SUB]
     assert again["source_code"] == ADD
+
+
+def test_several_files_are_one_source(served, engine, session) -> None:
+    program = join_files(FILES, CART)
+    reply = served.client.post(
+        "/v1/requirements",
+        json={"session_id": session, "source_code": CART, "source_files": FILES, "tests": SUITE},
+    )
+    assert reply.status_code == 200, reply.text
+    stored = eventually(lambda: rows(engine, REQUIREMENTS, s=session))
+    assert {row.source_sha256 for row in stored} == {digest(program)}
+    for more in (
+        {"source_code": CART, "source_files": FILES},
+        {"source_code": CART, "metadata": {"source_files": FILES}},
+        {"metadata": {"source_code": CART, "source_files": FILES}},
+    ):
+        kept = post(served, session, talk("Please.", ADD_ANSWER), requirements=ADD_ANSWER, **more)
+        assert kept["source_code"] == program and kept["requirements"] == ADD_ANSWER
+    [row] = rows(engine, "select metadata from iccm.conversations where session_id = :s", s=session)
+    assert row.metadata["source_code"] == program and "source_files" not in row.metadata
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"../a.py": "x = 1"},
+        {"a.txt": "x"},
+        {"a.py": 3},
+        {"": ""},
+        {f"m{n}.py": "" for n in range(101)},
+        ["a.py"],
+    ],
+)
+def test_files_that_are_no_program_are_refused(served, session, files) -> None:
+    body = {"session_id": session, "source_code": "x = 1\n", "source_files": files}
+    assert served.client.post("/v1/requirements", json=body).status_code == 422
+    messages = talk("Please.", ADD_ANSWER)
+    assert served.client.post("/v1/conversations", json={**body, "messages": messages}).status_code == 422
+    if isinstance(files, dict):
+        body = {"session_id": session, "messages": messages, "metadata": {"source_files": files}}
+        response = served.client.post("/v1/conversations", json=body)
+        assert response.status_code == 422 and "file" in response.json()["detail"]

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iccm_assets.sandbox.source_files import split_files
 from iccm_assets.scoring.answer_code import extract_code, find_named, is_python_info
 from iccm_assets.scoring.answer_text import UnclosedThinkingError, drop_thinking
 from iccm_assets.scoring.chat_responses import ChatAnswer, InvalidResponse
 from iccm_assets_tests.factories.growth import assert_linear, cpu_seconds
+from iccm_assets_tests.factories.programs import CART, PRICES
+from iccm_assets_tests.factories.programs import TESTS as SHOP_TESTS
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -345,3 +348,46 @@ def repeated(piece: str, size: int) -> str:
         texts.append(piece.replace("{n}", str(number)).replace("{m}", str(number + 1)))
         length += len(texts[-1])
     return "".join(texts[:-1])
+
+
+SHOP_TEXT = (
+    "`price` shall return what `name` costs. `Cart.total` shall be the sum; `total` shall leave out others."
+)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda path, code: fenced(code, f"python {path}"),
+        lambda path, code: fenced(code, f"python:{path}"),
+        lambda path, code: fenced(code, f'python title="{path}"'),
+        lambda path, code: fenced(code, path),
+        lambda path, code: fenced(code, f"py ./{path}"),
+        lambda path, code: fenced(f"# {path}\n{code}"),
+        lambda path, code: fenced(f"# file: {path}\n{code}"),
+        lambda path, code: f"**`{path}`**\n\n{fenced(code)}",
+        lambda path, code: f"### File: {path}\n{fenced(code)}",
+        lambda path, code: f"{path}:\n{fenced(code)}",
+    ],
+)
+def test_blocks_with_paths_are_the_files_of_a_program(block) -> None:
+    answer = "I write two files.\n\n" + block("shop/prices.py", PRICES) + "\n" + block("shop/cart.py", CART)
+    tested = (
+        answer + block("tests/test_shop.py", SHOP_TESTS) + "Use it:\n" + fenced("print(total([]))", "python")
+    )
+    for text in (answer, tested):
+        files = {path: code for path, code, _ in split_files(extract(text, SHOP_TEXT))}
+        assert list(files) == ["shop/prices.py", "shop/cart.py"]
+        assert PRICES.strip() in files["shop/prices.py"] and CART.strip() in files["shop/cart.py"]
+
+
+def test_blocks_with_paths_that_contradict_each_other_are_no_program() -> None:
+    versions = fenced(RATE, "python v1.py") + fenced(OTHER, "python v2.py")
+    with pytest.raises(InvalidResponse, match="2 different implementations of 'rate'"):
+        extract(versions)
+    helper = "def get_limit():\n    return 9\n"
+    twice = fenced(RATE, "python a.py") + fenced(OTHER, "python a.py") + fenced(helper, "python b.py")
+    with pytest.raises(InvalidResponse, match="'rate'"):
+        extract(twice)
+    unnamed = fenced(helper, "python b.py") + fenced("LIMIT = 1\n", "python c.py") + fenced(RATE, "python")
+    assert split_files(extract(unnamed)) == []  # what has no path defines what is asked for

@@ -16,6 +16,7 @@ from iccm_assets.scoring.orchestra import (
     load_orchestra,
     load_orchestra_from_settings,
 )
+from iccm_assets.scoring.reconstruction import ProgramShape
 from iccm_assets.settings import EndpointSettings, load_settings
 
 FIRST, SECOND = "openai:http://one:8000/v1#a", "openai:https://other/v1#b"
@@ -122,10 +123,16 @@ def test_members_of_one_orchestra_send_what_their_own_settings_say(monkeypatch: 
     first, second, third = load_orchestra_from_settings(load_settings()).members
     bodies = [member.build_request("X") for member in (first, second, third)]
     user = {"role": "user", "content": PROMPT + "X"}
-    bodies_with_packages = [member.build_request("X", packages=("a==1", "b==2")) for member in (first, third)]
+    bodies_with_packages = [
+        member.build_request("X", shape=ProgramShape(("a==1", "b==2"), ("a.py", "b/c.py")))
+        for member in (first, third)
+    ]
     texts = [body["messages"][-1]["content"] for body in bodies_with_packages]
-    assert "uses only the standard library and these packages: a==1, b==2. Answer" in texts[0]
-    assert texts[1] == "Schreibe Python.\n\nThese packages may be imported: a==1, b==2.\n\nX"
+    assert "uses only the standard library and these packages: a==1, b==2 and" in texts[0]
+    assert "the files a.py, b/c.py. Answer" in texts[0] and "(```python b/c.py)" in texts[0]
+    assert texts[1].startswith(
+        "Schreibe Python.\n\nThese packages may be imported: a==1, b==2.\n\nThe program"
+    )
     assert bodies[0] == {
         "model": "gpt-5", "messages": [user], "seed": 17, "top_p": 0.5, "max_completion_tokens": 8000,
     }  # fmt: skip
