@@ -26,6 +26,16 @@ def is_specified(answer: bytes | None, raised: frozenset[str]) -> bool:
         return False
 
 
+def list_right_steps(answer: bytes | None, raised: frozenset[str]) -> list[bool]:
+    """Say of each step of a sequence of calls whether requirements could state what it did."""
+    try:
+        kind, constructed, *rest = json.loads(answer or b"null")
+        steps = rest[0] if kind == "o" and constructed is None else []
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return []
+    return [is_specified(json.dumps(step).encode(), raised) for step in steps]
+
+
 def is_same(expected: bytes | None, answer: bytes | None) -> bool:
     """Whether two answers agree: values within the tolerance of floats, exceptions by their classes."""
     if expected == answer or expected is None:

@@ -133,8 +133,7 @@ class ValueFactory:
     def __init__(self, rng: Random, trees: Sequence[ast.AST]) -> None:
         self.rng = rng
         self.objects: dict[str, Callable[[int], Any]] = {}
-        nodes = (node for tree in trees for node in ast.walk(tree))
-        constants = [node.value for node in nodes if isinstance(node, ast.Constant)][:MAX_CONSTANTS]
+        constants = [node.value for tree in trees for node in _list_constants(tree)][:MAX_CONSTANTS]
         self.numbers = [value for value in constants if type(value) is int and abs(value) < 1 << 40] or [1]
         few = list(dict.fromkeys(self.numbers))[:MAX_COMBINED]
         self.derived = [value for a, b in itertools.permutations(few, 2) for value in (a - b, a + b)] or few
@@ -178,6 +177,35 @@ class ValueFactory:
     ) -> tuple[list[Any], dict[str, Any]]:
         """Change the arguments of a call."""
         return [self.mutate(value) for value in args], {key: self.mutate(kwargs[key]) for key in kwargs}
+
+    def relate(self, args: list[Any]) -> list[Any]:
+        """Let some arguments be parts of others: an element, a key, an index, a part of a text."""
+        owners = [value for value in args if isinstance(value, list | tuple | dict | str) and value]
+        if not owners or len(args) < 2 or self.rng.random() < 0.5:
+            return args
+        related = self._make_equally_long(args) if self.rng.random() < 0.5 else list(args)
+        for index, value in enumerate(args):
+            others = [owner for owner in owners if owner is not value]
+            if type(value) in (int, str) and others and self.rng.random() < 0.6:
+                options = self._list_parts(self.rng.choice(others), type(value))
+                related[index] = self.rng.choice(options) if options else value
+        return related
+
+    def _make_equally_long(self, args: list[Any]) -> list[Any]:
+        """Give all lists the length of the shortest one that has elements."""
+        lengths = [len(value) for value in args if isinstance(value, list) and value]
+        shortest = min(lengths, default=0)
+        return [value[:shortest] if isinstance(value, list) else value for value in args]
+
+    def _list_parts(self, owner: Any, kind: type) -> list[Any]:
+        if isinstance(owner, str):
+            start = self.rng.randrange(len(owner))
+            text = owner[start : start + self.rng.randint(1, 3)]
+            return [text] if kind is str else [len(owner), start]
+        parts = [part for part in owner if type(part) is kind and part is not ...]
+        return parts + (
+            [0, len(owner) - 1, len(owner)] if kind is int and not isinstance(owner, dict) else []
+        )
 
     # ---- by type ---------------------------------------------------------------------------------
 
@@ -259,8 +287,24 @@ class ValueFactory:
 
     def _draw_dict(self, kind: ValueType, depth: int) -> dict[Any, Any]:
         key, value = kind.parts
+        if value.kind in ("list", "set", "dict") and value.parts[0] == key and self.rng.random() < 0.7:
+            return self._draw_graph(key, value, depth)
         keys = [item for item in self._draw_items(ValueType("list", (key,)), depth) if _is_hashable(item)]
         return {item: self.draw(value, depth + 1) for item in keys}
+
+    def _draw_graph(self, key: ValueType, value: ValueType, depth: int) -> dict[Any, Any]:
+        """Draw a graph: what it refers to are its own keys."""
+        count = self.rng.randint(1, 5)
+        drawn = [self.draw(key, depth + 1) for _ in range(count)] if key.kind not in ("int", "str") else []
+        nodes = drawn or list(range(count)) if key.kind != "str" else list("ABCDEF"[:count])
+        graph: dict[Any, Any] = {}
+        for node in nodes:
+            others = self.rng.sample(nodes, self.rng.randint(0, min(3, len(nodes))))
+            if value.kind == "dict":
+                graph[node] = {other: self.draw(value.parts[1], depth + 1) for other in others}
+            else:
+                graph[node] = set(others) if value.kind == "set" else others
+        return graph
 
     def _draw_set(self, kind: ValueType, depth: int) -> Any:
         items = [item for item in self._draw_items(kind, depth) if _is_hashable(item)]
@@ -358,6 +402,18 @@ class ValueFactory:
         set: _change_set,
         frozenset: _change_set,
     }
+
+
+def _list_constants(tree: ast.AST) -> Iterator[ast.Constant]:
+    """List the constants of a source but its texts for people: docstrings and the messages of errors."""
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.add(id(node.value))
+        elif isinstance(node, ast.Raise):
+            left_out.update(map(id, ast.walk(node)))
+        elif isinstance(node, ast.Constant) and id(node) not in left_out:
+            yield node
 
 
 def _find_split_targets(trees: Sequence[ast.AST]) -> Iterator[list[ast.expr]]:

@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from iccm_assets.suites.source_edits import SourceText
@@ -19,6 +19,7 @@ KnownCalls = dict[str, list[Arguments]]
 MAX_TEXT_CHARACTERS = 200_000
 MAX_LINE_CHARACTERS = 400
 MAX_KNOWN_CALLS = 40  # literal calls of one name
+MAX_SEQUENCES, MAX_SEQUENCE = 10, 12  # of one class, and calls of one
 
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(")
 
@@ -34,6 +35,58 @@ def find_known_calls(source: SourceText, texts: Iterable[str]) -> KnownCalls:
         if arguments not in own and len(own) < MAX_KNOWN_CALLS:
             own.append(arguments)
     return calls
+
+
+Steps = list[tuple[str, list[Any] | None, dict[str, Any] | None]]
+KnownSequences = dict[str, list[tuple[list[Any], dict[str, Any], Steps]]]
+
+
+def find_known_sequences(source: SourceText, texts: Iterable[str], classes: Iterable[str]) -> KnownSequences:
+    """Find what examples do with an object: its constructor and the calls on it, with literal arguments."""
+    sequences: KnownSequences = {name: [] for name in classes}
+    if not sequences:
+        return {}
+    blocks: list[list[ast.stmt]] = [
+        node.body for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef | ast.If)
+    ]
+    for text in [*_list_texts(source), *texts]:
+        blocks += _parse_sessions(text[:MAX_TEXT_CHARACTERS])
+    for block in blocks:
+        for name, sequence in _follow_objects(block, sequences):
+            if sequence not in sequences[name] and len(sequences[name]) < MAX_SEQUENCES:
+                sequences[name].append(sequence)
+    return sequences
+
+
+def _parse_sessions(text: str) -> Iterator[list[ast.stmt]]:
+    """Parse the examples of a doctest as one program, as far as they are Python."""
+    statements: list[ast.stmt] = []
+    try:
+        for example in doctest.DocTestParser().get_examples(text):
+            statements += ast.parse(example.source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    yield statements
+
+
+def _follow_objects(
+    block: Sequence[ast.stmt], classes: Container[str]
+) -> Iterator[tuple[str, tuple[list[Any], dict[str, Any], Steps]]]:
+    objects: dict[str, tuple[str, tuple[list[Any], dict[str, Any], Steps]]] = {}
+    walked = (node for statement in block for node in ast.walk(statement))
+    nodes = (node for node in walked if isinstance(node, ast.Assign | ast.Call))
+    for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            target, made = node.targets[0], getattr(node.value.func, "id", "")
+            arguments = _literal_arguments(node.value)
+            if isinstance(target, ast.Name) and made in classes and arguments is not None:
+                objects[target.id] = made, (*arguments, [])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            _, (_, _, steps) = objects.get(getattr(node.func.value, "id", ""), ("", ([], {}, [])))
+            arguments = _literal_arguments(node)
+            if arguments is not None and len(steps) < MAX_SEQUENCE:
+                steps.append((node.func.attr, *arguments))
+    yield from (item for item in objects.values() if item[1][2])
 
 
 def _list_texts(source: SourceText) -> Iterator[str]:
@@ -85,10 +138,15 @@ def find_literal_calls(tree: ast.AST) -> Iterator[tuple[str, Arguments]]:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        try:
-            args = [ast.literal_eval(argument) for argument in node.args]
-            kwargs = {item.arg or "": ast.literal_eval(item.value) for item in node.keywords}
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if name and "" not in kwargs:
-            yield name, (args, kwargs)
+        arguments = _literal_arguments(node)
+        if name and arguments is not None:
+            yield name, arguments
+
+
+def _literal_arguments(node: ast.Call) -> Arguments | None:
+    try:
+        args = [ast.literal_eval(argument) for argument in node.args]
+        kwargs = {item.arg or "": ast.literal_eval(item.value) for item in node.keywords}
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return None if "" in kwargs else (args, kwargs)

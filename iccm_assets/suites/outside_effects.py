@@ -15,7 +15,7 @@ from iccm_assets.suites.source_edits import FunctionNode
 
 _FILES, _NETWORK, _PROCESSES = "it uses files", "it uses the network", "it starts processes or threads"
 _CLOCK, _RANDOMNESS, _STATE = "it reads the clock", "it uses randomness", "it changes global state"
-_MACHINE, _INPUT = "it depends on the machine", "it reads input"
+_MACHINE, _INPUT, _TEXT = "it depends on the machine", "it reads input", "it reads its own text"
 _BUILTINS = {"open": _FILES, "input": _INPUT, "breakpoint": _INPUT, "id": _MACHINE, "exit": _PROCESSES,
              "quit": _PROCESSES}  # fmt: skip
 _MODULES = {
@@ -33,6 +33,9 @@ _NAMES = {
     **dict.fromkeys(("sys.stdin", "sys.argv", "os.environ", "os.getenv", "os.getpid"), _MACHINE),
     **dict.fromkeys(("sys.exit", "os._exit", "os.fork", "os.system", "os.popen", "os.kill"), _PROCESSES),
     **dict.fromkeys(("io.open", "os.urandom"), _FILES),
+    **dict.fromkeys(
+        (f"inspect.{name}" for name in ("getsource", "getsourcelines", "getfile", "stack")), _TEXT
+    ),
 }
 _PURE = frozenset(
     {"time.struct_time", "random.Random", "uuid.UUID", "uuid.uuid3", "uuid.uuid5", "os.path", "os.sep"}
@@ -50,7 +53,7 @@ class EffectFinder:
 
     def __init__(self, tree: ast.Module) -> None:
         self._imports = dict(_list_imports(tree))
-        self._described: dict[int, tuple[str, list[str]]] = {}
+        self._described: dict[int, tuple[str, list[str], list[str]]] = {}
         self._definitions = {
             node.name: node for node in tree.body if isinstance(node, FunctionNode | ast.ClassDef)
         }
@@ -60,25 +63,39 @@ class EffectFinder:
 
         ``methods`` are those that it may call on ``self``.
         """
-        pending, known = [node], {id(node)}
+        pending: list[ast.AST] = [node]
+        known, attributes = {id(node)}, set[str]()
+        unused: dict[int, FunctionNode] = {}  # methods of classes whose objects are made, not called so far
         while pending:
-            reason, names = self._describe(pending.pop())
+            reason, names, used = self._describe(pending.pop())
             if reason:
                 return reason
             if len(known) > MAX_FOLLOWED:
                 return NOT_FOLLOWED
+            attributes.update(used)
             for name in names:
                 definition = self._definitions.get(name) or (methods or {}).get(name)
-                if definition is not None and id(definition) not in known:
-                    known.add(id(definition))
-                    pending.append(definition)
+                parts = _split_class(definition) if isinstance(definition, ast.ClassDef) else [definition]
+                for part in parts:
+                    if part is None or id(part) in known:
+                        continue
+                    if isinstance(part, FunctionNode) and part is not definition and not _is_special(part):
+                        unused[id(part)] = part
+                    else:
+                        known.add(id(part))
+                        pending.append(part)
+            if not pending:
+                called = [key for key, method in unused.items() if method.name in attributes]
+                pending += [unused.pop(key) for key in called]
+                known.update(called)
         return ""
 
-    def _describe(self, node: ast.AST) -> tuple[str, list[str]]:
-        """Return why a definition itself has effects, and the names that it uses."""
+    def _describe(self, node: ast.AST) -> tuple[str, list[str], list[str]]:
+        """Return why a definition itself has effects, the names that it uses, and its attributes' names."""
         if id(node) not in self._described:
             names = list(dict.fromkeys(_list_names(node)))
-            self._described[id(node)] = next(self._list_effects(node), ""), names
+            used = [part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)]
+            self._described[id(node)] = next(self._list_effects(node), ""), names, list(dict.fromkeys(used))
         return self._described[id(node)]
 
     def _list_effects(self, node: ast.AST) -> Iterator[str]:
@@ -103,6 +120,15 @@ class EffectFinder:
         full = ".".join(part for part in (self._imports[first], rest) if part)
         if reason := _classify(full):
             yield reason
+
+
+def _split_class(node: ast.ClassDef) -> list[ast.AST]:
+    """Return what runs where a class is defined or an object of it made, and each of its methods."""
+    return [*node.bases, *node.decorator_list, *node.body]
+
+
+def _is_special(node: FunctionNode) -> bool:
+    return node.name.startswith("__")
 
 
 def _classify(name: str) -> str:

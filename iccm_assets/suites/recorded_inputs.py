@@ -17,14 +17,13 @@ from random import Random
 from typing import Any
 
 from iccm_assets.suites.input_values import INT, ValueFactory, ValueType, is_open
-from iccm_assets.suites.known_calls import MAX_KNOWN_CALLS, find_known_calls
+from iccm_assets.suites.known_calls import MAX_KNOWN_CALLS, find_known_calls, find_known_sequences
 from iccm_assets.suites.signatures import CallParameter, CallSignature, Target, find_node_type
 from iccm_assets.suites.source_edits import SourceText
 from iccm_assets.suites.source_variants import FIRST_COMPARISON
 from iccm_assets.suites.suite_values import new_object
 from iccm_assets.suites.type_guesses import (
     BY_METHOD,
-    BY_NAME,
     COMMON_TYPES,
     DRAWS_AGAIN,
     DRAWS_PER_TRIAL,
@@ -33,8 +32,10 @@ from iccm_assets.suites.type_guesses import (
     MAX_TRIALS,
     Types,
     choose_types,
+    find_checked,
     find_compared,
     find_used_methods,
+    guess_by_name,
     guess_type,
 )
 
@@ -44,7 +45,7 @@ Site = tuple[str, str]  # a function or class, and a method or ''
 DRAWS_WITHOUT_ANY = 60  # while no input was accepted
 MAX_COMBINATIONS = 60  # of types, for one site
 ROUND_SIZE, ROUNDS = 150, 3
-MAX_STEPS = 7
+MAX_STEPS, MAX_PREPARATION = 7, 4
 NODE_TYPE = "SimpleNamespace"
 MAX_CHAIN, MAX_TREE_DEPTH = 5, 3  # of linked objects
 MAX_CLASSES = 3  # whose objects are tried where no type is known
@@ -83,14 +84,18 @@ class InputSearch:
         self.values = ValueFactory(self.rng, [source.tree])
         self.used = find_used_methods(source.tree)
         self.compared = find_compared(source.tree)
+        self.checked = find_checked(source.tree)
         # Then also other types than the likely ones are meant.
         self.tells_types_apart = any(
-            isinstance(node, ast.Name) and node.id == "isinstance" for node in ast.walk(source.tree)
+            isinstance(node, ast.Name) and node.id in ("isinstance", "type") for node in ast.walk(source.tree)
         )
         self.sites: dict[Site, _Knowledge] = {}
         self.paths: set[frozenset[int]] = set()
         self.proposed: set[bytes] = set()
+        texts = list(texts)
         known = find_known_calls(source, texts)
+        classes = [target.name for target in targets if target.is_class]
+        self.sequences = find_known_sequences(source, texts, classes)
         for target in targets:
             self._add_site((target.name, ""), target.signature, known)
             for method, signature in target.methods.items():
@@ -143,7 +148,7 @@ class InputSearch:
             if item.name in links or not (item.is_required or self.rng.random() < 0.6):
                 break  # what follows is optional, too
             kind = INT if is_open(kind) else kind
-            value = number if kind == INT and number is not None else self.values.draw(kind, depth)
+            value = number if kind == INT and number is not None else self.values.draw(kind, depth + 1)
             attributes |= {item.name: value} if item.is_keyword else {}
             args += [] if item.is_keyword else [value]
         if target.name != NODE_TYPE:
@@ -209,6 +214,15 @@ class InputSearch:
                 self.sites[proposal.site[0], ""].corpus.append(proposal)
                 self.paths.add(branches)
 
+    def repair(self, proposals: Iterable[tuple[Proposal, Sequence[bool]]]) -> list[Proposal]:
+        """Propose sequences of calls without the steps that failed by accident; given is which were right."""
+        repaired = []
+        for proposal, is_right in proposals:
+            steps = [step for step, right in zip(proposal.plan[4], is_right, strict=False) if right]
+            if steps:
+                repaired.append(Proposal((*proposal.plan[:4], steps), (proposal.site[0], "")))
+        return self._keep_new(repaired)
+
     # ---- one site --------------------------------------------------------------------------------
 
     def _is_known(self, site: Site) -> bool:
@@ -219,6 +233,11 @@ class InputSearch:
         return not site[1] or self._is_known((site[0], ""))
 
     def _propose_known(self, site: Site) -> Iterator[Proposal]:
+        known = {*self.targets[site[0]].methods, *self.targets[site[0]].properties}
+        for args, kwargs, steps in self.sequences.get(site[0], []) if not site[1] else []:
+            steps = [step for step in steps if step[0] in known]
+            if steps:
+                yield Proposal(self._make_plan(site[0], args, kwargs, steps), site, rank=0)
         for args, kwargs in self.sites[site].calls[:MAX_KNOWN_CALLS]:
             if not site[1]:
                 plan = self._make_plan(site[0], args, kwargs, [])
@@ -235,7 +254,11 @@ class InputSearch:
         args, kwargs = self._draw_arguments(site, types, is_least)
         if not site[1]:
             return self._make_plan(site[0], args, kwargs, [])
-        return ("new", site[0], *self._draw_arguments((site[0], "")), [(site[1], args, kwargs)])
+        steps: list[Any] = []
+        known = [other for other in self.sites if other[0] == site[0] and other[1] and self._is_known(other)]
+        if known and self.rng.random() < 0.6:  # what fails on a new object may not on one that is filled
+            steps = self._draw_steps(self.targets[site[0]], known)[:MAX_PREPARATION]
+        return ("new", site[0], *self._draw_arguments((site[0], "")), [*steps, (site[1], args, kwargs)])
 
     def _draw_arguments(
         self, site: Site, types: Types | None = None, is_least: bool = False
@@ -245,7 +268,9 @@ class InputSearch:
             return self.values.mutate_arguments(*self.rng.choice(knowledge.calls))
         if types is None and self.tells_types_apart and self.rng.random() < 0.5:
             trials = self.sites[site].trials.items()
-            types = self.rng.choice([kinds for kinds, results in trials if any(results)] or [None])
+            types = self.rng.choice(
+                [kinds for kinds, results in trials if results.count(None) < len(results)] or [None]
+            )
         if types is None:
             types = (
                 self.rng.choice(knowledge.types[:1] * 2 + knowledge.types)
@@ -267,7 +292,7 @@ class InputSearch:
                 is_complete = False  # what follows by position is left out, too
         if knowledge.rest is not None and is_complete:
             args += [self.values.draw(knowledge.rest) for _ in range(self.rng.randint(0, 3))]
-        return args, kwargs
+        return args if is_least else self.values.relate(args), kwargs
 
     def _propose(self, target: Target, methods: list[Site]) -> Proposal:
         site = (target.name, "")
@@ -283,11 +308,14 @@ class InputSearch:
         if not methods and not target.properties:
             return steps
         used: list[Any] = []
-        for _ in range(self.rng.randint(1, MAX_STEPS)):
+        repeated: list[Site] = []  # what a person does several times in a row, such as to add elements
+        for _ in range(self.rng.randint(1, MAX_STEPS if self.rng.random() < 0.7 else 2 * MAX_STEPS)):
             if target.properties and (not methods or self.rng.random() < 0.3):
                 steps.append((self.rng.choice(target.properties), None, None))
                 continue
-            method = self.rng.choice(methods)
+            if not repeated:
+                repeated = [self.rng.choice(methods)] * self.rng.choice((1, 1, 1, 2, 4))
+            method = repeated.pop()
             args, kwargs = self._draw_arguments(method)
             # What a call does often depends on what an earlier one was given.
             for index, value in enumerate(args):
@@ -309,7 +337,7 @@ class InputSearch:
         ]
         if self.rng.random() < 0.6:
             steps += self._draw_steps(target, methods)[:3]
-        return ("new", plan[1], args, kwargs, steps[: MAX_STEPS + 3])
+        return ("new", plan[1], args, kwargs, steps[: 2 * MAX_STEPS])
 
     def _keep_new(self, proposals: list[Proposal]) -> list[Proposal]:
         kept: list[Proposal] = []
@@ -352,7 +380,7 @@ class InputSearch:
             return [parameter.type]
         written = [guess_type(args[index]) for args, _ in self.sites[site].calls if index < len(args)]
         name = parameter.name.lower().rstrip("0123456789_") or parameter.name
-        named = [kind for names, kinds in BY_NAME if name in names for kind in kinds]
+        named = [*self.checked.get(parameter.name, ()), *guess_by_name(name)]
         by_method = [
             kind for method in sorted(self.used.get(parameter.name, ())) for kind in BY_METHOD.get(method, ())
         ]

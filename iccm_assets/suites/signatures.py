@@ -171,18 +171,21 @@ def _find_links(constructor: FunctionNode | None, fields: dict[str, CallParamete
     return tuple(sorted({*fields, *_list_assigned(constructor)} & _LINKS))
 
 
-def _list_assigned(constructor: FunctionNode | None) -> list[str]:
-    """List the attributes that a constructor sets."""
+def _list_assigned(constructor: ast.AST | None) -> list[str]:
+    """List the attributes that a constructor, or a class, sets."""
     nodes = ast.walk(constructor) if constructor else ()
     stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
     return list(dict.fromkeys(node.attr for node in stored))
 
 
 def find_node_type(tree: ast.Module) -> Target | None:
-    """Find what the nodes of lists or trees have, if the source follows their links and defines no class."""
+    """Find what the nodes of lists or trees have, if the source follows links that no class of it has."""
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     links = tuple(sorted(used & _LINKS))
-    if not links or any(isinstance(node, ast.ClassDef) for node in tree.body):
+    classes = [part for part in tree.body if isinstance(part, ast.ClassDef)]
+    names = {node.id for part in classes for node in ast.walk(part) if isinstance(node, ast.Name)}
+    stored = {name for part in classes for name in _list_assigned(part)} | names
+    if not links or stored & _LINKS:
         return None
     values = tuple(
         CallParameter(name, ValueType("int"), is_keyword=True) for name in sorted(used & _NODE_VALUES)

@@ -168,11 +168,32 @@ def _branch_body(node: ast.AST) -> ast.stmt | None:
         inner = (part for part in walk(node) if part is not node)
         if is_special or any(isinstance(part, (*_BRANCHES, *_FUNCTIONS)) for part in inner):
             return None
+        if all(map(_does_nothing, node.body)):
+            return None  # such as an abstract method
     elif isinstance(node, ast.ExceptHandler) and _catches_import_error(node):
         return None  # which side runs is the environment's choice
     elif not isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.match_case):
         return None
     return next(filter(is_active, node.body), node.body[-1])
+
+
+def find_special_lines(tree: ast.Module) -> frozenset[int]:
+    """Find the lines of methods such as ``__iter__``, which cases cannot call; other code may."""
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, FunctionNode) or not node.name.startswith("__"):
+            continue
+        if node.name not in ("__init__", "__new__", "__post_init__"):
+            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return frozenset(lines)
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    raises = isinstance(statement, ast.Raise) and statement.exc is not None
+    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return (
+        isinstance(statement, ast.Pass) or is_constant or (raises and "NotImplemented" in ast.dump(statement))
+    )
 
 
 def _catches_import_error(handler: ast.ExceptHandler) -> bool:

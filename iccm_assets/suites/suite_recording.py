@@ -18,7 +18,7 @@ from typing import Any
 
 from iccm_assets.errors import TestSuiteError
 from iccm_assets.settings import Settings
-from iccm_assets.suites.answer_agreement import is_specified
+from iccm_assets.suites.answer_agreement import is_specified, list_right_steps
 from iccm_assets.suites.missing_dependencies import explain, find_missing_package
 from iccm_assets.suites.mutants import generate_mutants, select_mutants, split_mutants
 from iccm_assets.suites.outside_effects import choose_targets, find_left_out_lines
@@ -50,8 +50,10 @@ HASH_SEEDS = (1, 2)
 MAX_CANDIDATES = 240
 MAX_SELECTION_MUTANTS = 60
 MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs take longer
+MAX_REPAIRED = 120  # sequences of calls of one round
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
 
+_TYPE_ERROR = '["r",[["TypeError",'
 _NOTHING = Suite("cases", (), "")
 
 
@@ -164,9 +166,35 @@ class _Recorder:
             observation.branches if self._is_specified(observation.answer) else None
             for observation in observations
         ]
-        self.search.learn(proposals, accepted)
+        # A TypeError of the source's own says that these types are not meant.
+        typed = [
+            frozenset[int]() if (item.answer or "").startswith(_TYPE_ERROR) and branches else branches
+            for item, branches in zip(observations, accepted, strict=True)
+        ]
+        self.search.learn(proposals, typed)
+        self._repair(runner, probes, list(zip(proposals, observations, strict=True)))
         for proposal, observation, branches in zip(proposals, observations, accepted, strict=True):
             if branches is not None and not _is_empty(proposal.plan):
+                self.known[len(self.known)] = (proposal, observation)
+
+    def _repair(
+        self, runner: VariantRunner, probes: list[Edit], tried: list[tuple[Proposal, SourceAnswer]]
+    ) -> None:
+        """Try sequences again without the calls that failed by accident."""
+        broken = [
+            (proposal, list_right_steps((observation.answer or "null").encode(), self.raised))
+            for proposal, observation in tried
+            if proposal.plan[0] == "new" and len(proposal.plan[4]) > 1
+        ]
+        broken = [item for item in broken if not all(item[1])]
+        proposals = [] if self.is_slow else self.search.repair(broken)[:MAX_REPAIRED]
+        if not proposals:
+            return
+        observations = self._explore(runner, probes, proposals)
+        accepted = [item.branches if self._is_specified(item.answer) else None for item in observations]
+        self.search.learn(proposals, accepted)
+        for proposal, observation, branches in zip(proposals, observations, accepted, strict=False):
+            if branches is not None:
                 self.known[len(self.known)] = (proposal, observation)
 
     def _explore(

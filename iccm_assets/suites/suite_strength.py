@@ -22,13 +22,19 @@ from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants,
 from iccm_assets.suites.outside_effects import find_left_out_lines
 from iccm_assets.suites.planned_checks import count_checks, find_constants
 from iccm_assets.suites.source_edits import Edit, SourceText, is_python
-from iccm_assets.suites.source_variants import build_stub, hide_text, insert_probes, list_results
+from iccm_assets.suites.source_variants import (
+    build_stub,
+    find_special_lines,
+    hide_text,
+    insert_probes,
+    list_results,
+)
 from iccm_assets.suites.suite_runner import JudgeResult, bind_environment, run_suite
 from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
 # Raise it when a suite may be measured differently: stored measurements are then made again.
-GENERATOR_VERSION = "4"
+GENERATOR_VERSION = "5"
 
 MIN_STRENGTH = {"attached": 0.5, "collected": 0.5, "recorded": 0.8}
 MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the origin
@@ -168,8 +174,8 @@ def _measure(
     if source is None:
         return SuiteMeasurement("weak", TOO_DEEP)
     mutants = generate_mutants(source)
+    left_out = find_left_out_lines(source.tree) if origin == "recorded" else frozenset[int]()
     if origin == "recorded":
-        left_out = find_left_out_lines(source.tree)
         mutants = [mutant for mutant in split_mutants(mutants, source)[1] if mutant.line not in left_out]
     mutants = select_mutants(mutants, source, MAX_MUTANTS[suite.kind])
     stubs = _build_stubs(source, suite)
@@ -177,6 +183,7 @@ def _measure(
         if constants and not _is_constant(runner, constants.pop()):
             return SuiteMeasurement("weak", CONSTANT_PASSES)
         probes, branches = insert_probes(source, runner.probe)
+        special = find_special_lines(source.tree) if suite.kind == "cases" else frozenset[int]()
         rewritten = [probes, hide_text(source)] if suite.kind == "pytest" else [probes]
         report = _run_cases(runner, stubs, [*rewritten, *([mutant.edit] for mutant in mutants)])
         fates = report.fates[len(stubs) + len(rewritten) :]
@@ -184,6 +191,11 @@ def _measure(
             return problem
         if "refused" in report.fates[len(stubs) + 1 : len(stubs) + len(rewritten)]:  # the hidden text
             return SuiteMeasurement("weak", READS_TEXT)
+        branches = {
+            number: line
+            for number, line in branches.items()
+            if line not in left_out and (line not in special or number in report.hits)
+        }
         survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
         differing = _count_differing(runner, survivors)
     return decide_suite(

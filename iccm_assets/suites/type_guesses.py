@@ -14,12 +14,15 @@ MAX_TRIALS, DRAWS_PER_TRIAL = 1200, 3  # of types, for all sites together
 DRAWS_AGAIN, MAX_TYPES_AGAIN = 14, 4  # of those that reached most, before what adds something is kept
 MAX_LIKELY_TYPES = 3  # which are tried again in any case
 MIN_ACCEPTED = 0.5  # of the inputs of one combination of types; below, acceptance may be chance
+MIN_PLURAL = 3  # characters of a name
 MAX_KEPT_TYPES = 3  # combinations of types that a site is called with
 
 _LIST, _TEXTS, _FLOATS = (ValueType("list", (part,)) for part in (INT, TEXT, FLOAT))
 _MATRIX, _PAIRS = ValueType("list", (_LIST,)), ValueType("list", (ValueType("tuple", (INT, INT)),))
 _DICT, _SET = ValueType("dict", (TEXT, INT)), ValueType("set", (INT,))
 _GRAPH = ValueType("dict", (TEXT, _TEXTS))
+_GRAPHS = (_GRAPH, ValueType("dict", (INT, _LIST)), ValueType("dict", (TEXT, ValueType("set", (TEXT,)))))
+_WEIGHTS = ValueType("dict", (TEXT, _DICT))
 COMMON_TYPES: Types = (
     *(INT, TEXT, _LIST, FLOAT, _TEXTS, _MATRIX, _DICT, BOOL, _FLOATS, _PAIRS),
     *(ValueType("tuple", (INT, INT)), ValueType("set", (INT,)), _GRAPH, NONE),
@@ -40,7 +43,7 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
         ("words strings names strs lines tokens", (_TEXTS, TEXT)),
         ("matrix grid board mat m image rows table", (_MATRIX,)),
         ("d dictionary dict mapping counts freq", (_DICT,)),
-        ("graph adj adjacency tree", (_GRAPH, _DICT)),
+        ("graph adj adjacency tree network neighbors", (*_GRAPHS, _WEIGHTS, _MATRIX, _DICT)),
         ("points intervals pairs edges tuples", (_PAIRS, _MATRIX)),
         ("n k i j x y num number count size length limit index base start end step low high", (INT,)),
         ("rate ratio price amount weight temperature radius height width tolerance epsilon", (FLOAT, INT)),
@@ -50,6 +53,7 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
 LINKED_NAMES = frozenset(
     {"head", "root", "node", "tree", "l", "list", "t", "p", "q", "head_a", "head_b", "h"}
 )
+_CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
 BY_METHOD = {
     **dict.fromkeys(("lower", "upper", "split", "strip", "startswith", "isdigit", "isalpha"), (TEXT,)),
     **dict.fromkeys(("replace", "join", "encode", "isupper", "endswith", "title", "isalnum"), (TEXT,)),
@@ -84,6 +88,48 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
             chosen.append(types)
             covered |= reached
     return chosen or [score[3] for score in ranked[:1]]
+
+
+def guess_by_name(name: str) -> list[ValueType]:
+    """Guess what a parameter of this name is: by the whole name, its words, or since it is a plural."""
+    known = [kind for names, kinds in BY_NAME if name in names for kind in kinds]
+    if known:
+        return known
+    words = name.split("_")
+    known = [kind for names, kinds in BY_NAME for word in words if word in names for kind in kinds]
+    if name.endswith("s") and not name.endswith(("ss", "us", "is")) and len(name) > MIN_PLURAL:
+        known = [_LIST, _TEXTS, *known]
+    return known
+
+
+def find_checked(tree: ast.AST) -> dict[str, list[ValueType]]:
+    """Find the types that a source demands of names, and those that its use of them suggests.
+
+    It demands one by ``isinstance(x, list)`` or ``type(x) is list``; ``x[i][j]`` suggests a matrix,
+    ``len(x)`` or ``x[i]`` a list.
+    """
+    checked: dict[str, list[ValueType]] = {}
+    used: dict[str, list[ValueType]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and len(node.args) in (1, 2) and isinstance(node.args[0], ast.Name):
+            function, name = getattr(node.func, "id", ""), node.args[0].id
+            if function == "isinstance" and len(node.args) == 2:
+                kinds = [part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)]
+                checked.setdefault(name, []).extend(_CHECKED[kind] for kind in kinds if kind in _CHECKED)
+            elif function in ("len", "sum", "max", "min", "sorted", "enumerate"):
+                used.setdefault(name, []).append(_LIST)
+        elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Call):
+            call, other = node.left, node.comparators[0]
+            is_type = getattr(call.func, "id", "") == "type" and len(call.args) == 1
+            if is_type and isinstance(call.args[0], ast.Name) and isinstance(other, ast.Name):
+                checked.setdefault(call.args[0].id, []).extend([_CHECKED[other.id]] * (other.id in _CHECKED))
+        elif isinstance(node, ast.Subscript):
+            inner = node.value
+            if isinstance(inner, ast.Subscript) and isinstance(inner.value, ast.Name):
+                used.setdefault(inner.value.id, []).insert(0, _MATRIX)
+            elif isinstance(inner, ast.Name):
+                used.setdefault(inner.id, []).append(_LIST)
+    return {name: [*checked.get(name, ()), *used.get(name, ())] for name in checked | used}
 
 
 def guess_type(value: Any) -> ValueType:

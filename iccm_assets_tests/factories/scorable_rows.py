@@ -72,6 +72,7 @@ def serve_request(
     arm: str = "production",
     status: str = "ok",
     minutes_ago: float = 10,
+    at: datetime | None = None,
 ) -> None:
     """Store a request as the gateway does."""
     from iccm_assets.gateway.persistence import store_records
@@ -89,7 +90,7 @@ def serve_request(
         error=None,
         latency_ms=100.0,
         output_tokens=10,
-        created_at=NOW - timedelta(minutes=minutes_ago),
+        created_at=at or NOW - timedelta(minutes=minutes_ago),
     )
     if arm_served is None:
         record = outcome_record(outcome, settings)
