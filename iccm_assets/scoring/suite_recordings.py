@@ -20,11 +20,12 @@ import sqlalchemy as sa
 from iccm_assets.capture.extraction import find_source
 from iccm_assets.capture.messages import parse_messages
 from iccm_assets.db.clock import now, start_of_day
-from iccm_assets.errors import SandboxUnavailableError
+from iccm_assets.errors import MissingPackageError, SandboxUnavailableError, TestSuiteError
 from iccm_assets.scoring.suite_measurements import SuiteKey, store_measurement
 from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_recording import SuiteRecording, record_suite
-from iccm_assets.suites.suite_strength import GENERATOR_VERSION
+from iccm_assets.suites.suite_runner import bind_environment
+from iccm_assets.suites.suite_strength import GENERATOR_VERSION, SuiteMeasurement, measure_suite
 from iccm_assets.suites.test_suites import parse_suite
 
 MAX_REASONS = 20  # of a day
@@ -61,12 +62,37 @@ def record_missing_suites(
 ) -> RecordingReport:
     """Record suites for the texts of completed conversations that have none, and give them to these texts.
 
-    A conversation is complete once its requirements were accepted. ``days`` = (first, last) of the
-    conversations, inclusive, UTC.
+    So it does for those with a collected suite that is no evidence. A conversation is complete once its
+    requirements were accepted. ``days`` = (first, last) of the conversations, inclusive, UTC.
     """
+    parameters = _parameters(days)
+    _measure_collected(engine, settings, parameters)
     with engine.connect() as conn:
-        texts = conn.execute(_COMPLETED, _parameters(days)).all()
+        texts = conn.execute(_COMPLETED, parameters).all()
     return _record_texts(engine, settings, texts, math.inf, progress)
+
+
+def _measure_collected(engine: sa.Engine, settings: Settings, parameters: dict[str, Any]) -> None:
+    """Measure collected suites, so that the source of one that is no evidence gets a recorded one."""
+    with engine.connect() as conn:
+        rows = conn.execute(_UNMEASURED, parameters).all()
+
+    def measure(row: Any) -> tuple[SuiteKey, SuiteMeasurement] | None:
+        source = find_source(row.content, row.metadata, row.source_sha256)
+        if source is None:
+            return None
+        try:
+            suite, _ = bind_environment(source, parse_suite(row.test_suite), settings)
+            key = SuiteKey(row.source_sha256, suite.digest, "collected", suite.environment or "")
+            return key, measure_suite(source, suite, settings, origin="collected")
+        except (MissingPackageError, SandboxUnavailableError, TestSuiteError):
+            return None  # scoring says so
+
+    with ThreadPoolExecutor(settings.judge.workers, thread_name_prefix="suites") as pool:
+        for row, result in zip(rows, pool.map(measure, rows), strict=True):
+            if result is not None:
+                with engine.begin() as conn:
+                    store_measurement(conn, row.id, result[0], row.test_suite, result[1])
 
 
 def record_live_suites(
@@ -166,7 +192,12 @@ def _parameters(days: tuple[date, date] | None) -> dict[str, Any]:
 _WITHOUT_SUITE = """
     select r.id, r.source_sha256
     from iccm.requirements r join iccm.conversations c on c.id = r.conversation_id
-    where r.test_suite is null and r.source_sha256 is not null and c.erased_at is null
+    where r.source_sha256 is not null and c.erased_at is null
+        and (r.test_suite is null or r.test_suite_origin = 'collected' and exists (
+            select from iccm.test_suites s
+            where s.source_sha256 = r.source_sha256 and s.origin = 'collected'
+                and s.generator_version = :generator_version and s.suite = r.test_suite
+                and s.status <> 'usable'))
         and (cast(:start as timestamptz) is null or c."timestamp" >= :start and c."timestamp" < :end)
 """
 _COMPLETED = sa.text(
@@ -174,6 +205,20 @@ _COMPLETED = sa.text(
     {_WITHOUT_SUITE} and exists (
         select from iccm.requirements a where a.session_id = r.session_id and a.kind = 'accepted')
     order by r.id
+    """
+)
+_UNMEASURED = sa.text(
+    """
+    select distinct on (r.source_sha256, r.test_suite::text)
+        r.id, r.source_sha256, r.test_suite, c.content, c.metadata
+    from iccm.requirements r join iccm.conversations c on c.id = r.conversation_id
+    where r.test_suite_origin = 'collected' and r.source_sha256 is not null and c.erased_at is null
+        and (cast(:start as timestamptz) is null or c."timestamp" >= :start and c."timestamp" < :end)
+        and not exists (
+            select from iccm.test_suites s
+            where s.source_sha256 = r.source_sha256 and s.origin = 'collected'
+                and s.generator_version = :generator_version and s.suite = r.test_suite)
+    order by r.source_sha256, r.test_suite::text, r.id
     """
 )
 _RECORDED = "s.origin = 'recorded' and s.generator_version = :generator_version"
@@ -206,10 +251,11 @@ _CONTENT = sa.text(
 )
 _ATTACH = sa.text(
     f"""
-    update iccm.requirements r set test_suite = s.suite, test_suite_origin = 'recorded'
+    update iccm.requirements r
+    set test_suite = s.suite, test_suite_origin = 'recorded', scored_at = null, evidence = null
     from iccm.test_suites s
-    where r.id = any(:ids) and r.test_suite is null and s.source_sha256 = r.source_sha256
-        and {_RECORDED} and s.status = 'usable'
+    where r.id = any(:ids) and r.test_suite_origin is distinct from 'recorded'
+        and s.source_sha256 = r.source_sha256 and {_RECORDED} and s.status = 'usable'
     """
 )
 

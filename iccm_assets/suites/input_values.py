@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -18,6 +19,8 @@ MAX_DEPTH = 3  # of a drawn value
 MAX_MUTATION_DEPTH = 5
 MAX_COMBINED = 6  # constants of which sums and differences are drawn, too
 MAX_LENGTH = 60
+MAX_DOCSTRING, MAX_QUOTED = 5000, 12  # characters that are read, and texts that are taken from one
+_QUOTED = re.compile(r"(?<![\w'])'([^'\n]{1,12})'(?![\w'])|(?<![\w\"])\"([^\"\n]{1,12})\"(?![\w\"])")
 MANY_TEXTS = 3  # constants: what is compared with them is often one of them
 WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
 PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
@@ -137,7 +140,8 @@ class ValueFactory:
         self.numbers = [value for value in constants if type(value) is int and abs(value) < 1 << 40] or [1]
         few = list(dict.fromkeys(self.numbers))[:MAX_COMBINED]
         self.derived = [value for a, b in itertools.permutations(few, 2) for value in (a - b, a + b)] or few
-        self.texts = [value for value in constants if type(value) is str and len(value) < 60] or ["ab"]
+        texts = [value for value in constants if type(value) is str and len(value) < 60]
+        self.texts = [*texts, *itertools.chain(*map(_list_quoted, trees))] or ["ab"]
         own = "".join(dict.fromkeys("".join(text for text in self.texts if len(text) < 30)))[:60]
         self.letters = LETTERS + own
         own += "".join(PARTNERS.get(letter, "") for letter in own if PARTNERS.get(letter, "") not in own)
@@ -402,6 +406,16 @@ class ValueFactory:
         set: _change_set,
         frozenset: _change_set,
     }
+
+
+def _list_quoted(tree: ast.AST) -> Iterator[str]:
+    """List the short texts that docstrings quote."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = node.value.value
+            if isinstance(text, str):
+                quoted = (match[1] or match[2] for match in _QUOTED.finditer(text[:MAX_DOCSTRING]))
+                yield from dict.fromkeys(itertools.islice(quoted, MAX_QUOTED))
 
 
 def _list_constants(tree: ast.AST) -> Iterator[ast.Constant]:

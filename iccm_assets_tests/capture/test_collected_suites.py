@@ -115,3 +115,27 @@ def test_a_second_import_keeps_the_suite_that_was_recorded(engine: sa.Engine, se
     assert import_session(engine, settings, with_tests=False) == ["unchanged"]
     with engine.connect() as conn:
         assert conn.execute(query).all() == before and before[0][0] == "recorded"
+
+
+def test_a_collected_suite_that_tests_little_is_followed_by_a_recorded_one(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    little = "from shop.prices import total\n\ndef test_total():\n    assert total([]) == 0\n"
+    for name, tests in (("little", little), ("enough", TESTS)):
+        conversation = Conversation(
+            session_id=name,
+            messages=session("/srv/shop/tests/test_prices.py", tests),
+            requirements=f"1. `total` shall return the sum of the prices, {name}.",
+            source_code=SOURCE,
+        )
+        with engine.begin() as conn:
+            upsert_conversation(conn, conversation, settings=settings)
+    assert record_missing_suites(engine, settings).texts == 1
+    assert record_missing_suites(engine, settings).texts == 0
+    query = sa.text("select session_id, test_suite_origin from iccm.requirements order by id")
+    with engine.connect() as conn:
+        assert list(conn.execute(query)) == [("little", "recorded"), ("enough", "collected")]
+        kept = conn.execute(sa.text("select origin, status from iccm.test_suites order by id")).all()
+    assert sorted(map(tuple, kept)) == [
+        ("collected", "usable"), ("collected", "weak"), ("recorded", "usable"),
+    ]  # fmt: skip
