@@ -47,7 +47,7 @@ def find_known_sequences(source: SourceText, texts: Iterable[str], classes: Iter
     if not sequences:
         return {}
     blocks: list[list[ast.stmt]] = [
-        node.body for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef | ast.If)
+        node.body for node in source.tree.body if isinstance(node, ast.FunctionDef | ast.If)
     ]
     for text in [*_list_texts(source), *texts]:
         blocks += _parse_sessions(text[:MAX_TEXT_CHARACTERS])

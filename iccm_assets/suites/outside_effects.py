@@ -38,7 +38,21 @@ _NAMES = {
     ),
 }
 _PURE = frozenset(
-    {"time.struct_time", "random.Random", "uuid.UUID", "uuid.uuid3", "uuid.uuid5", "os.path", "os.sep"}
+    {"time.struct_time", "random.Random", "uuid.UUID", "uuid.uuid3", "uuid.uuid5", "os.path"}
+    | {
+        f"os.{name}"
+        for name in [
+            "sep",
+            "altsep",
+            "extsep",
+            "pathsep",
+            "linesep",
+            "curdir",
+            "pardir",
+            "fspath",
+            "PathLike",
+        ]
+    }
 )
 MAX_TARGETS, MAX_FOLLOWED = 40, 300  # a suite has no more cases; definitions that one may reach
 TOO_MANY = f"only the first {MAX_TARGETS} functions and classes are recorded"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iccm_assets.suites.recorded_inputs import Plan
+from iccm_assets.suites.source_variants import FIRST_COMPARISON
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, write_argument, write_encoded
 from iccm_assets.suites.value_differences import diff
 
@@ -44,28 +45,41 @@ class RecordedCase:
 
 
 def select_cases(candidates: Sequence[RecordedCase], reached: Sequence[set[Any]]) -> list[int]:
-    """Select cases greedily; deterministic: of equals the first, of sequences of calls the longest."""
+    """Select cases greedily: all branches first, then what each function or class reaches, three times.
+
+    Deterministic: of equals the first, of sequences of calls the longest.
+    """
     order = sorted(
         range(len(candidates)), key=lambda index: (candidates[index].rank, -candidates[index].steps)
     )
     selected: list[int] = []
-    counts: dict[Any, int] = {}
     names = [candidate.plan[1] for candidate in candidates]
-    remaining = {index: {(names[index], item) for item in reached[index]} for index in order}
+    branches = {index: {item for item in reached[index] if _is_branch(item)} for index in order}
+    _select_greedily(branches, selected, 1)
+    everything = {index: {(names[index], item) for item in reached[index]} for index in order}
     for times in (1, 2, 3):
-        while len(selected) < MAX_CASES:
-            best, gain = -1, 0
-            for index, items in remaining.items():
-                if index not in selected:
-                    new = sum(counts.get(item, 0) < times for item in items)
-                    if new > gain:
-                        best, gain = index, new
-            if best < 0:
-                break
-            selected.append(best)
-            for item in remaining[best]:
-                counts[item] = counts.get(item, 0) + 1
+        _select_greedily(everything, selected, times)
     return _add_other_answers(candidates, selected)
+
+
+def _is_branch(item: Any) -> bool:
+    return isinstance(item, int) and item < FIRST_COMPARISON
+
+
+def _select_greedily(items: dict[int, set[Any]], selected: list[int], times: int) -> None:
+    """Add cases until each item is in as many of them, as far as there are any."""
+    counts = Counter(item for index in selected for item in items[index])
+    while len(selected) < MAX_CASES:
+        best, gain = -1, 0
+        for index, own in items.items():
+            if index not in selected:
+                new = sum(counts[item] < times for item in own)
+                if new > gain:
+                    best, gain = index, new
+        if best < 0:
+            break
+        selected.append(best)
+        counts.update(items[best])
 
 
 def _add_other_answers(candidates: Sequence[RecordedCase], selected: list[int]) -> list[int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from iccm_assets.suites.input_values import INT, ValueFactory, ValueType, is_open
+from iccm_assets.suites.input_values import ValueFactory
 from iccm_assets.suites.known_calls import MAX_KNOWN_CALLS, find_known_calls, find_known_sequences
 from iccm_assets.suites.signatures import CallParameter, CallSignature, Target, find_node_type
 from iccm_assets.suites.source_edits import SourceText
@@ -38,6 +38,7 @@ from iccm_assets.suites.type_guesses import (
     guess_by_name,
     guess_type,
 )
+from iccm_assets.suites.value_types import INT, ValueType, is_open
 
 Plan = tuple[Any, ...]
 Site = tuple[str, str]  # a function or class, and a method or ''
@@ -84,7 +85,7 @@ class InputSearch:
         self.values = ValueFactory(self.rng, [source.tree])
         self.used = find_used_methods(source.tree)
         self.compared = find_compared(source.tree)
-        self.checked = find_checked(source.tree)
+        self.checked, self.suggested = find_checked(source.tree)
         # Then also other types than the likely ones are meant.
         self.tells_types_apart = any(
             isinstance(node, ast.Name) and node.id in ("isinstance", "type") for node in ast.walk(source.tree)
@@ -380,7 +381,7 @@ class InputSearch:
             return [parameter.type]
         written = [guess_type(args[index]) for args, _ in self.sites[site].calls if index < len(args)]
         name = parameter.name.lower().rstrip("0123456789_") or parameter.name
-        named = [*self.checked.get(parameter.name, ()), *guess_by_name(name)]
+        named = guess_by_name(name)
         by_method = [
             kind for method in sorted(self.used.get(parameter.name, ())) for kind in BY_METHOD.get(method, ())
         ]
@@ -396,8 +397,10 @@ class InputSearch:
                     *written,
                     *linked,
                     *self.compared.get(parameter.name, ()),
+                    *self.checked.get(parameter.name, ()),
                     *by_method,
                     *named,
+                    *self.suggested.get(parameter.name, ()),
                     *COMMON_TYPES,
                     *objects[:MAX_CLASSES],
                 ]

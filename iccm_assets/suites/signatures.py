@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from iccm_assets.suites.input_values import ValueType, parse_annotation
 from iccm_assets.suites.source_edits import FunctionNode
+from iccm_assets.suites.value_types import ValueType, parse_annotation
 
 MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
 _DATA_BASES = frozenset({"NamedTuple"})

@@ -33,7 +33,7 @@ from iccm_assets.suites.recorded_cases import (
 )
 from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal, canonical_plan
 from iccm_assets.suites.source_edits import Edit, SourceText
-from iccm_assets.suites.source_variants import insert_all_probes
+from iccm_assets.suites.source_variants import FIRST_COMPARISON, insert_all_probes
 from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_strength import (
     GENERATOR_VERSION,
@@ -51,6 +51,7 @@ MAX_CANDIDATES = 240
 MAX_SELECTION_MUTANTS = 60
 MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs take longer
 MAX_REPAIRED = 120  # sequences of calls of one round
+MAX_ROUNDS = 12  # of inputs that reach something new
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
 
 _TYPE_ERROR = '["r",[["TypeError",'
@@ -140,8 +141,7 @@ class _Recorder:
             if self.problem:
                 return None
             self._try(runner, probes, self.search.propose_again(methods))
-        for _ in range(1 if self.is_slow else ROUNDS):
-            self._try(runner, probes, self.search.propose_more())
+        self._search_further(runner, probes)
         candidates = self._confirm(runner, probes, self._choose_candidates())
         self._explain_targets(candidates)
         if len(candidates) < MIN_CASES:
@@ -151,6 +151,20 @@ class _Recorder:
             return None
         selected = self._select(runner, probes, candidates)
         return {"kind": "cases", "cases": [candidate.case for candidate in selected]}
+
+    def _search_further(self, runner: VariantRunner, probes: list[Edit]) -> None:
+        """Try inputs in rounds; in more of them while they reach what no earlier one did."""
+        idle, reached = 0, self._count_branches()
+        for number in range(MAX_ROUNDS):
+            if number >= (1 if self.is_slow else ROUNDS) and (idle > 1 or self.is_slow):
+                return
+            self._try(runner, probes, self.search.propose_more())
+            idle = idle + 1 if self._count_branches() == reached else 0
+            reached = self._count_branches()
+
+    def _count_branches(self) -> int:
+        branches = (observation.branches for _, observation in self.known.values())
+        return len({number for numbers in branches for number in numbers if number < FIRST_COMPARISON})
 
     def _try(self, runner: VariantRunner, probes: list[Any], proposals: list[Proposal]) -> None:
         if not proposals:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from iccm_assets.suites.input_values import ANY, BOOL, FLOAT, INT, NONE, TEXT, ValueType
 from iccm_assets.suites.source_edits import walk
+from iccm_assets.suites.value_types import ANY, BOOL, FLOAT, INT, NONE, TEXT, ValueType
 
 Types = tuple[ValueType, ...]
 
@@ -15,6 +15,7 @@ DRAWS_AGAIN, MAX_TYPES_AGAIN = 14, 4  # of those that reached most, before what 
 MAX_LIKELY_TYPES = 3  # which are tried again in any case
 MIN_ACCEPTED = 0.5  # of the inputs of one combination of types; below, acceptance may be chance
 MIN_PLURAL = 3  # characters of a name
+NEARLY = 0.8  # of the branches that the best types reach
 MAX_KEPT_TYPES = 3  # combinations of types that a site is called with
 
 _LIST, _TEXTS, _FLOATS = (ValueType("list", (part,)) for part in (INT, TEXT, FLOAT))
@@ -66,22 +67,28 @@ BY_METHOD = {
 def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types]:
     """Choose the combinations that reach most, then what others add; ``trials`` has the likeliest first.
 
-    As long as each was tried a few times only, more are kept, since what one adds may be chance.
+    What is accepted rarely counts half. As long as each was tried a few times only, more are kept, since what
+    one adds may be chance.
     """
-    scores: list[tuple[bool, int, int, Types, frozenset[int]]] = []
+    scores: list[tuple[float, int, bool, Types, frozenset[int]]] = []
     for index, (types, results) in enumerate(trials.items()):
         accepted = [branches for branches in results if branches is not None]
         if accepted:
             reached = frozenset[int]().union(*accepted)
             is_rare = len(accepted) < MIN_ACCEPTED * len(results)
-            scores.append((is_rare, -len(reached), index, types, reached))
-    ranked = sorted(scores, key=lambda score: score[:3])
+            weight = 0.5 if is_rare else 1.0
+            scores.append((-weight * len(reached), index, is_rare, types, reached))
+    ranked = sorted(scores, key=lambda score: score[:2])
     if all(len(results) <= DRAWS_PER_TRIAL for results in trials.values()):
-        likely = [score[3] for score in scores if not score[0]][:MAX_LIKELY_TYPES]
+        likely = [score[3] for score in scores if not score[2]][:MAX_LIKELY_TYPES]
         return list(dict.fromkeys([*likely, *(score[3] for score in ranked[:MAX_TYPES_AGAIN])]))
     chosen: list[Types] = []
     covered: set[int] = set()
-    for is_rare, _, _, types, reached in ranked:
+    # Of those that reach nearly as much as the best, the likeliest comes first.
+    best = max((len(score[4]) for score in scores), default=0)
+    close = [item for item in ranked if not item[2] and len(item[4]) >= NEARLY * best]
+    ranked = sorted(close, key=lambda score: score[1])[:1] + ranked
+    for _, _, is_rare, types, reached in ranked:
         if len(trials[types]) <= DRAWS_PER_TRIAL or (chosen and is_rare):
             continue
         if not chosen or (reached - covered and len(chosen) < MAX_KEPT_TYPES):
@@ -102,7 +109,7 @@ def guess_by_name(name: str) -> list[ValueType]:
     return known
 
 
-def find_checked(tree: ast.AST) -> dict[str, list[ValueType]]:
+def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, list[ValueType]]]:
     """Find the types that a source demands of names, and those that its use of them suggests.
 
     It demands one by ``isinstance(x, list)`` or ``type(x) is list``; ``x[i][j]`` suggests a matrix,
@@ -114,22 +121,23 @@ def find_checked(tree: ast.AST) -> dict[str, list[ValueType]]:
         if isinstance(node, ast.Call) and len(node.args) in (1, 2) and isinstance(node.args[0], ast.Name):
             function, name = getattr(node.func, "id", ""), node.args[0].id
             if function == "isinstance" and len(node.args) == 2:
-                kinds = [part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)]
-                checked.setdefault(name, []).extend(_CHECKED[kind] for kind in kinds if kind in _CHECKED)
+                names = [part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)]
+                checked.setdefault(name, []).extend(_CHECKED[kind] for kind in names if kind in _CHECKED)
             elif function in ("len", "sum", "max", "min", "sorted", "enumerate"):
                 used.setdefault(name, []).append(_LIST)
         elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Call):
             call, other = node.left, node.comparators[0]
             is_type = getattr(call.func, "id", "") == "type" and len(call.args) == 1
             if is_type and isinstance(call.args[0], ast.Name) and isinstance(other, ast.Name):
-                checked.setdefault(call.args[0].id, []).extend([_CHECKED[other.id]] * (other.id in _CHECKED))
+                kinds = [_CHECKED[other.id]] if other.id in _CHECKED else []
+                checked.setdefault(call.args[0].id, []).extend(kinds)
         elif isinstance(node, ast.Subscript):
             inner = node.value
             if isinstance(inner, ast.Subscript) and isinstance(inner.value, ast.Name):
                 used.setdefault(inner.value.id, []).insert(0, _MATRIX)
             elif isinstance(inner, ast.Name):
                 used.setdefault(inner.id, []).append(_LIST)
-    return {name: [*checked.get(name, ()), *used.get(name, ())] for name in checked | used}
+    return checked, used
 
 
 def guess_type(value: Any) -> ValueType:

@@ -1,16 +1,20 @@
 """Suites recorded from code that came without tests: what is recorded, what is left out, and why."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from iccm_assets.settings import JudgeSettings, load_settings
 from iccm_assets.suites.input_pool import build_pool
-from iccm_assets.suites.known_calls import find_known_calls
+from iccm_assets.suites.known_calls import find_known_calls, find_known_sequences
+from iccm_assets.suites.outside_effects import choose_targets
+from iccm_assets.suites.recorded_inputs import InputSearch
 from iccm_assets.suites.source_edits import SourceText
 from iccm_assets.suites.suite_recording import SuiteRecording, record_suite
 from iccm_assets.suites.suite_runner import run_suite
@@ -390,3 +394,180 @@ def test_the_pool_reads_attributes_and_makes_objects_of_the_same_class() -> None
     made = [plan[2][0][...] for plan in plans if plan[1] == "halve"]
     assert set(reads) == {("n", None, None)}
     assert {name for name, *_ in made} == {"Positive"} and len({tuple(args) for _, args, *_ in made}) > 5
+
+
+NEEDS = {
+    "a filled object": """
+        class Queue:
+            def __init__(self):
+                self.head, self.items = None, {}
+
+            def start(self, item):
+                self.head = item
+                self.items[item] = [item]
+
+            def add(self, item):
+                self.items[self.head].append(item)
+
+            def drop(self):
+                if len(self.items[self.head]) > 2:
+                    return self.items[self.head].pop(1)
+                return self.items[self.head].pop()
+
+            def size(self):
+                return sum(map(len, self.items.values()))
+        """,
+    "a graph and one of its nodes": """
+        def reach(graph, start):
+            if start not in graph:
+                return None
+            reached, queue = [], [start]
+            while queue:
+                node = queue.pop(0)
+                if node not in reached:
+                    reached.append(node)
+                    queue.extend(sorted(graph[node]))
+            return reached
+        """,
+    "an element of a sorted list": """
+        def locate(numbers: list[int], low: int, high: int, wanted: int) -> int:
+            while low <= high:
+                middle = (low + high) // 2
+                if numbers[middle] == wanted:
+                    return middle
+                if numbers[middle] < wanted:
+                    low = middle + 1
+                else:
+                    high = middle - 1
+            return -1
+        """,
+    "lists of one length": """
+        def total(prices, counts):
+            if type(prices) is not list:
+                raise TypeError("prices")
+            if len(prices) != len(counts):
+                raise ValueError("lengths")
+            result = 0
+            for price, count in zip(prices, counts):
+                if count > 3:
+                    price -= 1
+                result += price * count
+            return result
+        """,
+    "nodes that another class follows": """
+        class Walk:
+            def __init__(self, root):
+                self.stack = []
+                while root:
+                    self.stack.append(root)
+                    root = root.left
+
+            def has_next(self):
+                return bool(self.stack)
+
+            def next(self):
+                if not self.stack:
+                    raise StopIteration
+                node = self.stack.pop()
+                value, node = node.val, node.right
+                while node:
+                    self.stack.append(node)
+                    node = node.left
+                return value
+        """,
+    "an abstract class": """
+        from abc import ABC, abstractmethod
+        class Shape(ABC):
+            @abstractmethod
+            def area(self): ...
+            @abstractmethod
+            def scale(self, factor):
+                raise NotImplementedError
+        class Square(Shape):
+            def __init__(self, side: int):
+                self.side = side
+            def area(self):
+                return self.side * self.side if self.side > 0 else 0
+            def scale(self, factor: int):
+                self.side = self.side * factor
+                return self.area()
+            def __iter__(self):
+                while True:
+                    yield self.side
+        """,
+    "what docstrings quote": '''
+        def join(operators, numbers):
+            """Join numbers with operators such as '+', '-' and '*', and evaluate that."""
+            text = str(numbers[0])
+            for operator, number in zip(operators, numbers[1:]):
+                if operator not in ("+", "-", "*"):
+                    raise ValueError(operator)
+                text += operator + str(number)
+            return eval(text)
+        ''',
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_inputs_that_fit_together_are_drawn(name: str) -> None:
+    recording = record(NEEDS[name])
+    assert recording.measurement.status == "usable", recording.measurement
+
+
+def test_what_examples_do_with_an_object_is_a_case() -> None:
+    source = '''
+        class Counter:
+            """Count words.
+
+            >>> counter = Counter(2)
+            >>> counter.add("tea")
+            >>> counter.add("tea")
+            1
+            """
+
+            def __init__(self, step):
+                self.step, self.counts = step, {}
+
+            def add(self, word):
+                if word in self.counts:
+                    self.counts[word] += self.step
+                    return self.counts[word] // self.step
+                self.counts[word] = self.step
+                return None
+        '''
+    cases = record_cases(source)
+    steps = [[(step["call"], step["args"]) for step in case["steps"]] for case in cases if "steps" in case]
+    assert [("add", ["tea"]), ("add", ["tea"])] in steps
+    classes = find_known_sequences(SourceText.parse(dedent(source)), (), ["Counter"])
+    assert classes == {"Counter": [([2], {}, [("add", ["tea"], {}), ("add", ["tea"], {})])]}
+
+
+def test_a_method_that_reads_its_own_text_spoils_no_other() -> None:
+    source = """
+        import inspect
+        class Node:
+            def __init__(self, value):
+                self.value = value
+            @staticmethod
+            def get_code():
+                return inspect.getsource(Node)
+        def first(value: int):
+            return Node(value).value + 1 if value > 2 else 0
+        def text():
+            return Node(1).get_code()
+        """
+    recording = record(source)
+    left_out = {name for name, reason in recording.left_out.items() if reason == "it reads its own text"}
+    assert left_out == {"Node.get_code", "text"}
+    assert recording.measurement.status == "usable", recording.measurement
+
+
+@pytest.mark.parametrize("name", sorted(sys.stdlib_module_names)[::4])
+def test_the_search_for_inputs_reads_any_source(name: str) -> None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        return
+    source = SourceText.parse(Path(spec.origin).read_text("utf-8"))
+    targets, _ = choose_targets(source.tree)
+    search = InputSearch(source, targets[:10], (), "seed")
+    assert search.propose_types(False) is not None and search.propose_types(True) is not None

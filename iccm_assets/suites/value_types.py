@@ -1,0 +1,111 @@
+"""Types of values: what a type hint says, as far as a value can be drawn from it. (D2)"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+MAX_DEPTH = 3  # of a drawn value
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """A type of values; ``parts`` are those of elements, ``values`` those of a literal, or a class's name."""
+
+    kind: str
+    parts: tuple[ValueType, ...] = ()
+    values: tuple[Any, ...] = ()
+
+
+ANY, INT, FLOAT, TEXT, BOOL, BYTES, NONE = map(
+    ValueType, ("any", "int", "float", "str", "bool", "bytes", "none")
+)
+_SCALARS = {
+    "int": INT, "float": FLOAT, "str": TEXT, "bool": BOOL, "bytes": BYTES, "bytearray": BYTES, "None": NONE,
+    "Number": INT, "Real": FLOAT, "SupportsInt": INT, "SupportsFloat": FLOAT, "AnyStr": TEXT,
+    "LiteralString": TEXT, "Any": ANY, "object": ANY, "Hashable": INT,
+}  # fmt: skip
+_CONTAINERS = {
+    "list": "list", "List": "list", "Sequence": "list", "Iterable": "list", "Collection": "list",
+    "MutableSequence": "list", "Iterator": "list", "Reversible": "list", "tuple": "tuple", "Tuple": "tuple",
+    "set": "set", "Set": "set", "AbstractSet": "set", "MutableSet": "set", "frozenset": "frozenset",
+    "FrozenSet": "frozenset", "dict": "dict", "Dict": "dict", "Mapping": "dict", "MutableMapping": "dict",
+    "DefaultDict": "dict", "defaultdict": "dict", "OrderedDict": "dict", "Counter": "dict",
+}  # fmt: skip
+_WRAPPERS = frozenset({"Final", "Annotated", "ClassVar", "Required", "NotRequired", "ReadOnly"})
+
+
+def parse_annotation(node: ast.expr | None, classes: frozenset[str] = frozenset()) -> ValueType:
+    """Parse a type hint; ``ANY`` where it says nothing that a value can be drawn from.
+
+    ``classes`` are those of the source itself; a ``callable`` cannot be drawn.
+    """
+    return _AnnotationParser(classes).parse(node, 0)
+
+
+class _AnnotationParser:
+    def __init__(self, classes: frozenset[str]) -> None:
+        self.classes = classes
+
+    def parse(self, node: ast.expr | None, depth: int) -> ValueType:
+        if depth > 2 * MAX_DEPTH:
+            return ANY
+        if isinstance(node, ast.Constant):
+            return self._parse_constant(node.value, depth)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            return ValueType("union", (self.parse(node.left, depth + 1), self.parse(node.right, depth + 1)))
+        if isinstance(node, ast.Subscript):
+            return self._parse_subscript(node, depth)
+        name = _last_name(node)
+        if name in self.classes:
+            return ValueType("object", values=(name,))
+        if name in ("Callable", "Type", "type"):
+            return ValueType("callable")
+        return _SCALARS.get(name) or self._make_container(_CONTAINERS.get(name, ""), [])
+
+    def _parse_constant(self, value: object, depth: int) -> ValueType:
+        if value is None:
+            return NONE
+        try:
+            return self.parse(ast.parse(str(value), mode="eval").body, depth + 1)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return ANY
+
+    def _parse_subscript(self, node: ast.Subscript, depth: int) -> ValueType:
+        name = _last_name(node.value)
+        items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if name == "Literal":
+            return ValueType(
+                "literal", values=tuple(item.value for item in items if isinstance(item, ast.Constant))
+            )
+        if name in ("Callable", "Type", "type"):
+            return ValueType("callable")
+        if name in _WRAPPERS:
+            return self.parse(items[0], depth + 1)
+        is_open = len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...
+        if is_open and _CONTAINERS.get(name) == "tuple":
+            return ValueType("sequence", (self.parse(items[0], depth + 1),))
+        parts = [self.parse(item, depth + 1) for item in items]
+        if name in ("Optional", "Union"):
+            return ValueType("union", (*parts, *([NONE] if name == "Optional" else [])))
+        return self._make_container(_CONTAINERS.get(name, ""), parts, is_count=name == "Counter")
+
+    def _make_container(self, kind: str, parts: list[ValueType], is_count: bool = False) -> ValueType:
+        if not kind:
+            return ANY
+        if kind == "dict":
+            key, value = [*parts, TEXT, INT][:2] if len(parts) != 1 else [parts[0], INT]
+            return ValueType(kind, (key, INT if is_count else value))
+        if kind == "tuple" and not parts:
+            return ValueType("sequence", (INT,))
+        return ValueType(kind, tuple(parts) or (INT,))
+
+
+def is_open(kind: ValueType) -> bool:
+    """Whether a type leaves open what a value is."""
+    return kind == ANY or (kind.kind == "union" and any(map(is_open, kind.parts)))
+
+
+def _last_name(node: ast.expr | None) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
