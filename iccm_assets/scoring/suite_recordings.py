@@ -190,7 +190,6 @@ def _parameters(days: tuple[date, date] | None) -> dict[str, Any]:
 
 
 _WITHOUT_SUITE = """
-    select r.id, r.source_sha256
     from iccm.requirements r join iccm.conversations c on c.id = r.conversation_id
     where r.source_sha256 is not null and c.erased_at is null
         and (r.test_suite is null or r.test_suite_origin = 'collected' and exists (
@@ -202,7 +201,7 @@ _WITHOUT_SUITE = """
 """
 _COMPLETED = sa.text(
     f"""
-    {_WITHOUT_SUITE} and exists (
+    select r.id, r.source_sha256 {_WITHOUT_SUITE} and exists (
         select from iccm.requirements a where a.session_id = r.session_id and a.kind = 'accepted')
     order by r.id
     """
@@ -226,10 +225,14 @@ _RECORDED = "s.origin = 'recorded' and s.generator_version = :generator_version"
 # usable suite does not count against the limit.
 _LIVE = sa.text(
     f"""
-    {_WITHOUT_SUITE} and r.kind = 'model' and not exists (
-        select from iccm.test_suites s
-        where s.source_sha256 = r.source_sha256 and {_RECORDED} and s.status <> 'usable')
-    order by r.id limit :limit
+    select id, source_sha256 from (
+        select id, source_sha256, dense_rank() over (order by first_id) as place from (
+            select r.id, r.source_sha256, min(r.id) over (partition by r.session_id) as first_id
+            {_WITHOUT_SUITE} and r.kind = 'model' and not exists (
+                select from iccm.test_suites s
+                where s.source_sha256 = r.source_sha256 and {_RECORDED} and s.status <> 'usable')
+        ) answers
+    ) ranked where place <= :limit order by id
     """
 )
 _SCORED_TODAY = sa.text(

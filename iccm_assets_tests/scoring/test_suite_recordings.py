@@ -85,6 +85,7 @@ def test_live_answers_are_recorded_up_to_a_number_of_sessions_a_day(
 ) -> None:
     for number in range(4):
         serve_request(engine, settings, f"r{number}", f"s{number}", tests=None)
+    serve_request(engine, settings, "r0 again", "s0", tests=None)
     serve_request(engine, settings, "tested", "t")
     with engine.begin() as conn:
         conn.execute(sa.text("delete from iccm.requirements where kind = 'accepted'"))
@@ -92,10 +93,12 @@ def test_live_answers_are_recorded_up_to_a_number_of_sessions_a_day(
     assert (late.sources_unmeasured, late.sources.total(), late.texts) == (1, 0, 0)
     scoring = settings.scoring.model_copy(update={"recorded_sessions_per_day": 2})
     limited = settings.model_copy(update={"scoring": scoring})
-    assert record_live_suites(engine, limited).texts == 2
+    assert record_live_suites(engine, limited).texts == 3  # of two sessions
     assert record_live_suites(engine, limited).texts == 0
     rows = load_model_rows(engine)
-    assert [name for name in sorted(rows) if rows[name].test_suite_origin == "recorded"] == ["r0", "r1"]
+    assert [name for name in sorted(rows) if rows[name].test_suite_origin == "recorded"] == [
+        "r0", "r0 again", "r1",
+    ]  # fmt: skip
     assert record_missing_suites(engine, settings).texts == 0  # none of them was accepted
     assert record_live_suites(engine, settings).texts == 2
 

@@ -280,3 +280,53 @@ def test_few_mutants_need_nearly_all_branches():
 
 def test_mutants_that_no_time_was_left_for_are_no_evidence():
     assert decide(refused=8, counted=8, unmeasured=9) == "weak"
+
+
+def test_cases_that_raise_tell_what_they_reach_however_many_there_are(settings):
+    source = dedent(
+        """
+        def root(number: int) -> int:
+            if number < 0:
+                raise ValueError("negative")
+            result = 0
+            while (result + 1) * (result + 1) <= number:
+                result += 1
+            if result * result == number:
+                return result
+            return -result
+        """
+    )
+    raising = [{"call": "root", "args": [-number], "raises": "ValueError"} for number in range(1, 21)]
+    others = [
+        {"call": "root", "args": [number], "expect": expected}
+        for number, expected in ((0, 0), (1, 1), (2, -1), (9, 3), (10, -3))
+    ]
+    suite = parse_suite({"kind": "cases", "cases": raising + others})
+    assert measure_suite(source, suite, settings).branch_coverage == 1.0
+
+
+def test_what_no_case_can_call_is_no_branch_to_reach(settings):
+    source = dedent(
+        """
+        class Base:
+            def value(self):
+                raise NotImplementedError
+
+        class Box(Base):
+            def __init__(self, content: int):
+                self.content = content
+
+            def value(self):
+                return self.content if self.content > 0 else 0
+
+            def __iter__(self):
+                while self.content:
+                    yield self.content
+        """
+    )
+    cases = [
+        {"new": "Box", "args": [number], "steps": [{"call": "value", "expect": max(number, 0)}]}
+        for number in (-2, -1, 0, 1, 2, 7)
+    ]
+    measured = measure_suite(source, parse_suite({"kind": "cases", "cases": cases}), settings)
+    assert (measured.status, measured.branch_coverage) == ("usable", 1.0)
