@@ -54,7 +54,7 @@ def test_files_and_folders_are_recorded_one_json_line_each(tmp_path: Path) -> No
 def test_a_person_sees_each_source_and_what_is_left_out(tmp_path: Path, run: Run) -> None:
     (tmp_path / "both.py").write_text(SOURCE + "import time\ndef stamp(x):\n    return time.time() + x\n")
     output = run("suite", "record", str(tmp_path / "both.py")).output
-    assert "stamp is left out: it reads the clock" in output and "1 weak" in output
+    assert "stamp is left out: it reads the clock" in output and "1 usable" in output
 
 
 @pytest.mark.parametrize(

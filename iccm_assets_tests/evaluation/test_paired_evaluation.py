@@ -94,7 +94,7 @@ def test_the_cache_key_covers_model_items_orchestra_judge_and_decoding(
             "canary_set", "digest", (replace(evaluation_set.items[0], digest="another"),)
         )
     if changed == "judge":
-        monkeypatch.setattr(paired_evaluation, "JUDGE_VERSION", "another")
+        monkeypatch.setattr(paired_evaluation, "get_judge_version", lambda settings: "another")
     orchestra = (
         Orchestra((make_reconstructor("a"), make_reconstructor("b")), 2)
         if changed == "orchestra"
@@ -137,7 +137,7 @@ def test_a_text_that_another_version_wrote_is_generated_but_not_judged_again(
     assert (len(model.sources), len(read), again.cached) == (2, 4, 0)
     rates = [[score.test_pass_rate for score in measured.scores.values()] for measured in (first, again)]
     assert rates == [[1.0, 1.0], [1.0, 1.0]]
-    monkeypatch.setattr(paired_evaluation, "JUDGE_VERSION", "another")
+    monkeypatch.setattr(paired_evaluation, "get_judge_version", lambda settings: "another")
     paired_evaluation.evaluate_version(
         engine,
         EvaluatedVersion(make_version("v4", "d4"), FakeModel(GOOD)),
