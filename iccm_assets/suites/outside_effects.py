@@ -14,6 +14,7 @@ from iccm_assets.suites.signatures import Target, find_targets
 from iccm_assets.suites.source_edits import FunctionNode
 
 _FILES, _NETWORK, _PROCESSES = "it uses files", "it uses the network", "it starts processes or threads"
+_EXIT_HOOK = "its module registers an exit hook"
 _CLOCK, _RANDOMNESS, _STATE = "it reads the clock", "it uses randomness", "it changes global state"
 _MACHINE, _INPUT, _TEXT = "it depends on the machine", "it reads input", "it reads its own text"
 _BUILTINS = {"open": _FILES, "input": _INPUT, "breakpoint": _INPUT, "id": _MACHINE, "exit": _PROCESSES,
@@ -103,6 +104,16 @@ class EffectFinder:
                 pending += [unused.pop(key) for key in called]
                 known.update(called)
         return ""
+
+    def registers_exit_hook(self, tree: ast.Module) -> bool:
+        """Whether the module itself, when it is imported, registers what runs at the end of the process."""
+        calls = [
+            node.value.func
+            for node in tree.body
+            if isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Call)
+        ]
+        names = (_dotted_name(function).partition(".")[0] for function in calls)
+        return any(self._imports.get(name, "").partition(".")[0] == "atexit" for name in names)
 
     def _describe(self, node: ast.AST) -> tuple[str, list[str], list[str]]:
         """Return why a definition itself has effects, the names that it uses, and its attributes' names."""
@@ -202,6 +213,8 @@ def choose_targets(tree: ast.Module) -> tuple[list[Target], dict[str, str]]:
     everything = find_targets(tree)
     public = [target for target in everything if not target.name.startswith("_")]
     finder = EffectFinder(tree)
+    if finder.registers_exit_hook(tree):
+        return [], {target.name: _EXIT_HOOK for target in everything}
     chosen: list[Target] = []
     left_out: dict[str, str] = {}
     named = public or [item for item in everything if not item.name.startswith("__")]
