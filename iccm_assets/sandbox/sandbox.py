@@ -31,7 +31,7 @@ from typing import Any
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, control_groups, launcher, pytest_suites, warm_pool
 from iccm_assets.sandbox.control_groups import ControlGroup
-from iccm_assets.sandbox.environments import Environment
+from iccm_assets.sandbox.environments import Environment, find_imports
 from iccm_assets.sandbox.launcher import RunningSandbox
 from iccm_assets.sandbox.resource_usage import ResourceUsage, imposed_wait
 from iccm_assets.sandbox.usage_sampler import UsageSampler
@@ -163,18 +163,19 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
         ``imports`` is further code whose packages are imported once, before it runs.
         """
-        packages = self.environment.modules if self.environment else frozenset[str]()
-        own_imports = _imported_modules(source)
+        packages: list[str] = []
+        if self.environment is not None:
+            packages = sorted((find_imports(source) | find_imports(imports)) & self.environment.modules)
         request = {
             "command": "load",
             "source": source,
             "files": None if files is None else dict(files),
             "paths": [*([] if files is None else self._package_paths()), *self._environment_path()],
-            "preload": tuple(sorted(own_imports & _PRELOADABLE)),
-            "packages": sorted((own_imports | _imported_modules(imports)) & packages),
+            "preload": tuple(sorted(_imported_modules(source) & _PRELOADABLE)),
+            "packages": packages,
         }
         self._send(request)
-        if files is not None or request["packages"]:
+        if files is not None or packages:
             launcher.wait_ready(self.running.replies)
 
     def _package_paths(self) -> list[str]:

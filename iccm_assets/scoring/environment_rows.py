@@ -17,6 +17,8 @@ def register_environment(engine: sa.Engine, environment: Environment) -> int:
     modules = "|".join(sorted(environment.modules))
     with engine.begin() as conn:
         conn.execute(statement.on_conflict_do_update(index_elements=["digest"], set_=values))
+        if not environment.modules:
+            return 0
         sources = conn.execute(
             _FORGET, {"reason": f"%{NOT_INSTALLED}%", "modules": rf"\m({modules})\M"}
         ).scalars()
